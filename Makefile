@@ -1,0 +1,75 @@
+# The whole project, from a fresh clone: `make run` and `make test` need Python >= 3.11 and make, nothing else.
+# Another Python: `PYTHON=python3.12 make run` (after `make clean`, if there is a .venv already).
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run test lint bench gpu docs clean
+
+help: ## list what there is to make
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
+
+run: $(VENV)/.run ## set up, train on handwritten digits and on the spiral; pictures and model go to out/
+	@mkdir -p out
+	@$(BIN)/nnx train digits --plot out/digits.png --save out/digits.safetensors
+	@$(BIN)/nnx train spiral --plot out/spiral.png
+
+test: $(VENV)/.test ## set up, run the tests; ARGS="-k dense -x" goes to pytest
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(VENV)/.test ## ruff and mypy
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/mypy --no-error-summary
+	@echo "lint: nothing to say"
+
+bench: $(VENV)/.bench ## set up, run the benchmarks in bench/
+	@$(BIN)/python -m pytest -q bench $(ARGS)
+
+# Not through .venv: where there is a GPU, CuPy is usually in the machine's own Python, and there may be no network.
+gpu: ## say what works here on the GPU, with the machine's own Python and no set-up
+	@"$(PYTHON)" -m nnx doctor
+	@echo "make gpu: no test ran on the GPU; the suite comes with the CuPy backend"
+
+docs: $(VENV)/.test ## run every example in README.md and docs/
+	@$(BIN)/python -m pytest -q tests/test_docs.py $(ARGS)
+
+clean: ## remove all that make made, .venv and out/ included
+	@rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+
+# Set-up. A stamp is newer than what it was installed from, and each builds on the one before it: pip never runs twice
+# at once, even under make -j. Hatchling, which builds the package, is installed first, so that its version is pinned too.
+
+$(BIN)/python:
+	@command -v "$(PYTHON)" >/dev/null || { echo "nnx needs Python 3.11 or newer, and there is no '$(PYTHON)' here." \
+		"Name one: PYTHON=/path/to/python3.12 make $(MAKECMDGOALS)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "nnx needs Python 3.11 or newer, and" \
+		"'$(PYTHON)' is $$("$(PYTHON)" --version 2>&1). Name another: PYTHON=python3.12 make $(MAKECMDGOALS)" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "'$(PYTHON)' cannot make a virtual environment." \
+		"On Debian and Ubuntu: sudo apt install python3-venv (python3.12-venv for a python3.12)" >&2; exit 1; }
+	@"$(PYTHON)" -m venv --clear $(VENV)
+
+$(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
+	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo "The $(VENV) that is" \
+		"here has no pip, or a Python older than 3.11. Remove it first: make clean" >&2; exit 1; }
+	@echo "Installing nnx into $(VENV): a minute the first time, then only when its requirements change"
+	@$(PIP) install -c constraints.txt hatchling
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[cpu,train,plots]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	@echo "Installing what the tests need"
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[test,lint]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	@echo "Installing what the benchmarks need"
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench]'
+	@touch $@

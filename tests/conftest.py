@@ -1,0 +1,14 @@
+"""What every test may rely on: the same numbers on every run, whatever the caller's shell says."""
+
+import os
+
+# Tests name the backend they mean, and their subprocesses inherit this. Matplotlib draws to files.
+for name in [name for name in os.environ if name.startswith("NNX_")]:
+    del os.environ[name]
+os.environ["MPLBACKEND"] = "Agg"
+
+from hypothesis import settings  # noqa: E402  (after the environment is clean)
+
+# No deadline, since no test may depend on how fast the machine is. In CI the examples are the same each time.
+settings.register_profile("nnx", deadline=None, derandomize="CI" in os.environ, print_blob=True)
+settings.load_profile("nnx")
