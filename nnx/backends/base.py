@@ -1,0 +1,168 @@
+"""The backend protocol: where arrays live, and which implementation each operation takes.
+
+A backend is a subclass of `Backend` with a `name`, an array namespace `xp` and the few methods that touch the
+device. All operations have default bodies (operations.py), so a new backend is some thirty lines plus whatever it wants
+to do faster. `nnx.testing.check_backend` holds it to the protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from nnx.backends.errors import InputError, InputTypeError
+from nnx.backends.operations import OPERATIONS, Operations
+from nnx.backends.program import Program, Recorder
+
+Array = Any
+FLOATS = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """What runs where.
+
+    Attributes:
+        name: the backend. device: where its arrays live, in words.
+        versions: of the libraries it stands on.
+        threads: how many CPU threads it may use, where that can be told.
+        ops: for every operation, which implementation runs: "numpy:softmax", "numba:...", "cupy:..." or "xp", the
+            default body over the array namespace.
+        notes: what a user should know, such as a part that is missing and slows the rest.
+    """
+
+    name: str
+    device: str
+    versions: dict[str, str]
+    threads: int | None
+    ops: dict[str, str]
+    notes: tuple[str, ...] = field(default=())
+
+
+class Backend(Operations):
+    """The base of every backend; see the module."""
+
+    name: ClassVar[str]
+    device: str = "cpu"
+
+    # ---- arrays ------------------------------------------------------------------------------------------------------
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """Return `x` as an array of this backend: the only way in. No copy where none is needed.
+
+        Args:
+            x: an array of any kind, a number, or (nested) lists of numbers.
+            dtype: "float32", "float64" or "int64"; None keeps a float type and turns all else into float32.
+
+        Raises:
+            InputTypeError: x is not numeric, or is complex. InputError: x is ragged.
+        """
+        return self.from_numpy(host_array(x, dtype))
+
+    def from_numpy(self, a: np.ndarray) -> Array:
+        """Return a NumPy array as one of this backend."""
+        raise NotImplementedError
+
+    def to_numpy(self, a: Array) -> np.ndarray:
+        """Return an array of this backend as a NumPy array: the only way out."""
+        raise NotImplementedError
+
+    def owns(self, a: Any) -> bool:
+        """Tell whether `a` is an array of this backend."""
+        raise NotImplementedError
+
+    def address(self, a: Array) -> int:
+        """Return a number that two arrays share if and only if they start at the same place in memory."""
+        raise NotImplementedError
+
+    def empty(self, shape: int | Sequence[int], dtype: Any = "float32") -> Array:
+        """Return an array whose contents are anything."""
+        return self.zeros(shape, dtype)
+
+    def zeros(self, shape: int | Sequence[int], dtype: Any = "float32") -> Array:
+        """Return an array of zeros."""
+        return self.from_numpy(np.zeros(shape, np.dtype(dtype)))
+
+    def synchronize(self) -> None:
+        """Wait until everything that was asked for is done."""
+
+    # ---- facts -------------------------------------------------------------------------------------------------------
+
+    def info(self) -> BackendInfo:
+        """Return what runs where: see `BackendInfo`."""
+        return BackendInfo(
+            self.name, self.device, self.versions(), self.threads(), {op: self.implementation(op) for op in OPERATIONS}
+        )
+
+    def implementation(self, op: str) -> str:
+        """Return which implementation of an operation runs: "xp" for the default body, else "name:operation"."""
+        return "xp" if getattr(type(self), op) is getattr(Operations, op) else f"{self.name}:{op}"
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the libraries that this backend stands on."""
+        return {"numpy": np.__version__}
+
+    def threads(self) -> int | None:
+        """Return how many CPU threads this backend may use, or None where that cannot be told."""
+        return None
+
+    def probe(self) -> None:
+        """Do a little real work; raise whatever goes wrong. `resolve` turns that into a reason."""
+        x, w = self.asarray([[1.0, 2.0]]), self.asarray([[3.0], [4.0]])
+        result = self.to_numpy(self.dense(x, w, self.zeros((1, 1))))
+        if not np.array_equal(result, [[11.0]]):
+            raise RuntimeError(f"[1 2] @ [3 4] gave {result.item()}, not 11")
+
+    # ---- programs ----------------------------------------------------------------------------------------------------
+
+    def record(self, known: Iterable[Array]) -> Recorder:
+        """Return a stand-in for this backend that notes every operation called on it (program.py).
+
+        Args:
+            known: the buffers that hold their contents before the step begins: data and parameters.
+        """
+        return Recorder(self, known)
+
+    def compile(self, recorder: Recorder) -> Program:
+        """Turn what was recorded into something that runs many steps in one call.
+
+        Raises:
+            NotReplayable: this backend cannot replay it; the message says which operation and why.
+        """
+        return Program(self, recorder.calls)
+
+    def __repr__(self) -> str:
+        return f"<nnx backend {self.name!r} on {self.device}>"
+
+
+def host_array(x: Any, dtype: Any = None) -> np.ndarray:
+    """Return `x` as a NumPy array of a type that nnx computes in; see `Backend.asarray`."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise InputTypeError("a masked array was given: fill or drop the masked numbers first, e.g. x.filled(0)")
+    if type(x).__module__.partition(".")[0] == "cupy":
+        raise InputTypeError(
+            f"a CuPy array {x.shape} was given to a backend on the CPU: convert it by cupy.asnumpy(x), "
+            'or use the GPU by backend="cupy"'
+        )
+    try:
+        a = np.asarray(x)
+    except ValueError as error:
+        raise InputError(
+            f"the rows given have different lengths ({error}): every row must be as long as the first"
+        ) from error
+    except Exception as error:  # a foreign array type that refuses, such as a tensor on a GPU
+        raise InputTypeError(
+            f"{type(x).__name__} cannot be read as an array ({error}): convert it to NumPy first"
+        ) from error
+    if a.dtype.kind not in "fiub":
+        kind = {"O": "of Python objects", "U": "of text", "S": "of bytes", "c": "of complex numbers"}.get(
+            a.dtype.kind, f"of {a.dtype}"
+        )
+        raise InputTypeError(f"an array {kind}, shape {a.shape}, was given; expected real numbers")
+    if dtype is None:
+        dtype = a.dtype if a.dtype.name in FLOATS else "float32"
+    with np.errstate(over="ignore"):  # too large for float32 becomes inf, which the model's own check reports
+        return a.astype(dtype, copy=False)

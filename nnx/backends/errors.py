@@ -1,0 +1,66 @@
+"""Every error that nnx raises on purpose. Each says what was given, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """An argument, an array or a file's contents cannot be used; nothing was changed."""
+
+
+class InputTypeError(InputError, TypeError):
+    """An argument or an array is of the wrong type; nothing was changed."""
+
+
+class FileFormatError(InputError):
+    """A file is truncated, damaged, or not of the kind that was expected."""
+
+
+class MissingExtra(ImportError):
+    """An optional package is not installed.
+
+    Args:
+        package: what was needed, as it is imported.
+        extra: the extra of nnx-backends that brings it.
+        purpose: what it is needed for.
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(
+            f'{purpose} needs {package}, which is not installed: pip install "nnx-backends[{extra}]"', name=package
+        )
+        self.package, self.extra, self.purpose = package, extra, purpose
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str, str]]:
+        return type(self), (self.package, self.extra, self.purpose)
+
+
+class BackendUnavailable(RuntimeError):
+    """A backend does not work here. Falsy, so that `if available()["cupy"]` reads as it should.
+
+    Attributes:
+        name: the backend.
+        reason: why it does not work.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, name: str, reason: str, remedy: str) -> None:
+        super().__init__(f"backend {name!r} is unavailable: {reason}. {remedy}")
+        self.name, self.reason, self.remedy = name, reason, remedy
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __reduce__(self) -> tuple[type[BackendUnavailable], tuple[str, str, str]]:
+        return type(self), (self.name, self.reason, self.remedy)
+
+
+class BackendFallbackWarning(UserWarning):
+    """A backend earlier in a list did not work, and a later one was taken."""
+
+
+class NotReplayable(Exception):
+    """A step cannot be recorded or replayed; the message says which operation and why. The caller stays eager."""
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss became nan or infinite; the message names the layer where it began."""

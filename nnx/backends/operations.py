@@ -1,0 +1,392 @@
+"""Every operation of the backend protocol, written once over `xp` with the array-API standard alone.
+
+A backend inherits these bodies and replaces those it can do faster. An operation writes into `out` when given one and
+returns it; what changes from one training step to the next (step number, learning rate, cursor) is read from arrays,
+never from Python numbers, so that a recorded step can be replayed. `@operation` declares what is read and written.
+
+Shapes: N samples, I inputs, O outputs, C classes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from nnx.kernels.philox import dropout_words, keep_threshold
+
+Array = Any
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# Probabilities are kept this far from 0 and 1 before a logarithm or a division (chapter 5).
+CLIP = 1e-7
+
+# Places in a training step's arrays. `counters` is int64 [3]: optimizer steps done, next row of the
+# shuffled order, rows of history written. `hyper` is float64 [6]. `stats` is float64 [3]: mean loss,
+# hits, regularization penalty; `history` [capacity, 3] holds one such row for every step.
+STEP, CURSOR, DONE = range(3)
+LEARNING_RATE, DECAY, BETA_1, BETA_2, EPSILON, WEIGHT_DECAY = range(6)
+LOSS, HITS, PENALTY = range(3)
+
+
+@dataclass(frozen=True)
+class OperationSpec:
+    """What the recorder must know of an operation: its signature, and which operands it reads and writes."""
+
+    name: str
+    signature: inspect.Signature
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+
+OPERATIONS: dict[str, OperationSpec] = {}
+
+
+def operation(reads: str, writes: str = "out") -> Callable[[Function], Function]:
+    """Enter a method of `Operations` into the table of operations. The method itself stays as it is."""
+
+    def declare(function: Function) -> Function:
+        signature = inspect.signature(function)
+        OPERATIONS[function.__name__] = OperationSpec(
+            function.__name__, signature, tuple(reads.split()), tuple(writes.split())
+        )
+        return function
+
+    return declare
+
+
+def write(out: Array | None, value: Array) -> Array:
+    """Return `value`, or `out` holding it."""
+    if out is None:
+        return value
+    out[...] = value
+    return out
+
+
+class Operations:
+    """The named operations with their default bodies. `self.xp` is the array namespace."""
+
+    xp: Any
+
+    # ---- dense -------------------------------------------------------------------------------------------------------
+
+    @operation("x w b")
+    def dense(self, x: Array, w: Array, b: Array, activation: str | None = None, out: Array | None = None) -> Array:
+        """Return `x @ w + b` [N, O], passed through `activation` ("relu", "sigmoid", "tanh") if one is named.
+
+        Args:
+            x: inputs [N, I]. w: weights [I, O]. b: biases [1, O].
+        """
+        y = write(out, self.xp.matmul(x, w) + b)
+        return y if activation is None else getattr(self, activation)(y, out=y)
+
+    @operation("x w dy", "dw db out")
+    def dense_backward(self, x: Array, w: Array, dy: Array, dw: Array, db: Array, out: Array | None = None) -> Array:
+        """Write the gradients of weights `dw` [I, O] and biases `db` [1, O]; return that of the inputs [N, I]."""
+        self.dense_gradients(x, dy, dw, db)
+        return write(out, self.xp.matmul(dy, self.xp.matrix_transpose(w)))
+
+    @operation("x dy", "dw db")
+    def dense_gradients(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
+        """Write the gradients of the parameters alone: the first layer's inputs need none."""
+        write(dw, self.xp.matmul(self.xp.matrix_transpose(x), dy))
+        write(db, self.xp.sum(dy, axis=0, keepdims=True))
+
+    @operation("w dw", "dw penalty")
+    def regularize(self, w: Array, dw: Array, l1: float, l2: float, penalty: Array) -> None:
+        """Add the gradient of `l1 * sum|w| + l2 * sum w**2` to `dw`, and write the sum itself to `penalty` [1] float64.
+
+        The gradient of |w| at 0 is taken as +1 (chapter 14).
+        """
+        xp = self.xp
+        one = xp.ones_like(w)
+        dw[...] = dw + l1 * xp.where(w >= 0, one, -one) + (2 * l2) * w
+        w = xp.astype(w, xp.float64)
+        write(penalty, l1 * xp.sum(xp.abs(w)) + l2 * xp.sum(w * w))
+
+    # ---- activations -------------------------------------------------------------------------------------------------
+    # Each gradient is written with the activation's own output y, which is kept anyway.
+
+    @operation("x")
+    def relu(self, x: Array, out: Array | None = None) -> Array:
+        """Return max(x, 0). nan stays nan."""
+        return write(out, self.xp.where(x < 0, self.xp.zeros_like(x), x))
+
+    @operation("y dy")
+    def relu_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        """Return `dy` where the output y is positive, else 0; the gradient at 0 is 0."""
+        return write(out, self.xp.where(y > 0, dy, self.xp.zeros_like(dy)))
+
+    @operation("x")
+    def sigmoid(self, x: Array, out: Array | None = None) -> Array:
+        """Return 1 / (1 + exp(-x)), computed from exp(-|x|) so that nothing overflows."""
+        xp = self.xp
+        e = xp.exp(-xp.abs(x))
+        return write(out, xp.where(x >= 0, xp.ones_like(e), e) / (1 + e))
+
+    @operation("y dy")
+    def sigmoid_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        """Return `dy * y * (1 - y)`."""
+        return write(out, dy * y * (1 - y))
+
+    @operation("x")
+    def tanh(self, x: Array, out: Array | None = None) -> Array:
+        """Return the hyperbolic tangent."""
+        return write(out, self.xp.tanh(x))
+
+    @operation("y dy")
+    def tanh_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        """Return `dy * (1 - y**2)`."""
+        return write(out, dy * (1 - y * y))
+
+    @operation("x")
+    def softmax(self, x: Array, out: Array | None = None) -> Array:
+        """Return exp(x - max) / sum exp(x - max) for each row of x [N, C]."""
+        xp = self.xp
+        e = xp.exp(x - xp.max(x, axis=1, keepdims=True))
+        return write(out, e / xp.sum(e, axis=1, keepdims=True))
+
+    @operation("y dy")
+    def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        """Return each row's Jacobian times its gradient, without the Jacobian: `y * (dy - sum(y * dy))`.
+
+        The notes build `diagflat(y) - y @ y.T` for every sample; the product with it needs only its row sums.
+        """
+        return write(out, y * (dy - self.xp.sum(y * dy, axis=1, keepdims=True)))
+
+    @operation("y")
+    def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:
+        """Return the notes' matrix for every sample, `diagflat(y) - y @ y.T`: [N, C, C]."""
+        xp = self.xp
+        identity = xp.eye(y.shape[1], dtype=y.dtype, device=y.device)
+        return write(out, y[:, :, None] * identity - y[:, :, None] * y[:, None, :])
+
+    # ---- losses: one number for each sample --------------------------------------------------------------------------
+    # Categorical targets are int64 class indices [N], or distributions (one-hot, soft labels) [N, C].
+
+    @operation("p target")
+    def cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        """Return -sum(target * log(p)) of each row: p [N, C] probabilities, kept within [1e-7, 1 - 1e-7]."""
+        log_p = self.xp.log(self._clipped(p))
+        return write(out, -self.xp.sum(self._distribution(target, p) * log_p, axis=1))
+
+    @operation("p target")
+    def cross_entropy_backward(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        """Return the gradient of the mean over samples of `cross_entropy`: [N, C]."""
+        return write(out, -self._distribution(target, p) / self._clipped(p) / p.shape[0])
+
+    @operation("logits target", "out losses probabilities")
+    def softmax_cross_entropy(
+        self,
+        logits: Array,
+        target: Array,
+        losses: Array,
+        probabilities: Array | None = None,
+        clip: float = 0.0,
+        out: Array | None = None,
+    ) -> Array:
+        """Softmax and categorical cross-entropy in one pass; return the gradient of the mean loss: (p - target) / N.
+
+        Args:
+            logits: [N, C]. losses: [N], written: the loss of each sample.
+            probabilities: [N, C], written when given.
+            clip: keep the losses within the range of probabilities in [clip, 1 - clip], as `cross_entropy`
+                does; 0 means the exact loss.
+        """
+        xp = self.xp
+        shifted = logits - xp.max(logits, axis=1, keepdims=True)
+        e = xp.exp(shifted)
+        total = xp.sum(e, axis=1, keepdims=True)
+        wanted = self._distribution(target, logits)
+        # where, because 0 * -inf is nan: a class with logit -inf costs nothing unless it is wanted
+        log_p = xp.where(wanted > 0, wanted * (shifted - xp.log(total)), xp.zeros_like(e))
+        write(losses, self._clamped(-xp.sum(log_p, axis=1), clip))
+        p = e / total
+        if probabilities is not None:
+            write(probabilities, p)
+        return write(out, (p - wanted) / logits.shape[0])
+
+    @operation("p target")
+    def binary_cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        """Return the mean over outputs of -(t log p + (1 - t) log(1 - p)): p, target [N, O] -> [N]."""
+        xp = self.xp
+        p = self._clipped(p)
+        return write(out, -xp.mean(target * xp.log(p) + (1 - target) * xp.log(1 - p), axis=1))
+
+    @operation("p target")
+    def binary_cross_entropy_backward(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        """Return the gradient of the mean over samples of `binary_cross_entropy`: [N, O]."""
+        p = self._clipped(p)
+        return write(out, ((1 - target) / (1 - p) - target / p) / (p.shape[0] * p.shape[1]))
+
+    @operation("logits target", "out losses probabilities")
+    def sigmoid_cross_entropy(
+        self,
+        logits: Array,
+        target: Array,
+        losses: Array,
+        probabilities: Array | None = None,
+        clip: float = 0.0,
+        out: Array | None = None,
+    ) -> Array:
+        """Sigmoid and binary cross-entropy in one pass; return the gradient of the mean loss: (p - t) / (N O)."""
+        xp = self.xp
+        e = xp.exp(-xp.abs(logits))
+        zero = xp.zeros_like(logits)
+        # where, because 0 * inf is nan: the right answer at an infinite logit costs nothing
+        cost = xp.where(logits < 0, zero, logits) - xp.where(target == 0, zero, logits * target) + xp.log1p(e)
+        write(losses, xp.mean(self._clamped(cost, clip), axis=1))
+        p = xp.where(logits >= 0, xp.ones_like(e), e) / (1 + e)
+        if probabilities is not None:
+            write(probabilities, p)
+        return write(out, (p - target) / (logits.shape[0] * logits.shape[1]))
+
+    @operation("prediction target")
+    def mean_squared_error(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        """Return the mean over outputs of (prediction - target)**2: [N, O] -> [N]."""
+        error = prediction - target
+        return write(out, self.xp.mean(error * error, axis=1))
+
+    @operation("prediction target")
+    def mean_squared_error_backward(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        """Return the gradient of the mean over samples of `mean_squared_error`: [N, O]."""
+        return write(out, (prediction - target) * (2 / (prediction.shape[0] * prediction.shape[1])))
+
+    @operation("prediction target")
+    def mean_absolute_error(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        """Return the mean over outputs of |prediction - target|: [N, O] -> [N]."""
+        return write(out, self.xp.mean(self.xp.abs(prediction - target), axis=1))
+
+    @operation("prediction target")
+    def mean_absolute_error_backward(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        """Return the gradient of the mean over samples of `mean_absolute_error`: [N, O]."""
+        sign = self.xp.sign(prediction - target)
+        return write(out, sign * (1 / (prediction.shape[0] * prediction.shape[1])))
+
+    # ---- one training step -------------------------------------------------------------------------------------------
+
+    @operation("source order counters")
+    def gather_rows(self, source: Array, order: Array, counters: Array, out: Array) -> Array:
+        """Write the next rows of `source` to `out`: those that `order` names from the cursor on."""
+        first = int(counters[CURSOR])
+        return write(out, self.xp.take(source, order[first : first + out.shape[0]], axis=0))
+
+    @operation("x counters")
+    def dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array | None = None) -> Array:
+        """Return x / (1 - rate) where the element's random word says keep, else 0; the gradient's mask is the same.
+
+        The word of element (r, c) is Philox4x32-10 of (r, c // 4, step, layer) under `seed`: nothing is stored.
+        """
+        xp = self.xp
+        step = xp.astype(counters[STEP], xp.uint64)
+        words = dropout_words(xp, x.shape[0], x.shape[1], step, layer, seed, x.device)
+        return write(out, xp.where(words >= keep_threshold(rate), x * (1 / (1 - rate)), xp.zeros_like(x)))
+
+    @operation("losses outputs target", "stats")
+    def tally(
+        self, losses: Array, outputs: Array, target: Array, metric: str | None, precision: float, stats: Array
+    ) -> None:
+        """Write the mean of `losses` and the number of right outputs to `stats`.
+
+        Args:
+            metric: "categorical" (the largest output is the wanted class), "binary" (outputs above 0.5, or
+                "logits" above 0, on the same side as the target), "regression" (within `precision` of the
+                target), None. With several outputs a sample counts by the share of them that are right.
+        """
+        xp = self.xp
+        stats[LOSS] = xp.mean(xp.astype(losses, xp.float64))
+        if metric is not None:
+            stats[HITS] = xp.sum(self._hits(outputs, target, metric, precision))
+
+    @operation("stats penalties", "history counters")
+    def end_step(self, stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> None:
+        """Log the step to `history` and move the counters on by one step of `rows` rows."""
+        stats[PENALTY] = self.xp.sum(penalties)
+        history[int(counters[DONE]) % history.shape[0], :] = stats
+        counters[STEP] += 1
+        counters[CURSOR] += rows
+        counters[DONE] += 1
+
+    # ---- optimizers over one flat buffer: parameters p, gradients g, moments m and v ---------------------------------
+    # The learning rate of step t (counted from 0) is hyper[LEARNING_RATE] / (1 + hyper[DECAY] * t): chapter 10.
+
+    @operation("p g m hyper counters", "p m")
+    def sgd(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
+        """m = momentum * m - rate * g; p += m. The momentum stands in hyper[BETA_1]."""
+        rate, momentum = self._rate(p, hyper, counters), self._number(p, hyper[BETA_1])
+        write(m, momentum * m - rate * g)
+        write(p, p + m)
+
+    @operation("p g v hyper counters", "p v")
+    def adagrad(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
+        """v += g**2; p -= rate * g / (sqrt(v) + epsilon)."""
+        write(v, v + g * g)
+        self._descend(p, g, v, hyper, counters)
+
+    @operation("p g v hyper counters", "p v")
+    def rmsprop(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
+        """v = rho * v + (1 - rho) * g**2; p -= rate * g / (sqrt(v) + epsilon). rho stands in hyper[BETA_1]."""
+        rho = self._number(p, hyper[BETA_1])
+        write(v, rho * v + self._number(p, 1 - hyper[BETA_1]) * g * g)
+        self._descend(p, g, v, hyper, counters)
+
+    @operation("p g m v hyper counters", "p m v")
+    def adam(self, p: Array, g: Array, m: Array, v: Array, hyper: Array, counters: Array) -> None:
+        """Adam (Kingma and Ba, 2015) with decoupled weight decay (Loshchilov and Hutter, 2019).
+
+        m = beta_1 m + (1 - beta_1) g; v = beta_2 v + (1 - beta_2) g**2; p -= rate * weight_decay * p;
+        p -= rate * m' / (sqrt(v') + epsilon), where m' and v' are divided by 1 - beta**(t + 1).
+        """
+        xp = self.xp
+        rate, epsilon = self._rate(p, hyper, counters), self._number(p, hyper[EPSILON])
+        write(m, self._number(p, hyper[BETA_1]) * m + self._number(p, 1 - hyper[BETA_1]) * g)
+        write(v, self._number(p, hyper[BETA_2]) * v + self._number(p, 1 - hyper[BETA_2]) * g * g)
+        time = xp.astype(counters[STEP] + 1, xp.float64)
+        m_hat = m / self._number(p, 1 - hyper[BETA_1] ** time)
+        v_hat = v / self._number(p, 1 - hyper[BETA_2] ** time)
+        shrink = 1 - rate * self._number(p, hyper[WEIGHT_DECAY])
+        write(p, p * shrink - rate * m_hat / (xp.sqrt(v_hat) + epsilon))
+
+    # ---- pieces ------------------------------------------------------------------------------------------------------
+
+    def _clipped(self, p: Array) -> Array:
+        return self.xp.clip(p, CLIP, 1 - CLIP)
+
+    def _clamped(self, losses: Array, clip: float) -> Array:
+        """Bound -log(p) as if p had been clipped: the logarithm is monotone."""
+        if clip == 0:
+            return losses
+        return self.xp.clip(losses, -math.log1p(-clip), -math.log(clip))
+
+    def _distribution(self, target: Array, like: Array) -> Array:
+        """Class indices [N] as one-hot rows [N, C] of `like`'s type; distributions as they are."""
+        if target.ndim == 2:
+            return target
+        xp = self.xp
+        classes = xp.arange(like.shape[1], dtype=target.dtype, device=target.device)
+        return xp.astype(target[:, None] == classes[None, :], like.dtype)
+
+    def _hits(self, outputs: Array, target: Array, metric: str, precision: float) -> Array:
+        xp = self.xp
+        if metric == "categorical":
+            wanted = xp.argmax(target, axis=1) if target.ndim == 2 else target
+            return xp.astype(xp.argmax(outputs, axis=1) == wanted, xp.float64)
+        if metric == "regression":
+            right = xp.abs(outputs - target) < precision
+        else:
+            right = (outputs > (0 if metric == "logits" else 0.5)) == (target > 0.5)
+        return xp.mean(xp.astype(right, xp.float64), axis=1)
+
+    def _number(self, like: Array, value: Array) -> Array:
+        """A float64 number in `like`'s type, so that float32 arrays stay float32."""
+        return self.xp.astype(value, like.dtype)
+
+    def _rate(self, p: Array, hyper: Array, counters: Array) -> Array:
+        steps = self.xp.astype(counters[STEP], self.xp.float64)
+        return self._number(p, hyper[LEARNING_RATE] / (1 + hyper[DECAY] * steps))
+
+    def _descend(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
+        rate, epsilon = self._rate(p, hyper, counters), self._number(p, hyper[EPSILON])
+        write(p, p - rate * g / (self.xp.sqrt(v) + epsilon))

@@ -1,0 +1,97 @@
+"""Record a training step once, replay it at full speed.
+
+`Recorder` stands in for a backend while the model runs one step: it passes every operation on, and notes it with its
+operands. `Program` replays the notes. Everything that differs between steps lives in arrays that the operations read,
+so the replayed step needs no Python numbers and no layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nnx.backends.errors import NotReplayable
+from nnx.backends.operations import OPERATIONS, OperationSpec
+
+if TYPE_CHECKING:
+    from nnx.backends.base import Backend
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Call:
+    """One recorded operation: its name and its operands by name, defaults included."""
+
+    name: str
+    operands: dict[str, Any]
+
+
+class Recorder:
+    """A backend that takes notes. Whatever it is not asked to record it passes on to the real one.
+
+    It checks the flow of data as it goes: what an operation reads must be a buffer known from the start, or the work of
+    an operation recorded before. A layer that computes with `xp` on its own breaks that chain and is found here.
+    """
+
+    def __init__(self, backend: Backend, known: Iterable[Array]) -> None:
+        self.backend = backend
+        self.calls: list[Call] = []
+        self._kept = list(known)  # keeps each buffer alive, so that no other can take its address
+        self._known = {backend.address(a) for a in self._kept}
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self.backend, name)
+        spec = OPERATIONS.get(name)
+        return attribute if spec is None else self._recorded(spec, attribute)
+
+    def _recorded(self, spec: OperationSpec, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            bound = spec.signature.bind(self.backend, *args, **kwargs)
+            bound.apply_defaults()
+            operands = dict(bound.arguments)
+            del operands["self"]
+            for operand in spec.reads:
+                self._check(spec.name, operand, operands[operand])
+            result = method(*args, **kwargs)
+            if "out" in operands and operands["out"] is None:
+                operands["out"] = result  # a fresh array: from now on it is this call's buffer
+            for operand in spec.writes:
+                self._remember(operands[operand])
+            self.calls.append(Call(spec.name, operands))
+            return result
+
+        return call
+
+    def _check(self, op: str, operand: str, array: Array) -> None:
+        if self.backend.address(array) not in self._known:
+            raise NotReplayable(
+                f"{op} reads {operand} {tuple(array.shape)}, which no recorded operation wrote: a layer computes it "
+                "by other means than the backend's operations"
+            )
+
+    def _remember(self, array: Array | None) -> None:
+        if array is not None:
+            self._kept.append(array)
+            self._known.add(self.backend.address(array))
+
+
+class Program:
+    """A recorded step, replayed by calling each operation with the operands it had.
+
+    This is what every backend has; those that can do better return their own from `compile`.
+    """
+
+    native = False  # True where no Python runs between the operations
+
+    def __init__(self, backend: Backend, calls: list[Call]) -> None:
+        self.calls = calls
+        self._bound = [(getattr(backend, call.name), tuple(call.operands.values())) for call in calls]
+
+    def run(self, steps: int) -> None:
+        """Replay `steps` steps."""
+        bound = self._bound
+        for _ in range(steps):
+            for method, operands in bound:
+                method(*operands)

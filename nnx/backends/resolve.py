@@ -1,0 +1,190 @@
+"""From a wish ("auto", a name, a list) to one backend that works, with the reason when it is not the first choice."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from nnx.backends.base import Backend
+from nnx.backends.errors import BackendFallbackWarning, BackendUnavailable, InputError, InputTypeError
+
+AUTO = ("cupy", "numba", "numpy")
+Wish = str | Sequence[str] | Backend | None
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """The backend that was taken, and those before it that were not.
+
+    Attributes:
+        backend: the one to use.
+        wish: what was asked for, as text.
+        skipped: why each earlier choice does not work.
+    """
+
+    backend: Backend
+    wish: str
+    skipped: tuple[BackendUnavailable, ...] = ()
+
+    @property
+    def reason(self) -> str:
+        """One line on why this backend."""
+        why = "; ".join(f"no {s.name}: {s.reason}" for s in self.skipped)
+        return f"asked for {self.wish!r}" + (f" ({why})" if why else "")
+
+
+def names() -> list[str]:
+    """Return every backend's name: our own, then those that other packages register under "nnx.backends"."""
+    return [*AUTO, *(name for name in _entry_points() if name not in AUTO)]
+
+
+def available() -> dict[str, bool | BackendUnavailable]:
+    """Return, for each backend, True, or a falsy `BackendUnavailable` with its reason and remedy."""
+    found = {name: _load(name) for name in sorted(names(), key=lambda n: (n != "numpy", n != "numba"))}
+    return {name: b if isinstance(b, BackendUnavailable) else True for name, b in found.items()}
+
+
+def resolve(wish: Wish = None) -> Resolution:
+    """Find the backend to use.
+
+    Order: the argument, `use_backend`, `set_backend`, the environment's NNX_BACKEND, "auto".
+
+    Args:
+        wish: a backend; its name, which may carry a device ("cupy:1"); names in order of preference, as a list or
+            "cupy,numba"; or "auto", the best that works.
+
+    Raises:
+        BackendUnavailable: the one named does not work, or none of the list, or (NNX_STRICT=1) not the list's first.
+        InputError: no backend has that name.
+    """
+    if wish is None:
+        wish = _current.get() or _default or os.environ.get("NNX_BACKEND") or "auto"
+    if isinstance(wish, Backend):
+        return Resolution(wish, wish.name)
+    wanted = _parse(wish)
+    automatic = wanted == ["auto"]
+    wish = ",".join(wanted)
+    skipped: list[BackendUnavailable] = []
+    for name in AUTO if automatic else wanted:
+        found = _load(name)
+        if isinstance(found, Backend):
+            if skipped and not automatic:
+                _tell(found, skipped)
+            return Resolution(found, wish, tuple(skipped))
+        skipped.append(found)
+        if not automatic and _strict():
+            break
+    raise _none_left(skipped)
+
+
+def get_backend(wish: Wish = None) -> Backend:
+    """Return one backend that works: see `resolve` for the order, the forms and the errors."""
+    return resolve(wish).backend
+
+
+def set_backend(wish: Wish) -> Backend:
+    """Make a backend the process's default, and return it. None goes back to NNX_BACKEND, or "auto"."""
+    global _default
+    if wish is None:
+        _default = None
+        return get_backend()
+    _default = get_backend(wish)
+    return _default
+
+
+@contextmanager
+def use_backend(wish: Wish) -> Iterator[Backend]:
+    """Use a backend inside a `with` block, in this thread or task alone; the block's variable is the backend."""
+    backend = get_backend(wish)
+    token = _current.set(backend)
+    try:
+        yield backend
+    finally:
+        _current.reset(token)
+
+
+_default: Backend | None = None
+_current: ContextVar[Backend | None] = ContextVar("nnx_backend", default=None)
+
+
+def _parse(wish: Any) -> list[str]:
+    """Split a wish into names, and refuse what no backend can be called."""
+    if isinstance(wish, str):
+        wanted = [part.strip() for part in wish.split(",")]
+    elif isinstance(wish, Sequence) and all(isinstance(part, str) for part in wish):
+        wanted = [part.strip() for part in wish]
+    else:
+        raise InputTypeError(f'backend={wish!r}: expected a name, names such as "cupy,numba", or "auto"')
+    for name in wanted:
+        base = name.partition(":")[0]
+        known = base in AUTO or base in _entry_points()
+        if not (known or wanted == ["auto"]):
+            raise InputError(
+                f"backend={wish!r}: {name!r} is no backend; expected one or several of {', '.join(names())}, "
+                "or auto alone"
+            )
+    if not wanted:
+        raise InputError("backend=[]: expected at least one name")
+    return wanted
+
+
+def _strict() -> bool:
+    return os.environ.get("NNX_STRICT", "").lower() not in ("", "0", "false", "no")
+
+
+def _tell(found: Backend, skipped: list[BackendUnavailable]) -> None:
+    why = "; ".join(f"{s.name} is unavailable: {s.reason}. {s.remedy}" for s in skipped)
+    warnings.warn(f"using backend {found.name!r}; {why}", BackendFallbackWarning, stacklevel=_outside())
+
+
+def _outside() -> int:
+    """Return the stack level of the first caller outside nnx, so that the warning points at the user's own line."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in ("nnx", "contextlib"):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _none_left(skipped: list[BackendUnavailable]) -> BackendUnavailable:
+    if len(skipped) == 1:
+        return skipped[0]
+    reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped)
+    remedies = " ".join(f"{s.name}: {s.remedy}" for s in skipped)
+    return BackendUnavailable(",".join(s.name for s in skipped), reasons, remedies)
+
+
+@cache
+def _load(name: str) -> Backend | BackendUnavailable:
+    """Make and probe a backend once for each process."""
+    base, _, device = name.partition(":")
+    try:
+        backend = _factory(base)(device) if device else _factory(base)()
+        backend.probe()
+    except BackendUnavailable as unavailable:
+        return unavailable
+    except Exception as error:  # whatever a driver, a compiler or somebody's plugin throws is a reason, not a crash
+        return BackendUnavailable(name, f"{type(error).__name__}: {error}", "Run `nnx doctor` for details.")
+    return backend
+
+
+def _factory(base: str) -> Callable[..., Backend]:
+    if base in AUTO:
+        factory: Callable[..., Backend] = import_module(f"nnx.backends.{base}").create
+        return factory
+    loaded: Callable[..., Backend] = _entry_points()[base].load()
+    return loaded
+
+
+@cache
+def _entry_points() -> dict[str, Any]:
+    from importlib.metadata import entry_points  # here, because it takes a third of the time of `import nnx`
+
+    return {point.name: point for point in entry_points(group="nnx.backends")}

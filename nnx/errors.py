@@ -1,0 +1,23 @@
+"""The errors that nnx raises on purpose, in one place."""
+
+from nnx.backends.errors import (
+    BackendFallbackWarning,
+    BackendUnavailable,
+    FileFormatError,
+    InputError,
+    InputTypeError,
+    MissingExtra,
+    NonFiniteError,
+    NotReplayable,
+)
+
+__all__ = [
+    "BackendFallbackWarning",
+    "BackendUnavailable",
+    "FileFormatError",
+    "InputError",
+    "InputTypeError",
+    "MissingExtra",
+    "NonFiniteError",
+    "NotReplayable",
+]

@@ -1,0 +1,59 @@
+"""Philox4x32-10: random words as a pure function of a counter and a key.
+
+Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). Nothing is
+stored and no order matters, so every backend draws the same dropout mask, integer for integer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Array = Any
+
+MULTIPLY_0, MULTIPLY_1 = 0xD2511F53, 0xCD9E8D57
+ADD_0, ADD_1 = 0x9E3779B9, 0xBB67AE85
+LOW = 0xFFFFFFFF
+ROUNDS = 10
+
+
+def philox4x32(xp: Any, c0: Array, c1: Array, c2: Array, c3: Array, key: int) -> tuple[Array, Array, Array, Array]:
+    """Return the four 32-bit words of each counter.
+
+    Args:
+        xp: the array namespace to compute in.
+        c0, c1, c2, c3: uint64 arrays of one shape, or shapes that broadcast; each number is below 2**32.
+        key: the 64-bit key.
+
+    Returns:
+        Four uint64 arrays holding 32-bit numbers. (64 bits, because the product of two 32-bit
+        numbers must not overflow, and because not every array library has uint32 arithmetic.)
+    """
+    k0, k1 = key & LOW, (key >> 32) & LOW
+    for _ in range(ROUNDS):
+        p0, p1 = c0 * MULTIPLY_0, c2 * MULTIPLY_1
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & LOW, (p0 >> 32) ^ c3 ^ k1, p0 & LOW
+        k0, k1 = (k0 + ADD_0) & LOW, (k1 + ADD_1) & LOW
+    return c0, c1, c2, c3
+
+
+def dropout_words(xp: Any, rows: int, columns: int, step: Array, layer: int, seed: int, device: Any = None) -> Array:
+    """Return the random word of every element of a [rows, columns] array: uint64 [rows, columns], below 2**32.
+
+    Element (r, c) takes word `c % 4` of the counter (r, c // 4, step, layer) under the key `seed`.
+
+    Args:
+        step: a uint64 array of one number, so that a recorded step can advance it.
+        device: where to make the counters, for array libraries that have several devices.
+    """
+    groups = -(-columns // 4)
+    c0 = xp.arange(rows, dtype=xp.uint64, device=device)[:, None]
+    c1 = xp.arange(groups, dtype=xp.uint64, device=device)[None, :]
+    c2 = xp.reshape(step, (1, 1))
+    c3 = xp.full((1, 1), layer, dtype=xp.uint64, device=device)
+    words = xp.stack(xp.broadcast_arrays(*philox4x32(xp, c0, c1, c2, c3, seed)), axis=-1)
+    return xp.reshape(words, (rows, 4 * groups))[:, :columns]
+
+
+def keep_threshold(rate: float) -> int:
+    """Return the word from which on an element is kept, where `rate` is the share dropped."""
+    return min(int(rate * 2**32), LOW)
