@@ -1,0 +1,96 @@
+"""Checks of arguments: each returns the value in its plain type, or says what was given and what was expected."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from nnx.errors import InputError, InputTypeError
+
+Array = Any
+
+
+def integer(value: Any, what: str, low: int = 1) -> int:
+    """Return `value` as an int of at least `low`; NumPy's integers count, bools and floats do not."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise InputTypeError(f"{what}={value!r}: expected a whole number, {low} or more") from None
+    if number < low:
+        raise InputError(f"{what}={number}: expected a whole number, {low} or more")
+    return number
+
+
+def real(value: Any, what: str, low: float = 0.0, high: float = math.inf, *, open_low: bool = False) -> float:
+    """Return `value` as a finite float within [low, high), or (low, high) with `open_low`."""
+    expected = f"a number above {low:g}" if open_low else f"a number of at least {low:g}"
+    expected += f" and below {high:g}" if high != math.inf else ""
+    try:
+        if isinstance(value, bool | np.bool_ | str | bytes):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InputTypeError(f"{what}={value!r}: expected {expected}") from None
+    if not math.isfinite(number) or number < low or number >= high or (open_low and number == low):
+        raise InputError(f"{what}={value!r}: expected {expected}")
+    return number
+
+
+def choice(value: Any, what: str, allowed: Iterable[str]) -> str:
+    """Return `value` if it is one of the words allowed."""
+    words = list(allowed)
+    if not isinstance(value, str) or value not in words:
+        error = InputError if isinstance(value, str) else InputTypeError
+        raise error(f"{what}={value!r}: expected one of {', '.join(map(repr, words))}")
+    return value
+
+
+def dtype(value: Any) -> str:
+    """Return the name of a type that nnx computes in: "float32" or "float64", given as name, type or NumPy dtype."""
+    try:
+        name = value if isinstance(value, str) else np.dtype(value).name
+    except TypeError:
+        name = value
+    if value is None or name not in ("float32", "float64"):
+        error = InputError if isinstance(name, str) and value is not None else InputTypeError
+        raise error(f"dtype={value!r}: expected 'float32' or 'float64'")
+    return str(name)
+
+
+def matrix(shape: tuple[int, ...], who: str, what: str = "inputs") -> None:
+    """Refuse any shape but [samples, features] with at least one of each."""
+    if len(shape) == 2 and shape[0] > 0 and shape[1] > 0:
+        return
+    if len(shape) == 1:
+        advice = "one sample is x.reshape(1, -1), one feature is x.reshape(-1, 1)"
+    elif len(shape) > 2:
+        advice = "flatten each sample by x.reshape(len(x), -1)"
+    else:
+        advice = "give at least one sample" if len(shape) == 2 else "give a table of numbers"
+    raise InputError(f"{who}: {what} have shape {shape}, expected [samples, features], neither of them 0; {advice}")
+
+
+def finite(a: np.ndarray, who: str, what: str, given: np.ndarray | None = None) -> None:
+    """Refuse nan and infinite numbers, and say where the first one is."""
+    if a.dtype.kind != "f":
+        return
+    good = np.isfinite(a)
+    if good.all():
+        return
+    bad = len(good.ravel()) - int(np.count_nonzero(good))
+    where = tuple(int(i) for i in np.argwhere(~good)[0])
+    value = a[where] if given is None else np.asarray(given)[where]
+    if np.isfinite(value):
+        raise InputError(
+            f"{who}: {what}{list(where)} is {value:g}, too large for {a.dtype}; scale it, or use dtype='float64'"
+        )
+    count = "1 number that is" if bad == 1 else f"{bad} numbers that are"
+    raise InputError(
+        f"{who}: {what} hold {count} not finite, the first is {value} at {list(where)}; drop or fill it first"
+    )

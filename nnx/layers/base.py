@@ -1,0 +1,231 @@
+"""What every layer shares: its backend, its workspace, and its parameters as views into one flat buffer."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from nnx import checks
+from nnx.backends import Backend, get_backend
+from nnx.errors import InputError
+from nnx.parameters import ParameterBuffer
+
+Array = Any
+
+
+class Layer:
+    """The base of all layers; subclass it to write your own.
+
+    A layer has `forward(inputs, training=False)`, which keeps `inputs` and `output`, and `backward(dvalues)`, which
+    keeps `dinputs`. Both return what they computed. Arrays are of `self.backend`; its `xp` is NumPy or CuPy.
+
+    `output` and `dinputs` live in a workspace that the next call overwrites: copy what must last.
+
+    On its own a layer takes the active backend and float32 when first used; in a model it takes the model's.
+
+    A layer with parameters names them in `shapes` and draws them in `draw`; `parameter(name)` is then the array, and
+    `gradient(name)` where `backward` writes its gradient.
+    """
+
+    shapes: dict[str, tuple[int, ...]] = {}  # noqa: RUF012 - replaced, never changed, by layers that have parameters
+    dtype: str | None = None  # None: that of the inputs
+    penalties: dict[str, Array]  # what regularization costs: float64 [1] for each parameter that has any
+    inputs: Array
+    output: Array
+    dinputs: Array
+
+    _backend: Backend | None = None
+    _parameters: dict[str, Array] | None = None
+    _gradients: dict[str, Array]
+    _given: dict[str, np.ndarray] | None = None  # values to begin with, instead of drawing them
+    _runtime: ClassVar[tuple[str, ...]] = (
+        "inputs", "output", "dinputs", "_backend", "_parameters", "_gradients", "_buffers", "flat", "penalties",
+    )  # fmt: skip
+
+    # ---- to be written by each layer ---------------------------------------------------------------------------------
+
+    def forward(self, inputs: Array, training: bool = False) -> Array:
+        """Return the output for inputs [N, I]."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward(inputs, training=False)")
+
+    def backward(self, dvalues: Array) -> Array:
+        """Return the gradient of the inputs, given that of the output; write those of the parameters."""
+        raise NotImplementedError(f"{type(self).__name__} has no backward(dvalues)")
+
+    def backward_parameters(self, dvalues: Array) -> None:
+        """Write the gradients of the parameters alone: nobody needs those of a first layer's inputs."""
+        self.backward(dvalues)
+
+    def draw(self, random: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return initial values for every parameter in `shapes`."""
+        return {name: np.zeros(shape) for name, shape in self.shapes.items()}
+
+    def output_width(self, width: int | None) -> int | None:
+        """Return the number of outputs for `width` inputs; None is any, or not known before `forward`.
+
+        Raises:
+            InputError: the layer does not take so many inputs.
+        """
+        return None
+
+    def strengths(self) -> dict[str, tuple[float, float]]:
+        """Return (l1, l2) for each parameter that is regularized."""
+        return {}
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make this layer again, for saving."""
+        return {}
+
+    # ---- backend -----------------------------------------------------------------------------------------------------
+
+    @property
+    def backend(self) -> Any:
+        """The backend whose arrays this layer computes with."""
+        if self._backend is None:
+            self._backend = get_backend()
+        return self._backend
+
+    @backend.setter
+    def backend(self, backend: Any) -> None:
+        self._backend = backend
+
+    # ---- parameters --------------------------------------------------------------------------------------------------
+
+    def parameter(self, name: str) -> Array:
+        """Return a parameter: a view into the flat buffer."""
+        if self._parameters is None:
+            self._settle()
+        assert self._parameters is not None
+        return self._parameters[name]
+
+    def gradient(self, name: str) -> Array:
+        """Return the gradient of a parameter: a view into the flat buffer."""
+        if self._parameters is None:
+            self._settle()
+        return self._gradients[name]
+
+    def assign(self, name: str, value: Any) -> None:
+        """Copy `value` into a parameter: see `checked` for what is refused."""
+        host = self.checked(name, value)
+        if self._parameters is None:
+            self._given = {**(self._given or {}), name: host}
+        else:
+            self._parameters[name][...] = self.backend.asarray(host, self.dtype)
+
+    def attach(
+        self, backend: Backend, dtype: str, parameters: list[Array], gradients: list[Array], penalties: list[Array]
+    ) -> None:
+        """Move into a model's buffers, values and all: one array for each name in `shapes`, or in `strengths()`."""
+        given = self.values()
+        for name in type(self)._runtime:
+            self.__dict__.pop(name, None)
+        self._backend, self.dtype, self._given = backend, dtype if self.shapes else None, None
+        self._parameters = dict(zip(self.shapes, parameters, strict=True))
+        self._gradients = dict(zip(self.shapes, gradients, strict=True))
+        self.penalties = dict(zip(self.strengths(), penalties, strict=True))
+        for name, value in given.items():
+            self._parameters[name][...] = backend.asarray(value, dtype)
+
+    @property
+    def in_model(self) -> bool:
+        """Whether the parameters stand in a model's buffer."""
+        return self._backend is not None and self._parameters is not None and "flat" not in self.__dict__
+
+    def draw_missing(self, random: np.random.Generator) -> None:
+        """Draw initial values for the parameters that were given none. To be called before `attach`."""
+        if self._parameters is None and self.values().keys() != self.shapes.keys():
+            self._given = {**self.draw(random), **self.values()}
+
+    def values(self) -> dict[str, np.ndarray]:
+        """Return copies of the parameters that have been set or drawn so far, as NumPy arrays."""
+        if self._parameters is not None:
+            return {name: np.array(self.backend.to_numpy(a)) for name, a in self._parameters.items()}
+        return dict(self._given or {})
+
+    def _settle(self) -> None:
+        """Take a buffer of its own, and draw what was not given: a layer used without a model."""
+        self.dtype = self.dtype or "float32"
+        backend, dtype = self.backend, self.dtype or "float32"
+        self.draw_missing(default_random())
+        flat = ParameterBuffer(backend, dtype, list(self.shapes.values()))
+        penalties = [backend.zeros(1, "float64") for _ in self.strengths()]
+        self.attach(backend, dtype, flat.views(flat.values), flat.views(flat.gradients), penalties)
+        self.flat = flat
+
+    def checked(self, name: str, value: Any) -> np.ndarray:
+        """Return `value` as a NumPy array that may be assigned to a parameter; raise InputError where it may not."""
+        shape = self.shapes[name]
+        if self._backend is not None and self._backend.owns(value):
+            value = self._backend.to_numpy(value)
+        host = get_backend("numpy").asarray(value)
+        if host.shape != shape and host.shape != shape[1:] * (shape[0] == 1):
+            raise InputError(f"{self}: {name} given have shape {host.shape}, expected {shape}")
+        checks.finite(host, str(self), name)
+        fitting: np.ndarray = host.reshape(shape)
+        return fitting
+
+    # ---- what forward and backward begin with ------------------------------------------------------------------------
+
+    def _accept(self, inputs: Any) -> Array:
+        """Return inputs as an array of this backend and type; refuse a shape that does not fit."""
+        if self._parameters is None and self.shapes:
+            self._settle()
+        a = self._own(inputs)
+        if a.ndim != 2 or 0 in a.shape:
+            checks.matrix(tuple(a.shape), str(self))
+        return a
+
+    def _accept_gradient(self, dvalues: Any) -> Array:
+        """Return dvalues as an array of this backend, shaped like the output."""
+        if "output" not in self.__dict__:
+            raise InputError(f"{self}: backward() was called before forward(): there is no output to go back from")
+        a = self._own(dvalues)
+        if a.shape != self.output.shape:
+            raise InputError(
+                f"{self}: dvalues have shape {tuple(a.shape)}, expected that of the output, {tuple(self.output.shape)}"
+            )
+        return a
+
+    def _own(self, a: Any) -> Array:
+        dtype = self.dtype
+        if self.backend.owns(a) and (a.dtype.name == dtype if dtype else a.dtype.name in ("float32", "float64")):
+            return a
+        return self.backend.asarray(a, dtype)
+
+    def _room(self, name: str, shape: tuple[int, ...], like: Array) -> Array:
+        """Return a workspace array [N, ...]: allocated once, then sliced for every smaller batch."""
+        buffers: dict[str, Array] = self.__dict__.setdefault("_buffers", {})
+        room = buffers.get(name)
+        if room is None or room.shape[0] < shape[0] or room.shape[1:] != shape[1:] or room.dtype != like.dtype:
+            room = buffers[name] = self.backend.empty(shape, like.dtype)
+        return room if room.shape[0] == shape[0] else room[: shape[0]]
+
+    # ---- copying and pickling: parameters travel as NumPy arrays, workspaces stay behind -----------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {name: value for name, value in self.__dict__.items() if name not in self._runtime}
+        if self.shapes:
+            state["_given"] = self.values()
+        return state
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+_random: np.random.Generator | None = None
+
+
+def default_random() -> np.random.Generator:
+    """Return the generator that draws weights for layers used without a model; it begins at seed 0."""
+    global _random
+    if _random is None:
+        seed(0)
+    assert _random is not None
+    return _random
+
+
+def seed(value: int = 0) -> None:
+    """Restart the generator that draws weights for layers used without a model. A model has a seed of its own."""
+    global _random
+    _random = np.random.Generator(np.random.Philox(checks.integer(value, "seed", low=0)))

@@ -1,0 +1,84 @@
+"""Dropout (chapter 15; Srivastava et al., 2014)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nnx import checks
+from nnx.backends.operations import STEP
+from nnx.layers.base import Layer
+
+Array = Any
+
+
+class Dropout(Layer):
+    """In training, set a random share of the inputs to 0 and divide the others by what is kept.
+
+    The mask is a function of (seed, layer, step, element), the same on every backend, and is never stored:
+    `backward` computes it again. On its own, each training `forward` is a step; in a model the model counts.
+
+    Args:
+        rate: the share dropped, at least 0 and below 1.
+        seed: of the masks. A model uses its own.
+
+    Attributes:
+        inputs, output, dinputs: [N, C].
+    """
+
+    def __init__(self, rate: float, seed: int = 0) -> None:
+        self.rate = checks.real(rate, "Dropout: rate", high=1.0)
+        self.seed, self.number = checks.integer(seed, "Dropout: seed", low=0), 0
+        self._counters: Array = None
+        self._counts_itself = True
+        self._masked = False
+
+    def follow(self, counters: Array, seed: int, number: int) -> None:
+        """Take the step from a model's counters, and masks that no other layer of it has."""
+        self._counters, self.seed, self.number, self._counts_itself = counters, seed, number, False
+
+    def forward(self, inputs: Array, training: bool = False) -> Array:
+        """Return the inputs [N, C], thinned out if `training`."""
+        self.inputs = x = self._accept(inputs)
+        self._masked = training and self.rate > 0
+        if not self._masked:
+            self.output = x
+            return x
+        if self._counts_itself:
+            self._advance()
+        self.output = self._drop(x, "output")
+        return self.output
+
+    def backward(self, dvalues: Array) -> Array:
+        """Return `dvalues` under the mask of the last forward."""
+        dvalues = self._accept_gradient(dvalues)
+        self.dinputs = self._drop(dvalues, "dinputs") if self._masked else dvalues
+        return self.dinputs
+
+    def output_width(self, width: int | None) -> int | None:
+        """Return `width`: as many outputs as inputs."""
+        return width
+
+    def hold(self) -> None:
+        """Use the mask of step 0 for every forward: for checking gradients."""
+        self._counters, self._counts_itself = self.backend.zeros(3, "int64"), False
+
+    def _drop(self, x: Array, room: str) -> Array:
+        out = self._room(room, tuple(x.shape), x)
+        return self.backend.dropout(x, self.rate, self.seed, self.number, self._counters, out=out)
+
+    def _advance(self) -> None:
+        if self._counters is None:
+            self._counters = self.backend.asarray(np.array([-1, 0, 0]), "int64")
+        self._counters[STEP] += 1
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make this layer again."""
+        return {"rate": self.rate, "seed": self.seed}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_counters": None, "_counts_itself": True}
+
+    def __repr__(self) -> str:
+        return f"Dropout({self.rate:g})"

@@ -1,0 +1,210 @@
+"""Losses: categorical cross-entropy (chapters 5 and 9), binary (16), mean squared and mean absolute error (17).
+
+A loss takes what the last layer put out and what was wanted. Gradients are those of the mean over samples, so that they
+do not depend on the batch size.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from nnx import checks, targets
+from nnx.backends.operations import CLIP
+from nnx.errors import InputError
+from nnx.layers import Layer, Sigmoid, Softmax
+
+Array = Any
+
+
+class Loss(Layer):
+    """The base of all losses.
+
+    Attributes:
+        output: the loss of each sample [N]. dinputs: the gradient of their mean, shaped like y_pred.
+    """
+
+    operation: ClassVar[str]
+    metric: ClassVar[str | None] = None  # how right outputs are told from wrong: see Operations.tally
+
+    def forward(self, y_pred: Array, y_true: Any) -> Array:  # type: ignore[override]
+        """Return the loss of each sample [N].
+
+        Args:
+            y_pred: [N, C], what the last layer put out. y_true: what was wanted; see the class.
+        """
+        y_pred = self._accept(y_pred)
+        return self.losses(y_pred, self.prepare(y_true, tuple(y_pred.shape), y_pred.dtype.name))
+
+    def calculate(self, y_pred: Array, y_true: Any) -> float:
+        """Return the mean loss over all samples, without regularization."""
+        return float(self.backend.to_numpy(self.forward(y_pred, y_true)).mean(dtype=np.float64))
+
+    def backward(self, y_pred: Array, y_true: Any) -> Array:  # type: ignore[override]
+        """Return the gradient of the mean loss, shaped like `y_pred`."""
+        y_pred = self._accept(y_pred)
+        return self.gradients(y_pred, self.prepare(y_true, tuple(y_pred.shape), y_pred.dtype.name))
+
+    # ---- the same with targets already prepared: what a model calls --------------------------------------------------
+
+    def prepare(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> Array:
+        """Return y_true, checked against outputs of that shape and type, as an array of the backend."""
+        raise NotImplementedError
+
+    def losses(self, y_pred: Array, target: Array) -> Array:
+        """Return the loss of each sample [N]."""
+        out = self._room("output", (y_pred.shape[0],), y_pred)
+        self.output = getattr(self.backend, self.operation)(y_pred, target, out=out)
+        return self.output
+
+    def gradients(self, y_pred: Array, target: Array) -> Array:
+        """Return the gradient of the mean loss."""
+        out = self._room("dinputs", tuple(y_pred.shape), y_pred)
+        self.dinputs = getattr(self.backend, f"{self.operation}_backward")(y_pred, target, out=out)
+        return self.dinputs
+
+    def both(self, y_pred: Array, target: Array) -> tuple[Array, Array]:
+        """Return losses and gradient."""
+        return self.losses(y_pred, target), self.gradients(y_pred, target)
+
+    def fused_with(self, last: Layer) -> Loss | None:
+        """Return the loss that takes the place of this one and the last layer together, where there is one."""
+        return None
+
+    def _host(self, y: Any) -> Any:
+        return self.backend.to_numpy(y) if self.backend.owns(y) else y
+
+
+class CategoricalCrossEntropy(Loss):
+    """-sum(y_true * log(y_pred)) for each row of probabilities y_pred [N, C], kept within [1e-7, 1 - 1e-7].
+
+    y_true: class indices [N], one-hot rows or distributions [N, C], of any number type. In a model, right after
+    `Softmax`, the two are computed together, which is faster and keeps the gradient exact.
+    """
+
+    operation = "cross_entropy"
+    metric = "categorical"
+
+    def prepare(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> Array:
+        """See `Loss.prepare` and `targets.categorical`."""
+        y = targets.categorical(self._host(y_true), shape[0], shape[1], str(self))
+        return self.backend.asarray(y, "int64" if y.ndim == 1 else dtype)
+
+    def fused_with(self, last: Layer) -> Loss | None:
+        """After Softmax: SoftmaxCrossEntropy, with the losses clipped alike."""
+        return (
+            SoftmaxCrossEntropy(clip=CLIP) if type(last) is Softmax and type(self) is CategoricalCrossEntropy else None
+        )
+
+
+class BinaryCrossEntropy(Loss):
+    """-(t log p + (1 - t) log(1 - p)), averaged over the outputs: y_pred and y_true [N, O] within 0 .. 1.
+
+    In a model, right after `Sigmoid`, the two are computed together.
+    """
+
+    operation = "binary_cross_entropy"
+    metric = "binary"
+
+    def prepare(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> Array:
+        """See `Loss.prepare` and `targets.numeric`."""
+        return self.backend.asarray(targets.numeric(self._host(y_true), shape, dtype, str(self), shares=True))
+
+    def fused_with(self, last: Layer) -> Loss | None:
+        """After Sigmoid: SigmoidCrossEntropy, with the losses clipped alike."""
+        return SigmoidCrossEntropy(clip=CLIP) if type(last) is Sigmoid and type(self) is BinaryCrossEntropy else None
+
+
+class MeanSquaredError(Loss):
+    """(y_pred - y_true)**2, averaged over the outputs: both [N, O]; y_true may be [N] where O is 1."""
+
+    operation = "mean_squared_error"
+    metric = "regression"
+
+    def prepare(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> Array:
+        """See `Loss.prepare` and `targets.numeric`."""
+        return self.backend.asarray(targets.numeric(self._host(y_true), shape, dtype, str(self)))
+
+
+class MeanAbsoluteError(MeanSquaredError):
+    """|y_pred - y_true|, averaged over the outputs: both [N, O]; y_true may be [N] where O is 1."""
+
+    operation = "mean_absolute_error"
+
+
+class FusedLoss(Loss):
+    """A last activation and its loss in one pass over the logits: faster, and exact where the two alone overflow.
+
+    Args:
+        clip: bound each loss as if the probability had been kept within [clip, 1 - clip]; 0 gives the exact loss.
+
+    Attributes:
+        probabilities: the activation's output [N, C].
+    """
+
+    def __init__(self, clip: float = 0.0) -> None:
+        self.clip = checks.real(clip, f"{type(self).__name__}: clip", high=0.5)
+
+    def losses(self, y_pred: Array, target: Array) -> Array:
+        """Return the loss of each sample [N]."""
+        return self.both(y_pred, target)[0]
+
+    def gradients(self, y_pred: Array, target: Array) -> Array:
+        """Return the gradient of the mean loss with respect to the logits."""
+        return self.both(y_pred, target)[1]
+
+    def both(self, y_pred: Array, target: Array, probabilities: Array | None = None) -> tuple[Array, Array]:
+        """Return losses and gradient from one operation; fill `probabilities` where given."""
+        losses = self._room("output", (y_pred.shape[0],), y_pred)
+        out = self._room("dinputs", tuple(y_pred.shape), y_pred)
+        operation = getattr(self.backend, self.operation)
+        self.output, self.dinputs = losses, operation(y_pred, target, losses, probabilities, self.clip, out=out)
+        return self.output, self.dinputs
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make this loss again."""
+        return {"clip": self.clip}
+
+
+class SoftmaxCrossEntropy(FusedLoss):
+    """Softmax and categorical cross-entropy: takes logits [N, C] and the targets of `CategoricalCrossEntropy`."""
+
+    operation = "softmax_cross_entropy"
+    metric = "categorical"
+
+    prepare = CategoricalCrossEntropy.prepare
+
+
+class SigmoidCrossEntropy(FusedLoss):
+    """Sigmoid and binary cross-entropy: takes logits [N, O] and the targets of `BinaryCrossEntropy`."""
+
+    operation = "sigmoid_cross_entropy"
+    metric = "logits"
+
+    prepare = BinaryCrossEntropy.prepare
+
+
+def accuracy(y_pred: Any, y_true: Any) -> float:
+    """Return the share of samples whose largest output is the wanted class.
+
+    Args:
+        y_pred: outputs [N, C], or predicted classes [N]. y_true: classes [N] or one-hot rows [N, C].
+
+    Raises:
+        InputError: the numbers of samples differ, there are none, or a shape is another.
+    """
+    given = {"y_pred": _classes(y_pred), "y_true": _classes(y_true)}
+    shapes = {name: a.shape for name, a in given.items()}
+    if any(len(shape) != 1 for shape in shapes.values()) or len(set(shapes.values())) != 1 or (0,) in shapes.values():
+        raise InputError(
+            f"accuracy: {shapes} after taking the largest of each row; expected as many of both, and not 0"
+        )
+    return float(np.mean(given["y_pred"] == given["y_true"]))
+
+
+def _classes(y: Any) -> np.ndarray:
+    a = np.asarray(y.get() if hasattr(y, "get") and not isinstance(y, dict) else y)
+    if a.ndim == 2 and a.shape[1] == 1:
+        return a[:, 0]
+    return a.argmax(axis=1) if a.ndim == 2 and a.shape[1] > 0 else a

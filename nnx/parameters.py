@@ -1,0 +1,45 @@
+"""One flat buffer for all parameters of a model, or of a layer on its own.
+
+`arena` is [values | first moments | second moments | gradients], each of `size` numbers. A layer's parameters are views
+into it, each beginning at a multiple of 64 numbers. So the optimizer is one operation, a checkpoint one write, and
+data-parallel training one sum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from nnx.backends import Backend
+
+Array = Any
+PADDING = 64
+
+
+class ParameterBuffer:
+    """Allocate room for parameters of the given shapes, all zero.
+
+    Attributes:
+        values, first, second, gradients: flat arrays [size]; first and second belong to the optimizer.
+        state: values, first and second together: what a training step changes for good.
+        size: how many numbers each part holds, padding included.
+    """
+
+    def __init__(self, backend: Backend, dtype: str, shapes: Sequence[tuple[int, ...]]) -> None:
+        self.backend, self.dtype = backend, dtype
+        self._places: list[tuple[int, tuple[int, ...]]] = []
+        offset = 0
+        for shape in shapes:
+            self._places.append((offset, shape))
+            offset += -(-math.prod(shape) // PADDING) * PADDING
+        self.size = offset
+        self.arena = backend.zeros(4 * offset, dtype)
+        self.values, self.first, self.second, self.gradients = (
+            self.arena[part * offset : (part + 1) * offset] for part in range(4)
+        )
+        self.state = self.arena[: 3 * offset]
+
+    def views(self, part: Array) -> list[Array]:
+        """Return each parameter's view into one of the four parts, in the order of the shapes."""
+        return [part[at : at + math.prod(shape)].reshape(shape) for at, shape in self._places]

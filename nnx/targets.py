@@ -1,0 +1,93 @@
+"""What is to be learned: labels, distributions or numbers, checked and brought into the one form the losses take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nnx import checks
+from nnx.backends.base import host_array
+from nnx.errors import InputError
+
+Array = Any
+SUM_TOLERANCE = 1e-3  # how far a row of a distribution may be from adding up to 1
+
+
+def categorical(y: Any, samples: int, classes: int, who: str) -> np.ndarray:
+    """Return class indices int64 [N], or, for soft labels, distributions [N, C].
+
+    Args:
+        y: class indices [N] or [N, 1] of any integer type (or whole floats), one-hot rows, or rows of
+            probabilities [N, C].
+
+    Raises:
+        InputError: another shape, an index outside 0 .. C - 1, or a row that is no distribution.
+    """
+    given = np.asarray(y) if not isinstance(y, np.ndarray) else y
+    a = host_array(given, given.dtype if given.dtype.kind in "iub" else None)
+    if a.ndim == 2 and a.shape[1] == 1 and classes > 1:
+        a = a[:, 0]
+    if a.ndim == 1:
+        _count(a, samples, who)
+        return _indices(a, classes, who)
+    if a.ndim != 2 or a.shape[1] != classes:
+        raise InputError(
+            f"{who}: targets have shape {a.shape}, expected class indices ({samples},) or one row of {classes} for "
+            f"each sample ({samples}, {classes})"
+        )
+    _count(a, samples, who)
+    return _distributions(a, who)
+
+
+def numeric(y: Any, shape: tuple[int, ...], dtype: str, who: str, *, shares: bool = False) -> np.ndarray:
+    """Return targets of exactly the outputs' shape [N, O]; [N] will do where there is one output.
+
+    Args:
+        shares: refuse what is not within 0 .. 1 (binary cross-entropy).
+
+    Raises:
+        InputError: another shape (nothing is broadcast), a number that is not finite, or not within 0 .. 1.
+    """
+    given = np.asarray(y) if not isinstance(y, np.ndarray) else y
+    a = host_array(given, dtype)
+    if a.ndim == 1 and shape[1] == 1:
+        a = a[:, None]
+    if a.shape != shape:
+        raise InputError(
+            f"{who}: targets have shape {a.shape}, expected that of the outputs, {shape}; nothing is broadcast"
+        )
+    checks.finite(a, who, "targets", given.reshape(a.shape))
+    if shares and (a.min() < 0 or a.max() > 1):
+        raise InputError(f"{who}: targets reach from {a.min():g} to {a.max():g}, expected numbers within 0 .. 1")
+    return a
+
+
+def _count(a: np.ndarray, samples: int, who: str) -> None:
+    if len(a) != samples:
+        raise InputError(f"{who}: {len(a)} targets for {samples} samples; expected one for each")
+
+
+def _indices(a: np.ndarray, classes: int, who: str) -> np.ndarray:
+    if a.dtype.kind == "f" and not np.array_equal(a, np.floor(a)):
+        bad = a[a != np.floor(a)][0]
+        raise InputError(f"{who}: label {bad:g} is no whole number; expected class indices 0 .. {classes - 1}")
+    if a.min() < 0 or a.max() >= classes:
+        bad = a[(a < 0) | (a >= classes)][0]
+        raise InputError(f"{who}: label {bad:g} is out of range; expected 0 .. {classes - 1}, for {classes} classes")
+    return a.astype(np.int64, copy=False)
+
+
+def _distributions(a: np.ndarray, who: str) -> np.ndarray:
+    a = a.astype(a.dtype if a.dtype.kind == "f" else np.float32, copy=False)  # uint8 would wrap when negated
+    checks.finite(a, who, "targets")
+    sums = a.sum(axis=1)
+    bad = np.flatnonzero((np.abs(sums - 1) > SUM_TOLERANCE) | (a.min(axis=1) < 0))
+    if bad.size:
+        raise InputError(
+            f"{who}: row {bad[0]} of the targets, {np.array2string(a[bad[0]], threshold=8)}, is no distribution; "
+            "expected one-hot rows or probabilities that add up to 1"
+        )
+    if np.all(a.max(axis=1) == 1):
+        a = a.argmax(axis=1).astype(np.int64)
+    return a
