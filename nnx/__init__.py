@@ -1,0 +1,77 @@
+"""Neural networks from scratch, at full speed on whatever the machine has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nnx import backends, callbacks, datasets, errors, schedules
+from nnx.backends import get_backend, set_backend, use_backend
+from nnx.errors import BackendFallbackWarning, BackendUnavailable, InputError, MissingExtra, NonFiniteError
+from nnx.gradcheck import gradcheck
+from nnx.history import History
+from nnx.layers import Activation, Dense, Dropout, Layer, Linear, ReLU, Sigmoid, Softmax, Tanh, seed
+from nnx.losses import (
+    BinaryCrossEntropy,
+    CategoricalCrossEntropy,
+    Loss,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    SigmoidCrossEntropy,
+    SoftmaxCrossEntropy,
+    accuracy,
+)
+from nnx.model import Sequential
+from nnx.optimizers import SGD, AdaGrad, Adam, AdamW, Optimizer, RMSprop
+from nnx.saving import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGD",
+    "Activation",
+    "AdaGrad",
+    "Adam",
+    "AdamW",
+    "BackendFallbackWarning",
+    "BackendUnavailable",
+    "BinaryCrossEntropy",
+    "CategoricalCrossEntropy",
+    "Dense",
+    "Dropout",
+    "History",
+    "InputError",
+    "Layer",
+    "Linear",
+    "Loss",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "MissingExtra",
+    "NonFiniteError",
+    "Optimizer",
+    "RMSprop",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "SigmoidCrossEntropy",
+    "Softmax",
+    "SoftmaxCrossEntropy",
+    "Tanh",
+    "accuracy",
+    "backends",
+    "callbacks",
+    "datasets",
+    "errors",
+    "get_backend",
+    "gradcheck",
+    "load",
+    "schedules",
+    "seed",
+    "set_backend",
+    "use_backend",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "xp":  # the active backend's array namespace, which can change: from nnx import xp as np
+        return get_backend().xp
+    raise AttributeError(f"module 'nnx' has no attribute {name!r}")

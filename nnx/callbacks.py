@@ -1,0 +1,178 @@
+"""What can happen at the end of an epoch: stop early, save, log, change the learning rate."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from nnx import checks
+from nnx.errors import InputError, InputTypeError
+
+if TYPE_CHECKING:
+    from nnx.history import History
+    from nnx.model import Sequential
+
+
+class Callback:
+    """The base of all callbacks. `epoch` counts from 0; `logs` holds the epoch's losses and metrics.
+
+    Setting `model.stop_training = True` ends the fit after the epoch.
+    """
+
+    def on_fit_begin(self, model: Sequential) -> None:
+        """Do something before the first epoch."""
+
+    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
+        """Do something after an epoch."""
+
+    def on_fit_end(self, model: Sequential, history: History) -> None:
+        """Do something after the last epoch, also where the fit was interrupted."""
+
+
+class Monitor(Callback):
+    """Watches one quantity, and knows which epoch was best.
+
+    Args:
+        monitor: "loss", "accuracy", "val_loss", "val_accuracy", ...; accuracies are better when larger.
+    """
+
+    def __init__(self, monitor: str) -> None:
+        if not isinstance(monitor, str):
+            raise InputTypeError(f"{type(self).__name__}: monitor={monitor!r}: expected a name such as 'val_loss'")
+        self.monitor = monitor
+        self.best = math.inf
+        self.best_epoch = -1
+
+    def on_fit_begin(self, model: Sequential) -> None:
+        """Forget earlier fits."""
+        self.best, self.best_epoch = math.inf, -1
+
+    def improved(self, epoch: int, logs: Mapping[str, float], by: float = 0.0) -> bool:
+        """Tell whether this epoch is the best so far, by more than `by`; note it if so."""
+        if self.monitor not in logs:
+            raise InputError(
+                f"{type(self).__name__}: monitor={self.monitor!r} is not measured; expected one of {', '.join(logs)}"
+                + ("; give fit() validation_data" if self.monitor.startswith("val_") else "")
+            )
+        value = -logs[self.monitor] if self.monitor.endswith("accuracy") else logs[self.monitor]
+        if not value < self.best - by:
+            return False
+        self.best, self.best_epoch = value, epoch
+        return True
+
+
+class EarlyStopping(Monitor):
+    """Stop when a quantity has not improved for some epochs.
+
+    Args:
+        monitor: what to watch. patience: epochs without improvement after which to stop.
+        min_delta: what counts as an improvement. restore_best: end with the best epoch's parameters.
+    """
+
+    def __init__(
+        self, monitor: str = "val_loss", patience: int = 10, min_delta: float = 0.0, restore_best: bool = True
+    ) -> None:
+        super().__init__(monitor)
+        self.patience = checks.integer(patience, "EarlyStopping: patience")
+        self.min_delta = checks.real(min_delta, "EarlyStopping: min_delta")
+        self.restore_best = restore_best
+        self._parameters: dict[str, np.ndarray] | None = None
+
+    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
+        """Note the best epoch, or stop."""
+        if self.improved(epoch, logs, self.min_delta):
+            if self.restore_best:
+                self._parameters = {name: np.array(model.backend.to_numpy(a)) for name, a in model.parameters().items()}
+        elif epoch - self.best_epoch >= self.patience:
+            model.stop_training = True
+
+    def on_fit_end(self, model: Sequential, history: History) -> None:
+        """Put the best parameters back."""
+        if self._parameters is not None:
+            model.set_parameters(self._parameters)
+            self._parameters = None
+
+
+class ModelCheckpoint(Monitor):
+    """Save the model after an epoch; a killed process loses at most what came after.
+
+    Args:
+        path: the file, in the format of `Sequential.save`.
+        monitor: with a name, save only when that quantity has improved; None: after every epoch.
+        every: save after every so many epochs, and at the end.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], monitor: str | None = None, every: int = 1) -> None:
+        super().__init__(monitor or "loss")
+        self.path, self.only_best = Path(path), monitor is not None
+        self.every = checks.integer(every, "ModelCheckpoint: every")
+        self._saved_epoch = -1
+
+    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
+        """Save, if it is time."""
+        due = self.improved(epoch, logs) if self.only_best else (epoch + 1) % self.every == 0
+        if due:
+            self._save(model)
+
+    def on_fit_end(self, model: Sequential, history: History) -> None:
+        """Save the last epoch, where nothing but time decides; not the middle of an interrupted one."""
+        if not self.only_best and not history.interrupted and self._saved_epoch != model.epochs_done:
+            self._save(model)
+
+    def _save(self, model: Sequential) -> None:
+        model.save(self.path)
+        self._saved_epoch = model.epochs_done
+
+
+class CSVLogger(Callback):
+    """Write each epoch's values to a CSV file, a line at once, so that a killed process keeps all lines before.
+
+    Args:
+        path: the file. append: go on with a file that is there, instead of beginning anew.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
+        self.path, self.append = Path(path), append
+        self._begun = False
+
+    def on_fit_begin(self, model: Sequential) -> None:
+        """Begin the file, so that one that cannot be written fails before training does."""
+        self._begun = self.append and self.path.exists() and self.path.stat().st_size > 0
+        with self.path.open("a" if self._begun else "w", encoding="utf-8"):
+            pass
+
+    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
+        """Append a line."""
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if not self._begun:
+                writer.writerow(["epoch", *logs])
+                self._begun = True
+            writer.writerow([epoch, *(repr(float(value)) for value in logs.values())])
+
+
+class LearningRateSchedule(Callback):
+    """Set the learning rate of each epoch.
+
+    Args:
+        schedule: a function from the epoch, counted from 0, to the learning rate; see `nnx.schedules`.
+    """
+
+    def __init__(self, schedule: Callable[[int], float]) -> None:
+        if not callable(schedule):
+            raise InputTypeError(f"LearningRateSchedule: schedule={schedule!r}: expected a function from epoch to rate")
+        self.schedule = schedule
+
+    def on_fit_begin(self, model: Sequential) -> None:
+        """Set the first epoch's rate."""
+        model.optimizer.learning_rate = self.schedule(model.epochs_done)
+
+    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
+        """Set the next epoch's rate."""
+        model.optimizer.learning_rate = self.schedule(epoch + 1)

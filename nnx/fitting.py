@@ -1,0 +1,168 @@
+"""`Sequential.fit`: epochs, order of rows, validation, callbacks, progress and Ctrl-C around a recorded step.
+
+Epochs run in blocks. Where something must happen after each epoch (a callback, validation) a block is one epoch;
+otherwise it is as many as keep the order of rows small. Within a block steps run in chunks of about CHUNK seconds, so
+that the progress moves and Ctrl-C is heard.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnx import progress, streams
+from nnx.backends.operations import CURSOR, HITS, LOSS, PENALTY
+from nnx.history import History
+from nnx.interrupt import Interrupt
+from nnx.training import HISTORY, Eager, Feed, Trainer
+
+if TYPE_CHECKING:
+    from nnx.callbacks import Callback
+    from nnx.model import Sequential
+
+Array = Any
+CHUNK = 0.2  # seconds of training between two looks at the clock and the keyboard
+ORDER = 1 << 17  # rows of shuffled order drawn at a time, or one epoch's
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A number of steps of one batch size, within an epoch or running over several."""
+
+    feed: Feed
+    runner: Any
+    steps: int
+
+
+class Fit:
+    """One call of `fit`, with everything checked and on the backend."""
+
+    def __init__(
+        self, model: Sequential, trainer: Trainer, x: Array, y: Array, batch: int, shuffle: bool,
+        validation: tuple[Any, Any] | None, callbacks: Sequence[Callback],
+    ) -> None:  # fmt: skip
+        self.model, self.trainer, self.backend = model, trainer, model.backend
+        self.x, self.y, self.rows = x, y, x.shape[0]
+        self.batch, self.tail = min(batch, self.rows), self.rows % min(batch, self.rows)
+        self.shuffle = shuffle
+        self.validation, self.callbacks = validation, callbacks
+        self.steps_per_epoch = -(-self.rows // self.batch)
+        self.order: Array = None
+        self.seconds_per_step = 0.0
+        if self.batch < self.rows:
+            # A single batch needs no order: its gradient is a sum over all rows.
+            self.epochs_per_block = 1 if self.each_epoch else max(1, ORDER // self.rows)
+            self.order = self.backend.zeros(self.epochs_per_block * self.rows, "int64")
+        else:
+            self.epochs_per_block = 1 if self.each_epoch else HISTORY
+        self.full, self.last = self._runner(self.batch), self._runner(self.tail)
+
+    @property
+    def each_epoch(self) -> bool:
+        """Whether something must happen after every epoch."""
+        return bool(self.callbacks or self.validation)
+
+    def _runner(self, rows: int) -> tuple[Feed, Any] | None:
+        if rows == 0:
+            return None
+        if self.order is None:
+            feed = Feed(self.x, self.y)
+        else:
+            x, y = (
+                self.backend.zeros((rows, self.x.shape[1]), self.x.dtype),
+                self.backend.zeros((rows, *self.y.shape[1:]), self.y.dtype),
+            )
+            feed = Feed(x, y, (self.x, self.y, self.order))
+            self._set_order(self.model.epochs_done, 1)
+        runner = self.trainer.runner(feed)
+        if isinstance(runner, Eager):
+            self.model.eager_reason = runner.reason
+        return feed, runner
+
+    def run(self, epochs: int, verbose: Any) -> History:
+        """Train for so many epochs."""
+        model, history = self.model, History(self.model.epochs_done)
+        model.stop_training = False
+        with Interrupt() as interrupt, progress.make(verbose, epochs, history.first_epoch) as bar:
+            try:
+                for callback in self.callbacks:
+                    callback.on_fit_begin(model)
+                while history.epochs < epochs and not (interrupt.asked or model.stop_training):
+                    self._block(min(self.epochs_per_block, epochs - history.epochs), history, interrupt, bar)
+                history.interrupted = interrupt.asked and history.epochs < epochs
+            finally:
+                for callback in self.callbacks:
+                    callback.on_fit_end(model, history)
+        return history
+
+    def _block(self, epochs: int, history: History, interrupt: Interrupt, bar: progress.Progress) -> None:
+        first = self.model.epochs_done
+        if self.order is not None:
+            self._set_order(first, epochs)
+        rows: list[np.ndarray] = []
+        done = 0
+        for piece in self._pieces(epochs):
+            left = piece.steps
+            while left and not interrupt.asked:
+                steps = min(left, HISTORY, max(1, int(CHUNK / self.seconds_per_step)) if self.seconds_per_step else 1)
+                begin = time.perf_counter()
+                epoch = first + done // self.steps_per_epoch
+                part, error = self.trainer.run_guarded(piece.runner, piece.feed, steps, epoch)
+                rows.append(part)
+                if error is not None:
+                    self._close(first, np.concatenate(rows), history, bar)
+                    raise error
+                seconds = time.perf_counter() - begin
+                self.seconds_per_step = seconds / steps
+                history.seconds += seconds
+                done, left = done + steps, left - steps
+                bar.advance(steps / self.steps_per_epoch)
+        self._close(first, np.concatenate(rows), history, bar)
+
+    def _pieces(self, epochs: int) -> list[Piece]:
+        assert self.full is not None
+        if self.last is None:
+            return [Piece(*self.full, epochs * self.steps_per_epoch)]
+        return epochs * [Piece(*self.full, self.steps_per_epoch - 1), Piece(*self.last, 1)]
+
+    def _close(self, first: int, rows: np.ndarray, history: History, bar: progress.Progress) -> None:
+        """Turn the steps of whole epochs into the epochs' values, and do what is due after each."""
+        weights = np.full(self.steps_per_epoch, float(self.batch))
+        if self.tail:
+            weights[-1] = self.tail
+        whole = len(rows) // self.steps_per_epoch
+        for number, steps in enumerate(rows[: whole * self.steps_per_epoch].reshape(whole, self.steps_per_epoch, 3)):
+            logs = self._logs(weights @ steps[:, [LOSS, PENALTY]] / self.rows, steps[:, HITS].sum() / self.rows)
+            self.model.epochs_done = first + number + 1
+            if self.validation is not None:
+                scores = self.model.evaluate(*self.validation, batch_size=max(self.batch, 256))
+                logs.update({f"val_{name}": value for name, value in scores.items()})
+            history.add(logs)
+            history.samples += self.rows
+            bar.log(first + number, logs)
+            for callback in self.callbacks:
+                callback.on_epoch_end(self.model, first + number, logs)
+
+    def _logs(self, means: np.ndarray, accuracy: float) -> dict[str, float]:
+        data, penalty = (float(mean) for mean in means)
+        logs = {"loss": data + penalty}
+        if self.model.regularized:
+            logs |= {"data_loss": data, "regularization_loss": penalty}
+        if self.trainer.metric is not None:
+            logs["accuracy"] = float(accuracy)
+        return logs
+
+    def _set_order(self, first: int, epochs: int) -> None:
+        """Draw the order of rows of some epochs, a function of (seed, epoch), and begin at its first row."""
+        orders = [
+            streams.generator(self.model.seed, streams.SHUFFLE, epoch).permutation(self.rows)
+            if self.shuffle
+            else np.arange(self.rows)
+            for epoch in range(first, first + epochs)
+        ]
+        self.order[: epochs * self.rows] = self.backend.asarray(np.concatenate(orders), "int64")
+        self.trainer.counters[CURSOR] = 0

@@ -1,0 +1,135 @@
+"""Check gradients against finite differences, in float64: is `backward` the derivative of `forward`?"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nnx import checks
+from nnx.backends import get_backend
+from nnx.backends.base import host_array
+from nnx.errors import InputError, InputTypeError
+from nnx.layers import Dropout, Layer
+from nnx.losses import Loss
+from nnx.model import Sequential
+
+STEP = 1e-6  # in float64 the truncation error (1e-12) and the rounding error (1e-10) are then both small
+NUMBERS = 200  # how many numbers of each array are tried
+
+
+def gradcheck(model: Sequential | Layer | Loss, x: Any, y: Any = None) -> float:
+    """Return the worst relative error of any gradient: below 1e-6 where `backward` is right.
+
+    A copy in float64 on the NumPy backend is checked; what is given stays as it is. The error of one number is
+    |analytic - numeric| / max(|analytic|, |numeric|, s), where s is the largest gradient of its array: differences
+    that rounding makes in gradients near 0 do not count. Arrays of more than 200 numbers are sampled.
+    Keep away from kinks, such as a ReLU's inputs at exactly 0.
+
+    Args:
+        model: a compiled model (its loss and penalties are what is derived); a layer; or a loss.
+        x: inputs [N, I]; for a loss its y_pred. y: targets, for a model or a loss.
+
+    Raises:
+        InputError: y is missing or the model is not compiled.
+    """
+    x = np.array(host_array(x, "float64"))
+    checks.matrix(x.shape, "gradcheck", "x")
+    checks.finite(x, "gradcheck", "x")
+    if isinstance(model, Sequential):
+        return _check_model(model, x, y)
+    if isinstance(model, Loss):
+        return _check_loss(model, x, y)
+    if isinstance(model, Layer):
+        return _check_layer(model, x)
+    raise InputTypeError(f"gradcheck: {model!r} was given; expected a model, a layer or a loss")
+
+
+def _check_model(model: Sequential, x: np.ndarray, y: Any) -> float:
+    if model.loss is None:
+        raise InputError("gradcheck: the model has no loss yet; call model.compile(loss=..., optimizer=...) first")
+    if y is None:
+        raise InputError("gradcheck: y is missing; give the targets of x")
+    net = copy.deepcopy(model).to("numpy", "float64")
+    for layer in net.layers:
+        _leave_kinks(layer)
+    trainer, target = net._compiled("gradcheck"), net._targets(y, x, "gradcheck")
+
+    def loss() -> float:
+        outputs = x
+        for layer in trainer.layers:
+            outputs = layer.forward(outputs, training=True)
+        trainer.loss.both(outputs, target)
+        for layer in net.layers:
+            if layer.strengths():
+                layer.backward_parameters(np.zeros_like(layer.output))
+        return float(np.mean(trainer.loss.output) + net.penalties.sum())
+
+    outputs = x
+    for layer in trainer.layers:
+        outputs = layer.forward(outputs, training=True)
+    dvalues = trainer.loss.both(outputs, target)[1]
+    for layer in reversed(trainer.layers):
+        dvalues = layer.backward(dvalues)
+    pairs = [(layer.parameter(name), layer.gradient(name).copy()) for layer in net.layers for name in layer.shapes]
+    return max(_worst(loss, values, gradient) for values, gradient in [(x, dvalues.copy()), *pairs])
+
+
+def _check_loss(loss: Loss, x: np.ndarray, y: Any) -> float:
+    if y is None:
+        raise InputError("gradcheck: y is missing; give the targets of x")
+    checked = copy.deepcopy(loss)
+    checked.backend = get_backend("numpy")
+    gradient = checked.backward(x, y).copy()
+    return _worst(lambda: checked.calculate(x, y), x, gradient)
+
+
+def _check_layer(layer: Layer, x: np.ndarray) -> float:
+    """Derive the sum of the outputs, each times a fixed random number, plus the layer's penalties."""
+    checked = copy.deepcopy(layer)
+    checked.backend, checked.dtype = get_backend("numpy"), "float64" if checked.shapes else None
+    if isinstance(checked, Dropout):
+        checked.hold()
+    weights = np.random.default_rng(0).standard_normal(checked.forward(x, training=True).shape)
+    _leave_kinks(checked)
+    checked.forward(x, training=True)
+
+    def value() -> float:
+        total = float(np.sum(checked.forward(x, training=True) * weights))
+        if checked.strengths():
+            checked.backward_parameters(np.zeros_like(weights))
+            total += sum(float(penalty[0]) for penalty in checked.penalties.values())
+        return total
+
+    dinputs = checked.backward(weights).copy()
+    pairs = [(checked.parameter(name), checked.gradient(name).copy()) for name in checked.shapes]
+    return max(_worst(value, values, gradient) for values, gradient in [(x, dinputs), *pairs])
+
+
+def _leave_kinks(layer: Layer) -> None:
+    """Move parameters off 0 where an L1 penalty has its kink, as at freshly made biases."""
+    for name, (l1, _) in layer.strengths().items():
+        values = layer.parameter(name)
+        values[...] = np.where((values == 0) & (l1 > 0), 0.01, values)
+
+
+def _worst(value: Callable[[], float], at: np.ndarray, gradient: np.ndarray) -> float:
+    """Return the worst relative error over numbers of `at`, which is changed and put back one number at a time."""
+    numbers = np.arange(at.size)
+    if at.size > NUMBERS:
+        numbers = np.random.default_rng(0).choice(at.size, NUMBERS, replace=False)
+    scale, worst = max(float(np.max(np.abs(gradient))), 1e-12), 0.0
+    for i in numbers:
+        place = np.unravel_index(i, at.shape)
+        before = at[place]
+        step = STEP * max(1.0, abs(before))
+        at[place] = before + step
+        above = value()
+        at[place] = before - step
+        below = value()
+        at[place] = before
+        numeric, analytic = (above - below) / (2 * step), float(gradient[place])
+        worst = max(worst, abs(numeric - analytic) / max(abs(numeric), abs(analytic), scale))
+    return worst

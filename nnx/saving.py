@@ -1,0 +1,223 @@
+"""Saving and loading: one safetensors file with the parameters, the optimizer's moments, and all else as JSON.
+
+A file is written whole or not at all: under a temporary name, flushed to the disk, then renamed. Loading checks every
+part before it builds anything, and runs no code from the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnx import layers, losses, optimizers
+from nnx.errors import FileFormatError, InputError, MissingExtra
+from nnx.layers import Layer
+from nnx.losses import Loss
+from nnx.model import Sequential
+from nnx.optimizers import Optimizer
+
+FORMAT = "nnx-1"
+LAYERS = {name: getattr(layers, name) for name in ("Dense", "Dropout", "Linear", "ReLU", "Sigmoid", "Softmax", "Tanh")}
+LOSSES = {
+    name: getattr(losses, name)
+    for name in (
+        "BinaryCrossEntropy", "CategoricalCrossEntropy", "MeanAbsoluteError", "MeanSquaredError", "SigmoidCrossEntropy",
+        "SoftmaxCrossEntropy",
+    )
+}  # fmt: skip
+OPTIMIZERS = {name: getattr(optimizers, name) for name in ("SGD", "AdaGrad", "Adam", "AdamW", "RMSprop")}
+
+
+def save(model: Sequential, path: str | os.PathLike[str]) -> None:
+    """Write a model to `path`.
+
+    Raises:
+        InputError: the model has a layer or a loss of your own (save its `parameters()`), or metadata beyond JSON.
+        OSError: the file cannot be written; one that was there before is untouched.
+        MissingExtra: safetensors is not installed.
+    """
+    header = {"format": FORMAT, "model": json.dumps(_describe(model))}
+    tensors = {f"parameters.{name}": _host(model, a) for name, a in model.parameters().items()}
+    if model.optimizer is not None:
+        tensors |= {f"moments.{name}": _host(model, getattr(model.flat, name)) for name in model.optimizer.moments}
+    write_atomically(Path(path), _safetensors().save(tensors, metadata=header))
+
+
+def load(path: str | os.PathLike[str], backend: Any = None) -> Sequential:
+    """Read a model that `save` wrote, on any backend; training goes on where it stopped.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileFormatError: it is truncated, damaged, or no nnx model.
+        BackendUnavailable: the backend does not work here. MissingExtra: safetensors is not installed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FileFormatError(f"{path} is a folder; expected a file that model.save() wrote")
+    header, tensors = _read(path)
+    try:
+        model = _build(header, backend)
+        _fill(model, header, tensors)
+    except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileFormatError(f"{path} does not describe a model that this nnx can build: {error}") from error
+    return model
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that a crash at any moment leaves either the old one or the new one, whole."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; expected the name of a file to write")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}; make it first")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, _mode(path))
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def _mode(path: Path) -> int:
+    """Return the permissions of the file to be replaced, or those that a new file would get."""
+    try:
+        return path.stat().st_mode & 0o777
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself last, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise MissingExtra("safetensors", "train", "saving and loading models") from error
+    return safetensors.numpy
+
+
+def _host(model: Sequential, a: Any) -> np.ndarray:
+    return np.ascontiguousarray(model.backend.to_numpy(a))
+
+
+# ---- what a model is, as JSON ----------------------------------------------------------------------------------------
+
+
+def _describe(model: Sequential) -> dict[str, Any]:
+    described = {
+        "layers": [_part(layer, LAYERS, f"layer {number}") for number, layer in enumerate(model.layers)],
+        "dtype": model.dtype,
+        "seed": model.seed,
+        "epochs_done": model.epochs_done,
+        "metrics": list(model.metrics),
+        "metadata": model.metadata,
+    }
+    if model.optimizer is not None:
+        trainer = model._compiled("save")
+        described |= {
+            "loss": _part(model.loss, LOSSES, "the loss"),
+            "optimizer": _part(model.optimizer, OPTIMIZERS, "the optimizer"),
+            "iterations": model.optimizer.iterations,
+            "precision": trainer.precision,
+        }
+    try:
+        json.dumps(described, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"save: model.metadata holds what JSON cannot: {error}") from error
+    return described
+
+
+def _part(part: Layer | Loss | Optimizer, known: dict[str, type], what: str) -> dict[str, Any]:
+    if known.get(type(part).__name__) is not type(part):
+        raise InputError(
+            f"save: {what} is {part}, a class of your own, which a file cannot hold; save model.parameters() instead, "
+            "and give them to set_parameters() of a model built alike"
+        )
+    return {"class": type(part).__name__, **part.config()}
+
+
+def _make(described: dict[str, Any], known: dict[str, Any]) -> Any:
+    arguments = dict(described)
+    name = arguments.pop("class")
+    if name not in known:
+        raise InputError(f"{name!r} is none of {', '.join(known)}")
+    return known[name](**arguments)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    safetensors = _safetensors()
+    data = path.read_bytes()
+    try:
+        tensors = safetensors.load(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+    except Exception as error:  # the library has an error type of its own, and numpy may object to a shape
+        raise FileFormatError(f"{path} ({len(data)} bytes) is no safetensors file, or is truncated: {error}") from error
+    if metadata.get("format") != FORMAT:
+        raise FileFormatError(
+            f"{path} is a safetensors file, but no nnx model: its format is {metadata.get('format')!r}, "
+            f"expected {FORMAT!r}"
+        )
+    try:
+        header = json.loads(metadata["model"])
+    except (KeyError, ValueError) as error:
+        raise FileFormatError(f"{path}: the description of the model is missing or damaged: {error}") from error
+    if not isinstance(header, dict):
+        raise FileFormatError(f"{path}: the description of the model is damaged: expected an object")
+    return header, tensors
+
+
+def _build(header: dict[str, Any], backend: Any) -> Sequential:
+    parts = [_make(layer, LAYERS) for layer in header["layers"]]
+    model = Sequential(*parts, backend=backend, dtype=header["dtype"], seed=header["seed"])
+    if "optimizer" in header:
+        loss, optimizer = _make(header["loss"], LOSSES), _make(header["optimizer"], OPTIMIZERS)
+        model.compile(loss, optimizer, metrics=header["metrics"])
+    return model
+
+
+def _fill(model: Sequential, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+    expected = {f"parameters.{name}": tuple(a.shape) for name, a in model.parameters().items()}
+    if model.optimizer is not None:
+        expected |= {f"moments.{name}": (model.flat.size,) for name in model.optimizer.moments}
+    found = {name: a.shape for name, a in tensors.items()}
+    if found != expected:
+        raise InputError(f"the arrays are {found}, but the layers need {expected}")
+    if any(a.dtype.name != model.dtype for a in tensors.values()):
+        raise InputError(f"the arrays are not all {model.dtype}")
+    if not all(np.isfinite(a).all() for a in tensors.values()):
+        raise InputError("an array holds nan or infinite numbers")
+    epochs, iterations = int(header["epochs_done"]), int(header.get("iterations", 0))
+    if epochs < 0 or iterations < 0 or not isinstance(header["metadata"], dict):
+        raise InputError("epochs_done, iterations or metadata are out of range")
+    model.set_parameters({name: tensors[f"parameters.{name}"] for name in model.parameters()})
+    model.epochs_done, model.metadata = epochs, header["metadata"]
+    if model.optimizer is not None:
+        for name in model.optimizer.moments:
+            getattr(model.flat, name)[...] = model.backend.asarray(tensors[f"moments.{name}"], model.dtype)
+        model.resume(iterations, float(header["precision"]))
