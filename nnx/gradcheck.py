@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -131,5 +132,6 @@ def _worst(value: Callable[[], float], at: np.ndarray, gradient: np.ndarray) -> 
         below = value()
         at[place] = before
         numeric, analytic = (above - below) / (2 * step), float(gradient[place])
-        worst = max(worst, abs(numeric - analytic) / max(abs(numeric), abs(analytic), scale))
-    return worst
+        error = float(abs(numeric - analytic)) / max(abs(numeric), abs(analytic), scale)
+        worst = max(worst, error if np.isfinite(error) else math.inf)
+    return worst if np.isfinite(gradient).all() else math.inf

@@ -19,6 +19,7 @@ from nnx.backends.program import Program, Recorder
 
 Array = Any
 FLOATS = ("float32", "float64")
+DTYPES = (*FLOATS, "int64", "int32", "uint64", "bool")
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,18 @@ class Backend(Operations):
 
         Args:
             x: an array of any kind, a number, or (nested) lists of numbers.
-            dtype: "float32", "float64" or "int64"; None keeps a float type and turns all else into float32.
+            dtype: "float32", "float64" or "int64"; None keeps a float type (Python's is float64) and turns all else
+                into float32.
 
         Raises:
             InputTypeError: x is not numeric, or is complex. InputError: x is ragged.
         """
-        return self.from_numpy(host_array(x, dtype))
+        if isinstance(x, np.ndarray) or not self.owns(x):
+            return self.from_numpy(host_array(x, dtype))
+        name = self.dtype_name(x.dtype if dtype is None else dtype)  # its own array never leaves its device
+        if dtype is None and name not in FLOATS:
+            name = "float32"
+        return self.xp.astype(x, getattr(self.xp, name), copy=False)
 
     def from_numpy(self, a: np.ndarray) -> Array:
         """Return a NumPy array as one of this backend."""
@@ -84,7 +91,17 @@ class Backend(Operations):
 
     def zeros(self, shape: int | Sequence[int], dtype: Any = "float32") -> Array:
         """Return an array of zeros."""
-        return self.from_numpy(np.zeros(shape, np.dtype(dtype)))
+        return self.from_numpy(np.zeros(shape, self.dtype_name(dtype)))
+
+    def dtype_name(self, dtype: Any) -> str:
+        """Return a type's name, such as "float32", given that name, a NumPy type, or one of this backend's own."""
+        try:
+            return str(np.dtype(dtype).name)
+        except TypeError:  # not NumPy's: in the array-API standard types know equality and nothing else
+            found = [name for name in DTYPES if dtype == getattr(self.xp, name)]
+        if not found:
+            raise InputTypeError(f"an array of {dtype} was given; expected real numbers")
+        return found[0]
 
     def synchronize(self) -> None:
         """Wait until everything that was asked for is done."""
@@ -111,7 +128,7 @@ class Backend(Operations):
 
     def probe(self) -> None:
         """Do a little real work; raise whatever goes wrong. `resolve` turns that into a reason."""
-        x, w = self.asarray([[1.0, 2.0]]), self.asarray([[3.0], [4.0]])
+        x, w = self.asarray([[1, 2]]), self.asarray([[3], [4]])
         result = self.to_numpy(self.dense(x, w, self.zeros((1, 1))))
         if not np.array_equal(result, [[11.0]]):
             raise RuntimeError(f"[1 2] @ [3 4] gave {result.item()}, not 11")
@@ -162,7 +179,7 @@ def host_array(x: Any, dtype: Any = None) -> np.ndarray:
             a.dtype.kind, f"of {a.dtype}"
         )
         raise InputTypeError(f"an array {kind}, shape {a.shape}, was given; expected real numbers")
-    if dtype is None:
-        dtype = a.dtype if a.dtype.name in FLOATS else "float32"
+    if dtype is None:  # the name, not the type, which may be in the other byte order
+        dtype = a.dtype.name if a.dtype.name in FLOATS else "float32"
     with np.errstate(over="ignore"):  # too large for float32 becomes inf, which the model's own check reports
         return a.astype(dtype, copy=False)

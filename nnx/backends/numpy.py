@@ -48,7 +48,7 @@ class NumpyBackend(Backend):
         return np.asarray(a)
 
     def owns(self, a: Any) -> bool:
-        return isinstance(a, np.ndarray)
+        return type(a) is np.ndarray  # no subclass: a masked array would lose its mask without a word
 
     def address(self, a: Array) -> int:
         return int(a.__array_interface__["data"][0])
@@ -133,7 +133,9 @@ class NumpyBackend(Backend):
         wanted = np.arange(len(logits))
         wanted *= logits.shape[1]
         wanted += target
-        out = np.subtract(logits, row_max(logits), out=out)
+        if out is None:
+            out = np.empty(logits.shape, logits.dtype)  # row by row, whatever the order of the logits
+        np.subtract(logits, row_max(logits), out=out)
         flat = out.reshape(-1)
         shifted = flat[wanted]
         np.exp(out, out=out)

@@ -159,8 +159,7 @@ class Operations:
     @operation("y")
     def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:
         """Return the notes' matrix for every sample, `diagflat(y) - y @ y.T`: [N, C, C]."""
-        xp = self.xp
-        identity = xp.eye(y.shape[1], dtype=y.dtype, device=y.device)
+        identity = self._distribution(self._range(y.shape[1], y), y)
         return write(out, y[:, :, None] * identity - y[:, :, None] * y[:, None, :])
 
     # ---- losses: one number for each sample --------------------------------------------------------------------------
@@ -192,17 +191,17 @@ class Operations:
         Args:
             logits: [N, C]. losses: [N], written: the loss of each sample.
             probabilities: [N, C], written when given.
-            clip: keep the losses within the range of probabilities in [clip, 1 - clip], as `cross_entropy`
-                does; 0 means the exact loss.
+            clip: take the losses, not the gradient, as if the probabilities had been kept within [clip, 1 - clip], as
+                `cross_entropy` does; 0 means the exact loss.
         """
         xp = self.xp
         shifted = logits - xp.max(logits, axis=1, keepdims=True)
         e = xp.exp(shifted)
         total = xp.sum(e, axis=1, keepdims=True)
         wanted = self._distribution(target, logits)
-        # where, because 0 * -inf is nan: a class with logit -inf costs nothing unless it is wanted
-        log_p = xp.where(wanted > 0, wanted * (shifted - xp.log(total)), xp.zeros_like(e))
-        write(losses, self._clamped(-xp.sum(log_p, axis=1), clip))
+        cost = self._clamped(xp.log(total) - shifted, clip)
+        # where, because 0 * inf is nan: a class with logit -inf costs nothing unless it is wanted
+        write(losses, xp.sum(xp.where(wanted > 0, wanted * cost, xp.zeros_like(e)), axis=1))
         p = e / total
         if probabilities is not None:
             write(probabilities, p)
@@ -234,10 +233,12 @@ class Operations:
         """Sigmoid and binary cross-entropy in one pass; return the gradient of the mean loss: (p - t) / (N O)."""
         xp = self.xp
         e = xp.exp(-xp.abs(logits))
-        zero = xp.zeros_like(logits)
+        zero, more = xp.zeros_like(e), xp.log1p(e)
+        yes = self._clamped(more - xp.where(logits < 0, logits, zero), clip)  # -log(p)
+        no = self._clamped(more + xp.where(logits < 0, zero, logits), clip)  # -log(1 - p)
         # where, because 0 * inf is nan: the right answer at an infinite logit costs nothing
-        cost = xp.where(logits < 0, zero, logits) - xp.where(target == 0, zero, logits * target) + xp.log1p(e)
-        write(losses, xp.mean(self._clamped(cost, clip), axis=1))
+        cost = xp.where(target == 0, zero, target * yes) + xp.where(target == 1, zero, (1 - target) * no)
+        write(losses, xp.mean(cost, axis=1))
         p = xp.where(logits >= 0, xp.ones_like(e), e) / (1 + e)
         if probabilities is not None:
             write(probabilities, p)
@@ -270,8 +271,8 @@ class Operations:
     @operation("source order counters")
     def gather_rows(self, source: Array, order: Array, counters: Array, out: Array) -> Array:
         """Write the next rows of `source` to `out`: those that `order` names from the cursor on."""
-        first = int(counters[CURSOR])
-        return write(out, self.xp.take(source, order[first : first + out.shape[0]], axis=0))
+        places = counters[CURSOR] + self._range(out.shape[0], counters)
+        return write(out, self.xp.take(source, self.xp.take(order, places), axis=0))
 
     @operation("x counters")
     def dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array | None = None) -> Array:
@@ -300,11 +301,13 @@ class Operations:
         if metric is not None:
             stats[HITS] = xp.sum(self._hits(outputs, target, metric, precision))
 
-    @operation("stats penalties", "history counters")
+    @operation("stats penalties counters", "stats history counters")
     def end_step(self, stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> None:
         """Log the step to `history` and move the counters on by one step of `rows` rows."""
         stats[PENALTY] = self.xp.sum(penalties)
-        history[int(counters[DONE]) % history.shape[0], :] = stats
+        # A whole new history, because a row cannot be named without asking the device which, and waiting for it.
+        row = self._range(history.shape[0], counters) == counters[DONE] % history.shape[0]
+        write(history, self.xp.where(row[:, None], stats, history))
         counters[STEP] += 1
         counters[CURSOR] += rows
         counters[DONE] += 1
@@ -354,19 +357,21 @@ class Operations:
     def _clipped(self, p: Array) -> Array:
         return self.xp.clip(p, CLIP, 1 - CLIP)
 
-    def _clamped(self, losses: Array, clip: float) -> Array:
+    def _clamped(self, cost: Array, clip: float) -> Array:
         """Bound -log(p) as if p had been clipped: the logarithm is monotone."""
         if clip == 0:
-            return losses
-        return self.xp.clip(losses, -math.log1p(-clip), -math.log(clip))
+            return cost
+        return self.xp.clip(cost, -math.log1p(-clip), -math.log(clip))
 
     def _distribution(self, target: Array, like: Array) -> Array:
         """Class indices [N] as one-hot rows [N, C] of `like`'s type; distributions as they are."""
         if target.ndim == 2:
             return target
-        xp = self.xp
-        classes = xp.arange(like.shape[1], dtype=target.dtype, device=target.device)
-        return xp.astype(target[:, None] == classes[None, :], like.dtype)
+        return self.xp.astype(target[:, None] == self._range(like.shape[1], like)[None, :], like.dtype)
+
+    def _range(self, count: int, like: Array) -> Array:
+        """0 .. count - 1 as int64, on the device of `like`."""
+        return self.xp.arange(count, dtype=self.xp.int64, device=like.device)
 
     def _hits(self, outputs: Array, target: Array, metric: str, precision: float) -> Array:
         xp = self.xp

@@ -158,10 +158,10 @@ class Layer:
         shape = self.shapes[name]
         if self._backend is not None and self._backend.owns(value):
             value = self._backend.to_numpy(value)
-        host = get_backend("numpy").asarray(value)
+        host = np.array(get_backend("numpy").asarray(value, "float64"))  # a copy, and exact
         if host.shape != shape and host.shape != shape[1:] * (shape[0] == 1):
             raise InputError(f"{self}: {name} given have shape {host.shape}, expected {shape}")
-        checks.finite(host, str(self), name)
+        checks.finite(get_backend("numpy").asarray(host, self.dtype or "float64"), str(self), name, host)
         fitting: np.ndarray = host.reshape(shape)
         return fitting
 

@@ -1,0 +1,242 @@
+"""The book's model: layers in a row, trained in batches (chapters 18 to 22)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from nnx import checks
+from nnx.errors import InputError
+from nnx.nnfs.activations import Activation_Softmax
+from nnx.nnfs.layers import Layer_Input
+from nnx.nnfs.losses import Activation_Softmax_Loss_CategoricalCrossentropy, Loss_CategoricalCrossentropy
+
+Array = Any
+
+
+class Model:
+    """Layers in a row: `add` them, `set` loss, optimizer and accuracy, `finalize`, `train`.
+
+    Attributes:
+        layers: as added. After `finalize` each has `prev` and `next`; the last one's next is the loss.
+        trainable_layers: those with weights.
+        loss, optimizer, accuracy: as set, None before.
+    """
+
+    def __init__(self) -> None:
+        self.layers: list[Any] = []
+        self.trainable_layers: list[Any] = []
+        self.loss: Any = None
+        self.optimizer: Any = None
+        self.accuracy: Any = None
+        self.softmax_classifier_output: Activation_Softmax_Loss_CategoricalCrossentropy | None = None
+        self.input_layer: Layer_Input | None = None  # until finalize()
+
+    def add(self, layer: Any) -> None:
+        """Add a layer at the end."""
+        self.layers.append(layer)
+
+    def set(self, *, loss: Any = None, optimizer: Any = None, accuracy: Any = None) -> None:
+        """Set what training needs, or the parts that are given."""
+        self.loss = loss if loss is not None else self.loss
+        self.optimizer = optimizer if optimizer is not None else self.optimizer
+        self.accuracy = accuracy if accuracy is not None else self.accuracy
+        if self.input_layer is not None:
+            self.finalize()
+
+    def finalize(self) -> None:
+        """Link the layers. To be called once all are added.
+
+        Raises:
+            InputError: there are no two layers, or the last one has no predictions().
+        """
+        if len(self.layers) < 2:
+            raise InputError(
+                f"Model.finalize: {len(self.layers)} layers; expected at least two, such as Layer_Dense and "
+                "Activation_Softmax: add() them first"
+            )
+        last = self.layers[-1]
+        if not hasattr(last, "predictions"):
+            raise InputError(
+                f"Model.finalize: the last layer is {type(last).__name__}, which has no predictions(); "
+                "end with an activation, such as Activation_Softmax or Activation_Linear"
+            )
+        self.input_layer = Layer_Input()
+        chain = [self.input_layer, *self.layers, self.loss]
+        for before, layer, after in zip(chain, chain[1:], chain[2:], strict=False):
+            layer.prev, layer.next = before, after
+        self.output_layer_activation = last
+        self.trainable_layers = [layer for layer in self.layers if hasattr(layer, "weights")]
+        if self.loss is not None:
+            self.loss.remember_trainable_layers(self.trainable_layers)
+        fused = isinstance(last, Activation_Softmax) and isinstance(self.loss, Loss_CategoricalCrossentropy)
+        self.softmax_classifier_output = Activation_Softmax_Loss_CategoricalCrossentropy() if fused else None
+
+    # ---- training and use --------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        X: Any,
+        y: Any,
+        *,
+        epochs: int = 1,
+        batch_size: int | None = None,
+        print_every: int = 1,
+        validation_data: tuple[Any, Any] | None = None,
+    ) -> None:
+        """Train, and print how it goes. Rows are taken in the order given, every epoch.
+
+        Args:
+            X: [N, I]. y: what the loss takes for N samples.
+            epochs: how many. batch_size: rows in a step, or None: all at once.
+            print_every: steps between lines.
+            validation_data: (X, y), evaluated after each epoch.
+
+        Raises:
+            InputError: data do not fit, or `set` or `finalize` was not called.
+        """
+        self._expect("train", "loss", "optimizer", "accuracy")
+        epochs = checks.integer(epochs, "Model.train: epochs")
+        print_every = checks.integer(print_every, "Model.train: print_every")
+        X, y = _data(X, y, "Model.train")
+        self.accuracy.init(y)
+        steps = len(list(_batches(X, batch_size)))
+        for epoch in range(1, epochs + 1):
+            print(f"epoch: {epoch}")
+            self.loss.new_pass()
+            self.accuracy.new_pass()
+            for step, rows in enumerate(_batches(X, batch_size)):
+                losses, accuracy = self._train_step(X[rows], y[rows])
+                if not step % print_every or step == steps - 1:
+                    self._print_training(f"step: {step}", losses, accuracy)
+            losses = self.loss.calculate_accumulated(include_regularization=True)
+            self._print_training("training", losses, self.accuracy.calculate_accumulated())
+            if validation_data is not None:
+                self.evaluate(*validation_data, batch_size=batch_size)
+
+    def _train_step(self, X: Array, y: Array) -> tuple[tuple[Any, Any], Any]:
+        """Do one step on a batch; return (data loss, penalties) and the accuracy before it."""
+        output = self.forward(X, training=True)
+        losses = self.loss.calculate(output, y, include_regularization=True)
+        accuracy = self.accuracy.calculate(self.output_layer_activation.predictions(output), y)
+        self.backward(output, y)
+        self.optimizer.pre_update_params()
+        for layer in self.trainable_layers:
+            self.optimizer.update_params(layer)
+        self.optimizer.post_update_params()
+        return losses, accuracy
+
+    def _print_training(self, what: str, losses: tuple[Any, Any], accuracy: Any) -> None:
+        data_loss, regularization_loss = losses
+        print(
+            f"{what}, acc: {accuracy:.3f}, loss: {data_loss + regularization_loss:.3f} (data_loss: {data_loss:.3f}, "
+            f"reg_loss: {regularization_loss:.3f}), lr: {self.optimizer.current_learning_rate}"
+        )
+
+    def evaluate(self, X_val: Any, y_val: Any, *, batch_size: int | None = None) -> None:
+        """Print accuracy and loss, without penalties, on data that was not trained on."""
+        self._expect("evaluate", "loss", "accuracy")
+        X, y = _data(X_val, y_val, "Model.evaluate")
+        self.loss.new_pass()
+        self.accuracy.new_pass()
+        for rows in _batches(X, batch_size):
+            output = self.forward(X[rows], training=False)
+            self.loss.calculate(output, y[rows])
+            self.accuracy.calculate(self.output_layer_activation.predictions(output), y[rows])
+        accuracy, loss = self.accuracy.calculate_accumulated(), self.loss.calculate_accumulated()
+        print(f"validation, acc: {accuracy:.3f}, loss: {loss:.3f}")
+
+    def predict(self, X: Any, *, batch_size: int | None = None) -> Array:
+        """Return the last layer's outputs [N, O] for X [N, I]."""
+        self._expect("predict")
+        X, _ = _data(X, X, "Model.predict")
+        return np.vstack([self.forward(X[rows], training=False) for rows in _batches(X, batch_size)])
+
+    def forward(self, X: Any, training: bool) -> Array:
+        """Pass data [N, I] through all layers; return the last one's output [N, O]."""
+        assert self.input_layer is not None
+        self.input_layer.forward(X, training)
+        for layer in self.layers:
+            layer.forward(layer.prev.output, training)
+        return self.layers[-1].output
+
+    def backward(self, output: Array, y: Any) -> None:
+        """Pass the loss's gradient back through all layers; softmax and cross-entropy go together where they can."""
+        layers = self.layers
+        if self.softmax_classifier_output is not None:
+            self.softmax_classifier_output.backward(output, y)
+            layers[-1].dinputs = self.softmax_classifier_output.dinputs
+            layers = layers[:-1]
+        else:
+            self.loss.backward(output, y)
+        for layer in reversed(layers):
+            layer.backward(layer.next.dinputs)
+
+    # ---- parameters and files ----------------------------------------------------------------------------------------
+
+    def get_parameters(self) -> list[tuple[Array, Array]]:
+        """Return copies of every trainable layer's weights and biases."""
+        return [layer.get_parameters() for layer in self.trainable_layers]
+
+    def set_parameters(self, parameters: Sequence[Any]) -> None:
+        """Copy (weights, biases) into every trainable layer; raise InputError where they do not fit."""
+        given = [tuple(map(np.shape, pair)) for pair in parameters]
+        own = [(layer.weights.shape, layer.biases.shape) for layer in self.trainable_layers]
+        if given != own:
+            raise InputError(f"Model.set_parameters: parameters have shapes {given}, expected {own}")
+        for layer, (weights, biases) in zip(self.trainable_layers, parameters, strict=True):
+            layer.set_parameters(weights, biases)
+
+    def save_parameters(self, path: str | os.PathLike[str]) -> None:
+        """Write the parameters to an .npz file, whatever its name: see nnx/nnfs/saving.py."""
+        from nnx.nnfs import saving
+
+        self._expect("save_parameters")
+        saving.save_parameters(self, path)
+
+    def load_parameters(self, path: str | os.PathLike[str]) -> None:
+        """Read parameters that `save_parameters` wrote, into a model built alike."""
+        from nnx.nnfs import saving
+
+        self._expect("load_parameters")
+        saving.load_parameters(self, path)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole model, the optimizer's state included, to a file that `nnx.load` opens too."""
+        from nnx.nnfs import saving
+
+        self._expect("save")
+        saving.save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Model:
+        """Read a model that `save` wrote, or `nnx.Sequential.save`; ready to train, evaluate and predict."""
+        from nnx.nnfs import saving
+
+        return saving.load(path)
+
+    def _expect(self, what: str, *parts: str) -> None:
+        """Refuse to go on before finalize(), or without a part that set() gives."""
+        if self.input_layer is None:
+            raise InputError(f"Model.{what}: the model is not finalized; call finalize() after add() and set()")
+        missing = [part for part in parts if getattr(self, part) is None]
+        if missing:
+            raise InputError(f"Model.{what}: no {' and no '.join(missing)}; give it by set({missing[0]}=...)")
+        if what == "train" and not self.trainable_layers:
+            raise InputError("Model.train: no layer has weights, so there is nothing to train; add a Layer_Dense")
+
+
+def _data(X: Any, y: Any, who: str) -> tuple[Array, Array]:
+    X, y = np.asarray(X), np.asarray(y)
+    checks.matrix(X.shape, who, "X")
+    if y.ndim == 0 or len(y) != len(X):
+        raise InputError(f"{who}: X has {len(X)} rows, y has shape {y.shape}; expected one target for each row")
+    return X, y
+
+
+def _batches(X: Array, batch_size: int | None) -> Iterator[slice]:
+    size = len(X) if batch_size is None else checks.integer(batch_size, "batch_size")
+    return (slice(first, first + size) for first in range(0, len(X), size))

@@ -1,0 +1,215 @@
+"""How the book's classes compute: with the book's own rounding, or with nnx's fast backends.
+
+The book's `nnfs.init()` replaces functions of NumPy itself, for the whole process, so that normal numbers and zeros are
+float32 and dot products are computed in float64 and rounded to float32. Here NumPy stays as it is: the classes round by
+themselves, and `BookBackend` holds the operations whose printed digits depend on it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from warnings import warn
+
+import numpy as np
+
+from nnx import checks
+from nnx.backends import Backend, get_backend, resolve
+from nnx.backends.base import FLOATS, host_array
+from nnx.backends.numpy import NumpyBackend, rate_of
+from nnx.backends.operations import BETA_1, BETA_2, CLIP, EPSILON, STEP, WEIGHT_DECAY, write
+from nnx.errors import BackendFallbackWarning, BackendUnavailable, InputError
+
+Array = Any
+
+
+class BookBackend(NumpyBackend):
+    """NumPy with the book's order of operations and the book's rounding, so that its printed digits come out.
+
+    Dot products, exponentials and logarithms are computed in float64 and rounded: BLAS libraries and NumPy's own
+    float32 `exp` differ between processors in the last bit, and training turns that bit into other figures. What the
+    book leaves in float64 (a dropout's mask, the targets of a regression) stays in float64.
+
+    Args:
+        dtype: what dot products are rounded to, whatever the operands are. So this is no backend for other types.
+    """
+
+    name = "book"
+
+    def __init__(self, dtype: str = "float32") -> None:
+        self.dtype = dtype
+
+    def dot(self, a: Array, b: Array) -> Array:
+        """Return the matrix product, computed in float64 and rounded once."""
+        return np.matmul(np.asarray(a, "float64"), np.asarray(b, "float64")).astype(self.dtype, copy=False)
+
+    def dense(self, x: Array, w: Array, b: Array, activation: str | None = None, out: Array | None = None) -> Array:
+        """Return `x @ w + b`: the product is rounded, then the bias is added (chapter 3)."""
+        y = write(out, self.dot(x, w) + b)
+        return y if activation is None else getattr(self, activation)(y, out=y)
+
+    def dense_backward(self, x: Array, w: Array, dy: Array, dw: Array, db: Array, out: Array | None = None) -> Array:
+        """Write the parameters' gradients, return that of the inputs (chapter 9)."""
+        self.dense_gradients(x, dy, dw, db)
+        return write(out, self.dot(dy, w.T))
+
+    def dense_gradients(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
+        """Write the parameters' gradients; that of the biases is a plain sum over samples (chapter 9)."""
+        write(dw, self.dot(x.T, dy))
+        write(db, np.sum(dy, axis=0, keepdims=True))
+
+    def softmax(self, x: Array, out: Array | None = None) -> Array:
+        """Return exp(x - max) / sum for each row (chapter 4)."""
+        e = exact(np.exp, x - np.max(x, axis=1, keepdims=True))
+        return write(out, e / np.sum(e, axis=1, keepdims=True))
+
+    def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        """Return each sample's Jacobian times its gradient, the Jacobian made and rounded as in chapter 9."""
+        identity = np.eye(y.shape[1], dtype=y.dtype)
+        jacobian = y[:, :, None] * identity - self.dot(y[:, :, None], y[:, None, :])
+        return write(out, self.dot(jacobian, dy[:, :, None])[:, :, 0].astype(dy.dtype, copy=False))
+
+    def sigmoid(self, x: Array, out: Array | None = None) -> Array:
+        """Return 1 / (1 + exp(-x)) (chapter 16); where exp(-x) overflows, that is 0."""
+        with np.errstate(over="ignore"):
+            return write(out, 1 / (1 + exact(np.exp, -x)))
+
+    def sigmoid_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        """Return `dy * (1 - y) * y` (chapter 16)."""
+        return write(out, dy * (1 - y) * y)
+
+    def cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        """Return -log of the probability given to the wanted class, for each row (chapter 5)."""
+        p = np.clip(p, CLIP, 1 - CLIP)
+        if target.ndim == 1:
+            return write(out, -exact(np.log, p[np.arange(len(p)), target]))
+        return write(out, -np.sum(target * exact(np.log, p), axis=1))
+
+    def binary_cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        """Return the mean over outputs of -(t log p + (1 - t) log(1 - p)) (chapter 16)."""
+        p = np.clip(p, CLIP, 1 - CLIP)
+        return write(out, np.mean(-(target * exact(np.log, p) + (1 - target) * exact(np.log, 1 - p)), axis=-1))
+
+    def mean_squared_error_backward(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        """Return 2 (prediction - target), divided by outputs, then by samples (chapter 17)."""
+        return write(out, 2 * (prediction - target) / prediction.shape[1] / len(prediction))
+
+    def adam(self, p: Array, g: Array, m: Array, v: Array, hyper: Array, counters: Array) -> None:
+        """Adam (chapter 10), in the book's order: correct both moments, then divide."""
+        rate, epsilon, time = rate_of(hyper, counters), float(hyper[EPSILON]), int(counters[STEP]) + 1
+        beta_1, beta_2 = float(hyper[BETA_1]), float(hyper[BETA_2])
+        m[...] = beta_1 * m + (1 - beta_1) * g
+        v[...] = beta_2 * v + (1 - beta_2) * g**2
+        if hyper[WEIGHT_DECAY]:  # never in the book
+            p *= 1 - rate * float(hyper[WEIGHT_DECAY])
+        p -= rate * (m / (1 - beta_1**time)) / (np.sqrt(v / (1 - beta_2**time)) + epsilon)
+
+
+def exact(function: Any, x: Array) -> Array:
+    """Return `function(x)`, computed in float64 and rounded to the type of x."""
+    return function(np.asarray(x, "float64")).astype(x.dtype, copy=False)
+
+
+# ---- the process's choice, which the book makes by nnfs.init() -------------------------------------------------------
+
+_backend: Backend | None = None  # None: to be found at the first use
+_book = False  # whether it is a BookBackend
+_dtype = "float32"
+
+
+def init(
+    dot_precision_workaround: bool = True,
+    default_dtype: str | None = "float32",
+    random_seed: int | None = 0,
+    *,
+    precision: str | None = None,
+) -> None:
+    """Begin as the book's scripts do: seed the random numbers, and choose how all classes here compute.
+
+    Nothing of NumPy is replaced: `np.random.randn` in your own script stays float64. Call it before making layers.
+
+    Args:
+        dot_precision_workaround: True is precision="book", False is precision="fast".
+        default_dtype: of weights, biases and rounded dot products: "float32"; "float64" (or None) rounds nowhere.
+        random_seed: of NumPy's global generator, from which weights, data and dropout masks are drawn; None leaves it.
+        precision: "book" computes with `BookBackend`, for the book's digits; "fast" with the backend that is active
+            now, where that is one for the CPU (else numba, else numpy).
+
+    Raises:
+        InputError: an argument is none of these.
+    """
+    global _backend, _book, _dtype
+    dtype = checks.choice(default_dtype or "float64", "init: default_dtype", FLOATS)
+    wish = precision or ("book" if dot_precision_workaround else "fast")
+    book = checks.choice(wish, "init: precision", ("book", "fast")) == "book"
+    _backend, _book, _dtype = BookBackend(dtype) if book else _fast(), book, dtype
+    if random_seed is not None:
+        np.random.seed(random_seed)  # noqa: NPY002 - the stream of the book's figures
+
+
+def default_dtype() -> str:
+    """Return the type of new weights: "float32", or what `init` was given."""
+    return _dtype
+
+
+def randn(*shape: int) -> Array:
+    """Draw normal numbers from NumPy's global generator, rounded to the type of `init` as the book's are."""
+    return np.random.randn(*shape).astype(_dtype)  # noqa: NPY002 - the stream of the book's figures
+
+
+def backend() -> Backend:
+    """Return what computes: the book's arithmetic after `init()`, else the fast backend."""
+    global _backend
+    if _backend is None:
+        _backend = _fast()
+    return _backend
+
+
+def _fast() -> Backend:
+    """Return the active backend, or one whose arrays are NumPy's: the book's scripts go on with np.argmax and the like.
+
+    A GPU that was asked for by name is passed over with a warning.
+    """
+    active = resolve()
+    if active.backend.xp is np:
+        return active.backend
+    try:
+        found = get_backend("numba")
+    except BackendUnavailable:
+        found = get_backend("numpy")
+    if active.wish != "auto":
+        reason = f"nnx.nnfs computes on NumPy's arrays: backend {found.name!r} takes the place of {active.wish!r}"
+        warn(reason, BackendFallbackWarning, stacklevel=3)
+    return found
+
+
+# ---- what the classes make of their arguments ------------------------------------------------------------------------
+
+
+def floats(a: Any, like: Array | None = None) -> Array:
+    """Return `a` as an array of floats; integers and lists become float64, as NumPy's arithmetic would make them.
+
+    Args:
+        like: an array whose type it must have. Book precision ignores it, for there types mix as they do in the book.
+    """
+    kept = type(a) is np.ndarray and a.dtype.char in "fd"
+    if like is None or _book:
+        return a if kept else host_array(a, "float64")
+    return a if kept and a.dtype == like.dtype else host_array(a, like.dtype)
+
+
+def target_type(y: Any, outputs: Array) -> str:
+    """Return the type of targets y once prepared: that of the outputs, or in book precision, what NumPy would choose.
+
+    So the sine of chapter 17, which is float64, makes its losses float64.
+    """
+    kind = getattr(y, "dtype", outputs.dtype)
+    return str(np.result_type(kind, outputs.dtype) if _book else outputs.dtype)
+
+
+def outputs_of(part: Any) -> Array:
+    """Return `part.output`; raise InputError where forward() has not been called."""
+    try:
+        return part.output
+    except AttributeError:
+        who = type(part).__name__
+        raise InputError(f"{who}: backward() was called before forward(): there is nothing to go back from") from None

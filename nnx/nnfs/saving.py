@@ -1,0 +1,241 @@
+"""Saving and loading the book's models (chapter 22), without the pickles that the book writes.
+
+A pickle runs whatever code it holds as soon as it is loaded; none is read here. Parameters go into NumPy's own .npz
+format, a whole model into the file of `nnx.Sequential.save`, so that `nnx.load(path, backend="auto")` opens it on any
+backend. Files are written whole or not at all. What an optimizer keeps is written in the type of the weights; where
+dropout or float64 targets made some of it float64, as they do in the book, it is rounded.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import nnx
+from nnx import saving as files
+from nnx.errors import FileFormatError, InputError
+from nnx.nnfs.accuracy import Accuracy_Categorical, Accuracy_Regression
+from nnx.nnfs.activations import Activation_Linear, Activation_ReLU, Activation_Sigmoid, Activation_Softmax
+from nnx.nnfs.layers import Layer_Dense, Layer_Dropout
+from nnx.nnfs.losses import (
+    Loss_BinaryCrossentropy,
+    Loss_CategoricalCrossentropy,
+    Loss_MeanAbsoluteError,
+    Loss_MeanSquaredError,
+)
+from nnx.nnfs.model import Model
+from nnx.nnfs.optimizers import Optimizer_Adagrad, Optimizer_Adam, Optimizer_RMSprop, Optimizer_SGD
+
+PathLike = str | os.PathLike[str]
+
+# The book's class, and what it is in nnx.
+ACTIVATIONS: dict[type, type] = {
+    Activation_Linear: nnx.Linear,
+    Activation_ReLU: nnx.ReLU,
+    Activation_Sigmoid: nnx.Sigmoid,
+    Activation_Softmax: nnx.Softmax,
+}
+LOSSES: dict[type, type] = {
+    Loss_BinaryCrossentropy: nnx.BinaryCrossEntropy,
+    Loss_CategoricalCrossentropy: nnx.CategoricalCrossEntropy,
+    Loss_MeanAbsoluteError: nnx.MeanAbsoluteError,
+    Loss_MeanSquaredError: nnx.MeanSquaredError,
+}
+OPTIMIZERS: dict[type, type] = {
+    Optimizer_Adagrad: nnx.AdaGrad,
+    Optimizer_Adam: nnx.Adam,
+    Optimizer_RMSprop: nnx.RMSprop,
+    Optimizer_SGD: nnx.SGD,
+}
+PENALTIES = {f"{name}_{norm}": f"{name}_regularizer_{norm}" for name in ("weight", "bias") for norm in ("l1", "l2")}
+PLACES = {"momentums": "first", "cache": "second"}  # an optimizer's state on a layer, and its part of nnx's flat buffer
+
+
+# ---- parameters ------------------------------------------------------------------------------------------------------
+
+
+def save_parameters(model: Model, path: PathLike) -> None:
+    """Write every trainable layer's parameters as "0.weights", "0.biases", ...; OSError where it cannot be written."""
+    arrays: dict[str, Any] = {}
+    for number, (weights, biases) in enumerate(model.get_parameters()):
+        arrays |= {f"{number}.weights": weights, f"{number}.biases": biases}
+    data = io.BytesIO()
+    np.savez(data, **arrays)
+    files.write_atomically(Path(path), data.getvalue())
+
+
+def load_parameters(model: Model, path: PathLike) -> None:
+    """Copy parameters from a file into a model of the same shapes.
+
+    Raises:
+        FileNotFoundError: there is no such file. FileFormatError: `save_parameters` did not write it, or it is damaged.
+        InputError: the model's layers have other shapes.
+    """
+    path = _readable(path, "save_parameters()")
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+            names = [(f"{number}.weights", f"{number}.biases") for number in range((len(archive.files) + 1) // 2)]
+            pairs = [
+                (archive[weights] + 0.0, archive[biases] + 0.0) for weights, biases in names
+            ]  # numbers, or TypeError
+    except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise FileFormatError(f"{path} is no file of parameters, or is damaged: {error}") from error
+    model.set_parameters(pairs)
+
+
+def _readable(path: PathLike, writer: str) -> Path:
+    """Refuse a folder, and a pickle, in so many words."""
+    path = Path(path)
+    if path.is_dir():
+        raise FileFormatError(f"{path} is a folder; expected a file that {writer} wrote")
+    with path.open("rb") as file:
+        start = file.read(1)
+    if start == b"\x80":
+        raise FileFormatError(
+            f"{path} is a pickle, as the book's own code writes: it could run any code, so it is not read. Where you "
+            f"trust it, open it with that code, give its arrays to set_parameters(), and save again by {writer}"
+        )
+    return path
+
+
+# ---- whole models ----------------------------------------------------------------------------------------------------
+
+
+def save(model: Model, path: PathLike) -> None:
+    """Write a model.
+
+    Raises:
+        InputError: a part is a class of your own. OSError: the file cannot be written; an old one is untouched.
+        MissingExtra: safetensors is not installed.
+    """
+    files.save(to_sequential(model), path)
+
+
+def load(path: PathLike) -> Model:
+    """Read a model, finalized.
+
+    Raises:
+        FileNotFoundError: there is no such file. MissingExtra: safetensors is not installed.
+        FileFormatError: the file is damaged, or holds no model that the book has classes for.
+    """
+    path = _readable(path, "save()")
+    sequential = files.load(path, backend="numpy")
+    try:
+        return from_sequential(sequential)
+    except (InputError, AttributeError, KeyError, TypeError) as error:
+        raise FileFormatError(f"{path} does not hold a model of the book's classes: {error}") from error
+
+
+def to_sequential(model: Model) -> nnx.Sequential:
+    """Return a finalized model as an `nnx.Sequential`, on NumPy, with the optimizer's state."""
+    if model.optimizer is not None and model.loss is None:
+        raise InputError("Model.save: the model has an optimizer, but no loss; give it by set(loss=...)")
+    dtype = model.trainable_layers[0].dtype if model.trainable_layers else "float32"
+    sequential = nnx.Sequential(*[_to_layer(layer) for layer in model.layers], backend="numpy", dtype=dtype)
+    accuracy = model.accuracy
+    if accuracy is not None and type(accuracy) not in (Accuracy_Categorical, Accuracy_Regression):
+        raise InputError(f"Model.save: the accuracy is a {type(accuracy).__name__}, a class of your own")
+    precision = getattr(accuracy, "precision", None)
+    sequential.metadata["nnfs"] = {
+        "loss": None if model.loss is None else _partner(LOSSES, model.loss).__name__,
+        "accuracy": None if accuracy is None else type(accuracy).__name__,
+        "binary": getattr(accuracy, "binary", False),
+        "precision": None if precision is None else float(precision),
+    }
+    if model.optimizer is not None:
+        optimizer = _partner(OPTIMIZERS, model.optimizer)(model.optimizer.learning_rate)
+        numbers = {name: getattr(model.optimizer, name) for name in optimizer.config()}
+        if not model.optimizer.decay:  # then the current rate is the script's to set
+            numbers["learning_rate"] = model.optimizer.current_learning_rate
+        sequential.compile(_partner(LOSSES, model.loss)(), type(optimizer)(**numbers))
+        sequential.resume(model.optimizer.iterations, float(precision or 0))
+        for layer, name, view in _states(model, sequential):
+            view[...] = getattr(layer, name, 0)
+    return sequential
+
+
+def from_sequential(sequential: nnx.Sequential) -> Model:
+    """Return an `nnx.Sequential` as the book's model, finalized, with the optimizer's state."""
+    model, named = Model(), sequential.metadata.get("nnfs") or _named(sequential)
+    for part in sequential.layers:
+        model.add(_from_layer(part))
+    if named["loss"] is not None:
+        model.set(loss={partner.__name__: own for own, partner in LOSSES.items()}[named["loss"]]())
+    if named["accuracy"] == "Accuracy_Categorical":
+        model.set(accuracy=Accuracy_Categorical(binary=bool(named["binary"])))
+    elif named["accuracy"] is not None:
+        model.set(accuracy=Accuracy_Regression())
+        model.accuracy.precision = named["precision"]
+    model.finalize()
+    if sequential.optimizer is not None:
+        model.set(optimizer=_own(OPTIMIZERS, sequential.optimizer)(**sequential.optimizer.config()))
+        model.optimizer.iterations = sequential.optimizer.iterations
+        if model.optimizer.iterations:
+            for layer, name, view in _states(model, sequential):
+                setattr(layer, name, view.copy())
+    return model
+
+
+def _named(sequential: nnx.Sequential) -> dict[str, Any]:
+    """Say which loss and accuracy fit a model that was never one of the book's."""
+    loss = sequential.loss
+    if loss is None:
+        return {"loss": None, "accuracy": None}
+    accuracy = "Accuracy_Regression" if loss.metric == "regression" else "Accuracy_Categorical"
+    return {"loss": type(loss).__name__, "accuracy": accuracy, "binary": loss.metric == "binary", "precision": None}
+
+
+def _states(model: Model, sequential: nnx.Sequential) -> Iterator[tuple[Any, str, np.ndarray]]:
+    """Give, for each state of the optimizer, its layer, the attribute's name, and its view in nnx's flat buffer."""
+    for moment in model.optimizer.moments:
+        views = iter(sequential.flat.views(getattr(sequential.flat, PLACES[moment])))
+        for layer in model.trainable_layers:
+            for prefix in ("weight", "bias"):
+                yield layer, f"{prefix}_{moment}", next(views)
+
+
+def _to_layer(layer: Any) -> nnx.Layer:
+    if type(layer) is Layer_Dense:
+        strengths = {name: getattr(layer, own) for name, own in PENALTIES.items()}
+        n_inputs, n_neurons = layer.weights.shape
+        dense = nnx.Dense(n_inputs, n_neurons, **strengths)
+        dense.weights, dense.biases = layer.weights, layer.biases
+        return dense
+    if type(layer) is Layer_Dropout:
+        return nnx.Dropout(1 - layer.rate)
+    activation: nnx.Layer = _partner(ACTIVATIONS, layer)()
+    return activation
+
+
+def _from_layer(part: nnx.Layer) -> Any:
+    if isinstance(part, nnx.Dropout):
+        return Layer_Dropout(part.rate)
+    if not isinstance(part, nnx.Dense):
+        return _own(ACTIVATIONS, part)()
+    layer = Layer_Dense.__new__(Layer_Dense)  # __init__ would draw, and move the script's random numbers on
+    layer.dtype = part.dtype or "float32"
+    layer.weights, layer.biases = np.array(part.weights), np.array(part.biases)
+    for name, own in PENALTIES.items():
+        setattr(layer, own, getattr(part, name))
+    return layer
+
+
+def _partner(table: dict[type, type], part: Any) -> Any:
+    if type(part) not in table:
+        raise InputError(
+            f"Model.save: {type(part).__name__} is a class of your own, which a file cannot hold; use save_parameters()"
+        )
+    return table[type(part)]
+
+
+def _own(table: dict[type, type], partner: Any) -> Any:
+    for own, kind in table.items():
+        if kind is type(partner):
+            return own
+    raise InputError(f"the book has no {type(partner).__name__}")
