@@ -17,8 +17,11 @@ help: ## list what there is to make
 
 run: $(VENV)/.run ## set up, train on handwritten digits and on the spiral; pictures and model go to out/
 	@mkdir -p out
-	@$(BIN)/nnx train digits --plot out/digits.png --save out/digits.safetensors
-	@$(BIN)/nnx train spiral --plot out/spiral.png
+	@$(BIN)/nnx train digits --save out/digits.safetensors --plot out/digits.png
+	@echo
+	@$(BIN)/nnx train spiral --save out/spiral.safetensors --plot out/spiral.png
+	@echo
+	@echo "Open out/digits.png (how it went, and what was misread) and out/spiral.png (the decision boundary)."
 
 test: $(VENV)/.test ## set up, run the tests; ARGS="-k dense -x" goes to pytest
 	@$(BIN)/python -m pytest -q $(ARGS)
@@ -34,7 +37,7 @@ bench: $(VENV)/.bench ## set up, run the benchmarks in bench/
 
 # Not through .venv: where there is a GPU, CuPy is usually in the machine's own Python, and there may be no network.
 gpu: ## say what works here on the GPU, with the machine's own Python and no set-up
-	@"$(PYTHON)" -m nnx doctor
+	@"$(PYTHON)" -m nnx.doctor
 	@echo "make gpu: no test ran on the GPU; the suite comes with the CuPy backend"
 
 docs: $(VENV)/.test ## run every example in README.md and docs/

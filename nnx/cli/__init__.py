@@ -1,0 +1,69 @@
+"""The command line: `nnx doctor`, `nnx train`, `nnx predict`.
+
+Exit codes: 0 done, 1 the work failed, 2 the command line or the data are wrong. Messages go to stderr; a traceback is
+shown with --debug alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from nnx.errors import MissingExtra
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: what stands after `nnx`; None takes it from the process. `--debug` counts anywhere.
+    """
+    from nnx.cli.errors import report
+
+    given = list(sys.argv[1:] if argv is None else argv)
+    arguments = [argument for argument in given if argument != "--debug"]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
+    try:
+        with _sigterm_as_ctrl_c():
+            code = _command(arguments)(arguments)
+            sys.stdout.flush()  # here, so that a reader that has gone is noticed here
+            return code
+    except BaseException as error:
+        return report(error, debug="--debug" in given)
+
+
+def _command(arguments: list[str]) -> Callable[[list[str]], int]:
+    """Return what runs the command line; the doctor alone works without the extra."""
+    try:
+        from nnx.cli.app import run
+    except ImportError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("typer", "rich", "click"):
+            raise
+        if arguments[:1] == ["doctor"]:
+            from nnx import doctor
+
+            return lambda rest: doctor.main(rest[1:])
+        raise MissingExtra(missing, "train", "the command line (but for nnx doctor)") from None
+    return run
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM end a training as cleanly as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: Any = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

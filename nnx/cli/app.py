@@ -1,0 +1,64 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from nnx.cli.doctor import doctor
+from nnx.cli.predict import predict
+from nnx.cli.train import train
+
+
+class _Bare(Exception):
+    """Carries an error past typer, which has ends of its own for Ctrl-C (code 130) and for broken pipes."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, BrokenPipeError) as error:
+            raise _Bare(error) from error
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+for command in (doctor, train, predict):
+    app.command()(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from nnx import __version__
+
+        print(f"nnx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def nnx(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; counts anywhere in the line.")
+    ] = False,
+) -> None:
+    """Neural networks from scratch, at full speed on whatever the machine has."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line; return its exit code, or raise what the command raised."""
+    try:
+        app(arguments, prog_name="nnx", obj=arguments)
+    except _Bare as bare:
+        raise bare.error from None
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
+    return 0

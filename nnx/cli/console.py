@@ -1,0 +1,62 @@
+"""How the commands speak: labelled lines, coloured and folded on a terminal, plain and unbroken elsewhere."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from nnx.backends import Resolution
+from nnx.errors import BackendUnavailable
+
+LABEL = 9  # columns
+
+
+class Report:
+    """Writes to stdout; says nothing but the result when quiet."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.console = Console(highlight=False, emoji=False, markup=False)
+
+    def line(self, label: str, *texts: str, always: bool = False) -> None:
+        """Write a label and what belongs to it: the first text, then the others under it, dimmed."""
+        if self.quiet and not always:
+            return
+        for number, text in enumerate(texts):
+            shown, style = (label, "") if number == 0 else ("", "dim")
+            if self.console.is_terminal:
+                row = Table.grid(padding=(0, 2, 0, 0))
+                row.add_column(width=LABEL, style="bold cyan", no_wrap=True)
+                row.add_column(overflow="fold", style=style)
+                row.add_row(shown, Text(text))
+                self.console.print(row)
+            else:
+                self.console.print(f"{shown:<{LABEL}}  {text}".rstrip(), soft_wrap=True)
+
+    def gap(self) -> None:
+        """Write an empty line."""
+        if not self.quiet:
+            self.console.print()
+
+
+def explain(resolution: Resolution) -> tuple[str, ...]:
+    """Say which backend was taken and why, then why not each one before it."""
+    backend = resolution.backend
+    threads = backend.threads()
+    works = f"{threads} thread{'s' if threads != 1 else ''}" if threads else ""
+    where = ", ".join(filter(None, [f"on {backend.device}", works]))
+    why = "the best that works here" if resolution.wish == "auto" else f"you asked for {resolution.wish}"
+    return f"{backend.name} {where}: {why}", *map(_skipped, resolution.skipped)
+
+
+def _skipped(missing: BackendUnavailable) -> str:
+    return f"not {missing.name}: {missing.reason}. {missing.remedy}"
+
+
+def seconds(value: float) -> str:
+    """Write a duration."""
+    if value < 60:
+        return f"{value:.1f} s" if value >= 0.1 else f"{value * 1000:.0f} ms"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s"

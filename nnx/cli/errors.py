@@ -1,0 +1,74 @@
+"""From an exception to one message on stderr and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from nnx.errors import BackendUnavailable, InputError, MissingExtra, NonFiniteError
+
+DONE, FAILED, WRONG = range(3)
+
+
+class Failed(Exception):
+    """The work failed for a reason that needs no traceback; the message says which."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within the block, a system error is the failure to write that file, and no fault of the command line."""
+    try:
+        yield
+    except OSError as error:
+        raise Failed(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def report(error: BaseException, debug: bool) -> int:
+    """Say what went wrong, and return the exit code."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else (DONE if error.code is None else FAILED)
+    if isinstance(error, BrokenPipeError):
+        _leave_stdout()
+        return FAILED
+    if debug:
+        traceback.print_exception(error)
+    code, message = explain(error)
+    with contextlib.suppress(OSError):
+        print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Return the exit code and the message."""
+    if isinstance(error, KeyboardInterrupt):
+        return FAILED, "interrupted"
+    if isinstance(error, InputError):
+        return WRONG, str(error)
+    if isinstance(error, Failed | MissingExtra | BackendUnavailable | NonFiniteError | ConnectionError):
+        return FAILED, str(error)
+    if isinstance(error, MemoryError):
+        return FAILED, f"out of memory{': ' if str(error) else ''}{error}; give fewer rows, or a smaller --batch-size"
+    if isinstance(error, OSError):
+        wrong = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError)
+        return (WRONG if wrong else FAILED), _system(error)
+    return FAILED, (
+        f"{type(error).__name__}: {error}. This is a bug in nnx; run the command again with --debug, and report what "
+        "it shows"
+    )
+
+
+def _system(error: OSError) -> str:
+    """Return the message of our own errors as it is, and of the system's without its number."""
+    if error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+
+
+def _leave_stdout() -> None:
+    """Nobody reads any more: what is still buffered goes nowhere, instead of failing once more at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,172 @@
+"""The work of `nnx train`: data, network, training, test; and going on where a file stopped."""
+
+from __future__ import annotations
+
+import shlex
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nnx
+from nnx.cli import card
+from nnx.cli.console import Report, explain, seconds
+from nnx.cli.errors import Failed, writing
+from nnx.cli.keeper import Keeper, curves
+from nnx.cli.recipe import Recipe, changes, choose, read
+from nnx.cli.result import Result
+from nnx.cli.sets import Problem, Source
+from nnx.errors import BackendFallbackWarning, InputError
+
+KEY = "training"  # in the metadata of a model to be saved: the recipe, and which data it is for
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    Attributes:
+        source, backend, save, plot: as on the command line. given: those parts of the recipe that were given.
+        report: where to tell of it. line: the command line, to be repeated after Ctrl-C.
+    """
+
+    source: Source
+    given: Mapping[str, Any]
+    backend: str | None
+    save: Path | None
+    plot: Path | None
+    report: Report
+    line: list[str]
+
+    def run(self, resume: bool) -> None:
+        """Do it all."""
+        kept = self._reopened() if resume else None
+        problem = (replace(self.source, seed=kept[1].seed) if kept else self.source).load()
+        if kept is not None:
+            model, recipe = kept
+            self._check_same_data(model, problem)
+        else:
+            recipe = choose(problem, self.given)
+            with _fallback_untold():
+                model = recipe.build(problem, self.backend)
+            model.metadata[card.KEY] = problem.card.to_json()
+            if self.save is not None:
+                model.metadata[KEY] = {"data": str(problem), "fingerprint": problem.fingerprint()}
+        if self.save is not None:
+            model.metadata[KEY]["recipe"] = recipe.to_json()
+        self._introduce(model, problem, recipe)
+        trained = self._train(model, problem, recipe)
+        self._conclude(model, problem, recipe, self.save if trained else None)
+
+    # ---- going on ----------------------------------------------------------------------------------------------------
+
+    def _reopened(self) -> tuple[nnx.Sequential, Recipe] | None:
+        """Return the network in the file and its recipe, with the epochs wanted now; None without a file."""
+        if self.save is None or not self.save.exists():
+            self.report.line("resume", f"there is no {self.save} yet: starting anew")
+            return None
+        with _fallback_untold():
+            model = nnx.load(self.save, backend=self.backend)
+        if KEY not in model.metadata:
+            raise InputError(f"--resume: {self.save} does not come from nnx train; use nnx.load() and fit() in Python")
+        try:
+            recipe = read(model.metadata[KEY])
+            curves(model.metadata)
+        except InputError as error:
+            raise InputError(f"--resume: {self.save}: {error}") from error
+        if different := changes(recipe, self.given):
+            raise InputError(
+                f"--resume: {self.save} was trained otherwise: {'; '.join(different)}. Leave that out to go on as "
+                "there, or leave --resume out to start anew"
+            )
+        return model, replace(recipe, epochs=self.given.get("epochs", recipe.epochs))
+
+    def _check_same_data(self, model: nnx.Sequential, problem: Problem) -> None:
+        known = model.metadata[KEY]
+        if known.get("fingerprint") != problem.fingerprint():
+            same = known.get("data") == str(problem)
+            raise InputError(
+                f"--resume: {self.save} was trained on {known.get('data')}, not on {'this ' if same else ''}{problem}"
+                + ("; its numbers differ" if same else "")
+                + ". Give the data that it was trained on, or leave --resume out to start anew"
+            )
+
+    # ---- training ----------------------------------------------------------------------------------------------------
+
+    def _train(self, model: nnx.Sequential, problem: Problem, recipe: Recipe) -> bool:
+        """Train for the epochs that are left; return whether there were any."""
+        left = recipe.epochs - model.epochs_done
+        if left <= 0:
+            done = f"{self.save} has {model.epochs_done} epochs already: nothing to do; --epochs asks for more"
+            self.report.line("resume", done)
+            return False
+        if model.epochs_done:
+            self.report.line("resume", f"going on after epoch {model.epochs_done}")
+        self.report.gap()
+        keeper = Keeper(self.save, recipe.steps(problem))
+        history = model.fit(
+            problem.x, problem.y, epochs=left, batch_size=recipe.batch_size or None,
+            validation_data=(problem.x_test, problem.y_test), callbacks=[keeper],
+            verbose=0 if self.report.quiet else "auto",
+        )  # fmt: skip
+        self.report.gap()
+        if history.interrupted:
+            epoch = f"epoch {model.epochs_done + 1} of {recipe.epochs}"
+            raise Failed(f"interrupted in {epoch}; {self._how_to_go_on(keeper)}")
+        self.report.line(
+            "speed", f"{seconds(history.seconds)} in training steps, {history.samples_per_second:,.0f} samples a second"
+        )
+        if model.eager_reason is not None:
+            self.report.line("note", f"steps were not replayed: {model.eager_reason}")
+        return True
+
+    def _how_to_go_on(self, keeper: Keeper) -> str:
+        if self.save is None:
+            return "nothing was kept; with --save FILE a training can go on later"
+        if keeper.saved_epoch is None:
+            return f"that was too early to save anything{': the file is as it was' if self.save.exists() else ''}"
+        line = self.line if "--resume" in self.line else [*self.line, "--resume"]
+        return f"{self.save} holds the network as of epoch {keeper.saved_epoch}. Go on with: nnx {shlex.join(line)}"
+
+    # ---- telling -----------------------------------------------------------------------------------------------------
+
+    def _introduce(self, model: nnx.Sequential, problem: Problem, recipe: Recipe) -> None:
+        samples = f"{len(problem.x):,} to learn from, {len(problem.x_test):,} for the test"
+        self.report.line("data", f"{problem.name}: {problem.title}", samples)
+        self.report.line("backend", *explain(model.resolution))
+        parameters = sum(a.size for a in model.parameters().values())
+        self.report.line("network", f"{recipe.network(problem)}: {parameters:,} parameters")
+        self.report.line("training", recipe.training(problem))
+
+    def _conclude(self, model: nnx.Sequential, problem: Problem, recipe: Recipe, saved: Path | None) -> None:
+        result = Result.of(model, problem)
+        self.report.line("test", result.test, f"on the samples it learned from: {result.train}", always=True)
+        written = [str(saved)] if saved is not None else []
+        if self.plot is not None:
+            from nnx.cli.picture import draw
+
+            epochs = f"{model.epochs_done:,} epoch{'s' if model.epochs_done > 1 else ''}"
+            subtitle = f"{recipe.network(problem)}, after {epochs} on the {model.backend.name} backend"
+            with writing(self.plot):
+                draw(self.plot, model, problem, result, subtitle)
+            written.append(str(self.plot))
+        if written:
+            self.report.line("wrote", ", ".join(written))
+        self.report.line("next", self._next(problem))
+
+    def _next(self, problem: Problem) -> str:
+        stem = shlex.quote(Path(problem.name).stem)
+        if self.save is None:
+            also = "" if self.plot is not None else f", --plot {stem}.png draws it"
+            return f"--save {stem}.safetensors keeps the network{also}"
+        return f"nnx predict {shlex.quote(str(self.save))} FILE   (csv or npz, {problem.x.shape[1]} numbers a row)"
+
+
+class _fallback_untold(warnings.catch_warnings):
+    """The report says which backend was taken and why; the warning would say it twice."""
+
+    def __enter__(self) -> Any:
+        log = super().__enter__()
+        warnings.simplefilter("ignore", BackendFallbackWarning)
+        return log

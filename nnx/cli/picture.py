@@ -1,0 +1,41 @@
+"""The picture that `nnx train --plot` draws: the curves, and the panel that suits the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from nnx import plots
+from nnx.cli.keeper import curves
+from nnx.cli.result import Result
+from nnx.cli.sets import Problem
+from nnx.model import Sequential
+
+NAMES = {"spiral": "Spiral", "digits": "Handwritten digits", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
+
+
+def draw(path: Path, model: Sequential, problem: Problem, result: Result, subtitle: str) -> None:
+    """Draw a training and its result."""
+    name = NAMES.get(problem.name, problem.name)
+    title, subtitle = f"{name}: {result.headline}", subtitle.replace(" -> ", " \u2192 ")
+    plots.save(plots.compose(title, subtitle, curves(model.metadata), _panel(model, problem, result)), path)
+
+
+def _panel(model: Sequential, problem: Problem, result: Result) -> plots.Panel:
+    names = problem.card.classes
+    if problem.card.task == "regression":
+        return plots.regression(result.outputs, result.wanted)
+    if problem.picture is not None:
+        columns, rows = (6, 4) if max(map(len, names)) < 3 else (5, 4)
+        return plots.images(
+            problem.x_test, result.wanted, result.outputs, problem.picture, names, rows=rows, columns=columns
+        )
+    if problem.x.shape[1] == 2:
+        x, x_test = (problem.unscaled(part) for part in (problem.x, problem.x_test))
+
+        def predict(points: np.ndarray) -> np.ndarray:
+            return model.predict(problem.card.scale(points))
+
+        return plots.boundary(predict, x, problem.y, x_test, problem.y_test, names, problem.card.columns)
+    return plots.confusion(result.outputs.argmax(axis=1), result.wanted, names)

@@ -1,0 +1,113 @@
+"""`nnx predict`: a saved network's answers for a table of inputs, as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+import nnx
+from nnx.cli import outputs
+from nnx.cli.card import Card, card_of
+from nnx.cli.errors import writing
+from nnx.datasets import load_features
+from nnx.errors import FileFormatError, InputError
+from nnx.saving import write_atomically
+
+FAR = 1.0  # how far outside the range seen in training, in units of that range, inputs may be without a word
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that nnx train --save wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Inputs: CSV or npz. A column of labels is left alone.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here, not to stdout.")] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write every class's probability, not just the likeliest's.")
+    ] = False,
+    header: Annotated[
+        bool | None, typer.Option("--header/--no-header", help="Whether a CSV file's first line holds names.")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="As for nnx train.")] = None,
+) -> None:
+    """Write a saved network's answer for each row of a file, as CSV."""
+    outputs.check("--output", output, (model, file))
+    network = nnx.load(model, backend=backend)
+    try:
+        card = card_of(network)
+    except InputError as error:
+        raise FileFormatError(f"{model}: {error}") from error
+    x = load_features(file, card.columns or _width(network, model), header=header)
+    _warn(card, x, file)
+    answers = network.predict(card.scale(x))
+    rows = _classes(network, card, answers, probabilities) if card.task == "classification" else _numbers(card, answers)
+    if output is None:
+        _print(rows)
+    else:
+        with writing(output):
+            write_atomically(output, "".join(_lines(rows)).encode())
+
+
+def _width(network: nnx.Sequential, model: Path) -> int:
+    if network.n_inputs is None:
+        raise FileFormatError(f"{model}: the network has no layer with weights, so it takes no particular inputs")
+    return network.n_inputs
+
+
+def _warn(card: Card, x: np.ndarray, file: Path) -> None:
+    """Say so where inputs are clearly in other units than in training: 0 to 255 instead of 0 to 1, say."""
+    if card.limits is None:
+        return
+    low, high = card.limits
+    least, most, room = float(x.min()), float(x.max()), FAR * (high - low)
+    if least < low - room or most > high + room:
+        print(
+            f"note: the inputs in {file} go from {least:g} to {most:g}, those in training from {low:g} to {high:g}; "
+            "bring them to the same scale",
+            file=sys.stderr,
+        )
+
+
+def _classes(network: nnx.Sequential, card: Card, answers: np.ndarray, probabilities: bool) -> Iterator[list[str]]:
+    """Yield a header, then the likeliest class of each row and its probability."""
+    if type(network.layers[-1]).__name__ != "Softmax":  # logits, of a network trained with the fused loss
+        answers = np.exp(answers - answers.max(axis=1, keepdims=True))
+        answers /= answers.sum(axis=1, keepdims=True)
+    names = card.class_names(answers.shape[1])
+    yield ["class", *([f"p({name})" for name in names] if probabilities else ["probability"])]
+    for best, row in zip(answers.argmax(axis=1).tolist(), answers.tolist(), strict=True):
+        yield [names[best], *(f"{p:.6g}" for p in (row if probabilities else row[best : best + 1]))]
+
+
+def _numbers(card: Card, answers: np.ndarray) -> Iterator[list[str]]:
+    """Yield a header, then the numbers predicted for each row."""
+    width = answers.shape[1]
+    yield ["prediction"] if width == 1 else [f"prediction {i}" for i in range(1, width + 1)]
+    for row in card.unscale_target(answers).astype(np.float32):
+        yield [str(value) for value in row]  # the shortest text that is this float32
+
+
+def _lines(rows: Iterator[list[str]]) -> Iterator[str]:
+    """Yield CSV, some rows at a time."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        writer.writerow(row)
+        if text.tell() > 1 << 16:
+            yield text.getvalue()
+            text.seek(0)
+            text.truncate()
+    yield text.getvalue()
+
+
+def _print(rows: Iterator[list[str]]) -> None:
+    """Write to stdout as UTF-8 with plain line ends, whatever the terminal's habits."""
+    sys.stdout.flush()
+    for part in _lines(rows):
+        sys.stdout.buffer.write(part.encode())
+    sys.stdout.buffer.flush()

@@ -1,0 +1,177 @@
+"""How a network is built and trained: given on the command line, else as a file to be resumed says, else by default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from nnx import SGD, AdaGrad, Adam, AdamW, Dense, Dropout, ReLU, RMSprop, Sequential, Sigmoid, Softmax, Tanh, checks
+from nnx.cli.sets import Problem
+from nnx.errors import InputError
+from nnx.losses import CategoricalCrossEntropy, MeanSquaredError
+from nnx.optimizers import Optimizer
+
+ACTIVATIONS = {"relu": ReLU, "tanh": Tanh, "sigmoid": Sigmoid}
+OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, float], float]] = {  # class, arguments, usual learning rate
+    "adam": (Adam, {}, 0.001),
+    "adamw": (AdamW, {}, 0.001),
+    "sgd": (SGD, {"momentum": 0.9}, 0.05),
+    "rmsprop": (RMSprop, {}, 0.001),
+    "adagrad": (AdaGrad, {}, 0.01),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything but the data that decides which numbers come out.
+
+    Attributes:
+        layers: neurons of each hidden layer. activation: of the hidden layers. dropout: after each, the share dropped.
+        l2: strength of the penalty on all weights.
+        optimizer: a key of OPTIMIZERS. lr: learning rate. decay: by how much it falls with each step.
+        batch_size: rows a step; 0: all of them. seed: of weights, order, dropout masks and held-out rows.
+        epochs: how many in all. A file may be resumed with more of them, and with nothing else changed.
+    """
+
+    layers: tuple[int, ...]
+    activation: str = "relu"
+    dropout: float = 0.0
+    l2: float = 0.0
+    optimizer: str = "adam"
+    lr: float = 0.001
+    decay: float = 0.0
+    batch_size: int = 32
+    seed: int = 0
+    epochs: int = 10
+
+    def build(self, problem: Problem, backend: Any) -> Sequential:
+        """Return a network for a data set, with everything drawn from the seed."""
+        layers: list[Any] = []
+        width, init = problem.x.shape[1], "he" if self.activation == "relu" else "glorot"
+        for neurons in self.layers:
+            layers += [Dense(width, neurons, weight_l2=self.l2, init=init), ACTIVATIONS[self.activation]()]
+            layers += [Dropout(self.dropout)] if self.dropout else []
+            width = neurons
+        layers.append(Dense(width, problem.outputs, weight_l2=self.l2, init="glorot"))
+        classes = problem.card.task == "classification"
+        model = Sequential(*layers, *([Softmax()] if classes else []), backend=backend, seed=self.seed)
+        kind, arguments, _ = OPTIMIZERS[self.optimizer]
+        loss = CategoricalCrossEntropy() if classes else MeanSquaredError()
+        optimizer = kind(self.lr, decay=self.decay, **arguments)
+        return model.compile(loss, optimizer, metrics=["accuracy"] if classes else [])
+
+    def steps(self, problem: Problem) -> int:
+        """Return the number of steps in an epoch."""
+        return -(-len(problem.x) // self._rows(problem))
+
+    def network(self, problem: Problem) -> str:
+        """Return the network in words: "64 -> 128 relu -> 10 softmax"."""
+        thinned = f" (dropout {self.dropout:g})" if self.dropout else ""
+        hidden = [f"{neurons} {self.activation}{thinned}" for neurons in self.layers]
+        last = "softmax" if problem.card.task == "classification" else "linear"
+        return " -> ".join([str(problem.x.shape[1]), *hidden, f"{problem.outputs} {last}"])
+
+    def training(self, problem: Problem) -> str:
+        """Return the training in words."""
+        steps = self.steps(problem)
+        each = f"{steps:,} steps of {self._rows(problem):,} samples" if steps > 1 else "one step, all samples at once"
+        return f"{self.epochs:,} epochs of {each}; {self.optimizer}, learning rate {self.lr:g}, seed {self.seed}"
+
+    def _rows(self, problem: Problem) -> int:
+        return min(self.batch_size or len(problem.x), len(problem.x))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the recipe as JSON holds it, and as `read` takes it."""
+        return {**asdict(self), "layers": list(self.layers)}
+
+
+DEFAULTS = {
+    "spiral": Recipe((64, 64), l2=1e-4, lr=0.02, decay=1e-3, batch_size=0, epochs=500),
+    "digits": Recipe((128, 64), dropout=0.2, lr=0.002, decay=1e-4, epochs=40),
+    "mnist": Recipe((128, 128), decay=5e-5, batch_size=128),
+    "fashion-mnist": Recipe((128, 128), decay=5e-5, batch_size=128),
+}
+TABLE = Recipe((64, 32), dropout=0.2, l2=1e-3, lr=0.003, decay=1e-4)  # held up on small tables and on noisy ones
+
+
+def check_given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those parts of a recipe that were given, which are not None, after checking them."""
+    given = {key: value for key, value in options.items() if value is not None}
+    checked(replace(Recipe(()), **given))
+    return given
+
+
+def choose(problem: Problem, given: Mapping[str, Any]) -> Recipe:
+    """Return the recipe for a data set, with what was given in place of its defaults."""
+    chosen = dict(given)
+    recipe = DEFAULTS.get(problem.name) or _for_table(len(problem.x))
+    if chosen.get("optimizer", recipe.optimizer) != recipe.optimizer:
+        chosen.setdefault("lr", OPTIMIZERS[chosen["optimizer"]][2])
+    return replace(recipe, **chosen)
+
+
+def _for_table(rows: int) -> Recipe:
+    """Return a recipe of some 6000 steps, and of 20 to 300 epochs."""
+    return replace(TABLE, epochs=min(300, max(20, 200_000 // rows)), batch_size=32 if rows < 10_000 else 256)
+
+
+def read(saved: Any) -> Recipe:
+    """Return the recipe in what a file holds.
+
+    Raises:
+        InputError: there is none, or one that cannot be used.
+    """
+    try:
+        known = {field.name: saved["recipe"][field.name] for field in fields(Recipe)}
+        return checked(replace(Recipe(**known), layers=tuple(known["layers"])))
+    except (TypeError, KeyError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise InputError(f"its recipe cannot be read: {reason}") from error
+
+
+def changes(old: Recipe, given: Mapping[str, Any]) -> list[str]:
+    """Return what was given and differs from an old recipe, in words; epochs may."""
+    return [
+        f"{_option(key)} is {_words(getattr(old, key))} there, {_words(value)} here"
+        for key, value in given.items()
+        if key != "epochs" and value != getattr(old, key)
+    ]
+
+
+def checked(recipe: Recipe) -> Recipe:
+    """Return the recipe, after checking every number of it."""
+    for neurons in recipe.layers:
+        checks.integer(neurons, "--layers")
+    checks.choice(recipe.activation, "--activation", ACTIVATIONS)
+    checks.choice(recipe.optimizer, "--optimizer", OPTIMIZERS)
+    checks.real(recipe.dropout, "--dropout", high=1.0)
+    checks.real(recipe.l2, "--l2")
+    checks.real(recipe.lr, "--lr", open_low=True)
+    checks.real(recipe.decay, "--decay")
+    checks.integer(recipe.batch_size, "--batch-size", low=0)
+    checks.integer(recipe.epochs, "--epochs")
+    if checks.integer(recipe.seed, "--seed", low=0) >= 2**32:
+        raise InputError(f"--seed={recipe.seed}: expected a whole number from 0 to {2**32 - 1}")
+    return recipe
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Return the widths in "64,32"; none for "none": outputs right after inputs."""
+    if text.strip().lower() == "none":
+        return ()
+    try:
+        widths = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        widths = (0,)
+    if min(widths) < 1:
+        raise InputError(f'--layers={text}: expected whole numbers such as 64,32, each 1 or more, or "none"')
+    return widths
+
+
+def _option(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
+def _words(value: Any) -> str:
+    return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)

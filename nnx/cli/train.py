@@ -1,0 +1,100 @@
+"""`nnx train`: the command's options; job.py does the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nnx.cli import job, outputs
+from nnx.cli.console import Report
+from nnx.cli.recipe import check_given, parse_layers
+from nnx.cli.sets import Source
+from nnx.errors import InputError
+
+NETWORK, TRAINING, DATA, OUTPUT = "The network", "The training", "The data", "What comes out"
+
+
+def train(
+    ctx: typer.Context,
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="spiral, digits, mnist, fashion-mnist, or a CSV or npz file.")
+    ],
+    layers: Annotated[
+        str | None, typer.Option(help='Neurons of the hidden layers, as 64,32; or "none".', rich_help_panel=NETWORK)
+    ] = None,
+    activation: Annotated[
+        str | None, typer.Option(help="Of the hidden layers: relu, tanh, sigmoid.", rich_help_panel=NETWORK)
+    ] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="Share dropped after each hidden layer.", rich_help_panel=NETWORK)
+    ] = None,
+    l2: Annotated[float | None, typer.Option(help="Penalty on squared weights.", rich_help_panel=NETWORK)] = None,
+    epochs: Annotated[int | None, typer.Option(help="How many, in all.", rich_help_panel=TRAINING)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples in a step; 0: all of them.", rich_help_panel=TRAINING)
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.", rich_help_panel=TRAINING)] = None,
+    decay: Annotated[
+        float | None, typer.Option(help="Step t has the rate lr / (1 + decay * t).", rich_help_panel=TRAINING)
+    ] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="adam, adamw, sgd (momentum 0.9), rmsprop, adagrad.", rich_help_panel=TRAINING)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of all that is random, held-out rows too.", rich_help_panel=TRAINING)
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            help="numpy, numba, cupy; a list of them; or auto. Default: NNX_BACKEND, or auto.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--data", help="Folder of the four files of MNIST or Fashion-MNIST.", rich_help_panel=DATA),
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="A CSV file's column of labels.", rich_help_panel=DATA)] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option("--header/--no-header", help="Whether a CSV file's first line holds names.", rich_help_panel=DATA),
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="Of a file: auto, classification, regression.", rich_help_panel=DATA)
+    ] = "auto",
+    save: Annotated[
+        Path | None, typer.Option(help="Keep the network in this file, while it trains too.", rich_help_panel=OUTPUT)
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the network in --save's file.", rich_help_panel=OUTPUT)
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the training and its result here.", rich_help_panel=OUTPUT)
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print the result alone.", rich_help_panel=OUTPUT)
+    ] = False,
+) -> None:
+    """Train a network, and test it on samples that it never saw.
+
+    What is not given is chosen to suit the data. A file's labels are its column "label", "class", "target" or "y", or
+    the last one; a fifth of its rows is held out for the test.
+    """
+    given = check_given(
+        {
+            "layers": None if layers is None else parse_layers(layers), "activation": activation, "dropout": dropout,
+            "l2": l2, "optimizer": optimizer, "lr": lr, "decay": decay, "batch_size": batch_size, "seed": seed,
+            "epochs": epochs,
+        }
+    )  # fmt: skip
+    if resume and save is None:
+        raise InputError("--resume: from which file? Name it: --save FILE")
+    outputs.check("--save", save, (Path(data),), needs=("safetensors", "train"))
+    outputs.check("--plot", plot, (Path(data),), needs=("matplotlib", "plots"))
+    outputs.check_picture("--plot", plot)
+    if save is not None and plot is not None and save.absolute() == plot.absolute():
+        raise InputError(f"--save and --plot are both {save}; give them different names")
+    source = Source(data, given.get("seed", 0), folder, label, header, task)
+    job.Job(source, given, backend, save, plot, Report(quiet), list(ctx.obj or ())).run(resume)

@@ -1,0 +1,316 @@
+"""What works here, what doesn't, why, and the remedy: `python -m nnx.doctor` needs numpy alone.
+
+`report()` collects, as data that JSON can hold; `sections()` turns it into titled rows of text, which `render` here and
+`nnx doctor` show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import math
+import os
+import platform
+import sys
+import textwrap
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import nnx
+from nnx.backends import Resolution, available, resolve
+from nnx.errors import BackendUnavailable, InputError
+
+PACKAGES = {  # distributions, any of which will do: (what for, extra)
+    ("numba",): ("the numba backend", "cpu"),
+    ("scipy",): ("BLAS inside Numba", "cpu"),
+    ("threadpoolctl",): ("setting and showing threads", "cpu"),
+    ("cupy-cuda12x", "cupy-cuda13x", "cupy"): ("the cupy backend", "cuda12"),
+    ("mpi4py",): ("several processes", "mpi"),
+    ("typer",): ("nnx train, nnx predict", "train"),
+    ("rich",): ("progress bars and tables", "train"),
+    ("safetensors",): ("saving and loading", "train"),
+    ("scikit-learn",): ("digits, nnx.sklearn", "train"),
+    ("pooch",): ("downloading data sets", "train"),
+    ("matplotlib",): ("pictures", "plots"),
+}
+VARIABLES = (
+    "NNX_BACKEND", "NNX_STRICT", "NNX_THREADS", "NNX_DATA", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
+)  # fmt: skip
+
+LABEL = 20  # columns
+PREFIXES = ("NNX_", "NUMBA_", "CUPY_")  # others that begin so are shown where they are set
+
+Row = tuple[str, str, bool]  # label, text, whether it is as it should be
+
+
+# ---- collecting ------------------------------------------------------------------------------------------------------
+
+
+def report() -> dict[str, Any]:
+    """Return everything, as data that JSON can hold."""
+    gpu = _gpu()
+    return {
+        "nnx": {"version": nnx.__version__, "folder": str(Path(nnx.__file__).parent)},
+        "python": {
+            "version": platform.python_version(),
+            "implementation": platform.python_implementation(),
+            "executable": sys.executable,
+        },
+        "platform": platform.platform(),
+        "cpu": {"model": _cpu_model(), "usable": _usable_cores(), "cores": os.cpu_count(), "simd": _simd()},
+        "gpu": gpu,
+        "numpy": {"version": np.__version__, "blas": _blas(), "threads": _thread_pools()},
+        "backends": {name: _told(found) for name, found in available().items()},
+        "auto": _choice("auto"),
+        "active": _choice(None),
+        "packages": [_package(names, gpu) for names in PACKAGES],
+        "environment": _variables(),
+        "data": _data(),
+    }
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
+def _usable_cores() -> int:
+    """Return how many cores this process may use: those it is bound to, and a container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
+    return cores
+
+
+def _simd() -> list[str]:
+    """Return the vector instructions that NumPy found."""
+    found = _numpy_facts("SIMD Extensions")
+    return [name for kind in ("baseline", "found") for name in found.get(kind, ())]
+
+
+def _blas() -> dict[str, str]:
+    blas = _numpy_facts("Build Dependencies").get("blas", {})
+    return {name: str(blas.get(name, "unknown")) for name in ("name", "version")}
+
+
+def _numpy_facts(section: str) -> dict[str, Any]:
+    facts: Any = {}
+    with contextlib.suppress(Exception):  # a build of one's own may lack it; the rest of the report matters more
+        facts = np.show_config(mode="dicts")
+    return dict(facts.get(section, {}))
+
+
+def _thread_pools() -> list[dict[str, Any]] | None:
+    """Return each library that has threads of its own, or None where that cannot be told."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return None
+    return [
+        {"library": pool["internal_api"], "version": pool.get("version"), "threads": pool["num_threads"]}
+        for pool in threadpool_info()
+    ]
+
+
+def _gpu() -> dict[str, Any]:
+    """Ask NVIDIA's driver, without any package, for the newest CUDA that it runs, and for its GPUs."""
+    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    version, count, text = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    try:
+        driver = ctypes.CDLL(name)
+        driver.cuDriverGetVersion(ctypes.byref(version))
+        status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+        devices = []
+        for number in range(count.value):
+            driver.cuDeviceGetName(text, len(text), number)
+            devices.append(text.value.decode(errors="replace"))
+    except (OSError, AttributeError):  # not there, or a stand-in that holds nothing
+        return {"cuda": None, "devices": [], "reason": f"there is no NVIDIA driver ({name})"}
+    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    reason = None if devices else f"the NVIDIA driver finds no GPU (status {status})"
+    return {"cuda": cuda, "devices": devices, "reason": reason}
+
+
+def _told(found: bool | BackendUnavailable) -> dict[str, Any]:
+    if isinstance(found, BackendUnavailable):
+        return {"works": False, "reason": found.reason, "remedy": found.remedy}
+    return {"works": True, "reason": None, "remedy": None}
+
+
+def _choice(wish: str | None) -> dict[str, Any]:
+    """Return which backend is taken for a wish (None: what the environment says), why, and what runs in it."""
+    try:
+        found: Resolution = resolve(wish)
+        info = found.backend.info()
+    except (BackendUnavailable, InputError) as error:
+        return {"backend": None, "reason": str(error)}
+    except Exception as error:  # somebody's plugin: told, like everything else that does not work
+        return {"backend": None, "reason": f"{type(error).__name__}: {error}"}
+    return {
+        "backend": info.name,
+        "reason": found.reason,
+        "device": info.device,
+        "versions": dict(info.versions),
+        "threads": info.threads,
+        "ops": dict(info.ops),
+        "notes": list(info.notes),
+    }
+
+
+def _package(names: Sequence[str], gpu: dict[str, Any]) -> dict[str, Any]:
+    purpose, extra = PACKAGES[tuple(names)]
+    if extra == "cuda12" and int((gpu["cuda"] or "0").partition(".")[0]) >= 13:
+        extra = "cuda13"
+    found = {"name": names[0], "version": None, "extra": extra, "for": purpose}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return {**found, "name": name, "version": metadata.version(name)}
+    return found
+
+
+def _variables() -> dict[str, str | None]:
+    others = sorted(name for name in os.environ if name.startswith(PREFIXES) and name not in VARIABLES)
+    return {name: os.environ.get(name) for name in (*VARIABLES, *others)}
+
+
+def _data() -> dict[str, Any]:
+    """Return where data sets are looked for: NNX_DATA alone where it is set, else the cache that downloads go to."""
+    root = os.environ.get("NNX_DATA", "").strip()
+    folder = Path(root).expanduser() if root else None
+    if folder is None:
+        with contextlib.suppress(ImportError):
+            import pooch
+
+            folder = Path(pooch.os_cache("nnx"))
+    sets = {name: str(folder / name) for name in ("mnist", "fashion-mnist") if folder and (folder / name).is_dir()}
+    return {"folder": str(folder) if folder else None, "given": bool(root), "there": sets}
+
+
+# ---- showing ---------------------------------------------------------------------------------------------------------
+
+
+def sections(facts: dict[str, Any]) -> list[tuple[str, list[Row]]]:
+    """Return the report as titled rows of text."""
+    active = facts["active"] if facts["active"]["backend"] else facts["auto"]
+    return [
+        ("machine", _machine(facts)),
+        ("backends", _backends(facts)),
+        (f"operations of {active['backend']}", _operations(active.get("ops", {}))),
+        ("packages", [_package_row(package) for package in facts["packages"]]),
+        ("environment", _environment(facts["environment"])),
+        ("data", _data_rows(facts["data"])),
+    ]
+
+
+def _machine(facts: dict[str, Any]) -> list[Row]:
+    python, cpu, gpu, numpy = (facts[name] for name in ("python", "cpu", "gpu", "numpy"))
+    pools = ", ".join(f"{pool['library']} {pool['version']}: {pool['threads']}" for pool in numpy["threads"] or [])
+    return [
+        ("nnx", f"{facts['nnx']['version']}, {facts['nnx']['folder']}", True),
+        ("python", f"{python['version']} ({python['implementation']}), {python['executable']}", True),
+        ("system", facts["platform"], True),
+        ("cpu", f"{cpu['model']}, {cpu['usable']} of {cpu['cores']} cores usable", True),
+        ("simd", " ".join(cpu["simd"]) or "unknown", True),
+        ("gpu", ", ".join(gpu["devices"]) or gpu["reason"], True),
+        *([("cuda", f"{gpu['cuda']} is the newest that the driver runs", True)] if gpu["cuda"] else []),
+        ("numpy", f"{numpy['version']}, BLAS {numpy['blas']['name']} {numpy['blas']['version']}", True),
+        ("threads", pools or "unknown without threadpoolctl", True),
+    ]
+
+
+def _backends(facts: dict[str, Any]) -> list[Row]:
+    rows = [
+        (name, "works" if told["works"] else f"{told['reason']}. {told['remedy']}", told["works"])
+        for name, told in facts["backends"].items()
+    ]
+    rows += _choice_rows("auto takes", facts["auto"])
+    if facts["environment"]["NNX_BACKEND"]:
+        rows += _choice_rows("NNX_BACKEND takes", facts["active"])
+    return rows
+
+
+def _choice_rows(label: str, choice: dict[str, Any]) -> list[Row]:
+    if choice["backend"] is None:
+        return [(label, choice["reason"], False)]
+    threads = f", {choice['threads']} threads" if choice["threads"] else ""
+    taken = f"{choice['backend']} on {choice['device']}{threads}: {choice['reason']}"
+    return [(label, taken, True), *(("", note, True) for note in choice["notes"])]
+
+
+def _operations(ops: dict[str, str]) -> list[Row]:
+    """Return the operations by who runs them; named in full where an implementation is not called as its operation."""
+    groups: dict[str, list[str]] = {}
+    for op, how in ops.items():
+        owner, _, name = how.partition(":")
+        groups.setdefault(owner, []).append(op if name in ("", op) else f"{op} ({name})")
+    return [("default" if owner == "xp" else owner, ", ".join(names), True) for owner, names in groups.items()]
+
+
+def _environment(variables: dict[str, str | None]) -> list[Row]:
+    rows = [(name, value, True) for name, value in variables.items() if value is not None]
+    unset = [name for name, value in variables.items() if value is None]
+    return rows + ([("not set", ", ".join(unset), True)] if unset else [])
+
+
+def _package_row(package: dict[str, Any]) -> Row:
+    if package["version"] is not None:
+        return package["name"], f"{package['version']}, for {package['for']}", True
+    return package["name"], f'missing, for {package["for"]}: pip install "nnx-backends[{package["extra"]}]"', False
+
+
+def _data_rows(data: dict[str, Any]) -> list[Row]:
+    why = "NNX_DATA" if data["given"] else "downloads go there"
+    rows = [("folder", f"{data['folder']} ({why})" if data["folder"] else "unknown without pooch", True)]
+    return rows + [(name, path, True) for name, path in data["there"].items()]
+
+
+def render(facts: dict[str, Any]) -> str:
+    """Return the report as plain text."""
+    lines = []
+    for title, rows in sections(facts):
+        lines += ["", title]
+        for label, text, good in rows:
+            start = f"{' ' if good else '!'} {label:<{LABEL}}  "
+            lines += textwrap.wrap(
+                text,
+                110,
+                initial_indent=start,
+                subsequent_indent=" " * (LABEL + 4),
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+    return "\n".join(lines[1:])
+
+
+def exit_code(facts: dict[str, Any]) -> int:
+    """Return 0 if at least one backend works, else 1."""
+    return 0 if any(told["works"] for told in facts["backends"].values()) else 1
+
+
+def as_json(facts: dict[str, Any]) -> str:
+    """Return the report as JSON."""
+    return json.dumps(facts, indent=2)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the report; return 0 if at least one backend works."""
+    parser = argparse.ArgumentParser("nnx doctor", description="Show what works here, what doesn't, and the remedy.")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    options = parser.parse_args(arguments)
+    facts = report()
+    sys.stdout.write((as_json(facts) if options.json else render(facts)) + "\n")
+    return exit_code(facts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
