@@ -1,0 +1,225 @@
+"""Networks as scikit-learn estimators, for its pipelines, searches and scores.
+
+Inputs are taken as they are: put a scaler in front, as in `make_pipeline(StandardScaler(), NNClassifier())`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from nnx import checks
+from nnx.callbacks import EarlyStopping
+from nnx.errors import InputError, MissingExtra
+from nnx.layers import Dense, Dropout, Layer, Linear, ReLU, Sigmoid, Softmax, Tanh
+from nnx.losses import CategoricalCrossEntropy, Loss, MeanSquaredError
+from nnx.model import Sequential
+from nnx.optimizers import Adam
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.model_selection import train_test_split
+    from sklearn.utils import check_random_state
+    from sklearn.utils.multiclass import check_classification_targets, unique_labels
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise MissingExtra("sklearn", "sklearn", "nnx.sklearn") from error
+
+__all__ = ["NNClassifier", "NNRegressor"]
+
+Array = Any
+ACTIVATIONS: dict[str, type[Layer]] = {"relu": ReLU, "tanh": Tanh, "sigmoid": Sigmoid, "linear": Linear}
+
+
+class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Dense layers trained by Adam: what the classifier and the regressor share."""
+
+    model_: Sequential
+    loss_curve_: list[float]
+    _ending: ClassVar[tuple[type[Layer], ...]] = ()
+    _loss: ClassVar[type[Loss]] = MeanSquaredError
+
+    def __init__(
+        self,
+        hidden_layers: int | Sequence[int] = (64,),
+        activation: str = "relu",
+        learning_rate: float = 0.001,
+        epochs: int = 200,
+        batch_size: int = 32,
+        l2: float = 0.0,
+        dropout: float = 0.0,
+        validation_fraction: float = 0.0,
+        patience: int = 10,
+        backend: Any = None,
+        dtype: Any = "float64",
+        random_state: Any = None,
+        verbose: Any = False,
+    ) -> None:
+        self.hidden_layers = hidden_layers
+        self.activation = activation
+        self.learning_rate = learning_rate
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.l2 = l2
+        self.dropout = dropout
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.backend = backend
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train a new network on X [N, F] and y; return the estimator. Where it fails, nothing of an old fit is left.
+
+        Ctrl-C ends it after the step at hand. What was learned is kept, and KeyboardInterrupt raised, so that a search
+        over many fits stops as well.
+        """
+        self.__dict__.pop("model_", None)
+        held_out = checks.real(self.validation_fraction, "validation_fraction", high=1.0)
+        epochs, patience = checks.integer(self.epochs, "epochs"), checks.integer(self.patience, "patience")
+        X, y = self._validated(X, y, reset=True)
+        targets, outputs = self._encoded(y)
+        random = check_random_state(self.random_state)
+        model = self._network(X.shape[1], outputs, random)
+        if not held_out:
+            return self._train(model, [], X, targets, epochs)
+        X, validation_x, targets, validation_y = train_test_split(X, targets, test_size=held_out, random_state=random)
+        stopping = [EarlyStopping(patience=patience)]
+        return self._train(
+            model, [], X, targets, epochs, validation_data=(validation_x, validation_y), callbacks=stopping
+        )
+
+    def _continue(self, X: Array, y: Array, outputs: int) -> Self:
+        """Train for one more epoch on what was validated and encoded, from the weights there are, if there are any."""
+        if not hasattr(self, "model_"):
+            model = self._network(X.shape[1], outputs, check_random_state(self.random_state))
+            return self._train(model, [], X, y, epochs=1)
+        return self._train(self.model_, self.loss_curve_, X, y, epochs=1)
+
+    def _train(self, model: Sequential, before: list[float], X: Array, y: Array, epochs: int, **more: Any) -> Self:
+        batch = checks.integer(self.batch_size, "batch_size")
+        history = model.fit(X, y, epochs, batch, verbose=self.verbose, **more)
+        self.model_, self.loss_curve_ = model, before + history.get("loss", [])
+        if history.interrupted:
+            raise KeyboardInterrupt
+        return self
+
+    def _network(self, features: int, outputs: int, random: np.random.RandomState) -> Sequential:
+        sizes = self.hidden_layers if np.iterable(self.hidden_layers) else [self.hidden_layers]
+        widths = [features, *(checks.integer(width, "hidden_layers") for width in sizes)]
+        activation = ACTIVATIONS[checks.choice(self.activation, "activation", ACTIVATIONS)]
+        init = "he" if activation is ReLU else "glorot"
+        dropout, l2 = checks.real(self.dropout, "dropout", high=1.0), checks.real(self.l2, "l2")
+        layers: list[Layer] = []
+        for n_inputs, width in pairwise(widths):
+            layers += [Dense(n_inputs, width, weight_l2=l2, init=init), activation()]
+            layers += [Dropout(dropout)] if dropout else []
+        layers += [Dense(widths[-1], outputs, weight_l2=l2, init="glorot"), *(end() for end in self._ending)]
+        model = Sequential(*layers, backend=self.backend, dtype=self.dtype, seed=int(random.randint(2**31 - 1)))
+        return model.compile(self._loss(), Adam(self.learning_rate), metrics=[])
+
+    def _validated(self, X: Any, y: Any, *, reset: bool) -> tuple[Array, Array]:
+        numbers = isinstance(self, RegressorMixin)
+        X, y = validate_data(
+            self, X, y, reset=reset, dtype=checks.dtype(self.dtype), multi_output=numbers, y_numeric=numbers
+        )
+        return X, y
+
+    def _encoded(self, y: Array) -> tuple[Array, int]:
+        """Return targets as the loss takes them, and how many outputs they need."""
+        raise NotImplementedError
+
+    def _outputs(self, X: Any) -> Array:
+        check_is_fitted(self, "model_")
+        X = validate_data(self, X, reset=False, dtype=self.model_.dtype)
+        return self.model_.predict(X)
+
+
+class NNClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
+    """A classifier: dense layers, softmax and cross-entropy, trained by Adam.
+
+    Args:
+        hidden_layers: neurons of each hidden layer; () for none.
+        activation: of the hidden layers: "relu", "tanh", "sigmoid" or "linear".
+        learning_rate: of Adam. epochs: how often all samples are seen. batch_size: samples a step.
+        l2: strength of the penalty on weights, `l2 * sum(w**2)`. dropout: share of hidden outputs dropped in training.
+        validation_fraction: share of the samples held out, to stop when the loss on them has not improved for
+            `patience` epochs, and to keep the best weights; 0 holds out none, and all epochs are done.
+        backend: as for `nnx.Sequential`.
+        dtype: "float64", as scikit-learn's own estimators compute, or "float32": faster, above all on a GPU, but what
+            is predicted for a row then depends in its seventh digit on the rows predicted along with it.
+        random_state: seed of weights, order, dropout and of what is held out: a number, a RandomState or None.
+        verbose: as for `Sequential.fit`.
+
+    Attributes:
+        classes_: the labels, in the order of `predict_proba`'s columns. n_features_in_: how many features `fit` saw.
+        loss_curve_: the loss of each epoch, penalty included.
+        model_: the `nnx.Sequential`, whose targets are indices into `classes_`.
+    """
+
+    classes_: np.ndarray
+    _ending, _loss = (Softmax,), CategoricalCrossEntropy
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
+        """Train for one epoch more, from the weights there are; return the estimator.
+
+        Args:
+            X: [N, F]. y: labels [N].
+            classes: all labels there will ever be; needed by the first call unless `fit` came before.
+        """
+        known: Array = self.classes_ if hasattr(self, "model_") else None
+        if classes is None and known is None:
+            raise InputError("partial_fit: classes=None; the first call must be given all labels there will ever be")
+        given = known if classes is None else unique_labels(classes)
+        if known is not None and not np.array_equal(known, given):
+            raise InputError(f"partial_fit: classes={given}, expected those of the first call, {known}")
+        X, y = self._validated(X, y, reset=known is None)
+        unknown = np.setdiff1d(y, given)
+        if unknown.size:
+            raise InputError(f"partial_fit: y holds {unknown[0]!r}, expected one of the classes {given}")
+        self.classes_ = given
+        return self._continue(X, np.searchsorted(given, y), len(given))
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probability of each class for X [N, F]: [N, C], of the network's type."""
+        return self._outputs(X)
+
+    def predict(self, X: Any) -> Array:
+        """Return the most probable label for each row of X [N, F]: [N]."""
+        best = self._outputs(X).argmax(axis=1)
+        return self.classes_[best]
+
+    def _encoded(self, y: Array) -> tuple[Array, int]:
+        check_classification_targets(y)
+        self.classes_, indices = np.unique(y, return_inverse=True)
+        return indices, len(self.classes_)
+
+
+class NNRegressor(RegressorMixin, _Network):  # type: ignore[misc]
+    """A regressor: dense layers and the mean squared error, trained by Adam.
+
+    Its arguments and attributes are those of `NNClassifier`, but for `classes_`. y is [N], or [N, O] for O numbers
+    each; bring it near -1 .. 1 by `TransformedTargetRegressor` where it is far from there.
+    """
+
+    def partial_fit(self, X: Any, y: Any) -> Self:
+        """Train for one epoch more on X [N, F] and y, from the weights there are; return the estimator."""
+        X, y = self._validated(X, y, reset=not hasattr(self, "model_"))
+        return self._continue(X, *self._encoded(y))
+
+    def predict(self, X: Any) -> Array:
+        """Return the numbers for X [N, F], float64: [N] where there is one for each row, else [N, O]."""
+        y = self._outputs(X).astype(np.float64)
+        return y[:, 0] if y.shape[1] == 1 else y
+
+    def _encoded(self, y: Array) -> tuple[Array, int]:
+        return y, 1 if y.ndim == 1 else y.shape[1]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags

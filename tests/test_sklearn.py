@@ -1,0 +1,273 @@
+"""NNClassifier and NNRegressor: scikit-learn's own checks, and what they promise beyond."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nnx
+
+pytest.importorskip("sklearn")
+
+from sklearn.base import clone
+from sklearn.datasets import load_iris, make_moons
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+from nnx.sklearn import NNClassifier, NNRegressor
+
+ROOT = Path(__file__).resolve().parents[1]
+BOTH = pytest.mark.parametrize("kind", [NNClassifier, NNRegressor])
+
+
+def small(kind: type, **arguments: Any) -> Any:
+    return kind(**{"backend": "numpy", "epochs": 20, "random_state": 0, **arguments})
+
+
+def moons(rows: int = 120) -> tuple[np.ndarray, np.ndarray]:
+    x, y = make_moons(rows, noise=0.1, random_state=0)
+    return x, y
+
+
+# A matrix product rounds by its size, and these two checks want 7 digits and more, which float32 does not have.
+ROUNDING = dict.fromkeys(
+    ("check_methods_subset_invariance", "check_methods_sample_order_invariance"), "float32 may differ in its last digit"
+)
+
+
+@pytest.mark.filterwarnings("ignore")  # theirs
+@BOTH
+@pytest.mark.parametrize("arguments", [
+    {"epochs": 30, "hidden_layers": (16,), "learning_rate": 0.01},
+    {"epochs": 30, "dtype": "float32", "hidden_layers": (16, 8), "activation": "tanh", "learning_rate": 0.01},
+    {"epochs": 30, "dropout": 0.02, "l2": 1e-4, "validation_fraction": 0.2, "learning_rate": 0.02},
+], ids=["float64", "float32", "all"])  # fmt: skip
+def test_scikit_learns_own_checks(kind: type, arguments: dict[str, Any]) -> None:
+    expected = ROUNDING if arguments.get("dtype") == "float32" else None
+    results = check_estimator(kind(backend="numpy", **arguments), expected_failed_checks=expected, on_skip=None)
+    assert len([result for result in results if result["status"] == "passed"]) >= 48
+
+
+def test_learns_a_curved_boundary() -> None:
+    x, y = moons(300)
+    names = np.array(["down", "up"])[y]
+    model = small(NNClassifier, epochs=150, learning_rate=0.01).fit(x, names)
+    assert model.score(x, names) > 0.97
+    assert list(model.classes_) == ["down", "up"]
+    assert model.n_features_in_ == 2
+    p = model.predict_proba(x)
+    assert (p.shape, p.dtype) == ((300, 2), np.float64)
+    np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-12)
+    np.testing.assert_array_equal(model.predict(x), model.classes_[p.argmax(axis=1)])
+    assert len(model.loss_curve_) == 150
+    assert model.loss_curve_[-1] < model.loss_curve_[0] / 2
+
+
+def test_learns_numbers_one_and_several() -> None:
+    x, y = nnx.datasets.sine(200)
+    wave = small(NNRegressor, epochs=300, learning_rate=0.01, hidden_layers=(32, 32), activation="tanh").fit(x, y[:, 0])
+    assert wave.score(x, y[:, 0]) > 0.99
+    assert wave.predict(x).shape == (200,)
+    both = small(NNRegressor, epochs=100, learning_rate=0.01).fit(x, np.hstack([x, -x]))
+    assert both.predict(x).shape == (200, 2)
+    assert both.score(x, np.hstack([x, -x])) > 0.95
+
+
+def test_in_a_pipeline_and_a_search() -> None:
+    x, y = load_iris(return_X_y=True)
+    pipeline = make_pipeline(StandardScaler(), small(NNClassifier, learning_rate=0.02))
+    assert cross_val_score(pipeline, x, y, cv=3).mean() > 0.9
+    grid = {"nnclassifier__hidden_layers": [(), (8,)], "nnclassifier__l2": [0, 1e-3]}
+    search = GridSearchCV(pipeline, grid, cv=2, n_jobs=1).fit(x, y)
+    assert search.best_score_ > 0.8
+    assert len(search.cv_results_["params"]) == 4
+
+
+@BOTH
+def test_clones_pickles_and_repeats(kind: type) -> None:
+    x, y = moons()
+    model = small(kind, dropout=0.2, batch_size=50).fit(x, y)
+    fresh = clone(model)
+    with pytest.raises(NotFittedError):
+        fresh.predict(x)
+    np.testing.assert_array_equal(fresh.fit(x, y).predict(x), model.predict(x))
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict(x), model.predict(x))
+    assert again.loss_curve_ == model.loss_curve_
+    assert small(kind, random_state=1, dropout=0.2).fit(x, y).loss_curve_ != model.loss_curve_
+    np.testing.assert_array_equal(again.partial_fit(x, y).predict(x), model.partial_fit(x, y).predict(x))
+
+
+@BOTH
+def test_the_network_is_as_asked(kind: type) -> None:
+    x, y = moons()
+    model = small(kind, hidden_layers=(7, 5), activation="tanh", dropout=0.25, l2=0.01, dtype=np.float32).fit(x, y)
+    hidden = "Dense(2, 7) -> Tanh() -> Dropout(0.25) -> Dense(7, 5) -> Tanh() -> Dropout(0.25) -> Dense(5, "
+    ending = "2) -> Softmax()" if kind is NNClassifier else "1)"
+    assert f"{hidden}{ending}, float32 on numpy" in repr(model.model_)
+    assert [layer.weight_l2 for layer in model.model_.layers if isinstance(layer, nnx.Dense)] == [0.01] * 3
+    assert model.model_.epochs_done == 20
+    assert len(small(kind, hidden_layers=()).fit(x, y).model_.parameters()) == 2
+    assert small(kind, hidden_layers=9).fit(x, y).model_.layers[0].n_neurons == 9
+
+
+def test_is_the_sequential_it_says() -> None:
+    x, y = load_iris(return_X_y=True)
+    seed = int(np.random.RandomState(3).randint(2**31 - 1))
+    model = nnx.Sequential(
+        nnx.Dense(4, 64),
+        nnx.ReLU(),
+        nnx.Dense(64, 3, init="glorot"),
+        nnx.Softmax(),
+        seed=seed,
+        backend="numpy",
+        dtype="float64",
+    )
+    model.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.001))
+    history = model.fit(x, y, 5, 32, verbose=0)
+    assert small(NNClassifier, random_state=3, epochs=5).fit(x, y).loss_curve_ == history["loss"]
+
+
+@BOTH
+def test_early_stopping_holds_rows_out_and_keeps_the_best(kind: type) -> None:
+    x, y = moons(200)
+    model = small(kind, epochs=1000, learning_rate=0.05, validation_fraction=0.25, patience=3).fit(x, y)
+    assert 4 <= len(model.loss_curve_) < 1000
+    assert model.score(x, y) > 0.5
+    np.testing.assert_array_equal(clone(model).fit(x, y).predict(x), model.predict(x))
+
+
+@BOTH
+def test_partial_fit_goes_on(kind: type) -> None:
+    x, y = moons()
+    classes = [[0, 1]] if kind is NNClassifier else []
+    model = small(kind)
+    for epoch in range(5):
+        assert model.partial_fit(x, y, *classes) is model
+        assert len(model.loss_curve_) == model.model_.epochs_done == epoch + 1
+    np.testing.assert_allclose(small(kind, epochs=5).fit(x, y).loss_curve_, model.loss_curve_, rtol=1e-6)
+    seen = model.model_
+    model.partial_fit(x[:10], y[:10])
+    assert model.model_ is seen
+    model.fit(x, y)
+    assert model.model_ is not seen
+    assert len(model.loss_curve_) == 20
+
+
+def test_partial_fit_needs_all_classes_and_takes_no_others() -> None:
+    x, y = moons()
+    for arguments, words in [({}, "classes=None"), ({"classes": ["a", "b"]}, "expected one of the classes")]:
+        with pytest.raises(nnx.InputError, match=words):
+            small(NNClassifier).partial_fit(x, y, **arguments)
+    model = small(NNClassifier).partial_fit(x, y, classes=[0, 1, 2])
+    assert model.predict_proba(x).shape == (120, 3)
+    with pytest.raises(nnx.InputError, match="those of the first call"):
+        model.partial_fit(x, y, classes=[0, 1])
+    with pytest.raises(nnx.InputError, match="y holds"):
+        model.partial_fit(x, y + 7)
+    names = np.array(["b", "d"])[y]
+    named = small(NNClassifier, learning_rate=0.02).partial_fit(x, names, classes=["d", "c", "b"])
+    for _ in range(40):
+        named.partial_fit(x, names)
+    assert list(named.classes_) == ["b", "c", "d"]
+    assert named.score(x, names) > 0.8
+
+
+def test_one_class_is_learned_at_once() -> None:
+    model = small(NNClassifier).fit(np.eye(3), ["only"] * 3)
+    assert list(model.predict(np.eye(3))) == ["only"] * 3
+    np.testing.assert_array_equal(model.predict_proba(np.eye(3)), 1)
+
+
+WRONG = [
+    ("hidden_layers", (4, 0)), ("hidden_layers", 2.5), ("hidden_layers", "ab"), ("hidden_layers", None),
+    ("activation", "swish"), ("activation", None), ("learning_rate", 0), ("learning_rate", "fast"),
+    ("learning_rate", float("nan")), ("epochs", 0), ("epochs", 1.5), ("batch_size", 0), ("batch_size", None),
+    ("l2", -1), ("dropout", 1), ("dropout", -0.1), ("validation_fraction", 1), ("validation_fraction", "some"),
+    ("patience", 0), ("backend", "gpu"), ("dtype", "int32"), ("dtype", "float16"),
+]  # fmt: skip
+
+
+@BOTH
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_wrong_arguments_are_refused_by_fit(kind: type, name: str, value: object) -> None:
+    x, y = moons()
+    model = small(kind, epochs=1).fit(x, y)
+    model.set_params(**{name: value})
+    with pytest.raises(nnx.InputError) as caught:
+        model.fit(x, y)
+    assert name in str(caught.value)
+    with pytest.raises(NotFittedError):  # rather than half of the old network and half of the new
+        model.predict(x)
+
+
+@BOTH
+def test_wrong_data_are_refused(kind: type) -> None:
+    x, y = moons()
+    model = small(kind).fit(x, y)
+    for wrong_x, wrong_y in [(x[:, 0], y), (x, y[:-1]), (x * np.nan, y), (x[:0], y[:0]), (x, None)]:
+        with pytest.raises(ValueError):  # noqa: PT011 - scikit-learn's words
+            clone(model).fit(wrong_x, wrong_y)
+    for wrong in (x[:, :1], x[0], np.full_like(x, np.inf)):
+        with pytest.raises(ValueError):  # noqa: PT011
+            model.predict(wrong)
+
+
+@BOTH
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # scikit-learn's conversion
+def test_numbers_beyond_float32_are_refused_for_float32(kind: type) -> None:
+    x, y = moons()
+    with pytest.raises(ValueError, match="too large for dtype"):
+        small(kind, dtype="float32").fit(x * 1e39, y)
+
+
+@BOTH
+def test_ctrl_c_keeps_what_was_learned_and_goes_on_up(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = moons()
+    model, evaluate, calls = small(kind, epochs=500, validation_fraction=0.2, patience=500), nnx.Sequential.evaluate, []
+
+    def ask(self: nnx.Sequential, *args: Any, **kwargs: Any) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return evaluate(self, *args, **kwargs)
+
+    monkeypatch.setattr(nnx.Sequential, "evaluate", ask)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y)
+    assert len(model.loss_curve_) == 3
+    assert model.predict(x).shape == (120,)
+
+
+def test_verbose_shows_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = moons()
+    small(NNClassifier, epochs=2).fit(x, y)
+    assert capsys.readouterr().out == ""
+    small(NNClassifier, epochs=2, verbose=True).fit(x, y)
+    assert "epoch 2/2" in capsys.readouterr().out
+
+
+def test_without_scikit_learn_it_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['sklearn'] = None\n"
+        "import nnx\n"
+        "try:\n    import nnx.sklearn\n"
+        "except nnx.MissingExtra as error:\n    print(error.extra, error)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(
+        'sklearn nnx.sklearn needs sklearn, which is not installed: pip install "nnx-backends['
+    )
