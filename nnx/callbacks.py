@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nnx import checks
+from nnx.datasets.needs import as_path
 from nnx.errors import InputError, InputTypeError
 
 if TYPE_CHECKING:
@@ -51,15 +51,19 @@ class Monitor(Callback):
 
     def on_fit_begin(self, model: Sequential) -> None:
         """Forget earlier fits."""
-        self.best, self.best_epoch = math.inf, -1
+        self.best, self.best_epoch = math.inf, model.epochs_done - 1
+
+    def check(self, measured: Iterable[str]) -> None:
+        """Refuse to watch what is not measured. A fit asks before it begins."""
+        if self.monitor not in measured:
+            raise InputError(
+                f"{type(self).__name__}: monitor={self.monitor!r} is not measured; expected one of "
+                f"{', '.join(measured)}" + ("; give fit() validation_data" if self.monitor.startswith("val_") else "")
+            )
 
     def improved(self, epoch: int, logs: Mapping[str, float], by: float = 0.0) -> bool:
         """Tell whether this epoch is the best so far, by more than `by`; note it if so."""
-        if self.monitor not in logs:
-            raise InputError(
-                f"{type(self).__name__}: monitor={self.monitor!r} is not measured; expected one of {', '.join(logs)}"
-                + ("; give fit() validation_data" if self.monitor.startswith("val_") else "")
-            )
+        self.check(logs)
         value = -logs[self.monitor] if self.monitor.endswith("accuracy") else logs[self.monitor]
         if not value < self.best - by:
             return False
@@ -110,7 +114,7 @@ class ModelCheckpoint(Monitor):
 
     def __init__(self, path: str | os.PathLike[str], monitor: str | None = None, every: int = 1) -> None:
         super().__init__(monitor or "loss")
-        self.path, self.only_best = Path(path), monitor is not None
+        self.path, self.only_best = as_path("ModelCheckpoint", path), monitor is not None
         self.every = checks.integer(every, "ModelCheckpoint: every")
         self._saved_epoch = -1
 
@@ -121,8 +125,8 @@ class ModelCheckpoint(Monitor):
             self._save(model)
 
     def on_fit_end(self, model: Sequential, history: History) -> None:
-        """Save the last epoch, where nothing but time decides; not the middle of an interrupted one."""
-        if not self.only_best and not history.interrupted and self._saved_epoch != model.epochs_done:
+        """Save the last epoch, where nothing but time decides; not the middle of an epoch."""
+        if not self.only_best and history.complete and self._saved_epoch != model.epochs_done:
             self._save(model)
 
     def _save(self, model: Sequential) -> None:
@@ -138,7 +142,7 @@ class CSVLogger(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
-        self.path, self.append = Path(path), append
+        self.path, self.append = as_path("CSVLogger", path), append
         self._begun = False
 
     def on_fit_begin(self, model: Sequential) -> None:

@@ -35,7 +35,7 @@ def real(value: Any, what: str, low: float = 0.0, high: float = math.inf, *, ope
         if isinstance(value, bool | np.bool_ | str | bytes):
             raise TypeError
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputTypeError(f"{what}={value!r}: expected {expected}") from None
     if not math.isfinite(number) or number < low or number >= high or (open_low and number == low):
         raise InputError(f"{what}={value!r}: expected {expected}")
@@ -55,10 +55,10 @@ def dtype(value: Any) -> str:
     """Return the name of a type that nnx computes in: "float32" or "float64", given as name, type or NumPy dtype."""
     try:
         name = value if isinstance(value, str) else np.dtype(value).name
-    except TypeError:
-        name = value
+    except (TypeError, ValueError):
+        name = type(value).__name__
     if value is None or name not in ("float32", "float64"):
-        error = InputError if isinstance(name, str) and value is not None else InputTypeError
+        error = InputError if isinstance(value, str | type | np.dtype) else InputTypeError
         raise error(f"dtype={value!r}: expected 'float32' or 'float64'")
     return str(name)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,6 +95,7 @@ class Fit:
                 while history.epochs < epochs and not (interrupt.asked or model.stop_training):
                     self._block(min(self.epochs_per_block, epochs - history.epochs), history, interrupt, bar)
                 history.interrupted = interrupt.asked and history.epochs < epochs
+                history.complete = not history.interrupted
             finally:
                 for callback in self.callbacks:
                     callback.on_fit_end(model, history)
@@ -103,15 +105,15 @@ class Fit:
         first = self.model.epochs_done
         if self.order is not None:
             self._set_order(first, epochs)
-        rows: list[np.ndarray] = []
+        rows = [np.empty((0, 3))]  # Ctrl-C may come before the first step
         done = 0
         for piece in self._pieces(epochs):
             left = piece.steps
             while left and not interrupt.asked:
                 steps = min(left, HISTORY, max(1, int(CHUNK / self.seconds_per_step)) if self.seconds_per_step else 1)
                 begin = time.perf_counter()
-                epoch = first + done // self.steps_per_epoch
-                part, error = self.trainer.run_guarded(piece.runner, piece.feed, steps, epoch)
+                epoch_of = partial(self._epoch, first, done)
+                part, error = self.trainer.run_guarded(piece.runner, piece.feed, steps, epoch_of)
                 rows.append(part)
                 if error is not None:
                     self._close(first, np.concatenate(rows), history, bar)
@@ -122,6 +124,9 @@ class Fit:
                 done, left = done + steps, left - steps
                 bar.advance(steps / self.steps_per_epoch)
         self._close(first, np.concatenate(rows), history, bar)
+
+    def _epoch(self, first: int, done: int, more: int) -> int:
+        return int(first + (done + more) // self.steps_per_epoch)
 
     def _pieces(self, epochs: int) -> list[Piece]:
         assert self.full is not None

@@ -14,13 +14,14 @@ class History(Mapping[str, list[float]]):
 
     Attributes:
         first_epoch: the number of the first epoch of this fit; 0 for a new model.
-        interrupted: Ctrl-C ended the fit early.
+        interrupted: Ctrl-C ended the fit early. complete: neither that nor an error did, so no epoch is half done.
         seconds: time spent in training steps. samples: samples trained on, each epoch anew.
     """
 
     def __init__(self, first_epoch: int = 0) -> None:
         self.first_epoch = first_epoch
         self.interrupted = False
+        self.complete = False
         self.seconds = 0.0
         self.samples = 0
         self._lists: dict[str, list[float]] = {}

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nnx import checks, targets
+from nnx.backends.base import real_numbers
 from nnx.backends.operations import CLIP
 from nnx.errors import InputError
 from nnx.layers import Layer, Sigmoid, Softmax
@@ -35,7 +36,7 @@ class Loss(Layer):
             y_pred: [N, C], what the last layer put out. y_true: what was wanted; see the class.
         """
         y_pred = self._accept(y_pred)
-        return self.losses(y_pred, self.prepare(y_true, tuple(y_pred.shape), y_pred.dtype.name))
+        return self.losses(y_pred, self.prepare(y_true, tuple(y_pred.shape), self.backend.dtype_name(y_pred.dtype)))
 
     def calculate(self, y_pred: Array, y_true: Any) -> float:
         """Return the mean loss over all samples, without regularization."""
@@ -44,7 +45,7 @@ class Loss(Layer):
     def backward(self, y_pred: Array, y_true: Any) -> Array:  # type: ignore[override]
         """Return the gradient of the mean loss, shaped like `y_pred`."""
         y_pred = self._accept(y_pred)
-        return self.gradients(y_pred, self.prepare(y_true, tuple(y_pred.shape), y_pred.dtype.name))
+        return self.gradients(y_pred, self.prepare(y_true, tuple(y_pred.shape), self.backend.dtype_name(y_pred.dtype)))
 
     # ---- the same with targets already prepared: what a model calls --------------------------------------------------
 
@@ -138,9 +139,6 @@ class FusedLoss(Loss):
 
     Args:
         clip: bound each loss as if the probability had been kept within [clip, 1 - clip]; 0 gives the exact loss.
-
-    Attributes:
-        probabilities: the activation's output [N, C].
     """
 
     def __init__(self, clip: float = 0.0) -> None:
@@ -192,19 +190,31 @@ def accuracy(y_pred: Any, y_true: Any) -> float:
         y_pred: outputs [N, C], or predicted classes [N]. y_true: classes [N] or one-hot rows [N, C].
 
     Raises:
-        InputError: the numbers of samples differ, there are none, or a shape is another.
+        InputError: the numbers of samples differ, there are none, a shape is another, or a label is no class.
     """
-    given = {"y_pred": _classes(y_pred), "y_true": _classes(y_true)}
-    shapes = {name: a.shape for name, a in given.items()}
-    if any(len(shape) != 1 for shape in shapes.values()) or len(set(shapes.values())) != 1 or (0,) in shapes.values():
-        raise InputError(
-            f"accuracy: {shapes} after taking the largest of each row; expected as many of both, and not 0"
-        )
-    return float(np.mean(given["y_pred"] == given["y_true"]))
+    outputs, wanted = _numbers(y_pred, "y_pred"), _numbers(y_true, "y_true")
+    if outputs.ndim == 2 and outputs.shape[1] > 1:
+        checks.matrix(outputs.shape, "accuracy", "y_pred")
+        wanted = targets.categorical(wanted, len(outputs), outputs.shape[1], "accuracy")
+    predicted, labels = _classes(outputs, "y_pred"), _classes(wanted, "y_true")
+    if predicted.shape != labels.shape:
+        raise InputError(f"accuracy: y_pred has {len(predicted)} samples and y_true {len(labels)}; expected as many")
+    return float(np.mean(predicted == labels))
 
 
-def _classes(y: Any) -> np.ndarray:
-    a = np.asarray(y.get() if hasattr(y, "get") and not isinstance(y, dict) else y)
-    if a.ndim == 2 and a.shape[1] == 1:
-        return a[:, 0]
-    return a.argmax(axis=1) if a.ndim == 2 and a.shape[1] > 0 else a
+def _numbers(y: Any, name: str) -> np.ndarray:
+    return real_numbers(y.get() if type(y).__module__.partition(".")[0] == "cupy" else y, f"accuracy: {name}")
+
+
+def _classes(a: np.ndarray, name: str) -> np.ndarray:
+    if a.ndim == 2 and a.shape[1] > 1 and len(a):
+        checks.finite(a, "accuracy", name)
+        best: np.ndarray = a.argmax(axis=1)
+        return best
+    a = a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a
+    if a.ndim != 1 or not len(a):
+        raise InputError(f"accuracy: {name} has shape {a.shape}, expected classes [N] or a column for each class")
+    bad = ~np.isfinite(a) | (a != np.floor(a))
+    if bad.any():
+        raise InputError(f"accuracy: {name} holds {a[bad][0]:g}; expected whole numbers, or a column for each class")
+    return a

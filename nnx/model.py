@@ -11,7 +11,7 @@ import numpy as np
 
 from nnx import checks, streams
 from nnx.backends import Backend, resolve
-from nnx.backends.base import host_array
+from nnx.backends.base import host_array, real_numbers
 from nnx.backends.operations import LOSS, PENALTY
 from nnx.errors import InputError, InputTypeError
 from nnx.history import History
@@ -66,6 +66,8 @@ class Sequential:
         self.stop_training = False
         self.eager_reason: str | None = None
         self._trainer: Trainer | None = None
+        for layer in self.layers:
+            layer.check_values(self.dtype)
         for number, layer in enumerate(self.layers):
             layer.draw_missing(streams.generator(self.seed, streams.WEIGHTS, number))
         self._settle(self.resolution.backend, self.dtype)
@@ -126,6 +128,8 @@ class Sequential:
         """Move to another backend (or type), with parameters and the optimizer's state; return self."""
         target = resolve(backend)
         dtype = self.dtype if dtype is None else checks.dtype(dtype)
+        for layer in self.layers:
+            layer.check_values(dtype)
         state = self._state()
         self.resolution = target
         self._settle(target.backend, dtype)
@@ -144,7 +148,7 @@ class Sequential:
         """
         expect_instance(loss, Loss, "loss", "CategoricalCrossEntropy()")
         expect_instance(optimizer, Optimizer, "optimizer", "Adam(0.01)")
-        if isinstance(metrics, str) or any(m not in METRICS for m in metrics):
+        if not isinstance(metrics, list | tuple) or any(m not in METRICS for m in metrics):
             raise InputError(f"compile: metrics={metrics!r}; expected [] or ['accuracy']")
         if self.flat.size == 0:
             raise InputError("compile: no layer has parameters, so there is nothing to train; add a Dense layer")
@@ -194,10 +198,12 @@ class Sequential:
         validation = None
         if validation_data is not None:
             if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
-                raise InputTypeError("fit: validation_data must be a pair (x, y)")
+                given = type(validation_data).__name__ if hasattr(validation_data, "shape") else repr(validation_data)
+                raise InputTypeError(f"fit: validation_data={given[:60]}: expected a pair (x, y)")
             held_out = self._inputs(validation_data[0], "fit: validation x")
             self._targets(validation_data[1], held_out, "fit: validation")
             validation = (held_out, validation_data[1])
+        _check_monitors(callbacks, trainer.quantities(validation is not None))
         if self.loss.metric == "regression":
             trainer.set_precision(_precision(self.backend.to_numpy(target)))
         self.eager_reason = None
@@ -241,7 +247,7 @@ class Sequential:
         precision = trainer.precision or (_precision(self.backend.to_numpy(target)) if metric == "regression" else 0.0)
         stats, loss, hits = self.backend.zeros(3, "float64"), 0.0, 0.0
         for i in range(0, len(host), rows):
-            wanted = target[i : i + rows]
+            wanted = target[i : min(i + rows, len(host)), ...]
             outputs = self._forward(host[i : i + rows])
             self.backend.tally(self.loss.losses(outputs, wanted), outputs, wanted, metric, precision, stats)
             mean, right, _ = self.backend.to_numpy(stats)
@@ -279,21 +285,22 @@ class Sequential:
         """Return inputs as a finite NumPy array [N, n_inputs] of the model's type, contiguous."""
         if not isinstance(x, np.ndarray) and self.backend.owns(x):
             x = self.backend.to_numpy(x)
-        a = np.ascontiguousarray(host_array(x, self.dtype))
-        checks.matrix(a.shape, what.partition(":")[0], what.rpartition(" ")[2])
+        a = host_array(x, self.dtype, what)
+        who, _, name = what.partition(": ")
+        checks.matrix(a.shape, who, name)
         if self.n_inputs is not None and a.shape[1] != self.n_inputs:
             raise InputError(
                 f"{what} has {a.shape[1]} features (shape {a.shape}), but the first layer takes {self.n_inputs}"
             )
-        checks.finite(a, what.partition(":")[0], what.rpartition(" ")[2], given=x)
-        return a
+        checks.finite(a, who, name, given=x)
+        return np.ascontiguousarray(a)
 
     def _targets(self, y: Any, x: np.ndarray, who: str) -> Array:
         """Return targets as the loss wants them, after checking them against x and the outputs."""
         width = self.n_outputs
         if width is None:  # a layer of the user's own, whose width shows only in its output
             width = self._forward(x[:1]).shape[1]
-        shape = np.shape(y)
+        shape = tuple(y.shape) if hasattr(y, "shape") else real_numbers(y, f"{who}: y").shape
         if not shape or shape[0] != len(x):
             raise InputError(f"{who}: x has {len(x)} rows, y has shape {shape}; expected one target for each row")
         return self.loss.prepare(y, (len(x), width), self.dtype)
@@ -357,5 +364,13 @@ def _check_callbacks(callbacks: Any) -> None:
         expect_instance(callback, Callback, "fit: a callback", "callbacks.EarlyStopping()")
 
 
+def _check_monitors(callbacks: Sequence[Callback], measured: Sequence[str]) -> None:
+    from nnx.callbacks import Monitor
+
+    for callback in callbacks:
+        if isinstance(callback, Monitor):
+            callback.check(measured)
+
+
 def _precision(y: np.ndarray) -> float:
-    return float(np.std(y)) / 250
+    return float(np.std(y, dtype=np.float64)) / 250  # float32 overflows from 2e19 on

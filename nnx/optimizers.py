@@ -15,6 +15,7 @@ from nnx.backends.operations import BETA_1, BETA_2, DECAY, EPSILON, LEARNING_RAT
 from nnx.errors import InputError
 from nnx.layers import Layer
 from nnx.parameters import ParameterBuffer
+from nnx.structure import expect_instance
 
 Array = Any
 
@@ -79,6 +80,7 @@ class Optimizer:
 
     def update_params(self, layer: Layer) -> None:
         """Move the parameters of one layer against their gradients. Layers without parameters stay as they are."""
+        expect_instance(layer, Layer, "update_params: layer", "Dense(2, 3)")
         if not layer.shapes:
             return
         layer.parameter(next(iter(layer.shapes)))

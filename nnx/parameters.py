@@ -42,4 +42,5 @@ class ParameterBuffer:
 
     def views(self, part: Array) -> list[Array]:
         """Return each parameter's view into one of the four parts, in the order of the shapes."""
-        return [part[at : at + math.prod(shape)].reshape(shape) for at, shape in self._places]
+        reshape = self.backend.xp.reshape
+        return [reshape(part[at : at + math.prod(shape)], shape) for at, shape in self._places]

@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import tempfile
+import secrets
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnx import layers, losses, optimizers
+from nnx import checks, layers, losses, optimizers
+from nnx.backends import resolve
+from nnx.datasets.needs import as_path, existing_file
 from nnx.errors import FileFormatError, InputError, MissingExtra
 from nnx.layers import Layer
 from nnx.losses import Loss
@@ -38,15 +41,19 @@ def save(model: Sequential, path: str | os.PathLike[str]) -> None:
     """Write a model to `path`.
 
     Raises:
-        InputError: the model has a layer or a loss of your own (save its `parameters()`), or metadata beyond JSON.
+        InputError: the model has a layer or a loss of your own (save its `parameters()`), metadata beyond JSON, or
+            numbers that are not finite.
         OSError: the file cannot be written; one that was there before is untouched.
         MissingExtra: safetensors is not installed.
     """
-    header = {"format": FORMAT, "model": json.dumps(_describe(model))}
+    path, text = as_path("save", path), _describe(model)
     tensors = {f"parameters.{name}": _host(model, a) for name, a in model.parameters().items()}
     if model.optimizer is not None:
         tensors |= {f"moments.{name}": _host(model, getattr(model.flat, name)) for name in model.optimizer.moments}
-    write_atomically(Path(path), _safetensors().save(tensors, metadata=header))
+    for name, a in tensors.items():
+        checks.finite(a, "save", name)
+    header = {"format": FORMAT, "model": text, "crc32": checksum(text, tensors)}
+    write_atomically(path, _safetensors().save(tensors, metadata=header))
 
 
 def load(path: str | os.PathLike[str], backend: Any = None) -> Sequential:
@@ -54,50 +61,45 @@ def load(path: str | os.PathLike[str], backend: Any = None) -> Sequential:
 
     Raises:
         FileNotFoundError: there is no such file.
-        FileFormatError: it is truncated, damaged, or no nnx model.
+        FileFormatError: it is truncated, damaged, or no nnx model. InputError: no backend has that name.
         BackendUnavailable: the backend does not work here. MissingExtra: safetensors is not installed.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise FileFormatError(f"{path} is a folder; expected a file that model.save() wrote")
+    path = existing_file("load", path, "a file that model.save() wrote")
+    resolve(backend)  # its errors are not the file's
     header, tensors = _read(path)
     try:
-        model = _build(header, backend)
+        model = _build(header, tensors, backend)
         _fill(model, header, tensors)
-    except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileFormatError(f"{path} does not describe a model that this nnx can build: {error}") from error
+    except (InputError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise FileFormatError(f"{path} does not describe a model that this nnx can build: {reason}") from error
     return model
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a crash at any moment leaves either the old one or the new one, whole."""
+    """Write a file so that a crash at any moment leaves either the old one or the new one, whole.
+
+    A link stays a link, and the file it leads to is replaced. Permissions stay those of the old file.
+    """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; expected the name of a file to write")
+    path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}; make it first")
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.partial")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, _mode(path))
+        if path.exists():
+            os.chmod(temporary, path.stat().st_mode & 0o777)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
     _sync_folder(path.parent)
-
-
-def _mode(path: Path) -> int:
-    """Return the permissions of the file to be replaced, or those that a new file would get."""
-    try:
-        return path.stat().st_mode & 0o777
-    except FileNotFoundError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask
 
 
 def _sync_folder(folder: Path) -> None:
@@ -122,10 +124,20 @@ def _host(model: Sequential, a: Any) -> np.ndarray:
     return np.ascontiguousarray(model.backend.to_numpy(a))
 
 
+def checksum(text: str, tensors: dict[str, np.ndarray]) -> str:
+    """Return the CRC-32 of a model's description and arrays: a changed byte in either is found."""
+    value = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        value = zlib.crc32(np.ascontiguousarray(tensors[name]).data, value)
+    return f"{value:08x}"
+
+
 # ---- what a model is, as JSON ----------------------------------------------------------------------------------------
 
 
-def _describe(model: Sequential) -> dict[str, Any]:
+def _describe(model: Sequential) -> str:
+    if not isinstance(model.metadata, dict):
+        raise InputError(f"save: model.metadata is {model.metadata!r}; expected a dict of what JSON can hold")
     described = {
         "layers": [_part(layer, LAYERS, f"layer {number}") for number, layer in enumerate(model.layers)],
         "dtype": model.dtype,
@@ -143,10 +155,9 @@ def _describe(model: Sequential) -> dict[str, Any]:
             "precision": trainer.precision,
         }
     try:
-        json.dumps(described, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        return json.dumps(described, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"save: model.metadata holds what JSON cannot: {error}") from error
-    return described
 
 
 def _part(part: Layer | Loss | Optimizer, known: dict[str, type], what: str) -> dict[str, Any]:
@@ -175,7 +186,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     try:
         tensors = safetensors.load(data)
         length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
     except Exception as error:  # the library has an error type of its own, and numpy may object to a shape
         raise FileFormatError(f"{path} ({len(data)} bytes) is no safetensors file, or is truncated: {error}") from error
     if metadata.get("format") != FORMAT:
@@ -183,18 +194,30 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             f"{path} is a safetensors file, but no nnx model: its format is {metadata.get('format')!r}, "
             f"expected {FORMAT!r}"
         )
+    if metadata.get("crc32") != checksum(metadata.get("model", ""), tensors):
+        raise FileFormatError(f"{path} is damaged: its checksum is not that of its contents")
     try:
-        header = json.loads(metadata["model"])
-    except (KeyError, ValueError) as error:
+        header = json.loads(metadata["model"], parse_constant=_refuse)
+    except (KeyError, ValueError, RecursionError) as error:
         raise FileFormatError(f"{path}: the description of the model is missing or damaged: {error}") from error
     if not isinstance(header, dict):
         raise FileFormatError(f"{path}: the description of the model is damaged: expected an object")
     return header, tensors
 
 
-def _build(header: dict[str, Any], backend: Any) -> Sequential:
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _build(header: dict[str, Any], tensors: dict[str, np.ndarray], backend: Any) -> Sequential:
     parts = [_make(layer, LAYERS) for layer in header["layers"]]
+    expected = {f"parameters.{i}.{name}": shape for i, part in enumerate(parts) for name, shape in part.shapes.items()}
+    found = {name: a.shape for name, a in tensors.items() if not name.startswith("moments.")}
+    if found != expected:  # asked before anything of that size is allocated
+        raise InputError(f"the arrays are {found}, but the layers need {expected}")
     model = Sequential(*parts, backend=backend, dtype=header["dtype"], seed=header["seed"])
+    if not isinstance(header["metrics"], list) or not isinstance(header["metadata"], dict):
+        raise InputError("metrics must be a list, and metadata an object")
     if "optimizer" in header:
         loss, optimizer = _make(header["loss"], LOSSES), _make(header["optimizer"], OPTIMIZERS)
         model.compile(loss, optimizer, metrics=header["metrics"])
@@ -202,22 +225,25 @@ def _build(header: dict[str, Any], backend: Any) -> Sequential:
 
 
 def _fill(model: Sequential, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
-    expected = {f"parameters.{name}": tuple(a.shape) for name, a in model.parameters().items()}
-    if model.optimizer is not None:
-        expected |= {f"moments.{name}": (model.flat.size,) for name in model.optimizer.moments}
-    found = {name: a.shape for name, a in tensors.items()}
+    moments = () if model.optimizer is None else model.optimizer.moments
+    expected = {f"moments.{name}": (model.flat.size,) for name in moments}
+    found = {name: a.shape for name, a in tensors.items() if name.startswith("moments.")}
     if found != expected:
-        raise InputError(f"the arrays are {found}, but the layers need {expected}")
+        raise InputError(f"the optimizer's arrays are {found}, expected {expected}")
     if any(a.dtype.name != model.dtype for a in tensors.values()):
         raise InputError(f"the arrays are not all {model.dtype}")
-    if not all(np.isfinite(a).all() for a in tensors.values()):
-        raise InputError("an array holds nan or infinite numbers")
-    epochs, iterations = int(header["epochs_done"]), int(header.get("iterations", 0))
-    if epochs < 0 or iterations < 0 or not isinstance(header["metadata"], dict):
-        raise InputError("epochs_done, iterations or metadata are out of range")
+    for name, a in tensors.items():
+        checks.finite(a, "the file", name)
+    model.epochs_done, model.metadata = _count(header, "epochs_done"), header["metadata"]
     model.set_parameters({name: tensors[f"parameters.{name}"] for name in model.parameters()})
-    model.epochs_done, model.metadata = epochs, header["metadata"]
+    for name in moments:
+        getattr(model.flat, name)[...] = model.backend.asarray(tensors[f"moments.{name}"], model.dtype)
     if model.optimizer is not None:
-        for name in model.optimizer.moments:
-            getattr(model.flat, name)[...] = model.backend.asarray(tensors[f"moments.{name}"], model.dtype)
-        model.resume(iterations, float(header["precision"]))
+        model.resume(_count(header, "iterations"), checks.real(header["precision"], "precision"))
+
+
+def _count(header: dict[str, Any], name: str) -> int:
+    number = checks.integer(header[name], name, low=0)
+    if number >= 2**48:  # no training takes that long, and the order of rows is drawn from 48 bits
+        raise InputError(f"{name}={number}: expected a number below 2**48")
+    return number

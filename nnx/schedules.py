@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from nnx import checks
+from nnx.errors import InputTypeError
 
 Schedule = Callable[[int], float]
 
@@ -43,5 +44,7 @@ def cosine(rate: float, epochs: int, final: float = 0.0) -> Schedule:
 
 def warmup(after: Schedule, epochs: int) -> Schedule:
     """Rise to the rate of `after` in equal steps over so many epochs, then follow it."""
+    if not callable(after):
+        raise InputTypeError(f"warmup: after={after!r}: expected a schedule, such as constant(0.1)")
     epochs = checks.integer(epochs, "warmup: epochs")
     return lambda epoch: after(epoch) * min(1.0, (epoch + 1) / epochs)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from nnx import checks
-from nnx.backends.base import host_array
+from nnx.backends.base import host_array, real_numbers
 from nnx.errors import InputError
 
 Array = Any
@@ -24,8 +24,8 @@ def categorical(y: Any, samples: int, classes: int, who: str) -> np.ndarray:
     Raises:
         InputError: another shape, an index outside 0 .. C - 1, or a row that is no distribution.
     """
-    given = np.asarray(y) if not isinstance(y, np.ndarray) else y
-    a = host_array(given, given.dtype if given.dtype.kind in "iub" else None)
+    a = real_numbers(y, f"{who}: targets")
+    a = a if a.dtype.kind in "iub" else host_array(a)
     if a.ndim == 2 and a.shape[1] == 1 and classes > 1:
         a = a[:, 0]
     if a.ndim == 1:
@@ -49,7 +49,7 @@ def numeric(y: Any, shape: tuple[int, ...], dtype: str, who: str, *, shares: boo
     Raises:
         InputError: another shape (nothing is broadcast), a number that is not finite, or not within 0 .. 1.
     """
-    given = np.asarray(y) if not isinstance(y, np.ndarray) else y
+    given = real_numbers(y, f"{who}: targets")
     a = host_array(given, dtype)
     if a.ndim == 1 and shape[1] == 1:
         a = a[:, None]

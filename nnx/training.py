@@ -7,7 +7,7 @@ all that comes out, lives in arrays of the backend, read once for each call.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -79,7 +79,7 @@ class Trainer:
         backend, optimizer = self.backend, model.optimizer
         fused = model.loss.fused_with(model.layers[-1])
         self.loss = fused or model.loss
-        self.loss.backend = backend
+        self.loss.backend = model.loss.backend = backend
         self.layers = model.layers[:-1] if fused else model.layers
         self.metric = self.loss.metric if "accuracy" in model.metrics else None
         self.precision = 0.0
@@ -92,6 +92,12 @@ class Trainer:
         for number, layer in enumerate(model.layers):
             if hasattr(layer, "follow"):
                 layer.follow(self.counters, model.seed, number)
+
+    def quantities(self, validated: bool) -> list[str]:
+        """Return the names of what a fit measures, in the order of its history."""
+        parts = ["data_loss", "regularization_loss"] if self.model.regularized else []
+        scores = ["loss", *(["accuracy"] if self.metric is not None else [])]
+        return [scores[0], *parts, *scores[1:], *([f"val_{name}" for name in scores] if validated else [])]
 
     # ---- the step ----------------------------------------------------------------------------------------------------
 
@@ -178,11 +184,11 @@ class Trainer:
         return self._rows(steps)
 
     def run_guarded(
-        self, runner: Program | Eager, feed: Feed, steps: int, epoch: int
+        self, runner: Program | Eager, feed: Feed, steps: int, epoch_of: Callable[[int], int]
     ) -> tuple[np.ndarray, NonFiniteError | None]:
         """Run steps as `run` does, up to the first one whose loss is not finite; then also return the error to raise.
 
-        The model is then as it was before that step.
+        The model is then as it was before that step. `epoch_of` gives the epoch of the nth of these steps.
         """
         before = self._snapshot()
         rows = self.run(runner, steps)
@@ -192,7 +198,7 @@ class Trainer:
         self.restore(before)
         self.run(runner, int(bad[0]))
         with np.errstate(all="ignore"):
-            return rows[: bad[0]], NonFiniteError(self._diagnosis(feed, rows[bad[0]], epoch))
+            return rows[: bad[0]], NonFiniteError(self._diagnosis(feed, rows[bad[0]], epoch_of(int(bad[0]))))
 
     def staged(self, x: np.ndarray, y: Array) -> tuple[Feed, Program | Eager]:
         """Copy a batch into a buffer of its size; return the feed and its runner, made once for each size."""

@@ -62,12 +62,12 @@ class Backend(Operations):
         Raises:
             InputTypeError: x is not numeric, or is complex. InputError: x is ragged.
         """
+        wanted = None if dtype is None else self.dtype_name(dtype)
         if isinstance(x, np.ndarray) or not self.owns(x):
-            return self.from_numpy(host_array(x, dtype))
-        name = self.dtype_name(x.dtype if dtype is None else dtype)  # its own array never leaves its device
-        if dtype is None and name not in FLOATS:
-            name = "float32"
-        return self.xp.astype(x, getattr(self.xp, name), copy=False)
+            return self.from_numpy(host_array(x, wanted))
+        if wanted is None:  # its own array never leaves its device
+            wanted = self.dtype_name(x.dtype) if self.dtype_name(x.dtype) in FLOATS else "float32"
+        return self.xp.astype(x, getattr(self.xp, wanted), copy=False)
 
     def from_numpy(self, a: np.ndarray) -> Array:
         """Return a NumPy array as one of this backend."""
@@ -82,7 +82,7 @@ class Backend(Operations):
         raise NotImplementedError
 
     def address(self, a: Array) -> int:
-        """Return a number that two arrays share if and only if they start at the same place in memory."""
+        """Return where in memory an array begins, in bytes: two that begin at the same place share it, no others."""
         raise NotImplementedError
 
     def empty(self, shape: int | Sequence[int], dtype: Any = "float32") -> Array:
@@ -155,31 +155,38 @@ class Backend(Operations):
         return f"<nnx backend {self.name!r} on {self.device}>"
 
 
-def host_array(x: Any, dtype: Any = None) -> np.ndarray:
-    """Return `x` as a NumPy array of a type that nnx computes in; see `Backend.asarray`."""
+def host_array(x: Any, dtype: Any = None, what: str = "") -> np.ndarray:
+    """Return `x` as a NumPy array of a type that nnx computes in; see `Backend.asarray` and `real_numbers`."""
+    a = real_numbers(x, what)
+    if dtype is None:  # the name, not the type, which may be in the other byte order
+        dtype = a.dtype.name if a.dtype.name in FLOATS else "float32"
+    with np.errstate(over="ignore"):  # too large for float32 becomes inf, which the model's own check reports
+        return a.astype(dtype, copy=False)
+
+
+def real_numbers(x: Any, what: str = "") -> np.ndarray:
+    """Return `x` as a NumPy array, whatever its type, if it holds real numbers; errors begin with `what` it is."""
+    what += ": " if what else ""
     if isinstance(x, np.ma.MaskedArray):
-        raise InputTypeError("a masked array was given: fill or drop the masked numbers first, e.g. x.filled(0)")
+        raise InputTypeError(f"{what}a masked array was given: fill or drop the masked numbers first, e.g. x.filled(0)")
     if type(x).__module__.partition(".")[0] == "cupy":
         raise InputTypeError(
-            f"a CuPy array {x.shape} was given to a backend on the CPU: convert it by cupy.asnumpy(x), "
+            f"{what}a CuPy array {x.shape} was given to a backend on the CPU: convert it by cupy.asnumpy(x), "
             'or use the GPU by backend="cupy"'
         )
     try:
         a = np.asarray(x)
     except ValueError as error:
         raise InputError(
-            f"the rows given have different lengths ({error}): every row must be as long as the first"
+            f"{what}the rows given have different lengths ({error}): every row must be as long as the first"
         ) from error
     except Exception as error:  # a foreign array type that refuses, such as a tensor on a GPU
         raise InputTypeError(
-            f"{type(x).__name__} cannot be read as an array ({error}): convert it to NumPy first"
+            f"{what}{type(x).__name__} cannot be read as an array ({error}): convert it to NumPy first"
         ) from error
     if a.dtype.kind not in "fiub":
         kind = {"O": "of Python objects", "U": "of text", "S": "of bytes", "c": "of complex numbers"}.get(
             a.dtype.kind, f"of {a.dtype}"
         )
-        raise InputTypeError(f"an array {kind}, shape {a.shape}, was given; expected real numbers")
-    if dtype is None:  # the name, not the type, which may be in the other byte order
-        dtype = a.dtype.name if a.dtype.name in FLOATS else "float32"
-    with np.errstate(over="ignore"):  # too large for float32 becomes inf, which the model's own check reports
-        return a.astype(dtype, copy=False)
+        raise InputTypeError(f"{what}an array {kind}, shape {a.shape}, was given; expected real numbers")
+    return a

@@ -7,9 +7,12 @@ so the replayed step needs no Python numbers and no layers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from nnx.backends.errors import NotReplayable
 from nnx.backends.operations import OPERATIONS, OperationSpec
@@ -32,14 +35,18 @@ class Recorder:
     """A backend that takes notes. Whatever it is not asked to record it passes on to the real one.
 
     It checks the flow of data as it goes: what an operation reads must be a buffer known from the start, or the work of
-    an operation recorded before. A layer that computes with `xp` on its own breaks that chain and is found here.
+    operations recorded before, unchanged since. A layer that computes with `xp` on its own, or edits a buffer in place,
+    breaks that chain and is found here.
     """
 
     def __init__(self, backend: Backend, known: Iterable[Array]) -> None:
         self.backend = backend
         self.calls: list[Call] = []
         self._kept = list(known)  # keeps each buffer alive, so that no other can take its address
-        self._known = {backend.address(a) for a in self._kept}
+        self._known: dict[int, int] = {}  # how many numbers are accounted for, from each address on
+        self._written: dict[int, tuple[str, Array, np.ndarray]] = {}  # the last operation to write there, and what
+        for array in self._kept:
+            self._account_for(array)
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self.backend, name)
@@ -53,28 +60,41 @@ class Recorder:
             operands = dict(bound.arguments)
             del operands["self"]
             for operand in spec.reads:
-                self._check(spec.name, operand, operands[operand])
+                self._check_read(spec.name, operand, operands[operand])
             result = method(*args, **kwargs)
             if "out" in operands and operands["out"] is None:
                 operands["out"] = result  # a fresh array: from now on it is this call's buffer
             for operand in spec.writes:
-                self._remember(operands[operand])
+                self._remember(spec.name, operands[operand])
             self.calls.append(Call(spec.name, operands))
             return result
 
         return call
 
-    def _check(self, op: str, operand: str, array: Array) -> None:
-        if self.backend.address(array) not in self._known:
+    def _check_read(self, op: str, operand: str, array: Array) -> None:
+        begin, count = self.backend.address(array), math.prod(array.shape)
+        if self._known.get(begin, 0) < count:
             raise NotReplayable(
                 f"{op} reads {operand} {tuple(array.shape)}, which no recorded operation wrote: a layer computes it "
                 "by other means than the backend's operations"
             )
+        end = begin + count * np.dtype(self.backend.dtype_name(array.dtype)).itemsize
+        for writer, written, then in [self._written[place] for place in self._written if begin <= place < end]:
+            if not np.array_equal(self.backend.to_numpy(written), then, equal_nan=True):
+                raise NotReplayable(
+                    f"{op} reads {operand} {tuple(array.shape)}, where something has changed what {writer} wrote: "
+                    "a layer edits a buffer in place"
+                )
 
-    def _remember(self, array: Array | None) -> None:
+    def _remember(self, op: str, array: Array | None) -> None:
         if array is not None:
             self._kept.append(array)
-            self._known.add(self.backend.address(array))
+            self._written[self._account_for(array)] = op, array, np.array(self.backend.to_numpy(array))
+
+    def _account_for(self, array: Array) -> int:
+        address = self.backend.address(array)
+        self._known[address] = max(self._known.get(address, 0), math.prod(array.shape))
+        return address
 
 
 class Program:

@@ -65,11 +65,14 @@ def resolve(wish: Wish = None) -> Resolution:
         BackendUnavailable: the one named does not work, or none of the list, or (NNX_STRICT=1) not the list's first.
         InputError: no backend has that name.
     """
+    what = "backend"
     if wish is None:
-        wish = _current.get() or _default or os.environ.get("NNX_BACKEND") or "auto"
+        wish = _current.get() or _default
+    if wish is None:
+        wish, what = os.environ.get("NNX_BACKEND") or "auto", "NNX_BACKEND"
     if isinstance(wish, Backend):
         return Resolution(wish, wish.name)
-    wanted = _parse(wish)
+    wanted = _parse(wish, what)
     automatic = wanted == ["auto"]
     wish = ",".join(wanted)
     skipped: list[BackendUnavailable] = []
@@ -115,24 +118,25 @@ _default: Backend | None = None
 _current: ContextVar[Backend | None] = ContextVar("nnx_backend", default=None)
 
 
-def _parse(wish: Any) -> list[str]:
+def _parse(wish: Any, what: str) -> list[str]:
     """Split a wish into names, and refuse what no backend can be called."""
     if isinstance(wish, str):
         wanted = [part.strip() for part in wish.split(",")]
     elif isinstance(wish, Sequence) and all(isinstance(part, str) for part in wish):
         wanted = [part.strip() for part in wish]
     else:
-        raise InputTypeError(f'backend={wish!r}: expected a name, names such as "cupy,numba", or "auto"')
+        raise InputTypeError(f'{what}={wish!r}: expected a name, names such as "cupy,numba", or "auto"')
+    if not wanted:
+        raise InputError(f'{what}={wish!r}: expected at least one name, such as "numpy", or "auto"')
     for name in wanted:
-        base = name.partition(":")[0]
-        known = base in AUTO or base in _entry_points()
-        if not (known or wanted == ["auto"]):
+        base, colon, device = name.partition(":")
+        if wanted != ["auto"] and base not in AUTO and base not in _entry_points():
             raise InputError(
-                f"backend={wish!r}: {name!r} is no backend; expected one or several of {', '.join(names())}, "
+                f"{what}={wish!r}: {name!r} is no backend; expected one or several of {', '.join(names())}, "
                 "or auto alone"
             )
-    if not wanted:
-        raise InputError("backend=[]: expected at least one name")
+        if base in AUTO and colon and not device.isdecimal():
+            raise InputError(f"{what}={wish!r}: {device!r} is no device; expected a number, such as {base}:0")
     return wanted
 
 
@@ -154,8 +158,8 @@ def _outside() -> int:
 
 
 def _none_left(skipped: list[BackendUnavailable]) -> BackendUnavailable:
-    if len(skipped) == 1:
-        return skipped[0]
+    if len(skipped) == 1:  # anew, because an error that was raised keeps the frames it went through, and their arrays
+        return BackendUnavailable(skipped[0].name, skipped[0].reason, skipped[0].remedy)
     reasons = "; ".join(f"{s.name}: {s.reason}" for s in skipped)
     remedies = " ".join(f"{s.name}: {s.remedy}" for s in skipped)
     return BackendUnavailable(",".join(s.name for s in skipped), reasons, remedies)
@@ -167,9 +171,11 @@ def _load(name: str) -> Backend | BackendUnavailable:
     base, _, device = name.partition(":")
     try:
         backend = _factory(base)(device) if device else _factory(base)()
+        if not isinstance(backend, Backend):
+            raise TypeError(f"it makes a {type(backend).__name__}, which is no nnx.backends.Backend")
         backend.probe()
     except BackendUnavailable as unavailable:
-        return unavailable
+        return unavailable.with_traceback(None)
     except Exception as error:  # whatever a driver, a compiler or somebody's plugin throws is a reason, not a crash
         return BackendUnavailable(name, f"{type(error).__name__}: {error}", "Run `nnx doctor` for details.")
     return backend

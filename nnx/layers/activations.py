@@ -63,7 +63,7 @@ class Softmax(Activation):
     def jacobian(self) -> Array:
         """Return the notes' matrix of every sample of the last forward, diagflat(y) - y y': [N, C, C]."""
         if "output" not in self.__dict__:
-            raise InputError("Softmax(): jacobian() was called before forward(): there is no output to take it at")
+            raise InputError("Softmax(): jacobian() was called before forward(); call that first, with the inputs")
         return self.backend.softmax_jacobian(self.output)
 
 

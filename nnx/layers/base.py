@@ -8,6 +8,7 @@ import numpy as np
 
 from nnx import checks
 from nnx.backends import Backend, get_backend
+from nnx.backends.base import FLOATS, host_array
 from nnx.errors import InputError
 from nnx.parameters import ParameterBuffer
 
@@ -137,6 +138,11 @@ class Layer:
         if self._parameters is None and self.values().keys() != self.shapes.keys():
             self._given = {**self.draw(random), **self.values()}
 
+    def check_values(self, dtype: str) -> None:
+        """Refuse values that are too large for `dtype`."""
+        for name, value in self.values().items():
+            checks.finite(host_array(value, dtype), str(self), name, value)
+
     def values(self) -> dict[str, np.ndarray]:
         """Return copies of the parameters that have been set or drawn so far, as NumPy arrays."""
         if self._parameters is not None:
@@ -147,6 +153,7 @@ class Layer:
         """Take a buffer of its own, and draw what was not given: a layer used without a model."""
         self.dtype = self.dtype or "float32"
         backend, dtype = self.backend, self.dtype or "float32"
+        self.check_values(dtype)
         self.draw_missing(default_random())
         flat = ParameterBuffer(backend, dtype, list(self.shapes.values()))
         penalties = [backend.zeros(1, "float64") for _ in self.strengths()]
@@ -158,10 +165,10 @@ class Layer:
         shape = self.shapes[name]
         if self._backend is not None and self._backend.owns(value):
             value = self._backend.to_numpy(value)
-        host = np.array(get_backend("numpy").asarray(value, "float64"))  # a copy, and exact
-        if host.shape != shape and host.shape != shape[1:] * (shape[0] == 1):
+        host = np.array(host_array(value, "float64", f"{self}: {name}"))  # a copy, and exact
+        if host.shape != shape and not (shape[0] == 1 and host.shape == shape[1:]):
             raise InputError(f"{self}: {name} given have shape {host.shape}, expected {shape}")
-        checks.finite(get_backend("numpy").asarray(host, self.dtype or "float64"), str(self), name, host)
+        checks.finite(host_array(host, self.dtype or "float64"), str(self), name, host)
         fitting: np.ndarray = host.reshape(shape)
         return fitting
 
@@ -179,7 +186,7 @@ class Layer:
     def _accept_gradient(self, dvalues: Any) -> Array:
         """Return dvalues as an array of this backend, shaped like the output."""
         if "output" not in self.__dict__:
-            raise InputError(f"{self}: backward() was called before forward(): there is no output to go back from")
+            raise InputError(f"{self}: backward() was called before forward(); call that first, with the inputs")
         a = self._own(dvalues)
         if a.shape != self.output.shape:
             raise InputError(
@@ -188,9 +195,11 @@ class Layer:
         return a
 
     def _own(self, a: Any) -> Array:
-        dtype = self.dtype
-        if self.backend.owns(a) and (a.dtype.name == dtype if dtype else a.dtype.name in ("float32", "float64")):
-            return a
+        dtype, backend = self.dtype, self.backend
+        if backend.owns(a):
+            name = backend.dtype_name(a.dtype)
+            if name == dtype or (dtype is None and name in FLOATS):
+                return a
         return self.backend.asarray(a, dtype)
 
     def _room(self, name: str, shape: tuple[int, ...], like: Array) -> Array:
@@ -199,7 +208,7 @@ class Layer:
         room = buffers.get(name)
         if room is None or room.shape[0] < shape[0] or room.shape[1:] != shape[1:] or room.dtype != like.dtype:
             room = buffers[name] = self.backend.empty(shape, like.dtype)
-        return room if room.shape[0] == shape[0] else room[: shape[0]]
+        return room if room.shape[0] == shape[0] else room[: shape[0], ...]
 
     # ---- copying and pickling: parameters travel as NumPy arrays, workspaces stay behind -----------------------------
 

@@ -51,12 +51,12 @@ class Dense(Layer):
         self.shapes = {"weights": (self.n_inputs, self.n_neurons), "biases": (1, self.n_neurons)}
         if isinstance(init, str):
             self.init: str | float = checks.choice(init, "Dense: init", ("he", "glorot"))
-        elif np.ndim(init) == 0:
-            self.init = checks.real(init, "Dense: init")
-        else:
+        elif isinstance(init, list | tuple) or np.ndim(init) > 0:
             self.init = "he"
             self.assign("weights", init)
             self.assign("biases", np.zeros((1, self.n_neurons)))
+        else:
+            self.init = checks.real(init, "Dense: init")
 
     @property
     def weights(self) -> Array:
@@ -99,12 +99,13 @@ class Dense(Layer):
 
     def forward(self, inputs: Array, training: bool = False) -> Array:
         """Return `inputs @ weights + biases`: [N, n_neurons]."""
-        self.inputs = x = self._accept(inputs)
+        x = self._accept(inputs)
         if x.shape[1] != self.n_inputs:
             raise InputError(
                 f"{self}: inputs have {x.shape[1]} features, expected {self.n_inputs} "
                 f"(inputs: {tuple(x.shape)}, weights: {self.shapes['weights']})"
             )
+        self.inputs = x
         out = self._room("output", (x.shape[0], self.n_neurons), self.weights)
         self.output = self.backend.dense(x, self.weights, self.biases, out=out)
         return self.output
@@ -146,4 +147,4 @@ class Dense(Layer):
         return {"n_inputs": self.n_inputs, "n_neurons": self.n_neurons, **strengths, "init": self.init}
 
     def __repr__(self) -> str:
-        return f"Dense({self.n_inputs}, {self.n_neurons})"
+        return f"{type(self).__name__}({self.n_inputs}, {self.n_neurons})"

@@ -81,4 +81,4 @@ class Dropout(Layer):
         return {**super().__getstate__(), "_counters": None, "_counts_itself": True}
 
     def __repr__(self) -> str:
-        return f"Dropout({self.rate:g})"
+        return f"{type(self).__name__}({self.rate:g})"

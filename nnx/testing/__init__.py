@@ -1,0 +1,6 @@
+"""For whoever writes a backend: `check_backend` holds it to the protocol. Needs nothing but NumPy."""
+
+from nnx.testing.compare import Report
+from nnx.testing.conformance import check_backend
+
+__all__ = ["Report", "check_backend"]

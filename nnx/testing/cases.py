@@ -1,0 +1,350 @@
+"""Ugly operands for every operation, and what it must make of them.
+
+Sizes are odd, rows and columns are single, numbers are huge, infinite or equal. `CASES` names every operation but the
+optimizers, which are run over many steps instead (optimizers.py).
+"""
+
+# ruff: noqa: D102, D103 - a function here is named after the operation, which is described where its default is
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import cycle, product
+from typing import Any
+
+import numpy as np
+
+from nnx.backends.operations import OPERATIONS
+from nnx.testing import reference
+from nnx.testing.reference import Results
+
+Array = np.ndarray
+SHAPES = ((1, 1), (7, 1), (1, 2), (33, 3), (5, 10), (64, 17), (3, 300))
+DENSE = ((1, 1, 1), (1, 3, 2), (7, 2, 3), (33, 17, 10), (64, 300, 3), (5, 10, 300), (300, 2, 64))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of one operation.
+
+    Attributes:
+        operation: its name. name: what is special.
+        operands: by name, in the order of the signature, without `out`.
+        wanted: what must have been written, by operand. out: the shape of the result, where there is one.
+    """
+
+    operation: str
+    name: str
+    operands: dict[str, Any]
+    wanted: Results
+    out: tuple[int, ...] | None
+
+
+class Maker:
+    """Makes the cases of one float type."""
+
+    def __init__(self, dtype: str) -> None:
+        self.kind: Any = np.dtype(dtype).type
+        self.random = np.random.default_rng(20)
+
+    def case(self, operation: str, name: str, batch: int = 0, **operands: Any) -> Case:
+        """Return a case: operands that are only written are made here, full of nan.
+
+        Args:
+            batch: rows of `out`, for the operation whose result's size nothing else tells.
+        """
+        spec = OPERATIONS[operation]
+        formula = getattr(reference, operation)
+        known = {**operands, "kind": self.kind, "batch": batch}
+        with np.errstate(all="ignore"):
+            wanted: Results = formula(
+                **{p: wide(known[p]) for p in inspect.signature(formula).parameters if p in known}
+            )
+        for written in wanted.keys() - operands.keys() - {"out"}:
+            value = wanted[written].value
+            kind = np.float64 if written == "penalty" else self.kind
+            operands[written] = np.full(value.shape, np.nan, kind)
+        wanted = {written: result for written, result in wanted.items() if operands.get(written, 0) is not None}
+        shape = next((a.shape for a in operands.values() if isinstance(a, Array)), ())
+        ordered = {p: operands[p] for p in spec.signature.parameters if p in operands}
+        out = wanted["out"].value.shape if "out" in wanted else None
+        return Case(operation, f"{'x'.join(map(str, shape))} {name}", ordered, wanted, out)
+
+    # ---- numbers -----------------------------------------------------------------------------------------------------
+
+    def normal(self, *shape: int) -> Array:
+        return self.random.normal(size=shape).astype(self.kind)
+
+    def huge_row(self, a: Array, factor: float = 1e30) -> Array:
+        """Return `a` with its first row blown up."""
+        a = a.copy()
+        a[0] *= self.kind(factor)
+        return a
+
+    def logits(self, shape: tuple[int, int]) -> Iterator[tuple[str, Array]]:
+        a = 3 * self.normal(*shape)
+        yield "plain", a
+        yield "all the same", np.full(shape, 2.5, self.kind)
+        yield "+-1e4", np.where(self.random.random(shape) < 0.5, self.kind(1e4), self.kind(-1e4)) + a
+        yield "one huge row", self.huge_row(a)
+        if shape[1] > 1:  # a row of nothing but -inf has no softmax
+            gone = self.random.random(shape) < 0.5
+            gone[np.arange(shape[0]), np.arange(shape[0]) % shape[1]] = False
+            yield "-inf entries", np.where(gone, self.kind(-np.inf), a)
+
+    def probabilities(self, shape: tuple[int, int]) -> Iterator[tuple[str, Array]]:
+        """Rows that add up to 1, with exact zeros and ones among them."""
+        for name, logits in self.logits(shape):
+            with np.errstate(all="ignore"):
+                yield name, reference.exponentials(logits.astype(np.float64))[0].astype(self.kind)
+
+    def shares(self, shape: tuple[int, int]) -> Iterator[tuple[str, Array]]:
+        """Numbers within 0 .. 1 of no sum."""
+        yield "plain", self.random.random(shape).astype(self.kind)
+        yield "0, 1/2 and 1", self.random.choice([0, 0.5, 1], shape).astype(self.kind)
+
+    def labels(self, shape: tuple[int, int]) -> Iterator[tuple[str, Array]]:
+        """Class indices, one-hot rows, and distributions with zeros."""
+        indices = self.random.integers(0, shape[1], shape[0])
+        yield "indices", indices
+        yield "one-hot", np.eye(shape[1], dtype=self.kind)[indices]
+        soft = self.random.random(shape) * (self.random.random(shape) < 0.5) + np.eye(shape[1])[indices]
+        yield "distributions", (soft / soft.sum(axis=1, keepdims=True)).astype(self.kind)
+
+
+Named = tuple[str, Array]
+
+
+def combined(left: Iterable[Named], right: Iterable[Named], turn: int) -> Iterator[tuple[Named, Named]]:
+    """Pair each of `left` with one of `right`, in another `turn` with another: together the turns make all pairs."""
+    choices = list(right)
+    return ((one, choices[(number + turn) % len(choices)]) for number, one in enumerate(left))
+
+
+def wide(operand: Any) -> Any:
+    """Return a float operand in float64, anything else as it is."""
+    return operand.astype(np.float64) if isinstance(operand, Array) and operand.dtype.kind == "f" else operand
+
+
+# ---- dense -----------------------------------------------------------------------------------------------------------
+
+
+def dense(make: Maker) -> Iterator[Case]:
+    activations = cycle((None, "relu", "sigmoid", "tanh"))
+    for n, i, o in DENSE * 3:
+        x, w, b = make.normal(n, i), make.normal(i, o), make.normal(1, o)
+        name = next(activations)
+        yield make.case("dense", f"-> {o}, {name}", x=x, w=w, b=b, activation=name)
+    yield make.case(
+        "dense", "one huge row", x=make.huge_row(make.normal(7, 3)), w=make.normal(3, 2), b=make.normal(1, 2)
+    )
+
+
+def dense_backward(make: Maker) -> Iterator[Case]:
+    for n, i, o in DENSE:
+        x, w, dy = make.normal(n, i), make.normal(i, o), make.normal(n, o)
+        yield make.case("dense_backward", f"-> {o}", x=x, w=w, dy=dy)
+        yield make.case("dense_backward", f"-> {o}, one huge row", x=x, w=w, dy=make.huge_row(dy))
+
+
+def dense_gradients(make: Maker) -> Iterator[Case]:
+    for n, i, o in DENSE:
+        yield make.case("dense_gradients", f"-> {o}", x=make.normal(n, i), dy=make.normal(n, o))
+
+
+def regularize(make: Maker) -> Iterator[Case]:
+    for shape, (l1, l2) in product(SHAPES, ((0.1, 0.0), (0.0, 5e-4), (0.01, 0.02))):
+        w = make.normal(*shape)
+        w.flat[::3] = 0
+        w.flat[::6] *= -1  # -0.0 counts as 0
+        yield make.case("regularize", f"l1={l1} l2={l2}", w=w, dw=make.normal(*shape), l1=l1, l2=l2)
+
+
+# ---- activations -----------------------------------------------------------------------------------------------------
+
+
+def activation(operation: str) -> Callable[[Maker], Iterator[Case]]:
+    def cases(make: Maker) -> Iterator[Case]:
+        for shape in SHAPES:
+            for name, x in make.logits(shape):
+                yield make.case(operation, name, x=x)
+        if operation != "softmax":  # a row with nan or inf has none
+            yield make.case(operation, "signed zeros, infinities, nan", x=edges(make))
+
+    return cases
+
+
+def edges(make: Maker) -> Array:
+    return np.array([[0, -0.0, np.inf], [-np.inf, 1e-30, -1e-30], [np.nan, 1, -1]], make.kind)
+
+
+def gradient(operation: str, outputs: Callable[[Maker, tuple[int, int]], Array]) -> Callable[[Maker], Iterator[Case]]:
+    def cases(make: Maker) -> Iterator[Case]:
+        for shape in SHAPES:
+            y, dy = outputs(make, shape), make.normal(*shape)
+            yield make.case(operation, "plain", y=y, dy=dy)
+            yield make.case(operation, "one huge row", y=y, dy=make.huge_row(dy))
+        if operation == "relu_backward":
+            y = np.array([[0, 1, 0], [2, -0.0, 3]], make.kind)
+            dy = np.array([[np.inf, np.inf, np.nan], [np.nan, -np.inf, 1]], make.kind)
+            yield make.case(operation, "what is not finite, masked and not", y=y, dy=dy)
+
+    return cases
+
+
+def softmax_jacobian(make: Maker) -> Iterator[Case]:
+    for shape in SHAPES[:-1]:
+        for name, y in make.probabilities(shape):
+            yield make.case("softmax_jacobian", name, y=y)
+
+
+# ---- losses ----------------------------------------------------------------------------------------------------------
+
+
+def cross_entropy(operation: str) -> Callable[[Maker], Iterator[Case]]:
+    def cases(make: Maker) -> Iterator[Case]:
+        for turn, shape in enumerate(SHAPES):
+            for (name, p), (kind, target) in combined(make.probabilities(shape), make.labels(shape), turn):
+                yield make.case(operation, f"{name}, {kind}", p=p, target=target)
+
+    return cases
+
+
+def fused(
+    operation: str, targets: Callable[[Maker, tuple[int, int]], Iterable[Named]]
+) -> Callable[[Maker], Iterator[Case]]:
+    def cases(make: Maker) -> Iterator[Case]:
+        clips, nothing = cycle((0.0, 1e-7, 0.1)), dict[str, Any]()
+        for turn, shape in enumerate(SHAPES):
+            for without in nothing, {"probabilities": None}:
+                for (name, logits), (kind, target) in combined(make.logits(shape), targets(make, shape), turn):
+                    clip = next(clips)
+                    what = f"{name}, {kind}, clip={clip}{', no probabilities' if without else ''}"
+                    yield make.case(operation, what, logits=logits, target=target, clip=clip, **without)
+        if operation == "sigmoid_cross_entropy":
+            logits = np.array([[np.inf, -np.inf], [np.inf, -np.inf]], make.kind)
+            target = np.array([[1, 0], [0, 1]], make.kind)  # the first row costs nothing, the second everything
+            yield make.case(operation, "infinite logits", logits=logits, target=target)
+
+    return cases
+
+
+def binary(operation: str) -> Callable[[Maker], Iterator[Case]]:
+    def cases(make: Maker) -> Iterator[Case]:
+        for shape in SHAPES:
+            for (name, p), (kind, target) in product(make.shares(shape), make.shares(shape)):
+                yield make.case(operation, f"{name}, targets {kind}", p=p, target=target)
+
+    return cases
+
+
+def regression(operation: str) -> Callable[[Maker], Iterator[Case]]:
+    def cases(make: Maker) -> Iterator[Case]:
+        for shape in SHAPES:
+            prediction, target = make.normal(*shape), make.normal(*shape)
+            target.flat[::3] = prediction.flat[::3]
+            yield make.case(operation, "plain", prediction=prediction, target=target)
+            prediction = make.huge_row(prediction, 1e15)
+            yield make.case(operation, "one huge row", prediction=prediction, target=target)
+
+    return cases
+
+
+# ---- one training step -----------------------------------------------------------------------------------------------
+
+
+def gather_rows(make: Maker) -> Iterator[Case]:
+    for columns, rows, cursor in ((1, 1, 0), (3, 4, 0), (17, 5, 9), (300, 11, 22), (2, 33, 0)):
+        order = np.concatenate([make.random.permutation(11) for _ in range(3)])
+        counters = np.array([5, cursor, 2])
+        for name, source in (
+            ("floats", make.normal(11, columns)),
+            ("indices", make.random.integers(0, 9, 11)),
+            ("what is not finite", np.full((11, columns), np.nan, make.kind)),
+        ):
+            yield make.case("gather_rows", name, rows, source=source, order=order, counters=counters)
+
+
+def dropout(make: Maker) -> Iterator[Case]:
+    shapes = ((1, 1), (7, 1), (1, 2), (33, 3), (5, 10), (16, 17), (3, 300))
+    rates, seeds = cycle((0.5, 0.0, 0.1, 0.9, 0.999)), cycle((0, 1, 2**32 - 1, 2**40 + 7, 2**64 - 1, 42))
+    for (step, layer), shape in zip(cycle(((0, 0), (1, 3), (2**31, 1))), shapes * 2):
+        rate, seed, counters = next(rates), next(seeds), np.array([step, 4, 9])
+        x = make.normal(*shape)
+        x.flat[::7] = (np.inf, np.nan)[step % 2]  # the dropped ones must be 0 all the same
+        name = f"rate={rate} seed={seed} layer={layer} step={step}"
+        yield make.case("dropout", name, x=x, rate=rate, seed=seed, layer=layer, counters=counters)
+    for row, column in ((0, 0), (0, 1), (2, 2), (1, 3), (2, 6)):
+        # An element is kept from its own word on: these two rates lie on both sides of it.
+        word = reference.dropout_word(row, column, 3, 1, 0)
+        for rate in (word / 2**32, (word + 1) / 2**32):
+            name = f"rate={rate} at the word of element {row}, {column}"
+            operands: dict[str, Any] = {"rate": rate, "seed": 0, "layer": 1, "counters": np.array([3, 0, 0])}
+            yield make.case("dropout", name, x=np.ones((3, 7), make.kind), **operands)
+
+
+def tally(make: Maker) -> Iterator[Case]:
+    stats = np.array([7.0, 8.0, 9.0])
+    for turn, shape in enumerate(SHAPES):
+        given = make.normal(*shape)
+        close = (given + 0.1 * make.normal(*shape)).astype(make.kind)
+        metrics: tuple[tuple[str | None, Iterable[Named], Iterable[Named]], ...] = (
+            ("categorical", make.probabilities(shape), make.labels(shape)),
+            ("binary", make.shares(shape), make.shares(shape)),
+            ("logits", make.logits(shape), make.shares(shape)),
+            ("regression", [("numbers", given)], [("numbers", close)]),
+            (None, [("numbers", given)], make.labels(shape)),
+        )
+        for metric, outputs, targets in metrics:
+            for (name, values), (kind, target) in combined(outputs, targets, turn):
+                operands: dict[str, Any] = {"outputs": values, "target": target, "metric": metric, "precision": 0.05}
+                losses = np.abs(make.normal(shape[0]))
+                yield make.case("tally", f"{metric}, {name}, targets {kind}", losses=losses, stats=stats, **operands)
+
+
+def end_step(make: Maker) -> Iterator[Case]:
+    for penalties, done, capacity in product((0, 1, 5), (0, 3, 9), (1, 4)):
+        operands: dict[str, Any] = {
+            "stats": np.array([0.25, 3.0, np.nan]),
+            "penalties": make.random.random(penalties),
+            "history": make.random.random((capacity, 3)),
+            "counters": np.array([12, 300, done]),
+        }
+        yield make.case("end_step", f"{penalties} penalties, row {done} of {capacity}", rows=17, **operands)
+
+
+def softmax_outputs(make: Maker, shape: tuple[int, int]) -> Array:
+    return next(iter(make.probabilities(shape)))[1]
+
+
+CASES: dict[str, Callable[[Maker], Iterator[Case]]] = {
+    "dense": dense,
+    "dense_backward": dense_backward,
+    "dense_gradients": dense_gradients,
+    "regularize": regularize,
+    "relu": activation("relu"),
+    "relu_backward": gradient("relu_backward", lambda make, shape: np.maximum(make.normal(*shape), 0)),
+    "sigmoid": activation("sigmoid"),
+    "sigmoid_backward": gradient("sigmoid_backward", lambda make, shape: make.random.random(shape).astype(make.kind)),
+    "tanh": activation("tanh"),
+    "tanh_backward": gradient("tanh_backward", lambda make, shape: np.tanh(4 * make.normal(*shape))),
+    "softmax": activation("softmax"),
+    "softmax_backward": gradient("softmax_backward", softmax_outputs),
+    "softmax_jacobian": softmax_jacobian,
+    "cross_entropy": cross_entropy("cross_entropy"),
+    "cross_entropy_backward": cross_entropy("cross_entropy_backward"),
+    "softmax_cross_entropy": fused("softmax_cross_entropy", Maker.labels),
+    "binary_cross_entropy": binary("binary_cross_entropy"),
+    "binary_cross_entropy_backward": binary("binary_cross_entropy_backward"),
+    "sigmoid_cross_entropy": fused("sigmoid_cross_entropy", Maker.shares),
+    "mean_squared_error": regression("mean_squared_error"),
+    "mean_squared_error_backward": regression("mean_squared_error_backward"),
+    "mean_absolute_error": regression("mean_absolute_error"),
+    "mean_absolute_error_backward": regression("mean_absolute_error_backward"),
+    "gather_rows": gather_rows,
+    "dropout": dropout,
+    "tally": tally,
+    "end_step": end_step,
+}

@@ -1,0 +1,93 @@
+"""Tolerances, and the comparison of what a backend gave with what it should have given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nnx.testing.reference import Wanted
+
+# How far a result may be off, relative to the size of what was added up to it (reference.Wanted), in float32, whose
+# rounding is 6e-8, and in float64, 1.1e-16. It is some ten times the error of plain NumPy, which leaves room for
+# another order of summation and another library's exp, and none for a lower precision: TF32 is off by 5e-4.
+TOLERANCES = {
+    "exact": (0.0, 0.0),  # numbers are chosen, moved or counted, never computed with
+    "rounded": (1e-6, 4e-15),  # a few additions, products and quotients in a row
+    "function": (4e-6, 1e-13),  # and an exp, log or tanh, which libraries give to a few units in the last place
+    "sum": (2e-5, 1e-13),  # and up to 300 terms in any order
+    "steps": (1e-4, 1e-11),  # 200 steps of an optimizer, relative to the way that the numbers went
+    "program": (2e-3, 1e-9),  # 9 steps of a network, each built on the last
+}
+CLASSES = {
+    "exact": "relu relu_backward gather_rows",
+    "rounded": "regularize sigmoid_backward tanh_backward softmax_jacobian cross_entropy_backward dropout "
+    "binary_cross_entropy_backward mean_squared_error_backward mean_absolute_error_backward",
+    "function": "sigmoid tanh",
+    "sum": "dense dense_backward dense_gradients softmax softmax_backward cross_entropy softmax_cross_entropy "
+    "binary_cross_entropy sigmoid_cross_entropy mean_squared_error mean_absolute_error tally end_step",
+    "steps": "sgd adagrad rmsprop adam",
+}
+CLASS = {operation: name for name, operations in CLASSES.items() for operation in operations.split()}
+DTYPES = ("float32", "float64")
+TINY = 1e-30  # what lies below may be flushed to 0
+
+
+@dataclass
+class Report:
+    """What `check_backend` checked.
+
+    Attributes:
+        backend: its name.
+        operations: how many calls of each operation were compared. replayed: how many of them all were recordings.
+        worst: for each operation, the largest error as a share of the one tolerated.
+    """
+
+    backend: str
+    operations: dict[str, int] = field(default_factory=dict)
+    replayed: int = 0
+    worst: dict[str, float] = field(default_factory=dict)
+
+    def add(self, operation: str, error: float) -> None:
+        """Count one comparison."""
+        self.operations[operation] = self.operations.get(operation, 0) + 1
+        self.worst[operation] = max(self.worst.get(operation, 0.0), error)
+
+    @property
+    def cases(self) -> int:
+        """How many calls were compared in all."""
+        return sum(self.operations.values())
+
+    def __str__(self) -> str:
+        worst = max(self.worst, key=lambda operation: self.worst[operation])
+        return (
+            f"{self.backend}: {len(self.operations)} operations, {self.cases} cases, {self.replayed} of them replayed; "
+            f"the largest error is {self.worst[worst]:.0%} of the one tolerated ({worst})"
+        )
+
+
+def compare(got: np.ndarray, wanted: Wanted, kind: str, dtype: str, what: str) -> float:
+    """Return the worst error as a share of the one tolerated for that class; raise AssertionError if it is above 1."""
+    tolerance = 0.0 if wanted.exact else TOLERANCES[kind][DTYPES.index(dtype)]
+    want = wanted.value.astype(np.float64)
+    assert got.shape == want.shape, f"{what}: shape {got.shape}, expected {want.shape}"
+    if got.size == 0:
+        return 0.0
+    got = got.astype(np.float64)
+    with np.errstate(all="ignore"):
+        error = np.abs(got - want) / ((np.abs(want) if wanted.size is None else wanted.size) + TINY)
+    error[np.isnan(error)] = np.inf
+    error[(got == want) | (np.isnan(got) & np.isnan(want))] = 0
+    place = np.unravel_index(int(error.argmax()), error.shape)
+    worst = float(error[place])
+    assert worst <= tolerance, (
+        f"{what}: relative error {worst:.3g} at {[int(i) for i in place]}, {got[place]:.9g} instead of "
+        f"{want[place]:.9g}; tolerated {tolerance:.3g} ({kind})"
+    )
+    return worst / tolerance if tolerance else 0.0
+
+
+def unchanged(now: np.ndarray, before: np.ndarray) -> bool:
+    """Tell whether two arrays are the same, type, shape and bits."""
+    same = (now.dtype, now.shape) == (before.dtype, before.shape)
+    return same and np.ascontiguousarray(now).tobytes() == np.ascontiguousarray(before).tobytes()

@@ -1,0 +1,69 @@
+"""The conformance suite: what a backend must do to be one."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+
+from nnx.backends import Backend
+from nnx.backends.operations import OPERATIONS
+from nnx.testing import reference
+from nnx.testing.calls import check_case
+from nnx.testing.cases import CASES, Maker
+from nnx.testing.compare import CLASS, DTYPES, Report
+from nnx.testing.facts import check_arrays, check_info
+from nnx.testing.optimizers import OPTIMIZERS, check_optimizer
+from nnx.testing.programs import check_program, check_recorder
+
+
+def check_backend(backend: Backend) -> Report:
+    """Hold a backend to the protocol: arrays, facts, every operation, optimizers over 200 steps, replayed recordings.
+
+    Operations are called in float32 and float64, with `out` and without, on ugly numbers (cases.py), and held against
+    formulas in float64 (reference.py) with the tolerances of compare.py. What an operation reads it must read in any
+    layout, and leave as it is; what it writes is contiguous.
+
+    Returns:
+        What was checked; print it.
+
+    Raises:
+        AssertionError: the backend is wrong. The message names operation, case, type, error and tolerance.
+    """
+    if not __debug__:
+        raise RuntimeError("check_backend checks by assert statements, which python -O leaves out: run it without -O")
+    assert isinstance(backend, Backend), f"{backend!r} is no instance of nnx.backends.Backend"
+    check_coverage()
+    report = Report(backend.name)
+    with np.errstate(all="ignore"):
+        check_arrays(backend)
+        check_info(backend)
+        check_recorder(backend)
+        for operation, dtype in product(OPERATIONS, DTYPES):
+            check_operation(backend, operation, dtype, report)
+    missing = OPERATIONS.keys() - report.operations.keys()
+    assert not missing, f"{', '.join(sorted(missing))}: nothing was compared"
+    return report
+
+
+def check_operation(backend: Backend, operation: str, dtype: str, report: Report) -> None:
+    """Check one operation in one type, and an optimizer in a program of its own too."""
+    if operation in OPTIMIZERS:
+        check_optimizer(backend, operation, dtype, report)
+        check_program(backend, operation, dtype)
+        return
+    make = Maker(dtype)
+    for case in CASES[operation](make):
+        check_case(backend, case, dtype, make.random, report)
+
+
+def check_coverage() -> None:
+    """Check the suite itself: that no operation is forgotten, and that its random words are the right ones."""
+    for table, cure in (
+        (CASES.keys() | OPTIMIZERS.keys(), "cases in cases.py"),
+        (CLASS.keys(), "a class in compare.py"),
+    ):
+        missing = OPERATIONS.keys() - table
+        assert not missing, f"nnx.testing does not cover {', '.join(sorted(missing))}: write {cure}"
+    for counter, key, words in reference.KNOWN_ANSWERS:
+        assert reference.philox(counter, key) == words, "reference.philox misses Random123's known answers"

@@ -1,0 +1,67 @@
+"""Optimizers over 200 steps, called as training calls them, against their formulas in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnx.backends import Backend
+from nnx.backends.operations import OPERATIONS
+from nnx.testing import reference
+from nnx.testing.calls import Room
+from nnx.testing.compare import Report, compare, unchanged
+from nnx.testing.reference import Wanted
+
+# Hyperparameters in the order of `hyper`: rate, decay, beta_1 (momentum, rho), beta_2, epsilon, weight decay.
+OPTIMIZERS: dict[str, tuple[tuple[float, ...], ...]] = {
+    "sgd": ((0.1, 0, 0, 0, 0, 0), (0.05, 1e-2, 0.9, 0, 0, 0)),
+    "adagrad": ((0.1, 0, 0, 0, 1e-7, 0), (0.05, 1e-2, 0, 0, 1e-3, 0)),
+    "rmsprop": ((0.02, 0, 0.9, 0, 1e-7, 0), (0.01, 1e-2, 0.5, 0, 1e-3, 0)),
+    "adam": ((0.05, 0, 0.9, 0.999, 1e-7, 0), (0.02, 1e-2, 0.5, 0.9, 1e-3, 0), (0.05, 5e-7, 0.9, 0.999, 1e-7, 0.1)),
+}
+RUNS = ((192, 200), (64 * 700, 3))  # size of the flat buffer, always a multiple of 64, and steps
+PADDED = 40  # numbers at its end that belong to no parameter: they and their gradients are 0, and stay so
+
+
+def check_optimizer(backend: Backend, operation: str, dtype: str, report: Report) -> None:
+    """Check one optimizer; raise AssertionError where it strays from the formulas."""
+    for hyper in OPTIMIZERS[operation]:
+        for size, steps in RUNS:
+            what = f"{backend.name}: {operation}, hyper={hyper}, {size} numbers, {steps} steps, {dtype}"
+            report.add(operation, _run(backend, operation, np.array(hyper), size, steps, dtype, what))
+
+
+def _run(backend: Backend, operation: str, hyper: np.ndarray, size: int, steps: int, dtype: str, what: str) -> float:
+    random = np.random.default_rng(size)
+    live = np.arange(size) < size - PADDED
+    scales = 10.0 ** random.integers(-12, 4, size) * live  # from gradients that vanish to some that explode
+    start = (random.normal(size=size) * live).astype(dtype)
+    names = [name for name in ("p", "m", "v") if name in OPERATIONS[operation].writes]
+    rooms = {name: Room(backend, start if name == "p" else np.zeros(size, dtype)) for name in names}
+    p, *moments = (rooms[name].array for name in names)
+    g, numbers, counters = (
+        backend.zeros(size, dtype),
+        backend.asarray(hyper.copy(), "float64"),
+        backend.zeros(3, "int64"),
+    )
+
+    exact = {"p": start.astype(np.float64), "m": np.zeros(size), "v": np.zeros(size)}
+    way = {name: np.abs(values) for name, values in exact.items()}
+    for step in range(steps):
+        if step == steps // 2:  # as a schedule does: all of it must be read anew in every step
+            hyper = hyper * [0.5, 1, 1, 1, 1, 1]
+            numbers[...] = backend.asarray(hyper.copy(), "float64")
+        given, count = (random.normal(size=size) * scales).astype(dtype), np.array([step, 5 * step, step])
+        g[...], counters[...] = backend.asarray(given.copy(), dtype), backend.asarray(count.copy(), "int64")
+        getattr(backend, operation)(p, g, *moments, numbers, counters)
+
+        before = {name: values.copy() for name, values in exact.items()}
+        reference.descend(operation, exact["p"], given.astype(np.float64), exact["m"], exact["v"], hyper, step)
+        for name, values in exact.items():
+            way[name] += np.abs(values - before[name])
+
+    for name, array, values in (("g", g, given), ("hyper", numbers, hyper), ("counters", counters, count)):
+        assert unchanged(backend.to_numpy(array), values), f"{what}: changes {name}, which it may only read"
+    got = {name: room.read(f"{what}: {name}") for name, room in rooms.items()}
+    for name, values in got.items():
+        assert not values[~live].any(), f"{what}: {name} is not 0 where it only pads the buffer"
+    return max(compare(got[n], Wanted(exact[n], way[n]), "steps", dtype, f"{what}: {n}") for n in names)

@@ -1,0 +1,322 @@
+"""What every operation must give: the formulas once more, in float64 NumPy, written for clarity and not from the code.
+
+Each function takes an operation's operands by name, floats as float64, and returns what the operation must write, by
+the name of the operand ("out" for the result). Beside a value stands `size`: the sum of the magnitudes that were added
+up to it. Errors are measured against that, because no arithmetic can do better than the rounding of what it adds.
+"""
+
+# ruff: noqa: D103 - a function here is named after the operation, which is described where its default is
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nnx.backends.operations import (
+    BETA_1,
+    BETA_2,
+    CURSOR,
+    DECAY,
+    DONE,
+    EPSILON,
+    HITS,
+    LEARNING_RATE,
+    LOSS,
+    PENALTY,
+    STEP,
+    WEIGHT_DECAY,
+)
+
+Array = np.ndarray
+CLIP = 1e-7  # as in chapter 5
+
+
+@dataclass
+class Wanted:
+    """A result, the size of what was added up to it (None: its own), and whether it must be met to the last bit."""
+
+    value: Array
+    size: Array | None = None
+    exact: bool = False
+
+
+Results = dict[str, Wanted]
+
+
+# ---- dense -----------------------------------------------------------------------------------------------------------
+
+
+def dense(x: Array, w: Array, b: Array, activation: str | None = None) -> Results:
+    y = np.einsum("ni,io->no", x, w) + b
+    size = np.abs(x) @ np.abs(w) + np.abs(b)
+    if activation is not None:  # no slope is above 1, so errors do not grow
+        y = {"relu": np.maximum(y, 0), "sigmoid": logistic(y), "tanh": np.tanh(y)}[activation]
+    return {"out": Wanted(y, size)}
+
+
+def dense_backward(x: Array, w: Array, dy: Array) -> Results:
+    dx = np.einsum("no,io->ni", dy, w)
+    return {**dense_gradients(x, dy), "out": Wanted(dx, np.abs(dy) @ np.abs(w).T)}
+
+
+def dense_gradients(x: Array, dy: Array) -> Results:
+    return {
+        "dw": Wanted(np.einsum("ni,no->io", x, dy), np.abs(x).T @ np.abs(dy)),
+        "db": Wanted(dy.sum(axis=0, keepdims=True), np.abs(dy).sum(axis=0, keepdims=True)),
+    }
+
+
+def regularize(w: Array, dw: Array, l1: float, l2: float) -> Results:
+    slope = l1 * np.where(w < 0, -1.0, 1.0) + 2 * l2 * w
+    return {
+        "dw": Wanted(dw + slope, np.abs(dw) + l1 + 2 * l2 * np.abs(w)),
+        "penalty": Wanted(np.array([l1 * np.abs(w).sum() + l2 * np.square(w).sum()])),
+    }
+
+
+# ---- activations -----------------------------------------------------------------------------------------------------
+
+
+def logistic(x: Array) -> Array:
+    p: Array = np.exp(-np.logaddexp(0, -x))
+    return p
+
+
+def exponentials(x: Array) -> tuple[Array, Array]:
+    """Softmax, and by how much rounding x - max grows in it: the condition number of exp(x) is |x|."""
+    gap = x.max(axis=1, keepdims=True) - x
+    e = np.exp(-gap)
+    return e / e.sum(axis=1, keepdims=True), 1 + np.minimum(gap, 1e3)
+
+
+def relu(x: Array) -> Results:
+    return {"out": Wanted(np.where(np.isnan(x), x, np.maximum(x, 0)))}
+
+
+def relu_backward(y: Array, dy: Array) -> Results:
+    dx = np.zeros_like(dy)
+    dx[y > 0] = dy[y > 0]
+    return {"out": Wanted(dx)}
+
+
+def sigmoid(x: Array) -> Results:
+    return {"out": Wanted(logistic(x))}
+
+
+def sigmoid_backward(y: Array, dy: Array) -> Results:
+    return {"out": Wanted(dy * y * (1 - y))}
+
+
+def tanh(x: Array) -> Results:
+    return {"out": Wanted(np.tanh(x), np.ones_like(x))}  # to the rounding of 1, also near 0
+
+
+def tanh_backward(y: Array, dy: Array) -> Results:
+    return {"out": Wanted(dy * (1 - y) * (1 + y), np.abs(dy) * (1 + y * y))}
+
+
+def softmax(x: Array) -> Results:
+    p, growth = exponentials(x)
+    return {"out": Wanted(p, p * growth)}
+
+
+def softmax_backward(y: Array, dy: Array) -> Results:
+    dx = np.stack([(np.diagflat(row) - np.outer(row, row)) @ d for row, d in zip(y, dy, strict=True)])
+    return {"out": Wanted(dx, y * (np.abs(dy) + (y * np.abs(dy)).sum(axis=1, keepdims=True)))}
+
+
+def softmax_jacobian(y: Array) -> Results:
+    matrices = np.stack([np.diagflat(row) - np.outer(row, row) for row in y])
+    return {"out": Wanted(matrices, np.stack([np.diagflat(row) + np.outer(row, row) for row in y]))}
+
+
+# ---- losses ----------------------------------------------------------------------------------------------------------
+
+
+def one_hot(target: Array, classes: int) -> Array:
+    return target if target.ndim == 2 else np.eye(classes)[target]
+
+
+def clipped(p: Array, kind: type[np.floating[Any]]) -> Array:
+    """Probabilities kept within [CLIP, 1 - CLIP], bounds that the type itself rounds."""
+    kept: Array = np.clip(p, float(kind(CLIP)), float(kind(1 - CLIP)))
+    return kept
+
+
+def loss(value: Array) -> Wanted:
+    """A loss is as good as its distance from 0 can be told next to 1."""
+    return Wanted(value, 1 + np.abs(value))
+
+
+def weighted(target: Array, cost: Array) -> Array:
+    """target * cost, where nothing times infinity is nothing."""
+    product: Array = np.multiply(target, cost, out=np.zeros_like(cost), where=target != 0)
+    return product
+
+
+def bounded(cost: Array, clip: float) -> Array:
+    """-log(p) as if p had been kept within [clip, 1 - clip]."""
+    return np.clip(cost, -np.log(1 - clip), -np.log(clip)) if clip else cost
+
+
+def cross_entropy(p: Array, target: Array, kind: type[np.floating[Any]]) -> Results:
+    return {"out": loss((one_hot(target, p.shape[1]) * -np.log(clipped(p, kind))).sum(axis=1))}
+
+
+def cross_entropy_backward(p: Array, target: Array, kind: type[np.floating[Any]]) -> Results:
+    return {"out": Wanted(-one_hot(target, p.shape[1]) / clipped(p, kind) / len(p))}
+
+
+def softmax_cross_entropy(logits: Array, target: Array, clip: float = 0.0) -> Results:
+    p, growth = exponentials(logits)
+    t = one_hot(target, p.shape[1])
+    top = logits.max(axis=1, keepdims=True)
+    cost = top - logits + np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
+    return {
+        "losses": loss(weighted(t, bounded(cost, clip)).sum(axis=1)),
+        "probabilities": Wanted(p, p * growth),
+        "out": Wanted((p - t) / len(p), (p * growth + t) / len(p)),
+    }
+
+
+def binary_cross_entropy(p: Array, target: Array, kind: type[np.floating[Any]]) -> Results:
+    p = clipped(p, kind)
+    return {"out": loss(-(target * np.log(p) + (1 - target) * np.log1p(-p)).mean(axis=1))}
+
+
+def binary_cross_entropy_backward(p: Array, target: Array, kind: type[np.floating[Any]]) -> Results:
+    p = clipped(p, kind)
+    no, yes = (1 - target) / (1 - p), target / p
+    return {"out": Wanted((no - yes) / p.size, (no + yes) / p.size)}
+
+
+def sigmoid_cross_entropy(logits: Array, target: Array, clip: float = 0.0) -> Results:
+    p = logistic(logits)
+    yes, no = (bounded(np.logaddexp(0, z), clip) for z in (-logits, logits))
+    return {
+        "losses": loss((weighted(target, yes) + weighted(1 - target, no)).mean(axis=1)),
+        "probabilities": Wanted(p),
+        "out": Wanted((p - target) / p.size, (p + target) / p.size),
+    }
+
+
+def mean_squared_error(prediction: Array, target: Array) -> Results:
+    return {"out": Wanted(np.square(prediction - target).mean(axis=1))}
+
+
+def mean_squared_error_backward(prediction: Array, target: Array) -> Results:
+    return {"out": Wanted(2 * (prediction - target) / prediction.size)}
+
+
+def mean_absolute_error(prediction: Array, target: Array) -> Results:
+    return {"out": Wanted(np.abs(prediction - target).mean(axis=1))}
+
+
+def mean_absolute_error_backward(prediction: Array, target: Array) -> Results:
+    return {"out": Wanted((1.0 * (prediction > target) - (prediction < target)) / prediction.size)}
+
+
+# ---- one training step -----------------------------------------------------------------------------------------------
+
+
+def gather_rows(source: Array, order: Array, counters: Array, batch: int) -> Results:
+    first = int(counters[CURSOR])
+    return {"out": Wanted(np.stack([source[i] for i in order[first : first + batch]]))}
+
+
+def dropout(x: Array, rate: float, seed: int, layer: int, counters: Array) -> Results:
+    kept = dropout_mask(x.shape, rate, seed, layer, int(counters[STEP]))
+    return {"out": Wanted(np.divide(x, 1 - rate, out=np.zeros_like(x), where=kept))}
+
+
+def tally(losses: Array, outputs: Array, target: Array, metric: str | None, precision: float, stats: Array) -> Results:
+    stats = stats.copy()
+    stats[LOSS] = losses.mean()
+    if metric == "categorical":
+        labels = target.argmax(axis=1) if target.ndim == 2 else target
+        stats[HITS] = sum(row.argmax() == label for row, label in zip(outputs, labels, strict=True))
+    elif metric is not None:
+        right = {
+            "binary": (outputs > 0.5) == (target > 0.5),
+            "logits": (outputs > 0) == (target > 0.5),
+            "regression": np.abs(outputs - target) < precision,
+        }[metric]
+        stats[HITS] = right.mean(axis=1).sum()
+    return {"stats": Wanted(stats)}
+
+
+def end_step(stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> Results:
+    stats, history, counters = stats.copy(), history.copy(), counters.copy()
+    stats[PENALTY] = penalties.sum()
+    history[counters[DONE] % len(history)] = stats
+    for place, by in ((STEP, 1), (CURSOR, rows), (DONE, 1)):
+        counters[place] += by
+    return {
+        "stats": Wanted(stats),
+        "history": Wanted(history),
+        "counters": Wanted(counters, exact=True),
+    }
+
+
+# ---- optimizers ------------------------------------------------------------------------------------------------------
+
+
+def descend(name: str, p: Array, g: Array, m: Array, v: Array, hyper: Array, step: int) -> None:
+    """Do one step of an optimizer in place, by the formulas of chapter 10 and of the papers."""
+    rate = hyper[LEARNING_RATE] / (1 + hyper[DECAY] * step)
+    if name == "sgd":
+        m[:] = hyper[BETA_1] * m - rate * g
+        p += m
+        return
+    beta_1, beta_2 = hyper[BETA_1], hyper[BETA_2]
+    if name == "adagrad":
+        v += g**2
+        p -= rate * g / (np.sqrt(v) + hyper[EPSILON])
+    elif name == "rmsprop":
+        v[:] = beta_1 * v + (1 - beta_1) * g**2
+        p -= rate * g / (np.sqrt(v) + hyper[EPSILON])
+    else:
+        p -= rate * hyper[WEIGHT_DECAY] * p
+        m[:] = beta_1 * m + (1 - beta_1) * g
+        v[:] = beta_2 * v + (1 - beta_2) * g**2
+        t = step + 1
+        p -= rate * (m / (1 - beta_1**t)) / (np.sqrt(v / (1 - beta_2**t)) + hyper[EPSILON])
+
+
+# ---- random words ----------------------------------------------------------------------------------------------------
+
+KNOWN_ANSWERS = (  # of Random123's own test suite: counter, key, words
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+)
+
+
+def philox(counter: tuple[int, ...], key: tuple[int, ...]) -> tuple[int, ...]:
+    """Philox4x32-10 of one counter, in Python's own integers."""
+    a, b, c, d = counter
+    k, l = key  # noqa: E741
+    for _ in range(10):
+        high_a, low_a = divmod(a * 0xD2511F53, 2**32)
+        high_c, low_c = divmod(c * 0xCD9E8D57, 2**32)
+        a, b, c, d = high_c ^ b ^ k, low_c, high_a ^ d ^ l, low_a
+        k, l = (k + 0x9E3779B9) % 2**32, (l + 0xBB67AE85) % 2**32  # noqa: E741
+    return a, b, c, d
+
+
+def dropout_word(row: int, column: int, step: int, layer: int, seed: int) -> int:
+    """The word of one element."""
+    return philox((row, column // 4, step, layer), (seed % 2**32, seed >> 32 & 0xFFFFFFFF))[column % 4]
+
+
+def dropout_mask(shape: tuple[int, ...], rate: float, seed: int, layer: int, step: int) -> Array:
+    """Which elements of [N, C] are kept."""
+    limit = min(int(rate * 2**32), 2**32 - 1)
+    words = [[dropout_word(row, column, step, layer, seed) for column in range(shape[1])] for row in range(shape[0])]
+    return np.array(words) >= limit
