@@ -28,6 +28,9 @@ class Callback:
     def on_fit_begin(self, model: Sequential) -> None:
         """Do something before the first epoch."""
 
+    def on_epoch_begin(self, model: Sequential, epoch: int) -> None:
+        """Do something before an epoch."""
+
     def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
         """Do something after an epoch."""
 
@@ -173,10 +176,6 @@ class LearningRateSchedule(Callback):
             raise InputTypeError(f"LearningRateSchedule: schedule={schedule!r}: expected a function from epoch to rate")
         self.schedule = schedule
 
-    def on_fit_begin(self, model: Sequential) -> None:
-        """Set the first epoch's rate."""
-        model.optimizer.learning_rate = self.schedule(model.epochs_done)
-
-    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
-        """Set the next epoch's rate."""
-        model.optimizer.learning_rate = self.schedule(epoch + 1)
+    def on_epoch_begin(self, model: Sequential, epoch: int) -> None:
+        """Set the epoch's rate."""
+        model.optimizer.learning_rate = self.schedule(epoch)

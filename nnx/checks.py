@@ -42,6 +42,13 @@ def real(value: Any, what: str, low: float = 0.0, high: float = math.inf, *, ope
     return number
 
 
+def flag(value: Any, what: str) -> bool:
+    """Return `value` if it is True or False: any other word, such as "no", would count as true."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputTypeError(f"{what}={value!r}: expected True or False")
+    return bool(value)
+
+
 def choice(value: Any, what: str, allowed: Iterable[str]) -> str:
     """Return `value` if it is one of the words allowed."""
     words = list(allowed)

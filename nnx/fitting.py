@@ -60,7 +60,8 @@ class Fit:
             self.order = self.backend.zeros(self.epochs_per_block * self.rows, "int64")
         else:
             self.epochs_per_block = 1 if self.each_epoch else HISTORY
-        self.full, self.last = self._runner(self.batch), self._runner(self.tail)
+        self.full: tuple[Feed, Any] | None = None
+        self.last: tuple[Feed, Any] | None = None
 
     @property
     def each_epoch(self) -> bool:
@@ -92,6 +93,10 @@ class Fit:
             try:
                 for callback in self.callbacks:
                     callback.on_fit_begin(model)
+                self.full, self.last = (
+                    self._runner(self.batch),
+                    self._runner(self.tail),
+                )  # may compile, so under the bar
                 while history.epochs < epochs and not (interrupt.asked or model.stop_training):
                     self._block(min(self.epochs_per_block, epochs - history.epochs), history, interrupt, bar)
                 history.interrupted = interrupt.asked and history.epochs < epochs
@@ -103,6 +108,8 @@ class Fit:
 
     def _block(self, epochs: int, history: History, interrupt: Interrupt, bar: progress.Progress) -> None:
         first = self.model.epochs_done
+        for callback in self.callbacks:
+            callback.on_epoch_begin(self.model, first)
         if self.order is not None:
             self._set_order(first, epochs)
         rows = [np.empty((0, 3))]  # Ctrl-C may come before the first step

@@ -148,6 +148,10 @@ class Sequential:
         """
         expect_instance(loss, Loss, "loss", "CategoricalCrossEntropy()")
         expect_instance(optimizer, Optimizer, "optimizer", "Adam(0.01)")
+        if type(loss) is Loss or type(optimizer) is Optimizer:
+            raise InputTypeError(
+                f"compile: {loss}, {optimizer}: expected one of the classes made from Loss and Optimizer"
+            )
         if not isinstance(metrics, list | tuple) or any(m not in METRICS for m in metrics):
             raise InputError(f"compile: metrics={metrics!r}; expected [] or ['accuracy']")
         if self.flat.size == 0:
@@ -192,6 +196,7 @@ class Sequential:
         trainer = self._compiled("fit")
         epochs = checks.integer(epochs, "fit: epochs")
         batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
+        shuffle = checks.flag(shuffle, "fit: shuffle")
         _check_callbacks(callbacks)
         host = self._inputs(x, "fit: x")
         target = self._targets(y, host, "fit")
@@ -208,11 +213,11 @@ class Sequential:
             trainer.set_precision(_precision(self.backend.to_numpy(target)))
         self.eager_reason = None
         rows = self.backend.asarray(host)
-        job = Fit(self, trainer, rows, target, batch or len(host), bool(shuffle), validation, list(callbacks))
+        job = Fit(self, trainer, rows, target, batch or len(host), shuffle, validation, list(callbacks))
         return job.run(epochs, verbose)
 
     def step(self, x: Any, y: Any) -> float:
-        """Do one training step on a batch; return its loss, penalties included."""
+        """Do one training step on a batch; return its loss, penalties included: nan where it went wrong (see `fit`)."""
         return float(self.steps(x, y, 1)[0])
 
     def steps(self, x: Any, y: Any, n: int) -> np.ndarray:

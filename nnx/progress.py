@@ -75,7 +75,7 @@ class Bar(Progress):
     def advance(self, epochs: float) -> None:
         """Move the bar."""
         self._done += epochs
-        self._bar.update(self._task, completed=int(self._done + 1e-9))
+        self._bar.update(self._task, completed=self._done + 1e-9)
 
     def log(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Write the values beside the bar."""
@@ -83,8 +83,9 @@ class Bar(Progress):
 
 
 def describe(logs: Mapping[str, float]) -> str:
-    """Return the values in one line."""
-    return "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
+    """Return the values in one line; of a regularized network's losses only the sum."""
+    parts = ("data_loss", "regularization_loss")
+    return "  ".join(f"{name} {value:.4f}" for name, value in logs.items() if name not in parts)
 
 
 def make(verbose: Any, epochs: int, first_epoch: int) -> Progress:

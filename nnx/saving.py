@@ -83,6 +83,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; expected the name of a file to write")
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path} is a device or a pipe, which cannot be replaced; expected the name of a file to write")
     path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}; make it first")

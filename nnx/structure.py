@@ -44,11 +44,10 @@ def chain(layers: Sequence[Layer]) -> tuple[int | None, int | None]:
 
 def expect_instance(value: Any, kind: type, what: str, example: str) -> None:
     """Refuse what is no instance of a class of nnx, the class itself above all."""
-    if isinstance(value, kind):
-        return
     if isinstance(value, type) and issubclass(value, kind):
         raise InputTypeError(f"{what} is the class {value.__name__}; give an instance: {value.__name__}(...)")
-    raise InputTypeError(f"{what} is {value!r}; expected a {kind.__name__}, such as nnx.{example}")
+    if not isinstance(value, kind):
+        raise InputTypeError(f"{what} is {value!r}; expected a {kind.__name__}, such as nnx.{example}")
 
 
 def check_ending(last: Layer, loss: Loss) -> None:

@@ -17,11 +17,13 @@ import numpy as np
 from nnx.backends.operations import LOSS, PENALTY, STEP
 from nnx.backends.program import Program
 from nnx.errors import NonFiniteError, NotReplayable
+from nnx.foreign import Foreign
 
 if TYPE_CHECKING:
     from nnx.model import Sequential
 
 Array = Any
+BATCH_SIZES = 8  # for how many sizes of batches step() keeps its recording
 HISTORY = 8192  # steps whose losses fit on the device at once
 
 # How far a replayed step may be from the eager one: relative error of the loss, and the distance of the parameters
@@ -130,13 +132,16 @@ class Trainer:
         before when this returns.
         """
         before = self.state()
+        foreign = Foreign(self.model.layers, feed.x, self.backend.xp)
         known = [*feed.arrays(), self.hyper, self.counters, self.model.penalties, *self.model.buffers()]
         recorder = self.backend.record(known)
         try:
             with self._recorded_by(recorder), np.errstate(all="ignore"):
                 self.step(feed, recorder)
+            foreign.check()
             eager, eager_loss = self.state(), self._last_loss()
             self.restore(before)
+            foreign.restore()
             program = self.backend.compile(recorder)
             with np.errstate(all="ignore"):
                 program.run(1)
@@ -145,6 +150,7 @@ class Trainer:
             return Eager(self, feed, str(reason))
         finally:
             self.restore(before)
+            foreign.restore()
         return program
 
     @contextmanager
@@ -204,9 +210,12 @@ class Trainer:
         """Copy a batch into a buffer of its size; return the feed and its runner, made once for each size."""
         key = (*x.shape, *y.shape[1:])
         if key not in self._staged:
+            if len(self._staged) == BATCH_SIZES:
+                self._staged.pop(next(iter(self._staged)))
             feed = Feed(self.backend.asarray(x.copy()), self.backend.asarray(self.backend.to_numpy(y).copy(), y.dtype))
             self._staged[key] = feed, self.runner(feed)
         feed, runner = self._staged[key]
+        self.model.eager_reason = runner.reason if isinstance(runner, Eager) else None
         feed.x[...], feed.y[...] = self.backend.asarray(x), y
         return feed, runner
 

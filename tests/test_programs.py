@@ -1,0 +1,807 @@
+"""A training step that is recorded once and replayed does what the eager step does, or is not replayed."""
+
+from __future__ import annotations
+
+import copy
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import nnx
+from nnx import streams
+from nnx.backends.errors import NotReplayable
+from nnx.backends.numpy import NumpyBackend
+from nnx.backends.operations import OPERATIONS
+from nnx.backends.program import Program
+from nnx.training import Eager, Feed, Trainer
+
+Data = tuple[np.ndarray, np.ndarray]
+
+# ---- networks --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network and how it is trained, for some 200 steps."""
+
+    layers: Callable[[], list[nnx.Layer]]
+    loss: Callable[[], nnx.Loss] = nnx.CategoricalCrossEntropy
+    optimizer: Callable[[], nnx.Optimizer] = lambda: nnx.Adam(0.02, decay=1e-3)
+    data: str = "labels"
+    rows: int = 50
+    batch: int | None = 16
+    fit: dict[str, Any] = field(default_factory=dict)
+
+    def model(self, dtype: str = "float64", backend: Any = "numpy") -> nnx.Sequential:
+        model = nnx.Sequential(*self.layers(), backend=backend, dtype=dtype, seed=5)
+        return model.compile(self.loss(), self.optimizer())
+
+    def samples(self) -> Data:
+        width = next((layer.n_inputs for layer in self.layers() if isinstance(layer, nnx.Dense)), 2)
+        return samples(self.data, self.rows, width)
+
+    @property
+    def epochs(self) -> int:
+        steps = -(-self.rows // (self.batch or self.rows))
+        return -(-200 // steps)
+
+
+def samples(kind: str, rows: int, width: int = 2) -> Data:
+    random = np.random.default_rng(rows)
+    x = random.normal(size=(rows, width))
+    labels = random.integers(0, 3, rows)
+    x[:, 0] += labels
+    x /= 3  # no probability so small that the notes' loss clips it, where the fused ones go on exactly
+    targets = {
+        "labels": lambda: labels,
+        "one-hot": lambda: np.eye(3)[labels],
+        "soft": lambda: random.dirichlet(np.ones(3), rows),
+        "shares": lambda: (np.eye(3)[labels] + random.random((rows, 3))) / 2,
+        "numbers": lambda: np.sin(x[:, :1]) * [[1.0, 2.0, 3.0]],
+        "number": lambda: x.sum(axis=1),
+    }
+    return x, targets[kind]()
+
+
+def mlp(*inside: Callable[[], nnx.Layer], last: Callable[[], nnx.Layer] | None = nnx.Softmax, **dense: Any) -> Any:
+    def layers() -> list[nnx.Layer]:
+        ends = [] if last is None else [last()]
+        return [nnx.Dense(2, 6, **dense), *(make() for make in inside), nnx.Dense(6, 3, **dense), *ends]
+
+    return layers
+
+
+def deep() -> list[nnx.Layer]:
+    hidden = [layer for _ in range(8) for layer in (nnx.Dense(6, 6), nnx.Tanh())]
+    return [nnx.Dense(2, 6), nnx.ReLU(), *hidden, nnx.Dropout(0.05), nnx.Dense(6, 3), nnx.Softmax()]
+
+
+NETS: dict[str, Net] = {
+    "relu": Net(mlp(nnx.ReLU)),
+    "sigmoid": Net(mlp(nnx.Sigmoid)),
+    "tanh": Net(mlp(nnx.Tanh)),
+    "linear": Net(mlp(nnx.Linear)),
+    "softmax inside": Net(mlp(nnx.Softmax)),
+    "no activation": Net(lambda: [nnx.Dense(2, 3), nnx.Softmax()]),
+    "activation first": Net(lambda: [nnx.Tanh(), *mlp(nnx.ReLU)()]),
+    "dropout": Net(mlp(nnx.ReLU, lambda: nnx.Dropout(0.3))),
+    "dropout first": Net(lambda: [nnx.Dropout(0.2), *mlp(nnx.ReLU)()]),
+    "dropout of nothing": Net(mlp(nnx.ReLU, lambda: nnx.Dropout(0.0))),
+    "two dropouts": Net(mlp(nnx.ReLU, lambda: nnx.Dropout(0.3), lambda: nnx.Dropout(0.3))),
+    "one-hot": Net(mlp(nnx.ReLU), data="one-hot"),
+    "soft labels": Net(mlp(nnx.ReLU), data="soft"),
+    "logits": Net(mlp(nnx.ReLU, last=None), nnx.SoftmaxCrossEntropy),
+    "unfused softmax": Net(mlp(nnx.ReLU, last=lambda: Unfused()), nnx.CategoricalCrossEntropy),
+    "binary": Net(mlp(nnx.ReLU, last=nnx.Sigmoid), nnx.BinaryCrossEntropy, data="shares"),
+    "binary logits": Net(mlp(nnx.ReLU, last=None), nnx.SigmoidCrossEntropy, data="shares"),
+    "unfused binary": Net(mlp(nnx.ReLU, last=lambda: Halved()), nnx.BinaryCrossEntropy, data="shares"),
+    "squares": Net(mlp(nnx.Tanh, last=None), nnx.MeanSquaredError, data="numbers"),
+    "magnitudes": Net(mlp(nnx.Tanh, last=nnx.Linear), nnx.MeanAbsoluteError, data="numbers"),
+    "one feature, one output": Net(
+        lambda: [nnx.Dense(1, 5), nnx.Tanh(), nnx.Dense(5, 1)], nnx.MeanSquaredError, data="number"
+    ),
+    "sgd": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.SGD(0.1)),
+    "sgd with momentum": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.SGD(0.1, momentum=0.9, decay=1e-2)),
+    "adagrad": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.AdaGrad(0.1, decay=1e-3)),
+    "rmsprop": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.RMSprop(0.01, decay=1e-3, rho=0.95)),
+    "adamw": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.AdamW(0.02, decay=1e-3, weight_decay=0.1)),
+    "l2": Net(mlp(nnx.ReLU, weight_l2=1e-2, bias_l2=1e-3)),
+    "l1": Net(mlp(nnx.ReLU, weight_l1=1e-3, bias_l1=1e-2)),
+    "l1 and l2": Net(mlp(nnx.ReLU, weight_l1=1e-3, weight_l2=1e-2, bias_l1=1e-2, bias_l2=1e-3)),
+    "whole": Net(mlp(nnx.ReLU, lambda: nnx.Dropout(0.1)), batch=None),
+    "no tail": Net(mlp(nnx.ReLU), rows=48, batch=16),
+    "tail of one": Net(mlp(nnx.ReLU, lambda: nnx.Dropout(0.1)), rows=33, batch=16),
+    "batches of one": Net(mlp(nnx.ReLU), rows=9, batch=1),
+    "one sample": Net(mlp(nnx.ReLU), rows=1, batch=None),
+    "in order": Net(mlp(nnx.ReLU), fit={"shuffle": False}),
+    "deep": Net(deep),
+}
+
+
+class Unfused(nnx.Softmax):
+    """Softmax of another class, which therefore is not fused with the loss."""
+
+
+class Halved(nnx.Sigmoid):
+    """Sigmoid of another class."""
+
+
+@contextmanager
+def always_eager() -> Iterator[None]:
+    """Let every model run its steps layer by layer."""
+    with mock.patch.object(Trainer, "runner", lambda self, feed: Eager(self, feed, "asked for")):
+        yield
+
+
+def state(model: nnx.Sequential) -> dict[str, np.ndarray]:
+    """Copies of all that training changes."""
+    trainer = model._trainer
+    assert trainer is not None
+    flat = {name: np.array(getattr(model.flat, name)) for name in ("values", "first", "second")}
+    counted = {"counters": np.array(trainer.counters)[[0, 2]], "iterations": np.array(model.optimizer.iterations)}
+    return {**flat, **counted, "epochs": np.array(model.epochs_done)}
+
+
+def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].dtype == b[name].dtype
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def trained(net: Net, dtype: str, **more: Any) -> tuple[nnx.Sequential, nnx.History]:
+    model = net.model(dtype)
+    options = {"epochs": net.epochs, "batch_size": net.batch, "verbose": 0, **net.fit, **more}
+    return model, model.fit(*net.samples(), **options)
+
+
+def same_history(a: nnx.History, b: nnx.History) -> bool:
+    return list(a) == list(b) and all(list(a[name]) == list(b[name]) for name in a)
+
+
+# ---- replayed and eager ----------------------------------------------------------------------------------------------
+
+
+SINGLE = ["relu", "tanh", "dropout", "binary", "squares", "sgd", "adagrad", "rmsprop", "l2"]  # in float32 too
+
+
+@pytest.mark.parametrize(("name", "dtype"), [*((name, "float64") for name in NETS), *((n, "float32") for n in SINGLE)])
+def test_200_replayed_steps_are_200_eager_ones(name: str, dtype: str):
+    """To the last bit: NumPy's replay calls the same operations with the same operands."""
+    net = NETS[name]
+    model, history = trained(net, dtype)
+    with always_eager():
+        eager, eager_history = trained(net, dtype)
+    assert model.eager_reason is None
+    assert eager.eager_reason == "asked for"
+    assert model.optimizer.iterations >= 200
+    assert model.flat.values.dtype == dtype
+    assert_same(state(model), state(eager))
+    assert same_history(history, eager_history)
+    assert not np.array_equal(model.flat.values, net.model(dtype).flat.values)
+
+
+@settings(max_examples=30)
+@given(
+    rows=st.integers(1, 20), batch=st.integers(1, 24), inputs=st.integers(1, 5), hidden=st.integers(1, 70),
+    shuffle=st.booleans(), rate=st.sampled_from([0.0, 0.4]), seed=st.integers(0, 2**64 - 1),
+)  # fmt: skip
+def test_whatever_the_shapes(
+    rows: int, batch: int, inputs: int, hidden: int, shuffle: bool, rate: float, seed: int
+) -> None:
+    x, y = samples("labels", rows, inputs)
+    models = []
+    for context in (mock.MagicMock(), always_eager()):
+        with context:
+            layers = [nnx.Dense(inputs, hidden), nnx.ReLU(), nnx.Dropout(rate), nnx.Dense(hidden, 3), nnx.Softmax()]
+            model = nnx.Sequential(*layers, backend="numpy", seed=seed)
+            model.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.01))
+            model.fit(x, y, epochs=2, batch_size=batch, shuffle=shuffle, verbose=0)
+            model.step(x, y)
+            models.append(model)
+    assert models[0].eager_reason is None
+    assert_same(state(models[0]), state(models[1]))
+
+
+def by_hand(
+    model: nnx.Sequential, layers: list[nnx.Layer], loss: nnx.Loss, optimizer: nnx.Optimizer, data: Data,
+    epochs: int, batch: int, whole: bool = False,
+) -> np.ndarray:  # fmt: skip
+    """Train layers as the notes do, from the model's weights and with its order of rows; return the losses."""
+    x, y = data
+    for layer, theirs in zip(layers, model.layers, strict=True):
+        layer.backend = loss.backend = nnx.get_backend("numpy")
+        if layer.shapes:
+            layer.dtype = model.dtype
+            for name in layer.shapes:
+                layer.assign(name, theirs.parameter(name))
+    losses = []
+    for epoch in range(epochs):
+        order = streams.generator(model.seed, streams.SHUFFLE, epoch).permutation(len(x))
+        for at in range(0, len(x), batch):
+            rows = order[at : at + batch]
+            outputs, wanted = (x, y) if whole else (x[rows], y[rows])
+            for layer in layers:
+                outputs = layer.forward(outputs, training=True)
+            losses.append(loss.calculate(outputs, wanted))
+            dvalues = loss.backward(outputs, wanted)
+            for layer in reversed(layers):
+                dvalues = layer.backward(dvalues)
+            optimizer.pre_update_params()
+            for layer in layers:
+                optimizer.update_params(layer)
+            optimizer.post_update_params()
+    return np.array(losses)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["relu", "tanh", "softmax inside", "unfused softmax", "binary", "squares", "magnitudes", "adamw", "l1 and l2"],
+)
+def test_a_replayed_fit_is_the_loop_of_the_notes(name: str):
+    net = NETS[name]
+    model, data = net.model(), net.samples()
+    layers, loss = net.layers(), net.loss()
+    epochs, batch = 10, 16
+    losses = by_hand(model, layers, loss, net.optimizer(), data, epochs, batch)
+    history = model.fit(*data, epochs=epochs, batch_size=batch, verbose=0)
+    weights = np.tile([16, 16, 16, 2], epochs).reshape(epochs, 4)
+    means = (losses.reshape(epochs, 4) * weights).sum(axis=1) / 50
+    column = "data_loss" if model.regularized else "loss"
+    np.testing.assert_allclose(history[column], means, rtol=1e-6)  # the fused losses are exacter than the notes'
+    for layer, theirs in zip(layers, model.layers, strict=True):
+        for parameter in layer.shapes:
+            np.testing.assert_allclose(theirs.parameter(parameter), layer.parameter(parameter), rtol=1e-5, atol=1e-8)
+
+
+# ---- recording -------------------------------------------------------------------------------------------------------
+
+
+class Spy(NumpyBackend):
+    """Keeps what was recorded on it."""
+
+    def __init__(self) -> None:
+        self.programs: list[Program] = []
+
+    def compile(self, recorder: Any) -> Program:
+        self.programs.append(super().compile(recorder))
+        return self.programs[-1]
+
+
+@pytest.mark.parametrize("replayed", [True, False])
+def test_recording_leaves_the_model_as_it_was(replayed: bool):
+    layers = mlp(nnx.ReLU, lambda: nnx.Dropout(0.2), *([] if replayed else [Swish]), weight_l2=1e-3)
+    model = Net(layers).model()
+    x, y = samples("labels", 50)
+    model.fit(x, y, epochs=2, batch_size=16, verbose=0)
+    before, rate = state(model), model.optimizer.current_learning_rate
+    cursor = np.array(model._trainer.counters)
+    feed = Feed(x.copy(), y.copy())
+    runner = model._trainer.runner(feed)
+    assert isinstance(runner, Program) is replayed
+    assert_same(state(model), before)
+    np.testing.assert_array_equal(model._trainer.counters, cursor)
+    np.testing.assert_array_equal(feed.x, x)
+    assert model.optimizer.current_learning_rate == rate
+    assert all(layer.backend is model.backend for layer in [*model.layers, model._trainer.loss])
+
+
+def test_float32_stays_float32():
+    """What is float64 has to do with the step as a whole; what is int64 names rows and classes."""
+    spy = Spy()
+    for name in ("l1 and l2", "soft labels", "binary", "unfused binary", "squares", "magnitudes", "two dropouts"):
+        net = NETS[name]
+        model = net.model("float32", spy)
+        model.fit(*net.samples(), epochs=1, batch_size=net.batch, verbose=0)
+        model.predict(net.samples()[0])
+        assert all(layer.output.dtype == np.float32 for layer in model.layers if "output" in layer.__dict__)
+    assert len(spy.programs) == 14
+    allowed = {
+        "float64": {"hyper", "stats", "history", "penalty", "penalties"},
+        "int64": {"counters", "order", "target", "source", "out"},
+    }
+    calls = [call for program in spy.programs for call in program.calls]
+    assert {call.name for call in calls} > {"dropout", "adam", "regularize", "tally", "binary_cross_entropy_backward"}
+    for call in calls:
+        for operand, value in call.operands.items():
+            if isinstance(value, np.ndarray) and value.dtype != np.float32:
+                assert operand in allowed[value.dtype.name], f"{call.name}: {operand} is {value.dtype}"
+                assert operand not in ("source", "out") or call.name == "gather_rows"
+
+
+def test_a_step_is_recorded_once_for_each_batch_size():
+    spy = Spy()
+    model, (x, y) = NETS["relu"].model(backend=spy), samples("labels", 50)
+    for rows in (50, 7, 50, 7, 1, 50):
+        model.step(x[:rows], y[:rows])
+    assert len(spy.programs) == 3
+    model.fit(x, y, epochs=3, batch_size=16, verbose=0)
+    assert len(spy.programs) == 5
+
+
+@pytest.mark.parametrize("operation", ["relu", "dense_gradients"])
+def test_an_operation_is_recorded_with_its_operands_by_name(operation: str):
+    spy = Spy()
+    model, (x, y) = NETS["relu"].model(backend=spy), samples("labels", 8)
+    model.step(x, y)
+    calls = {call.name: call for call in spy.programs[0].calls}
+    assert list(calls[operation].operands) == list(OPERATIONS[operation].signature.parameters)[1:]
+
+
+# ---- what cannot be replayed -----------------------------------------------------------------------------------------
+
+
+class Own(nnx.Layer):
+    """A layer of the user's own."""
+
+    def output_width(self, width: int | None) -> int | None:
+        return width
+
+    def forward(self, inputs: Any, training: bool = False) -> Any:
+        self.inputs, self.output = inputs, self.compute(inputs, training)
+        return self.output
+
+    def backward(self, dvalues: Any) -> Any:
+        self.dinputs = self.gradient_of(dvalues)
+        return self.dinputs
+
+    def compute(self, inputs: Any, training: bool) -> Any:
+        return inputs
+
+    def gradient_of(self, dvalues: Any) -> Any:
+        return dvalues
+
+
+class Swish(Own):
+    """x * sigmoid(x), by `xp`."""
+
+    def compute(self, inputs: Any, training: bool) -> Any:
+        self.share = 1 / (1 + self.backend.xp.exp(-inputs))
+        return inputs * self.share
+
+    def gradient_of(self, dvalues: Any) -> Any:
+        return dvalues * (self.share + self.output * (1 - self.share))
+
+
+class ScaledGradient(Own):
+    """Computes its gradient alone by `xp`."""
+
+    def gradient_of(self, dvalues: Any) -> Any:
+        return 0.5 * dvalues
+
+
+class Noise(Own):
+    """Adds random numbers of its own."""
+
+    def __init__(self) -> None:
+        self.random = np.random.default_rng(3)
+
+    def compute(self, inputs: Any, training: bool) -> Any:
+        return inputs + 0.1 * self.random.normal(size=inputs.shape) if training else inputs
+
+
+class NoiseInPlace(Noise):
+    """Adds them to the buffer of the layer before."""
+
+    def compute(self, inputs: Any, training: bool) -> Any:
+        if training:
+            inputs += 0.1 * self.random.normal(size=inputs.shape)
+        return inputs
+
+
+class NoiseInItsOwnBuffer(Noise):
+    """Computes into one array for all steps."""
+
+    room: Any = None
+
+    def compute(self, inputs: Any, training: bool) -> Any:
+        if not training:
+            return inputs
+        if self.room is None or self.room.shape != inputs.shape:
+            self.room = np.empty_like(inputs)
+        np.add(inputs, self.random.normal(size=inputs.shape) * 0.1, out=self.room)
+        return self.room
+
+
+class HalfByHand(Own):
+    """Fills one half of its output by an operation, and the other by hand."""
+
+    room: Any = None
+
+    def compute(self, inputs: Any, training: bool) -> Any:
+        if self.room is None or self.room.shape != inputs.shape:
+            self.room = self.backend.empty(inputs.shape, inputs.dtype)
+        half = inputs.shape[1] // 2
+        self.room[:, :half] = self.backend.tanh(inputs)[:, :half]
+        self.backend.tanh(inputs[:, :half], out=self.room[:, :half])
+        self.room[:, half:] = inputs[:, half:]
+        return self.room
+
+
+class DoubledInPlace(Own):
+    """Edits what the layer before put out."""
+
+    factor = 2.0
+
+    def compute(self, inputs: Any, training: bool) -> Any:
+        inputs *= self.factor
+        return inputs
+
+
+class NudgedInPlace(DoubledInPlace):
+    """By so little that the loss hardly shows it."""
+
+    factor = 1 + 1e-9
+
+
+class GradientClippedInPlace(Own):
+    """Edits the gradient in place."""
+
+    def gradient_of(self, dvalues: Any) -> Any:
+        np.clip(dvalues, -1e-3, 1e-3, out=dvalues)
+        return dvalues
+
+
+class GradientOfWeightsHalved(nnx.Dense):
+    """Edits the gradient of its weights in place, which only the optimizer reads."""
+
+    def backward(self, dvalues: Any) -> Any:
+        super().backward(dvalues)
+        self.dweights[...] *= 0.5
+        return self.dinputs
+
+
+class WeightsBounded(nnx.Dense):
+    """Edits its weights in place."""
+
+    def forward(self, inputs: Any, training: bool = False) -> Any:
+        np.clip(self.weights, -0.3, 0.3, out=self.weights)
+        return super().forward(inputs, training)
+
+
+class FadingDropout(nnx.Dropout):
+    """Drops less in every step, by a number of its own that a recording would hold fast."""
+
+    def forward(self, inputs: Any, training: bool = False) -> Any:
+        self.rate *= 0.9 if training else 1
+        return super().forward(inputs, training)
+
+
+class EveryOtherStep(Own):
+    """Does something else in every other step."""
+
+    steps = 0
+
+    def compute(self, inputs: Any, training: bool) -> Any:
+        self.steps += training
+        self.squash = self.steps % 2 == 1
+        return self.backend.tanh(inputs) if self.squash else inputs
+
+    def gradient_of(self, dvalues: Any) -> Any:
+        return self.backend.tanh_backward(self.output, dvalues) if self.squash else dvalues
+
+
+NOT_WRITTEN = r"reads \w+ \(\d+, \d\), which no recorded operation wrote: a layer computes it by other means"
+CHANGED = r"reads \w+ \([\d, ]+\), where something has changed what \w+ wrote: a layer edits a buffer in place"
+COUNTS = r"keeps numbers of its own from step to step: its (steps|rate) changed"
+DIFFERS = "a replayed step differs from the eager one: a layer changes a buffer in place, or keeps numbers of its own"
+
+
+def around(layer: Callable[[], nnx.Layer]) -> Callable[[], list[nnx.Layer]]:
+    return mlp(nnx.Tanh, layer)
+
+
+REFUSED: dict[str, tuple[Callable[[], list[nnx.Layer]], str]] = {
+    **{
+        kind.__name__: (around(kind), reason)
+        for kind, reason in [
+            (Swish, NOT_WRITTEN),
+            (ScaledGradient, NOT_WRITTEN),
+            (Noise, NOT_WRITTEN),
+            (NoiseInPlace, CHANGED),
+            (NoiseInItsOwnBuffer, NOT_WRITTEN),
+            (HalfByHand, NOT_WRITTEN),
+            (DoubledInPlace, CHANGED),
+            (NudgedInPlace, CHANGED),
+            (GradientClippedInPlace, CHANGED),
+            (EveryOtherStep, COUNTS),
+        ]
+    },
+    "GradientOfWeightsHalved": (
+        lambda: [nnx.Dense(2, 6), nnx.Tanh(), GradientOfWeightsHalved(6, 3), nnx.Softmax()],
+        CHANGED,
+    ),
+    "WeightsBounded": (lambda: [WeightsBounded(2, 6), nnx.Tanh(), nnx.Dense(6, 3), nnx.Softmax()], DIFFERS),
+    "FadingDropout": (around(lambda: FadingDropout(0.5)), COUNTS),
+    "DoubledInPlace first": (lambda: [DoubledInPlace(), *mlp(nnx.Tanh)()], CHANGED),
+    "Noise first": (lambda: [Noise(), *mlp(nnx.Tanh)()], NOT_WRITTEN),
+}
+
+
+@pytest.mark.parametrize(("layers", "reason"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_replayed_trains_as_by_hand(
+    layers: Callable[[], list[nnx.Layer]], reason: str, capsys: pytest.CaptureFixture[str]
+):
+    net = Net(layers, nnx.CategoricalCrossEntropy, lambda: nnx.SGD(0.1, momentum=0.5))
+    model, data, hand = net.model(), net.samples(), layers()
+    for number, layer in enumerate(hand):
+        if isinstance(layer, nnx.Dropout):  # the masks that it has in the model
+            layer.seed, layer.number = model.seed, number
+    losses = by_hand(model, hand, nnx.CategoricalCrossEntropy(), nnx.SGD(0.1, momentum=0.5), data, 5, 16)
+    assert model.eager_reason is None
+    history = model.fit(*data, epochs=5, batch_size=16, verbose=0)
+    assert model.eager_reason is not None
+    with pytest.raises(NotReplayable, match=reason):
+        raise NotReplayable(model.eager_reason)
+    assert f"steps run eagerly, not replayed: {model.eager_reason}" in model.summary()
+    means = (losses.reshape(5, 4) * [16, 16, 16, 2]).sum(axis=1) / 50
+    np.testing.assert_allclose(history["loss"], means, rtol=1e-6)
+    for layer, theirs in zip(hand, model.layers, strict=True):
+        for parameter in layer.shapes:
+            np.testing.assert_allclose(theirs.parameter(parameter), layer.parameter(parameter), rtol=1e-6, atol=1e-9)
+
+
+def test_data_edited_in_place_by_a_first_layer_change_as_by_hand():
+    """Without batches the first layer's inputs are the data themselves; recording must not edit them once more."""
+
+    class Shrunk(DoubledInPlace):
+        factor = 0.9
+
+    def layers() -> list[nnx.Layer]:
+        return [Shrunk(), *mlp(nnx.Tanh)()]
+
+    net = Net(layers, optimizer=lambda: nnx.SGD(0.1), batch=None)
+    model, (x, y), hand = net.model(), net.samples(), layers()
+    losses = by_hand(model, hand, nnx.CategoricalCrossEntropy(), nnx.SGD(0.1), (x.copy(), y), 5, 50, whole=True)
+    history = model.fit(x.copy(), y, epochs=5, verbose=0)
+    np.testing.assert_allclose(history["loss"], losses, rtol=1e-6)
+    assert model.eager_reason is not None
+
+
+def test_steps_that_cannot_be_replayed_say_so_and_count_on():
+    model, (x, y) = Net(around(Noise)).model(), samples("labels", 50)
+    hand = around(Noise)()
+    losses = by_hand(model, hand, nnx.CategoricalCrossEntropy(), nnx.Adam(0.02, decay=1e-3), (x, y), 6, 50, whole=True)
+    got = [model.step(x, y), *model.steps(x, y, 3), model.step(x, y), model.step(x, y)]
+    np.testing.assert_allclose(got, losses, rtol=1e-6)
+    assert "no recorded operation wrote" in str(model.eager_reason)
+
+
+class TwiceTanh(Own):
+    """By operations of the backend alone, into new arrays."""
+
+    def compute(self, inputs: Any, training: bool) -> Any:
+        self.once = self.backend.tanh(inputs)
+        return self.backend.tanh(self.once)
+
+    def gradient_of(self, dvalues: Any) -> Any:
+        return self.backend.tanh_backward(self.once, self.backend.tanh_backward(self.output, dvalues))
+
+
+class Reversed(nnx.Dense):
+    """Dense by its weights' transpose: a view is not a computation."""
+
+    def forward(self, inputs: Any, training: bool = False) -> Any:
+        self.output = self.backend.dense(inputs, self.turned(self.turned(self.weights)), self.biases)
+        self.inputs = inputs
+        return self.output
+
+    def turned(self, a: Any) -> Any:
+        return self.backend.xp.matrix_transpose(a)
+
+
+@pytest.mark.parametrize("kind", [TwiceTanh, Reversed])
+def test_a_layer_of_ones_own_by_operations_is_replayed(kind: type[nnx.Layer]):
+    layer = kind if kind is TwiceTanh else lambda: Reversed(6, 6)
+    net = Net(around(layer))
+    model, history = trained(net, "float64")
+    assert model.eager_reason is None
+    assert "eagerly" not in model.summary()
+    with always_eager():
+        eager, eager_history = trained(net, "float64")
+    assert_same(state(model), state(eager))
+    assert same_history(history, eager_history)
+    losses = by_hand(net.model(), net.layers(), net.loss(), net.optimizer(), net.samples(), net.epochs, 16)
+    np.testing.assert_allclose(history["loss"][-1], losses[-4:] @ [16, 16, 16, 2] / 50, rtol=1e-5)
+
+
+def test_an_array_a_layer_keeps_of_its_own_is_not_known():
+    """It could change at any time, without the recording's noticing."""
+
+    class Shifted(Own):
+        shift: Any = None
+
+        def compute(self, inputs: Any, training: bool) -> Any:
+            if self.shift is None:
+                self.shift = self.backend.zeros((1, inputs.shape[1]), inputs.dtype)
+                self.eye = self.backend.asarray(np.eye(inputs.shape[1]), inputs.dtype)
+            return self.backend.dense(inputs, self.eye, self.shift)
+
+    model, (x, y) = Net(around(Shifted)).model(), samples("labels", 20)
+    model.fit(x, y, verbose=0)
+    assert "dense reads w (6, 6), which no recorded operation wrote" in str(model.eager_reason)
+
+
+# ---- between the steps -----------------------------------------------------------------------------------------------
+
+
+def by_turns(model: nnx.Sequential, x: np.ndarray, y: np.ndarray) -> list[float]:
+    """Fits, steps of several sizes, other rates, evaluation and prediction, in turn."""
+    losses: list[float] = []
+    losses += [model.step(x[:20], y[:20]) for _ in range(3)]
+    losses += model.fit(x, y, epochs=2, batch_size=16, verbose=0)["loss"]
+    losses += [model.step(x[:7], y[:7]), *model.steps(x[:20], y[:20], 4)]
+    model.optimizer.learning_rate = 0.004
+    losses += [model.step(x[:7], y[:7]), model.step(x[:20], y[:20])]
+    model.predict(np.concatenate([x] * 4))
+    losses += [model.evaluate(x, y)["loss"], model.step(x[:20], y[:20])]
+    model.optimizer.learning_rate = 0.05
+    losses += model.fit(x, y, epochs=1, batch_size=8, verbose=0)["loss"]
+    losses += model.fit(x, y, epochs=2, verbose=0)["loss"]
+    losses += [model.step(x[30:50], y[30:50]), model.step(x[:1], y[:1])]
+    return losses
+
+
+class Distant(NumpyBackend):
+    """Copies whatever comes in or goes out, as a GPU does: nothing is shared with the host by accident."""
+
+    name = "distant"
+
+    def from_numpy(self, a: np.ndarray) -> np.ndarray:
+        return a.copy()
+
+    def to_numpy(self, a: np.ndarray) -> np.ndarray:
+        return a.copy()
+
+
+@pytest.mark.parametrize("name", ["two dropouts", "l1 and l2", "squares", "binary", "sgd with momentum"])
+def test_fits_and_steps_by_turns(name: str):
+    net = NETS[name]
+    model, distant, (x, y) = net.model(), net.model(backend=Distant()), net.samples()
+    losses = by_turns(model, x, y)
+    assert by_turns(distant, x, y) == losses
+    with always_eager():
+        eager = net.model()
+        assert by_turns(eager, x, y) == losses
+    assert_same(state(model), state(eager))
+    assert_same(state(model), state(distant))
+
+
+@pytest.mark.parametrize("backend", [NumpyBackend(), Distant()], ids=lambda backend: backend.name)
+def test_steps_on_one_batch_after_the_other_are_an_epoch(backend: NumpyBackend):
+    """Each batch is copied into the buffer that the recorded step reads."""
+    net = Net(mlp(nnx.ReLU, lambda: nnx.Dropout(0.2)), rows=48)
+    stepped, fitted, (x, y) = net.model(backend=backend), net.model(backend=backend), net.samples()
+    losses = [stepped.step(x[at : at + 16], y[at : at + 16]) for at in (0, 16, 32)]
+    history = fitted.fit(x, y, batch_size=16, shuffle=False, verbose=0)
+    np.testing.assert_array_equal(stepped.flat.state, fitted.flat.state)
+    np.testing.assert_allclose(history["loss"], [np.mean(losses)], rtol=1e-12)
+    assert stepped.optimizer.iterations == fitted.optimizer.iterations == 3
+
+
+@pytest.mark.parametrize("how", ["step", "fit"])
+def test_a_new_learning_rate_is_that_of_the_next_replayed_step(how: str):
+    """SGD without momentum: the step is as long as the rate, and nothing else differs."""
+    x, y = samples("labels", 20)
+    moved = []
+    for rate in (0.1, 0.025):
+        model = Net(mlp(nnx.Tanh), optimizer=lambda: nnx.SGD(0.3)).model()
+        model.step(x, y)
+        before = model.flat.values.copy()
+        model.optimizer.learning_rate = rate
+        if how == "step":
+            model.step(x, y)
+        else:
+            model.fit(x, y, verbose=0)
+        moved.append(model.flat.values - before)
+    np.testing.assert_allclose(moved[0], 4 * moved[1], rtol=1e-9, atol=1e-15)
+    assert np.abs(moved[0]).max() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["two dropouts", "sgd with momentum"])
+def test_n_steps_in_one_call_are_n_calls(name: str):
+    net = NETS[name]
+    (x, y), one, many = net.samples(), net.model(), net.model()
+    losses = many.steps(x, y, 25)
+    assert losses.shape == (25,)
+    assert losses.dtype == np.float64
+    assert [one.step(x, y) for _ in range(25)] == losses.tolist()
+    assert_same(state(one), state(many))
+
+
+def test_more_steps_than_the_history_holds():
+    """The losses of 8192 steps fit on the device at once; a call for more must not read them in a circle."""
+    x, y = samples("numbers", 3)
+    net = Net(lambda: [nnx.Dense(2, 3)], nnx.MeanSquaredError, lambda: nnx.SGD(0.01, decay=1e-3))
+    one, two = net.model(), net.model()
+    losses = one.steps(x, y, 9000)
+    assert losses.tolist() == [*two.steps(x, y, 5000), *two.steps(x, y, 4000)]
+    assert one.optimizer.iterations == 9000
+
+
+@pytest.mark.parametrize("name", ["two dropouts", "whole", "tail of one", "in order", "l1 and l2"])
+@pytest.mark.parametrize("how", ["plainly", "with a callback"])
+def test_fitting_3_and_3_epochs_is_fitting_6(name: str, how: str):
+    net = NETS[name]
+    more = {} if how == "plainly" else {"callbacks": [nnx.callbacks.Callback()]}
+    six, history = trained(net, "float32", epochs=6, **more)
+    model, first = trained(net, "float32", epochs=3)
+    second = model.fit(*net.samples(), epochs=3, batch_size=net.batch, verbose=0, **net.fit, **more)
+    assert_same(state(model), state(six))
+    for column in history:
+        assert list(history[column]) == [*first[column], *second[column]]
+
+
+def test_looking_at_it_in_between_does_not_change_training():
+    """Validation after every epoch; a prediction in larger batches than the workspace has room for; a summary."""
+
+    class Look(nnx.callbacks.Callback):
+        def on_epoch_end(self, model: nnx.Sequential, epoch: int, logs: dict[str, float]) -> None:
+            model.predict(np.concatenate([x] * (epoch + 2)))
+            model.predict(x[:3])
+            model.evaluate(x, y)
+            model.summary()
+            copy.deepcopy(model).fit(x, y, verbose=0)
+
+    net = NETS["two dropouts"]
+    x, y = net.samples()
+    plain, history = trained(net, "float32", epochs=8)
+    looked, other = trained(net, "float32", epochs=8, validation_data=(x[:9], y[:9]), callbacks=[Look()])
+    assert_same(state(plain), state(looked))
+    assert list(history["loss"]) == list(other["loss"])
+
+
+def test_models_that_take_turns_do_not_disturb_one_another():
+    nets = [NETS["two dropouts"], NETS["two dropouts"], NETS["squares"]]
+    alone = [net.model("float32") for net in nets]
+    for model, net in zip(alone, nets, strict=True):
+        x, y = net.samples()
+        for _ in range(20):
+            model.step(x, y)
+    turns = [net.model("float32") for net in nets]
+    for _ in range(20):
+        for model, net in zip(turns, nets, strict=True):
+            model.step(*net.samples())
+    for a, b in zip(alone, turns, strict=True):
+        assert_same(state(a), state(b))
+
+
+def test_a_batch_given_to_step_is_not_kept_nor_changed():
+    model, (x, y) = NETS["relu"].model(), samples("labels", 20)
+    a, b = x.copy(), y.copy()
+    first = model.step(a, b)
+    a[...], b[...] = 0, 0
+    model.step(a, b)
+    np.testing.assert_array_equal(a, 0)
+    again = NETS["relu"].model()
+    assert again.step(x, y) == first
+    again.step(np.zeros_like(x), np.zeros_like(y))
+    assert_same(state(model), state(again))
+
+
+@pytest.mark.parametrize("how", ["step", "steps", "fit"])
+def test_a_replay_allocates_nothing_that_grows(how: str):
+    model, (x, y) = NETS["l1 and l2"].model("float32"), samples("labels", 50)
+    work = {
+        "step": lambda n: [model.step(x, y) for _ in range(n)],
+        "steps": lambda n: [model.steps(x, y, 10) for _ in range(n // 10)],
+        "fit": lambda n: model.fit(x, y, epochs=n // 4, batch_size=16, verbose=0),
+    }[how]
+    work(40)
+    tracemalloc.start()
+    try:
+        work(40)
+        before = tracemalloc.get_traced_memory()[0]
+        work(1000)
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 16384, f"{grown} bytes more after 1000 steps"
