@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnx import progress, streams
-from nnx.backends.operations import CURSOR, HITS, LOSS, PENALTY
 from nnx.history import History
 from nnx.interrupt import Interrupt
+from nnx.kernels.layout import CURSOR, HITS, LOSS, PENALTY
 from nnx.training import HISTORY, Eager, Feed, Trainer
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import numpy as np
 
 from nnx import checks, targets
 from nnx.backends.base import real_numbers
-from nnx.backends.operations import CLIP
 from nnx.errors import InputError
+from nnx.kernels.layout import CLIP
 from nnx.layers import Layer, Sigmoid, Softmax
 
 Array = Any

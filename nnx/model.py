@@ -12,9 +12,9 @@ import numpy as np
 from nnx import checks, streams
 from nnx.backends import Backend, resolve
 from nnx.backends.base import host_array, real_numbers
-from nnx.backends.operations import LOSS, PENALTY
 from nnx.errors import InputError, InputTypeError
 from nnx.history import History
+from nnx.kernels.layout import LOSS, PENALTY
 from nnx.layers import Layer
 from nnx.losses import Loss
 from nnx.optimizers import Optimizer

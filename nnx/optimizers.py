@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nnx import checks
-from nnx.backends.operations import BETA_1, BETA_2, DECAY, EPSILON, LEARNING_RATE, STEP, WEIGHT_DECAY
 from nnx.errors import InputError
+from nnx.kernels.layout import BETA_1, BETA_2, DECAY, EPSILON, LEARNING_RATE, STEP, WEIGHT_DECAY
 from nnx.layers import Layer
 from nnx.parameters import ParameterBuffer
 from nnx.structure import expect_instance

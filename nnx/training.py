@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnx.backends.operations import LOSS, PENALTY, STEP
 from nnx.backends.program import Program
 from nnx.errors import NonFiniteError, NotReplayable
 from nnx.foreign import Foreign
+from nnx.kernels.layout import LOSS, PENALTY, STEP
 
 if TYPE_CHECKING:
     from nnx.model import Sequential
@@ -72,7 +72,7 @@ class Trainer:
     """Holds what a compiled model's training steps need.
 
     Attributes:
-        hyper, counters, stats, history: arrays of the backend; see operations.py.
+        hyper, counters, stats, history: arrays of the backend; see nnx/kernels/layout.py.
         precision: how near a regression's output must be to count as right.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -549,6 +550,98 @@ def test_what_cannot_be_replayed_trains_as_by_hand(
             np.testing.assert_allclose(theirs.parameter(parameter), layer.parameter(parameter), rtol=1e-6, atol=1e-9)
 
 
+class TwiceTanh(Own):
+    """By operations of the backend alone, into new arrays."""
+
+    def compute(self, inputs: Any, training: bool) -> Any:
+        self.once = self.backend.tanh(inputs)
+        return self.backend.tanh(self.once)
+
+    def gradient_of(self, dvalues: Any) -> Any:
+        return self.backend.tanh_backward(self.once, self.backend.tanh_backward(self.output, dvalues))
+
+
+class AlternatingDropout(nnx.Dropout):
+    """Takes its rate from an array of its own, which it changes in every step."""
+
+    def __init__(self) -> None:
+        self.rates = np.array([0.1, 0.6])
+        super().__init__(0.0)
+
+    def forward(self, inputs: Any, training: bool = False) -> Any:
+        if training:
+            self.rates[:] = self.rates[::-1].copy()
+        return super().forward(inputs, training)
+
+    @property
+    def rate(self) -> float:
+        return float(self.rates[0])
+
+    @rate.setter
+    def rate(self, value: float) -> None:
+        pass
+
+
+class PoppingDropout(nnx.Dropout):
+    """Takes its rates from a list."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+        self.rates = [0.1, 0.6] * 1000
+
+    def forward(self, inputs: Any, training: bool = False) -> Any:
+        self.now = self.rates.pop() if training else 0.0
+        return super().forward(inputs, training)
+
+    @property
+    def rate(self) -> float:
+        return self.now
+
+    @rate.setter
+    def rate(self, value: float) -> None:
+        self.now = value
+
+
+@pytest.mark.parametrize("kind", [AlternatingDropout, PoppingDropout])
+def test_numbers_kept_in_arrays_and_lists_count_too(kind: type[nnx.Layer]):
+    """Also where an earlier fit has already set whatever the first one sets."""
+    net = Net(around(kind))
+    model, (x, y) = net.model(), net.samples()
+    with always_eager():
+        eager = net.model()
+        wanted = [*eager.fit(x, y, batch_size=16, verbose=0)["loss"], *eager.fit(x, y, epochs=5, verbose=0)["loss"]]
+    got = [*model.fit(x, y, batch_size=16, verbose=0)["loss"], *model.fit(x, y, epochs=5, verbose=0)["loss"]]
+    assert got == wanted
+    assert model.eager_reason is not None
+
+
+class Masked(nnx.Dropout):
+    """Dropout by another name."""
+
+
+class Locked(TwiceTanh):
+    """Holds what cannot be copied."""
+
+    def __init__(self) -> None:
+        self.lock, self.numbers = threading.Lock(), (number for number in range(9))
+
+
+@pytest.mark.parametrize("layer", [lambda: Masked(0.2), Locked], ids=["a subclass of ours", "what cannot be copied"])
+def test_a_harmless_layer_of_ones_own_is_replayed(layer: Callable[[], nnx.Layer]):
+    model, (x, y) = Net(around(layer)).model(), samples("labels", 50)
+    model.fit(x, y, batch_size=16, verbose=0)
+    assert model.eager_reason is None
+
+
+@pytest.mark.parametrize("layer", [TwiceTanh, Swish])
+def test_data_that_may_not_be_written_are_not(layer: Callable[[], nnx.Layer]):
+    (x, y), net = samples("labels", 20), Net(around(layer))
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    losses = [net.model().fit(data, y, epochs=2, verbose=0)["loss"] for data in (x, read_only)]
+    assert losses[0] == losses[1]
+
+
 def test_data_edited_in_place_by_a_first_layer_change_as_by_hand():
     """Without batches the first layer's inputs are the data themselves; recording must not edit them once more."""
 
@@ -573,17 +666,6 @@ def test_steps_that_cannot_be_replayed_say_so_and_count_on():
     got = [model.step(x, y), *model.steps(x, y, 3), model.step(x, y), model.step(x, y)]
     np.testing.assert_allclose(got, losses, rtol=1e-6)
     assert "no recorded operation wrote" in str(model.eager_reason)
-
-
-class TwiceTanh(Own):
-    """By operations of the backend alone, into new arrays."""
-
-    def compute(self, inputs: Any, training: bool) -> Any:
-        self.once = self.backend.tanh(inputs)
-        return self.backend.tanh(self.once)
-
-    def gradient_of(self, dvalues: Any) -> Any:
-        return self.backend.tanh_backward(self.once, self.backend.tanh_backward(self.output, dvalues))
 
 
 class Reversed(nnx.Dense):

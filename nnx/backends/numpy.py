@@ -14,7 +14,7 @@ import numpy as np
 
 from nnx.backends.base import Backend
 from nnx.backends.errors import BackendUnavailable
-from nnx.backends.operations import (
+from nnx.kernels.layout import (
     BETA_1,
     BETA_2,
     CURSOR,

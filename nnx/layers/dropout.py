@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from nnx import checks
-from nnx.backends.operations import STEP
+from nnx.kernels.layout import STEP
 from nnx.layers.base import Layer
 
 Array = Any
@@ -27,12 +27,14 @@ class Dropout(Layer):
         inputs, output, dinputs: [N, C].
     """
 
+    _masked = False  # whether the last forward dropped anything
+    _runtime: ClassVar[tuple[str, ...]] = (*Layer._runtime, "_masked")
+
     def __init__(self, rate: float, seed: int = 0) -> None:
         self.rate = checks.real(rate, "Dropout: rate", high=1.0)
         self.seed, self.number = checks.integer(seed, "Dropout: seed", low=0), 0
         self._counters: Array = None
         self._counts_itself = True
-        self._masked = False
 
     def follow(self, counters: Array, seed: int, number: int) -> None:
         """Take the step from a model's counters, and masks that no other layer of it has."""

@@ -16,8 +16,9 @@ from nnx import checks
 from nnx.backends import Backend, get_backend, resolve
 from nnx.backends.base import FLOATS, host_array
 from nnx.backends.numpy import NumpyBackend, rate_of
-from nnx.backends.operations import BETA_1, BETA_2, CLIP, EPSILON, STEP, WEIGHT_DECAY, write
+from nnx.backends.operations import write
 from nnx.errors import BackendFallbackWarning, BackendUnavailable, InputError
+from nnx.kernels.layout import BETA_1, BETA_2, CLIP, EPSILON, STEP, WEIGHT_DECAY
 
 Array = Any
 

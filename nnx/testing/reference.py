@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.operations import (
+from nnx.kernels.layout import (
     BETA_1,
     BETA_2,
     CURSOR,

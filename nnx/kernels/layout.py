@@ -1,0 +1,13 @@
+"""Where things stand in a training step's arrays, so that kernels and operations agree.
+
+`counters` is int64 [3]: optimizer steps done, next row of the shuffled order, rows of history written. `hyper` is
+float64 [6]. `stats` is float64 [3]: mean loss, hits, regularization penalty; `history` [capacity, 3] holds one such row
+for every step.
+"""
+
+STEP, CURSOR, DONE = range(3)
+LEARNING_RATE, DECAY, BETA_1, BETA_2, EPSILON, WEIGHT_DECAY = range(6)
+LOSS, HITS, PENALTY = range(3)
+
+# Probabilities are kept this far from 0 and 1 before a logarithm or a division (chapter 5).
+CLIP = 1e-7
