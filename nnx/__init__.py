@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from nnx import backends, callbacks, datasets, errors, schedules
 from nnx.backends import get_backend, set_backend, use_backend
+from nnx.backends.threads import set_threads
 from nnx.errors import BackendFallbackWarning, BackendUnavailable, InputError, MissingExtra, NonFiniteError
 from nnx.gradcheck import gradcheck
 from nnx.history import History
@@ -67,6 +69,7 @@ __all__ = [
     "schedules",
     "seed",
     "set_backend",
+    "set_threads",
     "use_backend",
 ]
 
@@ -74,4 +77,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name == "xp":  # the active backend's array namespace, which can change: from nnx import xp as np
         return get_backend().xp
+    if name in ("nnfs", "testing"):  # imported when first asked for
+        return import_module(f"nnx.{name}")
     raise AttributeError(f"module 'nnx' has no attribute {name!r}")

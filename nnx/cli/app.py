@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from nnx.cli.doctor import doctor
 from nnx.cli.predict import predict
 from nnx.cli.train import train
+from nnx.cli.warmup import warmup
 
 
 class _Bare(Exception):
@@ -29,7 +30,7 @@ class _Commands(TyperGroup):
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (doctor, train, predict):
+for command in (doctor, train, predict, warmup):
     app.command()(command)
 
 

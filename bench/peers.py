@@ -1,0 +1,435 @@
+"""Whole training steps of nnx against PyTorch and JAX: forward, loss, backward and optimizer, in one run.
+
+    python bench/peers.py [--threads 2] [--rounds 10] [--networks NAME ...] [--peers NAME ...] [--json FILE]
+    [--markdown FILE]
+
+Every peer is a process of its own with the same number of threads, the same weights and the same batches, which change
+from step to step. All of them first show that they compute the same losses. Then rounds alternate between them, so
+that whatever else the machine does hits all alike. Peers that are not installed are left out. A figure is the time of
+a step in us: the best chunk of some milliseconds, and the median of the rounds' medians.
+
+PyTorch runs eagerly, and with the whole step, optimizer included, under `torch.compile`; JAX with the step under
+`jit`, and with a `scan` over many steps inside one call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# name: rows of a batch, widths, optimizer, batches that take turns
+NETWORKS: dict[str, tuple[int, tuple[int, ...], str, int]] = {
+    "300x2-64-3": (300, (2, 64, 3), "adam", 1),
+    "128x64-128-64-10": (128, (64, 128, 64, 10), "adam", 8),
+    "128x784-512-512-10": (128, (784, 512, 512, 10), "adam", 8),
+    "1024x784-512-512-10": (1024, (784, 512, 512, 10), "adam", 4),
+    "512x2048-2048-2048-1000": (512, (2048, 2048, 2048, 1000), "momentum", 4),
+}
+RATE, MOMENTUM, BETA_1, BETA_2, EPSILON = 1e-3, 0.9, 0.9, 0.999, 1e-7
+CHECKED = 6  # steps whose losses are compared
+CHUNK = 0.005  # seconds that one measurement takes at least: short enough to fall between other processes' work
+Run = Callable[[int], list[float]]  # run so many steps from where it is; return their losses where it has them
+
+
+def batches(name: str) -> tuple[np.ndarray, np.ndarray]:
+    rows, widths, _, turns = NETWORKS[name]
+    random = np.random.default_rng(0)
+    x = random.standard_normal((turns * rows, widths[0]), np.float32)
+    return x, random.integers(0, widths[-1], turns * rows)
+
+
+def weights(name: str) -> list[np.ndarray]:
+    random = np.random.default_rng(1)
+    return [
+        (random.standard_normal((a, b)) * np.sqrt(2 / a)).astype(np.float32) for a, b in pairwise(NETWORKS[name][1])
+    ]
+
+
+# ---- the peers -------------------------------------------------------------------------------------------------------
+
+
+def nnx_peer(name: str, backend: str, threads: int) -> Run:
+    import nnx
+    from nnx.fitting import Fit
+    from nnx.kernels.layout import CURSOR
+    from nnx.training import HISTORY
+
+    rows, widths, optimizer, turns = NETWORKS[name]
+    layers: list[nnx.Layer] = []
+    for a, b in pairwise(widths):
+        layers += [nnx.Dense(a, b), nnx.ReLU()]
+    model = nnx.Sequential(*layers[:-1], nnx.Softmax(), backend=backend)
+    for number, w in enumerate(weights(name)):
+        model.layers[2 * number].weights = w
+    how = nnx.Adam(RATE, epsilon=EPSILON) if optimizer == "adam" else nnx.SGD(RATE, momentum=MOMENTUM)
+    model.compile(nnx.CategoricalCrossEntropy(), how)
+    x, y = batches(name)
+    # The arrays of a fit without its bookkeeping for each epoch: what is measured is the step.
+    trainer = model._trainer
+    assert trainer is not None
+    job = Fit(model, trainer, model.backend.asarray(x), model._targets(y, x, "peers"), rows, False, None, [])
+    if backend == "numba" and model.eager_reason is not None:
+        raise SystemExit(f"not replayed: {model.eager_reason}")
+    epochs = max(1, (HISTORY if job.order is None else job.order.size // rows) // turns)
+    if job.order is not None:
+        job._set_order(0, job.epochs_per_block)
+    assert job.full is not None
+    runner = job.full[1]
+
+    def run(steps: int) -> list[float]:
+        losses: list[float] = []
+        for first in range(0, steps, epochs * turns):
+            trainer.counters[CURSOR] = 0
+            logged = trainer.run(runner, min(steps - first, epochs * turns, HISTORY))
+            losses += logged[:, 0].tolist() if steps == CHECKED else []
+        return losses
+
+    return run
+
+
+def torch_peer(name: str, compiled: bool, threads: int) -> Run:
+    import torch
+
+    torch.set_num_threads(threads)
+    rows, widths, optimizer, turns = NETWORKS[name]
+    layers: list[Any] = []
+    for a, b in pairwise(widths):
+        layers += [torch.nn.Linear(a, b), torch.nn.ReLU()]
+    model = torch.nn.Sequential(*layers[:-1])
+    with torch.no_grad():
+        for number, w in enumerate(weights(name)):
+            model[2 * number].weight.copy_(torch.from_numpy(w.T.copy()))
+            model[2 * number].bias.zero_()
+    if optimizer == "adam":
+        how: Any = torch.optim.Adam(model.parameters(), RATE, (BETA_1, BETA_2), EPSILON)
+    else:
+        how = torch.optim.SGD(model.parameters(), RATE, MOMENTUM)
+    x, y = (torch.from_numpy(a) for a in batches(name))
+    pieces = [(x[i * rows : (i + 1) * rows].clone(), y[i * rows : (i + 1) * rows].clone()) for i in range(turns)]
+    loss_of = torch.nn.CrossEntropyLoss()
+
+    def step(x: Any, y: Any) -> Any:
+        how.zero_grad(set_to_none=True)
+        loss = loss_of(model(x), y)
+        loss.backward()
+        how.step()
+        return loss
+
+    if compiled:
+        step = torch.compile(step)
+    at = [0]
+
+    def run(steps: int) -> list[float]:
+        losses = []
+        for _ in range(steps):
+            loss = step(*pieces[at[0] % turns])
+            at[0] += 1
+            if steps == CHECKED:
+                losses.append(float(loss.detach()))
+        return losses
+
+    return run
+
+
+def jax_peer(name: str, scanned: bool, threads: int) -> Run:
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_platforms", "cpu")
+    rows, _, optimizer, turns = NETWORKS[name]
+    x, y = batches(name)
+    xs, ys = jnp.asarray(x.reshape(turns, rows, -1)), jnp.asarray(y.reshape(turns, rows))
+    parameters = [(jnp.asarray(w), jnp.zeros(w.shape[1], jnp.float32)) for w in weights(name)]
+    first, second = (jax.tree.map(lambda p: jnp.zeros(p.shape, p.dtype), parameters) for _ in range(2))
+    state = (parameters, first, second, jnp.int32(0))
+
+    def loss_of(parameters: Any, x: Any, y: Any) -> Any:
+        for w, b in parameters[:-1]:
+            x = jnp.maximum(x @ w + b, 0)
+        logits = x @ parameters[-1][0] + parameters[-1][1]
+        return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1))
+
+    def step(state: Any, x: Any, y: Any) -> Any:
+        parameters, first, second, count = state
+        loss, gradient = jax.value_and_grad(loss_of)(parameters, x, y)
+        each = jax.tree.map
+        count += 1
+        if optimizer == "adam":
+            time = count.astype(jnp.float32)
+            first = each(lambda m, g: BETA_1 * m + (1 - BETA_1) * g, first, gradient)
+            second = each(lambda v, g: BETA_2 * v + (1 - BETA_2) * g * g, second, gradient)
+            fix_1, fix_2 = 1 - BETA_1**time, 1 - BETA_2**time
+            parameters = each(
+                lambda p, m, v: p - RATE * (m / fix_1) / (jnp.sqrt(v / fix_2) + EPSILON), parameters, first, second
+            )
+        else:
+            first = each(lambda m, g: MOMENTUM * m - RATE * g, first, gradient)
+            parameters = each(jnp.add, parameters, first)
+        return (parameters, first, second, count), loss
+
+    at = [0]
+    held = [state]
+    if scanned:
+
+        def many(state: Any, places: Any) -> Any:
+            return jax.lax.scan(lambda state, i: step(state, xs[i], ys[i]), state, places)
+
+        many = jax.jit(many, donate_argnums=0)
+
+        def run(steps: int) -> list[float]:
+            places = (np.arange(steps) + at[0]) % turns
+            at[0] += steps
+            held[0], losses = many(held[0], jnp.asarray(places))
+            losses = jax.block_until_ready(losses)
+            return [float(v) for v in losses] if steps == CHECKED else []
+
+        return run
+    one = jax.jit(step, donate_argnums=0)
+    pieces = [(xs[i], ys[i]) for i in range(turns)]
+
+    def run_one(steps: int) -> list[float]:
+        losses = []
+        for _ in range(steps):
+            held[0], loss = one(held[0], *pieces[at[0] % turns])
+            at[0] += 1
+            if steps == CHECKED:
+                losses.append(float(loss))
+        jax.block_until_ready(held[0])
+        return losses
+
+    return run_one
+
+
+PEERS: dict[str, Callable[[str, int], Run]] = {
+    "nnx numba": lambda name, threads: nnx_peer(name, "numba", threads),
+    "nnx numpy": lambda name, threads: nnx_peer(name, "numpy", threads),
+    "torch eager": lambda name, threads: torch_peer(name, False, threads),
+    "torch.compile": lambda name, threads: torch_peer(name, True, threads),
+    "jax jit": lambda name, threads: jax_peer(name, False, threads),
+    "jax scan": lambda name, threads: jax_peer(name, True, threads),
+}
+OURS = ("nnx numba", "nnx numpy")
+
+
+# ---- a peer's process ------------------------------------------------------------------------------------------------
+
+
+def serve(peer: str, threads: int) -> None:
+    """Answer JSON lines: {"prepare": network} with its losses, {"run": seconds} with times of a step."""
+    answers, run, steps = os.fdopen(os.dup(1), "w"), None, 1
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        order = json.loads(line)
+        try:
+            if "prepare" in order:
+                begin = time.perf_counter()
+                run = PEERS[peer](order["prepare"], threads)
+                losses = run(CHECKED)
+                ready = time.perf_counter() - begin
+                steps = chunk(run)
+                reply: dict[str, Any] = {"losses": losses, "ready": ready}
+            else:
+                assert run is not None
+                reply = {"times": measure(run, steps, order["run"])}
+        except BaseException as error:
+            reply = {"error": f"{type(error).__name__}: {error}"[:300]}
+        answers.write(json.dumps(reply) + "\n")
+        answers.flush()
+
+
+def chunk(run: Run) -> int:
+    """Find how many steps take CHUNK seconds, and warm up on the way."""
+    steps = 24
+    run(steps)
+    begin = time.perf_counter()
+    run(steps)
+    step = (time.perf_counter() - begin) / steps
+    steps = max(8, round(CHUNK / step) // 8 * 8)  # whole turns of the batches; never CHECKED
+    run(steps)
+    return steps
+
+
+def measure(run: Run, steps: int, seconds: float) -> list[float]:
+    """Time chunks of steps for so long; return each chunk's time of a step."""
+    times, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 2:
+        begin = time.perf_counter()
+        run(steps)
+        times.append((time.perf_counter() - begin) / steps)
+    return times
+
+
+class Peer:
+    """A peer's process, seen from here."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        count = str(threads)
+        environment = {
+            **os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count,
+            "NNX_THREADS": count, "NUMBA_NUM_THREADS": count, "PYTHONUNBUFFERED": "1", "JAX_PLATFORMS": "cpu",
+        }  # fmt: skip
+        command = [sys.executable, __file__, "--serve", name, "--threads", count]
+        if hasattr(os, "sched_getaffinity"):  # JAX takes as many threads as it sees processors
+            cores = sorted(os.sched_getaffinity(0))[:threads]
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+                preexec_fn=lambda: os.sched_setaffinity(0, cores),
+            )  # fmt: skip
+        else:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+            )
+        self.name = name
+
+    def ask(self, **order: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.flush()
+            return dict(json.loads(self.process.stdout.readline() or '{"error": "the process ended"}'))
+        except OSError as error:
+            return {"error": str(error)}
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+# ---- the comparison --------------------------------------------------------------------------------------------------
+
+
+def race(network: str, names: list[str], threads: int, rounds: int, seconds: float) -> dict[str, Any]:
+    """Run one network on every peer; return the figures."""
+    peers = [Peer(name, threads) for name in names]
+    results: dict[str, Any] = {}
+    try:
+        running, losses = [], None
+        for peer in peers:
+            reply = peer.ask(prepare=network)
+            if "error" in reply:
+                print(f"  {peer.name}: {reply['error']}", flush=True)
+                continue
+            losses = losses or reply["losses"]
+            if not np.allclose(reply["losses"], losses, rtol=2e-3):
+                raise SystemExit(f"{network}: {peer.name} has losses {reply['losses']}, others {losses}; no figures")
+            results[peer.name] = {"ready_s": reply["ready"], "times": []}
+            running.append(peer)
+        for _ in range(rounds):
+            for peer in running:
+                reply = peer.ask(run=seconds)
+                if "error" in reply:
+                    raise SystemExit(f"{network}: {peer.name}: {reply['error']}")
+                results[peer.name]["times"].append(reply["times"])
+    finally:
+        for peer in peers:
+            peer.close()
+    for result in results.values():
+        times = result.pop("times")
+        result["best_us"] = min(map(min, times)) * 1e6
+        result["median_us"] = statistics.median(statistics.median(t) for t in times) * 1e6
+    return results
+
+
+def ratios(results: dict[str, Any], figure: str) -> tuple[float | None, float | None]:
+    """How many times faster "nnx numba" is than the best other, and than PyTorch's eager mode."""
+    others = [result[figure] for name, result in results.items() if name not in OURS]
+    ours = results.get("nnx numba", {}).get(figure)
+    eager = results.get("torch eager", {}).get(figure)
+    return (
+        min(others) / ours if others and ours else None,
+        eager / ours if eager and ours else None,
+    )
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for package in ("nnx-backends", "numpy", "numba", "torch", "jax", "jaxlib"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        flags = next(line for line in lines if line.startswith("flags"))
+        return name + next((f", {kind}" for kind in ("avx512f", "avx2") if f" {kind}" in flags), "")
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as a table."""
+    known = [name for name in PEERS if any(name in results for results in report["networks"].values())]
+    text = [
+        "# A training step of nnx and of its peers",
+        "",
+        f"{report['processor']}, {report['threads']} threads, float32; us a step: best (median) of {report['rounds']} "
+        "alternating rounds. " + ", ".join(f"{k} {v}" for k, v in report["versions"].items()) + ".",
+        "",
+        "| step | " + " | ".join(known) + " | x best peer | x torch eager |",
+        "|---" * (len(known) + 3) + "|",
+    ]
+    for network, results in report["networks"].items():
+        cells = [
+            f"{results[name]['best_us']:.1f} ({results[name]['median_us']:.1f})" if name in results else ""
+            for name in known
+        ]
+        pairs = zip(ratios(results, "best_us"), ratios(results, "median_us"), strict=True)
+        cells += [f"{best:.2f} ({median:.2f})" if best and median else "" for best, median in pairs]
+        text.append(f"| {network}, {NETWORKS[network][2]} | " + " | ".join(cells) + " |")
+    return "\n".join(text) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each peer in each round")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(options.serve, options.threads)
+        return
+    report: dict[str, Any] = {
+        "processor": processor(), "threads": options.threads, "rounds": options.rounds, "versions": versions(),
+        "networks": {},
+    }  # fmt: skip
+    for network in options.networks:
+        print(network, flush=True)
+        results = race(network, options.peers, options.threads, options.rounds, options.seconds)
+        report["networks"][network] = results
+        for name, result in results.items():
+            print(f"  {name:14} {result['best_us']:10.1f} ({result['median_us']:.1f})", flush=True)
+        print("  x best peer, x torch eager:", *ratios(results, "best_us"), ratios(results, "median_us"), flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(report, indent=1) + "\n")
+        if options.markdown:
+            options.markdown.write_text(markdown(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""A compiled step: its arrays, and the threads that run it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from nnx.backends.numba_program.flow import Array, Step
+from nnx.backends.numba_program.layout import Layout
+from nnx.backends.program import Call
+from nnx.kernels.cpu import program_table as t
+from nnx.kernels.cpu.program_step import ready
+
+WORTH_HELP = 200e-6  # seconds of work in a call below which waking a helper costs more than it does
+SPEED = 50e9  # FLOP a second of one thread, roughly
+
+
+class NumbaProgram:
+    """A recorded training step that runs inside one compiled function.
+
+    After `run`, what Python reads is up to date: parameters, gradients, moments, counters, stats, penalties, history.
+    The layers' own buffers (`output`, `dinputs`) are not: the numbers are kept elsewhere.
+
+    Attributes:
+        family: "rows" or "lanes". threads: how many may work on it.
+    """
+
+    native = True
+
+    def __init__(self, step: Step, layout: Layout, calls: list[Call], limit: Any) -> None:
+        assert step.optimizer is not None
+        assert step.end is not None
+        self.calls = calls  # keeps all buffers alive
+        self.family, self.threads, self._limit = type(layout).__name__.lower(), layout.threads, limit
+        nothing, dtype = np.zeros(1, np.int64), layout.arena.dtype
+        inputs = [plain(a) for a in layout.inputs] + [np.zeros(1, dtype)] * (2 - len(layout.inputs))
+        end, optimizer = step.end.operands, step.optimizer.operands
+        self.numbers, self.sync = np.array(layout.numbers), aligned(t.SYNC, np.dtype(np.int64))
+        self.work = aligned(layout.work, dtype)
+        self._function = ready(dtype)
+        self._arguments = (
+            layout.table.reshape(-1), self.work, plain(layout.arena), *inputs,
+            nothing if step.labels is None else plain(step.labels), nothing if step.order is None else
+            plain(step.order),
+            *(plain(a) for a in (optimizer["hyper"], end["counters"], end["stats"], end["penalties"], end["history"])),
+            self.numbers, self.sync,
+        )  # fmt: skip
+        self.seconds = 2 * step.work / SPEED + 5e-6  # of a step, roughly
+
+    def run(self, steps: int) -> None:
+        """Run `steps` steps."""
+        threads = min(self.threads, int(self._limit() or 1))
+        if threads > 1 and steps * self.seconds > WORTH_HELP:
+            helpers.ask(self, threads - 1)
+        self._function(*self._arguments, 0, steps)
+
+    def help(self, number: int) -> None:
+        """Work on it beside the thread that runs it, until that has ended."""
+        self._function(*self._arguments, number, 0)
+
+
+class Helpers:
+    """Threads that help with steps. They are started when first needed, and sleep in between."""
+
+    def __init__(self) -> None:
+        self.queues: list[SimpleQueue[NumbaProgram]] = []
+        self.busy: list[NumbaProgram | None] = []
+        self.lock = threading.Lock()
+
+    def ask(self, program: NumbaProgram, count: int) -> None:
+        """Send so many to a program. One that is still there from the last call stays."""
+        if len(self.queues) < count:
+            with self.lock:
+                while len(self.queues) < count:
+                    self.queues.append(SimpleQueue())
+                    self.busy.append(None)
+                    arguments = (self, len(self.queues))
+                    threading.Thread(
+                        target=_serve, args=arguments, name=f"nnx-step-{arguments[1]}", daemon=True
+                    ).start()
+        for number in range(count):
+            if self.busy[number] is not program:
+                self.busy[number] = program
+                self.queues[number].put(program)
+
+
+def _serve(pool: Helpers, number: int) -> None:
+    while True:
+        program = pool.queues[number - 1].get()
+        program.help(number)
+        if pool.busy[number - 1] is program:
+            pool.busy[number - 1] = None
+        del program
+
+
+helpers = Helpers()
+
+
+def _after_fork() -> None:
+    """A forked process has none of its parent's threads."""
+    global helpers
+    helpers = Helpers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def plain(a: Array) -> Array:
+    """The numbers of a contiguous array as a flat one that compiled code takes without another variant of itself.
+
+    A read-only array (a user's data set, say) would be another type; nothing writes to it all the same.
+    """
+    flat = a.reshape(-1)
+    if flat.flags.writeable:
+        return flat
+    kind: Any = {"float32": ctypes.c_float, "float64": ctypes.c_double, "int64": ctypes.c_int64}[a.dtype.name]
+    view = (kind * flat.size).from_address(flat.__array_interface__["data"][0])
+    return np.frombuffer(view, a.dtype)
+
+
+def aligned(count: int, dtype: np.dtype[Any]) -> Array:
+    """Zeros that begin at a multiple of 64 bytes."""
+    raw = np.zeros(count * dtype.itemsize + 64, np.uint8)
+    first = -raw.__array_interface__["data"][0] % 64
+    return raw[first : first + count * dtype.itemsize].view(dtype)

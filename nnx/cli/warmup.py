@@ -1,0 +1,21 @@
+"""`nnx warmup`: compile the Numba kernels now, with a progress bar."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+
+def warmup() -> None:
+    """Compile every kernel of the Numba backend now, so that no training has to wait for it."""
+    from nnx.warmup import warmup as compile_all
+
+    columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("importing Numba", total=None)
+
+        def show(done: int, total: int, name: str) -> None:
+            bar.update(task, completed=done, total=total, description=name)
+
+        count = compile_all(show)
+    print(f"compiled, or found on disk: {count} kernels")

@@ -1,0 +1,107 @@
+"""Threads for the kernels: a few workers that take parts of one large operation.
+
+Kernels release the interpreter's lock, so Python's own threads run them side by side. Against Numba's parallel regions
+that costs some 10 us instead of 1 (omp; workqueue 69) for each operation, and buys that every kernel is compiled once,
+not twice; that it does not matter which threading layer Numba finds; that any number of Python threads may call kernels
+at once, which ends the process with workqueue; and that a fork does no harm, which ends it with GNU's omp. It pays for
+operations from 200 us on.
+
+BLAS has threads of its own. No part of a job calls it, so the two never compete for the same cores.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+limit = 1  # how many threads an operation may take, the caller's included; `set_limit` changes it
+_queue: SimpleQueue[Job] = SimpleQueue()
+_workers = 0
+_lock = threading.Lock()
+
+
+class Job:
+    """Parts of one operation. Whoever is free takes the next; the last one to finish wakes the caller."""
+
+    def __init__(self, parts: Sequence[Callable[[], Any]]) -> None:
+        self.parts = parts
+        self.next = itertools.count()  # `next()` on it is one step for the interpreter: no two threads get the same
+        self.left = itertools.count(len(parts) - 1, -1)
+        self.done = threading.Lock()
+        self.done.acquire()
+        self.error: BaseException | None = None
+
+    def work(self) -> None:
+        """Take parts until none is left."""
+        while (i := next(self.next)) < len(self.parts):
+            try:
+                self.parts[i]()
+            except BaseException as error:  # handed to the caller
+                self.error = error
+            if next(self.left) == 0:
+                self.done.release()
+
+
+def run(parts: Sequence[Callable[[], Any]]) -> None:
+    """Call all parts, in any order, on up to `limit` threads; return when all are done. The caller works too."""
+    if len(parts) == 1:
+        parts[0]()
+        return
+    helpers = min(limit, len(parts)) - 1
+    if helpers > _workers:
+        _hire(helpers)
+    job = Job(parts)
+    for _ in range(helpers):
+        _queue.put(job)
+    job.work()
+    job.done.acquire()
+    if job.error is not None:
+        raise job.error
+
+
+def split(length: int, work: float, grain: int = 1) -> list[slice]:
+    """Divide `length` rows among the threads; into one part if it is little work.
+
+    Args:
+        work: how much, in units of 100 us on one thread: fewer than two are not worth a second thread.
+        grain: rows of each part but the last are a multiple of this.
+    """
+    parts = min(limit, int(work), -(-length // grain))
+    if parts < 2:
+        return [slice(0, length)]
+    step = -(-length // (parts * grain)) * grain
+    return [slice(first, min(first + step, length)) for first in range(0, length, step)]
+
+
+def set_limit(threads: int) -> None:
+    """Set how many threads an operation may take."""
+    global limit
+    limit = max(1, threads)
+
+
+def _hire(wanted: int) -> None:
+    """Have at least so many workers."""
+    global _workers
+    with _lock:
+        while _workers < wanted:
+            threading.Thread(target=_serve, args=(_queue,), name=f"nnx-{_workers}", daemon=True).start()
+            _workers += 1
+
+
+def _serve(queue: SimpleQueue[Job]) -> None:
+    while True:
+        queue.get().work()
+
+
+def _after_fork() -> None:
+    """A forked process has none of its parent's threads, and perhaps a lock that one of them held."""
+    global _queue, _workers, _lock
+    _queue, _workers, _lock = SimpleQueue(), 0, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,240 @@
+# mypy: ignore-errors
+# (What @njit and @intrinsic take has no types for Python.)
+"""The vocabulary of the CPU kernels: how they are compiled, views without cost, and vectors of 16 numbers.
+
+Everything is generic over float32 and float64: Numba compiles the same source for either. Arrays are given as such and
+positions as indices into them, never as addresses: an access through an integer has no object it belongs to, and LLVM
+may delete it once the code has been linked into a caller.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, register_model
+
+WIDTH = 16  # numbers in a vector; LLVM splits it into what the machine has (AVX-512 1, AVX2 2, NEON 4 registers)
+
+# How a kernel is compiled. Sums may be reordered and multiply-adds fused; NaN and infinity keep their meaning.
+OPTIONS: dict[str, Any] = {
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    "boundscheck": False,
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+}
+# The same for a helper that becomes part of each of its callers: with a call in it, no loop is vectorised.
+INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True}
+# And where the order of operations is the point, as in exp: no sum may be reordered.
+EXACT: dict[str, Any] = {**INLINED, "fastmath": {"contract"}}
+
+
+# ---- views -----------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def view(typing, array, start, length):
+    """`array[start : start + length]` of a contiguous array, whatever its shape, as a bare pointer.
+
+    Nothing is clipped or counted, where an ordinary slice costs two atomic additions. The array must outlive the view.
+    """
+
+    def codegen(context, builder, signature, args):
+        return _array(context, builder, signature, args[0], args[1], [args[2]])
+
+    return types.Array(array.dtype, 1, "C")(array, types.intp, types.intp), codegen
+
+
+@intrinsic
+def matrix(typing, array, start, rows, columns):
+    """The numbers from `start` on of a flat array as a matrix [rows, columns], as bare as a `view`."""
+
+    def codegen(context, builder, signature, args):
+        return _array(context, builder, signature, args[0], args[1], [args[2], args[3]])
+
+    return types.Array(array.dtype, 2, "C")(array, types.intp, types.intp, types.intp), codegen
+
+
+def _array(context, builder, signature, source, start, shape):
+    """An array of the returned type that begins `start` numbers into `source`."""
+    source = context.make_array(signature.args[0])(context, builder, source)
+    result = context.make_array(signature.return_type)(context, builder)
+    size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(signature.return_type.dtype)))
+    strides = [size] if len(shape) == 1 else [builder.mul(shape[1], size), size]
+    context.populate_array(
+        result, data=builder.gep(source.data, [start]), shape=shape, strides=strides, itemsize=size, meminfo=None
+    )
+    return result._getvalue()
+
+
+@intrinsic
+def flat(typing, array):
+    """All numbers of a contiguous array in one row, as bare as a `view`."""
+
+    def codegen(context, builder, signature, args):
+        size = context.make_array(signature.args[0])(context, builder, args[0]).nitems
+        return _array(context, builder, signature, args[0], context.get_constant(types.intp, 0), [size])
+
+    return types.Array(array.dtype, 1, "C")(array), codegen
+
+
+@intrinsic
+def row(typing, array, index):
+    """`array[index]` of a contiguous matrix, as bare as a `view`."""
+
+    def codegen(context, builder, signature, args):
+        source = context.make_array(signature.args[0])(context, builder, args[0])
+        columns = builder.extract_value(source.shape, 1)
+        return _array(context, builder, signature, args[0], builder.mul(args[1], columns), [columns])
+
+    return types.Array(array.dtype, 1, "C")(array, types.intp), codegen
+
+
+@intrinsic
+def atomic_add(typing, array, index, amount):
+    """Add to `array[index]` (int64) and return the value before: how threads draw their next task."""
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.atomic_rmw("add", builder.gep(data, [args[1]]), args[2], "monotonic")
+
+    return types.int64(array, types.int64, types.int64), codegen
+
+
+# ---- vectors ---------------------------------------------------------------------------------------------------------
+
+
+class Vector(types.Type):
+    """WIDTH numbers held in registers."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+        super().__init__(f"Vector({dtype})")
+
+
+@register_model(Vector)
+class VectorModel(models.PrimitiveModel):
+    """How LLVM holds it."""
+
+    def __init__(self, manager: Any, vector: Vector) -> None:
+        super().__init__(manager, vector, ir.VectorType(manager.lookup(vector.dtype).get_value_type(), WIDTH))
+
+
+def _address(context, builder, array_type, args):
+    data = context.make_array(array_type)(context, builder, args[0]).data
+    element = context.get_value_type(array_type.dtype)
+    return builder.bitcast(builder.gep(data, [args[1]]), ir.VectorType(element, WIDTH).as_pointer())
+
+
+def _declare(builder, name, result, arguments):
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def _suffix(vector_type):
+    return f"v{WIDTH}f{32 if vector_type.element == ir.FloatType() else 64}"
+
+
+@intrinsic
+def vload(typing, array, start):
+    """The vector at `array[start : start + WIDTH]`, which need not be aligned."""
+
+    def codegen(context, builder, signature, args):
+        address = _address(context, builder, signature.args[0], args)
+        return builder.load(address, align=signature.args[0].dtype.bitwidth // 8)
+
+    return Vector(array.dtype)(array, types.intp), codegen
+
+
+@intrinsic
+def vstore(typing, array, start, value):
+    """Write a vector to `array[start : start + WIDTH]`, which need not be aligned."""
+
+    def codegen(context, builder, signature, args):
+        address = _address(context, builder, signature.args[0], args)
+        builder.store(args[2], address, align=signature.args[0].dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), codegen
+
+
+@intrinsic
+def vfill(typing, number):
+    """The same number in every lane."""
+
+    def codegen(context, builder, signature, args):
+        undefined = ir.Constant(ir.VectorType(args[0].type, WIDTH), ir.Undefined)
+        first = builder.insert_element(undefined, args[0], ir.IntType(32)(0))
+        lanes = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
+        return builder.shuffle_vector(first, undefined, lanes)
+
+    return Vector(number)(number), codegen
+
+
+@intrinsic
+def vfma(typing, a, b, c):
+    """a * b + c, rounded once."""
+
+    def codegen(context, builder, signature, args):
+        kind = args[0].type
+        return builder.call(_declare(builder, f"llvm.fma.{_suffix(kind)}", kind, [kind] * 3), args)
+
+    return a(a, a, a), codegen
+
+
+@intrinsic
+def vrelu(typing, a):
+    """max(a, 0); NaN stays NaN."""
+
+    def codegen(context, builder, signature, args):
+        zero = ir.Constant(args[0].type, [0.0] * WIDTH)
+        return builder.select(builder.fcmp_ordered("<", args[0], zero), zero, args[0])
+
+    return a(a), codegen
+
+
+@intrinsic
+def vmax(typing, a, b):
+    """The larger of each two numbers, b where one is NaN. Of a loop that says so LLVM makes no vectors."""
+
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered(">", args[0], args[1]), args[0], args[1])
+
+    return a(a, a), codegen
+
+
+@intrinsic
+def vtop(typing, a):
+    """The largest of the lanes."""
+
+    def codegen(context, builder, signature, args):
+        kind = args[0].type
+        reduce = _declare(builder, f"llvm.vector.reduce.fmax.{_suffix(kind)}", kind.element, [kind])
+        return builder.call(reduce, args)
+
+    return a.dtype(a), codegen
+
+
+@intrinsic
+def vwhere_positive(typing, a, b):
+    """b where a > 0, else 0: the gradient of relu."""
+
+    def codegen(context, builder, signature, args):
+        zero = ir.Constant(args[0].type, [0.0] * WIDTH)
+        return builder.select(builder.fcmp_ordered(">", args[0], zero), args[1], zero)
+
+    return a(a, a), codegen
+
+
+@intrinsic
+def vsum(typing, a):
+    """The sum of the lanes."""
+
+    def codegen(context, builder, signature, args):
+        kind = args[0].type
+        reduce = _declare(builder, f"llvm.vector.reduce.fadd.{_suffix(kind)}", kind.element, [kind.element, kind])
+        return builder.call(reduce, [ir.Constant(kind.element, -0.0), args[0]], fastmath=["reassoc"])
+
+    return a.dtype(a), codegen

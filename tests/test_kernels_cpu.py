@@ -1,0 +1,349 @@
+"""The CPU kernels: accuracy at the edges, every size, refusals, threads, and what info() says.
+
+Compiled once and kept on disk. That fresh code and loaded code agree is test_kernels_cpu_cold.py's matter.
+"""
+
+import os
+import sys
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("numba")
+
+from nnx.backends import threads
+from nnx.backends.numba import NumbaBackend, create
+from nnx.backends.numpy import NumpyBackend
+from nnx.errors import BackendUnavailable, InputError
+from nnx.kernels.cpu import gemm, math, pool
+from nnx.kernels.cpu.cache import njit
+from nnx.kernels.cpu.entry import Unfit
+from nnx.kernels.cpu.vectors import OPTIONS
+from nnx.kernels.philox import dropout_words
+
+NUMPY = NumpyBackend()
+
+
+@pytest.fixture(scope="module")
+def numba():
+    return create()
+
+
+@pytest.fixture
+def two_threads():
+    before = pool.limit
+    pool.set_limit(2)
+    yield
+    pool.set_limit(before)
+
+
+# ---- exp, log, tanh --------------------------------------------------------------------------------------------------
+
+
+@njit(**OPTIONS)
+def exps(x, y):
+    for j in range(x.size):
+        y[j] = math.exp(x[j])
+
+
+@njit(**OPTIONS)
+def logs(x, y):
+    for j in range(x.size):
+        y[j] = math.log(x[j])
+
+
+@njit(**OPTIONS)
+def tanhs(x, y):
+    for j in range(x.size):
+        y[j] = math.tanh(x[j])
+
+
+def called(function, x):
+    y = np.empty_like(x)
+    function(x, y)
+    return y
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("function", "exact", "x"),
+    [
+        (exps, np.exp, np.linspace(-86.8, 88.7, 200_001)),
+        (logs, np.log, np.exp(np.linspace(-103, 88, 200_001))),
+        (tanhs, np.tanh, np.concatenate([np.linspace(-12, 12, 200_001), np.logspace(-30, 0, 1000)])),
+    ],
+    ids=["exp", "log", "tanh"],
+)
+def test_functions_are_accurate(function, exact, x, dtype):
+    x = x.astype(dtype)
+    x = x[x != 0]
+    with np.errstate(all="ignore"):
+        wanted = exact(x.astype(np.float64))
+        error = np.abs(called(function, x) / np.where(wanted == 0, 1, wanted) - (wanted != 0))
+    assert error.max() < (2e-7 if dtype == "float32" else 1e-15)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("function", "exact"), [(exps, np.exp), (logs, np.log), (tanhs, np.tanh)])
+def test_functions_at_the_edges(function, exact, dtype):
+    x = np.array([0, -0.0, np.inf, -np.inf, np.nan, 1e4, -1e4, 1, 89, -104, 3e38, -3e38], dtype)
+    with np.errstate(all="ignore"):
+        wanted = exact(x)
+    np.testing.assert_allclose(called(function, x), wanted, rtol=2e-7, atol=2e-38)
+
+
+# ---- products --------------------------------------------------------------------------------------------------------
+
+SIZES = st.one_of(st.sampled_from([1, 2, 3, 10, 16, 17, 33, 64, 130]), st.integers(1, 80))
+
+
+@given(m=SIZES, k=SIZES, n=SIZES, flags=st.tuples(*[st.booleans()] * 6), dtype=st.sampled_from(["float32", "float64"]))
+def test_the_own_product_is_right_for_every_size(m, k, n, flags, dtype):
+    transpose_a, transpose_b, with_bias, relu, masked, accumulate = flags
+    random = np.random.default_rng(m * 10_000 + k * 100 + n)
+    a, b = random.normal(size=(m, k)).astype(dtype), random.normal(size=(k, n)).astype(dtype)
+    a = np.asfortranarray(a) if transpose_a else a
+    b = np.asfortranarray(b) if transpose_b else b
+    around = np.full((m + 2, n), np.nan, dtype)
+    c = around[1:-1]
+    c[...] = random.normal(size=(m, n))
+    bias = random.normal(size=(1 if with_bias else 0, n)).astype(dtype)
+    active = random.normal(size=(m if masked else 0, n)).astype(dtype)
+    wanted = a.astype(np.float64) @ b + (c if accumulate else 0) + (bias if with_bias else 0)
+    wanted = np.maximum(wanted, 0) if relu else wanted
+    wanted = np.where(active > 0, wanted, 0) if masked else wanted
+    gemm.ready(np.dtype(dtype))(a, b, c, bias, active, relu, accumulate)
+    np.testing.assert_allclose(c, wanted, rtol=0, atol=(1e-5 if dtype == "float32" else 1e-13) * (1 + np.sqrt(k)))
+    assert np.isnan(around[[0, -1]]).all()  # nothing was written outside
+
+
+@pytest.mark.parametrize("rule", ["own", "blas"])
+@pytest.mark.parametrize("activation", [None, "relu", "sigmoid", "tanh"])
+@pytest.mark.parametrize("shape", [(1, 784, 10), (1, 3, 1), (3, 1, 2), (130, 70, 200), (600, 130, 300)])
+def test_dense_is_the_same_by_either_product(shape, activation, rule, two_threads):
+    backend = create()
+    backend.gemm_rule = rule
+    n, i, o = shape
+    random = np.random.default_rng(3)
+    x, w, b = (random.normal(size=size).astype(np.float32) for size in ((n, i), (i, o), (1, o)))
+    wanted = NUMPY.dense(x, w, b, activation)
+    np.testing.assert_allclose(backend.dense(x, w, b, activation), wanted, rtol=0, atol=1e-4)
+    dw, db, dw_, db_ = np.empty_like(w), np.empty_like(b), np.empty_like(w), np.empty_like(b)
+    dx, dx_ = backend.dense_backward(x, w, wanted, dw, db), NUMPY.dense_backward(x, w, wanted, dw_, db_)
+    for got, want in ((dx, dx_), (dw, dw_), (db, db_)):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+
+
+def test_dense_without_a_bound_blas(monkeypatch, numba):
+    monkeypatch.setattr(numba, "bound", False)
+    x, w, b = np.ones((4, 3), np.float32), np.ones((3, 2), np.float32), -np.ones((1, 2), np.float32)
+    assert (numba.dense(x, w, b, "relu") == 2).all()
+
+
+def test_the_rule_is_shown_and_can_be_overridden(monkeypatch):
+    for rule, shown in (("own", "numba:gemm"), ("blas", "numba:blas"), ("", "numba:gemm/blas")):
+        monkeypatch.setenv("NNX_GEMM", rule)
+        assert create().info().ops["dense"] == shown
+    monkeypatch.setenv("NNX_GEMM", "fast")
+    with pytest.raises(InputError, match="NNX_GEMM='fast': expected one of auto, own, blas"):
+        create()
+
+
+# ---- dropout ---------------------------------------------------------------------------------------------------------
+
+
+@given(rows=st.integers(1, 40), columns=st.one_of(st.integers(1, 40), st.sampled_from([1023, 1024, 1025, 2100])))
+def test_dropout_takes_the_words_of_philox(rows, columns):
+    seed, step, layer, rate = 2**40 + 7, 5, 2, 0.3
+    x = np.ones((rows, columns), np.float32)
+    counters = np.array([step, 0, 0])
+    words = dropout_words(np, rows, columns, np.array(step, np.uint64), layer, seed)
+    kept = create().dropout(x, rate, seed, layer, counters) != 0
+    assert np.array_equal(kept, words >= int(rate * 2**32))
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_no_kernel_is_compiled_for_what_it_should_refuse(numba):
+    kernel = numba.kernels.softmax.forward
+    x = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    numba.softmax(x)
+    known = list(kernel.signatures)
+    for odd in (x.T, x[:, ::2], frozen, x[::-1], np.asfortranarray(x), x.astype(">f4"), x.astype(np.float16)):
+        with pytest.raises(Unfit):
+            kernel(odd, np.empty(odd.shape, odd.dtype))
+        np.testing.assert_allclose(numba.softmax(odd), NUMPY.softmax(odd), rtol=1e-3)
+    for odd in ([[1.0]], None, x[0], x.astype(np.float64)):
+        with pytest.raises(Unfit):
+            kernel(odd, x)
+    assert kernel.signatures == known
+    assert not kernel(x, np.empty((4, 5), np.float32))
+
+
+@pytest.mark.parametrize("operation", ["softmax", "relu", "sigmoid", "tanh"])
+def test_in_place(operation, numba):
+    x = np.random.default_rng(0).normal(size=(40, 30)).astype(np.float32)
+    wanted = getattr(NUMPY, operation)(x)
+    assert getattr(numba, operation)(x, out=x) is x
+    np.testing.assert_allclose(x, wanted, rtol=1e-6, atol=1e-7)
+
+
+def test_labels_and_rows_that_are_not_there_touch_no_memory(numba):
+    logits, losses = np.zeros((3, 4), np.float32), np.empty(3, np.float32)
+    numba.softmax_cross_entropy(logits, np.array([0, 4, -1]), losses)
+    assert np.isfinite(losses[0])
+    assert np.isnan(losses[1:]).all()
+    out = np.empty((2, 4), np.float32)
+    numba.gather_rows(np.arange(12, dtype=np.float32).reshape(3, 4), np.array([7, -7]), np.zeros(3, np.int64), out)
+    assert out[:, 0].tolist() == [8, 0]
+
+
+# ---- threads ---------------------------------------------------------------------------------------------------------
+
+
+def test_results_do_not_depend_on_threads(numba):
+    random = np.random.default_rng(1)
+    x, dy = (random.normal(size=(700, 1100)).astype(np.float32) for _ in range(2))
+    counters, labels = np.array([3, 0, 0]), random.integers(0, 1100, 700)
+    flat = [np.abs(random.normal(size=900_001)).astype(np.float32) for _ in range(4)]
+    hyper = np.array([0.01, 0.1, 0.9, 0.999, 1e-7, 0.01])
+
+    def everything():
+        y = numba.softmax(x)
+        losses, p = np.empty(700, np.float32), [a.copy() for a in flat]
+        gradient = numba.softmax_cross_entropy(x, labels, losses)
+        numba.adam(*p, hyper, counters)
+        long = numba.tanh(x.reshape(1, -1))
+        return [y, numba.softmax_backward(y, dy), losses, gradient, numba.dropout(x, 0.5, 1, 1, counters), long, *p]
+
+    before = pool.limit
+    try:
+        pool.set_limit(1)
+        alone = everything()
+        pool.set_limit(3)
+        shared = everything()
+    finally:
+        pool.set_limit(before)
+    for a, b in zip(alone, shared, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_several_python_threads_at_once(numba, two_threads):
+    x = np.random.default_rng(1).normal(size=(600, 1000)).astype(np.float32)
+    wanted, wrong = numba.softmax(x), []
+
+    def work():
+        wrong.extend(n for n in range(10) if not np.array_equal(numba.softmax(x), wanted))
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert not wrong
+    assert not any(worker.is_alive() for worker in workers)
+
+
+def test_an_error_in_a_part_reaches_the_caller(two_threads):
+    def fail():
+        raise ValueError("a part")
+
+    with pytest.raises(ValueError, match="a part"):
+        pool.run([fail, lambda: None])
+    done = []
+    pool.run([lambda: done.append(1)] * 20)
+    assert len(done) == 20
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_after_a_fork(numba, two_threads):
+    x = np.random.default_rng(1).normal(size=(600, 1000)).astype(np.float32)
+    wanted = numba.softmax(x)  # has the pool's thread started
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if np.array_equal(numba.softmax(x), wanted) else 1)
+        finally:
+            os._exit(2)
+    for _ in range(600):
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            break
+        threading.Event().wait(0.1)
+    else:
+        os.kill(child, 9)
+        pytest.fail("the child hangs")
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_set_threads(monkeypatch, numba):
+    try:
+        assert threads.set_threads(1) == 1
+        assert numba.info().threads == 1
+        assert threads.set_threads(2) == 2
+        assert pool.limit == 2
+        for wrong in (0, -1):
+            with pytest.raises(InputError, match="at least 1"):
+                threads.set_threads(wrong)
+        for wrong in (1.5, "2", True):
+            with pytest.raises(InputError, match="whole number"):
+                threads.set_threads(wrong)
+    finally:
+        threads.set_threads(None)
+    monkeypatch.setenv("NNX_THREADS", "3")
+    assert create().info().threads == 3
+    monkeypatch.setenv("NNX_THREADS", "many")
+    with pytest.raises(InputError, match="NNX_THREADS='many'"):
+        create()
+    monkeypatch.delenv("NNX_THREADS")
+    threads.set_threads(None)
+
+
+# ---- facts -----------------------------------------------------------------------------------------------------------
+
+
+def test_info_names_what_exists(numba):
+    info = numba.info()
+    assert {"numba", "llvmlite", "numpy"} <= info.versions.keys()
+    assert any("threads" in note for note in info.notes)
+    assert any("dense layers" in note for note in info.notes)
+    for operation, implementation in info.ops.items():
+        where, _, name = implementation.partition(":")
+        if "." in name:
+            module, kernel = name.split(".")
+            assert where == "numba"
+            assert hasattr(getattr(numba.kernels, module), kernel), f"{operation}: there is no {implementation}"
+        assert getattr(NumbaBackend, operation) is not getattr(NumpyBackend, operation) or where == "numpy"
+
+
+def test_a_device_is_refused():
+    with pytest.raises(BackendUnavailable, match="the CPU is one device"):
+        create("1")
+
+
+def test_switched_off(monkeypatch):
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    with pytest.raises(BackendUnavailable, match="NUMBA_DISABLE_JIT is set"):
+        create()
+
+
+def test_numba_missing_or_broken(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(BackendUnavailable, match=r"Numba is not installed\. Run `pip install") as missing:
+        create()
+    assert missing.value.name == "numba"
+    monkeypatch.undo()
+
+    def broken(self):
+        raise ImportError("Numba needs NumPy 2.4 or less. Got NumPy 9.0.")
+
+    monkeypatch.setattr(NumbaBackend, "__init__", broken)
+    with pytest.raises(BackendUnavailable, match=r"Numba needs NumPy 2\.4 or less"):
+        create()

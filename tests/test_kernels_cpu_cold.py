@@ -1,0 +1,288 @@
+"""Every kernel in a fresh process, compiled and then loaded from disk; other CPUs' vectors; what becomes of the cache.
+
+Code that is loaded is not the code that was compiled: Numba links it anew, and a sketch of these kernels was wrong only
+then. Run as a script this file is such a process; it prints what it did as JSON.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+
+from nnx.kernels.cpu import cache
+from nnx.kernels.cpu.cache import njit
+
+HASWELL = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+sse4.2,+popcnt,+lzcnt,+f16c"}
+NEHALEM = {"NUMBA_CPU_NAME": "nehalem", "NUMBA_CPU_FEATURES": "+sse4.2,+popcnt"}
+AMD64 = os.uname().machine == "x86_64" if hasattr(os, "uname") else False
+
+
+# ---- the process -----------------------------------------------------------------------------------------------------
+
+
+def every_kernel():
+    """Hold all operations, in both types, to the conformance suite; programs have tests of their own."""
+    from nnx.backends.numba import NumbaBackend
+    from nnx.backends.numpy import NumpyBackend
+    from nnx.testing import check_backend
+
+    class Eager(NumbaBackend):
+        compile = NumpyBackend.compile
+
+    backend = Eager()
+    report = check_backend(backend)
+    kernels = [
+        kernel
+        for module in vars(backend.kernels).values()
+        for kernel in vars(module).values()
+        if hasattr(kernel, "py_func") and kernel.py_func.__module__ == module.__name__
+    ]
+    return report.cases, kernels
+
+
+def products():
+    """The own product on sizes that do and do not fill its tiles, from Python and from a cached caller."""
+    from nnx.kernels.cpu import gemm, tile
+
+    kernel, caller = gemm.ready(np.dtype("float32")), call_product()
+    random, cases = np.random.default_rng(0), 0
+    for m, k, n in (
+        (1, 1, 1),
+        (2, 300, 64),
+        (37, 19, 53),
+        (7, 257, 33),
+        (517, 300, 70),
+        (640, 40, 130),
+        (70, 640, 140),
+    ):
+        for order in "CF":
+            a, b = (np.asarray(random.normal(size=s), np.float32, order=order) for s in ((m, k), (k, n)))
+            bias = random.normal(size=(1, n)).astype(np.float32)
+            wanted = np.maximum(a.astype(np.float64) @ b + bias, 0)
+            for function in (kernel, caller)[: 2 if order == "C" else 1]:  # the caller is compiled for one order
+                c = np.empty((m, n), np.float32)
+                function(a, b, c, bias, c[:0], True, False)
+                assert np.abs(c - wanted).max() < 6e-6 * (1 + np.sqrt(k)), (m, k, n, order)
+                cases += 1
+    return cases + 1000 * tile.vector_bytes(), [kernel, caller]
+
+
+def call_product():
+    from nnx.kernels.cpu import gemm
+
+    product = gemm.gemm_float32
+
+    @njit(cache=True, nogil=True)
+    def caller(a, b, c, bias, active, relu, accumulate):
+        product(a, b, c, bias, active, relu, accumulate)
+
+    return caller
+
+
+def a_few():
+    """Kernels that compile in a second or two."""
+    from nnx.kernels.cpu import optimizers, softmax
+
+    x, y = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32), np.empty((9, 5), np.float32)
+    softmax.backward(x, x, y)
+    assert np.allclose(y, x * (x - (x * x).sum(axis=1, keepdims=True)), atol=1e-5)
+    p, m = np.ones(3, np.float32), np.zeros(3, np.float32)
+    optimizers.sgd(p, p.copy(), m, np.array([0.1, 0, 0, 0, 0, 0]), np.zeros(3, np.int64))
+    assert np.allclose(p, 0.9)
+    return 2, [softmax.backward, optimizers.sgd]
+
+
+def main():
+    warnings.simplefilter("error")
+    cases, kernels = globals()[sys.argv[1]]()
+    used = [kernel for kernel in kernels if kernel.overloads]
+    hits, misses = (sum(sum(getattr(k.stats, what).values()) for k in used) for what in ("cache_hits", "cache_misses"))
+    print(json.dumps({"cases": cases, "kernels": len(used), "hits": hits, "misses": misses}))
+
+
+def start(what, folder, **settings):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder), **settings}
+    return subprocess.Popen(
+        [sys.executable, __file__, what], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors[-3000:]
+    return json.loads(output)
+
+
+# ---- cold and cached -------------------------------------------------------------------------------------------------
+
+
+def test_every_kernel_cold_and_from_the_cache(tmp_path):
+    cold = finish(start("every_kernel", tmp_path))
+    assert cold["kernels"] > 35
+    assert cold["hits"] == 0
+    cached = finish(start("every_kernel", tmp_path))
+    assert cached["cases"] == cold["cases"]
+    assert cached["misses"] == 0
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.skipif(not AMD64, reason="other CPUs' vectors can be had on x86-64 alone")
+def test_the_product_with_narrower_vectors(tmp_path):
+    running = [start("products", tmp_path, **settings) for settings in (HASWELL, NEHALEM)]  # one folder for both
+    for width, process in zip((32, 16), running, strict=True):
+        assert finish(process)["cases"] // 1000 == width
+    again = finish(start("products", tmp_path, **HASWELL))
+    assert again["misses"] == 0
+    assert again["hits"] == 2
+
+
+def test_two_processes_fill_one_cache(tmp_path):
+    for process in [start("a_few", tmp_path), start("a_few", tmp_path)]:
+        assert finish(process)["cases"] == 2
+    assert finish(start("a_few", tmp_path)) == {"cases": 2, "kernels": 2, "hits": 2, "misses": 0}
+
+
+# ---- the cache itself ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def places(monkeypatch):
+    """Make the cache look for its folders anew, in the list that is returned."""
+    found = []
+    monkeypatch.setattr(cache, "places", lambda: iter(found))
+    monkeypatch.setattr(cache, "told", [])
+    caches = (cache.readable, cache.writable, cache.tell)
+    for function in caches:
+        function.cache_clear()
+    yield found
+    for function in caches:
+        function.cache_clear()
+
+
+def compiled(factor=2):
+    """Compile, or load, a function, and call it; return how often it was found on disk."""
+
+    @njit(cache=True)
+    def times(x):
+        return x * factor
+
+    assert times(21) == 21 * factor
+    return sum(times.stats.cache_hits.values())
+
+
+def test_a_function_is_kept_and_found_again(places, tmp_path):
+    places.append(tmp_path)
+    assert compiled() == 0
+    assert compiled() == 1
+    assert compiled(factor=3) == 0  # what is in the closure counts
+    assert compiled(factor=3) == 1
+
+
+def test_a_changed_source_or_version_is_another_cache(places, tmp_path, monkeypatch):
+    places.append(tmp_path)
+    compiled()
+    monkeypatch.setattr(cache, "stamp", lambda: "another")
+    cache.readable.cache_clear()
+    cache.writable.cache_clear()
+    assert compiled() == 0
+
+
+def test_the_stamp_covers_every_file_of_the_folder(monkeypatch, tmp_path):
+    folder = tmp_path / "cpu"
+    folder.mkdir()
+    (folder / "a.py").write_text("1")
+    monkeypatch.setattr(cache, "HERE", folder)
+    stamps = [cache.stamp.__wrapped__()]
+    for file in (folder / "a.py", folder / "b.py", tmp_path / "philox.py"):
+        file.write_text("2")
+        stamps.append(cache.stamp.__wrapped__())
+    assert len(set(stamps)) == len(stamps)
+
+
+def test_a_damaged_entry_is_compiled_again(places, tmp_path):
+    places.append(tmp_path)
+    compiled()
+    (entry,) = tmp_path.rglob("*.nbc")
+    content = entry.read_bytes()
+    for damaged in (b"", content[:100], content[:-1], b"x" * len(content)):
+        entry.write_bytes(damaged)
+        assert compiled() == 0
+        assert compiled() == 1
+
+
+def test_nowhere_to_write_is_one_warning(places, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    places.append(file / "below")
+    with pytest.warns(RuntimeWarning, match="cannot be kept on disk .*set NUMBA_CACHE_DIR") as caught:
+        assert compiled() == compiled() == compiled(factor=3) == 0
+    assert len(caught) == 1
+
+
+def test_a_full_disk_is_one_warning(places, tmp_path, monkeypatch):
+    places.append(tmp_path)
+
+    def full(file, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache, "replace", full)
+    with pytest.warns(RuntimeWarning, match="No space left on device") as caught:
+        assert compiled() == compiled() == 0
+    assert len(caught) == 1
+
+
+def test_entries_that_were_shipped_are_read_and_others_go_elsewhere(places, tmp_path, monkeypatch):
+    places.append(tmp_path / "shipped")
+    compiled()
+    places[:] = [tmp_path / "shipped", tmp_path / "own"]
+    cache.readable.cache_clear()
+    cache.writable.cache_clear()
+    monkeypatch.setattr(cache, "writable", lambda: Path(cache.readable()[1]))
+    cache.readable()[1].mkdir(parents=True)
+    assert compiled() == 1
+    assert compiled(factor=3) == 0
+    assert len(list((tmp_path / "own").rglob("*.nbc"))) == 1
+
+
+def test_old_versions_are_removed(places, tmp_path):
+    for n in range(6):
+        folder = tmp_path / f"kernels-{n}"
+        folder.mkdir()
+        os.utime(folder, (n, n))
+    places.append(tmp_path)
+    compiled()
+    left = {folder.name for folder in tmp_path.glob("kernels-*")}
+    assert left == {"kernels-3", "kernels-4", "kernels-5", f"kernels-{cache.stamp()}"}
+
+
+def test_where_entries_lie(monkeypatch, tmp_path):
+    monkeypatch.setattr(cache.config, "CACHE_DIR", str(tmp_path))
+    assert list(cache.places()) == [tmp_path / "nnx"]
+    monkeypatch.setattr(cache.config, "CACHE_DIR", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert next(cache.places()) == cache.HERE / "__pycache__"
+    if sys.platform == "linux":
+        assert list(cache.places())[1] == tmp_path / "nnx"
+
+
+def test_kernels_name_njit_from_the_cache_module():
+    for file in Path(cache.__file__).parent.glob("*.py"):
+        for line in file.read_text().splitlines():
+            plain = line.startswith("from numba import") and "njit" in line
+            assert not plain, f"{file.name}: njit of Numba's own keeps the old code of what it imports"
+
+
+def test_nothing_imports_numba_before_it_is_asked_for():
+    code = "import sys, nnx, nnx.backends.threads, nnx.warmup, nnx.backends.numba; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,457 @@
+"""Steps replayed by the compiled function against NumPy's eager steps: losses, hits, penalties, parameters,
+gradients."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+
+import nnx
+from nnx.backends.numba_program import compile_program
+from nnx.backends.numpy import NumpyBackend
+from nnx.errors import NotReplayable
+from nnx.training import Eager
+
+FAMILIES = [("rows", 1), ("rows", 2), ("lanes", 1), ("lanes", 2)]
+
+
+class Compiled(NumpyBackend):
+    """NumPy, but for recorded steps."""
+
+    def __init__(self, family, threads):
+        self.family, self.limit = family, threads
+
+    def threads(self):
+        return self.limit
+
+    def compile(self, recorder):
+        self.program = compile_program(self, recorder.calls, self.family, self.limit)
+        self.program.seconds = 1.0  # so that the helpers come however small the step
+        return self.program
+
+
+class EagerOnly(NumpyBackend):
+    """NumPy, layer by layer."""
+
+    def compile(self, recorder):
+        raise NotReplayable("asked for")
+
+
+def dense(*widths, activation=nnx.ReLU, dropout=0.0, **options):
+    layers = []
+    for a, b in pairwise(widths):
+        layers += [nnx.Dense(a, b, **options), activation()] + [nnx.Dropout(dropout)] * bool(dropout)
+    return layers[: -1 - bool(dropout)]
+
+
+def softmax(*widths, **options):
+    return lambda: ([*dense(*widths, **options), nnx.Softmax()], nnx.CategoricalCrossEntropy())
+
+
+def sigmoid(*widths, **options):
+    return lambda: ([*dense(*widths, **options), nnx.Sigmoid()], nnx.BinaryCrossEntropy())
+
+
+def linear(loss, *widths, **options):
+    return lambda: ([*dense(*widths, **options), nnx.Linear()], loss())
+
+
+# name: layers and loss, optimizer, rows of data, batch
+CASES = {
+    "spiral": (softmax(2, 24, 3), lambda: nnx.Adam(0.02), 150, None),
+    "tail, tanh, penalties": (
+        softmax(7, 33, 20, 5, activation=nnx.Tanh, weight_l1=1e-4, weight_l2=1e-3, bias_l1=1e-3, bias_l2=1e-2),
+        lambda: nnx.Adam(0.001, decay=1e-2),
+        150,
+        64,
+    ),
+    "dropout, adamw": (
+        softmax(5, 30, 17, 4, dropout=0.2),
+        lambda: nnx.AdamW(0.01, weight_decay=0.1, decay=1e-3),
+        150,
+        64,
+    ),
+    "binary, rmsprop": (sigmoid(3, 16, 2, activation=nnx.Sigmoid), lambda: nnx.RMSprop(0.001, rho=0.9), 150, 50),
+    "regression, momentum": (
+        linear(nnx.MeanSquaredError, 1, 16, 16, 1, activation=nnx.Tanh),
+        lambda: nnx.SGD(0.02, momentum=0.9, decay=1e-3),
+        150,
+        None,
+    ),
+    "absolute error": (
+        linear(nnx.MeanAbsoluteError, 4, 9, 2, activation=nnx.Sigmoid),
+        lambda: nnx.SGD(0.05),
+        150,
+        37,
+    ),
+    "adagrad": (softmax(2, 24, 3), lambda: nnx.AdaGrad(0.05), 150, 32),
+    "deep": (
+        linear(nnx.MeanSquaredError, 6, 12, 12, 12, 12, 12, 1, activation=nnx.Tanh),
+        lambda: nnx.SGD(0.05),
+        150,
+        32,
+    ),
+    "batch 1": (softmax(3, 5, 2), lambda: nnx.SGD(0.01), 20, 1),
+    "one feature, one row": (softmax(1, 1, 2, activation=nnx.Tanh), lambda: nnx.SGD(0.1), 1, None),
+    "no hidden layer": (softmax(5, 3), lambda: nnx.SGD(0.1), 33, None),
+    "wide": (softmax(70, 130, 65, 11, weight_l2=1e-4), lambda: nnx.Adam(0.001), 300, 128),
+    "large batch": (softmax(3, 10, 4, dropout=0.1), lambda: nnx.Adam(0.01), 1200, None),
+    "unfused softmax": (
+        lambda: ([*dense(4, 8, 3), nnx.Softmax()], type("Other", (nnx.CategoricalCrossEntropy,), {})()),
+        lambda: nnx.SGD(0.1),
+        90,
+        40,
+    ),
+    "unfused sigmoid": (
+        lambda: ([*dense(4, 8, 3), nnx.Sigmoid()], type("Other", (nnx.BinaryCrossEntropy,), {})()),
+        lambda: nnx.SGD(0.1),
+        90,
+        40,
+    ),
+    "softmax inside": (
+        lambda: ([nnx.Dense(4, 8), nnx.Softmax(), nnx.Dense(8, 2), nnx.Linear()], nnx.MeanSquaredError()),
+        lambda: nnx.Adam(0.01),
+        90,
+        40,
+    ),
+    "soft labels": (softmax(4, 8, 3), lambda: nnx.Adam(0.01), 90, 40),
+    "dropout first": (
+        lambda: (
+            [nnx.Dropout(0.3), nnx.Dense(6, 7), nnx.ReLU(), nnx.Dropout(0.5), nnx.Dense(7, 3), nnx.Softmax()],
+            nnx.CategoricalCrossEntropy(),
+        ),
+        lambda: nnx.Adam(0.01),
+        90,
+        40,
+    ),
+    "activations in a row": (
+        lambda: (
+            [nnx.Dense(6, 9), nnx.ReLU(), nnx.Tanh(), nnx.Sigmoid(), nnx.Dense(9, 3), nnx.Tanh(), nnx.Softmax()],
+            nnx.CategoricalCrossEntropy(),
+        ),
+        lambda: nnx.Adam(0.01),
+        90,
+        40,
+    ),
+}
+
+
+def data(name, rows, layers, loss, dtype):
+    random = np.random.default_rng(1)
+    sizes = [layer for layer in layers if isinstance(layer, nnx.Dense)]
+    x = random.standard_normal((rows, sizes[0].n_inputs)).astype(np.float32).astype(dtype)
+    score = x @ random.standard_normal((x.shape[1], sizes[-1].n_neurons))
+    if name == "soft labels":
+        return x, (np.exp(score) / np.exp(score).sum(axis=1, keepdims=True)).astype(np.float32).astype(dtype)
+    if isinstance(loss, nnx.CategoricalCrossEntropy):
+        return x, score.argmax(axis=1)
+    return x, (score > 0) if isinstance(loss, nnx.BinaryCrossEntropy) else np.tanh(score).astype(np.float32)
+
+
+def model_of(name, backend, dtype):
+    make, optimizer, rows, batch = CASES[name]
+    layers, loss = make()
+    model = nnx.Sequential(*layers, backend=backend, dtype=dtype, seed=3)
+    model.flat.values[...] = model.flat.values.astype(np.float32)  # the same start in both types
+    model.compile(loss, optimizer())
+    return model, *data(name, rows, layers, loss, dtype), batch
+
+
+def epochs_of(name, steps=100):
+    _, _, rows, batch = CASES[name]
+    return max(1, steps // -(-rows // (batch or rows)))
+
+
+_wanted: dict = {}
+
+
+def trained(name, backend, dtype, steps):
+    model, x, y, batch = model_of(name, backend, dtype)
+    history = model.fit(x, y, epochs=epochs_of(name, steps), batch_size=batch, verbose=0)
+    return model, history
+
+
+def wanted(name, dtype, steps):
+    if (name, dtype, steps) not in _wanted:
+        _wanted[name, dtype, steps] = trained(name, EagerOnly(), dtype, steps)
+    return _wanted[name, dtype, steps]
+
+
+def logged(model, history):
+    return [np.array(history[key]) for key in history]
+
+
+def difference(a, b):
+    return max(
+        float(np.abs(np.asarray(p, float) - np.asarray(q, float)).max(initial=0)) for p, q in zip(a, b, strict=True)
+    )
+
+
+@pytest.mark.parametrize(("family", "threads"), FAMILIES)
+@pytest.mark.parametrize("name", CASES)
+def test_whole_trainings_in_float64_equal_numpys(name, family, threads):
+    model, history = trained(name, Compiled(family, threads), "float64", 100)
+    expected, expected_history = wanted(name, "float64", 100)
+    assert model.eager_reason is None
+    assert difference(logged(model, history), logged(expected, expected_history)) < 1e-9
+    assert difference([model.flat.arena], [expected.flat.arena]) < 1e-9
+    assert np.array_equal(model.optimizer.counters, expected.optimizer.counters)
+    assert difference([model._trainer.stats, model.penalties], [expected._trainer.stats, expected.penalties]) < 1e-9
+
+
+@pytest.mark.parametrize(("family", "threads"), FAMILIES)
+@pytest.mark.parametrize("name", CASES)
+def test_ten_steps_in_float32_stay_close(name, family, threads):
+    model, history = trained(name, Compiled(family, threads), "float32", 10)
+    expected, expected_history = wanted(name, "float64", 10)
+    assert model.eager_reason is None
+    if name != "absolute error":  # a sign may flip
+        assert difference([history["loss"]], [expected_history["loss"]]) < 2e-5
+        assert difference([model.flat.values], [expected.flat.values]) < 2e-3
+
+
+@pytest.mark.parametrize("family", ["rows", "lanes"])
+@pytest.mark.parametrize("name", ["spiral", "wide", "tail, tanh, penalties", "dropout, adamw", "large batch"])
+def test_threads_change_no_bit(name, family):
+    one, first = trained(name, Compiled(family, 1), "float32", 50)
+    for _ in range(3):
+        two, second = trained(name, Compiled(family, 2), "float32", 50)
+        assert np.array_equal(one.flat.state, two.flat.state)
+        assert difference(logged(one, first), logged(two, second)) == 0
+
+
+@pytest.mark.parametrize("family", ["rows", "lanes"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_extreme_logits_cost_what_numpy_says(family, dtype):
+    rows = np.array(
+        [[1e4, -1e4, 0], [-1e4, -1e4, -1e4], [0, 0, 0], [1e4, 1e4, -1e4], [88, -88, 1], [3e4, 0, -3e4]], dtype
+    )
+    for label in range(3):
+        results = []
+        for backend in (EagerOnly(), Compiled(family, 1)):
+            model = nnx.Sequential(nnx.Dense(3, 3), nnx.Softmax(), backend=backend, dtype=dtype)
+            model.layers[0].weights = np.eye(3)
+            model.compile(nnx.CategoricalCrossEntropy(), nnx.SGD(1e-30))
+            y = np.full(len(rows), label)
+            losses = model.steps(rows, y, 2)
+            results.append((losses, model._trainer.stats.copy(), model.flat.gradients.copy()))
+        for a, b in zip(*results, strict=True):
+            assert np.allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["rows", "lanes"])
+def test_extreme_sigmoids_cost_what_numpy_says(family):
+    x = np.array([[1e4], [-1e4], [0], [100], [-100], [17.3], [-17.3]], np.float32)
+    for y in (np.zeros((7, 1)), np.ones((7, 1)), np.full((7, 1), 0.25)):
+        results = []
+        for backend in (EagerOnly(), Compiled(family, 1)):
+            model = nnx.Sequential(nnx.Dense(1, 1), nnx.Sigmoid(), backend=backend)
+            model.layers[0].weights = [[1.0]]
+            model.compile(nnx.BinaryCrossEntropy(), nnx.SGD(1e-30))
+            results.append((model.steps(x, y, 2), model._trainer.stats.copy(), model.flat.gradients.copy()))
+        for a, b in zip(*results, strict=True):
+            assert np.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def pair(name="tail, tanh, penalties", family="rows", threads=1):
+    both = [model_of(name, backend, "float64") for backend in (EagerOnly(), Compiled(family, threads))]
+    return [model for model, *_ in both], both[0][1:]
+
+
+def test_a_new_learning_rate_takes_effect_between_calls():
+    models, (x, y, _) = pair()
+    for rate in (0.001, 0.05, 0.0001):
+        losses = []
+        for model in models:
+            model.optimizer.learning_rate = rate
+            losses.append(model.steps(x, y, 7))
+        assert np.allclose(*losses, rtol=0, atol=1e-10)
+
+
+def test_steps_go_on_where_they_ended_and_calls_may_have_any_length():
+    models, (x, y, batch) = pair("dropout, adamw")
+    for epochs in (1, 3, 2):
+        for model in models:
+            model.fit(x, y, epochs=epochs, batch_size=batch, verbose=0)
+    for steps in (1, 2, 30, 1):
+        for model in models:
+            model.steps(x, y, steps)
+    for model in models:
+        model.resume(5, model._trainer.precision)
+        model.steps(x, y, 4)
+    assert difference([models[1].flat.state], [models[0].flat.state]) < 1e-10
+
+
+def test_staged_batches_change_under_the_program():
+    models, (x, y, _) = pair("spiral", "lanes")
+    for first in (0, 50, 100):
+        losses = [model.steps(x[first : first + 50], y[first : first + 50], 3) for model in models]
+        assert np.allclose(*losses, rtol=0, atol=1e-11)
+
+
+def test_a_read_only_data_set_is_read_as_it_lies():
+    models, (x, y, _) = pair("spiral", "lanes")
+    x.flags.writeable = False
+    for model in models:
+        model.fit(x, y, epochs=3, verbose=0)
+        model.fit(x, y, epochs=3, batch_size=40, verbose=0)
+    assert difference([models[1].flat.state], [models[0].flat.state]) < 1e-11
+
+
+def test_the_history_goes_round():
+    models, (x, y, _) = pair("one feature, one row")
+    for model in models:
+        model.steps(x, y, nnx.training.HISTORY + 5)
+    assert difference([models[1]._trainer.history], [models[0]._trainer.history]) < 1e-9
+
+
+def test_several_python_threads_train_at_once():
+    def work(number):
+        model, _ = trained("wide", Compiled("rows" if number % 2 else "lanes", 2), "float64", 60)
+        states[number] = model.flat.state
+
+    states = {}
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    expected, _ = wanted("wide", "float64", 60)
+    for state in states.values():
+        assert difference([state], [expected.flat.state]) < 1e-9
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_trains_on():
+    trained("wide", Compiled("rows", 2), "float32", 20)
+    child = os.fork()
+    if child == 0:
+        try:
+            model, _ = trained("wide", Compiled("rows", 2), "float32", 20)
+            os._exit(0 if model.eager_reason is None else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+class Square(nnx.Layer):
+    def forward(self, inputs, training=False):
+        self.inputs, self.output = inputs, inputs * inputs
+        return self.output
+
+    def backward(self, dvalues):
+        self.dinputs = 2 * self.inputs * dvalues
+        return self.dinputs
+
+
+class Halve(nnx.Layer):
+    def forward(self, inputs, training=False):
+        inputs *= 0.5
+        self.output = inputs
+        return inputs
+
+    def backward(self, dvalues):
+        dvalues *= 0.5
+        return dvalues
+
+
+@pytest.mark.parametrize(("layer", "words"), [(Square, "no recorded operation wrote"), (Halve, "in place")])
+def test_layers_that_compute_by_other_means_are_refused(layer, words):
+    model = nnx.Sequential(
+        nnx.Dense(2, 8), nnx.Tanh(), layer(), nnx.Dense(8, 3), nnx.Softmax(), backend=Compiled("rows", 1)
+    )
+    model.compile(nnx.CategoricalCrossEntropy(), nnx.SGD(0.1))
+    random = np.random.default_rng(0)
+    model.fit(random.standard_normal((20, 2)), np.arange(20) % 3, verbose=0)
+    assert words in model.eager_reason
+
+
+def recorded(model, x, y, change=None):
+    """Compile what a model's step records, changed on the way."""
+    seen = {}
+
+    def look(recorder):
+        calls = list(recorder.calls)
+        seen["calls"] = change(calls) if change else calls
+        seen["program"] = compile_program(model.backend, seen["calls"])
+        return seen["program"]
+
+    model.backend.compile = look
+    model.fit(x, y, verbose=0)
+    return model.eager_reason
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("end_step", "one optimizer and one end"), ("tally", "no tally"), ("relu", "softmax_jacobian")],
+)
+def test_steps_that_lack_a_part_or_have_a_strange_one_are_refused(name, words):
+    def change(calls):
+        from nnx.backends.program import Call
+
+        if name == "relu":
+            return [*calls[:-2], Call("softmax_jacobian", {}), *calls[-2:]]
+        return [call for call in calls if call.name != name]
+
+    model, x, y, _ = model_of("spiral", Compiled("rows", 1), "float64")
+    assert words in recorded(model, x, y, change)
+
+
+def test_operands_of_another_type_are_refused():
+    model, x, y, _ = model_of("spiral", Compiled("rows", 1), "float64")
+    trainer = model._trainer
+    feed = nnx.training.Feed(x.astype(np.float32), np.asarray(y))
+    runner = trainer.runner(feed)
+    assert isinstance(runner, Eager)
+
+
+# ---- a fresh process, cold and from the cache
+# --------------------------------------------------------------------------
+
+WORKER = """
+import json, sys
+sys.path.insert(0, {tests!r})
+from test_numba_program import CASES, Compiled, trained
+numbers = {{}}
+for name in ("spiral", "tail, tanh, penalties", "dropout, adamw", "wide", "unfused sigmoid"):
+    for family in ("rows", "lanes"):
+        model, history = trained(name, Compiled(family, 2), "float32", 30)
+        assert model.eager_reason is None, model.eager_reason
+        numbers[name + family] = [float(model.flat.state.astype("float64").sum()), *history["loss"][-2:]]
+print("NUMBERS", json.dumps(numbers))
+"""
+
+
+def worker(cache: Path) -> subprocess.Popen:
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    code = WORKER.format(tests=str(Path(__file__).parent))
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def numbers_of(process: subprocess.Popen) -> dict:
+    out, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    return json.loads(out.splitlines()[-1].removeprefix("NUMBERS "))
+
+
+def test_a_fresh_process_computes_the_same_cold_and_from_the_cache(tmp_path):
+    cold = numbers_of(worker(tmp_path))
+    warm = [worker(tmp_path), worker(tmp_path)]  # two at once share the cache
+    here = {}
+    for name in ("spiral", "tail, tanh, penalties", "dropout, adamw", "wide", "unfused sigmoid"):
+        for family in ("rows", "lanes"):
+            model, history = trained(name, Compiled(family, 2), "float32", 30)
+            here[name + family] = [float(model.flat.state.astype("float64").sum()), *history["loss"][-2:]]
+    for numbers in (numbers_of(warm[0]), numbers_of(warm[1]), here):
+        for key, values in cold.items():
+            assert np.allclose(values, numbers[key], rtol=1e-5), key
