@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -109,13 +109,9 @@ class NumbaBackend(NumpyBackend):
     # ---- programs ----------------------------------------------------------------------------------------------------
 
     def compile(self, recorder: Recorder) -> Program:
-        if find_spec("nnx.backends.numba_program") is None:
-            return super().compile(recorder)
-        native = getattr(import_module("nnx.backends.numba_program"), "compile", None)
-        if native is None:
-            return super().compile(recorder)
-        program: Program = native(self, recorder)
-        return program
+        from nnx.backends.numba_program import compile_program  # here, because it imports Numba
+
+        return cast(Program, compile_program(self, recorder.calls))  # it has a Program's run(steps) and native
 
     # ---- dense -------------------------------------------------------------------------------------------------------
 

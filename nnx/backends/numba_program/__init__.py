@@ -24,11 +24,6 @@ LANES_WEIGHTS = 1 << 13  # weights of the widest layer up to which samples go in
 LANES_ROWS = 16  # and from how many samples on
 
 
-def compile(backend: Any, recorder: Any) -> NumbaProgram:  # noqa: A001 - the name that the backend asks for
-    """Compile what a recorder noted: see `compile_program`."""
-    return compile_program(backend, recorder.calls)
-
-
 def compile_program(
     backend: Any, calls: list[Call], family: str | None = None, threads: int | None = None
 ) -> NumbaProgram:
