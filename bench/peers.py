@@ -80,6 +80,7 @@ def nnx_peer(name: str, backend: str, threads: int) -> Run:
     trainer = model._trainer
     assert trainer is not None
     job = Fit(model, trainer, model.backend.asarray(x), model._targets(y, x, "peers"), rows, False, None, [])
+    job.record()
     if backend == "numba" and model.eager_reason is not None:
         raise SystemExit(f"not replayed: {model.eager_reason}")
     epochs = max(1, (HISTORY if job.order is None else job.order.size // rows) // turns)

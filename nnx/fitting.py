@@ -68,6 +68,10 @@ class Fit:
         """Whether something must happen after every epoch."""
         return bool(self.callbacks or self.validation)
 
+    def record(self) -> None:
+        """Record the steps of both batch sizes: the full one, and the last of an epoch."""
+        self.full, self.last = self._runner(self.batch), self._runner(self.tail)
+
     def _runner(self, rows: int) -> tuple[Feed, Any] | None:
         if rows == 0:
             return None
@@ -93,10 +97,7 @@ class Fit:
             try:
                 for callback in self.callbacks:
                     callback.on_fit_begin(model)
-                self.full, self.last = (
-                    self._runner(self.batch),
-                    self._runner(self.tail),
-                )  # may compile, so under the bar
+                self.record()  # may compile, so under the bar
                 while history.epochs < epochs and not (interrupt.asked or model.stop_training):
                     self._block(min(self.epochs_per_block, epochs - history.epochs), history, interrupt, bar)
                 history.interrupted = interrupt.asked and history.epochs < epochs

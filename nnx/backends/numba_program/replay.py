@@ -14,6 +14,7 @@ from nnx.backends.numba_program.flow import Array, Step
 from nnx.backends.numba_program.layout import Layout
 from nnx.backends.program import Call
 from nnx.kernels.cpu import program_table as t
+from nnx.kernels.cpu.cores import keep_off_mine
 from nnx.kernels.cpu.program_step import ready
 
 WORTH_HELP = 200e-6  # seconds of work in a call below which waking a helper costs more than it does
@@ -27,7 +28,7 @@ class NumbaProgram:
     The layers' own buffers (`output`, `dinputs`) are not: the numbers are kept elsewhere.
 
     Attributes:
-        family: "rows" or "lanes". threads: how many may work on it.
+        family: "rows" or "lanes". threads: how many may work on it. running: whether helpers are wanted.
     """
 
     native = True
@@ -50,52 +51,72 @@ class NumbaProgram:
             *(plain(a) for a in (optimizer["hyper"], end["counters"], end["stats"], end["penalties"], end["history"])),
             self.numbers, self.sync,
         )  # fmt: skip
+        self.running = False
         self.seconds = 2 * step.work / SPEED + 5e-6  # of a step, roughly
 
     def run(self, steps: int) -> None:
         """Run `steps` steps."""
         threads = min(self.threads, int(self._limit() or 1))
         if threads > 1 and steps * self.seconds > WORTH_HELP:
+            self.running = True
             helpers.ask(self, threads - 1)
-        self._function(*self._arguments, 0, steps)
+        try:
+            self._function(*self._arguments, 0, steps)
+        finally:
+            self.running = False
 
     def help(self, number: int) -> None:
         """Work on it beside the thread that runs it, until that has ended."""
         self._function(*self._arguments, number, 0)
 
 
+class Helper:
+    """A thread that helps with steps. It sleeps in between.
+
+    Attributes:
+        program: which it works on; it leaves by itself soon after the program's last step.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.program: NumbaProgram | None = None
+        self.queue: SimpleQueue[NumbaProgram] = SimpleQueue()
+        thread = threading.Thread(target=self._serve, name=f"nnx-step-{number}", daemon=True)
+        thread.start()
+        self.native_id = thread.native_id or 0
+
+    def ask(self, program: NumbaProgram) -> None:
+        """Help with this program. If it is still there from the last call it stays."""
+        if self.program is not program:
+            self.program = program
+            self.queue.put(program)
+
+    def _serve(self) -> None:
+        while True:
+            program = self.queue.get()
+            program.help(self.number)
+            while program.running and self.program is program:  # it left just as the next call began
+                program.help(self.number)
+            if self.program is program:
+                self.program = None
+            del program
+
+
 class Helpers:
-    """Threads that help with steps. They are started when first needed, and sleep in between."""
+    """The helpers of this process, started when first needed."""
 
     def __init__(self) -> None:
-        self.queues: list[SimpleQueue[NumbaProgram]] = []
-        self.busy: list[NumbaProgram | None] = []
+        self.all: list[Helper] = []
         self.lock = threading.Lock()
 
     def ask(self, program: NumbaProgram, count: int) -> None:
-        """Send so many to a program. One that is still there from the last call stays."""
-        if len(self.queues) < count:
-            with self.lock:
-                while len(self.queues) < count:
-                    self.queues.append(SimpleQueue())
-                    self.busy.append(None)
-                    arguments = (self, len(self.queues))
-                    threading.Thread(
-                        target=_serve, args=arguments, name=f"nnx-step-{arguments[1]}", daemon=True
-                    ).start()
-        for number in range(count):
-            if self.busy[number] is not program:
-                self.busy[number] = program
-                self.queues[number].put(program)
-
-
-def _serve(pool: Helpers, number: int) -> None:
-    while True:
-        program = pool.queues[number - 1].get()
-        program.help(number)
-        if pool.busy[number - 1] is program:
-            pool.busy[number - 1] = None
-        del program
+        """Send so many to a program."""
+        with self.lock:
+            while len(self.all) < count:
+                self.all.append(Helper(len(self.all) + 1))
+        keep_off_mine([helper.native_id for helper in self.all[:count]])
+        for helper in self.all[:count]:
+            helper.ask(program)
 
 
 helpers = Helpers()

@@ -18,9 +18,11 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
+from nnx.kernels.cpu.cores import keep_off_mine
+
 limit = 1  # how many threads an operation may take, the caller's included; `set_limit` changes it
 _queue: SimpleQueue[Job] = SimpleQueue()
-_workers = 0
+_workers: list[threading.Thread] = []
 _lock = threading.Lock()
 
 
@@ -52,8 +54,9 @@ def run(parts: Sequence[Callable[[], Any]]) -> None:
         parts[0]()
         return
     helpers = min(limit, len(parts)) - 1
-    if helpers > _workers:
+    if helpers > len(_workers):
         _hire(helpers)
+    keep_off_mine([worker.native_id or 0 for worker in _workers[:helpers]])
     job = Job(parts)
     for _ in range(helpers):
         _queue.put(job)
@@ -85,11 +88,11 @@ def set_limit(threads: int) -> None:
 
 def _hire(wanted: int) -> None:
     """Have at least so many workers."""
-    global _workers
     with _lock:
-        while _workers < wanted:
-            threading.Thread(target=_serve, args=(_queue,), name=f"nnx-{_workers}", daemon=True).start()
-            _workers += 1
+        while len(_workers) < wanted:
+            worker = threading.Thread(target=_serve, args=(_queue,), name=f"nnx-{len(_workers)}", daemon=True)
+            worker.start()
+            _workers.append(worker)
 
 
 def _serve(queue: SimpleQueue[Job]) -> None:
@@ -100,7 +103,7 @@ def _serve(queue: SimpleQueue[Job]) -> None:
 def _after_fork() -> None:
     """A forked process has none of its parent's threads, and perhaps a lock that one of them held."""
     global _queue, _workers, _lock
-    _queue, _workers, _lock = SimpleQueue(), 0, threading.Lock()
+    _queue, _workers, _lock = SimpleQueue(), [], threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
