@@ -1,4 +1,4 @@
-"""From a step that was read to the int64 table that nnx/kernels/cpu/program_step.py interprets.
+"""From a step that was read to the int64 table that nnx/kernels/cpu/program_step.py runs.
 
 `Layout` hands out memory and columns; `Rows` and `Lanes` say how samples lie: row by row, for matrix products by
 gemm.py, or feature by feature with samples in the vector lanes, for narrow networks.
@@ -8,6 +8,7 @@ gemm.py, or feature by feature with samples in the vector lanes, for narrow netw
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,12 @@ import numpy as np
 from nnx.backends.errors import NotReplayable
 from nnx.backends.numba_program.flow import OPTIMIZERS, Array, Gradient, Node, Step, Value, address, same
 from nnx.kernels.cpu import program_table as t
-from nnx.kernels.cpu.gemm import TILE_ROWS
+from nnx.kernels.cpu import tile
+from nnx.kernels.cpu.gemm import STRIPS
 from nnx.kernels.cpu.lanes import SAMPLES
 
 PADDING = 64  # numbers that a buffer of the step's own is a multiple of
-TILE = 1 << 16  # numbers in a tile of a weight gradient: it stays in the second-level cache until it is used
-FEW_ROWS, MANY_ROWS = 96, 512  # rows of weights in a tile: fewer than that and packing costs more than the cache saves
+TILE = 1 << 15  # numbers in a tile of a weight gradient: it stays in the second-level cache until it is used
 WHOLE = 1 << 14  # parameters that are updated in one go, after all gradients, rather than tile by tile
 THREADED = 1e6  # multiply-adds in a step below which one thread is faster
 BLOCK_ROWS = 256  # samples that go through the network together
@@ -39,7 +40,7 @@ class Layout:
         inputs: at most two arrays given from outside, such as the data and the targets.
     """
 
-    grain = TILE_ROWS  # blocks are a multiple of this many samples
+    grain = tile.ROWS  # blocks are a multiple of this many samples
 
     def __init__(self, step: Step, arena: Array, threads: int) -> None:
         assert step.optimizer is not None
@@ -48,7 +49,10 @@ class Layout:
         self.work, self.places, self.inputs = 0, dict[int, int](), list[Array]()
         self.numbers: list[float] = [0.0] * t.CONSTANTS
         self.known: dict[tuple[float, ...], int] = {}
+        self.panels: dict[tuple[int, bool], int] = {}
+        self.before: dict[tuple[int, bool], list[list[int]]] = {}
         self.once: list[list[int]] = []
+        self.first: list[list[int]] = []
         self.local: list[list[int]] = []
         self.tasks: list[tuple[int, list[int]]] = []
         self.last: list[list[int]] = []
@@ -201,7 +205,9 @@ class Layout:
         assert step.end is not None
         self.tasks.sort(key=lambda task: -task[0])  # the largest first, so that threads end together
         regions: list[tuple[int, list[list[int]]]] = [
-            (t.ONCE, self.once), (t.BLOCKS, self.local), (t.TASKS, [row for _, row in self.tasks]), (t.TASKS, self.last)
+            (t.ONCE, self.once), (t.TASKS_ONCE, self.first),
+            (t.TASKS, [row for rows in self.before.values() for row in rows]), (t.BLOCKS, self.local),
+            (t.TASKS, [row for _, row in self.tasks]), (t.TASKS, self.last),
         ]  # fmt: skip
         regions = [region for region in regions if region[1]]
         header, operands = [0] * t.COLUMNS, step.optimizer.operands
@@ -214,6 +220,9 @@ class Layout:
         if self.scratch:
             header[t.SCRATCH_SIZE] = round_up(self.scratch, PADDING)
             header[t.SCRATCH] = self.new(header[t.SCRATCH_SIZE] * self.threads)
+        if isinstance(self, Rows):
+            header[t.STRIPS_SIZE] = round_up(STRIPS, PADDING)
+            header[t.STRIPS] = self.new(header[t.STRIPS_SIZE] * self.threads)
         header[t.PENALTIES] = len(self.numbers)
         for index in range(step.end.operands["penalties"].size):
             places = self.parts.get(index, [])
@@ -221,7 +230,7 @@ class Layout:
         table, first = [header], 1 + len(regions)
         for kind, operations in regions:
             region = [0] * t.COLUMNS
-            count = len(operations) if kind == t.TASKS else -(-rows // self.block)
+            count = len(operations) if kind in (t.TASKS, t.TASKS_ONCE) else -(-rows // self.block)
             region[t.OP], region[t.FIRST], region[t.LAST] = kind, first, first + len(operations)
             region[t.BLOCK], region[t.COUNT] = self.block, count
             table.append(region)
@@ -247,11 +256,12 @@ class Rows(Layout):
             case "dense":
                 assert node.weights is not None
                 assert node.biases is not None
-                w, b = self.parameter(node.weights), self.parameter(node.biases)
+                w, b = self.panels_of(node.weights, False), self.parameter(node.biases)
                 return [row(t.DENSE, KIND=kind_of(node), K=n, N=node.weights.shape[1], X=x, W=w, B=b, Y=out)]
             case "dense_dx":
                 assert node.weights is not None
-                columns = {"K": node.weights.shape[0], "N": n, "D": x, "W": self.parameter(node.weights), "G": out}
+                w = self.panels_of(node.weights, True)
+                columns = {"K": node.weights.shape[0], "N": n, "D": x, "W": w, "G": out}
                 return [row(t.DENSE_DX, KIND=kind_of(node), X=0 if node.y is None else place(node.y), **columns)]
             case "elementwise":
                 y = t.NOWHERE if node.y is None else place(node.y)
@@ -280,27 +290,53 @@ class Rows(Layout):
                 return [row(t.ROW_MEAN, N=n, X=x, Y=out, COEF=c)]
         raise NotReplayable(f"no compiled kernel by rows for {node.op}")
 
+    def panels_of(self, weights: Array, across: bool) -> int:
+        """Where weights, or their transpose, are copied to in the order in which products read them."""
+        source, (k, n) = self.parameter(weights), weights.shape
+        key = source, across
+        if key not in self.panels:
+            self.panels[key] = place = self.new(round_up(k, self.wide) * n if across else k * round_up(n, self.wide))
+            op, tile = t.PANELS_ACROSS if across else t.PANELS, self.tile_rows(k, n)
+            self.before[key] = [
+                self.row(op, K=k, N=n, X=source, Y=place, R0=r0, R1=min(k, r0 + tile)) for r0 in range(0, k, tile)
+            ]
+        return self.panels[key]
+
+    def refreshed(self, weights: int) -> dict[str, int]:
+        """The columns that say where new weights go as soon as they are there; a step need not begin with that then."""
+        columns = {}
+        for name, across in (("Y", False), ("B", True)):
+            if not self.whole and (weights, across) in self.panels:
+                columns[name] = self.panels[weights, across]
+                self.first += self.before.pop((weights, across))
+        return columns
+
+    @property
+    def wide(self) -> int:
+        """Columns of a panel."""
+        return tile.VECTORS * tile.WIDTH // self.arena.itemsize
+
     def gradient(self, gradient: Gradient) -> None:
         k, n = gradient.dw.shape
-        columns = {"K": k, "N": n, "X": self.place(gradient.x), "D": self.place(gradient.d)}
+        d, rows, weights = self.place(gradient.d), self.step.rows, self.values_of(gradient.dw)
+        panels = self.new(rows * round_up(n, self.wide))
+        self.local.append(self.row(t.PANELS, K=rows, N=n, X=d, Y=panels))
+        columns = {"K": k, "N": n, "X": self.place(gradient.x), "D": panels, "W": weights, "B": t.NOWHERE}
+        columns |= {"G": self.parameter(gradient.dw), **self.refreshed(weights)}
         tile = self.tile_rows(k, n)
+        self.scratch = max(self.scratch, tile * n)
         for r0 in range(0, k, tile):
-            r1 = min(k, r0 + tile)
-            columns |= {"R0": r0, "R1": r1, "W": self.values_of(gradient.dw), "G": self.parameter(gradient.dw)}
-            row = self.row(t.DENSE_DW, **columns, **self.updated(gradient.dw, r0, r1 - r0))
-            self.tasks.append(((r1 - r0) * n, row))
-        places = {"D": columns["D"], "W": self.values_of(gradient.db), "G": self.parameter(gradient.db)}
+            columns |= {"R0": r0, "R1": min(k, r0 + tile)}
+            row = self.row(t.DENSE_DW, **columns, **self.updated(gradient.dw, r0, columns["R1"] - r0))
+            self.tasks.append(((columns["R1"] - r0) * n, row))
+        places = {"D": d, "W": self.values_of(gradient.db), "G": self.parameter(gradient.db)}
         self.tasks.append((n, self.row(t.BIAS, N=n, **places, **self.updated(gradient.db, 0, n))))
 
     def tile_rows(self, k: int, n: int) -> int:
-        """Rows of a weight gradient that are made, regularized and used in one go."""
-        shared = round_up(-(-k // self.parts_wanted), TILE_ROWS)
-        tile = TILE // n // TILE_ROWS * TILE_ROWS
-        if tile >= FEW_ROWS:
-            rows = min(tile, max(shared, TILE_ROWS * 4), k)
-            self.scratch = max(self.scratch, rows * n)
-            return rows
-        return min(MANY_ROWS, max(shared, FEW_ROWS), k)
+        """Rows of a weight gradient that are made, regularized and used in one go: whole tiles, and whole panels."""
+        grain = math.lcm(tile.ROWS, self.wide)
+        shared = round_up(-(-k // self.parts_wanted), grain)
+        return min(max(TILE // n // grain * grain, grain), shared)
 
 
 class Lanes(Layout):

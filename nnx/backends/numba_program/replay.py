@@ -43,7 +43,7 @@ class NumbaProgram:
         end, optimizer = step.end.operands, step.optimizer.operands
         self.numbers, self.sync = np.array(layout.numbers), aligned(t.SYNC, np.dtype(np.int64))
         self.work = aligned(layout.work, dtype)
-        self._function = ready(dtype)
+        self._function = ready(dtype, self.family)
         self._arguments = (
             layout.table.reshape(-1), self.work, plain(layout.arena), *inputs,
             nothing if step.labels is None else plain(step.labels), nothing if step.order is None else

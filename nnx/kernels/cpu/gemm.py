@@ -2,13 +2,9 @@
 # (What @njit and @intrinsic take has no types for Python.)
 """Matrix products: `c (+)= a @ b`, then the bias, ReLU, or the mask of ReLU's gradient, while a tile is in registers.
 
-Floor: 2 m k n FLOP. Reaches, float32, one thread, of a Zen 4 core's 118 GFLOP/s with AVX-512: 101-107 on the shapes of
-training (128x784x512: 106, with bias and ReLU 105, masked 105; OpenBLAS there 101, 97, 86), 34 where k = 2. It loses
-where the result fills few tiles, at 10 columns or one row: those are BLAS's, by `prefer_own`.
-
-* A **tile** is a block of the result held in vector registers (tile.py): 8x32 numbers with AVX-512, 6x16 with AVX2.
-* A **panel** is a strip of `b` as wide as a tile, copied so that the inner loop reads it in order.
-* `gemm` takes panel after panel, and for each walks down `a`; each tile is stored once, finished.
+Floor: 2 m k n FLOP. A **tile** is a block of the result held in vector registers (tile.py): 8x32 numbers with AVX-512,
+6x16 with AVX2. It is made in one go over the whole depth, from a strip of `a` and a panel of `b` (packing.py), and
+stored once, finished.
 """
 
 from __future__ import annotations
@@ -20,126 +16,94 @@ import numpy as np
 from numba import types
 
 from nnx.kernels.cpu.cache import njit, typed
-from nnx.kernels.cpu.tile import (
-    add,
-    load,
-    multiply_add,
-    new_tile,
-    store,
-    tile_shape,
-    transpose,
-    vector_bytes,
-    where_positive,
-)
+from nnx.kernels.cpu.packing import pack_strips, panels_from_columns, panels_from_rows
+from nnx.kernels.cpu.tile import ROWS, VECTORS, WIDTH, accumulate, add, load, new_tile, store, where_positive
+from nnx.kernels.cpu.vectors import HELPER
 
-BLOCK_DEPTH = 512  # rows of b in a panel (a multiple of every vector length): a panel stays in the fast caches
-BLOCK_ROWS = 512  # rows of a for which a panel is used before it is made again: they stay in the second-level cache
+LANES = {4: WIDTH // 4, 8: WIDTH // 8}
+BLOCK_DEPTH = (
+    512 if WIDTH == 64 else 1024
+)  # a panel this deep is 64 KB in float32: half of a second-level cache holds it
+BLOCK_ROWS = 192  # rows of `a` that are packed at once: at that depth they fill the second-level cache
+BLOCK_COLUMNS = 1024  # columns of `b` that are packed at once: they stay in the third-level cache
+UNPACKED = 2  # panels for which it does not pay to pack `a`
+STRIPS = (BLOCK_ROWS + ROWS) * BLOCK_DEPTH + 64  # numbers that the strips take at most
 Array = Any
 
 
 # ---- the product -----------------------------------------------------------------------------------------------------
-# These helpers are inlined before anything is compiled, so that LLVM optimises `gemm` as one function, once.
 
 
-@njit(inline="always")
-def copy_block(a, spare, lanes):
-    """A copy of `a`, in the same order, whose rows do not start a power of two bytes apart."""
-    by_rows = a.strides[1] == a.itemsize
-    source = a if by_rows else a.T
-    m, n = source.shape
-    block = spare[: m * (n + lanes)].reshape(m, n + lanes)[:, :n]
-    for i in range(m):
-        row, copy = source[i], block[i]
-        for j in range(n):
-            copy[j] = row[j]
-    return block if by_rows else block.T
+@njit(**HELPER)
+def multiply(a, panels, c, bias, active, relu, accumulating, strips):
+    """``c (+)= a @ b`` for a `b` that lies in panels, plus bias, ReLU and mask; see `gemm`. `strips` is scratch."""
+    (m, whole), n, columns = a.shape, c.shape[1], VECTORS * (WIDTH // c.itemsize)
+    packed, empty = n > UNPACKED * columns, new_tile(c, ROWS, VECTORS)
+    for k in range(0, max(whole, 1), BLOCK_DEPTH):
+        depth = min(BLOCK_DEPTH, whole - k)
+        first, last = k == 0 and not accumulating, k + depth >= whole
+        for i0 in range(0, m, BLOCK_ROWS):
+            some = a[i0 : i0 + BLOCK_ROWS, k : k + depth]
+            if packed:
+                pack_strips(some, strips)
+            for j in range(0, n, columns):
+                for i in range(0, some.shape[0], ROWS):
+                    at = j * whole + k * columns
+                    tile = accumulate(empty, some, i, strips, i * depth, packed, panels, at, columns, depth)
+                    if not first:
+                        tile = add(tile, load(empty, c, i0 + i, j))
+                    if last and bias.size:
+                        tile = add(tile, load(empty, bias, 0, j))
+                    if last and relu:
+                        tile = where_positive(tile, tile)
+                    if last and active.size:
+                        tile = where_positive(tile, load(empty, active, i0 + i, j))
+                    store(tile, c, i0 + i, j)
 
 
-@njit(inline="always")
-def fill_panel(panel, vectors, lanes, b, j):
-    """Copy ``b[:, j:]`` into `panel`, by square blocks if `b` is a transposed array."""
-    for v in range(vectors):
-        if b.strides[1] == b.itemsize:
-            for k in range(b.shape[0]):
-                store(load(new_tile(b, 1, 1, lanes), b, k, j + v * lanes), panel, k, v * lanes)
-        else:
-            for k in range(0, b.shape[0], lanes):
-                block = load(new_tile(b, lanes, 1, lanes), b.T, j + v * lanes, k)
-                store(transpose(block), panel, k, v * lanes)
+@njit(**HELPER)
+def pack_panels(b, panels):
+    """Copy all of `b`, contiguous along its rows or its columns, to panels."""
+    if b.strides[1] == b.itemsize:
+        panels_from_rows(b, panels, b.shape[0], 0)
+    else:
+        panels_from_columns(b.T, panels, b.shape[0])
 
 
-@njit(inline="always")
-def multiply_columns(panel, rows, vectors, lanes, a, b, c, bias, active, j, first, last, relu):
-    """``c[:, j:]`` = (or +=, unless `first`) ``a @ b[:, j:]`` one panel wide; then the epilogue if this is `last`."""
-    fill_panel(panel, vectors, lanes, b, j)
-    empty = new_tile(c, rows, vectors, lanes)  # made inside the loop it costs a tenth of the speed
-    for i in range(0, a.shape[0], rows):
-        tile = empty
-        for k in range(a.shape[1]):
-            tile = multiply_add(tile, a, i, k, panel, k)
-        if not first:
-            tile = add(tile, load(empty, c, i, j))
-        if last and bias.size:
-            tile = add(tile, load(empty, bias, 0, j))
-        if last and relu:
-            tile = where_positive(tile, tile)
-        if last and active.size:
-            tile = where_positive(tile, load(empty, active, i, j))
-        store(tile, c, i, j)
-
-
-def make(itemsize: int, width: int) -> Any:
-    """The product for numbers of `itemsize` bytes in vectors of `width` bytes."""
-    rows, vectors = tile_shape(width)
-    lanes = width // itemsize
+def make(itemsize: int) -> Any:
+    """The product for numbers of `itemsize` bytes."""
+    columns = VECTORS * LANES[itemsize]
 
     @njit(cache=True, nogil=True, error_model="numpy")
-    def gemm(a, b, c, bias, active, relu, accumulate):
+    def gemm(a, b, c, bias, active, relu, accumulating):
         """``c (+)= a @ b``, plus `bias` (1, n), ReLU, and zero where `active` (m, n) is not positive; empty means none.
 
         Each of `a` and `b` is contiguous along its rows or its columns, the others along their rows.
         """
-        (m, k_size), n, columns = a.shape, b.shape[1], vectors * lanes
-        if k_size != b.shape[0] or (m, n) != c.shape:
+        (m, depth), n = a.shape, b.shape[1]
+        if depth != b.shape[0] or (m, n) != c.shape:
             raise ValueError("gemm: shapes do not fit")
         if (b.size and b.itemsize not in b.strides) or (c.size and c.strides[1] != c.itemsize):
             raise ValueError("gemm: an operand is not contiguous")
-        memory = np.empty((BLOCK_DEPTH + 1) * columns, c.dtype)
-        skip = -memory.ctypes.data % (lanes * c.itemsize) // c.itemsize  # to the first aligned vector
-        wide = memory[skip : skip + BLOCK_DEPTH * columns].reshape(BLOCK_DEPTH, columns)
-        narrow = memory[skip : skip + BLOCK_DEPTH * lanes].reshape(BLOCK_DEPTH, lanes)
-        # Rows a power of two apart compete for the same few cache lines; a copy pays if enough panels use it.
-        crowded = max(a.strides) % 512 == 0 and n >= 4 * columns
-        spare = np.empty((min(m, BLOCK_ROWS) + lanes) * (BLOCK_DEPTH + lanes) if crowded else 0, c.dtype)
-        for i0 in range(0, m, BLOCK_ROWS):
-            some_c, some_active = c[i0 : i0 + BLOCK_ROWS], active[i0 : i0 + BLOCK_ROWS]
-            for k0 in range(0, max(k_size, 1), BLOCK_DEPTH):
-                some_a, some_b = a[i0 : i0 + BLOCK_ROWS, k0 : k0 + BLOCK_DEPTH], b[k0 : k0 + BLOCK_DEPTH]
-                if crowded:
-                    some_a = copy_block(some_a, spare, lanes)
-                first, last = k0 == 0 and not accumulate, k0 + BLOCK_DEPTH >= k_size
-                j = 0
-                while j < n:
-                    if n - j > lanes:
-                        multiply_columns(
-                            wide, rows, vectors, lanes, some_a, some_b, some_c, bias, some_active, j, first, last, relu
-                        )
-                        j += columns
-                    else:
-                        multiply_columns(
-                            narrow, rows, 1, lanes, some_a, some_b, some_c, bias, some_active, j, first, last, relu
-                        )
-                        j += lanes
+        wide = (min(n, BLOCK_COLUMNS) + columns - 1) // columns * columns
+        strip_numbers = (min(m, BLOCK_ROWS) + ROWS) * min(depth, BLOCK_DEPTH) + columns
+        memory = np.empty(wide * depth + strip_numbers + 64, c.dtype)
+        skip = -memory.ctypes.data % 64 // c.itemsize  # to the first cache line
+        panels, strips = memory[skip : skip + wide * depth], memory[skip + wide * depth :]
+        for j in range(0, n, BLOCK_COLUMNS):
+            some = b[:, j : j + BLOCK_COLUMNS]
+            pack_panels(some, panels)
+            multiply(
+                a, panels, c[:, j : j + BLOCK_COLUMNS], bias[:, j : j + BLOCK_COLUMNS],
+                active[:, j : j + BLOCK_COLUMNS], relu, accumulating, strips,
+            )  # fmt: skip
 
     return gemm
 
 
-WIDTH = vector_bytes()
 # Callers in compiled code name these as globals of this module; `ready` must have been called for their type before.
-gemm_float32 = make(4, WIDTH)
-gemm_float64 = make(8, WIDTH)
-TILE_ROWS = tile_shape(WIDTH)[0]
-LANES = {4: WIDTH // 4, 8: WIDTH // 8}
+gemm_float32 = make(4)
+gemm_float64 = make(8)
 
 
 @cache
@@ -173,5 +137,5 @@ def prefer_own(m: int, n: int, k: int, itemsize: int, fused: bool) -> bool:
     if not WIDE:
         return False
     lanes = LANES[itemsize]
-    fill = m * n / ((-(-m // TILE_ROWS) * TILE_ROWS) * (-(-n // lanes) * lanes))
+    fill = m * n / ((-(-m // ROWS) * ROWS) * (-(-n // lanes) * lanes))
     return fill >= (0.5 if fused else 0.75)

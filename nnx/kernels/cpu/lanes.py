@@ -21,8 +21,8 @@ from nnx.kernels.cpu.tile import (
     INT64,
     Tile,
     Window,
+    accumulate,
     load,
-    multiply_add,
     pack,
     splat,
     store,
@@ -127,7 +127,7 @@ def lanes_product(w, x, y, bias, active, relu):
         y, active: [n, samples]; samples are a multiple of SAMPLES.
     """
     n, k = w.shape
-    width = WIDE // x.itemsize
+    width, step = WIDE // x.itemsize, x.strides[0] // x.itemsize
     # So many samples at a time that their inputs stay in the first-level cache while all outputs are made of them.
     block = max(width, NEAR // max(k, 1) // width * width)
     for first in range(0, x.shape[1], block):
@@ -135,9 +135,7 @@ def lanes_product(w, x, y, bias, active, relu):
         for j in range(0, n, OUTPUTS):
             start = output_tile(bias, j) if bias.size else zero_tile(bias)
             for s in range(first, last, width):
-                samples, tile = x[:, s:], start
-                for i in range(k):
-                    tile = multiply_add(tile, w, j, i, samples, i)
+                tile = accumulate(start, w, j, w, 0, False, x, s, step, k)
                 if relu:
                     tile = where_positive(tile, tile)
                 if active.size:

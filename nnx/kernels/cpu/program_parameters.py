@@ -16,10 +16,13 @@ from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.program_table import (
     ADAGRAD,
     ADAM,
+    COEF,
     CORRECTION,
     HITS,
     LOSSES,
+    M_DELTA,
     NOWHERE,
+    OPTIMIZER,
     PART,
     PENALTIES,
     RATE,
@@ -27,7 +30,10 @@ from nnx.kernels.cpu.program_table import (
     ROWS,
     SGD,
     SHRINK,
+    SLOT,
     STEP_SIZE,
+    UPDATE,
+    V_DELTA,
     part,
 )
 from nnx.kernels.cpu.vectors import view
@@ -122,6 +128,17 @@ def update(kind, p, g, m, v, hyper, numbers):
             square = keep * v[j] + add * g[j] * g[j]
             v[j] = square
             p[j] -= size * g[j] / (math.sqrt(square) + epsilon)
+
+
+@njit(**PART)
+def finish(t, header, memory, hyper, numbers, p, g, n):
+    """Regularize and update n parameters at place p whose gradients stand at g."""
+    values, gradients = part(memory, p, n), part(memory, g, n)
+    if t[SLOT] > 0:
+        numbers[t[SLOT]] = regularize(values, gradients, numbers[t[COEF]], numbers[t[COEF] + 1])
+    if t[UPDATE]:
+        first, second = part(memory, p + header[M_DELTA], n), part(memory, p + header[V_DELTA], n)
+        update(header[OPTIMIZER], values, gradients, first, second, hyper, numbers)
 
 
 @njit(**PART)

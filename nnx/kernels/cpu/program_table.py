@@ -1,4 +1,4 @@
-"""The table that `program_step.run` interprets: its columns, its operations, and where their operands lie.
+"""The table that the compiled step interprets: its columns, its operations, and where their operands lie.
 
 A recorded training step becomes an int64 table [rows, COLUMNS], flattened: row 0 is the header, then come the regions,
 then the operations. A region is a part of the step that several threads may share: BLOCKS of samples that go through
@@ -20,8 +20,8 @@ from numba.extending import intrinsic
 
 from nnx.kernels.cpu.vectors import OPTIONS
 
-# How a kernel is compiled that only `run` calls: not cached by itself, and without the wrappers that would make it
-# callable from Python, which take half of the time.
+# How a kernel is compiled that only `run_rows` and `run_lanes` call: not cached by itself, and without the wrappers
+# that would make it callable from Python, which take half of the time.
 PART = {**OPTIONS, "cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 INLINE = {**PART, "forceinline": True}
 
@@ -37,14 +37,17 @@ COLUMNS = 16
 # lanes.
 OP, KIND, STRIDE, K, N, X, Y, W, B, D, G, R0, R1, COEF, SLOT, UPDATE = range(16)
 # The header (row 0).
-REGIONS, ROWS, M_DELTA, V_DELTA, OPTIMIZER, PENALTIES, LOSSES, HITS, SCRATCH, SCRATCH_SIZE, TALLY = range(1, 12)
+REGIONS, ROWS, M_DELTA, V_DELTA, OPTIMIZER, PENALTIES, LOSSES, HITS, SCRATCH, SCRATCH_SIZE, STRIPS, STRIPS_SIZE = range(
+    1, 13
+)
 # A region: what it is, its operations, samples in a block, and how many blocks or tasks it has.
 FIRST, LAST, BLOCK, COUNT = range(1, 5)
-ONCE, BLOCKS, TASKS = range(3)  # ONCE: blocks too, but only in the first step of a call
+ONCE, BLOCKS, TASKS, TASKS_ONCE = range(4)  # ONCE: blocks, or tasks, in the first step of a call only
 
 # ---- operations ------------------------------------------------------------------------------------------------------
 # Products of matrices by rows, then what is done to samples by rows, by features, and to either.
 DENSE, DENSE_DX, DENSE_DW = range(3)
+PANELS, PANELS_ACROSS = range(3, 5)  # a matrix, or its transpose, in the order in which a product reads it
 GATHER, DROPOUT, SOFTMAX, SOFTMAX_BACK, CROSS_ENTROPY, CROSS_ENTROPY_SOFT, ARGMAX, ONE_HOT, ROW_MEAN = range(10, 19)
 LANES_DENSE, LANES_DX, LANES_DW, LANES_DB = range(20, 24)
 LANES_LOAD, LANES_DROPOUT, LANES_CROSS_ENTROPY, LANES_MEAN, LANES_CLEAR = range(30, 35)
@@ -60,8 +63,8 @@ SGD, ADAGRAD, RMSPROP, ADAM, NO_OPTIMIZER = range(5)
 
 # ---- numbers: float64 that operations read ---------------------------------------------------------------------------
 RATE, STEP_SIZE, CORRECTION, SHRINK, FINAL, CONSTANTS = 0, 1, 2, 3, 4, 8
-# ---- sync: int64, each on a cache line of its own -----------------------------------------------------------------
-TICKET, DONE, PHASE, SYNC = 0, 16, 32, 48
+# ---- sync: int64; what several threads write stands on cache lines of its own, the rest is the leader's -------------
+TICKET, DONE, PHASE, EXPECTED, AT_REGION, STEPS_LEFT, BEGUN, SYNC = 0, 16, 32, 48, 49, 50, 51, 64
 
 
 @intrinsic

@@ -24,7 +24,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
-INT64, INT32 = ir.IntType(64), ir.IntType(32)
+INT64, INT32, BYTE = ir.IntType(64), ir.IntType(32), ir.IntType(8)
 
 
 def vector_bytes() -> int:
@@ -33,9 +33,9 @@ def vector_bytes() -> int:
     return 64 if "+avx512f" in features else 32 if "+avx2" in features else 16
 
 
-def tile_shape(width: int) -> tuple[int, int]:
-    """Rows and vectors of a tile: as large as 32 vector registers (AVX-512, Arm) or 16 (other x86) hold."""
-    return (8, 2) if width == 64 or platform.machine() in ("aarch64", "arm64") else (6, 2)
+WIDTH = vector_bytes()
+# Rows and vectors of a product's tile: as large as 32 vector registers (AVX-512, Arm) or 16 (other x86) hold.
+ROWS, VECTORS = (8, 2) if WIDTH == 64 or platform.machine() in ("aarch64", "arm64") else (6, 2)
 
 
 # ---- the type --------------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ class Window:
     def __init__(self, context: Any, builder: Any, tile: Tile, array_type: Any, array: Any, i: Any, j: Any) -> None:
         array = context.make_array(array_type)(context, builder, array)
         self.builder, self.tile, self.i, self.j = builder, tile, i, j
-        self.data = builder.bitcast(array.data, ir.IntType(8).as_pointer())
+        self.data = builder.bitcast(array.data, BYTE.as_pointer())
         self.rows, self.columns = cgutils.unpack_tuple(builder, array.shape)
         self.strides = cgutils.unpack_tuple(builder, array.strides)
 
@@ -122,39 +122,112 @@ class Window:
 
 # ---- operations ------------------------------------------------------------------------------------------------------
 @intrinsic(prefer_literal=True)
-def new_tile(typingctx, array, rows, vectors, lanes):
+def new_tile(typingctx, array, rows, vectors):
     """A tile of zeros with the number type of `array`; the other arguments are constants."""
-    tile = Tile(array.dtype, rows.literal_value, vectors.literal_value, lanes.literal_value)
-
-    def emit(context, builder, signature, arguments):
-        return ir.Constant(context.get_value_type(tile), None)
-
-    return tile(array, rows, vectors, lanes), emit
+    tile = Tile(array.dtype, rows.literal_value, vectors.literal_value, lanes_of(array.dtype))
+    return tile(array, rows, vectors), _zeros(tile)
 
 
 @intrinsic
-def multiply_add(typingctx, tile, a, i, k, panel, depth):
-    """``tile + outer(a[i:i+rows, k], panel[depth, :])``: the inner loop of every product."""
+def square_tile(typingctx, array):
+    """A tile of zeros with as many rows as a vector has lanes."""
+    tile = Tile(array.dtype, lanes_of(array.dtype), 1, lanes_of(array.dtype))
+    return tile(array), _zeros(tile)
+
+
+def lanes_of(dtype: Any) -> int:
+    """How many numbers of this type (Numba's) a vector register holds."""
+    return WIDTH * 8 // dtype.bitwidth
+
+
+def _zeros(tile: Tile) -> Callable[..., Any]:
+    return lambda context, builder, signature, arguments: ir.Constant(context.get_value_type(tile), None)
+
+
+@intrinsic
+def accumulate(typingctx, tile, a, i, strips, strip, packed, panels, panel, step, depth):
+    """``tile + a[i : i + rows, :depth] @ panel``: the inner loop of every product.
+
+    The panel begins at `panels[panel]`; its next row stands `step` numbers further on. If `packed`, the rows of `a` are
+    read from the strip that begins at `strips[strip]`, where column follows column: one stream of numbers instead of
+    one for each row.
+    """
 
     def emit(context, builder, signature, arguments):
-        value, a_value, i, k, panel_value, depth = arguments
-        left = Window(context, builder, tile, a, a_value, i, k)
-        right = Window(context, builder, tile, panel, panel_value, depth, INT64(0))
-        row = {
-            column: builder.load(right.pointer(0, column, tile.vector), align=tile.align)
-            for _, column in tile.places[: tile.vectors]
-        }
-        factor = [splat(builder, builder.load(left.pointer(r, 0, tile.scalar)), tile.lanes) for r in range(tile.rows)]
-        products = [builder.fmul(factor[r], row[column], flags=("contract",)) for r, column in tile.places]
-        return pack(
-            builder,
-            [
-                builder.fadd(product, term, flags=("contract",))  # "contract": fuse where the CPU can
-                for product, term in zip(products, unpack(builder, value), strict=True)
-            ],
-        )
+        value, a_value, i, strips_value, strip, packed, panels_value, panel, step, depth = arguments
+        size = tile.dtype.bitwidth // 8
+        left = Window(context, builder, tile, a, a_value, i, INT64(0))
+        right = _start(context, builder, panels, panels_value, panel)
+        apart = builder.mul(step, INT64(size))
+        registers = [cgutils.alloca_once(builder, tile.vector) for _ in tile.places]
+        for register, vector in zip(registers, unpack(builder, value), strict=True):
+            builder.store(vector, register)
 
-    return tile(tile, a, i, k, panel, depth), emit
+        def loop(column_of):
+            with cgutils.for_range(builder, depth) as k:
+                row = builder.gep(right, [builder.mul(k.index, apart)])
+                vectors = [
+                    builder.load(_at(builder, row, v * tile.lanes * size, tile.vector), align=tile.align)
+                    for v in range(tile.vectors)
+                ]
+                for r, number in enumerate(column_of(k.index)):
+                    factor = splat(builder, builder.load(number), tile.lanes)
+                    for v, vector in enumerate(vectors):
+                        register = registers[r * tile.vectors + v]  # "contract": fuse where the CPU can
+                        product = builder.fmul(factor, vector, flags=("contract",))
+                        builder.store(builder.fadd(product, builder.load(register), flags=("contract",)), register)
+
+        with builder.if_else(packed) as (from_strip, from_rows):
+            with from_strip:
+                start = _start(context, builder, strips, strips_value, strip)
+
+                def column_of_strip(k):
+                    column = builder.gep(start, [builder.mul(k, INT64(tile.rows * size))])
+                    return [_at(builder, column, r * size, tile.scalar) for r in range(tile.rows)]
+
+                loop(column_of_strip)
+            with from_rows:
+                starts = [left.pointer(r, 0, BYTE) for r in range(tile.rows)]
+
+                def column_of_rows(k):
+                    along = builder.mul(k, left.strides[1])
+                    return [builder.bitcast(builder.gep(s, [along]), tile.scalar.as_pointer()) for s in starts]
+
+                loop(column_of_rows)
+        return pack(builder, [builder.load(register) for register in registers])
+
+    return tile(tile, a, i, strips, strip, packed, panels, panel, step, depth), emit
+
+
+def _start(context, builder, array_type, array, index):
+    """Pointer to the bytes of a flat array from one element on."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), BYTE.as_pointer())
+
+
+def _at(builder, pointer, offset, element):
+    return builder.bitcast(builder.gep(pointer, [INT64(offset)]), element.as_pointer())
+
+
+@intrinsic
+def rows_of(typingctx, flat, start, rows, columns, step):
+    """A matrix in a flat array, without an owner: each row begins `step` numbers after the one before."""
+
+    def emit(context, builder, signature, arguments):
+        flat_value, start, rows, columns, step = arguments
+        source, result = (
+            context.make_array(flat)(context, builder, flat_value),
+            context.make_array(matrix)(context, builder),
+        )
+        size = INT64(flat.dtype.bitwidth // 8)
+        context.populate_array(
+            result, data=builder.gep(source.data, [start]), shape=[rows, columns],
+            strides=[builder.mul(step, size), size], itemsize=size, meminfo=None,
+        )  # fmt: skip
+        return result._getvalue()
+
+    matrix = types.Array(flat.dtype, 2, "A")
+    return matrix(flat, *[types.intp] * 4), emit
 
 
 @intrinsic

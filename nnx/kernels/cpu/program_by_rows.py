@@ -1,0 +1,205 @@
+"""`run_rows`: replays a recorded training step whose samples lie row by row, many times in one call.
+
+It interprets the table described in program_table.py: 30 to 50 ns an operation.
+"""
+
+# mypy: allow-untyped-defs, no-check-untyped-defs
+
+from __future__ import annotations
+
+from nnx.kernels.cpu.cache import njit
+from nnx.kernels.cpu.gemm import multiply
+from nnx.kernels.cpu.packing import panels_from_columns, panels_from_rows
+from nnx.kernels.cpu.program_drive import bare, begin_call, extent, next_ticket
+from nnx.kernels.cpu.program_parameters import finish
+from nnx.kernels.cpu.program_rows import (
+    argmax_rows,
+    cross_entropy_rows,
+    cross_entropy_soft_rows,
+    dropout_rows,
+    gather,
+    mean_rows,
+    one_hot_rows,
+    softmax_back_rows,
+    softmax_rows,
+)
+from nnx.kernels.cpu.program_shared import apply_elementwise, copy_labels, parameter_task
+from nnx.kernels.cpu.program_table import (
+    ARGMAX,
+    BIAS,
+    COEF,
+    COLUMNS,
+    CROSS_ENTROPY,
+    CROSS_ENTROPY_SOFT,
+    DENSE,
+    DENSE_DW,
+    DENSE_DX,
+    DONE,
+    DROPOUT,
+    ELEMENTWISE,
+    FINAL,
+    GATHER,
+    KIND,
+    LABELS,
+    ONE_HOT,
+    OP,
+    PANELS_ACROSS,
+    PART,
+    R0,
+    R1,
+    RELU,
+    ROW_MEAN,
+    SCRATCH,
+    SCRATCH_SIZE,
+    SOFTMAX,
+    SOFTMAX_BACK,
+    STRIPS,
+    STRIPS_SIZE,
+    UPDATE,
+    B,
+    D,
+    G,
+    K,
+    N,
+    W,
+    X,
+    Y,
+    finish_one,
+    grid,
+    part,
+)
+from nnx.kernels.cpu.vectors import OPTIONS, view
+from nnx.kernels.layout import CURSOR, STEP
+
+
+@njit(**PART)
+def fill_panels(memory, place, k, n, r0, rows, panels, across):
+    """Rows r0 .. r0 + rows of a matrix [k, n] to panels; or, across, to columns of the panels of its transpose."""
+    source = grid(memory, place + r0 * n, rows, n, n, 1)
+    if across:
+        panels_from_columns(source, part(memory, panels + r0 * n, 0), n)
+    else:
+        panels_from_rows(source, part(memory, panels, 0), k, r0)
+
+
+@njit(inline="always")
+def product(t, header, memory, hyper, numbers, r0, rows, thread):
+    """Y = X W + B, dX = D W', or rows R0 .. R1 of dW = X' D with all that is then done to them."""
+    op, k, n, at, size = t[OP], t[K], t[N], t[G], (t[R1] - t[R0]) * t[N]
+    a = c = bias = active = grid(memory, 0, 0, 0, 1, 1)
+    if op == DENSE:
+        a, c = grid(memory, t[X] + r0 * k, rows, k, k, 1), grid(memory, t[Y] + r0 * n, rows, n, n, 1)
+        bias, panels = grid(memory, t[B], 1, n, n, 1), part(memory, t[W], 0)
+    elif op == DENSE_DX:
+        a, c = grid(memory, t[D] + r0 * n, rows, n, n, 1), grid(memory, t[G] + r0 * k, rows, k, k, 1)
+        panels = part(memory, t[W], 0)
+        if t[KIND] == RELU:
+            active = grid(memory, t[X] + r0 * k, rows, k, k, 1)
+    else:
+        at += t[R0] * n
+        if t[UPDATE] and numbers[FINAL] == 0.0 and size <= header[SCRATCH_SIZE]:
+            # Nobody sees this gradient but the optimizer: keep it in this thread's cache, write it in the last step
+            # only.
+            at = header[SCRATCH] + thread * header[SCRATCH_SIZE]
+        a, c = grid(memory, t[X] + t[R0], t[R1] - t[R0], rows, 1, k), grid(memory, at, t[R1] - t[R0], n, n, 1)
+        panels = part(memory, t[D], 0)
+    strips = part(memory, header[STRIPS] + thread * header[STRIPS_SIZE], 0)
+    multiply(a, panels, c, bias, active, op == DENSE and t[KIND] == RELU, False, strips)
+    if op == DENSE_DW:
+        finish(t, header, memory, hyper, numbers, t[W] + t[R0] * n, at, size)
+        if t[Y] >= 0:  # the new weights for the next step's products, while they are in the cache
+            fill_panels(memory, t[W], k, n, t[R0], t[R1] - t[R0], t[Y], False)
+        if t[B] >= 0:
+            fill_panels(memory, t[W], k, n, t[R0], t[R1] - t[R0], t[B], True)
+
+
+@njit(inline="always")
+def cross_entropy(t, memory, numbers, r0, rows):
+    """Softmax with cross-entropy. X logits, B targets, G gradient, Y losses, D scratch, W hits if they are counted."""
+    n, at, c = t[N], r0 * t[N], t[COEF]
+    losses = part(memory, t[Y] + r0, rows)
+    hits = part(memory, max(t[W], 0) + r0, rows if t[W] >= 0 else 0)
+    x, out, totals = part(memory, t[X] + at, rows * n), part(memory, t[G] + at, rows * n), part(memory, t[D] + r0, rows)
+    if t[OP] == CROSS_ENTROPY:
+        labels = part(memory, t[B] + r0, rows)
+        cross_entropy_rows(x, labels, out, losses, totals, hits, n, numbers[c], numbers[c + 1], numbers[c + 2])
+    else:
+        target = part(memory, t[B] + at, rows * n)
+        cross_entropy_soft_rows(x, target, out, losses, totals, n, numbers[c], numbers[c + 1], numbers[c + 2])
+
+
+@njit(inline="always")
+def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread):
+    """Carry out one operation of the table on samples r0 .. r0 + rows. Codes that it does not know do nothing."""
+    op, n, at, c = t[OP], t[N], r0 * t[N], t[COEF]
+    if op <= DENSE_DW:
+        product(t, header, memory, hyper, numbers, r0, rows, thread)
+    elif op <= PANELS_ACROSS:
+        first, count = (t[R0], t[R1] - t[R0]) if t[R1] > 0 else (r0, rows)
+        fill_panels(memory, t[X], t[K], t[N], first, count, t[Y], op == PANELS_ACROSS)
+    elif op == CROSS_ENTROPY or op == CROSS_ENTROPY_SOFT:  # noqa: SIM109 - `in` is a call
+        cross_entropy(t, memory, numbers, r0, rows)
+    elif op == ELEMENTWISE:
+        apply_elementwise(t, memory, numbers, r0, rows, rows)
+    elif op == LABELS:
+        copy_labels(t, memory, labels, order, counters, r0, rows)
+    elif op >= BIAS:
+        parameter_task(t, header, memory, hyper, numbers)
+    elif op == GATHER:
+        chosen = view(order, counters[CURSOR] + r0, rows)
+        gather(part(memory, t[X], 0), chosen, part(memory, t[Y] + at, rows * n), n)
+    elif op == DROPOUT:
+        x, y = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
+        dropout_rows(x, y, r0, rows, n, t[R1], numbers[c], t[KIND], counters[STEP], t[R0])
+    elif op == ROW_MEAN:
+        mean_rows(part(memory, t[X] + at, rows * n), part(memory, t[Y] + r0, rows), n, numbers[c])
+    elif op == SOFTMAX:
+        softmax_rows(
+            part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n), part(memory, t[D] + r0, rows), n
+        )
+    elif op == SOFTMAX_BACK:
+        x, d = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
+        softmax_back_rows(x, d, part(memory, t[G] + at, rows * n), rows, n)
+    elif op == ARGMAX:
+        argmax_rows(part(memory, t[X] + at, rows * n), part(memory, t[Y] + r0, rows), n)
+    elif op == ONE_HOT:
+        one_hot_rows(part(memory, t[X] + r0, rows), part(memory, t[Y] + at, rows * n), n)
+
+
+@njit(**OPTIONS)
+def run_rows(
+    table,
+    work,
+    arena,
+    inputs,
+    targets,
+    labels,
+    order,
+    hyper,
+    counters,
+    stats,
+    penalties,
+    history,
+    numbers,
+    sync,
+    thread,
+    steps,
+):
+    """Run `steps` steps as the leader (thread 0), or help one that does: see program_step.py for the arguments."""
+    # Bare views: nobody counts references from here on.
+    memory = (bare(work), bare(arena), bare(inputs), bare(targets))
+    table, labels, order, counters, sync = bare(table), bare(labels), bare(order), bare(counters), bare(sync)
+    hyper, stats, penalties, history, numbers = bare(hyper), bare(stats), bare(penalties), bare(history), bare(numbers)
+    header = view(table, 0, COLUMNS)
+    begin_call(header, sync, thread, steps)
+    while True:
+        ticket = next_ticket(
+            header, table, memory, hyper, counters, stats, penalties, history, numbers, sync, thread
+        )  # fmt: skip
+        if ticket == 0:
+            return
+        first, last, r0, rows = extent(header, table, ticket)
+        for o in range(first, last):
+            t = view(table, o * COLUMNS, COLUMNS)
+            operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread)
+        finish_one(sync, DONE)
