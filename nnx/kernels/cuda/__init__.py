@@ -1,0 +1,55 @@
+"""The CUDA kernels as data: what each takes, where it stands, and how it is launched for a shape.
+
+Nothing here touches a GPU: it is Python and NumPy's scalar types. `source(file)` is the text to compile,
+`options(dtype)` the compiler's options, `KERNELS` the table, `KERNELS[name].arguments(...)` what a launch takes, and
+launches.py plans launches.
+
+    launch = softmax_rows("softmax", 128, 10)             # Launch("softmax_warp", (8,), (256,), 0)
+    kernel = KERNELS[launch.kernel]
+    module = cupy.RawModule(code=source(kernel.file), options=options("float32"))
+    run = module.get_function(kernel.name)
+    run(launch.grid, launch.block, kernel.arguments("float32", x, y, 128, 10), shared_mem=launch.shared)
+
+All arrays are C-contiguous. `REAL` is float or double, fixed at compile time. A pointer that says "or null" takes None.
+"""
+
+from nnx.kernels.cuda.launches import (
+    Launch,
+    bands,
+    bias_activation,
+    column_sums,
+    dropout,
+    elementwise,
+    loss_bounds,
+    product,
+    regularize,
+    row_groups,
+    slices,
+    softmax_jacobian,
+    softmax_rows,
+    tally,
+)
+from nnx.kernels.cuda.table import ACTIVATIONS, FILES, KERNELS, Kernel, options, source
+
+__all__ = [
+    "ACTIVATIONS",
+    "FILES",
+    "KERNELS",
+    "Kernel",
+    "Launch",
+    "bands",
+    "bias_activation",
+    "column_sums",
+    "dropout",
+    "elementwise",
+    "loss_bounds",
+    "options",
+    "product",
+    "regularize",
+    "row_groups",
+    "slices",
+    "softmax_jacobian",
+    "softmax_rows",
+    "source",
+    "tally",
+]

@@ -1,0 +1,137 @@
+"""Plans: grid, block and shared memory of a kernel for a shape.
+
+Every kernel walks its data in strides of the whole grid, so it is right for any grid, and the plans are about speed.
+They depend on shapes alone, never on the device: sums are added in the same order on every GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a kernel is launched.
+
+    Attributes:
+        kernel: its name. grid: blocks. block: threads of one. shared: bytes of dynamic shared memory.
+    """
+
+    kernel: str
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    shared: int = 0
+
+
+THREADS = 256  # of a block, everywhere
+WARP = 32
+BLOCKS = 2048  # enough to fill every GPU of today several times over
+LONG = 1024  # columns from which on a row is a block's work
+TILE = 32  # of `product`: rows and columns of a block's share
+PARTS = 512  # most blocks of a two-stage reduction
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _blocks(threads: int, most: int = BLOCKS) -> int:
+    return max(1, min(_ceil(threads, THREADS), most))
+
+
+def elementwise(kernel: str, n: int) -> Launch:
+    """Activations, `*_backward` over n elements, optimizers: 16 bytes of an array a thread."""
+    return Launch(kernel, (_blocks(_ceil(n, 4)),), (THREADS,))
+
+
+def bias_activation(rows: int, columns: int) -> Launch:
+    """Y = activation(y + bias): a thread stays in its column."""
+    return Launch("bias_activation", (max(_blocks(_ceil(rows * columns, 4)), _ceil(columns, THREADS)),), (THREADS,))
+
+
+def lanes(columns: int) -> int:
+    """Return how many threads of a warp share a row: the power of two that is enough, at most all."""
+    return min(WARP, 1 << max(0, columns - 1).bit_length())
+
+
+def row_groups(kernel: str, rows: int, columns: int) -> Launch:
+    """Kernels that give each row some lanes of a warp: losses, gather_*, cross_entropy_*, tally_labels."""
+    return Launch(kernel, (_blocks(rows * lanes(columns), 1 << 16),), (THREADS,))
+
+
+def softmax_rows(kernel: str, rows: int, columns: int) -> Launch:
+    """Kernels that come as `_warp` and `_block`: softmax, softmax_backward, softmax_cross_entropy_{labels,...}."""
+    if columns <= LONG:
+        return row_groups(f"{kernel}_warp", rows, columns)
+    return Launch(f"{kernel}_block", (max(1, min(rows, 1 << 16)),), (THREADS,))
+
+
+def softmax_jacobian(rows: int, columns: int) -> Launch:
+    """Every row of every matrix is a row."""
+    return row_groups("softmax_jacobian", rows * columns, columns)
+
+
+def dropout(rows: int, columns: int) -> Launch:
+    """One random counter, which is four elements of a row, a thread."""
+    return Launch("dropout", (_blocks(rows * _ceil(columns, 4), 1 << 14),), (THREADS,))
+
+
+def product(m: int, n: int, k: int) -> Launch:
+    """A block a tile of the result; where tiles are few and sums long, grid.y slices of each sum (`slices`)."""
+    return Launch("product", (max(1, _ceil(m, TILE) * _ceil(n, TILE)), slices(m, n, k)), (THREADS,))
+
+
+def slices(m: int, n: int, k: int) -> int:
+    """Return in how many slices `product` adds up: the scratch it then needs is [slices, m, n]."""
+    tiles = max(1, _ceil(m, TILE) * _ceil(n, TILE))
+    return max(1, min(k // 128, 128 // tiles))
+
+
+def column_sums(rows: int, columns: int, kernel: str = "column_sums") -> tuple[Launch, ...]:
+    """One launch, or two: the first into scratch [bands(rows, columns), columns], the second, column_sums, from there.
+
+    Args:
+        kernel: the first of them, column_sums or relu_backward_column_sums.
+    """
+    tiles, count = max(1, _ceil(columns, THREADS)), bands(rows, columns)
+    first = Launch(kernel, (tiles, count), (THREADS,))
+    return (first,) if count == 1 else (first, Launch("column_sums", (tiles, 1), (THREADS,)))
+
+
+def bands(rows: int, columns: int) -> int:
+    """Return into how many bands `column_sums` splits the rows: the height of the scratch it needs, if above 1."""
+    tiles = max(1, _ceil(columns, THREADS))
+    at_a_time = max(1, THREADS // max(1, columns))  # rows that a block reads together
+    count = min(rows // (32 * at_a_time), PARTS // tiles)
+    return count if count >= 4 else 1  # for less the second launch costs more than it saves
+
+
+def tally(metric: str, rows: int, columns: int) -> tuple[Launch, ...]:
+    """One launch, or two: the first into parts [grid.x, 2] float64, the second, tally_total, from there.
+
+    Args:
+        metric: "losses", "labels", "distributions", "sides" or "distances".
+    """
+    work = rows if metric == "losses" else rows * columns
+    return _two_stages(f"tally_{metric}", "tally_total", work)
+
+
+def regularize(n: int) -> tuple[Launch, ...]:
+    """One launch, or two: the first into parts [grid.x] float64, the second, regularize_total, from there."""
+    return _two_stages("regularize", "regularize_total", n)
+
+
+def _two_stages(first: str, second: str, work: int) -> tuple[Launch, ...]:
+    """One block for up to 32 numbers a thread, because a second launch costs more than they do."""
+    blocks = 1 if work <= 32 * THREADS else _blocks(_ceil(work, 8), PARTS)
+    head = Launch(first, (blocks,), (THREADS,))
+    return (head,) if blocks == 1 else (head, Launch(second, (1,), (THREADS,)))
+
+
+def loss_bounds(clip: float) -> tuple[float, float]:
+    """Return `low` and `high` of the fused losses: -log(p) as if p were within [clip, 1 - clip]; clip 0 is exact."""
+    if clip == 0:
+        return -np.inf, np.inf
+    return float(-np.log1p(-clip)), float(-np.log(clip))

@@ -1,0 +1,321 @@
+"""The table of kernels: what each takes and does, and the text to compile. The tests hold it to the `.cu` files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(__file__).parent
+HEADER = "common.cuh"
+REALS = {"float32": "float", "float64": "double"}
+ACTIVATIONS = {None: 0, "relu": 1, "sigmoid": 2, "tanh": 3}  # as in dense.cu
+SCALARS: dict[str, Any] = {
+    "long long": np.int64,
+    "int": np.int32,
+    "unsigned int": np.uint32,
+    "unsigned long long": np.uint64,
+    "double": np.float64,
+}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel.
+
+    Attributes:
+        name: its name. file: the file it stands in.
+        signature: its parameters as in that file, "const REAL* x, REAL* y, long long n".
+        summary: what it does.
+    """
+
+    name: str
+    file: str
+    signature: str
+    summary: str
+
+    @property
+    def parameters(self) -> tuple[tuple[str, str], ...]:
+        """Type and name of each parameter: ("const REAL*", "x")."""
+        pairs = (text.strip().rpartition(" ") for text in self.signature.split(","))
+        return tuple((kind, name) for kind, _, name in pairs)
+
+    def arguments(self, dtype: str, *values: Any) -> tuple[Any, ...]:
+        """Return values as a launch takes them: each number in the parameter's own type, None as the null pointer.
+
+        A bare Python float would be passed as a double whatever the kernel expects, and be read as another number.
+
+        Args:
+            dtype: "float32" or "float64": what REAL stands for.
+        """
+        if len(values) != len(self.parameters):
+            raise TypeError(f"{self.name}: {len(values)} arguments given, expected ({self.signature})")
+        return tuple(argument(kind, value, dtype) for (kind, _), value in zip(self.parameters, values, strict=True))
+
+
+def argument(kind: str, value: Any, dtype: str) -> Any:
+    """Return one value as a parameter of this C type takes it."""
+    if kind.endswith("*"):
+        return np.uintp(0) if value is None else value
+    return np.dtype(dtype).type(value) if kind == "REAL" else SCALARS[kind](value)
+
+
+_STATE = "const double* hyper, const long long* counters, long long n"
+_FUSED = "REAL* losses, REAL* probabilities, REAL* gradient, long long rows, long long columns, REAL low, REAL high"
+_SHAPE = "long long rows, long long columns"
+
+_TABLE = (
+    # ---- dense -------------------------------------------------------------------------------------------------------
+    Kernel(
+        "product",
+        "dense.cu",
+        "const REAL* a, const REAL* b, const REAL* bias, REAL* c, long long m, long long n, long long k, "
+        "int a_transposed, int b_transposed, int activation",
+        "c [m, n] = activation(a [m, k] @ b [k, n] + bias [n]); bias or null. With grid.y > 1, c [grid.y, m, n] "
+        "holds shares of the sum, without bias and activation, which column_sums adds up. "
+        "a_transposed: a is stored [k, m]; b_transposed: b is stored [n, k].",
+    ),
+    Kernel(
+        "bias_activation",
+        "dense.cu",
+        f"REAL* y, const REAL* bias, {_SHAPE}, int activation",
+        "y = activation(y + bias [columns]) in place.",
+    ),
+    Kernel(
+        "column_sums",
+        "dense.cu",
+        f"const REAL* x, REAL* sums, {_SHAPE}",
+        "sums [grid.y, columns]: the column sums of x, each of grid.y bands of rows by itself.",
+    ),
+    Kernel(
+        "relu_backward_column_sums",
+        "dense.cu",
+        f"const REAL* y, const REAL* dy, REAL* dx, REAL* sums, {_SHAPE}",
+        "dx = dy where y > 0, else 0; and the column sums of dx, as in column_sums. dx may be dy.",
+    ),
+    # ---- activations -------------------------------------------------------------------------------------------------
+    *(
+        Kernel(f"{name}_forward", "activations.cu", "const REAL* x, REAL* y, long long n", f"y = {what}; y may be x.")
+        for name, what in (
+            ("relu", "max(x, 0), nan stays nan"),
+            ("sigmoid", "1 / (1 + exp(-x))"),
+            ("tanh", "tanh(x)"),
+        )
+    ),
+    *(
+        Kernel(
+            f"{name}_backward",
+            "activations.cu",
+            "const REAL* y, const REAL* dy, REAL* dx, long long n",
+            f"dx = {what}; dx may be dy.",
+        )
+        for name, what in (
+            ("relu", "dy where y > 0, else 0"),
+            ("sigmoid", "dy * y * (1 - y)"),
+            ("tanh", "dy * (1 - y * y)"),
+        )
+    ),
+    # ---- softmax -----------------------------------------------------------------------------------------------------
+    *(
+        Kernel(
+            f"softmax_{team}",
+            "softmax.cu",
+            f"const REAL* x, REAL* y, {_SHAPE}",
+            f"Softmax, a {team} a row; y may be x.",
+        )
+        for team in ("warp", "block")
+    ),
+    *(
+        Kernel(
+            f"softmax_backward_{team}",
+            "softmax.cu",
+            f"const REAL* y, const REAL* dy, REAL* dx, {_SHAPE}",
+            f"dx = y * (dy - sum(y * dy)), a {team} a row; dx may be dy.",
+        )
+        for team in ("warp", "block")
+    ),
+    Kernel(
+        "softmax_jacobian",
+        "softmax.cu",
+        f"const REAL* y, REAL* jacobian, {_SHAPE}",
+        "jacobian [rows, columns, columns] = diagflat(y) - y @ y.T of each row.",
+    ),
+    # ---- cross-entropy -----------------------------------------------------------------------------------------------
+    *(
+        Kernel(
+            f"cross_entropy_{kind}",
+            "cross_entropy.cu",
+            f"const REAL* p, const {pointer}* target, REAL* losses, {_SHAPE}",
+            f"losses [rows] = -sum(target * log(clipped p)); target: {what}.",
+        )
+        for kind, pointer, what in (("labels", "long long", "[rows]"), ("distributions", "REAL", "[rows, columns]"))
+    ),
+    *(
+        Kernel(
+            f"cross_entropy_backward_{kind}",
+            "cross_entropy.cu",
+            f"const REAL* p, const {pointer}* target, REAL* dp, {_SHAPE}",
+            f"dp = -target / clipped p / rows; target: {what}.",
+        )
+        for kind, pointer, what in (("labels", "long long", "[rows]"), ("distributions", "REAL", "[rows, columns]"))
+    ),
+    *(
+        Kernel(
+            f"softmax_cross_entropy_{kind}_{team}",
+            "cross_entropy.cu",
+            f"const REAL* logits, const {pointer}* target, {_FUSED}",
+            f"losses, gradient (p - target) / rows and probabilities (or null), a {team} a row; target: {what}; "
+            "low, high: see loss_bounds.",
+        )
+        for kind, pointer, what in (("labels", "long long", "[rows]"), ("distributions", "REAL", "[rows, columns]"))
+        for team in ("warp", "block")
+    ),
+    # ---- other losses ------------------------------------------------------------------------------------------------
+    *(
+        Kernel(
+            name,
+            "losses.cu",
+            f"const REAL* {given}, const REAL* target, REAL* losses, {_SHAPE}",
+            f"losses [rows] = mean over columns of {what}.",
+        )
+        for name, given, what in (
+            ("binary_cross_entropy", "p", "-(t log p + (1 - t) log(1 - p))"),
+            ("mean_squared_error", "prediction", "(prediction - target)**2"),
+            ("mean_absolute_error", "prediction", "|prediction - target|"),
+        )
+    ),
+    *(
+        Kernel(
+            f"{name}_backward",
+            "losses.cu",
+            f"const REAL* {given}, const REAL* target, REAL* gradient, long long n",
+            f"gradient = {what} / n.",
+        )
+        for name, given, what in (
+            ("binary_cross_entropy", "p", "((1 - t) / (1 - p) - t / p)"),
+            ("mean_squared_error", "prediction", "2 (prediction - target)"),
+            ("mean_absolute_error", "prediction", "sign(prediction - target)"),
+        )
+    ),
+    Kernel(
+        "sigmoid_cross_entropy",
+        "losses.cu",
+        f"const REAL* logits, const REAL* target, {_FUSED}",
+        "losses, gradient (p - target) / (rows columns) and probabilities (or null); low, high: see loss_bounds.",
+    ),
+    # ---- one training step -------------------------------------------------------------------------------------------
+    Kernel(
+        "dropout",
+        "dropout.cu",
+        f"const REAL* x, REAL* y, {_SHAPE}, const long long* counters, unsigned long long seed, unsigned int layer, "
+        "unsigned int threshold, REAL scale",
+        "y = x * scale where the element's random word is at least threshold, else 0; y may be x.",
+    ),
+    *(
+        Kernel(
+            f"gather_{kind}",
+            "gather.cu",
+            f"const {pointer}* source, const long long* order, const long long* counters, {pointer}* out, {_SHAPE}",
+            "out [rows, columns] = source[order[counters[CURSOR] + row]].",
+        )
+        for kind, pointer in (("reals", "REAL"), ("integers", "long long"))
+    ),
+    *(
+        Kernel(
+            f"tally_{metric}",
+            "step.cu",
+            f"const REAL* losses, {operands}double* parts, double* stats, {shape}",
+            f"stats[LOSS] = mean of losses{what}. With several blocks into parts [grid.x, 2], for tally_total.",
+        )
+        for metric, operands, shape, what in (
+            ("losses", "", "long long rows", "; stats[HITS] stays"),
+            (
+                "labels",
+                "const REAL* outputs, const long long* target, ",
+                _SHAPE,
+                "; stats[HITS] = rows whose largest output is the target's class",
+            ),
+            (
+                "distributions",
+                "const REAL* outputs, const REAL* target, ",
+                _SHAPE,
+                "; stats[HITS] = rows whose largest output is where the target's largest is",
+            ),
+            (
+                "sides",
+                "const REAL* outputs, const REAL* target, ",
+                f"{_SHAPE}, REAL threshold",
+                "; stats[HITS] = share of columns where output > threshold is target > 0.5, over all rows",
+            ),
+            (
+                "distances",
+                "const REAL* outputs, const REAL* target, ",
+                f"{_SHAPE}, REAL precision",
+                "; stats[HITS] = share of columns where |output - target| < precision, over all rows",
+            ),
+        )
+    ),
+    Kernel(
+        "tally_total",
+        "step.cu",
+        "const double* parts, double* stats, long long count, long long rows, int with_hits",
+        "stats from the parts of count blocks.",
+    ),
+    Kernel(
+        "end_step",
+        "step.cu",
+        "double* stats, const double* penalties, long long penalty_count, double* history, long long capacity, "
+        "long long* counters, long long rows",
+        "stats[PENALTY] = sum of penalties; history[DONE % capacity] = stats; counters += (1, rows, 1).",
+    ),
+    # ---- optimizers --------------------------------------------------------------------------------------------------
+    *(
+        Kernel(name, "optimizers.cu", f"REAL* p, const REAL* g, REAL* {moment}, {_STATE}", f"One step of {what}.")
+        for name, moment, what in (
+            ("sgd", "m", "gradient descent with momentum"),
+            ("adagrad", "v", "AdaGrad"),
+            ("rmsprop", "v", "RMSProp"),
+        )
+    ),
+    Kernel(
+        "adam",
+        "optimizers.cu",
+        f"REAL* p, const REAL* g, REAL* m, REAL* v, {_STATE}",
+        "One step of Adam, with decoupled weight decay.",
+    ),
+    # ---- regularization ----------------------------------------------------------------------------------------------
+    Kernel(
+        "regularize",
+        "regularize.cu",
+        "const REAL* w, REAL* dw, double* parts, double* penalty, long long n, double l1, double l2",
+        "dw += l1 sign(w) + 2 l2 w; penalty = l1 sum|w| + l2 sum w**2. With several blocks into parts [grid.x].",
+    ),
+    Kernel(
+        "regularize_total",
+        "regularize.cu",
+        "const double* parts, double* penalty, long long count",
+        "penalty = the sum of the parts of count blocks.",
+    ),
+)
+KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _TABLE}
+FILES: tuple[str, ...] = tuple(dict.fromkeys(kernel.file for kernel in _TABLE))
+
+
+@cache
+def source(file: str) -> str:
+    """Return the text to compile. The header stands inside it: caches of compiled kernels look into no includes."""
+    header = (FOLDER / HEADER).read_text(encoding="utf-8")
+    text = (FOLDER / file).read_text(encoding="utf-8")
+    before, include, after = text.partition(f'#include "{HEADER}"\n')
+    if not include:
+        return text
+    line = before.count("\n") + 2
+    return f'{before}#line 1 "{HEADER}"\n{header}#line {line} "{file}"\n{after}'
+
+
+def options(dtype: str) -> tuple[str, ...]:
+    """Return the compiler's options: "float32" or "float64". No fast math: maxima, infinities and NaN must count."""
+    return ("-std=c++17", f"-DREAL={REALS[dtype]}")

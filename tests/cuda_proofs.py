@@ -1,0 +1,398 @@
+"""What is tried with each CUDA kernel: a proof runs it on the operands of a case and gives what it wrote.
+
+`@proves` enters a proof into the table, with the kernels that it proves and the operation whose cases it takes: the
+ugly operands of nnx/testing/cases.py, with the answers of nnx/testing/reference.py. A proof yields one dictionary of
+results for every way it runs the kernels; all of them must be right.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from cuda_on_cpu import CpuModule
+
+from nnx.kernels import cuda
+from nnx.kernels.cuda import ACTIVATIONS, KERNELS, Launch
+from nnx.kernels.philox import keep_threshold
+
+Array = np.ndarray
+Operands = dict[str, Any]
+Results = dict[str, Array]
+GUARD = 77  # stands before and behind everything that is written
+
+
+@functools.cache
+def module(file: str, dtype: str, sanitize: bool) -> CpuModule:
+    return CpuModule(file, dtype, sanitize)
+
+
+class Run:
+    """Runs kernels one after the other on plain memory.
+
+    Args:
+        dtype: what REAL stands for. seed: of the order of threads and blocks.
+        crowded: launch one block of whatever the plan says, so that strides of the grid are taken.
+        shift: elements by which arrays begin later than at a multiple of 16 bytes.
+        sanitize: run the kernels that are compiled with the address sanitizer.
+    """
+
+    def __init__(
+        self, dtype: str, seed: int = 0, crowded: bool = False, shift: int = 0, sanitize: bool = False
+    ) -> None:
+        self.dtype, self.seed, self.crowded, self.shift, self.sanitize = dtype, seed, crowded, shift, sanitize
+        self.kernels: set[str] = set()
+        self._rooms: list[tuple[Array, int, int]] = []
+
+    def __str__(self) -> str:
+        return f"{self.dtype}, seed={self.seed}, crowded={self.crowded}, shift={self.shift}"
+
+    def __call__(self, launch: Launch, *values: Any) -> None:
+        kernel = KERNELS[launch.kernel]
+        self.kernels.add(kernel.name)
+        compiled = module(kernel.file, self.dtype, self.sanitize)
+        compiled.seed = self.seed
+        arguments = kernel.arguments(self.dtype, *values)
+        compiled.kernel(kernel.name)(launch.grid, launch.block, arguments, shared_mem=launch.shared)
+
+    def walk(self, launch: Launch, *values: Any) -> None:
+        """Launch a kernel whose result must not depend on the grid: on the planned one, or on one block."""
+        self(replace(launch, grid=(1,)) if self.crowded else launch, *values)
+
+    def read(self, a: Array) -> Array:
+        """Return an operand where it is to stand, read-only."""
+        placed = self._place(a.size, a.dtype, 0)[1].reshape(a.shape)
+        placed[...] = a
+        placed.flags.writeable = False
+        return placed
+
+    def write(self, shape: Any, dtype: Any = None, values: Any = 55) -> Array:
+        """Return an array to be written, between guards."""
+        size = int(np.prod(shape))
+        whole, room = self._place(size, np.dtype(dtype or self.dtype), 3)
+        room[...] = np.reshape(values, -1) if np.ndim(values) else values
+        start = (room.ctypes.data - whole.ctypes.data) // room.itemsize
+        self._rooms.append((whole, start, size))
+        return room.reshape(shape)
+
+    def _place(self, size: int, dtype: Any, behind: int) -> tuple[Array, Array]:
+        """An array that begins `shift` elements behind a multiple of 16 bytes, in one that ends `behind` after it."""
+        before = 32 // np.dtype(dtype).itemsize + self.shift
+        whole = np.full(before + size + behind, GUARD, dtype)
+        start = before - whole.ctypes.data % 16 // whole.itemsize
+        return whole, whole[start : start + size]
+
+    def check_guards(self, what: str) -> None:
+        """Raise AssertionError where something was written outside."""
+        for whole, start, size in self._rooms:
+            outside = np.concatenate([whole[:start], whole[start + size :]])
+            assert (outside == GUARD).all(), f"{what}: written outside of an array"
+        self._rooms.clear()
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What proves some kernels: `run` gives what they write for the operands of a case of `operation`."""
+
+    kernels: tuple[str, ...]
+    operation: str
+    run: Callable[[Run, Operands], Iterator[Results]]
+
+
+PROOFS: dict[str, Proof] = {}
+
+
+def proves(operation: str, *kernels: str) -> Callable[[Any], Any]:
+    def enter(function: Callable[[Run, Operands], Iterator[Results]]) -> Any:
+        PROOFS[operation] = Proof(kernels, operation, function)
+        return function
+
+    return enter
+
+
+# ---- dense -----------------------------------------------------------------------------------------------------------
+
+
+def multiply(run: Run, a: Array, b: Array, transposed: tuple[bool, bool], slices: int = 0, **epilogue: Any) -> Array:
+    """c = a @ b by the kernel, in so many slices or as planned; a and b as they are stored."""
+    (m, k), n = a.shape[:: -1 if transposed[0] else 1], b.shape[0 if transposed[1] else 1]
+    bias, activation = epilogue.get("bias"), ACTIVATIONS[epilogue.get("activation")]
+    launch = cuda.product(m, n, k)
+    slices = slices or launch.grid[1]
+    launch = replace(launch, grid=(1 if run.crowded else launch.grid[0], slices))
+    parts = run.write((slices, m, n))
+    run(launch, run.read(a), run.read(b), bias, parts, m, n, k, *transposed, activation)
+    if slices == 1:
+        return parts[0]
+    c = run.write((m, n))  # what slices leave undone
+    run(cuda.column_sums(slices, m * n)[-1], parts, c, slices, m * n)
+    if bias is not None:
+        run.walk(cuda.bias_activation(m, n), c, bias, m, n, activation)
+    return c
+
+
+@proves("dense", "product", "column_sums", "bias_activation")
+def dense(run: Run, given: Operands) -> Iterator[Results]:
+    x, w, bias, activation = given["x"], given["w"], run.read(given["b"]), given.get("activation")
+    for slices in (0, 3):
+        for ways in ((False, False), (True, False), (False, True), (True, True)):
+            a, b = (np.ascontiguousarray(f.T) if way else f for f, way in zip((x, w), ways, strict=True))
+            yield {"out": multiply(run, a, b, ways, slices, bias=bias, activation=activation)}
+
+
+@proves("dense_backward", "product", "column_sums")
+def dense_backward(run: Run, given: Operands) -> Iterator[Results]:
+    x, w, dy = given["x"], given["w"], given["dy"]
+    rows, columns = dy.shape
+    dw, dx = multiply(run, x, dy, (True, False)), multiply(run, dy, w, (False, True))
+    for bands in (cuda.bands(rows, columns), 3):
+        yield {"out": dx, "dw": dw, "db": column_sums(run, "column_sums", (run.read(dy),), rows, columns, bands)}
+
+
+def column_sums(run: Run, kernel: str, arrays: tuple[Array, ...], rows: int, columns: int, bands: int) -> Array:
+    launch = cuda.column_sums(rows, columns, kernel)[0]
+    parts, sums = run.write((bands, columns)), run.write((1, columns))
+    run(replace(launch, grid=(1 if run.crowded else launch.grid[0], bands)), *arrays, parts, rows, columns)
+    run(cuda.column_sums(bands, columns)[-1], parts, sums, bands, columns)
+    return sums
+
+
+# ---- activations -----------------------------------------------------------------------------------------------------
+
+
+def forward(name: str) -> None:
+    @proves(name, f"{name}_forward")
+    def proof(run: Run, given: Operands) -> Iterator[Results]:
+        x = given["x"]
+        y, place = run.write(x.shape), run.write(x.shape, values=x)
+        run.walk(cuda.elementwise(f"{name}_forward", x.size), run.read(x), y, x.size)
+        run.walk(cuda.elementwise(f"{name}_forward", x.size), place, place, x.size)
+        yield {"out": y}
+        yield {"out": place}
+
+
+def backward(name: str) -> None:
+    @proves(f"{name}_backward", f"{name}_backward")
+    def proof(run: Run, given: Operands) -> Iterator[Results]:
+        y, dy = run.read(given["y"]), run.read(given["dy"])
+        dx, place = run.write(y.shape), run.write(y.shape, values=given["dy"])
+        run.walk(cuda.elementwise(f"{name}_backward", y.size), y, dy, dx, y.size)
+        run.walk(cuda.elementwise(f"{name}_backward", y.size), y, place, place, y.size)
+        yield {"out": dx}
+        yield {"out": place}
+
+
+for name in ("relu", "sigmoid", "tanh"):
+    forward(name)
+    backward(name)
+
+
+@proves("relu_backward", "relu_backward", "relu_backward_column_sums")
+def relu_backward(run: Run, given: Operands, plain: Any = PROOFS["relu_backward"].run) -> Iterator[Results]:
+    yield from plain(run, given)
+    y, dy = given["y"], given["dy"]
+    for bands in (cuda.bands(*y.shape), 3):
+        dx = run.write(y.shape)
+        arrays = (run.read(y), run.read(dy), dx)
+        sums = column_sums(run, "relu_backward_column_sums", arrays, *y.shape, bands)
+        with np.errstate(all="ignore"):
+            size = np.abs(dx.astype(np.float64)).sum(axis=0)
+            wanted = dx.astype(np.float64).sum(axis=0)
+            close = np.abs(sums[0] - wanted) <= size * (2e-5 if run.dtype == "float32" else 1e-13)
+        assert (close | ~np.isfinite(wanted)).all(), "column sums of the masked gradient"
+        yield {"out": dx}
+
+
+# ---- softmax and its losses ------------------------------------------------------------------------------------------
+
+TEAMS = ("warp", "block")
+
+
+def rows_launch(kernel: str, rows: int, columns: int) -> Launch:
+    """The plan's launch, or that of the team that the plan would not take here."""
+    name, _, team = kernel.rpartition("_")
+    return cuda.row_groups(kernel, rows, columns) if team == "warp" else Launch(f"{name}_block", (rows,), (256,))
+
+
+@proves("softmax", "softmax_warp", "softmax_block")
+def softmax(run: Run, given: Operands) -> Iterator[Results]:
+    x = given["x"]
+    for team in TEAMS:
+        y, place = run.write(x.shape), run.write(x.shape, values=x)
+        run.walk(rows_launch(f"softmax_{team}", *x.shape), run.read(x), y, *x.shape)
+        run.walk(rows_launch(f"softmax_{team}", *x.shape), place, place, *x.shape)
+        yield {"out": y}
+        yield {"out": place}
+
+
+@proves("softmax_backward", "softmax_backward_warp", "softmax_backward_block")
+def softmax_backward(run: Run, given: Operands) -> Iterator[Results]:
+    y = given["y"]
+    for team in TEAMS:
+        dx = run.write(y.shape)
+        run.walk(rows_launch(f"softmax_backward_{team}", *y.shape), run.read(y), run.read(given["dy"]), dx, *y.shape)
+        yield {"out": dx}
+
+
+@proves("softmax_jacobian", "softmax_jacobian")
+def softmax_jacobian(run: Run, given: Operands) -> Iterator[Results]:
+    y = given["y"]
+    out = run.write((*y.shape, y.shape[1]))
+    run.walk(cuda.softmax_jacobian(*y.shape), run.read(y), out, *y.shape)
+    yield {"out": out}
+
+
+def kind_of(target: Array) -> str:
+    return "labels" if target.ndim == 1 else "distributions"
+
+
+@proves("cross_entropy", "cross_entropy_labels", "cross_entropy_distributions")
+def cross_entropy(run: Run, given: Operands) -> Iterator[Results]:
+    p, target = given["p"], given["target"]
+    out = run.write(len(p))
+    launch = cuda.row_groups(f"cross_entropy_{kind_of(target)}", *p.shape)
+    run.walk(launch, run.read(p), run.read(target), out, *p.shape)
+    yield {"out": out}
+
+
+@proves("cross_entropy_backward", "cross_entropy_backward_labels", "cross_entropy_backward_distributions")
+def cross_entropy_backward(run: Run, given: Operands) -> Iterator[Results]:
+    p, target = given["p"], given["target"]
+    out = run.write(p.shape)
+    launch = cuda.row_groups(f"cross_entropy_backward_{kind_of(target)}", *p.shape)
+    run.walk(launch, run.read(p), run.read(target), out, *p.shape)
+    yield {"out": out}
+
+
+@proves(
+    "softmax_cross_entropy",
+    *(f"softmax_cross_entropy_{kind}_{team}" for kind in ("labels", "distributions") for team in TEAMS),
+)
+def softmax_cross_entropy(run: Run, given: Operands) -> Iterator[Results]:
+    x, target = given["logits"], given["target"]
+    for team in TEAMS:
+        launch = rows_launch(f"softmax_cross_entropy_{kind_of(target)}_{team}", *x.shape)
+        yield fused(run, launch, given)
+
+
+def fused(run: Run, launch: Launch, given: Operands) -> Results:
+    x, target = given["logits"], given["target"]
+    wanted = given.get("probabilities", ...) is not None
+    results = {"losses": run.write(len(x)), "out": run.write(x.shape)}
+    if wanted:
+        results["probabilities"] = run.write(x.shape)
+    written = (results["losses"], results.get("probabilities"), results["out"])
+    low_high = cuda.loss_bounds(given.get("clip", 0.0))
+    run.walk(launch, run.read(x), run.read(target), *written, *x.shape, *low_high)
+    return results
+
+
+# ---- other losses ----------------------------------------------------------------------------------------------------
+
+
+@proves("sigmoid_cross_entropy", "sigmoid_cross_entropy")
+def sigmoid_cross_entropy(run: Run, given: Operands) -> Iterator[Results]:
+    yield fused(run, cuda.row_groups("sigmoid_cross_entropy", *given["logits"].shape), given)
+
+
+def mean_loss(name: str, operand: str) -> None:
+    @proves(name, name)
+    def proof(run: Run, given: Operands) -> Iterator[Results]:
+        a, target = run.read(given[operand]), run.read(given["target"])
+        out = run.write(len(a))
+        run.walk(cuda.row_groups(name, *a.shape), a, target, out, *a.shape)
+        yield {"out": out}
+
+    @proves(f"{name}_backward", f"{name}_backward")
+    def gradient(run: Run, given: Operands) -> Iterator[Results]:
+        a, target = run.read(given[operand]), run.read(given["target"])
+        out = run.write(a.shape)
+        run.walk(cuda.elementwise(f"{name}_backward", a.size), a, target, out, a.size)
+        yield {"out": out}
+
+
+mean_loss("binary_cross_entropy", "p")
+mean_loss("mean_squared_error", "prediction")
+mean_loss("mean_absolute_error", "prediction")
+
+
+# ---- one training step -----------------------------------------------------------------------------------------------
+
+
+@proves("gather_rows", "gather_reals", "gather_integers")
+def gather_rows(run: Run, given: Operands) -> Iterator[Results]:
+    source, order, counters, rows = (given[name] for name in ("source", "order", "counters", "rows"))
+    columns = source.size // len(source)
+    out = run.write((rows, *source.shape[1:]), source.dtype)
+    launch = cuda.row_groups(f"gather_{'integers' if source.dtype == np.int64 else 'reals'}", rows, columns)
+    run.walk(launch, run.read(source), run.read(order), run.read(counters), out, rows, columns)
+    yield {"out": out}
+
+
+@proves("dropout", "dropout")
+def dropout(run: Run, given: Operands) -> Iterator[Results]:
+    x, rate, counters = given["x"], given["rate"], run.read(given["counters"])
+    out, place = run.write(x.shape), run.write(x.shape, values=x)
+    numbers = (given["seed"], given["layer"], keep_threshold(rate), 1 / (1 - rate))
+    run.walk(cuda.dropout(*x.shape), run.read(x), out, *x.shape, counters, *numbers)
+    run.walk(cuda.dropout(*x.shape), place, place, *x.shape, counters, *numbers)
+    yield {"out": out}
+    yield {"out": place}
+
+
+@proves(
+    "tally",
+    "tally_losses",
+    "tally_labels",
+    "tally_distributions",
+    "tally_sides",
+    "tally_distances",
+    "tally_total",
+)
+def tally(run: Run, given: Operands) -> Iterator[Results]:
+    losses, outputs, target, metric = (given[name] for name in ("losses", "outputs", "target", "metric"))
+    kernel = {"categorical": kind_of(target), "binary": "sides", "logits": "sides", "regression": "distances"}.get(
+        metric, "losses"
+    )
+    operands = (run.read(losses),) if kernel == "losses" else (run.read(losses), run.read(outputs), run.read(target))
+    shape = outputs.shape[: 1 if kernel == "losses" else 2]
+    number = {"binary": (0.5,), "logits": (0,), "regression": (given["precision"],)}.get(metric, ())
+    for blocks in (1, 3):
+        stats, parts = run.write(3, np.float64, given["stats"]), run.write((blocks, 2), np.float64)
+        run(Launch(f"tally_{kernel}", (blocks,), (256,)), *operands, parts, stats, *shape, *number)
+        if blocks > 1:
+            run(Launch("tally_total", (1,), (256,)), parts, stats, blocks, shape[0], metric is not None)
+        yield {"stats": stats}
+
+
+@proves("end_step", "end_step")
+def end_step(run: Run, given: Operands) -> Iterator[Results]:
+    penalties = given["penalties"]
+    results = {
+        name: run.write(given[name].shape, given[name].dtype, given[name]) for name in ("stats", "history", "counters")
+    }
+    stats, history, counters = results.values()
+    numbers = (stats, run.read(penalties), penalties.size, history, len(history), counters, given["rows"])
+    run(Launch("end_step", (1,), (32,)), *numbers)
+    yield results
+
+
+@proves("regularize", "regularize", "regularize_total")
+def regularize(run: Run, given: Operands) -> Iterator[Results]:
+    w = given["w"]
+    for blocks in (1, 3):
+        dw, penalty = run.write(w.shape, values=given["dw"]), run.write(1, np.float64)
+        parts = run.write(blocks, np.float64)
+        launch = Launch("regularize", (blocks,), (256,))
+        run(launch, run.read(w), dw, parts, penalty, w.size, given["l1"], given["l2"])
+        if blocks > 1:
+            run(Launch("regularize_total", (1,), (256,)), parts, penalty, blocks)
+        yield {"dw": dw, "penalty": penalty}
+
+
+# ---- optimizers: not cases but runs of many steps (test_cuda_kernels.py) ---------------------------------------------
+
+OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")

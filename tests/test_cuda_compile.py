@@ -1,0 +1,146 @@
+"""NVRTC, the compiler that CuPy uses, makes machine code of every kernel, and no kernel spills registers to memory.
+
+It needs no GPU and no driver: only the wheel nvidia-cuda-nvrtc, called by ctypes. `pytest -s` prints the registers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nnx.kernels.cuda import FILES, KERNELS, options, source
+from nnx.kernels.cuda.table import FOLDER
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")  # Ampere, Hopper, Blackwell
+MOST_REGISTERS = 128  # of a thread: two blocks of 256 threads then run on a multiprocessor at the same time
+COMPUTES_IN_DOUBLE = ("losses.cu", "optimizers.cu", "regularize.cu", "step.cu")  # scales, rates, penalties, tallies
+
+
+@functools.cache
+def nvrtc() -> ctypes.CDLL:
+    """Load the library from its wheel (nvidia/cu13/lib or nvidia/cuda_nvrtc/lib)."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = spec.submodule_search_locations if spec is not None else None
+    found = [path for folder in folders or () for path in Path(folder).glob("*/lib/libnvrtc.so.*")]
+    if not found:
+        pytest.skip("NVRTC is not installed: pip install nvidia-cuda-nvrtc")
+    return ctypes.CDLL(str(found[0]))
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of one kernel: registers of a thread, bytes spilled, bytes of shared memory."""
+
+    registers: int
+    spilled: int
+    stack: int
+    shared: int
+
+
+def compile_text(text: str, name: str, arguments: tuple[str, ...]) -> tuple[int, str, bytes]:
+    """Return NVRTC's status, its log, and the machine code, or for a virtual architecture the assembly."""
+    library, program = nvrtc(), ctypes.c_void_p()
+    assert not library.nvrtcCreateProgram(ctypes.byref(program), text.encode(), name.encode(), 0, None, None)
+    given = (ctypes.c_char_p * len(arguments))(*[argument.encode() for argument in arguments])
+    status = library.nvrtcCompileProgram(program, len(arguments), given)
+    log = _result(library.nvrtcGetProgramLogSize, library.nvrtcGetProgramLog, program).decode().rstrip("\0")
+    kind = "PTX" if any("compute_" in argument for argument in arguments) else "CUBIN"
+    size_of, get = getattr(library, f"nvrtcGet{kind}Size"), getattr(library, f"nvrtcGet{kind}")
+    code = b"" if status else _result(size_of, get, program)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    return status, log, code
+
+
+def _result(size_of: ctypes._CFuncPtr, get: ctypes._CFuncPtr, program: ctypes.c_void_p) -> bytes:
+    size = ctypes.c_size_t()
+    assert not size_of(program, ctypes.byref(size))
+    buffer = ctypes.create_string_buffer(size.value)
+    assert not get(program, buffer)
+    return buffer.raw
+
+
+def compiled(log: str) -> dict[str, Compiled]:
+    """Read what `-Xptxas -v` says of each kernel."""
+    found = {}
+    for part in log.split("Compiling entry function '")[1:]:
+        name = part.partition("'")[0]
+
+        def number(pattern: str, part: str = part) -> int:
+            match = re.search(pattern, part)
+            return int(match[1]) if match else 0
+
+        spilled = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
+        found[name] = Compiled(
+            number(r"Used (\d+) registers"), spilled, number(r"(\d+) bytes stack frame"), number(r"(\d+) bytes smem")
+        )
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("file", FILES)
+def test_every_kernel_compiles_and_spills_nothing(file: str, architecture: str, dtype: str):
+    arguments = (*options(dtype), f"--gpu-architecture={architecture}", "--ptxas-options=-v")
+    status, log, code = compile_text(source(file), file, arguments)
+    assert status == 0, log
+    assert code[:4] == b"\x7fELF"
+    found = compiled(log)
+    assert found.keys() == {kernel.name for kernel in KERNELS.values() if kernel.file == file}, log
+    table = "\n".join(f"{architecture} {dtype} {name}: {kernel}" for name, kernel in found.items())
+    print(f"\n{table}")
+    for kernel in found.values():
+        assert 0 < kernel.registers <= MOST_REGISTERS, table
+        assert kernel.spilled == 0, table
+        assert kernel.shared <= 48 << 10, table
+
+
+def test_an_error_names_its_place():
+    """The header stands inside the text, and lines are counted as in the file all the same."""
+    lines = (FOLDER / "softmax.cu").read_text(encoding="utf-8").count("\n")
+    status, log, _ = compile_text(f"{source('softmax.cu')}mistake;\n", "softmax.cu", options("float32"))
+    assert status
+    assert f"softmax.cu({lines + 1}): error" in log
+
+
+def ptx(file: str, dtype: str) -> str:
+    """Return a file's assembly, as of Hopper."""
+    return compile_text(source(file), file, (*options(dtype), "--gpu-architecture=compute_90"))[2].decode()
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file not in COMPUTES_IN_DOUBLE])
+def test_float_kernels_compute_in_float(file: str):
+    """A constant written 0.5 instead of (REAL)0.5 would turn a kernel into one of doubles, half as fast or worse."""
+    found = {line.strip() for line in ptx(file, "float32").splitlines() if ".f64" in line}
+    assert not found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("file", ["activations.cu", "dense.cu", "dropout.cu", "optimizers.cu", "regularize.cu"])
+def test_memory_is_accessed_16_bytes_at_a_time(file: str, dtype: str):
+    width = "v4.f32" if dtype == "float32" else "v2.f64"
+    text = ptx(file, dtype)
+    bits = width.replace("f", "b")  # newer compilers move bits
+    for access in ("ld.global", "st.global"):
+        assert re.search(rf"{access}(\.nc)?\.({width}|{bits})", text), access
+
+
+def test_a_spill_would_be_seen():
+    """The check itself is checked: a kernel that is allowed 16 registers and needs many more."""
+    text = """extern "C" __global__ void greedy(float* x) {
+      float held[64];
+      #pragma unroll
+      for (int i = 0; i < 64; i++) held[i] = x[i * 32 + threadIdx.x];
+      __syncthreads();
+      #pragma unroll
+      for (int i = 0; i < 64; i++) x[i * 32 + threadIdx.x] = held[63 - i] * held[i];
+    }"""
+    arguments = ("--gpu-architecture=sm_90", "--ptxas-options=-v", "--maxrregcount=24")
+    status, log, _ = compile_text(text, "greedy.cu", arguments)
+    assert status == 0, log
+    assert compiled(log)["greedy"].spilled > 0, log

@@ -1,0 +1,374 @@
+"""The CUDA kernels, on the CPU (cuda_on_cpu.py), on ugly operands, in any order of threads, against float64 NumPy.
+
+What every kernel must stand is in cuda_proofs.py. Here: that it is right, on the planned grid and on one block, on
+aligned arrays and on others; that the order of threads changes no bit; that it stays within its arrays; and that the
+table of kernels is that of the `.cu` files. (The emulation's own tests: test_cuda_on_cpu.py.)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_on_cpu import missing, run_sanitized, sanitizer, signatures
+from cuda_proofs import OPTIMIZERS, PROOFS, Run, fused, module, rows_launch
+
+from nnx.backends.numpy import NumpyBackend
+from nnx.backends.operations import Operations
+from nnx.kernels import cuda
+from nnx.kernels.cuda import FILES, KERNELS, Launch, source
+from nnx.kernels.cuda.table import FOLDER, HEADER
+from nnx.kernels.layout import STEP
+from nnx.kernels.philox import dropout_words, keep_threshold
+from nnx.testing import cases, reference
+from nnx.testing.compare import CLASS, compare
+from nnx.testing.optimizers import OPTIMIZERS as HYPERS
+from nnx.testing.reference import Wanted
+
+DTYPES = ("float32", "float64")
+# Rows that are shorter than a warp, as long, longer, and more than a block has threads; batches of one, and of many.
+SHAPES = ((1, 1), (7, 1), (1, 2), (33, 3), (5, 10), (2, 31), (3, 32), (2, 33), (70, 5), (2, 1000))
+
+if missing() is not None:
+    pytest.skip(str(missing()), allow_module_level=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """Compile all files at once: it is most of the time that these tests take, the first time."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda what: module(*what, False), [(file, dtype) for file in FILES for dtype in DTYPES]))
+
+
+@pytest.fixture
+def shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "SHAPES", SHAPES)
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+def test_every_file_is_in_the_table():
+    assert {path.name for path in FOLDER.glob("*.cu*")} == {*FILES, HEADER}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_the_table_says_what_the_file_says(file: str):
+    table = {kernel.name: kernel.signature for kernel in KERNELS.values() if kernel.file == file}
+    assert signatures(source(file)) == table
+
+
+def test_every_kernel_has_a_proof():
+    proven = {kernel for proof in PROOFS.values() for kernel in proof.kernels} | set(OPTIMIZERS)
+    assert proven == {name for file in FILES for name in signatures(source(file))}
+
+
+def test_numbers_of_the_files_are_those_of_python():
+    from nnx.kernels import layout
+    from nnx.kernels.cuda import launches, table
+
+    header, dense = (FOLDER / HEADER).read_text(), source("dense.cu")
+    assert f"#define THREADS {launches.THREADS} " in header
+    assert f"#define TILE {launches.TILE} " in dense
+    for names in (
+        "STEP, CURSOR, DONE",
+        "LEARNING_RATE, DECAY, BETA_1, BETA_2, EPSILON, WEIGHT_DECAY",
+        "LOSS, HITS, PENALTY",
+    ):
+        assert f"enum {{ {names}" in header
+        assert [getattr(layout, name) for name in names.split(", ")] == list(range(len(names.split(", "))))
+    assert list(table.ACTIVATIONS.values()) == [0, 1, 2, 3]
+    assert "{ NO_ACTIVATION, RELU, SIGMOID, TANH }" in dense
+
+
+def test_arguments_are_of_the_parameters_types():
+    given = KERNELS["dropout"].arguments("float32", "x", "y", 2, 3, "counters", 2**64 - 1, 4, 2**32 - 1, 0.1)
+    assert [type(value).__name__ for value in given[2:4]] == ["int64", "int64"]
+    assert [type(value).__name__ for value in given[5:]] == ["uint64", "uint32", "uint32", "float32"]
+    assert KERNELS["product"].arguments("float64", *([None] * 4), *range(6))[2] == np.uintp(0)
+    with pytest.raises(TypeError, match=r"relu_forward: 1 arguments given, expected \(const REAL\* x"):
+        KERNELS["relu_forward"].arguments("float32", 1)
+
+
+# ---- right, whatever the grid, the order and the place ---------------------------------------------------------------
+
+RUNS: tuple[dict[str, Any], ...] = ({}, {"crowded": True, "shift": 1, "seed": 3})
+
+
+def results(run: Run, operation: str) -> Iterator[tuple[str, cases.Case, dict[str, np.ndarray]]]:
+    """Every case of an operation, with what the kernels wrote, and what it was."""
+    for case in cases.CASES[operation](cases.Maker(run.dtype)):
+        what = f"{operation}, {case.name}, {run}"
+        operands = case.operands | ({"rows": case.out[0]} if operation == "gather_rows" and case.out else {})
+        for written in PROOFS[operation].run(run, operands):
+            yield what, case, written
+        run.check_guards(what)
+
+
+@pytest.mark.usefixtures("shapes")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("operation", PROOFS)
+def test_kernels_are_right(operation: str, dtype: str):
+    for how in RUNS:
+        for what, case, written in results(Run(dtype, **how), operation):
+            for name, got in written.items():
+                compare(got, case.wanted[name], CLASS[operation], dtype, f"{what}: {name}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("operation", PROOFS)
+def test_the_order_of_threads_changes_no_bit(operation: str, dtype: str):
+    first, second = (results(Run(dtype, seed), operation) for seed in (0, 11))
+    for (what, _, one), (_, _, other) in zip(first, second, strict=True):
+        for name in one:
+            assert one[name].tobytes() == other[name].tobytes(), f"{what}: {name}"
+
+
+def test_a_proof_runs_the_kernels_that_it_is_said_to_prove():
+    for operation, proof in PROOFS.items():
+        run = Run("float32")
+        assert list(results(run, operation))
+        assert run.kernels >= set(proof.kernels), operation
+
+
+# ---- long rows, NaN, labels that are none ----------------------------------------------------------------------------
+
+
+class Judge(NumpyBackend):
+    """The default bodies of all operations."""
+
+
+for name in vars(Operations):
+    if not name.startswith("__"):
+        setattr(Judge, name, getattr(Operations, name))
+judge = Judge()
+TIGHT = {"float32": {"rtol": 1e-4, "atol": 1e-6}, "float64": {"rtol": 1e-11, "atol": 1e-14}}
+
+
+def wide(a: np.ndarray) -> np.ndarray:
+    return a.astype(np.float64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [1024, 1025, 5000])
+def test_long_rows(columns: int, dtype: str):
+    make, shape = cases.Maker(dtype), (2, columns)
+    run, labels = Run(dtype, seed=5), np.array([columns - 1, 3])
+    for _, x in make.logits(shape):
+        y, dx, dy = run.write(shape), run.write(shape), make.normal(*shape)
+        run(cuda.softmax_rows("softmax", *shape), x, y, *shape)
+        np.testing.assert_allclose(y, judge.softmax(wide(x)), **TIGHT[dtype])
+        run(cuda.softmax_rows("softmax_backward", *shape), y, dy, dx, *shape)
+        np.testing.assert_allclose(dx, judge.softmax_backward(wide(y), wide(dy)), **TIGHT[dtype])
+        for target in (labels, np.eye(columns, dtype=dtype)[labels]):
+            kind = "labels" if target.ndim == 1 else "distributions"
+            launch = cuda.softmax_rows(f"softmax_cross_entropy_{kind}", *shape)
+            got = fused(run, launch, {"logits": x, "target": target})
+            losses, p = np.empty(2), np.empty(shape)
+            with np.errstate(all="ignore"):
+                gradient = judge.softmax_cross_entropy(wide(x), target if target.ndim == 1 else wide(target), losses, p)
+            np.testing.assert_allclose(got["losses"], losses, **TIGHT[dtype])
+            np.testing.assert_allclose(got["probabilities"], p, **TIGHT[dtype])
+            np.testing.assert_allclose(got["out"], gradient, **TIGHT[dtype])
+    run.check_guards("long rows")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("team", ["warp", "block"])
+@pytest.mark.parametrize("columns", [1, 3, 40, 300])
+def test_nan_fills_its_own_row_and_no_other(columns: int, team: str, dtype: str):
+    x = cases.Maker(dtype).normal(9, columns)
+    x[1, 0], x[4, -1], x[6, columns // 2], x[7] = np.nan, np.nan, np.inf, -np.inf
+    y, run = np.empty_like(x), Run(dtype)
+    run(rows_launch(f"softmax_{team}", *x.shape), x, y, *x.shape)
+    given = {"logits": x, "target": np.zeros(9, np.int64)}
+    got = fused(run, rows_launch(f"softmax_cross_entropy_labels_{team}", *x.shape), given)
+    losses, p = np.empty(9), np.empty(x.shape)
+    with np.errstate(all="ignore"):
+        np.testing.assert_allclose(y, judge.softmax(wide(x)), rtol=1e-5)
+        gradient = judge.softmax_cross_entropy(wide(x), given["target"], losses, p)
+    np.testing.assert_allclose(got["probabilities"], p, rtol=1e-5)
+    np.testing.assert_allclose(got["out"], gradient, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(got["losses"], losses, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("label", [-1, 3, 2**40])
+def test_a_label_that_is_no_class_makes_its_loss_nan(label: int, dtype: str):
+    p, run = np.full((3, 3), 1 / 3, dtype), Run(dtype)
+    target, losses = np.array([0, label, 2]), run.write(3)
+    for kernel in ("cross_entropy_labels", "softmax_cross_entropy_labels_warp", "softmax_cross_entropy_labels_block"):
+        if kernel == "cross_entropy_labels":
+            run(cuda.row_groups(kernel, 3, 3), p, target, losses, 3, 3)
+        else:
+            losses = fused(run, rows_launch(kernel, 3, 3), {"logits": p, "target": target})["losses"]
+        assert np.isnan(losses).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_largest_output_is_the_one_numpy_finds(dtype: str):
+    """The first of equals, NaN before all numbers, -inf alone."""
+    x = cases.Maker(dtype).normal(40, 37).round(0)
+    x[1], x[2], x[3, 5], x[4, [7, 3]] = -np.inf, 0, np.nan, np.nan
+    stats, parts, run = np.zeros(3), np.zeros((2, 2)), Run(dtype, seed=4)
+    target, losses = x.argmax(axis=1), np.ones(40, dtype)
+    for wanted in (40, 39):
+        run(Launch("tally_labels", (2,), (256,)), losses, x, target, parts, stats, 40, 37)
+        run(Launch("tally_total", (1,), (256,)), parts, stats, 2, 40, 1)
+        assert stats.tolist() == [1, wanted, 0]
+        target[9] = (target[9] + 1) % 37
+
+
+# ---- plans -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_stages_as_planned(dtype: str):
+    """Sizes at which the plans themselves take several blocks, bands and slices."""
+    make, run = cases.Maker(dtype), Run(dtype, seed=2)
+    w, dw = make.normal(9001), make.normal(9001)
+    wanted = reference.regularize(wide(w), wide(dw), 0.1, 0.2)["penalty"]
+    first, second = cuda.regularize(w.size)
+    parts, penalty = run.write(first.grid, np.float64), run.write(1, np.float64)
+    run(first, w, dw, parts, penalty, w.size, 0.1, 0.2)
+    run(second, parts, penalty, first.grid[0])
+    compare(penalty, wanted, "sum", dtype, "penalty")
+
+    outputs, target, losses = make.normal(3001, 3), make.random.integers(0, 3, 3001), make.normal(3001)
+    first, second = cuda.tally("labels", 3001, 3)
+    parts, stats = run.write((*first.grid, 2), np.float64), run.write(3, np.float64, [0, 0, 0])
+    run(first, losses, outputs, target, parts, stats, 3001, 3)
+    run(second, parts, stats, first.grid[0], 3001, 1)
+    assert stats[1] == (outputs.argmax(axis=1) == target).sum()
+    np.testing.assert_allclose(stats[0], wide(losses).mean(), rtol=1e-12, atol=1e-15)
+
+    a, b = make.normal(700, 40), make.normal(700, 3)
+    count = cuda.slices(40, 3, 700)
+    assert count > 1
+    parts, c = run.write((count, 40, 3)), run.write((40, 3))
+    run(cuda.product(40, 3, 700), a, b, None, parts, 40, 3, 700, 1, 0, 0)
+    run(cuda.column_sums(count, 120)[-1], parts, c, count, 120)
+    size = np.abs(wide(a)).T @ np.abs(wide(b))
+    compare(c, Wanted(wide(a).T @ wide(b), size), "sum", dtype, "product in slices")
+    run.check_guards("two stages")
+
+
+@pytest.mark.parametrize("columns", [1, 3, 10, 256, 257, 1000])
+@pytest.mark.parametrize("rows", [1, 9, 257, 20000])
+def test_plans_are_launchable(rows: int, columns: int):
+    launches = [
+        *cuda.column_sums(rows, columns),
+        *cuda.tally("labels", rows, columns),
+        *cuda.regularize(rows * columns),
+        cuda.product(rows, columns, rows),
+        cuda.product(columns, columns, rows),
+        cuda.softmax_rows("softmax", rows, columns),
+        cuda.softmax_jacobian(rows, columns),
+        cuda.bias_activation(rows, columns),
+        cuda.dropout(rows, columns),
+        cuda.elementwise("relu_forward", rows * columns),
+    ]
+    for launch in launches:
+        assert launch.kernel in KERNELS
+        assert 0 < launch.grid[0] < 2**31
+        assert all(0 < size <= 65535 for size in launch.grid[1:])
+        assert launch.block == (256,)
+    assert (cuda.bands(rows, columns) > 1) == (len(cuda.column_sums(rows, columns)) == 2)
+
+
+@pytest.mark.parametrize("columns", [300, 1000])
+def test_more_columns_than_threads(columns: int):
+    """One block of 256 threads adds a bias to more columns than that, each by itself or four at once."""
+    make, run = cases.Maker("float32"), Run("float32")
+    for shift in (0, 1):
+        y, bias = make.normal(3, columns + shift), make.normal(1, columns + shift)
+        wanted = y + bias
+        run(Launch("bias_activation", (1,), (256,)), y, bias, *y.shape, 0)
+        np.testing.assert_array_equal(y, wanted)
+
+
+# ---- dropout and optimizers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dropout_takes_the_words_of_numpy(dtype: str):
+    """To the integer: the rate is set to the word of each element in turn, and to the one above."""
+    shape, seed, layer, step = (5, 11), 2**40 + 7, 3, 2**31 + 5
+    words = dropout_words(np, *shape, np.array(step, np.uint64), layer, seed)
+    x, y, counters, run = np.ones(shape, dtype), np.empty(shape, dtype), np.array([step, 0, 0]), Run(dtype)
+    for word in words.flat[:]:
+        for threshold in (int(word), int(word) + 1):
+            run(cuda.dropout(*shape), x, y, *shape, counters, seed, layer, threshold, 2)
+            np.testing.assert_array_equal(y, np.where(words >= threshold, 2, 0))
+    assert keep_threshold(0.25) == 2**30
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_over_steps(name: str, shift: int, dtype: str):
+    """The device itself moves the step on, between launches of always the same arguments."""
+    for hyper in HYPERS[name]:
+        outcomes = [optimize(name, np.array(hyper), shift, dtype, seed, crowded=seed > 0) for seed in (0, 6)]
+        assert outcomes[0] == outcomes[1]
+
+
+def optimize(name: str, hyper: np.ndarray, shift: int, dtype: str, seed: int, crowded: bool) -> list[bytes]:
+    size, steps, random = 1027, 12, np.random.default_rng(1)
+    run = Run(dtype, seed=seed, crowded=crowded, shift=shift)
+    start, scales = random.normal(size=size).astype(dtype), 10.0 ** random.integers(-12, 4, size)
+    arrays = {"p": run.write(size, values=start)}
+    arrays |= {moment: run.write(size, values=0) for moment in {"sgd": "m", "adam": "mv"}.get(name, "v")}
+    counters, gradient = run.write(3, np.int64, [0, 0, 0]), run.write(size)
+    stats, history = run.write(3, np.float64, [0, 0, 0]), run.write((4, 3), np.float64)
+    exact = {"p": wide(start), "m": np.zeros(size), "v": np.zeros(size)}
+    way = {key: np.abs(values) for key, values in exact.items()}
+    for step in range(steps):
+        gradient[...] = random.normal(size=size) * scales
+        before = {key: values.copy() for key, values in exact.items()}
+        p, *moments = arrays.values()
+        run.walk(cuda.elementwise(name, size), p, gradient, *moments, hyper, counters, size)
+        run(Launch("end_step", (1,), (32,)), stats, np.zeros(0), 0, history, 4, counters, 7)
+        reference.descend(name, exact["p"], wide(gradient), exact["m"], exact["v"], hyper, step)
+        for key, values in exact.items():
+            way[key] += np.abs(values - before[key])
+    assert counters[STEP] == steps
+    run.check_guards(name)
+    for key, got in arrays.items():
+        compare(got, Wanted(exact[key], way[key]), "steps", dtype, f"{name}, {hyper}: {key}")
+    return [array.tobytes() for array in arrays.values()]
+
+
+def test_an_optimizer_late_in_training():
+    """Beta to the power of a million is nothing, and the correction 1."""
+    hyper, counters = np.array([0.1, 0.0, 0.9, 0.999, 1e-7, 0.0]), np.array([10**6, 0, 0])
+    got = [np.ones(5) for _ in range(4)]
+    Run("float64")(Launch("adam", (1,), (256,)), *got, hyper, counters, 5)
+    wanted = [np.ones(5) for _ in range(4)]
+    judge.adam(*wanted, hyper, counters)
+    for one, other in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-14)
+
+
+# ---- within the arrays -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sanitizer() is None, reason="g++ has no address sanitizer (libasan)")
+def test_kernels_stay_within_their_arrays():
+    """Under the address sanitizer, which sees what is read beyond an array too."""
+    done = run_sanitized("""
+from concurrent.futures import ThreadPoolExecutor
+import cuda_proofs, test_cuda_kernels as tests
+from nnx.kernels.cuda import FILES
+with ThreadPoolExecutor() as pool:
+    list(pool.map(lambda file: cuda_proofs.module(file, "float32", True), FILES))
+for operation in cuda_proofs.PROOFS:
+    count = len(list(tests.results(cuda_proofs.Run("float32", sanitize=True), operation)))
+    print(operation, count)
+""")
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert len(done.stdout.splitlines()) == len(PROOFS)

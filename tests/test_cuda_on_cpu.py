@@ -1,0 +1,172 @@
+"""The emulation of CUDA on the CPU sees the faults that it is there to see."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_on_cpu import CpuModule, missing, run_sanitized, sanitizer
+
+if missing() is not None:
+    pytest.skip(str(missing()), allow_module_level=True)
+
+FAULTS = """
+extern "C" __global__ void some_threads(float* x) { if (threadIdx.x < 5) __syncthreads(); x[threadIdx.x] = 1; }
+
+extern "C" __global__ void early_return(float* x, int n) {
+  if (threadIdx.x >= n) return;
+  __syncthreads();
+  x[threadIdx.x] = 1;
+}
+
+extern "C" __global__ void mixed(float* x) {
+  if (threadIdx.x < 40) __syncthreads(); else __syncwarp();
+  x[threadIdx.x] = 1;
+}
+
+extern "C" __global__ void shuffle_of_the_returned(float* x) {
+  if (threadIdx.x == 3) return;
+  x[threadIdx.x] = __shfl_xor_sync(0xffffffffu, x[threadIdx.x], 1);
+}
+
+extern "C" __global__ void neighbours(float* x, int wait) {
+  __shared__ float shared[64];
+  shared[threadIdx.x] = threadIdx.x;
+  if (wait) __syncthreads();
+  x[threadIdx.x] = shared[(threadIdx.x + 1) % 64];
+}
+
+extern "C" __global__ void twice(float* x, int wait) {
+  __shared__ float shared[64];
+  for (int round = 0; round < 64; round++) {
+    shared[threadIdx.x] = round;
+    __syncthreads();
+    x[threadIdx.x] += shared[(threadIdx.x + 32) % 64] == round;
+    if (wait) __syncthreads();
+  }
+}
+
+extern "C" __global__ void uninitialized(float* x) {
+  __shared__ float shared[64];
+  x[threadIdx.x] = shared[threadIdx.x];
+}
+
+extern "C" __global__ void dynamic(float* x) {
+  extern __shared__ float shared[];
+  shared[63 - threadIdx.x] = x[threadIdx.x];
+  __syncthreads();
+  x[threadIdx.x] = shared[threadIdx.x];
+}
+
+extern "C" __global__ void places(int* x, double scale) {
+  int number = ((blockIdx.y * gridDim.x + blockIdx.x) * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+  x[number] = (int)(scale * number) + __shfl_sync(0xffffffffu, (int)threadIdx.x, 1);
+}
+"""
+
+
+@functools.cache
+def faults() -> CpuModule:
+    return CpuModule.of_text(FAULTS)
+
+
+def fault(name: str, *arguments: Any, threads: int = 64, **options: Any) -> None:
+    faults().kernel(name)((1,), (threads,), arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "arguments", "message"),
+    [
+        ("some_threads", (), "returned before a __syncthreads"),
+        ("early_return", (np.int32(40),), "returned before a __syncthreads"),
+        ("mixed", (), "of a block and of a warp"),
+        ("shuffle_of_the_returned", (), "names lanes that have returned"),
+    ],
+)
+def test_barriers_that_not_all_reach_are_reported(kernel: str, arguments: tuple[Any, ...], message: str):
+    with pytest.raises(RuntimeError, match=message):
+        fault(kernel, np.zeros(64, np.float32), *arguments)
+
+
+def test_a_missing_barrier_shows():
+    wanted = (np.arange(64) + 1) % 64
+    for wait in (0, 1):
+        x = np.zeros(64, np.float32)
+        fault("neighbours", x, np.int32(wait))
+        assert (x == wanted).all() == bool(wait)
+
+
+def test_a_missing_barrier_before_writing_again_shows():
+    """A warp that runs ahead writes over what another has yet to read."""
+    for wait in (0, 1):
+        x = np.zeros(64, np.float32)
+        fault("twice", x, np.int32(wait))
+        assert (x == 64).all() == bool(wait)
+
+
+def test_shared_memory_is_nan_until_written():
+    x = np.zeros(64, np.float32)
+    fault("uninitialized", x)
+    assert np.isnan(x).all()
+
+
+def test_dynamic_shared_memory():
+    x = np.arange(64, dtype=np.float32)
+    fault("dynamic", x, shared_mem=256)
+    assert x.tolist() == list(range(63, -1, -1))
+    with pytest.raises(RuntimeError, match="227 KiB"):
+        fault("dynamic", x, shared_mem=1 << 20)
+    with pytest.raises(RuntimeError, match="1024 threads"):
+        fault("dynamic", x, threads=2048)
+
+
+@pytest.mark.parametrize("seed", [0, 9])
+def test_threads_know_their_places(seed: int):
+    x = np.zeros(6 * 64, np.int32)
+    faults().seed = seed
+    faults().kernel("places")((3, 2), (32, 2), (x, np.float64(2)))
+    faults().seed = 0
+    assert x.tolist() == [2 * i + 1 for i in range(x.size)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros(9, np.int32), 2.0), "float given, expected float64"),
+        ((np.zeros(9, np.int32), np.float32(2)), "float32 given, expected float64"),
+        ((np.zeros(9, np.int64), np.float64(2)), "int64 given, expected int32"),
+        ((9, np.float64(2)), "int given, expected int32"),
+        ((np.zeros(18, np.int32)[::2], np.float64(2)), "must be C-contiguous"),
+        ((np.zeros(9, np.int32),), "1 arguments given"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: tuple[Any, ...], message: str):
+    with pytest.raises((TypeError, ValueError), match=message):
+        fault("places", *arguments)
+
+
+def test_a_grid_that_no_gpu_takes_is_refused():
+    for grid in ((0,), (1, 65536), (2**31,)):
+        with pytest.raises(ValueError, match="cannot be launched"):
+            faults().kernel("places")(grid, (32,), (np.zeros(9, np.int32), np.float64(2)))
+
+
+def test_what_does_not_compile_is_shown():
+    """Atomic additions of floats among it: their order, and so their sum, is never the same."""
+    with pytest.raises(RuntimeError, match="atomicAdd"):
+        CpuModule.of_text('extern "C" __global__ void racing(float* x) { atomicAdd(x, 1.0f); }')
+
+
+@pytest.mark.skipif(sanitizer() is None, reason="g++ has no address sanitizer (libasan)")
+def test_the_sanitizer_sees_a_read_beyond_the_end():
+    done = run_sanitized("""
+import numpy as np
+from cuda_on_cpu import CpuModule
+text = 'extern "C" __global__ void beyond(const float* x, float* y) { y[threadIdx.x] = x[threadIdx.x + 1]; }'
+module = CpuModule.of_text(text, (), ("-fsanitize=address",))
+module.kernel("beyond")((1,), (64,), (np.ones(64, np.float32), np.ones(64, np.float32)))
+""")
+    assert done.returncode != 0
+    assert "heap-buffer-overflow" in done.stderr
