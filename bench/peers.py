@@ -100,7 +100,8 @@ def nnx_peer(name: str, backend: str, threads: int) -> Run:
     return run
 
 
-def torch_peer(name: str, compiled: bool, threads: int) -> Run:
+def torch_peer(name: str, compiled: bool, threads: int, device: str = "cpu", **options: Any) -> Run:
+    """options: of torch.compile."""
     import torch
 
     torch.set_num_threads(threads)
@@ -109,15 +110,17 @@ def torch_peer(name: str, compiled: bool, threads: int) -> Run:
     for a, b in pairwise(widths):
         layers += [torch.nn.Linear(a, b), torch.nn.ReLU()]
     model = torch.nn.Sequential(*layers[:-1])
+    on_gpu = {} if device == "cpu" else {"capturable": True} if compiled else {"fused": True}  # the faster ones there
     with torch.no_grad():
         for number, w in enumerate(weights(name)):
             model[2 * number].weight.copy_(torch.from_numpy(w.T.copy()))
             model[2 * number].bias.zero_()
+    model.to(device)
     if optimizer == "adam":
-        how: Any = torch.optim.Adam(model.parameters(), RATE, (BETA_1, BETA_2), EPSILON)
+        how: Any = torch.optim.Adam(model.parameters(), RATE, (BETA_1, BETA_2), EPSILON, **on_gpu)
     else:
         how = torch.optim.SGD(model.parameters(), RATE, MOMENTUM)
-    x, y = (torch.from_numpy(a) for a in batches(name))
+    x, y = (torch.from_numpy(a).to(device) for a in batches(name))
     pieces = [(x[i * rows : (i + 1) * rows].clone(), y[i * rows : (i + 1) * rows].clone()) for i in range(turns)]
     loss_of = torch.nn.CrossEntropyLoss()
 
@@ -129,7 +132,7 @@ def torch_peer(name: str, compiled: bool, threads: int) -> Run:
         return loss
 
     if compiled:
-        step = torch.compile(step)
+        step = torch.compile(step, **options)
     at = [0]
 
     def run(steps: int) -> list[float]:
@@ -139,16 +142,18 @@ def torch_peer(name: str, compiled: bool, threads: int) -> Run:
             at[0] += 1
             if steps == CHECKED:
                 losses.append(float(loss.detach()))
+        if device != "cpu":
+            torch.cuda.synchronize()
         return losses
 
     return run
 
 
-def jax_peer(name: str, scanned: bool, threads: int) -> Run:
+def jax_peer(name: str, scanned: bool, threads: int, platform: str = "cpu") -> Run:
     import jax
     import jax.numpy as jnp
 
-    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_platforms", platform)
     rows, _, optimizer, turns = NETWORKS[name]
     x, y = batches(name)
     xs, ys = jnp.asarray(x.reshape(turns, rows, -1)), jnp.asarray(y.reshape(turns, rows))

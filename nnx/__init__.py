@@ -7,8 +7,16 @@ from typing import Any
 
 from nnx import backends, callbacks, datasets, errors, schedules
 from nnx.backends import get_backend, set_backend, use_backend
+from nnx.backends.resolve import memory, release
 from nnx.backends.threads import set_threads
-from nnx.errors import BackendFallbackWarning, BackendUnavailable, InputError, MissingExtra, NonFiniteError
+from nnx.errors import (
+    BackendFallbackWarning,
+    BackendUnavailable,
+    DeviceMemoryError,
+    InputError,
+    MissingExtra,
+    NonFiniteError,
+)
 from nnx.gradcheck import gradcheck
 from nnx.history import History
 from nnx.layers import Activation, Dense, Dropout, Layer, Linear, ReLU, Sigmoid, Softmax, Tanh, seed
@@ -39,6 +47,7 @@ __all__ = [
     "BinaryCrossEntropy",
     "CategoricalCrossEntropy",
     "Dense",
+    "DeviceMemoryError",
     "Dropout",
     "History",
     "InputError",
@@ -66,6 +75,8 @@ __all__ = [
     "get_backend",
     "gradcheck",
     "load",
+    "memory",
+    "release",
     "schedules",
     "seed",
     "set_backend",

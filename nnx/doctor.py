@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import json
 import math
 import os
@@ -23,7 +22,8 @@ from typing import Any
 import numpy as np
 
 import nnx
-from nnx.backends import Resolution, available, resolve
+from nnx.backends import Resolution, available, cuda_driver, resolve
+from nnx.backends.cuda_reasons import wheels
 from nnx.errors import BackendUnavailable, InputError
 
 PACKAGES = {  # distributions, any of which will do: (what for, extra)
@@ -40,8 +40,8 @@ PACKAGES = {  # distributions, any of which will do: (what for, extra)
     ("matplotlib",): ("pictures", "plots"),
 }
 VARIABLES = (
-    "NNX_BACKEND", "NNX_STRICT", "NNX_THREADS", "NNX_DATA", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
+    "NNX_BACKEND", "NNX_STRICT", "NNX_THREADS", "NNX_DATA", "NNX_GEMM", "NNX_TF32", "NNX_GPU_MEMORY_LIMIT",
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
 
 LABEL = 20  # columns
@@ -124,21 +124,16 @@ def _thread_pools() -> list[dict[str, Any]] | None:
 
 def _gpu() -> dict[str, Any]:
     """Ask NVIDIA's driver, without any package, for the newest CUDA that it runs, and for its GPUs."""
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    version, count, text = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
-    try:
-        driver = ctypes.CDLL(name)
-        driver.cuDriverGetVersion(ctypes.byref(version))
-        status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-        devices = []
-        for number in range(count.value):
-            driver.cuDeviceGetName(text, len(text), number)
-            devices.append(text.value.decode(errors="replace"))
-    except (OSError, AttributeError):  # not there, or a stand-in that holds nothing
-        return {"cuda": None, "devices": [], "reason": f"there is no NVIDIA driver ({name})"}
-    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    reason = None if devices else f"the NVIDIA driver finds no GPU (status {status})"
-    return {"cuda": cuda, "devices": devices, "reason": reason}
+    driver = cuda_driver.ask()
+    why = cuda_driver.explain(driver)
+    reason, remedy = why or (None, None)
+    return {
+        "cuda": driver.cuda,
+        "devices": list(driver.devices),
+        "reason": reason,
+        "remedy": remedy,
+        "wheels": wheels(),
+    }
 
 
 def _told(found: bool | BackendUnavailable) -> dict[str, Any]:
@@ -223,6 +218,7 @@ def _machine(facts: dict[str, Any]) -> list[Row]:
         ("simd", " ".join(cpu["simd"]) or "unknown", True),
         ("gpu", ", ".join(gpu["devices"]) or gpu["reason"], True),
         *([("cuda", f"{gpu['cuda']} is the newest that the driver runs", True)] if gpu["cuda"] else []),
+        *([("cupy", f"{', '.join(gpu['wheels'])} overwrite one another", False)] if len(gpu["wheels"]) > 1 else []),
         ("numpy", f"{numpy['version']}, BLAS {numpy['blas']['name']} {numpy['blas']['version']}", True),
         ("threads", pools or "unknown without threadpoolctl", True),
     ]

@@ -3,6 +3,7 @@
 from nnx.backends.errors import (
     BackendFallbackWarning,
     BackendUnavailable,
+    DeviceMemoryError,
     FileFormatError,
     InputError,
     InputTypeError,
@@ -14,6 +15,7 @@ from nnx.backends.errors import (
 __all__ = [
     "BackendFallbackWarning",
     "BackendUnavailable",
+    "DeviceMemoryError",
     "FileFormatError",
     "InputError",
     "InputTypeError",

@@ -11,7 +11,7 @@ import numpy as np
 
 from nnx import checks, streams
 from nnx.backends import Backend, resolve
-from nnx.backends.base import host_array, real_numbers
+from nnx.backends.base import host_array, on_its_device, real_numbers
 from nnx.errors import InputError, InputTypeError
 from nnx.history import History
 from nnx.kernels.layout import LOSS, PENALTY
@@ -77,6 +77,10 @@ class Sequential:
     def _settle(self, backend: Backend, dtype: str) -> None:
         """Move all layers into one flat buffer on a backend."""
         self.backend, self.dtype = backend, dtype
+        self._allocate(backend, dtype)
+
+    @on_its_device
+    def _allocate(self, backend: Backend, dtype: str) -> None:
         self.flat = ParameterBuffer(backend, dtype, [shape for layer in self.layers for shape in layer.shapes.values()])
         values, gradients = iter(self.flat.views(self.flat.values)), iter(self.flat.views(self.flat.gradients))
         count = sum(len(layer.strengths()) for layer in self.layers)
@@ -104,6 +108,7 @@ class Sequential:
         """Return every parameter by its layer's number and its name, as "0.weights"; arrays of the backend."""
         return {f"{i}.{name}": layer.parameter(name) for i, layer in enumerate(self.layers) for name in layer.shapes}
 
+    @on_its_device
     def set_parameters(self, values: Any) -> None:
         """Copy values into all parameters: a mapping with the names and shapes of `parameters()`, checked first."""
         own = self.parameters()
@@ -138,6 +143,7 @@ class Sequential:
 
     # ---- compile and train -------------------------------------------------------------------------------------------
 
+    @on_its_device
     def compile(self, loss: Loss, optimizer: Optimizer, metrics: Any = ("accuracy",)) -> Sequential:
         """Say what is minimised and how. The model takes copies, and starts the optimizer anew.
 
@@ -164,6 +170,7 @@ class Sequential:
         self._trainer = Trainer(self)
         return self
 
+    @on_its_device
     def fit(
         self,
         x: Any,
@@ -220,6 +227,7 @@ class Sequential:
         """Do one training step on a batch; return its loss, penalties included: nan where it went wrong (see `fit`)."""
         return float(self.steps(x, y, 1)[0])
 
+    @on_its_device
     def steps(self, x: Any, y: Any, n: int) -> np.ndarray:
         """Do n training steps on the same batch in one call; return their losses, penalties included: float64 [n]."""
         trainer = self._compiled("steps")
@@ -235,6 +243,7 @@ class Sequential:
 
     # ---- use ---------------------------------------------------------------------------------------------------------
 
+    @on_its_device
     def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """Return the last layer's outputs for x [N, I]: a new NumPy array [N, O]."""
         host = self._inputs(x, "predict: x")
@@ -242,6 +251,7 @@ class Sequential:
         parts = [self.backend.to_numpy(self._forward(host[i : i + rows])).copy() for i in range(0, len(host), rows)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    @on_its_device
     def evaluate(self, x: Any, y: Any, batch_size: int | None = None) -> dict[str, float]:
         """Return the mean loss over x [N, I] and y, without penalties, and the metrics, by name."""
         trainer = self._compiled("evaluate")
@@ -317,6 +327,7 @@ class Sequential:
             )
         return self._trainer
 
+    @on_its_device
     def resume(self, iterations: int, precision: float) -> None:
         """Go on from so many optimizer steps: for a model that was loaded or moved."""
         trainer = self._compiled("resume")
@@ -330,6 +341,7 @@ class Sequential:
         """Return the optimizer's moments as NumPy arrays."""
         return {name: np.array(self.backend.to_numpy(getattr(self.flat, name))) for name in ("first", "second")}
 
+    @on_its_device
     def _set_state(self, state: dict[str, np.ndarray]) -> None:
         for name, value in state.items():
             getattr(self.flat, name)[...] = self.backend.asarray(value, self.dtype)

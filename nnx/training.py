@@ -247,8 +247,10 @@ class Trainer:
 
     def _rows(self, steps: int) -> np.ndarray:
         done = int(self.backend.to_numpy(self.counters)[2])
-        places = (done - steps + np.arange(steps)) % HISTORY
-        return np.asarray(self.backend.to_numpy(self.history)[places])
+        first, last = (done - steps) % HISTORY, (done - 1) % HISTORY + 1
+        if first < last:  # a copy of these rows alone, which for a single step is all the difference
+            return np.array(self.backend.to_numpy(self.history[first:last, ...]))
+        return np.asarray(self.backend.to_numpy(self.history)[(first + np.arange(steps)) % HISTORY])
 
     def _last_loss(self) -> float:
         return float(self._rows(1)[0, LOSS])

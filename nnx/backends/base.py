@@ -7,17 +7,22 @@ to do faster. `nnx.testing.check_backend` holds it to the protocol.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from functools import wraps
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from nnx.backends.errors import InputError, InputTypeError
+from nnx.backends.memory import Memory, of_process
 from nnx.backends.operations import OPERATIONS, Operations
 from nnx.backends.program import Program, Recorder
+from nnx.backends.timer import Timer
 
 Array = Any
+Method = TypeVar("Method", bound=Callable[..., Any])
 FLOATS = ("float32", "float64")
 DTYPES = (*FLOATS, "int64", "int32", "uint64", "bool")
 
@@ -106,6 +111,27 @@ class Backend(Operations):
     def synchronize(self) -> None:
         """Wait until everything that was asked for is done."""
 
+    def active(self) -> AbstractContextManager[Any]:
+        """Return a context in which code over `xp` runs on this backend's device: where there are several, it matters.
+
+        The operations need none.
+        """
+        return nullcontext()
+
+    def timer(self) -> Timer:
+        """Return a stopwatch: `with backend.timer() as timer: ...`, then `timer.seconds`."""
+        return Timer(self)
+
+    # ---- memory ------------------------------------------------------------------------------------------------------
+
+    def memory(self) -> Memory:
+        """Return how much memory is used, held and free: see `Memory`."""
+        return of_process(self.device)
+
+    def release(self) -> int:
+        """Give what is held and not used back to the device, for other programs; return how many bytes."""
+        return 0
+
     # ---- facts -------------------------------------------------------------------------------------------------------
 
     def info(self) -> BackendInfo:
@@ -153,6 +179,17 @@ class Backend(Operations):
 
     def __repr__(self) -> str:
         return f"<nnx backend {self.name!r} on {self.device}>"
+
+
+def on_its_device(method: Method) -> Method:
+    """Run a method of something that has a `backend` in that backend's `active()`."""
+
+    @wraps(method)
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self.backend.active():
+            return method(self, *args, **kwargs)
+
+    return guarded  # type: ignore[return-value]
 
 
 def host_array(x: Any, dtype: Any = None, what: str = "") -> np.ndarray:

@@ -1,15 +1,350 @@
-"""The CuPy backend: CUDA GPUs. Its kernels are not written yet."""
+"""The CuPy backend: CUDA GPUs, by the kernels of nnx/kernels/cuda and, for large matrix products, cuBLAS.
+
+Every operation has the same form: operands are made fit for a kernel (cuda_operands.py), and it is launched; dense
+layers have a page of their own (cuda_dense.py). Nothing here waits for the GPU.
+"""
 
 from __future__ import annotations
 
-from nnx.backends.base import Backend
-from nnx.backends.errors import BackendUnavailable
+import warnings
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+from nnx.backends import cuda_driver
+from nnx.backends.base import BackendInfo
+from nnx.backends.cuda_dense import CudaDense
+from nnx.backends.cuda_operands import FLOAT64, INT64, as_they_are, writable
+from nnx.backends.cuda_program import CupyProgram
+from nnx.backends.cuda_reasons import explain_error
+from nnx.backends.errors import BackendUnavailable, InputError, InputTypeError
+from nnx.backends.operations import Operations
+from nnx.backends.program import Program, Recorder
+from nnx.kernels import cuda as plans
+from nnx.kernels.cuda import Launch
+from nnx.kernels.philox import LOW, keep_threshold
+
+Array = Any
 
 
-def create(device: str = "") -> Backend:
-    """Say why there is no CuPy backend yet."""
+class CupyBackend(CudaDense):
+    """Arrays are `cupy.ndarray`s; see the module, and `CudaDevice` for the arguments."""
+
+    name = "cupy"
+
+    def implementation(self, op: str) -> str:
+        if op.startswith("dense"):  # which of the two is chosen for each shape: SMALL
+            return {"auto": "cupy:product/cublas", "own": "cupy:product", "blas": "cupy:cublas"}[self.gemm_rule]
+        return super().implementation(op)
+
+    def info(self) -> BackendInfo:
+        plain = super().info()
+        rule = f"dense layers: {self.product_rule()}; NNX_GEMM=own or blas overrides"
+        return replace(plain, notes=(*plain.notes, rule))
+
+    def probe(self) -> None:
+        """Allocate, compile and run kernels, multiply matrices by cuBLAS, and compare."""
+        super().probe()
+        x = self.asarray([[1, 2]])
+        big = self.cupy.matmul(x, self.asarray([[3], [4]]))
+        share = self.to_numpy(self.softmax(x * 0))
+        if float(self.to_numpy(big)[0, 0]) != 11 or share.tolist() != [[0.5, 0.5]]:
+            raise RuntimeError(f"[1 2] @ [3 4] gave {self.to_numpy(big).tolist()}, softmax [0 0] {share.tolist()}")
+
+    def compile(self, recorder: Recorder) -> Program:
+        return CupyProgram(self, recorder.calls)
+
+    # ---- activations -------------------------------------------------------------------------------------------------
+
+    def relu(self, x: Array, out: Array | None = None) -> Array:
+        return self._forward("relu", x, out)
+
+    def sigmoid(self, x: Array, out: Array | None = None) -> Array:
+        return self._forward("sigmoid", x, out)
+
+    def tanh(self, x: Array, out: Array | None = None) -> Array:
+        return self._forward("tanh", x, out)
+
+    def relu_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._elementwise("relu_backward", y, dy, out)
+
+    def sigmoid_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._elementwise("sigmoid_backward", y, dy, out)
+
+    def tanh_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._elementwise("tanh_backward", y, dy, out)
+
+    def _forward(self, name: str, x: Array, out: Array | None) -> Array:
+        kind = self._kind(x)
+        if kind is None:
+            return otherwise(self, name, x, out)
+        y = self._room(out, x.shape, x)
+        self._launch(plans.elementwise(f"{name}_forward", x.size), kind, self._read(x), y, x.size)
+        return self._deliver(y, out)
+
+    def _elementwise(self, name: str, a: Array, b: Array, out: Array | None) -> Array:
+        """Run a kernel over two arrays of one shape; it is named as its operation."""
+        kind = self._kind(a, b)
+        if kind is None or a.shape != b.shape:
+            return otherwise(self, name, a, b, out)
+        result = self._room(out, a.shape, a)
+        self._launch(plans.elementwise(name, a.size), kind, self._read(a), self._read(b), result, a.size)
+        return self._deliver(result, out)
+
+    def softmax(self, x: Array, out: Array | None = None) -> Array:
+        kind = self._kind(x)
+        if kind is None or x.ndim != 2:
+            return super().softmax(x, out)
+        y = self._room(out, x.shape, x)
+        self._launch(plans.softmax_rows("softmax", *x.shape), kind, self._read(x), y, *x.shape)
+        return self._deliver(y, out)
+
+    def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        kind = self._kind(y, dy)
+        if kind is None or y.ndim != 2 or y.shape != dy.shape:
+            return super().softmax_backward(y, dy, out)
+        dx = self._room(out, y.shape, y)
+        launch = plans.softmax_rows("softmax_backward", *y.shape)
+        self._launch(launch, kind, self._read(y), self._read(dy), dx, *y.shape)
+        return self._deliver(dx, out)
+
+    def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:
+        kind = self._kind(y)
+        if kind is None or y.ndim != 2:
+            return super().softmax_jacobian(y, out)
+        matrices = self._room(out, (*y.shape, y.shape[1]), y)
+        self._launch(plans.softmax_jacobian(*y.shape), kind, self._read(y), matrices, *y.shape)
+        return self._deliver(matrices, out)
+
+    # ---- losses ------------------------------------------------------------------------------------------------------
+
+    def cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        kind, labels = self._kind(p), self._target_kind(target, p)
+        if kind is None or labels is None or p.ndim != 2:
+            return super().cross_entropy(p, target, out)
+        losses = self._room(out, p.shape[:1], p)
+        launch = plans.row_groups(f"cross_entropy_{labels}", *p.shape)
+        self._launch(launch, kind, self._read(p), self._read(target), losses, *p.shape)
+        return self._deliver(losses, out)
+
+    def cross_entropy_backward(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        kind, labels = self._kind(p), self._target_kind(target, p)
+        if kind is None or labels is None or p.ndim != 2:
+            return super().cross_entropy_backward(p, target, out)
+        gradient = self._room(out, p.shape, p)
+        launch = plans.row_groups(f"cross_entropy_backward_{labels}", *p.shape)
+        self._launch(launch, kind, self._read(p), self._read(target), gradient, *p.shape)
+        return self._deliver(gradient, out)
+
+    def softmax_cross_entropy(
+        self,
+        logits: Array,
+        target: Array,
+        losses: Array,
+        probabilities: Array | None = None,
+        clip: float = 0.0,
+        out: Array | None = None,
+    ) -> Array:
+        labels = self._target_kind(target, logits)
+        launch = None
+        if labels is not None and logits.ndim == 2:
+            launch = plans.softmax_rows(f"softmax_cross_entropy_{labels}", *logits.shape)
+        return self._fused("softmax_cross_entropy", launch, logits, target, losses, probabilities, clip, out)
+
+    def sigmoid_cross_entropy(
+        self,
+        logits: Array,
+        target: Array,
+        losses: Array,
+        probabilities: Array | None = None,
+        clip: float = 0.0,
+        out: Array | None = None,
+    ) -> Array:
+        fits = logits.ndim == 2 and target.shape == logits.shape and target.dtype == logits.dtype
+        launch = plans.row_groups("sigmoid_cross_entropy", *logits.shape) if fits else None
+        return self._fused("sigmoid_cross_entropy", launch, logits, target, losses, probabilities, clip, out)
+
+    def _fused(
+        self, name: str, launch: Launch | None, logits: Array, target: Array, losses: Array,
+        probabilities: Array | None, clip: float, out: Array | None,
+    ) -> Array:  # fmt: skip
+        """Run the kernel of an activation and its loss in one, if `launch` says that the targets fit."""
+        kind, shape, dtype = self._kind(logits), logits.shape, logits.dtype
+        kept = probabilities is None or writable(probabilities, shape, dtype)
+        if kind is None or launch is None or not (kept and writable(losses, shape[:1], dtype)):
+            return getattr(Operations, name)(self, logits, target, losses, probabilities, clip, out)
+        gradient, bounds = self._room(out, shape, logits), plans.loss_bounds(clip)
+        operands = self._read(logits), self._read(target), losses, probabilities, gradient
+        self._launch(launch, kind, *operands, *shape, *bounds)
+        return self._deliver(gradient, out)
+
+    def binary_cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        return self._by_rows("binary_cross_entropy", p, target, out)
+
+    def mean_squared_error(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        return self._by_rows("mean_squared_error", prediction, target, out)
+
+    def mean_absolute_error(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        return self._by_rows("mean_absolute_error", prediction, target, out)
+
+    def binary_cross_entropy_backward(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        return self._elementwise("binary_cross_entropy_backward", p, target, out)
+
+    def mean_squared_error_backward(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        return self._elementwise("mean_squared_error_backward", prediction, target, out)
+
+    def mean_absolute_error_backward(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        return self._elementwise("mean_absolute_error_backward", prediction, target, out)
+
+    def _by_rows(self, name: str, outputs: Array, target: Array, out: Array | None) -> Array:
+        """Run a loss that is a mean over each row; its kernel is named as it is."""
+        kind = self._kind(outputs, target)
+        if kind is None or outputs.ndim != 2 or outputs.shape != target.shape:
+            return otherwise(self, name, outputs, target, out)
+        losses = self._room(out, outputs.shape[:1], outputs)
+        launch = plans.row_groups(name, *outputs.shape)
+        self._launch(launch, kind, self._read(outputs), self._read(target), losses, *outputs.shape)
+        return self._deliver(losses, out)
+
+    # ---- one training step -------------------------------------------------------------------------------------------
+
+    def gather_rows(self, source: Array, order: Array, counters: Array, out: Array) -> Array:
+        kind = "float32" if source.dtype == INT64 else self._kind(source)  # integers have no REAL in their kernel
+        fits = source.ndim in (1, 2) and source.shape[1:] == out.shape[1:] and as_they_are(INT64, order, counters)
+        ready = source.flags.c_contiguous and source.size and out.size and writable(out, out.shape, source.dtype)
+        if kind is None or not (fits and ready):  # also not contiguous: all rows would be copied for a few
+            return super().gather_rows(source, order, counters, out)
+        rows, columns = out.shape[0], out.size // out.shape[0]
+        launch = plans.row_groups("gather_integers" if source.dtype == INT64 else "gather_reals", rows, columns)
+        self._launch(launch, kind, source, order, counters, out, rows, columns)
+        return out
+
+    def dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array | None = None) -> Array:
+        kind = self._kind(x)
+        if kind is None or x.ndim != 2 or not as_they_are(INT64, counters):
+            raise InputTypeError(
+                f"dropout: x is {x.dtype} {x.shape} and counters {counters.dtype}, expected float32 or float64 [N, C] "
+                "and contiguous int64"
+            )
+        y = self._room(out, x.shape, x)
+        words = (seed & (LOW << 32 | LOW), layer & LOW, keep_threshold(rate))
+        self._launch(plans.dropout(*x.shape), kind, self._read(x), y, *x.shape, counters, *words, 1 / (1 - rate))
+        return self._deliver(y, out)
+
+    def tally(
+        self, losses: Array, outputs: Array, target: Array, metric: str | None, precision: float, stats: Array
+    ) -> None:
+        how = self._tally_kind(outputs, target, metric)
+        kind = self._kind(losses, outputs)
+        fits = outputs.ndim == 2 and losses.shape == outputs.shape[:1]
+        if kind is None or how is None or not (fits and writable(stats, (3,), FLOAT64)):
+            super().tally(losses, outputs, target, metric, precision, stats)
+            return
+        rows, columns = outputs.shape
+        operands = [self._read(losses)]
+        if how != "losses":
+            operands += [self._read(outputs), self._read(target)]
+        sizes = [rows] if how == "losses" else [rows, columns]
+        if metric in ("binary", "logits", "regression"):
+            sizes.append({"binary": 0.5, "logits": 0.0}.get(metric, precision))
+        first, *second = plans.tally(how, rows, columns)
+        blocks = first.grid[0]
+        parts = self._scratch(2 * blocks, "float64") if second else None
+        self._launch(first, kind, *operands, parts, stats, *sizes)
+        for total in second:
+            self._launch(total, kind, parts, stats, blocks, rows, how != "losses")
+
+    def _tally_kind(self, outputs: Array, target: Array, metric: str | None) -> str | None:
+        """Return which of the kernels counts the hits of a metric; None if the targets do not fit."""
+        if metric is None:
+            return "losses"
+        if metric == "categorical":
+            return self._target_kind(target, outputs)
+        fits = target.shape == outputs.shape and target.dtype == outputs.dtype
+        return ("distances" if metric == "regression" else "sides") if fits else None
+
+    def end_step(self, stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> None:
+        if not (as_they_are(FLOAT64, stats, penalties, history) and as_they_are(INT64, counters)):
+            super().end_step(stats, penalties, history, counters, rows)
+            return
+        capacity = history.shape[0]
+        launch = Launch("end_step", (1,), (32,))
+        self._launch(launch, "float64", stats, penalties, penalties.size, history, capacity, counters, rows)
+
+    # ---- optimizers --------------------------------------------------------------------------------------------------
+
+    def sgd(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
+        self._update("sgd", (p, g, m), hyper, counters)
+
+    def adagrad(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
+        self._update("adagrad", (p, g, v), hyper, counters)
+
+    def rmsprop(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
+        self._update("rmsprop", (p, g, v), hyper, counters)
+
+    def adam(self, p: Array, g: Array, m: Array, v: Array, hyper: Array, counters: Array) -> None:
+        self._update("adam", (p, g, m, v), hyper, counters)
+
+    def _update(self, name: str, arrays: tuple[Array, ...], hyper: Array, counters: Array) -> None:
+        kind = self._kind(*arrays)
+        alike = all(writable(a, arrays[0].shape, arrays[0].dtype) for a in arrays)
+        if kind is None or not (alike and as_they_are(FLOAT64, hyper) and as_they_are(INT64, counters)):
+            getattr(Operations, name)(self, *arrays, hyper, counters)
+            return
+        n = arrays[0].size
+        self._launch(plans.elementwise(name, n), kind, *arrays, hyper, counters, n)
+
+
+def otherwise(backend: CupyBackend, name: str, *operands: Any) -> Array:
+    """Run an operation's default body."""
+    return getattr(Operations, name)(backend, *operands)
+
+
+# ---- making one ------------------------------------------------------------------------------------------------------
+
+
+def create(device: Any = "", gpu_memory_limit: Any = None, tf32: bool | None = None) -> CupyBackend:
+    """Return the backend on a GPU.
+
+    Args:
+        device: its number as CUDA counts those it may see; "" is the first.
+        gpu_memory_limit, tf32: see `CudaDevice`.
+
+    Raises:
+        BackendUnavailable: CuPy or the GPU does not work here, or there is no such GPU.
+        InputError: a limit or an environment variable cannot be used.
+    """
+    name = f"cupy:{device}" if device != "" else "cupy"
+    number = int(device) if str(device).isdecimal() else 0
+    driver = cuda_driver.ask()
+    found = cuda_driver.explain(driver)
+    if found is not None:
+        raise BackendUnavailable(name, *found)
+    try:
+        cupy = load()
+        count = cupy.cuda.runtime.getDeviceCount()
+        if number < count:
+            from nnx.backends.cuda_several import CupyBackendOfSeveral  # it is made from this file's class
+
+            kind = CupyBackend if count == 1 else CupyBackendOfSeveral
+            backend = kind(cupy, number, gpu_memory_limit, tf32)
+            backend.probe()
+            return backend
+    except InputError:
+        raise
+    except Exception as error:  # a driver, a compiler, a linker: each has its own ways to fail
+        raise BackendUnavailable(name, *explain_error(error, driver)) from error
+    seen = "GPU 0 is" if count == 1 else f"GPUs 0 to {count - 1} are"
     raise BackendUnavailable(
-        f"cupy:{device}" if device else "cupy",
-        "this version of nnx has no CUDA kernels yet",
-        'Use backend="numpy", or upgrade nnx-backends when it has them.',
+        name, f"there is no GPU {number}: {seen} what CUDA sees", "CUDA_VISIBLE_DEVICES says which it may see, if set."
     )
+
+
+def load() -> Any:
+    """Import CuPy, whose warnings (of two wheels, of a missing toolkit) are told in `info()` or as reasons instead."""
+    if find_spec("cupy") is None:
+        raise ModuleNotFoundError("CuPy is not installed", name="cupy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import cupy
+    return cupy

@@ -64,3 +64,7 @@ class NotReplayable(Exception):
 
 class NonFiniteError(ArithmeticError):
     """The loss became nan or infinite; the message names the layer where it began."""
+
+
+class DeviceMemoryError(MemoryError):
+    """A GPU has no room for an array; the message has the figures and what to do."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from nnx.backends.base import Backend
 from nnx.backends.errors import BackendFallbackWarning, BackendUnavailable, InputError, InputTypeError
+from nnx.backends.memory import Memory
 
 AUTO = ("cupy", "numba", "numpy")
 Wish = str | Sequence[str] | Backend | None
@@ -112,6 +113,19 @@ def use_backend(wish: Wish) -> Iterator[Backend]:
         yield backend
     finally:
         _current.reset(token)
+
+
+def memory(wish: Wish = None) -> Memory:
+    """Return how much memory a backend, by default the active one, uses, holds and finds free."""
+    return get_backend(wish).memory()
+
+
+def release(wish: Wish = None) -> int:
+    """Give what a backend holds and does not use back to its device, for other programs; return how many bytes.
+
+    What counts as used is what Python still refers to: delete models and arrays first.
+    """
+    return get_backend(wish).release()
 
 
 _default: Backend | None = None

@@ -1,0 +1,73 @@
+"""Launching the kernels of nnx/kernels/cuda: compiled when first used, one module for each file and float type."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from nnx.kernels.cuda import KERNELS, Launch, options, source
+from nnx.kernels.cuda.table import SCALARS
+
+Array = Any
+
+
+class Launcher:
+    """Holds the kernels that have been used so far. CuPy keeps the compiled ones on disk, and loads them by device."""
+
+    def __init__(self, cupy: Any) -> None:
+        self._cupy = cupy
+        self._modules: dict[tuple[str, str], Any] = {}
+        self._kernels: dict[tuple[str, str], tuple[Any, tuple[Any, ...]]] = {}
+
+    def __call__(self, launch: Launch, dtype: str, *values: Any) -> None:
+        """Launch a kernel on the current stream.
+
+        Args:
+            dtype: what REAL stands for. values: as its signature says; arrays must be contiguous.
+        """
+        run, types = self._kernels.get((launch.kernel, dtype)) or self._load(launch.kernel, dtype)
+        arguments = [kind(value) for kind, value in zip(types, values, strict=True)]
+        run(launch.grid, launch.block, tuple(arguments), shared_mem=launch.shared)
+
+    def _load(self, name: str, dtype: str) -> tuple[Any, tuple[Any, ...]]:
+        kernel = KERNELS[name]
+        if (kernel.file, dtype) not in self._modules:
+            self._modules[kernel.file, dtype] = self._cupy.RawModule(code=source(kernel.file), options=options(dtype))
+        # A bare Python number would be passed as 8 bytes whatever the kernel expects: each has its parameter's type.
+        types = {**SCALARS, "REAL": np.dtype(dtype).type}
+        found = (
+            self._modules[kernel.file, dtype].get_function(name),
+            tuple(pointer if kind.endswith("*") else types[kind] for kind, _ in kernel.parameters),
+        )
+        self._kernels[name, dtype] = found
+        return found
+
+
+def pointer(array: Array | None) -> Any:
+    """Return an array as a kernel takes it, the null pointer for none."""
+    return np.uintp(0) if array is None else array
+
+
+class Scratch(threading.local):
+    """Room for what a kernel leaves to the next one: kept, so that a step in its steady state allocates nothing.
+
+    Each thread and each stream has its own, because what is launched on one stream runs in order and nothing else does.
+    """
+
+    def __init__(self, cupy: Any) -> None:
+        self._cupy = cupy
+        self._rooms: dict[tuple[int, str], Array] = {}
+
+    def __call__(self, count: int, dtype: str) -> Array:
+        """Return room for `count` numbers, which the next call hands out again."""
+        key = (self._cupy.cuda.get_current_stream().ptr, dtype)
+        room = self._rooms.get(key)
+        if room is None or room.size < count:
+            room = self._rooms[key] = self._cupy.empty(2 * count, dtype)  # twice, so that it soon stops growing
+        return room[:count]
+
+    def drop(self) -> None:
+        """Give this thread's rooms up."""
+        self._rooms.clear()

@@ -1,0 +1,77 @@
+"""Why CuPy does not work here, in a line, and what to do: for whatever it raises when it is loaded and tried."""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from nnx.backends.cuda_driver import Driver, Explanation, explain_status
+
+WHEELS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "cupy-rocm-5-0", "cupy-rocm-7-0", "amd-cupy")
+LIBRARIES = {  # by what stands in the error: the library, what it does
+    "nvrtc": ("NVRTC", "compiles kernels"),
+    "cublas": ("cuBLAS", "multiplies matrices"),
+    "curand": ("cuRAND", "draws random numbers"),
+    "nvjitlink": ("nvJitLink", "links kernels"),
+}
+
+
+def wheels() -> list[str]:
+    """Return the CuPy distributions that are installed; more than one overwrite one another's files."""
+    found = []
+    for name in WHEELS:
+        try:
+            metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        found.append(name)
+    return found
+
+
+def explain_error(error: BaseException, driver: Driver) -> Explanation:
+    """Return what an exception means, and what to do."""
+    reason, remedy = _meaning(error, driver)
+    several = wheels()
+    if len(several) < 2:
+        return reason, remedy
+    return (
+        f"{' and '.join(several)} are installed, which overwrite one another's files ({reason})",
+        f"Uninstall all of them, then install one: pip uninstall -y {' '.join(several)}; pip install {driver.wheel}.",
+    )
+
+
+def _meaning(error: BaseException, driver: Driver) -> Explanation:
+    text, kind = first_line(error), type(error).__name__
+    status = getattr(error, "status", None)
+    if kind == "CUDARuntimeError" and isinstance(status, int):
+        return explain_status(status, driver)
+    toolkit = (
+        f'Run `pip install "{_installed(driver)}[ctk]"`, which brings CUDA\'s libraries and headers, or install the '
+        "CUDA toolkit."
+    )
+    if isinstance(error, ImportError | RuntimeError | OSError):
+        for mark, (library, task) in LIBRARIES.items():
+            if f"lib{mark}" in text.lower():
+                return f"CUDA's {library}, which {task}, is missing ({text})", toolkit
+    if kind == "CompileException":
+        if "cannot open source file" in str(error) or "could not open source file" in str(error):
+            return f"CUDA's headers are missing ({text})", toolkit
+        return f"a kernel does not compile ({text})", "CuPy's NVRTC may be of another CUDA than its wheel. " + toolkit
+    if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+        return "CuPy is not installed", f'Run `pip install "nnx-backends[{_extra(driver)}]"`.'
+    if isinstance(error, ImportError | OSError):
+        return f"CuPy does not load ({kind}: {text})", f"Install it again: pip install {_installed(driver)}."
+    return f"the GPU cannot be used ({kind}: {text})", "Run `nnx doctor` and `nvidia-smi`; see docs/gpu.md."
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text that says anything, shortened."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line.strip("=")), "no message")[:160]
+
+
+def _installed(driver: Driver) -> str:
+    return next((name for name in wheels() if name.startswith("cupy-cuda")), driver.wheel)
+
+
+def _extra(driver: Driver) -> str:
+    return {"cupy-cuda12x": "cuda12", "cupy-cuda13x": "cuda13"}[driver.wheel]

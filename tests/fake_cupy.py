@@ -1,0 +1,536 @@
+"""A stand-in for CuPy that computes with NumPy and runs kernels by cuda_on_cpu: the backend's own code, without a GPU.
+
+It is stricter than CuPy where CuPy would be slow or wrong in silence. Its arrays are no NumPy arrays, and no function
+takes both; a kernel takes contiguous arrays only; what runs on one GPU takes that GPU's arrays only; and three things
+can be forbidden: reading a number on the host, allocating, and all that a stream cannot do while it is captured.
+
+Tests keep this to the names and parameters of the real one (test_cupy_fake.py), and look at `machine`.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from cuda_on_cpu import CpuModule
+from numpy import (  # noqa: F401
+    bool_,
+    e,
+    float32,
+    float64,
+    inf,
+    int32,
+    int64,
+    nan,
+    newaxis,
+    pi,
+    uint8,
+    uint32,
+    uint64,
+)
+
+__version__ = "0 (a stand-in)"
+STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel gets without asking
+
+
+class OutOfMemoryError(MemoryError):
+    """With CuPy's words."""
+
+    def __init__(self, size: int, total: int, limit: int = 0) -> None:
+        text = f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes"
+        super().__init__(text + (f", limit set to: {limit:,} bytes)." if limit else ")."))
+
+
+class Machine:
+    """The GPUs, what is on them, what was launched, and what is forbidden just now."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self, devices: int = 1, memory: int = 1 << 30) -> None:
+        """Begin anew."""
+        self.devices, self.memory, self.current = devices, memory, 0
+        self.used, self.held, self.limit = Counter[int](), Counter[int](), Counter[int]()
+        self.launched: Counter[str] = Counter()
+        self.forbidden: set[str] = set()
+        self.captured: list[Callable[[], None]] | None = None
+        self.compute_type, self.capability = 1, (9, 0)
+        self.allocations = 0
+
+    @contextmanager
+    def without(self, *what: str) -> Iterator[None]:
+        """Forbid "allocation", "host" (any look of the host into an array), "copies" to and from the host."""
+        before, self.forbidden = self.forbidden, self.forbidden | set(what)
+        try:
+            yield
+        finally:
+            self.forbidden = before
+
+    def about_to(self, what: str) -> None:
+        if what in self.forbidden:
+            raise AssertionError(f"{what}: forbidden here")
+        if self.captured is not None:
+            raise RuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while a stream is captured")
+
+    def allocate(self, array: np.ndarray) -> None:
+        """Take room for a new array; it is given back with the array."""
+        self.about_to("allocation")
+        device, size = self.current, array.nbytes
+        most = self.limit[device] or self.memory
+        if self.used[device] + size > most:
+            raise OutOfMemoryError(size, self.used[device], self.limit[device])
+        self.allocations += 1
+        self.used[device] += size
+        self.held[device] = max(self.held[device], self.used[device])
+        weakref.finalize(array, self._freed, self.used, device, size)
+
+    @staticmethod
+    def _freed(used: Counter[int], device: int, size: int) -> None:
+        used[device] -= size
+
+
+machine = Machine()
+
+
+# ---- arrays ----------------------------------------------------------------------------------------------------------
+
+
+class ndarray:
+    """An array on a GPU."""
+
+    __array_priority__ = 100
+    __array_ufunc__ = None
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, a: np.ndarray) -> None:
+        self._a, self._device = a, machine.current
+        if a.base is None:
+            machine.allocate(a)
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
+
+    shape = property(lambda self: self._a.shape)
+    dtype = property(lambda self: self._a.dtype)
+    ndim = property(lambda self: self._a.ndim)
+    size = property(lambda self: self._a.size)
+    nbytes = property(lambda self: self._a.nbytes)
+    itemsize = property(lambda self: self._a.itemsize)
+    strides = property(lambda self: self._a.strides)
+    T = property(lambda self: lift(lower(self).T))
+    data = property(lambda self: SimpleNamespace(ptr=self._a.__array_interface__["data"][0]))
+    device = property(lambda self: Device(self._device))
+
+    @property
+    def flags(self) -> Any:
+        flags = self._a.flags
+        return SimpleNamespace(
+            c_contiguous=flags.c_contiguous, f_contiguous=flags.f_contiguous, owndata=flags.owndata, forc=flags.forc
+        )
+
+    # What the host sees it must wait for.
+
+    def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
+        machine.about_to("copies")
+        return np.array(lower(self), order=order)  # type: ignore[call-overload]
+
+    def item(self) -> Any:
+        machine.about_to("host")
+        return lower(self).item()
+
+    def tolist(self) -> Any:
+        machine.about_to("host")
+        return lower(self).tolist()
+
+    def __len__(self) -> int:
+        return len(self._a)
+
+    def __iter__(self) -> Iterator[ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, key: Any) -> ndarray:
+        key = lower(key)
+        whole = key if isinstance(key, tuple) else (key,)
+        if not any(part is Ellipsis for part in whole):
+            whole = (*whole, Ellipsis)  # a single number is a view too, as CuPy's are
+        return lift(lower(self)[whole])
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        with np.errstate(all="ignore"):
+            lower(self)[lower(key)] = lower(value)
+
+    def __deepcopy__(self, memo: Any) -> ndarray:
+        return self.copy()
+
+    def __reduce__(self) -> Any:
+        return asarray, (self.get(),)
+
+    def copy(self, order: str = "C") -> ndarray:
+        return lift(np.array(lower(self), order=order))  # type: ignore[call-overload]
+
+    def fill(self, value: Any) -> None:
+        self[...] = value
+
+    def astype(
+        self, dtype: Any, order: str = "K", casting: Any = None, subok: Any = None, copy: bool = True
+    ) -> ndarray:
+        if not copy and self.dtype == dtype:
+            return self
+        with np.errstate(all="ignore"):
+            return lift(lower(self).astype(dtype))
+
+    def reshape(self, *shape: Any, order: str = "C") -> ndarray:
+        return lift(lower(self).reshape(*shape))
+
+    def view(self, dtype: Any) -> ndarray:
+        return lift(lower(self).view(dtype))
+
+    def __repr__(self) -> str:
+        return f"fake {self._a!r}"
+
+
+ndarray.__module__ = "cupy"
+
+
+def lower(value: Any) -> Any:
+    """Return a value with NumPy arrays in place of ours; refuse NumPy arrays in it, and another GPU's."""
+    if isinstance(value, ndarray):
+        if value._device != machine.current:
+            raise ValueError(
+                f"Array device must be same as the current device: array device = {value._device} while current = "
+                f"{machine.current}"
+            )
+        return value._a
+    if isinstance(value, np.ndarray):
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+    if isinstance(value, list | tuple):
+        return type(value)(lower(part) for part in value)
+    return value
+
+
+def lift(value: Any) -> Any:
+    """Return a result with our arrays in place of NumPy's, and of its numbers."""
+    if isinstance(value, np.ndarray | np.generic):
+        a = np.asarray(value)
+        return ndarray(a if isinstance(value, np.ndarray) else a.reshape(()).copy())
+    return type(value)(lift(part) for part in value) if isinstance(value, list | tuple) else value
+
+
+def operated(function: Callable[..., Any], swapped: bool = False) -> Callable[..., Any]:
+    def apply(self: ndarray, *others: Any) -> Any:
+        operands = (self, *others)
+        with np.errstate(all="ignore"):
+            return lift(function(*(lower(a) for a in (operands[::-1] if swapped else operands))))
+
+    return apply
+
+
+def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
+    def apply(self: ndarray, other: Any) -> ndarray:
+        with np.errstate(all="ignore"):
+            function(lower(self), lower(other), out=lower(self))
+        return self
+
+    return apply
+
+
+ARITHMETIC = {
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.true_divide, "floordiv": np.floor_divide,
+    "mod": np.remainder, "pow": np.power, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
+    "lshift": np.left_shift, "rshift": np.right_shift,
+}  # fmt: skip
+for _name, _function in ARITHMETIC.items():
+    setattr(ndarray, f"__{_name}__", operated(_function))
+    setattr(ndarray, f"__r{_name}__", operated(_function, swapped=True))
+    setattr(ndarray, f"__i{_name}__", in_place(_function))
+for _name in ("lt", "le", "eq", "ne", "gt", "ge", "neg", "invert", "abs"):
+    setattr(ndarray, f"__{_name}__", operated(getattr(operator, _name)))
+
+
+def looked_at(convert: Callable[[np.ndarray], Any]) -> Callable[[ndarray], Any]:
+    def look(self: ndarray) -> Any:
+        machine.about_to("host")
+        return convert(lower(self))
+
+    return look
+
+
+for _name in ("bool", "int", "float", "complex"):
+    setattr(ndarray, f"__{_name}__", looked_at(operator.methodcaller(f"__{_name}__")))
+
+
+# ---- functions -------------------------------------------------------------------------------------------------------
+
+# Those that tests and default bodies use, by the keywords that CuPy's take and we need. They are found by __getattr__,
+# because in this file `max` and `any` are Python's.
+KEYWORDS = """
+out: abs exp log log1p sqrt square sign tanh sin cos negative isfinite isnan maximum minimum multiply divide subtract
+out: add equal power
+axis keepdims out dtype: sum mean
+axis keepdims out: max min
+axis keepdims: all any argmax
+axis: stack concatenate take expand_dims
+dtype: zeros_like ones_like zeros ones full arange eye linspace
+: where clip reshape ravel matrix_transpose transpose broadcast_arrays broadcast_to outer
+"""
+FUNCTIONS: dict[str, Callable[..., Any]] = {}
+
+
+def function(name: str, keywords: tuple[str, ...]) -> Callable[..., Any]:
+    of_numpy = getattr(np, name)
+
+    @functools.wraps(of_numpy)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        unknown = kwargs.keys() - set(keywords)
+        if unknown:
+            raise TypeError(f"cupy.{name}() got an unexpected keyword argument {sorted(unknown)[0]!r}")
+        out = kwargs.get("out")
+        with np.errstate(all="ignore"):
+            result = of_numpy(*(lower(a) for a in args), **{key: lower(value) for key, value in kwargs.items()})
+        return lift(result) if out is None else out
+
+    return call
+
+
+for _line in KEYWORDS.strip().splitlines():
+    _keywords, _, _names = _line.partition(":")
+    FUNCTIONS.update((_name, function(_name, tuple(_keywords.split()))) for _name in _names.split())
+
+
+def __getattr__(name: str) -> Any:
+    if name in FUNCTIONS:
+        return FUNCTIONS[name]
+    raise AttributeError(f"module 'cupy' has no attribute {name!r}, as far as fake_cupy goes")
+
+
+def asarray(a: Any, dtype: Any = None, order: Any = None, *, copy: Any = None, blocking: bool = False) -> ndarray:
+    if isinstance(a, ndarray):
+        wanted = a.dtype if dtype is None else np.dtype(dtype)
+        return a.astype(wanted, copy=bool(copy))
+    machine.about_to("copies")
+    if isinstance(a, list | tuple) and any(isinstance(part, ndarray) for part in a):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
+    return ndarray(np.array(a, dtype, order=order or "K"))
+
+
+array = asarray
+
+
+def asnumpy(a: Any) -> np.ndarray:
+    return a.get() if isinstance(a, ndarray) else np.asarray(a)
+
+
+def ascontiguousarray(a: ndarray, dtype: Any = None) -> ndarray:
+    return a if a.flags.c_contiguous and dtype in (None, a.dtype) else lift(np.array(lower(a), dtype, order="C"))
+
+
+def astype(x: ndarray, dtype: Any, /, *, copy: bool = True) -> ndarray:
+    return x.astype(dtype, copy=copy)
+
+
+def empty(shape: Any, dtype: Any = float, order: str = "C") -> ndarray:
+    """Not zeros: a number that looks wrong wherever it shows up."""
+    a = np.empty(shape, dtype)
+    a.reshape(-1).view(np.uint8)[:] = 0xA5
+    return ndarray(a)
+
+
+def matmul(a: ndarray, b: ndarray, out: ndarray | None = None) -> ndarray:
+    """As CuPy's: its cuBLAS cannot be captured, and `out` must be as it is wanted."""
+    if machine.captured is not None:
+        raise NotImplementedError("calling cublasSetStream while a stream is captured")
+    machine.launched["cublas"] += 1
+    if out is None:
+        with np.errstate(all="ignore"):
+            return lift(np.matmul(lower(a), lower(b)))
+    if out.dtype != np.result_type(a.dtype, b.dtype) or not out.flags.c_contiguous:
+        raise ValueError("Output array must be C-contiguous, and of the type of the product")
+    for operand in (a, b):
+        if not operand.flags.forc:
+            machine.about_to("allocation")  # CuPy copies it first
+    with np.errstate(all="ignore"):
+        np.matmul(lower(a), lower(b), out=lower(out))
+    return out
+
+
+ndarray.__matmul__ = lambda self, other: matmul(self, other)  # type: ignore[attr-defined]
+for _name in ("sum", "mean", "max", "min", "argmax", "all", "any", "clip", "ravel", "transpose"):
+    setattr(ndarray, _name, lambda self, *args, _of=FUNCTIONS[_name], **kwargs: _of(self, *args, **kwargs))
+
+
+# ---- kernels ---------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def compiled(code: str, options: tuple[str, ...]) -> CpuModule:
+    return CpuModule.of_text(code, options)
+
+
+class RawModule:
+    def __init__(self, *, code: str, options: tuple[str, ...] = (), backend: str = "nvrtc") -> None:
+        self._module = compiled(code, options)
+
+    def get_function(self, name: str) -> RawKernel:
+        return RawKernel(name, self._module.kernel(name))
+
+
+class RawKernel:
+    max_dynamic_shared_size_bytes = STATIC_SHARED
+
+    def __init__(self, name: str, kernel: Any) -> None:
+        self.name, self._kernel = name, kernel
+
+    def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise RuntimeError("CUDA_ERROR_INVALID_VALUE: raise max_dynamic_shared_size_bytes first")
+        lowered = tuple(lower(a) for a in args)
+        machine.launched[self.name] += 1
+        submit(functools.partial(self._kernel, grid, block, lowered, shared_mem=shared_mem))
+
+
+def submit(work: Callable[[], None]) -> None:
+    """Do it now, or while a stream is captured when its graph is launched."""
+    if machine.captured is None:
+        work()
+    else:
+        machine.captured.append(work)
+
+
+# ---- cupy.cuda -------------------------------------------------------------------------------------------------------
+
+
+class Device:
+    def __init__(self, device: int | None = None) -> None:
+        self.id = machine.current if device is None else int(device)
+        self._before: list[int] = []
+
+    def __enter__(self) -> Device:
+        self._before.append(machine.current)
+        machine.current = self.id
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        machine.current = self._before.pop()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Device) and other.id == self.id
+
+    def __hash__(self) -> int:
+        return self.id
+
+    def use(self) -> None:
+        machine.current = self.id
+
+    def synchronize(self) -> None:
+        if machine.captured is not None:
+            machine.about_to("synchronize")
+
+
+class Graph:
+    def __init__(self, work: list[Callable[[], None]]) -> None:
+        self._work = work
+
+    def launch(self, stream: Any = None) -> None:
+        for part in self._work:
+            part()
+
+
+class Stream:
+    def __init__(self, null: bool = False, non_blocking: bool = False, ptr: int = 1) -> None:
+        self.ptr, self._null = 0 if null else ptr, null
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def begin_capture(self, mode: Any = None) -> None:
+        if self._null:
+            raise RuntimeError("cudaErrorStreamCaptureUnsupported: the null stream cannot be captured")
+        machine.captured = []
+
+    def end_capture(self) -> Graph:
+        work, machine.captured = machine.captured, None
+        return Graph(work or [])
+
+    def synchronize(self) -> None:
+        Device().synchronize()
+
+
+class Event:
+    def record(self, stream: Any = None) -> None:
+        self.time = time.perf_counter()
+
+    def synchronize(self) -> None:
+        Device().synchronize()
+
+
+class MemoryPool:
+    def used_bytes(self) -> int:
+        return machine.used[machine.current]
+
+    def total_bytes(self) -> int:
+        return machine.held[machine.current]
+
+    def free_bytes(self) -> int:
+        return self.total_bytes() - self.used_bytes()
+
+    def free_all_blocks(self, stream: Any = None) -> None:
+        machine.held[machine.current] = self.used_bytes()
+
+    def get_limit(self) -> int:
+        return machine.limit[machine.current]
+
+    def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
+        machine.limit[machine.current] = size or 0
+
+
+def get_default_memory_pool() -> MemoryPool:
+    return MemoryPool()
+
+
+def get_default_pinned_memory_pool() -> Any:
+    return SimpleNamespace(free_all_blocks=lambda: None)
+
+
+def _properties(number: int) -> dict[str, Any]:
+    major, minor = machine.capability
+    return {"name": b"Stand-in", "major": major, "minor": minor, "totalGlobalMem": machine.memory}
+
+
+cuda = SimpleNamespace(
+    Device=Device,
+    Stream=Stream,
+    Event=Event,
+    get_current_stream=lambda: Stream(null=True),
+    get_elapsed_time=lambda first, last: (last.time - first.time) * 1e3,
+    memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+    runtime=SimpleNamespace(
+        getDevice=lambda: machine.current,
+        getDeviceCount=lambda: machine.devices,
+        getDeviceProperties=_properties,
+        memGetInfo=lambda: (machine.memory - machine.held[machine.current], machine.memory),
+        runtimeGetVersion=lambda: 13020,
+        driverGetVersion=lambda: 13010,
+    ),
+)
+
+
+def _set_compute_type(dtype: Any, kind: int) -> None:
+    machine.compute_type = kind
+
+
+_core = SimpleNamespace(
+    get_compute_type=lambda dtype: machine.compute_type,
+    set_compute_type=_set_compute_type,
+    _routines_linalg=SimpleNamespace(COMPUTE_TYPE_DEFAULT=1, COMPUTE_TYPE_TF32=7),
+)

@@ -1,0 +1,145 @@
+"""`make gpu` itself: its stages on the stand-in, and that one that fails, hangs or dies takes no other with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cuda_on_cpu
+import pytest
+
+import nnx
+from nnx.backends import cuda_driver
+from nnx.kernels.cuda import KERNELS
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "bench"))
+
+import gpu  # noqa: E402
+import gpu_peers  # noqa: E402
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
+    if cuda_on_cpu.missing():
+        pytest.skip(str(cuda_on_cpu.missing()))
+    import fake_cupy
+
+    from nnx.backends.cupy import CupyBackend
+
+    fake_cupy.machine.reset()
+    backend = CupyBackend(fake_cupy)
+    monkeypatch.setattr(nnx, "get_backend", lambda name: backend)
+    return backend
+
+
+def test_stages_on_the_stand_in(stand_in: Any):
+    saved: list[Any] = []
+    assert gpu.probe(saved.append)["kernels"] == len(KERNELS)
+    assert gpu.conformance(saved.append)["report"].startswith("cupy: 31 operations")
+    done = gpu.kernels(saved.append)
+    assert set(done["kernels"]) == KERNELS.keys() - {"sgd", "adagrad", "rmsprop", "adam"}  # those over many steps
+    assert max(done["worst"].values()) <= 1
+    assert saved
+
+
+@pytest.mark.skipif(cuda_driver.ask().status == 0 and cuda_driver.ask().version is not None, reason="a GPU is here")
+def test_without_a_gpu_it_says_why_and_writes_nothing(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "bench" / "gpu.py"), "--results", str(tmp_path / "results")],
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "nothing ran, and nothing was written. there is no NVIDIA driver" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+SCRIPTS = {
+    "passes": "out.write_text(json.dumps({'state': 'passed', 'data': {'figure': 7}}))",
+    "skips": "out.write_text(json.dumps({'state': 'skipped', 'data': 'no tool'}))",
+    "raises": "print('begun'); raise RuntimeError('the device is ill')",
+    "dies half-way": "out.write_text(json.dumps({'state': 'unfinished', 'data': [1]})); os.abort()",
+    "hangs": "out.write_text(json.dumps({'state': 'unfinished', 'data': [1, 2]})); subprocess.run(['sleep', '60'])",
+}
+STATES = {
+    "passes": ("passed", {"figure": 7}),
+    "skips": ("skipped", "no tool"),
+    "raises": ("failed", None),
+    "dies half-way": ("failed", [1]),
+    "hangs": ("stopped after 2 s", [1, 2]),
+}
+
+
+@pytest.mark.parametrize("how", SCRIPTS)
+def test_a_stage_is_isolated(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    script = tmp_path / "stage.py"
+    lines = "import json, os, pathlib, subprocess, sys\nout = pathlib.Path(sys.argv[sys.argv.index('--out') + 1])\n"
+    script.write_text(lines + SCRIPTS[how], encoding="utf-8")
+    monkeypatch.setattr(gpu, "__file__", str(script))
+    result = gpu.run("probe", 2 if how == "hangs" else 60)
+    assert (result["state"], result["data"]) == STATES[how]
+    assert result["seconds"] < 30
+    assert how != "raises" or "the device is ill" in result["output"]
+
+
+def result(state: str, data: Any = None) -> dict[str, Any]:
+    return {"state": state, "data": data, "seconds": 1.5, "output": "what it printed"}
+
+
+def test_the_whole_run_reports_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    figures = {"losses": [1.0], "ready": 2.0, "median_us": 10.0, "best_us": 9.0, "peak_bytes": 5 << 20}
+    races = {
+        "300x2-64-3": {"nnx cupy": figures, "torch eager": {**figures, "median_us": 55.0}, "jax jit": {"error": "x"}}
+    }
+    results = {
+        "probe": result("passed", {"info": {"device": "cuda:0 (NVIDIA H200)", "notes": ["full float32"]}}),
+        "conformance": result("passed", {"report": "fine", "worst": {"dense": 0.25}}),
+        "kernels": result("stopped after 90 s"),
+        "steps": result("passed", races),
+        "tests": result("skipped", "pytest not installed"),
+        "sanitizer": result("failed", {"memcheck": "ERROR SUMMARY: 1 error"}),
+    }
+    monkeypatch.setattr(gpu, "run", lambda name, seconds: results[name])
+    assert gpu.main(["--results", str(tmp_path)]) == 1
+    page = next(tmp_path.glob("nvidia-h200-*.md")).read_text(encoding="utf-8")
+    kept = json.loads(next(tmp_path.glob("nvidia-h200-*.json")).read_text(encoding="utf-8"))
+    assert kept["stages"] == results
+    for words in (
+        "# nnx on cuda:0 (NVIDIA H200)", "full float32", "largest error 25% of the tolerated (dense)",
+        "| kernels | stopped after 90 s |", "pytest not installed", "10.0 us, 1.00x, 5 MiB", "55.0 us, 5.50x",
+        "## sanitizer: failed", "## kernels: stopped after 90 s", "what it printed",
+    ):  # fmt: skip
+        assert words in page, page
+    assert "conformance" in capsys.readouterr().out
+    results.update(kernels=result("passed", {"worst": {}}), sanitizer=result("skipped", "not installed"))
+    assert gpu.main(["--results", str(tmp_path)]) == 0
+
+
+def test_a_broken_gpu_is_told_by_its_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    monkeypatch.setattr(gpu, "run", lambda name, seconds: {**result("failed"), "output": "Traceback: it burns"})
+    monkeypatch.setattr("nnx.backends.available", lambda: {"cupy": True})
+    assert gpu.main(["--results", str(tmp_path / "r")]) == 2
+    assert "it burns" in capsys.readouterr().out
+    assert not (tmp_path / "r").exists()
+
+
+def test_peers_whose_losses_differ_get_no_figure():
+    results: dict[str, Any] = {"a": {"losses": [1.0, 0.5]}, "b": {"losses": [1.0, 0.6]}, "c": {"error": "not there"}}
+    gpu_peers.check_losses(results, 2e-3)
+    assert "error" not in results["a"]
+    assert "its losses are [1.0, 0.6]" in results["b"]["error"]
+    assert gpu_peers.cell(results["b"], None).startswith("its losses are")
+
+
+def test_names_of_reports():
+    assert [gpu.slug(d) for d in ("cuda:0 (NVIDIA H200)", "cuda:1 (A100-SXM4 80GB)", "?")] == [
+        "nvidia-h200", "a100-sxm4-80gb", "gpu",
+    ]  # fmt: skip

@@ -1,0 +1,170 @@
+"""The stand-in for CuPy is one: no name, no keyword and no leniency that the real one does not have."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from typing import Any
+
+import cuda_on_cpu
+import numpy as np
+import pytest
+
+if cuda_on_cpu.missing():
+    pytest.skip(str(cuda_on_cpu.missing()), allow_module_level=True)
+
+import fake_cupy
+from fake_cupy import machine
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    machine.reset()
+
+
+@pytest.fixture(scope="module")
+def real() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip("cupy")
+
+
+def parameters(function: Any) -> set[str] | None:
+    try:
+        return set(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return None  # compiled, without a signature
+
+
+OWN = ("asarray", "ascontiguousarray", "asnumpy", "astype", "empty", "matmul", "get_default_memory_pool")
+
+
+@pytest.mark.parametrize("name", [*fake_cupy.FUNCTIONS, *OWN])
+def test_functions_take_what_the_real_ones_take(name: str, real: Any):
+    keywords = {
+        word
+        for line in fake_cupy.KEYWORDS.strip().splitlines()
+        for word in line.partition(":")[0].split()
+        if name in line.partition(":")[2].split()
+    }
+    if name in OWN:
+        keywords = parameters(getattr(fake_cupy, name)) or set()
+    theirs = parameters(getattr(real, name))
+    if theirs is None or theirs & {"args", "kwargs"} or isinstance(getattr(real, name), real.ufunc):
+        theirs = {"a", "b", "out", "dtype"}  # what all of these take
+    assert keywords <= theirs
+
+
+def test_names_are_those_of_the_real_one(real: Any):
+    for path in ("cuda", "cuda.runtime", "_core", "_core._routines_linalg"):
+        ours, theirs = fake_cupy, real
+        for part in path.split("."):
+            ours, theirs = getattr(ours, part), getattr(theirs, part)
+        missing = [name for name in vars(ours) if not hasattr(theirs, name)]
+        assert not missing, f"cupy.{path} has no {missing}"
+    public = {name for name in dir(fake_cupy.ndarray) if name[0] != "_" or name[:2] == "__"}
+    extra = {"__weakref__", "__dict__", "__module__", "__annotations__", "__deepcopy__", "__static_attributes__"}
+    assert public - extra - {"__firstlineno__"} <= set(dir(real.ndarray))
+    pool = {name for name in dir(fake_cupy.MemoryPool) if name[0] != "_"}
+    assert pool <= set(dir(real.get_default_memory_pool()))
+    assert real._core._routines_linalg.COMPUTE_TYPE_TF32 == fake_cupy._core._routines_linalg.COMPUTE_TYPE_TF32
+    assert real._core._routines_linalg.COMPUTE_TYPE_DEFAULT == fake_cupy._core._routines_linalg.COMPUTE_TYPE_DEFAULT
+
+
+def test_the_two_kinds_of_arrays_never_mix():
+    ours, theirs = fake_cupy.asarray([1.0, 2.0]), np.array([1.0, 2.0])
+    for mix in (
+        lambda: ours + theirs,
+        lambda: theirs + ours,
+        lambda: np.exp(ours),
+        lambda: np.asarray(ours),
+        lambda: fake_cupy.maximum(ours, theirs),
+        lambda: ours.__setitem__(..., theirs),
+        lambda: np.add(theirs, 1, out=ours),
+        lambda: fake_cupy.asarray([ours, ours]),
+    ):
+        with pytest.raises(TypeError):
+            mix()
+    assert not isinstance(ours, np.ndarray)
+    assert type(ours).__module__ == "cupy"
+
+
+def test_numbers_out_of_it_are_arrays_and_views():
+    a = fake_cupy.asarray(np.arange(6.0).reshape(2, 3))
+    assert isinstance(fake_cupy.sum(a), fake_cupy.ndarray)
+    one = a[1, 2]
+    one += 1
+    assert a.get()[1, 2] == 6
+    with pytest.raises(TypeError, match="unexpected keyword argument 'device'"):
+        fake_cupy.arange(3, device=0)
+    with pytest.raises(AttributeError, match="no attribute 'fromfile'"):
+        fake_cupy.fromfile("x")
+
+
+def test_what_is_forbidden_is():
+    a = fake_cupy.asarray([1.0, 2.0])
+    with machine.without("host"):
+        a *= 2
+        for look in (bool, float, int, lambda a: a.tolist(), lambda a: a.item()):
+            with pytest.raises(AssertionError, match="host"):
+                look(a[0])
+    with machine.without("allocation"):
+        a += a
+        with pytest.raises(AssertionError, match="allocation"):
+            a + a
+    with machine.without("copies"), pytest.raises(AssertionError, match="copies"):
+        a.get()
+
+
+def test_nothing_but_launches_while_a_stream_is_captured():
+    from nnx.backends.cuda_launch import Launcher
+    from nnx.kernels.cuda import elementwise
+
+    launch, x, y = Launcher(fake_cupy), fake_cupy.asarray([-1.0, 2.0]), fake_cupy.zeros(2)
+    launch(elementwise("relu_forward", 2), "float64", x, y, 2)
+    y.fill(7)
+    with pytest.raises(RuntimeError, match="null stream"):
+        fake_cupy.cuda.Stream(null=True).begin_capture()
+    stream = fake_cupy.cuda.Stream(non_blocking=True)
+    stream.begin_capture()
+    launch(elementwise("relu_forward", 2), "float64", x, y, 2)
+    refused = (lambda: fake_cupy.empty(3), lambda: x.get(), lambda: bool(x[0]), lambda: x + 1, stream.synchronize)
+    for call in refused:
+        with pytest.raises(RuntimeError, match="while a stream is captured"):
+            call()
+    with pytest.raises(NotImplementedError, match="captured"):
+        fake_cupy.matmul(x, x)
+    graph = stream.end_capture()
+    assert y.get().tolist() == [7, 7]
+    graph.launch()
+    assert y.get().tolist() == [0, 2]
+
+
+def test_kernels_take_contiguous_arrays_of_their_gpu():
+    from nnx.backends.cuda_launch import Launcher
+    from nnx.kernels.cuda import elementwise
+
+    machine.reset(devices=2)
+    launch, x, y = Launcher(fake_cupy), fake_cupy.asarray(np.ones((2, 4))), fake_cupy.zeros((2, 2))
+    with pytest.raises(ValueError, match="C-contiguous"):
+        launch(elementwise("relu_forward", 4), "float64", x[:, ::2], y, 4)
+    with pytest.raises(TypeError, match="float64 given, expected float32"):
+        launch(elementwise("relu_forward", 4), "float32", x, y, 4)
+    with fake_cupy.cuda.Device(1), pytest.raises(ValueError, match="array device = 0 while current = 1"):
+        launch(elementwise("relu_forward", 4), "float64", x, y, 4)
+
+
+def test_memory_is_counted():
+    pool = fake_cupy.get_default_memory_pool()
+    a = fake_cupy.zeros(1000)
+    assert pool.used_bytes() == pool.total_bytes() == 8000
+    view = a[:10]
+    del a
+    assert pool.used_bytes() == 8000
+    del view
+    assert (pool.used_bytes(), pool.total_bytes(), pool.free_bytes()) == (0, 8000, 8000)
+    pool.free_all_blocks()
+    assert pool.total_bytes() == 0
+    pool.set_limit(size=100)
+    with pytest.raises(fake_cupy.OutOfMemoryError, match=r"allocating 800 bytes .*limit set to: 100 bytes"):
+        fake_cupy.empty(100)
