@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from nnx.kernels.cpu.cache import njit
-from nnx.kernels.cpu.program_elementwise import exp_all, log_all
+from nnx.kernels.cpu.math import exp
+from nnx.kernels.cpu.program_elementwise import log_all
 from nnx.kernels.cpu.program_rows import HALF_WORD, LOWER, philox
 from nnx.kernels.cpu.program_table import PART
 from nnx.kernels.cpu.vectors import view
@@ -51,22 +52,25 @@ def lanes_cross_entropy(z, labels, out, losses, hits, scratch, n, stride, rows, 
     if len(hits) > 0:
         for s in range(rows):
             hits[s] = one if best[s] == labels[s] else zero
-    for s in range(count):
-        losses[s] = zero
+    # Each loop touches few arrays: with more, LLVM gives up telling them apart, and the loop stays scalar.
+    total = best
     for c in range(n):
         a, e, index = view(z, c * stride, count), view(out, c * stride, count), number(c)
-        for s in range(count):
-            shifted, so_far = a[s] - top[s], losses[s]
-            losses[s] = shifted if labels[s] == index else so_far
-            e[s] = shifted
-        exp_all(e)
-    total = best
-    for s in range(count):
-        total[s] = zero
-    for c in range(n):
-        e = view(out, c * stride, count)
-        for s in range(count):
-            total[s] += e[s]
+        if c == 0:
+            for s in range(count):
+                v = exp(a[s] - top[s])
+                e[s] = v
+                total[s] = v
+            for s in range(count):
+                losses[s] = a[s] - top[s]
+        else:
+            for s in range(count):
+                v = exp(a[s] - top[s])
+                e[s] = v
+                total[s] += v
+            for s in range(count):
+                shifted, so_far = a[s] - top[s], losses[s]
+                losses[s] = shifted if labels[s] == index else so_far
     for s in range(count):
         top[s] = factor / total[s]
     for s in range(rows, count):
