@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import peers
-from peers import CHECKED, NETWORKS, Peer, Run, chunk, measure
+from peers import NETWORKS
+from race import CHECKED, Peer, Run, chunk, measure
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS["8192x784-512-512-10"] = (8192, (784, 512, 512, 10), "adam", 4)
@@ -78,7 +79,7 @@ def peak_bytes(peer: str) -> int | None:
 
 
 def serve(peer: str) -> None:
-    """Answer JSON lines, as peers.serve does, and {"peak": true} with bytes."""
+    """Answer JSON lines, as race.serve does, and {"peak": true} with bytes."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     run: Run | None = None

@@ -14,20 +14,11 @@ PyTorch runs eagerly, and with the whole step, optimizer included, under `torch.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from race import CHECKED, Prepare, Race, Run
 
 # name: rows of a batch, widths, optimizer, batches that take turns
 NETWORKS: dict[str, tuple[int, tuple[int, ...], str, int]] = {
@@ -38,9 +29,7 @@ NETWORKS: dict[str, tuple[int, tuple[int, ...], str, int]] = {
     "512x2048-2048-2048-1000": (512, (2048, 2048, 2048, 1000), "momentum", 4),
 }
 RATE, MOMENTUM, BETA_1, BETA_2, EPSILON = 1e-3, 0.9, 0.9, 0.999, 1e-7
-CHECKED = 6  # steps whose losses are compared
-CHUNK = 0.005  # seconds that one measurement takes at least: short enough to fall between other processes' work
-Run = Callable[[int], list[float]]  # run so many steps from where it is; return their losses where it has them
+# The numbers by which peers are compared are the losses of their first steps.
 
 
 def batches(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -218,7 +207,7 @@ def jax_peer(name: str, scanned: bool, threads: int, platform: str = "cpu") -> R
     return run_one
 
 
-PEERS: dict[str, Callable[[str, int], Run]] = {
+PEERS: dict[str, Prepare] = {
     "nnx numba": lambda name, threads: nnx_peer(name, "numba", threads),
     "nnx numpy": lambda name, threads: nnx_peer(name, "numpy", threads),
     "torch eager": lambda name, threads: torch_peer(name, False, threads),
@@ -226,216 +215,15 @@ PEERS: dict[str, Callable[[str, int], Run]] = {
     "jax jit": lambda name, threads: jax_peer(name, False, threads),
     "jax scan": lambda name, threads: jax_peer(name, True, threads),
 }
-OURS = ("nnx numba", "nnx numpy")
-
-
-# ---- a peer's process ------------------------------------------------------------------------------------------------
-
-
-def serve(peer: str, threads: int) -> None:
-    """Answer JSON lines: {"prepare": network} with its losses, {"run": seconds} with times of a step."""
-    answers, run, steps = os.fdopen(os.dup(1), "w"), None, 1
-    os.dup2(2, 1)
-    for line in sys.stdin:
-        order = json.loads(line)
-        try:
-            if "prepare" in order:
-                begin = time.perf_counter()
-                run = PEERS[peer](order["prepare"], threads)
-                losses = run(CHECKED)
-                ready = time.perf_counter() - begin
-                steps = chunk(run)
-                reply: dict[str, Any] = {"losses": losses, "ready": ready}
-            else:
-                assert run is not None
-                reply = {"times": measure(run, steps, order["run"])}
-        except BaseException as error:
-            reply = {"error": f"{type(error).__name__}: {error}"[:300]}
-        answers.write(json.dumps(reply) + "\n")
-        answers.flush()
-
-
-def chunk(run: Run) -> int:
-    """Find how many steps take CHUNK seconds, and warm up on the way."""
-    steps = 24
-    run(steps)
-    begin = time.perf_counter()
-    run(steps)
-    step = (time.perf_counter() - begin) / steps
-    steps = max(8, round(CHUNK / step) // 8 * 8)  # whole turns of the batches; never CHECKED
-    run(steps)
-    return steps
-
-
-def measure(run: Run, steps: int, seconds: float) -> list[float]:
-    """Time chunks of steps for so long; return each chunk's time of a step."""
-    times, end = [], time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times) < 2:
-        begin = time.perf_counter()
-        run(steps)
-        times.append((time.perf_counter() - begin) / steps)
-    return times
-
-
-class Peer:
-    """A peer's process, seen from here."""
-
-    def __init__(self, name: str, threads: int) -> None:
-        count = str(threads)
-        environment = {
-            **os.environ, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count,
-            "NNX_THREADS": count, "NUMBA_NUM_THREADS": count, "PYTHONUNBUFFERED": "1", "JAX_PLATFORMS": "cpu",
-        }  # fmt: skip
-        command = [sys.executable, __file__, "--serve", name, "--threads", count]
-        if hasattr(os, "sched_getaffinity"):  # JAX takes as many threads as it sees processors
-            cores = sorted(os.sched_getaffinity(0))[:threads]
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-                preexec_fn=lambda: os.sched_setaffinity(0, cores),
-            )  # fmt: skip
-        else:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-            )
-        self.name = name
-
-    def ask(self, **order: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
-            self.process.stdin.write(json.dumps(order) + "\n")
-            self.process.stdin.flush()
-            return dict(json.loads(self.process.stdout.readline() or '{"error": "the process ended"}'))
-        except OSError as error:
-            return {"error": str(error)}
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-
-# ---- the comparison --------------------------------------------------------------------------------------------------
-
-
-def race(network: str, names: list[str], threads: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """Run one network on every peer; return the figures."""
-    peers = [Peer(name, threads) for name in names]
-    results: dict[str, Any] = {}
-    try:
-        running, losses = [], None
-        for peer in peers:
-            reply = peer.ask(prepare=network)
-            if "error" in reply:
-                print(f"  {peer.name}: {reply['error']}", flush=True)
-                continue
-            losses = losses or reply["losses"]
-            if not np.allclose(reply["losses"], losses, rtol=2e-3):
-                raise SystemExit(f"{network}: {peer.name} has losses {reply['losses']}, others {losses}; no figures")
-            results[peer.name] = {"ready_s": reply["ready"], "times": []}
-            running.append(peer)
-        for _ in range(rounds):
-            for peer in running:
-                reply = peer.ask(run=seconds)
-                if "error" in reply:
-                    raise SystemExit(f"{network}: {peer.name}: {reply['error']}")
-                results[peer.name]["times"].append(reply["times"])
-    finally:
-        for peer in peers:
-            peer.close()
-    for result in results.values():
-        times = result.pop("times")
-        result["best_us"] = min(map(min, times)) * 1e6
-        result["median_us"] = statistics.median(statistics.median(t) for t in times) * 1e6
-    return results
-
-
-def ratios(results: dict[str, Any], figure: str) -> tuple[float | None, float | None]:
-    """How many times faster "nnx numba" is than the best other, and than PyTorch's eager mode."""
-    others = [result[figure] for name, result in results.items() if name not in OURS]
-    ours = results.get("nnx numba", {}).get(figure)
-    eager = results.get("torch eager", {}).get(figure)
-    return (
-        min(others) / ours if others and ours else None,
-        eager / ours if eager and ours else None,
-    )
-
-
-def versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"python": platform.python_version()}
-    for package in ("nnx-backends", "numpy", "numba", "torch", "jax", "jaxlib"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-        flags = next(line for line in lines if line.startswith("flags"))
-        return name + next((f", {kind}" for kind in ("avx512f", "avx2") if f" {kind}" in flags), "")
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def markdown(report: dict[str, Any]) -> str:
-    """The report as a table."""
-    known = [name for name in PEERS if any(name in results for results in report["networks"].values())]
-    text = [
-        "# A training step of nnx and of its peers",
-        "",
-        f"{report['processor']}, {report['threads']} threads, float32; us a step: best (median) of {report['rounds']} "
-        "alternating rounds. " + ", ".join(f"{k} {v}" for k, v in report["versions"].items()) + ".",
-        "",
-        "| step | " + " | ".join(known) + " | x best peer | x torch eager |",
-        "|---" * (len(known) + 3) + "|",
-    ]
-    for network, results in report["networks"].items():
-        cells = [
-            f"{results[name]['best_us']:.1f} ({results[name]['median_us']:.1f})" if name in results else ""
-            for name in known
-        ]
-        pairs = zip(ratios(results, "best_us"), ratios(results, "median_us"), strict=True)
-        cells += [f"{best:.2f} ({median:.2f})" if best and median else "" for best, median in pairs]
-        text.append(f"| {network}, {NETWORKS[network][2]} | " + " | ".join(cells) + " |")
-    return "\n".join(text) + "\n"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--seconds", type=float, default=0.3, help="of each peer in each round")
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
-    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        serve(options.serve, options.threads)
-        return
-    report: dict[str, Any] = {
-        "processor": processor(), "threads": options.threads, "rounds": options.rounds, "versions": versions(),
-        "networks": {},
-    }  # fmt: skip
-    for network in options.networks:
-        print(network, flush=True)
-        results = race(network, options.peers, options.threads, options.rounds, options.seconds)
-        report["networks"][network] = results
-        for name, result in results.items():
-            print(f"  {name:14} {result['best_us']:10.1f} ({result['median_us']:.1f})", flush=True)
-        print("  x best peer, x torch eager:", *ratios(results, "best_us"), ratios(results, "median_us"), flush=True)
-        if options.json:
-            options.json.write_text(json.dumps(report, indent=1) + "\n")
-        if options.markdown:
-            options.markdown.write_text(markdown(report))
-
+RACE = Race(
+    script=__file__,
+    title="A training step of nnx and of its peers",
+    what="step",
+    option="networks",
+    cases={name: f"{name}, {optimizer}" for name, (_, _, optimizer, _) in NETWORKS.items()},
+    peers=PEERS,
+    ours=("nnx numba", "nnx numpy"),
+)
 
 if __name__ == "__main__":
-    main()
+    RACE.main(__doc__)

@@ -11,10 +11,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from nnx.backends import Backend
 
 Array = Any
 PADDING = 64
+ALIGNED = 64  # bytes at whose multiples it begins: vectors that lie across two cache lines take longer
 
 
 class ParameterBuffer:
@@ -34,7 +37,9 @@ class ParameterBuffer:
             self._places.append((offset, shape))
             offset += -(-math.prod(shape) // PADDING) * PADDING
         self.size = offset
-        self.arena = backend.zeros(4 * offset, dtype)
+        room = backend.zeros(4 * offset + PADDING, dtype)
+        skip = -backend.address(room) % ALIGNED // np.dtype(dtype).itemsize
+        self.arena = room[skip : skip + 4 * offset]
         self.values, self.first, self.second, self.gradients = (
             self.arena[part * offset : (part + 1) * offset] for part in range(4)
         )

@@ -41,7 +41,7 @@ def warmup(
 
 
 def _steps(backend: Any, dtype: str) -> list[Step]:
-    """One call for every kernel, and the training of a small network, for its program."""
+    """One call for every kernel, and a small network's training and prediction, for the functions that run them."""
     n, c = 3, 4
     x, y, gradient = (np.full((n, c), 0.25, dtype) for _ in range(3))
     w, b, dw, db = np.ones((c, c), dtype), np.ones((1, c), dtype), np.empty((c, c), dtype), np.empty((1, c), dtype)
@@ -83,6 +83,7 @@ def _steps(backend: Any, dtype: str) -> list[Step]:
         "rmsprop": lambda: backend.rmsprop(p, g, v, hyper, counters),
         "adam": lambda: backend.adam(p, g, m, v, hyper, counters),
         "program": lambda: _train(dtype),
+        "forward": lambda: _predict(dtype),
     }
     return [(f"{name} ({dtype})", call) for name, call in calls.items()]
 
@@ -95,3 +96,10 @@ def _train(dtype: str) -> None:
         model = nnx.Sequential(nnx.Dense(2, width), nnx.ReLU(), nnx.Dense(width, 3), backend="numba", dtype=dtype)
         model.compile(loss=nnx.SoftmaxCrossEntropy(), optimizer=nnx.Adam())
         model.fit(np.zeros((64, 2), dtype), np.zeros(64, np.int64), batch_size=32, verbose=0)
+
+
+def _predict(dtype: str) -> None:
+    """Predict one row with a tiny network."""
+    import nnx
+
+    nnx.Sequential(nnx.Dense(2, 3), backend="numba", dtype=dtype).predict(np.zeros((1, 2), dtype))

@@ -194,6 +194,30 @@ def test_in_place(operation, numba):
     np.testing.assert_allclose(x, wanted, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("columns", [*range(1, 19), 127, 128, 300])
+def test_softmax_backward_of_every_width(columns, dtype, numba):
+    random, judge = np.random.default_rng(columns), NumpyBackend()
+    for rows in (*range(1, 20), 101):
+        y, dy = (random.random((rows, columns)).astype(dtype) for _ in range(2))
+        if rows == 19:
+            y[3, -1], dy[5, 0], dy[7] = np.nan, np.inf, 1e30
+        around = np.full(rows * columns + 40, 7, dtype)
+        out = around[20:-20].reshape(rows, columns)
+        with np.errstate(all="ignore"):
+            wanted = judge.softmax_backward(y, dy)
+        numba.softmax_backward(y, dy, out=out)
+        tolerance = 1e-5 * max(1, columns / 10)
+        np.testing.assert_allclose(out, wanted, rtol=1e-3, atol=tolerance)
+        assert (around[:20] == 7).all()
+        assert (around[-20:] == 7).all()
+        for place in (0, 1):  # over an operand
+            operands = [y.copy(), dy.copy()]
+            np.testing.assert_allclose(
+                numba.softmax_backward(*operands, out=operands[place]), wanted, rtol=1e-3, atol=tolerance
+            )
+
+
 def test_labels_and_rows_that_are_not_there_touch_no_memory(numba):
     logits, losses = np.zeros((3, 4), np.float32), np.empty(3, np.float32)
     numba.softmax_cross_entropy(logits, np.array([0, 4, -1]), losses)

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,29 @@ def call_product():
     return caller
 
 
+def predictions():
+    """Whole networks for a few rows, in both types, against NumPy."""
+    import nnx
+    from nnx.kernels.cpu import forward
+
+    random, cases = np.random.default_rng(0), 0
+    for dtype, tolerance in (("float32", 1e-5), ("float64", 1e-12)):
+        for widths in ((1, 1, 1), (2, 64, 3), (7, 33, 17, 16, 5), (50, 2048, 20)):
+            for end in (nnx.Softmax, nnx.Sigmoid, nnx.Tanh, nnx.Linear):
+                layers = [nnx.Dense(a, b) for a, b in pairwise(widths)]
+                parts = [part for layer in layers for part in (layer, nnx.ReLU())][:-1]
+                net = nnx.Sequential(*parts, end(), dtype=dtype, backend="numba")
+                for layer in layers:
+                    layer.biases = random.normal(size=layer.biases.shape)
+                x = random.normal(size=(3, widths[0])).astype(dtype)
+                outputs = net.inference().native(x)
+                assert outputs is not None, (widths, dtype)
+                wanted = net.to("numpy").predict(x)
+                assert np.abs(outputs - wanted).max() < tolerance * max(1, np.abs(wanted).max()), (widths, dtype, end)
+                cases += 1
+    return cases, [forward.forward]
+
+
 def a_few():
     """Kernels that compile in a second or two."""
     from nnx.kernels.cpu import optimizers, softmax
@@ -131,6 +155,17 @@ def test_every_kernel_cold_and_from_the_cache(tmp_path):
     assert cached["cases"] == cold["cases"]
     assert cached["misses"] == 0
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_prediction_cold_and_from_the_cache(tmp_path):
+    assert finish(start("predictions", tmp_path))["hits"] == 0
+    assert finish(start("predictions", tmp_path)) == {"cases": 32, "kernels": 1, "hits": 2, "misses": 0}
+
+
+@pytest.mark.skipif(not AMD64, reason="other CPUs' vectors can be had on x86-64 alone")
+def test_prediction_with_narrower_vectors(tmp_path):
+    for process in [start("predictions", tmp_path, **settings) for settings in (HASWELL, NEHALEM)]:
+        assert finish(process)["cases"] == 32
 
 
 @pytest.mark.skipif(not AMD64, reason="other CPUs' vectors can be had on x86-64 alone")

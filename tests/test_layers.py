@@ -106,7 +106,7 @@ def test_every_array_of_a_model_has_its_type(dtype: str) -> None:
         for layer in model.layers[:-1]:  # the loss does the work of the softmax
             assert (layer.inputs.dtype.name, layer.output.dtype.name) == (dtype, dtype)
         assert model.predict(x).dtype.name == dtype
-        assert model.layers[-1].output.dtype.name == dtype
+        assert model.layers[-1].forward(model.layers[-2].output).dtype.name == dtype
 
 
 def test_the_notes_names() -> None:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from nnx.backends.errors import InputError, InputTypeError
+from nnx.backends.forward import Forward, Stage
 from nnx.backends.memory import Memory, of_process
 from nnx.backends.operations import OPERATIONS, Operations
 from nnx.backends.program import Program, Recorder
@@ -24,6 +25,7 @@ from nnx.backends.timer import Timer
 Array = Any
 Method = TypeVar("Method", bound=Callable[..., Any])
 FLOATS = ("float32", "float64")
+NATIVE_FLOATS = (np.dtype("float32"), np.dtype("float64"))  # in this machine's byte order
 DTYPES = (*FLOATS, "int64", "int32", "uint64", "bool")
 
 
@@ -177,6 +179,16 @@ class Backend(Operations):
         """
         return Program(self, recorder.calls)
 
+    def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
+        """Return one native function for a model's whole forward pass, or None where there is none (forward.py).
+
+        It takes what it can in one call, such as a few rows, and leaves the rest to the operations.
+
+        Args:
+            stages: what the model does; their weights and biases are views of `parameters`, whose numbers may change.
+        """
+        return None
+
     def __repr__(self) -> str:
         return f"<nnx backend {self.name!r} on {self.device}>"
 
@@ -194,6 +206,8 @@ def on_its_device(method: Method) -> Method:
 
 def host_array(x: Any, dtype: Any = None, what: str = "") -> np.ndarray:
     """Return `x` as a NumPy array of a type that nnx computes in; see `Backend.asarray` and `real_numbers`."""
+    if type(x) is np.ndarray and (x.dtype in NATIVE_FLOATS if dtype is None else x.dtype == dtype):
+        return x
     a = real_numbers(x, what)
     if dtype is None:  # the name, not the type, which may be in the other byte order
         dtype = a.dtype.name if a.dtype.name in FLOATS else "float32"

@@ -20,6 +20,7 @@ import numpy as np
 
 from nnx.backends.base import BackendInfo
 from nnx.backends.errors import BackendUnavailable, InputError
+from nnx.backends.forward import Forward, Stage
 from nnx.backends.numpy import NumpyBackend
 from nnx.backends.program import Program, Recorder
 from nnx.kernels.cpu.entry import Unfit
@@ -29,6 +30,7 @@ from nnx.kernels.philox import LOW, keep_threshold
 Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
 GEMM_RULES = ("auto", "own", "blas")
+ALONE = 2e5  # ns of work below which one thread is quicker than two
 
 
 class Kernels:
@@ -71,6 +73,7 @@ class NumbaBackend(NumpyBackend):
         self.kernels = Kernels()
         self.bound = bool(self.kernels.blas.available())  # whether compiled code can call NumPy's BLAS
         self.gemm_rule = gemm_rule()
+        self._softmax_backward = self.kernels.softmax.backward
 
     # ---- facts -------------------------------------------------------------------------------------------------------
 
@@ -112,6 +115,11 @@ class NumbaBackend(NumpyBackend):
         from nnx.backends.numba_program import compile_program  # here, because it imports Numba
 
         return cast(Program, compile_program(self, recorder.calls))  # it has a Program's run(steps) and native
+
+    def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
+        from nnx.backends.numba_program.forward import compile_forward
+
+        return compile_forward(stages, parameters)
 
     # ---- dense -------------------------------------------------------------------------------------------------------
 
@@ -221,7 +229,10 @@ class NumbaBackend(NumpyBackend):
 
     def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
         dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        done = self._rows(self.kernels.softmax.backward, 0.4, (y, dy, dx))
+        if y.size < ALONE / 0.4:  # small ones are as quick as the way through `_rows`
+            done = offer(self._softmax_backward, y, dy, dx)
+        else:
+            done = self._rows(self._softmax_backward, 0.4, (y, dy, dx))
         return dx if done else super().softmax_backward(y, dy, out)
 
     def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:
@@ -379,7 +390,7 @@ class NumbaBackend(NumpyBackend):
             arrays: divided by rows. One without rows, an operand left out, stays as it is. more: the same for all.
         """
         first, pool = arrays[0], self.kernels.pool
-        if pool.limit == 1 or first.size * cost < 2e5:
+        if pool.limit == 1 or first.size * cost < ALONE:
             return offer(kernel, *arrays, *more)
         rows = len(first)
         if any(len(a) not in (rows, 0) for a in arrays):
@@ -391,7 +402,7 @@ class NumbaBackend(NumpyBackend):
     def _elementwise(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
         """The same for a kernel that does not know rows: one long row can be divided too."""
         first = arrays[0]
-        if self.kernels.pool.limit > 1 and first.size * cost >= 2e5:
+        if self.kernels.pool.limit > 1 and first.size * cost >= ALONE:
             if any(a.shape != first.shape or not a.flags.c_contiguous for a in arrays):
                 return False
             arrays = tuple(a.reshape(-1, 1) for a in arrays)

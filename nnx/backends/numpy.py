@@ -241,20 +241,21 @@ def blocks(*flat: Array) -> Any:
     return (tuple(a[first : first + BLOCK] for a in flat) for first in range(0, length, BLOCK))
 
 
-# Reductions over short rows: numpy spends some 30 ns on each row, so few columns are turned into few long rows.
+# Reductions over short rows: numpy spends some 30 ns on each row, so few columns are turned into few long rows, unless
+# there are few rows, too.
 FEW = 16
 
 
 def row_max(x: Array) -> Array:
     """The maximum of each row: [N, 1]."""
-    if x.shape[1] > FEW:
+    if x.shape[1] > FEW or x.shape[0] <= FEW:
         return np.maximum.reduce(x, axis=1, keepdims=True)
     return np.maximum.reduce(np.ascontiguousarray(x.T), axis=0)[:, None]
 
 
 def row_sum(x: Array) -> Array:
     """The sum of each row: [N, 1]."""
-    if x.shape[1] > FEW:
+    if x.shape[1] > FEW or x.shape[0] <= FEW:
         return np.add.reduce(x, axis=1, keepdims=True)
     return np.add.reduce(np.ascontiguousarray(x.T), axis=0)[:, None]
 

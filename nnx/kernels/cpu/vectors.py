@@ -187,6 +187,58 @@ def vfma(typing, a, b, c):
 
 
 @intrinsic
+def vmul(typing, a, b):
+    """a * b."""
+
+    def codegen(context, builder, signature, args):
+        return builder.fmul(*args)
+
+    return a(a, a), codegen
+
+
+@intrinsic
+def vsub(typing, a, b):
+    """a - b."""
+
+    def codegen(context, builder, signature, args):
+        return builder.fsub(*args)
+
+    return a(a, a), codegen
+
+
+@intrinsic
+def vfirst(typing, a, count):
+    """The first `count` lanes of a, and 0 in the others."""
+
+    def codegen(context, builder, signature, args):
+        integers = ir.VectorType(ir.IntType(64), WIDTH)
+        undefined = ir.Constant(integers, ir.Undefined)
+        one = builder.insert_element(undefined, args[1], ir.IntType(32)(0))
+        limit = builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH))
+        kept = builder.icmp_signed("<", ir.Constant(integers, list(range(WIDTH))), limit)
+        return builder.select(kept, args[0], ir.Constant(args[0].type, [0.0] * WIDTH))
+
+    return a(a, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def vrow_sums(typing, a, columns):
+    """In each lane the sum of its row, where rows of `columns` numbers, a constant, follow one another in a."""
+    c = columns.literal_value
+    lanes = WIDTH // c * c  # those of whole rows; nothing is said about the others
+
+    def codegen(context, builder, signature, args):
+        total, undefined = args[0], ir.Constant(args[0].type, ir.Undefined)
+        for turn in range(1, c):
+            places = [i // c * c + (i + turn) % c if i < lanes else i for i in range(WIDTH)]
+            order = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), places)
+            total = builder.fadd(total, builder.shuffle_vector(args[0], undefined, order))
+        return total
+
+    return a(a, columns), codegen
+
+
+@intrinsic
 def vrelu(typing, a):
     """max(a, 0); NaN stays NaN."""
 

@@ -1,0 +1,35 @@
+"""What a network is when it only predicts: stages in a row, each an operation or two on parameters that lie fixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = Any
+# What `Backend.compile_forward` returns: new outputs for a NumPy array, or None where it does not take this one.
+Forward = Callable[[np.ndarray], np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """activation(x @ weights + biases).
+
+    Attributes:
+        weights: [I, O], or None: only the activation is applied. biases: [1, O]. Both are views of a model's
+            parameters, so they change as it is trained.
+        activation: the name of an operation, or None. With weights it is one that `dense` takes; "softmax" stands by
+            itself.
+    """
+
+    weights: Array | None
+    biases: Array | None
+    activation: str | None
+
+    def run(self, backend: Any, x: Array, out: Array | None) -> Array:
+        """Return the outputs for x, in `out` if that is given."""
+        if self.weights is None:
+            return getattr(backend, str(self.activation))(x, out=out)
+        return backend.dense(x, self.weights, self.biases, self.activation, out=out)

@@ -1,0 +1,256 @@
+"""`predict` without layers: compiled for a few rows, by operations for many, by the layers where one is foreign."""
+
+import copy
+import pickle
+import threading
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import nnx
+from nnx.errors import InputError
+from nnx.inference import stages_of
+
+pytest.importorskip("numba")
+
+BACKENDS = ("numpy", "numba")
+TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
+
+
+def model(*widths, activation=nnx.ReLU, end=nnx.Softmax, **options):
+    layers = []
+    for a, b in pairwise(widths):
+        layers += [nnx.Dense(a, b), activation()]
+    found = nnx.Sequential(*layers[:-1], end(), **{"backend": "numba", **options})
+    random = np.random.default_rng(7)
+    for layer in found.layers:
+        if isinstance(layer, nnx.Dense):
+            layer.biases = random.normal(size=(1, layer.n_neurons))
+    return found
+
+
+def numbers(rows, columns, dtype="float32"):
+    return np.random.default_rng(rows).standard_normal((rows, columns)).astype(dtype)
+
+
+def by_layers(net, x):
+    """What the layers say, each by itself."""
+    for layer in net.layers:
+        x = layer.forward(x, training=False)
+    return net.backend.to_numpy(x).copy()
+
+
+def is_native(net, x):
+    return net.inference().native(x) is not None
+
+
+NETWORKS = {
+    "spiral": lambda **o: model(2, 64, 3, **o),
+    "one column": lambda **o: model(1, 1, 1, end=nnx.Sigmoid, **o),
+    "odd widths": lambda **o: model(7, 33, 17, 16, 15, 5, activation=nnx.Tanh, **o),
+    "ten classes": lambda **o: model(64, 128, 64, 10, **o),
+    "regression": lambda **o: model(3, 20, 2, activation=nnx.Sigmoid, end=nnx.Linear, **o),
+    "many outputs": lambda **o: model(5, 8, 300, **o),
+    "wide": lambda **o: model(100, 2048, 4, **o),
+    "too wide": lambda **o: model(100, 2049, 4, **o),
+    "dropout": lambda **o: nnx.Sequential(
+        nnx.Dense(4, 9), nnx.Dropout(0.5), nnx.ReLU(), nnx.Linear(), nnx.Dense(9, 3), **{"backend": "numba", **o}
+    ),
+    "activations alone": lambda **o: nnx.Sequential(
+        nnx.Tanh(), nnx.Sigmoid(), nnx.Dense(4, 6), nnx.Softmax(), nnx.ReLU(), nnx.Dense(6, 3),
+        **{"backend": "numba", **o},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_predictions_are_those_of_the_layers(name, dtype, backend):
+    net, judge = NETWORKS[name](dtype=dtype, backend=backend), NETWORKS[name](dtype=dtype, backend="numpy")
+    for rows in (1, 2, 3, 5, 64, 300):
+        x = numbers(rows, net.n_inputs, dtype)
+        wanted, tolerance = by_layers(judge, x), TOLERANCE[dtype]
+        for _ in range(2):  # the first call is not the second: it finds nothing ready
+            outputs = net.predict(x)
+            assert outputs.dtype.name == dtype
+            assert outputs.flags.carray
+            np.testing.assert_allclose(outputs, wanted, rtol=tolerance, atol=tolerance)
+    assert is_native(net, numbers(1, net.n_inputs, dtype)) == (backend == "numba" and name != "too wide")
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("end", [nnx.Softmax, nnx.Sigmoid, nnx.Tanh, nnx.ReLU, nnx.Linear])
+@pytest.mark.parametrize("factor", [1e4, 1e-30, np.inf, -np.inf, np.nan])
+def test_extreme_numbers_end_as_they_do_in_numpy(end, dtype, factor):
+    net, judge = (model(3, 5, end=end, dtype=dtype, backend=backend) for backend in ("numba", "numpy"))
+    x = numbers(3, 3, dtype)
+    for some in (net, judge):
+        weights = np.array(some.layers[0].weights)
+        weights[:, 1] *= factor  # not by assignment, which refuses what is not finite
+        some.layers[0].weights[...] = weights
+    wanted = judge.predict(x)
+    assert is_native(net, x)
+    np.testing.assert_allclose(net.predict(x), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 300])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_inputs_that_are_not_finite_are_refused_at_every_place(backend, wrong, rows):
+    net = model(21, 8, 3, backend=backend)
+    net.predict(numbers(rows, 21))
+    for column in range(21):
+        x = numbers(rows, 21)
+        x[-1, column] = wrong
+        with pytest.raises(InputError, match="not finite"):
+            net.predict(x)
+
+
+def test_inputs_of_every_kind_give_the_same():
+    net, x = model(4, 8, 3), numbers(2, 4)
+    wanted = net.predict(x)
+    read_only = x.copy()
+    read_only.setflags(write=False)
+    wide = np.zeros((4, 8), np.float32)
+    wide[::2, ::2] = x
+    kinds = {
+        "list": x.tolist(),
+        "float64": x.astype("float64"),
+        "big endian": x.astype(">f4"),
+        "columns": np.asfortranarray(x),
+        "read-only": read_only,
+        "every other": wide[::2, ::2],
+        "reversed": x[::-1, ::-1][::-1, ::-1],
+        "unaligned": np.frombuffer(b"x" + x.tobytes(), np.float32, offset=1).reshape(2, 4),
+        "half": x.astype(np.float16),
+    }
+    for name, kind in kinds.items():
+        for _ in range(2):
+            np.testing.assert_allclose(net.predict(kind), wanted, rtol=2e-3 if name == "half" else 1e-6, err_msg=name)
+    for refused in (np.ma.masked_array(x, x > 0), x[0], x[None], x[:, :3], x[:0], np.float32(1), x * 1j):
+        with pytest.raises((InputError, TypeError)):
+            net.predict(refused)
+    with pytest.raises(InputError, match="batch_size"):
+        net.predict(x, batch_size=0)
+    np.testing.assert_array_equal(
+        net.predict(x, batch_size=1), np.concatenate([net.predict(x[:1]), net.predict(x[1:])])
+    )
+
+
+def test_each_answer_is_a_new_array():
+    net, x = model(4, 8, 3), numbers(1, 4)
+    first = net.predict(x)
+    kept = first.copy()
+    second = net.predict(-x)
+    np.testing.assert_array_equal(first, kept)
+    assert not np.shares_memory(first, second)
+    assert first.flags.owndata
+    assert first.flags.writeable
+    for backend in BACKENDS:
+        same = nnx.Sequential(nnx.Linear(), backend=backend).predict(x)
+        np.testing.assert_array_equal(same, x)
+        assert not np.shares_memory(same, x)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_whatever_changes_the_parameters_is_seen_at_once(backend):
+    net, x = model(4, 8, 3, backend=backend), numbers(1, 4)
+    net.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.1))
+    changes = [
+        lambda: setattr(net.layers[0], "weights", np.ones((4, 8))),
+        lambda: setattr(net.layers[2], "biases", [1.0, -2.0, 3.0]),
+        lambda: net.fit(numbers(30, 4), np.arange(30) % 3, epochs=2, verbose=0),
+        lambda: net.step(x, [1]),
+        lambda: net.set_parameters({name: np.array(a) * 2 for name, a in net.parameters().items()}),
+        lambda: net.flat.values.__imul__(0.5),
+    ]
+    for change in changes:
+        before = net.predict(x)
+        change()
+        after = net.predict(x)
+        assert not np.allclose(before, after)
+        np.testing.assert_allclose(after, by_layers(net, x), rtol=1e-5)
+
+
+def test_whatever_changes_the_model_is_seen_at_once():
+    net, x = model(4, 8, 3), numbers(1, 4)
+    wanted = net.predict(x)
+    net.to("numpy")
+    np.testing.assert_allclose(net.predict(x), wanted, rtol=1e-5)
+    net.to("numba", dtype="float64")
+    assert net.predict(x).dtype == np.float64
+    assert is_native(net, x.astype("float64"))
+    net.to("numba", dtype="float32")
+    np.testing.assert_allclose(net.predict(x), wanted, rtol=1e-5)
+    net.layers = net.layers[:-1]
+    assert not np.allclose(net.predict(x).sum(), 1)
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        other.layers[0].weights = np.zeros((4, 8))
+        assert not np.allclose(other.predict(x), net.predict(x))
+        np.testing.assert_allclose(net.predict(x), by_layers(net, x), rtol=1e-5)
+
+
+class Doubled(nnx.Layer):
+    def forward(self, inputs, training=False):
+        self.output = inputs * 2
+        return self.output
+
+
+class Louder(nnx.ReLU):
+    def forward(self, inputs, training=False):
+        return super().forward(inputs, training) * 3
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("layer", [Doubled, Louder])
+def test_layers_of_ones_own_run_as_written(layer, backend):
+    net, x = nnx.Sequential(nnx.Dense(4, 8), layer(), nnx.Dense(8, 2), backend=backend), numbers(2, 4)
+    assert stages_of(net.layers) is None
+    assert not is_native(net, x)
+    np.testing.assert_array_equal(net.predict(x), by_layers(net, x))
+    changed = model(4, 8, 3, backend=backend)
+    changed.layers[1].forward = lambda inputs, training=False: inputs + 1
+    np.testing.assert_array_equal(changed.predict(x), by_layers(changed, x))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("own", [False, True])
+def test_many_threads_predict_at_once(backend, own):
+    net = model(20, 64, 32, 5, backend=backend)
+    if own:
+        net = nnx.Sequential(nnx.Dense(20, 64), Louder(), nnx.Dense(64, 5), backend=backend)
+    batches = [numbers(rows, 20) for rows in (1, 2, 3, 100, 333)]
+    wanted = [by_layers(net, x) for x in batches]
+    wrong = []
+
+    def work(first):
+        for i in range(first, first + 150):
+            outputs = net.predict(batches[i % 5])
+            if not np.allclose(outputs, wanted[i % 5], rtol=1e-4, atol=1e-5):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_evaluate_says_the_same(backend):
+    net, x, y = model(4, 8, 3, backend=backend), numbers(50, 4), np.arange(50) % 3
+    net.compile(nnx.CategoricalCrossEntropy(), nnx.Adam())
+    outputs = by_layers(net, x)
+    scores = net.evaluate(x, y, batch_size=20)
+    assert scores["loss"] == pytest.approx(-np.log(outputs[np.arange(50), y]).mean(), rel=1e-5)
+    assert scores["accuracy"] == pytest.approx((outputs.argmax(axis=1) == y).mean())
+
+
+def test_predicting_leaves_what_the_layers_keep():
+    net, x = model(4, 8, 3), numbers(3, 4)
+    wanted = net.layers[0].forward(x).copy()
+    net.predict(numbers(3, 4) + 1)
+    np.testing.assert_array_equal(net.layers[0].output, wanted)
