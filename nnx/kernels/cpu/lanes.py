@@ -10,6 +10,8 @@ remainder.
 
 from __future__ import annotations
 
+from typing import Any
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -22,7 +24,9 @@ from nnx.kernels.cpu.tile import (
     Tile,
     Window,
     accumulate,
+    lanes_of,
     load,
+    new_tile,
     pack,
     splat,
     store,
@@ -35,8 +39,8 @@ BYTES = vector_bytes()
 # Tiles of 4 x 2 vectors: eight sums hide the latency of a multiply-add, and narrow layers waste few rows.
 OUTPUTS, VECTORS = 4, 2
 WIDE = VECTORS * BYTES  # bytes of a tile's row
-# And for sums over samples, 2 features of one matrix by 4 of the other.
-LEFT, RIGHT = 2, 4
+# And for sums over samples, features of one matrix by features of the other: the second where the first has but few.
+SUMS, SUMS_OF_FEW = (4, 3), (2, 4)
 NEAR = 4096  # numbers that stay in the first-level cache beside what else is there
 SAMPLES = 32  # strides and blocks are a multiple of this, which every tile's row divides
 
@@ -44,7 +48,7 @@ SAMPLES = 32  # strides and blocks are a multiple of this, which every tile's ro
 @intrinsic
 def output_tile(typing, array, start):
     """A tile with `array[start + r]` in all of row r; rows past the array's end repeat its last number."""
-    tile = Tile(array.dtype, OUTPUTS, VECTORS, BYTES // (array.dtype.bitwidth // 8))
+    tile = Tile(array.dtype, OUTPUTS, VECTORS, lanes_of(array.dtype))
 
     def emit(context, builder, signature, args):
         source = context.make_array(signature.args[0])(context, builder, args[0])
@@ -58,20 +62,6 @@ def output_tile(typing, array, start):
         return pack(builder, vectors)
 
     return tile(array, types.intp), emit
-
-
-@intrinsic
-def zero_tile(typing, array):
-    """The same with zeros."""
-    tile = Tile(array.dtype, OUTPUTS, VECTORS, BYTES // (array.dtype.bitwidth // 8))
-    return tile(array), lambda context, builder, signature, args: ir.Constant(context.get_value_type(tile), None)
-
-
-@intrinsic
-def sum_tile(typing, array):
-    """Zeros, one vector for each pair of a LEFT and a RIGHT feature."""
-    tile = Tile(array.dtype, LEFT, RIGHT, BYTES // (array.dtype.bitwidth // 8))
-    return tile(array), lambda context, builder, signature, args: ir.Constant(context.get_value_type(tile), None)
 
 
 @intrinsic
@@ -133,7 +123,7 @@ def lanes_product(w, x, y, bias, active, relu):
     for first in range(0, x.shape[1], block):
         last = min(first + block, x.shape[1])
         for j in range(0, n, OUTPUTS):
-            start = output_tile(bias, j) if bias.size else zero_tile(bias)
+            start = output_tile(bias, j) if bias.size else new_tile(bias, OUTPUTS, VECTORS)
             for s in range(first, last, width):
                 tile = accumulate(start, w, j, w, 0, False, x, s, step, k)
                 if relu:
@@ -143,15 +133,31 @@ def lanes_product(w, x, y, bias, active, relu):
                 store(tile, y, j, s)
 
 
+def make_gradient(left: int, right: int) -> Any:
+    """The sums by tiles of this many features of x and d."""
+
+    @njit(**PART)
+    def by_tiles(x, d, out):
+        (k, samples), n = x.shape, d.shape[0]
+        width = BYTES // x.itemsize
+        empty = new_tile(x, left, right)
+        for i in range(0, k, left):
+            for j in range(0, n, right):
+                tile = empty
+                for s in range(0, samples, width):
+                    tile = add_products(tile, x, i, d, j, s)
+                store_sums(tile, out, i, j)
+
+    return by_tiles
+
+
+gradient, gradient_of_few = make_gradient(*SUMS), make_gradient(*SUMS_OF_FEW)
+
+
 @njit(**PART)
 def lanes_weight_gradient(x, d, out):
     """out [k, n] = x @ d.T: sums over the samples of x [k, samples] and d [n, samples]."""
-    (k, samples), n = x.shape, d.shape[0]
-    width = BYTES // x.itemsize
-    empty = sum_tile(x)
-    for i in range(0, k, LEFT):
-        for j in range(0, n, RIGHT):
-            tile = empty
-            for s in range(0, samples, width):
-                tile = add_products(tile, x, i, d, j, s)
-            store_sums(tile, out, i, j)
+    if len(x) < SUMS[0]:
+        gradient_of_few(x, d, out)
+    else:
+        gradient(x, d, out)
