@@ -47,6 +47,7 @@ class Sequential:
         loss, optimizer, metrics: what `compile` was given; copies of its own.
         epochs_done: epochs trained so far, over all fits.
         eager_reason: why the last `fit` did not replay its steps, or None.
+        replay_reason: why it replayed them one operation at a time on a backend that can do better, or None.
         metadata: anything that JSON can hold, saved along with the model.
 
     Raises:
@@ -67,6 +68,7 @@ class Sequential:
         self.epochs_done = 0
         self.stop_training = False
         self.eager_reason: str | None = None
+        self.replay_reason: str | None = None
         self._trainer: Trainer | None = None
         for layer in self.layers:
             layer.check_values(self.dtype)
@@ -236,7 +238,7 @@ class Sequential:
         _check_monitors(callbacks, trainer.quantities(validation is not None))
         if self.loss.metric == "regression":
             trainer.set_precision(_precision(self.backend.to_numpy(target)))
-        self.eager_reason = None
+        self.eager_reason = self.replay_reason = None
         rows = self.backend.asarray(host)
         job = Fit(self, trainer, rows, target, batch or len(host), shuffle, validation, list(callbacks))
         return job.run(epochs, verbose)

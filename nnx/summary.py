@@ -27,4 +27,6 @@ def summarize(model: Sequential) -> str:
         lines.append(f"{model.loss}, {model.optimizer}; {model.epochs_done} epochs done")
     if model.eager_reason is not None:
         lines.append(f"steps run eagerly, not replayed: {model.eager_reason}")
+    if model.replay_reason is not None:
+        lines.append(f"steps are replayed one operation at a time: {model.replay_reason}")
     return "\n".join(lines)

@@ -186,6 +186,8 @@ class Trainer:
         self.hyper[...] = self.backend.asarray(self.model.optimizer.hyper, "float64")
         with np.errstate(all="ignore"):  # what is not finite is found in the losses
             runner.run(steps)
+        if not isinstance(runner, Eager) and runner.reason is not None:
+            self.model.replay_reason = runner.reason
         self.model.optimizer.counters[...] = self.backend.to_numpy(self.counters)
         return self._rows(steps)
 

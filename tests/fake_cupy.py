@@ -4,12 +4,16 @@ It is stricter than CuPy where CuPy would be slow or wrong in silence. Its array
 takes both; a kernel takes contiguous arrays only; what runs on one GPU takes that GPU's arrays only; and three things
 can be forbidden: reading a number on the host, allocating, and all that a stream cannot do while it is captured.
 
+Work is done at once, but streams are kept apart all the same: what one is given must be ordered, by events, after all
+that the others were given before. A graph keeps no array alive, as CUDA's does not, and refuses to run without one.
+
 Tests keep this to the names and parameters of the real one (test_cupy_fake.py), and look at `machine`.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 import time
 import weakref
@@ -37,6 +41,8 @@ from numpy import (  # noqa: F401
     uint64,
 )
 
+from nnx.backends import cuda_lt
+
 __version__ = "0 (a stand-in)"
 STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel gets without asking
 
@@ -62,6 +68,15 @@ class Machine:
         self.launched: Counter[str] = Counter()
         self.forbidden: set[str] = set()
         self.captured: list[Callable[[], None]] | None = None
+        self.capturing: Stream | None = None
+        self.streams: list[Stream] = []  # made current, the innermost last
+        self.clocks: dict[int, Counter[int]] = {}  # for each stream, how much of each it comes after
+        self.waited = Counter[int]()  # how much of each stream the host has seen done
+        self.graphs = Counter[str]()  # how often each stage was reached
+        self.faults: dict[str, int] = {}  # the how manyth time a stage fails
+        self.allocator: Callable[[int], Any] | None = None
+        self.live: dict[int, tuple[int, weakref.ref[np.ndarray]]] = {}  # by address: where it ends, and what is there
+        self.cublaslt: Any = None
         self.compute_type, self.capability = 1, (9, 0)
         self.allocations = 0
 
@@ -80,8 +95,33 @@ class Machine:
         if self.captured is not None:
             raise RuntimeError(f"cudaErrorStreamCaptureUnsupported: {what} while a stream is captured")
 
+    def stage(self, name: str) -> None:
+        """Count a stage of making and running a graph; fail if it is to."""
+        self.graphs[name] += 1
+        if self.faults.get(name) == self.graphs[name]:
+            raise RuntimeError(f"cudaErrorUnknown: {name} fails, as it was told to")
+
+    def work(self, stream: Stream) -> None:
+        """Count work on a stream, which must come after all that other streams were given."""
+        clock = self.clocks.setdefault(stream.ptr, Counter())
+        for other, seen in self.waited.items():
+            clock[other] = max(clock[other], seen)
+        for other, theirs in self.clocks.items():
+            if clock[other] < theirs[other]:
+                raise AssertionError(f"a race: nothing orders work on stream {stream.ptr} after that on {other}")
+        clock[stream.ptr] += 1
+
+    def holder(self, address: int, size: int) -> weakref.ref[np.ndarray]:
+        """Return what holds some bytes, if it is there and they all are within it."""
+        for begin, (end, array) in self.live.items():
+            if begin <= address and address + size <= end:
+                return array
+        raise AssertionError(f"{size} bytes at {address:#x} are in no array")
+
     def allocate(self, array: np.ndarray) -> None:
         """Take room for a new array; it is given back with the array."""
+        if self.allocator is not None:
+            self.allocator(array.nbytes)
         self.about_to("allocation")
         device, size = self.current, array.nbytes
         most = self.limit[device] or self.memory
@@ -90,11 +130,15 @@ class Machine:
         self.allocations += 1
         self.used[device] += size
         self.held[device] = max(self.held[device], self.used[device])
-        weakref.finalize(array, self._freed, self.used, device, size)
+        begin = array.__array_interface__["data"][0]
+        self.live[begin] = begin + size, weakref.ref(array)
+        weakref.finalize(array, self._freed, self.used, self.live, device, size, begin)
 
     @staticmethod
-    def _freed(used: Counter[int], device: int, size: int) -> None:
+    def _freed(used: Counter[int], live: dict[int, Any], device: int, size: int, begin: int) -> None:
         used[device] -= size
+        if begin in live and live[begin][1]() is None:  # no other array has taken its place
+            del live[begin]
 
 
 machine = Machine()
@@ -125,7 +169,7 @@ class ndarray:
     nbytes = property(lambda self: self._a.nbytes)
     itemsize = property(lambda self: self._a.itemsize)
     strides = property(lambda self: self._a.strides)
-    T = property(lambda self: lift(lower(self).T))
+    T = property(lambda self: lift(seen(self).T))
     data = property(lambda self: SimpleNamespace(ptr=self._a.__array_interface__["data"][0]))
     device = property(lambda self: Device(self._device))
 
@@ -161,9 +205,10 @@ class ndarray:
         whole = key if isinstance(key, tuple) else (key,)
         if not any(part is Ellipsis for part in whole):
             whole = (*whole, Ellipsis)  # a single number is a view too, as CuPy's are
-        return lift(lower(self)[whole])
+        return lift(seen(self)[whole])
 
     def __setitem__(self, key: Any, value: Any) -> None:
+        machine.about_to("arithmetic")
         with np.errstate(all="ignore"):
             lower(self)[lower(key)] = lower(value)
 
@@ -200,15 +245,22 @@ class ndarray:
 ndarray.__module__ = "cupy"
 
 
+def seen(a: ndarray) -> np.ndarray:
+    """Return NumPy's array in place of ours, to take a view of it; refuse another GPU's."""
+    if a._device != machine.current:
+        raise ValueError(
+            f"Array device must be same as the current device: array device = {a._device} while current = "
+            f"{machine.current}"
+        )
+    return a._a
+
+
 def lower(value: Any) -> Any:
-    """Return a value with NumPy arrays in place of ours; refuse NumPy arrays in it, and another GPU's."""
+    """Return a value with NumPy arrays in place of ours, to work on; refuse NumPy arrays in it, and another GPU's."""
     if isinstance(value, ndarray):
-        if value._device != machine.current:
-            raise ValueError(
-                f"Array device must be same as the current device: array device = {value._device} while current = "
-                f"{machine.current}"
-            )
-        return value._a
+        if machine.captured is None:
+            machine.work(cuda.get_current_stream())
+        return seen(value)
     if isinstance(value, np.ndarray):
         raise TypeError("Unsupported type <class 'numpy.ndarray'>")
     if isinstance(value, list | tuple):
@@ -235,6 +287,7 @@ def operated(function: Callable[..., Any], swapped: bool = False) -> Callable[..
 
 def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
     def apply(self: ndarray, other: Any) -> ndarray:
+        machine.about_to("arithmetic")
         with np.errstate(all="ignore"):
             function(lower(self), lower(other), out=lower(self))
         return self
@@ -391,17 +444,40 @@ class RawKernel:
     def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
         if shared_mem > self.max_dynamic_shared_size_bytes:
             raise RuntimeError("CUDA_ERROR_INVALID_VALUE: raise max_dynamic_shared_size_bytes first")
-        lowered = tuple(lower(a) for a in args)
         machine.launched[self.name] += 1
-        submit(functools.partial(self._kernel, grid, block, lowered, shared_mem=shared_mem))
+        submit(lambda *lowered: self._kernel(grid, block, lowered, shared_mem=shared_mem), *(lower(a) for a in args))
 
 
-def submit(work: Callable[[], None]) -> None:
-    """Do it now, or while a stream is captured when its graph is launched."""
+def submit(function: Callable[..., None], *arguments: Any) -> None:
+    """Do it now, or while a stream is captured when its graph is launched, if these arrays are then still there."""
+    stream = cuda.get_current_stream()
     if machine.captured is None:
-        work()
-    else:
-        machine.captured.append(work)
+        machine.work(stream)
+        function(*arguments)
+        return
+    machine.stage("node")
+    if stream is not machine.capturing:
+        raise RuntimeError("cudaErrorStreamCaptureIsolation: another stream than this is captured")
+    held = [Held(a) if isinstance(a, np.ndarray) else a for a in arguments]
+    machine.captured.append(lambda: function(*(a.array() if isinstance(a, Held) else a for a in held)))
+
+
+def reach(a: np.ndarray) -> int:
+    """How many bytes an array spans."""
+    return a.itemsize + sum((n - 1) * stride for n, stride in zip(a.shape, a.strides, strict=True)) if a.size else 0
+
+
+class Held:
+    """An array as a graph holds it: where it is, which does not keep it alive."""
+
+    def __init__(self, a: np.ndarray) -> None:
+        self.__array_interface__ = dict(a.__array_interface__)
+        self._holder = machine.holder(a.__array_interface__["data"][0], reach(a))
+
+    def array(self) -> np.ndarray:
+        if self._holder() is None:
+            raise AssertionError("a graph uses an array that is gone")
+        return np.asarray(self)
 
 
 # ---- cupy.cuda -------------------------------------------------------------------------------------------------------
@@ -432,46 +508,83 @@ class Device:
     def synchronize(self) -> None:
         if machine.captured is not None:
             machine.about_to("synchronize")
+        for ptr, clock in machine.clocks.items():  # whatever is given to any stream from now on comes after all
+            machine.waited[ptr] = clock[ptr]
 
 
 class Graph:
     def __init__(self, work: list[Callable[[], None]]) -> None:
         self._work = work
 
+    def upload(self, stream: Any = None) -> None:
+        machine.stage("upload")
+
     def launch(self, stream: Any = None) -> None:
+        machine.stage("launch")
+        if machine.captured is not None:
+            machine.about_to("launching a graph")
+        machine.work(stream or cuda.get_current_stream())
         for part in self._work:
             part()
 
 
 class Stream:
-    def __init__(self, null: bool = False, non_blocking: bool = False, ptr: int = 1) -> None:
-        self.ptr, self._null = 0 if null else ptr, null
+    _numbers = itertools.count(1)
+
+    def __init__(self, null: bool = False, non_blocking: bool = False, ptr: int | None = None) -> None:
+        self._null = null
+        self.ptr = 0 if null else next(self._numbers) if ptr is None else ptr
 
     def __enter__(self) -> Stream:
+        machine.streams.append(self)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        pass
+        machine.streams.pop()
 
     def begin_capture(self, mode: Any = None) -> None:
+        machine.stage("begin")
         if self._null:
             raise RuntimeError("cudaErrorStreamCaptureUnsupported: the null stream cannot be captured")
-        machine.captured = []
+        if machine.captured is not None:
+            raise RuntimeError("cudaErrorIllegalState: a stream is captured already")
+        machine.captured, machine.capturing = [], self
 
     def end_capture(self) -> Graph:
-        work, machine.captured = machine.captured, None
-        return Graph(work or [])
+        work, machine.captured, machine.capturing = machine.captured, None, None
+        if work is None:
+            raise RuntimeError("cudaErrorIllegalState: no stream is captured")
+        machine.stage("end")  # CUDA's end, and CuPy's instantiation in the same call
+        machine.stage("instantiate")
+        return Graph(work)
+
+    def wait_event(self, event: Event) -> None:
+        machine.clocks[self.ptr] = machine.clocks.get(self.ptr, Counter()) | event.clock
 
     def synchronize(self) -> None:
         Device().synchronize()
 
 
 class Event:
+    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
+        self.clock: Counter[int] = Counter()
+
     def record(self, stream: Any = None) -> None:
+        machine.stage("event")
         self.time = time.perf_counter()
+        self.clock = Counter(machine.clocks.get((stream or cuda.get_current_stream()).ptr, {}))
 
     def synchronize(self) -> None:
         Device().synchronize()
+
+
+@contextmanager
+def using_allocator(allocator: Any = None) -> Iterator[None]:
+    before, machine.allocator = machine.allocator, allocator
+    try:
+        yield
+    finally:
+        machine.allocator = before
 
 
 class MemoryPool:
@@ -507,11 +620,13 @@ def _properties(number: int) -> dict[str, Any]:
     return {"name": b"Stand-in", "major": major, "minor": minor, "totalGlobalMem": machine.memory}
 
 
+NULL = Stream(null=True)
 cuda = SimpleNamespace(
     Device=Device,
     Stream=Stream,
     Event=Event,
-    get_current_stream=lambda: Stream(null=True),
+    get_current_stream=lambda: machine.streams[-1] if machine.streams else NULL,
+    using_allocator=using_allocator,
     get_elapsed_time=lambda first, last: (last.time - first.time) * 1e3,
     memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     runtime=SimpleNamespace(
@@ -534,3 +649,18 @@ _core = SimpleNamespace(
     set_compute_type=_set_compute_type,
     _routines_linalg=SimpleNamespace(COMPUTE_TYPE_DEFAULT=1, COMPUTE_TYPE_TF32=7),
 )
+
+
+# ---- cuBLASLt --------------------------------------------------------------------------------------------------------
+
+
+def _load(cupy: Any) -> Any:
+    """Give a backend on this stand-in that of `machine`: the real library would follow addresses that are none."""
+    if cupy.__name__ != __name__:
+        return _load_real(cupy)
+    if machine.cublaslt is None:
+        raise cuda_lt.LtError("the stand-in has no cuBLASLt")
+    return machine.cublaslt
+
+
+_load_real, cuda_lt.load = cuda_lt.load, _load

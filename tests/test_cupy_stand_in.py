@@ -65,6 +65,9 @@ def test_names_are_those_of_the_real_one(real: Any):
     public = {name for name in dir(fake_cupy.ndarray) if name[0] != "_" or name[:2] == "__"}
     extra = {"__weakref__", "__dict__", "__module__", "__annotations__", "__deepcopy__", "__static_attributes__"}
     assert public - extra - {"__firstlineno__"} <= set(dir(real.ndarray))
+    for kind in ("Stream", "Event", "Graph"):
+        names = {name for name in vars(getattr(fake_cupy, kind)) if name[0] != "_"}
+        assert names <= set(dir(getattr(real.cuda, kind)))
     pool = {name for name in dir(fake_cupy.MemoryPool) if name[0] != "_"}
     assert pool <= set(dir(real.get_default_memory_pool()))
     assert real._core._routines_linalg.COMPUTE_TYPE_TF32 == fake_cupy._core._routines_linalg.COMPUTE_TYPE_TF32
@@ -126,9 +129,18 @@ def test_nothing_but_launches_while_a_stream_is_captured():
     with pytest.raises(RuntimeError, match="null stream"):
         fake_cupy.cuda.Stream(null=True).begin_capture()
     stream = fake_cupy.cuda.Stream(non_blocking=True)
+    started = fake_cupy.cuda.Event()
+    started.record()
+    stream.wait_event(started)
     stream.begin_capture()
-    launch(elementwise("relu_forward", 2), "float64", x, y, 2)
-    refused = (lambda: fake_cupy.empty(3), lambda: x.get(), lambda: bool(x[0]), lambda: x + 1, stream.synchronize)
+    with pytest.raises(RuntimeError, match="another stream than this is captured"):
+        launch(elementwise("relu_forward", 2), "float64", x, y, 2)
+    with stream:
+        launch(elementwise("relu_forward", 2), "float64", x, y, 2)
+    refused = (
+        lambda: fake_cupy.empty(3), lambda: x.get(), lambda: bool(x[0]), lambda: x + 1, lambda: x.fill(1),
+        stream.synchronize,
+    )  # fmt: skip
     for call in refused:
         with pytest.raises(RuntimeError, match="while a stream is captured"):
             call()
@@ -138,6 +150,24 @@ def test_nothing_but_launches_while_a_stream_is_captured():
     assert y.get().tolist() == [7, 7]
     graph.launch()
     assert y.get().tolist() == [0, 2]
+    del y
+    with pytest.raises(AssertionError, match="a graph uses an array that is gone"):
+        graph.launch()
+
+
+def test_streams_that_nothing_orders_are_found():
+    stream, event, x = fake_cupy.cuda.Stream(), fake_cupy.cuda.Event(), fake_cupy.zeros(3)
+    x += 1
+    with stream:
+        with pytest.raises(AssertionError, match="a race"):
+            x += 1
+        event.record(fake_cupy.cuda.Stream(null=True))
+        stream.wait_event(event)
+        x += 1
+    with pytest.raises(AssertionError, match="a race"):
+        x.get()
+    stream.synchronize()
+    assert x.get().tolist() == [2, 2, 2]
 
 
 def test_kernels_take_contiguous_arrays_of_their_gpu():

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from nnx.backends import cuda_lt
+from nnx.backends.cuda_lt import Lt, LtError
 from nnx.backends.cuda_operands import FLOAT64, CudaOperands, writable
 from nnx.backends.errors import InputError
 from nnx.backends.program import Call
 from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import ACTIVATIONS
+
+if TYPE_CHECKING:
+    from nnx.backends.cuda_products import GraphProducts
 
 Array = Any
 GEMM_RULES = ("auto", "own", "blas")
@@ -17,13 +22,32 @@ SMALL = 1 << 20  # multiply-adds up to which a product is the own kernel's: one 
 
 
 class CudaDense(CudaOperands):
-    """The operations of dense layers. `gemm_rule` says who multiplies: NNX_GEMM, or "auto"."""
+    """The operations of dense layers.
+
+    Attributes:
+        gemm_rule: who multiplies: NNX_GEMM, or "auto".
+        products: who does large products in cuBLAS's place, which cannot be captured (cuda_products.py), or None.
+    """
+
+    products: GraphProducts | None = None
 
     def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None, tf32: bool | None = None) -> None:
         super().__init__(cupy, number, gpu_memory_limit, tf32)
         self.gemm_rule = os.environ.get("NNX_GEMM", "").strip().lower() or "auto"
         if self.gemm_rule not in GEMM_RULES:
             raise InputError(f"NNX_GEMM={self.gemm_rule!r}: expected one of {', '.join(GEMM_RULES)}")
+
+        self._lt: Lt | str | None = None
+
+    def lt(self) -> Lt | str:
+        """Return cuBLASLt, which is loaded when it is first asked for, or why it is not there."""
+        if self._lt is None:
+            try:
+                with self.elsewhere():
+                    self._lt = Lt(cuda_lt.load(self.cupy))
+            except LtError as error:
+                self._lt = str(error)
+        return self._lt
 
     def product_rule(self) -> str:
         """Return in words which of the two multiplies."""
@@ -87,15 +111,19 @@ class CudaDense(CudaOperands):
         """c = activation(a @ b + bias): in one kernel where it is small, else by cuBLAS and a kernel for the rest."""
         (m, n), k = c.shape, a.shape[1]
         if self.gemm_rule == "own" or (self.gemm_rule == "auto" and m * n * k <= SMALL):
-            self._own_product(kind, a, b, c, bias, activation)
+            self.own_product(kind, a, b, c, bias, activation)
             return
-        self.cupy.matmul(self._oriented(a)[0], self._oriented(b)[0], out=c)
+        if self.products is not None:
+            self.products(self, kind, a, b, c, bias, activation)
+            return
+        self.cupy.matmul(self.oriented(a)[0], self.oriented(b)[0], out=c)
         if bias is not None:
             self._launch(plans.bias_activation(m, n), kind, c, bias, m, n, activation)
 
-    def _own_product(self, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int) -> None:
+    def own_product(self, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int) -> None:
+        """c = activation(a @ b + bias), by nnx's kernel."""
         (m, n), k = c.shape, a.shape[1]
-        (a, a_transposed), (b, b_transposed) = self._oriented(a), self._oriented(b)
+        (a, a_transposed), (b, b_transposed) = self.oriented(a), self.oriented(b)
         launch = plans.product(m, n, k)
         a, b = a.T if a_transposed else a, b.T if b_transposed else b
         slices = launch.grid[1]
@@ -108,7 +136,7 @@ class CudaDense(CudaOperands):
         if bias is not None:
             self._launch(plans.bias_activation(m, n), kind, c, bias, m, n, activation)
 
-    def _oriented(self, a: Array) -> tuple[Array, int]:
+    def oriented(self, a: Array) -> tuple[Array, int]:
         """Return a matrix whose numbers stand side by side, by rows or (then 1) by columns: products take both."""
         if a.flags.c_contiguous:
             return a, 0

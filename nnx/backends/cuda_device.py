@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nnx.backends.base import Backend, BackendInfo
-from nnx.backends.cuda_launch import Launcher, Scratch
+from nnx.backends.cuda_launch import Launcher, Rooms, Scratch
 from nnx.backends.cuda_reasons import wheels
 from nnx.backends.errors import DeviceMemoryError, InputError, InputTypeError
 from nnx.backends.memory import Memory, parse_limit, readable
@@ -41,11 +41,12 @@ class CudaDevice(Backend):
         self.capability = (int(properties["major"]), int(properties["minor"]))
         name = properties["name"]
         self.device = f"cuda:{number} ({name.decode() if isinstance(name, bytes) else name})"
-        self._launch, self._scratch = Launcher(cupy), Scratch(cupy)
+        self._launch = Launcher(cupy)
+        self._scratch: Scratch | Rooms = Scratch(cupy)
         given = os.environ.get(LIMIT) if gpu_memory_limit is None else gpu_memory_limit
         if given:
             self._set_limit(given, LIMIT if gpu_memory_limit is None else "gpu_memory_limit")
-        tf32 = _flag(os.environ.get(TF32, "")) if tf32 is None else tf32
+        tf32 = flag(TF32) if tf32 is None else tf32
         if tf32 is not None:
             self.tf32 = tf32
 
@@ -124,7 +125,8 @@ class CudaDevice(Backend):
     def release(self) -> int:
         """Give what is held and not used back to the GPU, for other programs."""
         with self.elsewhere():
-            self._scratch.drop()
+            if isinstance(self._scratch, Scratch):
+                self._scratch.drop()
             pool = self.cupy.get_default_memory_pool()
             before = int(pool.total_bytes())
             pool.free_all_blocks()
@@ -207,9 +209,10 @@ def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
-def _flag(text: str) -> bool | None:
+def flag(variable: str) -> bool | None:
     """Return what an environment variable says; None where it says nothing."""
+    text = os.environ.get(variable, "")
     word = text.strip().lower()
     if word in ("", "1", "0", "true", "false", "yes", "no"):
         return None if not word else word in ("1", "true", "yes")
-    raise InputError(f"{TF32}={text!r}: expected 1 or 0")
+    raise InputError(f"{variable}={text!r}: expected 1 or 0")

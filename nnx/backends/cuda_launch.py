@@ -50,24 +50,45 @@ def pointer(array: Array | None) -> Any:
     return np.uintp(0) if array is None else array
 
 
+class Rooms:
+    """Room for what a kernel leaves to the next one: one array for each type, kept, and taken again by each call.
+
+    So whatever asks for room must be done with it before it asks again: what runs in the order of its launches is.
+
+    Args:
+        times: how much larger a new room is than what is asked for, so that it soon stops growing.
+    """
+
+    def __init__(self, cupy: Any, times: int = 2) -> None:
+        self._cupy, self._times = cupy, times
+        self._rooms: dict[str, Array] = {}
+
+    def __call__(self, count: int, dtype: str) -> Array:
+        """Return room for `count` numbers, which the next call hands out again."""
+        room = self._rooms.get(dtype)
+        if room is None or room.size < count:
+            room = self._rooms[dtype] = self._cupy.empty(self._times * count, dtype)
+        return room[:count]
+
+
 class Scratch(threading.local):
-    """Room for what a kernel leaves to the next one: kept, so that a step in its steady state allocates nothing.
+    """Rooms for the operations that are called one by one: a step in its steady state allocates nothing.
 
     Each thread and each stream has its own, because what is launched on one stream runs in order and nothing else does.
+    A captured step has rooms of its own, which no other call makes larger or drops (cuda_graph.py).
     """
 
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
-        self._rooms: dict[tuple[int, str], Array] = {}
+        self._streams: dict[int, Rooms] = {}
 
     def __call__(self, count: int, dtype: str) -> Array:
-        """Return room for `count` numbers, which the next call hands out again."""
-        key = (self._cupy.cuda.get_current_stream().ptr, dtype)
-        room = self._rooms.get(key)
-        if room is None or room.size < count:
-            room = self._rooms[key] = self._cupy.empty(2 * count, dtype)  # twice, so that it soon stops growing
-        return room[:count]
+        """Return room for `count` numbers, which the next call on this stream hands out again."""
+        stream = self._cupy.cuda.get_current_stream().ptr
+        if stream not in self._streams:
+            self._streams[stream] = Rooms(self._cupy)
+        return self._streams[stream](count, dtype)
 
     def drop(self) -> None:
         """Give this thread's rooms up."""
-        self._rooms.clear()
+        self._streams.clear()

@@ -14,7 +14,10 @@ from typing import Any
 from nnx.backends import cuda_driver
 from nnx.backends.base import BackendInfo
 from nnx.backends.cuda_dense import CudaDense
+from nnx.backends.cuda_device import flag
+from nnx.backends.cuda_graph import GraphProgram
 from nnx.backends.cuda_operands import FLOAT64, INT64, as_they_are, writable
+from nnx.backends.cuda_products import MOST
 from nnx.backends.cuda_program import CupyProgram
 from nnx.backends.cuda_reasons import explain_error
 from nnx.backends.errors import BackendUnavailable, InputError, InputTypeError
@@ -25,12 +28,18 @@ from nnx.kernels.cuda import Launch
 from nnx.kernels.philox import LOW, keep_threshold
 
 Array = Any
+GRAPH = "NNX_GRAPH"  # 0: recorded steps run one operation at a time
 
 
 class CupyBackend(CudaDense):
     """Arrays are `cupy.ndarray`s; see the module, and `CudaDevice` for the arguments."""
 
     name = "cupy"
+
+    def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None, tf32: bool | None = None) -> None:
+        super().__init__(cupy, number, gpu_memory_limit, tf32)
+        self.graphs = flag(GRAPH) is not False
+        self._met: list[str] = []
 
     def implementation(self, op: str) -> str:
         if op.startswith("dense"):  # which of the two is chosen for each shape: SMALL
@@ -40,7 +49,22 @@ class CupyBackend(CudaDense):
     def info(self) -> BackendInfo:
         plain = super().info()
         rule = f"dense layers: {self.product_rule()}; NNX_GEMM=own or blas overrides"
-        return replace(plain, notes=(*plain.notes, rule))
+        return replace(plain, notes=(*plain.notes, rule, self._graph_rule(), *self._met))
+
+    def _graph_rule(self) -> str:
+        """Return in words how recorded steps run, and who then does the products that cuBLAS does elsewhere."""
+        if not self.graphs:
+            return f"recorded steps: one operation at a time, by {GRAPH}=0"
+        lt = self.lt()
+        who = "cuBLASLt"
+        if isinstance(lt, str):
+            who = f"nnx's kernel, or no graph beyond {MOST:,} multiply-adds of them a step, because {lt}"
+        return f"recorded steps: one CUDA graph each, in it for cuBLAS: {who}; {GRAPH}=0 for one operation at a time"
+
+    def note(self, text: str) -> None:
+        """Add to the notes of `info()` what a recorded step ran into."""
+        if text not in self._met:
+            self._met.append(text)
 
     def probe(self) -> None:
         """Allocate, compile and run kernels, multiply matrices by cuBLAS, and compare."""
@@ -52,7 +76,7 @@ class CupyBackend(CudaDense):
             raise RuntimeError(f"[1 2] @ [3 4] gave {self.to_numpy(big).tolist()}, softmax [0 0] {share.tolist()}")
 
     def compile(self, recorder: Recorder) -> Program:
-        return CupyProgram(self, recorder.calls)
+        return (GraphProgram if self.graphs else CupyProgram)(self, recorder.calls)
 
     # ---- activations -------------------------------------------------------------------------------------------------
 

@@ -101,9 +101,14 @@ class Program:
     """A recorded step, replayed by calling each operation with the operands it had.
 
     This is what every backend has; those that can do better return their own from `compile`.
+
+    Attributes:
+        native: whether no Python runs between the operations.
+        reason: why that is not so on a backend that can, or None.
     """
 
-    native = False  # True where no Python runs between the operations
+    native = False
+    reason: str | None = None
 
     def __init__(self, backend: Backend, calls: list[Call]) -> None:
         self.calls = calls

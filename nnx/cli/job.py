@@ -119,6 +119,8 @@ class Job:
         )
         if model.eager_reason is not None:
             self.report.line("note", f"steps were not replayed: {model.eager_reason}")
+        if model.replay_reason is not None:
+            self.report.line("note", f"steps were replayed one operation at a time: {model.replay_reason}")
         return True
 
     def _how_to_go_on(self, keeper: Keeper) -> str:

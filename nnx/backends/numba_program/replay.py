@@ -32,6 +32,7 @@ class NumbaProgram:
     """
 
     native = True
+    reason = None
 
     def __init__(self, step: Step, layout: Layout, calls: list[Call], limit: Any) -> None:
         assert step.optimizer is not None

@@ -1,0 +1,238 @@
+"""cuBLASLt by ctypes: the large matrix products of a step that is captured as a CUDA graph.
+
+CuPy multiplies through a cuBLAS handle, whose stream cannot be set while a stream is captured. cuBLASLt takes stream
+and workspace with each call. What must be asked of it, descriptors and an algorithm, is asked before the capture, once
+for each kind of product: a `Plan`.
+
+cuBLASLt counts by columns, arrays here by rows. Read by columns a row-wise matrix is its transpose, so C = A B is asked
+for as C' = B' A': their A is our B, their m our n, and a bias for each of our columns is one for each of their rows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import ExitStack
+from ctypes import byref, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
+from typing import Any
+
+Array = Any
+WORKSPACE = 32 << 20  # bytes that an algorithm may ask for at most: what NVIDIA advises for its larger GPUs
+ALIGNED = 256  # bytes: cuBLASLt takes no notice of more, and without being told assumes as much
+
+# From cublasLt.h, cublas_api.h and library_types.h.
+NONE, BIAS, RELU_BIAS = 1, 4, 6  # epilogues
+TRANSPOSE_A, TRANSPOSE_B, EPILOGUE, BIAS_POINTER = 3, 4, 7, 8  # attributes of a product
+MAX_WORKSPACE, ALIGNMENTS = 1, (5, 6, 7, 8)  # of a preference: the second ones for A, B, C and D
+REAL_TYPES = {"float32": 0, "float64": 1}
+COMPUTE_TYPES = {("float32", False): 68, ("float32", True): 77, ("float64", False): 70, ("float64", True): 70}
+SCALES = {"float32": c_float, "float64": c_double}
+STATUS = {1: "not initialized", 3: "no memory", 7: "invalid value", 8: "wrong GPU", 13: "execution failed",
+          14: "internal error", 15: "not supported"}  # fmt: skip
+
+HANDLE = c_void_p
+SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "cublasLtCreate": (c_void_p,),
+    "cublasLtMatmulDescCreate": (c_void_p, c_int, c_int),
+    "cublasLtMatmulDescSetAttribute": (HANDLE, c_int, c_void_p, c_size_t),
+    "cublasLtMatmulDescDestroy": (HANDLE,),
+    "cublasLtMatrixLayoutCreate": (c_void_p, c_int, c_uint64, c_uint64, c_int64),
+    "cublasLtMatrixLayoutDestroy": (HANDLE,),
+    "cublasLtMatmulPreferenceCreate": (c_void_p,),
+    "cublasLtMatmulPreferenceSetAttribute": (HANDLE, c_int, c_void_p, c_size_t),
+    "cublasLtMatmulPreferenceDestroy": (HANDLE,),
+    # handle, product, layouts of A, B, C and D, preference, how many answers at most, answers, how many there are
+    "cublasLtMatmulAlgoGetHeuristic": (*(HANDLE,) * 7, c_int, c_void_p, c_void_p),
+    # handle, product, alpha, A and layout, B and layout, beta, C and layout, D and layout, algorithm, workspace, its
+    # size, stream
+    "cublasLtMatmul": (*(c_void_p,) * 14, c_size_t, c_void_p),
+}
+
+
+class LtError(RuntimeError):
+    """CuBLASLt is not there, or cannot do what was asked; the message is a reason."""
+
+
+class Algorithm(ctypes.Structure):
+    """cublasLtMatmulAlgo_t: nothing in it is ours to read."""
+
+    _fields_ = [("data", c_uint64 * 8)]
+
+
+class Found(ctypes.Structure):
+    """cublasLtMatmulHeuristicResult_t: an algorithm and the workspace it needs."""
+
+    _fields_ = [
+        ("algorithm", Algorithm), ("workspace", c_size_t), ("state", c_int), ("waves", c_float), ("rest", c_int * 4),
+    ]  # fmt: skip
+
+
+def load(cupy: Any) -> Any:
+    """Return the library of the CUDA that CuPy is made for: where its packages or the toolkit put it.
+
+    Raises:
+        LtError: it is nowhere.
+    """
+    try:
+        from cuda import pathfinder
+
+        return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublasLt").abs_path)
+    except Exception:  # no such package, or it finds nothing: each version has its own words
+        pass
+    major = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    names = f"libcublasLt.so.{major}", f"cublasLt64_{major}.dll"
+    for name in names:
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    raise LtError(f"cuBLASLt of CUDA {major} is missing ({names[0]}): pip install nvidia-cublas, or the CUDA toolkit")
+
+
+class Lt:
+    """The library with a handle on the current GPU. Each of its functions is called by name.
+
+    Args:
+        library: what `load` gives.
+
+    Raises:
+        LtError: it lacks a function, or gives no handle.
+    """
+
+    def __init__(self, library: Any) -> None:
+        self._functions = {}
+        for name, types in SIGNATURES.items():
+            function = getattr(library, name, None)
+            if function is None:
+                raise LtError(f"this cuBLASLt has no {name}: expected that of CUDA 12 or newer")
+            function.argtypes, function.restype = types, c_int
+            self._functions[name] = function
+        self.handle = self.made("cublasLtCreate")  # kept as long as the process: what runs may still need it
+
+    def __call__(self, name: str, *arguments: Any) -> None:
+        """Call a function; a status other than 0 is an error."""
+        status = self._functions[name](*arguments)
+        if status:
+            raise LtError(f"{name}: {STATUS.get(status, 'failed')} (status {status})")
+
+    def made(self, name: str, *arguments: Any) -> c_void_p:
+        """Call a function that makes something; return its handle."""
+        handle = c_void_p()
+        self(name, byref(handle), *arguments)
+        return handle
+
+    def set(self, function: str, handle: c_void_p, attribute: int, value: Any) -> None:
+        """Set an attribute of something to a ctypes number."""
+        self(function, handle, attribute, byref(value), ctypes.sizeof(value))
+
+
+@dataclass(frozen=True)
+class Product:
+    """A kind of product: c [m, n] = op(a) [m, k] @ op(b) [k, n], and what is done to it on the way out.
+
+    Attributes:
+        a_transposed, b_transposed: whether a stands as [k, m] in memory, b as [n, k].
+        tf32: whether float32 may be rounded to TF32. epilogue: NONE, BIAS or RELU_BIAS.
+        alignments: of a, b and c, in bytes: see `alignment`.
+    """
+
+    m: int
+    n: int
+    k: int
+    a_transposed: int
+    b_transposed: int
+    dtype: str
+    tf32: bool
+    epilogue: int
+    alignments: tuple[int, int, int]
+
+
+def alignment(address: int) -> int:
+    """Return the largest power of two up to ALIGNED that divides an address: views begin anywhere."""
+    return min(ALIGNED, address & -address) or ALIGNED
+
+
+class Plan:
+    """Descriptors and algorithm of a kind of product. Make it before a capture; `run` may be captured.
+
+    Attributes:
+        workspace: how many bytes `run` needs.
+
+    Raises:
+        LtError: there is no algorithm for it.
+    """
+
+    def __init__(self, lt: Lt, product: Product) -> None:
+        self._lt, self.product = lt, product
+        self._made = ExitStack()
+        try:
+            self._describe()
+            self._found = self._ask()
+        except BaseException:
+            self.close()
+            raise
+        self.workspace = int(self._found.workspace)
+        scale = SCALES[product.dtype]
+        self._one, self._zero = scale(1), scale(0)
+
+    def _describe(self) -> None:
+        it = self.product
+        real = REAL_TYPES[it.dtype]
+        self._matmul = self._make("cublasLtMatmulDesc", COMPUTE_TYPES[it.dtype, it.tf32], real)
+        for attribute, value in (
+            (TRANSPOSE_A, c_int32(it.b_transposed)),
+            (TRANSPOSE_B, c_int32(it.a_transposed)),
+            (EPILOGUE, c_uint32(it.epilogue)),
+        ):
+            self._lt.set("cublasLtMatmulDescSetAttribute", self._matmul, attribute, value)
+        self._a = self._layout(real, it.m, it.k, it.a_transposed)
+        self._b = self._layout(real, it.k, it.n, it.b_transposed)
+        self._c = self._layout(real, it.m, it.n, 0)
+
+    def _layout(self, real: int, rows: int, columns: int, transposed: int) -> c_void_p:
+        """Describe a matrix of ours, which for cuBLASLt has its rows as columns."""
+        if transposed:
+            rows, columns = columns, rows
+        return self._make("cublasLtMatrixLayout", real, columns, rows, columns)
+
+    def _ask(self) -> Found:
+        preference = self._make("cublasLtMatmulPreference")
+        a, b, c = self.product.alignments
+        wishes = [(MAX_WORKSPACE, c_uint64(WORKSPACE))]
+        wishes += [(wish, c_uint32(bytes_)) for wish, bytes_ in zip(ALIGNMENTS, (b, a, c, c), strict=True)]  # type: ignore[misc]
+        for wish, value in wishes:
+            self._lt.set("cublasLtMatmulPreferenceSetAttribute", preference, wish, value)
+        found, count = Found(), c_int(0)
+        layouts = self._b, self._a, self._c, self._c
+        self._lt(
+            "cublasLtMatmulAlgoGetHeuristic", self._lt.handle, self._matmul, *layouts, preference, 1, byref(found),
+            byref(count),
+        )  # fmt: skip
+        if count.value < 1 or found.state:
+            raise LtError(f"cuBLASLt knows no way to do {self.product}")
+        return found
+
+    def _make(self, what: str, *arguments: Any) -> c_void_p:
+        handle = self._lt.made(f"{what}Create", *arguments)
+        self._made.callback(self._lt, f"{what}Destroy", handle)
+        return handle
+
+    def run(self, a: int, b: int, c: int, bias: int, workspace: int, stream: int) -> None:
+        """Queue the product on a stream.
+
+        Args:
+            a, b, c, bias, workspace: addresses on the GPU; bias counts where the epilogue has one.
+
+        Raises:
+            LtError: it could not be queued.
+        """
+        if self.product.epilogue != NONE:
+            self._lt.set("cublasLtMatmulDescSetAttribute", self._matmul, BIAS_POINTER, c_uint64(bias))
+        self._lt(
+            "cublasLtMatmul", self._lt.handle, self._matmul, byref(self._one), b, self._b, a, self._a,
+            byref(self._zero), c, self._c, c, self._c, byref(self._found.algorithm), workspace, self.workspace, stream,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Give the descriptors back: what was queued or captured needs them no more."""
+        self._made.close()
