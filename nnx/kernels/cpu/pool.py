@@ -9,6 +9,8 @@ operations from 200 us on.
 BLAS has threads of its own. No part of a job calls it, so the two never compete for the same cores.
 """
 
+# mypy: allow-untyped-defs, no-check-untyped-defs
+
 from __future__ import annotations
 
 import itertools
@@ -18,12 +20,26 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
+
+from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.cores import keep_off_mine
+from nnx.kernels.cpu.program_table import atomic_load
 
 limit = 1  # how many threads an operation may take, the caller's included; `set_limit` changes it
 _queue: SimpleQueue[Job] = SimpleQueue()
 _workers: list[threading.Thread] = []
 _lock = threading.Lock()
+_rung = np.zeros(1, np.int64)  # how many jobs there have been
+AWAKE = 100_000  # looks, some 100 us
+
+
+@njit(nogil=True, cache=True)
+def stay_awake(word, seen, looks):
+    """Wait for another thread to change `word[0]`, for a while: sleeping and waking up takes some 50 us."""
+    for _ in range(looks):
+        if atomic_load(word, 0) != seen:
+            return
 
 
 class Job:
@@ -33,6 +49,7 @@ class Job:
         self.parts = parts
         self.next = itertools.count()  # `next()` on it is one step for the interpreter: no two threads get the same
         self.left = itertools.count(len(parts) - 1, -1)
+        self.over = np.zeros(1, np.int64)
         self.done = threading.Lock()
         self.done.acquire()
         self.error: BaseException | None = None
@@ -45,6 +62,7 @@ class Job:
             except BaseException as error:  # handed to the caller
                 self.error = error
             if next(self.left) == 0:
+                self.over[0] = 1
                 self.done.release()
 
 
@@ -60,7 +78,9 @@ def run(parts: Sequence[Callable[[], Any]]) -> None:
     job = Job(parts)
     for _ in range(helpers):
         _queue.put(job)
+    _rung[0] += 1
     job.work()
+    stay_awake(job.over, 0, AWAKE)
     job.done.acquire()
     if job.error is not None:
         raise job.error
@@ -97,6 +117,9 @@ def _hire(wanted: int) -> None:
 
 def _serve(queue: SimpleQueue[Job]) -> None:
     while True:
+        seen = int(_rung[0])
+        if queue.empty():  # the next operation often comes at once
+            stay_awake(_rung, seen, AWAKE)
         queue.get().work()
 
 
