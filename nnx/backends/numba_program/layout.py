@@ -40,6 +40,7 @@ class Layout:
         inputs: at most two arrays given from outside, such as the data and the targets.
     """
 
+    strips = 0  # numbers that each thread needs for packing
     grain = tile.ROWS  # blocks are a multiple of this many samples
 
     def __init__(self, step: Step, arena: Array, threads: int) -> None:
@@ -220,8 +221,8 @@ class Layout:
         if self.scratch:
             header[t.SCRATCH_SIZE] = round_up(self.scratch, PADDING)
             header[t.SCRATCH] = self.new(header[t.SCRATCH_SIZE] * self.threads)
-        if isinstance(self, Rows):
-            header[t.STRIPS_SIZE] = round_up(STRIPS, PADDING)
+        if self.strips:
+            header[t.STRIPS_SIZE] = round_up(self.strips, PADDING)
             header[t.STRIPS] = self.new(header[t.STRIPS_SIZE] * self.threads)
         header[t.PENALTIES] = len(self.numbers)
         for index in range(step.end.operands["penalties"].size):
@@ -240,6 +241,8 @@ class Layout:
 
 class Rows(Layout):
     """Samples row by row."""
+
+    strips = STRIPS
 
     def room(self, width: int) -> int:
         return self.new(self.step.rows * width)

@@ -21,7 +21,7 @@ from numba import types
 from nnx.kernels.cpu.cache import njit, typed
 from nnx.kernels.cpu.packing import pack_strips, panels_from_columns, panels_from_rows
 from nnx.kernels.cpu.tile import ROWS, VECTORS, WIDTH, accumulate, add, load, new_tile, store, where_positive
-from nnx.kernels.cpu.vectors import HELPER
+from nnx.kernels.cpu.vectors import PART
 
 LANES = {4: WIDTH // 4, 8: WIDTH // 8}
 BLOCK_DEPTH = 512 if WIDTH == 64 else 1024  # rows of a panel used at a time: 64 KB in float32
@@ -35,7 +35,7 @@ Array = Any
 # ---- the product -----------------------------------------------------------------------------------------------------
 
 
-@njit(**HELPER)
+@njit(**PART)
 def multiply(a, panels, c, bias, active, relu, accumulating, strips):
     """``c (+)= a @ b`` for a `b` that lies in panels, plus bias, ReLU and mask; see `gemm`. `strips` is scratch."""
     (m, whole), n, columns = a.shape, c.shape[1], VECTORS * (WIDTH // c.itemsize)
@@ -62,7 +62,7 @@ def multiply(a, panels, c, bias, active, relu, accumulating, strips):
                     store(tile, c, i0 + i, j)
 
 
-@njit(**HELPER)
+@njit(**PART)
 def pack_panels(b, panels):
     """Copy all of `b`, contiguous along its rows or its columns, to panels."""
     if b.strides[1] == b.itemsize:

@@ -18,7 +18,6 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnx.kernels.cpu.cache import njit
-from nnx.kernels.cpu.program_table import PART
 from nnx.kernels.cpu.tile import (
     INT64,
     Tile,
@@ -34,6 +33,7 @@ from nnx.kernels.cpu.tile import (
     vector_bytes,
     where_positive,
 )
+from nnx.kernels.cpu.vectors import PART
 
 BYTES = vector_bytes()
 # Tiles of 4 x 2 vectors: eight sums hide the latency of a multiply-add, and narrow layers waste few rows.

@@ -14,8 +14,7 @@ from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.math import exp
 from nnx.kernels.cpu.program_elementwise import log_all
 from nnx.kernels.cpu.program_rows import HALF_WORD, LOWER, philox
-from nnx.kernels.cpu.program_table import PART
-from nnx.kernels.cpu.vectors import view
+from nnx.kernels.cpu.vectors import PART, view
 
 
 @njit(**PART)

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.tile import ROWS, VECTORS, WIDTH, load, new_tile, rows_of, square_tile, store, transpose
-from nnx.kernels.cpu.vectors import HELPER
+from nnx.kernels.cpu.vectors import PART
 
 TOGETHER = 4  # panels filled side by side: a row is then read in pieces of some cache lines
 
 
-@njit(**HELPER)
+@njit(**PART)
 def panels_from_rows(b, panels, depth, first):
     """Copy `b`, contiguous along its rows, to rows `first` .. of panels that are `depth` rows deep."""
     lanes = WIDTH // b.itemsize
@@ -31,7 +31,7 @@ def panels_from_rows(b, panels, depth, first):
                 store(load(new_tile(b, 1, VECTORS), b, k, j), row, 0, 0)
 
 
-@njit(**HELPER)
+@njit(**PART)
 def panels_from_columns(b, panels, depth):
     """Copy the transpose of `b` to whole panels: the rows of `b` become columns."""
     lanes = WIDTH // b.itemsize
@@ -47,7 +47,7 @@ def panels_from_columns(b, panels, depth):
                 panel[k, c] = b[min(j + c, n - 1), k]
 
 
-@njit(**HELPER)
+@njit(**PART)
 def pack_strips(a, strips):
     """Copy `a` to strips; rows past the last row repeat it. `strips` needs a vector to spare."""
     (m, depth), rows, lanes = a.shape, ROWS, WIDTH // a.itemsize

@@ -10,13 +10,11 @@ from __future__ import annotations
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.lanes import SAMPLES, lanes_product, lanes_weight_gradient
 from nnx.kernels.cpu.lanes_loss import lanes_clear, lanes_cross_entropy, lanes_dropout, lanes_load, lanes_mean
-from nnx.kernels.cpu.program_drive import bare, begin_call, extent, next_ticket
+from nnx.kernels.cpu.program_drive import make_run
 from nnx.kernels.cpu.program_parameters import finish
 from nnx.kernels.cpu.program_shared import apply_elementwise, copy_labels, parameter_task
 from nnx.kernels.cpu.program_table import (
     COEF,
-    COLUMNS,
-    DONE,
     ELEMENTWISE,
     KIND,
     LABELS,
@@ -42,11 +40,10 @@ from nnx.kernels.cpu.program_table import (
     W,
     X,
     Y,
-    finish_one,
     grid,
     part,
 )
-from nnx.kernels.cpu.vectors import OPTIONS, view
+from nnx.kernels.cpu.vectors import view
 from nnx.kernels.layout import CURSOR, STEP
 
 
@@ -99,7 +96,7 @@ def cross_entropy(t, memory, numbers, r0, rows, count):
 
 
 @njit(inline="always")
-def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows):
+def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread):
     """Carry out one operation of the table on samples r0 .. r0 + rows. Codes that it does not know do nothing."""
     op, n, stride, c = t[OP], t[N], t[STRIDE], t[COEF]
     count = min((rows + SAMPLES - 1) // SAMPLES * SAMPLES, stride - r0)
@@ -128,40 +125,4 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         lanes_clear(part(memory, t[X] + r0, (n - 1) * stride + count), n, stride, rows, count)
 
 
-@njit(**OPTIONS)
-def run_lanes(
-    table,
-    work,
-    arena,
-    inputs,
-    targets,
-    labels,
-    order,
-    hyper,
-    counters,
-    stats,
-    penalties,
-    history,
-    numbers,
-    sync,
-    thread,
-    steps,
-):
-    """Run `steps` steps as the leader (thread 0), or help one that does: see program_step.py for the arguments."""
-    # Bare views: nobody counts references from here on.
-    memory = (bare(work), bare(arena), bare(inputs), bare(targets))
-    table, labels, order, counters, sync = bare(table), bare(labels), bare(order), bare(counters), bare(sync)
-    hyper, stats, penalties, history, numbers = bare(hyper), bare(stats), bare(penalties), bare(history), bare(numbers)
-    header = view(table, 0, COLUMNS)
-    begin_call(header, sync, thread, steps)
-    while True:
-        ticket = next_ticket(
-            header, table, memory, hyper, counters, stats, penalties, history, numbers, sync, thread
-        )  # fmt: skip
-        if ticket == 0:
-            return
-        first, last, r0, rows = extent(header, table, ticket)
-        for o in range(first, last):
-            t = view(table, o * COLUMNS, COLUMNS)
-            operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows)
-        finish_one(sync, DONE)
+run_lanes = make_run(operation)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.gemm import multiply
 from nnx.kernels.cpu.packing import panels_from_columns, panels_from_rows
-from nnx.kernels.cpu.program_drive import bare, begin_call, extent, next_ticket
+from nnx.kernels.cpu.program_drive import make_run
 from nnx.kernels.cpu.program_parameters import finish
 from nnx.kernels.cpu.program_rows import (
     argmax_rows,
@@ -28,13 +28,11 @@ from nnx.kernels.cpu.program_table import (
     ARGMAX,
     BIAS,
     COEF,
-    COLUMNS,
     CROSS_ENTROPY,
     CROSS_ENTROPY_SOFT,
     DENSE,
     DENSE_DW,
     DENSE_DX,
-    DONE,
     DROPOUT,
     ELEMENTWISE,
     FINAL,
@@ -44,7 +42,6 @@ from nnx.kernels.cpu.program_table import (
     ONE_HOT,
     OP,
     PANELS_ACROSS,
-    PART,
     R0,
     R1,
     RELU,
@@ -64,11 +61,10 @@ from nnx.kernels.cpu.program_table import (
     W,
     X,
     Y,
-    finish_one,
     grid,
     part,
 )
-from nnx.kernels.cpu.vectors import OPTIONS, view
+from nnx.kernels.cpu.vectors import PART, view
 from nnx.kernels.layout import CURSOR, STEP
 
 
@@ -166,40 +162,4 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         one_hot_rows(part(memory, t[X] + r0, rows), part(memory, t[Y] + at, rows * n), n)
 
 
-@njit(**OPTIONS)
-def run_rows(
-    table,
-    work,
-    arena,
-    inputs,
-    targets,
-    labels,
-    order,
-    hyper,
-    counters,
-    stats,
-    penalties,
-    history,
-    numbers,
-    sync,
-    thread,
-    steps,
-):
-    """Run `steps` steps as the leader (thread 0), or help one that does: see program_step.py for the arguments."""
-    # Bare views: nobody counts references from here on.
-    memory = (bare(work), bare(arena), bare(inputs), bare(targets))
-    table, labels, order, counters, sync = bare(table), bare(labels), bare(order), bare(counters), bare(sync)
-    hyper, stats, penalties, history, numbers = bare(hyper), bare(stats), bare(penalties), bare(history), bare(numbers)
-    header = view(table, 0, COLUMNS)
-    begin_call(header, sync, thread, steps)
-    while True:
-        ticket = next_ticket(
-            header, table, memory, hyper, counters, stats, penalties, history, numbers, sync, thread
-        )  # fmt: skip
-        if ticket == 0:
-            return
-        first, last, r0, rows = extent(header, table, ticket)
-        for o in range(first, last):
-            t = view(table, o * COLUMNS, COLUMNS)
-            operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread)
-        finish_one(sync, DONE)
+run_rows = make_run(operation)

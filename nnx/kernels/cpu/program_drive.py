@@ -14,6 +14,7 @@ Sums are made in an order that does not depend on who made the parts.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from numba import types
 
@@ -34,7 +35,6 @@ from nnx.kernels.cpu.program_table import (
     ONCE,
     OP,
     OPTIMIZER,
-    PART,
     PHASE,
     REGIONS,
     ROWS,
@@ -44,9 +44,10 @@ from nnx.kernels.cpu.program_table import (
     TICKET,
     atomic_load,
     atomic_store,
+    finish_one,
     replace_if,
 )
-from nnx.kernels.cpu.vectors import view
+from nnx.kernels.cpu.vectors import OPTIONS, PART, view
 
 # What a thread does that has waited for a while: the other may need its core.
 let_others = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
@@ -150,3 +151,48 @@ def extent(header, table, ticket):
         return place[FIRST] + index, place[FIRST] + index + 1, 0, header[ROWS]
     r0 = index * place[BLOCK]
     return place[FIRST], place[LAST], r0, min(place[BLOCK], header[ROWS] - r0)
+
+
+def make_run(operation: Any) -> Any:
+    """The function that replays steps whose table `operation` carries out; see program_step.py for its arguments."""
+
+    @njit(**OPTIONS)
+    def run(
+        table,
+        work,
+        arena,
+        inputs,
+        targets,
+        labels,
+        order,
+        hyper,
+        counters,
+        stats,
+        penalties,
+        history,
+        numbers,
+        sync,
+        thread,
+        steps,
+    ):
+        """Run `steps` steps as the leader (thread 0), or help one that does."""
+        # Bare views: nobody counts references from here on.
+        memory = (bare(work), bare(arena), bare(inputs), bare(targets))
+        table, labels, order, counters, sync = bare(table), bare(labels), bare(order), bare(counters), bare(sync)
+        hyper, stats, penalties = bare(hyper), bare(stats), bare(penalties)
+        history, numbers = bare(history), bare(numbers)
+        header = view(table, 0, COLUMNS)
+        begin_call(header, sync, thread, steps)
+        while True:
+            ticket = next_ticket(
+                header, table, memory, hyper, counters, stats, penalties, history, numbers, sync, thread
+            )  # fmt: skip
+            if ticket == 0:
+                return
+            first, last, r0, rows = extent(header, table, ticket)
+            for o in range(first, last):
+                t = view(table, o * COLUMNS, COLUMNS)
+                operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread)
+            finish_one(sync, DONE)
+
+    return run

@@ -20,7 +20,6 @@ from nnx.kernels.cpu.program_table import (
     LOGIT,
     LOGIT_BACK,
     NEAR,
-    PART,
     RELU,
     RELU_BACK,
     SIGMOID,
@@ -32,6 +31,7 @@ from nnx.kernels.cpu.program_table import (
     TANH,
     TANH_BACK,
 )
+from nnx.kernels.cpu.vectors import PART
 from nnx.kernels.layout import CLIP
 
 EXACT = {**INLINE, "fastmath": {"contract"}}

@@ -23,7 +23,6 @@ from nnx.kernels.cpu.program_table import (
     M_DELTA,
     NOWHERE,
     OPTIMIZER,
-    PART,
     PENALTIES,
     RATE,
     RMSPROP,
@@ -36,7 +35,7 @@ from nnx.kernels.cpu.program_table import (
     V_DELTA,
     part,
 )
-from nnx.kernels.cpu.vectors import view
+from nnx.kernels.cpu.vectors import PART, view
 from nnx.kernels.layout import BETA_1, BETA_2, CURSOR, DECAY, EPSILON, LEARNING_RATE, STEP, WEIGHT_DECAY
 from nnx.kernels.layout import DONE as STEPS_LOGGED
 

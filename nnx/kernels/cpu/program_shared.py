@@ -16,7 +16,6 @@ from nnx.kernels.cpu.program_table import (
     KIND,
     LANES_DB,
     OP,
-    PART,
     ROWS,
     STRIDE,
     D,
@@ -27,6 +26,7 @@ from nnx.kernels.cpu.program_table import (
     Y,
     part,
 )
+from nnx.kernels.cpu.vectors import PART
 from nnx.kernels.layout import CURSOR
 
 

@@ -18,12 +18,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nnx.kernels.cpu.vectors import OPTIONS
+from nnx.kernels.cpu.vectors import PART
 
-# How a kernel is compiled that only `run_rows` and `run_lanes` call: not cached by itself, and without the wrappers
-# that would make it callable from Python, which take half of the time.
-PART = {**OPTIONS, "cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-INLINE = {**PART, "forceinline": True}
+INLINE = {**PART, "forceinline": True}  # how a kernel is compiled that becomes part of its callers
 
 # ---- places ----------------------------------------------------------------------------------------------------------
 SHIFT, OFFSET = 56, (1 << 56) - 1
@@ -59,7 +56,7 @@ RELU, SIGMOID, TANH, RELU_BACK, SIGMOID_BACK, TANH_BACK = range(6)
 SQUARE, SQUARE_BACK, DISTANCE, DISTANCE_BACK, BINARY, BINARY_BACK = range(6, 12)
 LOGIT, LOGIT_BACK, ABOVE, NEAR, EQUAL, SURPRISE, SURPRISE_BACK = range(12, 19)
 
-SGD, ADAGRAD, RMSPROP, ADAM, NO_OPTIMIZER = range(5)
+SGD, ADAGRAD, RMSPROP, ADAM = range(4)
 
 # ---- numbers: float64 that operations read ---------------------------------------------------------------------------
 RATE, STEP_SIZE, CORRECTION, SHRINK, FINAL, CONSTANTS = 0, 1, 2, 3, 4, 8

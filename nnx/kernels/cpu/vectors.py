@@ -28,8 +28,9 @@ OPTIONS: dict[str, Any] = {
 }
 # The same for a helper that becomes part of each of its callers: with a call in it, no loop is vectorised.
 INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True}
-# The same for one that Python never calls: without the wrappers for that, which take half of the time to compile.
-HELPER: dict[str, Any] = {**OPTIONS, "cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+# For one that only other kernels call: not cached by itself, and without the wrappers that would make it callable from
+# Python, which take half of the time to compile.
+PART: dict[str, Any] = {**OPTIONS, "cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 # And where the order of operations is the point, as in exp: no sum may be reordered.
 EXACT: dict[str, Any] = {**INLINED, "fastmath": {"contract"}}
 
@@ -93,17 +94,6 @@ def row(typing, array, index):
         return _array(context, builder, signature, args[0], builder.mul(args[1], columns), [columns])
 
     return types.Array(array.dtype, 1, "C")(array, types.intp), codegen
-
-
-@intrinsic
-def atomic_add(typing, array, index, amount):
-    """Add to `array[index]` (int64) and return the value before: how threads draw their next task."""
-
-    def codegen(context, builder, signature, args):
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        return builder.atomic_rmw("add", builder.gep(data, [args[1]]), args[2], "monotonic")
-
-    return types.int64(array, types.int64, types.int64), codegen
 
 
 # ---- vectors ---------------------------------------------------------------------------------------------------------
@@ -239,17 +229,6 @@ def vrow_sums(typing, a, columns):
 
 
 @intrinsic
-def vrelu(typing, a):
-    """max(a, 0); NaN stays NaN."""
-
-    def codegen(context, builder, signature, args):
-        zero = ir.Constant(args[0].type, [0.0] * WIDTH)
-        return builder.select(builder.fcmp_ordered("<", args[0], zero), zero, args[0])
-
-    return a(a), codegen
-
-
-@intrinsic
 def vmax(typing, a, b):
     """The larger of each two numbers, b where one is NaN. Of a loop that says so LLVM makes no vectors."""
 
@@ -269,17 +248,6 @@ def vtop(typing, a):
         return builder.call(reduce, args)
 
     return a.dtype(a), codegen
-
-
-@intrinsic
-def vwhere_positive(typing, a, b):
-    """b where a > 0, else 0: the gradient of relu."""
-
-    def codegen(context, builder, signature, args):
-        zero = ir.Constant(args[0].type, [0.0] * WIDTH)
-        return builder.select(builder.fcmp_ordered(">", args[0], zero), args[1], zero)
-
-    return a(a, a), codegen
 
 
 @intrinsic
