@@ -32,8 +32,8 @@ lint: $(VENV)/.test ## ruff and mypy
 	@$(BIN)/mypy --no-error-summary
 	@echo "lint: nothing to say"
 
-bench: $(VENV)/.bench ## set up, run the benchmarks in bench/
-	@$(BIN)/python -m pytest -q bench $(ARGS)
+bench: $(VENV)/.bench ## set up, compare the throughput of the backends; ARGS="--all -k steps" goes to pytest
+	@$(BIN)/python -m pytest -q bench --benchmark-columns=min,median,iqr,rounds --benchmark-max-time=0.3 $(ARGS)
 
 # Not through .venv: where there is a GPU, CuPy is usually in the machine's own Python, and there may be no network.
 gpu: ## prove and measure nnx on this machine's GPU, in under ten minutes; a report goes to bench/results

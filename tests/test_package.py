@@ -113,7 +113,7 @@ def test_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path):
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     sources = {
         path.relative_to(ROOT).as_posix()
-        for pattern in ["*.py", "*.cu", "*.cuh", "py.typed"]
+        for pattern in ["*.py", "*.cu", "*.cuh", "*.json", "*.css", "*.js", "py.typed"]
         for path in PACKAGE.rglob(pattern)
     }
     assert "nnx/py.typed" in names

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from nnx.cli.bench import bench
 from nnx.cli.doctor import doctor
 from nnx.cli.predict import predict
 from nnx.cli.train import train
@@ -30,7 +31,7 @@ class _Commands(TyperGroup):
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (doctor, train, predict, warmup):
+for command in (doctor, train, predict, bench, warmup):
     app.command()(command)
 
 

@@ -1,0 +1,81 @@
+"""Whether what a player gave is what float64 NumPy gives: before it is measured, and for all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from nnx.benchmark.operations import OPERATIONS, expected, normal, tolerance_class
+from nnx.benchmark.players.notes import Training
+from nnx.benchmark.workloads import Workload
+from nnx.testing.compare import compare
+from nnx.testing.reference import Wanted
+
+LOSS = 2e-3  # relative difference of a loss, in float32
+PATH = 3e-2  # how far parameters may be off, relative to how far they went
+CLOSE = 1e-4  # absolute difference of a probability
+TF32 = 10.0  # how many times all of that where products are rounded to 11 bits
+
+
+def reference(workload: Workload) -> dict[str, Wanted]:
+    """Return what a workload must give at the first time, by name, from NumPy in float64."""
+    if workload.kind == "step":
+        first = Training(workload.what, "float64")
+        start = np.concatenate([a.ravel() for layer in first.dense for a in (layer.weights, layer.biases)])
+        results = {name: Wanted(value) for name, value in first.first_steps().items()}
+        results["start"] = Wanted(start)
+        return results
+    if workload.kind == "predict":
+        return {name: Wanted(value) for name, value in Training(workload.what, "float64").predictions().items()}
+    if workload.kind in OPERATIONS:
+        return expected(workload.kind, workload.what)
+    return {"out": Wanted(normal(*workload.what), exact=True)}
+
+
+def fault(
+    workload: Workload, got: Mapping[str, np.ndarray], wanted: dict[str, Wanted], slack: float = 1.0
+) -> str | None:
+    """Return what is wrong with a player's results; None if nothing is.
+
+    Args:
+        slack: how many times the usual errors are tolerated.
+    """
+    try:
+        if workload.kind == "step":
+            _check_steps(got, wanted, slack)
+        elif workload.kind == "predict":
+            _check_outputs(got["out"], wanted["out"].value, slack)
+        else:
+            _check_operation(workload, got, wanted)
+    except AssertionError as error:
+        return str(error)
+    return None
+
+
+def _check_operation(workload: Workload, got: Mapping[str, np.ndarray], wanted: dict[str, Wanted]) -> None:
+    kind = tolerance_class(workload.kind)
+    missing = wanted.keys() - got.keys()
+    assert not missing, f"nothing was written to {', '.join(sorted(missing))}"
+    for name, result in wanted.items():
+        compare(got[name], result, kind, "float32", f"{workload.title}: {name}")
+
+
+def _check_steps(got: Mapping[str, np.ndarray], wanted: dict[str, Wanted], slack: float) -> None:
+    losses = wanted["losses"].value
+    off = np.abs(got["losses"] - losses) / losses
+    assert np.all(off <= LOSS * slack), f"losses {_told(got['losses'])} instead of {_told(losses)}"
+    start, end = wanted["start"].value, wanted["parameters"].value
+    assert got["parameters"].shape == end.shape, f"{got['parameters'].size} parameters instead of {end.size}"
+    strayed = float(np.linalg.norm(got["parameters"] - end) / np.linalg.norm(end - start))
+    assert strayed <= PATH * slack, f"the parameters strayed by {strayed:.3g} of the way that they should have gone"
+
+
+def _check_outputs(got: np.ndarray, wanted: np.ndarray, slack: float) -> None:
+    assert got.shape == wanted.shape, f"outputs {got.shape} instead of {wanted.shape}"
+    worst = float(np.abs(got - wanted).max())
+    assert worst <= CLOSE * slack, f"a probability is off by {worst:.3g}"
+
+
+def _told(losses: np.ndarray) -> str:
+    return ", ".join(f"{loss:.5g}" for loss in losses)

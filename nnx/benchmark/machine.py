@@ -1,0 +1,57 @@
+"""What a run was made on: facts that belong beside every figure."""
+
+from __future__ import annotations
+
+import platform
+import re
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from nnx import __version__, doctor
+
+PACKAGES = (
+    "numpy", "numba", "llvmlite", "scipy", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax", "jaxlib", "thinc",
+    "scikit-learn",
+)  # fmt: skip
+PRIVATE = ("executable", "folder")  # where things lie is nobody else's business
+
+
+def facts() -> dict[str, Any]:
+    """Return processor, GPU, system, BLAS, threads and the environment variables that count."""
+    report = doctor.report()
+    return {
+        "cpu": report["cpu"],
+        "clock_mhz": clock(),
+        "gpu": report["gpu"]["devices"],
+        "cuda": report["gpu"]["cuda"],
+        "platform": platform.platform(),
+        "blas": report["numpy"]["blas"],
+        "threads": report["numpy"]["threads"],
+        "environment": {name: value for name, value in report["environment"].items() if value and "/" not in value},
+        "backends": {
+            name: None if told["works"] else f"{told['reason']}. {told['remedy']}"
+            for name, told in report["backends"].items()
+        },
+    }
+
+
+def clock() -> dict[str, float] | None:
+    """Return the least and the most that the processors' clocks show now, in MHz; None where that is not told."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = [float(value) for value in re.findall(r"^cpu MHz\s*: ([\d.]+)", text, re.MULTILINE)]
+    return {"least": min(found), "most": max(found)} if found else None
+
+
+def versions() -> dict[str, str]:
+    """Return the version of everything that took part."""
+    found = {"nnx": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

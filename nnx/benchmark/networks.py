@@ -1,0 +1,83 @@
+"""The networks that are trained and asked: Dense and ReLU in turn, softmax and cross-entropy at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+RATE, MOMENTUM, BETA_1, BETA_2, EPSILON = 1e-3, 0.9, 0.9, 0.999, 1e-7
+CHECKED = 6  # first steps whose losses every player must agree on
+FLOAT = 4  # bytes of a float32
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is trained, and on what.
+
+    Attributes:
+        rows: of a batch. widths: inputs, neurons of each layer. optimizer: "adam" or "momentum".
+        turns: how many batches take turns, so that none stays in a cache that training would not find it in.
+    """
+
+    rows: int
+    widths: tuple[int, ...]
+    optimizer: str = "adam"
+    turns: int = 1
+
+    @property
+    def layers(self) -> str:
+        """The widths, as text."""
+        return "-".join(map(str, self.widths))
+
+    def batches(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return inputs [turns * rows, I] and labels [turns * rows], the same every time."""
+        random = np.random.default_rng(0)
+        x = random.standard_normal((self.turns * self.rows, self.widths[0]), np.float32)
+        return x, random.integers(0, self.widths[-1], len(x))
+
+    def weights(self) -> list[np.ndarray]:
+        """Return each layer's weights [I, O], the same every time; biases are 0."""
+        random = np.random.default_rng(1)
+        return [(random.standard_normal((a, b)) * np.sqrt(2 / a)).astype(np.float32) for a, b in pairwise(self.widths)]
+
+    # ---- what it takes at least --------------------------------------------------------------------------------------
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are learned."""
+        return sum((a + 1) * b for a, b in pairwise(self.widths))
+
+    @property
+    def products(self) -> int:
+        """Multiply-adds of one forward pass of a batch."""
+        return self.rows * sum(a * b for a, b in pairwise(self.widths))
+
+    def step_flops(self) -> int:
+        """Floating-point operations of a step's matrix products: the first layer needs no gradient of its inputs."""
+        return 6 * self.products - 2 * self.rows * self.widths[0] * self.widths[1]
+
+    def step_bytes(self) -> int:
+        """Bytes that a step must move: the batch in, parameters and the optimizer's state in and out."""
+        arrays = {"adam": 3, "momentum": 2}[self.optimizer]
+        return FLOAT * (2 * arrays * self.parameters + self.rows * self.widths[0])
+
+    def step_resident(self) -> int:
+        """Bytes that a step touches, each counted once."""
+        arrays = {"adam": 3, "momentum": 2}[self.optimizer]
+        return FLOAT * (arrays * self.parameters + self.rows * self.widths[0])
+
+    def predict_flops(self) -> int:
+        """Floating-point operations of a forward pass."""
+        return 2 * self.products
+
+    def predict_bytes(self) -> int:
+        """Bytes that a forward pass must move: parameters and inputs in, outputs out."""
+        return FLOAT * (self.parameters + self.rows * (self.widths[0] + self.widths[-1]))
+
+
+SPIRAL = (2, 64, 3)
+DIGITS = (64, 128, 64, 10)
+IMAGES = (784, 512, 512, 10)
+WIDE = (2048, 2048, 2048, 1000)

@@ -1,0 +1,208 @@
+"""The operations that are measured: operands at each size, what they must give, and what that takes at least."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from nnx.kernels.layout import STEP
+from nnx.testing import reference
+from nnx.testing.compare import CLASS
+from nnx.testing.reference import Results, Wanted
+
+Shape = tuple[int, ...]
+DENSE = ((300, 2, 64), (128, 784, 512), (512, 2048, 2048))  # rows, inputs, neurons: layers of the networks
+ROWS = ((300, 64), (128, 512), (4096, 2048))
+CLASSES = ((300, 3), (1024, 10), (1024, 1000))
+PARAMETERS = ((448,), (669_760,), (8_388_608,))
+HYPER = {  # rate, decay, beta_1 (momentum, rho), beta_2, epsilon, weight decay
+    "sgd": (1e-3, 0, 0.9, 0, 0, 0),
+    "adagrad": (1e-3, 0, 0, 0, 1e-7, 0),
+    "rmsprop": (1e-3, 0, 0.9, 0, 1e-7, 0),
+    "adam": (1e-3, 0, 0.9, 0.999, 1e-7, 0),
+}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """How an operation is measured.
+
+    Attributes:
+        shapes: small, medium, large. operands: makes what it reads.
+        written: shapes of what it only writes, by operand; "out" is the result.
+        numbers: how many float32 must be read and written at least. flops: of its multiply-adds.
+        quick: the sizes of a short run. suite: where it is listed.
+    """
+
+    shapes: tuple[Shape, ...]
+    operands: Callable[..., dict[str, Any]]
+    numbers: Callable[..., int]
+    written: Callable[..., dict[str, Shape]] = lambda n, c: {"out": (n, c)}
+    flops: Callable[..., int] = lambda *shape: 0
+    quick: str = ""
+    suite: str = "ops"
+    in_place: int = 0  # arrays as large as the shape that are both read and written
+
+    def resident(self, *shape: int) -> int:
+        """Return how many numbers are touched, each counted once."""
+        return self.numbers(*shape) - self.in_place * prod(shape)
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    """Return numbers that are the same every time."""
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def labels(rows: int, classes: int) -> np.ndarray:
+    """Return classes [rows]."""
+    return np.random.default_rng(2).integers(0, classes, rows)
+
+
+def shares(rows: int, classes: int) -> np.ndarray:
+    """Return probabilities [rows, classes]."""
+    e = np.exp(normal(rows, classes))
+    p: np.ndarray = e / e.sum(axis=1, keepdims=True)
+    return p
+
+
+def one(n: int, c: int) -> dict[str, Any]:
+    """Return the operand of an activation."""
+    return {"x": normal(n, c)}
+
+
+def dense(n: int, i: int, o: int) -> dict[str, Any]:
+    """Return inputs, weights and biases."""
+    return {"x": normal(n, i), "w": normal(i, o, seed=1), "b": normal(1, o, seed=2)}
+
+
+def dense_backward(n: int, i: int, o: int) -> dict[str, Any]:
+    """Return inputs, weights and the gradient that comes back."""
+    return {"x": normal(n, i), "w": normal(i, o, seed=1), "dy": normal(n, o, seed=2)}
+
+
+def softmax_backward(n: int, c: int) -> dict[str, Any]:
+    """Return probabilities, and the gradient that comes back."""
+    return {"y": shares(n, c), "dy": normal(n, c, seed=1)}
+
+
+def regression(n: int, c: int) -> dict[str, Any]:
+    """Return outputs and targets."""
+    return {"prediction": normal(n, c), "target": normal(n, c, seed=1)}
+
+
+def rows_of(n: int, c: int) -> dict[str, Any]:
+    """Return a data set, and an order of its rows."""
+    order = np.random.default_rng(3).permutation(8 * n)
+    return {"source": normal(8 * n, c), "order": order, "counters": np.zeros(3, np.int64)}
+
+
+def optimizer(kind: str, *states: str) -> Operation:
+    """Return an optimizer over the flat buffer, with such arrays of its own."""
+
+    def operands(size: int) -> dict[str, Any]:
+        arrays = {name: np.abs(normal(size, seed=seed)) for seed, name in enumerate(states)}
+        hyper = np.array(HYPER[kind], np.float64)
+        return {"p": normal(size, seed=7), "g": normal(size, seed=5), **arrays, "hyper": hyper,
+                "counters": np.zeros(3, np.int64)}  # fmt: skip
+
+    return Operation(
+        PARAMETERS,
+        operands,
+        lambda size: size * (3 + 2 * len(states)),
+        lambda size: {},
+        quick="SM" if kind == "adam" else "",
+        in_place=1 + len(states),
+    )
+
+
+OPERATIONS: dict[str, Operation] = {
+    "dense": Operation(
+        DENSE, dense, lambda n, i, o: n * i + i * o + o + n * o,
+        lambda n, i, o: {"out": (n, o)}, lambda n, i, o: 2 * n * i * o, "SM",
+    ),
+    "dense_backward": Operation(
+        DENSE, dense_backward, lambda n, i, o: 2 * n * i + 2 * i * o + n * o + o,
+        lambda n, i, o: {"dw": (i, o), "db": (1, o), "out": (n, i)}, lambda n, i, o: 4 * n * i * o, "SM",
+    ),
+    "relu": Operation(ROWS, one, lambda n, c: 2 * n * c),
+    "relu_backward": Operation(
+        ROWS, lambda n, c: {"y": np.maximum(normal(n, c), 0), "dy": normal(n, c, seed=1)}, lambda n, c: 3 * n * c,
+        quick="M",
+    ),
+    "sigmoid": Operation(ROWS, one, lambda n, c: 2 * n * c, quick="M"),
+    "tanh": Operation(ROWS, one, lambda n, c: 2 * n * c),
+    "softmax": Operation(CLASSES, one, lambda n, c: 2 * n * c, quick="SM"),
+    "cross_entropy": Operation(
+        CLASSES, lambda n, c: {"p": shares(n, c), "target": labels(n, c)}, lambda n, c: 4 * n,
+        lambda n, c: {"out": (n,)},
+    ),
+    "softmax_cross_entropy": Operation(
+        CLASSES, lambda n, c: {"logits": normal(n, c), "target": labels(n, c)}, lambda n, c: 2 * n * c,
+        lambda n, c: {"losses": (n,), "out": (n, c)}, quick="M",
+    ),
+    "mean_squared_error": Operation(ROWS, regression, lambda n, c: 2 * n * c + n, lambda n, c: {"out": (n,)}),
+    "mean_squared_error_backward": Operation(ROWS, regression, lambda n, c: 3 * n * c),
+    "dropout": Operation(  # no large one: what it must give is computed in plain Python
+        ROWS[:2], lambda n, c: {**one(n, c), "rate": 0.1, "seed": 3, "layer": 1, "counters": np.zeros(3, np.int64)},
+        lambda n, c: 2 * n * c,
+    ),
+    "gather_rows": Operation(((300, 2), (128, 784), (1024, 784)), rows_of, lambda n, c: 2 * n * c + 2 * n),
+    "sgd": optimizer("sgd", "m"),
+    "adagrad": optimizer("adagrad", "v"),
+    "rmsprop": optimizer("rmsprop", "v"),
+    "adam": optimizer("adam", "m", "v"),
+    "softmax_backward": Operation(
+        ((300, 3), (1024, 10), (1024, 1000), (256, 10000)), softmax_backward, lambda n, c: 3 * n * c,
+        quick="SM", suite="softmax",
+    ),
+    "jacobian_product": Operation(  # of nnx, no operation of its own: softmax_jacobian, then the product
+        ((300, 3), (1024, 10), (256, 100)), softmax_backward, lambda n, c: 2 * n * c * c + 3 * n * c,
+        flops=lambda n, c: 2 * n * c * c, quick="S", suite="softmax",
+    ),
+}  # fmt: skip
+
+
+def expected(kind: str, shape: Shape) -> Results:
+    """Return what an operation must write, by operand, computed in float64 NumPy."""
+    operands = {name: _wide(value) for name, value in OPERATIONS[kind].operands(*shape).items()}
+    if kind in HYPER:
+        return _after_a_step(kind, operands)
+    if kind in ("softmax_backward", "jacobian_product"):
+        return _gradient_of_softmax(**operands)
+    formula = getattr(reference, kind)
+    given = operands | {"kind": np.float32, "batch": shape[0]}
+    results: Results = formula(**{name: given[name] for name in inspect.signature(formula).parameters if name in given})
+    return {name: wanted for name, wanted in results.items() if name in OPERATIONS[kind].written(*shape)}
+
+
+def tolerance_class(kind: str) -> str:
+    """Return how near a result must come: a class of nnx/testing/compare.py."""
+    if kind in HYPER:
+        return "function"  # of one step, relative to the number changed: a thousandth of the change itself
+    return CLASS.get(kind, "sum")
+
+
+def _gradient_of_softmax(y: np.ndarray, dy: np.ndarray) -> Results:
+    """Return the closed form: the reference's Jacobians would take gigabytes."""
+    along = (y * dy).sum(axis=1, keepdims=True)
+    return {"out": Wanted(y * (dy - along), y * (np.abs(dy) + (y * np.abs(dy)).sum(axis=1, keepdims=True)))}
+
+
+def _after_a_step(kind: str, operands: dict[str, Any]) -> Results:
+    arrays = {name: operands[name] for name in "pgmv" if name in operands}
+    unused = np.zeros(0)
+    reference.descend(
+        kind, arrays["p"], arrays["g"], arrays.get("m", unused), arrays.get("v", unused), operands["hyper"],
+        int(operands["counters"][STEP]),
+    )  # fmt: skip
+    return {name: Wanted(value, 1 + np.abs(value)) for name, value in arrays.items() if name != "g"}
+
+
+def _wide(value: Any) -> Any:
+    floats = isinstance(value, np.ndarray) and value.dtype.kind == "f"
+    return value.astype(np.float64) if floats else value

@@ -1,0 +1,115 @@
+"""The players' processes, seen from outside: started alike, stopped while others are measured."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from nnx.benchmark.players import Player
+
+ROOT = Path(__file__).resolve().parents[2]
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NNX_THREADS", "NUMBA_NUM_THREADS")
+PATIENCE = 600.0  # seconds for any answer
+
+
+class Process:
+    """One player's process.
+
+    Attributes:
+        player: who. log: what it printed.
+    """
+
+    def __init__(self, player: Player, threads: int, tf32: bool = False) -> None:
+        self.player, self.log = player, _unnamed_file()
+        mine = player.threads or threads
+        with _bound_to(mine if player.device == "cpu" else None):
+            self.process = subprocess.Popen(
+            [sys.executable, "-m", "nnx.benchmark.child", json.dumps(asdict(player))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, encoding="utf-8",
+            env=environment(player, mine, tf32), start_new_session=True,
+        )  # fmt: skip
+
+    def ask(self, patience: float = PATIENCE, **order: Any) -> dict[str, Any]:
+        """Give an order and wait for the answer; what went wrong is an answer too, "refused"."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.flush()
+            if hasattr(select, "poll") and not select.select([self.process.stdout], [], [], patience)[0]:
+                self.close()
+                return {"refused": f"no answer within {patience:.0f} s"}
+            line = self.process.stdout.readline()
+        except (OSError, ValueError) as error:  # ValueError: it has been closed
+            return {"refused": f"its process is gone: {error}. {self.last_words()}"}
+        return dict(json.loads(line)) if line else {"refused": f"its process ended. {self.last_words()}"}
+
+    def pause(self) -> None:
+        """Stop it, threads that wait for work included, so that it disturbs nobody."""
+        if sys.platform == "linux":  # elsewhere it would stay there, stopped, if this process were killed
+            self._signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it run again."""
+        if sys.platform == "linux":
+            self._signal(signal.SIGCONT)
+
+    def last_words(self) -> str:
+        """Return the end of what it printed."""
+        if self.log.closed:
+            return ""
+        self.log.seek(0)
+        return " ".join(self.log.read().decode(errors="replace").split())[-300:]
+
+    def close(self) -> None:
+        """End it."""
+        self.go_on()
+        with contextlib.suppress(OSError):
+            self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout, self.log):
+            with contextlib.suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
+
+    def _signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(OSError):
+            self.process.send_signal(number)
+
+
+def _unnamed_file() -> IO[bytes]:
+    return tempfile.TemporaryFile()
+
+
+def environment(player: Player, threads: int, tf32: bool = False) -> dict[str, str]:
+    """Return the same number of threads and the same precision for everybody, in every library's own words."""
+    platform = {"JAX_PLATFORMS": "cpu"} if player.device == "cpu" else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return {
+        **os.environ, **dict.fromkeys(VARIABLES, str(threads)), **platform, "NNX_TF32": "1" if tf32 else "0",
+        "JAX_DEFAULT_MATMUL_PRECISION": "tensorfloat32" if tf32 else "highest",  # its own choice would be TF32
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "PYTHONUNBUFFERED": "1",
+    }  # fmt: skip
+
+
+@contextlib.contextmanager
+def _bound_to(threads: int | None) -> Iterator[None]:
+    """Start what is started within the block on so many cores: JAX takes as many threads as it sees cores."""
+    if threads is None or not hasattr(os, "sched_getaffinity"):
+        yield
+        return
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(mine)[:threads])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)

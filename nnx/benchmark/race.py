@@ -1,0 +1,178 @@
+"""The method: every player in a process of its own, validated first, then measured in rounds that alternate.
+
+Whatever else the machine does hits all players alike, because each is measured for a moment only, in an order that
+turns from round to round, while the others are stopped. Before each round the race waits for a quiet moment.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnx.benchmark import check, quiet, start
+from nnx.benchmark.figures import sum_up
+from nnx.benchmark.players import Player
+from nnx.benchmark.processes import Process
+from nnx.benchmark.workloads import Workload
+
+Told = Callable[[str], None]
+Results = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """How long and how often is measured.
+
+    Attributes:
+        rounds: how many. seconds: of each player in each round. chunk: seconds of what is timed as a whole: short
+            enough to fall between other processes' work, long enough for the clock. patience: seconds that a
+            workload waits for quiet in all.
+        threads: of each player. tf32: whether products may round what they multiply to 11 bits, on a GPU.
+    """
+
+    rounds: int
+    seconds: float
+    chunk: float
+    patience: float
+    threads: int = 1
+    tf32: bool = False
+
+
+FULL = Method(rounds=11, seconds=0.15, chunk=0.005, patience=5.0)
+QUICK = Method(rounds=6, seconds=0.025, chunk=0.003, patience=0.5)
+
+
+class Race:
+    """Holds the players' processes while workloads are measured; a context manager, which ends them.
+
+    Args:
+        told: called with what is being done.
+    """
+
+    def __init__(self, players: Sequence[Player], method: Method, told: Told = lambda text: None) -> None:
+        self.method, self.told, self.watch = method, told, quiet.Watch()
+        self._begin = time.perf_counter()
+        self.processes = [Process(player, method.threads, method.tf32) for player in players]
+        for process in self.processes:
+            process.pause()
+        self._folder = tempfile.TemporaryDirectory()
+
+    def __enter__(self) -> Race:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for process in self.processes:
+            process.close()
+        self._folder.cleanup()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken so far."""
+        return time.perf_counter() - self._begin
+
+    def limits(self) -> dict[str, Any]:
+        """Return what each device can do at most, by device."""
+        found: dict[str, Any] = {}
+        for process in self.processes:
+            device = process.player.device
+            if device not in found and (device == "cpu" or process.player.ours):
+                self.told(f"what the {device} can do at most")
+                process.go_on()
+                reply = process.ask(limits=True)
+                if "refused" not in reply:
+                    found[device] = reply
+                process.pause()
+        return found
+
+    def measure(self, workload: Workload) -> Results:
+        """Return each player's figures, or why there are none, by name."""
+        if workload.suite == "start":
+            return self._starts(workload)
+        results, ready = self._prepared(workload)
+        rounds: dict[str, list[list[float]]] = {process.player.name: [] for process in ready}
+        patience = self.method.patience
+        for number in range(self.method.rounds):
+            patience -= self.watch.wait(patience)
+            self.told(f"{workload.title}: round {number + 1} of {self.method.rounds}")
+            for process in _turned(ready, number):
+                process.go_on()
+                reply = process.ask(measure=self.method.seconds)
+                process.pause()
+                if "times" in reply:
+                    rounds[process.player.name].append(reply["times"])
+                else:
+                    results[process.player.name] |= reply
+        for name, measured in rounds.items():
+            if "refused" not in results[name]:
+                results[name] |= _as_dict(measured)
+        return results
+
+    def _prepared(self, workload: Workload) -> tuple[Results, list[Process]]:
+        """Get all players ready and check what they give; return what is known of each, and those to be measured."""
+        results: Results = {}
+        ready: list[Process] = []
+        wanted: dict[str, Any] | None = None
+        for process in self.processes:
+            player = process.player
+            if player.suites and workload.suite not in player.suites:
+                continue
+            self.told(f"{workload.title}: {player.name} gets ready")
+            file = Path(self._folder.name) / "results.npz"
+            process.go_on()
+            reply = process.ask(prepare=workload.name, results=str(file))
+            if "absent" in reply:
+                process.pause()
+                continue
+            results[player.name] = reply
+            if "refused" not in reply:
+                wanted = wanted or check.reference(workload)
+                with np.load(file) as got:
+                    fault = check.fault(workload, dict(got), wanted, check.TF32 if self.method.tf32 else 1.0)
+                results[player.name] |= (
+                    {"refused": f"wrong: {fault}"} if fault else process.ask(calibrate=self.method.chunk)
+                )
+            if "refused" not in results[player.name]:
+                ready.append(process)
+            process.pause()
+        return results, ready
+
+    def _starts(self, workload: Workload) -> Results:
+        results: Results = {}
+        runs = 1 if "cold" in workload.kind else 3
+        for process in self.processes:
+            player = process.player
+            if (player.suites and "start" not in player.suites) or (
+                player.module == "notes" and "cold" in workload.kind
+            ):
+                continue
+            self.told(f"{workload.title}: {player.name}")
+            self.watch.wait(self.method.patience)
+            try:
+                measured = [[start.seconds(workload, player, self.method.threads)] for _ in range(runs)]
+                results[player.name] = {
+                    "how": "",
+                    "ready_s": 0.0,
+                    "calls": 1,
+                    "seconds": measured[0][0],
+                    **_as_dict(measured),
+                }
+            except RuntimeError as error:
+                results[player.name] = {"refused": str(error)}
+        return results
+
+
+def _turned(processes: Sequence[Process], number: int) -> list[Process]:
+    """Return them in the order of a round: each is first in its turn."""
+    first = number % len(processes) if processes else 0
+    return [*processes[first:], *processes[:first]]
+
+
+def _as_dict(rounds: Sequence[Sequence[float]]) -> dict[str, Any]:
+    found = sum_up(rounds)
+    return asdict(found) | {"spread": found.spread}

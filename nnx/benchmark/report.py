@@ -1,0 +1,133 @@
+"""What a run found, as data: the figures of every player in every workload, and what they are worth.
+
+`schema.json` says what is in it. Everything else that shows results (the table, the page, comparisons) reads this.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from nnx.backends import get_backend
+from nnx.benchmark import limits, machine
+from nnx.benchmark.players import Player
+from nnx.benchmark.race import Method, Results
+from nnx.benchmark.workloads import SUITES, Workload
+from nnx.errors import FileFormatError
+
+FORMAT = "nnx-bench/1"
+SCHEMA = Path(__file__).with_name("schema.json")
+
+
+class Report:
+    """Collects a run.
+
+    Attributes:
+        data: what JSON holds.
+    """
+
+    def __init__(self, players: Sequence[Player], absent: dict[str, str], method: Method, quick: bool) -> None:
+        self.data: dict[str, Any] = {
+            "format": FORMAT,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": 0.0,
+            "quick": quick,
+            "machine": machine.facts(),
+            "versions": machine.versions(),
+            "method": asdict(method) | {"dtype": "float32"},
+            "quiet": {"waited_s": 0.0, "others": None, "stolen": None},
+            "limits": {},
+            "players": {player.name: _described(player) for player in players},
+            "absent": absent,
+            "workloads": [],
+        }
+
+    def set_limits(self, found: dict[str, Any]) -> None:
+        """Note what each device can do at most, or more of it than was known, and say anew what figures are worth."""
+        for device, those in found.items():
+            known = self.data["limits"].get(device, those)
+            self.data["limits"][device] = limits.higher(known, those)
+        for row in self.data["workloads"]:
+            self._value(row)
+
+    def add(self, workload: Workload, results: Results) -> dict[str, Any]:
+        """Add a workload's results; return them as they were added, with their worth."""
+        row = {
+            "suite": workload.suite,
+            "size": workload.size,
+            "title": workload.title,
+            "rows": workload.rows,
+            "flops": float(workload.flops),
+            "bytes": float(workload.bytes),
+            "resident": float(workload.resident),
+            "floor_us": {},
+            "results": {name: dict(result) for name, result in results.items()},
+        }
+        self._value(row)
+        self.data["workloads"].append(row)
+        return row
+
+    def _value(self, row: dict[str, Any]) -> None:
+        """Say of each figure what it is worth: per second, against NumPy, against the best other, against the floor."""
+        if row["bytes"]:
+            row["floor_us"] = {
+                device: limits.floor_us(found, row["flops"], row["bytes"], row["resident"])
+                for device, found in self.data["limits"].items()
+            }
+        measured = {name: result for name, result in row["results"].items() if "median_us" in result}
+        base = measured.get("nnx numpy", {}).get("median_us")
+        others = [r["median_us"] for name, r in measured.items() if not self.data["players"][name]["ours"]]
+        for name, result in measured.items():
+            player = self.data["players"][name]
+            floor = row["floor_us"].get(player["device"])
+            time = result["median_us"]
+            result["rows_per_s"] = row["rows"] / time * 1e6
+            result["x_numpy"] = base / time if base else None
+            result["x_peer"] = min(others) / time if others and player["ours"] else None
+            result["of_limit"] = floor / time if floor else None
+
+    def finish(self, seconds: float, quiet: dict[str, Any]) -> None:
+        """Add what is known at the end alone."""
+        self.data |= {"seconds": round(seconds, 1), "quiet": quiet}
+
+    @property
+    def measured(self) -> int:
+        """How many figures there are."""
+        return sum("median_us" in result for row in self.data["workloads"] for result in row["results"].values())
+
+    def as_json(self) -> str:
+        """Return it as JSON."""
+        return json.dumps(self.data, indent=1) + "\n"
+
+
+def _described(player: Player) -> dict[str, Any]:
+    notes = list(get_backend(player.how).info().notes) if player.ours else []
+    return {"group": player.group, "device": player.device, "ours": player.ours, "notes": notes}
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return a report that was written before.
+
+    Raises:
+        FileFormatError: it is none; the message says why.
+    """
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise FileFormatError(f"{file} is no report of nnx bench: {error}") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        given = data.get("format") if isinstance(data, dict) else type(data).__name__
+        raise FileFormatError(f"{file} is no report of this nnx bench: its format is {given!r}, expected {FORMAT!r}")
+    missing = [name for name in ("workloads", "players", "machine", "versions", "limits") if name not in data]
+    if missing:
+        raise FileFormatError(f"{file} lacks {', '.join(missing)}: it is damaged, or not finished")
+    return data
+
+
+def by_suite(data: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return a report's workloads by suite, in the order of SUITES."""
+    return {suite: rows for suite in SUITES if (rows := [row for row in data["workloads"] if row["suite"] == suite])}

@@ -1,0 +1,131 @@
+"""A report in a terminal: one table for each suite, one line for each player."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from nnx.benchmark import units
+from nnx.benchmark.compare import Comparison
+from nnx.benchmark.workloads import SUITES
+
+BAR = 12  # characters of the longest bar
+TITLE = 38  # columns of the first one at least, so that tables stand under one another
+WIDE = 130  # columns of the terminal from which on there are bars, and what ran
+BUSY = 0.1  # share of the processors from which on others are in the way
+
+
+def heading(data: dict[str, Any]) -> Text:
+    """Return what is measured on."""
+    cpu, method = data["machine"]["cpu"], data["method"]
+    lines = [f"{cpu['model']}, {method['threads']} of {cpu['usable']} cores, float32"]
+    lines += [f"{gpu}" for gpu in data["machine"]["gpu"]]
+    for device, found in data["limits"].items():
+        near, far = found["bandwidth"][0][1], found["bandwidth"][-1][1]
+        lines.append(f"{device} at most: {found['gflops']:.0f} GFLOP/s, {near:.0f} GB/s in cache, {far:.0f} in memory")
+    lines += [f"without {name}: {reason}" for name, reason in data["absent"].items()]
+    return Text("\n".join(lines), style="dim")
+
+
+def workload(row: dict[str, Any], data: dict[str, Any], console: Console) -> RenderableType:
+    """Return a workload's table."""
+    wide, starting = console.width >= WIDE, row["suite"] == "start"
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column(Text(row["title"], style="bold cyan"), min_width=TITLE, no_wrap=True)
+    for name in ("median", "+-", "x NumPy", "x others", *(() if starting else ("rows/s", "limit"))):
+        table.add_column(name, justify="right", no_wrap=True, min_width=7)
+    if wide:
+        table.add_column("", no_wrap=True, min_width=BAR)
+        table.add_column("runs as", no_wrap=True, style="dim")
+    measured = {name: result for name, result in row["results"].items() if "median_us" in result}
+    slowest = max((result["median_us"] for result in measured.values()), default=1.0)
+    for name, result in measured.items():
+        ours = data["players"][name]["ours"]
+        bar = _bar(result["median_us"] / slowest, console)
+        how = result["how"].partition(":")[2] or result["how"]
+        pictured = [Text(bar, style="green" if ours else "blue"), how] if wide else []
+        table.add_row(name, *_cells(result, starting), *pictured, style="bold" if ours else "")
+    refused = [
+        Text(f"{name}: no figure: {result['refused']}", style="bold red")
+        for name, result in row["results"].items()
+        if name not in measured
+    ]
+    floors = ", ".join(f"{units.duration(us)} on {device}" for device, us in row["floor_us"].items())
+    return Group(table, *refused, *([Text(f"at least {floors}", style="dim")] if floors else []), Text(""))
+
+
+def _cells(result: dict[str, Any], starting: bool) -> list[str]:
+    cells = [units.duration(result["median_us"]), units.share(result["spread"])]
+    cells += [units.times(result[key]) if result[key] else "" for key in ("x_numpy", "x_peer")]
+    if starting:
+        return cells
+    return [*cells, units.count(result["rows_per_s"]), units.share(result["of_limit"]) if result["of_limit"] else ""]
+
+
+def _bar(share: float, console: Console) -> str:
+    return ("#" if console.options.ascii_only else "\u2501") * max(1, round(BAR * share))
+
+
+def suite_title(suite: str) -> Text:
+    """Return a suite's heading."""
+    return Text(f"\n{suite}: {SUITES[suite]}\n", style="bold")
+
+
+def closing(data: dict[str, Any]) -> Text:
+    """Return what to know of the whole run: how quiet it was, and how to read it."""
+    quiet = data["quiet"]
+    text = Text(
+        "\nmedian of rounds in which all players take turns; +- is half the distance between their quarters.\n",
+        style="dim",
+    )
+    text.append("x NumPy, x others: how many times faster than nnx on NumPy, and than the best that is not nnx. ")
+    text.append("limit: share of what the machine could do at most.\n")
+    others, stolen = quiet["others"], quiet["stolen"]
+    if others is not None:
+        busy = others > BUSY or (stolen or 0) > BUSY
+        told = f"others took {units.share(others)} of the processors' time"
+        told += f", and other machines {units.share(stolen)}" if stolen else ""
+        text.append(
+            f"{'The machine was busy' if busy else 'The machine was quiet'}: {told}",
+            style="bold yellow" if busy else "",
+        )
+        text.append("; ratios hold, times less so." if busy else ".", style="")
+        text.append(f" {data['seconds']:.0f} s in all.")
+    return text
+
+
+def comparison(found: Comparison) -> RenderableType:
+    """Return what changed between two reports."""
+    parts: list[RenderableType] = [Text(f"! {warning}", style="yellow") for warning in found.warnings]
+    if found.drift != 1:
+        told = f"{abs(found.drift - 1):.0%} {'slower' if found.drift > 1 else 'faster'}"
+        parts.append(Text(f"all that is not nnx was {told} the second time: taken off below", style="dim"))
+    changed = [change for change in found.changes if change.verdict != "same"]
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for name, justify in (
+        ("workload", "left"),
+        ("player", "left"),
+        ("before", "right"),
+        ("after", "right"),
+        ("change", "right"),
+        ("noise", "right"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for change in sorted(changed, key=lambda change: -change.ratio):
+        style = "bold red" if change.verdict == "slower" else "green"
+        told = f"{change.ratio - 1:+.0%} {change.verdict}"
+        table.add_row(
+            change.workload, change.player, units.duration(change.before), units.duration(change.after),
+            Text(told, style=style), f"+-{change.noise:.0%}",
+        )  # fmt: skip
+    parts += [table] if changed else []
+    parts += [
+        Text(f"{title}: {name} has no figure any more: {why}", style="bold red") for title, name, why in found.lost
+    ]
+    same = len(found.changes) - len(changed)
+    parts.append(Text(f"{same} of {len(found.changes)} figures are the same, as far as two runs can tell", style="dim"))
+    return Group(*parts)

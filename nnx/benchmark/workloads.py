@@ -1,0 +1,142 @@
+"""Everything that is measured, defined once: for `nnx bench`, for the suite in bench/, and for `make gpu`.
+
+A workload is a name, what to do, and the arithmetic and the memory traffic that nobody can do without, which say how
+near a time is to what the machine could do. What it does it to is made from its name alone, the same in every process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from nnx.benchmark.networks import DIGITS, FLOAT, IMAGES, SPIRAL, WIDE, Network
+from nnx.benchmark.operations import OPERATIONS
+
+SUITES = {
+    "ops": "operations",
+    "softmax": "the gradient of softmax",
+    "steps": "training steps",
+    "inference": "prediction",
+    "batch": "by batch size",
+    "transfers": "arrays in and out",
+    "start": "time to the first step",
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One thing to measure.
+
+    Attributes:
+        suite: one of SUITES. size: "S", "M" or "L". title: for people; `name` for everything else.
+        kind: "step", "predict", "to device", "to host", "start", or the name of an operation.
+        what: the network, or the operation's shape.
+        rows: samples of one call, for the throughput.
+        flops, bytes: what one call must compute, and move between memory and the processor, at least.
+        resident: how many bytes that touches, each counted once: what fits in a cache moves faster.
+        quick: whether it is part of the quick run.
+    """
+
+    suite: str
+    size: str
+    title: str
+    kind: str
+    what: Any
+    rows: int
+    flops: float
+    bytes: float
+    resident: float
+    quick: bool = False
+
+    @property
+    def name(self) -> str:
+        """Its name, unique: suite and title."""
+        return f"{self.suite}: {self.title}"
+
+
+def every() -> list[Workload]:
+    """Return all workloads, suite by suite."""
+    return [*_ops(), *_softmax(), *_steps(), *_inference(), *_batch(), *_transfers(), *_start()]
+
+
+def chosen(suites: list[str], quick: bool) -> list[Workload]:
+    """Return the workloads of some suites; when quick, only those that a short run has time for."""
+    return [workload for workload in every() if workload.suite in suites and (workload.quick or not quick)]
+
+
+def _operation(suite: str, size: str, kind: str, shape: tuple[int, ...], quick: bool, title: str = "") -> Workload:
+    operation = OPERATIONS[kind]
+    flops, moved = operation.flops(*shape), FLOAT * operation.numbers(*shape)
+    resident = FLOAT * operation.resident(*shape)
+    shown = f"{title or kind.replace('_', ' ')}, {' x '.join(map(str, shape))}"
+    return Workload(suite, size, shown, kind, shape, shape[0], flops, moved, resident, quick)
+
+
+def _ops() -> Iterator[Workload]:
+    for kind, operation in OPERATIONS.items():
+        if operation.suite == "ops":
+            for size, shape in zip("SML", operation.shapes, strict=False):
+                yield _operation("ops", size, kind, shape, size in operation.quick)
+
+
+def _softmax() -> Iterator[Workload]:
+    for size, shape in zip("SMLL", OPERATIONS["softmax_backward"].shapes, strict=True):
+        yield _operation("softmax", size, "softmax_backward", shape, size in "SM", "softmax backward")
+    for size, shape in zip("SML", OPERATIONS["jacobian_product"].shapes, strict=True):
+        yield _operation("softmax", size, "jacobian_product", shape, size in "S", "softmax backward by Jacobians")
+
+
+def _steps() -> Iterator[Workload]:
+    for size, network, quick in (
+        ("S", Network(300, SPIRAL), True),
+        ("S", Network(128, DIGITS, turns=8), True),
+        ("M", Network(128, IMAGES, turns=8), True),
+        ("M", Network(1024, IMAGES, turns=4), False),
+        ("L", Network(8192, IMAGES, turns=2), False),
+        ("L", Network(512, WIDE, "momentum", turns=4), False),
+    ):
+        yield _step("steps", size, network, quick)
+
+
+def _step(suite: str, size: str, network: Network, quick: bool) -> Workload:
+    title = f"step, {network.rows} x {network.layers}, {network.optimizer}"
+    flops, moved, resident = network.step_flops(), network.step_bytes(), network.step_resident()
+    return Workload(suite, size, title, "step", network, network.rows, flops, moved, resident, quick)
+
+
+def _inference() -> Iterator[Workload]:
+    for rows in (1, 1024):
+        for size, widths in (("S", SPIRAL), ("S", DIGITS), ("M", IMAGES)):
+            yield _predict("inference", size, Network(rows, widths, turns=8 if rows == 1 else 2), rows == 1)
+
+
+def _predict(suite: str, size: str, network: Network, quick: bool) -> Workload:
+    title = f"predict, {network.rows} x {network.layers}"
+    flops, moved = network.predict_flops(), network.predict_bytes()
+    return Workload(suite, size, title, "predict", network, network.rows, flops, moved, moved, quick)
+
+
+def _batch() -> Iterator[Workload]:
+    for widths in (SPIRAL, IMAGES):
+        for rows in (1, 4, 16, 64, 256, 1024, 4096):
+            turns = max(1, min(8, 4096 // rows))
+            yield _step("batch", "M", Network(rows, widths, turns=turns), widths == SPIRAL and rows in (1, 16, 256))
+
+
+def _transfers() -> Iterator[Workload]:
+    for kind in ("to device", "to host"):
+        for size, rows in (("S", 1), ("M", 128), ("L", 8192)):
+            shape, moved = (rows, 784), 2 * FLOAT * rows * 784
+            title = f"{rows} x 784 {kind}"
+            yield Workload("transfers", size, title, kind, shape, rows, 0, moved, moved)
+
+
+def _start() -> Iterator[Workload]:
+    network = Network(300, SPIRAL)
+    for kind, title, quick in (
+        ("import", "import", True),
+        ("first step", "import and first step", True),
+        ("cold first step", "import and first step, nothing compiled before", False),
+    ):
+        yield Workload("start", "S", title, f"start {kind}", network, 1, 0, 0, 0, quick)

@@ -1,0 +1,163 @@
+"""`nnx bench`: which backend, how fast, how near the limit, against whom."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.status import Status
+from rich.text import Text
+
+from nnx.checks import integer
+from nnx.cli import outputs
+from nnx.cli.errors import Failed, writing
+from nnx.errors import InputError
+
+WHAT, HOW, OUTPUT = "What is measured", "How", "What comes out"
+
+
+def bench(
+    backends: Annotated[
+        str | None, typer.Option(help="numpy,numba,cupy: some of them. Default: all that work.", rich_help_panel=WHAT)
+    ] = None,
+    peers: Annotated[
+        str | None,
+        typer.Option(
+            help='notes,torch,jax,thinc,sklearn: some of them, or "none". Default: all installed.', rich_help_panel=WHAT
+        ),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="ops,softmax,steps,inference,batch,transfers,start: some of them. Default: all.", rich_help_panel=WHAT
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The most telling ones, in under a minute.", rich_help_panel=HOW)
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(help="Of each player. Default: NNX_THREADS, or all cores.", rich_help_panel=HOW)
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="In which all players take turns.", rich_help_panel=HOW)] = None,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures here.", rich_help_panel=OUTPUT)
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with pictures here.", rich_help_panel=OUTPUT)] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            help="Measure nothing; tell what changed between two reports, OLD.json NEW.json.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+) -> None:
+    """Measure the backends against each other, the notes' own NumPy, and other libraries.
+
+    Each is first checked against float64 NumPy; a wrong result, or one that another backend computed, gets no figure.
+    """
+    if compare is not None:
+        raise typer.Exit(_compare(*compare))
+    from nnx.benchmark.cast import cast
+    from nnx.benchmark.race import FULL, QUICK
+    from nnx.benchmark.workloads import chosen
+
+    outputs.check("--json", as_json)
+    outputs.check("--html", html)
+    method = replace(
+        QUICK if quick else FULL, threads=_threads(threads), tf32=os.environ.get("NNX_TF32") == "1",
+        **{} if rounds is None else {"rounds": integer(rounds, "--rounds")},
+    )  # fmt: skip
+    workloads = chosen(_suites(suite), quick)
+    players, absent = cast(_split(backends), [] if peers == "none" else _split(peers), method.threads, quick)
+    _run(players, absent, method, workloads, quick, as_json, html)
+
+
+def _run(
+    players: Any, absent: Any, method: Any, workloads: Any, quick: bool, as_json: Path | None, html: Path | None
+) -> None:
+    """Measure, showing each workload when it is done; write what there is even when interrupted."""
+    from nnx.benchmark import table
+    from nnx.benchmark.race import Race
+    from nnx.benchmark.report import Report
+
+    console, report = Console(highlight=False, emoji=False, markup=False), Report(players, absent, method, quick)
+    with _telling(console) as told, Race(players, method, told) as race:
+        try:
+            report.set_limits(race.limits())
+            console.print(table.heading(report.data))
+            suite = ""
+            for workload in workloads:
+                row = report.add(workload, race.measure(workload))
+                if workload.suite != suite and row["results"]:
+                    suite = workload.suite
+                    console.print(table.suite_title(suite))
+                if row["results"]:
+                    console.print(table.workload(row, report.data, console))
+            report.set_limits(race.limits())  # once more: what others did meanwhile may have hidden them
+        finally:
+            report.finish(race.seconds, race.watch.report())
+            _write(report, as_json, html)
+    console.print(table.closing(report.data))
+    if not report.measured:
+        raise Failed("nothing could be measured: each line above says why")
+
+
+def _write(report: Any, as_json: Path | None, html: Path | None) -> None:
+    """Write what was asked for, whole or not at all."""
+    from nnx.benchmark import page
+    from nnx.saving import write_atomically
+
+    for path, make in ((as_json, report.as_json), (html, lambda: page.render(report.data))):
+        if path is not None and report.measured:
+            with writing(path):
+                write_atomically(path, make().encode())
+
+
+def _compare(old: Path, new: Path) -> int:
+    """Print what changed; return 1 if anything became slower, or has no figure any more."""
+    from nnx.benchmark import table
+    from nnx.benchmark.compare import compare
+    from nnx.benchmark.report import read
+
+    found = compare(read(old), read(new))
+    console = Console(highlight=False, emoji=False, markup=False)
+    console.print(table.comparison(found))
+    return int(bool(found.lost) or any(change.verdict == "slower" for change in found.changes))
+
+
+@contextmanager
+def _telling(console: Console) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal what is being done."""
+    if not console.is_terminal:
+        console = Console(stderr=True, highlight=False, emoji=False, markup=False)
+    with Status("", console=console) as status:
+        yield lambda text: status.update(Text(text))
+
+
+def _split(text: str | None) -> list[str] | None:
+    """Return the names in a list with commas; None where none is given."""
+    return [name.strip() for name in text.split(",") if name.strip()] if text is not None else None
+
+
+def _suites(text: str | None) -> list[str]:
+    from nnx.benchmark.workloads import SUITES
+
+    names = _split(text)
+    if names == []:
+        raise InputError(f"--suite: names none; known are {', '.join(SUITES)}")
+    for name in names or ():
+        if name not in SUITES:
+            raise InputError(f"--suite: there is no {name!r}; known are {', '.join(SUITES)}")
+    return names or list(SUITES)
+
+
+def _threads(given: int | None) -> int:
+    """Return how many threads each player gets: as many as nnx itself would take."""
+    from nnx.backends.threads import get_threads
+
+    return integer(given, "--threads") if given is not None else get_threads()
