@@ -15,7 +15,8 @@ from nnx.benchmark.workloads import SUITES
 
 BAR = 12  # characters of the longest bar
 TITLE = 38  # columns of the first one at least, so that tables stand under one another
-WIDE = 130  # columns of the terminal from which on there are bars, and what ran
+WIDE = 126  # columns of a terminal from which on there are bars, and what ran
+MIDDLE = 96  # from which on there are throughput and share of the limit
 BUSY = 0.1  # share of the processors from which on others are in the way
 
 
@@ -33,10 +34,10 @@ def heading(data: dict[str, Any]) -> Text:
 
 def workload(row: dict[str, Any], data: dict[str, Any], console: Console) -> RenderableType:
     """Return a workload's table."""
-    wide, starting = console.width >= WIDE, row["suite"] == "start"
+    wide, brief = console.width >= WIDE, console.width < MIDDLE or row["suite"] == "start"
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column(Text(row["title"], style="bold cyan"), min_width=TITLE, no_wrap=True)
-    for name in ("median", "+-", "x NumPy", "x others", *(() if starting else ("rows/s", "limit"))):
+    for name in ("median", "+-", "x NumPy", "x others", *(() if brief else ("rows/s", "limit"))):
         table.add_column(name, justify="right", no_wrap=True, min_width=7)
     if wide:
         table.add_column("", no_wrap=True, min_width=BAR)
@@ -48,7 +49,7 @@ def workload(row: dict[str, Any], data: dict[str, Any], console: Console) -> Ren
         bar = _bar(result["median_us"] / slowest, console)
         how = result["how"].partition(":")[2] or result["how"]
         pictured = [Text(bar, style="green" if ours else "blue"), how] if wide else []
-        table.add_row(name, *_cells(result, starting), *pictured, style="bold" if ours else "")
+        table.add_row(name, *_cells(result, brief), *pictured, style="bold" if ours else "")
     refused = [
         Text(f"{name}: no figure: {result['refused']}", style="bold red")
         for name, result in row["results"].items()
@@ -58,10 +59,10 @@ def workload(row: dict[str, Any], data: dict[str, Any], console: Console) -> Ren
     return Group(table, *refused, *([Text(f"at least {floors}", style="dim")] if floors else []), Text(""))
 
 
-def _cells(result: dict[str, Any], starting: bool) -> list[str]:
+def _cells(result: dict[str, Any], brief: bool) -> list[str]:
     cells = [units.duration(result["median_us"]), units.share(result["spread"])]
     cells += [units.times(result[key]) if result[key] else "" for key in ("x_numpy", "x_peer")]
-    if starting:
+    if brief:
         return cells
     return [*cells, units.count(result["rows_per_s"]), units.share(result["of_limit"]) if result["of_limit"] else ""]
 

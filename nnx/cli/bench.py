@@ -19,6 +19,7 @@ from nnx.cli import outputs
 from nnx.cli.errors import Failed, writing
 from nnx.errors import InputError
 
+FILE = 140  # columns of a table that goes to a file
 WHAT, HOW, OUTPUT = "What is measured", "How", "What comes out"
 
 
@@ -85,7 +86,7 @@ def _run(
     from nnx.benchmark.race import Race
     from nnx.benchmark.report import Report
 
-    console, report = Console(highlight=False, emoji=False, markup=False), Report(players, absent, method, quick)
+    console, report = _console(), Report(players, absent, method, quick)
     with _telling(console) as told, Race(players, method, told) as race:
         try:
             report.set_limits(race.limits())
@@ -125,9 +126,16 @@ def _compare(old: Path, new: Path) -> int:
     from nnx.benchmark.report import read
 
     found = compare(read(old), read(new))
-    console = Console(highlight=False, emoji=False, markup=False)
-    console.print(table.comparison(found))
+    _console().print(table.comparison(found))
     return int(bool(found.lost) or any(change.verdict == "slower" for change in found.changes))
+
+
+def _console() -> Console:
+    """Return stdout: as wide as the terminal, and as wide as a table needs where it is none."""
+    console = Console(highlight=False, emoji=False, markup=False)
+    if not console.is_terminal:
+        console.width = FILE
+    return console
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from nnx.benchmark.operations import HYPER, OPERATIONS
 from nnx.benchmark.players import Absent, Ready, taking_turns
 
 Run = Callable[[int], Any]
+Call = Callable[[Any], Any]
 
 
 def prepare(workload: Any, how: str, device: str) -> Ready:
@@ -25,7 +27,7 @@ def prepare(workload: Any, how: str, device: str) -> Ready:
     if workload.kind == "step":
         return _scan(workload.what) if how == "scan" else _step(workload.what)
     if workload.kind == "predict":
-        return _predict(workload.what)
+        return _predict(workload.what, device)
     if workload.kind in CALLS:
         return _operation(workload.kind, workload.what)
     raise Absent("is not measured here")
@@ -137,7 +139,7 @@ def _scan(network: Network) -> Ready:
 # ---- prediction and operations ---------------------------------------------------------------------------------------
 
 
-def _predict(network: Network) -> Ready:
+def _predict(network: Network, device: str) -> Ready:
     """Get prediction ready, with JAX's and NumPy's arrays, weights as arguments and as constants: the best counts."""
     import jax
     import jax.numpy as jnp
@@ -148,12 +150,18 @@ def _predict(network: Network) -> Ready:
         return jax.nn.softmax(_logits(parameters, x))
 
     given, fixed = jax.jit(predict), jax.jit(lambda x: predict(parameters, x))
-    calls = (lambda x: given(parameters, x).block_until_ready(), lambda x: fixed(x).block_until_ready())
+    calls: list[Call] = [lambda x: given(parameters, x).block_until_ready(), lambda x: fixed(x).block_until_ready()]
     inputs = np.split(network.batches()[0], network.turns)
     outputs = np.concatenate([np.asarray(calls[0](x)) for x in inputs])
     kinds = [[(x,) for x in inputs], [(jnp.asarray(x),) for x in inputs]]
+    if device == "cuda":  # from the host and back there, as nnx's
+        calls, kinds = [partial(_to_numpy, call) for call in calls], kinds[:1]
     run, turns = _fastest([taking_turns(call, kind) for call in calls for kind in kinds])
     return Ready(run, {"out": outputs}, "", turns)
+
+
+def _to_numpy(call: Call, x: Any) -> np.ndarray:
+    return np.asarray(call(x))
 
 
 def _operation(kind: str, shape: tuple[int, ...]) -> Ready:

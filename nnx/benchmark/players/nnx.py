@@ -38,7 +38,7 @@ def prepare(workload: Any, name: str, device: str) -> Ready:
         ready = _jacobian_product(workload.what, backend)
     else:
         ready = _operation(workload.kind, workload.what, backend)
-    if device == "cuda":
+    if device == "cuda" and workload.kind != "predict":  # which ends on the host
         ready.timed = partial(_by_events, backend, ready.run)
     return ready
 

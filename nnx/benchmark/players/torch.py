@@ -32,7 +32,7 @@ def prepare(workload: Any, how: str, device: str) -> Ready:
         ready = _operation(workload.kind, workload.what, how, device)
     else:
         raise Absent("is not measured here")
-    return _on_gpu(ready) if device == "cuda" else ready
+    return _on_gpu(ready) if device == "cuda" and workload.kind != "predict" else ready
 
 
 def _finish(how: str) -> Finish:
@@ -116,14 +116,15 @@ def _step(network: Network, finish: Finish, device: str, compiled: bool) -> Read
 
 
 def _predict(network: Network, finish: Finish, device: str) -> Ready:
-    """Get prediction ready: tensors on the device, in and out."""
+    """Get prediction ready: tensors in and out; with a GPU they come from the host and go back there, as nnx's do."""
     import torch
 
     model = finish(torch.nn.Sequential(_build(network, device), torch.nn.Softmax(dim=1)).eval())
-    inputs = [(x,) for x, _ in _batches(network, device)]
+    call: Any = model if device == "cpu" else lambda x: model(x.to(device)).cpu()
+    inputs = [(x,) for x, _ in _batches(network, "cpu")]
     with torch.inference_mode():
-        outputs = np.concatenate([model(x).cpu().numpy() for (x,) in inputs])
-    run, turns = taking_turns(model, inputs)
+        outputs = np.concatenate([call(x).numpy() for (x,) in inputs])
+    run, turns = taking_turns(call, inputs)
     return Ready(_without_gradients(run), {"out": outputs}, "", turns)
 
 
