@@ -63,7 +63,6 @@ def _external(letter: str, name: str) -> Any:
 
 
 sgemm, dgemm, sgemv, dgemv = (_external(*name) for name in (("s", "gemm"), ("d", "gemm"), ("s", "gemv"), ("d", "gemv")))
-HELPER = {name: value for name, value in INLINED.items() if name != "cache"}
 
 
 def multiply(a, b, c):
@@ -71,7 +70,7 @@ def multiply(a, b, c):
     np.matmul(a, b, out=c)
 
 
-@overload(multiply, jit_options=HELPER)
+@overload(multiply, jit_options=INLINED)
 def _multiply(a, b, c):
     single = c.dtype == types.float32
     gemm, gemv, number = (sgemm, sgemv, np.float32) if single else (dgemm, dgemv, np.float64)

@@ -75,7 +75,7 @@ def make(itemsize: int) -> Any:
     """The product for numbers of `itemsize` bytes."""
     columns = VECTORS * LANES[itemsize]
 
-    @njit(cache=True, nogil=True, error_model="numpy")
+    @njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
     def gemm(a, b, c, bias, active, relu, accumulating):
         """``c (+)= a @ b``, plus `bias` (1, n), ReLU, and zero where `active` (m, n) is not positive; empty means none.
 

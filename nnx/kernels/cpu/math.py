@@ -136,19 +136,16 @@ def tanh(x):
     return math.tanh(x)
 
 
-HELPER = {name: value for name, value in EXACT.items() if name != "cache"}  # of Numba's own making: not cached alone
-
-
-@overload(exp, jit_options=HELPER)
+@overload(exp, jit_options=EXACT)
 def _exp(x):
     return (lambda x: exp_float32(x)) if x == types.float32 else (lambda x: math.exp(x))
 
 
-@overload(log, jit_options=HELPER)
+@overload(log, jit_options=EXACT)
 def _log(x):
     return (lambda x: log_float32(x)) if x == types.float32 else (lambda x: math.log(x))
 
 
-@overload(tanh, jit_options=HELPER)
+@overload(tanh, jit_options=EXACT)
 def _tanh(x):
     return (lambda x: tanh_float32(x)) if x == types.float32 else (lambda x: tanh_float64(x))

@@ -25,6 +25,7 @@ import numpy as np
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.cores import keep_off_mine
 from nnx.kernels.cpu.program_table import atomic_load
+from nnx.kernels.cpu.vectors import OPTIONS
 
 limit = 1  # how many threads an operation may take, the caller's included; `set_limit` changes it
 _queue: SimpleQueue[Job] = SimpleQueue()
@@ -34,7 +35,7 @@ _rung = np.zeros(1, np.int64)  # how many jobs there have been
 AWAKE = 100_000  # looks, some 100 us
 
 
-@njit(nogil=True, cache=True)
+@njit(**OPTIONS)
 def stay_awake(word, seen, looks):
     """Wait for another thread to change `word[0]`, for a while: sleeping and waking up takes some 50 us."""
     for _ in range(looks):

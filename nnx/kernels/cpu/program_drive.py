@@ -30,7 +30,6 @@ from nnx.kernels.cpu.program_table import (
     EXPECTED,
     FINAL,
     FIRST,
-    INLINE,
     LAST,
     ONCE,
     OP,
@@ -47,7 +46,7 @@ from nnx.kernels.cpu.program_table import (
     finish_one,
     replace_if,
 )
-from nnx.kernels.cpu.vectors import OPTIONS, PART, view
+from nnx.kernels.cpu.vectors import INLINED, OPTIONS, PART, view
 
 # What a thread does that has waited for a while: the other may need its core.
 let_others = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
@@ -57,7 +56,7 @@ INDEX, REGION_BITS = (1 << 24) - 1, 24
 PHASE_BITS, PHASES = 32, (1 << 31) - 1
 
 
-@njit(**INLINE)
+@njit(**INLINED)
 def bare(array):
     """The same array without an owner."""
     return view(array, 0, len(array))

@@ -16,7 +16,6 @@ from nnx.kernels.cpu.program_table import (
     DISTANCE,
     DISTANCE_BACK,
     EQUAL,
-    INLINE,
     LOGIT,
     LOGIT_BACK,
     NEAR,
@@ -31,10 +30,8 @@ from nnx.kernels.cpu.program_table import (
     TANH,
     TANH_BACK,
 )
-from nnx.kernels.cpu.vectors import PART
+from nnx.kernels.cpu.vectors import EXACT, INLINED, PART
 from nnx.kernels.layout import CLIP
-
-EXACT = {**INLINE, "fastmath": {"contract"}}
 
 
 @njit(**EXACT)
@@ -45,7 +42,7 @@ def log1p(e):
     return e if u == one else log(u) * (e / (u - one))
 
 
-@njit(**INLINE)
+@njit(**INLINED)
 def clipped(p):
     """A probability kept within [CLIP, 1 - CLIP]; nan stays nan."""
     low, high = type(p)(CLIP), type(p)(1 - CLIP)
@@ -53,7 +50,7 @@ def clipped(p):
     return high if p > high else p
 
 
-@njit(**INLINE)
+@njit(**INLINED)
 def sigmoid(x):
     """1 / (1 + exp(-x)) from exp(-|x|), so that nothing overflows."""
     one = type(x)(1)

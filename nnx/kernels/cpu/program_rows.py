@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from nnx.kernels.cpu.cache import njit
-from nnx.kernels.cpu.program_elementwise import EXACT, exp_all, log_all
-from nnx.kernels.cpu.vectors import PART, view
+from nnx.kernels.cpu.program_elementwise import exp_all, log_all
+from nnx.kernels.cpu.vectors import EXACT, PART, view
 from nnx.kernels.philox import ADD_0, ADD_1, LOW, MULTIPLY_0, MULTIPLY_1, ROUNDS
 
 M0, M1, ADD0, ADD1, HALF_WORD, LOWER = (np.uint64(c) for c in (MULTIPLY_0, MULTIPLY_1, ADD_0, ADD_1, 32, LOW))

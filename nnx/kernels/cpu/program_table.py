@@ -18,10 +18,6 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nnx.kernels.cpu.vectors import PART
-
-INLINE = {**PART, "forceinline": True}  # how a kernel is compiled that becomes part of its callers
-
 # ---- places ----------------------------------------------------------------------------------------------------------
 SHIFT, OFFSET = 56, (1 << 56) - 1
 WORK, ARENA, INPUTS, TARGETS = (array << SHIFT for array in range(4))

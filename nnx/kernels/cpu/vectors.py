@@ -16,6 +16,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
+from nnx.kernels.cpu.parts import ONLY_LINKED
+
 WIDTH = 16  # numbers in a vector; LLVM splits it into what the machine has (AVX-512 1, AVX2 2, NEON 4 registers)
 
 # How a kernel is compiled. Sums may be reordered and multiply-adds fused; NaN and infinity keep their meaning.
@@ -24,13 +26,13 @@ OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
     "boundscheck": False,
+    "no_cfunc_wrapper": True,  # which would make it callable from C
     "fastmath": {"reassoc", "contract", "nsz", "arcp"},
 }
-# The same for a helper that becomes part of each of its callers: with a call in it, no loop is vectorised.
-INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True}
-# For one that only other kernels call: not cached by itself, and without the wrappers that would make it callable from
-# Python, which take half of the time to compile.
-PART: dict[str, Any] = {**OPTIONS, "cache": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+# The same for one that only other kernels call: not cached by itself, nor callable from Python.
+PART: dict[str, Any] = {**OPTIONS, **ONLY_LINKED, "cache": False, "no_cpython_wrapper": True}
+# And where it must become part of each of its callers: with a call in it, no loop is vectorised.
+INLINED: dict[str, Any] = {**PART, "forceinline": True}
 # And where the order of operations is the point, as in exp: no sum may be reordered.
 EXACT: dict[str, Any] = {**INLINED, "fastmath": {"contract"}}
 

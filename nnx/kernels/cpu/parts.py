@@ -1,0 +1,68 @@
+# mypy: ignore-errors
+"""Helpers that only other kernels call are compiled down to LLVM's intermediate code, and no further.
+
+Numba optimises every function by itself and translates it to machine code, also one that becomes part of all its
+callers, where it is optimised and translated again: the first time was for nothing. `LinkedCompiler` leaves it out.
+Cold, in float32 on one core of a Zen 3: `run_lanes` and `run_rows` take 20.1 s without it, 13.6 s with it. (Translation
+also rewrites a helper's code in place, which can make accesses by address disappear from its callers; not here.)
+
+It stands on undocumented parts of Numba, so it is for the versions that it was tried with. With others helpers are
+compiled in full.
+"""
+
+from __future__ import annotations
+
+import numba
+from numba import _dynfunc
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler_machinery import register_pass
+from numba.core.typed_passes import NativeLowering
+
+TRIED = (0, 61), (0, 68)  # the first and the last version of Numba
+
+
+class LinkedCode(JITCodeLibrary):
+    """LLVM's code of one helper. It is complete when what it calls has been linked in."""
+
+    def _optimize_final_module(self):
+        """Leave it to the callers."""
+
+    def _finalize_final_module(self):
+        """No machine code."""
+        self._finalized = True
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class LinkedLowering(NativeLowering):
+    """Numba's last step, which writes LLVM's code, less what makes a function of it that Python can call."""
+
+    _name = "linked_lowering"
+
+    def run_pass(self, state):
+        """Write the code of the function that `state` is about."""
+        library = state.library = LinkedCode(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.flags.no_compile = True
+        super().run_pass(state)
+        what, name = state.cr.fndesc, state.cr.fndesc.qualname.rpartition(".")[2]
+        # Numba tells compiled functions apart by what Python calls; there is no address behind this one.
+        function = _dynfunc.make_function(what.lookup_module(), name, "", 0, state.cr.env, (library,))
+        state.targetctx.insert_user_function(function, what, [library])
+        state.cr = state.cr._replace(cfunc=function)
+        return True
+
+
+class LinkedCompiler(CompilerBase):
+    """Numba's own steps but for the last."""
+
+    def define_pipelines(self):
+        """Return the one list of steps."""
+        steps = DefaultPassBuilder.define_nopython_pipeline(self.state)
+        steps.add_pass_after(LinkedLowering, NativeLowering)
+        steps.passes = [(step, why) for step, why in steps.passes if step is not NativeLowering]
+        steps.finalize()
+        return [steps]
+
+
+known = TRIED[0] <= numba.version_info.short <= TRIED[1]
+ONLY_LINKED = {"pipeline_class": LinkedCompiler} if known else {}  # what to add to a helper's options
