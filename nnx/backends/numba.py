@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -110,6 +110,10 @@ class NumbaBackend(NumpyBackend):
         return f"{self.kernels.gemm.RULE}, else BLAS{how}; NNX_GEMM=own or blas overrides"
 
     # ---- programs ----------------------------------------------------------------------------------------------------
+
+    def record(self, known: Iterable[Array]) -> Recorder:
+        """Return the stand-in. NumPy carries out what it notes: for one step no operation is worth being compiled."""
+        return Recorder(self, known, by=NumpyBackend())
 
     def compile(self, recorder: Recorder) -> Program:
         from nnx.backends.numba_program import compile_program  # here, because it imports Numba

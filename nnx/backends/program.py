@@ -37,10 +37,14 @@ class Recorder:
     It checks the flow of data as it goes: what an operation reads must be a buffer known from the start, or the work of
     operations recorded before, unchanged since. A layer that computes with `xp` on its own, or edits a buffer in place,
     breaks that chain and is found here.
+
+    Args:
+        known: the buffers that hold their contents from the start.
+        by: another backend with the same arrays, which carries the operations out; None means `backend` itself.
     """
 
-    def __init__(self, backend: Backend, known: Iterable[Array]) -> None:
-        self.backend = backend
+    def __init__(self, backend: Backend, known: Iterable[Array], by: Backend | None = None) -> None:
+        self.backend, self._by = backend, by or backend
         self.calls: list[Call] = []
         self._kept = list(known)  # keeps each buffer alive, so that no other can take its address
         self._known: dict[int, int] = {}  # how many numbers are accounted for, from each address on
@@ -49,9 +53,8 @@ class Recorder:
             self._account_for(array)
 
     def __getattr__(self, name: str) -> Any:
-        attribute = getattr(self.backend, name)
         spec = OPERATIONS.get(name)
-        return attribute if spec is None else self._recorded(spec, attribute)
+        return getattr(self.backend, name) if spec is None else self._recorded(spec, getattr(self._by, name))
 
     def _recorded(self, spec: OperationSpec, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
