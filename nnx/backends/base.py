@@ -7,6 +7,7 @@ to do faster. `nnx.testing.check_backend` holds it to the protocol.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -218,7 +219,8 @@ def host_array(x: Any, dtype: Any = None, what: str = "") -> np.ndarray:
 def real_numbers(x: Any, what: str = "") -> np.ndarray:
     """Return `x` as a NumPy array, whatever its type, if it holds real numbers; errors begin with `what` it is."""
     what += ": " if what else ""
-    if isinstance(x, np.ma.MaskedArray):
+    masked = sys.modules.get("numpy.ma")  # if nobody has imported it, which takes 10 ms, there are no such arrays
+    if masked is not None and isinstance(x, masked.MaskedArray):
         raise InputTypeError(f"{what}a masked array was given: fill or drop the masked numbers first, e.g. x.filled(0)")
     if type(x).__module__.partition(".")[0] == "cupy":
         raise InputTypeError(

@@ -34,6 +34,7 @@ import numpy as np
 from numba.core import config
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
+from numba.core.runtime.nrt import rtsys
 
 LOCK = threading.RLock()
 HERE = Path(__file__).parent
@@ -95,9 +96,11 @@ class KernelCache(_Cache):
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
         """Return the compiled function, or None where there is none, or its file is damaged."""
-        target_context.refresh()
         if not self.enabled:
             return None
+        # All that loaded code needs of Numba. What Numba does here itself, `target_context.refresh()`, gets ready for
+        # compiling, SciPy included, which takes 0.3 s; where nothing is found, the compiler does that.
+        rtsys.initialize(target_context)
         name = self._name(signature, target_context.codegen())
         for place in readable():
             try:
