@@ -25,7 +25,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnx.kernels.cpu.activations import RELU, SIGMOID, TANH
-from nnx.kernels.cpu.cache import LOCK, njit
+from nnx.kernels.cpu.cache import njit, typed
 from nnx.kernels.cpu.entry import takes
 from nnx.kernels.cpu.math import exp, tanh
 from nnx.kernels.cpu.vectors import OPTIONS, WIDTH, row, vfill, vfma, view, vload, vmax, vstore, vsum, vtop
@@ -190,8 +190,4 @@ def forward(table, values, x, out):
 def ready(dtype: Any) -> Any:
     """Return `forward`, compiled for one number type or read from the disk."""
     number = types.float32 if np.dtype(dtype).itemsize == 4 else types.float64
-    signature = (types.int64[::1], number[::1], number[:, ::1], number[:, ::1])
-    with LOCK:
-        if signature not in forward.overloads:
-            forward.compile(signature)
-    return forward
+    return typed(forward, types.int64[::1], number[::1], number[:, ::1], number[:, ::1])

@@ -113,7 +113,9 @@ def ready(dtype: Any) -> Any:
     single = np.dtype(dtype).itemsize == 4
     number = types.float32 if single else types.float64
     matrix = types.Array(number, 2, "A")
-    return typed(gemm_float32 if single else gemm_float64, *[matrix] * 5, types.boolean, types.boolean)
+    product = typed(gemm_float32 if single else gemm_float64, *[matrix] * 5, types.boolean, types.boolean)
+    product.disable_compile()
+    return product
 
 
 WIDE = WIDTH == 64

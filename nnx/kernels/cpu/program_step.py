@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from nnx.kernels.cpu.cache import LOCK
+from nnx.kernels.cpu.cache import typed
 from nnx.kernels.cpu.program_by_lanes import run_lanes
 from nnx.kernels.cpu.program_by_rows import run_rows
 
@@ -29,7 +29,4 @@ def ready(dtype: Any, family: str) -> Any:
     number = types.float32 if np.dtype(dtype).itemsize == 4 else types.float64
     whole, f, i, d = types.int64, *(types.Array(kind, 1, "C") for kind in (number, types.int64, types.float64))
     signature = (i, f, f, f, f, i, i, d, i, d, d, d, d, i, whole, whole)
-    with LOCK:
-        if signature not in run.overloads:
-            run.compile(signature)
-    return run
+    return typed(run, *signature)
