@@ -1,20 +1,26 @@
 """Compile every kernel of the Numba backend now, so that no training has to wait for it: `nnx warmup`.
 
 Each kernel is called once, in each number type, on operands of a few numbers; the code is kept on disk
-(nnx/kernels/cpu/cache.py). A second call takes half a second.
+(nnx/kernels/cpu/cache.py). Numba compiles one function at a time, so several processes share the work.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from subprocess import DEVNULL, Popen
 from typing import Any
 
 import numpy as np
 
 from nnx.backends import get_backend
+from nnx.backends.threads import get_threads
 
 Array = Any
 Step = tuple[str, Callable[[], Any]]
+PROCESSES = 4  # at most: each needs some 350 MB, and a second or two before it compiles anything
 
 
 def warmup(
@@ -30,18 +36,71 @@ def warmup(
         BackendUnavailable: there is no Numba here; the message says why and what to do.
     """
     backend = get_backend("numba")
-    steps = [step for dtype in dtypes for step in _steps(backend, dtype)]
-    for done, (name, call) in enumerate(steps):
-        if progress is not None:
-            progress(done, len(steps), name)
-        call()
+    from nnx.kernels.cpu.cache import uncollected  # here, because it imports Numba
+
+    steps = _steps(backend, dtypes)
+    processes = shares()
+    # What the helpers do comes last and from its end, so that this process meets them half way.
+    order = steps[::processes] + [step for n, step in reversed(list(enumerate(steps))) if n % processes]
+    with helpers(processes, dtypes), uncollected():
+        for done, (name, call) in enumerate(order):
+            if progress is not None:
+                progress(done, len(steps), name)
+            call()
     if progress is not None:
         progress(len(steps), len(steps), "")
     return len(steps)
 
 
-def _steps(backend: Any, dtype: str) -> list[Step]:
-    """One call for every kernel, and a small network's training and prediction, for the functions that run them."""
+# ---- several processes -----------------------------------------------------------------------------------------------
+
+
+def shares() -> int:
+    """Return among how many processes to divide the work: one where they could not hand it over by the disk."""
+    from nnx.kernels.cpu.cache import writable
+
+    alone = writable() is None or not sys.executable or getattr(sys, "frozen", False)
+    return 1 if alone else min(get_threads(), PROCESSES)
+
+
+@contextmanager
+def helpers(processes: int, dtypes: Sequence[str]) -> Iterator[None]:
+    """Have processes of their own do all shares but the first. One that fails leaves its share to this process."""
+    commands = [[sys.executable, "-m", "nnx.warmup", str(processes), str(n), *dtypes] for n in range(1, processes)]
+    started = [Popen(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL) for command in commands]
+    try:
+        yield
+    finally:
+        for helper in started:
+            helper.terminate()
+        for helper in started:
+            helper.wait()
+
+
+def _help(processes: str, share: str, *dtypes: str) -> None:
+    """Do one share of the work, in a process of its own."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())  # by an exception, so that no half file stays
+    backend = get_backend("numba")
+    from nnx.kernels.cpu.cache import uncollected
+
+    with uncollected():
+        for _, call in _steps(backend, dtypes)[int(share) :: int(processes)]:
+            call()
+
+
+# ---- the work --------------------------------------------------------------------------------------------------------
+
+
+def _steps(backend: Any, dtypes: Sequence[str]) -> list[Step]:
+    """Return one call for every kernel and number type, those that take longest first."""
+    calls = {dtype: _calls(backend, dtype) for dtype in dtypes}
+    return [(f"{name} ({dtype})", calls[dtype][name]) for name in calls[dtypes[0]] for dtype in dtypes]
+
+
+def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
+    """Return one call for every kernel, by the name of its operation."""
+    from nnx.kernels.cpu import forward, program_step
+
     n, c = 3, 4
     x, y, gradient = (np.full((n, c), 0.25, dtype) for _ in range(3))
     w, b, dw, db = np.ones((c, c), dtype), np.ones((1, c), dtype), np.empty((c, c), dtype), np.empty((1, c), dtype)
@@ -50,10 +109,14 @@ def _steps(backend: Any, dtype: str) -> list[Step]:
     hyper, counters = np.array([0.1, 0.0, 0.9, 0.999, 1e-7, 0.0]), np.zeros(3, np.int64)
     stats, history, order = np.zeros(3), np.zeros((2, 3)), np.arange(n)
 
-    calls: dict[str, Callable[[], Any]] = {
+    return {
+        "training, by rows": lambda: program_step.ready(dtype, "rows"),
+        "training, in lanes": lambda: program_step.ready(dtype, "lanes"),
+        "prediction": lambda: forward.ready(dtype),
         "gemm": lambda: backend.kernels.gemm.ready(np.dtype(dtype)),
         "dense": lambda: backend.dense(x, w, b, "relu", y),
         "finish": lambda: backend.kernels.activations.finish(y, b, 0),
+        "activate": lambda: backend.kernels.activations.activate(y, 0),
         "dense_backward": lambda: backend.dense_backward(x, w, gradient, dw, db, y),
         "relu": lambda: backend.relu(x, y),
         "relu_backward": lambda: backend.relu_backward(x, gradient, y),
@@ -82,24 +145,9 @@ def _steps(backend: Any, dtype: str) -> list[Step]:
         "adagrad": lambda: backend.adagrad(p, g, v, hyper, counters),
         "rmsprop": lambda: backend.rmsprop(p, g, v, hyper, counters),
         "adam": lambda: backend.adam(p, g, m, v, hyper, counters),
-        "program": lambda: _train(dtype),
-        "forward": lambda: _predict(dtype),
+        "waiting": lambda: backend.kernels.pool.stay_awake(counters, 1, 1),
     }
-    return [(f"{name} ({dtype})", call) for name, call in calls.items()]
 
 
-def _train(dtype: str) -> None:
-    """Train two tiny networks for a step: one narrow enough for samples to lie in the vector lanes, one not."""
-    import nnx
-
-    for width in (4, 300):
-        model = nnx.Sequential(nnx.Dense(2, width), nnx.ReLU(), nnx.Dense(width, 3), backend="numba", dtype=dtype)
-        model.compile(loss=nnx.SoftmaxCrossEntropy(), optimizer=nnx.Adam())
-        model.fit(np.zeros((64, 2), dtype), np.zeros(64, np.int64), batch_size=32, verbose=0)
-
-
-def _predict(dtype: str) -> None:
-    """Predict one row with a tiny network."""
-    import nnx
-
-    nnx.Sequential(nnx.Dense(2, 3), backend="numba", dtype=dtype).predict(np.zeros((1, 2), dtype))
+if __name__ == "__main__":
+    _help(*sys.argv[1:])

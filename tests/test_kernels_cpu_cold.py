@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 
 pytest.importorskip("numba")
 
+from nnx import get_backend, warmup
 from nnx.kernels.cpu import cache, parts
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.vectors import PART
@@ -185,6 +187,50 @@ def test_two_processes_fill_one_cache(tmp_path):
     for process in [start("a_few", tmp_path), start("a_few", tmp_path)]:
         assert finish(process)["cases"] == 2
     assert finish(start("a_few", tmp_path)) == {**CACHED, "cases": 2, "kernels": 2}
+
+
+# ---- all of them at once ---------------------------------------------------------------------------------------------
+
+
+def test_warmup_leaves_nothing_to_compile():
+    seen = []
+    count = warmup.warmup(lambda *where: seen.append(where), ("float32",))
+    assert [done for done, _, _ in seen] == list(range(count + 1))
+    assert {total for _, total, _ in seen} == {count}
+    for file in Path(cache.__file__).parent.glob("*.py"):
+        for name, kernel in vars(import_module(f"nnx.kernels.cpu.{file.stem}")).items():
+            if isinstance(getattr(kernel, "_cache", None), cache.KernelCache) and name != "gemm_float64":
+                assert kernel.overloads, f"{file.name}: {name}"
+
+
+def test_a_helper_does_its_share_alone(tmp_path):
+    names = [name for name, _ in warmup._steps(get_backend("numba"), ("float32",))]
+    command = [sys.executable, "-m", "nnx.warmup", "1000", str(names.index("rmsprop (float32)")), "float32"]
+    subprocess.run(command, env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}, check=True)
+    assert list(tmp_path.rglob("optimizers.rmsprop-*.nbc"))
+    assert not list(tmp_path.rglob("program_drive.*"))
+
+
+def test_no_helper_stays_when_warmup_ends(monkeypatch):
+    started = []
+
+    def start(*args, **options):
+        started.append(subprocess.Popen(*args, **options))
+        return started[-1]
+
+    monkeypatch.setattr(warmup, "Popen", start)
+    with pytest.raises(KeyboardInterrupt), warmup.helpers(3, ("float32",)):
+        raise KeyboardInterrupt
+    assert len(started) == 2
+    assert all(helper.returncode is not None for helper in started)
+
+
+def test_warmup_is_alone_where_nothing_can_be_handed_over(monkeypatch):
+    monkeypatch.setattr(warmup, "get_threads", lambda: 64)
+    monkeypatch.setattr(cache, "writable", lambda: Path())
+    assert warmup.shares() == warmup.PROCESSES
+    monkeypatch.setattr(cache, "writable", lambda: None)
+    assert warmup.shares() == 1
 
 
 # ---- the cache itself ------------------------------------------------------------------------------------------------
