@@ -513,6 +513,7 @@ def test_a_model_trains_on_the_second_gpu(second: CupyBackend):
     np.testing.assert_allclose(model.predict(net.samples()[0]), expected.predict(net.samples()[0]), rtol=1e-7)
     model.step(*net.samples())
     model.set_parameters(expected.parameters())
+    model.layers[0].biases = np.ones((1, 6))
     model.to("numpy").to(second)
     assert machine.current == 0
 

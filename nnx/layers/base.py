@@ -112,7 +112,8 @@ class Layer:
         if self._parameters is None:
             self._given = {**(self._given or {}), name: host}
         else:
-            self._parameters[name][...] = self.backend.asarray(host, self.dtype)
+            with self.backend.active():
+                self._parameters[name][...] = self.backend.asarray(host, self.dtype)
 
     def attach(
         self, backend: Backend, dtype: str, parameters: list[Array], gradients: list[Array], penalties: list[Array]
