@@ -5,7 +5,9 @@ takes both; a kernel takes contiguous arrays only; what runs on one GPU takes th
 can be forbidden: reading a number on the host, allocating, and all that a stream cannot do while it is captured.
 
 Work is done at once, but streams are kept apart all the same: what one is given must be ordered, by events, after all
-that the others were given before. A graph keeps no array alive, as CUDA's does not, and refuses to run without one.
+work that the others were given before. Copies from and to pinned memory alone may go on beside work on other bytes, and
+are done as late as may be (fake_copies.py). A graph keeps no array alive, as CUDA's does not, and refuses to run
+without one.
 
 Tests keep this to the names and parameters of the real one (test_cupy_fake.py), and look at `machine`.
 """
@@ -25,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from cuda_on_cpu import CpuModule
+from fake_copies import DOWN, UP, Copies, PinnedMemory, as_bytes, span, transfer
 from numpy import (  # noqa: F401
     bool_,
     e,
@@ -67,11 +70,14 @@ class Machine:
         self.used, self.held, self.limit = Counter[int](), Counter[int](), Counter[int]()
         self.launched: Counter[str] = Counter()
         self.forbidden: set[str] = set()
-        self.captured: list[Callable[[], None]] | None = None
+        self.captured: list[Node] | None = None
         self.capturing: Stream | None = None
+        self.launching = 0  # the stream that a graph is launched on
         self.streams: list[Stream] = []  # made current, the innermost last
         self.clocks: dict[int, Counter[int]] = {}  # for each stream, how much of each it comes after
+        self.worked = Counter[int]()  # how much of each stream there was when it last got work other than a copy
         self.waited = Counter[int]()  # how much of each stream the host has seen done
+        self.copies = Copies()
         self.graphs = Counter[str]()  # how often each stage was reached
         self.faults: dict[str, int] = {}  # the how manyth time a stage fails
         self.allocator: Callable[[int], Any] | None = None
@@ -101,15 +107,29 @@ class Machine:
         if self.faults.get(name) == self.graphs[name]:
             raise RuntimeError(f"cudaErrorUnknown: {name} fails, as it was told to")
 
-    def work(self, stream: Stream) -> None:
-        """Count work on a stream, which must come after all that other streams were given."""
-        clock = self.clocks.setdefault(stream.ptr, Counter())
+    def tick(self, stream: int) -> Counter[int]:
+        """Count something new on a stream; return its clock, which says what it comes after."""
+        clock = self.clocks.setdefault(stream, Counter())
         for other, seen in self.waited.items():
             clock[other] = max(clock[other], seen)
-        for other, theirs in self.clocks.items():
-            if clock[other] < theirs[other]:
+        clock[stream] += 1
+        return clock
+
+    def work(self, stream: Stream, *spans: tuple[int, int]) -> None:
+        """Count work on a stream, on these bytes: it must come after all work that other streams were given."""
+        clock = self.tick(stream.ptr)
+        for other, last in self.worked.items():
+            if clock[other] < last:
                 raise AssertionError(f"a race: nothing orders work on stream {stream.ptr} after that on {other}")
-        clock[stream.ptr] += 1
+        self.worked[stream.ptr] = clock[stream.ptr]
+        self.copies.touch(stream.ptr, clock, spans)
+
+    def wait_for(self, clock: Counter[int]) -> None:
+        """Let the host wait for all that a clock has seen."""
+        if self.captured is not None:
+            self.about_to("synchronize")
+        self.waited |= clock
+        self.copies.finish(self.waited)
 
     def holder(self, address: int, size: int) -> weakref.ref[np.ndarray]:
         """Return what holds some bytes, if it is there and they all are within it."""
@@ -259,7 +279,7 @@ def lower(value: Any) -> Any:
     """Return a value with NumPy arrays in place of ours, to work on; refuse NumPy arrays in it, and another GPU's."""
     if isinstance(value, ndarray):
         if machine.captured is None:
-            machine.work(cuda.get_current_stream())
+            machine.work(cuda.get_current_stream(), span(value._a))
         return seen(value)
     if isinstance(value, np.ndarray):
         raise TypeError("Unsupported type <class 'numpy.ndarray'>")
@@ -448,36 +468,75 @@ class RawKernel:
         submit(lambda *lowered: self._kernel(grid, block, lowered, shared_mem=shared_mem), *(lower(a) for a in args))
 
 
-def submit(function: Callable[..., None], *arguments: Any) -> None:
-    """Do it now, or while a stream is captured when its graph is launched, if these arrays are then still there."""
-    stream = cuda.get_current_stream()
-    if machine.captured is None:
-        machine.work(stream)
-        function(*arguments)
-        return
-    machine.stage("node")
-    if stream is not machine.capturing:
-        raise RuntimeError("cudaErrorStreamCaptureIsolation: another stream than this is captured")
-    held = [Held(a) if isinstance(a, np.ndarray) else a for a in arguments]
-    machine.captured.append(lambda: function(*(a.array() if isinstance(a, Held) else a for a in held)))
+class Node:
+    """Work that a graph does when it is launched, if the arrays are then still there: it does not keep them alive."""
 
+    def __init__(self, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        self._function = function
+        self._arguments = [Held(a) if isinstance(a, np.ndarray) else a for a in arguments]
+        self.spans = [held.span for held in self._arguments if isinstance(held, Held)]
 
-def reach(a: np.ndarray) -> int:
-    """How many bytes an array spans."""
-    return a.itemsize + sum((n - 1) * stride for n, stride in zip(a.shape, a.strides, strict=True)) if a.size else 0
+    def __call__(self) -> None:
+        self._function(*(a.array() if isinstance(a, Held) else a for a in self._arguments))
 
 
 class Held:
-    """An array as a graph holds it: where it is, which does not keep it alive."""
+    """An array as a graph holds it: where it is."""
 
     def __init__(self, a: np.ndarray) -> None:
         self.__array_interface__ = dict(a.__array_interface__)
-        self._holder = machine.holder(a.__array_interface__["data"][0], reach(a))
+        self.span = span(a)
+        self._holder = machine.holder(self.span[0], self.span[1] - self.span[0])
 
     def array(self) -> np.ndarray:
         if self._holder() is None:
             raise AssertionError("a graph uses an array that is gone")
         return np.asarray(self)
+
+
+def submit(function: Callable[..., None], *arguments: Any) -> None:
+    """Do it now, or while a stream is captured when its graph is launched."""
+    stream = cuda.get_current_stream()
+    if machine.captured is None:
+        machine.work(stream, *(span(a) for a in arguments if isinstance(a, np.ndarray)))
+        function(*arguments)
+    else:
+        record(stream.ptr, Node(function, arguments))
+
+
+def record(stream: int, node: Node) -> None:
+    """Add to what is captured."""
+    assert machine.captured is not None
+    machine.stage("node")
+    if machine.capturing is None or stream != machine.capturing.ptr:
+        raise RuntimeError("cudaErrorStreamCaptureIsolation: another stream than this is captured")
+    machine.captured.append(node)
+
+
+def memcpy_async(to: int, source: int, size: int, kind: int, stream: int) -> None:
+    """Copy between pinned memory and an array: later, or with the graph that is captured."""
+    device, host = {UP: (to, source), DOWN: (source, to)}[kind]
+    machine.holder(device, size)
+    there, here = as_bytes(device, size), machine.copies.bytes_at(host, size)
+    if machine.captured is None:
+        pair = (there, here) if kind == UP else (here, there)
+        machine.copies.queue(stream, machine.tick(stream), span(there), transfer(*pair))
+        return
+
+    def copy(there: np.ndarray) -> None:
+        here = machine.copies.bytes_at(host, size)
+        if kind == UP:
+            there[:] = here
+        else:  # the host sees it when it has waited
+            clock = machine.tick(machine.launching)
+            machine.copies.queue(machine.launching, clock, span(there), transfer(here, there.copy()))
+
+    record(stream, Node(copy, (there,)))
+
+
+def alloc_pinned_memory(size: int) -> PinnedMemory:
+    machine.about_to("allocation")
+    return machine.copies.allocate(size)
 
 
 # ---- cupy.cuda -------------------------------------------------------------------------------------------------------
@@ -506,14 +565,11 @@ class Device:
         machine.current = self.id
 
     def synchronize(self) -> None:
-        if machine.captured is not None:
-            machine.about_to("synchronize")
-        for ptr, clock in machine.clocks.items():  # whatever is given to any stream from now on comes after all
-            machine.waited[ptr] = clock[ptr]
+        machine.wait_for(Counter({ptr: clock[ptr] for ptr, clock in machine.clocks.items()}))
 
 
 class Graph:
-    def __init__(self, work: list[Callable[[], None]]) -> None:
+    def __init__(self, work: list[Node]) -> None:
         self._work = work
 
     def upload(self, stream: Any = None) -> None:
@@ -523,7 +579,9 @@ class Graph:
         machine.stage("launch")
         if machine.captured is not None:
             machine.about_to("launching a graph")
-        machine.work(stream or cuda.get_current_stream())
+        stream = stream or cuda.get_current_stream()
+        machine.work(stream, *(each for part in self._work for each in part.spans))
+        machine.launching = stream.ptr
         for part in self._work:
             part()
 
@@ -562,7 +620,8 @@ class Stream:
         machine.clocks[self.ptr] = machine.clocks.get(self.ptr, Counter()) | event.clock
 
     def synchronize(self) -> None:
-        Device().synchronize()
+        machine.stage("wait")
+        machine.wait_for(machine.clocks.get(self.ptr, Counter()))
 
 
 class Event:
@@ -575,7 +634,7 @@ class Event:
         self.clock = Counter(machine.clocks.get((stream or cuda.get_current_stream()).ptr, {}))
 
     def synchronize(self) -> None:
-        Device().synchronize()
+        machine.wait_for(self.clock)
 
 
 @contextmanager
@@ -629,6 +688,7 @@ cuda = SimpleNamespace(
     using_allocator=using_allocator,
     get_elapsed_time=lambda first, last: (last.time - first.time) * 1e3,
     memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+    alloc_pinned_memory=alloc_pinned_memory,
     runtime=SimpleNamespace(
         getDevice=lambda: machine.current,
         getDeviceCount=lambda: machine.devices,
@@ -636,6 +696,9 @@ cuda = SimpleNamespace(
         memGetInfo=lambda: (machine.memory - machine.held[machine.current], machine.memory),
         runtimeGetVersion=lambda: 13020,
         driverGetVersion=lambda: 13010,
+        memcpyAsync=memcpy_async,
+        memcpyHostToDevice=UP,
+        memcpyDeviceToHost=DOWN,
     ),
 )
 

@@ -7,6 +7,7 @@ layers have a page of their own (cuda_dense.py). Nothing here waits for the GPU.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
@@ -15,12 +16,14 @@ from nnx.backends import cuda_driver
 from nnx.backends.base import BackendInfo
 from nnx.backends.cuda_dense import CudaDense
 from nnx.backends.cuda_device import flag
+from nnx.backends.cuda_forward import GraphForward
 from nnx.backends.cuda_graph import GraphProgram
 from nnx.backends.cuda_operands import FLOAT64, INT64, as_they_are, writable
 from nnx.backends.cuda_products import MOST
 from nnx.backends.cuda_program import CupyProgram
 from nnx.backends.cuda_reasons import explain_error
 from nnx.backends.errors import BackendUnavailable, InputError, InputTypeError
+from nnx.backends.forward import Forward, Stage
 from nnx.backends.operations import Operations
 from nnx.backends.program import Program, Recorder
 from nnx.kernels import cuda as plans
@@ -77,6 +80,10 @@ class CupyBackend(CudaDense):
 
     def compile(self, recorder: Recorder) -> Program:
         return (GraphProgram if self.graphs else CupyProgram)(self, recorder.calls)
+
+    def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
+        has_weights = any(stage.weights is not None for stage in stages)
+        return GraphForward(self, stages, parameters) if self.graphs and has_weights else None
 
     # ---- activations -------------------------------------------------------------------------------------------------
 
