@@ -68,13 +68,12 @@ def nnx_peer(name: str, backend: str, threads: int) -> Run:
     # The arrays of a fit without its bookkeeping for each epoch: what is measured is the step.
     trainer = model._trainer
     assert trainer is not None
-    job = Fit(model, trainer, model.backend.asarray(x), model._targets(y, x, "peers"), rows, False, None, [])
+    job = Fit(model, trainer, x, model._host_targets(y, x, "peers"), rows, False, None, [])
     job.record()
     if backend == "numba" and model.eager_reason is not None:
         raise SystemExit(f"not replayed: {model.eager_reason}")
-    epochs = max(1, (HISTORY if job.order is None else job.order.size // rows) // turns)
-    if job.order is not None:
-        job._set_order(0, job.epochs_per_block)
+    epochs = job.samples.epochs
+    job.samples.begin(0, epochs)
     assert job.full is not None
     runner = job.full[1]
 

@@ -40,7 +40,7 @@ PACKAGES = {  # distributions, any of which will do: (what for, extra)
     ("matplotlib",): ("pictures", "plots"),
 }
 VARIABLES = (
-    "NNX_BACKEND", "NNX_STRICT", "NNX_THREADS", "NNX_DATA", "NNX_GEMM", "NNX_GRAPH", "NNX_TF32", "NNX_GPU_MEMORY_LIMIT",
+    "NNX_BACKEND", "NNX_STRICT", "NNX_THREADS", "NNX_DATA", "NNX_GEMM", "NNX_GRAPH", "NNX_STREAM", "NNX_TF32", "NNX_GPU_MEMORY_LIMIT",
     "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnx import progress, streams
+from nnx import progress
 from nnx.history import History
 from nnx.interrupt import Interrupt
-from nnx.kernels.layout import CURSOR, HITS, LOSS, PENALTY
+from nnx.kernels.layout import HITS, LOSS, PENALTY
+from nnx.samples import samples_for
 from nnx.training import HISTORY, Eager, Feed, Trainer
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 Array = Any
 CHUNK = 0.2  # seconds of training between two looks at the clock and the keyboard
-ORDER = 1 << 17  # rows of shuffled order drawn at a time, or one epoch's
 
 
 @dataclass(frozen=True)
@@ -40,26 +40,18 @@ class Piece:
 
 
 class Fit:
-    """One call of `fit`, with everything checked and on the backend."""
+    """One call of `fit`, with everything checked; x and y are NumPy arrays."""
 
     def __init__(
-        self, model: Sequential, trainer: Trainer, x: Array, y: Array, batch: int, shuffle: bool,
+        self, model: Sequential, trainer: Trainer, x: np.ndarray, y: np.ndarray, batch: int, shuffle: bool,
         validation: tuple[Any, Any] | None, callbacks: Sequence[Callback],
     ) -> None:  # fmt: skip
-        self.model, self.trainer, self.backend = model, trainer, model.backend
-        self.x, self.y, self.rows = x, y, x.shape[0]
+        self.model, self.trainer, self.rows = model, trainer, len(x)
         self.batch, self.tail = min(batch, self.rows), self.rows % min(batch, self.rows)
-        self.shuffle = shuffle
         self.validation, self.callbacks = validation, callbacks
         self.steps_per_epoch = -(-self.rows // self.batch)
-        self.order: Array = None
         self.seconds_per_step = 0.0
-        if self.batch < self.rows:
-            # A single batch needs no order: its gradient is a sum over all rows.
-            self.epochs_per_block = 1 if self.each_epoch else max(1, ORDER // self.rows)
-            self.order = self.backend.zeros(self.epochs_per_block * self.rows, "int64")
-        else:
-            self.epochs_per_block = 1 if self.each_epoch else HISTORY
+        self.samples = samples_for(model, trainer, x, y, self.batch, shuffle, self.each_epoch)
         self.full: tuple[Feed, Any] | None = None
         self.last: tuple[Feed, Any] | None = None
 
@@ -75,15 +67,8 @@ class Fit:
     def _runner(self, rows: int) -> tuple[Feed, Any] | None:
         if rows == 0:
             return None
-        if self.order is None:
-            feed = Feed(self.x, self.y)
-        else:
-            x, y = (
-                self.backend.zeros((rows, self.x.shape[1]), self.x.dtype),
-                self.backend.zeros((rows, *self.y.shape[1:]), self.y.dtype),
-            )
-            feed = Feed(x, y, (self.x, self.y, self.order))
-            self._set_order(self.model.epochs_done, 1)
+        feed = self.samples.feed(rows)
+        self.samples.begin(self.model.epochs_done, 1)
         runner = self.trainer.runner(feed)
         if isinstance(runner, Eager):
             self.model.eager_reason = runner.reason
@@ -92,6 +77,7 @@ class Fit:
     def run(self, epochs: int, verbose: Any) -> History:
         """Train for so many epochs."""
         model, history = self.model, History(self.model.epochs_done)
+        history.streamed = self.samples.reason
         model.stop_training = False
         with Interrupt() as interrupt, progress.make(verbose, epochs, history.first_epoch) as bar:
             try:
@@ -99,10 +85,11 @@ class Fit:
                     callback.on_fit_begin(model)
                 self.record()  # may compile, so under the bar
                 while history.epochs < epochs and not (interrupt.asked or model.stop_training):
-                    self._block(min(self.epochs_per_block, epochs - history.epochs), history, interrupt, bar)
+                    self._block(min(self.samples.epochs, epochs - history.epochs), history, interrupt, bar)
                 history.interrupted = interrupt.asked and history.epochs < epochs
                 history.complete = not history.interrupted
             finally:
+                self.samples.close()
                 for callback in self.callbacks:
                     callback.on_fit_end(model, history)
         return history
@@ -111,17 +98,17 @@ class Fit:
         first = self.model.epochs_done
         for callback in self.callbacks:
             callback.on_epoch_begin(self.model, first)
-        if self.order is not None:
-            self._set_order(first, epochs)
+        self.samples.begin(first, epochs)
         rows = [np.empty((0, 3))]  # Ctrl-C may come before the first step
         done = 0
         for piece in self._pieces(epochs):
             left = piece.steps
             while left and not interrupt.asked:
-                steps = min(left, HISTORY, max(1, int(CHUNK / self.seconds_per_step)) if self.seconds_per_step else 1)
+                ready = min(left, HISTORY, self.samples.ready(done))
+                steps = min(ready, max(1, int(CHUNK / self.seconds_per_step)) if self.seconds_per_step else 1)
                 begin = time.perf_counter()
                 epoch_of = partial(self._epoch, first, done)
-                part, error = self.trainer.run_guarded(piece.runner, piece.feed, steps, epoch_of)
+                part, error = self.trainer.run_guarded(piece.runner, piece.feed, steps, epoch_of, self.samples.fetch)
                 rows.append(part)
                 if error is not None:
                     self._close(first, np.concatenate(rows), history, bar)
@@ -168,14 +155,3 @@ class Fit:
         if self.trainer.metric is not None:
             logs["accuracy"] = float(accuracy)
         return logs
-
-    def _set_order(self, first: int, epochs: int) -> None:
-        """Draw the order of rows of some epochs, a function of (seed, epoch), and begin at its first row."""
-        orders = [
-            streams.generator(self.model.seed, streams.SHUFFLE, epoch).permutation(self.rows)
-            if self.shuffle
-            else np.arange(self.rows)
-            for epoch in range(first, first + epochs)
-        ]
-        self.order[: epochs * self.rows] = self.backend.asarray(np.concatenate(orders), "int64")
-        self.trainer.counters[CURSOR] = 0

@@ -16,6 +16,7 @@ class History(Mapping[str, list[float]]):
         first_epoch: the number of the first epoch of this fit; 0 for a new model.
         interrupted: Ctrl-C ended the fit early. complete: neither that nor an error did, so no epoch is half done.
         seconds: time spent in training steps. samples: samples trained on, each epoch anew.
+        streamed: why the data set was streamed to the device, and how; None where all of it was there.
     """
 
     def __init__(self, first_epoch: int = 0) -> None:
@@ -24,6 +25,7 @@ class History(Mapping[str, list[float]]):
         self.complete = False
         self.seconds = 0.0
         self.samples = 0
+        self.streamed: str | None = None
         self._lists: dict[str, list[float]] = {}
 
     def add(self, logs: Mapping[str, float]) -> None:

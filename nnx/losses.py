@@ -51,6 +51,11 @@ class Loss(Layer):
 
     def prepare(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> Array:
         """Return y_true, checked against outputs of that shape and type, as an array of the backend."""
+        y = self.host_targets(y_true, shape, dtype)
+        return self.backend.asarray(y, y.dtype.name)
+
+    def host_targets(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """Return the same as a NumPy array: int64, or of that type."""
         raise NotImplementedError
 
     def losses(self, y_pred: Array, target: Array) -> Array:
@@ -87,10 +92,10 @@ class CategoricalCrossEntropy(Loss):
     operation = "cross_entropy"
     metric = "categorical"
 
-    def prepare(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> Array:
-        """See `Loss.prepare` and `targets.categorical`."""
+    def host_targets(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """See `Loss.host_targets` and `targets.categorical`."""
         y = targets.categorical(self._host(y_true), shape[0], shape[1], str(self))
-        return self.backend.asarray(y, "int64" if y.ndim == 1 else dtype)
+        return y if y.ndim == 1 else y.astype(dtype, copy=False)
 
     def fused_with(self, last: Layer) -> Loss | None:
         """After Softmax: SoftmaxCrossEntropy, with the losses clipped alike."""
@@ -108,9 +113,9 @@ class BinaryCrossEntropy(Loss):
     operation = "binary_cross_entropy"
     metric = "binary"
 
-    def prepare(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> Array:
-        """See `Loss.prepare` and `targets.numeric`."""
-        return self.backend.asarray(targets.numeric(self._host(y_true), shape, dtype, str(self), shares=True))
+    def host_targets(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """See `Loss.host_targets` and `targets.numeric`."""
+        return targets.numeric(self._host(y_true), shape, dtype, str(self), shares=True)
 
     def fused_with(self, last: Layer) -> Loss | None:
         """After Sigmoid: SigmoidCrossEntropy, with the losses clipped alike."""
@@ -123,9 +128,9 @@ class MeanSquaredError(Loss):
     operation = "mean_squared_error"
     metric = "regression"
 
-    def prepare(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> Array:
-        """See `Loss.prepare` and `targets.numeric`."""
-        return self.backend.asarray(targets.numeric(self._host(y_true), shape, dtype, str(self)))
+    def host_targets(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """See `Loss.host_targets` and `targets.numeric`."""
+        return targets.numeric(self._host(y_true), shape, dtype, str(self))
 
 
 class MeanAbsoluteError(MeanSquaredError):
@@ -171,7 +176,7 @@ class SoftmaxCrossEntropy(FusedLoss):
     operation = "softmax_cross_entropy"
     metric = "categorical"
 
-    prepare = CategoricalCrossEntropy.prepare
+    host_targets = CategoricalCrossEntropy.host_targets
 
 
 class SigmoidCrossEntropy(FusedLoss):
@@ -180,7 +185,7 @@ class SigmoidCrossEntropy(FusedLoss):
     operation = "sigmoid_cross_entropy"
     metric = "logits"
 
-    prepare = BinaryCrossEntropy.prepare
+    host_targets = BinaryCrossEntropy.host_targets
 
 
 def accuracy(y_pred: Any, y_true: Any) -> float:

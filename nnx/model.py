@@ -226,21 +226,20 @@ class Sequential:
         shuffle = checks.flag(shuffle, "fit: shuffle")
         _check_callbacks(callbacks)
         host = self._inputs(x, "fit: x")
-        target = self._targets(y, host, "fit")
+        target = self._host_targets(y, host, "fit")
         validation = None
         if validation_data is not None:
             if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
                 given = type(validation_data).__name__ if hasattr(validation_data, "shape") else repr(validation_data)
                 raise InputTypeError(f"fit: validation_data={given[:60]}: expected a pair (x, y)")
             held_out = self._inputs(validation_data[0], "fit: validation x")
-            self._targets(validation_data[1], held_out, "fit: validation")
+            self._host_targets(validation_data[1], held_out, "fit: validation")
             validation = (held_out, validation_data[1])
         _check_monitors(callbacks, trainer.quantities(validation is not None))
         if self.loss.metric == "regression":
-            trainer.set_precision(_precision(self.backend.to_numpy(target)))
+            trainer.set_precision(_precision(target))
         self.eager_reason = self.replay_reason = None
-        rows = self.backend.asarray(host)
-        job = Fit(self, trainer, rows, target, batch or len(host), shuffle, validation, list(callbacks))
+        job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, list(callbacks))
         return job.run(epochs, verbose)
 
     def step(self, x: Any, y: Any) -> float:
@@ -342,14 +341,20 @@ class Sequential:
         return np.ascontiguousarray(a)
 
     def _targets(self, y: Any, x: np.ndarray, who: str) -> Array:
-        """Return targets as the loss wants them, after checking them against x and the outputs."""
+        """Return targets as an array of the backend, after checking them against x and the outputs."""
+        target = self._host_targets(y, x, who)
+        return self.backend.asarray(target, target.dtype.name)
+
+    def _host_targets(self, y: Any, x: np.ndarray, who: str) -> np.ndarray:
+        """Return targets as the loss wants them, as a NumPy array."""
         width = self.n_outputs
         if width is None:  # a layer of the user's own, whose width shows only in its output
             width = self.inference().outputs(x[:1]).shape[1]
         shape = tuple(y.shape) if hasattr(y, "shape") else real_numbers(y, f"{who}: y").shape
         if not shape or shape[0] != len(x):
             raise InputError(f"{who}: x has {len(x)} rows, y has shape {shape}; expected one target for each row")
-        return self.loss.prepare(y, (len(x), width), self.dtype)
+        targets: np.ndarray = self.loss.host_targets(y, (len(x), width), self.dtype)
+        return targets
 
     def _compiled(self, what: str) -> Trainer:
         if self._trainer is None:

@@ -181,25 +181,32 @@ class Trainer:
 
     # ---- running -----------------------------------------------------------------------------------------------------
 
-    def run(self, runner: Program | Eager, steps: int) -> np.ndarray:
-        """Run up to HISTORY steps; return their (mean loss, hits, penalty): float64 [steps, 3]."""
+    def run(self, runner: Program | Eager, steps: int, meanwhile: Callable[[], None] | None = None) -> np.ndarray:
+        """Run up to HISTORY steps; return their (mean loss, hits, penalty): float64 [steps, 3].
+
+        Args:
+            meanwhile: what the host does once the steps are asked for, before it waits for them.
+        """
         self.hyper[...] = self.backend.asarray(self.model.optimizer.hyper, "float64")
         with np.errstate(all="ignore"):  # what is not finite is found in the losses
             runner.run(steps)
+        if meanwhile is not None:
+            meanwhile()
         if not isinstance(runner, Eager) and runner.reason is not None:
             self.model.replay_reason = runner.reason
         self.model.optimizer.counters[...] = self.backend.to_numpy(self.counters)
         return self._rows(steps)
 
     def run_guarded(
-        self, runner: Program | Eager, feed: Feed, steps: int, epoch_of: Callable[[int], int]
-    ) -> tuple[np.ndarray, NonFiniteError | None]:
+        self, runner: Program | Eager, feed: Feed, steps: int, epoch_of: Callable[[int], int],
+        meanwhile: Callable[[], None] | None = None,
+    ) -> tuple[np.ndarray, NonFiniteError | None]:  # fmt: skip
         """Run steps as `run` does, up to the first one whose loss is not finite; then also return the error to raise.
 
         The model is then as it was before that step. `epoch_of` gives the epoch of the nth of these steps.
         """
         before = self._snapshot()
-        rows = self.run(runner, steps)
+        rows = self.run(runner, steps, meanwhile)
         bad = np.flatnonzero(~np.isfinite(rows[:, LOSS] + rows[:, PENALTY]))
         if not bad.size:
             return rows, None

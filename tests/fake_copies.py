@@ -40,11 +40,12 @@ class PinnedMemory(np.ndarray):
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy that is not done yet: the `tick`th thing on its stream, from or to a span of the GPU's memory."""
+    """A copy that is not done yet: the `tick`th thing on its stream, between the GPU's memory and the host's."""
 
     stream: int
     tick: int
     span: Span
+    host: Span
     do: Callable[[], None]
 
 
@@ -54,11 +55,13 @@ class Copies:
     def __init__(self) -> None:
         self.pinned: dict[int, tuple[int, weakref.ref[PinnedMemory]]] = {}
         self.pending: list[Copy] = []
+        self.astray: list[Span] = []  # what was given back while something was still to be copied there
         self.touched: dict[tuple[int, Span], int] = {}
 
     def allocate(self, size: int) -> PinnedMemory:
         memory = PinnedMemory(size, np.uint8)  # which owns its bytes: a view would not be what arrays over it keep
         memory[:] = 0xA5
+        weakref.finalize(memory, self.freed, span(memory))
         self.pinned[memory.ptr] = memory.ptr + size, weakref.ref(memory)
         return memory
 
@@ -69,6 +72,10 @@ class Copies:
                 return as_bytes(address, size)
         raise AssertionError(f"{size} bytes of the host at {address:#x} are not pinned")
 
+    def freed(self, room: Span) -> None:
+        """Note that memory is given back, of the host or of the GPU."""
+        self.astray += [room for copy in self.pending if overlap(copy.span, room) or overlap(copy.host, room)]
+
     def touch(self, stream: int, clock: Counter[int], spans: Iterable[Span]) -> None:
         """Note that work of a stream reads or writes these; do the copies that it comes after."""
         for each in spans:
@@ -78,14 +85,14 @@ class Copies:
                 self.finish({copy.stream: copy.tick})
             self.touched[stream, each] = clock[stream]
 
-    def queue(self, stream: int, clock: Counter[int], device: Span, do: Callable[[], None]) -> None:
+    def queue(self, stream: int, clock: Counter[int], device: Span, host: np.ndarray, do: Callable[[], None]) -> None:
         """Take a copy on; what worked there, and what is to be copied there, must come before."""
         before = [*((s, tick) for (s, each), tick in self.touched.items() if overlap(each, device))]
         before += [(c.stream, c.tick) for c in self.pending if overlap(c.span, device)]
         for other, tick in before:
             if clock[other] < tick:
                 raise AssertionError(f"a race: stream {stream} copies what stream {other} works on")
-        self.pending.append(Copy(stream, clock[stream], device, do))
+        self.pending.append(Copy(stream, clock[stream], device, span(host), do))
 
     def finish(self, seen: dict[int, int]) -> None:
         """Do all copies of each stream up to some of its work."""

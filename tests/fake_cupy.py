@@ -20,7 +20,7 @@ import operator
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +45,7 @@ from numpy import (  # noqa: F401
 )
 
 from nnx.backends import cuda_lt
+from nnx.kernels.layout import CURSOR
 
 __version__ = "0 (a stand-in)"
 STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel gets without asking
@@ -152,11 +153,12 @@ class Machine:
         self.held[device] = max(self.held[device], self.used[device])
         begin = array.__array_interface__["data"][0]
         self.live[begin] = begin + size, weakref.ref(array)
-        weakref.finalize(array, self._freed, self.used, self.live, device, size, begin)
+        weakref.finalize(array, self._freed, self.used, self.live, self.copies, device, size, begin)
 
     @staticmethod
-    def _freed(used: Counter[int], live: dict[int, Any], device: int, size: int, begin: int) -> None:
+    def _freed(used: Counter[int], live: dict[int, Any], copies: Copies, device: int, size: int, begin: int) -> None:
         used[device] -= size
+        copies.freed((begin, begin + size))
         if begin in live and live[begin][1]() is None:  # no other array has taken its place
             del live[begin]
 
@@ -465,19 +467,35 @@ class RawKernel:
         if shared_mem > self.max_dynamic_shared_size_bytes:
             raise RuntimeError("CUDA_ERROR_INVALID_VALUE: raise max_dynamic_shared_size_bytes first")
         machine.launched[self.name] += 1
-        submit(lambda *lowered: self._kernel(grid, block, lowered, shared_mem=shared_mem), *(lower(a) for a in args))
+        given = [seen(a) if isinstance(a, ndarray) else lower(a) for a in args]
+        touched = gathered if self.name.startswith("gather_") else spans_of
+        submit(lambda *arrays: self._kernel(grid, block, arrays, shared_mem=shared_mem), *given, touched=touched)
+
+
+def spans_of(arguments: Sequence[Any]) -> list[tuple[int, int]]:
+    """Return which bytes work may touch: all of its arrays'."""
+    return [span(a) for a in arguments if isinstance(a, np.ndarray)]
+
+
+def gathered(arguments: Sequence[Any]) -> list[tuple[int, int]]:
+    """The same for gather_*, which goes beside copies to rows that it does not read."""
+    source, order, counters, out, rows, _ = arguments
+    chosen = order[counters[CURSOR] :][: int(rows)]
+    read = [span(source[row : row + 1]) for row in chosen]
+    return [(min(read)[0], max(read)[1]), *spans_of([order, counters, out])]
 
 
 class Node:
     """Work that a graph does when it is launched, if the arrays are then still there: it does not keep them alive."""
 
-    def __init__(self, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        self._function = function
+    def __init__(self, function: Callable[..., None], arguments: tuple[Any, ...], touched: Any) -> None:
+        self._function, self._touched = function, touched
         self._arguments = [Held(a) if isinstance(a, np.ndarray) else a for a in arguments]
-        self.spans = [held.span for held in self._arguments if isinstance(held, Held)]
 
-    def __call__(self) -> None:
-        self._function(*(a.array() if isinstance(a, Held) else a for a in self._arguments))
+    def __call__(self, stream: int) -> None:
+        arguments = [a.array() if isinstance(a, Held) else a for a in self._arguments]
+        machine.copies.touch(stream, machine.clocks[stream], self._touched(arguments))
+        self._function(*arguments)
 
 
 class Held:
@@ -485,8 +503,8 @@ class Held:
 
     def __init__(self, a: np.ndarray) -> None:
         self.__array_interface__ = dict(a.__array_interface__)
-        self.span = span(a)
-        self._holder = machine.holder(self.span[0], self.span[1] - self.span[0])
+        begin, end = span(a)
+        self._holder = machine.holder(begin, end - begin)
 
     def array(self) -> np.ndarray:
         if self._holder() is None:
@@ -494,14 +512,14 @@ class Held:
         return np.asarray(self)
 
 
-def submit(function: Callable[..., None], *arguments: Any) -> None:
+def submit(function: Callable[..., None], *arguments: Any, touched: Any = spans_of) -> None:
     """Do it now, or while a stream is captured when its graph is launched."""
     stream = cuda.get_current_stream()
     if machine.captured is None:
-        machine.work(stream, *(span(a) for a in arguments if isinstance(a, np.ndarray)))
+        machine.work(stream, *touched(arguments))
         function(*arguments)
     else:
-        record(stream.ptr, Node(function, arguments))
+        record(stream.ptr, Node(function, arguments, touched))
 
 
 def record(stream: int, node: Node) -> None:
@@ -520,7 +538,7 @@ def memcpy_async(to: int, source: int, size: int, kind: int, stream: int) -> Non
     there, here = as_bytes(device, size), machine.copies.bytes_at(host, size)
     if machine.captured is None:
         pair = (there, here) if kind == UP else (here, there)
-        machine.copies.queue(stream, machine.tick(stream), span(there), transfer(*pair))
+        machine.copies.queue(stream, machine.tick(stream), span(there), here, transfer(*pair))
         return
 
     def copy(there: np.ndarray) -> None:
@@ -529,9 +547,9 @@ def memcpy_async(to: int, source: int, size: int, kind: int, stream: int) -> Non
             there[:] = here
         else:  # the host sees it when it has waited
             clock = machine.tick(machine.launching)
-            machine.copies.queue(machine.launching, clock, span(there), transfer(here, there.copy()))
+            machine.copies.queue(machine.launching, clock, span(there), here, transfer(here, there.copy()))
 
-    record(stream, Node(copy, (there,)))
+    record(stream, Node(copy, (there,), spans_of))
 
 
 def alloc_pinned_memory(size: int) -> PinnedMemory:
@@ -580,10 +598,10 @@ class Graph:
         if machine.captured is not None:
             machine.about_to("launching a graph")
         stream = stream or cuda.get_current_stream()
-        machine.work(stream, *(each for part in self._work for each in part.spans))
+        machine.work(stream)
         machine.launching = stream.ptr
         for part in self._work:
-            part()
+            part(stream.ptr)
 
 
 class Stream:

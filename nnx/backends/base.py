@@ -21,6 +21,7 @@ from nnx.backends.forward import Forward, Stage
 from nnx.backends.memory import Memory, of_process
 from nnx.backends.operations import OPERATIONS, Operations
 from nnx.backends.program import Program, Recorder
+from nnx.backends.stream import Stream
 from nnx.backends.timer import Timer
 
 Array = Any
@@ -179,6 +180,14 @@ class Backend(Operations):
             NotReplayable: this backend cannot replay it; the message says which operation and why.
         """
         return Program(self, recorder.calls)
+
+    def stream(self, data: Sequence[np.ndarray], batch: int) -> Stream | None:
+        """Return what brings data to the device chunk by chunk, or None where all of it can be there (stream.py).
+
+        Args:
+            data: arrays of equally many rows. batch: how many of them a step takes.
+        """
+        return None
 
     def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
         """Return one native function for a model's whole forward pass, or None where there is none (forward.py).

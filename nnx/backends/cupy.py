@@ -12,6 +12,8 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+
 from nnx.backends import cuda_driver
 from nnx.backends.base import BackendInfo
 from nnx.backends.cuda_dense import CudaDense
@@ -22,16 +24,19 @@ from nnx.backends.cuda_operands import FLOAT64, INT64, as_they_are, writable
 from nnx.backends.cuda_products import MOST
 from nnx.backends.cuda_program import CupyProgram
 from nnx.backends.cuda_reasons import explain_error
+from nnx.backends.cuda_stream import stream
 from nnx.backends.errors import BackendUnavailable, InputError, InputTypeError
 from nnx.backends.forward import Forward, Stage
 from nnx.backends.operations import Operations
 from nnx.backends.program import Program, Recorder
+from nnx.backends.stream import Stream
 from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import Launch
 from nnx.kernels.philox import LOW, keep_threshold
 
 Array = Any
-GRAPH = "NNX_GRAPH"  # 0: recorded steps run one operation at a time
+GRAPH = "NNX_GRAPH"  # 0: recorded steps and predictions run one operation at a time
+STREAM = "NNX_STREAM"  # 1: every data set is streamed to the GPU, 0: none; otherwise what does not fit there
 
 
 class CupyBackend(CudaDense):
@@ -41,7 +46,7 @@ class CupyBackend(CudaDense):
 
     def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None, tf32: bool | None = None) -> None:
         super().__init__(cupy, number, gpu_memory_limit, tf32)
-        self.graphs = flag(GRAPH) is not False
+        self.graphs, self.streams = flag(GRAPH) is not False, flag(STREAM)
         self._met: list[str] = []
 
     def implementation(self, op: str) -> str:
@@ -65,7 +70,7 @@ class CupyBackend(CudaDense):
         return f"recorded steps: one CUDA graph each, in it for cuBLAS: {who}; {GRAPH}=0 for one operation at a time"
 
     def note(self, text: str) -> None:
-        """Add to the notes of `info()` what a recorded step ran into."""
+        """Add to the notes of `info()` what a step, a prediction or a data set ran into."""
         if text not in self._met:
             self._met.append(text)
 
@@ -80,6 +85,12 @@ class CupyBackend(CudaDense):
 
     def compile(self, recorder: Recorder) -> Program:
         return (GraphProgram if self.graphs else CupyProgram)(self, recorder.calls)
+
+    def stream(self, data: Sequence[np.ndarray], batch: int) -> Stream | None:
+        found = stream(self, data, batch, self.streams)
+        if found is not None:
+            self.note(found.reason)
+        return found
 
     def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
         has_weights = any(stage.weights is not None for stage in stages)

@@ -16,7 +16,6 @@ from nnx.benchmark.operations import OPERATIONS, normal
 from nnx.benchmark.players import Ready, Refused, repeated, taking_turns
 from nnx.fitting import Fit
 from nnx.kernels.layout import CURSOR
-from nnx.training import HISTORY
 
 
 def prepare(workload: Any, name: str, device: str) -> Ready:
@@ -150,14 +149,12 @@ def _step(network: Network, backend: Any) -> Ready:
     x, y = network.batches()
     trainer = model._trainer
     assert trainer is not None
-    job = Fit(model, trainer, backend.asarray(x), model._targets(y, x, "bench"), network.rows, False, None, [])
+    job = Fit(model, trainer, x, model._host_targets(y, x, "bench"), network.rows, False, None, [])
     job.record()
     if model.eager_reason is not None:
         raise Refused(f"the step is not replayed on {backend.name}: {model.eager_reason}")
-    chunk = HISTORY if job.order is None else job.order.size // network.rows
-    chunk -= chunk % network.turns
-    if job.order is not None:
-        job._set_order(0, job.epochs_per_block)
+    chunk = job.samples.epochs * job.steps_per_epoch
+    job.samples.begin(0, job.samples.epochs)
     assert job.full is not None
     runner = job.full[1]
 
