@@ -96,6 +96,9 @@ def kernels(save: Save) -> Any:
                 run.check_guards(f"{operation}, {case.name}, {dtype}")
             launched |= run.kernels
         save({"worst": worst, "kernels": sorted(launched)})
+    for dtype in DTYPES:
+        cuda_proofs.prove_bfloat16(run := DeviceRun(backend, dtype))
+        launched |= run.kernels
     return {"worst": worst, "kernels": sorted(launched)}
 
 

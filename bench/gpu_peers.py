@@ -56,7 +56,7 @@ def torch_peer(name: str, compiled: bool, **options: Any) -> Run:
 
 
 def tf32() -> bool:
-    return os.environ.get("NNX_TF32") == "1"
+    return os.environ.get("NNX_PRECISION") == "tf32"
 
 
 def peak_bytes(peer: str) -> int | None:
@@ -109,7 +109,7 @@ class GpuPeer(Peer):
     def __init__(self, name: str, network: str, in_tf32: bool) -> None:
         precision = "tensorfloat32" if in_tf32 else "highest"  # JAX's own choice would be TF32
         environment = {
-            **os.environ, "NNX_TF32": "1" if in_tf32 else "0", "JAX_DEFAULT_MATMUL_PRECISION": precision,
+            **os.environ, "NNX_PRECISION": "tf32" if in_tf32 else "full", "JAX_DEFAULT_MATMUL_PRECISION": precision,
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         }  # fmt: skip

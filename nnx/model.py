@@ -40,10 +40,13 @@ class Sequential:
         backend: a backend or its name; a list, as "cupy,numba"; "auto", the best that works. None: the active one.
             Resolved once, here.
         dtype: "float32" or "float64".
+        precision: "full"; or "tf32" or "bf16", where large products of float32 may round what they multiply, on a GPU
+            (docs/gpu.md). None: what the backend does by itself. Parameters and all else stay as dtype says.
         seed: of the weights, the order of rows and the dropout masks.
 
     Attributes:
         layers: a tuple. backend: resolved; `resolution.reason` says why it is this one.
+        precision: what was asked for, or None; `backend.precision` is what it has.
         loss, optimizer, metrics: what `compile` was given; copies of its own.
         epochs_done: epochs trained so far, over all fits.
         eager_reason: why the last `fit` did not replay its steps, or None.
@@ -55,7 +58,9 @@ class Sequential:
         BackendUnavailable: the backend does not work here.
     """
 
-    def __init__(self, *layers: Layer, backend: Any = None, dtype: str = "float32", seed: int = 0) -> None:
+    def __init__(
+        self, *layers: Layer, backend: Any = None, dtype: str = "float32", precision: str | None = None, seed: int = 0
+    ) -> None:
         self.layers = fitting_layers(layers)
         self.dtype = checks.dtype(dtype)
         self.seed = checks.integer(seed, "seed", low=0)
@@ -74,7 +79,8 @@ class Sequential:
             layer.check_values(self.dtype)
         for number, layer in enumerate(self.layers):
             layer.draw_missing(streams.generator(self.seed, streams.WEIGHTS, number))
-        self._settle(self.resolution.backend, self.dtype)
+        self.precision = precision
+        self._settle(precise(self.resolution.backend, self.dtype, precision), self.dtype)
 
     # ---- parameters --------------------------------------------------------------------------------------------------
 
@@ -149,15 +155,17 @@ class Sequential:
         views = flat.views(flat.values) + flat.views(flat.gradients)
         return [flat.values, flat.first, flat.second, flat.gradients, *views]
 
-    def to(self, backend: Any, dtype: str | None = None) -> Sequential:
-        """Move to another backend (or type), with parameters and the optimizer's state; return self."""
+    def to(self, backend: Any, dtype: str | None = None, precision: str | None = None) -> Sequential:
+        """Move to another backend (or type, or precision), with parameters and the optimizer's state; return self."""
         target = resolve(backend)
         dtype = self.dtype if dtype is None else checks.dtype(dtype)
+        precision = self.precision if precision is None else precision
+        chosen = precise(target.backend, dtype, precision)
         for layer in self.layers:
             layer.check_values(dtype)
         state = self._state()
-        self.resolution = target
-        self._settle(target.backend, dtype)
+        self.resolution, self.precision = target, precision
+        self._settle(chosen, dtype)
         self._set_state(state)
         return self
 
@@ -398,10 +406,20 @@ class Sequential:
         wish, moments, precision = (state.pop(name) for name in ("_wish", "_moments", "_precision"))
         self.__dict__.update(state)
         self.resolution = resolve(wish if wish == "numpy" else [wish, "numpy"])
-        self._settle(self.resolution.backend, self.dtype)
+        backend = self.resolution.backend
+        kept = self.precision if backend.name == wish else None  # what it fell back to may lack it
+        self._settle(precise(backend, self.dtype, kept), self.dtype)
         self._set_state(moments)
         if self._trainer is not None:
             self._trainer.set_precision(precision)
+
+
+def precise(backend: Backend, dtype: str, precision: str | None) -> Backend:
+    """Return the backend in the precision that was asked for, if any."""
+    chosen = backend if precision is None else backend.with_precision(precision)
+    if precision not in (None, "full") and dtype != "float32":
+        raise InputError(f"precision={precision!r} rounds float32 products, and dtype={dtype!r}: give one of the two")
+    return chosen
 
 
 def _take(items: Iterator[Array], names: Mapping[str, Any]) -> list[Array]:

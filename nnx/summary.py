@@ -23,6 +23,8 @@ def summarize(model: Sequential) -> str:
     lines.insert(1, "-" * len(lines[0]))
     lines.append("")
     lines.append(f"{total:,} parameters, {model.dtype}; backend {model.backend.name} ({model.resolution.reason})")
+    if model.backend.precision != "full" and model.dtype == "float32":
+        lines.append(f"large products round what they multiply: precision={model.backend.precision!r}")
     if model.loss is not None:
         lines.append(f"{model.loss}, {model.optimizer}; {model.epochs_done} epochs done")
     if model.eager_reason is not None:

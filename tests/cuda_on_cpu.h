@@ -117,6 +117,12 @@ static inline float __int_as_float(int bits) {
   return number;
 }
 
+static inline unsigned __float_as_uint(float number) {
+  unsigned bits;
+  memcpy(&bits, &number, sizeof(bits));
+  return bits;
+}
+
 // ---- fibers ---------------------------------------------------------------------------------------------------------
 
 extern char __start_nnx_shared[] __attribute__((weak, visibility("hidden")));

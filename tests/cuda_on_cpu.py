@@ -44,6 +44,7 @@ TYPES = {
     "double": np.float64,
     "int": np.int32,
     "long long": np.int64,
+    "unsigned short": np.uint16,
     "unsigned int": np.uint32,
     "unsigned long long": np.uint64,
 }

@@ -393,6 +393,36 @@ def regularize(run: Run, given: Operands) -> Iterator[Results]:
         yield {"dw": dw, "penalty": penalty}
 
 
+# ---- bit for bit (test_cuda_kernels.py) ------------------------------------------------------------------------------
+
+BITS = ("round_to_bfloat16",)
+
+
+def prove_bfloat16(run: Run) -> None:
+    """All ties, all signs and exponents, zeros, numbers below the normal ones, infinities and NaN."""
+    upper = np.arange(1 << 16, dtype=np.uint32) << 16
+    lower = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
+    with np.errstate(invalid="ignore"):  # of signalling NaN
+        x = (upper[::37, None] | lower).view(np.float32).astype(run.dtype)
+    for factors in ((x, x[:5, :3].copy()), (x[:1], x[:300])):
+        rounded = [run.write(a.shape, np.uint16, 1) for a in factors]
+        sizes = [a.size for a in factors]
+        run.walk(cuda.elementwise(BITS[0], max(sizes)), *map(run.read, factors), *rounded, *sizes)
+        for got, given in zip(rounded, factors, strict=True):
+            values = (got.astype(np.uint32) << 16).view(np.float32)
+            np.testing.assert_array_equal(values, nearest_bfloat16(given))
+    run.check_guards(BITS[0])
+
+
+def nearest_bfloat16(x: Array) -> Array:
+    """By scaling to whole numbers: NumPy rounds those to nearest, ties to even."""
+    with np.errstate(all="ignore"):
+        wide = x.astype(np.float32).astype(np.float64)
+        exponent = np.maximum(np.frexp(wide)[1], -125)  # below the normal numbers steps are as wide as above
+        found = np.ldexp(np.rint(np.ldexp(wide, 8 - exponent)), exponent - 8)
+        return np.where(np.isfinite(wide), found, wide).astype(np.float32)
+
+
 # ---- optimizers: not cases but runs of many steps (test_cuda_kernels.py) ---------------------------------------------
 
 OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")

@@ -37,7 +37,7 @@ def plain_calls(backend: Backend) -> Iterator[tuple[str, Any]]:
         yield optimizer, lambda op=optimizer, given=given: getattr(backend, op)(*given)
 
 
-def large(backend: Backend) -> None:
+def large(backend: Backend, dtype: str = "float64") -> None:
     """Shapes that the conformance suite leaves out: long rows, many rows, wide sums."""
     random = np.random.default_rng(0)
     x, labels = random.normal(size=(3, 1500)), random.integers(0, 1500, 3)
@@ -52,5 +52,5 @@ def large(backend: Backend) -> None:
     backend.tally(many[:, 0], many, targets, "categorical", 0.0, stats)
     backend.regularize(many, backend.zeros((5000, 4), "float64"), 0.1, 0.1, penalty)
     backend.dense_gradients(many, many, backend.empty((4, 4), "float64"), backend.empty((1, 4), "float64"))
-    w, b = of(backend, random.normal(size=(200, 100)), np.zeros((1, 100)))
-    backend.dense(of(backend, random.normal(size=(300, 200)))[0], w, b, "tanh")
+    x, w, b = (random.normal(size=shape).astype(dtype) for shape in ((300, 200), (200, 100), (1, 100)))
+    backend.dense(*of(backend, x, w, b), "tanh")

@@ -37,7 +37,8 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
 }
 DESCRIPTION = {3: c_int32, 4: c_int32, 7: c_uint32, 8: c_uint64}  # transpose A and B, epilogue, bias
 PREFERENCE = {1: c_uint64, 5: c_uint32, 6: c_uint32, 7: c_uint32, 8: c_uint32}
-TYPES = {0: np.dtype("f4"), 1: np.dtype("f8")}
+BFLOAT16, TF32 = 14, 77  # a type, and a way to compute
+TYPES = {0: np.dtype("f4"), 1: np.dtype("f8"), BFLOAT16: np.dtype("u2")}
 
 
 class Result(ctypes.Structure):
@@ -191,6 +192,7 @@ class FakeLt:
         def multiply(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, bias: np.ndarray, *rooms: Any) -> None:
             for given in rooms:
                 given[:] = 0x5A
+            a, b = (factor(x, it.compute) for x in (a, b))
             total = one * ((a.T if flips[0] else a) @ (b.T if flips[1] else b))
             if zero:
                 total = total + zero * c
@@ -211,6 +213,27 @@ class FakeLt:
         flat = numbers(address, it.leading * (it.columns - 1) + it.rows, it.dtype)
         step = it.dtype.itemsize
         return np.lib.stride_tricks.as_strided(flat, (it.rows, it.columns), (step, it.leading * step))
+
+
+def factor(x: np.ndarray, compute: int) -> np.ndarray:
+    """What is multiplied: bf16 is the upper half of a float32, and TF32 one with 10 bits behind the point."""
+    if x.dtype == TYPES[BFLOAT16]:
+        return (x.astype(np.uint32) << 16).view(np.float32)
+    return to_tf32(x) if compute == TF32 else x
+
+
+def to_tf32(x: np.ndarray) -> np.ndarray:
+    """Round to the nearest number with 10 bits behind the point, ties away from 0, as cvt.rna.tf32.f32 does."""
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    return np.where(np.isfinite(x), ((bits + 0x1000) & ~np.uint32(0x1FFF)).view(np.float32), x)
+
+
+def to_bf16(x: np.ndarray) -> np.ndarray:
+    """Round to the nearest bf16, ties to even, still as float32."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    with np.errstate(over="ignore"):
+        even = bits + np.uint32(0x7FFF) + ((bits >> 16) & 1).astype(np.uint32)
+    return np.where(np.isnan(x), x, (even & ~np.uint32(0xFFFF)).view(np.float32))
 
 
 def numbers(address: int, count: int, dtype: np.dtype) -> np.ndarray:

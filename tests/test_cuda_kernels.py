@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_on_cpu import missing, run_sanitized, sanitizer, signatures
-from cuda_proofs import OPTIMIZERS, PROOFS, Run, fused, module, rows_launch
+from cuda_proofs import BITS, OPTIMIZERS, PROOFS, Run, fused, module, prove_bfloat16, rows_launch
 
 from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operations import Operations
@@ -63,7 +63,7 @@ def test_the_table_says_what_the_file_says(file: str):
 
 
 def test_every_kernel_has_a_proof():
-    proven = {kernel for proof in PROOFS.values() for kernel in proof.kernels} | set(OPTIMIZERS)
+    proven = {kernel for proof in PROOFS.values() for kernel in proof.kernels} | {*OPTIMIZERS, *BITS}
     assert proven == {name for file in FILES for name in signatures(source(file))}
 
 
@@ -352,6 +352,16 @@ def test_an_optimizer_late_in_training():
     judge.adam(*wanted, hyper, counters)
     for one, other in zip(got, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-14)
+
+
+# ---- bit for bit -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bfloat16_is_the_nearest_and_even(dtype: str, shift: int):
+    for run in (Run(dtype, shift=shift), Run(dtype, crowded=True, shift=shift, seed=4)):
+        prove_bfloat16(run)
 
 
 # ---- within the arrays -----------------------------------------------------------------------------------------------

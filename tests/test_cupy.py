@@ -28,6 +28,7 @@ from nnx.testing import check_backend
 
 if not cuda_on_cpu.missing():
     import fake_cupy
+    from fake_cublaslt import FakeLt
     from fake_cupy import machine
 
 Array = Any
@@ -72,6 +73,7 @@ def test_every_operation_has_a_kernel_and_says_so(fake: CupyBackend):
     assert "xp" not in ops.values()
     assert ops["softmax"] == "cupy:softmax"
     assert ops["dense"] == ops["dense_gradients"] == "cupy:product/cublas"
+    assert fake.info().notes[0].startswith("float32 matrix products: full float32")
     assert "dense layers: nnx's kernel up to 1,048,576 multiply-adds, else cuBLAS" in fake.info().notes[2]
 
 
@@ -93,6 +95,9 @@ def test_no_kernel_is_left_unused(fake: CupyBackend):
     check_backend(fake)
     large(fake)
     trained(NETS["relu"], fake, epochs=2)
+    machine.cublaslt = FakeLt()
+    fake._lt = None
+    large(fake.with_precision("bf16"), "float32")
     unused = KERNELS.keys() - machine.launched.keys()
     assert not unused, f"no operation runs {', '.join(sorted(unused))}"
 
@@ -454,31 +459,6 @@ def test_running_out_of_memory_says_who_has_it_and_what_to_do():
     assert backend.to_numpy(kept).sum() == 0
 
 
-# ---- precision -------------------------------------------------------------------------------------------------------
-
-
-def test_products_are_full_float32_unless_asked(monkeypatch: pytest.MonkeyPatch):
-    backend = stand_in()
-    assert not backend.tf32
-    assert backend.info().notes[0].startswith("float32 matrix products: full float32")
-    backend.tf32 = True
-    assert machine.compute_type == 7
-    assert "TF32" in backend.info().notes[0].partition(";")[0]
-    assert stand_in(tf32=True).tf32
-    for text, wanted in (("1", True), ("yes", True), ("0", False), ("", False)):
-        monkeypatch.setenv("NNX_TF32", text)
-        assert stand_in().tf32 is wanted
-    monkeypatch.setenv("NNX_TF32", "maybe")
-    with pytest.raises(InputError, match="NNX_TF32='maybe': expected 1 or 0"):
-        stand_in()
-
-
-def test_tf32_on_a_gpu_without_it_is_refused(fake: CupyBackend):
-    fake.capability = (7, 5)
-    with pytest.raises(InputError, match=r"tf32=True: cuda:0 .* has no TF32"):
-        fake.tf32 = True
-
-
 # ---- several GPUs ----------------------------------------------------------------------------------------------------
 
 
@@ -548,7 +528,7 @@ def works(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_create_gives_the_gpu_that_was_asked_for(works: SimpleNamespace):
     assert type(cupy.create()) is CupyBackend
-    assert cupy.create("0", tf32=True).tf32
+    assert cupy.create("0", precision="full").precision == "full"
     machine.reset(devices=3)
     backend = cupy.create("2")
     assert isinstance(backend, CupyBackendOfSeveral)
@@ -602,6 +582,6 @@ def test_wrong_numbers_are_a_reason(works: SimpleNamespace, monkeypatch: pytest.
 
 
 def test_a_wrong_option_is_no_missing_gpu(works: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("NNX_TF32", "perhaps")
-    with pytest.raises(InputError, match="NNX_TF32='perhaps'"):
+    monkeypatch.setenv("NNX_PRECISION", "perhaps")
+    with pytest.raises(InputError, match="NNX_PRECISION='perhaps': expected one of 'full', 'tf32', 'bf16'"):
         cupy.create()

@@ -455,16 +455,6 @@ def test_an_epilogue_that_is_not_there_is_a_kernel_of_its_own(make: Any):
     assert "cublasLtMatmulAlgoGetHeuristic: not supported (status 15)" in products.notes
 
 
-def test_the_precision_is_the_backends(make: Any):
-    lt = FakeLt()
-    backend = make("blas", lt=lt)
-    for tf32, dtype, compute in ((False, "float32", 68), (True, "float32", 77), (True, "float64", 70)):
-        backend.tf32 = tf32
-        a = backend.asarray(np.ones((4, 4)), dtype)
-        GraphProducts(backend.lt())(backend, dtype, a, a, backend.zeros((4, 4), dtype), None, 0)
-        assert lt.asked[1, compute] == 1
-
-
 def test_what_is_asked_of_cublaslt_is_asked_before_the_capture(make: Any):
     backend = make("blas", lt=FakeLt())
     products = GraphProducts(backend.lt())

@@ -20,6 +20,7 @@ from nnx.backends.errors import InputError, InputTypeError
 from nnx.backends.forward import Forward, Stage
 from nnx.backends.memory import Memory, of_process
 from nnx.backends.operations import OPERATIONS, Operations
+from nnx.backends.precision import check_precision
 from nnx.backends.program import Program, Recorder
 from nnx.backends.stream import Stream
 from nnx.backends.timer import Timer
@@ -57,6 +58,7 @@ class Backend(Operations):
 
     name: ClassVar[str]
     device: str = "cpu"
+    precision: str = "full"
 
     # ---- arrays ------------------------------------------------------------------------------------------------------
 
@@ -125,6 +127,26 @@ class Backend(Operations):
     def timer(self) -> Timer:
         """Return a stopwatch: `with backend.timer() as timer: ...`, then `timer.seconds`."""
         return Timer(self)
+
+    # ---- precision ---------------------------------------------------------------------------------------------------
+
+    def with_precision(self, wanted: str) -> Backend:
+        """Return this backend, or its like over the same arrays, with float32 products of another precision.
+
+        Args:
+            wanted: "full"; or "tf32" or "bf16", which may round what large products multiply (precision.py).
+
+        Raises:
+            InputError: there is no such precision, or not on this backend.
+        """
+        check_precision(wanted)
+        return self if wanted == self.precision else self._with_precision(wanted)
+
+    def _with_precision(self, wanted: str) -> Backend:
+        raise InputError(
+            f"precision={wanted!r}: backend {self.name!r} multiplies in full precision only; leave it out, or use "
+            "backend='cupy' on a GPU"
+        )
 
     # ---- memory ------------------------------------------------------------------------------------------------------
 

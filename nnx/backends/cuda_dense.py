@@ -1,43 +1,98 @@
-"""Dense layers on the GPU: matrix products by nnx's own kernel where they are small, by cuBLAS where they are large."""
+"""Dense layers on the GPU: matrix products by nnx's own kernel where they are small, by cuBLAS where they are large.
+
+The large ones may round what they multiply (precision.py). Then, and in a captured step, they are cuBLASLt's.
+"""
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from nnx.backends import cuda_lt
 from nnx.backends.cuda_lt import Lt, LtError
 from nnx.backends.cuda_operands import FLOAT64, CudaOperands, writable
+from nnx.backends.cuda_products import RoundedProducts
 from nnx.backends.errors import InputError
+from nnx.backends.precision import check_precision
 from nnx.backends.program import Call
 from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import ACTIVATIONS
 
 if TYPE_CHECKING:
-    from nnx.backends.cuda_products import GraphProducts
+    from nnx.backends.cuda_products import LtProducts
 
 Array = Any
 GEMM_RULES = ("auto", "own", "blas")
 SMALL = 1 << 20  # multiply-adds up to which a product is the own kernel's: one launch, bias and activation included
+PRECISION = "NNX_PRECISION"
+ROUNDED = {
+    "full": "full float32",
+    "tf32": "large ones round what they multiply to TF32, 11 bits",
+    "bf16": "large ones round what they multiply to bf16, 8 bits",
+}
 
 
 class CudaDense(CudaOperands):
     """The operations of dense layers.
 
+    Args:
+        precision: of large float32 products; None: what NNX_PRECISION says, or TF32 where CUPY_TF32=1 asks CuPy for it,
+            or "full". Models may ask for another: see `Backend.with_precision`.
+
     Attributes:
         gemm_rule: who multiplies: NNX_GEMM, or "auto".
-        products: who does large products in cuBLAS's place, which cannot be captured (cuda_products.py), or None.
+        products: who does large products in cuBLAS's place (cuda_products.py), or None.
     """
 
-    products: GraphProducts | None = None
+    products: LtProducts | None = None
 
-    def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None, tf32: bool | None = None) -> None:
-        super().__init__(cupy, number, gpu_memory_limit, tf32)
+    def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None, precision: str | None = None) -> None:
+        super().__init__(cupy, number, gpu_memory_limit)
         self.gemm_rule = os.environ.get("NNX_GEMM", "").strip().lower() or "auto"
         if self.gemm_rule not in GEMM_RULES:
             raise InputError(f"NNX_GEMM={self.gemm_rule!r}: expected one of {', '.join(GEMM_RULES)}")
-
         self._lt: Lt | str | None = None
+        self._met: list[str] = []
+        self._set_precision(precision or os.environ.get(PRECISION, "").strip().lower() or self._precision_of_cupy())
+
+    def note(self, text: str) -> None:
+        """Add to the notes of `info()` what a step, a prediction or a data set ran into."""
+        if text not in self._met:
+            self._met.append(text)
+
+    # ---- precision ---------------------------------------------------------------------------------------------------
+
+    def _with_precision(self, wanted: str) -> CudaDense:
+        other = copy.copy(self)  # over the same arrays, kernels and scratch
+        other._set_precision(wanted)
+        return other
+
+    def _set_precision(self, wanted: str) -> None:
+        self.precision, self.products = check_precision(wanted, PRECISION), None
+        core = self.cupy._core
+        if wanted == "full":
+            with self.elsewhere():  # CUPY_TF32=1 says otherwise, for all of CuPy
+                core.set_compute_type(np.dtype("float32"), core._routines_linalg.COMPUTE_TYPE_DEFAULT)
+            return
+        if self.capability < (8, 0):
+            raise InputError(
+                f"precision={wanted!r}: {self.device} has neither TF32 nor bf16; GPUs from compute capability 8.0 on do"
+            )
+        if isinstance(self.lt(), str) and self.gemm_rule != "own":
+            raise InputError(f"precision={wanted!r} needs cuBLASLt, and {self.lt()}; precision='full' does without")
+        self.products = RoundedProducts(self.lt())
+
+    def _precision_of_cupy(self) -> str:
+        """Return "tf32" where CuPy was asked for it and it can be had, else "full"."""
+        core = self.cupy._core
+        with self.elsewhere():
+            wanted = core.get_compute_type(np.dtype("float32")) == core._routines_linalg.COMPUTE_TYPE_TF32
+        return "tf32" if wanted and self.capability >= (8, 0) and not isinstance(self.lt(), str) else "full"
+
+    # ---- products ----------------------------------------------------------------------------------------------------
 
     def lt(self) -> Lt | str:
         """Return cuBLASLt, which is loaded when it is first asked for, or why it is not there."""
@@ -116,6 +171,11 @@ class CudaDense(CudaOperands):
         if self.products is not None:
             self.products(self, kind, a, b, c, bias, activation)
             return
+        self.blas_product(kind, a, b, c, bias, activation)
+
+    def blas_product(self, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int) -> None:
+        """c = activation(a @ b + bias), by cuBLAS through CuPy."""
+        (m, n) = c.shape
         self.cupy.matmul(self.oriented(a)[0], self.oriented(b)[0], out=c)
         if bias is not None:
             self._launch(plans.bias_activation(m, n), kind, c, bias, m, n, activation)

@@ -17,7 +17,7 @@ from nnx.backends.memory import Memory, parse_limit, readable
 from nnx.backends.timer import EventTimer, Timer
 
 Array = Any
-LIMIT, TF32 = "NNX_GPU_MEMORY_LIMIT", "NNX_TF32"
+LIMIT = "NNX_GPU_MEMORY_LIMIT"
 FULL = ("OutOfMemoryError", "ALLOC_FAILED", "MemoryAllocation", "OUT_OF_MEMORY")  # CuPy, cuBLAS, runtime, driver
 
 
@@ -28,11 +28,9 @@ class CudaDevice(Backend):
         cupy: the module. number: of the GPU, as CUDA counts those it may see.
         gpu_memory_limit: the most that CuPy's pool may take of this GPU: bytes, or text such as "8 GB" or "50%".
             None: what NNX_GPU_MEMORY_LIMIT says, or no limit but the GPU's.
-        tf32: whether float32 matrix products may round what they multiply to TF32's 11 bits, on GPUs that can.
-            None: what NNX_TF32 says, or CuPy's own CUPY_TF32, or no.
     """
 
-    def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None, tf32: bool | None = None) -> None:
+    def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None) -> None:
         self.cupy = self.xp = cupy
         self.number = number
         self._several = cupy.cuda.runtime.getDeviceCount() > 1
@@ -46,9 +44,6 @@ class CudaDevice(Backend):
         given = os.environ.get(LIMIT) if gpu_memory_limit is None else gpu_memory_limit
         if given:
             self._set_limit(given, LIMIT if gpu_memory_limit is None else "gpu_memory_limit")
-        tf32 = flag(TF32) if tf32 is None else tf32
-        if tf32 is not None:
-            self.tf32 = tf32
 
     # ---- arrays ------------------------------------------------------------------------------------------------------
 
@@ -133,26 +128,6 @@ class CudaDevice(Backend):
             self.cupy.get_default_pinned_memory_pool().free_all_blocks()
             return before - int(pool.total_bytes())
 
-    # ---- precision ---------------------------------------------------------------------------------------------------
-
-    @property
-    def tf32(self) -> bool:
-        """Whether float32 matrix products may use TF32. It holds for all of CuPy in this process."""
-        core = self.cupy._core
-        with self.elsewhere():
-            return bool(core.get_compute_type(np.dtype("float32")) == core._routines_linalg.COMPUTE_TYPE_TF32)
-
-    @tf32.setter
-    def tf32(self, wanted: bool) -> None:
-        if wanted and self.capability < (8, 0):
-            raise InputError(f"tf32=True: {self.device} has no TF32; GPUs from compute capability 8.0 on have it")
-        core = self.cupy._core
-        kinds = core._routines_linalg
-        with self.elsewhere():
-            core.set_compute_type(
-                np.dtype("float32"), kinds.COMPUTE_TYPE_TF32 if wanted else kinds.COMPUTE_TYPE_DEFAULT
-            )
-
     # ---- facts -------------------------------------------------------------------------------------------------------
 
     def versions(self) -> dict[str, str]:
@@ -167,12 +142,8 @@ class CudaDevice(Backend):
 
     def info(self) -> BackendInfo:
         plain = super().info()
-        products = "TF32, 11 bits of what is multiplied" if self.tf32 else "full float32"
         limit = readable(self.gpu_memory_limit) if self.gpu_memory_limit else "none but the GPU's own"
-        notes = [
-            f"float32 matrix products: {products}; {TF32}=1 or 0 says which",
-            f"memory limit: {limit}; {LIMIT} sets one",
-        ]
+        notes = [f"memory limit: {limit}; {LIMIT} sets one"]
         if len(wheels()) > 1:
             notes.append(f"{' and '.join(wheels())} are installed and overwrite one another's files: keep one")
         return BackendInfo(plain.name, plain.device, plain.versions, plain.threads, plain.ops, tuple(notes))

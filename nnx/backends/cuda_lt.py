@@ -1,8 +1,8 @@
-"""cuBLASLt by ctypes: the large matrix products of a step that is captured as a CUDA graph.
+"""cuBLASLt by ctypes: the large matrix products of a step that is captured as a CUDA graph, and those in TF32 and bf16.
 
 CuPy multiplies through a cuBLAS handle, whose stream cannot be set while a stream is captured. cuBLASLt takes stream
-and workspace with each call. What must be asked of it, descriptors and an algorithm, is asked before the capture, once
-for each kind of product: a `Plan`.
+and workspace with each call, and types and precision with each product. What must be asked of it, descriptors and an
+algorithm, is asked before the capture, once for each kind of product: a `Plan`.
 
 cuBLASLt counts by columns, arrays here by rows. Read by columns a row-wise matrix is its transpose, so C = A B is asked
 for as C' = B' A': their A is our B, their m our n, and a bias for each of our columns is one for each of their rows.
@@ -25,7 +25,8 @@ NONE, BIAS, RELU_BIAS = 1, 4, 6  # epilogues
 TRANSPOSE_A, TRANSPOSE_B, EPILOGUE, BIAS_POINTER = 3, 4, 7, 8  # attributes of a product
 MAX_WORKSPACE, ALIGNMENTS = 1, (5, 6, 7, 8)  # of a preference: the second ones for A, B, C and D
 REAL_TYPES = {"float32": 0, "float64": 1}
-COMPUTE_TYPES = {("float32", False): 68, ("float32", True): 77, ("float64", False): 70, ("float64", True): 70}
+BFLOAT16 = 14
+COMPUTE_TYPES = {("float32", "full"): 68, ("float32", "tf32"): 77, ("float32", "bf16"): 68, ("float64", "full"): 70}
 SCALES = {"float32": c_float, "float64": c_double}
 STATUS = {1: "not initialized", 3: "no memory", 7: "invalid value", 8: "wrong GPU", 13: "execution failed",
           14: "internal error", 15: "not supported"}  # fmt: skip
@@ -132,7 +133,8 @@ class Product:
 
     Attributes:
         a_transposed, b_transposed: whether a stands as [k, m] in memory, b as [n, k].
-        tf32: whether float32 may be rounded to TF32. epilogue: NONE, BIAS or RELU_BIAS.
+        dtype: of c, and of a and b but in bf16. precision: "full", "tf32", or "bf16": then a and b have 16 bits.
+        epilogue: NONE, BIAS or RELU_BIAS.
         alignments: of a, b and c, in bytes: see `alignment`.
     """
 
@@ -142,7 +144,7 @@ class Product:
     a_transposed: int
     b_transposed: int
     dtype: str
-    tf32: bool
+    precision: str
     epilogue: int
     alignments: tuple[int, int, int]
 
@@ -178,22 +180,23 @@ class Plan:
     def _describe(self) -> None:
         it = self.product
         real = REAL_TYPES[it.dtype]
-        self._matmul = self._make("cublasLtMatmulDesc", COMPUTE_TYPES[it.dtype, it.tf32], real)
+        factor = BFLOAT16 if it.precision == "bf16" else real
+        self._matmul = self._make("cublasLtMatmulDesc", COMPUTE_TYPES[it.dtype, it.precision], real)
         for attribute, value in (
             (TRANSPOSE_A, c_int32(it.b_transposed)),
             (TRANSPOSE_B, c_int32(it.a_transposed)),
             (EPILOGUE, c_uint32(it.epilogue)),
         ):
             self._lt.set("cublasLtMatmulDescSetAttribute", self._matmul, attribute, value)
-        self._a = self._layout(real, it.m, it.k, it.a_transposed)
-        self._b = self._layout(real, it.k, it.n, it.b_transposed)
+        self._a = self._layout(factor, it.m, it.k, it.a_transposed)
+        self._b = self._layout(factor, it.k, it.n, it.b_transposed)
         self._c = self._layout(real, it.m, it.n, 0)
 
-    def _layout(self, real: int, rows: int, columns: int, transposed: int) -> c_void_p:
+    def _layout(self, kind: int, rows: int, columns: int, transposed: int) -> c_void_p:
         """Describe a matrix of ours, which for cuBLASLt has its rows as columns."""
         if transposed:
             rows, columns = columns, rows
-        return self._make("cublasLtMatrixLayout", real, columns, rows, columns)
+        return self._make("cublasLtMatrixLayout", kind, columns, rows, columns)
 
     def _ask(self) -> Found:
         preference = self._make("cublasLtMatmulPreference")

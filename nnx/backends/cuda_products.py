@@ -1,11 +1,16 @@
-"""Who multiplies large matrices while a step is captured, where CuPy's cuBLAS cannot: cuBLASLt, or nnx's own kernel."""
+"""Large matrix products by cuBLASLt: where CuPy's cuBLAS cannot be captured, or cannot round as it is wished.
+
+A kind of product is planned when it is first met, and its plan is tried. What cuBLASLt cannot do is done otherwise, in
+full precision: in a captured step by nnx's kernel, elsewhere by cuBLAS.
+"""
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from nnx.backends.cuda_lt import BIAS, NONE, RELU_BIAS, Lt, LtError, Plan, Product, alignment
+from nnx.backends.cuda_lt import ALIGNED, BIAS, NONE, RELU_BIAS, Lt, LtError, Plan, Product, alignment
 from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import ACTIVATIONS
 
@@ -16,6 +21,7 @@ Array = Any
 # Multiply-adds of a step's large products up to which nnx's kernel does them where cuBLASLt cannot. A guess: about what
 # costs as much more than cuBLAS as launching a step's operations one by one does.
 MOST = 1 << 26
+PLANS = 256  # kinds of products that are remembered where no graph is captured
 WORD = 16  # bytes: a bias that begins elsewhere is added by a kernel of ours
 EPILOGUES = {ACTIVATIONS[None]: BIAS, ACTIVATIONS["relu"]: RELU_BIAS}
 
@@ -24,8 +30,8 @@ class NotCaptured(RuntimeError):
     """A step cannot be one CUDA graph; the message says why."""
 
 
-class GraphProducts:
-    """The large products of one step. Its first run plans them, and tries each plan; then the step may be captured.
+class LtProducts:
+    """Products by cuBLASLt, on the stream and in the precision of the backend that calls.
 
     Args:
         lt: cuBLASLt, or why it is not there.
@@ -37,8 +43,6 @@ class GraphProducts:
     def __init__(self, lt: Lt | str) -> None:
         self._lt = lt
         self._plans: dict[Product, Plan | None] = {}
-        self._own = 0  # multiply-adds that nnx's kernel does
-        self.planning = True
         self.notes: list[str] = []
 
     def __call__(
@@ -47,20 +51,22 @@ class GraphProducts:
         """c = activation(a @ b + bias), on the current stream.
 
         Raises:
-            NotCaptured: nnx's kernel would have to do more than it should. LtError: cuBLASLt fails in a capture.
+            LtError: cuBLASLt fails where it has done the same before.
         """
         (a_, a_transposed), (b_, b_transposed) = backend.oriented(a), backend.oriented(b)
+        precision = backend.precision if kind == "float32" else "full"
+        if precision == "bf16":
+            a_, b_ = rounded(backend, a_, b_)
         operands = a_, b_, c, bias
         epilogue = NONE if bias is None or bias.data.ptr % WORD else EPILOGUES.get(activation, NONE)
         aligned = alignment(a_.data.ptr), alignment(b_.data.ptr), alignment(c.data.ptr)
-        (m, n), k, tf32 = c.shape, a.shape[1], kind == "float32" and backend.tf32
-        product = Product(m, n, k, a_transposed, b_transposed, kind, tf32, epilogue, aligned)
+        (m, n), k = c.shape, a.shape[1]
+        product = Product(m, n, k, a_transposed, b_transposed, kind, precision, epilogue, aligned)
         if product not in self._plans:
             self._plans[product] = self._plan(backend, product, operands)
         plan = self._plans[product]
         if plan is None:
-            self._count(backend, m * n * k)
-            backend.own_product(kind, a, b, c, bias, activation)
+            self._otherwise(backend, kind, a, b, c, bias, activation)
             return
         self._run(backend, plan, operands)
         if bias is not None and plan.product.epilogue == NONE:
@@ -92,8 +98,44 @@ class GraphProducts:
         stream = backend.cupy.cuda.get_current_stream().ptr
         plan.run(a.data.ptr, b.data.ptr, c.data.ptr, 0 if bias is None else bias.data.ptr, room, stream)
 
+    def _otherwise(
+        self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
+    ) -> None:
+        """Do what cuBLASLt cannot."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give the plans up."""
+        for plan in self._plans.values():
+            if plan is not None:
+                plan.close()
+        self._plans.clear()
+
+
+class GraphProducts(LtProducts):
+    """The products of a step that is captured. Its first run plans them; then it may be captured.
+
+    Attributes:
+        planning: whether it is that first run.
+    """
+
+    def __init__(self, lt: Lt | str) -> None:
+        super().__init__(lt)
+        self._own = 0  # multiply-adds that nnx's kernel does
+        self.planning = True
+
+    def _otherwise(
+        self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
+    ) -> None:
+        """Leave it to nnx's kernel.
+
+        Raises:
+            NotCaptured: that would cost more than the graph saves.
+        """
+        self._count(backend, c.size * a.shape[1])
+        backend.own_product(kind, a, b, c, bias, activation)
+
     def _count(self, backend: CudaDense, work: int) -> None:
-        """Refuse the graph where nnx's kernel would cost more than the graph saves; the first run tells."""
         if not self.planning:
             return
         self._own += work
@@ -104,9 +146,36 @@ class GraphProducts:
                 f"up to {MOST:,} of a graph's large ones), and cuBLASLt does not do them: {why}"
             )
 
-    def close(self) -> None:
-        """Give the plans up, once the step is captured."""
-        for plan in self._plans.values():
-            if plan is not None:
-                plan.close()
-        self._plans.clear()
+
+class RoundedProducts(LtProducts):
+    """The products of operations that are called one by one, where they are to be TF32's or bf16's."""
+
+    def __init__(self, lt: Lt | str) -> None:
+        super().__init__(lt)
+        self._lock = threading.Lock()  # a plan has one place for the address of a bias
+
+    def __call__(self, backend: CudaDense, *product: Any) -> None:
+        """See `LtProducts`."""
+        with self._lock:
+            super().__call__(backend, *product)
+            if len(self._plans) > PLANS:
+                oldest = self._plans.pop(next(iter(self._plans)))
+                if oldest is not None:
+                    oldest.close()
+
+    def _otherwise(self, backend: CudaDense, *product: Any) -> None:
+        """Leave it to cuBLAS, and say so."""
+        why = "; ".join(dict.fromkeys(self.notes)) if isinstance(self._lt, Lt) else self._lt
+        backend.note(f"products are in full precision where cuBLASLt cannot do them in {backend.precision}: {why}")
+        backend.blas_product(*product)
+
+
+def rounded(backend: CudaDense, a: Array, b: Array) -> tuple[Array, Array]:
+    """Return both factors in bf16, standing as they stand; the next product takes the place."""
+    begin = -(-a.size // ALIGNED) * ALIGNED
+    room = backend._scratch(begin + b.size, "uint16")
+    a_rounded, b_rounded = room[: a.size], room[begin:]
+    launch = plans.elementwise("round_to_bfloat16", max(a.size, b.size))
+    flat = [f.T if not f.flags.c_contiguous else f for f in (a, b)]
+    backend._launch(launch, "float32", *flat, a_rounded, b_rounded, a.size, b.size)
+    return a_rounded, b_rounded

@@ -16,7 +16,7 @@ import numpy as np
 
 from nnx.backends import cuda_driver
 from nnx.backends.base import BackendInfo
-from nnx.backends.cuda_dense import CudaDense
+from nnx.backends.cuda_dense import PRECISION, ROUNDED, CudaDense
 from nnx.backends.cuda_device import flag
 from nnx.backends.cuda_forward import GraphForward
 from nnx.backends.cuda_graph import GraphProgram
@@ -44,10 +44,9 @@ class CupyBackend(CudaDense):
 
     name = "cupy"
 
-    def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None, tf32: bool | None = None) -> None:
-        super().__init__(cupy, number, gpu_memory_limit, tf32)
+    def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None, precision: str | None = None) -> None:
+        super().__init__(cupy, number, gpu_memory_limit, precision)
         self.graphs, self.streams = flag(GRAPH) is not False, flag(STREAM)
-        self._met: list[str] = []
 
     def implementation(self, op: str) -> str:
         if op.startswith("dense"):  # which of the two is chosen for each shape: SMALL
@@ -56,8 +55,9 @@ class CupyBackend(CudaDense):
 
     def info(self) -> BackendInfo:
         plain = super().info()
+        products = f"float32 matrix products: {ROUNDED[self.precision]}; precision= or {PRECISION} says which"
         rule = f"dense layers: {self.product_rule()}; NNX_GEMM=own or blas overrides"
-        return replace(plain, notes=(*plain.notes, rule, self._graph_rule(), *self._met))
+        return replace(plain, notes=(products, *plain.notes, rule, self._graph_rule(), *self._met))
 
     def _graph_rule(self) -> str:
         """Return in words how recorded steps run, and who then does the products that cuBLAS does elsewhere."""
@@ -68,11 +68,6 @@ class CupyBackend(CudaDense):
         if isinstance(lt, str):
             who = f"nnx's kernel, or no graph beyond {MOST:,} multiply-adds of them a step, because {lt}"
         return f"recorded steps: one CUDA graph each, in it for cuBLAS: {who}; {GRAPH}=0 for one operation at a time"
-
-    def note(self, text: str) -> None:
-        """Add to the notes of `info()` what a step, a prediction or a data set ran into."""
-        if text not in self._met:
-            self._met.append(text)
 
     def probe(self) -> None:
         """Allocate, compile and run kernels, multiply matrices by cuBLAS, and compare."""
@@ -345,12 +340,12 @@ def otherwise(backend: CupyBackend, name: str, *operands: Any) -> Array:
 # ---- making one ------------------------------------------------------------------------------------------------------
 
 
-def create(device: Any = "", gpu_memory_limit: Any = None, tf32: bool | None = None) -> CupyBackend:
+def create(device: Any = "", gpu_memory_limit: Any = None, precision: str | None = None) -> CupyBackend:
     """Return the backend on a GPU.
 
     Args:
         device: its number as CUDA counts those it may see; "" is the first.
-        gpu_memory_limit, tf32: see `CudaDevice`.
+        gpu_memory_limit: see `CudaDevice`. precision: see `CudaDense`.
 
     Raises:
         BackendUnavailable: CuPy or the GPU does not work here, or there is no such GPU.
@@ -369,7 +364,7 @@ def create(device: Any = "", gpu_memory_limit: Any = None, tf32: bool | None = N
             from nnx.backends.cuda_several import CupyBackendOfSeveral  # it is made from this file's class
 
             kind = CupyBackend if count == 1 else CupyBackendOfSeveral
-            backend = kind(cupy, number, gpu_memory_limit, tf32)
+            backend = kind(cupy, number, gpu_memory_limit, precision)
             backend.probe()
             return backend
     except InputError:

@@ -94,7 +94,7 @@ def environment(player: Player, threads: int, tf32: bool = False) -> dict[str, s
     """Return the same number of threads and the same precision for everybody, in every library's own words."""
     platform = {"JAX_PLATFORMS": "cpu"} if player.device == "cpu" else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     return {
-        **os.environ, **dict.fromkeys(VARIABLES, str(threads)), **platform, "NNX_TF32": "1" if tf32 else "0",
+        **os.environ, **dict.fromkeys(VARIABLES, str(threads)), **platform, "NNX_PRECISION": "tf32" if tf32 else "full",
         "JAX_DEFAULT_MATMUL_PRECISION": "tensorfloat32" if tf32 else "highest",  # its own choice would be TF32
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",

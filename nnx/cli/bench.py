@@ -70,7 +70,7 @@ def bench(
     outputs.check("--json", as_json)
     outputs.check("--html", html)
     method = replace(
-        QUICK if quick else FULL, threads=_threads(threads), tf32=os.environ.get("NNX_TF32") == "1",
+        QUICK if quick else FULL, threads=_threads(threads), tf32=os.environ.get("NNX_PRECISION") == "tf32",
         **{} if rounds is None else {"rounds": integer(rounds, "--rounds")},
     )  # fmt: skip
     workloads = chosen(_suites(suite), quick)

@@ -23,7 +23,7 @@ def prepare(workload: Any, how: str, device: str) -> Ready:
     if device == "cuda" and not torch.cuda.is_available():
         raise Absent("this PyTorch sees no GPU")
     torch.set_num_threads(int(os.environ["NNX_THREADS"]))
-    torch.backends.cuda.matmul.allow_tf32 = os.environ.get("NNX_TF32") == "1"
+    torch.backends.cuda.matmul.allow_tf32 = os.environ.get("NNX_PRECISION") == "tf32"
     if workload.kind == "step":
         ready = _step(workload.what, _finish(how), device, how != "eager")
     elif workload.kind == "predict":

@@ -85,6 +85,13 @@ _TABLE = (
         "y = activation(y + bias [columns]) in place.",
     ),
     Kernel(
+        "round_to_bfloat16",
+        "bfloat16.cu",
+        "const REAL* a, const REAL* b, unsigned short* a_rounded, unsigned short* b_rounded, long long a_count, "
+        "long long b_count",
+        "Both arrays as bfloat16, to nearest, ties to even.",
+    ),
+    Kernel(
         "column_sums",
         "dense.cu",
         f"const REAL* x, REAL* sums, {_SHAPE}",
