@@ -102,8 +102,36 @@ def kernels(save: Save) -> Any:
     return {"worst": worst, "kernels": sorted(launched)}
 
 
+def precision(save: Save) -> Any:
+    """The stated errors of TF32 and bf16, and the accuracy on digits."""
+    import gpu_checks
+
+    return gpu_checks.precision(save)
+
+
+def streaming(save: Save) -> Any:
+    """Training on data that is streamed to the GPU, against data that is there."""
+    import gpu_checks
+
+    return gpu_checks.streaming(save)
+
+
 def steps(save: Save) -> Any:
     """Training steps of nnx, PyTorch and JAX, in turns."""
+    import gpu_peers
+
+    return race(save, list(gpu_peers.RACES))
+
+
+def predictions(save: Save) -> Any:
+    """Predictions of nnx, PyTorch and JAX, in turns: one row and many."""
+    import gpu_peers
+
+    return race(save, list(gpu_peers.PREDICTIONS))
+
+
+def race(save: Save, names: list[str]) -> Any:
+    """Run races of all peers that are here."""
     from importlib.util import find_spec
 
     import gpu_peers
@@ -111,7 +139,7 @@ def steps(save: Save) -> Any:
     here = [peer for peer in gpu_peers.PEERS if find_spec({"nnx": "cupy"}.get(peer[:3], re.split(r"[ .]", peer)[0]))]
     quick = os.environ.get("BENCH_QUICK") == "1"
     races: dict[str, Any] = {}
-    for name in list(gpu_peers.RACES)[: 2 if quick else None]:
+    for name in names[: 2 if quick else None]:
         races[name] = gpu_peers.race(name, here, 3 if quick else 7, 0.25)
         save(races)
         print(gpu_peers.markdown({name: races[name]})[-1], flush=True)
@@ -128,7 +156,8 @@ def tests(save: Save) -> Any:
     if missing:
         raise Skip(f"{' and '.join(missing)} not installed")
     command = [sys.executable, "-m", "pytest", "-q", "-W", "default", "-p", "no:cacheprovider", "-k", "gpu"]
-    done = subprocess.run([*command, "tests/test_cupy.py"], cwd=ROOT, capture_output=True, text=True)
+    files = "tests/test_cupy.py", "tests/test_cupy_graph.py", "tests/test_cupy_forward.py"
+    done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True)
     print(done.stdout[-6000:], done.stderr[-2000:])
     if done.returncode:
         raise RuntimeError(f"pytest ended with {done.returncode}: {last_line(done.stdout)}")
@@ -178,8 +207,11 @@ STAGES: dict[str, tuple[Callable[[Save], Any], int]] = {
     "probe": (probe, 90),
     "conformance": (conformance, 90),
     "kernels": (kernels, 90),
-    "steps": (steps, 330),
     "tests": (tests, 120),
+    "precision": (precision, 60),
+    "streaming": (streaming, 60),
+    "steps": (steps, 270),
+    "predictions": (predictions, 120),
     "sanitizer": (sanitizer, 120),
 }
 HIDDEN = {"operations": (operations, 120)}
@@ -275,12 +307,13 @@ def markdown(report: dict[str, Any]) -> str:
     notes = ((stages.get("probe", {}).get("data") or {}).get("info") or {}).get("notes", ())
     lines += ["", *(f"- {note}" for note in notes), "", "| stage | state | s | |", "|---|---|---|---|"]
     lines += [f"| {name} | {r['state']} | {r['seconds']} | {detail(name, r)} |" for name, r in stages.items()]
-    if stages.get("steps", {}).get("data"):
-        import gpu_peers
+    for name, what in (("steps", "A step"), ("predictions", "A prediction, from NumPy to NumPy")):
+        if stages.get(name, {}).get("data"):
+            import gpu_peers
 
-        lines += ["", "A step: median of alternating rounds, its multiple of nnx's, memory held.", ""]
-        lines += gpu_peers.markdown(stages["steps"]["data"])
-        lines += ["", f"Clocks after it: {report.get('clocks after steps', {})}."]
+            lines += ["", f"{what}: median of alternating rounds, its multiple of nnx's, memory held.", ""]
+            lines += gpu_peers.markdown(stages[name]["data"])
+            lines += ["", f"Clocks after it: {report.get(f'clocks after {name}', {})}."]
     for name, r in stages.items():
         if r["state"] not in ("passed", "skipped"):
             lines += ["", f"## {name}: {r['state']}", "", "```", r["output"][-2500:], "```"]
@@ -292,7 +325,7 @@ def detail(name: str, result: dict[str, Any]) -> str:
     data = result["data"]
     if result["state"] == "skipped":
         return str(data)
-    if not isinstance(data, dict) or name in ("probe", "steps"):
+    if not isinstance(data, dict) or name in ("probe", "steps", "predictions"):
         return ""
     if "worst" in data:
         worst = max(data["worst"], key=data["worst"].get, default="")
@@ -357,8 +390,8 @@ def main(arguments: list[str] | None = None) -> int:
             "state": "not run: no time was left", "data": None, "seconds": 0, "output": "",
         }  # fmt: skip
         report["stages"][name] = result
-        if name == "steps":
-            report["clocks after steps"] = clocks()
+        if name in ("steps", "predictions"):
+            report[f"clocks after {name}"] = clocks()
         page = write(report, options.results)
         print(f"  {result['state']}, {result['seconds']} s  {detail(name, result)}", flush=True)
     print(f"\n{page.read_text(encoding='utf-8')}\n{page}")

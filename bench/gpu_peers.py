@@ -1,4 +1,4 @@
-"""Whole training steps on a GPU: nnx against PyTorch and JAX, in one run. `make gpu` runs it; it can be run by itself.
+"""Whole training steps, and predictions, on a GPU: nnx against PyTorch and JAX. `make gpu` runs it, or by itself:
 
     python bench/gpu_peers.py [--races NAME ...] [--peers NAME ...] [--rounds 7] [--json FILE]
 
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import peers
+from gpu_predict import PREDICT, jax_predict, nnx_predict, torch_predict
 from peers import NETWORKS
 from race import CHECKED, Peer, Run, chunk, measure
 
@@ -35,13 +36,14 @@ RACES: dict[str, tuple[str, bool]] = {  # name: network, whether in TF32
     "512x2048-2048-2048-1000": ("512x2048-2048-2048-1000", False),
     "512x2048-2048-2048-1000 tf32": ("512x2048-2048-2048-1000", True),
 }
+PREDICTIONS: dict[str, tuple[str, bool]] = {f"predict {case}": (case, False) for case in PREDICT}
 PEERS: dict[str, Callable[[str], Run]] = {
-    "nnx cupy": lambda name: peers.nnx_peer(name, "cupy", 0),
+    "nnx cupy": lambda name: nnx_predict(name) if name in PREDICT else peers.nnx_peer(name, "cupy", 0),
     "torch eager": lambda name: torch_peer(name, False),
     "torch.compile": lambda name: torch_peer(name, True),
     "torch.compile reduce-overhead": lambda name: torch_peer(name, True, mode="reduce-overhead"),
-    "jax jit": lambda name: peers.jax_peer(name, False, 0, DEVICES["jax"]),
-    "jax scan": lambda name: peers.jax_peer(name, True, 0, DEVICES["jax"]),
+    "jax jit": lambda name: jax_peer(name, False),
+    "jax scan": lambda name: jax_peer(name, True),
 }
 DEVICES = {"torch": os.environ.get("BENCH_TORCH", "cuda"), "jax": os.environ.get("BENCH_JAX", "cuda")}
 LOSSES = {False: 2e-3, True: 2e-2}  # relative difference that losses may have, without and with TF32
@@ -52,7 +54,17 @@ def torch_peer(name: str, compiled: bool, **options: Any) -> Run:
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = tf32()
+    if name in PREDICT:
+        return torch_predict(name, DEVICES["torch"], compiled, **options)
     return peers.torch_peer(name, compiled, torch.get_num_threads(), DEVICES["torch"], **options)
+
+
+def jax_peer(name: str, scanned: bool) -> Run:
+    if name not in PREDICT:
+        return peers.jax_peer(name, scanned, 0, DEVICES["jax"])
+    if scanned:
+        raise ValueError("is for steps alone")
+    return jax_predict(name, DEVICES["jax"])
 
 
 def tf32() -> bool:
@@ -146,7 +158,7 @@ class GpuPeer(Peer):
 
 def race(name: str, names: list[str], rounds: int, seconds: float) -> dict[str, Any]:
     """Run one network on every peer; return each one's figures, or what went wrong with it."""
-    network, in_tf32 = RACES[name]
+    network, in_tf32 = (RACES | PREDICTIONS)[name]
     running = [GpuPeer(peer, network, in_tf32) for peer in names]
     results: dict[str, Any] = {}
     until = time.monotonic() + PATIENCE
@@ -192,12 +204,13 @@ def drop_failed(running: list[GpuPeer], results: dict[str, Any]) -> list[GpuPeer
 
 
 def markdown(races: dict[str, Any]) -> list[str]:
-    """Return a table: the median time of a step, and by how many times nnx is ahead of each."""
+    """Return a table: the median time of a step or a call, and by how many times nnx is ahead of each."""
     lines = ["| step | " + " | ".join(PEERS) + " |", "|---" * (len(PEERS) + 1) + "|"]
     for name, results in races.items():
         ours = results.get("nnx cupy", {}).get("median_us")
         cells = [cell(results.get(peer, {}), ours) for peer in PEERS]
-        lines.append(f"| {name}, {NETWORKS[RACES[name][0]][2]} | " + " | ".join(cells) + " |")
+        what = name if name in PREDICTIONS else f"{name}, {NETWORKS[RACES[name][0]][2]}"
+        lines.append(f"| {what} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -211,7 +224,8 @@ def cell(result: dict[str, Any], ours: float | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--races", nargs="+", default=list(RACES), choices=RACES)
+    everything = RACES | PREDICTIONS
+    parser.add_argument("--races", nargs="+", default=list(everything), choices=everything)
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.25, help="of each peer in each round")

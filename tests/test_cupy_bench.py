@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "bench"))
 
 import gpu  # noqa: E402
+import gpu_checks  # noqa: E402
 import gpu_peers  # noqa: E402
 
 
@@ -45,6 +46,25 @@ def test_stages_on_the_stand_in(stand_in: Any):
     assert set(done["kernels"]) == KERNELS.keys() - {"sgd", "adagrad", "rmsprop", "adam"}  # those over many steps
     assert max(done["worst"].values()) <= 1
     assert saved
+
+
+def test_precisions_and_streams_on_the_stand_in(stand_in: Any, monkeypatch: pytest.MonkeyPatch):
+    from fake_cublaslt import FakeLt
+    from fake_cupy import machine
+
+    machine.cublaslt = FakeLt()
+    saved: list[Any] = []
+    found = gpu_checks.precision(saved.append, (60, 90, 40), 4)
+    assert 1e-4 < found["errors"]["tf32"] < 2e-3 < found["errors"]["bf16"] < 8e-3
+    assert machine.cublaslt.complaints == []
+    assert stand_in.gemm_rule == "auto"
+    monkeypatch.setattr(gpu_checks, "ERRORS", {"full": 0.0, "tf32": 1e-6})
+    with pytest.raises(RuntimeError, match=r"tf32: a product is off by .*, stated is 1e-06"):
+        gpu_checks.precision(saved.append, (60, 90, 40), 1)
+    found = gpu_checks.streaming(saved.append, 500, 20, 50, 1)
+    assert found["resident"]["note"] is None
+    assert "is streamed" in found["streamed"]["note"]
+    assert stand_in.streams is None
 
 
 @pytest.mark.skipif(cuda_driver.ask().status == 0 and cuda_driver.ask().version is not None, reason="a GPU is here")
@@ -104,6 +124,9 @@ def test_the_whole_run_reports_what_failed(tmp_path: Path, monkeypatch: pytest.M
         "conformance": result("passed", {"report": "fine", "worst": {"dense": 0.25}}),
         "kernels": result("stopped after 90 s"),
         "steps": result("passed", races),
+        "precision": result("passed", {"errors": {"tf32": 0.001}}),
+        "streaming": result("passed", {"resident": {"seconds_an_epoch": 1.0}}),
+        "predictions": result("passed", {"predict 1x2-64-3": {"nnx cupy": {**figures, "median_us": 7.0}}}),
         "tests": result("skipped", "pytest not installed"),
         "sanitizer": result("failed", {"memcheck": "ERROR SUMMARY: 1 error"}),
     }
@@ -115,6 +138,7 @@ def test_the_whole_run_reports_what_failed(tmp_path: Path, monkeypatch: pytest.M
     for words in (
         "# nnx on cuda:0 (NVIDIA H200)", "full float32", "largest error 25% of the tolerated (dense)",
         "| kernels | stopped after 90 s |", "pytest not installed", "10.0 us, 1.00x, 5 MiB", "55.0 us, 5.50x",
+        "| predict 1x2-64-3 | 7.0 us, 1.00x", "errors: {'tf32': 0.001}",
         "## sanitizer: failed", "## kernels: stopped after 90 s", "what it printed",
     ):  # fmt: skip
         assert words in page, page
