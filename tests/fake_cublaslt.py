@@ -187,7 +187,7 @@ class FakeLt:
         scale = TYPES[it.scale]
         one, zero = (number(x, scale) for x in (alpha, beta))
         epilogue, flips = it.set.get(7, 1), (it.set.get(3, 0), it.set.get(4, 0))
-        bias = numbers(it.set[8], views[3].shape[0], scale) if epilogue in (4, 6) else np.zeros(0)
+        bias = numbers(it.set[8], views[3].shape[0], scale) if epilogue in (4, 6, 256) else np.zeros(0)
 
         def multiply(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, bias: np.ndarray, *rooms: Any) -> None:
             for given in rooms:
@@ -196,6 +196,8 @@ class FakeLt:
             total = one * ((a.T if flips[0] else a) @ (b.T if flips[1] else b))
             if zero:
                 total = total + zero * c
+            if epilogue == 256:
+                bias[:] = (a.T if flips[0] else a).sum(axis=1)
             if epilogue in (4, 6):
                 total = total + bias[:, None]
             d[...] = np.where(total < 0, 0, total) if epilogue == 6 else total

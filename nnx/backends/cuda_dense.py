@@ -135,9 +135,12 @@ class CudaDense(CudaOperands):
             super().dense_gradients(x, dy, dw, db)
             return
         dy = self._read(dy)
-        biases = self._room(db, (1, dy.shape[1]), dy)
-        self._weight_gradient(kind, x, dy, dw)
-        self._column_sums(kind, (dy,), dy.shape, biases)
+        biases, weights = self._room(db, (1, dy.shape[1]), dy), self._room(dw, (x.shape[1], dy.shape[1]), dy)
+        lt = None if self._is_small(x.size * dy.shape[1]) else self.products
+        if lt is None or not lt.with_column_sums(self, kind, x.T, dy, weights, biases):
+            self._product(kind, x.T, dy, weights)
+            self._column_sums(kind, (dy,), dy.shape, biases)
+        self._deliver(weights, dw)
         self._deliver(biases, db)
 
     def relu_and_dense_backward(self, y: Array, dy: Array, through: Array, dense: Call) -> None:
@@ -165,13 +168,17 @@ class CudaDense(CudaOperands):
     def _product(self, kind: str, a: Array, b: Array, c: Array, bias: Array | None = None, activation: int = 0) -> None:
         """c = activation(a @ b + bias): in one kernel where it is small, else by cuBLAS and a kernel for the rest."""
         (m, n), k = c.shape, a.shape[1]
-        if self.gemm_rule == "own" or (self.gemm_rule == "auto" and m * n * k <= SMALL):
+        if self._is_small(m * n * k):
             self.own_product(kind, a, b, c, bias, activation)
             return
         if self.products is not None:
             self.products(self, kind, a, b, c, bias, activation)
             return
         self.blas_product(kind, a, b, c, bias, activation)
+
+    def _is_small(self, work: int) -> bool:
+        """Tell whether nnx's kernel does a product of so many multiply-adds."""
+        return self.gemm_rule == "own" or (self.gemm_rule == "auto" and work <= SMALL)
 
     def blas_product(self, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int) -> None:
         """c = activation(a @ b + bias), by cuBLAS through CuPy."""

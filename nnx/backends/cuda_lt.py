@@ -21,7 +21,7 @@ WORKSPACE = 32 << 20  # bytes that an algorithm may ask for at most: what NVIDIA
 ALIGNED = 256  # bytes: cuBLASLt takes no notice of more, and without being told assumes as much
 
 # From cublasLt.h, cublas_api.h and library_types.h.
-NONE, BIAS, RELU_BIAS = 1, 4, 6  # epilogues
+NONE, BIAS, RELU_BIAS, BIAS_GRADIENT = 1, 4, 6, 256  # epilogues; the last adds up what their A has along the sums
 TRANSPOSE_A, TRANSPOSE_B, EPILOGUE, BIAS_POINTER = 3, 4, 7, 8  # attributes of a product
 MAX_WORKSPACE, ALIGNMENTS = 1, (5, 6, 7, 8)  # of a preference: the second ones for A, B, C and D
 REAL_TYPES = {"float32": 0, "float64": 1}
@@ -134,7 +134,7 @@ class Product:
     Attributes:
         a_transposed, b_transposed: whether a stands as [k, m] in memory, b as [n, k].
         dtype: of c, and of a and b but in bf16. precision: "full", "tf32", or "bf16": then a and b have 16 bits.
-        epilogue: NONE, BIAS or RELU_BIAS.
+        epilogue: NONE, BIAS, RELU_BIAS, or BIAS_GRADIENT, which writes the column sums of b to the bias.
         alignments: of a, b and c, in bytes: see `alignment`.
     """
 
@@ -224,7 +224,7 @@ class Plan:
         """Queue the product on a stream.
 
         Args:
-            a, b, c, bias, workspace: addresses on the GPU; bias counts where the epilogue has one.
+            a, b, c, bias, workspace: addresses on the GPU; bias counts where the epilogue reads or writes one.
 
         Raises:
             LtError: it could not be queued.

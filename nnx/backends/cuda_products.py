@@ -10,7 +10,18 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from nnx.backends.cuda_lt import ALIGNED, BIAS, NONE, RELU_BIAS, Lt, LtError, Plan, Product, alignment
+from nnx.backends.cuda_lt import (
+    ALIGNED,
+    BIAS,
+    BIAS_GRADIENT,
+    NONE,
+    RELU_BIAS,
+    Lt,
+    LtError,
+    Plan,
+    Product,
+    alignment,
+)
 from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import ACTIVATIONS
 
@@ -53,30 +64,49 @@ class LtProducts:
         Raises:
             LtError: cuBLASLt fails where it has done the same before.
         """
-        (a_, a_transposed), (b_, b_transposed) = backend.oriented(a), backend.oriented(b)
-        precision = backend.precision if kind == "float32" else "full"
-        if precision == "bf16":
-            a_, b_ = rounded(backend, a_, b_)
-        operands = a_, b_, c, bias
         epilogue = NONE if bias is None or bias.data.ptr % WORD else EPILOGUES.get(activation, NONE)
-        aligned = alignment(a_.data.ptr), alignment(b_.data.ptr), alignment(c.data.ptr)
-        (m, n), k = c.shape, a.shape[1]
-        product = Product(m, n, k, a_transposed, b_transposed, kind, precision, epilogue, aligned)
-        if product not in self._plans:
-            self._plans[product] = self._plan(backend, product, operands)
-        plan = self._plans[product]
+        plan = self._done(backend, kind, a, b, c, bias, (epilogue, NONE))
         if plan is None:
             self._otherwise(backend, kind, a, b, c, bias, activation)
-            return
-        self._run(backend, plan, operands)
-        if bias is not None and plan.product.epilogue == NONE:
-            backend._launch(plans.bias_activation(m, n), kind, c, bias, m, n, activation)
+        elif bias is not None and plan.product.epilogue == NONE:
+            backend._launch(plans.bias_activation(*c.shape), kind, c, bias, *c.shape, activation)
 
-    def _plan(self, backend: CudaDense, wanted: Product, operands: tuple[Array, ...]) -> Plan | None:
-        """Return a plan that cuBLASLt can run, with the epilogue or else without one; None if it can do neither."""
+    def with_column_sums(self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, sums: Array) -> bool:
+        """c = a @ b, and sums = b's column sums: the gradients of weights and biases in one; False if that cannot be.
+
+        Not of rounded factors, whose sums would be rounded too.
+        """
+        if sums.data.ptr % WORD or (kind == "float32" and backend.precision != "full"):
+            return False
+        return self._done(backend, kind, a, b, c, sums, (BIAS_GRADIENT,)) is not None
+
+    def _done(
+        self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, bias: Array | None,
+        epilogues: tuple[int, ...],
+    ) -> Plan | None:  # fmt: skip
+        """Multiply with the first of the epilogues that cuBLASLt has; return the plan, or None if it has none."""
+        (a, a_transposed), (b, b_transposed) = backend.oriented(a), backend.oriented(b)
+        (m, n), k = c.shape, a.shape[1]
+        precision = backend.precision if kind == "float32" else "full"
+        if precision == "bf16":
+            a, b = rounded(backend, a, b)
+        operands = a, b, c, bias
+        aligned = alignment(a.data.ptr), alignment(b.data.ptr), alignment(c.data.ptr)
+        product = Product(m, n, k, a_transposed, b_transposed, kind, precision, epilogues[0], aligned)
+        if product not in self._plans:
+            self._plans[product] = self._plan(backend, product, epilogues, operands)
+        plan = self._plans[product]
+        if plan is not None:
+            self._run(backend, plan, operands)
+        return plan
+
+    def _plan(
+        self, backend: CudaDense, wanted: Product, epilogues: tuple[int, ...], operands: tuple[Array, ...]
+    ) -> Plan | None:
+        """Return a plan that cuBLASLt can run, with the first epilogue that it can; None if it can do none."""
         if isinstance(self._lt, str):
             return None
-        for product in dict.fromkeys((wanted, replace(wanted, epilogue=NONE))):
+        for product in [replace(wanted, epilogue=epilogue) for epilogue in dict.fromkeys(epilogues)]:
             try:
                 return self._tried(backend, Plan(self._lt, product), operands)
             except LtError as error:
@@ -154,14 +184,14 @@ class RoundedProducts(LtProducts):
         super().__init__(lt)
         self._lock = threading.Lock()  # a plan has one place for the address of a bias
 
-    def __call__(self, backend: CudaDense, *product: Any) -> None:
-        """See `LtProducts`."""
+    def _done(self, *product: Any) -> Plan | None:
         with self._lock:
-            super().__call__(backend, *product)
+            plan = super()._done(*product)
             if len(self._plans) > PLANS:
                 oldest = self._plans.pop(next(iter(self._plans)))
                 if oldest is not None:
                     oldest.close()
+        return plan
 
     def _otherwise(self, backend: CudaDense, *product: Any) -> None:
         """Leave it to cuBLAS, and say so."""
