@@ -160,6 +160,31 @@ def test_on_a_gpu_a_step_with_large_products_is_one_graph():
     assert (got[4] == 33).all()
 
 
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid"])
+def test_a_dense_layer_and_its_activation_are_one_operation(name: str, graph: bool, make: Any):
+    """But for the steps that are recorded, of both sizes."""
+    model, _ = trained(NETS[name], make(graph=graph), epochs=3)
+    assert (model.replay_reason, machine.launched[f"{name}_forward"]) == (None, 2)
+    expected, _ = trained(NETS[name], "numpy", epochs=3)
+    np.testing.assert_allclose(numbers(model), numbers(expected), rtol=1e-8, atol=1e-9)
+
+
+def test_not_where_somebody_else_reads_what_the_dense_layer_made(make: Any):
+    backend = make()
+    x, w, b = of(backend, np.full((4, 3), -1.0), np.ones((3, 2)), np.ones((1, 2)))
+    z, y, again, dy = of(backend, *(np.zeros((4, 2)) for _ in range(4)))
+    recorder = backend.record([x, w, b, dy])
+    recorder.dense(x, w, b, out=z)
+    recorder.relu(z, out=y)
+    recorder.tanh_backward(z[:2], dy[:2], out=again[:2])
+    z[...] = 7
+    program = backend.compile(recorder)
+    program.run(1)
+    assert (backend.to_numpy(z)[0, 0], backend.to_numpy(y)[0, 0]) == (-2, 0)
+    assert machine.launched["relu_forward"] == 3  # recorded, tried, captured
+
+
 # ---- streams and memory ----------------------------------------------------------------------------------------------
 
 

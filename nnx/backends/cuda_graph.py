@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnx.backends.cuda_capture import Captured, stage
 from nnx.backends.cuda_products import NotCaptured
-from nnx.backends.cuda_program import CupyProgram, bound
+from nnx.backends.cuda_program import CupyProgram, bound, span
 from nnx.backends.operations import OPERATIONS
 from nnx.backends.program import Call
 
@@ -118,10 +118,3 @@ def kept(backend: CupyBackend, calls: list[Call]) -> list[Array]:
         for (begin, end), array in written.items()
         if any(first < end and begin < last for first, last in asked)
     ]  # fmt: skip
-
-
-def span(backend: CupyBackend, array: Array) -> tuple[int, int]:
-    """Return where in memory an array begins and ends."""
-    begin = backend.address(array)
-    reach = sum((count - 1) * stride for count, stride in zip(array.shape, array.strides, strict=True))
-    return begin, begin + int(reach + array.itemsize) if array.size else begin

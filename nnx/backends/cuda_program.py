@@ -6,12 +6,15 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from nnx.backends.operations import OPERATIONS
 from nnx.backends.program import Call, Program
 
 if TYPE_CHECKING:
     from nnx.backends.cupy import CupyBackend
 
+Array = Any
 DENSE = ("dense_backward", "dense_gradients")
+ACTIVATIONS = ("relu", "sigmoid", "tanh")  # those that `dense` applies to its own result
 
 
 class CupyProgram(Program):
@@ -23,7 +26,7 @@ class CupyProgram(Program):
 
 
 def bound(backend: CupyBackend, calls: list[Call]) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
-    """Return what to call: ReLU's gradient together with that of the dense layer before it, all else as recorded."""
+    """Return what to call: activations and ReLU's gradient along with their dense layer, all else as recorded."""
     work: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
     joined = False
     for call, following in pairwise([*calls, None]):
@@ -34,6 +37,10 @@ def bound(backend: CupyBackend, calls: list[Call]) -> list[tuple[Callable[..., A
         elif following is not None and feeds(backend, call, following):
             joined = True
             work.append((backend.relu_and_dense_backward, (*operands, following)))
+        elif following is not None and activates(backend, call, following, calls):
+            joined = True
+            x, w, b = (call.operands[name] for name in ("x", "w", "b"))
+            work.append((backend.dense, (x, w, b, following.name, following.operands["out"])))
         else:
             work.append((getattr(backend, call.name), operands))
     return work
@@ -45,3 +52,25 @@ def feeds(backend: CupyBackend, call: Call, following: Call) -> bool:
         return False
     made, taken = call.operands["out"], following.operands["dy"]
     return made.shape == taken.shape and backend.address(made) == backend.address(taken)
+
+
+def activates(backend: CupyBackend, call: Call, following: Call, calls: list[Call]) -> bool:
+    """Tell whether a call is a dense layer, and the next one its activation, the only one that reads what it made."""
+    if call.name != "dense" or call.operands["activation"] is not None or following.name not in ACTIVATIONS:
+        return False
+    made = span(backend, call.operands["out"])
+    readers = [
+        other
+        for other in calls
+        for name in OPERATIONS[other.name].reads
+        if (place := span(backend, other.operands[name]))[0] < made[1] and made[0] < place[1]
+    ]
+    alone = len(readers) == 1 and readers[0] is following
+    return alone and bool(following.operands["x"].shape == call.operands["out"].shape)
+
+
+def span(backend: CupyBackend, array: Array) -> tuple[int, int]:
+    """Return where in memory an array begins and ends."""
+    begin = backend.address(array)
+    reach = sum((count - 1) * stride for count, stride in zip(array.shape, array.strides, strict=True))
+    return begin, begin + int(reach + array.itemsize) if array.size else begin
