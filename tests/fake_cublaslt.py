@@ -154,6 +154,8 @@ class FakeLt:
         self.asked[epilogue, it.compute] += 1
         if epilogue in self.without:
             return UNSUPPORTED
+        if epilogue != 1:
+            assert it.set[8] % 16 == 0, "how the bias is aligned must be told, by an address like its own"
         found = Result.from_address(results)
         number = next(self._numbers)
         found.algorithm[0], found.workspace = number, min(self.workspace, wishes.get(1, 0))
@@ -187,6 +189,7 @@ class FakeLt:
         scale = TYPES[it.scale]
         one, zero = (number(x, scale) for x in (alpha, beta))
         epilogue, flips = it.set.get(7, 1), (it.set.get(3, 0), it.set.get(4, 0))
+        assert epilogue == 1 or it.set[8] % 16 == 0, "the bias is not aligned as was told"
         bias = numbers(it.set[8], views[3].shape[0], scale) if epilogue in (4, 6, 256) else np.zeros(0)
 
         def multiply(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, bias: np.ndarray, *rooms: Any) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 Array = Any
 WORKSPACE = 32 << 20  # bytes that an algorithm may ask for at most: what NVIDIA advises for its larger GPUs
+WORD = 16  # bytes: how a bias is aligned that an epilogue reads or writes
 ALIGNED = 256  # bytes: cuBLASLt takes no notice of more, and without being told assumes as much
 
 # From cublasLt.h, cublas_api.h and library_types.h.
@@ -188,6 +189,8 @@ class Plan:
             (EPILOGUE, c_uint32(it.epilogue)),
         ):
             self._lt.set("cublasLtMatmulDescSetAttribute", self._matmul, attribute, value)
+        if it.epilogue != NONE:  # nobody follows it before `run`, but an algorithm goes by how it is aligned
+            self._lt.set("cublasLtMatmulDescSetAttribute", self._matmul, BIAS_POINTER, c_uint64(WORD))
         self._a = self._layout(factor, it.m, it.k, it.a_transposed)
         self._b = self._layout(factor, it.k, it.n, it.b_transposed)
         self._c = self._layout(real, it.m, it.n, 0)

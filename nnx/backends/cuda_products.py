@@ -16,6 +16,7 @@ from nnx.backends.cuda_lt import (
     BIAS_GRADIENT,
     NONE,
     RELU_BIAS,
+    WORD,
     Lt,
     LtError,
     Plan,
@@ -33,7 +34,6 @@ Array = Any
 # costs as much more than cuBLAS as launching a step's operations one by one does.
 MOST = 1 << 26
 PLANS = 256  # kinds of products that are remembered where no graph is captured
-WORD = 16  # bytes: a bias that begins elsewhere is added by a kernel of ours
 EPILOGUES = {ACTIVATIONS[None]: BIAS, ACTIVATIONS["relu"]: RELU_BIAS}
 
 
@@ -64,6 +64,7 @@ class LtProducts:
         Raises:
             LtError: cuBLASLt fails where it has done the same before.
         """
+        # A bias that begins anywhere is added by a kernel of ours.
         epilogue = NONE if bias is None or bias.data.ptr % WORD else EPILOGUES.get(activation, NONE)
         plan = self._done(backend, kind, a, b, c, bias, (epilogue, NONE))
         if plan is None:
