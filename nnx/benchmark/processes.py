@@ -19,6 +19,7 @@ from nnx.benchmark.players import Player
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NNX_THREADS", "NUMBA_NUM_THREADS")
+JAX = {"full": "highest", "tf32": "tensorfloat32", "bf16": "bfloat16"}  # what it calls precisions
 PATIENCE = 600.0  # seconds for any answer
 
 
@@ -29,14 +30,14 @@ class Process:
         player: who. log: what it printed.
     """
 
-    def __init__(self, player: Player, threads: int, tf32: bool = False) -> None:
+    def __init__(self, player: Player, threads: int, precision: str = "full") -> None:
         self.player, self.log = player, _unnamed_file()
         mine = player.threads or threads
         with _bound_to(mine if player.device == "cpu" else None):
             self.process = subprocess.Popen(
             [sys.executable, "-m", "nnx.benchmark.child", json.dumps(asdict(player))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, encoding="utf-8",
-            env=environment(player, mine, tf32), start_new_session=True,
+            env=environment(player, mine, precision), start_new_session=True,
         )  # fmt: skip
 
     def ask(self, patience: float = PATIENCE, **order: Any) -> dict[str, Any]:
@@ -90,12 +91,12 @@ def _unnamed_file() -> IO[bytes]:
     return tempfile.TemporaryFile()
 
 
-def environment(player: Player, threads: int, tf32: bool = False) -> dict[str, str]:
+def environment(player: Player, threads: int, precision: str = "full") -> dict[str, str]:
     """Return the same number of threads and the same precision for everybody, in every library's own words."""
     platform = {"JAX_PLATFORMS": "cpu"} if player.device == "cpu" else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     return {
-        **os.environ, **dict.fromkeys(VARIABLES, str(threads)), **platform, "NNX_PRECISION": "tf32" if tf32 else "full",
-        "JAX_DEFAULT_MATMUL_PRECISION": "tensorfloat32" if tf32 else "highest",  # its own choice would be TF32
+        **os.environ, **dict.fromkeys(VARIABLES, str(threads)), **platform, "NNX_PRECISION": precision,
+        "JAX_DEFAULT_MATMUL_PRECISION": JAX[precision],  # its own choice would be TF32
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
     }  # fmt: skip

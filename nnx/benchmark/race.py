@@ -21,6 +21,7 @@ from nnx.benchmark.players import Player
 from nnx.benchmark.processes import Process
 from nnx.benchmark.workloads import Workload
 
+STARTS = 4  # rounds for each process that is started anew: it takes longer
 Told = Callable[[str], None]
 Results = dict[str, dict[str, Any]]
 
@@ -33,7 +34,7 @@ class Method:
         rounds: how many. seconds: of each player in each round. chunk: seconds of what is timed as a whole: short
             enough to fall between other processes' work, long enough for the clock. patience: seconds that a
             workload waits for quiet in all.
-        threads: of each player. tf32: whether products may round what they multiply to 11 bits, on a GPU.
+        threads: of each player. precision: of large products on a GPU: "full", "tf32", "bf16".
     """
 
     rounds: int
@@ -41,7 +42,7 @@ class Method:
     chunk: float
     patience: float
     threads: int = 1
-    tf32: bool = False
+    precision: str = "full"
 
 
 FULL = Method(rounds=11, seconds=0.15, chunk=0.005, patience=5.0)
@@ -58,7 +59,7 @@ class Race:
     def __init__(self, players: Sequence[Player], method: Method, told: Told = lambda text: None) -> None:
         self.method, self.told, self.watch = method, told, quiet.Watch()
         self._begin = time.perf_counter()
-        self.processes = [Process(player, method.threads, method.tf32) for player in players]
+        self.processes = [Process(player, method.threads, method.precision) for player in players]
         for process in self.processes:
             process.pause()
         self._folder = tempfile.TemporaryDirectory()
@@ -133,7 +134,7 @@ class Race:
             if "refused" not in reply:
                 wanted = wanted or check.reference(workload)
                 with np.load(file) as got:
-                    fault = check.fault(workload, dict(got), wanted, check.TF32 if self.method.tf32 else 1.0)
+                    fault = check.fault(workload, dict(got), wanted, check.SLACK[self.method.precision])
                 results[player.name] |= (
                     {"refused": f"wrong: {fault}"} if fault else process.ask(calibrate=self.method.chunk)
                 )
@@ -144,7 +145,7 @@ class Race:
 
     def _starts(self, workload: Workload) -> Results:
         results: Results = {}
-        runs = 1 if "cold" in workload.kind else 3
+        runs = 1 if "cold" in workload.kind else max(1, self.method.rounds // STARTS)
         for process in self.processes:
             player = process.player
             if (player.suites and "start" not in player.suites) or (

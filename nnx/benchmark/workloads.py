@@ -135,7 +135,7 @@ def _transfers() -> Iterator[Workload]:
 def _start() -> Iterator[Workload]:
     network = Network(300, SPIRAL)
     for kind, title, quick in (
-        ("import", "import", True),
+        ("import", "import", False),
         ("first step", "import and first step", True),
         ("cold first step", "import and first step, nothing compiled before", False),
     ):

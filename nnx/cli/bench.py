@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from nnx.backends.precision import check_precision
 from nnx.checks import integer
 from nnx.cli import outputs
 from nnx.cli.errors import Failed, writing
@@ -69,10 +70,10 @@ def bench(
 
     outputs.check("--json", as_json)
     outputs.check("--html", html)
-    method = replace(
-        QUICK if quick else FULL, threads=_threads(threads), tf32=os.environ.get("NNX_PRECISION") == "tf32",
-        **{} if rounds is None else {"rounds": integer(rounds, "--rounds")},
-    )  # fmt: skip
+    precision = check_precision(os.environ.get("NNX_PRECISION") or "full", "NNX_PRECISION")
+    method = replace(QUICK if quick else FULL, threads=_threads(threads), precision=precision)
+    if rounds is not None:
+        method = replace(method, rounds=integer(rounds, "--rounds"))
     workloads = chosen(_suites(suite), quick)
     players, absent = cast(_split(backends), [] if peers == "none" else _split(peers), method.threads, quick)
     _run(players, absent, method, workloads, quick, as_json, html)

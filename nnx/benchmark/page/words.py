@@ -15,6 +15,7 @@ from nnx.benchmark.units import count, share
 
 NOISY = 0.1  # share of the processors that others may take, and spread that a figure may have
 NOTHING = '<p class="lede">Nothing was measured.</p>'
+PRECISIONS = {"tf32": "TF32", "bf16": "bf16"}  # of products, where they are not those of all else
 COLUMNS = (
     "suite", "workload", "player", "median", "best", "spread", "rows/s", f"{TIMES} NumPy", f"{TIMES} other", "of limit",
     "runs as",
@@ -26,6 +27,7 @@ def header(data: dict[str, Any], found: Sequence[Work], networks: Sequence[Work]
     machine, method, versions = (data.get(name, {}) for name in ("machine", "method", "versions"))
     cpu, clock = machine.get("cpu") or {}, machine.get("clock_mhz") or {}
     gpus = [gpu.get("name", gpu) if isinstance(gpu, dict) else gpu for gpu in machine.get("gpu") or []]
+    numbers = method.get("dtype"), PRECISIONS.get(method.get("precision", ""))
     facts = [
         ("processor", processor(data)),
         ("cores", f"{cpu['usable']} usable of {cpu['cores']}" if {"usable", "cores"} <= cpu.keys() else ""),
@@ -35,7 +37,7 @@ def header(data: dict[str, Any], found: Sequence[Work], networks: Sequence[Work]
         ("nnx", versions.get("nnx")),
         ("Python", versions.get("python")),
         ("measured", _extent(found)),
-        ("numbers", method.get("dtype", "") + (", TF32 allowed" if method.get("tf32") else "")),
+        ("numbers", ", products in ".join(filter(None, numbers))),
     ]
     return (
         f'<header><p class="kicker">nnx bench · {escape(_date(data.get("started", "")))}</p>'

@@ -16,6 +16,7 @@ from nnx.benchmark.operations import OPERATIONS, normal
 from nnx.benchmark.players import Ready, Refused, repeated, taking_turns
 from nnx.fitting import Fit
 from nnx.kernels.layout import CURSOR
+from nnx.training import HISTORY
 
 
 def prepare(workload: Any, name: str, device: str) -> Ready:
@@ -153,7 +154,7 @@ def _step(network: Network, backend: Any) -> Ready:
     job.record()
     if model.eager_reason is not None:
         raise Refused(f"the step is not replayed on {backend.name}: {model.eager_reason}")
-    chunk = job.samples.epochs * job.steps_per_epoch
+    chunk = min(job.samples.epochs, HISTORY // network.turns) * network.turns
     job.samples.begin(0, job.samples.epochs)
     assert job.full is not None
     runner = job.full[1]

@@ -22,6 +22,8 @@ def prepare(workload: Any, how: str, device: str) -> Ready:
 
     if device == "cuda" and not torch.cuda.is_available():
         raise Absent("this PyTorch sees no GPU")
+    if device == "cuda" and os.environ.get("NNX_PRECISION") == "bf16":
+        raise Absent("is not measured in bf16")
     torch.set_num_threads(int(os.environ["NNX_THREADS"]))
     torch.backends.cuda.matmul.allow_tf32 = os.environ.get("NNX_PRECISION") == "tf32"
     if workload.kind == "step":

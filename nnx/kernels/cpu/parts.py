@@ -6,20 +6,17 @@ callers, where it is optimised and translated again: the first time was for noth
 Cold, in float32 on one core of a Zen 3: `run_lanes` and `run_rows` take 20.1 s without it, 13.6 s with it. (Translation
 also rewrites a helper's code in place, which can make accesses by address disappear from its callers; not here.)
 
-It stands on undocumented parts of Numba, so it is for the versions that it was tried with. With others helpers are
-compiled in full.
+It stands on undocumented parts of Numba, so vectors.py imports it for the versions that it was tried with. With others
+helpers are compiled in full.
 """
 
 from __future__ import annotations
 
-import numba
 from numba import _dynfunc
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.core.typed_passes import NativeLowering
-
-TRIED = (0, 61), (0, 68)  # the first and the last version of Numba
 
 
 class LinkedCode(JITCodeLibrary):
@@ -62,7 +59,3 @@ class LinkedCompiler(CompilerBase):
         steps.passes = [(step, why) for step, why in steps.passes if step is not NativeLowering]
         steps.finalize()
         return [steps]
-
-
-known = TRIED[0] <= numba.version_info.short <= TRIED[1]
-ONLY_LINKED = {"pipeline_class": LinkedCompiler} if known else {}  # what to add to a helper's options

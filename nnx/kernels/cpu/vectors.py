@@ -11,14 +11,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-from nnx.kernels.cpu.parts import ONLY_LINKED
-
 WIDTH = 16  # numbers in a vector; LLVM splits it into what the machine has (AVX-512 1, AVX2 2, NEON 4 registers)
+
+TRIED = (0, 61), (0, 68)  # the first and the last version of Numba that parts.py was tried with
+ONLY_LINKED: dict[str, Any] = {}
+if TRIED[0] <= numba.version_info.short <= TRIED[1]:
+    from nnx.kernels.cpu.parts import LinkedCompiler
+
+    ONLY_LINKED["pipeline_class"] = LinkedCompiler
 
 # How a kernel is compiled. Sums may be reordered and multiply-adds fused; NaN and infinity keep their meaning.
 OPTIONS: dict[str, Any] = {
