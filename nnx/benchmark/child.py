@@ -3,7 +3,7 @@
 {"prepare": workload's name, "results": file}    gets it ready, writes what it gave; how it runs
 {"calibrate": seconds}                           warms up, and finds how many calls last so long
 {"measure": seconds}                             measures so long; says how long one call took, chunk by chunk
-{"limits": true}                                 measures what the machine can do at most
+{"limits": seconds}                                    measures what the machine can do at most
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class Child:
         if "prepare" in order:
             return self._prepare(order["prepare"], Path(order["results"]))
         if "limits" in order:
-            return limits.of_this(self.player)
+            return limits.of_this(self.player, order["limits"])
+        if "held" in order:
+            return {"held_bytes": self.player.held()}
         if "calibrate" in order:
             return self._calibrate(order["calibrate"])
         return {"times": self._measure(order["measure"])}

@@ -20,16 +20,19 @@ from nnx.benchmark.players import Player
 SIDES = (512, 1024, 2048)  # of square matrices
 SIZES = tuple(2**power for power in range(15, 28, 2))  # bytes of two arrays: 32 KiB to 128 MiB
 SHARED = 2**20  # below, a core has them to itself
-SECONDS = 0.15  # for each figure
 Limits = dict[str, Any]
 
 
-def of_this(player: Player) -> Limits:
-    """Return the limits of a player's device: {"gflops", "bandwidth": [[bytes, GB/s], ...], "call_us"}."""
+def of_this(player: Player, seconds: float) -> Limits:
+    """Return the limits of a player's device: {"gflops", "bandwidth": [[bytes, GB/s], ...], "call_us"}.
+
+    Args:
+        seconds: to spend on each figure, on the host.
+    """
     if player.device == "cuda":
         return _of_gpu(player.how)
     threads = int(os.environ.get("NNX_THREADS", "1"))
-    return {"gflops": _gflops(), "bandwidth": _bandwidth(threads), "call_us": _call_us()}
+    return {"gflops": _gflops(seconds), "bandwidth": _bandwidth(threads, seconds), "call_us": _call_us(seconds)}
 
 
 def higher(some: Limits, others: Limits) -> Limits:
@@ -59,7 +62,7 @@ def floor_us(limits: Limits, flops: float, moved: float, resident: float) -> flo
 # ---- processors ------------------------------------------------------------------------------------------------------
 
 
-def _gflops() -> float:
+def _gflops(seconds: float) -> float:
     """Return the best rate of a float32 product of square matrices, by BLAS and, where it is, by nnx's own kernels."""
     best = 0.0
     products: list[Callable[..., Any]] = [lambda a, b, c: np.matmul(a, b, out=c)]
@@ -73,32 +76,32 @@ def _gflops() -> float:
     for side in SIDES:
         a, b, c = (np.ones((side, side), np.float32) for _ in range(3))
         for product in products:
-            best = max(best, 2 * side**3 / _best(partial(product, a, b, c)) / 1e9)
+            best = max(best, 2 * side**3 / _best(partial(product, a, b, c), seconds) / 1e9)
     return best
 
 
-def _bandwidth(threads: int) -> list[list[float]]:
+def _bandwidth(threads: int, seconds: float) -> list[list[float]]:
     """Return [bytes of both arrays, GB/s] of a += b, on all threads: two numbers read and one written for each."""
     found = []
     with ThreadPoolExecutor(threads) as pool:
         for size in SIZES:
             numbers = size // 8 // threads
             if size < SHARED:
-                rate = threads * _cached(numbers)
+                rate = threads * _cached(numbers, seconds)
             else:
                 parts = [[np.ones(numbers, np.float32), np.zeros(numbers, np.float32)] for _ in range(threads)]
-                rate = 12 * numbers * threads / _best(partial(_all, pool, parts))
+                rate = 12 * numbers * threads / _best(partial(_all, pool, parts), seconds)
             found.append([float(size), rate / 1e9])
     rates = np.maximum.accumulate([rate for _, rate in found][::-1])[::-1]  # what is smaller is never slower
     return [[size, round(float(rate), 1)] for (size, _), rate in zip(found, rates, strict=True)]
 
 
-def _cached(numbers: int) -> float:
+def _cached(numbers: int, seconds: float) -> float:
     """Return bytes a second within one core's caches, where a call costs as much as what it does: by the difference."""
 
     def took(count: int) -> float:
         pair = [np.ones(count, np.float32), np.zeros(count, np.float32)]
-        return _best(lambda: _add(pair, 200)) / 200
+        return _best(lambda: _add(pair, 200), seconds) / 200
 
     longer = took(numbers) - took(numbers // 2)
     return 6 * numbers / longer if longer > 0 else 12 * numbers / took(numbers)
@@ -114,7 +117,7 @@ def _add(pair: Sequence[np.ndarray], times: int = 1) -> None:
         np.add(a, b, out=a)
 
 
-def _call_us() -> float:
+def _call_us(seconds: float) -> float:
     """Return what a call costs that has nothing to do."""
     a = np.zeros(1, np.float32)
 
@@ -122,14 +125,14 @@ def _call_us() -> float:
         for _ in range(1000):
             np.add(a, a, out=a)
 
-    return _best(many) * 1e3
+    return _best(many, seconds) * 1e3
 
 
-def _best(call: Callable[[], Any]) -> float:
+def _best(call: Callable[[], Any], seconds: float) -> float:
     """Return the least time of a call, in seconds."""
     call()
     best: float = float("inf")
-    end = time.perf_counter() + SECONDS
+    end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         begin = time.perf_counter()
         call()

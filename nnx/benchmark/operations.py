@@ -123,7 +123,7 @@ def optimizer(kind: str, *states: str) -> Operation:
 OPERATIONS: dict[str, Operation] = {
     "dense": Operation(
         DENSE, dense, lambda n, i, o: n * i + i * o + o + n * o,
-        lambda n, i, o: {"out": (n, o)}, lambda n, i, o: 2 * n * i * o, "SM",
+        lambda n, i, o: {"out": (n, o)}, lambda n, i, o: 2 * n * i * o, "M",
     ),
     "dense_backward": Operation(
         DENSE, dense_backward, lambda n, i, o: 2 * n * i + 2 * i * o + n * o + o,
@@ -136,7 +136,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "sigmoid": Operation(ROWS, one, lambda n, c: 2 * n * c, quick="M"),
     "tanh": Operation(ROWS, one, lambda n, c: 2 * n * c),
-    "softmax": Operation(CLASSES, one, lambda n, c: 2 * n * c, quick="SM"),
+    "softmax": Operation(CLASSES, one, lambda n, c: 2 * n * c, quick="M"),
     "cross_entropy": Operation(
         CLASSES, lambda n, c: {"p": shares(n, c), "target": labels(n, c)}, lambda n, c: 4 * n,
         lambda n, c: {"out": (n,)},

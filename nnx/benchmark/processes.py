@@ -41,17 +41,26 @@ class Process:
         )  # fmt: skip
 
     def ask(self, patience: float = PATIENCE, **order: Any) -> dict[str, Any]:
-        """Give an order and wait for the answer; what went wrong is an answer too, "refused"."""
+        """Give an order and wait for the answer."""
+        self.send(**order)
+        return self.answer(patience)
+
+    def send(self, **order: Any) -> None:
+        """Give an order."""
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        try:
+        with contextlib.suppress(OSError, ValueError):  # it is gone, or closed: the answer will tell
             self.process.stdin.write(json.dumps(order) + "\n")
             self.process.stdin.flush()
+
+    def answer(self, patience: float = PATIENCE) -> dict[str, Any]:
+        """Wait for the answer to the last order; what went wrong is an answer too, "refused"."""
+        assert self.process.stdout is not None
+        try:
             if hasattr(select, "poll") and not select.select([self.process.stdout], [], [], patience)[0]:
                 self.close()
                 return {"refused": f"no answer within {patience:.0f} s"}
             line = self.process.stdout.readline()
-        except (OSError, ValueError) as error:  # ValueError: it has been closed
+        except (OSError, ValueError) as error:
             return {"refused": f"its process is gone: {error}. {self.last_words()}"}
         return dict(json.loads(line)) if line else {"refused": f"its process ended. {self.last_words()}"}
 
@@ -99,6 +108,7 @@ def environment(player: Player, threads: int, precision: str = "full") -> dict[s
         "JAX_DEFAULT_MATMUL_PRECISION": JAX[precision],  # its own choice would be TF32
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
+        **player.environment,
     }  # fmt: skip
 
 

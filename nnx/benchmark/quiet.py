@@ -9,7 +9,7 @@ from pathlib import Path
 
 STAT = Path("/proc/stat")
 QUIET = 0.1  # share of the processors' time that others may take
-GLANCE = 0.1  # seconds
+GLANCE = 0.05  # seconds
 
 
 @dataclass

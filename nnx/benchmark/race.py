@@ -46,7 +46,7 @@ class Method:
 
 
 FULL = Method(rounds=11, seconds=0.15, chunk=0.005, patience=5.0)
-QUICK = Method(rounds=6, seconds=0.025, chunk=0.003, patience=0.5)
+QUICK = Method(rounds=5, seconds=0.02, chunk=0.003, patience=0.5)
 
 
 class Race:
@@ -84,11 +84,9 @@ class Race:
             device = process.player.device
             if device not in found and (device == "cpu" or process.player.ours):
                 self.told(f"what the {device} can do at most")
-                process.go_on()
-                reply = process.ask(limits=True)
+                reply = self._alone(process, limits=self.method.seconds)
                 if "refused" not in reply:
                     found[device] = reply
-                process.pause()
         return found
 
     def measure(self, workload: Workload) -> Results:
@@ -102,9 +100,7 @@ class Race:
             patience -= self.watch.wait(patience)
             self.told(f"{workload.title}: round {number + 1} of {self.method.rounds}")
             for process in _turned(ready, number):
-                process.go_on()
-                reply = process.ask(measure=self.method.seconds)
-                process.pause()
+                reply = self._alone(process, measure=self.method.seconds)
                 if "times" in reply:
                     rounds[process.player.name].append(reply["times"])
                 else:
@@ -112,36 +108,50 @@ class Race:
         for name, measured in rounds.items():
             if "refused" not in results[name]:
                 results[name] |= _as_dict(measured)
+        for process in ready:
+            if process.player.device == "cuda":
+                results[process.player.name] |= self._alone(process, held=True)
         return results
 
     def _prepared(self, workload: Workload) -> tuple[Results, list[Process]]:
         """Get all players ready and check what they give; return what is known of each, and those to be measured."""
         results: Results = {}
         ready: list[Process] = []
-        wanted: dict[str, Any] | None = None
-        for process in self.processes:
-            player = process.player
-            if player.suites and workload.suite not in player.suites:
-                continue
-            self.told(f"{workload.title}: {player.name} gets ready")
-            file = Path(self._folder.name) / "results.npz"
+        taking_part = [p for p in self.processes if not p.player.suites or workload.suite in p.player.suites]
+        for process in taking_part:  # all at once: nothing is measured yet
             process.go_on()
-            reply = process.ask(prepare=workload.name, results=str(file))
-            if "absent" in reply:
-                process.pause()
-                continue
-            results[player.name] = reply
-            if "refused" not in reply:
-                wanted = wanted or check.reference(workload)
-                with np.load(file) as got:
-                    fault = check.fault(workload, dict(got), wanted, check.SLACK[self.method.precision])
-                results[player.name] |= (
-                    {"refused": f"wrong: {fault}"} if fault else process.ask(calibrate=self.method.chunk)
-                )
-            if "refused" not in results[player.name]:
-                ready.append(process)
+            process.send(prepare=workload.name, results=str(self._file(process)))
+        wanted = check.reference(workload) if taking_part else {}
+        for process in taking_part:
+            name = process.player.name
+            self.told(f"{workload.title}: {name} gets ready")
+            reply = process.answer()
             process.pause()
+            if "absent" not in reply:
+                results[name] = reply | self._fault(workload, process, wanted) if "refused" not in reply else reply
+        for process in taking_part:
+            name = process.player.name
+            if name in results and "refused" not in results[name]:
+                results[name] |= self._alone(process, calibrate=self.method.chunk)
+                ready += [process] if "refused" not in results[name] else []
         return results, ready
+
+    def _file(self, process: Process) -> Path:
+        """Return where a player writes what it gave."""
+        return Path(self._folder.name) / f"{self.processes.index(process)}.npz"
+
+    def _fault(self, workload: Workload, process: Process, wanted: dict[str, Any]) -> dict[str, str]:
+        """Return what is wrong with what a player gave, as its answer would say it."""
+        with np.load(self._file(process)) as got:
+            fault = check.fault(workload, dict(got), wanted, check.SLACK[self.method.precision])
+        return {"refused": f"wrong: {fault}"} if fault else {}
+
+    def _alone(self, process: Process, **order: Any) -> dict[str, Any]:
+        """Let a player do something while all others are stopped."""
+        process.go_on()
+        reply = process.ask(**order)
+        process.pause()
+        return reply
 
     def _starts(self, workload: Workload) -> Results:
         results: Results = {}

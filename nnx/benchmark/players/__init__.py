@@ -50,7 +50,7 @@ class Player:
         name: as the table shows it. module: in this folder. how: which of the module's ways.
         group: what it is called on the command line. package: what must be installed, if anything.
         device: "cpu" or "cuda". threads: how many it takes; None: as many as all others.
-        suites: where it takes part; empty: everywhere.
+        suites: where it takes part; empty: everywhere. environment: variables that it alone is given.
     """
 
     name: str
@@ -60,7 +60,8 @@ class Player:
     package: str = ""
     device: str = "cpu"
     threads: int | None = None
-    suites: Sequence[str] = field(default=())
+    suites: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ours(self) -> bool:
@@ -69,10 +70,16 @@ class Player:
 
     def prepare(self, workload: Any) -> Ready:
         """Get a workload ready, in this process."""
-        ready: Ready = importlib.import_module(f"nnx.benchmark.players.{self.module}").prepare(
-            workload, self.how, self.device
-        )
+        ready: Ready = self._module().prepare(workload, self.how, self.device)
         return ready
+
+    def held(self) -> int | None:
+        """Return how many bytes of the GPU's memory this process has taken; None where that is not known."""
+        held: int | None = self._module().held() if self.device == "cuda" else None
+        return held
+
+    def _module(self) -> Any:
+        return importlib.import_module(f"nnx.benchmark.players.{self.module}")
 
 
 PEERS = (
@@ -93,7 +100,7 @@ ON_GPU = (
     Player("jax scan, GPU", "jax", "scan", "jax", "jax", "cuda", suites=("steps",)),
 )
 GROUPS = tuple(dict.fromkeys(player.group for player in PEERS))
-SLOW = ("torch.compile", "thinc", "scikit-learn")  # not for a quick run, unless asked for
+SLOW = ("torch.compile", "torch kernel", "thinc", "scikit-learn")  # not for a quick run, unless asked for
 
 
 def of_backend(name: str, threads: int) -> list[Player]:

@@ -33,6 +33,14 @@ def prepare(workload: Any, how: str, device: str) -> Ready:
     raise Absent("is not measured here")
 
 
+def held() -> int | None:
+    """Return how many bytes JAX has used at most."""
+    import jax
+
+    peak: int | None = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return peak
+
+
 # ---- training --------------------------------------------------------------------------------------------------------
 
 

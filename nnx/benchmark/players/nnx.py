@@ -43,6 +43,11 @@ def prepare(workload: Any, name: str, device: str) -> Ready:
     return ready
 
 
+def held() -> int | None:
+    """Return how many bytes CuPy has taken."""
+    return nnx.memory("cupy").held
+
+
 def _by_events(backend: Any, run: Callable[[int], Any], times: int) -> float:
     with backend.timer() as timer:
         run(times)
@@ -170,7 +175,8 @@ def _step(network: Network, backend: Any) -> Ready:
     if model.replay_reason is not None:
         raise Refused(f"the step is not replayed whole on {backend.name}: {model.replay_reason}")
     parameters = [backend.to_numpy(value).ravel() for value in model.parameters().values()]
-    return Ready(run, {"losses": losses, "parameters": np.concatenate(parameters)}, "program", network.turns)
+    how = getattr(runner, "way", "program")  # on a GPU there are several
+    return Ready(run, {"losses": losses, "parameters": np.concatenate(parameters)}, how, network.turns)
 
 
 def _predict(network: Network, backend: Any) -> Ready:

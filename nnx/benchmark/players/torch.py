@@ -37,6 +37,13 @@ def prepare(workload: Any, how: str, device: str) -> Ready:
     return _on_gpu(ready) if device == "cuda" and workload.kind != "predict" else ready
 
 
+def held() -> int:
+    """Return how many bytes PyTorch has taken at most."""
+    import torch
+
+    return int(torch.cuda.max_memory_reserved())
+
+
 def _finish(how: str) -> Finish:
     import torch
 
