@@ -1,7 +1,7 @@
 """A recorded training step, run by one compiled function: how `NumbaBackend.compile` does it.
 
-`flow.py` reads the recorded calls, `layout.py` writes them as a table of integers, row by row or feature by feature,
-`replay.py` runs it. The compiled function interprets the table (nnx/kernels/cpu/program_step.py): one for all
+nnx/backends/flow.py reads the recorded calls, `layout.py` writes them as a table of integers, row by row or feature by
+feature, `replay.py` runs it. The compiled function interprets the table (nnx/kernels/cpu/program_step.py): one for all
 networks, so no network costs compile time.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnx.backends.errors import NotReplayable
-from nnx.backends.numba_program.flow import Array, Reader, Step, address, fuse
+from nnx.backends.flow import Array, Reader, Step, address, fuse
 from nnx.backends.numba_program.layout import IN_LANES, THREADED, Lanes, Rows
 from nnx.backends.numba_program.replay import NumbaProgram
 from nnx.backends.program import Call

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from nnx.backends.flow import Array, address
 from nnx.backends.forward import Forward, Stage
-from nnx.backends.numba_program.flow import Array, address
 from nnx.kernels.cpu import forward as f
 from nnx.kernels.cpu.activations import KINDS
 from nnx.kernels.cpu.vectors import WIDTH

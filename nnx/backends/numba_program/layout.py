@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nnx.backends.errors import NotReplayable
-from nnx.backends.numba_program.flow import OPTIMIZERS, Array, Gradient, Node, Step, Value, address, same
+from nnx.backends.flow import Array, Gradient, Node, Step, Value, address, same
 from nnx.kernels.cpu import program_table as t
 from nnx.kernels.cpu import tile
 from nnx.kernels.cpu.gemm import STRIPS
@@ -85,7 +85,7 @@ class Layout:
 
     def parameter(self, a: Array) -> int:
         """The place of parameters, gradients or moments."""
-        first = (address(a) - address(self.arena)) // self.arena.itemsize
+        first = (address(a) - address(self.arena)) // int(self.arena.itemsize)
         if first < 0 or first + a.size > self.arena.size or not a.flags.c_contiguous:
             raise NotReplayable(f"parameters or gradients {a.shape} lie outside the model's flat buffer")
         return t.ARENA + first
@@ -215,7 +215,7 @@ class Layout:
         header[t.REGIONS], header[t.ROWS] = len(regions), rows
         header[t.M_DELTA] = self.parameter(operands.get("m", operands["p"])) - self.p
         header[t.V_DELTA] = self.parameter(operands.get("v", operands["p"])) - self.p
-        header[t.OPTIMIZER] = OPTIMIZERS[step.optimizer.name]
+        header[t.OPTIMIZER] = number_of(step.optimizer.name)
         header[t.LOSSES] = self.place(step.losses)
         header[t.HITS] = self.place(step.hits) if step.hits is not None else t.NOWHERE
         if self.scratch:
@@ -255,7 +255,7 @@ class Rows(Layout):
             case "gather":
                 return [row(t.GATHER, N=n, X=x, Y=out)]
             case "labels":
-                return [row(t.LABELS, N=1, Y=out, KIND=node.kind)]
+                return [row(t.LABELS, N=1, Y=out, KIND=int(node.ordered))]
             case "dense":
                 assert node.weights is not None
                 assert node.biases is not None
@@ -268,7 +268,7 @@ class Rows(Layout):
                 return [row(t.DENSE_DX, KIND=kind_of(node), X=0 if node.y is None else place(node.y), **columns)]
             case "elementwise":
                 y = t.NOWHERE if node.y is None else place(node.y)
-                return [row(t.ELEMENTWISE, KIND=node.kind, N=n, X=x, Y=y, G=out, COEF=c)]
+                return [row(t.ELEMENTWISE, KIND=number_of(node.kind), N=n, X=x, Y=y, G=out, COEF=c)]
             case "dropout":
                 layer, seed, threshold = node.details
                 return [row(t.DROPOUT, KIND=layer, N=n, X=x, Y=out, R0=seed, R1=threshold, COEF=c)]
@@ -317,7 +317,7 @@ class Rows(Layout):
     @property
     def wide(self) -> int:
         """Columns of a panel."""
-        return tile.VECTORS * tile.WIDTH // self.arena.itemsize
+        return tile.VECTORS * tile.WIDTH // int(self.arena.itemsize)
 
     def gradient(self, gradient: Gradient) -> None:
         k, n = gradient.dw.shape
@@ -371,7 +371,7 @@ class Lanes(Layout):
         out = self.place(node.out) if node.out is not None else t.NOWHERE
         n, c, place = node.x.width, self.constants(*node.constants), self.place
         if node.op == "labels":
-            return [row(t.LABELS, N=1, Y=out, KIND=node.kind)]
+            return [row(t.LABELS, N=1, Y=out, KIND=int(node.ordered))]
         if node.op == "gather":
             assert node.x.array is not None
             return [row(t.LANES_LOAD, KIND=1, N=n, X=super().given(node.x.array), Y=out)]
@@ -388,7 +388,7 @@ class Lanes(Layout):
                 return [row(t.LANES_DX, KIND=kind_of(node), X=0 if node.y is None else place(node.y), **columns)]
             case "elementwise":
                 y = t.NOWHERE if node.y is None else place(node.y)
-                rows = [row(t.ELEMENTWISE, KIND=node.kind, N=n, X=x, Y=y, G=out, COEF=c)]
+                rows = [row(t.ELEMENTWISE, KIND=number_of(node.kind), N=n, X=x, Y=y, G=out, COEF=c)]
                 if node.kind in LOSS_SLOPES and stride > self.step.rows:
                     rows.append(row(t.LANES_CLEAR, N=n, X=out))
                 return rows
@@ -422,9 +422,14 @@ class Lanes(Layout):
 
 
 # Gradients of losses, which are not 0 of their own accord for samples that are not there.
-LOSS_SLOPES = (t.SQUARE_BACK, t.DISTANCE_BACK, t.BINARY_BACK, t.LOGIT_BACK)
+LOSS_SLOPES = ("square_back", "distance_back", "binary_back", "logit_back")
 # What lanes have kernels for.
 IN_LANES = {"labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean"}
+
+
+def number_of(name: str) -> int:
+    """What the table calls a kind of operation, or an optimizer."""
+    return int(getattr(t, name.upper()))
 
 
 def kind_of(node: Node) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.numba_program.flow import Array, Step
+from nnx.backends.flow import Array, Step
 from nnx.backends.numba_program.layout import Layout
 from nnx.backends.program import Call
 from nnx.kernels.cpu import program_table as t

@@ -1,4 +1,4 @@
-"""From recorded calls to what is done with which values: the first pass of compiling a step.
+"""From recorded calls to what is done with which values: the first pass of compiling a step, for CPUs and for GPUs.
 
 A buffer is known by its address and may be written several times in a step. Each write makes a new `Value`, so that
 work that is put off to the end of the step (weight gradients) finds what it would have found at its turn.
@@ -17,22 +17,23 @@ import numpy as np
 
 from nnx.backends.errors import NotReplayable
 from nnx.backends.program import Call
-from nnx.kernels.cpu import program_table as table
 from nnx.kernels.philox import keep_threshold
 
-Array = np.ndarray[Any, Any]
-OPTIMIZERS = {"sgd": table.SGD, "adagrad": table.ADAGRAD, "rmsprop": table.RMSPROP, "adam": table.ADAM}
-ACTIVATIONS = {"relu": table.RELU, "sigmoid": table.SIGMOID, "tanh": table.TANH}
-SLOPES = {"relu_backward": table.RELU_BACK, "sigmoid_backward": table.SIGMOID_BACK, "tanh_backward": table.TANH_BACK}
+Array = Any  # NumPy's or CuPy's
+OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")
+# What is done to each number by itself has a name, its kind: those below, and logit, logit_back, above, near, equal,
+# surprise, surprise_back.
+ACTIVATIONS = ("relu", "sigmoid", "tanh")
+SLOPES = {"relu_backward": "relu_back", "sigmoid_backward": "sigmoid_back", "tanh_backward": "tanh_back"}
 LOSSES = {  # of each output, averaged over a sample's outputs
-    "mean_squared_error": table.SQUARE,
-    "mean_absolute_error": table.DISTANCE,
-    "binary_cross_entropy": table.BINARY,
+    "mean_squared_error": "square",
+    "mean_absolute_error": "distance",
+    "binary_cross_entropy": "binary",
 }
 LOSS_GRADIENTS = {  # kind, and the factor besides 1 / (samples * outputs)
-    "mean_squared_error_backward": (table.SQUARE_BACK, 2.0),
-    "mean_absolute_error_backward": (table.DISTANCE_BACK, 1.0),
-    "binary_cross_entropy_backward": (table.BINARY_BACK, 1.0),
+    "mean_squared_error_backward": ("square_back", 2.0),
+    "mean_absolute_error_backward": ("distance_back", 1.0),
+    "binary_cross_entropy_backward": ("binary_back", 1.0),
 }
 UNCLIPPED = (0.0, math.inf)
 
@@ -63,6 +64,7 @@ class Node:
 
     Attributes:
         x, y: what it reads. out: what it writes. also: a second result (losses), hits: a third.
+        kind: of an operation on each number by itself. ordered: whether it takes its samples in the shuffled order.
         constants: float64 that its kernel takes. details: whole numbers that it takes. weights, biases: parameters.
         relu: ReLU, or the mask of its gradient by y, follows in the same pass.
         once: depends on nothing that changes within a call of `run`.
@@ -74,7 +76,8 @@ class Node:
     out: Value | None = None
     also: Value | None = None
     hits: Value | None = None
-    kind: int = 0
+    kind: str = ""
+    ordered: bool = False
     relu: bool = False
     constants: tuple[float, ...] = (0.0, 0.0)
     details: tuple[int, ...] = ()
@@ -119,12 +122,13 @@ class Step:
     @property
     def work(self) -> int:
         """Multiply-adds in a step, roughly: three products for each dense layer."""
-        return 3 * self.rows * sum(gradient.dw.size for gradient in self.gradients)
+        return 3 * self.rows * sum(int(gradient.dw.size) for gradient in self.gradients)
 
 
 def address(a: Array) -> int:
-    """Where an array begins."""
-    return int(a.__array_interface__["data"][0])
+    """Where an array begins, in the memory that it is in."""
+    interface = getattr(a, "__cuda_array_interface__", None) or a.__array_interface__
+    return int(interface["data"][0])
 
 
 def same(a: Array | None, b: Array) -> bool:
@@ -159,7 +163,7 @@ class Reader:
             if method is not None:
                 method(**call.operands)
             elif call.name in ACTIVATIONS:
-                self.elementwise(ACTIVATIONS[call.name], call.operands["x"], None, call.operands["out"])
+                self.elementwise(call.name, call.operands["x"], None, call.operands["out"])
             elif call.name in SLOPES:
                 self.elementwise(SLOPES[call.name], call.operands["y"], call.operands["dy"], call.operands["out"])
             elif call.name in LOSSES:
@@ -226,7 +230,7 @@ class Reader:
             raise NotReplayable(f"{self.call.name}: the step reads a second array of labels")
         self.step.labels = source
         value = Value(1)
-        self.add("labels", value, None, value, kind=order is not None, once=order is None)
+        self.add("labels", value, None, value, ordered=order is not None, once=order is None)
         return value
 
     # ---- the way in, and dense layers --------------------------------------------------------------------------------
@@ -244,7 +248,7 @@ class Reader:
         self.floats(source)
         if source.ndim != 2:
             raise NotReplayable(f"gather_rows: rows of {source.shape}, expected a matrix")
-        self.add("gather", Value(source.shape[1], source), None, self.write(out), kind=1)
+        self.add("gather", Value(source.shape[1], source), None, self.write(out), ordered=True)
 
     def count(self, counters: Array) -> None:
         if not same(self.step.counters, counters):
@@ -256,7 +260,7 @@ class Reader:
         inputs = self.read(x)
         self.add("dense", inputs, None, self.write(out), weights=w, biases=b)
         if activation is not None:
-            self.elementwise(ACTIVATIONS[activation], out, None, out)
+            self.elementwise(activation, out, None, out)
 
     def on_dense_backward(self, x: Array, w: Array, dy: Array, dw: Array, db: Array, out: Array) -> None:
         self.on_dense_gradients(x, dy, dw, db)
@@ -272,7 +276,7 @@ class Reader:
     # ---- activations and dropout -------------------------------------------------------------------------------------
 
     def elementwise(
-        self, kind: int, x: Array, y: Array | None, out: Array, constants: tuple[float, float] = (0.0, 0.0)
+        self, kind: str, x: Array, y: Array | None, out: Array, constants: tuple[float, float] = (0.0, 0.0)
     ) -> None:
         reads = self.read(x), None if y is None else self.read(y)
         self.add("elementwise", *reads, self.write(out), kind=kind, constants=constants)
@@ -295,12 +299,12 @@ class Reader:
 
     # ---- losses ------------------------------------------------------------------------------------------------------
 
-    def loss(self, kind: int, prediction: Array, target: Array, out: Array) -> None:
+    def loss(self, kind: str, prediction: Array, target: Array, out: Array) -> None:
         each = Value(prediction.shape[1])
         self.add("elementwise", self.read(prediction), self.read(target), each, kind=kind)
         self.add("mean", each, None, self.write(out), constants=(1 / each.width, 0.0))
 
-    def loss_gradient(self, kind: int, factor: float, prediction: Array, target: Array, out: Array) -> None:
+    def loss_gradient(self, kind: str, factor: float, prediction: Array, target: Array, out: Array) -> None:
         scale = factor / (prediction.shape[0] * prediction.shape[1])
         self.elementwise(kind, prediction, target, out, (scale, 0.0))
 
@@ -308,12 +312,12 @@ class Reader:
         self, logits: Array, target: Array, losses: Array, probabilities: Array | None, clip: float, out: Array
     ) -> None:
         x, t, each = self.read(logits), self.read(target), Value(logits.shape[1])
-        self.add("elementwise", x, t, each, kind=table.LOGIT, constants=bounds(clip))
+        self.add("elementwise", x, t, each, kind="logit", constants=bounds(clip))
         self.add("mean", each, None, self.write(losses), constants=(1 / each.width, 0.0))
         if probabilities is not None:
-            self.add("elementwise", x, None, self.write(probabilities), kind=table.SIGMOID)
+            self.add("elementwise", x, None, self.write(probabilities), kind="sigmoid")
         scale = 1 / (logits.shape[0] * logits.shape[1])
-        self.add("elementwise", x, t, self.write(out), kind=table.LOGIT_BACK, constants=(scale, 0.0))
+        self.add("elementwise", x, t, self.write(out), kind="logit_back", constants=(scale, 0.0))
 
     def on_softmax_cross_entropy(
         self, logits: Array, target: Array, losses: Array, probabilities: Array | None, clip: float, out: Array
@@ -338,12 +342,12 @@ class Reader:
 
     def on_cross_entropy(self, p: Array, target: Array, out: Array) -> None:
         each = Value(p.shape[1])
-        self.add("elementwise", self.read(p), self.rows_of(target, p.shape[1]), each, kind=table.SURPRISE)
+        self.add("elementwise", self.read(p), self.rows_of(target, p.shape[1]), each, kind="surprise")
         self.add("mean", each, None, self.write(out), constants=(1.0, 0.0))
 
     def on_cross_entropy_backward(self, p: Array, target: Array, out: Array) -> None:
         x, t = self.read(p), self.rows_of(target, p.shape[1])
-        self.add("elementwise", x, t, self.write(out), kind=table.SURPRISE_BACK, constants=(1 / len(p), 0.0))
+        self.add("elementwise", x, t, self.write(out), kind="surprise_back", constants=(1 / len(p), 0.0))
 
     # ---- the end of the step -----------------------------------------------------------------------------------------
 
@@ -369,10 +373,10 @@ class Reader:
                     return
             best = Value(1)
             self.add("argmax", x, None, best)
-            self.add("elementwise", best, wanted, hits, kind=table.EQUAL)
+            self.add("elementwise", best, wanted, hits, kind="equal")
             return
         right = Value(x.width)
-        kind = table.NEAR if metric == "regression" else table.ABOVE
+        kind = "near" if metric == "regression" else "above"
         limit = precision if metric == "regression" else 0.0 if metric == "logits" else 0.5
         self.add("elementwise", x, self.read(target), right, kind=kind, constants=(limit, 0.0))
         self.add("mean", right, None, hits, constants=(1 / x.width, 0.0))
@@ -415,9 +419,9 @@ def fuse(step: Step) -> None:
         if maker is None or maker.op == "labels":
             continue
         node.out.source = used_up
-        if maker.op == "dense" and node.op == "elementwise" and node.kind == table.RELU:
+        if maker.op == "dense" and node.op == "elementwise" and node.kind == "relu":
             maker.relu = True
-        elif maker.op == "dense_dx" and node.op == "elementwise" and node.kind == table.RELU_BACK and not maker.relu:
+        elif maker.op == "dense_dx" and node.op == "elementwise" and node.kind == "relu_back" and not maker.relu:
             maker.y, maker.relu = node.x, True
         else:
             continue
