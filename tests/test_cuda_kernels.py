@@ -21,7 +21,7 @@ from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operations import Operations
 from nnx.kernels import cuda
 from nnx.kernels.cuda import FILES, KERNELS, Launch, source
-from nnx.kernels.cuda.table import FOLDER, HEADER
+from nnx.kernels.cuda.table import FOLDER
 from nnx.kernels.layout import STEP
 from nnx.kernels.philox import dropout_words, keep_threshold
 from nnx.testing import cases, reference
@@ -53,7 +53,13 @@ def shapes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_file_is_in_the_table():
-    assert {path.name for path in FOLDER.glob("*.cu*")} == {*FILES, HEADER}
+    assert {path.name for path in FOLDER.glob("*.cu")} == set(FILES)
+
+
+def test_every_header_is_part_of_a_kernel_and_stands_in_it_once():
+    for header in FOLDER.glob("*.cuh"):
+        counts = {source(file).count(f'#line 1 "{header.name}"') for file in FILES}
+        assert counts in ({1}, {0, 1}), header.name
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -71,7 +77,7 @@ def test_numbers_of_the_files_are_those_of_python():
     from nnx.kernels import layout
     from nnx.kernels.cuda import launches, table
 
-    header, dense = (FOLDER / HEADER).read_text(), source("dense.cu")
+    header, dense = (FOLDER / "common.cuh").read_text(), source("dense.cu")
     assert f"#define THREADS {launches.THREADS} " in header
     assert f"#define TILE {launches.TILE} " in dense
     for names in (

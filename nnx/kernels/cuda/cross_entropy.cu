@@ -3,13 +3,10 @@
 // Floor: the losses alone read p once (labels: one number a row); a gradient reads and writes one array. The fused pass
 // reads the logits and writes the gradient, 2 arrays, and a third where probabilities are kept.
 // Targets are class indices (labels) or distributions over the classes, each a kernel of its own.
-#include "common.cuh"
+#include "elementwise.cuh"
+#include "rows.cuh"
 
 // ---- of probabilities -----------------------------------------------------------------------------------------------
-
-// A label that is no class makes its loss NaN, instead of reading beyond the row.
-__device__ __forceinline__ bool is_class(i64 label, i64 columns) { return label >= 0 && label < columns; }
-__device__ __forceinline__ REAL not_a_number() { return infinity() - infinity(); }
 
 extern "C" __global__ void cross_entropy_labels(const REAL* p, const long long* target, REAL* losses, long long rows,
                                                 long long columns) {
@@ -25,7 +22,7 @@ extern "C" __global__ void cross_entropy_distributions(const REAL* p, const REAL
     REAL total = 0;
     for (i64 j = team.lane; j < width; j += team.size) {
       i64 i = row * columns + j;
-      total += target[i] * logarithm(clipped(p[i]));
+      total += surprise(p[i], target[i]);
     }
     total = team.reduce(total, Sum());
     if (row >= 0 && team.lane == 0) losses[row] = -total;
@@ -39,7 +36,7 @@ extern "C" __global__ void cross_entropy_backward_labels(const REAL* p, const lo
     i64 label = target[row];
     for (i64 j = team.lane; j < width; j += team.size) {
       i64 i = row * columns + j;
-      dp[i] = -(REAL)(j == label) / clipped(p[i]) / (REAL)rows;
+      dp[i] = surprise_slope(p[i], (REAL)(j == label)) / (REAL)rows;
     }
   });
 }
@@ -47,7 +44,7 @@ extern "C" __global__ void cross_entropy_backward_labels(const REAL* p, const lo
 extern "C" __global__ void cross_entropy_backward_distributions(const REAL* p, const REAL* target, REAL* dp,
                                                                 long long rows, long long columns) {
   map(p, target, dp, rows * columns, [&](REAL probability, REAL wanted) {
-    return -wanted / clipped(probability) / (REAL)rows;
+    return surprise_slope(probability, wanted) / (REAL)rows;
   });
 }
 
@@ -57,43 +54,17 @@ struct Outputs {
   REAL* losses;         // [rows]
   REAL* probabilities;  // [rows, columns], or null
   REAL* gradient;       // [rows, columns]
-  REAL scale;           // 1 / rows: the gradient is that of the mean loss
-  REAL low, high;       // bounds of -log(p), as if p had been clipped
+  Costs costs;
 };
 
-// The row's own view of its target: which share of class j is wanted, and whether it makes sense.
-struct Label {
-  i64 label;
-  bool valid;
-  __device__ __forceinline__ REAL share(i64 j) const { return (REAL)(j == label); }
-};
-
-struct Distribution {
-  const REAL* shares;
-  static constexpr bool valid = true;
-  __device__ __forceinline__ REAL share(i64 j) const { return shares[j]; }
-};
-
-// -log(p) is log(total) - (x - top): the other order would lose all digits where logits are 1e4.
 template <class Team, class Target>
-__device__ __forceinline__ void softmax_cross_entropy_row(Team team, const REAL* logits, Target target,
-                                                          const Outputs& out, i64 row, i64 first, i64 columns) {
-  const REAL* x = logits + first;
-  REAL top = -infinity(), total = 0, loss = 0;
-  for (i64 j = team.lane; j < columns; j += team.size) top = Max()(top, x[j]);
-  top = team.reduce(top, Max());
-  for (i64 j = team.lane; j < columns; j += team.size) total += exponential(x[j] - top);
-  total = team.reduce(total, Sum());
-  REAL log_total = logarithm(total);
-  for (i64 j = team.lane; j < columns; j += team.size) {
-    REAL shifted = x[j] - top, p = exponential(shifted) / total, wanted = target.share(j);
-    // where nothing is wanted a class costs nothing, though 0 * inf is NaN
-    if (wanted > 0) loss += wanted * clamp(log_total - shifted, out.low, out.high);
+__device__ __forceinline__ void write_row(Team team, const REAL* logits, Target target, const Outputs& out, i64 row,
+                                          i64 first, i64 columns) {
+  auto keep = [&](i64 j, REAL p) {
     if (out.probabilities) out.probabilities[first + j] = p;
-    out.gradient[first + j] = (p - wanted) * out.scale;
-  }
-  loss = team.reduce(loss, Sum());
-  if (columns > 0 && team.lane == 0) out.losses[row] = target.valid ? loss : not_a_number();
+  };
+  REAL loss = softmax_cross_entropy_row(team, logits + first, target, out.gradient + first, out.costs, columns, keep);
+  if (columns > 0 && team.lane == 0) out.losses[row] = loss;
 }
 
 __device__ __forceinline__ Label label_of(const i64* target, i64 row, i64 columns) {
@@ -104,9 +75,9 @@ __device__ __forceinline__ Label label_of(const i64* target, i64 row, i64 column
 extern "C" __global__ void softmax_cross_entropy_labels_warp(const REAL* logits, const long long* target, REAL* losses,
                                                              REAL* probabilities, REAL* gradient, long long rows,
                                                              long long columns, REAL low, REAL high) {
-  Outputs out = {losses, probabilities, gradient, (REAL)1 / (REAL)rows, low, high};
+  Outputs out = {losses, probabilities, gradient, {(REAL)1 / (REAL)rows, low, high}};
   for_each_row_by_lanes(rows, columns, [&](auto team, i64 row, i64 width) {
-    softmax_cross_entropy_row(team, logits, label_of(target, row, columns), out, row, row * columns, width);
+    write_row(team, logits, label_of(target, row, columns), out, row, row * columns, width);
   });
 }
 
@@ -114,9 +85,9 @@ extern "C" __global__ void softmax_cross_entropy_labels_block(const REAL* logits
                                                               REAL* probabilities, REAL* gradient, long long rows,
                                                               long long columns, REAL low, REAL high) {
   __shared__ REAL shared[WARPS];
-  Outputs out = {losses, probabilities, gradient, (REAL)1 / (REAL)rows, low, high};
+  Outputs out = {losses, probabilities, gradient, {(REAL)1 / (REAL)rows, low, high}};
   for_each_row_by_block(rows, columns, shared, [&](auto team, i64 row, i64 width) {
-    softmax_cross_entropy_row(team, logits, label_of(target, row, columns), out, row, row * columns, width);
+    write_row(team, logits, label_of(target, row, columns), out, row, row * columns, width);
   });
 }
 
@@ -124,10 +95,10 @@ extern "C" __global__ void softmax_cross_entropy_distributions_warp(const REAL* 
                                                                     REAL* losses, REAL* probabilities, REAL* gradient,
                                                                     long long rows, long long columns, REAL low,
                                                                     REAL high) {
-  Outputs out = {losses, probabilities, gradient, (REAL)1 / (REAL)rows, low, high};
+  Outputs out = {losses, probabilities, gradient, {(REAL)1 / (REAL)rows, low, high}};
   for_each_row_by_lanes(rows, columns, [&](auto team, i64 row, i64 width) {
     i64 first = row * columns;
-    softmax_cross_entropy_row(team, logits, Distribution{target + first}, out, row, first, width);
+    write_row(team, logits, Distribution<const REAL*>{target + first}, out, row, first, width);
   });
 }
 
@@ -136,9 +107,9 @@ extern "C" __global__ void softmax_cross_entropy_distributions_block(const REAL*
                                                                      long long rows, long long columns, REAL low,
                                                                      REAL high) {
   __shared__ REAL shared[WARPS];
-  Outputs out = {losses, probabilities, gradient, (REAL)1 / (REAL)rows, low, high};
+  Outputs out = {losses, probabilities, gradient, {(REAL)1 / (REAL)rows, low, high}};
   for_each_row_by_block(rows, columns, shared, [&](auto team, i64 row, i64 width) {
     i64 first = row * columns;
-    softmax_cross_entropy_row(team, logits, Distribution{target + first}, out, row, first, width);
+    write_row(team, logits, Distribution<const REAL*>{target + first}, out, row, first, width);
   });
 }

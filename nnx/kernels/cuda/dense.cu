@@ -3,16 +3,7 @@
 //
 // Floor: bias and activation move 2 arrays; column sums read 1, and move 3 with the ReLU's gradient in the same pass;
 // the product is 2 m n k operations.
-#include "common.cuh"
-
-enum Activation { NO_ACTIVATION, RELU, SIGMOID, TANH };  // table.py says the same
-
-__device__ __forceinline__ REAL activate(REAL x, int activation) {
-  if (activation == RELU) return relu(x);
-  if (activation == SIGMOID) return logistic(x);
-  if (activation == TANH) return hyperbolic_tangent(x);
-  return x;
-}
+#include "elementwise.cuh"
 
 // ---- bias and activation --------------------------------------------------------------------------------------------
 
@@ -81,7 +72,7 @@ extern "C" __global__ void column_sums(const REAL* x, REAL* sums, long long rows
 extern "C" __global__ void relu_backward_column_sums(const REAL* y, const REAL* dy, REAL* dx, REAL* sums,
                                                      long long rows, long long columns) {
   __shared__ REAL shared[THREADS];
-  sum_columns(sums, rows, columns, shared, [&](i64 i) { return dx[i] = y[i] > 0 ? dy[i] : (REAL)0; });
+  sum_columns(sums, rows, columns, shared, [&](i64 i) { return dx[i] = relu_slope(y[i], dy[i]); });
 }
 
 // ---- product --------------------------------------------------------------------------------------------------------

@@ -1,29 +1,9 @@
-// Dropout by Philox4x32-10, integer for integer the words of nnx/kernels/philox.py; nothing is stored.
-// Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
+// Dropout: which elements stay is drawn anew, forward and backward.
 //
 // Floor: 2 arrays moved, which in float is 8 bytes an element; beside that 20 products of 32 bits for four elements.
-#include "common.cuh"
+#include "philox.cuh"
 
-struct Words {
-  u32 at[4];
-};
-
-__device__ __forceinline__ Words philox(u32 c0, u32 c1, u32 c2, u32 c3, u64 key) {
-  u32 k0 = (u32)key, k1 = (u32)(key >> 32);
-#pragma unroll
-  for (int round = 0; round < 10; round++) {
-    u64 p0 = (u64)0xD2511F53u * c0, p1 = (u64)0xCD9E8D57u * c2;
-    c0 = (u32)(p1 >> 32) ^ c1 ^ k0;
-    c1 = (u32)p1;
-    c2 = (u32)(p0 >> 32) ^ c3 ^ k1;
-    c3 = (u32)p0;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
-  }
-  return Words{{c0, c1, c2, c3}};
-}
-
-// Four elements, N at a time; a choice, not a product, so that a dropped infinity is 0.
+// Four elements, N at a time.
 template <int N>
 __device__ __forceinline__ void drop(const REAL* x, REAL* y, int count, const Words& words, u32 threshold, REAL scale) {
 #pragma unroll
@@ -31,8 +11,7 @@ __device__ __forceinline__ void drop(const REAL* x, REAL* y, int count, const Wo
     if (first >= count) return;
     Numbers<N> numbers = load<N>(x + first);
 #pragma unroll
-    for (int k = 0; k < N; k++)
-      numbers.at[k] = words.at[first + k] >= threshold ? numbers.at[k] * scale : (REAL)0;
+    for (int k = 0; k < N; k++) numbers.at[k] = dropped(numbers.at[k], words.at[first + k], threshold, scale);
     store<N>(y + first, numbers);
   }
 }

@@ -3,7 +3,7 @@
 //
 // Floor: 2 arrays read for the losses, 3 moved for a gradient; the fused pass reads 2 and writes 1, or 2 with
 // probabilities.
-#include "common.cuh"
+#include "elementwise.cuh"
 
 // losses[row] = mean over columns of cost(a, b).
 template <class Cost>
@@ -21,27 +21,12 @@ __device__ __forceinline__ void mean_of_rows(const REAL* a, const REAL* b, REAL*
 
 extern "C" __global__ void binary_cross_entropy(const REAL* p, const REAL* target, REAL* losses, long long rows,
                                                 long long columns) {
-  mean_of_rows(p, target, losses, rows, columns, [](REAL probability, REAL t) {
-    probability = clipped(probability);
-    return -(t * logarithm(probability) + (1 - t) * logarithm(1 - probability));
-  });
+  mean_of_rows(p, target, losses, rows, columns, [](REAL share, REAL t) { return binary_cost(share, t); });
 }
 
 extern "C" __global__ void binary_cross_entropy_backward(const REAL* p, const REAL* target, REAL* gradient,
                                                          long long n) {
-  map(p, target, gradient, n, [&](REAL probability, REAL t) {
-    probability = clipped(probability);
-    return ((1 - t) / (1 - probability) - t / probability) / (REAL)n;
-  });
-}
-
-// -log(p) and -log(1 - p) of one logit, kept within bounds, weighted by target t and 1 - t. The right answer at an
-// infinite logit costs nothing, though 0 * inf is NaN.
-__device__ __forceinline__ REAL sigmoid_cost(REAL x, REAL t, REAL low, REAL high) {
-  REAL more = logarithm_of_1_plus(exponential(-magnitude(x)));
-  REAL yes = clamp(x < 0 ? more - x : more, low, high);
-  REAL no = clamp(x < 0 ? more : more + x, low, high);
-  return (t == 0 ? (REAL)0 : t * yes) + (t == 1 ? (REAL)0 : (1 - t) * no);
+  map(p, target, gradient, n, [&](REAL share, REAL t) { return binary_slope(share, t) / (REAL)n; });
 }
 
 extern "C" __global__ void sigmoid_cross_entropy(const REAL* logits, const REAL* target, REAL* losses,
@@ -66,7 +51,7 @@ extern "C" __global__ void sigmoid_cross_entropy(const REAL* logits, const REAL*
 
 extern "C" __global__ void mean_squared_error(const REAL* prediction, const REAL* target, REAL* losses, long long rows,
                                               long long columns) {
-  mean_of_rows(prediction, target, losses, rows, columns, [](REAL a, REAL b) { return (a - b) * (a - b); });
+  mean_of_rows(prediction, target, losses, rows, columns, [](REAL a, REAL b) { return square_cost(a, b); });
 }
 
 extern "C" __global__ void mean_squared_error_backward(const REAL* prediction, const REAL* target, REAL* gradient,
@@ -77,15 +62,11 @@ extern "C" __global__ void mean_squared_error_backward(const REAL* prediction, c
 
 extern "C" __global__ void mean_absolute_error(const REAL* prediction, const REAL* target, REAL* losses, long long rows,
                                                long long columns) {
-  mean_of_rows(prediction, target, losses, rows, columns, [](REAL a, REAL b) { return magnitude(a - b); });
+  mean_of_rows(prediction, target, losses, rows, columns, [](REAL a, REAL b) { return distance_cost(a, b); });
 }
 
-// The sign of 0 is 0, and that of NaN is NaN.
 extern "C" __global__ void mean_absolute_error_backward(const REAL* prediction, const REAL* target, REAL* gradient,
                                                         long long n) {
   REAL scale = (REAL)(1.0 / (double)n);
-  map(prediction, target, gradient, n, [&](REAL a, REAL b) {
-    REAL error = a - b;
-    return error > 0 ? scale : error < 0 ? -scale : error * 0;
-  });
+  map(prediction, target, gradient, n, [&](REAL a, REAL b) { return distance_slope(a, b, scale); });
 }

@@ -2,9 +2,8 @@
 //
 // Floor: w read, dw read and written: 3 arrays in one pass. The sum is in double and in a fixed order: each block adds
 // up its share, a second launch the blocks; a lone block writes the result itself.
-#include "common.cuh"
+#include "descent.cuh"
 
-// The gradient of |w| at 0 is taken as +1.
 extern "C" __global__ void regularize(const REAL* w, REAL* dw, double* parts, double* penalty, long long n, double l1,
                                       double l2) {
   __shared__ double shared[WARPS];
@@ -15,7 +14,7 @@ extern "C" __global__ void regularize(const REAL* w, REAL* dw, double* parts, do
 #pragma unroll
     for (int k = 0; k < span.count; k++) {
       REAL weight = weights.at[k];
-      gradients.at[k] = gradients.at[k] + (weight >= 0 ? slope_1 : -slope_1) + slope_2 * weight;
+      gradients.at[k] = regularized(gradients.at[k], weight, slope_1, slope_2);
       sizes += magnitude((double)weight);
       squares += (double)weight * (double)weight;
     }

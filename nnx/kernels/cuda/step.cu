@@ -3,12 +3,8 @@
 // Floor: the outputs and targets read once; no number goes to the host.
 // Sums are in double and in a fixed order: each block adds up its share, a second launch adds up the blocks. One block
 // writes the result itself, because a launch costs more than a small batch.
-#include "common.cuh"
-
-__device__ __forceinline__ void write_stats(double* stats, double loss, double hits, i64 rows, bool with_hits) {
-  stats[LOSS] = loss / (double)rows;
-  if (with_hits) stats[HITS] = hits;
-}
+#include "closing.cuh"
+#include "rows.cuh"
 
 // The losses of a block's share, one of its threads' parts of that.
 __device__ __forceinline__ double sum_of_losses(const REAL* losses, i64 rows) {
@@ -37,26 +33,9 @@ extern "C" __global__ void tally_losses(const REAL* losses, double* parts, doubl
 
 // ---- the largest output ---------------------------------------------------------------------------------------------
 
-struct Best {
-  REAL value;
-  i64 place;
-};
-
-// Of equals the first is the best, and NaN is above all numbers: as NumPy's argmax has it.
-__device__ __forceinline__ bool beats(Best a, Best b) {
-  bool a_is_nan = a.value != a.value, b_is_nan = b.value != b.value;
-  if (a_is_nan != b_is_nan) return a_is_nan;
-  if (a.value == b.value || a_is_nan) return a.place < b.place;
-  return a.value > b.value;
-}
-
 // Every lane of the team gets the place of the row's largest number.
 __device__ __forceinline__ i64 place_of_largest(LanesOfWarp team, const REAL* x, i64 columns) {
-  Best best = {-infinity(), columns};
-  for (i64 j = team.lane; j < columns; j += team.size) {
-    Best other = {x[j], j};
-    if (beats(other, best)) best = other;
-  }
+  Best best = largest(team, x, columns);
   for (int distance = team.size >> 1; distance > 0; distance >>= 1) {
     Best other = {__shfl_xor_sync(ALL_LANES, best.value, distance), __shfl_xor_sync(ALL_LANES, best.place, distance)};
     if (beats(other, best)) best = other;
@@ -132,16 +111,8 @@ extern "C" __global__ void tally_total(const double* parts, double* stats, long 
 
 // ---- the end of a step ----------------------------------------------------------------------------------------------
 
-// One thread: a handful of numbers. The row of the history is chosen by a counter on the device, never on the host.
 extern "C" __global__ void end_step(double* stats, const double* penalties, long long penalty_count, double* history,
                                     long long capacity, long long* counters, long long rows) {
   if (grid_thread() > 0) return;
-  double penalty = 0;
-  for (i64 i = 0; i < penalty_count; i++) penalty += penalties[i];
-  stats[PENALTY] = penalty;
-  double* entry = history + counters[DONE] % capacity * STATS;
-  for (int k = 0; k < STATS; k++) entry[k] = stats[k];
-  counters[STEP] += 1;
-  counters[CURSOR] += rows;
-  counters[DONE] += 1;
+  close_step(stats, penalties, penalty_count, history, capacity, counters, rows);
 }

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 FOLDER = Path(__file__).parent
-HEADER = "common.cuh"
 REALS = {"float32": "float", "float64": "double"}
-ACTIVATIONS = {None: 0, "relu": 1, "sigmoid": 2, "tanh": 3}  # as in dense.cu
+ACTIVATIONS = {None: 0, "relu": 1, "sigmoid": 2, "tanh": 3}  # as in elementwise.cuh
 SCALARS: dict[str, Any] = {
     "long long": np.int64,
     "int": np.int32,
@@ -313,14 +312,23 @@ FILES: tuple[str, ...] = tuple(dict.fromkeys(kernel.file for kernel in _TABLE))
 
 @cache
 def source(file: str) -> str:
-    """Return the text to compile. The header stands inside it: caches of compiled kernels look into no includes."""
-    header = (FOLDER / HEADER).read_text(encoding="utf-8")
-    text = (FOLDER / file).read_text(encoding="utf-8")
-    before, include, after = text.partition(f'#include "{HEADER}"\n')
-    if not include:
-        return text
-    line = before.count("\n") + 2
-    return f'{before}#line 1 "{HEADER}"\n{header}#line {line} "{file}"\n{after}'
+    """Return the text to compile. Headers stand inside it: caches of compiled kernels look into no includes."""
+    return _with_headers(file, set())
+
+
+def _with_headers(file: str, there: set[str]) -> str:
+    """Return a file's text, headers that are not there yet in place of their `#include`, lines counted as before."""
+    lines = []
+    for number, line in enumerate((FOLDER / file).read_text(encoding="utf-8").splitlines(), 1):
+        header = line.removeprefix('#include "').rstrip('"') if line.startswith('#include "') else ""
+        if not header:
+            lines.append(line)
+        elif header not in there:
+            there.add(header)
+            lines += [f'#line 1 "{header}"', _with_headers(header, there), f'#line {number + 1} "{file}"']
+        else:
+            lines.append("")
+    return "\n".join(lines) + "\n"
 
 
 def options(dtype: str) -> tuple[str, ...]:
