@@ -1,0 +1,119 @@
+"""Small networks with every layer, loss and optimizer, on which steps are compared: eager, replayed, elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import nnx
+
+Data = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network and how it is trained, for some 200 steps."""
+
+    layers: Callable[[], list[nnx.Layer]]
+    loss: Callable[[], nnx.Loss] = nnx.CategoricalCrossEntropy
+    optimizer: Callable[[], nnx.Optimizer] = lambda: nnx.Adam(0.02, decay=1e-3)
+    data: str = "labels"
+    rows: int = 50
+    batch: int | None = 16
+    fit: dict[str, Any] = field(default_factory=dict)
+
+    def model(self, dtype: str = "float64", backend: Any = "numpy") -> nnx.Sequential:
+        model = nnx.Sequential(*self.layers(), backend=backend, dtype=dtype, seed=5)
+        return model.compile(self.loss(), self.optimizer())
+
+    def samples(self) -> Data:
+        width = next((layer.n_inputs for layer in self.layers() if isinstance(layer, nnx.Dense)), 2)
+        return samples(self.data, self.rows, width)
+
+    @property
+    def epochs(self) -> int:
+        steps = -(-self.rows // (self.batch or self.rows))
+        return -(-200 // steps)
+
+
+def samples(kind: str, rows: int, width: int = 2) -> Data:
+    random = np.random.default_rng(rows)
+    x = random.normal(size=(rows, width))
+    labels = random.integers(0, 3, rows)
+    x[:, 0] += labels
+    x /= 3  # no probability so small that the notes' loss clips it, where the fused ones go on exactly
+    targets = {
+        "labels": lambda: labels,
+        "one-hot": lambda: np.eye(3)[labels],
+        "soft": lambda: random.dirichlet(np.ones(3), rows),
+        "shares": lambda: (np.eye(3)[labels] + random.random((rows, 3))) / 2,
+        "numbers": lambda: np.sin(x[:, :1]) * [[1.0, 2.0, 3.0]],
+        "number": lambda: x.sum(axis=1),
+    }
+    return x, targets[kind]()
+
+
+def mlp(*inside: Callable[[], nnx.Layer], last: Callable[[], nnx.Layer] | None = nnx.Softmax, **dense: Any) -> Any:
+    def layers() -> list[nnx.Layer]:
+        ends = [] if last is None else [last()]
+        return [nnx.Dense(2, 6, **dense), *(make() for make in inside), nnx.Dense(6, 3, **dense), *ends]
+
+    return layers
+
+
+def deep() -> list[nnx.Layer]:
+    hidden = [layer for _ in range(8) for layer in (nnx.Dense(6, 6), nnx.Tanh())]
+    return [nnx.Dense(2, 6), nnx.ReLU(), *hidden, nnx.Dropout(0.05), nnx.Dense(6, 3), nnx.Softmax()]
+
+
+NETS: dict[str, Net] = {
+    "relu": Net(mlp(nnx.ReLU)),
+    "sigmoid": Net(mlp(nnx.Sigmoid)),
+    "tanh": Net(mlp(nnx.Tanh)),
+    "linear": Net(mlp(nnx.Linear)),
+    "softmax inside": Net(mlp(nnx.Softmax)),
+    "no activation": Net(lambda: [nnx.Dense(2, 3), nnx.Softmax()]),
+    "activation first": Net(lambda: [nnx.Tanh(), *mlp(nnx.ReLU)()]),
+    "dropout": Net(mlp(nnx.ReLU, lambda: nnx.Dropout(0.3))),
+    "dropout first": Net(lambda: [nnx.Dropout(0.2), *mlp(nnx.ReLU)()]),
+    "dropout of nothing": Net(mlp(nnx.ReLU, lambda: nnx.Dropout(0.0))),
+    "two dropouts": Net(mlp(nnx.ReLU, lambda: nnx.Dropout(0.3), lambda: nnx.Dropout(0.3))),
+    "one-hot": Net(mlp(nnx.ReLU), data="one-hot"),
+    "soft labels": Net(mlp(nnx.ReLU), data="soft"),
+    "logits": Net(mlp(nnx.ReLU, last=None), nnx.SoftmaxCrossEntropy),
+    "unfused softmax": Net(mlp(nnx.ReLU, last=lambda: Unfused()), nnx.CategoricalCrossEntropy),
+    "binary": Net(mlp(nnx.ReLU, last=nnx.Sigmoid), nnx.BinaryCrossEntropy, data="shares"),
+    "binary logits": Net(mlp(nnx.ReLU, last=None), nnx.SigmoidCrossEntropy, data="shares"),
+    "unfused binary": Net(mlp(nnx.ReLU, last=lambda: Halved()), nnx.BinaryCrossEntropy, data="shares"),
+    "squares": Net(mlp(nnx.Tanh, last=None), nnx.MeanSquaredError, data="numbers"),
+    "magnitudes": Net(mlp(nnx.Tanh, last=nnx.Linear), nnx.MeanAbsoluteError, data="numbers"),
+    "one feature, one output": Net(
+        lambda: [nnx.Dense(1, 5), nnx.Tanh(), nnx.Dense(5, 1)], nnx.MeanSquaredError, data="number"
+    ),
+    "sgd": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.SGD(0.1)),
+    "sgd with momentum": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.SGD(0.1, momentum=0.9, decay=1e-2)),
+    "adagrad": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.AdaGrad(0.1, decay=1e-3)),
+    "rmsprop": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.RMSprop(0.01, decay=1e-3, rho=0.95)),
+    "adamw": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.AdamW(0.02, decay=1e-3, weight_decay=0.1)),
+    "l2": Net(mlp(nnx.ReLU, weight_l2=1e-2, bias_l2=1e-3)),
+    "l1": Net(mlp(nnx.ReLU, weight_l1=1e-3, bias_l1=1e-2)),
+    "l1 and l2": Net(mlp(nnx.ReLU, weight_l1=1e-3, weight_l2=1e-2, bias_l1=1e-2, bias_l2=1e-3)),
+    "whole": Net(mlp(nnx.ReLU, lambda: nnx.Dropout(0.1)), batch=None),
+    "no tail": Net(mlp(nnx.ReLU), rows=48, batch=16),
+    "tail of one": Net(mlp(nnx.ReLU, lambda: nnx.Dropout(0.1)), rows=33, batch=16),
+    "batches of one": Net(mlp(nnx.ReLU), rows=9, batch=1),
+    "one sample": Net(mlp(nnx.ReLU), rows=1, batch=None),
+    "in order": Net(mlp(nnx.ReLU), fit={"shuffle": False}),
+    "deep": Net(deep),
+}
+
+
+class Unfused(nnx.Softmax):
+    """Softmax of another class, which therefore is not fused with the loss."""
+
+
+class Halved(nnx.Sigmoid):
+    """Sigmoid of another class."""
