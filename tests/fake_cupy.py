@@ -84,7 +84,7 @@ class Machine:
         self.allocator: Callable[[int], Any] | None = None
         self.live: dict[int, tuple[int, weakref.ref[np.ndarray]]] = {}  # by address: where it ends, and what is there
         self.cublaslt: Any = None
-        self.compute_type, self.capability = 1, (9, 0)
+        self.compute_type, self.capability, self.shared = 1, (9, 0), 227 << 10
         self.allocations = 0
 
     @contextmanager
@@ -194,6 +194,7 @@ class ndarray:
     T = property(lambda self: lift(seen(self).T))
     data = property(lambda self: SimpleNamespace(ptr=self._a.__array_interface__["data"][0]))
     device = property(lambda self: Device(self._device))
+    __cuda_array_interface__ = property(lambda self: self._a.__array_interface__)
 
     @property
     def flags(self) -> Any:
@@ -694,7 +695,8 @@ def get_default_pinned_memory_pool() -> Any:
 
 def _properties(number: int) -> dict[str, Any]:
     major, minor = machine.capability
-    return {"name": b"Stand-in", "major": major, "minor": minor, "totalGlobalMem": machine.memory}
+    size = {"totalGlobalMem": machine.memory, "sharedMemPerBlockOptin": machine.shared}
+    return {"name": b"Stand-in", "major": major, "minor": minor, **size}
 
 
 NULL = Stream(null=True)

@@ -25,7 +25,7 @@ if cuda_on_cpu.missing():
 import fake_cupy
 from fake_cublaslt import DESCRIPTION, PREFERENCE, PROTOTYPES, TYPES, FakeLt
 from fake_cupy import machine
-from test_programs import NETS
+from networks import NETS
 
 import nnx
 from nnx.backends.cuda_lt import LtError

@@ -19,7 +19,8 @@ from nnx.kernels.cuda.table import FOLDER
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")  # Ampere, Hopper, Blackwell
 MOST_REGISTERS = 128  # of a thread: two blocks of 256 threads then run on a multiprocessor at the same time
-COMPUTES_IN_DOUBLE = ("losses.cu", "optimizers.cu", "regularize.cu", "step.cu")  # scales, rates, penalties, tallies
+# Scales, rates, penalties, tallies.
+COMPUTES_IN_DOUBLE = ("losses.cu", "optimizers.cu", "program.cu", "regularize.cu", "step.cu")
 
 
 @functools.cache

@@ -69,7 +69,8 @@ def test_the_table_says_what_the_file_says(file: str):
 
 
 def test_every_kernel_has_a_proof():
-    proven = {kernel for proof in PROOFS.values() for kernel in proof.kernels} | {*OPTIMIZERS, *BITS}
+    """But `program`, whose proofs are whole steps (test_cupy_persistent.py)."""
+    proven = {kernel for proof in PROOFS.values() for kernel in proof.kernels} | {*OPTIMIZERS, *BITS, "program"}
     assert proven == {name for file in FILES for name in signatures(source(file))}
 
 

@@ -14,7 +14,8 @@ import cuda_on_cpu
 import numpy as np
 import pytest
 from cupy_calls import large, of, plain_calls
-from test_programs import NETS, Net, Swish, always_eager
+from networks import NETS, Net
+from test_programs import Swish, always_eager
 
 import nnx
 from nnx.backends import BackendUnavailable, cuda_driver, cupy
@@ -94,6 +95,8 @@ def test_products_can_be_given_to_one_of_the_two(rule: str, how: str, monkeypatc
 def test_no_kernel_is_left_unused(fake: CupyBackend):
     check_backend(fake)
     large(fake)
+    trained(NETS["relu"], fake, epochs=2)
+    fake.persistent = False
     trained(NETS["relu"], fake, epochs=2)
     machine.cublaslt = FakeLt()
     fake._lt = None
@@ -209,7 +212,7 @@ def test_a_replayed_step_neither_allocates_nor_waits(fake: CupyBackend):
     before = machine.launched.total()
     with machine.without("allocation", "host", "copies"):
         runner.run(5)
-    assert (machine.launched.total() - before) % 5 == 0
+    assert machine.launched.total() - before == 1  # of the persistent kernel
     assert runner.native
 
 

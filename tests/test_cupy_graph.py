@@ -19,7 +19,7 @@ import fake_cupy
 from cupy_calls import of
 from fake_cublaslt import FakeLt
 from fake_cupy import machine
-from test_programs import NETS, Net
+from networks import NETS, Net
 
 import nnx
 from nnx.backends import cuda_graph, cuda_lt, cuda_products
@@ -42,6 +42,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
         machine.cublaslt = lt
         monkeypatch.setenv("NNX_GEMM", gemm)
         monkeypatch.setenv("NNX_GRAPH", "1" if graph else "0")
+        monkeypatch.setenv("NNX_PERSISTENT", "0")
         return CupyBackend(fake_cupy)
 
     return make

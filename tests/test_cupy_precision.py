@@ -18,7 +18,7 @@ if cuda_on_cpu.missing():
 import fake_cupy
 from fake_cublaslt import TF32, FakeLt, to_bf16, to_tf32
 from fake_cupy import machine
-from test_programs import NETS
+from networks import NETS
 
 import nnx
 from nnx.backends import cuda_products

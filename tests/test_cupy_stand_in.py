@@ -68,6 +68,7 @@ def test_names_are_those_of_the_real_one(real: Any):
     for kind in ("Stream", "Event", "Graph"):
         names = {name for name in vars(getattr(fake_cupy, kind)) if name[0] != "_"}
         assert names <= set(dir(getattr(real.cuda, kind)))
+    assert hasattr(real.RawKernel, "max_dynamic_shared_size_bytes")
     pool = {name for name in dir(fake_cupy.MemoryPool) if name[0] != "_"}
     assert pool <= set(dir(real.get_default_memory_pool()))
     assert real._core._routines_linalg.COMPUTE_TYPE_TF32 == fake_cupy._core._routines_linalg.COMPUTE_TYPE_TF32

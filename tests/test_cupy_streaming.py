@@ -17,7 +17,8 @@ if cuda_on_cpu.missing():
 import fake_cupy
 from fake_copies import UP
 from fake_cupy import machine
-from test_programs import NETS, Net, always_eager
+from networks import NETS, Net
+from test_programs import always_eager
 
 import nnx
 from nnx.backends import cuda_stream

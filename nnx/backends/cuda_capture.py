@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnx.backends.cuda_launch import Rooms
 from nnx.backends.cuda_products import GraphProducts, NotCaptured
+from nnx.backends.errors import NotReplayable
 
 if TYPE_CHECKING:
     from nnx.backends.cupy import CupyBackend
@@ -121,7 +122,7 @@ def stage(what: str) -> Iterator[None]:
     """Turn whatever fails inside into a reason."""
     try:
         yield
-    except NotCaptured:
+    except (NotCaptured, NotReplayable):
         raise
     except Exception as error:  # CUDA's, cuBLASLt's, a compiler's: each has its own ways to fail
         raise NotCaptured(f"{what} failed ({in_a_line(error)})") from error

@@ -37,6 +37,7 @@ class CudaDevice(Backend):
         self._gpu = cupy.cuda.Device(number)
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         self.capability = (int(properties["major"]), int(properties["minor"]))
+        self.shared_memory = int(properties["sharedMemPerBlockOptin"])  # bytes, of a block that asks for all
         name = properties["name"]
         self.device = f"cuda:{number} ({name.decode() if isinstance(name, bytes) else name})"
         self._launch = Launcher(cupy)

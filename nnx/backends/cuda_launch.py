@@ -31,6 +31,11 @@ class Launcher:
         arguments = [kind(value) for kind, value in zip(types, values, strict=True)]
         run(launch.grid, launch.block, tuple(arguments), shared_mem=launch.shared)
 
+    def allow(self, name: str, dtype: str, size: int) -> None:
+        """Let a kernel have so many bytes of dynamic shared memory: without being asked, a GPU gives 48 KiB at most."""
+        run, _ = self._kernels.get((name, dtype)) or self._load(name, dtype)
+        run.max_dynamic_shared_size_bytes = size
+
     def _load(self, name: str, dtype: str) -> tuple[Any, tuple[Any, ...]]:
         kernel = KERNELS[name]
         if (kernel.file, dtype) not in self._modules:

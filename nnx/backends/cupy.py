@@ -19,8 +19,8 @@ from nnx.backends.base import BackendInfo
 from nnx.backends.cuda_dense import PRECISION, ROUNDED, CudaDense
 from nnx.backends.cuda_device import flag
 from nnx.backends.cuda_forward import GraphForward
-from nnx.backends.cuda_graph import GraphProgram
 from nnx.backends.cuda_operands import FLOAT64, INT64, as_they_are, writable
+from nnx.backends.cuda_persistent import MOST_WORK, compile_program
 from nnx.backends.cuda_products import MOST
 from nnx.backends.cuda_program import CupyProgram
 from nnx.backends.cuda_reasons import explain_error
@@ -37,6 +37,7 @@ from nnx.kernels.philox import LOW, keep_threshold
 Array = Any
 GRAPH = "NNX_GRAPH"  # 0: recorded steps and predictions run one operation at a time
 STREAM = "NNX_STREAM"  # 1: every data set is streamed to the GPU, 0: none; otherwise what does not fit there
+PERSISTENT = "NNX_PERSISTENT"  # 1: a recorded step is the persistent kernel whenever it fits; 0: never
 
 
 class CupyBackend(CudaDense):
@@ -47,6 +48,7 @@ class CupyBackend(CudaDense):
     def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None, precision: str | None = None) -> None:
         super().__init__(cupy, number, gpu_memory_limit, precision)
         self.graphs, self.streams = flag(GRAPH) is not False, flag(STREAM)
+        self.persistent = flag(PERSISTENT)
 
     def implementation(self, op: str) -> str:
         if op.startswith("dense"):  # which of the two is chosen for each shape: SMALL
@@ -57,7 +59,8 @@ class CupyBackend(CudaDense):
         plain = super().info()
         products = f"float32 matrix products: {ROUNDED[self.precision]}; precision= or {PRECISION} says which"
         rule = f"dense layers: {self.product_rule()}; NNX_GEMM=own or blas overrides"
-        return replace(plain, notes=(products, *plain.notes, rule, self._graph_rule(), *self._met))
+        rules = rule, self._graph_rule(), *self._persistent_rule()
+        return replace(plain, notes=(products, *plain.notes, *rules, *self._met))
 
     def _graph_rule(self) -> str:
         """Return in words how recorded steps run, and who then does the products that cuBLAS does elsewhere."""
@@ -69,6 +72,14 @@ class CupyBackend(CudaDense):
             who = f"nnx's kernel, or no graph beyond {MOST:,} multiply-adds of them a step, because {lt}"
         return f"recorded steps: one CUDA graph each, in it for cuBLAS: {who}; {GRAPH}=0 for one operation at a time"
 
+    def _persistent_rule(self) -> list[str]:
+        """Return in words which recorded steps are the persistent kernel."""
+        if not self.graphs or self.persistent is False:
+            return []
+        most = "" if self.persistent else f" and take up to {MOST_WORK:,} multiply-adds"
+        which = f"recorded steps that fit a block's {self.shared_memory:,} bytes{most}"
+        return [f"{which}: many in one launch of a persistent kernel; {PERSISTENT}=0 for none, 1 for all that fit"]
+
     def probe(self) -> None:
         """Allocate, compile and run kernels, multiply matrices by cuBLAS, and compare."""
         super().probe()
@@ -79,7 +90,9 @@ class CupyBackend(CudaDense):
             raise RuntimeError(f"[1 2] @ [3 4] gave {self.to_numpy(big).tolist()}, softmax [0 0] {share.tolist()}")
 
     def compile(self, recorder: Recorder) -> Program:
-        return (GraphProgram if self.graphs else CupyProgram)(self, recorder.calls)
+        if not self.graphs:
+            return CupyProgram(self, recorder.calls)
+        return compile_program(self, recorder.calls, self.persistent)
 
     def stream(self, data: Sequence[np.ndarray], batch: int) -> Stream | None:
         found = stream(self, data, batch, self.streams)

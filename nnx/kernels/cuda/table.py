@@ -305,6 +305,13 @@ _TABLE = (
         "const double* parts, double* penalty, long long count",
         "penalty = the sum of the parts of count blocks.",
     ),
+    # ---- many steps at once ------------------------------------------------------------------------------------------
+    Kernel(
+        "program",
+        "program.cu",
+        "const long long* table, long long before, long long each, long long after, long long samples, long long steps",
+        "Training steps of a small network, as program_table.py describes them, by one block.",
+    ),
 )
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _TABLE}
 FILES: tuple[str, ...] = tuple(dict.fromkeys(kernel.file for kernel in _TABLE))

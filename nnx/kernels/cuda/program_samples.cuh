@@ -1,0 +1,121 @@
+// What a program does to each number by itself, and to each sample: a thread has one.
+//
+// Floor: the bytes of operands and results, in shared memory, and one exponential or logarithm a number.
+#include "elementwise.cuh"
+#include "philox.cuh"
+#include "program.cuh"
+#include "rows.cuh"
+
+// ---- each number by itself ------------------------------------------------------------------------------------------
+
+// out = f(x, y) for `inputs` numbers of each sample; y is x where there is no second operand. out may be either.
+template <class F>
+__device__ __forceinline__ void map_samples(const Row& row, int samples, F f) {
+  for_items((int)row.inputs * samples, [&](int i) { row.out[i] = f(row.x[i], row.y[i]); });
+}
+
+// a: a factor, a limit or a lower bound; b: an upper bound.
+__device__ __forceinline__ void elementwise(Row row, int samples) {
+  REAL a = (REAL)row.a, b = (REAL)row.b;
+  auto map = [&](auto f) { map_samples(row, samples, f); };
+  switch ((Kind)row.kind) {
+    case Kind::RELU: return map([](REAL x, REAL) { return relu(x); });
+    case Kind::SIGMOID: return map([](REAL x, REAL) { return logistic(x); });
+    case Kind::TANH: return map([](REAL x, REAL) { return hyperbolic_tangent(x); });
+    case Kind::RELU_BACK: return map([](REAL y, REAL dy) { return relu_slope(y, dy); });
+    case Kind::SIGMOID_BACK: return map([](REAL y, REAL dy) { return sigmoid_slope(y, dy); });
+    case Kind::TANH_BACK: return map([](REAL y, REAL dy) { return tanh_slope(y, dy); });
+    case Kind::SQUARE: return map([](REAL x, REAL t) { return square_cost(x, t); });
+    case Kind::SQUARE_BACK: return map([=](REAL x, REAL t) { return (x - t) * a; });
+    case Kind::DISTANCE: return map([](REAL x, REAL t) { return distance_cost(x, t); });
+    case Kind::DISTANCE_BACK: return map([=](REAL x, REAL t) { return distance_slope(x, t, a); });
+    case Kind::BINARY: return map([](REAL p, REAL t) { return binary_cost(p, t); });
+    case Kind::BINARY_BACK: return map([=](REAL p, REAL t) { return binary_slope(p, t) * a; });
+    case Kind::LOGIT: return map([=](REAL x, REAL t) { return sigmoid_cost(x, t, a, b); });
+    case Kind::LOGIT_BACK: return map([=](REAL x, REAL t) { return (logistic(x) - t) * a; });
+    case Kind::ABOVE: return map([=](REAL x, REAL t) { return (REAL)((x > a) == (t > (REAL)0.5)); });
+    case Kind::NEAR: return map([=](REAL x, REAL t) { return (REAL)(magnitude(x - t) < a); });
+    case Kind::EQUAL: return map([](REAL x, REAL y) { return (REAL)(x == y); });
+    case Kind::SURPRISE: return map([](REAL p, REAL t) { return -surprise(p, t); });
+    case Kind::SURPRISE_BACK: return map([=](REAL p, REAL t) { return surprise_slope(p, t) * a; });
+  }
+}
+
+// kind: the layer; word: the seed; outputs: the threshold; a: the scale; y: counters. A thread has one Philox counter, which
+// is four features of a sample.
+__device__ __forceinline__ void dropout(Row row, int samples) {
+  int groups = ((int)row.inputs + 3) / 4;
+  u32 step = (u32)reinterpret_cast<const i64*>(row.y)[STEP];
+  REAL scale = (REAL)row.a;
+  for_items(groups * samples, [&](int item) {
+    int group = item / samples, sample = item - group * samples;
+    Words words = philox((u32)sample, (u32)group, step, (u32)row.kind, (u64)row.word);
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+      if (4 * group + k < row.inputs) {
+        int i = (4 * group + k) * samples + sample;
+        row.out[i] = dropped(row.x[i], words.at[k], (u32)row.outputs, scale);
+      }
+  });
+}
+
+// ---- each sample ----------------------------------------------------------------------------------------------------
+
+// The numbers of one sample: a row as rows.cuh has it, and a team of one thread.
+struct Sample {
+  REAL* first;
+  int samples;
+  __device__ __forceinline__ REAL& operator[](i64 j) const { return first[j * samples]; }
+};
+
+struct Alone {
+  static constexpr int lane = 0, size = 1;
+  template <class T, class Operator>
+  __device__ __forceinline__ T reduce(T value, Operator) const {
+    return value;
+  }
+};
+
+// x: logits; y: classes, or distributions; out: the gradient; also: losses; hits or null; a: 1 / samples; b, c: bounds.
+template <class TargetOf>
+__device__ __forceinline__ void cross_entropy(const Row& row, int samples, TargetOf target_of) {
+  Costs costs = {(REAL)row.a, (REAL)row.b, (REAL)row.c};
+  for_items(samples, [&](int s) {
+    Sample x = {row.x + s, samples}, gradient = {row.out + s, samples};
+    auto target = target_of(s);
+    row.also[s] = softmax_cross_entropy_row(Alone(), x, target, gradient, costs, row.inputs, [](i64, REAL) {});
+    if (row.hits) row.hits[s] = target.share(largest(Alone(), x, row.inputs).place);
+  });
+}
+
+__device__ __forceinline__ Label label_of(REAL label, i64 columns) {
+  bool valid = label >= 0 && label < (REAL)columns;
+  return Label{valid ? (i64)label : -1, valid};
+}
+
+// One operation that takes sample by sample.
+__device__ __forceinline__ void each_sample(Row row, int samples) {
+  auto at = [&](REAL* a, int s) { return Sample{a + s, samples}; };
+  switch ((Op)row.op) {
+    case Op::SOFTMAX:
+      return for_items(samples, [&](int s) { softmax_row(Alone(), at(row.x, s), at(row.out, s), row.inputs); });
+    case Op::SOFTMAX_BACKWARD:  // x: softmax's output; y: its gradient
+      return for_items(samples, [&](int s) {
+        softmax_backward_row(Alone(), at(row.x, s), at(row.y, s), at(row.out, s), row.inputs);
+      });
+    case Op::CROSS_ENTROPY:
+      return cross_entropy(row, samples, [&](int s) { return label_of(row.y[s], row.inputs); });
+    case Op::CROSS_ENTROPY_SOFT:
+      return cross_entropy(row, samples, [&](int s) { return Distribution<Sample>{at(row.y, s)}; });
+    case Op::ARGMAX:
+      return for_items(samples, [&](int s) { row.out[s] = (REAL)largest(Alone(), at(row.x, s), row.inputs).place; });
+    case Op::ONE_HOT:
+      return for_items((int)row.outputs * samples, [&](int i) { row.out[i] = (REAL)(row.x[i % samples] == i / samples); });
+    default:  // MEAN, times a
+      return for_items(samples, [&](int s) {
+        REAL total = 0;
+        for (i64 j = 0; j < row.inputs; j++) total += at(row.x, s)[j];
+        row.out[s] = total * (REAL)row.a;
+      });
+  }
+}

@@ -1,0 +1,52 @@
+"""The table that `program` (program.cu) interprets: a row of sixteen words for each operation of a training step.
+
+An operand is a *place*: the address of an array, or, below SHARED_PLACES, a byte of the block's shared memory; or it
+is NOWHERE. The tests hold names and numbers to program.cuh.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nnx.kernels.cuda.launches import Launch
+
+THREADS = 512  # most of its block
+AHEAD = 32  # steps whose rates are worked out at a time
+RATES = 9  # numbers of one step's rates
+SHARED_PLACES = 1 << 20
+NOWHERE = -1
+
+OPERATIONS = (
+    "copy", "load", "labels", "rates", "dense", "dense_backward", "gradient", "elementwise", "dropout", "softmax",
+    "softmax_backward", "cross_entropy", "cross_entropy_soft", "argmax", "one_hot", "mean", "regularize", "penalty",
+    "update", "close",
+)  # fmt: skip
+KINDS = (
+    "relu", "sigmoid", "tanh", "relu_back", "sigmoid_back", "tanh_back", "square", "square_back", "distance",
+    "distance_back", "binary", "binary_back", "logit", "logit_back", "above", "near", "equal", "surprise",
+    "surprise_back",
+)  # fmt: skip
+OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")
+
+NUMBERS = ("kind", "barrier", "inputs", "outputs", "word")
+CONSTANTS = ("a", "b", "c")  # float64
+PLACES = ("x", "y", "weights", "biases", "out", "also", "hits")
+FIELDS = ("op", *NUMBERS, *CONSTANTS, *PLACES)
+ROW_BYTES = 8 * len(FIELDS)
+
+
+def row(op: str, **fields: Any) -> np.ndarray:
+    """Return a row: int64 [16]. Numbers and constants that are not named are 0, places are NOWHERE."""
+    words = np.zeros(len(FIELDS), np.int64)
+    words[FIELDS.index(PLACES[0]) :] = NOWHERE
+    words[0] = OPERATIONS.index(op)
+    for name, value in fields.items():
+        words[FIELDS.index(name)] = np.float64(value).view(np.int64) if name in CONSTANTS else value
+    return words
+
+
+def launch(threads: int, shared: int) -> Launch:
+    """One block of so many threads, with so many bytes of shared memory."""
+    return Launch("program", (1,), (threads,), shared)
