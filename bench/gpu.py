@@ -72,8 +72,9 @@ def conformance(save: Save) -> Any:
 
 
 def kernels(save: Save) -> Any:
-    """Every kernel in every way that it can be launched, against float64 NumPy."""
+    """Every kernel in every way that it can be launched, against float64 NumPy; `program` by whole trainings."""
     import cuda_proofs
+    import gpu_persistent
     from gpu_kernels import DeviceRun
 
     import nnx
@@ -99,7 +100,17 @@ def kernels(save: Save) -> Any:
     for dtype in DTYPES:
         cuda_proofs.prove_bfloat16(run := DeviceRun(backend, dtype))
         launched |= run.kernels
-    return {"worst": worst, "kernels": sorted(launched)}
+    worst["program"] = gpu_persistent.check(backend)
+    return {"worst": worst, "kernels": sorted(launched | {"program"})}
+
+
+def persistent(save: Save) -> Any:
+    """Steps of small networks by the persistent kernel and by CUDA graphs."""
+    import gpu_persistent
+
+    import nnx
+
+    return gpu_persistent.sweep(nnx.get_backend("cupy"))
 
 
 def precision(save: Save) -> Any:
@@ -207,6 +218,7 @@ STAGES: dict[str, tuple[Callable[[Save], Any], int]] = {
     "probe": (probe, 90),
     "conformance": (conformance, 90),
     "kernels": (kernels, 90),
+    "persistent": (persistent, 60),
     "tests": (tests, 120),
     "precision": (precision, 60),
     "streaming": (streaming, 60),
@@ -307,6 +319,11 @@ def markdown(report: dict[str, Any]) -> str:
     notes = ((stages.get("probe", {}).get("data") or {}).get("info") or {}).get("notes", ())
     lines += ["", *(f"- {note}" for note in notes), "", "| stage | state | s | |", "|---|---|---|---|"]
     lines += [f"| {name} | {r['state']} | {r['seconds']} | {detail(name, r)} |" for name, r in stages.items()]
+    if stages.get("persistent", {}).get("data"):
+        import gpu_persistent
+
+        lines += ["", "A step of a small network, the best of some rounds.", ""]
+        lines += gpu_persistent.markdown(stages["persistent"]["data"])
     for name, what in (("steps", "A step"), ("predictions", "A prediction, from NumPy to NumPy")):
         if stages.get(name, {}).get("data"):
             import gpu_peers
@@ -325,7 +342,7 @@ def detail(name: str, result: dict[str, Any]) -> str:
     data = result["data"]
     if result["state"] == "skipped":
         return str(data)
-    if not isinstance(data, dict) or name in ("probe", "steps", "predictions"):
+    if not isinstance(data, dict) or name in ("probe", "persistent", "steps", "predictions"):
         return ""
     if "worst" in data:
         worst = max(data["worst"], key=data["worst"].get, default="")

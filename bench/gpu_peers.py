@@ -39,12 +39,14 @@ RACES: dict[str, tuple[str, bool]] = {  # name: network, whether in TF32
 PREDICTIONS: dict[str, tuple[str, bool]] = {f"predict {case}": (case, False) for case in PREDICT}
 PEERS: dict[str, Callable[[str], Run]] = {
     "nnx cupy": lambda name: nnx_predict(name) if name in PREDICT else peers.nnx_peer(name, "cupy", 0),
+    "nnx cupy, graph": lambda name: peers.nnx_peer(name, "cupy", 0),  # where "nnx cupy" may be the persistent kernel
     "torch eager": lambda name: torch_peer(name, False),
     "torch.compile": lambda name: torch_peer(name, True),
     "torch.compile reduce-overhead": lambda name: torch_peer(name, True, mode="reduce-overhead"),
     "jax jit": lambda name: jax_peer(name, False),
     "jax scan": lambda name: jax_peer(name, True),
 }
+PERSISTENT = ("300x2-64-3",)  # races in which a step may be the persistent kernel
 DEVICES = {"torch": os.environ.get("BENCH_TORCH", "cuda"), "jax": os.environ.get("BENCH_JAX", "cuda")}
 LOSSES = {False: 2e-3, True: 2e-2}  # relative difference that losses may have, without and with TF32
 PATIENCE = 150.0  # seconds that a peer may take to be ready, which is compiling
@@ -103,6 +105,7 @@ def serve(peer: str) -> None:
                 begin = time.perf_counter()
                 run = PEERS[peer](order["prepare"])
                 reply: dict[str, Any] = {"losses": run(CHECKED), "ready": time.perf_counter() - begin}
+                reply["way"] = getattr(run, "way", None)
                 steps = chunk(run)
             elif "peak" in order:
                 reply = {"peak": peak_bytes(peer)}
@@ -123,6 +126,7 @@ class GpuPeer(Peer):
         environment = {
             **os.environ, "NNX_PRECISION": "tf32" if in_tf32 else "full", "JAX_DEFAULT_MATMUL_PRECISION": precision,
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONUNBUFFERED": "1",
+            "NNX_PERSISTENT": "0" if name.endswith("graph") else os.environ.get("NNX_PERSISTENT", ""),
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         }  # fmt: skip
         self.name = name
@@ -159,6 +163,7 @@ class GpuPeer(Peer):
 def race(name: str, names: list[str], rounds: int, seconds: float) -> dict[str, Any]:
     """Run one network on every peer; return each one's figures, or what went wrong with it."""
     network, in_tf32 = (RACES | PREDICTIONS)[name]
+    names = [peer for peer in names if not peer.endswith("graph") or name in PERSISTENT]
     running = [GpuPeer(peer, network, in_tf32) for peer in names]
     results: dict[str, Any] = {}
     until = time.monotonic() + PATIENCE
@@ -219,7 +224,8 @@ def cell(result: dict[str, Any], ours: float | None) -> str:
         return result.get("error", "not run")[:60].replace("|", "/")
     ratio = f", {result['median_us'] / ours:.2f}x" if ours else ""
     memory = f", {result['peak_bytes'] / 2**20:.0f} MiB" if result.get("peak_bytes") else ""
-    return f"{result['median_us']:.1f} us{ratio}{memory}"
+    way = f", {result['way']}" if result.get("way") else ""
+    return f"{result['median_us']:.1f} us{ratio}{memory}{way}"
 
 
 def main() -> None:

@@ -85,6 +85,7 @@ def nnx_peer(name: str, backend: str, threads: int) -> Run:
             losses += logged[:, 0].tolist() if steps == CHECKED else []
         return losses
 
+    run.way = getattr(runner, "way", None)  # type: ignore[attr-defined]  # how a GPU runs it
     return run
 
 

@@ -22,6 +22,7 @@ sys.path.append(str(ROOT / "bench"))
 import gpu  # noqa: E402
 import gpu_checks  # noqa: E402
 import gpu_peers  # noqa: E402
+import gpu_persistent  # noqa: E402
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_stages_on_the_stand_in(stand_in: Any):
     assert gpu.probe(saved.append)["kernels"] == len(KERNELS)
     assert gpu.conformance(saved.append)["report"].startswith("cupy: 31 operations")
     done = gpu.kernels(saved.append)
-    over_many_steps = {"sgd", "adagrad", "rmsprop", "adam", "program"}
+    over_many_steps = {"sgd", "adagrad", "rmsprop", "adam"}
     assert set(done["kernels"]) == KERNELS.keys() - over_many_steps
     assert max(done["worst"].values()) <= 1
     assert saved
@@ -66,6 +67,16 @@ def test_precisions_and_streams_on_the_stand_in(stand_in: Any, monkeypatch: pyte
     assert found["resident"]["note"] is None
     assert "is streamed" in found["streamed"]["note"]
     assert stand_in.streams is None
+
+
+def test_the_persistent_kernel_is_timed_beside_graphs(stand_in: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gpu_persistent, "SIZES", ((20, (2, 4, 3)),))
+    results = gpu_persistent.sweep(stand_in, 1, 0)
+    assert results["20x2-4-3"].keys() == {"multiply_adds", "persistent kernel", "CUDA graph"}
+    row = gpu_persistent.markdown(results)[-1]
+    assert row.startswith("| 20x2-4-3 | 1,200 | ")
+    assert row.count(" us |") == 2
+    assert "program" in stand_in.cupy.machine.launched
 
 
 @pytest.mark.skipif(cuda_driver.ask().status == 0 and cuda_driver.ask().version is not None, reason="a GPU is here")
@@ -117,13 +128,13 @@ def result(state: str, data: Any = None) -> dict[str, Any]:
 
 def test_the_whole_run_reports_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
     figures = {"losses": [1.0], "ready": 2.0, "median_us": 10.0, "best_us": 9.0, "peak_bytes": 5 << 20}
-    races = {
-        "300x2-64-3": {"nnx cupy": figures, "torch eager": {**figures, "median_us": 55.0}, "jax jit": {"error": "x"}}
-    }
+    ours, theirs = {**figures, "way": "CUDA graph"}, {**figures, "median_us": 55.0}
+    races = {"300x2-64-3": {"nnx cupy": ours, "torch eager": theirs, "jax jit": {"error": "x"}}}
     results = {
         "probe": result("passed", {"info": {"device": "cuda:0 (NVIDIA H200)", "notes": ["full float32"]}}),
         "conformance": result("passed", {"report": "fine", "worst": {"dense": 0.25}}),
         "kernels": result("stopped after 90 s"),
+        "persistent": result("passed", {"300x2-64-3": {"multiply_adds": 288000, "persistent kernel": 4.25}}),
         "steps": result("passed", races),
         "precision": result("passed", {"errors": {"tf32": 0.001}}),
         "streaming": result("passed", {"resident": {"seconds_an_epoch": 1.0}}),
@@ -138,8 +149,9 @@ def test_the_whole_run_reports_what_failed(tmp_path: Path, monkeypatch: pytest.M
     assert kept["stages"] == results
     for words in (
         "# nnx on cuda:0 (NVIDIA H200)", "full float32", "largest error 25% of the tolerated (dense)",
-        "| kernels | stopped after 90 s |", "pytest not installed", "10.0 us, 1.00x, 5 MiB", "55.0 us, 5.50x",
-        "| predict 1x2-64-3 | 7.0 us, 1.00x", "errors: {'tf32': 0.001}",
+        "| kernels | stopped after 90 s |", "pytest not installed", "10.0 us, 1.00x, 5 MiB, CUDA graph",
+        "| 300x2-64-3 | 288,000 | 4.2 us | - |", "55.0 us, 5.50x", "| predict 1x2-64-3 | 7.0 us, 1.00x",
+        "errors: {'tf32': 0.001}",
         "## sanitizer: failed", "## kernels: stopped after 90 s", "what it printed",
     ):  # fmt: skip
         assert words in page, page

@@ -269,12 +269,15 @@ def test_all_that_it_uses_lives_as_long_as_it_does(make: Any):
 def test_a_network_that_does_not_fit_is_a_graph(make: Any):
     backend = make(shared=8 << 10)
     trained(NETS["relu"], backend, epochs=1)
+    assert "program" not in machine.launched
     (reason,) = failures(backend)
     assert re.search(
         r"its parameters, gradients and moments take [\d,]+ bytes, and a block's shared memory is 8,192", reason
     )
     assert machine.graphs["launch"] > 0
-    assert "program" not in machine.launched
+    backend = make(persistent="", shared=8 << 10)
+    trained(NETS["relu"], backend, epochs=1)
+    assert not failures(backend)  # the rule itself says so
 
 
 @settings(max_examples=60)

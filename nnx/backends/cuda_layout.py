@@ -19,6 +19,10 @@ WORD = 4  # bytes of what `copy` counts
 NAMES = {"gather": "load", "dense_dx": "dense_backward", "softmax_back": "softmax_backward"}
 
 
+class TooLarge(NotReplayable):
+    """One multiprocessor is not enough, or is not thought to be."""
+
+
 @dataclass(eq=False)
 class Operation:
     """One row to be: its numbers by name, and its operands, those that it reads and those that it writes."""
@@ -51,7 +55,7 @@ class Layout:
         shared: bytes of shared memory that are used.
 
     Raises:
-        NotReplayable: what the step keeps does not fit, or it does something that the kernel cannot do.
+        TooLarge: what the step keeps does not fit. NotReplayable: it does something that the kernel cannot do.
     """
 
     def __init__(self, step: Step, capacity: int, threads: int, allocate: Callable[[int], int]) -> None:
@@ -124,7 +128,7 @@ class Layout:
         begin = round_up(rows * t.ROW_BYTES)
         needed = begin + sum(round_up(room.size) for _, room in self.residents)
         if needed > capacity:
-            raise NotReplayable(
+            raise TooLarge(
                 f"its parameters, gradients and moments take {needed:,} bytes, and a block's shared memory is "
                 f"{capacity:,}"
             )

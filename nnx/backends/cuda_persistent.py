@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnx.backends.cuda_capture import stage
 from nnx.backends.cuda_graph import GraphProgram
-from nnx.backends.cuda_layout import Layout
+from nnx.backends.cuda_layout import Layout, TooLarge
 from nnx.backends.cuda_products import NotCaptured
 from nnx.backends.errors import NotReplayable
 from nnx.backends.flow import Reader, Step, fuse
@@ -29,10 +29,6 @@ MOST_WORK = 1 << 20
 LAUNCH = 0.05
 PACE = 10e9  # multiply-adds a second
 OPERATION = 2e-6  # seconds
-
-
-class TooLarge(NotReplayable):
-    """One multiprocessor is not enough, or is not thought to be."""
 
 
 class PersistentProgram(GraphProgram):
