@@ -200,6 +200,7 @@ def sanitizer(save: Save) -> Any:
 def operations(save: Save) -> Any:
     """Each operation once or twice, with an allocation of its own for each array, so that overruns show."""
     import cupy
+    import gpu_persistent
     from cupy_calls import large, plain_calls
 
     import nnx
@@ -209,6 +210,7 @@ def operations(save: Save) -> Any:
     for _, call in plain_calls(backend):
         call()
     large(backend)
+    gpu_persistent.check(backend, ("two dropouts", "l1 and l2", "binary logits"))
     backend.synchronize()
     return {}
 

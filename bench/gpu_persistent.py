@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -22,16 +23,16 @@ TOLERANCE = {"float32": 1e-3, "float64": 1e-8}  # relative, of losses
 ROUNDS, SECONDS = 5, 0.05
 
 
-def check(backend: Any, epochs: int = 2) -> float:
-    """Train the tests' networks by the persistent kernel and by NumPy; return the largest error: 1 is tolerated."""
+def check(backend: Any, names: Iterable[str] = NETS) -> float:
+    """Train networks of the tests by the persistent kernel and by NumPy; return the largest error (1 is allowed)."""
     before, backend.persistent, worst, noted = backend.persistent, True, 0.0, set(backend.info().notes)
     try:
-        for number, (name, net) in enumerate(NETS.items()):
-            dtype = ("float64", "float32")[number % 2]
+        for number, name in enumerate(names):
+            net, dtype = NETS[name], ("float64", "float32")[number % 2]
             losses = []
             for where in (backend, "numpy"):
                 model = net.model(dtype, where)
-                model.fit(*net.samples(), epochs=epochs, batch_size=net.batch, verbose=0, **net.fit)
+                model.fit(*net.samples(), epochs=2, batch_size=net.batch, verbose=0, **net.fit)
                 losses.append(np.array(model.steps(*net.samples(), 40)))
             error = float(np.max(np.abs(losses[0] - losses[1]) / (TOLERANCE[dtype] * np.maximum(1, np.abs(losses[1])))))
             if not error <= 1:

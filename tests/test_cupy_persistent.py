@@ -266,7 +266,7 @@ def test_all_that_it_uses_lives_as_long_as_it_does(make: Any):
     program.run(3)
 
 
-def test_a_network_that_does_not_fit_is_a_graph(make: Any):
+def test_a_network_that_does_not_fit_is_a_graph(make: Any, monkeypatch: pytest.MonkeyPatch):
     backend = make(shared=8 << 10)
     trained(NETS["relu"], backend, epochs=1)
     assert "program" not in machine.launched
@@ -278,6 +278,10 @@ def test_a_network_that_does_not_fit_is_a_graph(make: Any):
     backend = make(persistent="", shared=8 << 10)
     trained(NETS["relu"], backend, epochs=1)
     assert not failures(backend)  # the rule itself says so
+    monkeypatch.setattr("nnx.backends.cuda_layout.MOST_NUMBERS", 60)
+    backend = make()
+    trained(NETS["relu"], backend, epochs=1)
+    assert f"{NOTE}16 samples of 6 numbers are more than its indices reach" in failures(backend)
 
 
 @settings(max_examples=60)

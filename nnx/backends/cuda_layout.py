@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from nnx.backends.cuda_operations import Operation, with_barriers
 from nnx.backends.cuda_rooms import ALWAYS, Operand, Room, furnish, round_up
 from nnx.backends.errors import NotReplayable
 from nnx.backends.flow import Gradient, Node, Step, Value, address
@@ -15,33 +15,13 @@ from nnx.kernels.cuda import program_table as t
 
 Array = Any
 WORD = 4  # bytes of what `copy` counts
+MOST_NUMBERS = 1 << 31  # of a value: what the kernel's indices reach
 # What a node is in the table where it is not called the same.
 NAMES = {"gather": "load", "dense_dx": "dense_backward", "softmax_back": "softmax_backward"}
 
 
 class TooLarge(NotReplayable):
     """One multiprocessor is not enough, or is not thought to be."""
-
-
-@dataclass(eq=False)
-class Operation:
-    """One row to be: its numbers by name, and its operands, those that it reads and those that it writes."""
-
-    op: str
-    reads: dict[str, Operand]
-    writes: dict[str, Operand]
-    numbers: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def operands(self) -> Iterator[Operand]:
-        """All of them."""
-        yield from self.reads.values()
-        yield from self.writes.values()
-
-    def row(self, barrier: bool) -> np.ndarray:
-        """Return it as the kernel reads it."""
-        places = {name: operand.place for name, operand in (self.reads | self.writes).items()}
-        return t.row(self.op, barrier=int(barrier), **self.numbers, **places)
 
 
 class Layout:
@@ -111,6 +91,8 @@ class Layout:
     def _value(self, value: Value) -> Operand:
         """Return a value's room; an array from outside is loaded into one when a launch begins."""
         home = value.home
+        if home.width * self.step.rows >= MOST_NUMBERS:
+            raise TooLarge(f"{self.step.rows:,} samples of {home.width:,} numbers are more than its indices reach")
         size = home.width * self.step.rows * self.itemsize
         if id(home) not in self.rooms:
             if home.array is None:
@@ -263,21 +245,3 @@ class Layout:
 def given(array: Array) -> Operand:
     """Return an array as it lies in global memory."""
     return Operand(Room(array.nbytes, address(array)), 0, array.nbytes)
-
-
-def with_barriers(operations: list[Operation]) -> Iterator[np.ndarray]:
-    """Yield their rows. The first waits for all threads, and each that touches what others since then have written."""
-    read: list[Operand] = []
-    written: list[Operand] = []
-    for number, operation in enumerate(operations):
-        reads, writes = list(operation.reads.values()), list(operation.writes.values())
-        barrier = number == 0 or meet(reads + writes, written) or meet(writes, read)
-        if barrier:
-            read, written = [], []
-        read, written = read + reads, written + writes
-        yield operation.row(barrier)
-
-
-def meet(some: list[Operand], others: list[Operand]) -> bool:
-    """Tell whether any of some operands shares memory with any of others."""
-    return any(a.overlaps(b) for a in some for b in others)

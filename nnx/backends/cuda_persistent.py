@@ -113,5 +113,5 @@ def kernel_of(backend: CupyBackend, calls: list[Call], wanted: bool | None) -> P
     fuse(step)
     if not wanted and step.work > MOST_WORK:
         raise TooLarge(f"{step.work:,} multiply-adds a step are more than one multiprocessor should do: {MOST_WORK:,}")
-    with stage("preparing it"):
+    with stage("preparing it"), backend.elsewhere():
         return PersistentKernel(backend, step)

@@ -1,5 +1,5 @@
-// One step of an optimizer for one parameter, and what regularization adds to its gradient (chapters 10 and 14; Kingma and
-// Ba, 2015; Loshchilov and Hutter, 2019).
+// One step of an optimizer for one parameter, and what regularization adds to its gradient (chapters 10 and 14; Kingma
+// and Ba, 2015; Loshchilov and Hutter, 2019).
 #include "common.cuh"
 
 // ---- what a step needs of `hyper` and `counters` --------------------------------------------------------------------
@@ -68,8 +68,8 @@ __device__ __forceinline__ void adam_step(const Rates& by, REAL& p, REAL g, REAL
   p = p * by.shrink - descent;
 }
 
-// The gradient g of a weight w with that of l1 |w| + l2 w**2, where slope_1 is l1 and slope_2 is 2 l2. The gradient of |w|
-// at 0 is taken as +1.
+// The gradient g of a weight w with that of l1 |w| + l2 w**2, where slope_1 is l1 and slope_2 is 2 l2. The gradient of
+// |w| at 0 is taken as +1.
 __device__ __forceinline__ REAL regularized(REAL g, REAL w, REAL slope_1, REAL slope_2) {
   return g + (w >= 0 ? slope_1 : -slope_1) + slope_2 * w;
 }

@@ -1,5 +1,5 @@
-// Many training steps in one launch: a single block keeps a small network in its shared memory and goes through a table of
-// operations, step after step. Nothing leaves the multiprocessor but what a caller may read afterwards.
+// Many training steps in one launch: a single block keeps a small network in its shared memory and goes through a table
+// of operations, step after step. Nothing leaves the multiprocessor but what a caller may read afterwards.
 //
 // Floor: what the operations cost on one multiprocessor, and a barrier wherever one reads what other threads wrote; no
 // launch, and no trip to global memory but for the batch.
@@ -129,8 +129,8 @@ __device__ __forceinline__ void perform(const Row& row, int samples, i64 step) {
   }
 }
 
-// One block. The table has `before` rows for the launch's beginning, `each` for every step, and `after` for its end; it is
-// copied to where shared memory begins, with places turned to pointers.
+// One block. The table has `before` rows for the launch's beginning, `each` for every step, and `after` for its end; it
+// is copied to where shared memory begins, with places turned to pointers.
 extern "C" __global__ void __launch_bounds__(PROGRAM_THREADS)
     program(const long long* table, long long before, long long each, long long after, long long samples,
             long long steps) {

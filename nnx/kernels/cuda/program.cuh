@@ -11,12 +11,12 @@
 enum class Op {
   COPY, LOAD, LABELS, RATES, DENSE, DENSE_BACKWARD, GRADIENT, ELEMENTWISE, DROPOUT, SOFTMAX, SOFTMAX_BACKWARD,
   CROSS_ENTROPY, CROSS_ENTROPY_SOFT, ARGMAX, ONE_HOT, MEAN, REGULARIZE, PENALTY, UPDATE, CLOSE
-};  // clang-format off
+};
 enum class Kind {
   RELU, SIGMOID, TANH, RELU_BACK, SIGMOID_BACK, TANH_BACK, SQUARE, SQUARE_BACK, DISTANCE, DISTANCE_BACK, BINARY,
   BINARY_BACK, LOGIT, LOGIT_BACK, ABOVE, NEAR, EQUAL, SURPRISE, SURPRISE_BACK
 };
-enum class Optimizer { SGD, ADAGRAD, RMSPROP, ADAM };  // clang-format on
+enum class Optimizer { SGD, ADAGRAD, RMSPROP, ADAM };
 
 // Sixteen words. What each operation takes from where is said beside its body.
 struct Row {
@@ -29,8 +29,8 @@ struct Row {
 #define WORDS 16
 #define FIRST_PLACE 9  // the word that is x
 
-// An operand in the table is a place: the address of an array, or, below this, a byte of the block's shared memory, which
-// no address is; -1 is none.
+// An operand in the table is a place: the address of an array, or, below this, a byte of the block's shared memory,
+// which no address is; -1 is none.
 #define SHARED_PLACES (1 << 20)
 
 __device__ __forceinline__ i64 resolved(i64 place, char* memory) {

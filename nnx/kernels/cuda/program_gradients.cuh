@@ -33,8 +33,8 @@ struct Tile {
     }
   }
 
-  // The sum over the warp of number lane / 2 of the tile. At each of four distances a lane gives half of its numbers away
-  // and adds what it gets to the others: 16 shuffles, where adding each number up would take 80.
+  // The sum over the warp of number lane / 2 of the tile. At each of four distances a lane gives half of its numbers
+  // away and adds what it gets to the others: 16 shuffles, where adding each number up would take 80.
   __device__ __forceinline__ REAL sum_of_lanes() {
     halve<SIDE * SIDE / 2>();
     return sums[0] + __shfl_xor_sync(ALL_LANES, sums[0], 1);

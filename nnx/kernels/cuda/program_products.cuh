@@ -1,13 +1,14 @@
 // Dense layers of a program: products with a tile of the result in each thread's registers.
 //
-// Floor: two multiply-adds a clock and lane; a thread reads SAMPLES + 1 words and four weights at once for SAMPLES * 4 of
-// them, so shared memory and arithmetic are about even.
+// Floor: 128 multiply-adds a clock in float. For OUTPUTS * SAMPLES of them a thread reads SAMPLES words, which the
+// lanes of its warp have side by side, and OUTPUTS weights, which are the same for all of them: three accesses for
+// eight.
 #include "program.cuh"
 
 #define SAMPLES 2  // of a thread's tile
 #define OUTPUTS 4  // of a thread's tile: neighbours
 
-// ---- weights of OUTPUTS neighbouring outputs, at `deep` successive inputs ---------------------------------------------
+// ---- weights of OUTPUTS neighbouring outputs, at `deep` successive inputs -------------------------------------------
 
 // Weights of one input are neighbours, and begin at a multiple of OUTPUTS.
 struct AlongOutputs {
@@ -49,7 +50,7 @@ struct OneByOne {
   }
 };
 
-// ---- results for samples ----------------------------------------------------------------------------------------------
+// ---- results for samples --------------------------------------------------------------------------------------------
 
 // finish(output, sample, sum over inputs of x * weight) for every output of every sample. weights_of(output) gives the
 // weights of that output and those after it; what is beyond the last is worked out like the last, and dropped.

@@ -41,8 +41,8 @@ __device__ __forceinline__ void elementwise(Row row, int samples) {
   }
 }
 
-// kind: the layer; word: the seed; outputs: the threshold; a: the scale; y: counters. A thread has one Philox counter, which
-// is four features of a sample.
+// kind: the layer; word: the seed; outputs: the threshold; a: the scale; y: counters. A thread has one Philox counter,
+// which is four features of a sample.
 __device__ __forceinline__ void dropout(Row row, int samples) {
   int groups = ((int)row.inputs + 3) / 4;
   u32 step = (u32)reinterpret_cast<const i64*>(row.y)[STEP];
@@ -110,7 +110,9 @@ __device__ __forceinline__ void each_sample(Row row, int samples) {
     case Op::ARGMAX:
       return for_items(samples, [&](int s) { row.out[s] = (REAL)largest(Alone(), at(row.x, s), row.inputs).place; });
     case Op::ONE_HOT:
-      return for_items((int)row.outputs * samples, [&](int i) { row.out[i] = (REAL)(row.x[i % samples] == i / samples); });
+      return for_items((int)row.outputs * samples, [&](int i) {
+        row.out[i] = (REAL)(row.x[i % samples] == (REAL)(i / samples));
+      });
     default:  // MEAN, times a
       return for_items(samples, [&](int s) {
         REAL total = 0;
