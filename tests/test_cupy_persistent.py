@@ -252,6 +252,16 @@ def test_what_does_not_fit_lies_elsewhere(make: Any):
     compare(net, tight, epochs=4)
 
 
+@pytest.mark.parametrize("shared", range(32 << 10, 64 << 10, 2 << 10))
+def test_however_much_memory_there_is(shared: int, make: Any):
+    """Rooms that are used for one thing after another, and some that are elsewhere: in ever other combinations."""
+    net = net_of(5, 20, 20, 3, rows=40)
+    got, _ = trained(net, make(shared=shared), epochs=4)
+    expected, _ = trained(net, "numpy", epochs=4)
+    assert machine.launched["program"]
+    np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-10)
+
+
 def test_all_that_it_uses_lives_as_long_as_it_does(make: Any):
     backend = make(shared=38 << 10)
     model, program = recorded(net_of(5, 20, 20, 3, rows=60), backend)

@@ -114,10 +114,13 @@ class Layout:
                 f"its parameters, gradients and moments take {needed:,} bytes, and a block's shared memory is "
                 f"{capacity:,}"
             )
-        for operations, when in ((self.start, -1), (self.each, None), (self.finish, ALWAYS)):
-            for number, operation in enumerate(operations):
-                for operand in operation.operands:
-                    operand.room.used(number if when is None else when)
+        for number, operation in enumerate(self.each):
+            for operand in operation.operands:
+                operand.room.used(number)
+        for operation in self.start:  # what it writes, every step of the launch reads
+            for operand in operation.writes.values():
+                operand.room.used(-1)
+                operand.room.used(ALWAYS)
         furnish([*self.kept, *self.passing], begin, capacity, allocate)
         inside = [room for room in (*self.kept, *self.passing) if room.begin < t.SHARED_PLACES]
         self.shared = max(room.begin + round_up(room.size) for room in inside)
