@@ -345,6 +345,10 @@ def test_it_is_chosen_by_size(make: Any, monkeypatch: pytest.MonkeyPatch):
     backend = make(persistent="")
     compare(NETS["relu"], backend, epochs=1)
     assert f"and take up to {MOST_WORK:,} multiply-adds: many in one launch" in backend.info().notes[4]
+    tall = Net(lambda: [nnx.Dense(1, 1)], nnx.MeanSquaredError, rows=40_000, batch=None, data="number")
+    trained(tall, backend := make(persistent=""), epochs=1)
+    assert "program" not in machine.launched
+    assert not failures(backend)
     monkeypatch.setattr(cuda_persistent, "MOST_WORK", 100)
     for persistent, launched in (("", False), ("1", True)):
         backend = make(persistent=persistent)

@@ -25,6 +25,7 @@ Array = Any
 # Multiply-adds of a step up to which one multiprocessor is left to do them. A guess: some 10 us, when a graph of ten
 # kernels takes 20 or more.
 MOST_WORK = 1 << 20
+NUMBER = 8  # multiply-adds that writing a number for a sample counts as, which is most of what tall, thin steps do
 # A launch is kept to LAUNCH seconds, reckoned as if it were slow: so a display goes on, and Ctrl-C is heard soon.
 LAUNCH = 0.05
 PACE = 10e9  # multiply-adds a second
@@ -72,7 +73,7 @@ class PersistentKernel:
         each = rows - layout.before - layout.after
         self._numbers = (layout.before, each, layout.after, step.rows)
         self._launch = t.launch(t.THREADS, layout.shared)
-        self.most = max(1, int(LAUNCH / (step.work / PACE + each * OPERATION)))
+        self.most = max(1, int(LAUNCH / (work_of(step) / PACE + each * OPERATION)))
         backend._launch.allow("program", step.dtype, backend.shared_memory)
 
     def _allocate(self, size: int) -> int:
@@ -111,7 +112,14 @@ def kernel_of(backend: CupyBackend, calls: list[Call], wanted: bool | None) -> P
     """
     step = Reader(calls).step
     fuse(step)
-    if not wanted and step.work > MOST_WORK:
-        raise TooLarge(f"{step.work:,} multiply-adds a step are more than one multiprocessor should do: {MOST_WORK:,}")
+    work = work_of(step)
+    if not wanted and work > MOST_WORK:
+        raise TooLarge(f"{work:,} multiply-adds a step are more than one multiprocessor should do: {MOST_WORK:,}")
     with stage("preparing it"), backend.elsewhere():
         return PersistentKernel(backend, step)
+
+
+def work_of(step: Step) -> int:
+    """Return what a step costs, in multiply-adds, roughly."""
+    written = sum(value.width for node in step.nodes for value in (node.out, node.also) if value is not None)
+    return step.work + NUMBER * step.rows * written
