@@ -45,6 +45,7 @@ from numpy import (  # noqa: F401
 )
 
 from nnx.backends import cuda_lt
+from nnx.kernels.cuda import program_table
 from nnx.kernels.layout import CURSOR
 
 __version__ = "0 (a stand-in)"
@@ -470,6 +471,8 @@ class RawKernel:
         machine.launched[self.name] += 1
         given = [seen(a) if isinstance(a, ndarray) else lower(a) for a in args]
         touched = gathered if self.name.startswith("gather_") else spans_of
+        if self.name == "program":
+            touched = functools.partial(programmed, 4 if self._kernel.module.real == "float" else 8)
         submit(lambda *arrays: self._kernel(grid, block, arrays, shared_mem=shared_mem), *given, touched=touched)
 
 
@@ -484,6 +487,24 @@ def gathered(arguments: Sequence[Any]) -> list[tuple[int, int]]:
     chosen = order[counters[CURSOR] :][: int(rows)]
     read = [span(source[row : row + 1]) for row in chosen]
     return [(min(read)[0], max(read)[1]), *spans_of([order, counters, out])]
+
+
+def programmed(itemsize: int, arguments: Sequence[Any]) -> list[tuple[int, int]]:
+    """The same for the persistent kernel, whose arrays are addresses in its table; it gathers rows of many steps."""
+    table, *_, samples, steps = arguments
+    rows = [dict(zip(program_table.FIELDS, row.tolist(), strict=True)) for row in table]
+    copied = {row["out"]: row["x"] for row in rows if row["op"] == program_table.OPERATIONS.index("copy")}
+    spans = [span(table)]
+    for row in rows:
+        places = [row[name] for name in program_table.PLACES if row[name] >= program_table.SHARED_PLACES]
+        if row["y"] in places and row["also"] in copied:  # rows of a data set, in an order from a cursor on
+            cursor = int(as_bytes(copied[row["also"]], 24).view(np.int64)[CURSOR])
+            chosen = as_bytes(row["y"] + 8 * cursor, 8 * int(samples * steps)).view(np.int64)
+            size = 8 if row["op"] == program_table.OPERATIONS.index("labels") else itemsize * row["inputs"]
+            spans.append((row["x"] + int(chosen.min()) * size, row["x"] + (int(chosen.max()) + 1) * size))
+            places.remove(row["x"])
+        spans += [(place, place + 1) for place in places]
+    return spans
 
 
 class Node:

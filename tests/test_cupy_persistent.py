@@ -349,6 +349,13 @@ def test_it_is_chosen_by_size(make: Any, monkeypatch: pytest.MonkeyPatch):
     trained(tall, backend := make(persistent=""), epochs=1)
     assert "program" not in machine.launched
     assert not failures(backend)
+    monkeypatch.setenv("NNX_GEMM", "own")
+    trained(NETS["relu"], make(persistent=""), epochs=1)
+    assert "program" in machine.launched
+    monkeypatch.setenv("NNX_GEMM", "blas")
+    NETS["relu"].model("float64", make(persistent="")).step(*NETS["relu"].samples())
+    assert "program" not in machine.launched
+    monkeypatch.delenv("NNX_GEMM")
     monkeypatch.setattr(cuda_persistent, "MOST_WORK", 100)
     for persistent, launched in (("", False), ("1", True)):
         backend = make(persistent=persistent)

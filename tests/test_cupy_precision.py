@@ -41,6 +41,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
         machine.cublaslt = lt
         monkeypatch.setenv("NNX_GRAPH", graph)
         monkeypatch.setenv("NNX_GEMM", gemm)
+        monkeypatch.setenv("NNX_PERSISTENT", "0")
         monkeypatch.setattr("nnx.backends.cuda_dense.SMALL", 0)
         return CupyBackend(fake_cupy, precision=precision)
 

@@ -117,6 +117,7 @@ def test_a_loss_that_explodes_leaves_the_model_as_it_was(make: Any):
 
 
 def test_ctrl_c_ends_a_fit_that_can_go_on(make: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NNX_PERSISTENT", "0")
     model = NETS["relu"].model("float64", make("1"))
     launch = fake_cupy.Graph.launch
 
@@ -181,6 +182,7 @@ def test_on_the_cpu_nothing_is_streamed():
 
 def test_the_next_chunk_is_sent_while_steps_run(make: Any, monkeypatch: pytest.MonkeyPatch):
     """After its steps are launched and before the host waits for them; and only once."""
+    monkeypatch.setenv("NNX_PERSISTENT", "0")
     backend = make("1", 800)
     events: list[str] = []
     launch, fill, get = fake_cupy.Graph.launch, DoubleBuffer.fill, fake_cupy.ndarray.get

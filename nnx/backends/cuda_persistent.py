@@ -107,11 +107,13 @@ def kernel_of(backend: CupyBackend, calls: list[Call], wanted: bool | None) -> P
     """Return a step as the persistent kernel takes it.
 
     Raises:
-        TooLarge: it is not worth it, or does not fit. NotReplayable: it holds something that the kernel does not do.
+        TooLarge: it is not worth it, not wanted, or does not fit. NotReplayable: it holds what the kernel does not do.
         NotCaptured: the kernel cannot be compiled, or is refused.
     """
     step = Reader(calls).step
     fuse(step)
+    if not wanted and backend.gemm_rule == "blas":
+        raise TooLarge("NNX_GEMM=blas gives all products to cuBLAS")
     work = work_of(step)
     if not wanted and work > MOST_WORK:
         raise TooLarge(f"{work:,} multiply-adds a step are more than one multiprocessor should do: {MOST_WORK:,}")
