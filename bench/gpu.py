@@ -129,34 +129,16 @@ def streaming(save: Save) -> Any:
 
 def steps(save: Save) -> Any:
     """Training steps of nnx, PyTorch and JAX, in turns."""
-    import gpu_peers
+    import gpu_races
 
-    return race(save, list(gpu_peers.RACES))
+    return gpu_races.race(gpu_races.steps(), save, os.environ.get("BENCH_QUICK") == "1")
 
 
 def predictions(save: Save) -> Any:
     """Predictions of nnx, PyTorch and JAX, in turns: one row and many."""
-    import gpu_peers
+    import gpu_races
 
-    return race(save, list(gpu_peers.PREDICTIONS))
-
-
-def race(save: Save, names: list[str]) -> Any:
-    """Run races of all peers that are here."""
-    from importlib.util import find_spec
-
-    import gpu_peers
-
-    here = [peer for peer in gpu_peers.PEERS if find_spec({"nnx": "cupy"}.get(peer[:3], re.split(r"[ .]", peer)[0]))]
-    quick = os.environ.get("BENCH_QUICK") == "1"
-    races: dict[str, Any] = {}
-    for name in names[: 2 if quick else None]:
-        races[name] = gpu_peers.race(name, here, 3 if quick else 7, 0.25)
-        save(races)
-        print(gpu_peers.markdown({name: races[name]})[-1], flush=True)
-    if not any("median_us" in results.get("nnx cupy", {}) for results in races.values()):
-        raise RuntimeError(f"nnx finished no race: {races}")
-    return races
+    return gpu_races.race(gpu_races.predictions(), save, os.environ.get("BENCH_QUICK") == "1")
 
 
 def tests(save: Save) -> Any:
@@ -328,10 +310,10 @@ def markdown(report: dict[str, Any]) -> str:
         lines += gpu_persistent.markdown(stages["persistent"]["data"])
     for name, what in (("steps", "A step"), ("predictions", "A prediction, from NumPy to NumPy")):
         if stages.get(name, {}).get("data"):
-            import gpu_peers
+            import gpu_races
 
             lines += ["", f"{what}: median of alternating rounds, its multiple of nnx's, memory held.", ""]
-            lines += gpu_peers.markdown(stages[name]["data"])
+            lines += gpu_races.markdown(stages[name]["data"])
             lines += ["", f"Clocks after it: {report.get(f'clocks after {name}', {})}."]
     for name, r in stages.items():
         if r["state"] not in ("passed", "skipped"):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 import nnx
 from nnx.backends import cuda_driver
+from nnx.benchmark import report
 from nnx.kernels.cuda import KERNELS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,8 +23,8 @@ sys.path.append(str(ROOT / "bench"))
 
 import gpu  # noqa: E402
 import gpu_checks  # noqa: E402
-import gpu_peers  # noqa: E402
 import gpu_persistent  # noqa: E402
+import gpu_races  # noqa: E402
 
 
 @pytest.fixture
@@ -127,9 +129,11 @@ def result(state: str, data: Any = None) -> dict[str, Any]:
 
 
 def test_the_whole_run_reports_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
-    figures = {"losses": [1.0], "ready": 2.0, "median_us": 10.0, "best_us": 9.0, "peak_bytes": 5 << 20}
-    ours, theirs = {**figures, "way": "CUDA graph"}, {**figures, "median_us": 55.0}
-    races = {"300x2-64-3": {"nnx cupy": ours, "torch eager": theirs, "jax jit": {"error": "x"}}}
+    figures = {"how": "", "median_us": 10.0, "held_bytes": 5 << 20}
+    ours, theirs = {**figures, "how": "CUDA graph"}, {**figures, "median_us": 55.0}
+    results = {"nnx cupy": ours, "torch eager, GPU": theirs, "jax jit, GPU": {"refused": "x"}}
+    races = {"full": [{"title": "step, 300 x 2-64-3, adam", "results": results}]}
+    calls = {"full": [{"title": "predict, 1 x 2-64-3", "results": {"nnx cupy": {**figures, "median_us": 7.0}}}]}
     results = {
         "probe": result("passed", {"info": {"device": "cuda:0 (NVIDIA H200)", "notes": ["full float32"]}}),
         "conformance": result("passed", {"report": "fine", "worst": {"dense": 0.25}}),
@@ -138,7 +142,7 @@ def test_the_whole_run_reports_what_failed(tmp_path: Path, monkeypatch: pytest.M
         "steps": result("passed", races),
         "precision": result("passed", {"errors": {"tf32": 0.001}}),
         "streaming": result("passed", {"resident": {"seconds_an_epoch": 1.0}}),
-        "predictions": result("passed", {"predict 1x2-64-3": {"nnx cupy": {**figures, "median_us": 7.0}}}),
+        "predictions": result("passed", calls),
         "tests": result("skipped", "pytest not installed"),
         "sanitizer": result("failed", {"memcheck": "ERROR SUMMARY: 1 error"}),
     }
@@ -150,7 +154,7 @@ def test_the_whole_run_reports_what_failed(tmp_path: Path, monkeypatch: pytest.M
     for words in (
         "# nnx on cuda:0 (NVIDIA H200)", "full float32", "largest error 25% of the tolerated (dense)",
         "| kernels | stopped after 90 s |", "pytest not installed", "10.0 us, 1.00x, 5 MiB, CUDA graph",
-        "| 300x2-64-3 | 288,000 | 4.2 us | - |", "55.0 us, 5.50x", "| predict 1x2-64-3 | 7.0 us, 1.00x",
+        "| 300x2-64-3 | 288,000 | 4.2 us | - |", "55.0 us, 5.50x", "| predict, 1 x 2-64-3 | 7.00 us, 1.00x",
         "errors: {'tf32': 0.001}",
         "## sanitizer: failed", "## kernels: stopped after 90 s", "what it printed",
     ):  # fmt: skip
@@ -168,12 +172,30 @@ def test_a_broken_gpu_is_told_by_its_probe(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "r").exists()
 
 
-def test_peers_whose_losses_differ_get_no_figure():
-    results: dict[str, Any] = {"a": {"losses": [1.0, 0.5]}, "b": {"losses": [1.0, 0.6]}, "c": {"error": "not there"}}
-    gpu_peers.check_losses(results, 2e-3)
-    assert "error" not in results["a"]
-    assert "its losses are [1.0, 0.6]" in results["b"]["error"]
-    assert gpu_peers.cell(results["b"], None).startswith("its losses are")
+def test_a_race_saves_its_rows_and_fails_without_a_figure_of_ours(monkeypatch: pytest.MonkeyPatch):
+    names = ("numpy", "no such backend")
+    players = tuple(replace(gpu_races.PLAYERS[0], name=f"nnx {name}", how=name, device="cpu") for name in names)
+    monkeypatch.setattr(gpu_races, "PLAYERS", players)
+    monkeypatch.setattr(gpu_races, "METHOD", replace(gpu_races.METHOD, rounds=1, seconds=0.001, chunk=0.001))
+    monkeypatch.setattr(report, "_described", lambda player: {"group": "", "device": "cpu", "ours": True, "notes": []})
+    workloads = {"full": gpu_races.predictions()["full"][:1]}
+    saved: list[Any] = []
+    races = gpu_races.race(workloads, saved.append)
+    results = races["full"][0]["results"]
+    assert results["nnx numpy"]["median_us"] > 0
+    assert "no such backend" in results["nnx no such backend"]["refused"]
+    assert saved == [races]
+    assert gpu_races.markdown(races)[-1].startswith("| predict, 1 x 2-64-3 | ")
+    monkeypatch.setattr(gpu_races, "PLAYERS", players[1:])
+    with pytest.raises(RuntimeError, match="nnx finished no race"):
+        gpu_races.race(workloads, saved.append)
+
+
+def test_what_is_raced_on_a_gpu():
+    steps = gpu_races.steps()
+    assert len(steps["full"]) == 4
+    assert [workload.title for workload in steps["tf32"]] == [workload.title for workload in steps["full"][2:]]
+    assert {workload.rows for workload in gpu_races.predictions()["full"]} == {1, 1024}
 
 
 def test_names_of_reports():

@@ -27,11 +27,13 @@ class Process:
     """One player's process.
 
     Attributes:
-        player: who. log: what it printed.
+        player: who. log: what it printed. failed: whether an answer was that something went wrong.
     """
 
     def __init__(self, player: Player, threads: int, precision: str = "full") -> None:
         self.player, self.log = player, _unnamed_file()
+        self._given = threads, precision
+        self.failed = False
         mine = player.threads or threads
         with _bound_to(mine if player.device == "cpu" else None):
             self.process = subprocess.Popen(
@@ -54,6 +56,18 @@ class Process:
 
     def answer(self, patience: float = PATIENCE) -> dict[str, Any]:
         """Wait for the answer to the last order; what went wrong is an answer too, "refused"."""
+        reply = self._answer(patience)
+        self.failed = self.failed or "refused" in reply
+        return reply
+
+    def fresh(self) -> Process:
+        """Return this process, or a new one where something went wrong: a GPU does not recover by itself."""
+        if not self.failed:
+            return self
+        self.close()
+        return Process(self.player, *self._given)
+
+    def _answer(self, patience: float) -> dict[str, Any]:
         assert self.process.stdout is not None
         try:
             if hasattr(select, "poll") and not select.select([self.process.stdout], [], [], patience)[0]:

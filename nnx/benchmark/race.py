@@ -31,9 +31,11 @@ class Method:
     """How long and how often is measured.
 
     Attributes:
-        rounds: how many. seconds: of each player in each round. chunk: seconds of what is timed as a whole: short
-            enough to fall between other processes' work, long enough for the clock. patience: seconds that a
-            workload waits for quiet in all.
+        rounds: how many. seconds: of each player in each round.
+        chunk: seconds of what is timed as a whole: short enough to fall between other processes' work, long enough for
+            the clock.
+        patience: seconds that a workload waits for quiet in all.
+        ready: seconds that players may take to get ready for a workload.
         threads: of each player. precision: of large products on a GPU: "full", "tf32", "bf16".
     """
 
@@ -41,6 +43,7 @@ class Method:
     seconds: float
     chunk: float
     patience: float
+    ready: float = 600.0
     threads: int = 1
     precision: str = "full"
 
@@ -117,7 +120,9 @@ class Race:
         """Get all players ready and check what they give; return what is known of each, and those to be measured."""
         results: Results = {}
         ready: list[Process] = []
+        self.processes = [process.fresh() for process in self.processes]
         taking_part = [p for p in self.processes if not p.player.suites or workload.suite in p.player.suites]
+        until = time.perf_counter() + self.method.ready
         for process in taking_part:  # all at once: nothing is measured yet
             process.go_on()
             process.send(prepare=workload.name, results=str(self._file(process)))
@@ -125,7 +130,7 @@ class Race:
         for process in taking_part:
             name = process.player.name
             self.told(f"{workload.title}: {name} gets ready")
-            reply = process.answer()
+            reply = process.answer(max(0.0, until - time.perf_counter()))
             process.pause()
             if "absent" not in reply:
                 results[name] = reply | self._fault(workload, process, wanted) if "refused" not in reply else reply

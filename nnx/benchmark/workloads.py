@@ -61,8 +61,9 @@ def every() -> list[Workload]:
 
 
 def chosen(suites: list[str], quick: bool) -> list[Workload]:
-    """Return the workloads of some suites; when quick, only those that a short run has time for."""
-    return [workload for workload in every() if workload.suite in suites and (workload.quick or not quick)]
+    """Return the workloads of some suites, in their order; when quick, only those that a short run has time for."""
+    some = [workload for workload in every() if workload.suite in suites and (workload.quick or not quick)]
+    return sorted(some, key=lambda workload: suites.index(workload.suite))
 
 
 def _operation(suite: str, size: str, kind: str, shape: tuple[int, ...], quick: bool, title: str = "") -> Workload:
