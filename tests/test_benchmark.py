@@ -32,6 +32,7 @@ from nnx.benchmark.processes import Process
 from nnx.benchmark.race import QUICK, Race
 from nnx.benchmark.report import SCHEMA, Report, read
 from nnx.benchmark.workloads import SUITES, chosen, every
+from nnx.cli.bench import _compare as main_compare
 from nnx.errors import BackendUnavailable, FileFormatError, InputError
 
 WORKLOADS = {workload.name: workload for workload in every()}
@@ -397,6 +398,9 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path):
     [
         (["--suite", "speed"], "there is no 'speed'; known are ops, softmax"),
         (["--suite", ""], "names none"),
+        (["--backends", ","], "names none"),
+        (["--peers", ""], "names none"),
+        (["--json", "x", "--html", "./x"], "both x: name two files"),
         (["--peers", "keras"], "there is no 'keras'"),
         (["--backends", "tpu"], "tpu"),
         (["--threads", "0"], "--threads"),
@@ -419,6 +423,16 @@ def test_what_is_no_report_is_refused(text, tmp_path):
     file.write_bytes(text.encode("latin-1"))
     with pytest.raises(FileFormatError, match=r"x\.json"):
         read(file)
+
+
+def test_damaged_reports_are_not_compared(tmp_path):
+    good = a_report(np.random.default_rng(0))
+    (tmp_path / "good.json").write_text(json.dumps(good))
+    for damage in ({"workloads": 3}, {"workloads": [{}]}, {"machine": None}, {"versions": []}):
+        (tmp_path / "bad.json").write_text(json.dumps(good | damage))
+        for pair in (("good.json", "bad.json"), ("bad.json", "good.json")):
+            with pytest.raises(FileFormatError, match="damaged"):
+                main_compare(*(tmp_path / name for name in pair))
 
 
 def test_every_group_of_peers_is_in_the_commands_help():

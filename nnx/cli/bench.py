@@ -18,7 +18,7 @@ from nnx.backends.precision import check_precision
 from nnx.checks import integer
 from nnx.cli import outputs
 from nnx.cli.errors import Failed, writing
-from nnx.errors import InputError
+from nnx.errors import FileFormatError, InputError
 
 FILE = 140  # columns of a table that goes to a file
 WHAT, HOW, OUTPUT = "What is measured", "How", "What comes out"
@@ -70,12 +70,16 @@ def bench(
 
     outputs.check("--json", as_json)
     outputs.check("--html", html)
+    if as_json is not None and html is not None and as_json.resolve() == html.resolve():
+        raise InputError(f"--json and --html are both {html}: name two files")
     precision = check_precision(os.environ.get("NNX_PRECISION") or "full", "NNX_PRECISION")
     method = replace(QUICK if quick else FULL, threads=_threads(threads), precision=precision)
     if rounds is not None:
         method = replace(method, rounds=integer(rounds, "--rounds"))
     workloads = chosen(_suites(suite), quick)
-    players, absent = cast(_split(backends), [] if peers == "none" else _split(peers), method.threads, quick)
+    players, absent = cast(
+        _names("--backends", backends), [] if peers == "none" else _names("--peers", peers), method.threads, quick
+    )
     _run(players, absent, method, workloads, quick, as_json, html)
 
 
@@ -126,7 +130,10 @@ def _compare(old: Path, new: Path) -> int:
     from nnx.benchmark.compare import compare
     from nnx.benchmark.report import read
 
-    found = compare(read(old), read(new))
+    try:
+        found = compare(read(old), read(new))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise FileFormatError(f"{old} or {new} is damaged: {type(error).__name__}: {error}") from error
     _console().print(table.comparison(found))
     return int(bool(found.lost) or any(change.verdict == "slower" for change in found.changes))
 
@@ -148,17 +155,20 @@ def _telling(console: Console) -> Iterator[Callable[[str], None]]:
         yield lambda text: status.update(Text(text))
 
 
-def _split(text: str | None) -> list[str] | None:
-    """Return the names in a list with commas; None where none is given."""
-    return [name.strip() for name in text.split(",") if name.strip()] if text is not None else None
+def _names(option: str, text: str | None) -> list[str] | None:
+    """Return the names in a list with commas, each once; None where none is given."""
+    if text is None:
+        return None
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise InputError(f"{option} {text!r}: names none")
+    return names
 
 
 def _suites(text: str | None) -> list[str]:
     from nnx.benchmark.workloads import SUITES
 
-    names = _split(text)
-    if names == []:
-        raise InputError(f"--suite: names none; known are {', '.join(SUITES)}")
+    names = _names("--suite", text)
     for name in names or ():
         if name not in SUITES:
             raise InputError(f"--suite: there is no {name!r}; known are {', '.join(SUITES)}")
