@@ -22,7 +22,7 @@ from nnx.backends.operations import Operations
 from nnx.benchmark import check, quiet, units
 from nnx.benchmark.cast import cast
 from nnx.benchmark.compare import compare
-from nnx.benchmark.figures import sum_up
+from nnx.benchmark.figures import of_rounds, sum_up
 from nnx.benchmark.limits import floor_us, higher
 from nnx.benchmark.networks import SPIRAL, Network
 from nnx.benchmark.operations import OPERATIONS
@@ -227,13 +227,21 @@ def test_stopped_players_end_with_a_run_that_is_killed(tmp_path):
 
 
 def test_figures_of_rounds():
-    found = sum_up([[2e-6, 1e-6, 3e-6], [4e-6, 4e-6], [1.1e-6, 9e-6, 2e-6], [1.2e-6, 1.2e-6]])
+    rounds = of_rounds([[2e-6, 1e-6, 3e-6], [4e-6, 4e-6], [1.1e-6, 9e-6, 2e-6], [1.2e-6, 1.2e-6]])
+    assert np.allclose(rounds, [[1, 2], [4, 4], [1.1, 2], [1.2, 1.2]])
+    found = sum_up([rounds])
     assert found.best_us == pytest.approx(1)
     assert found.median_us == pytest.approx(2)
     assert found.doubt == pytest.approx(0.075)  # a quarter of the bests 1, 1.1, 1.2, 4 is 1.075
-    assert found.low_us <= found.median_us <= found.high_us
-    assert len(found.rounds) == 4
-    assert sum_up([[5e-6]]).spread == 0
+    assert (found.low_us, found.high_us) == pytest.approx((1.8, 2.5))
+    assert sum_up([[[5.0, 5.0]]]).spread == 0
+
+
+def test_passes_that_differ_widen_the_spread_and_the_doubt():
+    found = sum_up([[[1.0, 1.1], [1.0, 1.1]], [[1.2, 1.3], [1.2, 1.3]]])
+    assert (found.low_us, found.high_us) == pytest.approx((1.1, 1.3))
+    assert found.median_us == pytest.approx(1.2)
+    assert found.doubt == pytest.approx(0.2)
 
 
 def test_floors():
@@ -294,9 +302,8 @@ def a_report(random, slower=1.0, machine=1.0, noise=0.02):
         results = {}
         for player, factor in ((numpy, slower), (notes, 1.0)):
             chunks = 1e-4 * factor * machine * (1 + noise * random.exponential(size=(7, 5)))
-            figures = sum_up(chunks.tolist())
-            results[player.name] = {"how": "", "ready_s": 0.1, "calls": 1, "seconds": 0.1, **vars(figures)}
-            results[player.name]["spread"] = figures.spread
+            known = {"how": "", "ready_s": 0.1, "calls": 1, "seconds": 0.1}
+            results[player.name] = {**known, "passes": [of_rounds(chunks.tolist())]}
         report.add(workload, results)
     return report.data
 
@@ -351,7 +358,10 @@ def test_a_race_measures_all_players_of_a_workload_and_refuses_the_wrong_one(mon
     }
     assert row["results"]["nnx numpy"]["x_peer"] > 0
     assert wrong["notes"]["refused"] == "wrong: it is planted"
-    assert "median_us" not in wrong["notes"]
+    assert "passes" not in wrong["notes"]
+    joined = report.add(STEP, {**wrong, "nnx numpy": {**row["results"]["nnx numpy"]}})
+    assert joined["results"]["notes"] == {"refused": "wrong: it is planted"}  # in one pass is for all of them
+    assert len(joined["results"]["nnx numpy"]["passes"]) == 2
 
 
 def test_the_command_writes_what_its_schema_says(tmp_path):
@@ -384,7 +394,7 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path):
                "--json", str(file), "--threads", "1"]  # fmt: skip
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in run.stdout:
-        if line.startswith("dense backward"):  # the third workload's heading, when it is done
+        if line.startswith("dense backward"):  # in the last pass: the first is done
             break
     run.send_signal(signal.SIGINT)
     _, errors = run.communicate(timeout=60)

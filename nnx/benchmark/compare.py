@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 LEAST = 0.08  # relative change below which nothing is told: another process's memory lies elsewhere
-SURE = 3.0  # how many times the doubt a change must be
+SURE = 1.5  # how many times the doubt a change must be
 FEWEST = 3  # yardsticks, from which on the machine's own change is told
 DRIFT = 0.03  # of the machine, from which on it is taken off
 

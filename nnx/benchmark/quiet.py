@@ -47,6 +47,12 @@ class Watch:
         self.waited = 0.0
         self._glances: list[float] = []
         self._start = now()
+        self._begin = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has watched."""
+        return time.perf_counter() - self._begin
 
     def wait(self, patience: float) -> float:
         """Wait until others leave the processors alone, or for so many seconds; return how many it was.

@@ -1,5 +1,7 @@
 """The method: every player in a process of its own, validated first, then measured in rounds that alternate.
 
+Race is one pass. Another pass has new processes: where their memory happens to lie makes some calls faster or slower.
+
 Whatever else the machine does hits all players alike, because each is measured for a moment only, in an order that
 turns from round to round, while the others are stopped. Before each round the race waits for a quiet moment.
 """
@@ -9,19 +11,18 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnx.benchmark import check, quiet, start
-from nnx.benchmark.figures import sum_up
+from nnx.benchmark.figures import of_rounds
 from nnx.benchmark.players import Player
 from nnx.benchmark.processes import Process
 from nnx.benchmark.workloads import Workload
 
-STARTS = 4  # rounds for each process that is started anew: it takes longer
 Told = Callable[[str], None]
 Results = dict[str, dict[str, Any]]
 
@@ -31,7 +32,8 @@ class Method:
     """How long and how often is measured.
 
     Attributes:
-        rounds: how many. seconds: of each player in each round.
+        passes: how often all of it is done, each time by new processes. rounds: of a pass.
+        seconds: of each player in each round.
         chunk: seconds of what is timed as a whole: short enough to fall between other processes' work, long enough for
             the clock.
         patience: seconds that a workload waits for quiet in all.
@@ -44,24 +46,30 @@ class Method:
     chunk: float
     patience: float
     ready: float = 600.0
+    passes: int = 1
     threads: int = 1
     precision: str = "full"
 
 
-FULL = Method(rounds=11, seconds=0.15, chunk=0.005, patience=5.0)
-QUICK = Method(rounds=5, seconds=0.02, chunk=0.003, patience=0.5)
+FULL = Method(passes=3, rounds=4, seconds=0.15, chunk=0.005, patience=5.0)
+QUICK = Method(passes=2, rounds=3, seconds=0.02, chunk=0.003, patience=0.5)
 
 
 class Race:
     """Holds the players' processes while workloads are measured; a context manager, which ends them.
 
     Args:
-        told: called with what is being done.
+        told: called with what is being done. watch: over the machine; None makes one.
     """
 
-    def __init__(self, players: Sequence[Player], method: Method, told: Told = lambda text: None) -> None:
-        self.method, self.told, self.watch = method, told, quiet.Watch()
-        self._begin = time.perf_counter()
+    def __init__(
+        self,
+        players: Sequence[Player],
+        method: Method,
+        told: Told = lambda text: None,
+        watch: quiet.Watch | None = None,
+    ) -> None:
+        self.method, self.told, self.watch = method, told, watch or quiet.Watch()
         self.processes = [Process(player, method.threads, method.precision) for player in players]
         for process in self.processes:
             process.pause()
@@ -74,11 +82,6 @@ class Race:
         for process in self.processes:
             process.close()
         self._folder.cleanup()
-
-    @property
-    def seconds(self) -> float:
-        """How long it has taken so far."""
-        return time.perf_counter() - self._begin
 
     def limits(self) -> dict[str, Any]:
         """Return what each device can do at most, by device."""
@@ -93,11 +96,11 @@ class Race:
         return found
 
     def measure(self, workload: Workload) -> Results:
-        """Return each player's figures, or why there are none, by name."""
+        """Return what each player did in one pass, or why it has none, by name."""
         if workload.suite == "start":
             return self._starts(workload)
         results, ready = self._prepared(workload)
-        rounds: dict[str, list[list[float]]] = {process.player.name: [] for process in ready}
+        chunks: dict[str, list[list[float]]] = {process.player.name: [] for process in ready}
         patience = self.method.patience
         for number in range(self.method.rounds):
             patience -= self.watch.wait(patience)
@@ -105,12 +108,11 @@ class Race:
             for process in _turned(ready, number):
                 reply = self._alone(process, measure=self.method.seconds)
                 if "times" in reply:
-                    rounds[process.player.name].append(reply["times"])
+                    chunks[process.player.name].append(reply["times"])
                 else:
                     results[process.player.name] |= reply
-        for name, measured in rounds.items():
-            if "refused" not in results[name]:
-                results[name] |= _as_dict(measured)
+        for name, times in chunks.items():
+            results[name]["passes"] = [of_rounds(times)]
         for process in ready:
             if process.player.device == "cuda":
                 results[process.player.name] |= self._alone(process, held=True)
@@ -160,24 +162,15 @@ class Race:
 
     def _starts(self, workload: Workload) -> Results:
         results: Results = {}
-        runs = 1 if "cold" in workload.kind else max(1, self.method.rounds // STARTS)
-        for process in self.processes:
-            player = process.player
-            if (player.suites and "start" not in player.suites) or (
-                player.module == "notes" and "cold" in workload.kind
-            ):
+        for player in (process.player for process in self.processes):
+            if player.suites and "start" not in player.suites:
                 continue
             self.told(f"{workload.title}: {player.name}")
             self.watch.wait(self.method.patience)
             try:
-                measured = [[start.seconds(workload, player, self.method.threads)] for _ in range(runs)]
-                results[player.name] = {
-                    "how": "",
-                    "ready_s": 0.0,
-                    "calls": 1,
-                    "seconds": measured[0][0],
-                    **_as_dict(measured),
-                }
+                took = start.seconds(workload, player, self.method.threads)
+                known = {"how": "", "ready_s": 0.0, "calls": 1, "seconds": took}
+                results[player.name] = {**known, "passes": [of_rounds([[took]])]}
             except RuntimeError as error:
                 results[player.name] = {"refused": str(error)}
         return results
@@ -187,8 +180,3 @@ def _turned(processes: Sequence[Process], number: int) -> list[Process]:
     """Return them in the order of a round: each is first in its turn."""
     first = number % len(processes) if processes else 0
     return [*processes[first:], *processes[:first]]
-
-
-def _as_dict(rounds: Sequence[Sequence[float]]) -> dict[str, Any]:
-    found = sum_up(rounds)
-    return asdict(found) | {"spread": found.spread}

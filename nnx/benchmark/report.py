@@ -14,6 +14,7 @@ from typing import Any
 
 from nnx.backends import get_backend
 from nnx.benchmark import limits, machine
+from nnx.benchmark.figures import sum_up
 from nnx.benchmark.players import Player
 from nnx.benchmark.race import Method, Results
 from nnx.benchmark.workloads import SUITES, Workload
@@ -55,20 +56,24 @@ class Report:
             self._value(row)
 
     def add(self, workload: Workload, results: Results) -> dict[str, Any]:
-        """Add a workload's results; return them as they were added, with their worth."""
-        row = {
-            "suite": workload.suite,
-            "size": workload.size,
-            "title": workload.title,
-            "rows": workload.rows,
-            "flops": float(workload.flops),
-            "bytes": float(workload.bytes),
-            "resident": float(workload.resident),
-            "floor_us": {},
-            "results": {name: dict(result) for name, result in results.items()},
-        }
+        """Add what one pass found of a workload to what others did; return all of it, and what it is worth."""
+        row = next((row for row in self.data["workloads"] if _named(row) == workload.name), None)
+        if row is None:
+            row = {
+                "suite": workload.suite,
+                "size": workload.size,
+                "title": workload.title,
+                "rows": workload.rows,
+                "flops": float(workload.flops),
+                "bytes": float(workload.bytes),
+                "resident": float(workload.resident),
+                "floor_us": {},
+                "results": {},
+            }
+            self.data["workloads"].append(row)
+        for name, result in results.items():
+            row["results"][name] = _joined(row["results"].get(name), result)
         self._value(row)
-        self.data["workloads"].append(row)
         return row
 
     def _value(self, row: dict[str, Any]) -> None:
@@ -102,6 +107,19 @@ class Report:
     def as_json(self) -> str:
         """Return it as JSON."""
         return json.dumps(self.data, indent=1) + "\n"
+
+
+def _named(row: dict[str, Any]) -> str:
+    return f"{row['suite']}: {row['title']}"
+
+
+def _joined(before: dict[str, Any] | None, result: dict[str, Any]) -> dict[str, Any]:
+    """Return a player's figures from all passes so far; one that was refused in any pass has none."""
+    for refused in (before, result):
+        if refused is not None and "refused" in refused:
+            return {"refused": refused["refused"]}
+    found = sum_up([*(before or {}).get("passes", []), *result["passes"]])
+    return {**result, **asdict(found), "spread": found.spread}
 
 
 def _described(player: Player) -> dict[str, Any]:

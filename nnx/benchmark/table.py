@@ -80,7 +80,7 @@ def closing(data: dict[str, Any]) -> Text:
     """Return what to know of the whole run: how quiet it was, and how to read it."""
     quiet = data["quiet"]
     text = Text(
-        "\nmedian of rounds in which all players take turns; +- is half the distance between their quarters.\n",
+        "\nmedian of rounds in which all players take turns; +- is half of where most rounds of all passes lie.\n",
         style="dim",
     )
     text.append("x NumPy, x others: how many times faster than nnx on NumPy, and than the best that is not nnx. ")

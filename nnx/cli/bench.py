@@ -86,27 +86,34 @@ def bench(
 def _run(
     players: Any, absent: Any, method: Any, workloads: Any, quick: bool, as_json: Path | None, html: Path | None
 ) -> None:
-    """Measure, showing each workload when it is done; write what there is even when interrupted."""
-    from nnx.benchmark import table
+    """Measure, showing each workload when its last pass is done; write what there is even when interrupted."""
+    from nnx.benchmark import quiet, table
     from nnx.benchmark.race import Race
     from nnx.benchmark.report import Report
 
-    console, report = _console(), Report(players, absent, method, quick)
-    with _telling(console) as told, Race(players, method, told) as race:
+    console, report, watch = _console(), Report(players, absent, method, quick), quiet.Watch()
+    suite, last = "", method.passes - 1
+    with _telling(console) as told:
         try:
-            report.set_limits(race.limits())
-            console.print(table.heading(report.data))
-            suite = ""
-            for workload in workloads:
-                row = report.add(workload, race.measure(workload))
-                if workload.suite != suite and row["results"]:
-                    suite = workload.suite
-                    console.print(table.suite_title(suite))
-                if row["results"]:
-                    console.print(table.workload(row, report.data, console))
-            report.set_limits(race.limits())  # once more: what others did meanwhile may have hidden them
+            for number in range(method.passes):
+
+                def tell(text: str, number: int = number) -> None:
+                    told(f"pass {number + 1} of {method.passes}: {text}")
+
+                with Race(players, method, tell, watch) as race:
+                    report.set_limits(race.limits())
+                    if number == 0:
+                        console.print(table.heading(report.data))
+                    for workload in workloads:
+                        row = report.add(workload, race.measure(workload))
+                        if number < last or not row["results"]:
+                            continue
+                        if workload.suite != suite:
+                            suite = workload.suite
+                            console.print(table.suite_title(suite))
+                        console.print(table.workload(row, report.data, console))
         finally:
-            report.finish(race.seconds, race.watch.report())
+            report.finish(watch.seconds, watch.report())
             _write(report, as_json, html)
     console.print(table.closing(report.data))
     if not report.measured:
