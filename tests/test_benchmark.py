@@ -204,9 +204,9 @@ def test_a_process_that_ends_or_hangs_is_told(process):
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere players are not stopped")
 def test_stopped_players_end_with_a_run_that_is_killed(tmp_path):
     script = (
-        "import sys, time; from nnx.benchmark.processes import Process; from nnx.benchmark.players import of_backend\n"
-        "process = Process(of_backend('numpy', 1)[0], 1); process.ask(limits=False); process.pause()\n"
-        "print(process.process.pid, flush=True); time.sleep(60)"
+        "import time; from nnx.benchmark.race import Race, QUICK; from nnx.benchmark.players import of_backend\n"
+        "with Race(of_backend('numpy', 1), QUICK) as race:\n"
+        "    print(race.processes[0].process.pid, flush=True); time.sleep(60)"
     )
     run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     child = int(run.stdout.readline())

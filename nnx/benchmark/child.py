@@ -1,9 +1,12 @@
 """A player's own process: it answers orders, JSON lines from stdin to stdout, until there are no more.
 
-{"prepare": workload's name, "results": file}    gets it ready, writes what it gave; how it runs
-{"calibrate": seconds}                           warms up, and finds how many calls last so long
-{"measure": seconds}                             measures so long; says how long one call took, chunk by chunk
-{"limits": seconds}                                    measures what the machine can do at most
+- {"hello": true} answers nothing.
+- {"prepare": name of a workload, "results": file} gets it ready, and writes what it gave; says how it runs, and how long
+  that took.
+- {"calibrate": seconds} warms up, and finds how many calls last so long.
+- {"measure": seconds} measures so long; says how long one call took, chunk by chunk.
+- {"held": true} says how many bytes of a GPU's memory it has taken.
+- {"limits": seconds} measures what the machine can do at most, so long for each figure.
 """
 
 from __future__ import annotations
@@ -41,6 +44,8 @@ class Child:
         """Do what is asked."""
         if "prepare" in order:
             return self._prepare(order["prepare"], Path(order["results"]))
+        if "hello" in order:
+            return {}
         if "limits" in order:
             return limits.of_this(self.player, order["limits"])
         if "held" in order:

@@ -72,6 +72,9 @@ class Race:
         self.method, self.told, self.watch = method, told, watch or quiet.Watch()
         self.processes = [Process(player, method.threads, method.precision) for player in players]
         for process in self.processes:
+            process.send(hello=True)
+        for process in self.processes:  # not before it has arranged to end with this process
+            process.answer()
             process.pause()
         self._folder = tempfile.TemporaryDirectory()
 
@@ -150,7 +153,8 @@ class Race:
     def _fault(self, workload: Workload, process: Process, wanted: dict[str, Any]) -> dict[str, str]:
         """Return what is wrong with what a player gave, as its answer would say it."""
         with np.load(self._file(process)) as got:
-            fault = check.fault(workload, dict(got), wanted, check.SLACK[self.method.precision])
+            slack = check.SLACK[self.method.precision] * (1.0 if process.player.ours else check.OTHERS)
+            fault = check.fault(workload, dict(got), wanted, slack)
         return {"refused": f"wrong: {fault}"} if fault else {}
 
     def _alone(self, process: Process, **order: Any) -> dict[str, Any]:
