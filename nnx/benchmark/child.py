@@ -1,8 +1,8 @@
 """A player's own process: it answers orders, JSON lines from stdin to stdout, until there are no more.
 
 - {"hello": true} answers nothing.
-- {"prepare": name of a workload, "results": file} gets it ready, and writes what it gave; says how it runs, and how long
-  that took.
+- {"prepare": name of a workload, "results": file} gets it ready, and writes what it gave; says how it runs, and how
+  long that took.
 - {"calibrate": seconds} warms up, and finds how many calls last so long.
 - {"measure": seconds} measures so long; says how long one call took, chunk by chunk.
 - {"held": true} says how many bytes of a GPU's memory it has taken.
