@@ -386,3 +386,30 @@ def test_nothing_imports_numba_before_it_is_asked_for():
 
 if __name__ == "__main__":
     main()
+
+
+BESIDE_TORCH = """
+import sys
+if sys.argv[1] == "torch":
+    import torch
+    torch.randn(300, 300) @ torch.randn(300, 300)  # its threads are there
+import numpy as np, nnx
+x, y = nnx.datasets.spiral(100, 3)
+losses = []
+for widths in ((2, 64, 3), (2, 300, 3)):
+    model = nnx.Sequential(nnx.Dense(*widths[:2]), nnx.ReLU(), nnx.Dense(*widths[1:]), nnx.Softmax(), backend="numba")
+    model.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.02))
+    losses += list(model.steps(x, y, 50)) + [float(model.predict(x).sum())]
+print(*losses)
+"""
+
+
+def test_a_process_that_has_imported_torch_computes_the_same():
+    pytest.importorskip("torch")
+    told = [
+        subprocess.run([sys.executable, "-c", BESIDE_TORCH, who], capture_output=True, text=True, check=True).stdout
+        for who in ("torch", "alone")
+    ]
+    beside, alone = (np.array(text.split(), float) for text in told)
+    assert len(alone) == 102
+    np.testing.assert_allclose(beside, alone, rtol=1e-5)
