@@ -5,7 +5,6 @@ No time is asserted but that a test's own player sleeps.
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ from nnx.benchmark.processes import Process
 from nnx.benchmark.race import QUICK, Race
 from nnx.benchmark.report import SCHEMA, Report, read
 from nnx.benchmark.workloads import SUITES, chosen, every
+from nnx.cli import main
 from nnx.cli.bench import _compare as main_compare
 from nnx.errors import BackendUnavailable, FileFormatError, InputError
 
@@ -387,20 +387,21 @@ def test_the_command_writes_what_its_schema_says(tmp_path):
     assert "+20% slower" in slow.stdout
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_an_interrupted_run_keeps_what_it_has(tmp_path):
-    file = tmp_path / "out.json"
-    command = [sys.executable, "-m", "nnx", "bench", "--quick", "--backends", "numpy", "--peers", "none", "--suite",
-               "softmax,steps", "--json", str(file)]  # fmt: skip
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in run.stdout:
-        if line.startswith("softmax backward, 1024"):  # in the last pass: the first is done
-            break
-    run.send_signal(signal.SIGINT)
-    _, errors = run.communicate(timeout=60)
-    assert run.returncode == 1
-    assert "interrupted" in errors
-    assert len(read(file)["workloads"]) >= 2
+def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
+    file, page = tmp_path / "out.json", tmp_path / "out.html"
+    measure, done = Race.measure, []
+
+    def interrupted(race, workload):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(workload.title)
+        return measure(race, workload)
+
+    monkeypatch.setattr(Race, "measure", interrupted)
+    arguments = ["bench", "--backends", "numpy", "--peers", "none", "--suite", "softmax", "--quick", "--rounds", "1"]
+    assert main([*arguments, "--json", str(file), "--html", str(page)]) == 1
+    assert [row["title"] for row in read(file)["workloads"]] == done
+    assert done[1] in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
