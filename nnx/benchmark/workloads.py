@@ -135,9 +135,9 @@ def _transfers() -> Iterator[Workload]:
 
 def _start() -> Iterator[Workload]:
     network = Network(300, SPIRAL)
-    for kind, title, quick in (
-        ("import", "import", False),
-        ("first step", "import and first step", True),
-        ("cold first step", "import and first step, nothing compiled before", False),
+    for kind, title in (
+        ("import", "import"),
+        ("first step", "import and first step"),
+        ("cold first step", "import and first step, nothing compiled before"),
     ):
-        yield Workload("start", "S", title, f"start {kind}", network, 1, 0, 0, 0, quick)
+        yield Workload("start", "S", title, f"start {kind}", network, 1, 0, 0, 0)
