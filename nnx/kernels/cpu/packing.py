@@ -16,6 +16,7 @@ from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.tile import ROWS, VECTORS, WIDTH, load, new_tile, rows_of, square_tile, store, transpose
 from nnx.kernels.cpu.vectors import PART
 
+AT_ONCE = 16  # columns of `a` that are copied to all strips before the next ones are
 TOGETHER = 4  # panels filled side by side: a row is then read in pieces of some cache lines
 
 
@@ -47,27 +48,56 @@ def panels_from_columns(b, panels, depth):
                 panel[k, c] = b[min(j + c, n - 1), k]
 
 
+# A vector may hold more numbers than a column of a strip: what is written later overwrites what is too much. Hence the
+# lower rows come first where a column takes several vectors, and by columns each strip's last one goes by itself: the
+# next strip has begun by then.
+
+
 @njit(**PART)
 def pack_strips(a, strips):
     """Copy `a` to strips; rows past the last row repeat it. `strips` needs a vector to spare."""
+    if a.strides[1] == a.itemsize:
+        strips_from_rows(a, strips)
+    else:
+        strips_from_columns(a, strips)
+
+
+@njit(**PART)
+def strips_from_rows(a, strips):
+    """Copy `a`, contiguous along its rows, to strips."""
     (m, depth), rows, lanes = a.shape, ROWS, WIDTH // a.itemsize
-    by_rows, whole = a.strides[1] == a.itemsize, depth - depth % lanes
+    whole = depth - depth % lanes
     for i in range(0, m, rows):
-        # A vector may hold more numbers than a column of the strip has: what comes later overwrites what is too much.
-        # Hence the lower rows first where a column takes several vectors.
         columns = rows_of(strips, i * depth, depth, rows + lanes, rows)
-        if by_rows:
-            for k in range(0, whole, lanes):
-                for r in range((rows - 1) // lanes * lanes, -1, -lanes):
-                    store(transpose(load(square_tile(a), a, i + r, k)), columns, k, r)
-            for k in range(whole, depth):
-                for r in range(rows):
-                    columns[k, r] = a[min(i + r, m - 1), k]
-        elif i + rows <= m:
-            for k in range(depth):
+        for k in range(0, whole, lanes):
+            for r in range((rows - 1) // lanes * lanes, -1, -lanes):
+                store(transpose(load(square_tile(a), a, i + r, k)), columns, k, r)
+        strip_by_numbers(a, i, strips, whole, depth)
+
+
+@njit(**PART)
+def strips_from_columns(a, strips):
+    """Copy `a`, contiguous along its columns, to strips: some columns of all strips, then the next.
+
+    One strip after the other takes 1.7 ns a number in place of 0.25: rows that lie a power of two apart push each other
+    out of the first-level cache, before the next strip comes for the rest of their lines.
+    """
+    (m, depth), rows, lanes = a.shape, ROWS, WIDTH // a.itemsize
+    whole = m - m % rows
+    for k0 in range(0, depth - 1, AT_ONCE):
+        for i in range(0, whole, rows):
+            columns = rows_of(strips, i * depth, depth, rows + lanes, rows)
+            for k in range(k0, min(k0 + AT_ONCE, depth - 1)):
                 for r in range((rows - 1) // lanes * lanes, -1, -lanes):
                     store(load(new_tile(a, 1, 1), a.T, k, i + r), columns, k, r)
-        else:
-            for k in range(depth):
-                for r in range(rows):
-                    columns[k, r] = a[min(i + r, m - 1), k]
+    for i in range(0, m, rows):
+        strip_by_numbers(a, i, strips, max(depth - 1, 0) if i < whole else 0, depth)
+
+
+@njit(**PART)
+def strip_by_numbers(a, i, strips, first, last):
+    """Copy columns first .. last of one strip, which begins at row `i`, number by number."""
+    m, depth = a.shape
+    for k in range(first, last):
+        for r in range(ROWS):
+            strips[i * depth + k * ROWS + r] = a[min(i + r, m - 1), k]
