@@ -9,6 +9,7 @@ gemm.py, or feature by feature with samples in the vector lanes, for narrow netw
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from nnx.kernels.cpu.gemm import STRIPS
 from nnx.kernels.cpu.lanes import SAMPLES
 
 PADDING = 64  # numbers that a buffer of the step's own is a multiple of
-TILE = 1 << 15  # numbers in a tile of a weight gradient: it stays in the second-level cache until it is used
+PIECE = 1 << 16  # numbers in a piece of a weight gradient: it stays in the second-level cache until it is used
 WHOLE = 1 << 14  # parameters that are updated in one go, after all gradients, rather than tile by tile
 THREADED = 1e6  # multiply-adds in a step below which one thread is faster
 BLOCK_ROWS = 256  # samples that go through the network together
@@ -184,8 +185,8 @@ class Layout:
         at = self.p
         for start, count in [*sorted(self.covered), (self.p + size, 0)]:
             if start - at >= PADDING:
-                for first in range(at, start, TILE):
-                    n = min(TILE, start - first)
+                for first in range(at, start, PIECE):
+                    n = min(PIECE, start - first)
                     row = self.row(t.PARAMETERS, N=n, W=first, G=self.g + first - self.p, UPDATE=1)
                     self.tasks.append((n, row))
             at = start + count
@@ -299,10 +300,8 @@ class Rows(Layout):
         key = source, across
         if key not in self.panels:
             self.panels[key] = place = self.new(round_up(k, self.wide) * n if across else k * round_up(n, self.wide))
-            op, tile = t.PANELS_ACROSS if across else t.PANELS, self.tile_rows(k, n)
-            self.before[key] = [
-                self.row(op, K=k, N=n, X=source, Y=place, R0=r0, R1=min(k, r0 + tile)) for r0 in range(0, k, tile)
-            ]
+            op = t.PANELS_ACROSS if across else t.PANELS
+            self.before[key] = [self.row(op, K=k, N=n, X=source, Y=place, R0=r0, R1=r1) for r0, r1 in self.pieces(k, n)]
         return self.panels[key]
 
     def refreshed(self, weights: int) -> dict[str, int]:
@@ -326,20 +325,25 @@ class Rows(Layout):
         self.local.append(self.row(t.PANELS, K=rows, N=n, X=d, Y=panels))
         columns = {"K": k, "N": n, "X": self.place(gradient.x), "D": panels, "W": weights, "B": t.NOWHERE}
         columns |= {"G": self.parameter(gradient.dw), **self.refreshed(weights)}
-        tile = self.tile_rows(k, n)
-        self.scratch = max(self.scratch, tile * n)
-        for r0 in range(0, k, tile):
-            columns |= {"R0": r0, "R1": min(k, r0 + tile)}
-            row = self.row(t.DENSE_DW, **columns, **self.updated(gradient.dw, r0, columns["R1"] - r0))
-            self.tasks.append(((columns["R1"] - r0) * n, row))
+        for r0, r1 in self.pieces(k, n):
+            self.scratch = max(self.scratch, (r1 - r0) * n)
+            row = self.row(t.DENSE_DW, R0=r0, R1=r1, **columns, **self.updated(gradient.dw, r0, r1 - r0))
+            self.tasks.append(((r1 - r0) * n, row))
         places = {"D": d, "W": self.values_of(gradient.db), "G": self.parameter(gradient.db)}
         self.tasks.append((n, self.row(t.BIAS, N=n, **places, **self.updated(gradient.db, 0, n))))
 
-    def tile_rows(self, k: int, n: int) -> int:
-        """Rows of a weight gradient that are made, regularized and used in one go: whole tiles, and whole panels."""
+    def pieces(self, k: int, n: int) -> list[tuple[int, int]]:
+        """Rows of a weight gradient that are made, regularized and used in one go: whole tiles, and whole panels.
+
+        The last ones are lower, so that threads end together.
+        """
         grain = math.lcm(tile.ROWS, self.wide)
-        shared = round_up(-(-k // self.parts_wanted), grain)
-        return min(max(TILE // n // grain * grain, grain), shared)
+        high = min(max(PIECE // n // grain, 1) * grain, round_up(-(-k // self.parts_wanted), grain))
+        low = max(high // 2 // grain, 1) * grain
+        starts = [0]
+        while (left := k - starts[-1]) > 0:
+            starts.append(min(k, starts[-1] + (high if left > 2 * high else low)))
+        return list(pairwise(starts))
 
 
 class Lanes(Layout):

@@ -145,16 +145,17 @@ def _zeros(tile: Tile) -> Callable[..., Any]:
 
 
 @intrinsic
-def accumulate(typingctx, tile, a, i, strips, strip, packed, panels, panel, step, depth):
+def accumulate(typingctx, tile, a, i, strips, strip, packed, panels, panel, step, depth, soon, share):
     """``tile + a[i : i + rows, :depth] @ panel``: the inner loop of every product.
 
     The panel begins at `panels[panel]`; its next row stands `step` numbers further on. If `packed`, the rows of `a` are
     read from the strip that begins at `strips[strip]`, where column follows column: one stream of numbers instead of
-    one for each row.
+    one for each row. Meanwhile the panel that is wanted next is fetched from `panels[soon]` on, `share` bytes for each
+    row of this one.
     """
 
     def emit(context, builder, signature, arguments):
-        value, a_value, i, strips_value, strip, packed, panels_value, panel, step, depth = arguments
+        value, a_value, i, strips_value, strip, packed, panels_value, panel, step, depth, soon, share = arguments
         size = tile.dtype.bitwidth // 8
         left = Window(context, builder, tile, a, a_value, i, INT64(0))
         right = _start(context, builder, panels, panels_value, panel)
@@ -180,8 +181,10 @@ def accumulate(typingctx, tile, a, i, strips, strip, packed, panels, panel, step
         with builder.if_else(packed) as (from_strip, from_rows):
             with from_strip:
                 start = _start(context, builder, strips, strips_value, strip)
+                next_panel = _start(context, builder, panels, panels_value, soon)
 
                 def column_of_strip(k):
+                    _fetch(builder, builder.gep(next_panel, [builder.mul(k, share)]))
                     column = builder.gep(start, [builder.mul(k, INT64(tile.rows * size))])
                     return [_at(builder, column, r * size, tile.scalar) for r in range(tile.rows)]
 
@@ -196,13 +199,22 @@ def accumulate(typingctx, tile, a, i, strips, strip, packed, panels, panel, step
                 loop(column_of_rows)
         return pack(builder, [builder.load(register) for register in registers])
 
-    return tile(tile, a, i, strips, strip, packed, panels, panel, step, depth), emit
+    return tile(tile, a, i, strips, strip, packed, panels, panel, step, depth, soon, share), emit
 
 
 def _start(context, builder, array_type, array, index):
     """Pointer to the bytes of a flat array from one element on."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), BYTE.as_pointer())
+
+
+def _fetch(builder, pointer):
+    """Have the cache line at `pointer` brought to the second-level cache. No harm is done where there is no memory."""
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, INT32, INT32, INT32])
+    read, nearby, data = INT32(0), INT32(2), INT32(1)
+    builder.call(
+        cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [pointer, read, nearby, data]
+    )
 
 
 def _at(builder, pointer, offset, element):
