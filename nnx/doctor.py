@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 import nnx
-from nnx.backends import Resolution, available, cuda_driver, resolve
-from nnx.backends.cuda_reasons import wheels
+from nnx.backends import Resolution, available, resolve
+from nnx.backends.cuda import driver as cuda_driver
+from nnx.backends.cuda.reasons import wheels
 from nnx.errors import BackendUnavailable, InputError
 
 PACKAGES = {  # distributions, any of which will do: (what for, extra)

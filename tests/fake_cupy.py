@@ -44,7 +44,7 @@ from numpy import (  # noqa: F401
     uint64,
 )
 
-from nnx.backends import cuda_lt
+from nnx.backends.cuda import lt as cuda_lt
 from nnx.kernels.cuda import program_table
 from nnx.kernels.layout import CURSOR
 

@@ -28,7 +28,7 @@ from fake_cupy import machine
 from networks import NETS
 
 import nnx
-from nnx.backends.cuda_lt import LtError
+from nnx.backends.cuda.lt import LtError
 from nnx.backends.cupy import CupyBackend
 
 try:

@@ -18,8 +18,9 @@ from networks import NETS, Net
 from test_programs import Swish, always_eager
 
 import nnx
-from nnx.backends import BackendUnavailable, cuda_driver, cupy
-from nnx.backends.cuda_several import CupyBackendOfSeveral
+from nnx.backends import BackendUnavailable, cupy
+from nnx.backends.cuda import driver as cuda_driver
+from nnx.backends.cuda.several import CupyBackendOfSeveral
 from nnx.backends.cupy import CupyBackend
 from nnx.backends.memory import parse_limit, readable
 from nnx.backends.operations import OPERATIONS, Operations

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from nnx.backends import cuda_driver, cuda_reasons
-from nnx.backends.cuda_driver import Driver
+from nnx.backends.cuda import driver as cuda_driver
+from nnx.backends.cuda import reasons as cuda_reasons
+from nnx.backends.cuda.driver import Driver
 
 ROOT = Path(__file__).resolve().parent.parent
 STUB = Path(__file__).with_name("stub_libcuda.c")
@@ -234,7 +235,7 @@ def test_warnings_of_cupys_import_stop_nothing(tmp_path: Path):
         folder = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
-    script = "from nnx.backends.cupy import load; from nnx.backends.cuda_reasons import wheels; load(); print(wheels())"
+    script = "from nnx.backends.cupy import load; from nnx.backends.cuda.reasons import wheels; load(); print(wheels())"
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     for code, right in ((script, True), ("import cupy", False)):
         done = subprocess.run(

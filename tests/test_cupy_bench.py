@@ -14,7 +14,7 @@ import cuda_on_cpu
 import pytest
 
 import nnx
-from nnx.backends import cuda_driver
+from nnx.backends.cuda import driver as cuda_driver
 from nnx.benchmark import report
 from nnx.kernels.cuda import KERNELS
 

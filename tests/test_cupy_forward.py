@@ -20,8 +20,8 @@ from fake_cupy import machine
 from test_inference import NETWORKS, TOLERANCE, by_layers, model, numbers
 
 import nnx
-from nnx.backends import cuda_forward
-from nnx.backends.cuda_several import CupyBackendOfSeveral
+from nnx.backends.cuda import forward as cuda_forward
+from nnx.backends.cuda.several import CupyBackendOfSeveral
 from nnx.backends.cupy import CupyBackend
 from nnx.errors import InputError
 

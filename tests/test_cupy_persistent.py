@@ -22,9 +22,9 @@ from fake_cupy import machine
 from networks import NETS, Net, samples
 
 import nnx
-from nnx.backends import cuda_persistent
-from nnx.backends.cuda_persistent import MOST_WORK, PersistentProgram, compile_program
-from nnx.backends.cuda_rooms import ALWAYS, Room, end, furnish
+from nnx.backends.cuda import persistent as cuda_persistent
+from nnx.backends.cuda.persistent import MOST_WORK, PersistentProgram, compile_program
+from nnx.backends.cuda.rooms import ALWAYS, Room, end, furnish
 from nnx.backends.cupy import CupyBackend
 from nnx.errors import InputError, NonFiniteError
 from nnx.kernels.cuda import options, source
@@ -288,7 +288,7 @@ def test_a_network_that_does_not_fit_is_a_graph(make: Any, monkeypatch: pytest.M
     backend = make(persistent="", shared=8 << 10)
     trained(NETS["relu"], backend, epochs=1)
     assert not failures(backend)  # the rule itself says so
-    monkeypatch.setattr("nnx.backends.cuda_layout.MOST_NUMBERS", 60)
+    monkeypatch.setattr("nnx.backends.cuda.layout.MOST_NUMBERS", 60)
     backend = make()
     trained(NETS["relu"], backend, epochs=1)
     assert f"{NOTE}16 samples of 6 numbers are more than its indices reach" in failures(backend)
@@ -399,7 +399,7 @@ def test_a_kernel_that_fails_is_a_graph_with_the_same_numbers(failing: str, make
         why = "launching the persistent kernel failed (RuntimeError: CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES: too many)"
     else:
         monkeypatch.setattr(
-            "nnx.backends.cuda_launch.source", lambda file: "nonsense" if file == "program.cu" else source(file)
+            "nnx.backends.cuda.launch.source", lambda file: "nonsense" if file == "program.cu" else source(file)
         )
         why = "preparing it failed (RuntimeError: g++ does not compile it:)"
     got, _ = trained(NETS["two dropouts"], backend, epochs=5)

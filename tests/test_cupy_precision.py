@@ -21,8 +21,8 @@ from fake_cupy import machine
 from networks import NETS
 
 import nnx
-from nnx.backends import cuda_products
-from nnx.backends.cuda_several import CupyBackendOfSeveral
+from nnx.backends.cuda import products as cuda_products
+from nnx.backends.cuda.several import CupyBackendOfSeveral
 from nnx.backends.cupy import CupyBackend
 from nnx.backends.precision import ERRORS
 from nnx.errors import InputError, InputTypeError
@@ -42,7 +42,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv("NNX_GRAPH", graph)
         monkeypatch.setenv("NNX_GEMM", gemm)
         monkeypatch.setenv("NNX_PERSISTENT", "0")
-        monkeypatch.setattr("nnx.backends.cuda_dense.SMALL", 0)
+        monkeypatch.setattr("nnx.backends.cuda.dense.SMALL", 0)
         return CupyBackend(fake_cupy, precision=precision)
 
     return make

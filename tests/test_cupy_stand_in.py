@@ -121,7 +121,7 @@ def test_what_is_forbidden_is():
 
 
 def test_nothing_but_launches_while_a_stream_is_captured():
-    from nnx.backends.cuda_launch import Launcher
+    from nnx.backends.cuda.launch import Launcher
     from nnx.kernels.cuda import elementwise
 
     launch, x, y = Launcher(fake_cupy), fake_cupy.asarray([-1.0, 2.0]), fake_cupy.zeros(2)
@@ -172,7 +172,7 @@ def test_streams_that_nothing_orders_are_found():
 
 
 def test_kernels_take_contiguous_arrays_of_their_gpu():
-    from nnx.backends.cuda_launch import Launcher
+    from nnx.backends.cuda.launch import Launcher
     from nnx.kernels.cuda import elementwise
 
     machine.reset(devices=2)

@@ -21,9 +21,9 @@ from networks import NETS, Net
 from test_programs import always_eager
 
 import nnx
-from nnx.backends import cuda_stream
-from nnx.backends.cuda_several import CupyBackendOfSeveral
-from nnx.backends.cuda_stream import DoubleBuffer
+from nnx.backends.cuda import stream as cuda_stream
+from nnx.backends.cuda.several import CupyBackendOfSeveral
+from nnx.backends.cuda.stream import DoubleBuffer
 from nnx.backends.cupy import CupyBackend
 from nnx.errors import DeviceMemoryError, InputError, NonFiniteError
 

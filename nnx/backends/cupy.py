@@ -1,7 +1,7 @@
 """The CuPy backend: CUDA GPUs, by the kernels of nnx/kernels/cuda and, for large matrix products, cuBLAS.
 
-Every operation has the same form: operands are made fit for a kernel (cuda_operands.py), and it is launched; dense
-layers have a page of their own (cuda_dense.py). Nothing here waits for the GPU.
+Every operation has the same form: operands are made fit for a kernel (cuda/operands.py), and it is launched; dense
+layers have a page of their own (cuda/dense.py). Nothing here waits for the GPU.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends import cuda_driver
 from nnx.backends.base import BackendInfo
-from nnx.backends.cuda_dense import PRECISION, ROUNDED, CudaDense
-from nnx.backends.cuda_device import flag
-from nnx.backends.cuda_forward import GraphForward
-from nnx.backends.cuda_operands import FLOAT64, INT64, as_they_are, writable
-from nnx.backends.cuda_persistent import MOST_WORK, compile_program
-from nnx.backends.cuda_products import MOST
-from nnx.backends.cuda_program import CupyProgram
-from nnx.backends.cuda_reasons import explain_error
-from nnx.backends.cuda_stream import stream
+from nnx.backends.cuda import driver as cuda_driver
+from nnx.backends.cuda.dense import PRECISION, ROUNDED, CudaDense
+from nnx.backends.cuda.device import flag
+from nnx.backends.cuda.forward import GraphForward
+from nnx.backends.cuda.operands import FLOAT64, INT64, as_they_are, writable
+from nnx.backends.cuda.persistent import MOST_WORK, compile_program
+from nnx.backends.cuda.products import MOST
+from nnx.backends.cuda.program import CupyProgram
+from nnx.backends.cuda.reasons import explain_error
+from nnx.backends.cuda.stream import stream
 from nnx.backends.errors import BackendUnavailable, InputError, InputTypeError
 from nnx.backends.forward import Forward, Stage
 from nnx.backends.operations import Operations
@@ -374,7 +374,7 @@ def create(device: Any = "", gpu_memory_limit: Any = None, precision: str | None
         cupy = load()
         count = cupy.cuda.runtime.getDeviceCount()
         if number < count:
-            from nnx.backends.cuda_several import CupyBackendOfSeveral  # it is made from this file's class
+            from nnx.backends.cuda.several import CupyBackendOfSeveral  # it is made from this file's class
 
             kind = CupyBackend if count == 1 else CupyBackendOfSeveral
             backend = kind(cupy, number, gpu_memory_limit, precision)

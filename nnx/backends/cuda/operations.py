@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.cuda_rooms import Operand
+from nnx.backends.cuda.rooms import Operand
 from nnx.kernels.cuda import program_table as t
 
 

@@ -1,4 +1,4 @@
-"""A recorded step as ONE CUDA graph (cuda_capture.py), one for each size of batch.
+"""A recorded step as ONE CUDA graph (capture.py), one for each size of batch.
 
 Its stream waits for what the caller's stream was given before, and the caller's stream waits for it: to whoever calls
 `run` there is one order.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nnx.backends.cuda_capture import Captured, stage
-from nnx.backends.cuda_products import NotCaptured
-from nnx.backends.cuda_program import CupyProgram, bound, span
+from nnx.backends.cuda.capture import Captured, stage
+from nnx.backends.cuda.products import NotCaptured
+from nnx.backends.cuda.program import CupyProgram, bound, span
 from nnx.backends.operations import OPERATIONS
 from nnx.backends.program import Call
 

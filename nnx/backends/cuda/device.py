@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from nnx.backends.base import Backend, BackendInfo
-from nnx.backends.cuda_launch import Launcher, Rooms, Scratch
-from nnx.backends.cuda_reasons import wheels
+from nnx.backends.cuda.launch import Launcher, Rooms, Scratch
+from nnx.backends.cuda.reasons import wheels
 from nnx.backends.errors import DeviceMemoryError, InputError, InputTypeError
 from nnx.backends.memory import Memory, parse_limit, readable
 from nnx.backends.timer import EventTimer, Timer

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.cuda_operations import Operation, with_barriers
-from nnx.backends.cuda_rooms import ALWAYS, Operand, Room, furnish, round_up
+from nnx.backends.cuda.operations import Operation, with_barriers
+from nnx.backends.cuda.rooms import ALWAYS, Operand, Room, furnish, round_up
 from nnx.backends.errors import NotReplayable
 from nnx.backends.flow import Gradient, Node, Step, Value, address
 from nnx.kernels.cuda import program_table as t

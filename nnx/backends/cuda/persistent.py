@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nnx.backends.cuda_capture import stage
-from nnx.backends.cuda_graph import GraphProgram
-from nnx.backends.cuda_layout import Layout, TooLarge
-from nnx.backends.cuda_products import NotCaptured
+from nnx.backends.cuda.capture import stage
+from nnx.backends.cuda.graph import GraphProgram
+from nnx.backends.cuda.layout import Layout, TooLarge
+from nnx.backends.cuda.products import NotCaptured
 from nnx.backends.errors import NotReplayable
 from nnx.backends.flow import Reader, Step, fuse
 from nnx.backends.program import Call

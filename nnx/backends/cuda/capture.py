@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from nnx.backends.cuda_launch import Rooms
-from nnx.backends.cuda_products import GraphProducts, NotCaptured
+from nnx.backends.cuda.launch import Rooms
+from nnx.backends.cuda.products import GraphProducts, NotCaptured
 from nnx.backends.errors import NotReplayable
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.cuda_device import CudaDevice
+from nnx.backends.cuda.device import CudaDevice
 from nnx.kernels.cuda.table import REALS
 
 Array = Any

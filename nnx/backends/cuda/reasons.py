@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import metadata
 
-from nnx.backends.cuda_driver import Driver, Explanation, explain_status
+from nnx.backends.cuda.driver import Driver, Explanation, explain_status
 
 WHEELS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "cupy-rocm-5-0", "cupy-rocm-7-0", "amd-cupy")
 LIBRARIES = {  # by what stands in the error: the library, what it does

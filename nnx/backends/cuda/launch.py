@@ -80,7 +80,7 @@ class Scratch(threading.local):
     """Rooms for the operations that are called one by one: a step in its steady state allocates nothing.
 
     Each thread and each stream has its own, because what is launched on one stream runs in order and nothing else does.
-    A captured step has rooms of its own, which no other call makes larger or drops (cuda_graph.py).
+    A captured step has rooms of its own, which no other call makes larger or drops (graph.py).
     """
 
     def __init__(self, cupy: Any) -> None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnx.backends.cuda_pinned import Pinned
+from nnx.backends.cuda.pinned import Pinned
 from nnx.backends.memory import readable
 
 if TYPE_CHECKING:
-    from nnx.backends.cuda_device import CudaDevice
+    from nnx.backends.cuda.device import CudaDevice
 
 Array = Any
 SHARE = 0.75  # of the free memory that a data set may take; the rest is for activations, gradients and cuBLAS. A guess

@@ -10,7 +10,7 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from nnx.backends.cuda_lt import (
+from nnx.backends.cuda.lt import (
     ALIGNED,
     BIAS,
     BIAS_GRADIENT,
@@ -27,7 +27,7 @@ from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import ACTIVATIONS
 
 if TYPE_CHECKING:
-    from nnx.backends.cuda_dense import CudaDense
+    from nnx.backends.cuda.dense import CudaDense
 
 Array = Any
 # Multiply-adds of a step's large products up to which nnx's kernel does them where cuBLASLt cannot. A guess: about what

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnx.backends import cuda_lt
-from nnx.backends.cuda_lt import Lt, LtError
-from nnx.backends.cuda_operands import FLOAT64, CudaOperands, writable
-from nnx.backends.cuda_products import RoundedProducts
+from nnx.backends.cuda import lt as cuda_lt
+from nnx.backends.cuda.lt import Lt, LtError
+from nnx.backends.cuda.operands import FLOAT64, CudaOperands, writable
+from nnx.backends.cuda.products import RoundedProducts
 from nnx.backends.errors import InputError
 from nnx.backends.precision import check_precision
 from nnx.backends.program import Call
@@ -22,7 +22,7 @@ from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import ACTIVATIONS
 
 if TYPE_CHECKING:
-    from nnx.backends.cuda_products import LtProducts
+    from nnx.backends.cuda.products import LtProducts
 
 Array = Any
 GEMM_RULES = ("auto", "own", "blas")
@@ -44,7 +44,7 @@ class CudaDense(CudaOperands):
 
     Attributes:
         gemm_rule: who multiplies: NNX_GEMM, or "auto".
-        products: who does large products in cuBLAS's place (cuda_products.py), or None.
+        products: who does large products in cuBLAS's place (products.py), or None.
     """
 
     products: LtProducts | None = None

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnx.backends.cuda_capture import Captured, Work, in_a_line, stage
-from nnx.backends.cuda_pinned import Pinned
-from nnx.backends.cuda_products import NotCaptured
+from nnx.backends.cuda.capture import Captured, Work, in_a_line, stage
+from nnx.backends.cuda.pinned import Pinned
+from nnx.backends.cuda.products import NotCaptured
 from nnx.backends.forward import Stage
 
 if TYPE_CHECKING:
