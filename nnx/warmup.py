@@ -1,7 +1,8 @@
 """Compile every kernel of the Numba backend now, so that no training has to wait for it: `nnx warmup`.
 
 Each kernel is called once, in each number type, on operands of a few numbers; the code is kept on disk
-(nnx/kernels/cpu/cache.py). Numba compiles one function at a time, so several processes share the work.
+(nnx/kernels/cpu/cache.py). Numba compiles one function at a time, so several processes go through them, each its own
+way; what one has compiled, the others load.
 """
 
 from __future__ import annotations
@@ -38,12 +39,9 @@ def warmup(
     backend = get_backend("numba")
     from nnx.kernels.cpu.cache import uncollected  # here, because it imports Numba
 
-    steps = _steps(backend, dtypes)
-    processes = shares()
-    # What the helpers do comes last and from its end, so that this process meets them half way.
-    order = steps[::processes] + [step for n, step in reversed(list(enumerate(steps))) if n % processes]
+    steps, processes = _steps(backend, dtypes), most_processes()
     with helpers(processes, dtypes), uncollected():
-        for done, (name, call) in enumerate(order):
+        for done, (name, call) in enumerate(way(steps, processes, 0)):
             if progress is not None:
                 progress(done, len(steps), name)
             call()
@@ -55,7 +53,7 @@ def warmup(
 # ---- several processes -----------------------------------------------------------------------------------------------
 
 
-def shares() -> int:
+def most_processes() -> int:
     """Return among how many processes to divide the work: one where they could not hand it over by the disk."""
     from nnx.kernels.cpu.cache import writable
 
@@ -63,9 +61,21 @@ def shares() -> int:
     return 1 if alone else min(get_threads(), PROCESSES)
 
 
+def way(steps: Sequence[Step], processes: int, number: int) -> list[Step]:
+    """Return all steps in the order in which one of the processes goes through them.
+
+    Two and two begin at the ends of a stretch and go towards each other. Where they meet the rest is on the disk.
+    """
+    stretches = (processes + 1) // 2
+    first, last = (len(steps) * n // stretches for n in (number // 2, number // 2 + 1))
+    forward = [*steps[first:], *steps[:first]]
+    backward = [*reversed(steps[:last]), *reversed(steps[last:])]
+    return backward if number % 2 else forward
+
+
 @contextmanager
 def helpers(processes: int, dtypes: Sequence[str]) -> Iterator[None]:
-    """Have processes of their own do all shares but the first. One that fails leaves its share to this process."""
+    """Have other processes go the same way from elsewhere. What one that fails has not done is left to this process."""
     commands = [[sys.executable, "-m", "nnx.warmup", str(processes), str(n), *dtypes] for n in range(1, processes)]
     started = [Popen(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL) for command in commands]
     try:
@@ -77,14 +87,14 @@ def helpers(processes: int, dtypes: Sequence[str]) -> Iterator[None]:
             helper.wait()
 
 
-def _help(processes: str, share: str, *dtypes: str) -> None:
-    """Do one share of the work, in a process of its own."""
+def _help(processes: str, number: str, *dtypes: str) -> None:
+    """Compile in a process of its own, until the one that began it is through and ends this one."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())  # by an exception, so that no half file stays
     backend = get_backend("numba")
     from nnx.kernels.cpu.cache import uncollected
 
     with uncollected():
-        for _, call in _steps(backend, dtypes)[int(share) :: int(processes)]:
+        for _, call in way(_steps(backend, dtypes), int(processes), int(number)):
             call()
 
 
@@ -92,13 +102,13 @@ def _help(processes: str, share: str, *dtypes: str) -> None:
 
 
 def _steps(backend: Any, dtypes: Sequence[str]) -> list[Step]:
-    """Return one call for every kernel and number type, those that take longest first."""
-    calls = {dtype: _calls(backend, dtype) for dtype in dtypes}
-    return [(f"{name} ({dtype})", calls[dtype][name]) for name in calls[dtypes[0]] for dtype in dtypes]
+    """Return one call for every kernel and number type; what takes longest is at the beginning and at the end."""
+    calls = [[(f"{name} ({dtype})", call) for name, call in _calls(backend, dtype).items()] for dtype in dtypes]
+    return [step for n, some in enumerate(calls) for step in (reversed(some) if n % 2 else some)]
 
 
 def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
-    """Return one call for every kernel, by the name of its operation."""
+    """Return one call for every kernel, by the name of its operation; those that take longest come first."""
     from nnx.kernels.cpu import forward, program_step
 
     n, c = 3, 4

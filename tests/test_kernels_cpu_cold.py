@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import warnings
 from importlib import import_module
 from itertools import pairwise
@@ -18,7 +19,7 @@ import pytest
 
 pytest.importorskip("numba")
 
-from nnx import get_backend, warmup
+from nnx import warmup
 from nnx.kernels.cpu import cache
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.vectors import ONLY_LINKED, PART
@@ -203,12 +204,30 @@ def test_warmup_leaves_nothing_to_compile():
                 assert kernel.overloads, f"{file.name}: {name}"
 
 
-def test_a_helper_does_its_share_alone(tmp_path):
-    names = [name for name, _ in warmup._steps(get_backend("numba"), ("float32",))]
-    command = [sys.executable, "-m", "nnx.warmup", "1000", str(names.index("rmsprop (float32)")), "float32"]
-    subprocess.run(command, env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}, check=True)
-    assert list(tmp_path.rglob("optimizers.rmsprop-*.nbc"))
-    assert not list(tmp_path.rglob("program_drive.*"))
+@pytest.mark.parametrize("processes", range(1, 7))
+def test_each_process_goes_its_own_way_through_all_steps(processes):
+    steps = list(range(11))
+    ways = [warmup.way(steps, processes, number) for number in range(processes)]
+    assert all(sorted(way) == steps for way in ways)
+    assert ways[0] == steps
+    assert len({way[0] for way in ways}) == processes
+    half = len(steps) // (processes + processes % 2)
+    for there, back in zip(ways[::2], ways[1::2], strict=False):  # who go towards each other
+        assert not set(there[:half]) & set(back[:half])
+
+
+def test_a_helper_begins_at_the_end(tmp_path):
+    command = [sys.executable, "-m", "nnx.warmup", "2", "1", "float32"]
+    helper = subprocess.Popen(command, env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)})
+    try:
+        while not list(tmp_path.rglob("optimizers.adam-*.nbc")):
+            assert helper.poll() is None
+            time.sleep(0.05)
+        assert not list(tmp_path.rglob("program_drive.*"))
+    finally:
+        helper.terminate()
+    assert helper.wait() == 0
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_no_helper_stays_when_warmup_ends(monkeypatch):
@@ -228,9 +247,9 @@ def test_no_helper_stays_when_warmup_ends(monkeypatch):
 def test_warmup_is_alone_where_nothing_can_be_handed_over(monkeypatch):
     monkeypatch.setattr(warmup, "get_threads", lambda: 64)
     monkeypatch.setattr(cache, "writable", lambda: Path())
-    assert warmup.shares() == warmup.PROCESSES
+    assert warmup.most_processes() == warmup.PROCESSES
     monkeypatch.setattr(cache, "writable", lambda: None)
-    assert warmup.shares() == 1
+    assert warmup.most_processes() == 1
 
 
 # ---- the cache itself ------------------------------------------------------------------------------------------------
