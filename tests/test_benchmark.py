@@ -379,6 +379,9 @@ def test_the_command_writes_what_its_schema_says(tmp_path):
     same = nnx_bench("--compare", file, file)
     assert same.returncode == 0, same.stderr
     assert "are the same" in same.stdout
+    for result in (result for row in data["workloads"] for result in row["results"].values()):
+        result["doubt"] = 0.01  # as on a quiet machine, which this one need not be
+    file.write_text(json.dumps(data))
     for row in data["workloads"]:
         row["results"]["nnx numpy"]["best_us"] *= 1.2
     file.with_name("slow.json").write_text(json.dumps(data))
