@@ -7,7 +7,6 @@ way; what one has compiled, the others load.
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,12 +20,11 @@ from nnx.backends.threads import get_threads
 
 Array = Any
 Step = tuple[str, Callable[[], Any]]
+DTYPES = ("float32", "float64")
 PROCESSES = 4  # at most: each needs some 350 MB, and a second or two before it compiles anything
 
 
-def warmup(
-    progress: Callable[[int, int, str], None] | None = None, dtypes: tuple[str, ...] = ("float32", "float64")
-) -> int:
+def warmup(progress: Callable[[int, int, str], None] | None = None, dtypes: tuple[str, ...] = DTYPES) -> int:
     """Compile all kernels, or load them from disk; return how many calls that took.
 
     Args:
@@ -36,15 +34,17 @@ def warmup(
     Raises:
         BackendUnavailable: there is no Numba here; the message says why and what to do.
     """
-    backend = get_backend("numba")
-    from nnx.kernels.cpu.cache import uncollected  # here, because it imports Numba
+    processes = most_processes()
+    with helpers(processes, dtypes):  # which import Numba at the same time
+        backend = get_backend("numba")
+        from nnx.kernels.cpu.cache import uncollected
 
-    steps, processes = _steps(backend, dtypes), most_processes()
-    with helpers(processes, dtypes), uncollected():
-        for done, (name, call) in enumerate(way(steps, processes, 0)):
-            if progress is not None:
-                progress(done, len(steps), name)
-            call()
+        steps = _steps(backend, dtypes)
+        with uncollected():
+            for done, (name, call) in enumerate(way(steps, processes, 0)):
+                if progress is not None:
+                    progress(done, len(steps), name)
+                call()
     if progress is not None:
         progress(len(steps), len(steps), "")
     return len(steps)
@@ -54,10 +54,8 @@ def warmup(
 
 
 def most_processes() -> int:
-    """Return among how many processes to divide the work: one where they could not hand it over by the disk."""
-    from nnx.kernels.cpu.cache import writable
-
-    alone = writable() is None or not sys.executable or getattr(sys, "frozen", False)
+    """Return among how many processes to divide the work: one where this program is no Python that could be started."""
+    alone = not sys.executable or getattr(sys, "frozen", False)
     return 1 if alone else min(get_threads(), PROCESSES)
 
 
@@ -82,17 +80,18 @@ def helpers(processes: int, dtypes: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         for helper in started:
-            helper.terminate()
+            helper.kill()  # a file that it was about to write is left to cache.prune
         for helper in started:
             helper.wait()
 
 
 def _help(processes: str, number: str, *dtypes: str) -> None:
     """Compile in a process of its own, until the one that began it is through and ends this one."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())  # by an exception, so that no half file stays
     backend = get_backend("numba")
-    from nnx.kernels.cpu.cache import uncollected
+    from nnx.kernels.cpu.cache import uncollected, writable
 
+    if writable() is None:  # nothing could be handed over
+        return
     with uncollected():
         for _, call in way(_steps(backend, dtypes), int(processes), int(number)):
             call()
@@ -104,11 +103,12 @@ def _help(processes: str, number: str, *dtypes: str) -> None:
 def _steps(backend: Any, dtypes: Sequence[str]) -> list[Step]:
     """Return one call for every kernel and number type; what takes longest is at the beginning and at the end."""
     calls = [[(f"{name} ({dtype})", call) for name, call in _calls(backend, dtype).items()] for dtype in dtypes]
-    return [step for n, some in enumerate(calls) for step in (reversed(some) if n % 2 else some)]
+    steps = [step for same in zip(*calls, strict=True) for step in same]
+    return [*steps[::2], *reversed(steps[1::2])]
 
 
 def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
-    """Return one call for every kernel, by the name of its operation; those that take longest come first."""
+    """Return one call for every kernel, by the name of its operation; those that take seconds come first."""
     from nnx.kernels.cpu import forward, program_step
 
     n, c = 3, 4
@@ -122,8 +122,8 @@ def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
     return {
         "training, by rows": lambda: program_step.ready(dtype, "rows"),
         "training, in lanes": lambda: program_step.ready(dtype, "lanes"),
-        "prediction": lambda: forward.ready(dtype),
         "gemm": lambda: backend.kernels.gemm.ready(np.dtype(dtype)),
+        "prediction": lambda: forward.ready(dtype),
         "dense": lambda: backend.dense(x, w, b, "relu", y),
         "finish": lambda: backend.kernels.activations.finish(y, b, 0),
         "activate": lambda: backend.kernels.activations.activate(y, 0),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 
 pytest.importorskip("numba")
 
+import nnx
 from nnx import warmup
 from nnx.kernels.cpu import cache
 from nnx.kernels.cpu.cache import njit
@@ -216,18 +218,38 @@ def test_each_process_goes_its_own_way_through_all_steps(processes):
         assert not set(there[:half]) & set(back[:half])
 
 
-def test_a_helper_begins_at_the_end(tmp_path):
+def test_what_takes_longest_is_at_both_ends():
+    backend = nnx.get_backend("numba")
+    both = "training, by rows (float64)"
+    for dtypes, last in ((("float32",), "training, in lanes (float32)"), (warmup.DTYPES, both)):
+        names = [name for name, _ in warmup._steps(backend, dtypes)]
+        assert (names[0], names[-1]) == ("training, by rows (float32)", last)
+        assert len(set(names)) == len(names) == len(dtypes) * len(warmup._calls(backend, "float32"))
+
+
+def test_a_helper_begins_at_the_end(monkeypatch):
+    done = []
+    monkeypatch.setattr(warmup, "_steps", lambda *all: [(str(n), partial(done.append, n)) for n in range(4)])
+    warmup._help("2", "1", "float32")
+    assert done == [3, 2, 1, 0]
+
+
+def test_a_helper_is_a_process(tmp_path):
     command = [sys.executable, "-m", "nnx.warmup", "2", "1", "float32"]
     helper = subprocess.Popen(command, env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)})
     try:
-        while not list(tmp_path.rglob("optimizers.adam-*.nbc")):
+        while not list(tmp_path.rglob("*.nbc")):
             assert helper.poll() is None
             time.sleep(0.05)
-        assert not list(tmp_path.rglob("program_drive.*"))
     finally:
-        helper.terminate()
-    assert helper.wait() == 0
-    assert not list(tmp_path.rglob("*.tmp"))
+        helper.kill()
+        helper.wait()
+
+
+def test_a_helper_leaves_where_nothing_can_be_handed_over(monkeypatch):
+    monkeypatch.setattr(cache, "writable", lambda: None)
+    monkeypatch.setattr(warmup, "way", lambda *all: pytest.fail("it compiles"))
+    warmup._help("2", "1", "float32")
 
 
 def test_no_helper_stays_when_warmup_ends(monkeypatch):
@@ -244,11 +266,10 @@ def test_no_helper_stays_when_warmup_ends(monkeypatch):
     assert all(helper.returncode is not None for helper in started)
 
 
-def test_warmup_is_alone_where_nothing_can_be_handed_over(monkeypatch):
+def test_warmup_is_alone_where_no_python_can_be_started(monkeypatch):
     monkeypatch.setattr(warmup, "get_threads", lambda: 64)
-    monkeypatch.setattr(cache, "writable", lambda: Path())
     assert warmup.most_processes() == warmup.PROCESSES
-    monkeypatch.setattr(cache, "writable", lambda: None)
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
     assert warmup.most_processes() == 1
 
 
@@ -363,6 +384,17 @@ def test_old_versions_are_removed(places, tmp_path):
     compiled()
     left = {folder.name for folder in tmp_path.glob("kernels-*")}
     assert left == {"kernels-3", "kernels-4", "kernels-5", f"kernels-{cache.stamp()}"}
+
+
+def test_what_a_killed_process_left_is_removed_later(places, tmp_path):
+    places.append(tmp_path)
+    folder = cache.readable()[0]
+    folder.mkdir(parents=True)
+    for name, age in (("old.tmp", 2 * cache.ABANDONED), ("new.tmp", 0.0), ("old.nbc", 2 * cache.ABANDONED)):
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - age,) * 2)
+    cache.writable()
+    assert sorted(file.name for file in folder.iterdir()) == ["new.tmp", "old.nbc"]
 
 
 def test_where_entries_lie(monkeypatch, tmp_path):

@@ -13,12 +13,15 @@ from nnx import checks
 
 def warmup(
     dtype: Annotated[
-        str | None, typer.Option(help="float32 or float64: for this number type only, in half the time. Default: both.")
+        str | None,
+        typer.Option(help="float32 or float64: for this number type only, in two thirds of the time. Default: both."),
     ] = None,
 ) -> None:
     """Compile every kernel of the Numba backend now, so that no training has to wait for it."""
-    dtypes = ("float32", "float64") if dtype is None else (checks.dtype(dtype),)
+    from nnx.warmup import DTYPES
     from nnx.warmup import warmup as compile_all
+
+    dtypes = DTYPES if dtype is None else (checks.dtype(dtype),)
 
     columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(stderr=True)) as bar:

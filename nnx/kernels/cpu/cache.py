@@ -23,6 +23,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ LOCK = threading.RLock()
 HERE = Path(__file__).parent
 REBUILD: Any = CompileResult._rebuild
 KEPT = 4  # folders of entries, one for each version of the sources, that are kept; the oldest goes first
+ABANDONED = 3600.0  # seconds after which nobody writes a file any more that is not where it belongs
 SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "FULL_TRACEBACKS")
 
 
@@ -241,9 +243,12 @@ def writable() -> Path | None:
 
 
 def prune(place: Path) -> None:
-    """Remove the entries of all but the last few versions of the sources."""
+    """Remove the entries of all but the last few versions of the sources, and what killed processes left."""
     try:
         os.utime(place)
+        for file in place.glob("*.tmp"):
+            if time.time() - file.stat().st_mtime > ABANDONED:
+                file.unlink(missing_ok=True)
         folders = sorted(place.parent.glob("kernels-*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
     except OSError:  # another process is at it
         return

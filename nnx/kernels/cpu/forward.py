@@ -28,6 +28,7 @@ from nnx.kernels.cpu.activations import RELU, SIGMOID, TANH
 from nnx.kernels.cpu.cache import njit, typed
 from nnx.kernels.cpu.entry import takes
 from nnx.kernels.cpu.math import exp, tanh
+from nnx.kernels.cpu.span import Span, make
 from nnx.kernels.cpu.vectors import OPTIONS, WIDTH, row, vfill, vfma, view, vload, vmax, vstore, vsum, vtop
 
 # The table: a header, then a row for each layer: its widths, the places of its parameters (NOWHERE: an activation by
@@ -47,12 +48,9 @@ def on_stack(typing, like):
         count, number = ir.Constant(ir.IntType(64), 2 * STACK), context.get_data_type(like.dtype)
         data = cgutils.alloca_once(builder, number, count)
         data.align = ALIGNED
-        result = context.make_array(signature.return_type)(context, builder)
-        size = context.get_constant(types.intp, context.get_abi_sizeof(number))
-        context.populate_array(result, data=data, shape=[count], strides=[size], itemsize=size, meminfo=None)
-        return result._getvalue()
+        return make(context, builder, signature.return_type, data, count)
 
-    return types.Array(like.dtype, 1, "C")(like), codegen
+    return Span(like.dtype)(like), codegen
 
 
 @njit(inline="always")

@@ -21,7 +21,7 @@ from numba import types
 from nnx.kernels.cpu.cache import njit, typed
 from nnx.kernels.cpu.packing import pack_strips, panels_from_columns, panels_from_rows
 from nnx.kernels.cpu.tile import ROWS, VECTORS, WIDTH, accumulate, add, load, new_tile, store, where_positive
-from nnx.kernels.cpu.vectors import PART
+from nnx.kernels.cpu.vectors import PART, view
 
 LANES = {4: WIDTH // 4, 8: WIDTH // 8}
 BLOCK_DEPTH = 512  # rows of a panel used at a time: 32 KB, 64 with AVX-512
@@ -78,6 +78,20 @@ def pack_panels(b, panels):
         panels_from_columns(b.T, panels, b.shape[0])
 
 
+@njit(**PART)
+def in_blocks(a, b, c, bias, active, relu, accumulating, wide, memory):
+    """The product, `wide` columns of `b` at a time, whose panels and then strips of `a` lie in `memory`."""
+    skip = -memory.ctypes.data % 64 // c.itemsize  # to the first cache line
+    room = wide * a.shape[1]
+    panels, strips = view(memory, skip, room), view(memory, skip + room, memory.size - skip - room)
+    for j in range(0, b.shape[1], BLOCK_COLUMNS):
+        pack_panels(b[:, j : j + BLOCK_COLUMNS], panels)
+        multiply(
+            a, panels, c[:, j : j + BLOCK_COLUMNS], bias[:, j : j + BLOCK_COLUMNS],
+            active[:, j : j + BLOCK_COLUMNS], relu, accumulating, strips,
+        )  # fmt: skip
+
+
 def make(itemsize: int) -> Any:
     """The product for numbers of `itemsize` bytes."""
     columns = VECTORS * LANES[itemsize]
@@ -96,15 +110,7 @@ def make(itemsize: int) -> Any:
         wide = (min(n, BLOCK_COLUMNS) + columns - 1) // columns * columns
         strip_numbers = (min(m, BLOCK_ROWS) + ROWS) * min(depth, BLOCK_DEPTH) + columns
         memory = np.empty(wide * depth + strip_numbers + 64, c.dtype)
-        skip = -memory.ctypes.data % 64 // c.itemsize  # to the first cache line
-        panels, strips = memory[skip : skip + wide * depth], memory[skip + wide * depth :]
-        for j in range(0, n, BLOCK_COLUMNS):
-            some = b[:, j : j + BLOCK_COLUMNS]
-            pack_panels(some, panels)
-            multiply(
-                a, panels, c[:, j : j + BLOCK_COLUMNS], bias[:, j : j + BLOCK_COLUMNS],
-                active[:, j : j + BLOCK_COLUMNS], relu, accumulating, strips,
-            )  # fmt: skip
+        in_blocks(a, b, c, bias, active, relu, accumulating, wide, memory)
 
     return gemm
 

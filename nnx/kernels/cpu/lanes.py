@@ -18,6 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnx.kernels.cpu.cache import njit
+from nnx.kernels.cpu.span import data_of, size_of
 from nnx.kernels.cpu.tile import (
     INT64,
     Tile,
@@ -51,13 +52,13 @@ def output_tile(typing, array, start):
     tile = Tile(array.dtype, OUTPUTS, VECTORS, lanes_of(array.dtype))
 
     def emit(context, builder, signature, args):
-        source = context.make_array(signature.args[0])(context, builder, args[0])
-        last = builder.sub(cgutils.unpack_tuple(builder, source.shape)[0], INT64(1))
+        source = context, builder, signature.args[0], args[0]
+        data, last = data_of(*source), builder.sub(size_of(*source), INT64(1))
         vectors = []
         for row in range(tile.rows):
             place = builder.add(args[1], INT64(row))
             place = builder.select(builder.icmp_signed("<", place, last), place, last)
-            value = builder.load(builder.gep(source.data, [place]))
+            value = builder.load(builder.gep(data, [place]))
             vectors += [splat(builder, value, tile.lanes)] * tile.vectors
         return pack(builder, vectors)
 

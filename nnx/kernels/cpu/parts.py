@@ -16,7 +16,11 @@ from numba import _dynfunc
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
-from numba.core.typed_passes import NativeLowering
+from numba.core.typed_passes import InlineOverloads, NativeLowering, NopythonRewrites
+from numba.core.untyped_passes import InlineClosureLikes
+
+# Closures and comprehensions, expressions of whole arrays, and overloads to be inlined: helpers have none.
+NEEDLESS = InlineClosureLikes, NopythonRewrites, InlineOverloads
 
 
 class LinkedCode(JITCodeLibrary):
@@ -50,12 +54,12 @@ class LinkedLowering(NativeLowering):
 
 
 class LinkedCompiler(CompilerBase):
-    """Numba's own steps but for the last."""
+    """Numba's own steps but for the last, and for those that would find nothing to do."""
 
     def define_pipelines(self):
         """Return the one list of steps."""
         steps = DefaultPassBuilder.define_nopython_pipeline(self.state)
         steps.add_pass_after(LinkedLowering, NativeLowering)
-        steps.passes = [(step, why) for step, why in steps.passes if step is not NativeLowering]
+        steps.passes = [(step, why) for step, why in steps.passes if step not in (NativeLowering, *NEEDLESS)]
         steps.finalize()
         return [steps]

@@ -46,7 +46,7 @@ from nnx.kernels.cpu.program_table import (
     finish_one,
     replace_if,
 )
-from nnx.kernels.cpu.vectors import INLINED, OPTIONS, PART, view
+from nnx.kernels.cpu.vectors import OPTIONS, PART, flat, view
 
 # What a thread does that has waited for a while: the other may need its core.
 let_others = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
@@ -54,12 +54,6 @@ PATIENCE = 2000  # looks at the ticket (some 10 us) before others may have the c
 LINGER = 20  # times that a helper lets others go first before it leaves: the next call often comes at once
 INDEX, REGION_BITS = (1 << 24) - 1, 24
 PHASE_BITS, PHASES = 32, (1 << 31) - 1
-
-
-@njit(**INLINED)
-def bare(array):
-    """The same array without an owner."""
-    return view(array, 0, len(array))
 
 
 @njit(**PART)
@@ -175,11 +169,11 @@ def make_run(operation: Any) -> Any:
         steps,
     ):
         """Run `steps` steps as the leader (thread 0), or help one that does."""
-        # Bare views: nobody counts references from here on.
-        memory = (bare(work), bare(arena), bare(inputs), bare(targets))
-        table, labels, order, counters, sync = bare(table), bare(labels), bare(order), bare(counters), bare(sync)
-        hyper, stats, penalties = bare(hyper), bare(stats), bare(penalties)
-        history, numbers = bare(history), bare(numbers)
+        # Spans: nobody counts references from here on.
+        memory = (flat(work), flat(arena), flat(inputs), flat(targets))
+        table, labels, order, counters, sync = flat(table), flat(labels), flat(order), flat(counters), flat(sync)
+        hyper, stats, penalties = flat(hyper), flat(stats), flat(penalties)
+        history, numbers = flat(history), flat(numbers)
         header = view(table, 0, COLUMNS)
         begin_call(header, sync, thread, steps)
         while True:

@@ -18,6 +18,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from nnx.kernels.cpu.span import Span, data_of, make
+
 # ---- places ----------------------------------------------------------------------------------------------------------
 SHIFT, OFFSET = 56, (1 << 56) - 1
 WORK, ARENA, INPUTS, TARGETS = (array << SHIFT for array in range(4))
@@ -62,13 +64,13 @@ TICKET, DONE, PHASE, EXPECTED, AT_REGION, STEPS_LEFT, BEGUN, SYNC = 0, 16, 32, 4
 
 @intrinsic
 def part(typing, memory, place, length):
-    """`length` numbers from a place on, as a bare array: nothing is clipped or counted."""
+    """`length` numbers from a place on, as a span: nothing is clipped or counted."""
 
     def codegen(context, builder, signature, args):
         data = _pointer(context, builder, signature.args[0], args[0], args[1])
-        return _array(context, builder, signature.return_type, data, [args[2]], [context.get_constant(types.intp, 1)])
+        return make(context, builder, signature.return_type, data, args[2])
 
-    return types.Array(memory.dtype.dtype, 1, "C")(memory, types.intp, types.intp), codegen
+    return Span(memory.dtype.dtype)(memory, types.intp, types.intp), codegen
 
 
 @intrinsic
@@ -76,32 +78,27 @@ def grid(typing, memory, place, rows, columns, row_step, column_step):
     """A matrix [rows, columns] from a place on; the steps say how many numbers the next row and column are away."""
 
     def codegen(context, builder, signature, args):
-        data = _pointer(context, builder, signature.args[0], args[0], args[1])
-        return _array(context, builder, signature.return_type, data, args[2:4], args[4:6])
+        memory, place, rows, columns, *steps = args
+        result = context.make_array(kind)(context, builder)
+        size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+        context.populate_array(
+            result, data=_pointer(context, builder, signature.args[0], memory, place), shape=[rows, columns],
+            strides=[builder.mul(step, size) for step in steps], itemsize=size, meminfo=None,
+        )  # fmt: skip
+        return result._getvalue()
 
-    result = types.Array(memory.dtype.dtype, 2, "A")
-    return result(memory, *[types.intp] * 5), codegen
+    kind = types.Array(memory.dtype.dtype, 2, "A")
+    return kind(memory, *[types.intp] * 5), codegen
 
 
 def _pointer(context, builder, memory_type, memory, place):
     """The address of a place: chosen among the arrays' own pointers, then advanced."""
     word = place.type
-    arrays = [
-        context.make_array(memory_type.dtype)(context, builder, value)
-        for value in cgutils.unpack_tuple(builder, memory)
-    ]
-    number, pointer = builder.lshr(place, word(SHIFT)), arrays[0].data
-    for n, array in enumerate(arrays[1:], 1):
-        pointer = builder.select(builder.icmp_unsigned("==", number, word(n)), array.data, pointer)
+    pointers = [data_of(context, builder, memory_type.dtype, value) for value in cgutils.unpack_tuple(builder, memory)]
+    number, pointer = builder.lshr(place, word(SHIFT)), pointers[0]
+    for n, other in enumerate(pointers[1:], 1):
+        pointer = builder.select(builder.icmp_unsigned("==", number, word(n)), other, pointer)
     return builder.gep(pointer, [builder.and_(place, word(OFFSET))])
-
-
-def _array(context, builder, kind, data, shape, steps):
-    result = context.make_array(kind)(context, builder)
-    size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
-    strides = [builder.mul(step, size) for step in steps]
-    context.populate_array(result, data=data, shape=list(shape), strides=strides, itemsize=size, meminfo=None)
-    return result._getvalue()
 
 
 # ---- threads ---------------------------------------------------------------------------------------------------------
@@ -152,4 +149,4 @@ def replace_if(typing, array, index, old, new):
 
 
 def _element(context, builder, signature, args):
-    return builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
+    return builder.gep(data_of(context, builder, signature.args[0], args[0]), [args[1]])

@@ -24,6 +24,8 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
+from nnx.kernels.cpu.span import data_of
+
 INT64, INT32, BYTE = ir.IntType(64), ir.IntType(32), ir.IntType(8)
 
 
@@ -203,8 +205,8 @@ def accumulate(typingctx, tile, a, i, strips, strip, packed, panels, panel, step
 
 
 def _start(context, builder, array_type, array, index):
-    """Pointer to the bytes of a flat array from one element on."""
-    data = context.make_array(array_type)(context, builder, array).data
+    """Pointer to the bytes of a span or a flat array from one element on."""
+    data = data_of(context, builder, array_type, array)
     return builder.bitcast(builder.gep(data, [index]), BYTE.as_pointer())
 
 
@@ -227,13 +229,10 @@ def rows_of(typingctx, flat, start, rows, columns, step):
 
     def emit(context, builder, signature, arguments):
         flat_value, start, rows, columns, step = arguments
-        source, result = (
-            context.make_array(flat)(context, builder, flat_value),
-            context.make_array(matrix)(context, builder),
-        )
+        data, result = data_of(context, builder, flat, flat_value), context.make_array(matrix)(context, builder)
         size = INT64(flat.dtype.bitwidth // 8)
         context.populate_array(
-            result, data=builder.gep(source.data, [start]), shape=[rows, columns],
+            result, data=builder.gep(data, [start]), shape=[rows, columns],
             strides=[builder.mul(step, size), size], itemsize=size, meminfo=None,
         )  # fmt: skip
         return result._getvalue()

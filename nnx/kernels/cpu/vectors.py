@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""The vocabulary of the CPU kernels: how they are compiled, views without cost, and vectors of 16 numbers.
+"""The vocabulary of the CPU kernels: how they are compiled, parts of arrays, and vectors of 16 numbers.
 
 Everything is generic over float32 and float64: Numba compiles the same source for either. Arrays are given as such and
 positions as indices into them, never as addresses: an access through an integer has no object it belongs to, and LLVM
@@ -16,6 +16,8 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
+
+from nnx.kernels.cpu.span import Span, data_of, make, size_of
 
 WIDTH = 16  # numbers in a vector; LLVM splits it into what the machine has (AVX-512 1, AVX2 2, NEON 4 registers)
 
@@ -43,65 +45,61 @@ INLINED: dict[str, Any] = {**PART, "forceinline": True}
 EXACT: dict[str, Any] = {**INLINED, "fastmath": {"contract"}}
 
 
-# ---- views -----------------------------------------------------------------------------------------------------------
+# ---- parts of arrays -------------------------------------------------------------------------------------------------
 
 
 @intrinsic
 def view(typing, array, start, length):
-    """`array[start : start + length]` of a contiguous array, whatever its shape, as a bare pointer.
+    """`array[start : start + length]` of a span, or of a contiguous array, whatever its shape.
 
-    Nothing is clipped or counted, where an ordinary slice costs two atomic additions. The array must outlive the view.
+    Nothing is clipped or counted, where an ordinary slice costs two atomic additions.
     """
 
     def codegen(context, builder, signature, args):
-        return _array(context, builder, signature, args[0], args[1], [args[2]])
+        data = data_of(context, builder, signature.args[0], args[0])
+        return make(context, builder, signature.return_type, builder.gep(data, [args[1]]), args[2])
 
-    return types.Array(array.dtype, 1, "C")(array, types.intp, types.intp), codegen
+    return Span(array.dtype)(array, types.intp, types.intp), codegen
 
 
 @intrinsic
 def matrix(typing, array, start, rows, columns):
-    """The numbers from `start` on of a flat array as a matrix [rows, columns], as bare as a `view`."""
+    """The numbers from `start` on of a span or a flat array as a matrix [rows, columns] without an owner."""
 
     def codegen(context, builder, signature, args):
-        return _array(context, builder, signature, args[0], args[1], [args[2], args[3]])
+        kind, (source, start, rows, columns) = signature.return_type, args
+        data = builder.gep(data_of(context, builder, signature.args[0], source), [start])
+        result = context.make_array(kind)(context, builder)
+        size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+        strides = [builder.mul(columns, size), size]
+        context.populate_array(result, data=data, shape=[rows, columns], strides=strides, itemsize=size, meminfo=None)
+        return result._getvalue()
 
     return types.Array(array.dtype, 2, "C")(array, types.intp, types.intp, types.intp), codegen
 
 
-def _array(context, builder, signature, source, start, shape):
-    """An array of the returned type that begins `start` numbers into `source`."""
-    source = context.make_array(signature.args[0])(context, builder, source)
-    result = context.make_array(signature.return_type)(context, builder)
-    size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(signature.return_type.dtype)))
-    strides = [size] if len(shape) == 1 else [builder.mul(shape[1], size), size]
-    context.populate_array(
-        result, data=builder.gep(source.data, [start]), shape=shape, strides=strides, itemsize=size, meminfo=None
-    )
-    return result._getvalue()
-
-
 @intrinsic
 def flat(typing, array):
-    """All numbers of a contiguous array in one row, as bare as a `view`."""
+    """All numbers of a contiguous array."""
 
     def codegen(context, builder, signature, args):
-        size = context.make_array(signature.args[0])(context, builder, args[0]).nitems
-        return _array(context, builder, signature, args[0], context.get_constant(types.intp, 0), [size])
+        source = context, builder, signature.args[0], args[0]
+        return make(context, builder, signature.return_type, data_of(*source), size_of(*source))
 
-    return types.Array(array.dtype, 1, "C")(array), codegen
+    return Span(array.dtype)(array), codegen
 
 
 @intrinsic
 def row(typing, array, index):
-    """`array[index]` of a contiguous matrix, as bare as a `view`."""
+    """`array[index]` of a contiguous matrix."""
 
     def codegen(context, builder, signature, args):
         source = context.make_array(signature.args[0])(context, builder, args[0])
         columns = builder.extract_value(source.shape, 1)
-        return _array(context, builder, signature, args[0], builder.mul(args[1], columns), [columns])
+        data = builder.gep(source.data, [builder.mul(args[1], columns)])
+        return make(context, builder, signature.return_type, data, columns)
 
-    return types.Array(array.dtype, 1, "C")(array, types.intp), codegen
+    return Span(array.dtype)(array, types.intp), codegen
 
 
 # ---- vectors ---------------------------------------------------------------------------------------------------------
@@ -124,7 +122,7 @@ class VectorModel(models.PrimitiveModel):
 
 
 def _address(context, builder, array_type, args):
-    data = context.make_array(array_type)(context, builder, args[0]).data
+    data = data_of(context, builder, array_type, args[0])
     element = context.get_value_type(array_type.dtype)
     return builder.bitcast(builder.gep(data, [args[1]]), ir.VectorType(element, WIDTH).as_pointer())
 
