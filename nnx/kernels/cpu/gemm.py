@@ -80,7 +80,10 @@ def pack_panels(b, panels):
 
 @njit(**PART)
 def in_blocks(a, b, c, bias, active, relu, accumulating, wide, memory):
-    """The product, `wide` columns of `b` at a time, whose panels and then strips of `a` lie in `memory`."""
+    """The product, `wide` columns of `b` at a time, whose panels and then strips of `a` lie in `memory`.
+
+    It does not make `memory` itself: views own nothing, so what it made would be freed before their last use.
+    """
     skip = -memory.ctypes.data % 64 // c.itemsize  # to the first cache line
     room = wide * a.shape[1]
     panels, strips = view(memory, skip, room), view(memory, skip + room, memory.size - skip - room)
