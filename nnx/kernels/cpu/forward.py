@@ -28,7 +28,7 @@ from nnx.kernels.cpu.activations import RELU, SIGMOID, TANH
 from nnx.kernels.cpu.cache import njit, typed
 from nnx.kernels.cpu.entry import takes
 from nnx.kernels.cpu.math import exp, tanh
-from nnx.kernels.cpu.span import Span, make
+from nnx.kernels.cpu.span import Span, make_span
 from nnx.kernels.cpu.vectors import OPTIONS, WIDTH, row, vfill, vfma, view, vload, vmax, vstore, vsum, vtop
 
 # The table: a header, then a row for each layer: its widths, the places of its parameters (NOWHERE: an activation by
@@ -48,7 +48,7 @@ def on_stack(typing, like):
         count, number = ir.Constant(ir.IntType(64), 2 * STACK), context.get_data_type(like.dtype)
         data = cgutils.alloca_once(builder, number, count)
         data.align = ALIGNED
-        return make(context, builder, signature.return_type, data, count)
+        return make_span(context, builder, signature.return_type, data, count)
 
     return Span(like.dtype)(like), codegen
 

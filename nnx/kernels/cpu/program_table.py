@@ -18,7 +18,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nnx.kernels.cpu.span import Span, data_of, make
+from nnx.kernels.cpu.span import Span, data_of, make_matrix, make_span
 
 # ---- places ----------------------------------------------------------------------------------------------------------
 SHIFT, OFFSET = 56, (1 << 56) - 1
@@ -68,7 +68,7 @@ def part(typing, memory, place, length):
 
     def codegen(context, builder, signature, args):
         data = _pointer(context, builder, signature.args[0], args[0], args[1])
-        return make(context, builder, signature.return_type, data, args[2])
+        return make_span(context, builder, signature.return_type, data, args[2])
 
     return Span(memory.dtype.dtype)(memory, types.intp, types.intp), codegen
 
@@ -79,13 +79,8 @@ def grid(typing, memory, place, rows, columns, row_step, column_step):
 
     def codegen(context, builder, signature, args):
         memory, place, rows, columns, *steps = args
-        result = context.make_array(kind)(context, builder)
-        size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
-        context.populate_array(
-            result, data=_pointer(context, builder, signature.args[0], memory, place), shape=[rows, columns],
-            strides=[builder.mul(step, size) for step in steps], itemsize=size, meminfo=None,
-        )  # fmt: skip
-        return result._getvalue()
+        data = _pointer(context, builder, signature.args[0], memory, place)
+        return make_matrix(context, builder, kind, data, [rows, columns], steps)
 
     kind = types.Array(memory.dtype.dtype, 2, "A")
     return kind(memory, *[types.intp] * 5), codegen

@@ -41,11 +41,20 @@ class SpanModel(models.StructModel):
 # ---- for code that writes code ---------------------------------------------------------------------------------------
 
 
-def make(context, builder, kind, data, size):
+def make_span(context, builder, kind, data, size):
     """A span of `size` numbers from the pointer `data` on."""
     span = cgutils.create_struct_proxy(kind)(context, builder)
     span.data, span.size = data, size
     return span._getvalue()
+
+
+def make_matrix(context, builder, kind, data, shape, steps):
+    """An array [rows, columns] without an owner; the steps say how many numbers the next row and column are away."""
+    result = context.make_array(kind)(context, builder)
+    size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+    strides = [builder.mul(step, size) for step in steps]
+    context.populate_array(result, data=data, shape=list(shape), strides=strides, itemsize=size, meminfo=None)
+    return result._getvalue()
 
 
 def data_of(context, builder, kind, value):

@@ -24,7 +24,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
-from nnx.kernels.cpu.span import data_of
+from nnx.kernels.cpu.span import data_of, make_matrix
 
 INT64, INT32, BYTE = ir.IntType(64), ir.IntType(32), ir.IntType(8)
 
@@ -229,13 +229,8 @@ def rows_of(typingctx, flat, start, rows, columns, step):
 
     def emit(context, builder, signature, arguments):
         flat_value, start, rows, columns, step = arguments
-        data, result = data_of(context, builder, flat, flat_value), context.make_array(matrix)(context, builder)
-        size = INT64(flat.dtype.bitwidth // 8)
-        context.populate_array(
-            result, data=builder.gep(data, [start]), shape=[rows, columns],
-            strides=[builder.mul(step, size), size], itemsize=size, meminfo=None,
-        )  # fmt: skip
-        return result._getvalue()
+        data = builder.gep(data_of(context, builder, flat, flat_value), [start])
+        return make_matrix(context, builder, matrix, data, [rows, columns], [step, INT64(1)])
 
     matrix = types.Array(flat.dtype, 2, "A")
     return matrix(flat, *[types.intp] * 4), emit

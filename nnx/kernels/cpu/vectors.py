@@ -17,7 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
-from nnx.kernels.cpu.span import Span, data_of, make, size_of
+from nnx.kernels.cpu.span import Span, data_of, make_matrix, make_span, size_of
 
 WIDTH = 16  # numbers in a vector; LLVM splits it into what the machine has (AVX-512 1, AVX2 2, NEON 4 registers)
 
@@ -57,7 +57,7 @@ def view(typing, array, start, length):
 
     def codegen(context, builder, signature, args):
         data = data_of(context, builder, signature.args[0], args[0])
-        return make(context, builder, signature.return_type, builder.gep(data, [args[1]]), args[2])
+        return make_span(context, builder, signature.return_type, builder.gep(data, [args[1]]), args[2])
 
     return Span(array.dtype)(array, types.intp, types.intp), codegen
 
@@ -69,11 +69,7 @@ def matrix(typing, array, start, rows, columns):
     def codegen(context, builder, signature, args):
         kind, (source, start, rows, columns) = signature.return_type, args
         data = builder.gep(data_of(context, builder, signature.args[0], source), [start])
-        result = context.make_array(kind)(context, builder)
-        size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
-        strides = [builder.mul(columns, size), size]
-        context.populate_array(result, data=data, shape=[rows, columns], strides=strides, itemsize=size, meminfo=None)
-        return result._getvalue()
+        return make_matrix(context, builder, kind, data, [rows, columns], [columns, columns.type(1)])
 
     return types.Array(array.dtype, 2, "C")(array, types.intp, types.intp, types.intp), codegen
 
@@ -84,7 +80,7 @@ def flat(typing, array):
 
     def codegen(context, builder, signature, args):
         source = context, builder, signature.args[0], args[0]
-        return make(context, builder, signature.return_type, data_of(*source), size_of(*source))
+        return make_span(context, builder, signature.return_type, data_of(*source), size_of(*source))
 
     return Span(array.dtype)(array), codegen
 
@@ -97,7 +93,7 @@ def row(typing, array, index):
         source = context.make_array(signature.args[0])(context, builder, args[0])
         columns = builder.extract_value(source.shape, 1)
         data = builder.gep(source.data, [builder.mul(args[1], columns)])
-        return make(context, builder, signature.return_type, data, columns)
+        return make_span(context, builder, signature.return_type, data, columns)
 
     return Span(array.dtype)(array, types.intp), codegen
 
