@@ -117,7 +117,7 @@ def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
     labels, losses, soft = np.zeros(n, np.int64), np.empty(n, dtype), np.full((n, c), 0.25, dtype)
     p, g, m, v = (np.ones(4, dtype) for _ in range(4))
     hyper, counters = np.array([0.1, 0.0, 0.9, 0.999, 1e-7, 0.0]), np.zeros(3, np.int64)
-    stats, history, order = np.zeros(3), np.zeros((2, 3)), np.arange(n)
+    stats, history, order, pool = np.zeros(3), np.zeros((2, 3)), np.arange(n), backend.kernels.pool
 
     return {
         "training, by rows": lambda: program_step.ready(dtype, "rows"),
@@ -155,7 +155,8 @@ def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
         "adagrad": lambda: backend.adagrad(p, g, v, hyper, counters),
         "rmsprop": lambda: backend.rmsprop(p, g, v, hyper, counters),
         "adam": lambda: backend.adam(p, g, m, v, hyper, counters),
-        "waiting": lambda: backend.kernels.pool.stay_awake(counters, 1, 1),
+        "waiting": lambda: pool.stay_awake(counters, 1, 1),
+        "helping": lambda: pool.serve(pool.board, 1, order.copy(), counters, 1, 0),
     }
 
 

@@ -18,7 +18,7 @@ from nnx.backends import threads
 from nnx.backends.numba import NumbaBackend, create
 from nnx.backends.numpy import NumpyBackend
 from nnx.errors import BackendUnavailable, InputError
-from nnx.kernels.cpu import gemm, math, pool
+from nnx.kernels.cpu import gemm, math, pool, softmax, team
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.entry import Unfit
 from nnx.kernels.cpu.vectors import OPTIONS
@@ -272,6 +272,40 @@ def test_several_python_threads_at_once(numba, two_threads):
         worker.join(60)
     assert not wrong
     assert not any(worker.is_alive() for worker in workers)
+
+
+def test_several_python_threads_lead_one_team(numba, two_threads):
+    y, dy = np.random.default_rng(1).normal(size=(2, 300, 1000)).astype(np.float32)
+    assert y.size >= softmax.SHARED
+    wanted, wrong = NUMPY.softmax_backward(y, dy), []
+
+    def work(first):
+        for n in range(first, 300, 3):  # every operation has operands and a number of parts of its own
+            rows = 300 - n if 300 - n >= 200 else 300
+            dx = numba.softmax_backward(y[:rows], dy[:rows])
+            wrong.extend([n] if not np.allclose(dx, wanted[:rows], 1e-4, 1e-3) else [])
+
+    workers = [threading.Thread(target=work, args=(first,)) for first in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert not wrong
+    assert not any(worker.is_alive() for worker in workers)
+    assert pool.board[team.LEADER] == 0
+
+
+def test_a_team_that_is_led_already_leaves_others_to_themselves(numba, two_threads):
+    y, dy = np.random.default_rng(1).normal(size=(2, 300, 1000)).astype(np.float32)
+    wanted, drawn = numba.softmax_backward(y, dy), pool.board[team.TICKET]
+    pool.board[team.LEADER] = 1
+    try:
+        assert np.array_equal(numba.softmax_backward(y, dy), wanted)
+        assert pool.board[team.TICKET] == drawn
+    finally:
+        pool.board[team.LEADER] = 0
+    assert np.array_equal(numba.softmax_backward(y, dy), wanted)
+    assert pool.board[team.TICKET] != drawn
 
 
 def test_an_error_in_a_part_reaches_the_caller(two_threads):

@@ -73,6 +73,7 @@ class NumbaBackend(NumpyBackend):
         self.kernels = Kernels()
         self.bound = bool(self.kernels.blas.available())  # whether compiled code can call NumPy's BLAS
         self.gemm_rule = gemm_rule()
+        self._board, self._shared = self.kernels.pool.board, self.kernels.softmax.SHARED
         self._softmax_backward = self.kernels.softmax.backward
 
     # ---- facts -------------------------------------------------------------------------------------------------------
@@ -233,10 +234,8 @@ class NumbaBackend(NumpyBackend):
 
     def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
         dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        if y.size < ALONE / 0.4:  # small ones are as quick as the way through `_rows`
-            done = offer(self._softmax_backward, y, dy, dx)
-        else:
-            done = self._rows(self._softmax_backward, 0.4, (y, dy, dx))
+        board = self._board if y.size < self._shared else self.kernels.pool.summon()
+        done = offer(self._softmax_backward, y, dy, dx, board)
         return dx if done else super().softmax_backward(y, dy, out)
 
     def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:

@@ -4,7 +4,7 @@ Kernels release the interpreter's lock, so Python's own threads run them side by
 that costs some 10 us instead of 1 (omp; workqueue 69) for each operation, and buys that every kernel is compiled once,
 not twice; that it does not matter which threading layer Numba finds; that any number of Python threads may call kernels
 at once, which ends the process with workqueue; and that a fork does no harm, which ends it with GNU's omp. It pays for
-operations from 200 us on.
+operations from 200 us on. A kernel that hands out its parts itself, in compiled code, needs 1 us too: see team.py.
 
 BLAS has threads of its own. No part of a job calls it, so the two never compete for the same cores.
 """
@@ -25,10 +25,14 @@ import numpy as np
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.cores import keep_off_mine
 from nnx.kernels.cpu.program_table import atomic_load
+from nnx.kernels.cpu.team import BOARD, HELPERS, serve
 from nnx.kernels.cpu.vectors import OPTIONS
 
 limit = 1  # how many threads an operation may take, the caller's included; `set_limit` changes it
-_queue: SimpleQueue[Job] = SimpleQueue()
+board = np.zeros(BOARD, np.int64)  # where kernels and workers meet: see team.py
+_queue: SimpleQueue[Job | None] = SimpleQueue()  # None: only to wake up
+_asleep: list[int] = []  # numbers of workers that wait for it; how many they are is what counts
+_nobody = np.zeros(1, np.int64)  # in place of what a waiting caller looks at
 _workers: list[threading.Thread] = []
 _lock = threading.Lock()
 _rung = np.zeros(1, np.int64)  # how many jobs there have been
@@ -55,16 +59,17 @@ class Job:
         self.done.acquire()
         self.error: BaseException | None = None
 
-    def work(self) -> None:
-        """Take parts until none is left."""
+    def work(self) -> np.ndarray:
+        """Take parts until none is left. Return what to set to 1 so that the caller goes on: see `serve`."""
         while (i := next(self.next)) < len(self.parts):
             try:
                 self.parts[i]()
             except BaseException as error:  # handed to the caller
                 self.error = error
             if next(self.left) == 0:
-                self.over[0] = 1
                 self.done.release()
+                return self.over
+        return _nobody
 
 
 def run(parts: Sequence[Callable[[], Any]]) -> None:
@@ -73,18 +78,26 @@ def run(parts: Sequence[Callable[[], Any]]) -> None:
         parts[0]()
         return
     helpers = min(limit, len(parts)) - 1
-    if helpers > len(_workers):
-        _hire(helpers)
-    keep_off_mine([worker.native_id or 0 for worker in _workers[:helpers]])
+    _gather(helpers)
     job = Job(parts)
     for _ in range(helpers):
         _queue.put(job)
     _rung[0] += 1
-    job.work()
-    stay_awake(job.over, 0, AWAKE)
+    if job.work() is _nobody:
+        stay_awake(job.over, 0, AWAKE)
     job.done.acquire()
     if job.error is not None:
         raise job.error
+
+
+def summon() -> np.ndarray:
+    """Wake the workers up for a kernel that is called at once; return the board by which they help it."""
+    helpers = limit - 1
+    if helpers:
+        _gather(helpers)
+        for _ in range(min(helpers, len(_asleep))):
+            _queue.put(None)
+    return board
 
 
 def split(length: int, work: float, grain: int = 1) -> list[slice]:
@@ -105,29 +118,37 @@ def set_limit(threads: int) -> None:
     """Set how many threads an operation may take."""
     global limit
     limit = max(1, threads)
+    board[HELPERS] = limit - 1
 
 
-def _hire(wanted: int) -> None:
-    """Have at least so many workers."""
+def _gather(wanted: int) -> None:
+    """Have at least so many workers, on other cores than this thread's."""
     with _lock:
         while len(_workers) < wanted:
-            worker = threading.Thread(target=_serve, args=(_queue,), name=f"nnx-{len(_workers)}", daemon=True)
+            number = len(_workers) + 1
+            worker = threading.Thread(target=_serve, args=(_queue, number), name=f"nnx-{number}", daemon=True)
             worker.start()
             _workers.append(worker)
+    keep_off_mine([worker.native_id or 0 for worker in _workers[:wanted]])
 
 
-def _serve(queue: SimpleQueue[Job]) -> None:
+def _serve(queue: SimpleQueue[Job | None], number: int) -> None:
+    over = _nobody
     while True:
-        seen = int(_rung[0])
-        if queue.empty():  # the next operation often comes at once
-            stay_awake(_rung, seen, AWAKE)
-        queue.get().work()
+        seen, looks = int(_rung[0]), AWAKE if queue.empty() else 0  # the next operation often comes at once
+        serve(board, number, over, _rung, seen, looks)
+        _asleep.append(number)
+        job = queue.get()
+        _asleep.pop()
+        over = job.work() if job else _nobody
 
 
 def _after_fork() -> None:
     """A forked process has none of its parent's threads, and perhaps a lock that one of them held."""
-    global _queue, _workers, _lock
-    _queue, _workers, _lock = SimpleQueue(), [], threading.Lock()
+    global _queue, _asleep, _workers, _lock
+    _queue, _asleep, _workers, _lock = SimpleQueue(), [], [], threading.Lock()
+    board[:] = 0
+    set_limit(limit)
 
 
 if hasattr(os, "register_at_fork"):
