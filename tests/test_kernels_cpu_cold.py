@@ -119,10 +119,10 @@ def predictions():
 
 def a_few():
     """Kernels that compile in a second or two."""
-    from nnx.kernels.cpu import optimizers, softmax
+    from nnx.kernels.cpu import optimizers, pool, softmax
 
     x, y = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32), np.empty((9, 5), np.float32)
-    softmax.backward(x, x, y)
+    softmax.backward(x, x, y, pool.board)
     assert np.allclose(y, x * (x - (x * x).sum(axis=1, keepdims=True)), atol=1e-5)
     p, m = np.ones(3, np.float32), np.zeros(3, np.float32)
     optimizers.sgd(p, p.copy(), m, np.array([0.1, 0, 0, 0, 0, 0]), np.zeros(3, np.int64))

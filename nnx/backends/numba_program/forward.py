@@ -29,18 +29,20 @@ def compile_forward(stages: Sequence[Stage], parameters: Array) -> Forward | Non
     if table is None:
         return None
     kernel, dtype, width = f.ready(parameters.dtype), parameters.dtype, int(table[-f.COLUMNS + f.N])
+    place = address(table)
     ndarray, empty = np.ndarray, np.empty  # each name looked up elsewhere would take 20 ns
 
     def forward(x: np.ndarray) -> np.ndarray | None:
         if type(x) is ndarray:  # a masked array would lose its mask
             try:
                 out = empty((len(x), width), dtype)
-                if kernel(table, parameters, x, out):
+                if kernel(x, out, place):
                     return out
             except TypeError:  # it has no rows, or is not as the kernel takes it: of another type, not contiguous
                 pass
         return None
 
+    forward.alive = table, parameters  # type: ignore[attr-defined]  # of which compiled code has the addresses alone
     return forward
 
 
@@ -63,7 +65,7 @@ def table_of(stages: Sequence[Stage], parameters: Array) -> Array | None:
         rows.append([inputs, width, *places, kind])
     if weights > WEIGHTS or max(max(row[:2]) for row in rows) > f.STACK:
         return None
-    header = [len(rows), max(FEW, int(SAVED / (ROW + weights * WEIGHT)))]
+    header = [len(rows), max(FEW, int(SAVED / (ROW + weights * WEIGHT))), weights, address(parameters)]
     return np.array([*header, *(number for row in rows for number in row)], np.int64)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.entry import takes
 from nnx.kernels.cpu.math import exp
-from nnx.kernels.cpu.team import together
+from nnx.kernels.cpu.team import make_together
 from nnx.kernels.cpu.vectors import (
     INLINED,
     OPTIONS,
@@ -128,12 +128,15 @@ def backward_share(operands, number):
         total = sum_next
 
 
+backward_together = make_together(backward_share)
+
+
 @njit(inline="always")
 def backward_long(y, dy, dx, board):
     """`backward` for long rows: a few at a time, by several threads if they are many numbers."""
     n, c = y.shape
     step = max(4, SHARE // c) if y.size >= SHARED else n
-    together(board, backward_share, (flat(y), flat(dy), flat(dx), c, step), (n + step - 1) // step)
+    backward_together(board, (flat(y), flat(dy), flat(dx), c, step), (n + step - 1) // step)
 
 
 @njit(inline="always")

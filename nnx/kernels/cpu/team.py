@@ -6,9 +6,9 @@ A thread that comes back to Python needs the interpreter's lock, and if another 
 takes 20 to 50 us on a virtual machine. For an operation of 100 us on two threads that is what decides: softmax backward
 at 1024 x 1000 takes 169 us where Python hands two threads their parts, and 105 here (medians; 205 on one thread).
 
-A kernel calls `together`. Helpers that are in `serve` (pool.py sends them there) draw parts from one ticket, an atomic
-int64 that holds (operation's number, parts left). The leader draws too, and waits for parts that were drawn, never for
-a helper that is late. One operation at a time has the team; another does its work alone.
+A kernel calls what `make_together` makes. Helpers in `serve`, where pool.py sends them, draw parts from one ticket, an
+atomic int64 that holds (operation's number, parts left). The leader draws too, and waits for parts that were drawn,
+never for a helper that is late. One operation at a time has the team; another does its work alone.
 """
 
 from __future__ import annotations
@@ -29,28 +29,6 @@ PARTS_BITS = 32
 BYTES = ir.IntType(8).as_pointer()
 INDEX = ir.IntType(64)
 SIGNATURE = ir.FunctionType(ir.VoidType(), [BYTES, INDEX])  # of what WORK points to: (operands, number of the part)
-
-
-@intrinsic
-def address_of(typing, function, operands):
-    """The address of compiled code that loads `operands` and calls `function(operands, number of the part)`."""
-    given = operands, types.int64
-
-    def codegen(context, builder, signature, args):
-        function.get_call_type(context.typing_context, given, {})
-        compiled = function.dispatcher.overloads[given]
-        context.add_linking_libs([compiled.library])
-        code = ir.Function(builder.module, SIGNATURE, builder.module.get_unique_name("part_of_work"))
-        code.linkage = "internal"
-        within = ir.IRBuilder(code.append_basic_block())
-        kind = context.get_value_type(operands).as_pointer()
-        values = within.load(within.bitcast(code.args[0], kind))
-        target = context.declare_function(builder.module, compiled.fndesc)
-        context.call_conv.call_function(within, target, types.none, given, [values, code.args[1]])
-        within.ret_void()
-        return builder.ptrtoint(code, INDEX)
-
-    return types.int64(function, operands), codegen
 
 
 @intrinsic
@@ -100,25 +78,53 @@ def do_parts(board):
         done += 1
 
 
-@njit(**PART)
-def together(board, function, operands, parts):
-    """Call `function(operands, number)` for each number below `parts`, with whoever is there to help."""
-    work, place = address_of(function, operands), place_of(operands)
-    if parts < 2 or not replace_if(board, LEADER, 0, 1):
-        for number in range(parts):
-            do_part(work, place, number)
-        return
-    board[WORK], board[OPERANDS] = work, place
-    atomic_store(board, DONE, 0)
-    operation = (atomic_load(board, TICKET) >> PARTS_BITS) + 1
-    atomic_store(board, TICKET, operation << PARTS_BITS | parts)
-    do_parts(board)
-    looks = 0
-    while atomic_load(board, DONE) < parts:
-        looks += 1
-        if looks > PATIENCE:  # the one that has the last part may need this core
-            let_others()
-    atomic_store(board, LEADER, 0)
+def make_together(function):
+    """What a kernel calls to have `function(operands, number)` called for each number below `parts`.
+
+    Made for one function, since a kernel that gets it as a value could not be kept on disk.
+    """
+
+    @intrinsic
+    def address_of(typing, operands):
+        """The address of compiled code that loads `operands` and calls the function."""
+        given = operands, types.int64
+
+        def codegen(context, builder, signature, args):
+            function.compile(given)
+            compiled = function.overloads[given]
+            context.add_linking_libs([compiled.library])
+            code = ir.Function(builder.module, SIGNATURE, builder.module.get_unique_name("part_of_work"))
+            code.linkage = "internal"
+            within = ir.IRBuilder(code.append_basic_block())
+            values = within.load(within.bitcast(code.args[0], context.get_value_type(operands).as_pointer()))
+            target = context.declare_function(builder.module, compiled.fndesc)
+            context.call_conv.call_function(within, target, types.none, given, [values, code.args[1]])
+            within.ret_void()
+            return builder.ptrtoint(code, INDEX)
+
+        return types.int64(operands), codegen
+
+    @njit(**PART)
+    def together(board, operands, parts):
+        """Do all parts, with whoever is there to help."""
+        work, place = address_of(operands), place_of(operands)
+        if parts < 2 or not replace_if(board, LEADER, 0, 1):
+            for number in range(parts):
+                do_part(work, place, number)
+            return
+        board[WORK], board[OPERANDS] = work, place
+        atomic_store(board, DONE, 0)
+        operation = (atomic_load(board, TICKET) >> PARTS_BITS) + 1
+        atomic_store(board, TICKET, operation << PARTS_BITS | parts)
+        do_parts(board)
+        looks = 0
+        while atomic_load(board, DONE) < parts:
+            looks += 1
+            if looks > PATIENCE:  # the one that has the last part may need this core
+                let_others()
+        atomic_store(board, LEADER, 0)
+
+    return together
 
 
 @njit(**OPTIONS)
