@@ -29,7 +29,7 @@ from nnx.kernels.cpu.cache import njit, typed
 from nnx.kernels.cpu.entry import takes
 from nnx.kernels.cpu.math import exp, tanh
 from nnx.kernels.cpu.span import Span, make_span
-from nnx.kernels.cpu.vectors import OPTIONS, WIDTH, row, vfill, vfma, view, vload, vmax, vstore, vsum, vtop
+from nnx.kernels.cpu.vectors import INLINED, OPTIONS, WIDTH, row, vfill, vfma, view, vload, vmax, vstore, vsum, vtop
 
 # The table: a header (how many layers, the most rows, how many weights, the parameters' address), then a row for each
 # layer: its widths, the places of its parameters (NOWHERE: an activation by
@@ -69,13 +69,13 @@ def on_stack(typing, like):
     return Span(like.dtype)(like), codegen
 
 
-@njit(inline="always")
+@njit(**INLINED)
 def whole(n):
     """A width, rounded up to whole vectors."""
     return (n + WIDTH - 1) // WIDTH * WIDTH
 
 
-@njit(inline="always")
+@njit(**INLINED)
 def narrow_product(values, w, b, k, n, x, y):
     """y = x W + b for up to 16 columns: one vector, four sums, since each addition waits for the one before."""
     zero = vfill(values.dtype.type(0))
@@ -93,7 +93,7 @@ def narrow_product(values, w, b, k, n, x, y):
     vstore(y, 0, vfma(one, vfma(one, a0, a1), vfma(one, a2, a3)))
 
 
-@njit(inline="always")
+@njit(**INLINED)
 def wide_product(values, w, b, k, n, x, y):
     """y = x W + b, four rows of W at a time: in the order of memory, from where the processor fetches ahead."""
     columns, last = whole(n), k - k % 4
@@ -113,7 +113,7 @@ def wide_product(values, w, b, k, n, x, y):
             vstore(y, j, vfma(vload(values, w + i * n + j), f0, vload(y, j)))
 
 
-@njit(inline="always")
+@njit(**INLINED)
 def bend(y, n, kind):
     """Pass whole vectors through relu, sigmoid or tanh, in place."""
     zero, one = y.dtype.type(0), y.dtype.type(1)
@@ -133,7 +133,7 @@ def bend(y, n, kind):
                 a[j] = tanh(a[j])
 
 
-@njit(inline="always")
+@njit(**INLINED)
 def softmax_row(y, n):
     """Softmax of n numbers, in place. Lanes past them become -inf, whose exponential is 0."""
     columns, least = whole(n), y.dtype.type(-np.inf)
@@ -153,7 +153,7 @@ def softmax_row(y, n):
         y[j] *= inverse
 
 
-@njit(inline="always")
+@njit(**INLINED)
 def copy_finite(source, target):
     """Copy a row; tell whether all its numbers are finite."""
     zero = source.dtype.type(0)
@@ -165,7 +165,7 @@ def copy_finite(source, target):
     return wrong == zero
 
 
-@njit(inline="always")
+@njit(**INLINED)
 def every_row(table, values, x, out):
     """`forward` for operands that fit; False if a number is not finite."""
     first, last = HEADER, HEADER + (table[STAGES] - 1) * COLUMNS

@@ -19,7 +19,7 @@ from numba.core.compiler_machinery import register_pass
 from numba.core.typed_passes import InlineOverloads, NativeLowering, NopythonRewrites
 from numba.core.untyped_passes import InlineClosureLikes
 
-# Closures and comprehensions, expressions of whole arrays, and overloads to be inlined: helpers have none.
+# Closures and comprehensions, expressions of whole arrays, and overloads to be inlined: kernels have none.
 NEEDLESS = InlineClosureLikes, NopythonRewrites, InlineOverloads
 
 
@@ -53,13 +53,25 @@ class LinkedLowering(NativeLowering):
         return True
 
 
-class LinkedCompiler(CompilerBase):
-    """Numba's own steps but for the last, and for those that would find nothing to do."""
+class LeanCompiler(CompilerBase):
+    """Numba's own steps but for those that would find nothing to do."""
 
     def define_pipelines(self):
         """Return the one list of steps."""
         steps = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        steps.add_pass_after(LinkedLowering, NativeLowering)
-        steps.passes = [(step, why) for step, why in steps.passes if step not in (NativeLowering, *NEEDLESS)]
+        steps.passes = [(step, why) for step, why in steps.passes if step not in NEEDLESS]
+        self.adapt(steps)
         steps.finalize()
         return [steps]
+
+    def adapt(self, steps):
+        """Change more, before they are made final."""
+
+
+class LinkedCompiler(LeanCompiler):
+    """The same with another last step."""
+
+    def adapt(self, steps):
+        """Leave the code to the callers."""
+        steps.add_pass_after(LinkedLowering, NativeLowering)
+        steps.passes = [(step, why) for step, why in steps.passes if step is not NativeLowering]

@@ -102,7 +102,7 @@ def forward(x, y):
     return True
 
 
-@njit(inline="always")
+@njit(**INLINED)
 def row_product(p, g):
     """The sum of p * g."""
     total = p.dtype.type(0)
@@ -131,7 +131,7 @@ def backward_share(operands, number):
 backward_together = make_together(backward_share)
 
 
-@njit(inline="always")
+@njit(**INLINED)
 def backward_long(y, dy, dx, board):
     """`backward` for long rows: a few at a time, by several threads if they are many numbers."""
     n, c = y.shape
@@ -139,7 +139,7 @@ def backward_long(y, dy, dx, board):
     backward_together(board, (flat(y), flat(dy), flat(dx), c, step), (n + step - 1) // step)
 
 
-@njit(inline="always")
+@njit(**INLINED)
 def backward_rows(y, dy, dx, first, last):
     """`backward` of some rows, one after the other."""
     for i in range(first, last):
@@ -149,7 +149,7 @@ def backward_rows(y, dy, dx, first, last):
             out[j] = p[j] * (g[j] - total)
 
 
-@njit(inline="always")
+@njit(**INLINED)
 def backward_groups(y, dy, dx, c):
     """`backward` for rows of a constant 2 to 4: as many as fit into a vector at a time. Return how many rows that are.
 
@@ -164,7 +164,7 @@ def backward_groups(y, dy, dx, c):
     return done
 
 
-@njit(inline="always")
+@njit(**INLINED)
 def backward_vectors(y, dy, dx, c):
     """The same for rows of 8 to 16, a vector each: all but the last."""
     p, g, out = flat(y), flat(dy), flat(dx)
@@ -175,7 +175,7 @@ def backward_vectors(y, dy, dx, c):
     return max(y.shape[0] - 1, 0)
 
 
-@njit(inline="always")
+@njit(**INLINED)
 def backward_short(y, dy, dx, c):
     """`backward` for rows that a vector holds; return how many rows are done."""
     if dx.ctypes.data == y.ctypes.data or dx.ctypes.data == dy.ctypes.data:

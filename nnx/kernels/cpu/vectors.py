@@ -22,14 +22,16 @@ from nnx.kernels.cpu.span import Span, data_of, make_matrix, make_span, size_of
 WIDTH = 16  # numbers in a vector; LLVM splits it into what the machine has (AVX-512 1, AVX2 2, NEON 4 registers)
 
 TRIED = (0, 61), (0, 68)  # the first and the last version of Numba that parts.py was tried with
+LEAN: dict[str, Any] = {}
 ONLY_LINKED: dict[str, Any] = {}
 if TRIED[0] <= numba.version_info.short <= TRIED[1]:
-    from nnx.kernels.cpu.parts import LinkedCompiler
+    from nnx.kernels.cpu.parts import LeanCompiler, LinkedCompiler
 
-    ONLY_LINKED["pipeline_class"] = LinkedCompiler
+    LEAN["pipeline_class"], ONLY_LINKED["pipeline_class"] = LeanCompiler, LinkedCompiler
 
 # How a kernel is compiled. Sums may be reordered and multiply-adds fused; NaN and infinity keep their meaning.
 OPTIONS: dict[str, Any] = {
+    **LEAN,
     "cache": True,
     "nogil": True,
     "error_model": "numpy",
