@@ -87,13 +87,13 @@ def helpers(processes: int, dtypes: Sequence[str]) -> Iterator[None]:
 
 def _help(processes: str, number: str, *dtypes: str) -> None:
     """Compile in a process of its own, until the one that began it is through and ends this one."""
-    backend = get_backend("numba")
+    from nnx.backends.numba import create
     from nnx.kernels.cpu.cache import uncollected, writable
 
     if writable() is None:  # nothing could be handed over
         return
-    with uncollected():
-        for _, call in way(_steps(backend, dtypes), int(processes), int(number)):
+    with uncollected():  # nobody asks here whether the backend works, since that compiles `dense` as the other does
+        for _, call in way(_steps(create(), dtypes), int(processes), int(number)):
             call()
 
 
@@ -101,14 +101,17 @@ def _help(processes: str, number: str, *dtypes: str) -> None:
 
 
 def _steps(backend: Any, dtypes: Sequence[str]) -> list[Step]:
-    """Return one call for every kernel and number type; what takes longest is at the beginning and at the end."""
+    """Return one call for every kernel and number type.
+
+    What shares most of its code stands together, so that each process compiles that once: a number type, and in it the
+    two programs. Every second type is the other way round, so that who begins at the end has the large ones first.
+    """
     calls = [[(f"{name} ({dtype})", call) for name, call in _calls(backend, dtype).items()] for dtype in dtypes]
-    steps = [step for same in zip(*calls, strict=True) for step in same]
-    return [*steps[::2], *reversed(steps[1::2])]
+    return [step for n, same in enumerate(calls) for step in (reversed(same) if n % 2 else same)]
 
 
 def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
-    """Return one call for every kernel, by the name of its operation; those that take seconds come first."""
+    """Return one call for every kernel, by the name of its operation; those that take seconds are at the ends."""
     from nnx.kernels.cpu import forward, program_step
 
     n, c = 3, 4
@@ -123,40 +126,40 @@ def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
         "training, by rows": lambda: program_step.ready(dtype, "rows"),
         "training, in lanes": lambda: program_step.ready(dtype, "lanes"),
         "gemm": lambda: backend.kernels.gemm.ready(np.dtype(dtype)),
-        "prediction": lambda: forward.ready(dtype),
-        "dense": lambda: backend.dense(x, w, b, "relu", y),
-        "finish": lambda: backend.kernels.activations.finish(y, b, 0),
+        "sgd": lambda: backend.sgd(p, g, m, hyper, counters),
+        "adagrad": lambda: backend.adagrad(p, g, v, hyper, counters),
+        "rmsprop": lambda: backend.rmsprop(p, g, v, hyper, counters),
+        "adam": lambda: backend.adam(p, g, m, v, hyper, counters),
+        "dropout": lambda: backend.dropout(x, 0.5, 0, 0, counters, y),
+        "regularize": lambda: backend.regularize(w, dw, 0.1, 0.1, np.empty(1)),
+        "gather_rows": lambda: backend.gather_rows(x, order, counters, y),
+        "gather_rows, labels": lambda: backend.gather_rows(labels, order, counters, labels.copy()),
+        "end_step": lambda: backend.end_step(stats, np.zeros(1), history, counters, n),
+        "waiting": lambda: pool.stay_awake(counters, 1, 1),
+        "helping": lambda: pool.serve(pool.board, 1, order.copy(), counters, 1, 0),
         "activate": lambda: backend.kernels.activations.activate(y, 0),
-        "dense_backward": lambda: backend.dense_backward(x, w, gradient, dw, db, y),
+        "finish": lambda: backend.kernels.activations.finish(y, b, 0),
         "relu": lambda: backend.relu(x, y),
         "relu_backward": lambda: backend.relu_backward(x, gradient, y),
-        "softmax": lambda: backend.softmax(x, y),
-        "softmax_backward": lambda: backend.softmax_backward(x, gradient, y),
-        "softmax_jacobian": lambda: backend.softmax_jacobian(x),
-        "softmax_cross_entropy": lambda: backend.softmax_cross_entropy(x, labels, losses, None, 0.0, y),
-        "softmax_cross_entropy, distributions": lambda: backend.softmax_cross_entropy(x, soft, losses, None, 0.0, y),
+        "binary_cross_entropy": lambda: backend.binary_cross_entropy(soft, soft, losses),
+        "binary_cross_entropy_backward": lambda: backend.binary_cross_entropy_backward(soft, soft, y),
+        "mean_squared_error": lambda: backend.mean_squared_error(x, soft, losses),
+        "mean_squared_error_backward": lambda: backend.mean_squared_error_backward(x, soft, y),
         "sigmoid_cross_entropy": lambda: backend.sigmoid_cross_entropy(x, soft, losses, None, 0.0, y),
         "cross_entropy": lambda: backend.cross_entropy(soft, labels, losses),
         "cross_entropy, distributions": lambda: backend.cross_entropy(soft, soft, losses),
         "cross_entropy_backward": lambda: backend.cross_entropy_backward(soft, labels, y),
         "cross_entropy_backward, distributions": lambda: backend.cross_entropy_backward(soft, soft, y),
-        "binary_cross_entropy": lambda: backend.binary_cross_entropy(soft, soft, losses),
-        "binary_cross_entropy_backward": lambda: backend.binary_cross_entropy_backward(soft, soft, y),
-        "mean_squared_error": lambda: backend.mean_squared_error(x, soft, losses),
-        "mean_squared_error_backward": lambda: backend.mean_squared_error_backward(x, soft, y),
-        "gather_rows": lambda: backend.gather_rows(x, order, counters, y),
-        "gather_rows, labels": lambda: backend.gather_rows(labels, order, counters, labels.copy()),
-        "dropout": lambda: backend.dropout(x, 0.5, 0, 0, counters, y),
-        "regularize": lambda: backend.regularize(w, dw, 0.1, 0.1, np.empty(1)),
         "tally": lambda: backend.tally(losses, x, soft, "categorical", 0.0, stats),
         "tally, labels": lambda: backend.tally(losses, x, labels, "categorical", 0.0, stats),
-        "end_step": lambda: backend.end_step(stats, np.zeros(1), history, counters, n),
-        "sgd": lambda: backend.sgd(p, g, m, hyper, counters),
-        "adagrad": lambda: backend.adagrad(p, g, v, hyper, counters),
-        "rmsprop": lambda: backend.rmsprop(p, g, v, hyper, counters),
-        "adam": lambda: backend.adam(p, g, m, v, hyper, counters),
-        "waiting": lambda: pool.stay_awake(counters, 1, 1),
-        "helping": lambda: pool.serve(pool.board, 1, order.copy(), counters, 1, 0),
+        "softmax_jacobian": lambda: backend.softmax_jacobian(x),
+        "softmax": lambda: backend.softmax(x, y),
+        "softmax_cross_entropy": lambda: backend.softmax_cross_entropy(x, labels, losses, None, 0.0, y),
+        "softmax_cross_entropy, distributions": lambda: backend.softmax_cross_entropy(x, soft, losses, None, 0.0, y),
+        "dense": lambda: backend.dense(x, w, b, "relu", y),
+        "dense_backward": lambda: backend.dense_backward(x, w, gradient, dw, db, y),
+        "softmax_backward": lambda: backend.softmax_backward(x, gradient, y),
+        "prediction": lambda: forward.ready(dtype),
     }
 
 
