@@ -29,7 +29,13 @@ def takes(pattern: str) -> Callable[[Any], Any]:
     def attach(dispatcher: Any) -> Any:
         if not hasattr(dispatcher, "_compile_for_args"):  # NUMBA_DISABLE_JIT=1
             return dispatcher
-        compile_for = dispatcher._compile_for_args
+        compile_for, type_of = dispatcher._compile_for_args, dispatcher.typeof_pyval
+
+        def type_or_unfit(operand: Any) -> Any:
+            try:
+                return type_of(operand)
+            except Exception as error:  # Numba 0.61 does not come to `check` with numbers in another byte order
+                raise Unfit(type(operand).__name__) from error
 
         def check(*operands: Any) -> Any:
             own = None
@@ -45,7 +51,8 @@ def takes(pattern: str) -> Callable[[Any], Any]:
                     raise Unfit(letter)
             return compile_for(*operands)
 
-        dispatcher._compile_for_args = check  # what Numba's dispatch calls when it has no exact match
+        # What Numba's dispatch calls when it does not know the type of an operand, and when it has no exact match.
+        dispatcher.typeof_pyval, dispatcher._compile_for_args = type_or_unfit, check
         return dispatcher
 
     return attach

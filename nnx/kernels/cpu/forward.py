@@ -6,7 +6,7 @@ It interprets a table of integers (below) that says which parts of the flat para
 sees every change of them, and no network costs compile time. Each row goes through all layers by itself, in two
 buffers on the stack: any number of threads may call it at once.
 
-Floor: the bytes of the weights, once a row, from whichever memory holds them; and 0.4 us for a call with four arrays.
+Floor: the bytes of the weights, once a row, from whichever memory holds them; and 0.3 us for a call with two arrays.
 On a Zen 3 core with AVX2, 2-64-3 takes 0.15 us beside the call, 64-128-64-10 0.9, 784-512-512-10, whose weights come
 from the third-level cache, 39 at 69 GB/s. It has no tiles, so for many rows a matrix product is faster.
 
@@ -32,8 +32,8 @@ from nnx.kernels.cpu.span import Span, make_span
 from nnx.kernels.cpu.vectors import INLINED, OPTIONS, WIDTH, row, vfill, vfma, view, vload, vmax, vstore, vsum, vtop
 
 # The table: a header (how many layers, the most rows, how many weights, the parameters' address), then a row for each
-# layer: its widths, the places of its parameters (NOWHERE: an activation by
-# itself), and what is done to its outputs: one of activations.py's kinds, or SOFTMAX.
+# layer: its widths, the places of its parameters (NOWHERE: an activation by itself), and what is done to its outputs:
+# one of activations.py's kinds, or SOFTMAX.
 STAGES, ROWS, SIZE, PARAMETERS, HEADER = range(5)
 K, N, WEIGHTS, BIASES, KIND, COLUMNS = range(6)
 NOWHERE, SOFTMAX = -1, TANH + 1

@@ -6,8 +6,10 @@ callers, where it is optimised and translated again: the first time was for noth
 Cold, in float32 on one core of a Zen 3: `run_lanes` and `run_rows` take 20.1 s without it, 13.6 s with it. (Translation
 also rewrites a helper's code in place, which can make accesses by address disappear from its callers; not here.)
 
-It stands on undocumented parts of Numba, so vectors.py imports it for the versions that it was tried with. With others
-helpers are compiled in full.
+`LeanCompiler`, for what Python calls, only skips steps that find nothing to do in kernels.
+
+Both stand on undocumented parts of Numba, so vectors.py imports them for the versions that they were tried with. With
+others everything is compiled in full.
 """
 
 from __future__ import annotations
