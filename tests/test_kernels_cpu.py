@@ -177,13 +177,13 @@ def test_no_kernel_is_compiled_for_what_it_should_refuse(numba):
     known = list(kernel.signatures)
     for odd in (x.T, x[:, ::2], frozen, x[::-1], np.asfortranarray(x), x.astype(">f4"), x.astype(np.float16)):
         with pytest.raises(Unfit):
-            kernel(odd, np.empty(odd.shape, odd.dtype))
+            kernel(odd, np.empty(odd.shape, odd.dtype), pool.board)
         np.testing.assert_allclose(numba.softmax(odd), NUMPY.softmax(odd), rtol=1e-3)
     for odd in ([[1.0]], None, x[0], x.astype(np.float64)):
         with pytest.raises(Unfit):
-            kernel(odd, x)
+            kernel(odd, x, pool.board)
     assert kernel.signatures == known
-    assert not kernel(x, np.empty((4, 5), np.float32))
+    assert not kernel(x, np.empty((4, 5), np.float32), pool.board)
 
 
 @pytest.mark.parametrize("operation", ["softmax", "relu", "sigmoid", "tanh"])
@@ -274,9 +274,25 @@ def test_several_python_threads_at_once(numba, two_threads):
     assert not any(worker.is_alive() for worker in workers)
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3, 4, 5, 10, 16, 17, 127, 128, 1000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_shares_of_rows_meet_without_a_gap(columns, dtype, numba, two_threads):
+    random = np.random.default_rng(columns)
+    rows = softmax.SHARED_BACKWARD // columns + 7
+    x, dy = (random.normal(size=(rows, columns)).astype(dtype) for _ in range(2))
+    close = {"rtol": 1e-5, "atol": 1e-6} if dtype == np.float32 else {"rtol": 1e-12, "atol": 1e-13}
+    y = numba.softmax(x, np.full_like(x, np.nan))
+    np.testing.assert_allclose(y, NUMPY.softmax(x), **close)
+    np.testing.assert_allclose(
+        numba.softmax_backward(y, dy, np.full_like(x, np.nan)), NUMPY.softmax_backward(y, dy), **close
+    )
+    own = dy.copy()
+    np.testing.assert_allclose(numba.softmax_backward(y, own, own), NUMPY.softmax_backward(y, dy), **close)
+
+
 def test_several_python_threads_lead_one_team(numba, two_threads):
     y, dy = np.random.default_rng(1).normal(size=(2, 300, 1000)).astype(np.float32)
-    assert y.size >= softmax.SHARED
+    assert y.size >= softmax.SHARED_BACKWARD
     wanted, wrong = NUMPY.softmax_backward(y, dy), []
 
     def work(first):

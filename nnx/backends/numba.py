@@ -73,8 +73,7 @@ class NumbaBackend(NumpyBackend):
         self.kernels = Kernels()
         self.bound = bool(self.kernels.blas.available())  # whether compiled code can call NumPy's BLAS
         self.gemm_rule = gemm_rule()
-        self._board, self._shared = self.kernels.pool.board, self.kernels.softmax.SHARED
-        self._softmax_backward = self.kernels.softmax.backward
+        self._softmax, self._board = self.kernels.softmax, self.kernels.pool.board
 
     # ---- facts -------------------------------------------------------------------------------------------------------
 
@@ -230,12 +229,14 @@ class NumbaBackend(NumpyBackend):
 
     def softmax(self, x: Array, out: Array | None = None) -> Array:
         y = np.empty(x.shape, x.dtype) if out is None else out
-        return y if self._rows(self.kernels.softmax.forward, 1.2, (x, y)) else super().softmax(x, out)
+        k = self._softmax
+        done = offer(k.forward, x, y, self._board if x.size < k.SHARED_FORWARD else self.kernels.pool.summon())
+        return y if done else super().softmax(x, out)
 
     def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
         dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        board = self._board if y.size < self._shared else self.kernels.pool.summon()
-        done = offer(self._softmax_backward, y, dy, dx, board)
+        k = self._softmax
+        done = offer(k.backward, y, dy, dx, self._board if y.size < k.SHARED_BACKWARD else self.kernels.pool.summon())
         return dx if done else super().softmax_backward(y, dy, out)
 
     def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:
