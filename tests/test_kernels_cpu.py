@@ -6,6 +6,7 @@ Compiled once and kept on disk. That fresh code and loaded code agree is test_ke
 import os
 import sys
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -258,6 +259,16 @@ def test_results_do_not_depend_on_threads(numba):
         assert np.array_equal(a, b)
 
 
+def at_once(calls):
+    """Make all calls, each in a thread of its own; none may hang."""
+    workers = [threading.Thread(target=call) for call in calls]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert not any(worker.is_alive() for worker in workers)
+
+
 def test_several_python_threads_at_once(numba, two_threads):
     x = np.random.default_rng(1).normal(size=(600, 1000)).astype(np.float32)
     wanted, wrong = numba.softmax(x), []
@@ -265,13 +276,8 @@ def test_several_python_threads_at_once(numba, two_threads):
     def work():
         wrong.extend(n for n in range(10) if not np.array_equal(numba.softmax(x), wanted))
 
-    workers = [threading.Thread(target=work) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
+    at_once([work] * 4)
     assert not wrong
-    assert not any(worker.is_alive() for worker in workers)
 
 
 @pytest.mark.parametrize("columns", [1, 2, 3, 4, 5, 10, 16, 17, 127, 128, 1000])
@@ -301,13 +307,8 @@ def test_several_python_threads_lead_one_team(numba, two_threads):
             dx = numba.softmax_backward(y[:rows], dy[:rows])
             wrong.extend([n] if not np.allclose(dx, wanted[:rows], 1e-4, 1e-3) else [])
 
-    workers = [threading.Thread(target=work, args=(first,)) for first in range(3)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
+    at_once([partial(work, first) for first in range(3)])
     assert not wrong
-    assert not any(worker.is_alive() for worker in workers)
     assert pool.board[team.LEADER] == 0
 
 

@@ -13,10 +13,7 @@ Sums are made in an order that does not depend on who made the parts.
 
 from __future__ import annotations
 
-import os
 from typing import Any
-
-from numba import types
 
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.program_parameters import begin_step, end_step
@@ -34,6 +31,7 @@ from nnx.kernels.cpu.program_table import (
     ONCE,
     OP,
     OPTIMIZER,
+    PATIENCE,
     PHASE,
     REGIONS,
     ROWS,
@@ -44,13 +42,11 @@ from nnx.kernels.cpu.program_table import (
     atomic_load,
     atomic_store,
     finish_one,
+    let_others,
     replace_if,
 )
 from nnx.kernels.cpu.vectors import OPTIONS, PART, flat, view
 
-# What a thread does that has waited for a while: the other may need its core.
-let_others = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
-PATIENCE = 2000  # looks at the ticket (some 10 us) before others may have the core
 LINGER = 20  # times that a helper lets others go first before it leaves: the next call often comes at once
 INDEX, REGION_BITS = (1 << 24) - 1, 24
 PHASE_BITS, PHASES = 32, (1 << 31) - 1

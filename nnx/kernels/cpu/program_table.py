@@ -13,6 +13,8 @@ every address is computed from the array that it belongs to (vectors.py says why
 
 from __future__ import annotations
 
+import os
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -97,6 +99,10 @@ def _pointer(context, builder, memory_type, memory, place):
 
 
 # ---- threads ---------------------------------------------------------------------------------------------------------
+
+# What a thread does that has waited for a while: the other may need its core.
+let_others = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
+PATIENCE = 2000  # looks (some 10 us) before others may have the core
 
 
 @intrinsic

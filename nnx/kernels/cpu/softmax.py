@@ -53,6 +53,13 @@ def share_of(n, c, shared):
 
 
 @njit(**INLINED)
+def extent_of(number, step, c, size):
+    """Where a share of `step` rows begins among `size` numbers, and how many are its own."""
+    first = number * step * c
+    return first, min(step * c, size - first)
+
+
+@njit(**INLINED)
 def largest(a):
     """The maximum of a row, leaving out NaN."""
     least = a.dtype.type(-np.inf)
@@ -128,8 +135,7 @@ def forward_blocks(x, y, c):
 def forward_share(operands, number):
     """`forward` of some rows."""
     x, y, c, step = operands
-    first = number * step * c
-    size = min(step * c, x.size - first)
+    first, size = extent_of(number, step, c, x.size)
     if c >= LONG:
         forward_long(view(x, first, size), view(y, first, size), c)
     else:
@@ -228,8 +234,7 @@ def backward_short(y, dy, dx, c):
 def backward_share(operands, number):
     """`backward` of some rows."""
     y, dy, dx, c, step, apart = operands
-    first = number * step * c
-    size = min(step * c, y.size - first)
+    first, size = extent_of(number, step, c, y.size)
     p, g, out = view(y, first, size), view(dy, first, size), view(dx, first, size)
     if c >= LONG:
         backward_long(p, g, out, c)

@@ -19,8 +19,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnx.kernels.cpu.cache import njit
-from nnx.kernels.cpu.program_drive import PATIENCE, let_others
-from nnx.kernels.cpu.program_table import atomic_load, atomic_store, finish_one, replace_if
+from nnx.kernels.cpu.program_table import PATIENCE, atomic_load, atomic_store, finish_one, let_others, replace_if
 from nnx.kernels.cpu.vectors import OPTIONS, PART
 
 # The board, int64, by which they know of each other; what several threads write stands on cache lines of its own.
