@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 
-class History(Mapping[str, list[float]]):
-    """A read-only mapping from a quantity to its value after each epoch: "loss", "accuracy", "val_loss", ...
+class History(dict[str, list[float]]):
+    """A dict from a quantity to its value after each epoch: "loss", "accuracy", "val_loss", ...
+
+    So `pandas.DataFrame(history)`, `json.dump(history, file)` and `matplotlib.pyplot.plot(history["loss"])` take it.
 
     "loss" is what training minimises. Where layers are regularized it is the sum of "data_loss" and
     "regularization_loss", which are then listed too. Each is the mean over the epoch's samples, taken while training;
@@ -20,38 +22,34 @@ class History(Mapping[str, list[float]]):
     """
 
     def __init__(self, first_epoch: int = 0) -> None:
+        super().__init__()
         self.first_epoch = first_epoch
         self.interrupted = False
         self.complete = False
         self.seconds = 0.0
         self.samples = 0
         self.streamed: str | None = None
-        self._lists: dict[str, list[float]] = {}
 
     def add(self, logs: Mapping[str, float]) -> None:
         """Append one epoch's values."""
         for name, value in logs.items():
-            self._lists.setdefault(name, []).append(value)
+            self.setdefault(name, []).append(float(value))
+
+    @property
+    def history(self) -> dict[str, list[float]]:
+        """The same as a plain dict, under the name that Keras has for it."""
+        return dict(self)
 
     @property
     def epochs(self) -> int:
         """How many epochs were completed."""
-        return len(self._lists.get("loss", ()))
+        return len(self.get("loss", ()))
 
     @property
     def samples_per_second(self) -> float:
         """Training throughput."""
         return self.samples / self.seconds if self.seconds else 0.0
 
-    def __getitem__(self, name: str) -> list[float]:
-        return self._lists[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._lists)
-
-    def __len__(self) -> int:
-        return len(self._lists)
-
     def __repr__(self) -> str:
-        last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self._lists.items())
+        last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.items())
         return f"<History of {self.epochs} epochs{': ' + last if last else ''}>"

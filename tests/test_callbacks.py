@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import itertools
+import json
 import math
 import os
 import pickle
@@ -161,7 +162,7 @@ def test_a_callback_may_change_the_learning_rate_and_the_parameters() -> None:
 # ---- history -------------------------------------------------------------------------------------------------------
 
 
-def test_history_is_a_mapping_of_lists() -> None:
+def test_history_is_a_dict_of_lists_of_floats() -> None:
     x, y = data()
     history = model(weight_l2=0.1).fit(x, y, 3, 7, validation_data=(x[:5], y[:5]), verbose=0)
     names = ["loss", "data_loss", "regularization_loss", "accuracy", "val_loss", "val_accuracy"]
@@ -169,7 +170,7 @@ def test_history_is_a_mapping_of_lists() -> None:
     assert len(history) == 6
     assert "val_loss" in history
     assert "nothing" not in history
-    assert isinstance(history, Mapping)
+    assert isinstance(history, dict)
     for name in names:
         assert len(history[name]) == 3
         assert all(type(value) is float for value in history[name])
@@ -179,15 +180,25 @@ def test_history_is_a_mapping_of_lists() -> None:
     assert dict(history)["loss"] == history["loss"]
     with pytest.raises(KeyError):
         history["nothing"]
-    with pytest.raises(TypeError):
-        history["loss"] = []  # type: ignore[index]
     assert (history.epochs, history.samples, history.interrupted) == (3, 90, False)
     assert history.seconds > 0
     assert history.samples_per_second == history.samples / history.seconds
     assert repr(history).startswith("<History of 3 epochs: loss ")
     assert repr(nnx.History()) == "<History of 0 epochs>"
     assert nnx.History().samples_per_second == 0
-    assert dict(pickle.loads(pickle.dumps(history))) == dict(history)
+    for same in (pickle.loads(pickle.dumps(history)), copy.copy(history), copy.deepcopy(history)):
+        assert (type(same), same, vars(same)) == (nnx.History, history, vars(history))
+
+
+def test_history_goes_into_json_tables_and_what_is_written_for_keras() -> None:
+    x, y = data()
+    history = model().fit(x, y, 3, validation_data=(x[:5], y[:5]), verbose=0)
+    plain = {name: list(values) for name, values in history.items()}
+    for same in (json.loads(json.dumps(history)), json.loads(json.dumps(dict(history))), history.history, {**history}):
+        assert (same, type(same)) == (plain, dict)
+    assert history == plain
+    pandas = pytest.importorskip("pandas")
+    pandas.testing.assert_frame_equal(pandas.DataFrame(history), pandas.DataFrame(plain))
 
 
 @pytest.mark.parametrize("batch", [None, 7, 10, 1])
