@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nnx.backends.inputs import column_names
 from nnx.errors import InputError, InputTypeError
 
 Array = Any
@@ -83,8 +84,12 @@ def matrix(shape: tuple[int, ...], who: str, what: str = "inputs") -> None:
     raise InputError(f"{who}: {what} have shape {shape}, expected [samples, features], neither of them 0; {advice}")
 
 
-def finite(a: np.ndarray, who: str, what: str, given: np.ndarray | None = None) -> None:
-    """Refuse nan and infinite numbers, and say where the first one is."""
+def finite(a: np.ndarray, who: str, what: str, given: np.ndarray | None = None, source: Any = None) -> None:
+    """Refuse nan and infinite numbers, and say where the first one is.
+
+    Args:
+        given: the same numbers before they were cast. source: what they were read from, which may name its columns.
+    """
     if a.dtype.kind != "f":
         return
     good = np.isfinite(a)
@@ -92,12 +97,12 @@ def finite(a: np.ndarray, who: str, what: str, given: np.ndarray | None = None) 
         return
     bad = len(good.ravel()) - int(np.count_nonzero(good))
     where = tuple(int(i) for i in np.argwhere(~good)[0])
-    value = a[where] if given is None else np.asarray(given)[where]
+    value = a[where] if given is None else given[where]
+    names = column_names(source)
+    place = f"{list(where)}{'' if names is None else f' (column {names[where[1]]!r})'}"
     if np.isfinite(value):
         raise InputError(
-            f"{who}: {what}{list(where)} is {value:g}, too large for {a.dtype}; scale it, or use dtype='float64'"
+            f"{who}: {what}{place} is {value:g}, too large for {a.dtype}; scale it, or use dtype='float64'"
         )
     count = "1 number that is" if bad == 1 else f"{bad} numbers that are"
-    raise InputError(
-        f"{who}: {what} hold {count} not finite, the first is {value} at {list(where)}; drop or fill it first"
-    )
+    raise InputError(f"{who}: {what} hold {count} not finite, the first is {value} at {place}; drop or fill it first")

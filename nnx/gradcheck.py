@@ -36,7 +36,7 @@ def gradcheck(model: Sequential | Layer | Loss, x: Any, y: Any = None) -> float:
     Raises:
         InputError: y is missing or the model is not compiled.
     """
-    x = np.array(host_array(x, "float64"))
+    x = np.array(host_array(x, "float64", "gradcheck: x"))
     checks.matrix(x.shape, "gradcheck", "x")
     checks.finite(x, "gradcheck", "x")
     if isinstance(model, Sequential):

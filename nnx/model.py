@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnx import checks, streams
+from nnx import casting, checks, streams, targets
 from nnx.backends import Backend, resolve
 from nnx.backends.base import host_array, on_its_device, real_numbers
 from nnx.backends.forward import Forward
@@ -336,17 +337,21 @@ class Sequential:
 
     def _inputs(self, x: Any, what: str) -> np.ndarray:
         """Return inputs as a finite NumPy array [N, n_inputs] of the model's type, contiguous."""
-        if not isinstance(x, np.ndarray) and self.backend.owns(x):
-            x = self.backend.to_numpy(x)
-        a = host_array(x, self.dtype, what)
+        given = real_numbers(self._from_device(x), what)
+        a = host_array(given, self.dtype)
         who, _, name = what.partition(": ")
         checks.matrix(a.shape, who, name)
         if self.n_inputs is not None and a.shape[1] != self.n_inputs:
             raise InputError(
                 f"{what} has {a.shape[1]} features (shape {a.shape}), but the first layer takes {self.n_inputs}"
             )
-        checks.finite(a, who, name, given=x)
+        checks.finite(a, who, name, given, x)
+        _check_cast(a, given, x, what)
         return np.ascontiguousarray(a)
+
+    def _from_device(self, a: Any) -> Any:
+        """Return an array of the backend as a NumPy array, anything else as it is."""
+        return self.backend.to_numpy(a) if not isinstance(a, np.ndarray) and self.backend.owns(a) else a
 
     def _targets(self, y: Any, x: np.ndarray, who: str) -> Array:
         """Return targets as an array of the backend, after checking them against x and the outputs."""
@@ -358,11 +363,13 @@ class Sequential:
         width = self.n_outputs
         if width is None:  # a layer of the user's own, whose width shows only in its output
             width = self.inference().outputs(x[:1]).shape[1]
-        shape = tuple(y.shape) if hasattr(y, "shape") else real_numbers(y, f"{who}: y").shape
-        if not shape or shape[0] != len(x):
-            raise InputError(f"{who}: x has {len(x)} rows, y has shape {shape}; expected one target for each row")
-        targets: np.ndarray = self.loss.host_targets(y, (len(x), width), self.dtype)
-        return targets
+        given = targets.given(self._from_device(y), f"{who}: y")
+        if not given.shape or given.shape[0] != len(x):
+            raise InputError(f"{who}: x has {len(x)} rows, y has shape {given.shape}; expected one target for each row")
+        target = np.ascontiguousarray(self.loss.host_targets(given, (len(x), width), self.dtype))
+        if target.size == given.size and target.dtype.kind == "f":
+            _check_cast(target, given.reshape(target.shape), y, f"{who}: y")
+        return target
 
     def _compiled(self, what: str) -> Trainer:
         if self._trainer is None:
@@ -420,6 +427,15 @@ def precise(backend: Backend, dtype: str, precision: str | None) -> Backend:
     if precision not in (None, "full") and dtype != "float32":
         raise InputError(f"precision={precision!r} rounds float32 products, and dtype={dtype!r}: give one of the two")
     return chosen
+
+
+def _check_cast(a: np.ndarray, given: np.ndarray, source: Any, what: str) -> None:
+    """Refuse to train on what casting made constant; elsewhere, where other rows may vary by more, warn."""
+    lost = casting.lost(a, given, source)
+    if lost is not None and what in ("fit: x", "fit: y", "steps: x", "steps: y"):
+        raise InputError(f"{what}: {lost}")
+    if lost is not None:
+        warnings.warn(f"{what}: {lost}", RuntimeWarning, stacklevel=5)
 
 
 def _take(items: Iterator[Array], names: Mapping[str, Any]) -> list[Array]:

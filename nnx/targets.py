@@ -8,6 +8,7 @@ import numpy as np
 
 from nnx import checks
 from nnx.backends.base import host_array, real_numbers
+from nnx.backends.inputs import LABELS
 from nnx.errors import InputError
 
 Array = Any
@@ -24,7 +25,7 @@ def categorical(y: Any, samples: int, classes: int, who: str) -> np.ndarray:
     Raises:
         InputError: another shape, an index outside 0 .. C - 1, or a row that is no distribution.
     """
-    a = real_numbers(y, f"{who}: targets")
+    a = given(y, f"{who}: targets")
     a = a if a.dtype.kind in "iub" else host_array(a)
     if a.ndim == 2 and a.shape[1] == 1 and classes > 1:
         a = a[:, 0]
@@ -49,18 +50,23 @@ def numeric(y: Any, shape: tuple[int, ...], dtype: str, who: str, *, shares: boo
     Raises:
         InputError: another shape (nothing is broadcast), a number that is not finite, or not within 0 .. 1.
     """
-    given = real_numbers(y, f"{who}: targets")
-    a = host_array(given, dtype)
+    exact = given(y, f"{who}: targets")
+    a = host_array(exact, dtype)
     if a.ndim == 1 and shape[1] == 1:
         a = a[:, None]
     if a.shape != shape:
         raise InputError(
             f"{who}: targets have shape {a.shape}, expected that of the outputs, {shape}; nothing is broadcast"
         )
-    checks.finite(a, who, "targets", given.reshape(a.shape))
+    checks.finite(a, who, "targets", exact.reshape(a.shape), y)
     if shares and (a.min() < 0 or a.max() > 1):
         raise InputError(f"{who}: targets reach from {a.min():g} to {a.max():g}, expected numbers within 0 .. 1")
     return a
+
+
+def given(y: Any, what: str) -> np.ndarray:
+    """Return targets as a NumPy array of real numbers of whatever type; errors begin with `what` they are."""
+    return real_numbers(y, what, words=LABELS)
 
 
 def _count(a: np.ndarray, samples: int, who: str) -> None:
@@ -70,11 +76,17 @@ def _count(a: np.ndarray, samples: int, who: str) -> None:
 
 def _indices(a: np.ndarray, classes: int, who: str) -> np.ndarray:
     if a.dtype.kind == "f" and not np.array_equal(a, np.floor(a)):
-        bad = a[a != np.floor(a)][0]
-        raise InputError(f"{who}: label {bad:g} is no whole number; expected class indices 0 .. {classes - 1}")
+        row = int(np.flatnonzero(a != np.floor(a))[0])
+        raise InputError(
+            f"{who}: label {a[row]:.15g} is no whole number (row {row}); expected class indices 0 .. {classes - 1}"
+        )
     if a.min() < 0 or a.max() >= classes:
-        bad = a[(a < 0) | (a >= classes)][0]
-        raise InputError(f"{who}: label {bad:g} is out of range; expected 0 .. {classes - 1}, for {classes} classes")
+        row = int(np.flatnonzero((a < 0) | (a >= classes))[0])
+        counted = a.min() == 1 and a.max() == classes
+        raise InputError(
+            f"{who}: label {a[row]:.15g} is out of range (row {row}); expected 0 .. {classes - 1}, for {classes} "
+            f"classes; {'count labels from 0, as y - 1' if counted else 'leave rows without a label out'}"
+        )
     return a.astype(np.int64, copy=False)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,19 +114,24 @@ NOT_NUMBERS: dict[str, tuple[Any, list[str]]] = {
     "text": ([["a", "b", "c"]] * 6, ["of text"]),
     "numbers as text": (X.astype(str), ["of text"]),
     "bytes": (X.astype("S"), ["of bytes"]),
-    "objects": (X.astype(object), ["of Python objects"]),
-    "None": (None, ["Python objects|NoneType|None"]),
-    "None among numbers": ([[1, 2, None]] * 6, ["of Python objects"]),
+    "an object among numbers": ([[1, 2, len]] * 6, ["builtin_function_or_method", r"\[0, 2\]", "of Python objects"]),
+    "None": (None, ["None was given", "lists of numbers"]),
+    "None among numbers": ([[1, 2, None]] * 6, ["None", r"\[0, 2\]", "fill it"]),
     "complex": (X + 1j, ["of complex numbers"]),
-    "dates": (np.full((6, 3), "2020-01-01", "datetime64[D]"), ["datetime64"]),
-    "records": (np.zeros((6, 3), [("a", "f4"), ("b", "i4")]), ["of "]),
+    "dates": (np.full((6, 3), "2020-01-01", "datetime64[D]"), ["datetime64", r"np.timedelta64\(1, 'D'\)"]),
+    "durations": (np.full((6, 3), 1, "timedelta64[s]"), ["timedelta64", r"x / np.timedelta64\(1, 's'\)"]),
+    "records": (np.zeros((6, 3), [("a", "f4"), ("b", "i4")]), [r"records \(a, b\)", "structured_to_unstructured"]),
+    "beyond float64": (np.full((6, 3), 10**400, object), ["too large|float64"]),
     "rows of different lengths": ([[1, 2, 3]] * 5 + [[1, 2]], ["different lengths"]),
-    "a dict": ({"a": 1}, ["Python objects|dict"]),
-    "a set": ({1, 2}, ["Python objects|set"]),
-    "a generator": ((row for row in X), ["Python objects|generator"]),
-    "a function": (len, ["Python objects|builtin"]),
+    "a dict": ({"a": 1}, ["type dict", r"np.column_stack\(list\(x.values\(\)\)\)"]),
+    "a set": ({1, 2}, ["type set", r"np.array\(sorted\(x\)\)"]),
+    "a generator": ((row for row in X), ["type generator", r"np.array\(list\(x\)\)"]),
+    "a function": (len, ["type builtin_function_or_method"]),
+    "a file's name": ("x.csv", [r"str 'x.csv'", "numpy.loadtxt"]),
+    "a path": (Path("x.csv"), ["Path", "numpy.loadtxt"]),
+    "rows of masked arrays": ([np.ma.masked_less(row, 0) for row in X], ["masked", "filled"]),
     "masked": (np.ma.masked_less(X, 0), ["masked"]),
-    "a table with text": (Frame(), ["of Python objects"]),
+    "a table with text": (Frame(), ["str 'a'", r"\[0, 0\]", "of Python objects"]),
     "a tensor on a device": (OnDevice(), ["OnDevice"]),
 }
 NOT_A_TABLE: dict[str, tuple[Any, list[str]]] = {
@@ -206,15 +212,15 @@ def test_predictions_given_to_a_loss(kind: type[nnx.Loss], wrong: str) -> None:
 
 HOT = np.eye(2)[LABELS]
 WRONG_KIND: dict[str, tuple[Any, list[str]]] = {
-    "text": (["cat", "dog"] * 3, ["of text"]),
-    "objects": (np.array([0, 1] * 3, dtype=object), ["of Python objects"]),
-    "None": (None, ["None|Python objects|shape"]),
-    "None among labels": ([0, 1, 0, 1, 0, None], ["of Python objects"]),
+    "text": (["cat", "dog"] * 3, ["of text", r"np.unique\(y", "nnx.sklearn"]),
+    "words among labels": (np.array([0, "a"] * 3, dtype=object), ["str 'a'", r"\[1\]", r"np.unique\(y"]),
+    "None": (None, ["None was given"]),
+    "None among labels": ([0, 1, 0, 1, 0, None], ["None", r"\[5\]", "drop or fill"]),
     "complex": (LABELS + 1j, ["of complex numbers"]),
     "rows of different lengths": ([[1, 0]] * 5 + [[1]], ["different lengths"]),
     "masked": (np.ma.array(LABELS, mask=[1, 0, 0, 0, 0, 0]), ["masked"]),
     "a number": (1, [r"\(\)|shape"]),
-    "a dict": ({0: 1}, [r"\(\)|dict|Python objects"]),
+    "a dict": ({0: 1}, ["type dict"]),
     "too few": (LABELS[:5], ["5", "6"]),
     "too many": (np.append(LABELS, 0), ["7", "6"]),
     "none at all": (LABELS[:0], ["0", "6"]),
@@ -222,14 +228,14 @@ WRONG_KIND: dict[str, tuple[Any, list[str]]] = {
 }
 CATEGORICAL: dict[str, tuple[Any, list[str]]] = {
     **WRONG_KIND,
-    "negative": (changed(LABELS, 3, -1).astype(int), ["label -1", r"0 \.\. 1"]),
+    "negative": (changed(LABELS, 3, -1).astype(int), ["label -1", "row 3", r"0 \.\. 1", "leave rows without a label"]),
     "negative int8": (changed(LABELS, 3, -1).astype(np.int8), ["label -1"]),
     "out of range": (changed(LABELS, 3, 2).astype(int), ["label 2", r"0 \.\. 1"]),
     "out of range uint8": (changed(LABELS, 3, 255).astype(np.uint8), ["label 255"]),
-    "counted from 1": (LABELS + 1, ["label 2", r"0 \.\. 1"]),
+    "counted from 1": (LABELS + 1, ["label 2", r"0 \.\. 1", "y - 1"]),
     "huge": (np.array([2**63] * 6, np.uint64), ["label 9"]),
-    "fractional": (changed(LABELS, 3, 0.5), ["label 0.5", "whole number"]),
-    "nan": (changed(LABELS, 3, np.nan), ["nan"]),
+    "fractional": (changed(LABELS, 3, 0.5), ["label 0.5", "row 3", "whole number"]),
+    "nan": (changed(LABELS, 3, np.nan), ["nan", "row 3"]),
     "infinite": (changed(LABELS, 3, np.inf), ["inf"]),
     "rows of three": (np.eye(3)[LABELS], [r"\(6, 3\)"]),
     "transposed rows": (HOT.T, [r"\(2, 6\)|2 targets|shape"]),
@@ -241,7 +247,7 @@ CATEGORICAL: dict[str, tuple[Any, list[str]]] = {
 }
 NUMERIC: dict[str, tuple[Any, list[str]]] = {
     **{name: row for name, row in WRONG_KIND.items()
-       if name not in ("too few", "too many", "none at all", "text", "None among labels", "objects", "complex")},
+       if name not in ("too few", "too many", "none at all", "text", "None among labels", "complex")},
     "text": ([["a", "b"]] * 6, ["of text"]),
     "complex": (HOT + 1j, ["of complex numbers"]),
     "too few": (HOT[:5], ["5", "6"]),
@@ -524,7 +530,7 @@ INITS: list[tuple[Any, list[str]]] = [
     ([[1, 2, 3], [4, 5]], ["different lengths"]), ([["a", "b", "c"]] * 2, ["of text"]),
     (np.ones((2, 3)) * 1j, ["complex"]),
     (np.full((2, 3), np.nan), ["nan"]), (np.full((2, 3), np.inf), ["inf"]), (np.ma.ones((2, 3)), ["masked"]),
-    (np.ones((2, 3), object), ["Python objects"]), ({"scale": 1}, ["scale|dict"]),
+    (np.full((2, 3), "a", object), ["Python objects"]), ({"scale": 1}, ["scale|dict"]),
     (np.random.default_rng, ["default_rng|function"]),
 ]  # fmt: skip
 

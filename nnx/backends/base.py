@@ -18,6 +18,7 @@ import numpy as np
 
 from nnx.backends.errors import InputError, InputTypeError
 from nnx.backends.forward import Forward, Stage
+from nnx.backends.inputs import FEATURES, is_ready, to_numbers
 from nnx.backends.memory import Memory, of_process
 from nnx.backends.operations import OPERATIONS, Operations
 from nnx.backends.precision import check_precision
@@ -66,7 +67,7 @@ class Backend(Operations):
         """Return `x` as an array of this backend: the only way in. No copy where none is needed.
 
         Args:
-            x: an array of any kind, a number, or (nested) lists of numbers.
+            x: an array of any kind, a frame of numbers, a number, or (nested) lists of numbers.
             dtype: "float32", "float64" or "int64"; None keeps a float type (Python's is float64) and turns all else
                 into float32.
 
@@ -247,8 +248,14 @@ def host_array(x: Any, dtype: Any = None, what: str = "") -> np.ndarray:
         return a.astype(dtype, copy=False)
 
 
-def real_numbers(x: Any, what: str = "") -> np.ndarray:
-    """Return `x` as a NumPy array, whatever its type, if it holds real numbers; errors begin with `what` it is."""
+def real_numbers(x: Any, what: str = "", words: str = FEATURES) -> np.ndarray:
+    """Return `x` as a NumPy array, whatever its type, if it holds real numbers: all data enter here.
+
+    Args:
+        x: see inputs.py. what: errors begin with it. words: what an error advises to do about words.
+    """
+    if is_ready(x):
+        return x
     what += ": " if what else ""
     masked = sys.modules.get("numpy.ma")  # if nobody has imported it, which takes 10 ms, there are no such arrays
     if masked is not None and isinstance(x, masked.MaskedArray):
@@ -258,19 +265,4 @@ def real_numbers(x: Any, what: str = "") -> np.ndarray:
             f"{what}a CuPy array {x.shape} was given to a backend on the CPU: convert it by cupy.asnumpy(x), "
             'or use the GPU by backend="cupy"'
         )
-    try:
-        a = np.asarray(x)
-    except ValueError as error:
-        raise InputError(
-            f"{what}the rows given have different lengths ({error}): every row must be as long as the first"
-        ) from error
-    except Exception as error:  # a foreign array type that refuses, such as a tensor on a GPU
-        raise InputTypeError(
-            f"{what}{type(x).__name__} cannot be read as an array ({error}): convert it to NumPy first"
-        ) from error
-    if a.dtype.kind not in "fiub":
-        kind = {"O": "of Python objects", "U": "of text", "S": "of bytes", "c": "of complex numbers"}.get(
-            a.dtype.kind, f"of {a.dtype}"
-        )
-        raise InputTypeError(f"{what}an array {kind}, shape {a.shape}, was given; expected real numbers")
-    return a
+    return to_numbers(x, what, words)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from nnx import targets
+from nnx.backends.base import real_numbers
 from nnx.errors import InputError
 
 Array = Any
@@ -58,7 +60,7 @@ class Accuracy_Categorical(Accuracy):
 
     def compare(self, predictions: Any, y: Any) -> Array:
         """Return which predictions [N] (binary: [N, O]) equal y: classes [N], or one-hot rows [N, C]."""
-        y = np.asarray(y)
+        y = targets.given(y, f"{type(self).__name__}: y")
         if not self.binary and y.ndim == 2 and y.shape[1] > 1:
             y = np.argmax(y, axis=1)
         predictions, y = _alike(predictions, y, type(self).__name__)
@@ -77,7 +79,7 @@ class Accuracy_Regression(Accuracy):
     def init(self, y: Any, reinit: bool = False) -> None:
         """Take the precision from targets y, the first time or with `reinit`."""
         if self.precision is None or reinit:
-            self.precision = np.std(y) / 250
+            self.precision = np.std(targets.given(y, f"{type(self).__name__}: y")) / 250
 
     def compare(self, predictions: Any, y: Any) -> Array:
         """Return which predictions [N, O] are near enough."""
@@ -89,9 +91,10 @@ class Accuracy_Regression(Accuracy):
 
 def _alike(predictions: Any, y: Any, who: str) -> tuple[Array, Array]:
     """Return both in one shape: [N] and [N, 1] are the same, and nothing else is broadcast."""
-    pair = [a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a for a in map(np.asarray, (predictions, y))]
-    if pair[0].shape != pair[1].shape or not pair[0].size:
+    given = real_numbers(predictions, f"{who}: predictions"), targets.given(y, f"{who}: y")
+    first, second = (a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a for a in given)
+    if first.shape != second.shape or not first.size:
         raise InputError(
-            f"{who}: predictions have shape {np.shape(predictions)}, targets {np.shape(y)}; expected one for each"
+            f"{who}: predictions have shape {given[0].shape}, targets {given[1].shape}; expected one for each"
         )
-    return pair[0], pair[1]
+    return first, second

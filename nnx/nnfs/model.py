@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nnx import checks
+from nnx import checks, targets
+from nnx.backends.base import real_numbers
 from nnx.errors import InputError
 from nnx.nnfs.activations import Activation_Softmax
 from nnx.nnfs.layers import Layer_Input
@@ -230,7 +231,7 @@ class Model:
 
 
 def _data(X: Any, y: Any, who: str) -> tuple[Array, Array]:
-    X, y = np.asarray(X), np.asarray(y)
+    X, y = real_numbers(X, f"{who}: X"), targets.given(y, f"{who}: y")
     checks.matrix(X.shape, who, "X")
     if y.ndim == 0 or len(y) != len(X):
         raise InputError(f"{who}: X has {len(X)} rows, y has shape {y.shape}; expected one target for each row")

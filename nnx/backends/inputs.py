@@ -1,0 +1,175 @@
+"""What people give as numbers: lists, NumPy arrays, frames, tensors, and what looks like them but holds none.
+
+Whatever means a number is taken: True and False, columns of several types, bfloat16, decimal numbers. Anything else is
+refused by its name, along with the conversion. No library is imported: its objects are told by what they can do.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import os
+from collections.abc import Iterable, Mapping, Sequence, Set
+from decimal import Decimal
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from nnx.backends.errors import InputError, InputTypeError
+
+FEATURES = "read numbers by .astype(float), and turn words into columns of 0 and 1, as by pandas.get_dummies(x)"
+LABELS = (
+    "number the labels by np.unique(y, return_inverse=True)[1], or use nnx.sklearn.NNClassifier, which takes them as "
+    "they are; read numbers by .astype(float)"
+)
+FILE = "read the file first, as by numpy.load or numpy.loadtxt"
+MISSING = ("NoneType", "NAType", "NaTType")  # None, and what pandas has in its place
+NUMBERS = (numbers.Real, Decimal, np.bool_)
+
+
+def is_ready(x: Any) -> TypeGuard[np.ndarray]:
+    """Tell whether `x` is a plain NumPy array of real numbers."""
+    return type(x) is np.ndarray and x.dtype.kind in "fiub" and x.dtype.isbuiltin != 2
+
+
+def to_numbers(x: Any, what: str, words: str) -> np.ndarray:
+    """Return `x` as a NumPy array of real numbers.
+
+    Args:
+        what: "" or what is read, with a colon; errors begin with it. words: what to do about words.
+
+    Raises:
+        InputTypeError: it holds something else. InputError: it is ragged, or a number is missing.
+    """
+    if _is_mixed_frame(x):
+        columns = [_numbers(x.iloc[:, i], f"{what}column {name!r}: ", words) for i, name in enumerate(x.columns)]
+        return np.column_stack(columns) if columns else np.empty(x.shape)
+    return _numbers(x, what, words)
+
+
+def column_names(x: Any) -> Sequence[Any] | None:
+    """Return the names of a frame's columns; None where there are none."""
+    names = getattr(x, "column_names", None)  # pyarrow's, whose `columns` are the columns themselves
+    names = getattr(x, "columns", None) if names is None else names
+    return None if names is None or callable(names) else list(names)
+
+
+def _is_mixed_frame(x: Any) -> bool:
+    """Tell whether `x` is a frame, as pandas has it, which as a whole would become an array of Python objects."""
+    if not (hasattr(x, "iloc") and hasattr(x, "columns") and hasattr(x, "dtypes")) or _is_sparse(x):
+        return False
+    return not all(isinstance(dtype, np.dtype) and dtype.kind in "fiu" for dtype in x.dtypes)
+
+
+def _is_sparse(x: Any) -> bool:
+    """Tell whether `x` is sparse: SciPy's, pydata's, or pandas'. Made dense it might take all memory there is."""
+    return hasattr(type(x), "todense") or hasattr(getattr(x, "sparse", None), "to_dense")
+
+
+def _numbers(x: Any, what: str, words: str) -> np.ndarray:
+    a = _read(x, what)
+    if a.ndim == 0 and a.dtype.kind in "OUST":
+        raise InputTypeError(_refusal(f"{what}{_named(x)} was given", x, FILE))
+    if a.dtype.kind == "O":
+        return _of_objects(a, what, words)
+    if _is_small(a.dtype):
+        return a.astype(np.float32)
+    if a.dtype.kind not in "fiub":
+        kind, advice = _kind(a.dtype, words)
+        raise InputTypeError(f"{what}an array of {kind}, shape {a.shape}, was given; expected real numbers: {advice}")
+    return a
+
+
+def _is_small(dtype: np.dtype) -> bool:
+    """Tell whether a type is bfloat16, or another that NumPy learns from ml_dtypes; float32 holds them exactly."""
+    return dtype.isbuiltin == 2 and np.can_cast(dtype, np.float32)
+
+
+def _read(x: Any, what: str) -> np.ndarray:
+    """Return whatever NumPy makes of `x`."""
+    if _is_sparse(x):
+        raise InputTypeError(_refusal(f"{what}{_named(x)} was given", x, ""))
+    if isinstance(x, list | tuple) and x and hasattr(x[0], "filled"):  # NumPy would take what is masked for numbers
+        raise InputTypeError(f"{what}masked arrays were given: fill or drop the masked numbers first, e.g. x.filled(0)")
+    try:
+        a = np.asarray(x)
+        return np.asarray(x.to_numpy()) if a.dtype.kind == "O" and a.ndim == 0 and hasattr(x, "to_numpy") else a
+    except Exception as error:  # a foreign type that refuses, such as a tensor on a GPU
+        if isinstance(error, ValueError) and "inhomogeneous" in str(error):
+            raise InputError(
+                f"{what}the rows given have different lengths ({error}): every row must be as long as the first"
+            ) from error
+        raise InputTypeError(f"{what}{_named(x)} cannot be read as an array ({error}): convert it{_by(x)}") from error
+
+
+def _of_objects(a: np.ndarray, what: str, words: str) -> np.ndarray:
+    """Return an array of Python objects as float64, if every one of them is a number."""
+    if any(not issubclass(kind, NUMBERS) for kind in set(map(type, a.flat))):
+        for where, value in np.ndenumerate(a):
+            if type(value).__name__ in MISSING:
+                raise InputError(f"{what}a number is missing, {value!r} stands at {list(where)}; drop or fill it first")
+            if not (isinstance(value, NUMBERS) or (isinstance(value, np.generic) and _is_small(value.dtype))):
+                place = f"{what}{_named(value)} stands at {list(where)} of an array of Python objects"
+                raise InputTypeError(_refusal(place, value, words))
+    try:
+        return a.astype(np.float64)
+    except (ArithmeticError, ValueError) as error:
+        raise InputError(f"{what}an array of Python objects holds what float64 cannot ({error}); scale it") from error
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+def _named(x: Any) -> str:
+    """Return an object's type, and what it is where that is short."""
+    if x is None or isinstance(x, str | bytes):
+        return f"{'' if x is None else type(x).__name__ + ' '}{repr(x)[:40]}"
+    return (
+        f"a sparse {type(x).__name__} of shape {x.shape}" if _is_sparse(x) else f"an object of type {type(x).__name__}"
+    )
+
+
+def _refusal(fact: str, x: Any, words: str) -> str:
+    """Say what was given, what was expected, and how to convert an object."""
+    if _is_sparse(x):
+        dense = next((way for way in ("toarray", "todense") if hasattr(x, way)), "sparse.to_dense")
+        return f"{fact}; expected a dense array: convert it by .{dense}(), which takes {8 * math.prod(x.shape):,} bytes"
+    if hasattr(x, "requires_grad"):
+        advice = f"convert it{_by(x)}"
+    elif isinstance(x, str | bytes | os.PathLike):
+        advice = FILE if isinstance(x, os.PathLike) else words
+    elif hasattr(x, "collect"):
+        advice = "compute it by .collect()"
+    elif isinstance(x, Mapping):
+        advice = "make columns of its values by np.column_stack(list(x.values()))"
+    elif isinstance(x, Set):
+        advice = "sort it by np.array(sorted(x)): it has no order"
+    elif isinstance(x, Iterable) and not isinstance(x, type):
+        advice = "read it first by np.array(list(x))"
+    else:
+        advice = "give an array or (nested) lists of numbers"
+    return f"{fact}; expected real numbers: {advice}"
+
+
+def _by(x: Any) -> str:
+    """Say how a tensor, or another foreign array, becomes a NumPy array."""
+    if not hasattr(x, "requires_grad"):
+        return " to NumPy first"
+    widened = ".float()" if "bfloat16" in str(getattr(x, "dtype", "")) else ""
+    return f" to NumPy by .detach(){widened}.cpu().numpy()"
+
+
+def _kind(dtype: np.dtype, words: str) -> tuple[str, str]:
+    """Return what an array holds that is no number, and how numbers are made of it."""
+    if dtype.kind in "UTS":
+        return ("bytes" if dtype.kind == "S" else "text"), words
+    if "complex" in dtype.name:
+        return "complex numbers", "take x.real, x.imag or abs(x)"
+    if dtype.names is not None:
+        fields = ", ".join(dtype.names)
+        return f"records ({fields})", "make columns by numpy.lib.recfunctions.structured_to_unstructured(x)"
+    if dtype.kind == "M":
+        return str(dtype), "count days from a date on by (x - np.datetime64('2000-01-01')) / np.timedelta64(1, 'D')"
+    if dtype.kind == "m":
+        return str(dtype), "count seconds by x / np.timedelta64(1, 's')"
+    return str(dtype), "convert it by .astype(float)"

@@ -1,0 +1,75 @@
+"""What is lost when numbers are cast to the model's type: a clock in milliseconds stands still for minutes in float32.
+
+Where a column's numbers are large and vary by little, rounding moves them by as much as they vary, and the model sees
+noise, or a constant. Columns near 0 lose nothing that counts, so a look at a few rows is enough for nearly all data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nnx.backends.inputs import column_names
+
+LEVELS = 8  # a column must vary by so many times what rounding moves its numbers: it then keeps four values or more
+NOISE = 512  # roundings of the type given: what varies by less may be constant but for how it was computed
+SAMPLE = 16  # rows that settle most columns
+BLOCK = 1 << 16  # numbers that stay in the cache
+
+
+def lost(a: np.ndarray, given: np.ndarray, source: Any = None) -> str | None:
+    """Say which column lost what varies in it when its numbers were cast; None if none did.
+
+    Args:
+        a: [N, I] finite floats. given: the same numbers before they were cast.
+        source: what they were read from, which may name its columns.
+    """
+    if len(a) < 2 or _digits(given.dtype) <= _digits(a.dtype):
+        return None
+    columns = _nearly_constant(a)
+    if not len(columns):
+        return None
+    low, high = _range(given, columns)
+    span, size = high - low, np.maximum(high, -low)
+    noise = NOISE * np.finfo(given.dtype).eps * size if given.dtype.kind == "f" else 0.0
+    for i in np.flatnonzero((span > noise) & (2 * span < LEVELS * np.finfo(a.dtype).eps * size)):
+        column = columns[i]
+        moved = np.abs(given[:, column].astype(np.longdouble) - a[:, column]).max()
+        if moved * LEVELS > span[i]:
+            names = column_names(source)
+            name = column if names is None else repr(names[column])
+            wider = ", or use dtype='float64'" if a.dtype == np.float32 else ""
+            return (
+                f"column {name} varies by {float(span[i]):.3g} around {float(size[i]):.3g}: {a.dtype} keeps next to "
+                f"none of it; centre it by subtracting its mean{wider}"
+            )
+    return None
+
+
+def _digits(dtype: np.dtype) -> int:
+    """Return how many binary digits of a number a type keeps."""
+    return int(np.finfo(dtype).nmant + 1 if dtype.kind == "f" else 8 * dtype.itemsize)
+
+
+def _nearly_constant(a: np.ndarray) -> np.ndarray:
+    """Return the columns that a sample of the rows does not show to vary by far more than rounding.
+
+    Rounding moves a number by up to eps / 2 times its size. Let m be the largest in the sample, M that of the column.
+    If M > 2 m, the column varies by M / 2 at least. If not, it is enough that the sample varies by 2 LEVELS eps m; and
+    so does any sample with a zero, or with numbers of both signs.
+    """
+    sample = a[:: -(-len(a) // SAMPLE)]
+    low, high = np.minimum.reduce(sample), np.maximum.reduce(sample)
+    constant = high - low < 2 * LEVELS * float(np.finfo(a.dtype).eps) * np.maximum(high, -low)
+    return np.flatnonzero(constant) if np.count_nonzero(constant) else constant[:0]
+
+
+def _range(given: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and the largest number of some columns, exact."""
+    rows = max(1, BLOCK // len(columns))
+    low = high = given[0, columns]
+    for first in range(0, len(given), rows):
+        block = given[first : first + rows, columns]
+        low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
+    return low.astype(np.longdouble), high.astype(np.longdouble)
