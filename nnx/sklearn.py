@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, ClassVar, Self
+from warnings import warn
 
 import numpy as np
 
@@ -31,6 +32,7 @@ except ImportError as error:
 __all__ = ["NNClassifier", "NNRegressor"]
 
 Array = Any
+FLOATS = [np.float64, np.float32]  # taken as they are, so that the model sees what a cast to its own type loses
 ACTIVATIONS: dict[str, type[Layer]] = {"relu": ReLU, "tanh": Tanh, "sigmoid": Sigmoid, "linear": Linear}
 
 
@@ -39,6 +41,7 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
 
     model_: Sequential
     loss_curve_: list[float]
+    _made_with: dict[str, Any]  # the settings that `model_` has
     _ending: ClassVar[tuple[type[Layer], ...]] = ()
     _loss: ClassVar[type[Loss]] = MeanSquaredError
 
@@ -87,46 +90,96 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         model = self._network(X.shape[1], outputs, random)
         if not held_out:
             return self._train(model, [], X, targets, epochs)
-        X, validation_x, targets, validation_y = train_test_split(X, targets, test_size=held_out, random_state=random)
+        X, validation_x, targets, validation_y = self._split(X, targets, y, held_out, random)
         stopping = [EarlyStopping(patience=patience)]
         return self._train(
             model, [], X, targets, epochs, validation_data=(validation_x, validation_y), callbacks=stopping
         )
+
+    def _split(self, X: Array, targets: Array, y: Array, share: float, random: np.random.RandomState) -> list[Array]:
+        """Return X and targets without what is held out, and that: of each class the same share, where it can be."""
+        if not isinstance(self, ClassifierMixin):
+            return list(train_test_split(X, targets, test_size=share, random_state=random))
+        try:
+            return list(train_test_split(X, targets, test_size=share, random_state=random, stratify=y))
+        except ValueError as reason:  # a class with one sample, or fewer samples held out than there are classes
+            split = list(train_test_split(X, targets, test_size=share, random_state=random))
+            warn(f"validation_fraction={share}: held out regardless of classes: {reason}", UserWarning, stacklevel=3)
+            return split
 
     def _continue(self, X: Array, y: Array, outputs: int) -> Self:
         """Train for one more epoch on what was validated and encoded, from the weights there are, if there are any."""
         if not hasattr(self, "model_"):
             model = self._network(X.shape[1], outputs, check_random_state(self.random_state))
             return self._train(model, [], X, y, epochs=1)
+        self._adapt(self._settings())
         return self._train(self.model_, self.loss_curve_, X, y, epochs=1)
+
+    def _adapt(self, settings: dict[str, Any]) -> None:
+        """Let the network there is follow what `set_params` changed since the last call, or refuse."""
+        changed = {name: value for name, value in settings.items() if value != self._made_with[name]}
+        dropouts = [layer for layer in self.model_.layers if isinstance(layer, Dropout)]
+        fixed = [name for name in changed if name not in ("learning_rate", "l2", *(["dropout"] if dropouts else []))]
+        if fixed:
+            raise InputError(
+                f"partial_fit: {fixed[0]}={changed[fixed[0]]!r}, but the network was made with "
+                f"{self._made_with[fixed[0]]!r}; set it back, or call fit, which makes a new network"
+            )
+        if "learning_rate" in changed:
+            self.model_.optimizer.learning_rate = changed["learning_rate"]
+        for dropout in dropouts if "dropout" in changed else []:
+            dropout.rate = changed["dropout"]
+        if "l2" in changed:
+            for dense in (layer for layer in self.model_.layers if isinstance(layer, Dense)):
+                dense.weight_l2 = changed["l2"]
+            self.model_.to(self.model_.backend)  # where there was no penalty there was no room for one either
 
     def _train(self, model: Sequential, before: list[float], X: Array, y: Array, epochs: int, **more: Any) -> Self:
         batch = checks.integer(self.batch_size, "batch_size")
         history = model.fit(X, y, epochs, batch, verbose=self.verbose, **more)
         self.model_, self.loss_curve_ = model, before + history.get("loss", [])
+        self._made_with = self._settings()
         if history.interrupted:
             raise KeyboardInterrupt
         return self
 
-    def _network(self, features: int, outputs: int, random: np.random.RandomState) -> Sequential:
+    def _settings(self) -> dict[str, Any]:
+        """Return, checked and in their plain types, the parameters that a network has for as long as it lives."""
         sizes = self.hidden_layers if np.iterable(self.hidden_layers) else [self.hidden_layers]
-        widths = [features, *(checks.integer(width, "hidden_layers") for width in sizes)]
-        activation = ACTIVATIONS[checks.choice(self.activation, "activation", ACTIVATIONS)]
+        return {
+            "hidden_layers": tuple(checks.integer(width, "hidden_layers") for width in sizes),
+            "activation": checks.choice(self.activation, "activation", ACTIVATIONS),
+            "learning_rate": checks.real(self.learning_rate, "learning_rate", open_low=True),
+            "l2": checks.real(self.l2, "l2"),
+            "dropout": checks.real(self.dropout, "dropout", high=1.0),
+            "backend": self.backend,
+            "dtype": checks.dtype(self.dtype),
+            "random_state": self.random_state,
+        }
+
+    def _network(self, features: int, outputs: int, random: np.random.RandomState) -> Sequential:
+        settings = self._settings()
+        widths = [features, *settings["hidden_layers"]]
+        activation, dropout, l2 = ACTIVATIONS[settings["activation"]], settings["dropout"], settings["l2"]
         init = "he" if activation is ReLU else "glorot"
-        dropout, l2 = checks.real(self.dropout, "dropout", high=1.0), checks.real(self.l2, "l2")
         layers: list[Layer] = []
         for n_inputs, width in pairwise(widths):
             layers += [Dense(n_inputs, width, weight_l2=l2, init=init), activation()]
             layers += [Dropout(dropout)] if dropout else []
         layers += [Dense(widths[-1], outputs, weight_l2=l2, init="glorot"), *(end() for end in self._ending)]
-        model = Sequential(*layers, backend=self.backend, dtype=self.dtype, seed=int(random.randint(2**31 - 1)))
-        return model.compile(self._loss(), Adam(self.learning_rate), metrics=[])
+        seed = int(random.randint(2**31 - 1))
+        model = Sequential(*layers, backend=settings["backend"], dtype=settings["dtype"], seed=seed)
+        return model.compile(self._loss(), Adam(settings["learning_rate"]), metrics=[])
 
     def _validated(self, X: Any, y: Any, *, reset: bool) -> tuple[Array, Array]:
         numbers = isinstance(self, RegressorMixin)
-        X, y = validate_data(
-            self, X, y, reset=reset, dtype=checks.dtype(self.dtype), multi_output=numbers, y_numeric=numbers
-        )
+        shape: tuple[int, ...] = getattr(y, "shape", ())
+        if not numbers and len(shape) == 2 and shape[1] > 1:
+            raise InputError(
+                f"y should be a 1d array of labels, got an array of shape {shape} instead: one-hot rows are labels by "
+                "y.argmax(axis=1), and sklearn.multioutput.MultiOutputClassifier learns several labels for each sample"
+            )
+        X, y = validate_data(self, X, y, reset=reset, dtype=FLOATS, multi_output=numbers, y_numeric=numbers)
         return X, y
 
     def _encoded(self, y: Array) -> tuple[Array, int]:
@@ -135,7 +188,7 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
 
     def _outputs(self, X: Any) -> Array:
         check_is_fitted(self, "model_")
-        X = validate_data(self, X, reset=False, dtype=self.model_.dtype)
+        X = validate_data(self, X, reset=False, dtype=FLOATS)
         return self.model_.predict(X)
 
 
@@ -147,8 +200,8 @@ class NNClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
         activation: of the hidden layers: "relu", "tanh", "sigmoid" or "linear".
         learning_rate: of Adam. epochs: how often all samples are seen. batch_size: samples a step.
         l2: strength of the penalty on weights, `l2 * sum(w**2)`. dropout: share of hidden outputs dropped in training.
-        validation_fraction: share of the samples held out, to stop when the loss on them has not improved for
-            `patience` epochs, and to keep the best weights; 0 holds out none, and all epochs are done.
+        validation_fraction: share of the samples held out, the same of each class, to stop when the loss on them has
+            not improved for `patience` epochs, and to keep the best weights; 0 holds out none, and all epochs are done.
         backend: as for `nnx.Sequential`.
         dtype: "float64", as scikit-learn's own estimators compute, or "float32": faster, above all on a GPU, but what
             is predicted for a row then depends in its seventh digit on the rows predicted along with it.
@@ -166,6 +219,8 @@ class NNClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
         """Train for one epoch more, from the weights there are; return the estimator.
+
+        Between two calls `set_params` may change learning_rate, batch_size, l2, and a dropout that is not 0.
 
         Args:
             X: [N, F]. y: labels [N].
@@ -207,7 +262,7 @@ class NNRegressor(RegressorMixin, _Network):  # type: ignore[misc]
     """
 
     def partial_fit(self, X: Any, y: Any) -> Self:
-        """Train for one epoch more on X [N, F] and y, from the weights there are; return the estimator."""
+        """Train for one epoch more on X [N, F] and y: see `NNClassifier.partial_fit`."""
         X, y = self._validated(X, y, reset=not hasattr(self, "model_"))
         return self._continue(X, *self._encoded(y))
 

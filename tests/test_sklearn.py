@@ -148,6 +148,52 @@ def test_early_stopping_holds_rows_out_and_keeps_the_best(kind: type) -> None:
     np.testing.assert_array_equal(clone(model).fit(x, y).predict(x), model.predict(x))
 
 
+def test_of_each_class_the_same_share_is_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, seen, fit = np.random.default_rng(0).standard_normal((100, 2)), [], nnx.Sequential.fit
+
+    def watch(self: nnx.Sequential, x: Any, y: Any, *args: Any, **more: Any) -> nnx.History:
+        seen.append((x, np.bincount(y), np.bincount(more["validation_data"][1])))
+        return fit(self, x, y, *args, **more)
+
+    monkeypatch.setattr(nnx.Sequential, "fit", watch)
+    names = np.array(["rare"] * 5 + ["often"] * 95)
+    for seed in (0, 1, 0):
+        small(NNClassifier, epochs=1, validation_fraction=0.2, random_state=seed).fit(x, names)
+        assert [list(counts) for counts in seen[-1][1:]] == [[76, 4], [19, 1]]
+    np.testing.assert_array_equal(seen[0][0], seen[2][0])
+    assert not np.array_equal(seen[0][0], seen[1][0])
+    names[1:5] = "often"
+    with pytest.warns(UserWarning, match=r"regardless of classes: .*only 1 member"):
+        small(NNClassifier, epochs=1, validation_fraction=0.2).fit(x, names)
+    with pytest.warns(UserWarning, match="regardless of classes"):  # one sample for two classes
+        small(NNClassifier, epochs=1, validation_fraction=0.01).fit(x, np.arange(100) % 2)
+    assert sum(seen[-1][2]) == 1
+
+
+@BOTH
+def test_what_float32_loses_is_refused_and_columns_go_by_their_names(kind: type) -> None:
+    x, y = moons()
+    clock = np.c_[x, 1.7e12 + np.arange(len(x))]
+    small(kind).fit(clock, y)
+    with pytest.raises(nnx.InputError, match="column 2 varies by 119 around"):
+        small(kind, dtype="float32").fit(clock, y)
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": x[:, 0], "b": x[:, 1] > 0})
+    model = small(kind).fit(frame, y)
+    assert list(model.feature_names_in_) == ["a", "b"]
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(frame[["b", "a"]])
+    with pytest.warns(UserWarning, match="does not have valid feature names"):
+        same = model.predict(frame.to_numpy(float))
+    np.testing.assert_array_equal(same, model.predict(frame))
+
+
+def test_several_labels_for_a_sample_are_refused_with_a_way_out() -> None:
+    x, y = moons()
+    with pytest.raises(nnx.InputError, match=r"\(120, 2\).*argmax.*MultiOutputClassifier"):
+        small(NNClassifier).fit(x, np.c_[y, 1 - y])
+
+
 @BOTH
 def test_partial_fit_goes_on(kind: type) -> None:
     x, y = moons()
@@ -163,6 +209,52 @@ def test_partial_fit_goes_on(kind: type) -> None:
     model.fit(x, y)
     assert model.model_ is not seen
     assert len(model.loss_curve_) == 20
+
+
+@BOTH
+def test_what_set_params_changes_between_partial_fits_is_used(kind: type) -> None:
+    x, y = moons()
+    classes = [[0, 1]] if kind is NNClassifier else []
+
+    def way(first: dict[str, Any], second: dict[str, Any]) -> tuple[Any, float]:
+        """How far one weight, and the whole, went in a second epoch."""
+        model = small(kind, **{"learning_rate": 0.05, "batch_size": 20, **first}).partial_fit(x, y, *classes)
+        before = model.model_.layers[0].weights.copy()
+        model.set_params(**second).partial_fit(x, y)
+        return model, float(np.abs(model.model_.layers[0].weights - before).max())
+
+    _, far = way({}, {})
+    model, near = way({}, {"learning_rate": 1e-9})
+    assert near < 1e-6 < far
+    assert model.model_.optimizer.learning_rate == 1e-9
+    assert way({}, {"batch_size": 120})[1] != far
+    for first, second in ((0.0, 10.0), (0.01, 10.0)):
+        model, _ = way({"l2": first}, {"l2": second})
+        assert [layer.weight_l2 for layer in model.model_.layers if isinstance(layer, nnx.Dense)] == [second] * 2
+        assert model.loss_curve_[1] > 10 > model.loss_curve_[0]  # the loss has the penalty
+        assert model.model_.optimizer.iterations == 12
+    model, _ = way({"l2": 10.0}, {"l2": 0.0})
+    assert model.loss_curve_[0] > 10 > model.loss_curve_[1]
+    model, _ = way({"dropout": 0.5}, {"dropout": 0.0})
+    assert model.loss_curve_[1] == pytest.approx(way({"dropout": 0.5}, {"dropout": 1e-9})[0].loss_curve_[1])
+    assert model.loss_curve_[1] != way({"dropout": 0.5}, {})[0].loss_curve_[1]
+    assert way({}, {"dtype": np.float64, "hidden_layers": [64], "epochs": 3, "verbose": 0})[1] == far  # nothing changed
+
+
+@BOTH
+@pytest.mark.parametrize(("name", "value"), [
+    ("hidden_layers", (3,)), ("activation", "tanh"), ("dropout", 0.9), ("dtype", "float32"), ("random_state", 7),
+    ("backend", "cupy,numpy"), ("learning_rate", -1), ("l2", "much"),
+])  # fmt: skip
+def test_what_a_network_cannot_change_any_more_is_refused_by_partial_fit(kind: type, name: str, value: Any) -> None:
+    x, y = moons()
+    classes = [[0, 1]] if kind is NNClassifier else []
+    model, twin = (small(kind).partial_fit(x, y, *classes) for _ in range(2))
+    kept = model.get_params()[name]
+    with pytest.raises(nnx.InputError, match=name):
+        model.set_params(**{name: value}).partial_fit(x, y)
+    model.set_params(**{name: kept}).partial_fit(x, y)
+    np.testing.assert_array_equal(model.predict(x), twin.partial_fit(x, y).predict(x))
 
 
 def test_partial_fit_needs_all_classes_and_takes_no_others() -> None:
@@ -228,7 +320,7 @@ def test_wrong_data_are_refused(kind: type) -> None:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # scikit-learn's conversion
 def test_numbers_beyond_float32_are_refused_for_float32(kind: type) -> None:
     x, y = moons()
-    with pytest.raises(ValueError, match="too large for dtype"):
+    with pytest.raises(ValueError, match="too large for float32"):
         small(kind, dtype="float32").fit(x * 1e39, y)
 
 
