@@ -27,9 +27,13 @@ def lost(a: np.ndarray, given: np.ndarray, source: Any = None) -> str | None:
     """
     if len(a) < 2 or _digits(given.dtype) <= _digits(a.dtype):
         return None
-    columns = _nearly_constant(a)
-    if not len(columns):
-        return None
+    with np.errstate(all="ignore"):  # of numbers at the ends of a type's range, whose columns are let pass
+        columns = _nearly_constant(a)
+        return _first_lost(a, given, columns, source) if len(columns) else None
+
+
+def _first_lost(a: np.ndarray, given: np.ndarray, columns: np.ndarray, source: Any) -> str | None:
+    """Look at every row of some columns."""
     low, high = _range(given, columns)
     span, size = high - low, np.maximum(high, -low)
     noise = NOISE * np.finfo(given.dtype).eps * size if given.dtype.kind == "f" else 0.0

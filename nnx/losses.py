@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nnx import checks, targets
-from nnx.backends.base import real_numbers
 from nnx.errors import InputError
 from nnx.kernels.layout import CLIP
 from nnx.layers import Layer, Sigmoid, Softmax
@@ -208,7 +207,7 @@ def accuracy(y_pred: Any, y_true: Any) -> float:
 
 
 def _numbers(y: Any, name: str) -> np.ndarray:
-    return real_numbers(y.get() if type(y).__module__.partition(".")[0] == "cupy" else y, f"accuracy: {name}")
+    return targets.given(y.get() if type(y).__module__.partition(".")[0] == "cupy" else y, f"accuracy: {name}")
 
 
 def _classes(a: np.ndarray, name: str) -> np.ndarray:

@@ -220,7 +220,8 @@ class NNClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
         """Train for one epoch more, from the weights there are; return the estimator.
 
-        Between two calls `set_params` may change learning_rate, batch_size, l2, and a dropout that is not 0.
+        Between two calls `set_params` may change learning_rate, batch_size, l2, and a dropout that is not 0. No samples
+        are held out.
 
         Args:
             X: [N, F]. y: labels [N].

@@ -19,6 +19,7 @@ ROUND_TRIPS = (  # what is given, as what, and the type that must come back
     ([0, 2, 1], "int64", "int64"),
     (np.arange(6).reshape(2, 3), None, "float32"),
     (np.array([True, False]), None, "float32"),
+    (np.array([[True, 2.5], [3, 0]], object), None, "float64"),
     (np.arange(3, dtype=np.float16), None, "float32"),
     (np.arange(3, dtype=np.float32), None, "float32"),
     (np.arange(3.0), None, "float64"),
