@@ -51,7 +51,7 @@ def column_names(x: Any) -> Sequence[Any] | None:
     """Return the names of a frame's columns; None where there are none."""
     names = getattr(x, "column_names", None)  # pyarrow's, whose `columns` are the columns themselves
     names = getattr(x, "columns", None) if names is None else names
-    shape = getattr(x, "shape", ())
+    shape: tuple[int, ...] = getattr(x, "shape", ())
     return list(names) if isinstance(names, Iterable) and len(shape) == 2 and len(list(names)) == shape[1] else None
 
 
