@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import nnx
-from nnx import casting
+from nnx import casting, nnfs
 from nnx.backends.base import host_array, real_numbers
 
 PLAIN = np.array([[1, 0.5], [0, -2], [1, 8], [0, 3]])  # exact in every type below
@@ -347,3 +347,36 @@ def test_training_on_what_casting_loses_is_refused_and_elsewhere_told() -> None:
         line.fit(random.random((500, 2)), CLOCK, verbose=0)
     with pytest.warns(RuntimeWarning, match="evaluate: y: column 0 varies"):
         line.evaluate(random.random((500, 2)), CLOCK)
+
+
+# ---- the book's classes --------------------------------------------------------------------------------------------
+
+
+def test_the_books_model_takes_and_refuses_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    def trained(x: Any, y: Any) -> list[Any]:
+        np.random.seed(0)  # noqa: NPY002 - what the book draws from
+        net = nnfs.Model()
+        for layer in (
+            nnfs.Layer_Dense(2, 3),
+            nnfs.Activation_ReLU(),
+            nnfs.Layer_Dense(3, 2),
+            nnfs.Activation_Softmax(),
+        ):
+            net.add(layer)
+        accuracy = nnfs.Accuracy_Categorical()
+        net.set(loss=nnfs.Loss_CategoricalCrossentropy(), optimizer=nnfs.Optimizer_Adam(), accuracy=accuracy)
+        net.finalize()
+        net.train(x, y, epochs=3, validation_data=(x, y))
+        return [capsys.readouterr().out, net.predict(x).tolist()]
+
+    plain = trained(PLAIN, LABELS)
+    assert trained(Frame(a=PLAIN[:, 0] == 1, b=PLAIN[:, 1]), LABELS.astype(object)) == plain
+    for x, y, message in [
+        (Scipys(), LABELS, r"Model\.train: X: a sparse Scipys.*toarray"),
+        (PLAIN, Scipys(), r"Model\.train: y: a sparse"),
+        (PLAIN, ["cat", "dog"] * 2, r"Model\.train: y: an array of text.*np\.unique"),
+    ]:
+        with pytest.raises(nnx.InputError, match=message):
+            trained(x, y)
+    with pytest.raises(nnx.InputError, match=r"Accuracy_Categorical: y: .*'dog'"):
+        nnfs.Accuracy_Categorical().calculate(LABELS, np.array(["dog"] * 4, object))
