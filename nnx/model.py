@@ -429,15 +429,6 @@ def precise(backend: Backend, dtype: str, precision: str | None) -> Backend:
     return chosen
 
 
-def _check_cast(a: np.ndarray, given: np.ndarray, source: Any, what: str) -> None:
-    """Refuse to train on what casting made constant; elsewhere, where other rows may vary by more, warn."""
-    lost = casting.lost(a, given, source)
-    if lost is not None and what in ("fit: x", "fit: y", "steps: x", "steps: y"):
-        raise InputError(f"{what}: {lost}")
-    if lost is not None:
-        warnings.warn(f"{what}: {lost}", RuntimeWarning, stacklevel=5)
-
-
 def _take(items: Iterator[Array], names: Mapping[str, Any]) -> list[Array]:
     return [next(items) for _ in names]
 
@@ -457,6 +448,15 @@ def _check_monitors(callbacks: Sequence[Callback], measured: Sequence[str]) -> N
     for callback in callbacks:
         if isinstance(callback, Monitor):
             callback.check(measured)
+
+
+def _check_cast(a: np.ndarray, given: np.ndarray, source: Any, what: str) -> None:
+    """Refuse to train on what casting made constant; elsewhere, where other rows may vary by more, warn."""
+    lost = casting.lost(a, given, source)
+    if lost is not None and what in ("fit: x", "fit: y", "steps: x", "steps: y"):
+        raise InputError(f"{what}: {lost}")
+    if lost is not None:
+        warnings.warn(f"{what}: {lost}", RuntimeWarning, stacklevel=5)
 
 
 def _precision(y: np.ndarray) -> float:

@@ -307,8 +307,9 @@ def test_a_column_that_casting_makes_constant_is_named(name: str) -> None:
 @pytest.mark.parametrize("name", KEPT)
 def test_a_column_that_loses_nothing_that_counts_is_let_pass(name: str) -> None:
     column, dtype = KEPT[name]
+    cast = column[:, None].astype(dtype)
     with np.errstate(all="raise"):
-        assert casting.lost(host_array(column[:, None], dtype), column[:, None]) is None
+        assert casting.lost(cast, column[:, None]) is None
 
 
 @pytest.mark.parametrize("offset", [1.0, 3.0, 1e3, -7e5, 1.7e12, 1.999 * 2**30])

@@ -244,7 +244,7 @@ def host_array(x: Any, dtype: Any = None, what: str = "") -> np.ndarray:
     a = real_numbers(x, what)
     if dtype is None:  # the name, not the type, which may be in the other byte order
         dtype = a.dtype.name if a.dtype.name in FLOATS else "float32"
-    with np.errstate(over="ignore", under="ignore"):  # too large becomes inf, which the model's own check reports
+    with np.errstate(over="ignore"):  # too large for float32 becomes inf, which the model's own check reports
         return a.astype(dtype, copy=False)
 
 
