@@ -14,6 +14,7 @@ from nnx.errors import (
     BackendUnavailable,
     DeviceMemoryError,
     InputError,
+    InUseError,
     MissingExtra,
     NonFiniteError,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "DeviceMemoryError",
     "Dropout",
     "History",
+    "InUseError",
     "InputError",
     "Layer",
     "Linear",

@@ -17,12 +17,14 @@ from nnx.errors import InputError, InputTypeError
 if TYPE_CHECKING:
     from nnx.history import History
     from nnx.model import Sequential
+    from nnx.owner import Owner
 
 
 class Callback:
     """The base of all callbacks. `epoch` counts from 0; `logs` holds the epoch's losses and metrics.
 
-    Setting `model.stop_training = True` ends the fit after the epoch.
+    Setting `model.stop_training = True` ends the fit after the epoch. What else a callback may do with the model:
+    `Sequential.fit`.
     """
 
     def on_fit_begin(self, model: Sequential) -> None:
@@ -51,10 +53,25 @@ class Monitor(Callback):
         self.monitor = monitor
         self.best = math.inf
         self.best_epoch = -1
+        self._watched: Owner | None = None  # whose fit this watches
 
     def on_fit_begin(self, model: Sequential) -> None:
         """Forget earlier fits."""
         self.best, self.best_epoch = math.inf, model.epochs_done - 1
+        self._watched = model._owner
+
+    def on_fit_end(self, model: Sequential, history: History) -> None:
+        """Be free for another fit."""
+        self._watched = None
+
+    def expect_free(self, owner: Owner) -> None:
+        """Refuse to watch two fits at once. A fit asks before it begins."""
+        watched = self._watched
+        if watched is not None and watched is not owner and watched.holder is not None:
+            raise InputError(
+                f"{type(self).__name__}: it watches another fit just now; give each fit one of its own, such as "
+                "copy.deepcopy(callback)"
+            )
 
     def check(self, measured: Iterable[str]) -> None:
         """Refuse to watch what is not measured. A fit asks before it begins."""
@@ -91,6 +108,11 @@ class EarlyStopping(Monitor):
         self.restore_best = restore_best
         self._parameters: dict[str, np.ndarray] | None = None
 
+    def on_fit_begin(self, model: Sequential) -> None:
+        """Forget earlier fits."""
+        super().on_fit_begin(model)
+        self._parameters = None
+
     def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
         """Note the best epoch, or stop."""
         if self.improved(epoch, logs, self.min_delta):
@@ -101,6 +123,7 @@ class EarlyStopping(Monitor):
 
     def on_fit_end(self, model: Sequential, history: History) -> None:
         """Put the best parameters back."""
+        super().on_fit_end(model, history)
         if self._parameters is not None:
             model.set_parameters(self._parameters)
             self._parameters = None
@@ -129,6 +152,7 @@ class ModelCheckpoint(Monitor):
 
     def on_fit_end(self, model: Sequential, history: History) -> None:
         """Save the last epoch, where nothing but time decides; not the middle of an epoch."""
+        super().on_fit_end(model, history)
         if not self.only_best and history.complete and self._saved_epoch != model.epochs_done:
             self._save(model)
 

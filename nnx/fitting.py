@@ -1,8 +1,8 @@
 """`Sequential.fit`: epochs, order of rows, validation, callbacks, progress and Ctrl-C around a recorded step.
 
 Epochs run in blocks. Where something must happen after each epoch (a callback, validation) a block is one epoch;
-otherwise it is as many as keep the order of rows small. Within a block steps run in chunks of about CHUNK seconds, so
-that the progress moves and Ctrl-C is heard.
+otherwise it is as many as keep the order of rows small. Within a block steps run in chunks of about 0.2 seconds
+(`Pace`), so that the progress moves and Ctrl-C is heard.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from nnx.model import Sequential
 
 Array = Any
-CHUNK = 0.2  # seconds of training between two looks at the clock and the keyboard
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,6 @@ class Fit:
         self.batch, self.tail = min(batch, self.rows), self.rows % min(batch, self.rows)
         self.validation, self.callbacks = validation, callbacks
         self.steps_per_epoch = -(-self.rows // self.batch)
-        self.seconds_per_step = 0.0
         self.samples = samples_for(model, trainer, x, y, self.batch, shuffle, self.each_epoch)
         self.full: tuple[Feed, Any] | None = None
         self.last: tuple[Feed, Any] | None = None
@@ -79,20 +77,32 @@ class Fit:
         model, history = self.model, History(self.model.epochs_done)
         history.streamed = self.samples.reason
         model.stop_training = False
-        with Interrupt() as interrupt, progress.make(verbose, epochs, history.first_epoch) as bar:
+        interrupt = Interrupt()
+        try:
+            interrupt.begin()
+            with progress.make(verbose, epochs, history.first_epoch) as bar:
+                self._run(epochs, history, interrupt, bar)
+        finally:
             try:
-                for callback in self.callbacks:
-                    callback.on_fit_begin(model)
-                self.record()  # may compile, so under the bar
-                while history.epochs < epochs and not (interrupt.asked or model.stop_training):
-                    self._block(min(self.samples.epochs, epochs - history.epochs), history, interrupt, bar)
-                history.interrupted = interrupt.asked and history.epochs < epochs
-                history.complete = not history.interrupted
-            finally:
-                self.samples.close()
-                for callback in self.callbacks:
-                    callback.on_fit_end(model, history)
+                interrupt.end()
+            finally:  # again, if a signal has cut that short
+                interrupt.end()
         return history
+
+    def _run(self, epochs: int, history: History, interrupt: Interrupt, bar: progress.Progress) -> None:
+        model = self.model
+        try:
+            for callback in self.callbacks:
+                callback.on_fit_begin(model)
+            self.record()  # may compile, so under the bar
+            while history.epochs < epochs and not (interrupt.asked or model.stop_training):
+                self._block(min(self.samples.epochs, epochs - history.epochs), history, interrupt, bar)
+            history.interrupted = interrupt.asked and history.epochs < epochs
+            history.complete = not history.interrupted
+        finally:
+            self.samples.close()
+            for callback in self.callbacks:
+                callback.on_fit_end(model, history)
 
     def _block(self, epochs: int, history: History, interrupt: Interrupt, bar: progress.Progress) -> None:
         first = self.model.epochs_done
@@ -105,7 +115,7 @@ class Fit:
             left = piece.steps
             while left and not interrupt.asked:
                 ready = min(left, HISTORY, self.samples.ready(done))
-                steps = min(ready, max(1, int(CHUNK / self.seconds_per_step)) if self.seconds_per_step else 1)
+                steps = piece.feed.pace.chunk(ready, self.model._owner)
                 begin = time.perf_counter()
                 epoch_of = partial(self._epoch, first, done)
                 part, error = self.trainer.run_guarded(piece.runner, piece.feed, steps, epoch_of, self.samples.fetch)
@@ -114,7 +124,7 @@ class Fit:
                     self._close(first, np.concatenate(rows), history, bar)
                     raise error
                 seconds = time.perf_counter() - begin
-                self.seconds_per_step = seconds / steps
+                piece.feed.pace.seconds = seconds / steps
                 history.seconds += seconds
                 done, left = done + steps, left - steps
                 bar.advance(steps / self.steps_per_epoch)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class Inference:
         self.stages = stages_of(model.layers)
         compiled = None if self.stages is None else self.backend.compile_forward(self.stages, model.flat.values)
         self.native: Forward = compiled or refuse
-        self._lock = threading.RLock()
+        self._alone: AbstractContextManager[Any] = model._owner.layers if self.stages is None else nullcontext()
         self._own = threading.local()
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -53,8 +54,12 @@ class Inference:
             return outputs
         if self.stages is not None:
             return self.backend.to_numpy(self.outputs(x))
-        with self._lock:  # layers write into one workspace
+        with self._alone:
             return self.backend.to_numpy(self.outputs(x)).copy()
+
+    def layers_alone(self) -> AbstractContextManager[Any]:
+        """Return a context in which no other thread uses the layers: run as written, they have one workspace."""
+        return self._alone
 
     def outputs(self, x: np.ndarray) -> Array:
         """Return the same as an array of the backend, which may be a workspace that the next call overwrites."""

@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
-from typing import Any
+from types import FrameType
 
 
 class Interrupt:
-    """Within the block, the first Ctrl-C only sets `asked`; a second one raises KeyboardInterrupt as usual.
+    """From `begin` to `end`, the first Ctrl-C only sets `asked`; a second one raises KeyboardInterrupt as usual.
 
-    Python delivers signals to the main thread alone: in others the block changes nothing.
+    Only Python's own handler of SIGINT is replaced. Where the signal is ignored, as in the background jobs of a shell,
+    it stays so, and a handler of the program's own is called, whatever it does. Python delivers signals to the main
+    thread alone: in others nothing changes.
+
+    Where several are active, as in a fit within a callback of another, Ctrl-C asks them all.
     """
 
     def __init__(self) -> None:
         self.asked = False
-        self._before: Any = None
 
-    def __enter__(self) -> Interrupt:
+    def begin(self) -> None:
+        """Listen."""
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
-        return self
+            _active.add(self)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+                signal.signal(signal.SIGINT, ask)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+    def end(self) -> None:
+        """Listen no more, and give the signal back, unless somebody else has it by now. May be repeated."""
+        _active.discard(self)
+        if not _active and signal.getsignal(signal.SIGINT) is ask:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+
+_active: set[Interrupt] = set()
+
+
+def ask(number: int, frame: FrameType | None) -> None:
+    """Handle a signal that is to end the work: ask all that are active, or raise KeyboardInterrupt if they know it."""
+    if all(interrupt.asked for interrupt in _active):
+        raise KeyboardInterrupt
+    for interrupt in _active:
+        interrupt.asked = True

@@ -73,6 +73,12 @@ class Loss(Layer):
         """Return losses and gradient."""
         return self.losses(y_pred, target), self.gradients(y_pred, target)
 
+    def apart(self) -> Loss:
+        """Return the same loss with a workspace of its own, for another thread."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__getstate__(), _backend=self._backend)
+        return other
+
     def fused_with(self, last: Layer) -> Loss | None:
         """Return the loss that takes the place of this one and the last layer together, where there is one."""
         return None

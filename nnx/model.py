@@ -6,6 +6,7 @@ import copy
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,9 +22,10 @@ from nnx.kernels.layout import LOSS, PENALTY
 from nnx.layers import Layer
 from nnx.losses import Loss
 from nnx.optimizers import Optimizer
+from nnx.owner import Owner, alone, alone_or_within, changing, reading
 from nnx.parameters import ParameterBuffer
 from nnx.structure import chain, check_ending, expect_instance, fitting_layers
-from nnx.training import HISTORY, Trainer
+from nnx.training import Trainer
 
 if TYPE_CHECKING:
     from nnx.callbacks import Callback
@@ -62,13 +64,14 @@ class Sequential:
     def __init__(
         self, *layers: Layer, backend: Any = None, dtype: str = "float32", precision: str | None = None, seed: int = 0
     ) -> None:
+        self._owner = Owner()
         self.layers = fitting_layers(layers)
         self.dtype = checks.dtype(dtype)
         self.seed = checks.integer(seed, "seed", low=0)
         self.n_inputs, self.n_outputs = chain(self.layers)
         self.resolution = resolve(backend)
-        self.loss: Any = None  # a Loss and an Optimizer, once compiled
-        self.optimizer: Any = None
+        self._loss: Any = None  # a Loss and an Optimizer, once compiled
+        self._optimizer: Any = None
         self.metrics: tuple[str, ...] = ()
         self.metadata: dict[str, Any] = {}
         self.epochs_done = 0
@@ -76,12 +79,13 @@ class Sequential:
         self.eager_reason: str | None = None
         self.replay_reason: str | None = None
         self._trainer: Trainer | None = None
+        self.precision = precision
+        chosen = precise(self.resolution.backend, self.dtype, precision)
         for layer in self.layers:
             layer.check_values(self.dtype)
         for number, layer in enumerate(self.layers):
             layer.draw_missing(streams.generator(self.seed, streams.WEIGHTS, number))
-        self.precision = precision
-        self._settle(precise(self.resolution.backend, self.dtype, precision), self.dtype)
+        self._settle(chosen, self.dtype)
 
     # ---- parameters --------------------------------------------------------------------------------------------------
 
@@ -93,7 +97,9 @@ class Sequential:
 
     @on_its_device
     def _allocate(self, backend: Backend, dtype: str) -> None:
-        self.flat = ParameterBuffer(backend, dtype, [shape for layer in self.layers for shape in layer.shapes.values()])
+        shapes = [shape for layer in self.layers for shape in layer.shapes.values()]
+        self._owner.flat = ParameterBuffer(backend, dtype, shapes)
+        self.__dict__.pop("flat", None)
         values, gradients = iter(self.flat.views(self.flat.values)), iter(self.flat.views(self.flat.gradients))
         count = sum(len(layer.strengths()) for layer in self.layers)
         self.penalties = backend.zeros(count, "float64")
@@ -106,6 +112,8 @@ class Sequential:
                 _take(gradients, layer.shapes),
                 _take(slots, layer.strengths()),
             )
+        for layer in self.layers:
+            layer._owner = self._owner
         if self.loss is not None:
             precision = self._trainer.precision if self._trainer is not None else 0.0
             self._trainer = Trainer(self)
@@ -117,9 +125,38 @@ class Sequential:
         return self._layers
 
     @layers.setter
+    @alone
+    @changing
     def layers(self, layers: tuple[Layer, ...]) -> None:
         self._layers = tuple(layers)
         self._forget()
+
+    @property
+    def loss(self) -> Any:
+        """What is minimised, or None before `compile`."""
+        return self._loss
+
+    @loss.setter
+    @alone
+    @changing
+    def loss(self, loss: Loss) -> None:
+        self._loss = loss
+
+    @property
+    def optimizer(self) -> Any:
+        """What moves the parameters, or None before `compile`."""
+        return self._optimizer
+
+    @optimizer.setter
+    @alone
+    @changing
+    def optimizer(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+
+    @cached_property
+    def flat(self) -> ParameterBuffer:
+        """The buffer that holds all parameters."""
+        return self._owner.flat
 
     def _forget(self) -> None:
         """Drop what was made of the layers as they were."""
@@ -135,6 +172,8 @@ class Sequential:
         """Return every parameter by its layer's number and its name, as "0.weights"; arrays of the backend."""
         return {f"{i}.{name}": layer.parameter(name) for i, layer in enumerate(self.layers) for name in layer.shapes}
 
+    @alone_or_within
+    @changing
     @on_its_device
     def set_parameters(self, values: Any) -> None:
         """Copy values into all parameters: a mapping with the names and shapes of `parameters()`, checked first."""
@@ -156,6 +195,8 @@ class Sequential:
         views = flat.views(flat.values) + flat.views(flat.gradients)
         return [flat.values, flat.first, flat.second, flat.gradients, *views]
 
+    @alone
+    @changing
     def to(self, backend: Any, dtype: str | None = None, precision: str | None = None) -> Sequential:
         """Move to another backend (or type, or precision), with parameters and the optimizer's state; return self."""
         target = resolve(backend)
@@ -172,6 +213,8 @@ class Sequential:
 
     # ---- compile and train -------------------------------------------------------------------------------------------
 
+    @alone
+    @changing
     @on_its_device
     def compile(self, loss: Loss, optimizer: Optimizer, metrics: Any = ("accuracy",)) -> Sequential:
         """Say what is minimised and how. The model takes copies, and starts the optimizer anew.
@@ -192,13 +235,14 @@ class Sequential:
         if self.flat.size == 0:
             raise InputError("compile: no layer has parameters, so there is nothing to train; add a Dense layer")
         check_ending(self.layers[-1], loss)
-        self.loss, self.optimizer, self.metrics = copy.deepcopy(loss), copy.deepcopy(optimizer), tuple(metrics)
+        self._loss, self._optimizer, self.metrics = copy.deepcopy(loss), copy.deepcopy(optimizer), tuple(metrics)
         self.optimizer.counters[:] = 0
         self.flat.first[...] = 0
         self.flat.second[...] = 0
         self._trainer = Trainer(self)
         return self
 
+    @alone
     @on_its_device
     def fit(
         self,
@@ -221,10 +265,17 @@ class Sequential:
             callbacks: see nnx.callbacks.
             verbose: "auto" shows progress, a bar on a terminal and lines elsewhere; 0 is silent.
 
-        Ctrl-C ends the fit after the step at hand; the history then says `interrupted`.
+        Ctrl-C ends the fit after the steps at hand, some 0.2 s; the history then says `interrupted`. A second one
+        raises KeyboardInterrupt, and the model is as it was before those steps. Where SIGINT is ignored, or the program
+        has a handler of its own, fit leaves it alone.
+
+        While it runs, a callback may change parameters, the learning rate and the layers' own numbers, and predict,
+        evaluate, save and copy the model. Other threads may predict, evaluate, save and copy it too: they wait for the
+        steps at hand. What would change the model otherwise, or train it, is refused.
 
         Raises:
             InputError: data or an argument cannot be used; nothing was changed.
+            InUseError: the model is being trained by another thread, or by the fit whose callback called this.
             NonFiniteError: the loss became nan or infinite; the model is as it was before that step.
         """
         from nnx.fitting import Fit
@@ -244,7 +295,7 @@ class Sequential:
             held_out = self._inputs(validation_data[0], "fit: validation x")
             self._host_targets(validation_data[1], held_out, "fit: validation")
             validation = (held_out, validation_data[1])
-        _check_monitors(callbacks, trainer.quantities(validation is not None))
+        _check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
         if self.loss.metric == "regression":
             trainer.set_precision(_precision(target))
         self.eager_reason = self.replay_reason = None
@@ -255,18 +306,21 @@ class Sequential:
         """Do one training step on a batch; return its loss, penalties included: nan where it went wrong (see `fit`)."""
         return float(self.steps(x, y, 1)[0])
 
+    @alone
     @on_its_device
     def steps(self, x: Any, y: Any, n: int) -> np.ndarray:
-        """Do n training steps on the same batch in one call; return their losses, penalties included: float64 [n]."""
+        """Do n training steps on the same batch in one call; return their losses, penalties included: float64 [n].
+
+        Ctrl-C raises KeyboardInterrupt after the steps at hand, some 0.2 s; the model has then done whole steps.
+        """
         trainer = self._compiled("steps")
         n = checks.integer(n, "steps: n")
         host = self._inputs(x, "steps: x")
         target = self._targets(y, host, "steps")
         if self.loss.metric == "regression" and not trainer.precision:
             trainer.set_precision(_precision(self.backend.to_numpy(target)))
-        _, runner = trainer.staged(host, target)
-        rows = [trainer.run(runner, min(HISTORY, n - done)) for done in range(0, n, HISTORY)]
-        losses: np.ndarray = np.concatenate(rows)[:, [LOSS, PENALTY]].sum(axis=1)
+        rows = trainer.run_all(*trainer.staged(host, target), n)
+        losses: np.ndarray = rows[:, LOSS] + rows[:, PENALTY]
         return losses
 
     # ---- use ---------------------------------------------------------------------------------------------------------
@@ -274,14 +328,18 @@ class Sequential:
     def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """Return the last layer's outputs for x [N, I]: a new NumPy array [N, O].
 
-        The layers themselves keep what they had. Any number of threads may call it at once.
+        The layers themselves keep what they had. Any number of threads may call it at once, also while one trains: see
+        `fit`.
         """
         if batch_size is None:
-            outputs = self._native(x)  # a few rows, ready as they are, take a microsecond: so nothing comes before
-            if outputs is not None:
+            owner = self._owner
+            mark = owner.mark
+            outputs = self._native(x)  # a few rows, ready as they are, take a microsecond: so nothing else comes before
+            if outputs is not None and mark is owner.mark is not None:  # and no parameter has changed meanwhile
                 return outputs
         return self._predict(x, batch_size)
 
+    @reading
     @on_its_device
     def _predict(self, x: Any, batch_size: int | None) -> np.ndarray:
         host = self._inputs(x, "predict: x")
@@ -290,9 +348,13 @@ class Sequential:
         parts = [predict(host[i : i + rows]) for i in range(0, len(host), rows)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    @reading
     @on_its_device
     def evaluate(self, x: Any, y: Any, batch_size: int | None = None) -> dict[str, float]:
-        """Return the mean loss over x [N, I] and y, without penalties, and the metrics, by name."""
+        """Return the mean loss over x [N, I] and y, without penalties, and the metrics, by name.
+
+        Any number of threads may call it at once, also while one trains: see `fit`.
+        """
         trainer = self._compiled("evaluate")
         host = self._inputs(x, "evaluate: x")
         target = self._targets(y, host, "evaluate")
@@ -300,10 +362,12 @@ class Sequential:
         metric = self.loss.metric if "accuracy" in self.metrics else None
         precision = trainer.precision or (_precision(self.backend.to_numpy(target)) if metric == "regression" else 0.0)
         stats, loss, hits = self.backend.zeros(3, "float64"), 0.0, 0.0
+        inference, own = self.inference(), self.loss.apart()
         for i in range(0, len(host), rows):
             wanted = target[i : min(i + rows, len(host)), ...]
-            outputs = self.inference().outputs(host[i : i + rows])
-            self.backend.tally(self.loss.losses(outputs, wanted), outputs, wanted, metric, precision, stats)
+            with inference.layers_alone():
+                outputs = inference.outputs(host[i : i + rows])
+                self.backend.tally(own.losses(outputs, wanted), outputs, wanted, metric, precision, stats)
             mean, right, _ = self.backend.to_numpy(stats)
             loss, hits = loss + mean * wanted.shape[0], hits + right
         scores = {"loss": float(loss / len(host))}
@@ -317,6 +381,7 @@ class Sequential:
         print(text)
         return text
 
+    @reading
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters, architecture and the optimizer's state to a safetensors file, whole or not at all."""
         from nnx.saving import save
@@ -330,10 +395,11 @@ class Sequential:
 
     def inference(self) -> Inference:
         """Return the forward pass of the layers as they are."""
-        if self._inference is None:
-            self._inference = Inference(self)
-            self._native = self._inference.native
-        return self._inference
+        inference = self._inference
+        if inference is None:
+            inference = self._inference = Inference(self)
+            self._native = inference.native
+        return inference
 
     def _inputs(self, x: Any, what: str) -> np.ndarray:
         """Return inputs as a finite NumPy array [N, n_inputs] of the model's type, contiguous."""
@@ -362,7 +428,8 @@ class Sequential:
         """Return targets as the loss wants them, as a NumPy array."""
         width = self.n_outputs
         if width is None:  # a layer of the user's own, whose width shows only in its output
-            width = self.inference().outputs(x[:1]).shape[1]
+            with self.inference().layers_alone():
+                width = self.inference().outputs(x[:1]).shape[1]
         given = targets.given(self._from_device(y), f"{who}: y")
         if not given.shape or given.shape[0] != len(x):
             raise InputError(f"{who}: x has {len(x)} rows, y has shape {given.shape}; expected one target for each row")
@@ -378,6 +445,8 @@ class Sequential:
             )
         return self._trainer
 
+    @alone
+    @changing
     @on_its_device
     def resume(self, iterations: int, precision: float) -> None:
         """Go on from so many optimizer steps: for a model that was loaded or moved."""
@@ -397,6 +466,16 @@ class Sequential:
         for name, value in state.items():
             getattr(self.flat, name)[...] = self.backend.asarray(value, self.dtype)
 
+    def __copy__(self) -> Sequential:
+        """Return what `copy.deepcopy` does: two models never share parameters, so a copy is one to keep."""
+        return copy.deepcopy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sequential:
+        other = memo[id(self)] = object.__new__(type(self))
+        other.__setstate__({**copy.deepcopy(self.__getstate__(), memo), "_wish": self.backend})
+        return other
+
+    @reading
     def __getstate__(self) -> dict[str, Any]:
         skip = ("backend", "resolution", "flat", "penalties", "_inference", "_native")
         kept = {name: value for name, value in self.__dict__.items() if name not in skip}
@@ -412,9 +491,9 @@ class Sequential:
     def __setstate__(self, state: dict[str, Any]) -> None:
         wish, moments, precision = (state.pop(name) for name in ("_wish", "_moments", "_precision"))
         self.__dict__.update(state)
-        self.resolution = resolve(wish if wish == "numpy" else [wish, "numpy"])
+        self.resolution = resolve([wish, "numpy"] if isinstance(wish, str) and wish != "numpy" else wish)
         backend = self.resolution.backend
-        kept = self.precision if backend.name == wish else None  # what it fell back to may lack it
+        kept = self.precision if wish in (backend, backend.name) else None  # what it fell back to may lack it
         self._settle(precise(backend, self.dtype, kept), self.dtype)
         self._set_state(moments)
         if self._trainer is not None:
@@ -442,12 +521,13 @@ def _check_callbacks(callbacks: Any) -> None:
         expect_instance(callback, Callback, "fit: a callback", "callbacks.EarlyStopping()")
 
 
-def _check_monitors(callbacks: Sequence[Callback], measured: Sequence[str]) -> None:
+def _check_monitors(callbacks: Sequence[Callback], measured: Sequence[str], owner: Owner) -> None:
     from nnx.callbacks import Monitor
 
     for callback in callbacks:
         if isinstance(callback, Monitor):
             callback.check(measured)
+            callback.expect_free(owner)
 
 
 def _check_cast(a: np.ndarray, given: np.ndarray, source: Any, what: str) -> None:

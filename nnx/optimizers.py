@@ -6,6 +6,7 @@ because a recorded training step reads arrays and would never notice a changed P
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 import numpy as np
@@ -107,6 +108,10 @@ class Optimizer:
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this optimizer again."""
         return {"learning_rate": self.learning_rate, "decay": self.decay}
+
+    def __copy__(self) -> Optimizer:
+        """Return what `copy.deepcopy` does: the numbers stand in arrays, which two optimizers must not share."""
+        return copy.deepcopy(self)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v:g}' for k, v in self.config().items())})"

@@ -7,10 +7,10 @@ all that comes out, lives in arrays of the backend, read once for each call.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -18,18 +18,39 @@ from nnx.backends.program import Program
 from nnx.errors import NonFiniteError, NotReplayable
 from nnx.foreign import Foreign
 from nnx.kernels.layout import LOSS, PENALTY, STEP
+from nnx.owner import Owner, changing
 
 if TYPE_CHECKING:
     from nnx.model import Sequential
 
 Array = Any
+Result = TypeVar("Result")
 BATCH_SIZES = 8  # for how many sizes of batches step() keeps its recording
 HISTORY = 8192  # steps whose losses fit on the device at once
+CHUNK = 0.2  # seconds of training between two looks at the clock and the keyboard
+WANTED = 0.01  # the same where other threads have waited to predict
 
 # How far a replayed step may be from the eager one: relative error of the loss, and the distance of the parameters
 # relative to the way they went. A replay that sums in another order stays far below; another computation far above.
 LOSS_TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
 PATH_TOLERANCE = 0.02
+
+
+class Pace:
+    """How many steps are run at once, so that Ctrl-C is heard and other threads can predict.
+
+    Attributes:
+        seconds: of a step of the last chunk, 0 before the first.
+    """
+
+    seconds = 0.0
+
+    def chunk(self, left: int, owner: Owner) -> int:
+        """Return how many of the steps that are left to run now."""
+        wanted, owner.wanted = owner.wanted, False
+        if not self.seconds:
+            return min(left, 1)
+        return min(left, max(1, int((WANTED if wanted else CHUNK) / self.seconds)))
 
 
 @dataclass(frozen=True)
@@ -39,11 +60,13 @@ class Feed:
     Attributes:
         x, y: the batch: inputs [N, I], and targets as the loss prepared them.
         source: (all inputs, all targets, order of rows) to gather each batch from into x and y; None: x and y are it.
+        pace: of steps on it.
     """
 
     x: Array
     y: Array
     source: tuple[Array, Array, Array] | None = None
+    pace: Pace = field(default_factory=Pace)
 
     def arrays(self) -> list[Array]:
         """Return the buffers that hold their contents before a step begins."""
@@ -72,16 +95,19 @@ class Trainer:
     """Holds what a compiled model's training steps need.
 
     Attributes:
+        flat: the model's parameters, gradients and moments.
         hyper, counters, stats, history: arrays of the backend; see nnx/kernels/layout.py.
         precision: how near a regression's output must be to count as right.
     """
 
     def __init__(self, model: Sequential) -> None:
-        self.model, self.backend = model, model.backend
+        self.model, self.backend, self._owner = model, model.backend, model._owner
+        self.flat = model.flat
         backend, optimizer = self.backend, model.optimizer
         fused = model.loss.fused_with(model.layers[-1])
         self.loss = fused or model.loss
         self.loss.backend = model.loss.backend = backend
+        self.loss._owner = model.loss._owner = self._owner
         self.layers = model.layers[:-1] if fused else model.layers
         self.metric = self.loss.metric if "accuracy" in model.metrics else None
         self.precision = 0.0
@@ -120,24 +146,29 @@ class Trainer:
         for layer in self.layers[first : first + 1]:
             layer.backward_parameters(dvalues)
         backend.tally(losses, outputs, feed.y, self.metric, self.precision, self.stats)
-        self.model.optimizer.update(self.model.flat, self.hyper, self.counters, backend)
+        self.model.optimizer.update(self.flat, self.hyper, self.counters, backend)
         backend.end_step(self.stats, self.model.penalties, self.history, self.counters, feed.x.shape[0])
 
     # ---- recording ---------------------------------------------------------------------------------------------------
 
+    @changing
     def runner(self, feed: Feed) -> Program | Eager:
         """Return something with `run(steps)`: a replay of the step where that can be, the step itself otherwise.
 
         The step is run once while it is recorded, and once from its recording; both must agree. The model is as
         before when this returns.
         """
-        before = self.state()
+        before, state, counters = self.state(), self.flat.state, self.counters
         foreign = Foreign(self.model.layers, feed.x, self.backend.xp)
         known = [*feed.arrays(), self.hyper, self.counters, self.model.penalties, *self.model.buffers()]
         recorder = self.backend.record(known)
         try:
-            with self._recorded_by(recorder), np.errstate(all="ignore"):
-                self.step(feed, recorder)
+            try:
+                self._owner.recorder = recorder
+                with np.errstate(all="ignore"):
+                    self.step(feed, recorder)
+            finally:
+                self._owner.recorder = None
             foreign.check()
             eager, eager_loss = self.state(), self._last_loss()
             self.restore(before)
@@ -148,21 +179,13 @@ class Trainer:
             self._compare(before, eager, eager_loss)
         except NotReplayable as reason:
             return Eager(self, feed, str(reason))
-        finally:
-            self.restore(before)
-            foreign.restore()
+        finally:  # whatever comes in between (owner.py)
+            state[...], counters[...] = before
+            try:
+                foreign.restore()
+            finally:
+                foreign.restore()
         return program
-
-    @contextmanager
-    def _recorded_by(self, recorder: Any) -> Iterator[None]:
-        parts = [*self.layers, self.loss]
-        try:
-            for part in parts:
-                part.backend = recorder
-            yield
-        finally:
-            for part in parts:
-                part.backend = self.backend
 
     def _compare(self, before: tuple[Array, Array], eager: tuple[Array, Array], eager_loss: float) -> None:
         """Refuse a replay that does not do what the eager step did, or that moved to where numbers end differently."""
@@ -181,12 +204,30 @@ class Trainer:
 
     # ---- running -----------------------------------------------------------------------------------------------------
 
-    def run(self, runner: Program | Eager, steps: int, meanwhile: Callable[[], None] | None = None) -> np.ndarray:
+    @changing
+    def run(self, runner: Program | Eager, steps: int) -> np.ndarray:
         """Run up to HISTORY steps; return their (mean loss, hits, penalty): float64 [steps, 3].
 
-        Args:
-            meanwhile: what the host does once the steps are asked for, before it waits for them.
+        Where that is interrupted the model is as it was after the last whole call, or this one: never after a part of
+        a step.
         """
+        if runner.native:  # Python hears of a signal once all steps are done
+            return self._run(runner, steps)
+        return self._whole(lambda before: self._run(runner, steps))
+
+    def run_all(self, feed: Feed, runner: Program | Eager, steps: int) -> np.ndarray:
+        """Run any number of steps as `run` does, in chunks between which Ctrl-C is heard."""
+        if steps == 1:
+            return self.run(runner, 1)
+        rows, done, pace = [], 0, feed.pace
+        while done < steps:
+            begin = time.perf_counter()
+            rows.append(self.run(runner, pace.chunk(min(HISTORY, steps - done), self._owner)))
+            done += len(rows[-1])
+            pace.seconds = (time.perf_counter() - begin) / len(rows[-1])
+        return np.concatenate(rows)
+
+    def _run(self, runner: Program | Eager, steps: int, meanwhile: Callable[[], None] | None = None) -> np.ndarray:
         self.hyper[...] = self.backend.asarray(self.model.optimizer.hyper, "float64")
         with np.errstate(all="ignore"):  # what is not finite is found in the losses
             runner.run(steps)
@@ -197,6 +238,7 @@ class Trainer:
         self.model.optimizer.counters[...] = self.backend.to_numpy(self.counters)
         return self._rows(steps)
 
+    @changing
     def run_guarded(
         self, runner: Program | Eager, feed: Feed, steps: int, epoch_of: Callable[[int], int],
         meanwhile: Callable[[], None] | None = None,
@@ -204,16 +246,35 @@ class Trainer:
         """Run steps as `run` does, up to the first one whose loss is not finite; then also return the error to raise.
 
         The model is then as it was before that step. `epoch_of` gives the epoch of the nth of these steps.
+        `meanwhile` is what the host does once the steps are asked for, before it waits for them.
         """
-        before = self._snapshot()
-        rows = self.run(runner, steps, meanwhile)
+        return self._whole(lambda before: self._guarded(before, runner, feed, steps, epoch_of, meanwhile))
+
+    def _guarded(
+        self, before: tuple[Array, Array], runner: Program | Eager, feed: Feed, steps: int,
+        epoch_of: Callable[[int], int], meanwhile: Callable[[], None] | None,
+    ) -> tuple[np.ndarray, NonFiniteError | None]:  # fmt: skip
+        rows = self._run(runner, steps, meanwhile)
         bad = np.flatnonzero(~np.isfinite(rows[:, LOSS] + rows[:, PENALTY]))
         if not bad.size:
             return rows, None
         self.restore(before)
-        self.run(runner, int(bad[0]))
+        self._run(runner, int(bad[0]))
         with np.errstate(all="ignore"):
             return rows[: bad[0]], NonFiniteError(self._diagnosis(feed, rows[bad[0]], epoch_of(int(bad[0]))))
+
+    def _whole(self, work: Callable[[tuple[Array, Array]], Result]) -> Result:
+        """Do some work, given the state before it. Where it is cut short, go back to that state."""
+        state, counters, counted = self.flat.state, self.counters, self.model.optimizer.counters
+        iterations, before, whole = counted.copy(), None, False
+        try:
+            before = self._snapshot()
+            result = work(before)
+            whole = True
+            return result
+        finally:
+            if not whole and before is not None:
+                (state[...], counters[...]), counted[...] = before, iterations
 
     def staged(self, x: np.ndarray, y: Array) -> tuple[Feed, Program | Eager]:
         """Copy a batch into a buffer of its size; return the feed and its runner, made once for each size."""
@@ -238,20 +299,18 @@ class Trainer:
 
     def state(self) -> tuple[Array, Array]:
         """Return copies of what a step changes: parameters with the optimizer's moments, and the counters."""
-        return self.backend.xp.asarray(self.model.flat.state, copy=True), self.backend.xp.asarray(
-            self.counters, copy=True
-        )
+        return self.backend.xp.asarray(self.flat.state, copy=True), self.backend.xp.asarray(self.counters, copy=True)
 
     def restore(self, state: tuple[Array, Array]) -> None:
         """Go back to a state."""
-        self.model.flat.state[...], self.counters[...] = state
+        self.flat.state[...], self.counters[...] = state
 
     def _snapshot(self) -> tuple[Array, Array]:
         """Return the state in buffers that the next snapshot overwrites: fresh memory would cost more than the copy."""
         if self._saved is None:
             self._saved = self.state()
         else:
-            self._saved[0][...], self._saved[1][...] = self.model.flat.state, self.counters
+            self._saved[0][...], self._saved[1][...] = self.flat.state, self.counters
         return self._saved
 
     def _rows(self, steps: int) -> np.ndarray:

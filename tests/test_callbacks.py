@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -486,6 +487,90 @@ def test_a_second_ctrl_c_raises() -> None:
     assert net.fit(x, y, verbose=0).epochs == 1
 
 
+def test_ctrl_c_ends_a_fit_within_a_callback_and_the_fit_around_it() -> None:
+    x, y = data()
+    inner: list[nnx.History] = []
+
+    def fits(_: nnx.Sequential) -> None:
+        inner.append(model().fit(x, y, 9, callbacks=[Notes({1: interrupt})], verbose=0))
+
+    handler = signal.getsignal(signal.SIGINT)
+    outer = model().fit(x, y, 9, callbacks=[Notes({2: fits})], verbose=0)
+    assert (inner[0].epochs, inner[0].interrupted, outer.epochs, outer.interrupted) == (2, True, 3, True)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+@contextmanager
+def handled_by(handler: Any) -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    x, y = data()
+    with handled_by(signal.SIG_IGN):
+        history = model().fit(x, y, 5, callbacks=[Notes({1: interrupt})], verbose=0)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert (history.epochs, history.interrupted) == (5, False)
+
+
+def test_a_handler_of_ones_own_is_called_and_kept() -> None:
+    called: list[int] = []
+
+    def own(number: int, frame: Any) -> None:
+        called.append(number)
+
+    x, y = data()
+    with handled_by(own):
+        history = model().fit(x, y, 5, callbacks=[Notes({1: interrupt})], verbose=0)
+        assert signal.getsignal(signal.SIGINT) is own
+    assert (history.epochs, history.interrupted, called) == (5, False, [signal.SIGINT])
+
+
+def test_what_a_handler_of_ones_own_raises_goes_up() -> None:
+    class Enough(Exception):
+        pass
+
+    def own(number: int, frame: Any) -> None:
+        raise Enough
+
+    x, y = data()
+    net, twin = model(), model()
+    watch = Notes({1: interrupt})
+    with handled_by(own), pytest.raises(Enough):
+        net.fit(x, y, 5, callbacks=[watch], verbose=0)
+    assert watch.calls[-1] == "end"
+    twin.fit(x, y, 2, verbose=0)
+    same(net, twin)
+
+
+def test_a_handler_that_a_callback_sets_is_kept() -> None:
+    x, y = data()
+
+    def own(number: int, frame: Any) -> None:
+        pass
+
+    def sets(_: nnx.Sequential) -> None:
+        signal.signal(signal.SIGINT, own)
+
+    with handled_by(signal.default_int_handler):
+        model().fit(x, y, 3, callbacks=[Notes({1: sets})], verbose=0)
+        assert signal.getsignal(signal.SIGINT) is own
+
+
+def test_a_handler_set_from_c_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python calls it None, and could not give it back."""
+    taken: list[Any] = []
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    monkeypatch.setattr(signal, "signal", lambda *arguments: taken.append(arguments))
+    x, y = data()
+    assert model().fit(x, y, 2, verbose=0).epochs == 2
+    assert not taken
+
+
 def test_outside_the_main_thread_signals_are_left_alone() -> None:
     x, y = data()
     done: list[nnx.History] = []
@@ -493,6 +578,33 @@ def test_outside_the_main_thread_signals_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert done[0].epochs == 3
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["replayed", "eager"])
+def test_steps_hear_ctrl_c_and_have_then_done_whole_steps(own: bool) -> None:
+    class Plain(nnx.Linear):
+        def forward(self, inputs: Any, training: bool = False) -> Any:
+            return super().forward(inputs * 1, training)
+
+    def make() -> nnx.Sequential:
+        layers = [nnx.Dense(2, 300), *([Plain()] if own else []), nnx.Tanh(), nnx.Dense(300, 1)]
+        return nnx.Sequential(*layers, backend="numpy").compile(nnx.MeanSquaredError(), nnx.Adam(1e-4))
+
+    x, y = data(300)
+    net, twin = make(), make()
+    losses = net.steps(x, y, 2)  # recorded by then
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        net.steps(x, y, 10**8)
+    assert time.monotonic() - begin < 10
+    timer.join()
+    done = net.optimizer.iterations
+    assert 2 <= done < 10**6
+    np.testing.assert_array_equal(twin.steps(x, y, done)[:2], losses)
+    same(net, twin)
+    assert net.step(x, y) == twin.step(x, y)
 
 
 def test_ctrl_c_to_a_script(tmp_path: Path) -> None:

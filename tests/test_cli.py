@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -457,6 +458,38 @@ def test_ctrl_c_ends_cleanly(start: Callable[..., subprocess.Popen[str]], tmp_pa
     assert told, err
     assert int(told[1]) == int(told[2]) + 1
     assert nnx.load(tmp_path / "my file", backend="numpy").epochs_done == int(told[2])
+
+
+@pytest.mark.parametrize(
+    ("sigint", "sigterm", "ends"),
+    [
+        (signal.default_int_handler, signal.SIG_DFL, True),
+        (signal.SIG_IGN, signal.SIG_DFL, True),  # a background job of a shell, ended by kill
+        (signal.SIG_IGN, signal.SIG_IGN, False),
+        (signal.default_int_handler, lambda number, frame: None, False),  # a program's own, which calls main()
+    ],
+)
+def test_sigterm_is_ctrl_c_unless_it_is_ignored_or_taken(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, sigint: Any, sigterm: Any, ends: bool
+):
+    begin = nnx.callbacks.Callback.on_epoch_begin
+
+    def asked(self: Any, model: nnx.Sequential, epoch: int) -> None:
+        begin(self, model, epoch)
+        if epoch == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(nnx.callbacks.Callback, "on_epoch_begin", asked)
+    before = signal.signal(signal.SIGINT, sigint), signal.signal(signal.SIGTERM, sigterm)
+    try:
+        done = cli("train", "spiral", "--epochs", 3, "--backend", "numpy")
+        assert signal.getsignal(signal.SIGINT) is sigint
+        assert signal.getsignal(signal.SIGTERM) is sigterm
+    finally:
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGTERM, before[1])
+    assert done.code == (1 if ends else 0), done.err
+    assert ("interrupted in epoch 2 of 3" in done.err) == ends
 
 
 def test_ctrl_c_elsewhere(cli: Cli, monkeypatch: pytest.MonkeyPatch):

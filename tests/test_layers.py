@@ -241,9 +241,13 @@ def test_a_used_layer_takes_its_values_into_a_model() -> None:
 
 
 @every_layer
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
-def test_copies_and_pickles_are_layers_of_their_own(make: Callable[[], nnx.Layer], copied: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+@pytest.mark.parametrize("in_model", [False, True])
+def test_copies_and_pickles_are_layers_of_their_own(
+    make: Callable[[], nnx.Layer], copied: Callable[..., Any], in_model: bool
+) -> None:
     layer = make()
+    _ = in_model and nnx.Sequential(layer, backend="numpy", dtype="float64")
     layer.forward(numbers(4, 3))
     other = copied(layer)
     assert other.config() == layer.config()
@@ -251,6 +255,7 @@ def test_copies_and_pickles_are_layers_of_their_own(make: Callable[[], nnx.Layer
     for name in layer.shapes:
         layer.parameter(name)[...] = 7
         assert not (other.parameter(name) == 7).any()
+    assert nnx.Sequential(copied(layer)).layers[0] is not layer
 
 
 @every_layer

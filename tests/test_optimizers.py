@@ -288,10 +288,10 @@ def test_config_copies_and_pickles(make: Callable[[], nnx.Optimizer]) -> None:
     optimizer = make()
     optimizer.counters[0] = 3
     assert type(optimizer)(**optimizer.config()).config() == optimizer.config()
-    for other in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
+    for other in (copy.copy(optimizer), copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
         assert (other.config(), other.iterations) == (optimizer.config(), 3)
-        other.learning_rate = 123
-        assert optimizer.learning_rate != 123
+        other.learning_rate, other.counters[0] = 123, 9
+        assert (optimizer.learning_rate != 123, optimizer.iterations) == (True, 3)
     assert type(optimizer).__name__ in repr(optimizer)
     assert f"learning_rate={optimizer.learning_rate:g}" in repr(optimizer)
 

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nnx
+from nnx.backends.numpy import NumpyBackend
 from nnx.errors import FileFormatError
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -111,7 +112,11 @@ def test_resumes_bit_for_bit(loss: str, optimizer: str, dtype: str, tmp_path: Pa
         assert half[name] + rest[name] == whole[name]
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"])
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))],
+    ids=["copy", "deepcopy", "pickle"],
+)
 @pytest.mark.parametrize("loss", ["categorical", "squared"])
 def test_copies_and_pickles_go_on_alike(copied: Callable[..., nnx.Sequential], loss: str) -> None:
     y, net = Y[LOSSES[loss][2]], build(loss)
@@ -123,6 +128,28 @@ def test_copies_and_pickles_go_on_alike(copied: Callable[..., nnx.Sequential], l
     assert snapshot(other) == snapshot(net)
     other.layers[0].weights *= 2  # type: ignore[attr-defined]
     assert snapshot(other) != snapshot(net)
+
+
+def test_a_copy_stays_on_its_backend_though_nobody_finds_that_by_name() -> None:
+    class Nameless(NumpyBackend):
+        name = "nameless"
+
+    backend = Nameless()
+    net = nnx.Sequential(nnx.Dense(2, 3), nnx.Softmax(), backend=backend)
+    net.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.1), metrics=[])
+    net.step(X[:, :2], Y["labels"])
+    for other in (copy.copy(net), copy.deepcopy(net)):
+        assert other.backend is backend
+        assert other.step(X[:, :2], Y["labels"]) == copy.copy(net).step(X[:, :2], Y["labels"])
+
+
+def test_a_model_and_its_layer_copied_together_belong_together() -> None:
+    net = small()
+    copied, layer = copy.deepcopy((net, net.layers[0]))
+    assert copied.layers[0] is layer
+    layer.weights *= 2  # type: ignore[attr-defined]
+    assert np.shares_memory(layer.parameter("weights"), copied.flat.values)
+    assert not np.array_equal(copied.predict(X[:, :2]), net.predict(X[:, :2]))
 
 
 def test_models_without_loss_or_parameters(tmp_path: Path) -> None:

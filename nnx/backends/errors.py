@@ -11,6 +11,10 @@ class InputTypeError(InputError, TypeError):
     """An argument or an array is of the wrong type; nothing was changed."""
 
 
+class InUseError(InputError, RuntimeError):
+    """A model is being trained, by another thread or by the call that this came from; nothing was changed."""
+
+
 class FileFormatError(InputError):
     """A file is truncated, damaged, or not of the kind that was expected."""
 

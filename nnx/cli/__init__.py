@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
+from nnx import interrupt
 from nnx.errors import MissingExtra
 
 __all__ = ["main"]
@@ -58,12 +58,13 @@ def _command(arguments: list[str]) -> Callable[[list[str]], int]:
 
 @contextlib.contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM end a training as cleanly as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
+    """Let SIGTERM end a training as cleanly as Ctrl-C does, unless it is ignored, or somebody else's."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    before: Any = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, interrupt.ask)  # by itself, since SIGINT may be ignored where this is not
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -10,6 +10,7 @@ from nnx import checks
 from nnx.backends import Backend, get_backend
 from nnx.backends.base import FLOATS, host_array
 from nnx.errors import InputError
+from nnx.owner import Owner
 from nnx.parameters import ParameterBuffer
 
 Array = Any
@@ -37,11 +38,13 @@ class Layer:
     dinputs: Array
 
     _backend: Backend | None = None
+    _owner: Owner | None = None  # the model's that it is in
     _parameters: dict[str, Array] | None = None
     _gradients: dict[str, Array]
     _given: dict[str, np.ndarray] | None = None  # values to begin with, instead of drawing them
     _runtime: ClassVar[tuple[str, ...]] = (
         "inputs", "output", "dinputs", "_backend", "_parameters", "_gradients", "_buffers", "flat", "penalties",
+        "_owner",
     )  # fmt: skip
 
     # ---- to be written by each layer ---------------------------------------------------------------------------------
@@ -82,7 +85,9 @@ class Layer:
 
     @property
     def backend(self) -> Any:
-        """The backend whose arrays this layer computes with."""
+        """The backend whose arrays this layer computes with; in a model whose step is being recorded, the recorder."""
+        if self._owner is not None and self._owner.recorder is not None:
+            return self._owner.recorder
         if self._backend is None:
             self._backend = get_backend()
         return self._backend
@@ -108,6 +113,8 @@ class Layer:
 
     def assign(self, name: str, value: Any) -> None:
         """Copy `value` into a parameter: see `checked` for what is refused."""
+        if self._owner is not None:
+            self._owner.allow(f"{self}: {name}")
         host = self.checked(name, value)
         if self._parameters is None:
             self._given = {**(self._given or {}), name: host}

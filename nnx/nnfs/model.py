@@ -14,12 +14,16 @@ from nnx.errors import InputError
 from nnx.nnfs.activations import Activation_Softmax
 from nnx.nnfs.layers import Layer_Input
 from nnx.nnfs.losses import Activation_Softmax_Loss_CategoricalCrossentropy, Loss_CategoricalCrossentropy
+from nnx.owner import Owner, alone
 
 Array = Any
 
 
 class Model:
     """Layers in a row: `add` them, `set` loss, optimizer and accuracy, `finalize`, `train`.
+
+    Several threads may evaluate and predict: they wait for one another, since layers keep what they compute. While one
+    trains the others are refused.
 
     Attributes:
         layers: as added. After `finalize` each has `prev` and `next`; the last one's next is the loss.
@@ -35,6 +39,7 @@ class Model:
         self.accuracy: Any = None
         self.softmax_classifier_output: Activation_Softmax_Loss_CategoricalCrossentropy | None = None
         self.input_layer: Layer_Input | None = None  # until finalize()
+        self._owner = Owner()
 
     def add(self, layer: Any) -> None:
         """Add a layer at the end."""
@@ -78,6 +83,7 @@ class Model:
 
     # ---- training and use --------------------------------------------------------------------------------------------
 
+    @alone
     def train(
         self,
         X: Any,
@@ -98,25 +104,31 @@ class Model:
 
         Raises:
             InputError: data do not fit, or `set` or `finalize` was not called.
+            InUseError: another thread trains the model.
         """
         self._expect("train", "loss", "optimizer", "accuracy")
         epochs = checks.integer(epochs, "Model.train: epochs")
         print_every = checks.integer(print_every, "Model.train: print_every")
         X, y = _data(X, y, "Model.train")
         self.accuracy.init(y)
-        steps = len(list(_batches(X, batch_size)))
-        for epoch in range(1, epochs + 1):
-            print(f"epoch: {epoch}")
-            self.loss.new_pass()
-            self.accuracy.new_pass()
-            for step, rows in enumerate(_batches(X, batch_size)):
-                losses, accuracy = self._train_step(X[rows], y[rows])
-                if not step % print_every or step == steps - 1:
-                    self._print_training(f"step: {step}", losses, accuracy)
-            losses = self.loss.calculate_accumulated(include_regularization=True)
-            self._print_training("training", losses, self.accuracy.calculate_accumulated())
-            if validation_data is not None:
-                self.evaluate(*validation_data, batch_size=batch_size)
+        batches = list(_batches(X, batch_size))
+        with self._owner.layers:
+            for epoch in range(1, epochs + 1):
+                print(f"epoch: {epoch}")
+                self._train_epoch(X, y, batches, print_every)
+                if validation_data is not None:
+                    self.evaluate(*validation_data, batch_size=batch_size)
+
+    def _train_epoch(self, X: Array, y: Array, batches: list[slice], print_every: int) -> None:
+        """Go through the data once."""
+        self.loss.new_pass()
+        self.accuracy.new_pass()
+        for step, rows in enumerate(batches):
+            losses, accuracy = self._train_step(X[rows], y[rows])
+            if not step % print_every or step == len(batches) - 1:
+                self._print_training(f"step: {step}", losses, accuracy)
+        losses = self.loss.calculate_accumulated(include_regularization=True)
+        self._print_training("training", losses, self.accuracy.calculate_accumulated())
 
     def _train_step(self, X: Array, y: Array) -> tuple[tuple[Any, Any], Any]:
         """Do one step on a batch; return (data loss, penalties) and the accuracy before it."""
@@ -141,20 +153,24 @@ class Model:
         """Print accuracy and loss, without penalties, on data that was not trained on."""
         self._expect("evaluate", "loss", "accuracy")
         X, y = _data(X_val, y_val, "Model.evaluate")
-        self.loss.new_pass()
-        self.accuracy.new_pass()
-        for rows in _batches(X, batch_size):
-            output = self.forward(X[rows], training=False)
-            self.loss.calculate(output, y[rows])
-            self.accuracy.calculate(self.output_layer_activation.predictions(output), y[rows])
-        accuracy, loss = self.accuracy.calculate_accumulated(), self.loss.calculate_accumulated()
+        self._owner.allow("Model.evaluate")
+        with self._owner.layers:
+            self.loss.new_pass()
+            self.accuracy.new_pass()
+            for rows in _batches(X, batch_size):
+                output = self.forward(X[rows], training=False)
+                self.loss.calculate(output, y[rows])
+                self.accuracy.calculate(self.output_layer_activation.predictions(output), y[rows])
+            accuracy, loss = self.accuracy.calculate_accumulated(), self.loss.calculate_accumulated()
         print(f"validation, acc: {accuracy:.3f}, loss: {loss:.3f}")
 
     def predict(self, X: Any, *, batch_size: int | None = None) -> Array:
         """Return the last layer's outputs [N, O] for X [N, I]."""
         self._expect("predict")
         X, _ = _data(X, X, "Model.predict")
-        return np.vstack([self.forward(X[rows], training=False) for rows in _batches(X, batch_size)])
+        self._owner.allow("Model.predict")
+        with self._owner.layers:
+            return np.vstack([self.forward(X[rows], training=False) for rows in _batches(X, batch_size)])
 
     def forward(self, X: Any, training: bool) -> Array:
         """Pass data [N, I] through all layers; return the last one's output [N, O]."""
