@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -21,7 +21,8 @@ from nnx.layers import Layer
 from nnx.losses import Loss
 from nnx.optimizers import Optimizer
 from nnx.parameters import ParameterBuffer
-from nnx.structure import chain, check_ending, expect_instance, fitting_layers
+from nnx.settings import Assignable, assignable
+from nnx.structure import chain, check_ending, check_loss, expect_instance, fitting_layers
 from nnx.training import HISTORY, Trainer
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ METRICS = ("accuracy",)
 ROWS = 4096  # how many rows are predicted at a time where no batch size is given
 
 
-class Sequential:
+class Sequential(Assignable):
     """Layers in a row.
 
     Args:
@@ -45,9 +46,11 @@ class Sequential:
         seed: of the weights, the order of rows and the dropout masks.
 
     Attributes:
-        layers: a tuple. backend: resolved; `resolution.reason` says why it is this one.
+        layers: a tuple; assign another one to exchange layers. Those that stay keep their parameters.
+        backend: resolved; `resolution.reason` says why it is this one.
         precision: what was asked for, or None; `backend.precision` is what it has.
-        loss, optimizer, metrics: what `compile` was given; copies of its own.
+        loss, optimizer, metrics: what `compile` was given; copies of its own. Assigning a loss or an optimizer copies
+            it too.
         epochs_done: epochs trained so far, over all fits.
         eager_reason: why the last `fit` did not replay its steps, or None.
         replay_reason: why it replayed them one operation at a time on a backend that can do better, or None.
@@ -58,16 +61,31 @@ class Sequential:
         BackendUnavailable: the backend does not work here.
     """
 
+    backend: Backend
+    dtype: str
+    flat: ParameterBuffer
+    penalties: Array
+    _names = ("metadata", "epochs_done", "stop_training", "eager_reason", "replay_reason")
+    _facts: ClassVar[dict[str, str]] = {
+        "backend": "use model.to(backend)",
+        "dtype": "use model.to(backend, dtype=...)",
+        "precision": "use model.to(backend, precision=...)",
+        "metrics": "use model.compile(loss, optimizer, metrics=[...])",
+        "seed": "it is given when the model is made: Sequential(..., seed=...)",
+        **dict.fromkeys(("resolution", "flat", "penalties"), "it follows from model.to(...)"),
+        **dict.fromkeys(("n_inputs", "n_outputs"), "it follows from the layers"),
+    }
+
     def __init__(
         self, *layers: Layer, backend: Any = None, dtype: str = "float32", precision: str | None = None, seed: int = 0
     ) -> None:
-        self.layers = fitting_layers(layers)
+        self._layers = fitting_layers(layers)
         self.dtype = checks.dtype(dtype)
         self.seed = checks.integer(seed, "seed", low=0)
         self.n_inputs, self.n_outputs = chain(self.layers)
         self.resolution = resolve(backend)
-        self.loss: Any = None  # a Loss and an Optimizer, once compiled
-        self.optimizer: Any = None
+        self._loss: Any = None  # a Loss and an Optimizer, once compiled
+        self._optimizer: Any = None
         self.metrics: tuple[str, ...] = ()
         self.metadata: dict[str, Any] = {}
         self.epochs_done = 0
@@ -86,29 +104,34 @@ class Sequential:
 
     def _settle(self, backend: Backend, dtype: str) -> None:
         """Move all layers into one flat buffer on a backend."""
-        self.backend, self.dtype = backend, dtype
+        self.__dict__.update(backend=backend, dtype=dtype)
         self._forget()
         self._allocate(backend, dtype)
 
     @on_its_device
     def _allocate(self, backend: Backend, dtype: str) -> None:
-        self.flat = ParameterBuffer(backend, dtype, [shape for layer in self.layers for shape in layer.shapes.values()])
-        values, gradients = iter(self.flat.views(self.flat.values)), iter(self.flat.views(self.flat.gradients))
-        count = sum(len(layer.strengths()) for layer in self.layers)
-        self.penalties = backend.zeros(count, "float64")
-        slots = iter(self.penalties[i : i + 1] for i in range(count))
+        shapes = [shape for layer in self.layers for shape in layer.shapes.values()]
+        flat, penalties = ParameterBuffer(backend, dtype, shapes), backend.zeros(len(shapes), "float64")
+        self.__dict__.update(flat=flat, penalties=penalties)
+        values, gradients = iter(flat.views(flat.values)), iter(flat.views(flat.gradients))
+        slots = iter(penalties[i : i + 1] for i in range(len(shapes)))
         for layer in self.layers:
             layer.attach(
                 backend,
                 dtype,
                 _take(values, layer.shapes),
                 _take(gradients, layer.shapes),
-                _take(slots, layer.strengths()),
+                _take(slots, layer.shapes),
             )
+            layer.listen(self)
         if self.loss is not None:
-            precision = self._trainer.precision if self._trainer is not None else 0.0
-            self._trainer = Trainer(self)
-            self._trainer.set_precision(precision)
+            self._renew()
+
+    def _renew(self) -> None:
+        """Make what trains the model as it is now."""
+        precision = self._trainer.precision if self._trainer is not None else 0.0
+        self._trainer = Trainer(self)
+        self._trainer.set_precision(precision)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -116,9 +139,76 @@ class Sequential:
         return self._layers
 
     @layers.setter
-    def layers(self, layers: tuple[Layer, ...]) -> None:
-        self._layers = tuple(layers)
+    def layers(self, layers: Sequence[Layer]) -> None:
+        if not isinstance(layers, list | tuple):
+            raise InputTypeError(f"layers={layers!r}: expected a list or a tuple of layers")
+        self._exchange(fitting_layers(layers, kept=self._layers))
+
+    @on_its_device
+    def _exchange(self, layers: tuple[Layer, ...]) -> None:
+        """Take other layers. The optimizer goes on, but where parameters come that it has never moved."""
+        n_inputs, n_outputs = chain(layers)
+        for layer in layers:
+            layer.check_values(self.dtype)
+        old = self._layers
+        new = [layer for layer in layers if not any(layer is other for other in old)]
+        anew = any(layer.shapes for layer in new)
+        moments = {name: self._by_layer(getattr(self.flat, name)) for name in ("first", "second") if not anew}
+        for number, layer in enumerate(layers):
+            layer.draw_missing(streams.generator(self.seed, streams.WEIGHTS, number))
+        if self.optimizer is not None and anew:
+            self.optimizer.counters[:] = 0
+        self._layers = layers
+        self.__dict__.update(n_inputs=n_inputs, n_outputs=n_outputs)
+        self._settle(self.backend, self.dtype)
+        for name, before in moments.items():
+            for place, values in self._by_layer(getattr(self.flat, name)).items():
+                values[...] = before[place]
+        for layer in old:
+            if not any(layer is other for other in layers):
+                layer.detach()
+
+    def _by_layer(self, part: Array) -> dict[tuple[int, str], Array]:
+        """Return each parameter's view into a part of the flat buffer, by its layer and its name."""
+        places = [(id(layer), name) for layer in self.layers for name in layer.shapes]
+        return dict(zip(places, self.flat.views(part), strict=True))
+
+    @property
+    def loss(self) -> Any:
+        """What is minimised, or None before `compile`."""
+        return self._loss
+
+    @loss.setter
+    @on_its_device
+    def loss(self, loss: Loss) -> None:
+        self._compiled("loss")
+        self._check_loss(loss)
+        self._loss = copy.deepcopy(loss)
+        self._renew()
+
+    @property
+    def optimizer(self) -> Any:
+        """What moves the parameters, or None before `compile`; another one begins anew."""
+        return self._optimizer
+
+    @optimizer.setter
+    @on_its_device
+    def optimizer(self, optimizer: Optimizer) -> None:
+        self._compiled("optimizer")
+        _check_optimizer(optimizer)
+        self._optimizer = copy.deepcopy(optimizer)
+        self._begin()
+
+    def _unknown(self, name: str) -> str:
+        if name in assignable(type(self.optimizer)):
+            return f"{self} takes no attribute {name!r}: did you mean model.optimizer.{name}?"
+        return super()._unknown(name)
+
+    def settings_changed(self) -> None:
+        """Be told that a setting or a method of a layer, the loss or the optimizer is another one now."""
         self._forget()
+        if self._trainer is not None:
+            self._trainer.outdated = True
 
     def _forget(self) -> None:
         """Drop what was made of the layers as they were."""
@@ -164,7 +254,7 @@ class Sequential:
         for layer in self.layers:
             layer.check_values(dtype)
         state = self._state()
-        self.resolution, self.precision = target, precision
+        self.__dict__.update(resolution=target, precision=precision)
         self._settle(chosen, dtype)
         self._set_state(state)
         return self
@@ -180,23 +270,31 @@ class Sequential:
             metrics: [] or ["accuracy"]: the share of right classes; of outputs on the right side of 0.5 for binary
                 cross-entropy; of outputs within std(y) / 250 of the target for regression (chapter 17).
         """
-        expect_instance(loss, Loss, "loss", "CategoricalCrossEntropy()")
-        expect_instance(optimizer, Optimizer, "optimizer", "Adam(0.01)")
-        if type(loss) is Loss or type(optimizer) is Optimizer:
-            raise InputTypeError(
-                f"compile: {loss}, {optimizer}: expected one of the classes made from Loss and Optimizer"
-            )
+        self._check_loss(loss)
+        _check_optimizer(optimizer)
         if not isinstance(metrics, list | tuple) or any(m not in METRICS for m in metrics):
             raise InputError(f"compile: metrics={metrics!r}; expected [] or ['accuracy']")
         if self.flat.size == 0:
             raise InputError("compile: no layer has parameters, so there is nothing to train; add a Dense layer")
+        self._loss, self._optimizer = copy.deepcopy(loss), copy.deepcopy(optimizer)
+        self.__dict__.update(metrics=tuple(metrics))
+        self._trainer = None
+        self._begin()
+        return self
+
+    def _check_loss(self, loss: Any) -> None:
+        expect_instance(loss, Loss, "loss", "CategoricalCrossEntropy()")
+        if type(loss) is Loss:
+            raise InputTypeError(f"compile: {loss}: expected one of the classes made from Loss")
+        check_loss(loss)
         check_ending(self.layers[-1], loss)
-        self.loss, self.optimizer, self.metrics = copy.deepcopy(loss), copy.deepcopy(optimizer), tuple(metrics)
+
+    def _begin(self) -> None:
+        """Start the optimizer anew."""
         self.optimizer.counters[:] = 0
         self.flat.first[...] = 0
         self.flat.second[...] = 0
-        self._trainer = Trainer(self)
-        return self
+        self._renew()
 
     @on_its_device
     def fit(
@@ -228,7 +326,7 @@ class Sequential:
         """
         from nnx.fitting import Fit
 
-        trainer = self._compiled("fit")
+        trainer = self._trainable("fit")
         epochs = checks.integer(epochs, "fit: epochs")
         batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
         shuffle = checks.flag(shuffle, "fit: shuffle")
@@ -257,7 +355,7 @@ class Sequential:
     @on_its_device
     def steps(self, x: Any, y: Any, n: int) -> np.ndarray:
         """Do n training steps on the same batch in one call; return their losses, penalties included: float64 [n]."""
-        trainer = self._compiled("steps")
+        trainer = self._trainable("steps")
         n = checks.integer(n, "steps: n")
         host = self._inputs(x, "steps: x")
         target = self._targets(y, host, "steps")
@@ -293,6 +391,7 @@ class Sequential:
     def evaluate(self, x: Any, y: Any, batch_size: int | None = None) -> dict[str, float]:
         """Return the mean loss over x [N, I] and y, without penalties, and the metrics, by name."""
         trainer = self._compiled("evaluate")
+        trainer.check()
         host = self._inputs(x, "evaluate: x")
         target = self._targets(y, host, "evaluate")
         rows = ROWS if batch_size is None else checks.integer(batch_size, "evaluate: batch_size")
@@ -371,6 +470,12 @@ class Sequential:
             )
         return self._trainer
 
+    def _trainable(self, what: str) -> Trainer:
+        """Return what trains the model, with all settings as they are now."""
+        trainer = self._compiled(what)
+        trainer.refresh()
+        return trainer
+
     @on_its_device
     def resume(self, iterations: int, precision: float) -> None:
         """Go on from so many optimizer steps: for a model that was loaded or moved."""
@@ -391,7 +496,7 @@ class Sequential:
             getattr(self.flat, name)[...] = self.backend.asarray(value, self.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        skip = ("backend", "resolution", "flat", "penalties", "_inference", "_native")
+        skip = ("backend", "resolution", "flat", "penalties", "_inference", "_native", "_listener")
         kept = {name: value for name, value in self.__dict__.items() if name not in skip}
         precision = None if self._trainer is None else self._trainer.precision
         return {
@@ -404,8 +509,7 @@ class Sequential:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         wish, moments, precision = (state.pop(name) for name in ("_wish", "_moments", "_precision"))
-        self.__dict__.update(state)
-        self.resolution = resolve(wish if wish == "numpy" else [wish, "numpy"])
+        self.__dict__.update(state, resolution=resolve(wish if wish == "numpy" else [wish, "numpy"]))
         backend = self.resolution.backend
         kept = self.precision if backend.name == wish else None  # what it fell back to may lack it
         self._settle(precise(backend, self.dtype, kept), self.dtype)
@@ -420,6 +524,12 @@ def precise(backend: Backend, dtype: str, precision: str | None) -> Backend:
     if precision not in (None, "full") and dtype != "float32":
         raise InputError(f"precision={precision!r} rounds float32 products, and dtype={dtype!r}: give one of the two")
     return chosen
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    expect_instance(optimizer, Optimizer, "optimizer", "Adam(0.01)")
+    if type(optimizer) is Optimizer:
+        raise InputTypeError(f"compile: {optimizer}: expected one of the classes made from Optimizer")
 
 
 def _take(items: Iterator[Array], names: Mapping[str, Any]) -> list[Array]:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnx.backends.program import Program
-from nnx.errors import NonFiniteError, NotReplayable
-from nnx.foreign import Foreign
+from nnx.errors import InputError, NonFiniteError, NotReplayable
+from nnx.foreign import Foreign, Held
 from nnx.kernels.layout import LOSS, PENALTY, STEP
+from nnx.structure import check_ending, check_loss
 
 if TYPE_CHECKING:
     from nnx.model import Sequential
@@ -74,17 +75,16 @@ class Trainer:
     Attributes:
         hyper, counters, stats, history: arrays of the backend; see nnx/kernels/layout.py.
         precision: how near a regression's output must be to count as right.
+        edition: how often settings have changed; what was recorded holds those of the edition it was recorded in.
+        outdated: whether they have changed since: see `refresh`.
     """
 
     def __init__(self, model: Sequential) -> None:
         self.model, self.backend = model, model.backend
         backend, optimizer = self.backend, model.optimizer
-        fused = model.loss.fused_with(model.layers[-1])
-        self.loss = fused or model.loss
-        self.loss.backend = model.loss.backend = backend
-        self.layers = model.layers[:-1] if fused else model.layers
-        self.metric = self.loss.metric if "accuracy" in model.metrics else None
         self.precision = 0.0
+        self.edition, self.outdated = 0, True
+        self._held: list[Held] = []  # what recordings hold of parts that nnx did not define
         self.hyper = backend.asarray(optimizer.hyper, "float64")
         self.counters = backend.asarray(optimizer.counters, "int64")
         self.stats = backend.zeros(3, "float64")
@@ -94,6 +94,42 @@ class Trainer:
         for number, layer in enumerate(model.layers):
             if hasattr(layer, "follow"):
                 layer.follow(self.counters, model.seed, number)
+        for part in (model.loss, optimizer):
+            part.listen(model)
+        self._fuse()
+
+    def _fuse(self) -> None:
+        """Take the loss together with the last layer where that can be, as both are now."""
+        model = self.model
+        fused = model.loss.fused_with(model.layers[-1])
+        self.loss = fused or model.loss
+        self.loss.backend = model.loss.backend = self.backend
+        self.layers = model.layers[:-1] if fused else model.layers
+        self.metric = self.loss.metric if "accuracy" in model.metrics else None
+
+    def check(self) -> None:
+        """Refuse what cannot be trained any more, because layers or methods were exchanged."""
+        if self.model.flat.size == 0:
+            raise InputError("the model has no parameters, so there is nothing to train; add a Dense layer")
+        check_loss(self.model.loss)
+        check_ending(self.model.layers[-1], self.model.loss)
+
+    def refresh(self) -> int:
+        """Take over the settings of layers, loss and optimizer as they are now; return which edition that is.
+
+        What was recorded in another edition must be recorded anew.
+
+        Raises:
+            InputError: see `check`.
+        """
+        if self.outdated or (self._held and any(held.changed() for held in self._held)):
+            self.check()
+            self._fuse()
+            self.model.penalties[...] = 0  # a step writes only those that there are
+            self._staged.clear()
+            self._held.clear()
+            self.edition, self.outdated = self.edition + 1, False
+        return self.edition
 
     def quantities(self, validated: bool) -> list[str]:
         """Return the names of what a fit measures, in the order of its history."""
@@ -132,7 +168,7 @@ class Trainer:
         before when this returns.
         """
         before = self.state()
-        foreign = Foreign(self.model.layers, feed.x, self.backend.xp)
+        foreign = Foreign([*self.model.layers, self.loss, self.model.optimizer], feed.x, self.backend.xp)
         known = [*feed.arrays(), self.hyper, self.counters, self.model.penalties, *self.model.buffers()]
         recorder = self.backend.record(known)
         try:
@@ -151,6 +187,8 @@ class Trainer:
         finally:
             self.restore(before)
             foreign.restore()
+        held = foreign.held()
+        self._held += [] if held is None else [held]
         return program
 
     @contextmanager
@@ -238,9 +276,11 @@ class Trainer:
 
     def state(self) -> tuple[Array, Array]:
         """Return copies of what a step changes: parameters with the optimizer's moments, and the counters."""
-        return self.backend.xp.asarray(self.model.flat.state, copy=True), self.backend.xp.asarray(
-            self.counters, copy=True
-        )
+        return self.copy_of(self.model.flat.state), self.copy_of(self.counters)
+
+    def copy_of(self, a: Array) -> Array:
+        """Return a copy of an array of the backend."""
+        return self.backend.xp.asarray(a, copy=True)
 
     def restore(self, state: tuple[Array, Array]) -> None:
         """Go back to a state."""

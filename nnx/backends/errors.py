@@ -11,6 +11,10 @@ class InputTypeError(InputError, TypeError):
     """An argument or an array is of the wrong type; nothing was changed."""
 
 
+class InputAttributeError(InputError, AttributeError):
+    """An attribute cannot be assigned, or nothing would read it; nothing was changed."""
+
+
 class FileFormatError(InputError):
     """A file is truncated, damaged, or not of the kind that was expected."""
 
