@@ -97,7 +97,7 @@ CHANGES: dict[str, Callable[[nnx.Sequential], Any]] = {
     "resume": lambda m: m.resume(5, 0.0),
     "layers": lambda m: setattr(m, "layers", m.layers[:2]),
     "loss": lambda m: setattr(m, "loss", nnx.CategoricalCrossEntropy()),
-    "optimizer": lambda m: setattr(m, "optimizer", None),
+    "optimizer": lambda m: setattr(m, "optimizer", nnx.SGD(0.1)),
 }
 PARAMETERS: dict[str, Callable[[nnx.Sequential], Any]] = {
     "set_parameters": lambda m: m.set_parameters({k: a * 0.5 for k, a in m.parameters().items()}),
