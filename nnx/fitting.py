@@ -52,6 +52,8 @@ class Fit:
         self.samples = samples_for(model, trainer, x, y, self.batch, shuffle, self.each_epoch)
         self.full: tuple[Feed, Any] | None = None
         self.last: tuple[Feed, Any] | None = None
+        self.edition = 0  # of the settings that both were recorded with
+        self.regularized = False  # whether penalties are listed apart
 
     @property
     def each_epoch(self) -> bool:
@@ -59,13 +61,15 @@ class Fit:
         return bool(self.callbacks or self.validation)
 
     def record(self) -> None:
-        """Record the steps of both batch sizes: the full one, and the last of an epoch."""
-        self.full, self.last = self._runner(self.batch), self._runner(self.tail)
+        """Record the steps of both batch sizes: the full one, and the last of an epoch; anew where settings changed."""
+        self.edition = self.trainer.refresh()
+        self.model.eager_reason = self.model.replay_reason = None
+        self.full, self.last = self._runner(self.batch, self.full), self._runner(self.tail, self.last)
 
-    def _runner(self, rows: int) -> tuple[Feed, Any] | None:
+    def _runner(self, rows: int, before: tuple[Feed, Any] | None) -> tuple[Feed, Any] | None:
         if rows == 0:
             return None
-        feed = self.samples.feed(rows)
+        feed = self.samples.feed(rows) if before is None else before[0]
         self.samples.begin(self.model.epochs_done, 1)
         runner = self.trainer.runner(feed)
         if isinstance(runner, Eager):
@@ -94,6 +98,7 @@ class Fit:
         try:
             for callback in self.callbacks:
                 callback.on_fit_begin(model)
+            self.regularized = model.regularized  # as a table's columns, the same for all epochs
             self.record()  # may compile, so under the bar
             while history.epochs < epochs and not (interrupt.asked or model.stop_training):
                 self._block(min(self.samples.epochs, epochs - history.epochs), history, interrupt, bar)
@@ -108,6 +113,8 @@ class Fit:
         first = self.model.epochs_done
         for callback in self.callbacks:
             callback.on_epoch_begin(self.model, first)
+        if self.trainer.refresh() != self.edition:  # a callback has changed a setting
+            self.record()
         self.samples.begin(first, epochs)
         rows = [np.empty((0, 3))]  # Ctrl-C may come before the first step
         done = 0
@@ -160,7 +167,7 @@ class Fit:
     def _logs(self, means: np.ndarray, accuracy: float) -> dict[str, float]:
         data, penalty = (float(mean) for mean in means)
         logs = {"loss": data + penalty}
-        if self.model.regularized:
+        if self.regularized:
             logs |= {"data_loss": data, "regularization_loss": penalty}
         if self.trainer.metric is not None:
             logs["accuracy"] = float(accuracy)

@@ -1,52 +1,156 @@
-"""Layers of the user's own while a step is recorded: they may count, draw random numbers, or edit their inputs.
+"""Layers, losses and optimizers of the user's own while a step is recorded: they may count, draw, or edit their inputs.
 
-Recording runs a step that does not count, so whatever such a layer keeps for itself is put back afterwards. And where
-one of its numbers changed, the recording would hold the old one fast: then the step cannot be replayed.
+Recording runs a step that does not count, so whatever such a part keeps for itself is put back afterwards. And where
+one of its numbers changed, the recording would hold the old one fast: then the step cannot be replayed. Numbers that
+did not change are held fast too, so they are compared before each replay (`Held`).
 """
 
 from __future__ import annotations
 
 import copy
+import types
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from nnx.errors import NotReplayable
 from nnx.layers import Layer
+from nnx.settings import Assignable, is_own
+
+PLAIN = (int, float, complex, str, bytes, np.generic, type(None))
+UNCHANGED = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type)
 
 
 class Foreign:
-    """Remembers the layers that nnx did not define, and the inputs of the step."""
+    """Remembers the parts that nnx did not define, and the inputs of the step."""
 
-    def __init__(self, layers: Sequence[Layer], inputs: Any, xp: Any) -> None:
-        self._layers = [(layer, own_state(layer)) for layer in layers if not type(layer).__module__.startswith("nnx.")]
+    def __init__(self, parts: Sequence[Assignable], inputs: Any, xp: Any) -> None:
+        self._kept = [Kept(part) for part in parts if not is_own(type(part))]
         self._inputs, self._xp = inputs, xp
-        self._copy = xp.asarray(inputs, copy=True) if self._layers else None
+        self._copy = xp.asarray(inputs, copy=True) if self._kept else None
 
     def check(self) -> None:
-        """Raise NotReplayable if a layer counted, or changed another number of its own."""
-        for layer, state in self._layers:
-            for name, value in own_state(layer).items():
-                before = state.get(name, getattr(type(layer), name, None))
-                if isinstance(before, int | float | list | tuple | np.ndarray) and not np.array_equal(before, value):
-                    raise NotReplayable(f"{layer} keeps numbers of its own from step to step: its {name} changed")
+        """Raise NotReplayable if a part counted, or changed another number of its own."""
+        for kept in self._kept:
+            kept.check()
 
     def restore(self) -> None:
-        """Put the layers and the inputs back to what they were."""
-        for layer, state in self._layers:
-            for name in own_state(layer).keys() - state.keys():  # made by the step
-                del layer.__dict__[name]
-            layer.__dict__.update(state)
+        """Put the parts and the inputs back to what they were."""
+        for kept in self._kept:
+            kept.restore()
         if self._copy is not None and not bool(self._xp.all(self._inputs == self._copy)):
             self._inputs[...] = self._copy
 
+    def held(self) -> Held | None:
+        """Return what a recording of the step holds fast of these parts; to be called once they are put back."""
+        return Held([(kept.part, kept.touched) for kept in self._kept]) if self._kept else None
 
-def own_state(layer: Layer) -> dict[str, Any]:
-    """Return copies of a layer's attributes, without its parameters, its workspace and the model's counters."""
-    skip, state = {*layer._runtime, "_counters"}, {}
-    for name in layer.__dict__.keys() - skip:
-        with suppress(Exception):  # a lock or an open file cannot be copied; it is left as it is
-            state[name] = copy.deepcopy(layer.__dict__[name])
-    return state
+
+class Kept:
+    """A part's own attributes as they were: without its parameters and its workspace.
+
+    Attributes:
+        touched: names that the step set, so that they hold nothing that somebody else could set.
+    """
+
+    def __init__(self, part: Assignable) -> None:
+        self.part, self.touched = part, set[str]()
+        self._values = {name: value for name, value in vars(part).items() if name not in part._runtime}
+        self._copies: dict[str, Any] = {}
+        for name, value in self._values.items():
+            with suppress(Exception):  # a lock or an open file cannot be copied; it is left as it is
+                self._copies[name] = copy.deepcopy(value)
+        self._frozen = {name: frozen(value) for name, value in self._values.items()}
+
+    def check(self) -> None:
+        """Raise NotReplayable if a number changed."""
+        for name, value in vars(self.part).items():
+            if name in self.part._runtime:
+                continue
+            if name not in self._values or self._values[name] is not value:
+                self.touched.add(name)
+            before = self._frozen.get(name, frozen(getattr(type(self.part), name, None)))
+            if not (before is None or isinstance(before, str | Same)) and before != frozen(value):
+                raise NotReplayable(f"{self.part} keeps numbers of its own from step to step: its {name} changed")
+
+    def restore(self) -> None:
+        """Put back what the step changed; what others may share with the part stays the same object."""
+        attributes = self.part.__dict__
+        for name in attributes.keys() - self._values.keys() - set(self.part._runtime):  # made by the step
+            del attributes[name]
+        for name, value in self._values.items():
+            same = frozen(value) == self._frozen[name] == frozen(self._copies.get(name, value))
+            attributes[name] = value if same else self._copies.get(name, value)
+
+
+class Held:
+    """What recordings hold fast of parts that nnx did not define: their numbers, and their methods.
+
+    Args:
+        parts: each with the names that a step sets.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Assignable, set[str]]]) -> None:
+        self._parts = parts
+        self._numbers = self._read()
+
+    def changed(self) -> bool:
+        """Tell whether any is another one now."""
+        return self._read() != self._numbers
+
+    def _read(self) -> list[Any]:
+        return [(attributes(part, touched), methods(type(part))) for part, touched in self._parts]
+
+
+@dataclass(frozen=True)
+class Same:
+    """A value that is compared by what it is, not by what it holds."""
+
+    value: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and other.value is self.value
+
+
+def attributes(part: Any, skip: set[str], above: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Return a part's own attributes in a form that can be compared."""
+    unread = getattr(part, "_runtime", ())
+    return {name: frozen(value, above) for name, value in vars(part).items() if name not in unread and name not in skip}
+
+
+def methods(kind: type) -> list[dict[str, Any]]:
+    """Return what the classes of the user's own define, in a form that can be compared."""
+    return [
+        {
+            name: value if type(value) is types.FunctionType else frozen(value)
+            for name, value in vars(each).items()
+            if name[:2] != "__"
+        }
+        for each in kind.__mro__
+        if each is not object and not is_own(each)
+    ]
+
+
+def frozen(value: Any, above: tuple[int, ...] = ()) -> Any:
+    """Return a value in a form that can be compared, and that does not change with it.
+
+    Args:
+        above: the ids of what it is part of, so that circles end.
+    """
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, UNCHANGED) or id(value) in above:
+        return Same(value)
+    above = (*above, id(value))
+    if isinstance(value, (list, tuple)):
+        return tuple(frozen(item, above) for item in value)
+    if isinstance(value, dict):
+        return {key: frozen(item, above) for key, item in value.items()}
+    if isinstance(value, Layer) or (hasattr(value, "__dict__") and not is_own(type(value))):
+        return type(value), attributes(value, set(), above)
+    return Same(value)

@@ -16,6 +16,7 @@ import numpy as np
 
 from nnx.backends.forward import Forward, Stage
 from nnx.layers import Dense, Dropout, Layer, Linear, ReLU, Sigmoid, Softmax, Tanh
+from nnx.settings import replaced
 
 if TYPE_CHECKING:
     from nnx.model import Sequential
@@ -26,7 +27,9 @@ PASSED = (Linear, Dropout)  # what does nothing here
 
 
 class Inference:
-    """The forward pass of a model as its layers and its backend are now. Parameters may change, layers may not.
+    """The forward pass of a model as its layers and its backend are now; parameters may change.
+
+    The model makes another one when it gets other layers, or a layer another setting or method.
 
     Attributes:
         layers: what it was made of.
@@ -89,7 +92,7 @@ def stages_of(layers: Sequence[Layer]) -> list[Stage] | None:
     stages: list[Stage] = []
     for layer in layers:
         kind, last = type(layer), stages[-1] if stages else None
-        if "forward" in vars(layer):
+        if replaced(layer):
             return None
         if isinstance(layer, Dense) and kind is Dense:
             stages.append(Stage(layer.weights, layer.biases, None))

@@ -6,6 +6,7 @@ do not depend on the batch size.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from nnx import checks, targets
 from nnx.errors import InputError
 from nnx.kernels.layout import CLIP
 from nnx.layers import Layer, Sigmoid, Softmax
+from nnx.settings import Setting, replaced
 
 Array = Any
 
@@ -104,9 +106,7 @@ class CategoricalCrossEntropy(Loss):
 
     def fused_with(self, last: Layer) -> Loss | None:
         """After Softmax: SoftmaxCrossEntropy, with the losses clipped alike."""
-        return (
-            SoftmaxCrossEntropy(clip=CLIP) if type(last) is Softmax and type(self) is CategoricalCrossEntropy else None
-        )
+        return SoftmaxCrossEntropy(clip=CLIP) if as_written(self, CategoricalCrossEntropy, last, Softmax) else None
 
 
 class BinaryCrossEntropy(Loss):
@@ -124,7 +124,7 @@ class BinaryCrossEntropy(Loss):
 
     def fused_with(self, last: Layer) -> Loss | None:
         """After Sigmoid: SigmoidCrossEntropy, with the losses clipped alike."""
-        return SigmoidCrossEntropy(clip=CLIP) if type(last) is Sigmoid and type(self) is BinaryCrossEntropy else None
+        return SigmoidCrossEntropy(clip=CLIP) if as_written(self, BinaryCrossEntropy, last, Sigmoid) else None
 
 
 class MeanSquaredError(Loss):
@@ -151,8 +151,10 @@ class FusedLoss(Loss):
         clip: bound each loss as if the probability had been kept within [clip, 1 - clip]; 0 gives the exact loss.
     """
 
+    clip = Setting(partial(checks.real, high=0.5))
+
     def __init__(self, clip: float = 0.0) -> None:
-        self.clip = checks.real(clip, f"{type(self).__name__}: clip", high=0.5)
+        self.clip = clip
 
     def losses(self, y_pred: Array, target: Array) -> Array:
         """Return the loss of each sample [N]."""
@@ -191,6 +193,11 @@ class SigmoidCrossEntropy(FusedLoss):
     metric = "logits"
 
     host_targets = BinaryCrossEntropy.host_targets
+
+
+def as_written(loss: Loss, kind: type, last: Layer, ending: type) -> bool:
+    """Tell whether a loss and a last layer are of these very classes, with no method replaced."""
+    return type(loss) is kind and type(last) is ending and not replaced(loss) and not replaced(last)
 
 
 def accuracy(y_pred: Any, y_true: Any) -> float:

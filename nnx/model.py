@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -24,7 +24,8 @@ from nnx.losses import Loss
 from nnx.optimizers import Optimizer
 from nnx.owner import Owner, alone, alone_or_within, changing, reading
 from nnx.parameters import ParameterBuffer
-from nnx.structure import chain, check_ending, expect_instance, fitting_layers
+from nnx.settings import Assignable, assignable
+from nnx.structure import chain, check_ending, check_loss, expect_instance, fitting_layers
 from nnx.training import Trainer
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ METRICS = ("accuracy",)
 ROWS = 4096  # how many rows are predicted at a time where no batch size is given
 
 
-class Sequential:
+class Sequential(Assignable):
     """Layers in a row.
 
     Args:
@@ -48,9 +49,11 @@ class Sequential:
         seed: of the weights, the order of rows and the dropout masks.
 
     Attributes:
-        layers: a tuple. backend: resolved; `resolution.reason` says why it is this one.
+        layers: a tuple; assign another one to exchange layers. Those that stay keep their parameters.
+        backend: resolved; `resolution.reason` says why it is this one.
         precision: what was asked for, or None; `backend.precision` is what it has.
-        loss, optimizer, metrics: what `compile` was given; copies of its own.
+        loss, optimizer, metrics: what `compile` was given; copies of its own. Assigning a loss or an optimizer copies
+            it too.
         epochs_done: epochs trained so far, over all fits.
         eager_reason: why the last `fit` did not replay its steps, or None.
         replay_reason: why it replayed them one operation at a time on a backend that can do better, or None.
@@ -61,11 +64,25 @@ class Sequential:
         BackendUnavailable: the backend does not work here.
     """
 
+    backend: Backend
+    dtype: str
+    penalties: Array
+    _names = ("metadata", "epochs_done", "stop_training", "eager_reason", "replay_reason")
+    _facts: ClassVar[dict[str, str]] = {
+        "backend": "use model.to(backend)",
+        "dtype": "use model.to(backend, dtype=...)",
+        "precision": "use model.to(backend, precision=...)",
+        "metrics": "use model.compile(loss, optimizer, metrics=[...])",
+        "seed": "it is given when the model is made: Sequential(..., seed=...)",
+        **dict.fromkeys(("resolution", "flat", "penalties"), "it follows from model.to(...)"),
+        **dict.fromkeys(("n_inputs", "n_outputs"), "it follows from the layers"),
+    }
+
     def __init__(
         self, *layers: Layer, backend: Any = None, dtype: str = "float32", precision: str | None = None, seed: int = 0
     ) -> None:
         self._owner = Owner()
-        self.layers = fitting_layers(layers)
+        self._layers = fitting_layers(layers)
         self.dtype = checks.dtype(dtype)
         self.seed = checks.integer(seed, "seed", low=0)
         self.n_inputs, self.n_outputs = chain(self.layers)
@@ -91,33 +108,37 @@ class Sequential:
 
     def _settle(self, backend: Backend, dtype: str) -> None:
         """Move all layers into one flat buffer on a backend."""
-        self.backend, self.dtype = backend, dtype
+        self.__dict__.update(backend=backend, dtype=dtype)
         self._forget()
         self._allocate(backend, dtype)
 
     @on_its_device
     def _allocate(self, backend: Backend, dtype: str) -> None:
         shapes = [shape for layer in self.layers for shape in layer.shapes.values()]
-        self._owner.flat = ParameterBuffer(backend, dtype, shapes)
+        flat, penalties = ParameterBuffer(backend, dtype, shapes), backend.zeros(len(shapes), "float64")
+        self._owner.flat = flat
+        self.__dict__.update(penalties=penalties)
         self.__dict__.pop("flat", None)
-        values, gradients = iter(self.flat.views(self.flat.values)), iter(self.flat.views(self.flat.gradients))
-        count = sum(len(layer.strengths()) for layer in self.layers)
-        self.penalties = backend.zeros(count, "float64")
-        slots = iter(self.penalties[i : i + 1] for i in range(count))
+        values, gradients = iter(flat.views(flat.values)), iter(flat.views(flat.gradients))
+        slots = iter(penalties[i : i + 1] for i in range(len(shapes)))
         for layer in self.layers:
             layer.attach(
                 backend,
                 dtype,
                 _take(values, layer.shapes),
                 _take(gradients, layer.shapes),
-                _take(slots, layer.strengths()),
+                _take(slots, layer.shapes),
             )
-        for layer in self.layers:
+            layer.listen(self)
             layer._owner = self._owner
         if self.loss is not None:
-            precision = self._trainer.precision if self._trainer is not None else 0.0
-            self._trainer = Trainer(self)
-            self._trainer.set_precision(precision)
+            self._renew()
+
+    def _renew(self) -> None:
+        """Make what trains the model as it is now."""
+        precision = self._trainer.precision if self._trainer is not None else 0.0
+        self._trainer = Trainer(self)
+        self._trainer.set_precision(precision)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -127,9 +148,39 @@ class Sequential:
     @layers.setter
     @alone
     @changing
-    def layers(self, layers: tuple[Layer, ...]) -> None:
-        self._layers = tuple(layers)
-        self._forget()
+    def layers(self, layers: Sequence[Layer]) -> None:
+        if not isinstance(layers, list | tuple):
+            raise InputTypeError(f"layers={layers!r}: expected a list or a tuple of layers")
+        self._exchange(fitting_layers(layers, kept=self._layers))
+
+    @on_its_device
+    def _exchange(self, layers: tuple[Layer, ...]) -> None:
+        """Take other layers. The optimizer goes on, but where parameters come that it has never moved."""
+        n_inputs, n_outputs = chain(layers)
+        for layer in layers:
+            layer.check_values(self.dtype)
+        old = self._layers
+        new = [layer for layer in layers if not any(layer is other for other in old)]
+        anew = any(layer.shapes for layer in new)
+        moments = {name: self._by_layer(getattr(self.flat, name)) for name in ("first", "second") if not anew}
+        for number, layer in enumerate(layers):
+            layer.draw_missing(streams.generator(self.seed, streams.WEIGHTS, number))
+        if self.optimizer is not None and anew:
+            self.optimizer.counters[:] = 0
+        self._layers = layers
+        self.__dict__.update(n_inputs=n_inputs, n_outputs=n_outputs)
+        self._settle(self.backend, self.dtype)
+        for name, before in moments.items():
+            for place, values in self._by_layer(getattr(self.flat, name)).items():
+                values[...] = before[place]
+        for layer in old:
+            if not any(layer is other for other in layers):
+                layer.detach()
+
+    def _by_layer(self, part: Array) -> dict[tuple[int, str], Array]:
+        """Return each parameter's view into a part of the flat buffer, by its layer and its name."""
+        places = [(id(layer), name) for layer in self.layers for name in layer.shapes]
+        return dict(zip(places, self.flat.views(part), strict=True))
 
     @property
     def loss(self) -> Any:
@@ -139,19 +190,38 @@ class Sequential:
     @loss.setter
     @alone
     @changing
+    @on_its_device
     def loss(self, loss: Loss) -> None:
-        self._loss = loss
+        self._compiled("loss")
+        self._check_loss(loss)
+        self._loss = copy.deepcopy(loss)
+        self._renew()
 
     @property
     def optimizer(self) -> Any:
-        """What moves the parameters, or None before `compile`."""
+        """What moves the parameters, or None before `compile`; another one begins anew."""
         return self._optimizer
 
     @optimizer.setter
     @alone
     @changing
+    @on_its_device
     def optimizer(self, optimizer: Optimizer) -> None:
-        self._optimizer = optimizer
+        self._compiled("optimizer")
+        _check_optimizer(optimizer)
+        self._optimizer = copy.deepcopy(optimizer)
+        self._begin()
+
+    def _unknown(self, name: str) -> str:
+        if name in assignable(type(self.optimizer)):
+            return f"{self} takes no attribute {name!r}: did you mean model.optimizer.{name}?"
+        return super()._unknown(name)
+
+    def settings_changed(self) -> None:
+        """Be told that a setting or a method of a layer, the loss or the optimizer is another one now."""
+        self._forget()
+        if self._trainer is not None:
+            self._trainer.outdated = True
 
     @cached_property
     def flat(self) -> ParameterBuffer:
@@ -206,7 +276,7 @@ class Sequential:
         for layer in self.layers:
             layer.check_values(dtype)
         state = self._state()
-        self.resolution, self.precision = target, precision
+        self.__dict__.update(resolution=target, precision=precision)
         self._settle(chosen, dtype)
         self._set_state(state)
         return self
@@ -224,23 +294,31 @@ class Sequential:
             metrics: [] or ["accuracy"]: the share of right classes; of outputs on the right side of 0.5 for binary
                 cross-entropy; of outputs within std(y) / 250 of the target for regression (chapter 17).
         """
-        expect_instance(loss, Loss, "loss", "CategoricalCrossEntropy()")
-        expect_instance(optimizer, Optimizer, "optimizer", "Adam(0.01)")
-        if type(loss) is Loss or type(optimizer) is Optimizer:
-            raise InputTypeError(
-                f"compile: {loss}, {optimizer}: expected one of the classes made from Loss and Optimizer"
-            )
+        self._check_loss(loss)
+        _check_optimizer(optimizer)
         if not isinstance(metrics, list | tuple) or any(m not in METRICS for m in metrics):
             raise InputError(f"compile: metrics={metrics!r}; expected [] or ['accuracy']")
         if self.flat.size == 0:
             raise InputError("compile: no layer has parameters, so there is nothing to train; add a Dense layer")
+        self._loss, self._optimizer = copy.deepcopy(loss), copy.deepcopy(optimizer)
+        self.__dict__.update(metrics=tuple(metrics))
+        self._trainer = None
+        self._begin()
+        return self
+
+    def _check_loss(self, loss: Any) -> None:
+        expect_instance(loss, Loss, "loss", "CategoricalCrossEntropy()")
+        if type(loss) is Loss:
+            raise InputTypeError(f"compile: {loss}: expected one of the classes made from Loss")
+        check_loss(loss)
         check_ending(self.layers[-1], loss)
-        self._loss, self._optimizer, self.metrics = copy.deepcopy(loss), copy.deepcopy(optimizer), tuple(metrics)
+
+    def _begin(self) -> None:
+        """Start the optimizer anew."""
         self.optimizer.counters[:] = 0
         self.flat.first[...] = 0
         self.flat.second[...] = 0
-        self._trainer = Trainer(self)
-        return self
+        self._renew()
 
     @alone
     @on_its_device
@@ -280,7 +358,7 @@ class Sequential:
         """
         from nnx.fitting import Fit
 
-        trainer = self._compiled("fit")
+        trainer = self._trainable("fit")
         epochs = checks.integer(epochs, "fit: epochs")
         batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
         shuffle = checks.flag(shuffle, "fit: shuffle")
@@ -313,7 +391,7 @@ class Sequential:
 
         Ctrl-C raises KeyboardInterrupt after the steps at hand, some 0.2 s; the model has then done whole steps.
         """
-        trainer = self._compiled("steps")
+        trainer = self._trainable("steps")
         n = checks.integer(n, "steps: n")
         host = self._inputs(x, "steps: x")
         target = self._targets(y, host, "steps")
@@ -356,6 +434,7 @@ class Sequential:
         Any number of threads may call it at once, also while one trains: see `fit`.
         """
         trainer = self._compiled("evaluate")
+        trainer.check()
         host = self._inputs(x, "evaluate: x")
         target = self._targets(y, host, "evaluate")
         rows = ROWS if batch_size is None else checks.integer(batch_size, "evaluate: batch_size")
@@ -445,6 +524,12 @@ class Sequential:
             )
         return self._trainer
 
+    def _trainable(self, what: str) -> Trainer:
+        """Return what trains the model, with all settings as they are now."""
+        trainer = self._compiled(what)
+        trainer.refresh()
+        return trainer
+
     @alone
     @changing
     @on_its_device
@@ -477,7 +562,7 @@ class Sequential:
 
     @reading
     def __getstate__(self) -> dict[str, Any]:
-        skip = ("backend", "resolution", "flat", "penalties", "_inference", "_native")
+        skip = ("backend", "resolution", "flat", "penalties", "_inference", "_native", "_listener")
         kept = {name: value for name, value in self.__dict__.items() if name not in skip}
         precision = None if self._trainer is None else self._trainer.precision
         return {
@@ -490,8 +575,8 @@ class Sequential:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         wish, moments, precision = (state.pop(name) for name in ("_wish", "_moments", "_precision"))
-        self.__dict__.update(state)
-        self.resolution = resolve([wish, "numpy"] if isinstance(wish, str) and wish != "numpy" else wish)
+        found = resolve([wish, "numpy"] if isinstance(wish, str) and wish != "numpy" else wish)
+        self.__dict__.update(state, resolution=found)
         backend = self.resolution.backend
         kept = self.precision if wish in (backend, backend.name) else None  # what it fell back to may lack it
         self._settle(precise(backend, self.dtype, kept), self.dtype)
@@ -506,6 +591,12 @@ def precise(backend: Backend, dtype: str, precision: str | None) -> Backend:
     if precision not in (None, "full") and dtype != "float32":
         raise InputError(f"precision={precision!r} rounds float32 products, and dtype={dtype!r}: give one of the two")
     return chosen
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    expect_instance(optimizer, Optimizer, "optimizer", "Adam(0.01)")
+    if type(optimizer) is Optimizer:
+        raise InputTypeError(f"compile: {optimizer}: expected one of the classes made from Optimizer")
 
 
 def _take(items: Iterator[Array], names: Mapping[str, Any]) -> list[Array]:

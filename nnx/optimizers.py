@@ -7,6 +7,7 @@ because a recorded training step reads arrays and would never notice a changed P
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,12 +17,31 @@ from nnx.errors import InputError
 from nnx.kernels.layout import BETA_1, BETA_2, DECAY, EPSILON, LEARNING_RATE, STEP, WEIGHT_DECAY
 from nnx.layers import Layer
 from nnx.parameters import ParameterBuffer
+from nnx.settings import Assignable, Setting
 from nnx.structure import expect_instance
 
 Array = Any
 
 
-class Optimizer:
+class Hyper(Setting):
+    """A number of an optimizer's array `hyper`, from where every step reads it: assignable at any time.
+
+    Args:
+        place: where in `hyper`. limits: as for `checks.real`.
+    """
+
+    def __init__(self, place: int, **limits: Any) -> None:
+        super().__init__(partial(checks.real, **limits))
+        self._place = place
+
+    def __get__(self, part: Any, owner: type | None = None) -> Any:
+        return self if part is None else float(part.hyper[self._place])
+
+    def __set__(self, part: Any, value: Any) -> None:
+        part.hyper[self._place] = self._check(value, f"{type(part).__name__}: {self._name}")
+
+
+class Optimizer(Assignable):
     """The base of all optimizers.
 
     The learning rate of step t, counted from 0, is `learning_rate / (1 + decay * t)`.
@@ -29,40 +49,24 @@ class Optimizer:
     Used by hand, as in the notes: `pre_update_params()`, `update_params(layer)` for each layer, `post_update_params()`.
 
     Attributes:
+        learning_rate, decay, and whatever numbers an optimizer takes: assignable at any time, right from the next step.
         iterations: steps done.
         current_learning_rate: that of the next step.
     """
 
     operation: ClassVar[str]
     moments: ClassVar[tuple[str, ...]]  # which of the buffer's moments the operation takes
+    _facts: ClassVar[dict[str, str]] = dict.fromkeys(("hyper", "counters"), "assign the numbers by their names")
+
+    _runtime = ("_listener", "hyper", "counters")
+
+    learning_rate = Hyper(LEARNING_RATE, open_low=True)  # before decay
+    decay = Hyper(DECAY)  # by how much the rate falls with each step
 
     def __init__(self, learning_rate: float, decay: float = 0.0) -> None:
         self.hyper = np.zeros(6)
         self.counters = np.zeros(3, np.int64)
-        self.learning_rate = learning_rate
-        self._set("decay", DECAY, decay)
-
-    def _set(self, name: str, place: int, value: float, **limits: Any) -> None:
-        self.hyper[place] = checks.real(value, f"{type(self).__name__}: {name}", **limits)
-
-    @property
-    def learning_rate(self) -> float:
-        """The rate before decay; assignable at any time."""
-        return float(self.hyper[LEARNING_RATE])
-
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        self._set("learning_rate", LEARNING_RATE, value, open_low=True)
-
-    @property
-    def decay(self) -> float:
-        """By how much the rate falls with each step."""
-        return float(self.hyper[DECAY])
-
-    @property
-    def epsilon(self) -> float:
-        """What keeps the division from overflowing."""
-        return float(self.hyper[EPSILON])
+        self.learning_rate, self.decay = learning_rate, decay
 
     @property
     def iterations(self) -> int:
@@ -72,7 +76,7 @@ class Optimizer:
     @property
     def current_learning_rate(self) -> float:
         """The rate of the next step."""
-        return self.learning_rate / (1.0 + self.decay * self.iterations)
+        return float(self.learning_rate / (1.0 + self.decay * self.iterations))
 
     # ---- by hand, as in the notes ------------------------------------------------------------------------------------
 
@@ -113,6 +117,9 @@ class Optimizer:
         """Return what `copy.deepcopy` does: the numbers stand in arrays, which two optimizers must not share."""
         return copy.deepcopy(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_listener"}
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v:g}' for k, v in self.config().items())})"
 
@@ -126,15 +133,11 @@ class SGD(Optimizer):
 
     operation = "sgd"
     moments = ("first",)
+    momentum = Hyper(BETA_1, high=1.0)  # the share of the last step that is done again
 
     def __init__(self, learning_rate: float = 1.0, momentum: float = 0.0, decay: float = 0.0) -> None:
         super().__init__(learning_rate, decay)
-        self._set("momentum", BETA_1, momentum, high=1.0)
-
-    @property
-    def momentum(self) -> float:
-        """The share of the last step that is done again."""
-        return float(self.hyper[BETA_1])
+        self.momentum = momentum
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this optimizer again."""
@@ -146,10 +149,11 @@ class AdaGrad(Optimizer):
 
     operation = "adagrad"
     moments: ClassVar[tuple[str, ...]] = ("second",)
+    epsilon = Hyper(EPSILON, open_low=True)  # what keeps the division from overflowing
 
     def __init__(self, learning_rate: float = 1.0, decay: float = 0.0, epsilon: float = 1e-7) -> None:
         super().__init__(learning_rate, decay)
-        self._set("epsilon", EPSILON, epsilon, open_low=True)
+        self.epsilon = epsilon
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this optimizer again."""
@@ -160,17 +164,13 @@ class RMSprop(AdaGrad):
     """cache = rho * cache + (1 - rho) * g**2; w -= rate * g / (sqrt(cache) + epsilon) (Hinton, 2012)."""
 
     operation = "rmsprop"
+    rho = Hyper(BETA_1, high=1.0)  # the share of the cache that each step keeps
 
     def __init__(
         self, learning_rate: float = 0.001, decay: float = 0.0, epsilon: float = 1e-7, rho: float = 0.9
     ) -> None:
         super().__init__(learning_rate, decay, epsilon)
-        self._set("rho", BETA_1, rho, high=1.0)
-
-    @property
-    def rho(self) -> float:
-        """The share of the cache that each step keeps."""
-        return float(self.hyper[BETA_1])
+        self.rho = rho
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this optimizer again."""
@@ -182,6 +182,8 @@ class Adam(AdaGrad):
 
     operation = "adam"
     moments = ("first", "second")
+    beta_1 = Hyper(BETA_1, high=1.0)  # the share of the mean gradient that each step keeps
+    beta_2 = Hyper(BETA_2, high=1.0)  # the share of the mean squared gradient that each step keeps
 
     def __init__(
         self,
@@ -192,18 +194,8 @@ class Adam(AdaGrad):
         beta_2: float = 0.999,
     ) -> None:
         super().__init__(learning_rate, decay, epsilon)
-        self._set("beta_1", BETA_1, beta_1, high=1.0)
-        self._set("beta_2", BETA_2, beta_2, high=1.0)
-
-    @property
-    def beta_1(self) -> float:
-        """The share of the mean gradient that each step keeps."""
-        return float(self.hyper[BETA_1])
-
-    @property
-    def beta_2(self) -> float:
-        """The share of the mean squared gradient that each step keeps."""
-        return float(self.hyper[BETA_2])
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this optimizer again."""
@@ -212,6 +204,8 @@ class Adam(AdaGrad):
 
 class AdamW(Adam):
     """Adam, with each step also shrinking the parameters by `rate * weight_decay` (Loshchilov and Hutter, 2019)."""
+
+    weight_decay = Hyper(WEIGHT_DECAY)  # how strongly the parameters shrink
 
     def __init__(
         self,
@@ -223,12 +217,7 @@ class AdamW(Adam):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(learning_rate, decay, epsilon, beta_1, beta_2)
-        self._set("weight_decay", WEIGHT_DECAY, weight_decay)
-
-    @property
-    def weight_decay(self) -> float:
-        """How strongly the parameters shrink."""
-        return float(self.hyper[WEIGHT_DECAY])
+        self.weight_decay = weight_decay
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this optimizer again."""

@@ -150,6 +150,7 @@ def _describe(model: Sequential) -> str:
     }
     if model.optimizer is not None:
         trainer = model._compiled("save")
+        trainer.check()  # what it refuses could not be loaded
         described |= {
             "loss": _part(model.loss, LOSSES, "the loss"),
             "optimizer": _part(model.optimizer, OPTIMIZERS, "the optimizer"),

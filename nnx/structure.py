@@ -8,10 +8,15 @@ from typing import Any
 from nnx.errors import InputError, InputTypeError
 from nnx.layers import Activation, Dense, Dropout, Layer, Linear, ReLU, Softmax, Tanh
 from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy, FusedLoss, Loss
+from nnx.settings import is_own
 
 
-def fitting_layers(layers: Sequence[Any]) -> tuple[Layer, ...]:
-    """Return the layers given to a model, if each is one, and is in no other place."""
+def fitting_layers(layers: Sequence[Any], kept: Sequence[Layer] = ()) -> tuple[Layer, ...]:
+    """Return the layers given to a model, if each is one, and is in no other place.
+
+    Args:
+        kept: those that the model has already.
+    """
     if len(layers) == 1 and isinstance(layers[0], list | tuple):
         raise InputTypeError("Sequential takes layers one by one: Sequential(*layers), not a list")
     if not layers:
@@ -22,7 +27,7 @@ def fitting_layers(layers: Sequence[Any]) -> tuple[Layer, ...]:
             raise InputTypeError(f"layer {number} is {layer}, a loss; give it to compile(loss=...)")
         if any(layer is other for other in layers[:number]):
             raise InputError(f"layer {number}, {layer}, is the same object as an earlier one; make one for each place")
-        if layer.in_model:
+        if layer.in_model and not any(layer is own for own in kept):
             raise InputError(
                 f"layer {number}, {layer}, belongs to another model; make a new one, or copy.deepcopy(layer)"
             )
@@ -48,6 +53,21 @@ def expect_instance(value: Any, kind: type, what: str, example: str) -> None:
         raise InputTypeError(f"{what} is the class {value.__name__}; give an instance: {value.__name__}(...)")
     if not isinstance(value, kind):
         raise InputTypeError(f"{what} is {value!r}; expected a {kind.__name__}, such as nnx.{example}")
+
+
+def check_loss(loss: Loss) -> None:
+    """Refuse a loss that says by hand what a model asks otherwise: it would be trained by the loss it was made from."""
+    for name, ours in (("forward", "losses"), ("backward", "gradients")):
+        if written(loss, name) and not (written(loss, ours) or written(loss, "both")):
+            raise InputError(
+                f"compile: {loss} has a {name}() of its own, which no model calls: write {ours}(y_pred, target) instead"
+            )
+
+
+def written(part: Any, name: str) -> bool:
+    """Tell whether a method is the user's own, and not nnx's."""
+    kind = next((each for each in type(part).__mro__ if name in vars(each)), object)
+    return name in vars(part) or not is_own(kind)
 
 
 def check_ending(last: Layer, loss: Loss) -> None:

@@ -19,7 +19,7 @@ if cuda_on_cpu.missing():
 
 import fake_cupy
 from fake_cupy import machine
-from networks import NETS, Net, samples
+from networks import NETS, Net, mlp, samples
 
 import nnx
 from nnx.backends.cuda import persistent as cuda_persistent
@@ -83,6 +83,21 @@ def recorded(net: Net, backend: CupyBackend, dtype: str = "float64") -> tuple[nn
     _, program = model._trainer.staged(inputs, model._targets(y, inputs, "y"))  # type: ignore[union-attr]
     assert isinstance(program, PersistentProgram)
     return model, program
+
+
+@pytest.mark.parametrize("persistent", ["1", "0"])
+def test_settings_are_those_of_the_next_step(persistent: str, make: Any):
+    """By the kernel, and by a graph."""
+    net, losses = Net(mlp(nnx.ReLU, lambda: nnx.Dropout(0.3), weight_l2=1e-2)), []
+    for backend in (make(persistent), "numpy"):
+        model, (x, y) = net.model(backend=backend), net.samples()
+        found = list(model.steps(x, y, 2))
+        model.layers[2].rate, model.layers[0].weight_l2, model.layers[3].bias_l1 = 0.6, 0.0, 0.1
+        found += list(model.steps(x, y, 2))
+        model.layers = (*model.layers[:2], nnx.Dense(6, 3, weight_l1=0.1), nnx.Softmax())
+        losses.append([*found, *model.fit(x, y, epochs=2, batch_size=16, verbose=0)["loss"]])
+        assert (model.eager_reason, model.replay_reason) == (None, None)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-7)
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from nnx import streams
 from nnx.backends.errors import NotReplayable
 from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operations import OPERATIONS
-from nnx.backends.program import Program
+from nnx.backends.program import Program, Rounded
 from nnx.training import Eager, Feed, Trainer
 
 
@@ -600,6 +600,82 @@ def test_an_array_a_layer_keeps_of_its_own_is_not_known():
     model, (x, y) = Net(around(Shifted)).model(), samples("labels", 20)
     model.fit(x, y, verbose=0)
     assert "dense reads w (6, 6), which no recorded operation wrote" in str(model.eager_reason)
+
+
+# ---- rounding --------------------------------------------------------------------------------------------------------
+
+
+def saturated(backend: Any, optimizer: nnx.Optimizer, seed: int = 0) -> tuple[nnx.Sequential, Data]:
+    """Raw numbers of 0 to 16 into tanh, which is then within a rounding of 1: so are gradients within one of 0."""
+    random = np.random.default_rng(seed)
+    x, y = np.round(random.uniform(0, 16, (48, 64))), random.integers(0, 10, 48)
+    layers = [nnx.Dense(64, 32), nnx.Tanh(), nnx.Dense(32, 10), nnx.Softmax()]
+    model = nnx.Sequential(*layers, backend=backend, seed=seed)
+    return model.compile(nnx.CategoricalCrossEntropy(), optimizer), (x, y)
+
+
+class Replaying(NumpyBackend):
+    """Replays with each result off by a rounding, as another order of sums has it; and with one operation changed."""
+
+    def __init__(self, operation: str = "", change: Any = None) -> None:
+        self.operation, self.change = operation, change
+
+    def compile(self, recorder: Any) -> Program:
+        for number, call in enumerate(recorder.calls):
+            if call.name == self.operation:
+                return Tampered(recorder, number, self.change)
+        return Rounded(recorder, float(np.finfo(np.float32).eps))
+
+
+class Tampered(Rounded):
+    """Changes what the first call of an operation has written."""
+
+    def __init__(self, recorder: Any, number: int, change: Any) -> None:
+        super().__init__(recorder, float(np.finfo(np.float32).eps))
+        method, operands = self._bound[number]
+        written = recorder.calls[number].operands
+        self._bound[number] = (lambda *given: (method(*given), change(written)), operands)
+
+
+@pytest.mark.parametrize(
+    "optimizer", [nnx.Adam(0.05), nnx.RMSprop(0.05), nnx.AdaGrad(0.05), nnx.SGD(0.1, 0.9)], ids=str
+)
+def test_a_saturated_network_is_replayed(optimizer: nnx.Optimizer):
+    """Adam goes as far for a gradient of 1e-12 as for one of 1, and rounding decides where to."""
+    for seed in range(5):
+        for backend in ("numba", Replaying()):
+            model, (x, y) = saturated(backend, optimizer, seed)
+            model.fit(x, y, epochs=2, batch_size=8, verbose=0)
+            assert model.eager_reason is None
+
+
+def test_so_is_one_whose_steps_are_smaller_than_a_rounding():
+    model, (x, y) = saturated(Replaying(), nnx.Adam(1e-9))
+    model.fit(x, y, epochs=2, batch_size=8, verbose=0)
+    assert model.eager_reason is None
+
+
+OTHERWISE: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
+    "outputs a tenth smaller": ("dense", lambda o: o["out"].__imul__(0.9)),
+    "one neuron less": ("dense", lambda o: o["out"].__setitem__(np.s_[:, 0], 0)),
+    "another sign": ("tanh", lambda o: np.negative(o["out"], out=o["out"])),
+    "a larger gradient": ("softmax_cross_entropy", lambda o: o["out"].__imul__(1.1)),
+    "a larger loss": ("softmax_cross_entropy", lambda o: o["losses"].__imul__(1.01)),
+    "a smaller gradient of weights": ("dense_backward", lambda o: o["dw"].__imul__(0.9)),
+    "no gradient of biases": ("dense_backward", lambda o: o["db"].__setitem__(..., 0)),
+    "a gradient moved": ("dense_gradients", lambda o: o["dw"].__iadd__(1e-2)),
+    "weights moved": ("adam", lambda o: o["p"].__iadd__(0.02)),
+    "weights moved by SGD": ("sgd", lambda o: o["p"].__iadd__(0.02)),
+    "larger moments": ("adam", lambda o: o["v"].__imul__(1.5)),
+}
+
+
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_but_not_one_whose_replay_is_another_computation(name: str):
+    operation, change = OTHERWISE[name]
+    model, (x, y) = saturated(Replaying(operation, change), nnx.SGD(0.1) if operation == "sgd" else nnx.Adam(0.05))
+    model.fit(x, y, batch_size=8, verbose=0)
+    assert "a replayed step differs from the eager one" in str(model.eager_reason)
 
 
 # ---- between the steps -----------------------------------------------------------------------------------------------

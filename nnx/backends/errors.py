@@ -15,6 +15,10 @@ class InUseError(InputError, RuntimeError):
     """A model is being trained, by another thread or by the call that this came from; nothing was changed."""
 
 
+class InputAttributeError(InputError, AttributeError):
+    """An attribute cannot be assigned, or nothing would read it; nothing was changed."""
+
+
 class FileFormatError(InputError):
     """A file is truncated, damaged, or not of the kind that was expected."""
 

@@ -44,7 +44,7 @@ class Recorder:
     """
 
     def __init__(self, backend: Backend, known: Iterable[Array], by: Backend | None = None) -> None:
-        self.backend, self._by = backend, by or backend
+        self.backend, self.by = backend, by or backend
         self.calls: list[Call] = []
         self._kept = list(known)  # keeps each buffer alive, so that no other can take its address
         self._known: dict[int, int] = {}  # how many numbers are accounted for, from each address on
@@ -54,7 +54,7 @@ class Recorder:
 
     def __getattr__(self, name: str) -> Any:
         spec = OPERATIONS.get(name)
-        return getattr(self.backend, name) if spec is None else self._recorded(spec, getattr(self._by, name))
+        return getattr(self.backend, name) if spec is None else self._recorded(spec, getattr(self.by, name))
 
     def _recorded(self, spec: OperationSpec, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -123,3 +123,31 @@ class Program:
         for _ in range(steps):
             for method, operands in bound:
                 method(*operands)
+
+
+class Rounded(Program):
+    """A recorded step whose every result is off by about a rounding, up or down: it shows what rounding can do.
+
+    Args:
+        recorder: what noted the step. unit: how far off, relative.
+    """
+
+    def __init__(self, recorder: Recorder, unit: float) -> None:
+        super().__init__(recorder.by, recorder.calls)
+        self._backend, self._unit, self._random = recorder.by, unit, np.random.default_rng(0)
+        self._written = [[call.operands[name] for name in OPERATIONS[call.name].writes] for call in recorder.calls]
+
+    def run(self, steps: int) -> None:
+        """Run `steps` steps."""
+        for _ in range(steps):
+            for (method, operands), written in zip(self._bound, self._written, strict=True):
+                method(*operands)
+                for array in written:
+                    self.nudge(array)
+
+    def nudge(self, array: Array | None) -> None:
+        """Move each number by a rounding; counts and what is not there stay."""
+        if array is None or np.dtype(self._backend.dtype_name(array.dtype)).kind != "f":
+            return
+        signs = self._random.choice([-self._unit, self._unit], tuple(array.shape))
+        array[...] = array * self._backend.asarray(1 + signs, array.dtype)

@@ -9,14 +9,15 @@ import numpy as np
 from nnx import checks
 from nnx.backends import Backend, get_backend
 from nnx.backends.base import FLOATS, host_array
-from nnx.errors import InputError
+from nnx.errors import InputAttributeError, InputError
 from nnx.owner import Owner
 from nnx.parameters import ParameterBuffer
+from nnx.settings import Assignable, is_own
 
 Array = Any
 
 
-class Layer:
+class Layer(Assignable):
     """The base of all layers; subclass it to write your own.
 
     A layer has `forward(inputs, training=False)`, which keeps `inputs` and `output`, and `backward(dvalues)`, which
@@ -32,7 +33,7 @@ class Layer:
 
     shapes: dict[str, tuple[int, ...]] = {}  # noqa: RUF012 - replaced, never changed, by layers that have parameters
     dtype: str | None = None  # None: that of the inputs
-    penalties: dict[str, Array]  # what regularization costs: float64 [1] for each parameter that has any
+    penalties: dict[str, Array]  # what regularization costs: float64 [1] for each parameter, 0 for most
     inputs: Array
     output: Array
     dinputs: Array
@@ -44,8 +45,9 @@ class Layer:
     _given: dict[str, np.ndarray] | None = None  # values to begin with, instead of drawing them
     _runtime: ClassVar[tuple[str, ...]] = (
         "inputs", "output", "dinputs", "_backend", "_parameters", "_gradients", "_buffers", "flat", "penalties",
-        "_owner",
+        "_listener", "_owner",
     )  # fmt: skip
+    _results = frozenset(_runtime)
 
     # ---- to be written by each layer ---------------------------------------------------------------------------------
 
@@ -96,6 +98,16 @@ class Layer:
     def backend(self, backend: Any) -> None:
         self._backend = backend
 
+    def _admit(self, name: str) -> None:
+        if name == "dtype":
+            if self.in_model:
+                raise InputAttributeError(f"{self}: dtype cannot be assigned: use model.to(backend, dtype=...)")
+        elif name == "shapes":
+            if is_own(type(self)) or self._parameters is not None:
+                self._refuse_new(name, "the parameters are made by it; make a new layer")
+        else:
+            super()._admit(name)
+
     # ---- parameters --------------------------------------------------------------------------------------------------
 
     def parameter(self, name: str) -> Array:
@@ -125,16 +137,23 @@ class Layer:
     def attach(
         self, backend: Backend, dtype: str, parameters: list[Array], gradients: list[Array], penalties: list[Array]
     ) -> None:
-        """Move into a model's buffers, values and all: one array for each name in `shapes`, or in `strengths()`."""
+        """Move into a model's buffers, values and all: one array for each name in `shapes`."""
         given = self.values()
         for name in type(self)._runtime:
             self.__dict__.pop(name, None)
         self._backend, self.dtype, self._given = backend, dtype if self.shapes else None, None
         self._parameters = dict(zip(self.shapes, parameters, strict=True))
         self._gradients = dict(zip(self.shapes, gradients, strict=True))
-        self.penalties = dict(zip(self.strengths(), penalties, strict=True))
+        self.penalties = dict(zip(self.shapes, penalties, strict=True))
         for name, value in given.items():
             self._parameters[name][...] = backend.asarray(value, dtype)
+
+    def detach(self) -> None:
+        """Leave the model's buffers; keep the parameters' values, and nothing else of it."""
+        values = self.values()
+        for name in type(self)._runtime:
+            self.__dict__.pop(name, None)
+        self._given = values
 
     @property
     def in_model(self) -> bool:
@@ -164,7 +183,7 @@ class Layer:
         self.check_values(dtype)
         self.draw_missing(default_random())
         flat = ParameterBuffer(backend, dtype, list(self.shapes.values()))
-        penalties = [backend.zeros(1, "float64") for _ in self.strengths()]
+        penalties = [backend.zeros(1, "float64") for _ in self.shapes]
         self.attach(backend, dtype, flat.views(flat.values), flat.views(flat.gradients), penalties)
         self.flat = flat
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from nnx import checks
 from nnx.errors import InputError
 from nnx.layers.base import Layer
+from nnx.settings import Setting
 
 Array = Any
 
@@ -19,6 +20,7 @@ class Dense(Layer):
     Args:
         n_inputs: how many features come in. n_neurons: how many go out.
         weight_l1, weight_l2, bias_l1, bias_l2: strengths of the penalties `l1 * sum|w|` and `l2 * sum(w**2)`.
+            Assignable at any time, right from the next step on.
         init: "he" (normal, standard deviation sqrt(2 / n_inputs); He et al., 2015), "glorot" (uniform within
             sqrt(6 / (n_inputs + n_neurons)); Glorot and Bengio, 2010), a number (normal with that standard
             deviation; the notes' is 0.01), or the weights themselves as an array.
@@ -32,6 +34,12 @@ class Dense(Layer):
         InputError: an argument cannot be used, or inputs do not fit the weights.
     """
 
+    weight_l1, weight_l2 = Setting(checks.real), Setting(checks.real)
+    bias_l1, bias_l2 = Setting(checks.real), Setting(checks.real)
+    _facts: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("n_inputs", "n_neurons", "init"), "the parameters are made by it; make a new Dense layer"
+    )
+
     def __init__(
         self,
         n_inputs: int,
@@ -44,10 +52,8 @@ class Dense(Layer):
     ) -> None:
         self.n_inputs = checks.integer(n_inputs, "Dense: n_inputs")
         self.n_neurons = checks.integer(n_neurons, "Dense: n_neurons")
-        self.weight_l1 = checks.real(weight_l1, "Dense: weight_l1")
-        self.weight_l2 = checks.real(weight_l2, "Dense: weight_l2")
-        self.bias_l1 = checks.real(bias_l1, "Dense: bias_l1")
-        self.bias_l2 = checks.real(bias_l2, "Dense: bias_l2")
+        self.weight_l1, self.weight_l2 = weight_l1, weight_l2
+        self.bias_l1, self.bias_l2 = bias_l1, bias_l2
         self.shapes = {"weights": (self.n_inputs, self.n_neurons), "biases": (1, self.n_neurons)}
         if isinstance(init, str):
             self.init: str | float = checks.choice(init, "Dense: init", ("he", "glorot"))
@@ -129,6 +135,12 @@ class Dense(Layer):
         """Add the gradients of the penalties, and write the penalties themselves to `penalties`."""
         for name, (l1, l2) in self.strengths().items():
             self.backend.regularize(self.parameter(name), self.gradient(name), l1, l2, self.penalties[name])
+
+    def _changed(self) -> None:
+        if self._parameters is not None:
+            for penalty in self.penalties.values():
+                penalty[...] = 0  # of one that is no more; the others are written anew by the next step
+        super()._changed()
 
     def strengths(self) -> dict[str, tuple[float, float]]:
         """Return (l1, l2) of each parameter that is regularized."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from nnx import checks
 from nnx.kernels.layout import STEP
 from nnx.layers.base import Layer
+from nnx.settings import Setting
 
 Array = Any
 
@@ -20,25 +22,30 @@ class Dropout(Layer):
     `backward` computes it again. On its own, each training `forward` is a step; in a model the model counts.
 
     Args:
-        rate: the share dropped, at least 0 and below 1.
+        rate: the share dropped, at least 0 and below 1. Assignable at any time, right from the next step on.
         seed: of the masks. A model uses its own.
 
     Attributes:
         inputs, output, dinputs: [N, C].
     """
 
+    rate = Setting(partial(checks.real, high=1.0))
+    seed = Setting(partial(checks.integer, low=0), "in a model masks follow from Sequential(..., seed=...)")
+    number = Setting(partial(checks.integer, low=0), "in a model it is the layer's place")
+
     _masked = False  # whether the last forward dropped anything
-    _runtime: ClassVar[tuple[str, ...]] = (*Layer._runtime, "_masked")
+    _counters: Array = None  # whose step the masks are of
+    _counts_itself = True
+    _runtime: ClassVar[tuple[str, ...]] = (*Layer._runtime, "_masked", "_counters", "_counts_itself")
+    _results = frozenset(_runtime)
 
     def __init__(self, rate: float, seed: int = 0) -> None:
-        self.rate = checks.real(rate, "Dropout: rate", high=1.0)
-        self.seed, self.number = checks.integer(seed, "Dropout: seed", low=0), 0
-        self._counters: Array = None
-        self._counts_itself = True
+        self.rate, self.seed, self.number = rate, seed, 0
 
     def follow(self, counters: Array, seed: int, number: int) -> None:
         """Take the step from a model's counters, and masks that no other layer of it has."""
-        self._counters, self.seed, self.number, self._counts_itself = counters, seed, number, False
+        self._counters, self._counts_itself = counters, False
+        self.__dict__.update(seed=seed, number=number)
 
     def forward(self, inputs: Array, training: bool = False) -> Array:
         """Return the inputs [N, C], thinned out if `training`."""
@@ -78,9 +85,6 @@ class Dropout(Layer):
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this layer again."""
         return {"rate": self.rate, "seed": self.seed}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_counters": None, "_counts_itself": True}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.rate:g})"

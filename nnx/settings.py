@@ -1,0 +1,141 @@
+"""What may be assigned to a layer, a loss, an optimizer or a model; the rest is refused, because nothing would read it.
+
+A recorded step holds Python numbers fast. So a setting tells the model that owns it when it changes, and what was
+recorded is recorded anew before the next step. A replaced method does the same.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import ReferenceType, ref
+
+from nnx.errors import InputAttributeError
+
+TRAINABLE = (
+    "trainable does nothing yet: all layers are trained. To keep some as they are, predict their outputs once with a "
+    "model of these layers, and train a second model on that"
+)
+
+
+class Assignable:
+    """The base of everything of nnx that has attributes to assign. A subclass of the user's own takes any name."""
+
+    _results: ClassVar[frozenset[str]] = frozenset()  # what every step writes, and nothing is recorded of
+    _names: ClassVar[tuple[str, ...]] = ()  # plain attributes that may be assigned
+    _facts: ClassVar[Mapping[str, str]] = {}  # what stays as it was made, and what to do instead of assigning it
+    _listener: ReferenceType[Any] | None = None  # the model whose recordings hold the settings
+    _runtime: ClassVar[tuple[str, ...]] = ("_listener",)  # what it has from its model, or makes anew when it computes
+
+    if not TYPE_CHECKING:  # to mypy it would mean that any name may be assigned
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Set an attribute; refuse one that nothing would read."""
+            if name in self._results:
+                object.__setattr__(self, name, value)
+                return
+            self._admit(name)
+            object.__setattr__(self, name, value)
+            if is_method(self, name):
+                self._changed()
+
+    def __delattr__(self, name: str) -> None:
+        """Delete an attribute, such as a method that replaced the class's."""
+        object.__delattr__(self, name)
+        if is_method(self, name):
+            self._changed()
+
+    def _admit(self, name: str) -> None:
+        """Refuse a name that is not to be assigned."""
+        if name.startswith("_"):
+            return
+        kind = type(self)
+        present = getattr(kind, name, None)
+        if name == "trainable" and present is None:
+            raise InputAttributeError(f"{self}: {TRAINABLE}")
+        if name in self._facts:
+            self._refuse_new(name, self._facts[name])
+        elif not is_own(kind):
+            return
+        elif isinstance(present, property) and present.fset is None:
+            raise InputAttributeError(f"{self}: {name} is computed, and cannot be assigned")
+        elif not (callable(present) or isinstance(present, property | Setting) or name in self._names):
+            raise InputAttributeError(self._unknown(name))
+
+    def _refuse_new(self, name: str, instead: str) -> None:
+        """Refuse to assign what is there already."""
+        if name in self.__dict__:
+            raise InputAttributeError(f"{self}: {name} cannot be assigned: {instead}")
+
+    def _unknown(self, name: str) -> str:
+        names = sorted([*self._names, *assignable(type(self))])
+        initials = [known for known in names if "".join(word[0] for word in known.split("_")) == name]
+        near = initials or difflib.get_close_matches(name, names, 1)
+        guess = f"did you mean {near[0]}? " if near else ""
+        return f"{self} takes no attribute {name!r}: {guess}What can be assigned: {', '.join(names) or 'nothing'}"
+
+    def listen(self, model: Any) -> None:
+        """Let a model know of every change from now on."""
+        object.__setattr__(self, "_listener", ref(model))
+
+    def _changed(self) -> None:
+        """Tell the model that a recording may hold what is no more. A class of the user's own is looked at instead."""
+        model = None if self._listener is None else self._listener()
+        if model is not None and is_own(type(self)):
+            model.settings_changed()
+
+
+class Setting:
+    """A value that may be assigned at any time: checked first, and right from the next step on.
+
+    Args:
+        check: returns the value in its plain type, given it and its name, or raises InputError.
+        in_model: why it cannot be assigned in a model, if that is so.
+    """
+
+    def __init__(self, check: Callable[[Any, str], Any], in_model: str | None = None) -> None:
+        self._check, self._in_model = check, in_model
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, part: Any, owner: type | None = None) -> Any:
+        if part is None:
+            return self
+        try:
+            return part.__dict__[self._name]
+        except KeyError:
+            raise AttributeError(f"{type(part).__name__} has no {self._name} before it is made") from None
+
+    def __set__(self, part: Any, value: Any) -> None:
+        if self._in_model is not None and part.in_model:
+            raise InputAttributeError(f"{part}: {self._name} cannot be assigned: {self._in_model}")
+        checked = self._check(value, f"{type(part).__name__}: {self._name}")
+        before = part.__dict__.get(self._name, checked)
+        part.__dict__[self._name] = checked
+        if before != checked:
+            part._changed()
+
+
+def is_own(kind: type) -> bool:
+    """Tell whether a class is nnx's own."""
+    return kind.__module__.startswith("nnx.")
+
+
+def is_method(part: Any, name: str) -> bool:
+    """Tell whether the class of a part has a method of that name."""
+    return callable(getattr(type(part), name, None))
+
+
+def replaced(part: Any) -> bool:
+    """Tell whether a method stands on the part itself, in the place of its class's."""
+    return any(is_method(part, name) for name in vars(part))
+
+
+def assignable(kind: type) -> Iterator[str]:
+    """Yield the public names that a class lets its instances assign, methods aside."""
+    for name in dir(kind):
+        value = None if name.startswith("_") else getattr(kind, name)
+        if isinstance(value, Setting) or (isinstance(value, property) and value.fset is not None):
+            yield name
