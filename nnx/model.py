@@ -68,6 +68,7 @@ class Sequential(Assignable):
     dtype: str
     penalties: Array
     _names = ("metadata", "epochs_done", "stop_training", "eager_reason", "replay_reason")
+    _results = frozenset(_names)
     _facts: ClassVar[dict[str, str]] = {
         "backend": "use model.to(backend)",
         "dtype": "use model.to(backend, dtype=...)",

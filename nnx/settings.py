@@ -22,7 +22,7 @@ TRAINABLE = (
 class Assignable:
     """The base of everything of nnx that has attributes to assign. A subclass of the user's own takes any name."""
 
-    _results: ClassVar[frozenset[str]] = frozenset()  # what every step writes, and nothing is recorded of
+    _results: ClassVar[frozenset[str]] = frozenset()  # what steps write, and nothing is recorded of
     _names: ClassVar[tuple[str, ...]] = ()  # plain attributes that may be assigned
     _facts: ClassVar[Mapping[str, str]] = {}  # what stays as it was made, and what to do instead of assigning it
     _listener: ReferenceType[Any] | None = None  # the model whose recordings hold the settings

@@ -146,11 +146,12 @@ class Trainer:
         """
         if self.outdated or (self._held and any(held.changed() for held in self._held)):
             self.check()
+            self.outdated = False  # before anything is read: another thread may be changing settings
             self._fuse()
             self.model.penalties[...] = 0  # a step writes only those that there are
             self._staged.clear()
             self._held.clear()
-            self.edition, self.outdated = self.edition + 1, False
+            self.edition += 1
         return self.edition
 
     def quantities(self, validated: bool) -> list[str]:
@@ -247,14 +248,15 @@ class Trainer:
         return np.concatenate(rows)
 
     def _run(self, runner: Program | Eager, steps: int, meanwhile: Callable[[], None] | None = None) -> np.ndarray:
-        self.hyper[...] = self.backend.asarray(self.model.optimizer.hyper, "float64")
+        optimizer = self.model.optimizer
+        self.hyper[...] = self.backend.asarray(optimizer.hyper, "float64")
         with np.errstate(all="ignore"):  # what is not finite is found in the losses
             runner.run(steps)
         if meanwhile is not None:
             meanwhile()
         if not isinstance(runner, Eager) and runner.reason is not None:
             self.model.replay_reason = runner.reason
-        self.model.optimizer.counters[...] = self.backend.to_numpy(self.counters)
+        optimizer.counters[...] = self.backend.to_numpy(self.counters)
         return self._rows(steps)
 
     @changing
@@ -304,7 +306,9 @@ class Trainer:
             feed = Feed(self.backend.asarray(x.copy()), self.backend.asarray(self.backend.to_numpy(y).copy(), y.dtype))
             self._staged[key] = feed, self.runner(feed)
         feed, runner = self._staged[key]
-        self.model.eager_reason = runner.reason if isinstance(runner, Eager) else None
+        reason = runner.reason if isinstance(runner, Eager) else None
+        if reason is not self.model.eager_reason:
+            self.model.eager_reason = reason
         feed.x[...], feed.y[...] = self.backend.asarray(x), y
         return feed, runner
 

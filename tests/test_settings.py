@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_programs import Spy, always_eager
+from test_programs import Spy, Swish, always_eager
 
 import nnx
 from nnx.errors import InputAttributeError
@@ -114,6 +114,21 @@ def test_an_eager_step_has_it_too(name: str) -> None:
             change(model)
             losses.append(trained(model, "steps", 3))
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("way", WAYS)
+def test_so_has_one_of_a_model_that_cannot_be_replayed(way: str, backend: str) -> None:
+    def unreplayed(l2: float, rate: float) -> Any:
+        layers = [Swish(), nnx.Dense(5, 8, weight_l2=l2), nnx.Dropout(rate), nnx.Dense(8, 3), nnx.Softmax()]
+        return nnx.Sequential(*layers, backend=backend).compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.01))
+
+    model, wanted = unreplayed(0.0, 0.3), unreplayed(0.5, 0.0)
+    trained(model, way, 2)
+    model.layers[1].weight_l2, model.layers[2].rate = 0.5, 0.0
+    at_the_state_of(wanted, model)
+    np.testing.assert_allclose(trained(model, way, 2), trained(wanted, way, 2), rtol=1e-6)
+    assert model.eager_reason is not None
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -554,6 +569,7 @@ def test_what_cannot_be_minimised_or_move_anything_is_refused() -> None:
         ("layers[2]", "p", "What can be assigned: backend, number, rate, seed"),
         ("layers[0]", "n_inputs", "cannot be assigned"),
         ("layers[0]", "shapes", "cannot be assigned"),
+        ("layers[0]", "penalties", "takes no attribute"),
         ("layers[0]", "dtype", r"use model\.to\("),
         ("layers[0]", "dweights", "is computed, and cannot be assigned"),
         ("layers[2]", "seed", r"Sequential\(\.\.\., seed=\.\.\.\)"),

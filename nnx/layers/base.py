@@ -47,7 +47,7 @@ class Layer(Assignable):
         "inputs", "output", "dinputs", "_backend", "_parameters", "_gradients", "_buffers", "flat", "penalties",
         "_listener", "_owner",
     )  # fmt: skip
-    _results = frozenset(_runtime)
+    _results = frozenset(_runtime) - {"flat", "penalties"}
 
     # ---- to be written by each layer ---------------------------------------------------------------------------------
 
@@ -144,7 +144,7 @@ class Layer(Assignable):
         self._backend, self.dtype, self._given = backend, dtype if self.shapes else None, None
         self._parameters = dict(zip(self.shapes, parameters, strict=True))
         self._gradients = dict(zip(self.shapes, gradients, strict=True))
-        self.penalties = dict(zip(self.shapes, penalties, strict=True))
+        self.__dict__["penalties"] = dict(zip(self.shapes, penalties, strict=True))
         for name, value in given.items():
             self._parameters[name][...] = backend.asarray(value, dtype)
 
@@ -185,7 +185,7 @@ class Layer(Assignable):
         flat = ParameterBuffer(backend, dtype, list(self.shapes.values()))
         penalties = [backend.zeros(1, "float64") for _ in self.shapes]
         self.attach(backend, dtype, flat.views(flat.values), flat.views(flat.gradients), penalties)
-        self.flat = flat
+        self.__dict__["flat"] = flat
 
     def checked(self, name: str, value: Any) -> np.ndarray:
         """Return `value` as a NumPy array that may be assigned to a parameter; raise InputError where it may not."""

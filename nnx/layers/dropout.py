@@ -37,7 +37,7 @@ class Dropout(Layer):
     _counters: Array = None  # whose step the masks are of
     _counts_itself = True
     _runtime: ClassVar[tuple[str, ...]] = (*Layer._runtime, "_masked", "_counters", "_counts_itself")
-    _results = frozenset(_runtime)
+    _results = Layer._results | {"_masked", "_counters", "_counts_itself"}
 
     def __init__(self, rate: float, seed: int = 0) -> None:
         self.rate, self.seed, self.number = rate, seed, 0
