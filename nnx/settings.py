@@ -111,6 +111,9 @@ class Setting:
     def __set__(self, part: Any, value: Any) -> None:
         if self._in_model is not None and part.in_model:
             raise InputAttributeError(f"{part}: {self._name} cannot be assigned: {self._in_model}")
+        owner = getattr(part, "_owner", None)
+        if owner is not None:
+            owner.allow(f"{part}: {self._name}")
         checked = self._check(value, f"{type(part).__name__}: {self._name}")
         before = part.__dict__.get(self._name, checked)
         part.__dict__[self._name] = checked

@@ -132,7 +132,6 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         if "l2" in changed:
             for dense in (layer for layer in self.model_.layers if isinstance(layer, Dense)):
                 dense.weight_l2 = changed["l2"]
-            self.model_.to(self.model_.backend)  # where there was no penalty there was no room for one either
 
     def _train(self, model: Sequential, before: list[float], X: Array, y: Array, epochs: int, **more: Any) -> Self:
         batch = checks.integer(self.batch_size, "batch_size")
