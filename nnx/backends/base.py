@@ -250,8 +250,9 @@ def host_array(x: Any, dtype: Any = None, what: str = "") -> np.ndarray:
 def real_numbers(x: Any, what: str = "") -> np.ndarray:
     """Return `x` as a NumPy array, whatever its type, if it holds real numbers; errors begin with `what` it is."""
     what += ": " if what else ""
-    masked = sys.modules.get("numpy.ma")  # if nobody has imported it, which takes 10 ms, there are no such arrays
-    if masked is not None and isinstance(x, masked.MaskedArray):
+    # If nobody has imported it, which takes 10 ms, or another thread is at it, there are no such arrays yet.
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)
+    if masked is not None and isinstance(x, masked):
         raise InputTypeError(f"{what}a masked array was given: fill or drop the masked numbers first, e.g. x.filled(0)")
     if type(x).__module__.partition(".")[0] == "cupy":
         raise InputTypeError(
