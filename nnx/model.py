@@ -20,6 +20,7 @@ from nnx.kernels.layout import LOSS, PENALTY
 from nnx.layers import Layer
 from nnx.losses import Loss
 from nnx.optimizers import Optimizer
+from nnx.output import say
 from nnx.parameters import ParameterBuffer
 from nnx.structure import chain, check_ending, expect_instance, fitting_layers
 from nnx.training import HISTORY, Trainer
@@ -313,7 +314,7 @@ class Sequential:
         from nnx.summary import summarize
 
         text = summarize(self)
-        print(text)
+        say(text)
         return text
 
     def save(self, path: str | os.PathLike[str]) -> None:
