@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import os
 import platform
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import nnx
-from nnx.backends import Resolution, available, resolve
+from nnx.backends import Resolution, available, resolve, threads
 from nnx.backends.cuda import driver as cuda_driver
 from nnx.backends.cuda.reasons import wheels
 from nnx.errors import BackendUnavailable, InputError
@@ -42,8 +41,7 @@ PACKAGES = {  # distributions, any of which will do: (what for, extra)
 }
 VARIABLES = (
     "NNX_BACKEND", "NNX_STRICT", "NNX_THREADS", "NNX_DATA", "NNX_GEMM", "NNX_GRAPH", "NNX_PERSISTENT", "NNX_STREAM",
-    "NNX_PRECISION", "NNX_GPU_MEMORY_LIMIT", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
-    "CUDA_VISIBLE_DEVICES",
+    "NNX_PRECISION", "NNX_GPU_MEMORY_LIMIT", *threads.VARIABLES, "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
 
 LABEL = 20  # columns
@@ -66,7 +64,8 @@ def report() -> dict[str, Any]:
             "executable": sys.executable,
         },
         "platform": platform.platform(),
-        "cpu": {"model": _cpu_model(), "usable": _usable_cores(), "cores": os.cpu_count(), "simd": _simd()},
+        "cpu": {"model": _cpu_model(), "usable": threads.usable(), "cores": os.cpu_count(), "simd": _simd()},
+        "threads": _threads(),
         "gpu": gpu,
         "numpy": {"version": np.__version__, "blas": _blas(), "threads": _thread_pools()},
         "backends": {name: _told(found) for name, found in available().items()},
@@ -85,13 +84,13 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _usable_cores() -> int:
-    """Return how many cores this process may use: those it is bound to, and a container's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        cores = min(cores, max(1, math.ceil(int(quota) / int(period))))
-    return cores
+def _threads() -> dict[str, Any]:
+    """Return how many threads nnx takes, why, and every limit that would hold if none were asked for."""
+    try:
+        taken, why = threads.get_threads(), threads.explain()
+    except InputError as error:
+        taken, why = None, str(error)
+    return {"taken": taken, "why": why, "limits": threads.limits()}
 
 
 def _simd() -> list[str]:
@@ -222,7 +221,8 @@ def _machine(facts: dict[str, Any]) -> list[Row]:
         *([("cuda", f"{gpu['cuda']} is the newest that the driver runs", True)] if gpu["cuda"] else []),
         *([("cupy", f"{', '.join(gpu['wheels'])} overwrite one another", False)] if len(gpu["wheels"]) > 1 else []),
         ("numpy", f"{numpy['version']}, BLAS {numpy['blas']['name']} {numpy['blas']['version']}", True),
-        ("threads", pools or "unknown without threadpoolctl", True),
+        ("threads", facts["threads"]["why"], facts["threads"]["taken"] is not None),
+        ("thread pools", pools or "unknown without threadpoolctl", True),
     ]
 
 
@@ -240,8 +240,8 @@ def _backends(facts: dict[str, Any]) -> list[Row]:
 def _choice_rows(label: str, choice: dict[str, Any]) -> list[Row]:
     if choice["backend"] is None:
         return [(label, choice["reason"], False)]
-    threads = f", {choice['threads']} threads" if choice["threads"] else ""
-    taken = f"{choice['backend']} on {choice['device']}{threads}: {choice['reason']}"
+    number = f", {choice['threads']} thread{'s' * (choice['threads'] != 1)}" if choice["threads"] else ""
+    taken = f"{choice['backend']} on {choice['device']}{number}: {choice['reason']}"
     return [(label, taken, True), *(("", note, True) for note in choice["notes"])]
 
 
@@ -306,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="as JSON")
     options = parser.parse_args(arguments)
     facts = report()
-    sys.stdout.write((as_json(facts) if options.json else render(facts)) + "\n")
+    print(as_json(facts) if options.json else render(facts))
     return exit_code(facts)
 
 

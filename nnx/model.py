@@ -22,6 +22,7 @@ from nnx.kernels.layout import LOSS, PENALTY
 from nnx.layers import Layer
 from nnx.losses import Loss
 from nnx.optimizers import Optimizer
+from nnx.output import say
 from nnx.owner import Owner, alone, alone_or_within, changing, reading
 from nnx.parameters import ParameterBuffer
 from nnx.settings import Assignable, assignable
@@ -458,7 +459,7 @@ class Sequential(Assignable):
         from nnx.summary import summarize
 
         text = summarize(self)
-        print(text)
+        say(text)
         return text
 
     @reading

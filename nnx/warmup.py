@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from subprocess import DEVNULL, Popen
 from typing import Any
 
@@ -75,8 +75,10 @@ def way(steps: Sequence[Step], processes: int, number: int) -> list[Step]:
 def helpers(processes: int, dtypes: Sequence[str]) -> Iterator[None]:
     """Have other processes go the same way from elsewhere. What one that fails has not done is left to this process."""
     commands = [[sys.executable, "-m", "nnx.warmup", str(processes), str(n), *dtypes] for n in range(1, processes)]
-    started = [Popen(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL) for command in commands]
+    started: list[Popen[bytes]] = []
     try:
+        with suppress(OSError):  # a limit of processes, say: then there are fewer, or none
+            started.extend(Popen(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL) for command in commands)
         yield
     finally:
         for helper in started:

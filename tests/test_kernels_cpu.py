@@ -362,8 +362,9 @@ def test_set_threads(monkeypatch, numba):
     try:
         assert threads.set_threads(1) == 1
         assert numba.info().threads == 1
+        monkeypatch.setattr(threads, "usable", lambda: 4)
         assert threads.set_threads(2) == 2
-        assert pool.limit == 2
+        assert pool.limit == pool.allowed() == 2
         for wrong in (0, -1):
             with pytest.raises(InputError, match="at least 1"):
                 threads.set_threads(wrong)

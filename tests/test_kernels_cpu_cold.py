@@ -6,14 +6,17 @@ then. Run as a script this file is such a process; it prints what it did as JSON
 
 import json
 import os
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ pytest.importorskip("numba")
 
 import nnx
 from nnx import warmup
+from nnx.kernels import telling
 from nnx.kernels.cpu import cache
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.vectors import ONLY_LINKED, PART
@@ -281,8 +285,8 @@ def places(monkeypatch):
     """Make the cache look for its folders anew, in the list that is returned."""
     found = []
     monkeypatch.setattr(cache, "places", lambda: iter(found))
-    monkeypatch.setattr(cache, "told", [])
-    caches = (cache.readable, cache.writable, cache.tell)
+    monkeypatch.setattr(telling, "_told", {})
+    caches = (cache.readable, cache.writable)
     for function in caches:
         function.cache_clear()
     yield found
@@ -373,6 +377,139 @@ def test_entries_that_were_shipped_are_read_and_others_go_elsewhere(places, tmp_
     assert compiled() == 1
     assert compiled(factor=3) == 0
     assert len(list((tmp_path / "own").rglob("*.nbc"))) == 1
+
+
+POSIX = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no modes and owners as in POSIX here")
+
+
+@pytest.fixture
+def umask():
+    """Sets the umask; puts it back at the end."""
+    before = os.umask(0)
+    os.umask(before)
+    yield os.umask
+    os.umask(before)
+
+
+def modes(folder):
+    return {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*")}, {
+        stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*.nbc")
+    }
+
+
+@POSIX
+@pytest.mark.parametrize(("mask", "folders", "files"), [
+    (0o022, 0o755, 0o644), (0o027, 0o750, 0o640), (0o077, 0o700, 0o600), (0o002, 0o755, 0o644), (0, 0o755, 0o644),
+])  # fmt: skip
+def test_others_may_read_what_the_umask_says_and_never_write(mask, folders, files, places, tmp_path, umask):
+    places.append(tmp_path / "a" / "b")
+    umask(mask)
+    assert compiled() == 0
+    made, entries = modes(tmp_path / "a")
+    assert made == {folders, files}
+    assert entries == {files}
+    assert compiled() == 1
+
+
+@POSIX
+@pytest.mark.parametrize(("which", "repaired"), [("kernels-*", 0), ("*/*.nbc", 1)])
+@pytest.mark.parametrize("writable_by", [0o020, 0o002])
+def test_what_others_could_have_written_is_not_loaded(which, repaired, writable_by, places, tmp_path, monkeypatch):
+    package = tmp_path / "package"
+    package.mkdir(0o755)
+    monkeypatch.setattr(cache, "HERE", package)
+    places.append(tmp_path / "cache")
+    assert compiled() == 0
+    (found,) = (tmp_path / "cache").glob(which)
+    mode = stat.S_IMODE(found.stat().st_mode)
+    found.chmod(mode | writable_by)
+    cache.writable.cache_clear()
+    told = rf"{found} can be written to by other users \(mode {mode | writable_by:o}\).*chmod go-w.*NUMBA_CACHE_DIR"
+    with pytest.warns(RuntimeWarning, match=told):
+        assert compiled() == 0
+    assert compiled() == repaired  # a file is written anew; a second warning would be an error
+    found.chmod(mode)
+    assert compiled() == 1
+    found.chmod(mode | writable_by)
+    package.chmod(0o777)  # who may write there, may write to nnx itself: no cache would keep them off
+    assert compiled() == 1
+
+
+def owned(found, **changes):
+    names = ("st_mode", "st_uid", "st_gid")
+    return SimpleNamespace(**{name: changes.get(name, getattr(found, name)) for name in names})
+
+
+@POSIX
+def test_the_owner_is_this_user_or_root_or_that_of_the_package(monkeypatch, tmp_path):
+    monkeypatch.setattr(cache, "HERE", tmp_path)
+    found = tmp_path.stat()
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    assert not cache.distrust(owned(found, st_uid=4711))
+    assert not cache.distrust(owned(found, st_uid=0))
+    assert not cache.distrust(found)  # the package's
+    assert "belongs to another user (4712)" in cache.distrust(owned(found, st_uid=4712))
+    tmp_path.chmod(0o775)
+    assert not cache.distrust(owned(found, st_mode=0o40775))
+    assert "mode 775" in cache.distrust(owned(found, st_mode=0o40775, st_gid=found.st_gid + 1))
+    monkeypatch.delattr(os, "geteuid")  # Windows
+    assert not cache.distrust(owned(found, st_uid=4712))
+
+
+@POSIX
+def test_nothing_is_written_where_it_would_not_be_read(places, tmp_path, monkeypatch):
+    (tmp_path / "package").mkdir(0o755)
+    monkeypatch.setattr(cache, "HERE", tmp_path / "package")
+    places += [tmp_path / "everybodys", tmp_path / "own"]
+    cache.readable()[0].mkdir(parents=True)
+    cache.readable()[0].chmod(0o777)
+    with pytest.warns(RuntimeWarning, match="everybodys.* can be written to by other users"):
+        assert compiled() == 0
+    assert not list((tmp_path / "everybodys").rglob("*.nbc"))
+    assert compiled() == 1
+    monkeypatch.setattr(telling, "_told", {})
+    del places[1]
+    cache.readable.cache_clear()
+    cache.writable.cache_clear()
+    with pytest.warns(RuntimeWarning) as caught:  # one reason, one warning
+        assert compiled() == compiled() == 0
+    assert len(caught) == 1
+
+
+def as_another(uid):
+    """Compile, or load, in a process of another user; return 10 and how often it was found on disk."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setuid(uid)
+            warnings.simplefilter("ignore")
+            os._exit(10 + compiled())
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_loads_what_root_left_for_all_and_not_what_a_third_wrote(places, umask):
+    umask(0o022)
+    with tempfile.TemporaryDirectory() as folder:  # where all may go, as they may not to pytest's
+        os.chmod(folder, 0o755)
+        places.append(Path(folder))
+        assert compiled() == 0
+        (entry,) = Path(folder).rglob("*.nbc")
+        assert as_another(65534) == 11
+        os.chown(entry, 4711, 4711)
+        assert as_another(65534) == 10
+        assert as_another(4711) == 11
+
+
+def test_an_environment_without_a_home_leaves_the_package_alone(monkeypatch):
+    monkeypatch.setattr(cache.config, "CACHE_DIR", "")
+    monkeypatch.delenv("LOCALAPPDATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which the standard says to ignore
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert list(cache.places()) == [cache.HERE / "__pycache__"]
 
 
 def test_old_versions_are_removed(places, tmp_path):

@@ -159,6 +159,9 @@ def test_a_model_keeps_its_backend():
         (("mine:1", "numpy"), "mine", "1"),
         (["auto"], "numpy", "cpu"),
         ("auto", "numpy", "cpu"),
+        ("auto,auto", "numpy", "cpu"),
+        ("mine,mine,numpy", "mine", "cpu"),
+        (["mine", " mine "], "mine", "cpu"),
     ],
 )
 def test_forms(wish: Any, name: str, device: str):
@@ -249,6 +252,34 @@ def test_a_list_walks_on_and_warns_once_at_the_callers_line():
             "numba is unavailable: numba is not installed. pip install numba."
         )
         assert (caught[0].filename, caught[0].lineno) == (__file__, expected)
+
+
+@pytest.mark.parametrize("wish", ["cupy,cupy,numpy", "cupy, cupy ,numpy", "cupy:0,cupy,numpy", "cupy,cupy:1,numpy"])
+def test_a_reason_is_told_once_however_often_the_backend_is_named(wish: str):
+    with pytest.warns(BackendFallbackWarning) as caught:
+        found = resolve(wish)
+    (told,) = (str(warning.message) for warning in caught)
+    assert told.count("there is no GPU") == told.count("Buy one.") == found.reason.count("there is no GPU") == 1
+    assert len(found.skipped) == 1
+    with pytest.raises(BackendUnavailable) as raised:
+        resolve("cupy,cupy:1")
+    assert str(raised.value).count("there is no GPU") == 1
+
+
+def test_two_devices_with_reasons_of_their_own_are_both_told(plugins: Plugins):
+    def create(device: str = "") -> Any:
+        raise BackendUnavailable("cupy", f"device {device or 0} is busy", "Wait.")
+
+    plugins.ours["cupy"] = create
+    with pytest.warns(BackendFallbackWarning, match="device 1 is busy.*device 2 is busy"):
+        assert get_backend("cupy:1,cupy:2,numpy").name == "numpy"
+
+
+def test_a_factory_may_ask_for_another_backend_and_for_itself_gets_a_reason(plugins: Plugins):
+    plugins.ours["cupy"] = lambda: Fake(get_backend("numpy").name)
+    assert get_backend("cupy").name == "numpy"
+    plugins.ours["numba"] = lambda: get_backend("numba")
+    assert "'numba' is being made by what asks for it" in available()["numba"].reason
 
 
 def test_with_use_backend_warns_at_the_with():

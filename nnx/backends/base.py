@@ -257,8 +257,9 @@ def real_numbers(x: Any, what: str = "", words: str = FEATURES) -> np.ndarray:
     if is_ready(x):
         return x
     what += ": " if what else ""
-    masked = sys.modules.get("numpy.ma")  # if nobody has imported it, which takes 10 ms, there are no such arrays
-    if masked is not None and isinstance(x, masked.MaskedArray):
+    # If nobody has imported it, which takes 10 ms, or another thread is at it, there are no such arrays yet.
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)
+    if masked is not None and isinstance(x, masked):
         raise InputTypeError(f"{what}a masked array was given: fill or drop the masked numbers first, e.g. x.filled(0)")
     if type(x).__module__.partition(".")[0] == "cupy":
         raise InputTypeError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from nnx.backends import threads
 from nnx.backends.base import BackendInfo
 from nnx.backends.errors import BackendUnavailable, InputError
 from nnx.backends.forward import Forward, Stage
@@ -90,11 +92,12 @@ class NumbaBackend(NumpyBackend):
         return {**super().versions(), "numba": numba.__version__, "llvmlite": llvmlite.__version__}
 
     def threads(self) -> int | None:
-        return int(self.kernels.pool.limit)
+        return int(self.kernels.pool.allowed())
 
     def info(self) -> BackendInfo:
         plain = super().info()
         notes = (
+            *plain.notes,
             f"vectors of {self.kernels.gemm.WIDTH} bytes",
             "threads are Python's own, since kernels release the interpreter: none of Numba's threading layers is used",
             f"dense layers: {self._rule()}",
@@ -447,6 +450,13 @@ def gemm_rule() -> str:
     return rule
 
 
+def setting(name: str) -> int | None:
+    """Return one of Numba's variables as Numba reads it: anything but a number is no setting, about which it warns."""
+    with suppress(ValueError):
+        return int(os.environ.get(name, ""))
+    return None
+
+
 def create(device: str = "") -> NumbaBackend:
     """Return the backend. It has one device.
 
@@ -458,15 +468,15 @@ def create(device: str = "") -> NumbaBackend:
     install = 'Run `pip install "nnx-backends[cpu]"`.'
     if find_spec("numba") is None:
         raise BackendUnavailable("numba", "Numba is not installed", install)
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+    if setting("NUMBA_DISABLE_JIT"):
         raise BackendUnavailable("numba", "NUMBA_DISABLE_JIT is set", 'Unset it, or use backend="numpy".')
+    if (number := setting(threads.NUMBAS)) is not None and number < 1:
+        raise BackendUnavailable("numba", f"{threads.NUMBAS}={number}, with which Numba does not load", "Unset it.")
     try:
         backend = NumbaBackend()
     except InputError:
         raise
     except Exception as error:  # Numba refuses a NumPy that is too new by ImportError, LLVM fails in its own ways
         raise BackendUnavailable("numba", f"Numba does not load ({type(error).__name__}: {error})", install) from error
-    from nnx.backends import threads
-
     threads.apply()
     return backend

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from nnx.backends.base import Backend
+from nnx.backends import threads
+from nnx.backends.base import Backend, BackendInfo
 from nnx.backends.errors import BackendUnavailable
 from nnx.kernels.layout import (
     BETA_1,
@@ -65,6 +67,9 @@ class NumpyBackend(Backend):
         except ImportError:
             return None
         return max((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=None)
+
+    def info(self) -> BackendInfo:
+        return replace(super().info(), notes=(threads.explain(),))
 
     # ---- dense -------------------------------------------------------------------------------------------------------
 
@@ -264,4 +269,5 @@ def create(device: str = "") -> NumpyBackend:
     """Return the backend. It has one device."""
     if device:
         raise BackendUnavailable(f"numpy:{device}", "NumPy has one device", 'Ask for plain "numpy".')
+    threads.apply()
     return NumpyBackend()

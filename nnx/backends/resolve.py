@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,9 +11,12 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+from nnx.backends import threads
 from nnx.backends.base import Backend
 from nnx.backends.errors import BackendFallbackWarning, BackendUnavailable, InputError, InputTypeError
 from nnx.backends.memory import Memory
+from nnx.backends.once import Once
+from nnx.kernels.telling import warn
 
 AUTO = ("cupy", "numba", "numpy")
 Wish = str | Sequence[str] | Backend | None
@@ -28,7 +29,7 @@ class Resolution:
     Attributes:
         backend: the one to use.
         wish: what was asked for, as text.
-        skipped: why each earlier choice does not work.
+        skipped: why each earlier choice does not work; what two names of one backend have in common comes once.
     """
 
     backend: Backend
@@ -49,8 +50,16 @@ def names() -> list[str]:
 
 def available() -> dict[str, bool | BackendUnavailable]:
     """Return, for each backend, True, or a falsy `BackendUnavailable` with its reason and remedy."""
-    found = {name: _load(name) for name in sorted(names(), key=lambda n: (n != "numpy", n != "numba"))}
+    found = {name: _try(name) for name in sorted(names(), key=lambda n: (n != "numpy", n != "numba"))}
     return {name: b if isinstance(b, BackendUnavailable) else True for name, b in found.items()}
+
+
+def _try(name: str) -> Backend | BackendUnavailable:
+    """Return a backend; the environment's mistake is a reason, too, where one looks and nothing was asked for."""
+    try:
+        return _load(name)
+    except InputError as error:
+        return BackendUnavailable(name, str(error), "Correct or unset it.")
 
 
 def resolve(wish: Wish = None) -> Resolution:
@@ -64,13 +73,14 @@ def resolve(wish: Wish = None) -> Resolution:
 
     Raises:
         BackendUnavailable: the one named does not work, or none of the list, or (NNX_STRICT=1) not the list's first.
-        InputError: no backend has that name.
+        InputError: no backend has that name; or one of the environment's NNX_... variables is not as it must be.
     """
+    threads.check()
     what = "backend"
     if wish is None:
         wish = _current.get() or _default
     if wish is None:
-        wish, what = os.environ.get("NNX_BACKEND") or "auto", "NNX_BACKEND"
+        wish, what = os.environ.get("NNX_BACKEND", "").strip() or "auto", "NNX_BACKEND"
     if isinstance(wish, Backend):
         return Resolution(wish, wish.name)
     wanted = _parse(wish, what)
@@ -83,7 +93,8 @@ def resolve(wish: Wish = None) -> Resolution:
             if skipped and not automatic:
                 _tell(found, skipped)
             return Resolution(found, wish, tuple(skipped))
-        skipped.append(found)
+        if (found.name, found.reason) not in ((s.name, s.reason) for s in skipped):  # "cupy:0,cupy", without a GPU
+            skipped.append(found)
         if not automatic and _strict():
             break
     raise _none_left(skipped)
@@ -133,7 +144,7 @@ _current: ContextVar[Backend | None] = ContextVar("nnx_backend", default=None)
 
 
 def _parse(wish: Any, what: str) -> list[str]:
-    """Split a wish into names, and refuse what no backend can be called."""
+    """Split a wish into names, each once, and refuse what no backend can be called."""
     if isinstance(wish, str):
         wanted = [part.strip() for part in wish.split(",")]
     elif isinstance(wish, Sequence) and all(isinstance(part, str) for part in wish):
@@ -142,6 +153,7 @@ def _parse(wish: Any, what: str) -> list[str]:
         raise InputTypeError(f'{what}={wish!r}: expected a name, names such as "cupy,numba", or "auto"')
     if not wanted:
         raise InputError(f'{what}={wish!r}: expected at least one name, such as "numpy", or "auto"')
+    wanted = list(dict.fromkeys(wanted))
     for name in wanted:
         base, colon, device = name.partition(":")
         if wanted != ["auto"] and base not in AUTO and base not in _entry_points():
@@ -160,15 +172,7 @@ def _strict() -> bool:
 
 def _tell(found: Backend, skipped: list[BackendUnavailable]) -> None:
     why = "; ".join(f"{s.name} is unavailable: {s.reason}. {s.remedy}" for s in skipped)
-    warnings.warn(f"using backend {found.name!r}; {why}", BackendFallbackWarning, stacklevel=_outside())
-
-
-def _outside() -> int:
-    """Return the stack level of the first caller outside nnx, so that the warning points at the user's own line."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in ("nnx", "contextlib"):
-        level, frame = level + 1, frame.f_back
-    return level
+    warn(f"using backend {found.name!r}; {why}", BackendFallbackWarning)
 
 
 def _none_left(skipped: list[BackendUnavailable]) -> BackendUnavailable:
@@ -179,10 +183,15 @@ def _none_left(skipped: list[BackendUnavailable]) -> BackendUnavailable:
     return BackendUnavailable(",".join(s.name for s in skipped), reasons, remedies)
 
 
-@cache
+@Once
 def _load(name: str) -> Backend | BackendUnavailable:
-    """Make and probe a backend once for each process."""
+    """Make and probe a backend once for each process.
+
+    Raises:
+        InputError: the environment asks one of nnx's own for what there is not, such as NNX_GEMM=fast.
+    """
     base, _, device = name.partition(":")
+    backend: Any = None
     try:
         backend = _factory(base)(device) if device else _factory(base)()
         if not isinstance(backend, Backend):
@@ -191,6 +200,8 @@ def _load(name: str) -> Backend | BackendUnavailable:
     except BackendUnavailable as unavailable:
         return unavailable.with_traceback(None)
     except Exception as error:  # whatever a driver, a compiler or somebody's plugin throws is a reason, not a crash
+        if isinstance(error, InputError) and backend is None and base in AUTO:
+            raise
         return BackendUnavailable(name, f"{type(error).__name__}: {error}", "Run `nnx doctor` for details.")
     return backend
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import signal
 import sys
 import threading
@@ -25,19 +26,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: what stands after `nnx`; None takes it from the process. `--debug` counts anywhere.
     """
-    from nnx.cli.errors import report
+    from nnx.cli.errors import finish, report
 
+    _take_closed_numbers()
     given = list(sys.argv[1:] if argv is None else argv)
     arguments = [argument for argument in given if argument != "--debug"]
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
     try:
         with _sigterm_as_ctrl_c():
-            code = _command(arguments)(arguments)
-            sys.stdout.flush()  # here, so that a reader that has gone is noticed here
-            return code
+            return finish(_command(arguments)(arguments))
     except BaseException as error:
         return report(error, debug="--debug" in given)
+
+
+def _take_closed_numbers() -> None:
+    """Have the numbers of stdin, stdout and stderr taken: a file of ours would get them, and whatever C code prints."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
 
 
 def _command(arguments: list[str]) -> Callable[[list[str]], int]:

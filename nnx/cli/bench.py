@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,12 +12,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.status import Status
+from rich.live import Live
 from rich.text import Text
 
 from nnx.backends.precision import check_precision
 from nnx.checks import integer
 from nnx.cli import outputs
+from nnx.cli.console import telling
 from nnx.cli.errors import Failed, writing
 from nnx.errors import FileFormatError, InputError
 
@@ -91,7 +93,8 @@ def _run(
     from nnx.benchmark.race import Race
     from nnx.benchmark.report import Report
 
-    console, report, watch = _console(), Report(players, absent, method, quick), quiet.Watch()
+    console = _console(as_json is None and html is None)
+    report, watch = Report(players, absent, method, quick), quiet.Watch()
     suite, last = "", method.passes - 1
     with _telling(console) as told:
         try:
@@ -145,9 +148,13 @@ def _compare(old: Path, new: Path) -> int:
     return int(bool(found.lost) or any(change.verdict == "slower" for change in found.changes))
 
 
-def _console() -> Console:
-    """Return stdout: as wide as the terminal, and as wide as a table needs where it is none."""
-    console = Console(highlight=False, emoji=False, markup=False)
+def _console(needed: bool = True) -> Console:
+    """Return stdout: as wide as the terminal, and as wide as a table needs where it is none.
+
+    Args:
+        needed: whether the work is for nothing where nobody reads it.
+    """
+    console = Console(highlight=False, emoji=False, markup=False) if needed else telling(sys.stdout)
     if not console.is_terminal:
         console.width = FILE
     return console
@@ -157,9 +164,9 @@ def _console() -> Console:
 def _telling(console: Console) -> Iterator[Callable[[str], None]]:
     """Show on a terminal what is being done."""
     if not console.is_terminal:
-        console = Console(stderr=True, highlight=False, emoji=False, markup=False)
-    with Status("", console=console) as status:
-        yield lambda text: status.update(Text(text))
+        console = telling(sys.stderr)
+    with Live(Text(""), console=console, auto_refresh=False, transient=True) as live:
+        yield lambda text: live.update(Text(text), refresh=True)
 
 
 def _names(option: str, text: str | None) -> list[str] | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from typing import IO, Any, cast
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from nnx.backends import Resolution
 from nnx.errors import BackendUnavailable
+from nnx.output import Output
 
 LABEL = 9  # columns
 
@@ -17,7 +21,7 @@ class Report:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.console = Console(highlight=False, emoji=False, markup=False)
+        self.console = telling(sys.stdout)
 
     def line(self, label: str, *texts: str, always: bool = False) -> None:
         """Write a label and what belongs to it: the first text, then the others under it, dimmed."""
@@ -38,6 +42,11 @@ class Report:
         """Write an empty line."""
         if not self.quiet:
             self.console.print()
+
+
+def telling(stream: Any) -> Console:
+    """Return a console for what tells of work, on stdout or stderr, and fails nothing where it cannot be told."""
+    return Console(file=cast(IO[str], Output(stream)), highlight=False, emoji=False, markup=False)
 
 
 def explain(resolution: Resolution) -> tuple[str, ...]:

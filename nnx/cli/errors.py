@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nnx.errors import BackendUnavailable, InputError, MissingExtra, NonFiniteError
+from nnx.output import Output
 
 DONE, FAILED, WRONG = range(3)
 
@@ -32,13 +33,32 @@ def report(error: BaseException, debug: bool) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else (DONE if error.code is None else FAILED)
     if isinstance(error, BrokenPipeError):
-        _leave_stdout()
+        leave_stdout()
         return FAILED
     if debug:
         traceback.print_exception(error)
     code, message = explain(error)
-    with contextlib.suppress(OSError):
-        print(f"error: {message}", file=sys.stderr)
+    note(f"error: {message}")
+    return code
+
+
+def note(text: str) -> None:
+    """Write a line to stderr, if there is one: `print` would take stdout for it."""
+    Output(sys.stderr).write(f"{text}\n")
+
+
+def finish(code: int) -> int:
+    """Have everything written that stdout holds back; return the exit code.
+
+    A reader that has gone has what it wanted. Text that is missing because a disk is full is a failure.
+    """
+    out = Output(sys.stdout)
+    out.flush()
+    if out.gone:
+        leave_stdout()
+    lost, Output.lost = Output.lost, None
+    if lost is not None:
+        raise Failed(f"stdout could not be written: {lost.strerror}")
     return code
 
 
@@ -68,7 +88,8 @@ def _system(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
 
 
-def _leave_stdout() -> None:
+def leave_stdout() -> None:
     """Nobody reads any more: what is still buffered goes nowhere, instead of failing once more at exit."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        number = sys.stdout.fileno()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)

@@ -15,7 +15,7 @@ import typer
 import nnx
 from nnx.cli import outputs
 from nnx.cli.card import Card, card_of
-from nnx.cli.errors import writing
+from nnx.cli.errors import Failed, leave_stdout, note, writing
 from nnx.datasets import load_features
 from nnx.errors import FileFormatError, InputError
 from nnx.saving import write_atomically
@@ -37,6 +37,8 @@ def predict(
 ) -> None:
     """Write a saved network's answer for each row of a file, as CSV."""
     outputs.check("--output", output, (model, file))
+    if output is None and sys.stdout is None:
+        raise Failed("there is no stdout to write to; name a file: --output FILE")
     network = nnx.load(model, backend=backend)
     try:
         card = card_of(network)
@@ -66,10 +68,9 @@ def _warn(card: Card, x: np.ndarray, file: Path) -> None:
     low, high = card.limits
     least, most, room = float(x.min()), float(x.max()), FAR * (high - low)
     if least < low - room or most > high + room:
-        print(
+        note(
             f"note: the inputs in {file} go from {least:g} to {most:g}, those in training from {low:g} to {high:g}; "
-            "bring them to the same scale",
-            file=sys.stderr,
+            "bring them to the same scale"
         )
 
 
@@ -106,8 +107,16 @@ def _lines(rows: Iterator[list[str]]) -> Iterator[str]:
 
 
 def _print(rows: Iterator[list[str]]) -> None:
-    """Write to stdout as UTF-8 with plain line ends, whatever the terminal's habits."""
-    sys.stdout.flush()
-    for part in _lines(rows):
-        sys.stdout.buffer.write(part.encode())
-    sys.stdout.buffer.flush()
+    """Write to stdout as UTF-8 with plain line ends, whatever the terminal's habits, until nobody reads any more."""
+    out = getattr(sys.stdout, "buffer", None)
+    try:
+        if out is None:  # not a stream of bytes but an object of somebody's
+            for part in _lines(rows):
+                sys.stdout.write(part)
+            return
+        sys.stdout.flush()
+        for part in _lines(rows):
+            out.write(part.encode())
+        out.flush()
+    except BrokenPipeError:
+        leave_stdout()

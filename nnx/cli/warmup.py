@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from nnx import checks
+from nnx.cli.console import telling
+from nnx.output import say
 
 
 def warmup(
@@ -24,11 +26,11 @@ def warmup(
     dtypes = DTYPES if dtype is None else (checks.dtype(dtype),)
 
     columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=telling(sys.stderr), auto_refresh=False) as bar:  # there may be no other thread
         task = bar.add_task("importing Numba", total=None)
 
         def show(done: int, total: int, name: str) -> None:
-            bar.update(task, completed=done, total=total, description=name)
+            bar.update(task, completed=done, total=total, description=name, refresh=True)
 
         count = compile_all(show, dtypes)
-    print(f"compiled, or found on disk: {count} kernels")
+    say(f"compiled, or found on disk: {count} kernels")

@@ -249,19 +249,18 @@ class Layer(Assignable):
         return f"{type(self).__name__}()"
 
 
-_random: np.random.Generator | None = None
+_random: dict[str, np.random.Generator] = {}  # one, under ""; a dictionary takes the first of two threads' as it is
 
 
 def default_random() -> np.random.Generator:
     """Return the generator that draws weights for layers used without a model; it begins at seed 0."""
-    global _random
-    if _random is None:
-        seed(0)
-    assert _random is not None
-    return _random
+    return _random.get("") or _random.setdefault("", _generator(0))
 
 
 def seed(value: int = 0) -> None:
     """Restart the generator that draws weights for layers used without a model. A model has a seed of its own."""
-    global _random
-    _random = np.random.Generator(np.random.Philox(checks.integer(value, "seed", low=0)))
+    _random[""] = _generator(value)
+
+
+def _generator(value: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(checks.integer(value, "seed", low=0)))

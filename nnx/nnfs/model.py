@@ -14,6 +14,7 @@ from nnx.errors import InputError
 from nnx.nnfs.activations import Activation_Softmax
 from nnx.nnfs.layers import Layer_Input
 from nnx.nnfs.losses import Activation_Softmax_Loss_CategoricalCrossentropy, Loss_CategoricalCrossentropy
+from nnx.output import say
 from nnx.owner import Owner, alone
 
 Array = Any
@@ -114,7 +115,7 @@ class Model:
         batches = list(_batches(X, batch_size))
         with self._owner.layers:
             for epoch in range(1, epochs + 1):
-                print(f"epoch: {epoch}")
+                say(f"epoch: {epoch}")
                 self._train_epoch(X, y, batches, print_every)
                 if validation_data is not None:
                     self.evaluate(*validation_data, batch_size=batch_size)
@@ -144,7 +145,7 @@ class Model:
 
     def _print_training(self, what: str, losses: tuple[Any, Any], accuracy: Any) -> None:
         data_loss, regularization_loss = losses
-        print(
+        say(
             f"{what}, acc: {accuracy:.3f}, loss: {data_loss + regularization_loss:.3f} (data_loss: {data_loss:.3f}, "
             f"reg_loss: {regularization_loss:.3f}), lr: {self.optimizer.current_learning_rate}"
         )
@@ -162,7 +163,7 @@ class Model:
                 self.loss.calculate(output, y[rows])
                 self.accuracy.calculate(self.output_layer_activation.predictions(output), y[rows])
             accuracy, loss = self.accuracy.calculate_accumulated(), self.loss.calculate_accumulated()
-        print(f"validation, acc: {accuracy:.3f}, loss: {loss:.3f}")
+        say(f"validation, acc: {accuracy:.3f}, loss: {loss:.3f}")
 
     def predict(self, X: Any, *, batch_size: int | None = None) -> Array:
         """Return the last layer's outputs [N, O] for X [N, I]."""

@@ -13,8 +13,8 @@ import numpy as np
 from nnx.backends.flow import Array, Step
 from nnx.backends.numba_program.layout import Layout
 from nnx.backends.program import Call
+from nnx.kernels.cpu import cores
 from nnx.kernels.cpu import program_table as t
-from nnx.kernels.cpu.cores import keep_off_mine
 from nnx.kernels.cpu.program_step import ready
 
 WORTH_HELP = 200e-6  # seconds of work in a call below which waking a helper costs more than it does
@@ -57,11 +57,11 @@ class NumbaProgram:
 
     def run(self, steps: int) -> None:
         """Run `steps` steps."""
-        threads = min(self.threads, int(self._limit() or 1))
-        if threads > 1 and steps * self.seconds > WORTH_HELP:
-            self.running = True
-            helpers.ask(self, threads - 1)
         try:
+            if self.threads > 1 and steps * self.seconds > WORTH_HELP:
+                wanted = min(self.threads, int(self._limit() or 1)) - 1
+                self.running = wanted > 0
+                helpers.ask(self, wanted)
             self._function(*self._arguments, 0, steps)
         finally:
             self.running = False
@@ -76,15 +76,14 @@ class Helper:
 
     Attributes:
         program: which it works on; it leaves by itself soon after the program's last step.
+        native_id: of the thread; 0: none could be started, and nobody helps.
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.program: NumbaProgram | None = None
         self.queue: SimpleQueue[NumbaProgram] = SimpleQueue()
-        thread = threading.Thread(target=self._serve, name=f"nnx-step-{number}", daemon=True)
-        thread.start()
-        self.native_id = thread.native_id or 0
+        self.native_id = cores.start(self._serve, name=f"nnx-step-{number}")
 
     def ask(self, program: NumbaProgram) -> None:
         """Help with this program. If it is still there from the last call it stays."""
@@ -108,15 +107,18 @@ class Helpers:
 
     def __init__(self) -> None:
         self.all: list[Helper] = []
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a signal's handler may run a program while it is held
 
     def ask(self, program: NumbaProgram, count: int) -> None:
-        """Send so many to a program."""
+        """Send so many to a program, or those that there are."""
+        if count < 1:
+            return
         with self.lock:
-            while len(self.all) < count:
-                self.all.append(Helper(len(self.all) + 1))
-        keep_off_mine([helper.native_id for helper in self.all[:count]])
-        for helper in self.all[:count]:
+            while len(self.all) < count and (helper := Helper(len(self.all) + 1)).native_id:
+                self.all.append(helper)
+        found = self.all[:count]
+        cores.keep_off_mine([helper.native_id for helper in found])
+        for helper in found:
             helper.ask(program)
 
 

@@ -8,6 +8,7 @@ numbered files are written apart); and a disk that cannot be written to is an er
   every file in this folder. It is written beside its place and then moved there, so readers see all of it or nothing;
 * entries lie in NUMBA_CACHE_DIR if that is set, else in this folder's `__pycache__`, else in the user's cache
   directory: the first that can be written to. All are read, so an image may ship a filled, read-only cache;
+* loading code is running it, so entries that others could have written are left alone: see `distrust`;
 * with nowhere to write, kernels are compiled in memory, and one warning says so.
 
 Functions in a closure are fine here (Numba would give them another key in every process): they count by name.
@@ -20,11 +21,11 @@ import hashlib
 import os
 import pickle
 import shutil
+import stat
 import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -37,9 +38,15 @@ import numpy as np
 from numba.core import config
 from numba.core.caching import _Cache
 from numba.core.compiler import CompileResult
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime.nrt import rtsys
 
+from nnx.kernels.forking import hold_at_fork
+from nnx.kernels.telling import warn_once
+
 LOCK = threading.RLock()
+hold_at_fork(global_compiler_lock._lock)  # Numba's
+hold_at_fork(LOCK)  # this one last, for what comes last is taken first, as in `typed`
 HERE = Path(__file__).parent
 REBUILD: Any = CompileResult._rebuild
 KEPT = 4  # folders of entries, one for each version of the sources, that are kept; the oldest goes first
@@ -118,9 +125,8 @@ class KernelCache(_Cache):
         rtsys.initialize(target_context)
         name = self._name(signature, target_context.codegen())
         for place in readable():
-            try:
-                content = (place / name).read_bytes()
-            except OSError:
+            content = read(place, name)
+            if content is None:
                 continue
             if hashlib.sha256(content[32:]).digest() == content[:32]:
                 return REBUILD(target_context, *pickle.loads(content[32:]))
@@ -137,7 +143,7 @@ class KernelCache(_Cache):
         try:
             replace(place / self._name(signature, result.codegen), hashlib.sha256(content).digest() + content)
         except OSError as error:
-            tell(f"{place}: {error.strerror or error}")
+            not_kept(f"{place}: {error.strerror or error}")
 
     def _prefix(self) -> str:
         plain = self.function.__qualname__.replace("<", "").replace(">", "")
@@ -154,6 +160,7 @@ class KernelCache(_Cache):
             self.options,
             str(signature),
             codegen.magic_tuple(),
+            stamp(),  # also the folder's name; a renamed folder is not this version's
         )
         return f"{self._prefix()}-{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.nbc"
 
@@ -214,7 +221,7 @@ def places() -> Iterator[Path]:
         base = os.path.expanduser("~/Library/Caches")
     else:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if base and not base.startswith("~"):  # with no home directory expanduser leaves the ~
+    if base and os.path.isabs(base):  # with no home directory expanduser leaves the ~
         yield Path(base) / "nnx"
 
 
@@ -230,7 +237,10 @@ def writable() -> Path | None:
     reasons = []
     for place in readable():
         try:
-            place.mkdir(parents=True, exist_ok=True)
+            make(place)
+            if why := distrust(os.stat(place)):
+                refuse(place, why)
+                continue
             with tempfile.NamedTemporaryFile(dir=place):
                 pass
         except OSError as error:
@@ -238,8 +248,16 @@ def writable() -> Path | None:
             continue
         prune(place)
         return place
-    tell("; ".join(reasons))
+    if reasons:
+        not_kept("; ".join(reasons))
     return None
+
+
+def make(folder: Path) -> None:
+    """Make a folder, and those above it, for others to read but not to write to; the umask may say less, not more."""
+    if not folder.is_dir():
+        make(folder.parent)
+        folder.mkdir(mode=0o755, exist_ok=True)
 
 
 def prune(place: Path) -> None:
@@ -257,29 +275,76 @@ def prune(place: Path) -> None:
 
 
 def replace(file: Path, content: bytes) -> None:
-    """Write a file so that nobody ever sees a part of it."""
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=".tmp")
+    """Write a file so that nobody ever sees a part of it: for others to read, if the umask says so."""
+    name = file.with_name(f"{os.urandom(8).hex()}.tmp")
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
     try:
         with os.fdopen(handle, "wb") as temporary:
             temporary.write(content)
         os.replace(name, file)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         raise
 
 
-@cache
-def tell(why: str) -> None:
+def not_kept(why: str) -> None:
     """Warn, once, that compiled code is not kept."""
-    if told:
-        return
-    told.append(why)
-    warnings.warn(
+    warn_once(
         f"compiled kernels cannot be kept on disk ({why}), so each process compiles them again, which takes seconds: "
         "set NUMBA_CACHE_DIR to a directory that can be written to",
-        RuntimeWarning,
-        stacklevel=2,
+        "kernels are not kept",
     )
 
 
-told: list[str] = []
+# ---- who wrote them --------------------------------------------------------------------------------------------------
+
+
+def read(place: Path, name: str) -> bytes | None:
+    """Return what is in an entry's file; None if there is none, or if another user could have written it.
+
+    The file is opened by way of its folder, and both are looked at when they are open, so nobody can exchange them in
+    between. The folders above need no look: who may rename ours can put none in its place that passes.
+    """
+    try:
+        if os.open not in os.supports_dir_fd:
+            return (place / name).read_bytes()
+        folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with open(os.open(name, os.O_RDONLY, dir_fd=folder), "rb") as file:
+                for path, opened in ((place, folder), (place / name, file.fileno())):
+                    if why := distrust(os.fstat(opened)):
+                        refuse(path, why)
+                        return None
+                return file.read()
+        finally:
+            os.close(folder)
+    except OSError:
+        return None
+
+
+def distrust(found: os.stat_result) -> str:
+    """Tell why code in a file or a folder must not be run; "" if it may be.
+
+    The rule is ssh's for keys. It must belong to this user, to root, or to whom nnx's own code belongs; and nobody else
+    may write to it, but those who may write to nnx's own code: they need no cache to run theirs here. Windows keeps
+    users apart by other means, and its caches lie in the user's own folder: nothing is asked there.
+    """
+    if not hasattr(os, "geteuid"):
+        return ""
+    package = os.stat(HERE)
+    if found.st_uid not in (os.geteuid(), 0, package.st_uid):
+        return f"belongs to another user ({found.st_uid})"
+    theirs = stat.S_IWOTH | (stat.S_IWGRP if found.st_gid == package.st_gid else 0)
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) & ~(package.st_mode & theirs):
+        return f"can be written to by other users (mode {stat.S_IMODE(found.st_mode):o})"
+    return ""
+
+
+def refuse(path: Path, why: str) -> None:
+    """Warn, once, that an entry or a folder of entries is left alone."""
+    warn_once(
+        f"compiled kernels on disk are left alone, because {path} {why}, and whoever writes there decides what runs "
+        "here: remove it if you do not trust it, else chown it to root or yourself and chmod go-w it; or set "
+        "NUMBA_CACHE_DIR to a directory of your own",
+        "kernels are not trusted",
+    )

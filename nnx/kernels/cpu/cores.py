@@ -1,4 +1,4 @@
-"""Keeping helping threads off the core of the thread they help.
+"""Helping threads: starting them, and keeping them off the core of the thread they help.
 
 A system that saves cores wakes a helper where its waker runs, and moves it only after milliseconds: until then two
 threads take turns on one core. A step of 128x64-128-64-10 on two threads of a virtual machine took 118 us at best and
@@ -9,7 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
+
+from nnx.kernels.telling import warn_once
 
 try:
     _current = ctypes.CDLL(None).sched_getcpu if hasattr(os, "sched_setaffinity") else None
@@ -17,6 +22,45 @@ except (OSError, AttributeError, TypeError):  # a C library without it
     _current = None
 
 _kept_off: dict[int, tuple[int, frozenset[int]]] = {}  # native id of a thread: (core it must not take, those allowed)
+_refused = False
+
+
+def start(work: Callable[..., None], *arguments: Any, name: str) -> int:
+    """Start a helping thread; return its native id, or 0 where there can be none: then the caller works alone.
+
+    A system may allow no more threads (a container's limit, `ulimit -u`), nor does an interpreter that is ending. One
+    warning says so, and none is tried for again before `allow_again`. Under gevent and its like threads are not the
+    system's: one that waits in compiled code would keep all others from running, so it ends at once.
+    """
+    global _refused
+    if _refused:
+        return 0
+    mine = threading.get_native_id()
+
+    def helping() -> None:
+        if threading.get_native_id() != mine:
+            work(*arguments)
+
+    thread = threading.Thread(target=helping, name=name, daemon=True)
+    try:
+        thread.start()
+    except (RuntimeError, MemoryError) as error:
+        _refused = True
+        warn_once(
+            f"no helping thread could be started ({error}), so work goes on with those there are: raise the limit of "
+            "threads (ulimit -u, or the container's), then call nnx.set_threads; or ask for one by NNX_THREADS=1",
+            "threads",
+        )
+        return 0
+    native = thread.native_id or 0
+    _refused = native == mine
+    return 0 if _refused else native
+
+
+def allow_again() -> None:
+    """Let threads be tried for again: after a limit may have been raised, and in a forked process."""
+    global _refused
+    _refused = False
 
 
 def keep_off_mine(threads: list[int]) -> None:

@@ -16,25 +16,29 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
+from nnx.kernels.cpu import cores
 from nnx.kernels.cpu.cache import njit
-from nnx.kernels.cpu.cores import keep_off_mine
 from nnx.kernels.cpu.program_table import atomic_load
 from nnx.kernels.cpu.team import BOARD, HELPERS, serve
 from nnx.kernels.cpu.vectors import OPTIONS
 
-limit = 1  # how many threads an operation may take, the caller's included; `set_limit` changes it
+limit = 1  # the most threads that an operation may take, the caller's included; `set_limit` changes it
+_just_now: Callable[[], int] | None = None  # how many at this moment, if that changes by itself
+_found, _until = 1, 0.0  # what it returned, and until when that counts
+SOON = 1e-3  # seconds: to ask takes 3 us, a tenth of the smallest operation that is shared
 board = np.zeros(BOARD, np.int64)  # where kernels and workers meet: see team.py
 _queue: SimpleQueue[Job | None] = SimpleQueue()  # None: only to wake up
 _asleep: list[int] = []  # numbers of workers that wait for it; how many they are is what counts
 _nobody = np.zeros(1, np.int64)  # in place of what a waiting caller looks at
-_workers: list[threading.Thread] = []
-_lock = threading.Lock()
+_workers: list[int] = []  # their native ids
+_lock = threading.RLock()  # a signal's handler may call a kernel while it is held
 _rung = np.zeros(1, np.int64)  # how many jobs there have been
 AWAKE = 100_000  # looks, some 100 us
 
@@ -77,8 +81,7 @@ def run(parts: Sequence[Callable[[], Any]]) -> None:
     if len(parts) == 1:
         parts[0]()
         return
-    helpers = min(limit, len(parts)) - 1
-    _gather(helpers)
+    helpers = _gather(min(limit, len(parts)) - 1)
     job = Job(parts)
     for _ in range(helpers):
         _queue.put(job)
@@ -92,10 +95,9 @@ def run(parts: Sequence[Callable[[], Any]]) -> None:
 
 def summon() -> np.ndarray:
     """Wake the workers up for a kernel that is called at once; return the board by which they help it."""
-    helpers = limit - 1
-    if helpers:
-        _gather(helpers)
-        for _ in range(min(helpers, len(_asleep))):
+    if limit > 1:
+        helpers = board[HELPERS] = lately() - 1
+        for _ in range(min(_gather(helpers), len(_asleep))):
             _queue.put(None)
     return board
 
@@ -108,28 +110,53 @@ def split(length: int, work: float, grain: int = 1) -> list[slice]:
         grain: rows of each part but the last are a multiple of this.
     """
     parts = min(limit, int(work), -(-length // grain))
+    if parts > 1:
+        parts = min(parts, lately())
     if parts < 2:
         return [slice(0, length)]
     step = -(-length // (parts * grain)) * grain
     return [slice(first, min(first + step, length)) for first in range(0, length, step)]
 
 
-def set_limit(threads: int) -> None:
-    """Set how many threads an operation may take."""
-    global limit
-    limit = max(1, threads)
+def set_limit(threads: int, just_now: Callable[[], int] | None = None) -> None:
+    """Set the most threads that an operation may take.
+
+    Args:
+        just_now: returns how many it may take when it is called, where that may become fewer by itself.
+    """
+    global limit, _just_now
+    limit, _just_now = max(1, threads), just_now
+    allowed()
     board[HELPERS] = limit - 1
+    cores.allow_again()
 
 
-def _gather(wanted: int) -> None:
-    """Have at least so many workers, on other cores than this thread's."""
+def allowed() -> int:
+    """Return how many threads an operation that begins now may take, the caller's included."""
+    global _found, _until
+    _found, _until = limit if _just_now is None else max(1, min(limit, _just_now())), time.monotonic() + SOON
+    return _found
+
+
+def lately() -> int:
+    """Return the same as of a moment ago."""
+    return _found if time.monotonic() < _until else allowed()
+
+
+def _gather(wanted: int) -> int:
+    """Have so many workers, if they can be had, on other cores than this thread's; return how many there are."""
+    if wanted < 1:
+        return 0
     with _lock:
         while len(_workers) < wanted:
             number = len(_workers) + 1
-            worker = threading.Thread(target=_serve, args=(_queue, number), name=f"nnx-{number}", daemon=True)
-            worker.start()
+            worker = cores.start(_serve, _queue, number, name=f"nnx-{number}")
+            if not worker:
+                break
             _workers.append(worker)
-    keep_off_mine([worker.native_id or 0 for worker in _workers[:wanted]])
+        helpers = _workers[:wanted]
+    cores.keep_off_mine(helpers)
+    return len(helpers)
 
 
 def _serve(queue: SimpleQueue[Job | None], number: int) -> None:
@@ -146,9 +173,9 @@ def _serve(queue: SimpleQueue[Job | None], number: int) -> None:
 def _after_fork() -> None:
     """A forked process has none of its parent's threads, and perhaps a lock that one of them held."""
     global _queue, _asleep, _workers, _lock
-    _queue, _asleep, _workers, _lock = SimpleQueue(), [], [], threading.Lock()
+    _queue, _asleep, _workers, _lock = SimpleQueue(), [], [], threading.RLock()
     board[:] = 0
-    set_limit(limit)
+    set_limit(limit, _just_now)
 
 
 if hasattr(os, "register_at_fork"):

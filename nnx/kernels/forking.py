@@ -1,0 +1,24 @@
+"""Forking while other threads work: a child has none of its parent's threads, and finds locks as they left them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+PATIENCE = 60.0  # seconds; longer than anything takes that is done under these locks
+
+
+def hold_at_fork(lock: Any) -> None:
+    """Have forking wait for this lock, so that no child finds it held, and what it guards half done, for ever."""
+    if not hasattr(os, "register_at_fork"):
+        return
+    held: list[bool] = []
+
+    def before() -> None:
+        held.append(lock.acquire(timeout=PATIENCE))
+
+    def after() -> None:
+        if held and held.pop():
+            lock.release()
+
+    os.register_at_fork(before=before, after_in_parent=after, after_in_child=after)

@@ -1,0 +1,235 @@
+"""A standard output that is closed, gone, None, or somebody's object: nothing fails for it, and no answer is lost."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nnx
+from nnx import progress
+from nnx.output import Output, say
+
+X, Y = np.random.default_rng(0).normal(size=(20, 2)), np.arange(20) % 2
+
+
+class Writes:
+    """An object with `write` alone, as of a logger or an IDE."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+
+class Broken(Writes):
+    """One that fails at the first line."""
+
+    error: Exception = BrokenPipeError(32, "Broken pipe")
+
+    def write(self, text: str) -> None:
+        raise self.error
+
+
+class Flushless(Writes):
+    flush = None
+
+
+class Terminal(io.StringIO):
+    """A terminal that goes away."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+def closed() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+def narrow() -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(), "ascii")
+
+
+@pytest.fixture
+def stdout(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
+    """Puts something in the place of stdout, until the test ends."""
+    yield lambda stream: monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.undo()
+
+
+def model() -> nnx.Sequential:
+    net = nnx.Sequential(nnx.Dense(2, 2), nnx.Softmax(), backend="numpy")
+    return net.compile(nnx.CategoricalCrossEntropy(), nnx.Adam())
+
+
+@pytest.mark.parametrize("make", [lambda: None, closed, Writes, Broken, Flushless, Terminal, narrow, object])
+def test_a_training_goes_on_whatever_stdout_is(make: Callable[[], Any], stdout: Callable[[Any], None]) -> None:
+    net = model()
+    stdout(make())
+    assert net.fit(X, Y, epochs=3).epochs == 3
+    assert net.fit(X, Y, epochs=3, verbose=True).epochs == 3
+    assert "Dense" in net.summary()
+
+
+def test_what_can_be_written_is(stdout: Callable[[Any], None]) -> None:
+    out = Writes()
+    stdout(out)
+    model().fit(X, Y, epochs=2)
+    say("größe")
+    assert out.text.startswith("epoch 1/2  loss")
+    assert out.text.endswith("größe\n")
+
+
+def test_what_a_stream_cannot_show_is_escaped(stdout: Callable[[Any], None]) -> None:
+    out = narrow()
+    stdout(out)
+    say("größe 漢")
+    out.seek(0)
+    assert out.read() == "gr\\xf6\\xdfe \\u6f22\n"
+
+
+def test_a_stream_that_failed_is_left_alone() -> None:
+    calls: list[str] = []
+    stream = Writes()
+    stream.write = calls.append  # type: ignore[method-assign]
+    out = Output(stream)
+    out.write("a")
+    stream.write = Broken().write  # type: ignore[method-assign]
+    out.write("b")
+    stream.write = calls.append  # type: ignore[method-assign]
+    out.write("c")
+    assert (out.gone, calls) == (True, ["a"])
+    assert not out.isatty()
+
+
+def test_lines_of_the_book_end_no_training(stdout: Callable[[Any], None]) -> None:
+    from nnx import nnfs
+
+    net = nnfs.Model()
+    net.add(nnfs.Layer_Dense(2, 2))
+    net.add(nnfs.Activation_Softmax())
+    net.set(
+        loss=nnfs.Loss_CategoricalCrossentropy(),
+        optimizer=nnfs.Optimizer_Adam(),
+        accuracy=nnfs.Accuracy_Categorical(),
+    )
+    net.finalize()
+    stdout(closed())
+    net.train(X.astype(np.float32), Y, epochs=2, validation_data=(X.astype(np.float32), Y))
+
+
+def test_a_bar_that_rich_refuses_becomes_lines(monkeypatch: pytest.MonkeyPatch, stdout: Callable[[Any], None]) -> None:
+    """As older ones do while another bar is shown."""
+    rich = pytest.importorskip("rich.progress")
+
+    def refuse(self: Any) -> None:
+        raise rich.LiveError("Only one live display may be active at once")
+
+    out = Writes()
+    out.isatty = lambda: True  # type: ignore[attr-defined]
+    stdout(out)
+    monkeypatch.setattr(rich, "LiveError", RuntimeError, raising=False)
+    monkeypatch.setattr(rich.Progress, "start", refuse)
+    with progress.make("auto", 1, 0) as shown:
+        shown.log(0, {"loss": 0.5})
+    assert out.text == "epoch 1/1  loss 0.5000\n"
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+pytest.importorskip("typer")
+NNX = f"{sys.executable} -m nnx"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a trained network `m` and a table `many.npz`."""
+    where = tmp_path_factory.mktemp("output")
+    np.savez(where / "many.npz", x=np.zeros((100_000, 2)))
+    done = shell(f"{NNX} train spiral --epochs 1 --save m --backend numpy", where)
+    assert done.returncode == 0, done.stderr
+    return where
+
+
+def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    line = f"set -o pipefail; {line}"
+    environment = {**os.environ, "PYTHONPATH": str(Path(nnx.__file__).parents[1])}
+    return subprocess.run(
+        ["/bin/bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+TRAIN = f"{NNX} train spiral --epochs 3 --backend numpy --save new"
+
+
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="no bash here")
+@pytest.mark.parametrize("line", [f"{TRAIN} | true", f"{TRAIN} | head -1", f"{TRAIN} >&-", f"{TRAIN} <&- >&- 2>&-"])
+def test_a_command_whose_files_are_written_is_done(line: str, folder: Path) -> None:
+    (folder / "new").unlink(missing_ok=True)
+    done = shell(line, folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert nnx.load(folder / "new", backend="numpy").epochs_done == 3
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full disk here")
+def test_a_full_disk_is_told_and_the_files_are_written(folder: Path) -> None:
+    (folder / "new").unlink(missing_ok=True)
+    done = shell(f"{TRAIN} >/dev/full", folder)
+    assert (done.returncode, done.stderr) == (1, "error: stdout could not be written: No space left on device\n")
+    assert nnx.load(folder / "new", backend="numpy").epochs_done == 3
+    done = shell(f"{NNX} predict m many.npz >/dev/full", folder)
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/bin/bash").exists(), reason="no bash here")
+def test_answers_go_to_who_reads_them_and_an_answer_without_a_place_is_an_error(folder: Path) -> None:
+    done = shell(f"{NNX} predict m many.npz | head -n 2", folder)
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 2)
+    done = shell(f"{NNX} predict m many.npz >&-", folder)
+    assert done.returncode == 1
+    assert done.stderr == "error: there is no stdout to write to; name a file: --output FILE\n"
+    done = shell(f"{NNX} predict m many.npz --output answers >&- 2>&-", folder)
+    assert done.returncode == 0
+    assert (folder / "answers").read_text().startswith("class,probability\n")
+
+
+def test_an_error_without_stderr_does_not_go_to_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnx.cli import main
+
+    out = Writes()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["train", "nothing.csv"]) == 2
+    assert out.text == ""
+
+
+@pytest.mark.parametrize("make", [lambda: None, closed, Writes])
+def test_commands_within_a_program_whose_stdout_is_odd(
+    make: Callable[[], Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nnx.cli import main
+
+    monkeypatch.chdir(folder)
+    out = make()
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["train", "spiral", "--epochs", "1", "--save", "new", "--backend", "numpy"]) == 0
+    if isinstance(out, Writes):
+        assert "test" in out.text
+        out.text = ""
+        assert main(["predict", "m", "many.npz", "--backend", "numpy"]) == 0
+        assert out.text.count("\n") == 100_001
