@@ -333,7 +333,7 @@ class Sequential:
             owner = self._owner
             mark, native = owner.mark, owner.native
             outputs = native(x)  # a few rows, ready as they are, take a microsecond: so nothing else comes before
-            if outputs is not None and mark is not None and mark is owner.mark:  # and no parameter has changed meanwhile
+            if outputs is not None and mark is not None and mark is owner.mark:  # nothing changed meanwhile
                 return outputs
         return self._predict(x, batch_size)
 
