@@ -14,7 +14,6 @@ import numpy as np
 from nnx import casting, checks, streams, targets
 from nnx.backends import Backend, resolve
 from nnx.backends.base import host_array, on_its_device, real_numbers
-from nnx.backends.forward import Forward
 from nnx.errors import InputError, InputTypeError
 from nnx.history import History
 from nnx.inference import Inference, refuse
@@ -233,7 +232,7 @@ class Sequential(Assignable):
     def _forget(self) -> None:
         """Drop what was made of the layers as they were."""
         self._inference: Inference | None = None
-        self._native: Forward = refuse  # what `predict` asks first
+        self._owner.native = refuse
 
     @property
     def regularized(self) -> bool:
@@ -413,9 +412,9 @@ class Sequential(Assignable):
         """
         if batch_size is None:
             owner = self._owner
-            mark = owner.mark
-            outputs = self._native(x)  # a few rows, ready as they are, take a microsecond: so nothing else comes before
-            if outputs is not None and mark is owner.mark is not None:  # and no parameter has changed meanwhile
+            mark, native = owner.mark, owner.native
+            outputs = native(x)  # a few rows, ready as they are, take a microsecond: so nothing else comes before
+            if outputs is not None and mark is not None and mark is owner.mark:  # nothing changed meanwhile
                 return outputs
         return self._predict(x, batch_size)
 
@@ -479,7 +478,7 @@ class Sequential(Assignable):
         inference = self._inference
         if inference is None:
             inference = self._inference = Inference(self)
-            self._native = inference.native
+            self._owner.native = inference.native
         return inference
 
     def _inputs(self, x: Any, what: str) -> np.ndarray:
@@ -564,7 +563,7 @@ class Sequential(Assignable):
 
     @reading
     def __getstate__(self) -> dict[str, Any]:
-        skip = ("backend", "resolution", "flat", "penalties", "_inference", "_native", "_listener")
+        skip = ("backend", "resolution", "flat", "penalties", "_inference", "_listener")
         kept = {name: value for name, value in self.__dict__.items() if name not in skip}
         precision = None if self._trainer is None else self._trainer.precision
         return {

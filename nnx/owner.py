@@ -23,6 +23,7 @@ from weakref import ref
 from nnx.errors import InUseError
 
 if TYPE_CHECKING:
+    from nnx.backends.forward import Forward
     from nnx.parameters import ParameterBuffer
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -35,6 +36,7 @@ class Owner:
 
     Attributes:
         flat: the buffer that holds all parameters, once there is one.
+        native: what `predict` asks first: predicts a few rows in one call, or returns None.
         recorder: what the layers compute with instead of their backend while a step is recorded, or None.
         holder: (what, thread) that trains or changes the model, or None.
         mark: None while parameters change; after each change another object.
@@ -43,10 +45,11 @@ class Owner:
         layers: held by whoever uses the layers themselves to predict: they have one workspace.
     """
 
-    # Slots, because `predict`, which takes a microsecond, looks at `mark` twice.
-    __slots__ = ("__weakref__", "flat", "holder", "layers", "mark", "readers", "recorder", "wanted")
+    # Slots, because `predict`, which takes a microsecond, looks at `native` and twice at `mark`.
+    __slots__ = ("__weakref__", "flat", "holder", "layers", "mark", "native", "readers", "recorder", "wanted")
 
     flat: ParameterBuffer
+    native: Forward
 
     def __init__(self) -> None:
         self._begin()

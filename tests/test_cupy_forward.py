@@ -199,7 +199,7 @@ def test_those_used_last_are_kept(backend: CupyBackend, monkeypatch: pytest.Monk
         net.predict(numbers(1, 4))
     used = backend.memory().used or 0
     assert machine.graphs["begin"] == 5
-    assert [shape[0] for shape in net._native._graphs] == [4, 5, 1]  # type: ignore[attr-defined]
+    assert [shape[0] for shape in net._owner.native._graphs] == [4, 5, 1]  # type: ignore[attr-defined]
     del net
     gc.collect()
     assert (backend.memory().used or 0) < used
@@ -267,7 +267,7 @@ def test_the_second_gpu_predicts_while_the_first_is_current(make: Any):
 
 def test_all_that_a_graph_uses_lives_as_long_as_it_does(backend: CupyBackend):
     net, x = model(4, 8, 3, backend=backend), numbers(2, 4)
-    wanted, native = warm(net, x), net._native
+    wanted, native = warm(net, x), net._owner.native
     del net
     gc.collect()
     backend.release()
