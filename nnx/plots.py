@@ -16,13 +16,13 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nnx.datasets.needs import as_path
 from nnx.errors import MissingExtra
-from nnx.saving import write_atomically
+from nnx.files import write_atomically
 
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, RED, BLACK = COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#D55E00", "#000000",
@@ -87,11 +87,11 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    path, data = Path(path), io.BytesIO()
+    path, data = as_path("plots.save", path), io.BytesIO()
     with _style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # a name in a script without a font
         figure.savefig(data, format=path.suffix.lstrip(".").lower() or "png", dpi=DPI, facecolor="white")
-    write_atomically(path, data.getvalue())
+    write_atomically(path, data.getbuffer())
 
 
 # ---- the training ----------------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def _run(
 def _write(report: Any, as_json: Path | None, html: Path | None) -> None:
     """Write what was asked for, whole or not at all."""
     from nnx.benchmark import page
-    from nnx.saving import write_atomically
+    from nnx.files import write_atomically
 
     for path, make in ((as_json, report.as_json), (html, lambda: page.render(report.data))):
         if path is not None and report.measured:

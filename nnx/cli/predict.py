@@ -18,7 +18,7 @@ from nnx.cli.card import Card, card_of
 from nnx.cli.errors import writing
 from nnx.datasets import load_features
 from nnx.errors import FileFormatError, InputError
-from nnx.saving import write_atomically
+from nnx.files import write_atomically
 
 FAR = 1.0  # how far outside the range seen in training, in units of that range, inputs may be without a word
 
