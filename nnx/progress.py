@@ -50,6 +50,7 @@ class Bar(Progress):
     """A bar with the epoch, its values and the time left, drawn by rich."""
 
     def __enter__(self) -> Progress:
+        from rich.errors import LiveError
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
@@ -58,10 +59,13 @@ class Bar(Progress):
             MofNCompleteColumn(),
             BarColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
         ]
         self._bar: Any = RichProgress(*columns)
-        self._bar.start()
+        try:
+            self._bar.start()
+        except LiveError:  # another bar is being drawn; older versions of rich draw one at a time
+            return Lines(self.epochs, self.first_epoch)
         total = self.first_epoch + self.epochs
         self._task = self._bar.add_task("", total=total, completed=self.first_epoch)
         self._done = float(self.first_epoch)

@@ -7,6 +7,7 @@ builds anything, and runs no code from the file.
 from __future__ import annotations
 
 import json
+import math
 import os
 import zlib
 from pathlib import Path
@@ -173,7 +174,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if metadata.get("crc32") != checksum(metadata["model"], tensors):
         raise FileFormatError(f"{path} is damaged: its checksum is not that of its contents")
     try:
-        header = json.loads(metadata["model"], parse_constant=_refuse)
+        header = json.loads(metadata["model"], parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path}: the description of the model is missing or damaged: {error}") from error
     if not isinstance(header, dict):
@@ -205,8 +206,11 @@ def _metadata(path: Path, file: BinaryIO) -> dict[str, str]:
     return metadata
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
+def _finite(text: str) -> float:
+    """Return a number of JSON, which has no infinity, but may have 1e999."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no number")
+    return number
 
 
 def _build(header: dict[str, Any], tensors: dict[str, np.ndarray], backend: Any) -> Sequential:

@@ -18,7 +18,7 @@ from nnx.backends.precision import check_precision
 from nnx.checks import integer
 from nnx.cli import outputs
 from nnx.cli.errors import Failed, writing
-from nnx.errors import FileFormatError, InputError
+from nnx.errors import InputError
 
 FILE = 140  # columns of a table that goes to a file
 WHAT, HOW, OUTPUT = "What is measured", "How", "What comes out"
@@ -137,10 +137,7 @@ def _compare(old: Path, new: Path) -> int:
     from nnx.benchmark.compare import compare
     from nnx.benchmark.report import read
 
-    try:
-        found = compare(read(old), read(new))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise FileFormatError(f"{old} or {new} is damaged: {type(error).__name__}: {error}") from error
+    found = compare(read(old), read(new))
     _console().print(table.comparison(found))
     return int(bool(found.lost) or any(change.verdict == "slower" for change in found.changes))
 

@@ -76,7 +76,7 @@ def card_of(model: Sequential) -> Card:
         return Card("classification" if last == "Softmax" or fused else "regression")
     try:
         card = _parse(model.metadata[KEY])
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         raise InputError(f"the description of inputs and outputs cannot be read: {error}") from error
     for name, values, width in (
         ("columns", card.columns, model.n_inputs),

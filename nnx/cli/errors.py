@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from nnx.backends.printable import printable
 from nnx.errors import BackendUnavailable, InputError, MissingExtra, NonFiniteError
 
 DONE, FAILED, WRONG = range(3)
@@ -34,11 +36,10 @@ def report(error: BaseException, debug: bool) -> int:
     if isinstance(error, BrokenPipeError):
         _leave_stdout()
         return FAILED
-    if debug:
-        traceback.print_exception(error)
     code, message = explain(error)
+    lines = traceback.format_exception(error) if debug else []
     with contextlib.suppress(OSError):
-        print(f"error: {message}", file=sys.stderr)
+        print(printable("".join([*lines, f"error: {message}"]), keep="\n"), file=sys.stderr)
     return code
 
 
@@ -54,6 +55,7 @@ def explain(error: BaseException) -> tuple[int, str]:
         return FAILED, f"out of memory{': ' if str(error) else ''}{error}; give fewer rows, or a smaller --batch-size"
     if isinstance(error, OSError):
         wrong = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError)
+        wrong = wrong or error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
         return (WRONG if wrong else FAILED), _system(error)
     return FAILED, (
         f"{type(error).__name__}: {error}. This is a bug in nnx; run the command again with --debug, and report what "

@@ -13,6 +13,7 @@ import numpy as np
 import typer
 
 import nnx
+from nnx.backends.printable import printable
 from nnx.cli import outputs
 from nnx.cli.card import Card, card_of
 from nnx.cli.errors import writing
@@ -50,7 +51,7 @@ def predict(
         _print(rows)
     else:
         with writing(output):
-            write_atomically(output, "".join(_lines(rows)).encode())
+            write_atomically(output, *map(_bytes, _lines(rows)))
 
 
 def _width(network: nnx.Sequential, model: Path) -> int:
@@ -67,8 +68,8 @@ def _warn(card: Card, x: np.ndarray, file: Path) -> None:
     least, most, room = float(x.min()), float(x.max()), FAR * (high - low)
     if least < low - room or most > high + room:
         print(
-            f"note: the inputs in {file} go from {least:g} to {most:g}, those in training from {low:g} to {high:g}; "
-            "bring them to the same scale",
+            f"note: the inputs in {printable(file)} go from {least:g} to {most:g}, those in training from {low:g} to "
+            f"{high:g}; bring them to the same scale",
             file=sys.stderr,
         )
 
@@ -106,8 +107,13 @@ def _lines(rows: Iterator[list[str]]) -> Iterator[str]:
 
 
 def _print(rows: Iterator[list[str]]) -> None:
-    """Write to stdout as UTF-8 with plain line ends, whatever the terminal's habits."""
+    """Write to stdout as UTF-8 with plain line ends, whatever the terminal's habits; what steers one is for files."""
+    shown = sys.stdout.isatty()
     sys.stdout.flush()
     for part in _lines(rows):
-        sys.stdout.buffer.write(part.encode())
+        sys.stdout.buffer.write(_bytes(printable(part, keep="\n") if shown else part))
     sys.stdout.buffer.flush()
+
+
+def _bytes(part: str) -> bytes:
+    return part.encode(errors="backslashreplace")  # a damaged class name is no reason to fail
