@@ -15,7 +15,7 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from nnx.backends.memory import of_process, readable
+from nnx.backends.memory import physical, readable
 from nnx.backends.printable import printable
 from nnx.errors import FileFormatError
 
@@ -156,7 +156,7 @@ def kind_of(found: os.stat_result) -> str | None:
 
 
 def open_file(path: Path, expected: str, most: int | None = None) -> BinaryIO:
-    """Open a file for reading, without waiting for anybody and without touching what is none.
+    """Open a file for reading, without waiting for anybody and without touching what is none; one of no size is empty.
 
     Args:
         path: the file. expected: what it should be, for messages.
@@ -174,6 +174,9 @@ def open_file(path: Path, expected: str, most: int | None = None) -> BinaryIO:
     except BaseException:
         file.close()
         raise
+    if size_of(file) == 0:  # the system's own, under /proc, would give bytes all the same, or wait for some
+        file.close()
+        file = os.fdopen(os.open(os.devnull, os.O_RDONLY), "rb")
     return file
 
 
@@ -183,7 +186,7 @@ def size_of(file: BinaryIO) -> int:
 
 
 def read_file(path: Path, expected: str, most: int | None = None) -> bytes:
-    """Return what is in a file; see `open_file`. What the system shows as a file without a size is empty."""
+    """Return what is in a file; see `open_file`."""
     with open_file(path, expected, most) as file:
         return file.read(size_of(file))
 
@@ -198,7 +201,7 @@ def check_size(path: Path, size: int, most: int | None = None, what: str = "has"
     Raises:
         FileFormatError: it is too large.
     """
-    memory = of_process("cpu").total
+    memory = physical()
     if most is not None and size > most:
         raise FileFormatError(
             f"{printable(path)}: the file {what} {readable(size)}, expected at most {readable(most)}; "

@@ -6,6 +6,7 @@ What a schema does not name is left alone, so that a report of a later version c
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,7 +55,7 @@ def _is(value: Any, name: str) -> bool:
 def _numbers(value: float, rule: dict[str, Any], where: str) -> Iterator[str]:
     low, high = rule.get("minimum", -math.inf), rule.get("maximum", math.inf)
     above = rule.get("exclusiveMinimum", -math.inf)
-    if not (low <= value <= high and above < value < math.inf):
+    if not (low <= value <= high and above < value and abs(value) <= sys.float_info.max):
         yield f"{where} is {_told(value)}, which is out of range"
 
 

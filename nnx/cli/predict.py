@@ -96,9 +96,9 @@ def _numbers(card: Card, answers: np.ndarray) -> Iterator[list[str]]:
 def _lines(rows: Iterator[list[str]]) -> Iterator[str]:
     """Yield CSV, some rows at a time."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for row in rows:
-        writer.writerow(row)
+    writer, quoting = (csv.writer(text, lineterminator="\n", quoting=q) for q in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    for row in rows:  # a class may hold a carriage return, which older versions of Python do not quote
+        (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
         if text.tell() > 1 << 16:
             yield text.getvalue()
             text.seek(0)

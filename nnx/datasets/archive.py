@@ -61,14 +61,13 @@ class Archive:
                 if size != held or (info.compress_type == zipfile.ZIP_STORED and held > self._size):
                     raise ValueError(f"its header is that of {size} bytes, but there are {held}")
                 self._check_size(info)
-                data = _exactly(member, size)
+                return np.ndarray(shape, dtype, _exactly(member, size), order="F" if fortran else "C")
         except FileFormatError:
             raise
         except UNREADABLE as error:
             raise FileFormatError(
                 f"{self._path}: {name} cannot be read: {error}; it is damaged or holds Python objects"
             ) from error
-        return np.ndarray(shape, dtype, data, order="F" if fortran else "C")
 
     def _check_size(self, info: zipfile.ZipInfo) -> None:
         """Refuse what expands to more than is said above."""

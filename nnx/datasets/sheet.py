@@ -21,6 +21,7 @@ LABEL_NAMES = ("label", "class", "target", "y")  # in order of preference, in ca
 MOST = 4 << 30  # bytes; an npz file takes less room, and is read a hundred times as fast
 WIDEST = 1 << 20  # columns
 START = 1 << 12  # bytes that tell text from other files
+PIECE = 1 << 20  # bytes that are checked at once
 
 
 class Sheet:
@@ -201,11 +202,11 @@ def _read(path: Path) -> bytes:
 
 
 def _check_text(path: Path, data: bytes) -> None:
-    decoder, step = codecs.getincrementaldecoder("utf-8")(), 1 << 20
-    for start in range(0, len(data) + 1, step):
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(data) + 1, PIECE):
         held = len(decoder.getstate()[0])  # bytes of a character that was cut in two
         try:
-            decoder.decode(data[start : start + step], final=start + step > len(data))
+            decoder.decode(data[start : start + PIECE], final=start + PIECE > len(data))
         except UnicodeDecodeError as error:
             at = start - held + error.start
             line = data.count(b"\n", 0, at) + 1
