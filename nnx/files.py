@@ -54,9 +54,9 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
         raise FileNotFoundError(f"cannot write {shown}: there is no folder {printable(path.parent)}; make it first")
     prefix = f".nnx-{zlib.crc32(os.fsencode(path.name)):08x}-"
     _clean(path.parent, prefix)
-    handle, temporary = _begin(path.parent, prefix, 0o666 if old is None else 0o600)
+    file, temporary = _begin(path.parent, prefix, 0o666 if old is None else 0o600)
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             for part in parts:
                 file.write(part)
             file.flush()
@@ -67,23 +67,32 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
                 file.close()
             os.replace(temporary, path)  # while it is locked
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        _unlink(temporary)
         raise
     _sync_folder(path.parent)
 
 
-def _begin(folder: Path, prefix: str, mode: int) -> tuple[int, Path]:
-    """Make a temporary file that nobody else takes for a leftover; return its handle and name."""
+def _begin(folder: Path, prefix: str, mode: int) -> tuple[BinaryIO, Path]:
+    """Make a temporary file that nobody else takes for a leftover; return it, open, and its path."""
     while True:
         path = folder / f"{prefix}{secrets.token_hex(8)}{SUFFIX}"
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
-        with contextlib.suppress(OSError):  # a file system without locks
-            if fcntl is not None:
-                fcntl.flock(handle, fcntl.LOCK_EX)
-        if path.exists():
-            return handle, path
-        os.close(handle)  # another process removed it between the two
+        try:
+            file = os.fdopen(handle, "wb")
+            with contextlib.suppress(OSError):  # a file system without locks
+                if fcntl is not None:
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+            if path.exists():
+                return file, path
+        except BaseException:
+            _unlink(path)
+            raise
+        file.close()  # another process removed it before it was locked
+
+
+def _unlink(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def _clean(folder: Path, prefix: str) -> None:

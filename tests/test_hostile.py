@@ -165,14 +165,44 @@ def test_leftovers_of_killed_saves_are_removed_and_nothing_else(tmp_path: Path) 
     (tmp_path / f"{prefix}folder.partial").mkdir()
     (tmp_path / f"{prefix}link.partial").symlink_to("x.partial")
     kept |= {f"{prefix}folder.partial", f"{prefix}link.partial"}
-    handle, writing = files._begin(tmp_path, prefix, 0o600)  # another process, in the middle of it
+    file, writing = files._begin(tmp_path, prefix, 0o600)  # another process, in the middle of it
     small().save(path)
     assert set(os.listdir(tmp_path)) == kept | {"m", writing.name}
-    os.close(handle)  # killed
+    file.close()  # killed
     small().save(other)
     assert writing.exists()
     small().save(path)
     assert set(os.listdir(tmp_path)) == kept - {f".nnx-{files.zlib.crc32(b'other'):08x}-b.partial"} | {"m", "other"}
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_a_failure_while_a_save_begins_leaves_nothing(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, **_: Any) -> bool:
+        raise error
+
+    monkeypatch.setattr(Path, "exists", fail)
+    with pytest.raises(type(error)):
+        files.write_atomically(tmp_path / "m", b"new")
+    assert not os.listdir(tmp_path)
+
+
+def test_what_another_process_takes_for_a_leftover_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exists, taken = Path.exists, []
+
+    def taking(path: Path, **more: Any) -> bool:
+        if path.name.endswith(files.SUFFIX) and not taken:
+            taken.append(path.name)
+            path.unlink()
+        return exists(path, **more)
+
+    monkeypatch.setattr(Path, "exists", taking)
+    files.write_atomically(tmp_path / "m", b"new")
+    assert taken
+    assert os.listdir(tmp_path) == ["m"]
 
 
 def test_without_locks_a_days_age_tells_a_leftover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
