@@ -12,18 +12,15 @@ import secrets
 import stat
 import time
 import zlib
+from importlib import import_module
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from nnx.backends.memory import physical, readable
 from nnx.backends.printable import printable
 from nnx.errors import FileFormatError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
+fcntl: Any = import_module("fcntl") if os.name == "posix" else None
 SUFFIX = ".partial"
 ABANDONED = 24 * 3600.0  # seconds after which a temporary file is a leftover where files cannot be locked
 KINDS = {

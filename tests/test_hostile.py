@@ -651,8 +651,10 @@ def test_class_names_that_no_encoding_has_are_written(tmp_path: Path, monkeypatc
     assert (tmp_path / "out.csv").read_text(encoding="utf-8").startswith("class,p(\\ud800),p(caf\\udce9)\n")
 
 
-@pytest.mark.parametrize("name", ["limits", "mean", "target", "classes"])
-@pytest.mark.parametrize("value", [[], [1], [10**400, 1], "x", None, {"a": 1}, [None, None]], ids=repr)
+@pytest.mark.parametrize("name", ["limits", "mean", "std", "target", "classes"])
+@pytest.mark.parametrize(
+    "value", [[], [1], [10**400, 1], [1e308, 1e308], [1e-320, 1e-320], "x", None, {"a": 1}, [None, None]]
+)
 def test_a_card_that_makes_no_sense_is_an_error_of_the_file(shown: Any, name: str, value: Any, tmp_path: Path) -> None:
     data = table(tmp_path / "t.csv", ["a", "b", "label"], ROWS)
     net = small()
@@ -663,6 +665,21 @@ def test_a_card_that_makes_no_sense_is_an_error_of_the_file(shown: Any, name: st
     net.save(tmp_path / "m")
     code, _ = shown("predict", tmp_path / "m", data)
     assert code in (0, 2)
+
+
+@pytest.mark.parametrize(("name", "value"), [("every", []), ("every", 0), ("every", 1.5), ("loss", [10**400]),
+                                             ("loss", [1e308]), ("epoch", 5), ("loss", ["x"])])  # fmt: skip
+def test_a_history_that_makes_no_sense_is_an_error_of_the_file(
+    shown: Any, name: str, value: Any, tmp_path: Path
+) -> None:
+    data = table(tmp_path / "t.csv", ["a", "b", "label"], ROWS)
+    assert shown("train", data, *TRAIN, "--save", "m")[0] == 0
+    net = nnx.load("m")
+    net.metadata["history"][name] = value
+    net.save("m")
+    code, text = shown("train", data, "--save", "m", "--resume", "--epochs", 2)
+    assert code == 2
+    assert "its history cannot be read" in text
 
 
 # ---- reports -------------------------------------------------------------------------------------------------------

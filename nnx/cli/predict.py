@@ -89,7 +89,9 @@ def _numbers(card: Card, answers: np.ndarray) -> Iterator[list[str]]:
     """Yield a header, then the numbers predicted for each row."""
     width = answers.shape[1]
     yield ["prediction"] if width == 1 else [f"prediction {i}" for i in range(1, width + 1)]
-    for row in card.unscale_target(answers).astype(np.float32):
+    with np.errstate(over="ignore"):  # what is too large for float32 is written as inf
+        numbers = card.unscale_target(answers).astype(np.float32)
+    for row in numbers:
         yield [str(value) for value in row]  # the shortest text that is this float32
 
 

@@ -91,7 +91,7 @@ def open_archive(path: Path, expected: str) -> Iterator[Archive]:
         if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
             raise FileFormatError(f"{path}: the file holds a single array without a name; expected {expected}")
         try:
-            archive = zipfile.ZipFile(_Bounded(file))  # type: ignore[arg-type]
+            archive = zipfile.ZipFile(_Bounded(file))
         except UNREADABLE as error:
             raise FileFormatError(f"{path}: {error}; expected {expected}") from error
         with archive:

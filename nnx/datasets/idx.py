@@ -13,11 +13,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnx.backends.printable import printable
 from nnx.errors import FileFormatError
 from nnx.files import check_size, open_file, size_of
 
@@ -113,7 +114,7 @@ def _folder(call: str, path: str | os.PathLike[str] | None, source: Source) -> P
         folder /= source.name
     if not folder.exists():
         raise FileNotFoundError(
-            f"{call}(): NNX_DATA is {root}, but the folder {folder} does not exist; "
+            f"{call}(): NNX_DATA is {printable(root)}, but the folder {printable(folder)} does not exist; "
             f"put the four IDX files there, give their folder as an argument, or unset NNX_DATA to download them"
         )
     return folder
@@ -127,7 +128,9 @@ def _read_folder(folder: Path) -> tuple[X, Y, X, Y]:
 def _find(folder: Path) -> list[Path]:
     """Return the paths of training images, training labels, test images and test labels."""
     if not folder.exists():
-        raise FileNotFoundError(f"{folder}: there is no such folder, expected one that holds the four IDX files")
+        raise FileNotFoundError(
+            f"{printable(folder)}: there is no such folder, expected one that holds the four IDX files"
+        )
     if not folder.is_dir():
         raise FileFormatError(f"{folder}: this is a file, expected the folder that holds the four IDX files")
     found, missing = [], []
@@ -139,7 +142,7 @@ def _find(folder: Path) -> list[Path]:
         missing += [] if paths else [f"{name}-ubyte.gz"]
     if missing:
         raise FileNotFoundError(
-            f"{folder}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not there, "
+            f"{printable(folder)}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not there, "
             f"expected the data set's four IDX files (with or without .gz); put the missing ones into this folder"
         )
     return found
@@ -197,7 +200,7 @@ def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], int | None]]:
+def _opened(path: Path) -> Iterator[tuple[Any, int | None]]:
     """Open a file, uncompressed if it is gzip's, whatever the name says (browsers unpack, names stay).
 
     Its size comes with it; None where only reading it tells.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from array import array
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ LABEL_NAMES = ("label", "class", "target", "y")  # in order of preference, in ca
 MOST = 4 << 30  # bytes; an npz file takes less room, and is read a hundred times as fast
 WIDEST = 1 << 20  # columns
 START = 1 << 12  # bytes that tell text from other files
+NO_BLANK = re.compile(rb"\S")
 PIECE = 1 << 20  # bytes that are checked at once
 
 
@@ -43,7 +45,7 @@ class Sheet:
 
     def __init__(self, path: Path, header: bool | None = None, known: Collection[str] = ()) -> None:
         self.path, self._data = path, _read(path)
-        self._delimiter = _delimiter(self._text())
+        self._delimiter = _delimiter(self._data)
         line, first = next(self._records(), (0, []))
         if not first:
             raise FileFormatError(f"{path}: the file is empty, expected a line of numbers for each sample")
@@ -167,11 +169,11 @@ class Sheet:
         return tuple(names)
 
 
-def _delimiter(text: io.TextIOWrapper) -> str:
+def _delimiter(data: bytes) -> str:
     """Return the mark that divides the first row into the most cells; the comma when none does."""
-    while (line := text.readline()).isspace():
-        pass
-    start = (line + text.read(1 << 16)).lstrip()[: 1 << 16]
+    found = NO_BLANK.search(data, len(codecs.BOM_UTF8) * data.startswith(codecs.BOM_UTF8))
+    at = found.start() if found else 0
+    start = data[at : at + (1 << 16)].decode("utf-8", errors="ignore").lstrip()
 
     def cells(mark: str) -> int:
         return len(next(csv.reader(io.StringIO(start, newline=""), delimiter=mark, skipinitialspace=True), []))
