@@ -38,7 +38,9 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     A link stays a link, and the file it leads to is replaced. Permissions, group and owner stay those of the old file,
     as far as the system allows, and nobody may read the new one meanwhile who could not read the old one.
     """
-    shown, path = printable(path), Path(os.path.realpath(path))
+    shown = printable(path)
+    if path.is_symlink():  # any other stays as it was given: the way to it from the root may be longer than is allowed
+        path = Path(os.path.realpath(path))
     try:
         old = os.stat(path)
     except FileNotFoundError:

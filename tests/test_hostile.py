@@ -118,6 +118,24 @@ def test_a_name_of_any_length_that_the_disk_takes(name: str, tmp_path: Path, mon
     assert os.listdir(tmp_path) == [name]
 
 
+def test_a_folder_that_is_deeper_than_a_path_may_be_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(20):
+        os.mkdir("d" * 250)
+        os.chdir("d" * 250)
+    try:
+        small(1.0).save("m")
+        small(2.0).save("m")
+        assert nnx.load("m").metadata == {"value": 2.0}
+        assert os.listdir() == ["m"]
+    finally:
+        for name in os.listdir():
+            os.unlink(name)
+        for _ in range(20):
+            os.chdir("..")
+            os.rmdir("d" * 250)
+
+
 def test_a_private_file_is_private_while_it_is_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, before = tmp_path / "m", os.umask(0o022)
     try:

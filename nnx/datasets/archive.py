@@ -126,7 +126,7 @@ def as_features(path: Path, x: NDArray[Any]) -> NDArray[np.float32]:
             f"{path}: x has the shape {x.shape}, expected [samples, features] with at least one of each; {remedy}"
         )
     with np.errstate(over="ignore"):
-        converted = x.astype(np.float32)
+        converted = x.astype(np.float32, copy=False)
     if not (finite := np.isfinite(converted)).all():
         row, column = divmod(int(np.argmin(finite)), x.shape[1])
         raise FileFormatError(
