@@ -212,12 +212,12 @@ def check_size(path: Path, size: int, most: int | None = None, what: str = "has"
     memory = physical()
     if most is not None and size > most:
         raise FileFormatError(
-            f"{printable(path)}: the file {what} {readable(size)}, expected at most {readable(most)}; "
+            f"{path}: the file {what} {readable(size)}, expected at most {readable(most)}; "
             f"{remedy or 'take a part of it, or read it with other tools and give arrays'}"
         )
     if memory is not None and size > memory:
         raise FileFormatError(
-            f"{printable(path)}: the file {what} {readable(size)}, but this machine has {readable(memory)} of memory; "
+            f"{path}: the file {what} {readable(size)}, but this machine has {readable(memory)} of memory; "
             "take a part of it, or a larger machine"
         )
 
@@ -226,4 +226,4 @@ def refuse_others(path: Path, found: os.stat_result, expected: str) -> None:
     """Refuse what is no regular file, by what `os.stat` says of it."""
     if kind := kind_of(found):
         remedy = "name a file inside it" if stat.S_ISDIR(found.st_mode) else "write its contents to a file first"
-        raise FileFormatError(f"{printable(path)}: this is {kind}, expected {expected}; {remedy}")
+        raise FileFormatError(f"{path}: this is {kind}, expected {expected}; {remedy}")
