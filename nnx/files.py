@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 import time
 import zlib
@@ -74,7 +73,7 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
 def _begin(folder: Path, prefix: str, mode: int) -> tuple[BinaryIO, Path]:
     """Make a temporary file that nobody else takes for a leftover; return it, open, and its path."""
     while True:
-        path = folder / f"{prefix}{secrets.token_hex(8)}{SUFFIX}"
+        path = folder / f"{prefix}{os.urandom(8).hex()}{SUFFIX}"
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
         try:
             file = os.fdopen(handle, "wb")
