@@ -175,8 +175,11 @@ class CSVLogger(Callback):
     def on_fit_begin(self, model: Sequential) -> None:
         """Begin the file, so that one that cannot be written fails before training does."""
         self._begun = self.append and self.path.exists() and self.path.stat().st_size > 0
-        with self.path.open("a" if self._begun else "w", encoding="utf-8"):
-            pass
+        with self.path.open("ab+" if self._begun else "wb") as file:
+            if self._begun:
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":  # an earlier process was killed, or its disk was full, within a line
+                    file.write(b"\r\n")
 
     def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
         """Append a line."""

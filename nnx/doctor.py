@@ -24,6 +24,7 @@ import nnx
 from nnx.backends import Resolution, available, resolve, threads
 from nnx.backends.cuda import driver as cuda_driver
 from nnx.backends.cuda.reasons import wheels
+from nnx.backends.printable import printable
 from nnx.errors import BackendUnavailable, InputError
 
 PACKAGES = {  # distributions, any of which will do: (what for, extra)
@@ -198,7 +199,7 @@ def _data() -> dict[str, Any]:
 def sections(facts: dict[str, Any]) -> list[tuple[str, list[Row]]]:
     """Return the report as titled rows of text."""
     active = facts["active"] if facts["active"]["backend"] else facts["auto"]
-    return [
+    titled = [
         ("machine", _machine(facts)),
         ("backends", _backends(facts)),
         (f"operations of {active['backend']}", _operations(active.get("ops", {}))),
@@ -206,6 +207,12 @@ def sections(facts: dict[str, Any]) -> list[tuple[str, list[Row]]]:
         ("environment", _environment(facts["environment"])),
         ("data", _data_rows(facts["data"])),
     ]
+    return [(printable(title), [_printable(row) for row in rows]) for title, rows in titled]
+
+
+def _printable(row: Row) -> Row:
+    label, text, good = row
+    return printable(label), printable(text), good
 
 
 def _machine(facts: dict[str, Any]) -> list[Row]:
@@ -304,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report; return 0 if at least one backend works."""
     parser = argparse.ArgumentParser("nnx doctor", description="Show what works here, what doesn't, and the remedy.")
     parser.add_argument("--json", action="store_true", help="as JSON")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args([printable(given) for given in (sys.argv[1:] if arguments is None else arguments)])
     facts = report()
     print(as_json(facts) if options.json else render(facts))
     return exit_code(facts)

@@ -16,13 +16,14 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nnx.backends.printable import printable
+from nnx.datasets.needs import as_path
 from nnx.errors import MissingExtra
-from nnx.saving import write_atomically
+from nnx.files import write_atomically
 
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, RED, BLACK = COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#D55E00", "#000000",
@@ -69,8 +70,8 @@ def compose(title: str, subtitle: str, history: History, panel: Panel | None = N
     """
     figure = _figure()
     with _style():
-        figure.text(0.016, 0.968, title, fontsize=17, fontweight="bold", va="top", parse_math=False)
-        figure.text(0.016, 0.9, subtitle, fontsize=10.5, color=GREY, va="top", parse_math=False)
+        figure.text(0.016, 0.968, printable(title), fontsize=17, fontweight="bold", va="top", parse_math=False)
+        figure.text(0.016, 0.9, printable(subtitle), fontsize=10.5, color=GREY, va="top", parse_math=False)
         figure.get_layout_engine().set(rect=(0.008, 0.01, 0.984, 0.845), wspace=0.06, hspace=0.04)
         if panel is None:
             _curves(figure.subfigures(1, 1), history)
@@ -87,11 +88,11 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    path, data = Path(path), io.BytesIO()
+    path, data = as_path("plots.save", path), io.BytesIO()
     with _style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)  # a name in a script without a font
         figure.savefig(data, format=path.suffix.lstrip(".").lower() or "png", dpi=DPI, facecolor="white")
-    write_atomically(path, data.getvalue())
+    write_atomically(path, data.getbuffer())
 
 
 # ---- the training ----------------------------------------------------------------------------------------------------
@@ -185,7 +186,7 @@ def images(
         probabilities: what the network says, [N, C]. shape: height and width. names: of the classes; else numbers.
         rows, columns: of the grid. Up to half of it shows mistakes, the surest ones. seed: of the choice of the others.
     """
-    names = names or [str(i) for i in range(probabilities.shape[1])]
+    names = [printable(name) for name in names] or [str(i) for i in range(probabilities.shape[1])]
     guess, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero(guess != wanted)
     some = wrong[np.argsort(-sure[wrong], kind="stable")][: rows * columns // 2]
@@ -259,7 +260,7 @@ def boundary(
             _scatter(axes, x_test, y_test, colours, (), rings=True)
         axes.set(xlim=(left, right), ylim=(bottom, top), anchor="W")
         axes.grid(False)
-        for name, label in zip(columns, (axes.set_xlabel, axes.set_ylabel), strict=False):
+        for name, label in zip(map(printable, columns), (axes.set_xlabel, axes.set_ylabel), strict=False):
             label(name, parse_math=False)
         _legend(part, axes, x_test is not None)
 
@@ -290,6 +291,7 @@ def _shade(shares: np.ndarray, colours: Sequence[str]) -> np.ndarray:
 def _scatter(
     axes: Any, x: np.ndarray, y: np.ndarray, colours: Sequence[str], names: Sequence[str], rings: bool
 ) -> None:
+    names = [f" {name}" if name.startswith("_") else name for name in map(printable, names)]  # _ hides from a legend
     for number, colour in enumerate(colours):
         chosen = x[np.asarray(y).reshape(-1) == number]
         look: dict[str, Any] = (
@@ -325,6 +327,7 @@ def _legend(part: Any, axes: Any, tested: bool) -> None:
 def regression(predicted: np.ndarray, wanted: np.ndarray, name: str = "") -> Panel:
     """Return a panel of predicted against true numbers, [N] or [N, 1] each; on the diagonal the network is right."""
     predicted, wanted = np.asarray(predicted).reshape(-1), np.asarray(wanted).reshape(-1)
+    name = printable(name)
 
     def draw(part: Any) -> None:
         axes = part.subplots()
@@ -355,7 +358,8 @@ def confusion(guess: np.ndarray, wanted: np.ndarray, names: Sequence[str]) -> Pa
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.15)
         axes.grid(False)
         axes.spines[:].set_visible(False)
-        short = [name if len(name) <= 14 else f"{name[:13]}..." for name in names]
+        shown = map(printable, names)
+        short = [name if len(name) <= 14 else f"{name[:13]}..." for name in shown]
         if count <= 16:
             for (row, column), number in np.ndenumerate(table):
                 colour = "white" if shares[row, column] > 0.6 else (INK if row == column else RED)

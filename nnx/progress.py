@@ -65,7 +65,7 @@ class Bar(Progress):
             MofNCompleteColumn(),
             BarColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
         ]
         self._bar: Any = RichProgress(*columns, auto_refresh=False)
         self._done, self._drawn = float(self.first_epoch), 0.0

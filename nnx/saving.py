@@ -1,18 +1,17 @@
 """Saving and loading: one safetensors file with the parameters, the optimizer's moments, and all else as JSON.
 
-A file is written whole or not at all: under a temporary name, flushed to the disk, then renamed. Loading checks every
-part before it builds anything, and runs no code from the file.
+A file is written whole or not at all, and the same model gives the same bytes. Loading checks every part before it
+builds anything, and runs no code from the file.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
+import math
 import os
-import secrets
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,12 +19,15 @@ from nnx import checks, layers, losses, optimizers
 from nnx.backends import resolve
 from nnx.datasets.needs import as_path, existing_file
 from nnx.errors import FileFormatError, InputError, MissingExtra
+from nnx.files import open_file, size_of, write_atomically
 from nnx.layers import Layer
 from nnx.losses import Loss
 from nnx.model import Sequential
 from nnx.optimizers import Optimizer
 
 FORMAT = "nnx-1"
+KIND = "a file that model.save() wrote"
+LONGEST = 100_000_000  # bytes of a header, in the format itself
 LAYERS = {name: getattr(layers, name) for name in ("Dense", "Dropout", "Linear", "ReLU", "Sigmoid", "Softmax", "Tanh")}
 LOSSES = {
     name: getattr(losses, name)
@@ -53,7 +55,7 @@ def save(model: Sequential, path: str | os.PathLike[str]) -> None:
     for name, a in tensors.items():
         checks.finite(a, "save", name)
     header = {"format": FORMAT, "model": text, "crc32": checksum(text, tensors)}
-    write_atomically(path, _safetensors().save(tensors, metadata=header))
+    write_atomically(path, *_sorted(_safetensors().save(tensors, metadata=header)))
 
 
 def load(path: str | os.PathLike[str], backend: Any = None) -> Sequential:
@@ -64,7 +66,7 @@ def load(path: str | os.PathLike[str], backend: Any = None) -> Sequential:
         FileFormatError: it is truncated, damaged, or no nnx model. InputError: no backend has that name.
         BackendUnavailable: the backend does not work here. MissingExtra: safetensors is not installed.
     """
-    path = existing_file("load", path, "a file that model.save() wrote")
+    path = existing_file("load", path, KIND)
     resolve(backend)  # its errors are not the file's
     header, tensors = _read(path)
     try:
@@ -76,50 +78,25 @@ def load(path: str | os.PathLike[str], backend: Any = None) -> Sequential:
     return model
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that a crash at any moment leaves either the old one or the new one, whole.
-
-    A link stays a link, and the file it leads to is replaced. Permissions stay those of the old file.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; expected the name of a file to write")
-    if path.exists() and not path.is_file():
-        raise OSError(f"{path} is a device or a pipe, which cannot be replaced; expected the name of a file to write")
-    path = Path(os.path.realpath(path))
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: there is no folder {path.parent}; make it first")
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.partial")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            os.chmod(temporary, path.stat().st_mode & 0o777)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself last, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def _safetensors() -> Any:
     try:
         import safetensors.numpy
     except ImportError as error:
         raise MissingExtra("safetensors", "train", "saving and loading models") from error
     return safetensors.numpy
+
+
+def _sorted(data: bytes) -> tuple[bytes, memoryview]:
+    """Return a file in two parts with the names in its header in order; the library's order is another each time."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    text = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # arrays begin at a multiple of eight bytes
+    if len(text) > LONGEST:
+        raise InputError(
+            f"save: what goes with the arrays has {len(text)} bytes as JSON, expected at most {LONGEST}; "
+            "put less into model.metadata"
+        )
+    return len(text).to_bytes(8, "little") + text, memoryview(data)[end:]
 
 
 def _host(model: Sequential, a: Any) -> np.ndarray:
@@ -185,31 +162,56 @@ def _make(described: dict[str, Any], known: dict[str, Any]) -> Any:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     safetensors = _safetensors()
-    data = path.read_bytes()
+    with open_file(path, KIND) as file:
+        metadata = _metadata(path, file)
+        file.seek(0)
+        data = file.read(size_of(file))
     try:
         tensors = safetensors.load(data)
-        length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
+    except MemoryError:
+        raise
     except Exception as error:  # the library has an error type of its own, and numpy may object to a shape
         raise FileFormatError(f"{path} ({len(data)} bytes) is no safetensors file, or is truncated: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise FileFormatError(
-            f"{path} is a safetensors file, but no nnx model: its format is {metadata.get('format')!r}, "
-            f"expected {FORMAT!r}"
-        )
-    if metadata.get("crc32") != checksum(metadata.get("model", ""), tensors):
+    if metadata.get("crc32") != checksum(metadata["model"], tensors):
         raise FileFormatError(f"{path} is damaged: its checksum is not that of its contents")
     try:
-        header = json.loads(metadata["model"], parse_constant=_refuse)
-    except (KeyError, ValueError, RecursionError) as error:
+        header = json.loads(metadata["model"], parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path}: the description of the model is missing or damaged: {error}") from error
     if not isinstance(header, dict):
         raise FileFormatError(f"{path}: the description of the model is damaged: expected an object")
     return header, tensors
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
+def _metadata(path: Path, file: BinaryIO) -> dict[str, str]:
+    """Return what a file's header says besides its arrays, after checking that these are all that follows it."""
+    size = size_of(file)
+    length = int.from_bytes(file.read(8), "little")
+    try:
+        if not 2 <= length <= min(size - 8, LONGEST):
+            raise ValueError(f"its header is said to have {length} bytes")
+        header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", None) or {}
+        end = max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
+        if 8 + length + end != size:
+            raise ValueError(f"its header is that of {8 + length + end} bytes")
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        raise FileFormatError(f"{path} ({size} bytes) is no safetensors file, or is truncated: {error}") from error
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        given = metadata.get("format") if isinstance(metadata, dict) else metadata
+        raise FileFormatError(
+            f"{path} is a safetensors file, but no nnx model: its format is {given!r}, expected {FORMAT!r}"
+        )
+    if not isinstance(metadata.get("model"), str):
+        raise FileFormatError(f"{path}: the description of the model is missing")
+    return metadata
+
+
+def _finite(text: str) -> float:
+    """Return a number of JSON, which has no infinity, but may have 1e999."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no number")
+    return number
 
 
 def _build(header: dict[str, Any], tensors: dict[str, np.ndarray], backend: Any) -> Sequential:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nnx.backends.printable import printable
+
 if TYPE_CHECKING:
     from nnx.model import Sequential
 
@@ -31,4 +33,4 @@ def summarize(model: Sequential) -> str:
         lines.append(f"steps run eagerly, not replayed: {model.eager_reason}")
     if model.replay_reason is not None:
         lines.append(f"steps are replayed one operation at a time: {model.replay_reason}")
-    return "\n".join(lines)
+    return printable("\n".join(lines), keep="\n")

@@ -704,7 +704,7 @@ def test_disk_that_is_full(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     cli("train", "spiral", "--epochs", 1, "--save", "m")
     before = Path("m").read_bytes()
 
-    def full(path: Path, data: bytes) -> None:
+    def full(path: Path, *data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr("nnx.saving.write_atomically", full)

@@ -51,6 +51,14 @@ def test_text_says_all_that_matters(facts: dict[str, Any]):
         assert package["name"] in text
 
 
+def test_text_holds_nothing_that_steers_a_terminal(facts: dict[str, Any]):
+    odd = {**facts, "environment": {**facts["environment"], "NNX_ODD": "a\x1b[2J\u202eb"}, "platform": "c\x9bd"}
+    text = doctor.render(odd)
+    assert "a\\x1b[2J\\u202eb" in text
+    assert "c\\x9bd" in text
+    assert all(c.isprintable() or c == "\n" for c in text)
+
+
 @pytest.mark.parametrize("names", doctor.PACKAGES, ids=lambda names: names[0])
 def test_extra_named_for_a_package_brings_it(names: tuple[str, ...]):
     _, extra = doctor.PACKAGES[names]

@@ -603,20 +603,32 @@ def net(value):
 both = net(1.0), net(2.0)
 both[0].save(path)
 seen, partial = set(), 0
-for _ in range(25):
+def others():
+    return [name for name in os.listdir(os.path.dirname(path)) if name != "m"]
+for number in range(15):
+    ends = os.pipe()
     child = os.fork()
     if child == 0:
         while True:
             for model in both:
                 model.save(path)
-    time.sleep(random.uniform(0.002, 0.02))
+                os.write(ends[1], b".")
+    before = others()
+    for _ in range(number % 3):
+        os.read(ends[0], 1)
+    while number % 5 == 0 and others() in ([], before):
+        pass  # until it is in the middle of a save
+    time.sleep(random.uniform(0, 0.002))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    assert len(others()) <= 1  # what the one before it left is gone, unless this one saved nothing
     model = nnx.load(path, backend="numpy")
     value = model.metadata["value"]
     assert (model.parameters()["0.weights"] == value).all()
     seen.add(value)
-    partial += len(os.listdir(os.path.dirname(path))) > 1
+    partial += len(others())
+both[0].save(path)
+assert not others()
 print(sorted(seen), partial)
 """
     environment = {

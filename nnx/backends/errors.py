@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from nnx.backends.printable import printable
+
 
 class InputError(ValueError):
-    """An argument, an array or a file's contents cannot be used; nothing was changed."""
+    """An argument, an array or a file's contents cannot be used; nothing was changed.
+
+    Args:
+        message: what a file's name or contents bring into it is made printable, so that it can be shown anywhere.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(message, keep="\n"))
 
 
 class InputTypeError(InputError, TypeError):

@@ -76,7 +76,7 @@ def parse_limit(given: Any, total: int, what: str) -> int | None:
 def of_process(device: str) -> Memory:
     """Return the figures of this process and its machine."""
     used = _number("/proc/self/status", "VmRSS")
-    return Memory(device, used, used, _number("/proc/meminfo", "MemAvailable"), _physical())
+    return Memory(device, used, used, _number("/proc/meminfo", "MemAvailable"), physical())
 
 
 def _number(path: str, name: str) -> int | None:
@@ -88,7 +88,8 @@ def _number(path: str, name: str) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
 
 
-def _physical() -> int | None:
+def physical() -> int | None:
+    """Return how much memory the machine has; None where that cannot be told."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has none of it, others not every name

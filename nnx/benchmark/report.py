@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from nnx.backends import get_backend
-from nnx.benchmark import limits, machine
+from nnx.benchmark import limits, machine, schema
 from nnx.benchmark.figures import sum_up
 from nnx.benchmark.players import Player
 from nnx.benchmark.race import Method, Results
 from nnx.benchmark.workloads import SUITES, Workload
+from nnx.datasets.needs import existing_file
 from nnx.errors import FileFormatError
+from nnx.files import read_file
 
 FORMAT = "nnx-bench/1"
+MOST = 1 << 28  # bytes of a report: a hundred times as many as the largest has
 SCHEMA = Path(__file__).with_name("schema.json")
 
 
@@ -131,18 +134,21 @@ def read(file: Path) -> dict[str, Any]:
     """Return a report that was written before.
 
     Raises:
-        FileFormatError: it is none; the message says why.
+        FileNotFoundError: there is no such file. FileFormatError: it is no report; the message says why.
     """
+    kind = "a report that nnx bench --json wrote"
+    file = existing_file("read", file, kind)
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+        data = json.loads(read_file(file, kind, MOST).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{file} is no report of nnx bench: {error}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         given = data.get("format") if isinstance(data, dict) else type(data).__name__
         raise FileFormatError(f"{file} is no report of this nnx bench: its format is {given!r}, expected {FORMAT!r}")
-    missing = [name for name in ("workloads", "players", "machine", "versions", "limits") if name not in data]
-    if missing:
-        raise FileFormatError(f"{file} lacks {', '.join(missing)}: it is damaged, or not finished")
+    if wrong := schema.fault(data, json.loads(SCHEMA.read_text(encoding="utf-8"))):
+        raise FileFormatError(f"{file} is damaged, or not finished: {wrong}")
+    if strangers := {name for row in data["workloads"] for name in row["results"]} - data["players"].keys():
+        raise FileFormatError(f"{file} is damaged: {min(strangers)!r} has figures, but is none of its players")
     return data
 
 

@@ -9,6 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from nnx.backends.printable import printable
 from nnx.benchmark import units
 from nnx.benchmark.compare import Comparison
 from nnx.benchmark.workloads import SUITES
@@ -29,14 +30,14 @@ def heading(data: dict[str, Any]) -> Text:
         near, far = found["bandwidth"][0][1], found["bandwidth"][-1][1]
         lines.append(f"{device} at most: {found['gflops']:.0f} GFLOP/s, {near:.0f} GB/s in cache, {far:.0f} in memory")
     lines += [f"without {name}: {reason}" for name, reason in data["absent"].items()]
-    return Text("\n".join(lines), style="dim")
+    return _text("\n".join(lines), style="dim")
 
 
 def workload(row: dict[str, Any], data: dict[str, Any], console: Console) -> RenderableType:
     """Return a workload's table."""
     wide, brief = console.width >= WIDE, console.width < MIDDLE or row["suite"] == "start"
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column(Text(row["title"], style="bold cyan"), min_width=TITLE, no_wrap=True)
+    table.add_column(_text(row["title"], style="bold cyan"), min_width=TITLE, no_wrap=True)
     for name in ("median", "+-", "x NumPy", "x others", *(() if brief else ("rows/s", "limit"))):
         table.add_column(name, justify="right", no_wrap=True, min_width=7)
     if wide:
@@ -48,15 +49,15 @@ def workload(row: dict[str, Any], data: dict[str, Any], console: Console) -> Ren
         ours = data["players"][name]["ours"]
         bar = _bar(result["median_us"] / slowest, console)
         how = result["how"].partition(":")[2] or result["how"]
-        pictured = [Text(bar, style="green" if ours else "blue"), how] if wide else []
-        table.add_row(name, *_cells(result, brief), *pictured, style="bold" if ours else "")
+        pictured = [_text(bar, style="green" if ours else "blue"), _text(how)] if wide else []
+        table.add_row(_text(name), *_cells(result, brief), *pictured, style="bold" if ours else "")
     refused = [
-        Text(f"{name}: no figure: {result['refused']}", style="bold red")
+        _text(f"{name}: no figure: {result['refused']}", style="bold red")
         for name, result in row["results"].items()
         if name not in measured
     ]
     floors = ", ".join(f"{units.duration(us)} on {device}" for device, us in row["floor_us"].items())
-    return Group(table, *refused, *([Text(f"at least {floors}", style="dim")] if floors else []), Text(""))
+    return Group(table, *refused, *([_text(f"at least {floors}", style="dim")] if floors else []), _text(""))
 
 
 def _cells(result: dict[str, Any], brief: bool) -> list[str]:
@@ -73,13 +74,13 @@ def _bar(share: float, console: Console) -> str:
 
 def suite_title(suite: str) -> Text:
     """Return a suite's heading."""
-    return Text(f"\n{suite}: {SUITES[suite]}\n", style="bold")
+    return _text(f"\n{suite}: {SUITES[suite]}\n", style="bold")
 
 
 def closing(data: dict[str, Any]) -> Text:
     """Return what to know of the whole run: how quiet it was, and how to read it."""
     quiet = data["quiet"]
-    text = Text(
+    text = _text(
         "\nmedian of rounds in which all players take turns; +- is half of where most rounds of all passes lie.\n",
         style="dim",
     )
@@ -101,10 +102,10 @@ def closing(data: dict[str, Any]) -> Text:
 
 def comparison(found: Comparison) -> RenderableType:
     """Return what changed between two reports."""
-    parts: list[RenderableType] = [Text(f"! {warning}", style="yellow") for warning in found.warnings]
+    parts: list[RenderableType] = [_text(f"! {warning}", style="yellow") for warning in found.warnings]
     if found.drift != 1:
         told = f"{abs(found.drift - 1):.0%} {'slower' if found.drift > 1 else 'faster'}"
-        parts.append(Text(f"all that is not nnx was {told} the second time: taken off below", style="dim"))
+        parts.append(_text(f"all that is not nnx was {told} the second time: taken off below", style="dim"))
     changed = [change for change in found.changes if change.verdict != "same"]
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name, justify in (
@@ -120,13 +121,18 @@ def comparison(found: Comparison) -> RenderableType:
         style = "bold red" if change.verdict == "slower" else "green"
         told = f"{change.ratio - 1:+.0%} {change.verdict}"
         table.add_row(
-            change.workload, change.player, units.duration(change.before), units.duration(change.after),
-            Text(told, style=style), f"+-{change.noise:.0%}",
+            _text(change.workload), _text(change.player), units.duration(change.before), units.duration(change.after),
+            _text(told, style=style), f"+-{change.noise:.0%}",
         )  # fmt: skip
     parts += [table] if changed else []
     parts += [
-        Text(f"{title}: {name} has no figure any more: {why}", style="bold red") for title, name, why in found.lost
+        _text(f"{title}: {name} has no figure any more: {why}", style="bold red") for title, name, why in found.lost
     ]
     same = len(found.changes) - len(changed)
-    parts.append(Text(f"{same} of {len(found.changes)} figures are the same, as far as two runs can tell", style="dim"))
+    parts.append(_text(f"{same} of {len(found.changes)} figures are the same, as far as two runs can tell", "dim"))
     return Group(*parts)
+
+
+def _text(content: object, style: str = "") -> Text:
+    """Return text of which nothing steers the terminal, and nothing is markup."""
+    return Text(printable(content, keep="\n"), style=style)

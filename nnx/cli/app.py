@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from nnx.backends.printable import printable
 from nnx.cli.bench import bench
 from nnx.cli.doctor import doctor
 from nnx.cli.predict import predict
@@ -21,11 +24,28 @@ class _Bare(Exception):
         self.error = error
 
 
+@contextmanager
+def _legibly() -> Iterator[None]:
+    """Make printable what typer says of a command line: it quotes arguments as they are."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(error, "message"):
+            error.message = printable(error.message)
+        raise
+
+
 class _Commands(TyperGroup):
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        """Look at what stands before the command."""
+        with _legibly():
+            return super().make_context(*arguments, **more)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with _legibly():
+                return super().invoke(ctx)
         except (KeyboardInterrupt, BrokenPipeError) as error:
             raise _Bare(error) from error
 

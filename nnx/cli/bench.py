@@ -20,7 +20,7 @@ from nnx.checks import integer
 from nnx.cli import outputs
 from nnx.cli.console import telling
 from nnx.cli.errors import Failed, writing
-from nnx.errors import FileFormatError, InputError
+from nnx.errors import InputError
 
 FILE = 140  # columns of a table that goes to a file
 WHAT, HOW, OUTPUT = "What is measured", "How", "What comes out"
@@ -126,7 +126,7 @@ def _run(
 def _write(report: Any, as_json: Path | None, html: Path | None) -> None:
     """Write what was asked for, whole or not at all."""
     from nnx.benchmark import page
-    from nnx.saving import write_atomically
+    from nnx.files import write_atomically
 
     for path, make in ((as_json, report.as_json), (html, lambda: page.render(report.data))):
         if path is not None and report.measured:
@@ -140,10 +140,7 @@ def _compare(old: Path, new: Path) -> int:
     from nnx.benchmark.compare import compare
     from nnx.benchmark.report import read
 
-    try:
-        found = compare(read(old), read(new))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise FileFormatError(f"{old} or {new} is damaged: {type(error).__name__}: {error}") from error
+    found = compare(read(old), read(new))
     _console().print(table.comparison(found))
     return int(bool(found.lost) or any(change.verdict == "slower" for change in found.changes))
 

@@ -45,7 +45,8 @@ class Card:
         """Return inputs [N, F] as the network takes them."""
         if not self.mean:
             return x
-        return ((x.astype(np.float64) - self.mean) / self.std).astype(np.float32)
+        with np.errstate(over="ignore"):  # by a card that others wrote; predict refuses what is not finite
+            return ((x.astype(np.float64) - self.mean) / self.std).astype(np.float32)
 
     def scale_target(self, y: np.ndarray) -> np.ndarray:
         """Return the numbers to learn [N, 1] in the network's units; classes as they are."""
@@ -76,7 +77,7 @@ def card_of(model: Sequential) -> Card:
         return Card("classification" if last == "Softmax" or fused else "regression")
     try:
         card = _parse(model.metadata[KEY])
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         raise InputError(f"the description of inputs and outputs cannot be read: {error}") from error
     for name, values, width in (
         ("columns", card.columns, model.n_inputs),
@@ -93,6 +94,8 @@ def _parse(given: dict[str, Any]) -> Card:
     numbers = {name: tuple(float(v) for v in given[name]) for name in ("mean", "std", "target")}
     if not np.isfinite(sum(numbers.values(), ())).all() or 0 in numbers["std"]:
         raise ValueError("mean and std must be finite, and std not 0")
+    if len(numbers["mean"]) != len(numbers["std"]):
+        raise ValueError("there must be a mean for each std")
     centre, spread = numbers["target"]
     limits = given["limits"]
     return Card(

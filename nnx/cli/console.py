@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nnx.backends import Resolution
+from nnx.backends.printable import printable
 from nnx.errors import BackendUnavailable
 from nnx.output import Output
 
@@ -27,7 +28,7 @@ class Report:
         """Write a label and what belongs to it: the first text, then the others under it, dimmed."""
         if self.quiet and not always:
             return
-        for number, text in enumerate(texts):
+        for number, text in enumerate(map(printable, texts)):
             shown, style = (label, "") if number == 0 else ("", "dim")
             if self.console.is_terminal:
                 row = Table.grid(padding=(0, 2, 0, 0))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from nnx.backends.printable import printable
 from nnx.errors import BackendUnavailable, InputError, MissingExtra, NonFiniteError
 from nnx.output import Output
 
@@ -35,16 +37,15 @@ def report(error: BaseException, debug: bool) -> int:
     if isinstance(error, BrokenPipeError):
         leave_stdout()
         return FAILED
-    if debug:
-        traceback.print_exception(error)
     code, message = explain(error)
-    note(f"error: {message}")
+    lines = traceback.format_exception(error) if debug else []
+    note("".join([*lines, f"error: {message}"]))
     return code
 
 
 def note(text: str) -> None:
-    """Write a line to stderr, if there is one: `print` would take stdout for it."""
-    Output(sys.stderr).write(f"{text}\n")
+    """Write text to stderr, if there is one (`print` would take stdout for it), with nothing that steers a terminal."""
+    Output(sys.stderr).write(printable(text, keep="\n") + "\n")
 
 
 def finish(code: int) -> int:
@@ -74,6 +75,7 @@ def explain(error: BaseException) -> tuple[int, str]:
         return FAILED, f"out of memory{': ' if str(error) else ''}{error}; give fewer rows, or a smaller --batch-size"
     if isinstance(error, OSError):
         wrong = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError)
+        wrong = wrong or error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
         return (WRONG if wrong else FAILED), _system(error)
     return FAILED, (
         f"{type(error).__name__}: {error}. This is a bug in nnx; run the command again with --debug, and report what "

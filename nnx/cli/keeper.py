@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nnx import checks
 from nnx.callbacks import Callback
 from nnx.cli.errors import writing
 from nnx.errors import InputError
@@ -67,7 +68,7 @@ def record(metadata: dict[str, Any], epoch: int, logs: Mapping[str, float]) -> N
     history["epoch"].append(epoch)
     for name, value in logs.items():
         # JSON has no infinity; the test's loss may get there while that of the training does not.
-        history.setdefault(name, []).append(float(np.nan_to_num(value, nan=LARGEST, posinf=LARGEST)))
+        history.setdefault(name, []).append(float(np.clip(np.nan_to_num(value, nan=LARGEST), -LARGEST, LARGEST)))
     if len(history["epoch"]) > LONGEST:
         history["every"] *= 2
         keep = [i for i, number in enumerate(history["epoch"]) if number % history["every"] == 0]
@@ -84,6 +85,7 @@ def curves(metadata: Mapping[str, Any]) -> dict[str, list[float]]:
     history = metadata.get(KEY, {"epoch": []})
     try:
         found = {name: values for name, values in history.items() if name != "every"}
+        checks.integer(history.get("every", 1), "every")
         if any(len(values) != len(found["epoch"]) or not all(map(_is_number, values)) for values in found.values()):
             raise ValueError("its lists are not all numbers, and as many")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -92,4 +94,4 @@ def curves(metadata: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST

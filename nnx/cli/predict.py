@@ -13,12 +13,14 @@ import numpy as np
 import typer
 
 import nnx
+from nnx.backends.printable import printable
 from nnx.cli import outputs
 from nnx.cli.card import Card, card_of
 from nnx.cli.errors import Failed, leave_stdout, note, writing
 from nnx.datasets import load_features
 from nnx.errors import FileFormatError, InputError
-from nnx.saving import write_atomically
+from nnx.files import write_atomically
+from nnx.output import Output
 
 FAR = 1.0  # how far outside the range seen in training, in units of that range, inputs may be without a word
 
@@ -52,7 +54,7 @@ def predict(
         _print(rows)
     else:
         with writing(output):
-            write_atomically(output, "".join(_lines(rows)).encode())
+            write_atomically(output, *map(_bytes, _lines(rows)))
 
 
 def _width(network: nnx.Sequential, model: Path) -> int:
@@ -89,16 +91,18 @@ def _numbers(card: Card, answers: np.ndarray) -> Iterator[list[str]]:
     """Yield a header, then the numbers predicted for each row."""
     width = answers.shape[1]
     yield ["prediction"] if width == 1 else [f"prediction {i}" for i in range(1, width + 1)]
-    for row in card.unscale_target(answers).astype(np.float32):
+    with np.errstate(over="ignore"):  # what is too large for float32 is written as inf
+        numbers = card.unscale_target(answers).astype(np.float32)
+    for row in numbers:
         yield [str(value) for value in row]  # the shortest text that is this float32
 
 
 def _lines(rows: Iterator[list[str]]) -> Iterator[str]:
     """Yield CSV, some rows at a time."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for row in rows:
-        writer.writerow(row)
+    writer, quoting = (csv.writer(text, lineterminator="\n", quoting=q) for q in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    for row in rows:  # a class may hold a carriage return, which older versions of Python do not quote
+        (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
         if text.tell() > 1 << 16:
             yield text.getvalue()
             text.seek(0)
@@ -107,16 +111,24 @@ def _lines(rows: Iterator[list[str]]) -> Iterator[str]:
 
 
 def _print(rows: Iterator[list[str]]) -> None:
-    """Write to stdout as UTF-8 with plain line ends, whatever the terminal's habits, until nobody reads any more."""
-    out = getattr(sys.stdout, "buffer", None)
+    """Write to stdout as UTF-8 with plain line ends, whatever the terminal's habits, until nobody reads any more.
+
+    What steers a terminal goes into files alone.
+    """
+    out, shown = getattr(sys.stdout, "buffer", None), Output(sys.stdout).isatty()
+    parts = (printable(part, keep="\n") if shown else part for part in _lines(rows))
     try:
         if out is None:  # not a stream of bytes but an object of somebody's
-            for part in _lines(rows):
+            for part in parts:
                 sys.stdout.write(part)
             return
         sys.stdout.flush()
-        for part in _lines(rows):
-            out.write(part.encode())
+        for part in parts:
+            out.write(_bytes(part))
         out.flush()
     except BrokenPipeError:
         leave_stdout()
+
+
+def _bytes(part: str) -> bytes:
+    return part.encode(errors="backslashreplace")  # a damaged class name is no reason to fail

@@ -1,24 +1,105 @@
-"""Tables in numpy's npz files."""
+"""Arrays in numpy's npz files.
+
+An npz file is a zip file of arrays, each with a header that says its type and shape. Nothing of an array's size is
+allocated before its header agrees with what the file holds, and no code in a file is run.
+"""
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from nnx.errors import FileFormatError
+from nnx.files import check_size, open_file, size_of
 
-UNREADABLE = (ValueError, EOFError, OSError, KeyError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    ValueError, TypeError, EOFError, OSError, KeyError, RuntimeError, OverflowError, struct.error, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
+EXPANDED = 1 << 30  # bytes that the compressed arrays of a file may expand to: a thousandth of that may be in the file
+CONTENTS = 1 << 20  # bytes of a zip file's table of contents: some ten thousand arrays
+CHUNK = 1 << 18  # bytes read at once
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that numpy writes
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+class Archive:
+    """An npz file that is open; see `open_archive`.
+
+    Attributes:
+        names: of the arrays.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> None:
+        self._path, self._archive, self._size, self._expanded = path, archive, size_of(file), 0
+        self._members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        self.names = list(self._members)
+
+    def array(self, name: str) -> NDArray[Any]:
+        """Read an array.
+
+        Raises:
+            FileFormatError: it is damaged, holds Python objects, or is too large. KeyError: there is none of that name.
+        """
+        info = self._members[name]
+        try:
+            if info.compress_type not in METHODS:
+                raise ValueError("it is compressed by a method that numpy does not write")
+            with self._archive.open(info) as member:
+                shape, fortran, dtype = _header(member)
+                size, held = math.prod(shape) * dtype.itemsize, info.file_size - member.tell()
+                if size != held or (info.compress_type == zipfile.ZIP_STORED and held > self._size):
+                    raise ValueError(f"its header is that of {size} bytes, but there are {held}")
+                self._check_size(info)
+                return np.ndarray(shape, dtype, _exactly(member, size), order="F" if fortran else "C")
+        except FileFormatError:
+            raise
+        except UNREADABLE as error:
+            raise FileFormatError(
+                f"{self._path}: {name} cannot be read: {error}; it is damaged or holds Python objects"
+            ) from error
+
+    def _check_size(self, info: zipfile.ZipInfo) -> None:
+        """Refuse what expands to more than is said above."""
+        if info.compress_type != zipfile.ZIP_STORED:
+            self._expanded += info.file_size
+            remedy = "write it with numpy.savez instead of savez_compressed, for which there is no such limit"
+            check_size(self._path, self._expanded, EXPANDED, "expands to", remedy)
+
+
+@contextmanager
+def open_archive(path: Path, expected: str) -> Iterator[Archive]:
+    """Open an npz file.
+
+    Args:
+        path: the file. expected: what it should be, and how to write one, for messages.
+
+    Raises:
+        FileFormatError: it is no npz file.
+    """
+    with open_file(path, expected) as file:
+        if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
+            raise FileFormatError(f"{path}: the file holds a single array without a name; expected {expected}")
+        try:
+            archive = zipfile.ZipFile(_Bounded(file))
+        except UNREADABLE as error:
+            raise FileFormatError(f"{path}: {error}; expected {expected}") from error
+        with archive:
+            yield Archive(path, file, archive)
 
 
 def read_archive(path: Path, *choices: Sequence[str]) -> list[NDArray[Any]]:
-    """Read arrays from an npz file; no code in it is run.
+    """Read arrays from an npz file.
 
     Args:
         path: the file.
@@ -27,15 +108,8 @@ def read_archive(path: Path, *choices: Sequence[str]) -> list[NDArray[Any]]:
     Raises:
         FileFormatError: the file is foreign or damaged, or an array is missing or holds Python objects.
     """
-    with path.open("rb") as file:
-        try:
-            archive = np.load(file, allow_pickle=False)
-        except UNREADABLE as error:
-            raise FileFormatError(f"{path}: {error or 'the file is empty'}; {_EXPECTED}") from error
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise FileFormatError(f"{path}: the file holds a single array without a name; {_EXPECTED}")
-        with archive:
-            return [_member(path, archive, names) for names in choices]
+    with open_archive(path, EXPECTED) as archive:
+        return [_member(path, archive, names) for names in choices]
 
 
 def as_features(path: Path, x: NDArray[Any]) -> NDArray[np.float32]:
@@ -52,7 +126,7 @@ def as_features(path: Path, x: NDArray[Any]) -> NDArray[np.float32]:
             f"{path}: x has the shape {x.shape}, expected [samples, features] with at least one of each; {remedy}"
         )
     with np.errstate(over="ignore"):
-        converted = x.astype(np.float32)
+        converted = x.astype(np.float32, copy=False)
     if not (finite := np.isfinite(converted)).all():
         row, column = divmod(int(np.argmin(finite)), x.shape[1])
         raise FileFormatError(
@@ -79,20 +153,50 @@ def as_labels(path: Path, y: NDArray[Any], samples: int) -> list[str] | NDArray[
     return [name.strip() for name in y.tolist()]
 
 
-_EXPECTED = "expected an npz file; write one with numpy.savez(file, x=..., y=...)"
+EXPECTED = "an npz file; write one with numpy.savez(file, x=..., y=...)"
 
 
-def _member(path: Path, archive: Any, names: Sequence[str]) -> NDArray[Any]:
-    name = next((name for name in names if name in archive.files), None)
+def _member(path: Path, archive: Archive, names: Sequence[str]) -> NDArray[Any]:
+    name = next((name for name in names if name in archive.names), None)
     if name is None:
-        there = ", ".join(archive.files[:10]) or "nothing"
-        raise FileFormatError(f"{path}: there is no array called {' or '.join(names)} (it holds {there}); {_EXPECTED}")
-    try:
-        array = archive[name]
-    except UNREADABLE as error:
+        there = ", ".join(archive.names[:10]) or "nothing"
         raise FileFormatError(
-            f"{path}: {name} cannot be read: {error}; it is damaged or holds Python objects"
-        ) from error
-    if not isinstance(array, np.ndarray):
-        raise FileFormatError(f"{path}: {name} is not an array of numpy's; {_EXPECTED}")
-    return array
+            f"{path}: there is no array called {' or '.join(names)} (it holds {there}); expected {EXPECTED}"
+        )
+    return archive.array(name)
+
+
+class _Bounded:
+    """A file that gives at most so much at once: a table of contents is read as a whole, however long it says it is."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self.seekable, self._read = file.seek, file.tell, file.seekable, file.read
+
+    def read(self, size: int = -1) -> bytes:
+        """Read so many bytes; all that are left where a zip file's comment is looked for, at its end."""
+        if size > CONTENTS:
+            raise zipfile.BadZipFile(f"its table of contents has {size} bytes, expected at most {CONTENTS}")
+        return self._read(size)
+
+
+def _header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, whether columns come first, and type."""
+    version = npy.read_magic(member)
+    if version not in HEADERS:
+        raise ValueError(f"its header is of the unknown version {version}")
+    try:
+        shape, fortran, dtype = HEADERS[version](member)
+    except Exception as error:  # the header is an expression of Python's, parsed by Python, which has many objections
+        raise ValueError(f"its header is damaged: {error}") from error
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    return shape, fortran, dtype
+
+
+def _exactly(member: Any, size: int) -> NDArray[np.uint8]:
+    data = np.empty(size, np.uint8)
+    for start in range(0, size, CHUNK):
+        part = data[start : start + CHUNK]
+        if member.readinto(part) != len(part):
+            raise EOFError("it ends too early")
+    return data

@@ -10,12 +10,17 @@ import gzip
 import math
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnx.backends.printable import printable
 from nnx.errors import FileFormatError
+from nnx.files import check_size, open_file, size_of
 
 from .download import Source, fetch
 from .needs import as_path
@@ -48,6 +53,7 @@ FASHION_MNIST = Source(
     },
 )
 
+MOST = 1 << 30  # elements of a file: twenty times as many as MNIST has
 X = NDArray[np.float32]
 Y = NDArray[np.int64]
 
@@ -108,7 +114,7 @@ def _folder(call: str, path: str | os.PathLike[str] | None, source: Source) -> P
         folder /= source.name
     if not folder.exists():
         raise FileNotFoundError(
-            f"{call}(): NNX_DATA is {root}, but the folder {folder} does not exist; "
+            f"{call}(): NNX_DATA is {printable(root)}, but the folder {printable(folder)} does not exist; "
             f"put the four IDX files there, give their folder as an argument, or unset NNX_DATA to download them"
         )
     return folder
@@ -122,7 +128,9 @@ def _read_folder(folder: Path) -> tuple[X, Y, X, Y]:
 def _find(folder: Path) -> list[Path]:
     """Return the paths of training images, training labels, test images and test labels."""
     if not folder.exists():
-        raise FileNotFoundError(f"{folder}: there is no such folder, expected one that holds the four IDX files")
+        raise FileNotFoundError(
+            f"{printable(folder)}: there is no such folder, expected one that holds the four IDX files"
+        )
     if not folder.is_dir():
         raise FileFormatError(f"{folder}: this is a file, expected the folder that holds the four IDX files")
     found, missing = [], []
@@ -134,7 +142,7 @@ def _find(folder: Path) -> list[Path]:
         missing += [] if paths else [f"{name}-ubyte.gz"]
     if missing:
         raise FileNotFoundError(
-            f"{folder}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not there, "
+            f"{printable(folder)}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not there, "
             f"expected the data set's four IDX files (with or without .gz); put the missing ones into this folder"
         )
     return found
@@ -164,33 +172,45 @@ def _read_pair(images: Path, labels: Path) -> tuple[X, Y]:
 
 def _read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     """Read a file of unsigned bytes with a given number of dimensions."""
-    data = _contents(path)
-    magic, start = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
-    if data[:4] != magic:
+    with _opened(path) as (file, size):
+        magic, start = bytes([0, 0, 8, dimensions]), 4 + 4 * dimensions
+        head = file.read(start)
+        if head[:4] != magic:
+            raise FileFormatError(
+                f"{path}: the file starts with the bytes {head[:4].hex(' ') or '(none)'}, expected {magic.hex(' ')}, "
+                f"an IDX file of {dimensions}-dimensional unsigned bytes; is it another file under this name?"
+            )
+        shape = tuple(int.from_bytes(head[at : at + 4], "big") for at in range(4, start, 4))
+        elements, data = math.prod(shape), b""
+        whole = start + elements
+        if size in (None, whole):
+            check_size(path, elements, MOST, "is said to hold")
+            # A byte more than there should be: at the end of a gzip file its checksum is looked at.
+            data = file.read(elements + 1)
+            size = len(head) + len(data)
+    if size != whole:
+        held = f"more than {whole}" if len(data) > elements else size
         raise FileFormatError(
-            f"{path}: the file starts with the bytes {data[:4].hex(' ') or '(none)'}, expected {magic.hex(' ')}, an "
-            f"IDX file of {dimensions}-dimensional unsigned bytes; is it another file under this name?"
-        )
-    shape = tuple(int.from_bytes(data[at : at + 4], "big") for at in range(4, start, 4))
-    expected = start + math.prod(shape)
-    if len(data) != max(expected, start):
-        raise FileFormatError(
-            f"{path}: the file holds {len(data)} bytes (uncompressed), expected {expected} "
+            f"{path}: the file holds {held} bytes (uncompressed), expected {whole} "
             f"({start} of header and {' x '.join(map(str, shape))} elements); it is damaged: download it again"
         )
     if 0 in shape:
         raise FileFormatError(f"{path}: the file holds no elements ({' x '.join(map(str, shape))}), expected some")
-    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _contents(path: Path) -> bytes:
-    """Return a file's bytes, uncompressed if they are gzip's, whatever the name says (browsers unpack, names stay)."""
-    data = path.read_bytes()
-    if data[:2] != b"\x1f\x8b":
-        return data
-    try:
-        return gzip.decompress(data)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise FileFormatError(
-            f"{path}: the file cannot be uncompressed ({error}), expected a whole gzip file; download it again"
-        ) from error
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, int | None]]:
+    """Open a file, uncompressed if it is gzip's, whatever the name says (browsers unpack, names stay).
+
+    Its size comes with it; None where only reading it tells.
+    """
+    with open_file(path, "an IDX file") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        try:
+            yield (gzip.GzipFile(fileobj=file, mode="rb"), None) if compressed else (file, size_of(file))
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise FileFormatError(
+                f"{path}: the file cannot be uncompressed ({error}), expected a whole gzip file; download it again"
+            ) from error

@@ -7,7 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from nnx.errors import FileFormatError, InputError, InputTypeError, MissingExtra
+from nnx.backends.printable import printable
+from nnx.errors import InputError, InputTypeError, MissingExtra
+from nnx.files import refuse_others
 
 
 def as_path(call: str, value: object) -> Path:
@@ -15,7 +17,7 @@ def as_path(call: str, value: object) -> Path:
 
     Raises:
         InputTypeError: it is neither a string nor a path.
-        InputError: it is an empty string, which would mean the current folder.
+        InputError: it is an empty string, which would mean the current folder, or no system's file has such a name.
     """
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise InputTypeError(
@@ -23,7 +25,12 @@ def as_path(call: str, value: object) -> Path:
         )
     if not os.fspath(value).strip():
         raise InputError(f'{call}({value!r}): the path is empty, expected a name; "." means the current folder')
-    return Path(value).expanduser()
+    if "\0" in os.fspath(value):
+        raise InputError(f"{call}({value!r}): the path holds a NUL character, which no name can have; leave it out")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:  # ~ or ~name, of somebody who has no home
+        raise InputError(f"{call}({value!r}): {error}; write the folder out") from error
 
 
 def existing_file(call: str, value: object, kind: str) -> Path:
@@ -36,17 +43,26 @@ def existing_file(call: str, value: object, kind: str) -> Path:
 
     Raises:
         FileNotFoundError: nothing is there.
-        FileFormatError: a folder is there.
+        FileFormatError: a folder is there, a device, a pipe or a socket.
         InputError: it is no path.
     """
     path = as_path(call, value)
-    if not path.exists():
+    try:
+        refuse_others(path, os.stat(path), kind)
+    except (FileNotFoundError, NotADirectoryError):
+        where = "" if path.is_absolute() else f" (looked in {_here()})"
         raise FileNotFoundError(
-            f"{path}: there is no such file, expected {kind}; check the name (looked in {Path.cwd()})"
-        )
-    if path.is_dir():
-        raise FileFormatError(f"{path}: this is a folder, expected {kind}; name a file inside it")
+            f"{printable(path)}: there is no such file, expected {kind}; check the name{where}"
+        ) from None
     return path
+
+
+def _here() -> str:
+    """Return the current folder, which somebody may have removed."""
+    try:
+        return printable(Path.cwd())
+    except OSError:
+        return "the current folder, which is gone"
 
 
 def optional(module: str, extra: str, purpose: str) -> Any:

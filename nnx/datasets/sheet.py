@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
+import re
 from array import array
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -12,10 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnx.errors import FileFormatError
+from nnx.files import open_file, size_of
 
 from .labels import parse
 
 LABEL_NAMES = ("label", "class", "target", "y")  # in order of preference, in capitals or not
+MOST = 4 << 30  # bytes; an npz file takes less room, and is read a hundred times as fast
+WIDEST = 1 << 20  # columns
+START = 1 << 12  # bytes that tell text from other files
+NO_BLANK = re.compile(rb"\S")
+PIECE = 1 << 20  # bytes that are checked at once
 
 
 class Sheet:
@@ -36,12 +44,16 @@ class Sheet:
     """
 
     def __init__(self, path: Path, header: bool | None = None, known: Collection[str] = ()) -> None:
-        self.path, self._text = path, _read_text(path)
-        self._delimiter = _delimiter(self._text)
+        self.path, self._data = path, _read(path)
+        self._delimiter = _delimiter(self._data)
         line, first = next(self._records(), (0, []))
         if not first:
             raise FileFormatError(f"{path}: the file is empty, expected a line of numbers for each sample")
         self.names: tuple[str, ...] | None = None
+        if len(first) > WIDEST:
+            raise FileFormatError(
+                f"{path}: there are {len(first)} columns, expected at most {WIDEST}; save it as .npz for numpy"
+            )
         self.width, first = len(first), [cell.strip() for cell in first]
         if header is None:
             header = bool(known and set(known) <= set(first)) or self._is_header(first)
@@ -117,8 +129,7 @@ class Sheet:
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the line number and the cells of every line that is not blank."""
-        lines = io.StringIO(self._text, newline="")
-        reader = csv.reader(lines, delimiter=self._delimiter, skipinitialspace=True, strict=True)
+        reader = csv.reader(self._text(), delimiter=self._delimiter, skipinitialspace=True, strict=True)
         try:
             for cells in reader:
                 if len(cells) > 1 or any(map(str.strip, cells)):
@@ -127,6 +138,9 @@ class Sheet:
             raise FileFormatError(
                 f"{self.path}, line {reader.line_num}: {error}; expected CSV, with a quote inside quotes doubled"
             ) from error
+
+    def _text(self) -> io.TextIOWrapper:
+        return io.TextIOWrapper(io.BytesIO(self._data), "utf-8-sig", newline="")
 
     def _is_header(self, first: list[str]) -> bool:
         if not any(map(_is_number, first)):
@@ -140,23 +154,26 @@ class Sheet:
         return all(len(cells) <= column or cells[column].strip() != first[column] for _, cells in records)
 
     def _checked_names(self, line: int, names: list[str]) -> tuple[str, ...]:
+        seen: dict[str, int] = {}
         for column, name in enumerate(names):
             if not name:
                 raise FileFormatError(
                     f"{self.path}, line {line}: column {column + 1} has no name in the header; name it, or remove it "
                     f"(pandas writes such a column for its index: say index=False)"
                 )
-            if name in names[:column]:
+            if (first := seen.setdefault(name, column)) != column:
                 raise FileFormatError(
-                    f"{self.path}, line {line}: columns {names.index(name) + 1} and {column + 1} are both called "
+                    f"{self.path}, line {line}: columns {first + 1} and {column + 1} are both called "
                     f"{name!r} in the header, expected different names; rename one"
                 )
         return tuple(names)
 
 
-def _delimiter(text: str) -> str:
+def _delimiter(data: bytes) -> str:
     """Return the mark that divides the first row into the most cells; the comma when none does."""
-    start = text.lstrip()[: 1 << 16]
+    found = NO_BLANK.search(data, len(codecs.BOM_UTF8) * data.startswith(codecs.BOM_UTF8))
+    at = found.start() if found else 0
+    start = data[at : at + (1 << 16)].decode("utf-8", errors="ignore").lstrip()
 
     def cells(mark: str) -> int:
         return len(next(csv.reader(io.StringIO(start, newline=""), delimiter=mark, skipinitialspace=True), []))
@@ -172,18 +189,30 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _read_text(path: Path) -> str:
-    data = path.read_bytes()
-    if b"\0" in data[:4096]:
-        raise FileFormatError(
-            f"{path}: this is a binary file, or text in UTF-16, expected CSV in UTF-8; save it as CSV (UTF-8), "
-            f"or as .npz for numpy"
-        )
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise FileFormatError(
-            f"{path}, line {line}: the byte 0x{data[error.start]:02x} is not UTF-8, expected CSV in UTF-8; "
-            f"save it as CSV (UTF-8)"
-        ) from error
+def _read(path: Path) -> bytes:
+    """Return a file's bytes, which are text."""
+    with open_file(path, "a CSV file", MOST) as file:
+        if b"\0" in file.read(START):
+            raise FileFormatError(
+                f"{path}: this is a binary file, or text in UTF-16, expected CSV in UTF-8; save it as CSV (UTF-8), "
+                f"or as .npz for numpy"
+            )
+        file.seek(0)
+        data = file.read(size_of(file))
+    _check_text(path, data)
+    return data
+
+
+def _check_text(path: Path, data: bytes) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(data) + 1, PIECE):
+        held = len(decoder.getstate()[0])  # bytes of a character that was cut in two
+        try:
+            decoder.decode(data[start : start + PIECE], final=start + PIECE > len(data))
+        except UnicodeDecodeError as error:
+            at = start - held + error.start
+            line = data.count(b"\n", 0, at) + 1
+            raise FileFormatError(
+                f"{path}, line {line}: the byte 0x{data[at]:02x} is not UTF-8, expected CSV in UTF-8; "
+                f"save it as CSV (UTF-8)"
+            ) from error

@@ -144,13 +144,14 @@ def _label_column(sheet: Sheet, label: str | None) -> int:
 
 def _by_name(sheet: Sheet, expected: tuple[str, ...]) -> list[int]:
     names = sheet.names or ()
-    missing = [name for name in expected if name not in names]
+    places = {name: column for column, name in enumerate(names)}
+    missing = [name for name in expected if name not in places]
     if missing:
         raise FileFormatError(
             f"{sheet.path}: {_few(missing)} {'is' if len(missing) == 1 else 'are'} not among the columns "
             f"({_few(names)}), expected all {len(expected)} features of the training file; add the missing ones"
         )
-    return [names.index(name) for name in expected]
+    return [places[name] for name in expected]
 
 
 def _by_position(sheet: Sheet, features: int) -> list[int]:

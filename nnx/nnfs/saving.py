@@ -19,7 +19,10 @@ import numpy as np
 
 import nnx
 from nnx import saving as files
+from nnx.datasets.archive import open_archive
+from nnx.datasets.needs import as_path, existing_file
 from nnx.errors import FileFormatError, InputError
+from nnx.files import open_file, write_atomically
 from nnx.nnfs.accuracy import Accuracy_Categorical, Accuracy_Regression
 from nnx.nnfs.activations import Activation_Linear, Activation_ReLU, Activation_Sigmoid, Activation_Softmax
 from nnx.nnfs.layers import Layer_Dense, Layer_Dropout
@@ -62,12 +65,13 @@ PLACES = {"momentums": "first", "cache": "second"}  # an optimizer's state on a 
 
 def save_parameters(model: Model, path: PathLike) -> None:
     """Write every trainable layer's parameters as "0.weights", "0.biases", ...; OSError where it cannot be written."""
-    arrays: dict[str, Any] = {}
-    for number, (weights, biases) in enumerate(model.get_parameters()):
-        arrays |= {f"{number}.weights": weights, f"{number}.biases": biases}
-    data = io.BytesIO()
-    np.savez(data, **arrays)
-    files.write_atomically(Path(path), data.getvalue())
+    path, data = as_path("save_parameters", path), io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:  # numpy.savez puts the time into it
+        for number, pair in enumerate(model.get_parameters()):
+            for name, array in zip(("weights", "biases"), pair, strict=True):
+                with archive.open(zipfile.ZipInfo(f"{number}.{name}.npy"), "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+    write_atomically(path, data.getbuffer())
 
 
 def load_parameters(model: Model, path: PathLike) -> None:
@@ -79,22 +83,20 @@ def load_parameters(model: Model, path: PathLike) -> None:
     """
     path = _readable(path, "save_parameters()")
     try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-            names = [(f"{number}.weights", f"{number}.biases") for number in range((len(archive.files) + 1) // 2)]
+        with open_archive(path, "a file that save_parameters() wrote") as archive:
+            names = [(f"{number}.weights", f"{number}.biases") for number in range((len(archive.names) + 1) // 2)]
             pairs = [
-                (archive[weights] + 0.0, archive[biases] + 0.0) for weights, biases in names
+                (archive.array(weights) + 0.0, archive.array(biases) + 0.0) for weights, biases in names
             ]  # numbers, or TypeError
-    except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(f"{path} is no file of parameters, or is damaged: {error}") from error
     model.set_parameters(pairs)
 
 
 def _readable(path: PathLike, writer: str) -> Path:
-    """Refuse a folder, and a pickle, in so many words."""
-    path = Path(path)
-    if path.is_dir():
-        raise FileFormatError(f"{path} is a folder; expected a file that {writer} wrote")
-    with path.open("rb") as file:
+    """Refuse what is no file, and a pickle, in so many words."""
+    path = existing_file("load", path, f"a file that {writer} wrote")
+    with open_file(path, f"a file that {writer} wrote") as file:
         start = file.read(1)
     if start == b"\x80":
         raise FileFormatError(

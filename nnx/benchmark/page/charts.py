@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from nnx.backends.printable import printable
 from nnx.benchmark import units
 
 NICE = (1, 2, 5)
@@ -30,7 +31,7 @@ NAMES = 0.48  # of a plot's width, at most
 
 def escape(text: object) -> str:
     """Return text that is safe within HTML and within attributes."""
-    return html.escape(str(text), quote=True)
+    return html.escape(printable(text, keep="\n"), quote=True)
 
 
 def significant(value: float, digits: int = 3) -> str:

@@ -1,0 +1,228 @@
+"""Files: written whole or not at all, and read only where they are files, of a size that is known before.
+
+While a file is written it has a temporary name, short and in the same folder, and is locked: so the next save of the
+same file tells what a killed process left, which nobody locks any more, from what another process is writing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import time
+import zlib
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from nnx.backends.memory import physical, readable
+from nnx.backends.printable import printable
+from nnx.errors import FileFormatError
+
+fcntl: Any = import_module("fcntl") if os.name == "posix" else None
+SUFFIX = ".partial"
+ABANDONED = 24 * 3600.0  # seconds after which a temporary file is a leftover where files cannot be locked
+KINDS = {
+    stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}  # fmt: skip
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file so that a crash at any moment leaves either the old one or the new one, whole.
+
+    A link stays a link, and the file it leads to is replaced. Permissions, group and owner stay those of the old file,
+    as far as the system allows, and nobody may read the new one meanwhile who could not read the old one.
+    """
+    shown = printable(path)
+    if path.is_symlink():  # any other stays as it was given: the way to it from the root may be longer than is allowed
+        path = Path(os.path.realpath(path))
+    try:
+        old = os.stat(path)
+    except FileNotFoundError:
+        old = None
+    if old is not None and stat.S_ISDIR(old.st_mode):
+        raise IsADirectoryError(f"{shown} is a folder; expected the name of a file to write")
+    if old is not None and not stat.S_ISREG(old.st_mode):
+        raise OSError(f"{shown} is {kind_of(old)}, which cannot be replaced; expected the name of a file to write")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {shown}: there is no folder {printable(path.parent)}; make it first")
+    prefix = f".nnx-{zlib.crc32(os.fsencode(path.name)):08x}-"
+    _clean(path.parent, prefix)
+    file, temporary = _begin(path.parent, prefix, 0o666 if old is None else 0o600)
+    try:
+        with file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+            if old is not None:
+                _like(temporary, old)
+            if fcntl is None:  # Windows renames no open file
+                file.close()
+            os.replace(temporary, path)  # while it is locked
+    except BaseException:
+        _unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def _begin(folder: Path, prefix: str, mode: int) -> tuple[BinaryIO, Path]:
+    """Make a temporary file that nobody else takes for a leftover; return it, open, and its path."""
+    while True:
+        path = folder / f"{prefix}{os.urandom(8).hex()}{SUFFIX}"
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
+        try:
+            file = os.fdopen(handle, "wb")
+            with contextlib.suppress(OSError):  # a file system without locks
+                if fcntl is not None:
+                    fcntl.flock(handle, fcntl.LOCK_EX)
+            if path.exists():
+                return file, path
+        except BaseException:
+            _unlink(path)
+            raise
+        file.close()  # another process removed it before it was locked
+
+
+def _unlink(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def _clean(folder: Path, prefix: str) -> None:
+    """Remove what killed processes left when they wrote the same file."""
+    with contextlib.suppress(OSError):  # it is in nobody's way
+        for name in os.listdir(folder):
+            if name.startswith(prefix) and name.endswith(SUFFIX):
+                _remove_leftover(folder / name)
+
+
+def _remove_leftover(path: Path) -> None:
+    """Remove a temporary file of ours that no process writes any more."""
+    with contextlib.suppress(OSError):
+        found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode) or (hasattr(os, "geteuid") and found.st_uid != os.geteuid()):
+            return
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        try:
+            if _abandoned(handle):
+                os.unlink(path)
+        finally:
+            os.close(handle)
+
+
+def _abandoned(handle: int) -> bool:
+    """Tell whether nobody writes a file any more; where it cannot be locked, its age decides."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return time.time() - os.fstat(handle).st_mtime > ABANDONED
+
+
+def _like(path: Path, old: os.stat_result) -> None:
+    """Give a file the owner, group and permissions of an older one."""
+    mode, new = old.st_mode & 0o777, os.stat(path)
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        try:
+            os.chown(path, old.st_uid, old.st_gid)
+        except OSError:
+            try:
+                os.chown(path, -1, old.st_gid)
+            except OSError:  # what the old group might do is for no other group
+                mode &= ~0o070 | (mode & 0o007) << 3
+    os.chmod(path, mode)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself last, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def kind_of(found: os.stat_result) -> str | None:
+    """Say what is no regular file; None for one that is."""
+    if stat.S_ISREG(found.st_mode):
+        return None
+    return next((words for test, words in KINDS.items() if test(found.st_mode)), "no ordinary file")
+
+
+def open_file(path: Path, expected: str, most: int | None = None) -> BinaryIO:
+    """Open a file for reading, without waiting for anybody and without touching what is none; one of no size is empty.
+
+    Args:
+        path: the file. expected: what it should be, for messages.
+        most: bytes that a file of this kind may have; None: no more than the machine has memory.
+
+    Raises:
+        FileFormatError: it is a folder, a device, a pipe or a socket, or too large. OSError: it cannot be opened.
+    """
+    refuse_others(path, os.stat(path), expected)  # opening a device may do something, and a pipe may wait for ever
+    flags = (getattr(os, name, 0) for name in ("O_BINARY", "O_CLOEXEC", "O_NOCTTY", "O_NONBLOCK"))
+    file = os.fdopen(os.open(path, sum(flags, os.O_RDONLY)), "rb")
+    try:
+        refuse_others(path, os.fstat(file.fileno()), expected)  # what is open may be another than what was looked at
+        check_size(path, size_of(file), most)
+    except BaseException:
+        file.close()
+        raise
+    if size_of(file) == 0:  # the system's own, under /proc, would give bytes all the same, or wait for some
+        file.close()
+        file = os.fdopen(os.open(os.devnull, os.O_RDONLY), "rb")
+    return file
+
+
+def size_of(file: BinaryIO) -> int:
+    """Return how many bytes an open file has."""
+    return os.fstat(file.fileno()).st_size
+
+
+def read_file(path: Path, expected: str, most: int | None = None) -> bytes:
+    """Return what is in a file; see `open_file`."""
+    with open_file(path, expected, most) as file:
+        return file.read(size_of(file))
+
+
+def check_size(path: Path, size: int, most: int | None = None, what: str = "has", remedy: str = "") -> None:
+    """Refuse a file that has, or expands to, too many bytes.
+
+    Args:
+        path: the file. size: bytes. most: that it may have, besides what the machine has in memory.
+        what: what it does to have so many. remedy: what to do about it.
+
+    Raises:
+        FileFormatError: it is too large.
+    """
+    memory = physical()
+    if most is not None and size > most:
+        raise FileFormatError(
+            f"{path}: the file {what} {readable(size)}, expected at most {readable(most)}; "
+            f"{remedy or 'take a part of it, or read it with other tools and give arrays'}"
+        )
+    if memory is not None and size > memory:
+        raise FileFormatError(
+            f"{path}: the file {what} {readable(size)}, but this machine has {readable(memory)} of memory; "
+            "take a part of it, or a larger machine"
+        )
+
+
+def refuse_others(path: Path, found: os.stat_result, expected: str) -> None:
+    """Refuse what is no regular file, by what `os.stat` says of it."""
+    if kind := kind_of(found):
+        remedy = "name a file inside it" if stat.S_ISDIR(found.st_mode) else "write its contents to a file first"
+        raise FileFormatError(f"{path}: this is {kind}, expected {expected}; {remedy}")
