@@ -282,4 +282,14 @@ def tell(why: str) -> None:
     )
 
 
+def _after_fork() -> None:
+    """In a forked process nobody compiles: another thread of its parent may have done so."""
+    global LOCK
+    LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 told: list[str] = []
