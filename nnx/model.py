@@ -213,7 +213,7 @@ class Sequential:
         """Train, and return how it went. Calling it again goes on where it ended.
 
         Args:
-            x: [N, I]. y: what the loss takes for N samples.
+            x: [N, I]. y: what the loss takes for N samples. Labels are copied, and changing them meanwhile is an error.
             epochs: how many more. batch_size: rows a step, or None: all at once.
             validation_data: (x, y), evaluated after each epoch.
             shuffle: draw a new order of rows for every epoch (where there is more than one batch).
@@ -226,6 +226,7 @@ class Sequential:
             InputError: data or an argument cannot be used; nothing was changed.
             NonFiniteError: the loss became nan or infinite; the model is as it was before that step.
         """
+        from nnx.callbacks import watched
         from nnx.fitting import Fit
 
         trainer = self._compiled("fit")
@@ -247,7 +248,7 @@ class Sequential:
         if self.loss.metric == "regression":
             trainer.set_precision(_precision(target))
         self.eager_reason = self.replay_reason = None
-        job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, list(callbacks))
+        job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, watched(callbacks, y, target))
         return job.run(epochs, verbose)
 
     def step(self, x: Any, y: Any) -> float:
@@ -303,7 +304,7 @@ class Sequential:
             wanted = target[i : min(i + rows, len(host)), ...]
             outputs = self.inference().outputs(host[i : i + rows])
             self.backend.tally(self.loss.losses(outputs, wanted), outputs, wanted, metric, precision, stats)
-            mean, right, _ = self.backend.to_numpy(stats)
+            mean, right, _ = self.backend.to_numpy(stats).tolist()
             loss, hits = loss + mean * wanted.shape[0], hits + right
         scores = {"loss": float(loss / len(host))}
         return scores if metric is None else {**scores, "accuracy": float(hits / len(host))}
@@ -444,4 +445,5 @@ def _check_monitors(callbacks: Sequence[Callback], measured: Sequence[str]) -> N
 
 
 def _precision(y: np.ndarray) -> float:
-    return float(np.std(y, dtype=np.float64)) / 250  # float32 overflows from 2e19 on
+    with np.errstate(all="ignore"):
+        return float(np.std(y, dtype=np.float64)) / 250  # float32 overflows from 2e19 on

@@ -8,6 +8,7 @@ import numpy as np
 
 from nnx import checks
 from nnx.backends.base import host_array, real_numbers
+from nnx.backends.operations import QUIET
 from nnx.errors import InputError
 
 Array = Any
@@ -69,6 +70,8 @@ def _count(a: np.ndarray, samples: int, who: str) -> None:
 
 
 def _indices(a: np.ndarray, classes: int, who: str) -> np.ndarray:
+    """Return labels as int64 that nobody else has: kernels index with them, so it is the copy that is checked."""
+    a = np.array(a, a.dtype.newbyteorder("="))
     if a.dtype.kind == "f" and not np.array_equal(a, np.floor(a)):
         bad = a[a != np.floor(a)][0]
         raise InputError(f"{who}: label {bad:g} is no whole number; expected class indices 0 .. {classes - 1}")
@@ -78,6 +81,7 @@ def _indices(a: np.ndarray, classes: int, who: str) -> np.ndarray:
     return a.astype(np.int64, copy=False)
 
 
+@QUIET
 def _distributions(a: np.ndarray, who: str) -> np.ndarray:
     a = a.astype(a.dtype if a.dtype.kind == "f" else np.float32, copy=False)  # uint8 would wrap when negated
     checks.finite(a, who, "targets")
