@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnx.backends.operations import QUIET
 from nnx.backends.program import Program
 from nnx.errors import NonFiniteError, NotReplayable
 from nnx.foreign import Foreign
@@ -164,6 +165,7 @@ class Trainer:
             for part in parts:
                 part.backend = self.backend
 
+    @QUIET
     def _compare(self, before: tuple[Array, Array], eager: tuple[Array, Array], eager_loss: float) -> None:
         """Refuse a replay that does not do what the eager step did, or that moved to where numbers end differently."""
         start, wanted, got = (
