@@ -67,13 +67,13 @@ class Inference:
     def outputs(self, x: np.ndarray) -> Array:
         """Return the same as an array of the backend, which may be a workspace that the next call overwrites."""
         outputs = self.backend.from_numpy(x)
-        with np.errstate(all="ignore"):  # as in training: the result says what overflowed
-            if self.stages is None:
-                for layer in self.layers:
-                    outputs = layer.forward(outputs, training=False)
-                return outputs
+        if self.stages is not None:
             for stage, room in zip(self.stages, self._rooms(len(x), outputs.dtype), strict=True):
                 outputs = stage.run(self.backend, outputs, room)
+            return outputs
+        with np.errstate(all="ignore"):  # as in training: the result says what overflowed
+            for layer in self.layers:
+                outputs = layer.forward(outputs, training=False)
         return outputs
 
     def _rooms(self, rows: int, dtype: Any) -> list[Array | None]:

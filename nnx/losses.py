@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nnx import checks, targets
+from nnx.backends.base import host_array
 from nnx.errors import InputError
 from nnx.kernels.layout import CLIP
 from nnx.layers import Layer, Sigmoid, Softmax
@@ -102,7 +103,7 @@ class CategoricalCrossEntropy(Loss):
     def host_targets(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """See `Loss.host_targets` and `targets.categorical`."""
         y = targets.categorical(self._host(y_true), shape[0], shape[1], str(self))
-        return y if y.ndim == 1 else y.astype(dtype, copy=False)
+        return y if y.ndim == 1 else host_array(y, dtype)
 
     def fused_with(self, last: Layer) -> Loss | None:
         """After Softmax: SoftmaxCrossEntropy, with the losses clipped alike."""

@@ -337,7 +337,7 @@ class Sequential(Assignable):
         """Train, and return how it went. Calling it again goes on where it ended.
 
         Args:
-            x: [N, I]. y: what the loss takes for N samples.
+            x: [N, I]. y: what the loss takes for N samples. Labels are copied, and changing them meanwhile is an error.
             epochs: how many more. batch_size: rows a step, or None: all at once.
             validation_data: (x, y), evaluated after each epoch.
             shuffle: draw a new order of rows for every epoch (where there is more than one batch).
@@ -357,6 +357,7 @@ class Sequential(Assignable):
             InUseError: the model is being trained by another thread, or by the fit whose callback called this.
             NonFiniteError: the loss became nan or infinite; the model is as it was before that step.
         """
+        from nnx.callbacks import watched
         from nnx.fitting import Fit
 
         trainer = self._trainable("fit")
@@ -378,7 +379,7 @@ class Sequential(Assignable):
         if self.loss.metric == "regression":
             trainer.set_precision(_precision(target))
         self.eager_reason = self.replay_reason = None
-        job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, list(callbacks))
+        job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, watched(callbacks, y, target))
         return job.run(epochs, verbose)
 
     def step(self, x: Any, y: Any) -> float:
@@ -448,7 +449,7 @@ class Sequential(Assignable):
             with inference.layers_alone():
                 outputs = inference.outputs(host[i : i + rows])
                 self.backend.tally(own.losses(outputs, wanted), outputs, wanted, metric, precision, stats)
-            mean, right, _ = self.backend.to_numpy(stats)
+            mean, right, _ = self.backend.to_numpy(stats).tolist()
             loss, hits = loss + mean * wanted.shape[0], hits + right
         scores = {"loss": float(loss / len(host))}
         return scores if metric is None else {**scores, "accuracy": float(hits / len(host))}
@@ -632,4 +633,5 @@ def _check_cast(a: np.ndarray, given: np.ndarray, source: Any, what: str) -> Non
 
 
 def _precision(y: np.ndarray) -> float:
-    return float(np.std(y, dtype=np.float64)) / 250  # float32 overflows from 2e19 on
+    with np.errstate(all="ignore"):
+        return float(np.std(y, dtype=np.float64)) / 250  # float32 overflows from 2e19 on

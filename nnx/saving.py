@@ -249,6 +249,6 @@ def _fill(model: Sequential, header: dict[str, Any], tensors: dict[str, np.ndarr
 
 def _count(header: dict[str, Any], name: str) -> int:
     number = checks.integer(header[name], name, low=0)
-    if number >= 2**48:  # no training takes that long, and the order of rows is drawn from 48 bits
-        raise InputError(f"{name}={number}: expected a number below 2**48")
+    if number >= 2**62:  # no training takes that long, and counters are int64
+        raise InputError(f"{name}={number}: expected a number below 2**62")
     return number

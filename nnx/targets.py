@@ -9,6 +9,7 @@ import numpy as np
 from nnx import checks
 from nnx.backends.base import host_array, real_numbers
 from nnx.backends.inputs import LABELS
+from nnx.backends.operations import QUIET
 from nnx.errors import InputError
 
 Array = Any
@@ -75,6 +76,8 @@ def _count(a: np.ndarray, samples: int, who: str) -> None:
 
 
 def _indices(a: np.ndarray, classes: int, who: str) -> np.ndarray:
+    """Return labels as int64 that nobody else has: kernels index with them, so it is the copy that is checked."""
+    a = np.array(a, a.dtype.newbyteorder("="))
     if a.dtype.kind == "f" and not np.array_equal(a, np.floor(a)):
         row = int(np.flatnonzero(a != np.floor(a))[0])
         raise InputError(
@@ -90,6 +93,7 @@ def _indices(a: np.ndarray, classes: int, who: str) -> np.ndarray:
     return a.astype(np.int64, copy=False)
 
 
+@QUIET
 def _distributions(a: np.ndarray, who: str) -> np.ndarray:
     a = a.astype(a.dtype if a.dtype.kind == "f" else np.float32, copy=False)  # uint8 would wrap when negated
     checks.finite(a, who, "targets")

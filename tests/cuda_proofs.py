@@ -328,7 +328,8 @@ def gather_rows(run: Run, given: Operands) -> Iterator[Results]:
     columns = source.size // len(source)
     out = run.write((rows, *source.shape[1:]), source.dtype)
     launch = cuda.row_groups(f"gather_{'integers' if source.dtype == np.int64 else 'reals'}", rows, columns)
-    run.walk(launch, run.read(source), run.read(order), run.read(counters), out, rows, columns)
+    sizes = rows, columns, len(source), len(order)
+    run.walk(launch, run.read(source), run.read(order), run.read(counters), out, *sizes)
     yield {"out": out}
 
 

@@ -130,6 +130,24 @@ def test_names_and_numbers_are_those_of_the_kernel():
 # ---- the same numbers ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["relu", "unfused softmax"])
+@pytest.mark.parametrize("label", [3, -1, 2**40])
+def test_the_loss_of_a_label_that_is_no_class_is_nan_and_the_rest_is_numpys(name: str, label: int, make: Any):
+    after = []
+    for backend in (make(), nnx.backends.resolve("numpy").backend):
+        model, (x, y) = NETS[name].model("float64", backend), NETS[name].samples()
+        inputs = model._inputs(x, "x")
+        feed, runner = model._trainer.staged(inputs, model._targets(y, inputs, "y"))  # type: ignore[union-attr]
+        wrong = y.copy()
+        wrong[7] = label
+        feed.y[...] = model.backend.asarray(wrong, "int64")
+        loss, hits, _ = model._trainer.run(runner, 1)[0]  # type: ignore[union-attr]
+        assert np.isnan(loss)
+        after.append((hits, np.array(model.backend.to_numpy(model.flat.values))))
+    assert after[0][0] == after[1][0]
+    np.testing.assert_allclose(after[0][1], after[1][1], rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_200_steps_are_200_steps_layer_by_layer(name: str, make: Any):
     compare(NETS[name], make(seed=len(name)))

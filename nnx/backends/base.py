@@ -239,13 +239,13 @@ def on_its_device(method: Method) -> Method:
 
 def host_array(x: Any, dtype: Any = None, what: str = "") -> np.ndarray:
     """Return `x` as a NumPy array of a type that nnx computes in; see `Backend.asarray` and `real_numbers`."""
-    if type(x) is np.ndarray and (x.dtype in NATIVE_FLOATS if dtype is None else x.dtype == dtype):
+    if type(x) is np.ndarray and (x.dtype in NATIVE_FLOATS if dtype is None else x.dtype == dtype) and x.flags.aligned:
         return x
     a = real_numbers(x, what)
     if dtype is None:  # the name, not the type, which may be in the other byte order
         dtype = a.dtype.name if a.dtype.name in FLOATS else "float32"
-    with np.errstate(over="ignore"):  # too large for float32 becomes inf, which the model's own check reports
-        return a.astype(dtype, copy=False)
+    with np.errstate(all="ignore"):  # too large for float32 becomes inf, which the model's own check reports
+        return np.require(a.astype(dtype, copy=False), requirements="A")
 
 
 def real_numbers(x: Any, what: str = "", words: str = FEATURES) -> np.ndarray:

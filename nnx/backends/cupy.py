@@ -261,12 +261,18 @@ class CupyBackend(CudaDense):
     def gather_rows(self, source: Array, order: Array, counters: Array, out: Array) -> Array:
         kind = "float32" if source.dtype == INT64 else self._kind(source)  # integers have no REAL in their kernel
         fits = source.ndim in (1, 2) and source.shape[1:] == out.shape[1:] and as_they_are(INT64, order, counters)
-        ready = source.flags.c_contiguous and source.size and out.size and writable(out, out.shape, source.dtype)
+        ready = (
+            source.flags.c_contiguous
+            and source.size
+            and order.size
+            and out.size
+            and writable(out, out.shape, source.dtype)
+        )
         if kind is None or not (fits and ready):  # also not contiguous: all rows would be copied for a few
             return super().gather_rows(source, order, counters, out)
         rows, columns = out.shape[0], out.size // out.shape[0]
         launch = plans.row_groups("gather_integers" if source.dtype == INT64 else "gather_reals", rows, columns)
-        self._launch(launch, kind, source, order, counters, out, rows, columns)
+        self._launch(launch, kind, source, order, counters, out, rows, columns, len(source), len(order))
         return out
 
     def dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array | None = None) -> Array:

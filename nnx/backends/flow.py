@@ -22,7 +22,7 @@ from nnx.kernels.philox import keep_threshold
 Array = Any  # NumPy's or CuPy's
 OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")
 # What is done to each number by itself has a name, its kind: those below, and logit, logit_back, above, near, equal,
-# surprise, surprise_back.
+# surprise, surprise_back, known.
 ACTIVATIONS = ("relu", "sigmoid", "tanh")
 SLOPES = {"relu_backward": "relu_back", "sigmoid_backward": "sigmoid_back", "tanh_backward": "tanh_back"}
 LOSSES = {  # of each output, averaged over a sample's outputs
@@ -180,7 +180,7 @@ class Reader:
 
     def floats(self, a: Array) -> None:
         """Refuse an array that the compiled step cannot read."""
-        if a.dtype.name != self.step.dtype:
+        if a.dtype != np.dtype(self.step.dtype):  # which its name would be in the other byte order, too
             raise NotReplayable(f"{self.call.name}: an operand is {a.dtype}, the parameters are {self.step.dtype}")
         if not a.flags.c_contiguous:
             raise NotReplayable(f"{self.call.name}: an operand {a.shape} is not contiguous")
@@ -291,9 +291,8 @@ class Reader:
 
     def on_dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array) -> None:
         self.count(counters)
-        if seed >= 1 << 64:
-            raise NotReplayable(f"dropout: the seed {seed} has more than 64 bits")
-        key = seed - (1 << 64) if seed >= 1 << 63 else seed  # the same bits as int64
+        key = seed & (1 << 64) - 1  # Philox takes no more
+        key = key - (1 << 64) if key >= 1 << 63 else key  # the same bits as int64
         value, details = self.read(x), (layer, key, keep_threshold(rate))
         self.add("dropout", value, None, self.write(out), constants=(1 / (1 - rate), 0.0), details=details)
 
@@ -341,9 +340,15 @@ class Reader:
         return self.hot[key]
 
     def on_cross_entropy(self, p: Array, target: Array, out: Array) -> None:
-        each = Value(p.shape[1])
-        self.add("elementwise", self.read(p), self.rows_of(target, p.shape[1]), each, kind="surprise")
-        self.add("mean", each, None, self.write(out), constants=(1.0, 0.0))
+        each, classes = Value(p.shape[1]), p.shape[1]
+        self.add("elementwise", self.read(p), self.rows_of(target, classes), each, kind="surprise")
+        if target.ndim == 2:
+            self.add("mean", each, None, self.write(out), constants=(1.0, 0.0))
+            return
+        total = Value(1)
+        self.add("mean", each, None, total, constants=(1.0, 0.0))
+        wanted = self.target(target)  # a label that is no class has no share of any: its loss is nan, not 0
+        self.add("elementwise", total, wanted, self.write(out), kind="known", constants=(classes, 0.0))
 
     def on_cross_entropy_backward(self, p: Array, target: Array, out: Array) -> None:
         x, t = self.read(p), self.rows_of(target, p.shape[1])

@@ -24,10 +24,12 @@ from nnx.backends.base import BackendInfo
 from nnx.backends.errors import BackendUnavailable, InputError
 from nnx.backends.forward import Forward, Stage
 from nnx.backends.numpy import NumpyBackend
+from nnx.backends.operations import QUIET
 from nnx.backends.program import Program, Recorder
 from nnx.kernels.cpu.entry import Unfit
 from nnx.kernels.layout import STEP
 from nnx.kernels.philox import LOW, keep_threshold
+from nnx.kernels.rounding import RUN
 
 Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
@@ -143,20 +145,34 @@ class NumbaBackend(NumpyBackend):
             return y
         return super().dense(x, w, b, activation, out)
 
+    @QUIET
     def dense_backward(self, x: Array, w: Array, dy: Array, dw: Array, db: Array, out: Array | None = None) -> Array:
-        self.dense_gradients(x, dy, dw, db)
+        self._gradients(x, dy, dw, db)
         inputs, outputs = w.shape
         dx = np.empty((len(dy), inputs), dy.dtype) if out is None else out
         if self._own(len(dy), inputs, outputs, dy.itemsize, False) and self._product(dy, w.T, dx):
             return dx
         return np.matmul(dy, w.T, out=dx)
 
+    @QUIET
     def dense_gradients(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
-        if not (self._own(dw.shape[0], dw.shape[1], len(dy), dw.itemsize, False) and self._product(x.T, dy, dw)):
-            np.matmul(x.T, dy, out=dw)
-        if not offer(self.kernels.reductions.sum_rows, dy, db):
-            np.sum(dy, axis=0, keepdims=True, out=db)
+        self._gradients(x, dy, dw, db)
 
+    def _gradients(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
+        if len(dy) <= RUN:
+            self._weight_gradient(x, dy, dw)
+        else:
+            part = np.empty_like(dw)
+            self._in_runs(len(dy), lambda run: self._weight_gradient(x[run], dy[run], part), dw)
+        if not (len(dy) and offer(self.kernels.reductions.sum_rows, dy, db)):
+            self._bias_gradient(dy, db)
+
+    def _weight_gradient(self, x: Array, dy: Array, dw: Array) -> Array:
+        if self._own(dw.shape[0], dw.shape[1], len(dy), dw.itemsize, False) and self._product(x.T, dy, dw):
+            return dw
+        return np.matmul(x.T, dy, out=dw)
+
+    @QUIET
     def _by_numpy(self, x: Array, w: Array, b: Array, y: Array, kind: int) -> bool:
         """y = activation(x @ w + b), the product by whatever BLAS NumPy has."""
         if not (x.dtype == w.dtype == b.dtype == y.dtype and b.shape == (1, y.shape[1])):
@@ -177,7 +193,7 @@ class NumbaBackend(NumpyBackend):
         added = nothing if bias is None else bias
         if not (a.dtype == b.dtype == added.dtype == kind and kind in (FLOAT32, FLOAT64)):
             return False
-        if not (a.flags.forc and b.flags.forc and added.flags.carray and c.flags.carray and a.flags.aligned):
+        if not (a.flags.forc and b.flags.forc and added.flags.carray and c.flags.carray):
             return False
         if a.shape[0] != m or b.shape != (k, n) or not (c.size and b.flags.writeable and a.flags.writeable):
             return False
@@ -186,15 +202,15 @@ class NumbaBackend(NumpyBackend):
         work = m * n * k * c.itemsize / 2e7  # of 100 us: some 5e6 products in float32
         parts = pool.split(m if by_rows else n, work, 96)  # a multiple of every tile's rows and columns
         if len(parts) == 1:
-            gemm(a, b, c, added, nothing, relu, False)
-        elif by_rows:
-            pool.run([partial(gemm, a[p], b, c[p], added, nothing, relu, False) for p in parts])
-        else:
-            gone = nothing[:, :0]
-            shares = [gone if bias is None else bias[:, p] for p in parts]
-            calls = zip(parts, shares, strict=True)
-            pool.run([partial(gemm, a, b[:, p], c[:, p], share, gone, relu, False) for p, share in calls])
-        return True
+            return bool(gemm(a, b, c, added, nothing, relu, False))
+        if meets(c, a, b, added):
+            return False
+        if by_rows:
+            return together(pool, [partial(gemm, a[p], b, c[p], added, nothing, relu, False) for p in parts])
+        gone = nothing[:, :0]
+        shares = [gone if bias is None else bias[:, p] for p in parts]
+        calls = zip(parts, shares, strict=True)
+        return together(pool, [partial(gemm, a, b[:, p], c[:, p], share, gone, relu, False) for p, share in calls])
 
     def regularize(self, w: Array, dw: Array, l1: float, l2: float, penalty: Array) -> None:
         if not offer(self.kernels.step.regularize, w, dw, penalty, float(l1), float(l2)):
@@ -349,6 +365,8 @@ class NumbaBackend(NumpyBackend):
         parts = pool.split(len(x), x.size * 1.2 / 1e5) if x.shape == y.shape else [slice(0, len(x))]
         if len(parts) == 1:
             done = offer(kernel, x, y, 0, *more)
+        elif meet_in_part((x, y)):
+            done = False
         else:
             done = together(pool, [partial(offer, kernel, x[p], y[p], p.start, *more) for p in parts])
         return y if done else super().dropout(x, rate, seed, layer, counters, out)
@@ -400,7 +418,7 @@ class NumbaBackend(NumpyBackend):
         if pool.limit == 1 or first.size * cost < ALONE:
             return offer(kernel, *arrays, *more)
         rows = len(first)
-        if any(len(a) not in (rows, 0) for a in arrays):
+        if any(len(a) not in (rows, 0) for a in arrays) or meet_in_part(arrays):
             return False
         parts = pool.split(rows, first.size * cost / 1e5)
         calls = [partial(offer, kernel, *(a[p] if len(a) else a for a in arrays), *more) for p in parts]
@@ -435,6 +453,17 @@ def together(pool: Any, calls: Sequence[Callable[[], Any]]) -> bool:
 
     pool.run([partial(part, call) for call in calls])
     return not refused
+
+
+def meets(out: Array, *others: Array) -> bool:
+    """Tell whether `out` may share memory with others. Kernels ask that themselves, but of parts."""
+    return any(np.may_share_memory(out, other) for other in others)
+
+
+def meet_in_part(arrays: Sequence[Array]) -> bool:
+    """Tell whether any two arrays share memory, but for two that are the same."""
+    places = [(a.__array_interface__["data"][0], a) for a in arrays]
+    return any(meets(a, b) for n, (at, a) in enumerate(places) for begin, b in places[:n] if at != begin)
 
 
 def bounds(clip: float) -> tuple[float, float]:

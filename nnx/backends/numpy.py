@@ -16,6 +16,7 @@ import numpy as np
 from nnx.backends import threads
 from nnx.backends.base import Backend, BackendInfo
 from nnx.backends.errors import BackendUnavailable
+from nnx.backends.operations import loud, quiet
 from nnx.kernels.layout import (
     BETA_1,
     BETA_2,
@@ -30,11 +31,13 @@ from nnx.kernels.layout import (
     STEP,
     WEIGHT_DECAY,
 )
+from nnx.kernels.rounding import RUN
 
 Array = Any
 BLOCK = 16384  # numbers an optimizer handles at a time, so that all its arrays stay in the second-level cache
 
 
+@quiet
 class NumpyBackend(Backend):
     """Arrays are `numpy.ndarray`s."""
 
@@ -74,17 +77,30 @@ class NumpyBackend(Backend):
     # ---- dense -------------------------------------------------------------------------------------------------------
 
     def dense(self, x: Array, w: Array, b: Array, activation: str | None = None, out: Array | None = None) -> Array:
+        if out is not None and np.may_share_memory(out, b):
+            b = b.copy()
         y = np.matmul(x, w, out=out)
         y += b
-        return y if activation is None else getattr(self, activation)(y, out=y)
+        return y if activation is None else loud(getattr(self, activation))(y, out=y)
 
     def dense_backward(self, x: Array, w: Array, dy: Array, dw: Array, db: Array, out: Array | None = None) -> Array:
         self.dense_gradients(x, dy, dw, db)
         return np.matmul(dy, w.T, out=out)
 
     def dense_gradients(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
-        np.matmul(x.T, dy, out=dw)
-        np.matmul(np.ones((1, len(dy)), dy.dtype), dy, out=db)  # a third of the time of a sum over rows
+        if len(dy) <= RUN:
+            np.matmul(x.T, dy, out=dw)
+        else:
+            self._in_runs(len(dy), lambda run: np.matmul(x[run].T, dy[run]), dw)
+        self._bias_gradient(dy, db)
+
+    def _bias_gradient(self, dy: Array, db: Array) -> None:
+        # A product with ones takes a third of the time of a sum over rows.
+        ones = np.ones((1, min(len(dy), RUN)), dy.dtype)
+        if len(dy) <= RUN:
+            np.matmul(ones, dy, out=db)
+        else:
+            self._in_runs(len(dy), lambda run: np.matmul(ones[:, : len(dy[run])], dy[run]), db)
 
     # ---- activations -------------------------------------------------------------------------------------------------
 
@@ -135,6 +151,9 @@ class NumpyBackend(Backend):
     ) -> Array:
         if target.ndim == 2:
             return super().softmax_cross_entropy(logits, target, losses, probabilities, clip, out)
+        # As uint64 what is below 0 is far above.
+        if np.maximum.reduce(target.astype(np.uint64), initial=0) >= logits.shape[1]:
+            return super().softmax_cross_entropy(logits, target, losses, probabilities, clip, out)
         wanted = np.arange(len(logits))
         wanted *= logits.shape[1]
         wanted += target
@@ -165,7 +184,9 @@ class NumpyBackend(Backend):
 
     def gather_rows(self, source: Array, order: Array, counters: Array, out: Array) -> Array:
         first = counters[CURSOR]
-        # mode: "raise" would make numpy buffer the result; the model draws the order itself
+        if first < 0 or first + len(out) > len(order):
+            return super().gather_rows(source, order, counters, out)
+        # mode: "raise" would make numpy buffer the result
         return np.take(source, order[first : first + len(out)], axis=0, out=out, mode="clip")
 
     def tally(

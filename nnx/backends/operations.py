@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from nnx.kernels.layout import (
     BETA_1,
     BETA_2,
@@ -31,9 +33,11 @@ from nnx.kernels.layout import (
     WEIGHT_DECAY,
 )
 from nnx.kernels.philox import dropout_words, keep_threshold
+from nnx.kernels.rounding import RUN
 
 Array = Any
 Function = TypeVar("Function", bound=Callable[..., Any])
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,28 @@ class OperationSpec:
 
 
 OPERATIONS: dict[str, OperationSpec] = {}
+_loud: dict[Any, Any] = {}
+
+
+QUIET = np.errstate(all="ignore")  # a decorator: exp(-1000) that is 0 is no fault, whatever np.seterr was told
+
+
+def quiet(backend: type[Kind]) -> type[Kind]:
+    """Have all operations that a class defines run with NumPy's floating-point errors ignored.
+
+    That takes half a microsecond a call. `loud` is for who has seen to it once for many.
+    """
+    for name in OPERATIONS.keys() & vars(backend).keys():
+        function = vars(backend)[name]
+        setattr(backend, name, QUIET(function))
+        _loud[vars(backend)[name]] = function
+    return backend
+
+
+def loud(operation: Any) -> Any:
+    """Return a backend's operation as it was before `quiet`; as it is, if it is another."""
+    function = _loud.get(getattr(operation, "__func__", None))
+    return operation if function is None else function.__get__(operation.__self__)
 
 
 def operation(reads: str, writes: str = "out") -> Callable[[Function], Function]:
@@ -70,6 +96,7 @@ def write(out: Array | None, value: Array) -> Array:
     return out
 
 
+@quiet
 class Operations:
     """The named operations with their default bodies. `self.xp` is the array namespace."""
 
@@ -96,8 +123,9 @@ class Operations:
     @operation("x dy", "dw db")
     def dense_gradients(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
         """Write the gradients of the parameters alone: the first layer's inputs need none."""
-        write(dw, self.xp.matmul(self.xp.matrix_transpose(x), dy))
-        write(db, self.xp.sum(dy, axis=0, keepdims=True))
+        xp = self.xp
+        self._in_runs(x.shape[0], lambda run: xp.matmul(xp.matrix_transpose(x[run, ...]), dy[run, ...]), dw)
+        self._in_runs(x.shape[0], lambda run: xp.sum(dy[run, ...], axis=0, keepdims=True), db)
 
     @operation("w dw", "dw penalty")
     def regularize(self, w: Array, dw: Array, l1: float, l2: float, penalty: Array) -> None:
@@ -168,13 +196,14 @@ class Operations:
         return write(out, y[:, :, None] * identity - y[:, :, None] * y[:, None, :])
 
     # ---- losses: one number for each sample --------------------------------------------------------------------------
-    # Categorical targets are int64 class indices [N], or distributions (one-hot, soft labels) [N, C].
+    # Categorical targets are int64 class indices [N], or distributions (one-hot, soft labels) [N, C]. The loss of an
+    # index that is no class is nan, and its gradient that of a sample of which nothing is wanted.
 
     @operation("p target")
     def cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
         """Return -sum(target * log(p)) of each row: p [N, C] probabilities, kept within [1e-7, 1 - 1e-7]."""
         log_p = self.xp.log(self._clipped(p))
-        return write(out, -self.xp.sum(self._distribution(target, p) * log_p, axis=1))
+        return write(out, self._known(target, p, -self.xp.sum(self._distribution(target, p) * log_p, axis=1)))
 
     @operation("p target")
     def cross_entropy_backward(self, p: Array, target: Array, out: Array | None = None) -> Array:
@@ -206,7 +235,8 @@ class Operations:
         wanted = self._distribution(target, logits)
         cost = self._clamped(xp.log(total) - shifted, clip)
         # where, because 0 * inf is nan: a class with logit -inf costs nothing unless it is wanted
-        write(losses, xp.sum(xp.where(wanted > 0, wanted * cost, xp.zeros_like(e)), axis=1))
+        total_cost = xp.sum(xp.where(wanted > 0, wanted * cost, xp.zeros_like(e)), axis=1)
+        write(losses, self._known(target, logits, total_cost))
         p = e / total
         if probabilities is not None:
             write(probabilities, p)
@@ -275,15 +305,20 @@ class Operations:
 
     @operation("source order counters")
     def gather_rows(self, source: Array, order: Array, counters: Array, out: Array) -> Array:
-        """Write the next rows of `source` to `out`: those that `order` names from the cursor on."""
-        places = counters[CURSOR] + self._range(out.shape[0], counters)
-        return write(out, self.xp.take(source, self.xp.take(order, places), axis=0))
+        """Write the next rows of `source` to `out`: those that `order` names from the cursor on.
+
+        Places and rows that are not there become the nearest that is.
+        """
+        xp = self.xp
+        places = xp.clip(counters[CURSOR] + self._range(out.shape[0], counters), 0, order.shape[0] - 1)
+        return write(out, xp.take(source, xp.clip(xp.take(order, places), 0, source.shape[0] - 1), axis=0))
 
     @operation("x counters")
     def dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array | None = None) -> Array:
         """Return x / (1 - rate) where the element's random word says keep, else 0; the gradient's mask is the same.
 
-        The word of element (r, c) is Philox4x32-10 of (r, c // 4, step, layer) under `seed`: nothing is stored.
+        The word of element (r, c) is Philox4x32-10 of (r, c // 4, step, layer) under `seed` (nnx/kernels/philox.py):
+        nothing is stored.
         """
         xp = self.xp
         step = xp.astype(counters[STEP], xp.uint64)
@@ -367,6 +402,27 @@ class Operations:
         if clip == 0:
             return cost
         return self.xp.clip(cost, -math.log1p(-clip), -math.log(clip))
+
+    def _in_runs(self, rows: int, part: Callable[[slice], Array], out: Array) -> None:
+        """out = part(all rows); of many rows, the parts of RUN at a time, added up in float64."""
+        xp, runs = self.xp, [slice(first, min(first + RUN, rows)) for first in range(0, max(rows, 1), RUN)]
+        if len(runs) == 1:
+            write(out, part(runs[0]))
+            return
+        total = xp.astype(part(runs[0]), xp.float64)
+        for run in runs[1:]:
+            total = total + part(run)
+        write(out, xp.astype(total, out.dtype))
+
+    def _classes(self, target: Array, count: int) -> Array:
+        """Which labels [N] are one of so many classes."""
+        return (target >= 0) & (target < count)
+
+    def _known(self, target: Array, like: Array, losses: Array) -> Array:
+        """Losses [N], where the target is a label that is no class of `like` nan."""
+        if target.ndim == 2:
+            return losses
+        return self.xp.where(self._classes(target, like.shape[1]), losses, self.xp.full_like(losses, math.nan))
 
     def _distribution(self, target: Array, like: Array) -> Array:
         """Class indices [N] as one-hot rows [N, C] of `like`'s type; distributions as they are."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnx.backends.errors import NotReplayable
-from nnx.backends.operations import OPERATIONS, OperationSpec
+from nnx.backends.operations import OPERATIONS, QUIET, OperationSpec, loud
 
 if TYPE_CHECKING:
     from nnx.backends.base import Backend
@@ -115,8 +115,9 @@ class Program:
 
     def __init__(self, backend: Backend, calls: list[Call]) -> None:
         self.calls = calls
-        self._bound = [(getattr(backend, call.name), tuple(call.operands.values())) for call in calls]
+        self._bound = [(loud(getattr(backend, call.name)), tuple(call.operands.values())) for call in calls]
 
+    @QUIET
     def run(self, steps: int) -> None:
         """Replay `steps` steps."""
         bound = self._bound

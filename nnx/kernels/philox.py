@@ -13,6 +13,7 @@ Array = Any
 MULTIPLY_0, MULTIPLY_1 = 0xD2511F53, 0xCD9E8D57
 ADD_0, ADD_1 = 0x9E3779B9, 0xBB67AE85
 LOW = 0xFFFFFFFF
+LAYERS = 16  # bits of a counter's last word in which layers are told apart; the upper ones take a step's beyond 32
 ROUNDS = 10
 
 
@@ -39,7 +40,9 @@ def philox4x32(xp: Any, c0: Array, c1: Array, c2: Array, c3: Array, key: int) ->
 def dropout_words(xp: Any, rows: int, columns: int, step: Array, layer: int, seed: int, device: Any = None) -> Array:
     """Return the random word of every element of a [rows, columns] array: uint64 [rows, columns], below 2**32.
 
-    Element (r, c) takes word `c % 4` of the counter (r, c // 4, step, layer) under the key `seed`.
+    Element (r, c) takes word `c % 4` of the counter (r, c // 4, low, high) under the key `seed`, where low is the
+    step's lower 32 bits and high the layer, with the step's upper bits on those from 16 on: no mask comes twice in
+    2**48 steps.
 
     Args:
         step: a uint64 array of one number, so that a recorded step can advance it.
@@ -48,8 +51,8 @@ def dropout_words(xp: Any, rows: int, columns: int, step: Array, layer: int, see
     groups = -(-columns // 4)
     c0 = xp.arange(rows, dtype=xp.uint64, device=device)[:, None]
     c1 = xp.arange(groups, dtype=xp.uint64, device=device)[None, :]
-    c2 = xp.reshape(step, (1, 1))
-    c3 = xp.full((1, 1), layer, dtype=xp.uint64, device=device)
+    step = xp.reshape(step, (1, 1))
+    c2, c3 = step & LOW, (((step >> 32) << LAYERS) ^ (layer & LOW)) & LOW
     words = xp.stack(xp.broadcast_arrays(*philox4x32(xp, c0, c1, c2, c3, seed)), axis=-1)
     return xp.reshape(words, (rows, 4 * groups))[:, :columns]
 

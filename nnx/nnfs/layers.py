@@ -11,6 +11,7 @@ import numpy as np
 
 from nnx import checks
 from nnx.backends.base import host_array
+from nnx.backends.operations import QUIET
 from nnx.errors import InputError
 from nnx.nnfs.precision import backend, default_dtype, floats, outputs_of, randn
 
@@ -120,6 +121,7 @@ class Layer_Dropout:
     def __init__(self, rate: float) -> None:
         self.rate = 1 - checks.real(rate, "Layer_Dropout: rate", high=1.0)
 
+    @QUIET
     def forward(self, inputs: Any, training: bool = True) -> None:
         """Compute `output` [N, C]. Chapters 15 to 17 call it with inputs alone, and it drops."""
         self.inputs = x = floats(inputs)
@@ -130,6 +132,7 @@ class Layer_Dropout:
         self.binary_mask = floats(kept / self.rate, like=x)
         self.output = x * self.binary_mask
 
+    @QUIET
     def backward(self, dvalues: Any) -> None:
         """Compute `dinputs`: dvalues under the mask of the last forward in training."""
         if not hasattr(self, "binary_mask"):

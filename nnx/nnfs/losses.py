@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nnx import checks, targets
+from nnx.backends.base import host_array
+from nnx.backends.operations import QUIET
 from nnx.errors import InputError
 from nnx.nnfs.activations import Activation_Softmax
 from nnx.nnfs.precision import backend, floats, target_type
@@ -56,6 +58,7 @@ class Loss:
 
     # ---- means -------------------------------------------------------------------------------------------------------
 
+    @QUIET
     def calculate(self, output: Any, y: Any, *, include_regularization: bool = False) -> Any:
         """Return the mean loss of a batch, a NumPy number; with `include_regularization`, the penalties too.
 
@@ -85,6 +88,7 @@ class Loss:
         """Keep the layers whose penalties are part of the loss (chapter 18)."""
         self.trainable_layers = trainable_layers
 
+    @QUIET
     def regularization_loss(self, layer: Any = None) -> Any:
         """Return the penalty of one layer (chapter 14), or of all that are remembered (chapter 18); 0 without any."""
         penalty: Any = 0
@@ -112,7 +116,7 @@ class Loss_CategoricalCrossentropy(Loss):
     def target(self, outputs: Array, y_true: Any) -> Array:
         """Return class indices [N], or distributions [N, C] as floats."""
         target = targets.categorical(y_true, len(outputs), outputs.shape[1], type(self).__name__)
-        return target if target.ndim == 1 else target.astype(outputs.dtype, copy=False)
+        return target if target.ndim == 1 else host_array(target, outputs.dtype)
 
 
 class Loss_BinaryCrossentropy(Loss):
@@ -150,6 +154,7 @@ class Activation_Softmax_Loss_CategoricalCrossentropy:
         self.output = self.activation.output
         return self.loss.calculate(self.output, y_true)
 
+    @QUIET
     def backward(self, dvalues: Any, y_true: Any) -> None:
         """Compute `dinputs`, given the softmax's output `dvalues` [N, C]."""
         p, target = self.loss.prepared(dvalues, y_true)

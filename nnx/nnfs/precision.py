@@ -16,13 +16,14 @@ from nnx import checks
 from nnx.backends import Backend, get_backend, resolve
 from nnx.backends.base import FLOATS, host_array
 from nnx.backends.numpy import NumpyBackend, rate_of
-from nnx.backends.operations import write
+from nnx.backends.operations import quiet, write
 from nnx.errors import BackendFallbackWarning, BackendUnavailable, InputError
 from nnx.kernels.layout import BETA_1, BETA_2, CLIP, EPSILON, STEP, WEIGHT_DECAY
 
 Array = Any
 
 
+@quiet
 class BookBackend(NumpyBackend):
     """NumPy with the book's order of operations and the book's rounding, so that its printed digits come out.
 
@@ -56,7 +57,7 @@ class BookBackend(NumpyBackend):
     def dense_gradients(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
         """Write the parameters' gradients; that of the biases is a plain sum over samples (chapter 9)."""
         write(dw, self.dot(x.T, dy))
-        write(db, np.sum(dy, axis=0, keepdims=True))
+        self._in_runs(len(dy), lambda run: np.sum(dy[run], axis=0, keepdims=True), db)
 
     def softmax(self, x: Array, out: Array | None = None) -> Array:
         """Return exp(x - max) / sum for each row (chapter 4)."""
@@ -71,8 +72,7 @@ class BookBackend(NumpyBackend):
 
     def sigmoid(self, x: Array, out: Array | None = None) -> Array:
         """Return 1 / (1 + exp(-x)) (chapter 16); where exp(-x) overflows, that is 0."""
-        with np.errstate(over="ignore"):
-            return write(out, 1 / (1 + exact(np.exp, -x)))
+        return write(out, 1 / (1 + exact(np.exp, -x)))
 
     def sigmoid_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
         """Return `dy * (1 - y) * y` (chapter 16)."""
@@ -82,7 +82,8 @@ class BookBackend(NumpyBackend):
         """Return -log of the probability given to the wanted class, for each row (chapter 5)."""
         p = np.clip(p, CLIP, 1 - CLIP)
         if target.ndim == 1:
-            return write(out, -exact(np.log, p[np.arange(len(p)), target]))
+            wanted = p[np.arange(len(p)), np.clip(target, 0, p.shape[1] - 1)]
+            return write(out, self._known(target, p, -exact(np.log, wanted)))
         return write(out, -np.sum(target * exact(np.log, p), axis=1))
 
     def binary_cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:

@@ -106,9 +106,12 @@ class Maker:
         yield "0, 1/2 and 1", self.random.choice([0, 0.5, 1], shape).astype(self.kind)
 
     def labels(self, shape: tuple[int, int]) -> Iterator[tuple[str, Array]]:
-        """Class indices, one-hot rows, and distributions with zeros."""
+        """Class indices, with some that are no class; one-hot rows, and distributions with zeros."""
         indices = self.random.integers(0, shape[1], shape[0])
         yield "indices", indices
+        wrong = indices.copy()
+        wrong[::2] = np.resize([shape[1], -1, 2**62, -(2**62), 2**31, 2**32], len(wrong[::2]))
+        yield "indices of no class", wrong
         yield "one-hot", np.eye(shape[1], dtype=self.kind)[indices]
         soft = self.random.random(shape) * (self.random.random(shape) < 0.5) + np.eye(shape[1])[indices]
         yield "distributions", (soft / soft.sum(axis=1, keepdims=True)).astype(self.kind)
@@ -265,12 +268,17 @@ def gather_rows(make: Maker) -> Iterator[Case]:
             ("what is not finite", np.full((11, columns), np.nan, make.kind)),
         ):
             yield make.case("gather_rows", name, rows, source=source, order=order, counters=counters)
+    source, far = make.normal(4, 3), np.array([2**62, -1, 4, -(2**62), 3])
+    for cursor in (-2, 0, 3, 2**40):
+        name, counters = f"rows that are not there, from {cursor} on", np.array([0, cursor, 0])
+        yield make.case("gather_rows", name, 7, source=source, order=far, counters=counters)
 
 
 def dropout(make: Maker) -> Iterator[Case]:
     shapes = ((1, 1), (7, 1), (1, 2), (33, 3), (5, 10), (16, 17), (3, 300))
     rates, seeds = cycle((0.5, 0.0, 0.1, 0.9, 0.999)), cycle((0, 1, 2**32 - 1, 2**40 + 7, 2**64 - 1, 42))
-    for (step, layer), shape in zip(cycle(((0, 0), (1, 3), (2**31, 1))), shapes * 2):
+    steps = cycle(((0, 0), (1, 3), (2**31, 1), (2**32 + 1, 0), (2**47 + 2**33, 3)))
+    for (step, layer), shape in zip(steps, shapes * 2, strict=False):
         rate, seed, counters = next(rates), next(seeds), np.array([step, 4, 9])
         x = make.normal(*shape)
         x.flat[::7] = (np.inf, np.nan)[step % 2]  # the dropped ones must be 0 all the same

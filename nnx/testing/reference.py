@@ -136,7 +136,14 @@ def softmax_jacobian(y: Array) -> Results:
 
 
 def one_hot(target: Array, classes: int) -> Array:
-    return target if target.ndim == 2 else np.eye(classes)[target]
+    """Labels as rows; nothing is wanted of a label that is no class."""
+    return target if target.ndim == 2 else (target[:, None] == np.arange(classes)).astype(np.float64)
+
+
+def known(target: Array, classes: int, losses: Array) -> Array:
+    """Losses, nan where the label is no class."""
+    wrong = target.ndim == 1 and (target < 0) | (target >= classes)
+    return np.where(wrong, np.nan, losses)
 
 
 def clipped(p: Array, kind: type[np.floating[Any]]) -> Array:
@@ -162,7 +169,8 @@ def bounded(cost: Array, clip: float) -> Array:
 
 
 def cross_entropy(p: Array, target: Array, kind: type[np.floating[Any]]) -> Results:
-    return {"out": loss((one_hot(target, p.shape[1]) * -np.log(clipped(p, kind))).sum(axis=1))}
+    costs = (one_hot(target, p.shape[1]) * -np.log(clipped(p, kind))).sum(axis=1)
+    return {"out": loss(known(target, p.shape[1], costs))}
 
 
 def cross_entropy_backward(p: Array, target: Array, kind: type[np.floating[Any]]) -> Results:
@@ -175,7 +183,7 @@ def softmax_cross_entropy(logits: Array, target: Array, clip: float = 0.0) -> Re
     top = logits.max(axis=1, keepdims=True)
     cost = top - logits + np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
     return {
-        "losses": loss(weighted(t, bounded(cost, clip)).sum(axis=1)),
+        "losses": loss(known(target, p.shape[1], weighted(t, bounded(cost, clip)).sum(axis=1))),
         "probabilities": Wanted(p, p * growth),
         "out": Wanted((p - t) / len(p), (p * growth + t) / len(p)),
     }
@@ -223,7 +231,9 @@ def mean_absolute_error_backward(prediction: Array, target: Array) -> Results:
 
 def gather_rows(source: Array, order: Array, counters: Array, batch: int) -> Results:
     first = int(counters[CURSOR])
-    return {"out": Wanted(np.stack([source[i] for i in order[first : first + batch]]))}
+    places = range(first, first + batch)
+    rows = (order[min(max(place, 0), len(order) - 1)] for place in places)
+    return {"out": Wanted(np.stack([source[min(max(row, 0), len(source) - 1)] for row in rows]))}
 
 
 def dropout(x: Array, rate: float, seed: int, layer: int, counters: Array) -> Results:
@@ -312,7 +322,8 @@ def philox(counter: tuple[int, ...], key: tuple[int, ...]) -> tuple[int, ...]:
 
 def dropout_word(row: int, column: int, step: int, layer: int, seed: int) -> int:
     """The word of one element."""
-    return philox((row, column // 4, step, layer), (seed % 2**32, seed >> 32 & 0xFFFFFFFF))[column % 4]
+    low, high = step % 2**32, step >> 32 << 16 & 0xFFFFFFFF
+    return philox((row, column // 4, low, high ^ layer), (seed % 2**32, seed >> 32 & 0xFFFFFFFF))[column % 4]
 
 
 def dropout_mask(shape: tuple[int, ...], rate: float, seed: int, layer: int, step: int) -> Array:

@@ -170,6 +170,11 @@ class Layout:
             case "dropout":
                 layer, seed, threshold = node.details
                 numbers |= {"kind": layer, "word": seed, "outputs": threshold, "a": node.constants[0]}
+            case "gather" | "labels" if node.ordered:
+                assert self.step.order is not None
+                source = node.x.array if node.op == "gather" else self.step.labels
+                assert source is not None
+                numbers |= {"word": len(source), "outputs": len(self.step.order)}
             case "cross_entropy" | "cross_entropy_soft" | "mean":
                 numbers |= dict(zip("abc", node.constants, strict=False))
         op = NAMES.get(node.op, node.op)

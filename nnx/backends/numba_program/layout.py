@@ -20,6 +20,7 @@ from nnx.kernels.cpu import program_table as t
 from nnx.kernels.cpu import tile
 from nnx.kernels.cpu.gemm import STRIPS
 from nnx.kernels.cpu.lanes import SAMPLES
+from nnx.kernels.rounding import RUN
 
 PADDING = 64  # numbers that a buffer of the step's own is a multiple of
 PIECE = 1 << 16  # numbers in a piece of a weight gradient: it stays in the second-level cache until it is used
@@ -254,7 +255,8 @@ class Rows(Layout):
         n, c = node.x.width, self.constants(*node.constants)
         match node.op:
             case "gather":
-                return [row(t.GATHER, N=n, X=x, Y=out)]
+                assert node.x.array is not None
+                return [row(t.GATHER, N=n, X=x, Y=out, R1=len(node.x.array))]
             case "labels":
                 return [row(t.LABELS, N=1, Y=out, KIND=int(node.ordered))]
             case "dense":
@@ -326,10 +328,12 @@ class Rows(Layout):
         columns = {"K": k, "N": n, "X": self.place(gradient.x), "D": panels, "W": weights, "B": t.NOWHERE}
         columns |= {"G": self.parameter(gradient.dw), **self.refreshed(weights)}
         for r0, r1 in self.pieces(k, n):
-            self.scratch = max(self.scratch, (r1 - r0) * n)
+            self.scratch = max(self.scratch, (r1 - r0) * n * (1 if rows <= RUN else 2))
             row = self.row(t.DENSE_DW, R0=r0, R1=r1, **columns, **self.updated(gradient.dw, r0, r1 - r0))
             self.tasks.append(((r1 - r0) * n, row))
         places = {"D": d, "W": self.values_of(gradient.db), "G": self.parameter(gradient.db)}
+        if rows > RUN:
+            places["Y"] = self.new(n)
         self.tasks.append((n, self.row(t.BIAS, N=n, **places, **self.updated(gradient.db, 0, n))))
 
     def pieces(self, k: int, n: int) -> list[tuple[int, int]]:
@@ -378,7 +382,7 @@ class Lanes(Layout):
             return [row(t.LABELS, N=1, Y=out, KIND=int(node.ordered))]
         if node.op == "gather":
             assert node.x.array is not None
-            return [row(t.LANES_LOAD, KIND=1, N=n, X=super().given(node.x.array), Y=out)]
+            return [row(t.LANES_LOAD, KIND=1, N=n, X=super().given(node.x.array), Y=out, R1=len(node.x.array))]
         x = self.place(node.x)
         match node.op:
             case "dense":
@@ -418,6 +422,8 @@ class Lanes(Layout):
         for r0 in range(0, k, tile):
             r1 = min(k, r0 + tile)
             columns |= {"R0": r0, "R1": r1, "W": self.values_of(gradient.dw), "G": self.parameter(gradient.dw)}
+            if self.stride > RUN:
+                columns["Y"] = self.new((r1 - r0) * n)
             row = self.row(t.LANES_DW, **columns, **self.updated(gradient.dw, r0, r1 - r0))
             self.tasks.append(((r1 - r0) * n, row))
         places = {"D": d, "W": self.values_of(gradient.db), "G": self.parameter(gradient.db)}

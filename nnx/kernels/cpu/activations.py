@@ -12,6 +12,7 @@ right but several times slower. (A gradient written over one of its operands tak
 
 from __future__ import annotations
 
+from nnx.kernels.cpu.behaved import apart, apart_or_same, behaved
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.entry import takes
 from nnx.kernels.cpu.math import exp, tanh
@@ -25,6 +26,8 @@ KINDS = {None: LINEAR, "relu": RELU, "sigmoid": SIGMOID, "tanh": TANH}
 @njit(**OPTIONS)
 def activate(y, kind):
     """Pass an array through one of the functions, in place."""
+    if not behaved(y):
+        return False
     a = flat(y)
     zero = y.dtype.type(0)
     one = y.dtype.type(1)
@@ -48,7 +51,7 @@ def activate(y, kind):
 def finish(y, b, kind):
     """y = f(y + b), the biases b [1, O] added to each row: what is left of a dense layer after BLAS."""
     n, outputs = y.shape
-    if b.shape != (1, outputs):
+    if not behaved(y, b) or b.shape != (1, outputs) or not apart(y, b):
         return False
     bias, zero = flat(b), y.dtype.type(0)
     for i in range(n):
@@ -69,7 +72,7 @@ def finish(y, b, kind):
 @njit(**OPTIONS)
 def forward(x, y, kind):
     """y = f(x)."""
-    if x.shape != y.shape or not x.size:
+    if not behaved(x, y) or x.shape != y.shape or not x.size or not apart_or_same(y, x):
         return False
     if x.ctypes.data == y.ctypes.data:
         activate(y, kind)
@@ -96,7 +99,9 @@ def forward(x, y, kind):
 @njit(**OPTIONS)
 def backward(y, dy, dx, kind):
     """dx = dy * f'(x), where y = f(x)."""
-    if y.shape != dy.shape or y.shape != dx.shape or not y.size:
+    if not behaved(y, dy, dx) or y.shape != dy.shape or y.shape != dx.shape or not y.size:
+        return False
+    if not apart_or_same(dx, y, dy):
         return False
     a, g, out = flat(y), flat(dy), flat(dx)
     zero = y.dtype.type(0)

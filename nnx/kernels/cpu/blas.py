@@ -21,6 +21,7 @@ from numba import types
 from numba.extending import overload
 
 from nnx.kernels.cpu.activations import finish
+from nnx.kernels.cpu.behaved import apart, behaved
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.entry import takes
 from nnx.kernels.cpu.vectors import INLINED, OPTIONS
@@ -93,6 +94,8 @@ def dense(x, w, b, y, kind):
     """y = activation(x @ w + b); `kind` is one of activations.py's."""
     (n, inputs), (depth, outputs) = x.shape, w.shape
     if depth != inputs or b.shape != (1, outputs) or y.shape != (n, outputs) or not x.size * w.size:
+        return False
+    if not behaved(x, w, b, y) or not apart(y, x, w, b):
         return False
     multiply(x, w, y)
     finish(y, b, kind)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nnx.kernels.cpu.behaved import apart, apart_or_same, behaved
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.entry import takes
 from nnx.kernels.cpu.math import exp, log
@@ -19,7 +20,11 @@ from nnx.kernels.cpu.vectors import EXACT, INLINED, OPTIONS, flat, row, view
 
 @njit(**INLINED)
 def fit(logits, losses, probabilities, gradient):
-    """Whether the shapes of what is written are right."""
+    """Whether the shapes of what is written are right, and no two of them share memory; `gradient` may be `logits`."""
+    if not behaved(logits, losses, probabilities, gradient) or not apart_or_same(gradient, logits):
+        return False
+    if not apart(losses, logits, gradient) or not apart(probabilities, logits, losses, gradient):
+        return False
     kept = probabilities.size == 0 or probabilities.shape == logits.shape
     return logits.size > 0 and gradient.shape == logits.shape and losses.shape[0] == logits.shape[0] and kept
 
@@ -48,6 +53,8 @@ def indices(logits, labels, losses, probabilities, gradient, low, high, scale):
     """
     n, c = logits.shape
     if not fit(logits, losses, probabilities, gradient) or labels.shape != (n,):
+        return False
+    if not behaved(labels) or not apart(gradient, labels):
         return False
     number = gradient.dtype.type
     step, keep = max(1, BLOCK // c), probabilities.size > 0
@@ -87,6 +94,8 @@ def distributions(logits, target, losses, probabilities, gradient, low, high, sc
     n, c = logits.shape
     if not fit(logits, losses, probabilities, gradient) or target.shape != logits.shape:
         return False
+    if not behaved(target) or not apart(gradient, target, logits) or not apart(losses, target):
+        return False
     number = gradient.dtype.type
     zero = number(0)
     keep = probabilities.size > 0
@@ -121,6 +130,8 @@ def binary(logits, target, losses, probabilities, gradient, low, high, scale):
     """Sigmoid and binary cross-entropy for `target` [N, O]; the loss of a sample is the mean over its outputs."""
     n, c = logits.shape
     if not fit(logits, losses, probabilities, gradient) or target.shape != logits.shape:
+        return False
+    if not behaved(target) or not apart(gradient, target, logits) or not apart(losses, target):
         return False
     number = gradient.dtype.type
     zero, one = number(0), number(1)

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from nnx.kernels.cpu.behaved import apart_or_same, behaved
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.entry import takes
 from nnx.kernels.cpu.vectors import EXACT, OPTIONS, view
-from nnx.kernels.philox import ADD_0, ADD_1, LOW, MULTIPLY_0, MULTIPLY_1
+from nnx.kernels.philox import ADD_0, ADD_1, LAYERS, LOW, MULTIPLY_0, MULTIPLY_1, ROUNDS
 
 U = np.uint64
-M0, M1, A0, A1, MASK, HALF = U(MULTIPLY_0), U(MULTIPLY_1), U(ADD_0), U(ADD_1), U(LOW), U(32)
+M0, M1, A0, A1, MASK, HALF, ABOVE = U(MULTIPLY_0), U(MULTIPLY_1), U(ADD_0), U(ADD_1), U(LOW), U(32), U(LAYERS)
 GROUPS = 256  # counters, of four words each, in a block
 
 
 @njit(**EXACT)
-def philox(c0, c1, c2, c3, k0, k1):
-    """The four words of a counter. In uint64, which `uint32 ^ uint32` would be in Numba anyway."""
-    for _ in range(10):
+def philox(row, group, step, layer, k0, k1):
+    """The four words of a counter, as philox.py makes it of these. In uint64, which `uint32 ^ uint32` is in Numba."""
+    c0, c1, c2, c3 = row, group, step & MASK, (((step >> HALF) << ABOVE) ^ layer) & MASK
+    for _ in range(ROUNDS):
         p0, p1 = M0 * c0, M1 * c2
         c0, c1, c2, c3 = (p1 >> HALF) ^ c1 ^ k0, p1 & MASK, (p0 >> HALF) ^ c3 ^ k1, p0 & MASK
         k0, k1 = (k0 + A0) & MASK, (k1 + A1) & MASK
@@ -38,10 +40,10 @@ def dropout(x, y, first_row, step, layer, key_0, key_1, threshold, scale):
 
     Args:
         x, y: [rows, columns], rows `first_row` and on of the batch: element (r, c) takes word c % 4 of the counter
-            (r, c // 4, step, layer).
+            (r, c // 4, step, layer) as philox.py has it.
     """
     rows, columns = x.shape
-    if x.shape != y.shape or not x.size:
+    if not behaved(x, y) or x.shape != y.shape or not x.size or not apart_or_same(y, x):
         return False
     groups = (columns + 3) // 4
     factor, zero = y.dtype.type(scale), y.dtype.type(0)

@@ -25,6 +25,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnx.kernels.cpu.activations import RELU, SIGMOID, TANH
+from nnx.kernels.cpu.behaved import behaved
 from nnx.kernels.cpu.cache import njit, typed
 from nnx.kernels.cpu.entry import takes
 from nnx.kernels.cpu.math import exp, tanh
@@ -203,7 +204,7 @@ def forward(x, out, place):
     """
     table = numbers_at(place, np.int64)
     rows, last = x.shape[0], HEADER + (table[STAGES] - 1) * COLUMNS
-    if rows > table[ROWS] or rows != out.shape[0] or not x.size:
+    if not behaved(x) or rows > table[ROWS] or rows != out.shape[0] or not x.size:
         return False
     if x.shape[1] != table[HEADER + K] or out.shape[1] != table[last + N]:
         return False

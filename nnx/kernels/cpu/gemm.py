@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
+from nnx.kernels.cpu.behaved import apart, behaved
 from nnx.kernels.cpu.cache import njit, typed
 from nnx.kernels.cpu.packing import pack_strips, panels_from_columns, panels_from_rows
 from nnx.kernels.cpu.tile import ROWS, VECTORS, WIDTH, accumulate, add, load, new_tile, store, where_positive
@@ -36,8 +37,11 @@ Array = Any
 
 
 @njit(**PART)
-def multiply(a, panels, c, bias, active, relu, accumulating, strips):
-    """``c (+)= a @ b`` for a `b` that lies in panels, plus bias, ReLU and mask; see `gemm`. `strips` is scratch."""
+def multiply(a, panels, tall, c, bias, active, relu, accumulating, strips):
+    """``c (+)= a @ b`` for a `b` that lies in panels, plus bias, ReLU and mask; see `gemm`. `strips` is scratch.
+
+    Panels are `tall` rows deep, which may be more than `a` has columns: those are multiplied by the first of them.
+    """
     (m, whole), n, columns = a.shape, c.shape[1], VECTORS * (WIDTH // c.itemsize)
     packed, empty = n > UNPACKED * columns, new_tile(c, ROWS, VECTORS)
     blocks = max(1, -(-m // BLOCK_ROWS))
@@ -53,8 +57,8 @@ def multiply(a, panels, c, bias, active, relu, accumulating, strips):
             share = -(-columns * c.itemsize * ROWS // some.shape[0])
             for j in range(0, n, columns):
                 for i in range(0, some.shape[0], ROWS):
-                    at = j * whole + k * columns
-                    soon = at + whole * columns + i // ROWS * depth * share // c.itemsize
+                    at = j * tall + k * columns
+                    soon = at + tall * columns + i // ROWS * depth * share // c.itemsize
                     tile = accumulate(
                         empty, some, i, strips, i * depth, packed, panels, at, columns, depth, soon, share
                     )
@@ -90,7 +94,7 @@ def in_blocks(a, b, c, bias, active, relu, accumulating, wide, memory):
     for j in range(0, b.shape[1], BLOCK_COLUMNS):
         pack_panels(b[:, j : j + BLOCK_COLUMNS], panels)
         multiply(
-            a, panels, c[:, j : j + BLOCK_COLUMNS], bias[:, j : j + BLOCK_COLUMNS],
+            a, panels, a.shape[1], c[:, j : j + BLOCK_COLUMNS], bias[:, j : j + BLOCK_COLUMNS],
             active[:, j : j + BLOCK_COLUMNS], relu, accumulating, strips,
         )  # fmt: skip
 
@@ -103,17 +107,21 @@ def make(itemsize: int) -> Any:
     def gemm(a, b, c, bias, active, relu, accumulating):
         """``c (+)= a @ b``, plus `bias` (1, n), ReLU, and zero where `active` (m, n) is not positive; empty means none.
 
-        Each of `a` and `b` is contiguous along its rows or its columns, the others along their rows.
+        Each of `a` and `b` is contiguous along its rows or its columns, the others along their rows. Returns False,
+        having done nothing, where `c` shares memory with `a`, `b` or `bias`.
         """
         (m, depth), n = a.shape, b.shape[1]
         if depth != b.shape[0] or (m, n) != c.shape:
             raise ValueError("gemm: shapes do not fit")
         if (b.size and b.itemsize not in b.strides) or (c.size and c.strides[1] != c.itemsize):
             raise ValueError("gemm: an operand is not contiguous")
+        if not behaved(a, b, c, bias) or not apart(c, a, b, bias):
+            return False
         wide = (min(n, BLOCK_COLUMNS) + columns - 1) // columns * columns
         strip_numbers = (min(m, BLOCK_ROWS) + ROWS) * min(depth, BLOCK_DEPTH) + columns
         memory = np.empty(wide * depth + strip_numbers + 64, c.dtype)
         in_blocks(a, b, c, bias, active, relu, accumulating, wide, memory)
+        return True
 
     return gemm
 

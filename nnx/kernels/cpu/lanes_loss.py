@@ -11,17 +11,22 @@ from __future__ import annotations
 import numpy as np
 
 from nnx.kernels.cpu.cache import njit
+from nnx.kernels.cpu.dropout import HALF, MASK, philox
 from nnx.kernels.cpu.math import exp
 from nnx.kernels.cpu.program_elementwise import log_all
-from nnx.kernels.cpu.program_rows import HALF_WORD, LOWER, philox
+from nnx.kernels.cpu.program_rows import named
 from nnx.kernels.cpu.vectors import PART, view
 
 
 @njit(**PART)
-def lanes_load(source, order, ordered, out, n, stride, r0, rows):
-    """Transpose rows r0 .. r0 + rows of a batch: out[feature, r] = source[order[r], feature], or as they lie."""
+def lanes_load(source, order, first, last, out, n, stride, r0, rows):
+    """Transpose rows r0 .. r0 + rows of a batch: out[feature, r] = source[r, feature].
+
+    With an order, those that it names from `first` on, of last + 1 there are. `first` is -1 where there is none.
+    """
     for r in range(r0, r0 + rows):
-        row, column = view(source, (order[r] if ordered else r) * n, n), view(out, r - r0, (n - 1) * stride + 1)
+        place = named(order, first + r, last) if first >= 0 else r
+        row, column = view(source, place * n, n), view(out, r - r0, (n - 1) * stride + 1)
         for j in range(n):
             column[j * stride] = row[j]
 
@@ -36,6 +41,7 @@ def lanes_cross_entropy(z, labels, out, losses, hits, scratch, n, stride, rows, 
     """
     count, number = len(labels), z.dtype.type
     one, zero, factor, least, most = number(1), number(0), number(scale), number(low), number(high)
+    nothing = number(np.nan)  # the loss of a label that is no class
     top, best = view(scratch, 0, count), view(scratch, count, count)
     first = view(z, 0, count)
     for s in range(count):
@@ -61,7 +67,8 @@ def lanes_cross_entropy(z, labels, out, losses, hits, scratch, n, stride, rows, 
                 e[s] = v
                 total[s] = v
             for s in range(count):
-                losses[s] = a[s] - top[s]
+                shifted = a[s] - top[s]
+                losses[s] = shifted if labels[s] == zero else nothing
         else:
             for s in range(count):
                 v = exp(a[s] - top[s])
@@ -112,7 +119,7 @@ def lanes_clear(x, n, stride, rows, count):
 def lanes_dropout(x, out, n, stride, r0, count, threshold, scale, layer, step, seed):
     """The very masks of `dropout_rows`, feature by feature. Features are padded to four."""
     least, factor, zero = np.uint64(threshold), x.dtype.type(scale), x.dtype.type(0)
-    c2, c3, k0, k1 = np.uint64(step) & LOWER, np.uint64(layer), np.uint64(seed) & LOWER, np.uint64(seed) >> HALF_WORD
+    c2, c3, k0, k1 = np.uint64(step), np.uint64(layer), np.uint64(seed) & MASK, np.uint64(seed) >> HALF
     for j in range(0, n, 4):
         a, b, group = view(x, j * stride, 4 * stride), view(out, j * stride, 4 * stride), np.uint64(j >> 2)
         for s in range(count):

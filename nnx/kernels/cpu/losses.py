@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nnx.kernels.cpu.behaved import apart, apart_or_same, behaved
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.entry import takes
 from nnx.kernels.cpu.math import log
@@ -31,6 +32,8 @@ def cross_entropy_indices(p, labels, losses):
     """losses = -log(p[label]). A label that is no class makes its loss NaN."""
     if labels.shape[0] != p.shape[0] or losses.shape[0] != p.shape[0] or not p.size:
         return False
+    if not behaved(p, labels, losses) or not apart(losses, p, labels):
+        return False
     n, c = p.shape
     number = p.dtype.type
     low, high = number(CLIP), number(1 - CLIP)
@@ -45,6 +48,8 @@ def cross_entropy_indices(p, labels, losses):
 def cross_entropy_distributions(p, target, losses):
     """losses = -sum(target * log(p))."""
     if target.shape != p.shape or losses.shape[0] != p.shape[0] or not p.size:
+        return False
+    if not behaved(p, target, losses) or not apart(losses, p, target):
         return False
     number = p.dtype.type
     low, high = number(CLIP), number(1 - CLIP)
@@ -62,6 +67,8 @@ def cross_entropy_distributions(p, target, losses):
 def cross_entropy_indices_backward(p, labels, gradient, scale):
     """gradient = -scale / p at the label, else 0."""
     if labels.shape[0] != p.shape[0] or gradient.shape != p.shape or not p.size:
+        return False
+    if not behaved(p, labels, gradient) or not apart(gradient, p, labels):
         return False
     n, c = p.shape
     number = p.dtype.type
@@ -82,6 +89,8 @@ def cross_entropy_distributions_backward(p, target, gradient, scale):
     """gradient = -scale * target / p."""
     if target.shape != p.shape or gradient.shape != p.shape or not p.size:
         return False
+    if not behaved(p, target, gradient) or not apart_or_same(gradient, p, target):
+        return False
     number = p.dtype.type
     low, high, factor = number(CLIP), number(1 - CLIP), number(scale)
     a, t, g = flat(p), flat(target), flat(gradient)
@@ -95,6 +104,8 @@ def cross_entropy_distributions_backward(p, target, gradient, scale):
 def binary_cross_entropy(p, target, losses):
     """losses = -mean(t log(p) + (1 - t) log(1 - p))."""
     if target.shape != p.shape or losses.shape[0] != p.shape[0] or not p.size:
+        return False
+    if not behaved(p, target, losses) or not apart(losses, p, target):
         return False
     number = p.dtype.type
     one = number(1)
@@ -115,6 +126,8 @@ def binary_cross_entropy_backward(p, target, gradient, scale):
     """gradient = scale * ((1 - t) / (1 - p) - t / p)."""
     if target.shape != p.shape or gradient.shape != p.shape or not p.size:
         return False
+    if not behaved(p, target, gradient) or not apart_or_same(gradient, p, target):
+        return False
     number = p.dtype.type
     one = number(1)
     low, high, factor = number(CLIP), number(1 - CLIP), number(scale)
@@ -130,6 +143,8 @@ def binary_cross_entropy_backward(p, target, gradient, scale):
 def regression(prediction, target, losses, kind):
     """losses = mean((prediction - target)**2), or the mean of its absolute value."""
     if target.shape != prediction.shape or losses.shape[0] != prediction.shape[0] or not prediction.size:
+        return False
+    if not behaved(prediction, target, losses) or not apart(losses, prediction, target):
         return False
     number = prediction.dtype.type
     for i in range(prediction.shape[0]):
@@ -151,6 +166,8 @@ def regression(prediction, target, losses, kind):
 def regression_backward(prediction, target, gradient, kind, scale):
     """gradient = 2 * scale * (prediction - target), or scale times its sign; NaN stays."""
     if target.shape != prediction.shape or gradient.shape != prediction.shape or not prediction.size:
+        return False
+    if not behaved(prediction, target, gradient) or not apart_or_same(gradient, prediction, target):
         return False
     number = prediction.dtype.type
     zero, factor = number(0), number(scale)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 
+from nnx.kernels.cpu.behaved import behaved
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.entry import takes
 from nnx.kernels.cpu.vectors import INLINED, OPTIONS
@@ -31,7 +32,7 @@ def rate_of(hyper, counters):
 @njit(**OPTIONS)
 def sgd(p, g, m, hyper, counters):
     """m = momentum * m - rate * g; p += m."""
-    if g.size != p.size or m.size != p.size:
+    if not behaved(p, g, m, hyper, counters) or g.size != p.size or m.size != p.size:
         return False
     number = p.dtype.type
     size, keep = number(rate_of(hyper, counters)), number(hyper[BETA_1])
@@ -58,7 +59,7 @@ def adaptive(p, g, v, rate, keep, add, epsilon):
 @njit(**OPTIONS)
 def adagrad(p, g, v, hyper, counters):
     """v += g**2; p -= rate * g / (sqrt(v) + epsilon)."""
-    if g.size != p.size or v.size != p.size:
+    if not behaved(p, g, v, hyper, counters) or g.size != p.size or v.size != p.size:
         return False
     adaptive(p, g, v, rate_of(hyper, counters), 1.0, 1.0, hyper[EPSILON])
     return True
@@ -68,7 +69,7 @@ def adagrad(p, g, v, hyper, counters):
 @njit(**OPTIONS)
 def rmsprop(p, g, v, hyper, counters):
     """v = rho * v + (1 - rho) * g**2; p -= rate * g / (sqrt(v) + epsilon)."""
-    if g.size != p.size or v.size != p.size:
+    if not behaved(p, g, v, hyper, counters) or g.size != p.size or v.size != p.size:
         return False
     adaptive(p, g, v, rate_of(hyper, counters), hyper[BETA_1], 1.0 - hyper[BETA_1], hyper[EPSILON])
     return True
@@ -78,7 +79,7 @@ def rmsprop(p, g, v, hyper, counters):
 @njit(**OPTIONS)
 def adam(p, g, m, v, hyper, counters):
     """Adam with decoupled weight decay; the moments are corrected by 1 - beta**(t + 1)."""
-    if g.size != p.size or m.size != p.size or v.size != p.size:
+    if not behaved(p, g, m, v, hyper, counters) or g.size != p.size or m.size != p.size or v.size != p.size:
         return False
     number, time = p.dtype.type, counters[STEP] + 1
     rate, beta_1, beta_2 = rate_of(hyper, counters), hyper[BETA_1], hyper[BETA_2]

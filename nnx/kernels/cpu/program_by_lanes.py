@@ -43,8 +43,26 @@ from nnx.kernels.cpu.program_table import (
     grid,
     part,
 )
-from nnx.kernels.cpu.vectors import view
+from nnx.kernels.cpu.sums import collect
+from nnx.kernels.cpu.vectors import PART
 from nnx.kernels.layout import CURSOR, STEP
+from nnx.kernels.rounding import RUN
+
+
+@njit(**PART)
+def weight_gradient(t, memory, samples, at):
+    """Rows R0 .. R1 of dW = X D', to the place `at`: samples are added up in runs (sums.py), for which Y is scratch."""
+    n, stride, high = t[N], t[STRIDE], t[R1] - t[R0]
+    size, many = high * n, samples > RUN
+    for first in range(0, samples, RUN):
+        count = min(RUN, samples - first)
+        x, d = (
+            grid(memory, t[X] + t[R0] * stride + first, high, count, stride, 1),
+            grid(memory, t[D] + first, n, count, stride, 1),
+        )
+        lanes_weight_gradient(x, d, grid(memory, t[Y] if many else at, high, n, n, 1))
+        if many:
+            collect(part(memory, at, size), part(memory, t[Y], size), first == 0)
 
 
 @njit(inline="always")
@@ -52,11 +70,7 @@ def product(t, header, memory, hyper, numbers, r0, count):
     """Y = W' X + B, dX = W D, or rows R0 .. R1 of dW = X D' with all that is then done to them."""
     op, k, n, stride = t[OP], t[K], t[N], t[STRIDE]
     if op == LANES_DW:
-        x, d = (
-            grid(memory, t[X] + t[R0] * stride, t[R1] - t[R0], stride, stride, 1),
-            grid(memory, t[D], n, stride, stride, 1),
-        )
-        lanes_weight_gradient(x, d, grid(memory, t[G] + t[R0] * n, t[R1] - t[R0], n, n, 1))
+        weight_gradient(t, memory, stride, t[G] + t[R0] * n)
         finish(t, header, memory, hyper, numbers, t[W] + t[R0] * n, t[G] + t[R0] * n, (t[R1] - t[R0]) * n)
         return
     bias, active = part(memory, 0, 0), grid(memory, 0, 0, 0, 1, 1)
@@ -111,9 +125,8 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
     elif op == LANES_DB or op == PARAMETERS:  # noqa: SIM109
         parameter_task(t, header, memory, hyper, numbers)
     elif op == LANES_LOAD:
-        chosen = view(order, counters[CURSOR] if t[KIND] else 0, r0 + rows)
-        span = (n - 1) * stride + count
-        lanes_load(part(memory, t[X], 0), chosen, t[KIND] != 0, part(memory, t[Y] + r0, span), n, stride, r0, rows)
+        first, out = max(counters[CURSOR], 0) if t[KIND] else -1, part(memory, t[Y] + r0, (n - 1) * stride + count)
+        lanes_load(part(memory, t[X], 0), order, first, t[R1] - 1, out, n, stride, r0, rows)
     elif op == LANES_DROPOUT:
         span = (n + 3) * stride
         x, y = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span)

@@ -64,8 +64,11 @@ from nnx.kernels.cpu.program_table import (
     grid,
     part,
 )
-from nnx.kernels.cpu.vectors import PART, view
+from nnx.kernels.cpu.sums import collect
+from nnx.kernels.cpu.tile import VECTORS, WIDTH
+from nnx.kernels.cpu.vectors import PART
 from nnx.kernels.layout import CURSOR, STEP
+from nnx.kernels.rounding import RUN
 
 
 @njit(**PART)
@@ -81,26 +84,29 @@ def fill_panels(memory, place, k, n, r0, rows, panels, across):
 @njit(inline="always")
 def product(t, header, memory, hyper, numbers, r0, rows, thread):
     """Y = X W + B, dX = D W', or rows R0 .. R1 of dW = X' D with all that is then done to them."""
-    op, k, n, at, size = t[OP], t[K], t[N], t[G], (t[R1] - t[R0]) * t[N]
-    a = c = bias = active = grid(memory, 0, 0, 0, 1, 1)
-    if op == DENSE:
-        a, c = grid(memory, t[X] + r0 * k, rows, k, k, 1), grid(memory, t[Y] + r0 * n, rows, n, n, 1)
-        bias, panels = grid(memory, t[B], 1, n, n, 1), part(memory, t[W], 0)
-    elif op == DENSE_DX:
-        a, c = grid(memory, t[D] + r0 * n, rows, n, n, 1), grid(memory, t[G] + r0 * k, rows, k, k, 1)
-        panels = part(memory, t[W], 0)
-        if t[KIND] == RELU:
-            active = grid(memory, t[X] + r0 * k, rows, k, k, 1)
-    else:
-        at += t[R0] * n
-        if t[UPDATE] and numbers[FINAL] == 0.0 and size <= header[SCRATCH_SIZE]:
-            # Nobody sees this gradient but the optimizer: keep it in this thread's cache, write it in the last step
-            # only.
-            at = header[SCRATCH] + thread * header[SCRATCH_SIZE]
-        a, c = grid(memory, t[X] + t[R0], t[R1] - t[R0], rows, 1, k), grid(memory, at, t[R1] - t[R0], n, n, 1)
-        panels = part(memory, t[D], 0)
+    op, k, n, high = t[OP], t[K], t[N], t[R1] - t[R0]
+    size, scratch = high * n, header[SCRATCH] + thread * header[SCRATCH_SIZE]
     strips = part(memory, header[STRIPS] + thread * header[STRIPS_SIZE], 0)
-    multiply(a, panels, c, bias, active, op == DENSE and t[KIND] == RELU, False, strips)
+    # If nobody sees a gradient but the optimizer it stays in this thread's cache, and is written in the last step.
+    at = scratch if t[UPDATE] and numbers[FINAL] == 0.0 else t[G] + t[R0] * n
+    many = op == DENSE_DW and rows > RUN  # samples are added up in runs (sums.py)
+    for first in range(0, rows if many else 1, RUN):
+        bias = active = grid(memory, 0, 0, 0, 1, 1)
+        if op == DENSE:
+            a, c = grid(memory, t[X] + r0 * k, rows, k, k, 1), grid(memory, t[Y] + r0 * n, rows, n, n, 1)
+            bias, panels, tall = grid(memory, t[B], 1, n, n, 1), part(memory, t[W], 0), k
+        elif op == DENSE_DX:
+            a, c = grid(memory, t[D] + r0 * n, rows, n, n, 1), grid(memory, t[G] + r0 * k, rows, k, k, 1)
+            panels, tall = part(memory, t[W], 0), n
+            if t[KIND] == RELU:
+                active = grid(memory, t[X] + r0 * k, rows, k, k, 1)
+        else:
+            a = grid(memory, t[X] + first * k + t[R0], high, min(RUN, rows - first), 1, k)
+            c = grid(memory, scratch + size if many else at, high, n, n, 1)
+            panels, tall = part(memory, t[D] + first * VECTORS * (WIDTH // c.itemsize), 0), rows
+        multiply(a, panels, tall, c, bias, active, op == DENSE and t[KIND] == RELU, False, strips)
+        if many:
+            collect(part(memory, at, size), part(memory, scratch + size, size), first == 0)
     if op == DENSE_DW:
         finish(t, header, memory, hyper, numbers, t[W] + t[R0] * n, at, size)
         if t[Y] >= 0:  # the new weights for the next step's products, while they are in the cache
@@ -142,8 +148,7 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
     elif op >= BIAS:
         parameter_task(t, header, memory, hyper, numbers)
     elif op == GATHER:
-        chosen = view(order, counters[CURSOR] + r0, rows)
-        gather(part(memory, t[X], 0), chosen, part(memory, t[Y] + at, rows * n), n)
+        gather(part(memory, t[X], 0), order, counters[CURSOR] + r0, part(memory, t[Y] + at, 0), rows, n, t[R1] - 1)
     elif op == DROPOUT:
         x, y = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
         dropout_rows(x, y, r0, rows, n, t[R1], numbers[c], t[KIND], counters[STEP], t[R0])

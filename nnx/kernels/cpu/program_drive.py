@@ -81,9 +81,14 @@ def open_region(table, sync, region):
 
 
 @njit(**PART)
-def begin_call(header, sync, thread, steps):
-    """Set out for `steps` steps: the first region to open is that after the last one of a step that never was."""
+def begin_call(header, table, sync, thread, steps):
+    """Set out for `steps` steps: the first region to open is that after the last one of a step that never was.
+
+    Nothing is left to draw: a process that was forked off in the middle of a call has its ticket, and none of those who
+    would have done the rest.
+    """
     if thread == 0:
+        open_region(table, sync, 0)
         atomic_store(sync, DONE, 0)
         sync[EXPECTED], sync[AT_REGION], sync[STEPS_LEFT], sync[BEGUN] = 0, header[REGIONS], steps, 0
 
@@ -171,7 +176,7 @@ def make_run(operation: Any) -> Any:
         hyper, stats, penalties = flat(hyper), flat(stats), flat(penalties)
         history, numbers = flat(history), flat(numbers)
         header = view(table, 0, COLUMNS)
-        begin_call(header, sync, thread, steps)
+        begin_call(header, table, sync, thread, steps)
         while True:
             ticket = next_ticket(
                 header, table, memory, hyper, counters, stats, penalties, history, numbers, sync, thread

@@ -7,6 +7,8 @@ Floor: 8 or 12 bytes a number, in the cache; sigmoid, tanh and the logarithms ab
 
 from __future__ import annotations
 
+import numpy as np
+
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.math import exp, log, tanh
 from nnx.kernels.cpu.program_table import (
@@ -16,6 +18,7 @@ from nnx.kernels.cpu.program_table import (
     DISTANCE,
     DISTANCE_BACK,
     EQUAL,
+    KNOWN,
     LOGIT,
     LOGIT_BACK,
     NEAR,
@@ -135,6 +138,11 @@ def elementwise(kind, x, y, out, c0, c1):
     elif kind == SURPRISE_BACK:
         for j in range(n):
             out[j] = -y[j] / clipped(x[j]) * low
+    elif kind == KNOWN:
+        nothing = number(np.nan)
+        for j in range(n):
+            a, label = x[j], y[j]
+            out[j] = a if zero <= label and label < low else nothing
 
 
 @njit(**PART)

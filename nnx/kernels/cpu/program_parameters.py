@@ -35,6 +35,7 @@ from nnx.kernels.cpu.program_table import (
     V_DELTA,
     part,
 )
+from nnx.kernels.cpu.sums import sum_numbers
 from nnx.kernels.cpu.vectors import PART, view
 from nnx.kernels.layout import BETA_1, BETA_2, CURSOR, DECAY, EPSILON, LEARNING_RATE, STEP, WEIGHT_DECAY
 from nnx.kernels.layout import DONE as STEPS_LOGGED
@@ -141,29 +142,7 @@ def finish(t, header, memory, hyper, numbers, p, g, n):
 
 
 @njit(**PART)
-def sum_rows(d, rows, n, out):
-    """The gradient of biases: out [n] = sums over the rows of d [rows, n]."""
-    for j in range(n):
-        out[j] = 0
-    r = 0
-    while r + 4 <= rows:
-        a, b = view(d, r * n, n), view(d, (r + 1) * n, n)
-        c, e = view(d, (r + 2) * n, n), view(d, (r + 3) * n, n)
-        for j in range(n):
-            out[j] += (a[j] + b[j]) + (c[j] + e[j])
-        r += 4
-    while r < rows:
-        a = view(d, r * n, n)
-        for j in range(n):
-            out[j] += a[j]
-        r += 1
-
-
-@njit(**PART)
 def sum_lanes(d, n, stride, out):
-    """The same of d [n, stride], feature by feature."""
+    """The gradient of biases: out [n] = the sums of d [n, stride], feature by feature."""
     for j in range(n):
-        row, total = view(d, j * stride, stride), d.dtype.type(0)
-        for s in range(stride):
-            total += row[s]
-        out[j] = total
+        out[j] = sum_numbers(view(d, j * stride, stride))

@@ -11,18 +11,22 @@ from __future__ import annotations
 import numpy as np
 
 from nnx.kernels.cpu.cache import njit
+from nnx.kernels.cpu.dropout import HALF, MASK, philox
 from nnx.kernels.cpu.program_elementwise import exp_all, log_all
-from nnx.kernels.cpu.vectors import EXACT, PART, view
-from nnx.kernels.philox import ADD_0, ADD_1, LOW, MULTIPLY_0, MULTIPLY_1, ROUNDS
+from nnx.kernels.cpu.vectors import PART, view
 
-M0, M1, ADD0, ADD1, HALF_WORD, LOWER = (np.uint64(c) for c in (MULTIPLY_0, MULTIPLY_1, ADD_0, ADD_1, 32, LOW))
+
+@njit(inline="always")
+def named(order, place, last):
+    """The row that `order` names at a place. Places and rows that are not there become the nearest that is."""
+    return min(max(order[min(max(place, 0), len(order) - 1)], 0), last)
 
 
 @njit(**PART)
-def gather(source, order, out, n):
-    """Copy the rows of `source` [., n] that `order` names to `out`, one after the other."""
-    for r in range(len(order)):
-        row, copy = view(source, order[r] * n, n), view(out, r * n, n)
+def gather(source, order, first, out, rows, n, last):
+    """Copy the `rows` rows of `source` [last + 1, n] that `order` names from `first` on to `out`."""
+    for r in range(rows):
+        row, copy = view(source, named(order, first + r, last) * n, n), view(out, r * n, n)
         for j in range(n):
             copy[j] = row[j]
 
@@ -65,32 +69,42 @@ def softmax_back_rows(y, dy, out, rows, n):
             b[j] = a[j] * (d[j] - total)
 
 
+@njit(inline="always")
+def class_of(label, n):
+    """A label, held as a number of the step's type, as an index; and whether it is one: if not, the index is 0."""
+    known = label >= 0 and label < n
+    return int(label) if known else 0, known
+
+
 @njit(**PART)
 def cross_entropy_rows(x, labels, out, losses, totals, hits, n, scale, low, high):
     """Softmax, loss, hits and gradient of rows of logits: out = (p - one hot) * scale.
 
-    `hits` is empty where nobody counts; `totals` is scratch, a number for each row. Losses are kept within low .. high.
+    `hits` is empty where nobody counts; `totals` is scratch, a number for each row. Losses are kept within low .. high;
+    that of a label that is no class is NaN, and nothing is wanted then.
     """
     number, counting = x.dtype.type, len(hits) > 0
     factor, least, most = number(scale), number(low), number(high)
     shift_rows(x, out, losses, n)
     for r in range(len(losses)):
-        b, label, wanted = view(x, r * n, n), int(labels[r]), view(out, r * n, n)[int(labels[r])]
+        b = view(x, r * n, n)
+        label, known = class_of(labels[r], n)
         if counting:
-            hit = b[label] == losses[r]
+            hit = known and b[label] == losses[r]
             for j in range(label):  # the first of equal maxima counts, as in numpy.argmax
                 hit = hit and b[j] != losses[r]
             hits[r] = hit
-        losses[r] = wanted
+        losses[r] = view(out, r * n, n)[label] if known else number(np.nan)
     exp_all(out)
     for r in range(len(losses)):
-        g, label, total = view(out, r * n, n), int(labels[r]), number(0)
+        g, total = view(out, r * n, n), number(0)
         for j in range(n):
             total += g[j]
         inverse = factor / total
         for j in range(n):
             g[j] *= inverse
-        g[label] -= factor
+        label, known = class_of(labels[r], n)
+        g[label] -= factor if known else number(0)
         totals[r] = total
     log_all(totals)
     for r in range(len(losses)):
@@ -169,21 +183,11 @@ def mean_rows(x, out, n, scale):
 # ---- dropout ---------------------------------------------------------------------------------------------------------
 
 
-@njit(**EXACT)
-def philox(c0, c1, c2, c3, k0, k1):
-    """Four random words (philox.py); all in uint64 holding 32 bits, which is what the vector multiplier wants."""
-    for _ in range(ROUNDS):
-        p0, p1 = M0 * c0, M1 * c2
-        c0, c1, c2, c3 = (p1 >> HALF_WORD) ^ c1 ^ k0, p1 & LOWER, (p0 >> HALF_WORD) ^ c3 ^ k1, p0 & LOWER
-        k0, k1 = (k0 + ADD0) & LOWER, (k1 + ADD1) & LOWER
-    return c0, c1, c2, c3
-
-
 @njit(**PART)
 def dropout_rows(x, out, r0, rows, n, threshold, scale, layer, step, seed):
     """x * scale where the element's random word is at least `threshold`, else 0; rows r0 .. r0 + rows of a batch."""
     least, factor, zero = np.uint64(threshold), x.dtype.type(scale), x.dtype.type(0)
-    c2, c3, k0, k1 = np.uint64(step) & LOWER, np.uint64(layer), np.uint64(seed) & LOWER, np.uint64(seed) >> HALF_WORD
+    c2, c3, k0, k1 = np.uint64(step), np.uint64(layer), np.uint64(seed) & MASK, np.uint64(seed) >> HALF
     whole = n // 4
     for r in range(rows):
         a, b, c0 = view(x, r * n, n), view(out, r * n, n), np.uint64(r0 + r)

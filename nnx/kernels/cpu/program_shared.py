@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.program_elementwise import elementwise
-from nnx.kernels.cpu.program_parameters import finish, sum_lanes, sum_rows
+from nnx.kernels.cpu.program_parameters import finish, sum_lanes
+from nnx.kernels.cpu.program_rows import named
 from nnx.kernels.cpu.program_table import (
     BIAS,
     COEF,
@@ -26,6 +27,7 @@ from nnx.kernels.cpu.program_table import (
     Y,
     part,
 )
+from nnx.kernels.cpu.sums import sum_rows
 from nnx.kernels.cpu.vectors import PART
 from nnx.kernels.layout import CURSOR
 
@@ -49,8 +51,8 @@ def apply_elementwise(t, memory, numbers, r0, rows, count):
 def copy_labels(t, memory, labels, order, counters, r0, rows):
     """Labels of samples r0 .. r0 + rows, in the order of the samples if there is one, as numbers of the step's type."""
     wanted, first = part(memory, t[Y] + r0, rows), counters[CURSOR] if t[KIND] else 0
-    for r in range(rows):
-        wanted[r] = labels[order[first + r0 + r]] if t[KIND] else labels[r0 + r]
+    for r in range(r0, r0 + rows):
+        wanted[r - r0] = labels[named(order, first + r, len(labels) - 1) if t[KIND] else r]
 
 
 @njit(**PART)
@@ -58,7 +60,8 @@ def parameter_task(t, header, memory, hyper, numbers):
     """The gradient of biases, or none (PARAMETERS), and what is then done to the parameters it belongs to."""
     op, n, stride = t[OP], t[N], t[STRIDE]
     if op == BIAS:
-        sum_rows(part(memory, t[D], header[ROWS] * n), header[ROWS], n, part(memory, t[G], n))
+        rows = header[ROWS]
+        sum_rows(part(memory, t[D], rows * n), rows, n, part(memory, t[G], n), part(memory, max(t[Y], 0), n))
     elif op == LANES_DB:
         sum_lanes(part(memory, t[D], n * stride), n, stride, part(memory, t[G], n))
     finish(t, header, memory, hyper, numbers, t[W], t[G], n)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nnx.kernels.cpu.behaved import apart, apart_or_same, behaved
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.entry import takes
 from nnx.kernels.cpu.math import exp
@@ -150,7 +151,7 @@ forward_together = make_together(forward_share)
 def forward(x, y, board):
     """y = softmax(x), both [N, C]. The board is that of the threads which may help: see team.py."""
     n, c = x.shape
-    if x.shape != y.shape or not x.size:
+    if not behaved(x, y) or x.shape != y.shape or not x.size or not apart_or_same(y, x):
         return False
     step = share_of(n, c, SHARED_FORWARD)
     forward_together(board, (flat(x), flat(y), c, step), (n + step - 1) // step)
@@ -236,7 +237,7 @@ def backward_share(operands, number):
     y, dy, dx, c, step, apart = operands
     first, size = extent_of(number, step, c, y.size)
     p, g, out = view(y, first, size), view(dy, first, size), view(dx, first, size)
-    if c >= LONG:
+    if c >= LONG and apart:  # in place its sums would not be vectorised, and be long chains
         backward_long(p, g, out, c)
     else:
         backward_rows(p, g, out, c, backward_short(p, g, out, c) if apart else 0)
@@ -250,7 +251,7 @@ backward_together = make_together(backward_share)
 def backward(y, dy, dx, board):
     """dx = y * (dy - sum(y * dy)) for each row. The board is that of the threads which may help: see team.py."""
     n, c = y.shape
-    if y.shape != dy.shape or y.shape != dx.shape:
+    if not behaved(y, dy, dx) or y.shape != dy.shape or y.shape != dx.shape or not apart_or_same(dx, y, dy):
         return False
     if y.size:
         apart = dx.ctypes.data != y.ctypes.data and dx.ctypes.data != dy.ctypes.data
@@ -264,7 +265,7 @@ def backward(y, dy, dx, board):
 def jacobian(y, matrices):
     """matrices [N, C, C] = diagflat(p) - p p' for each row p of y."""
     n, c = y.shape
-    if matrices.shape != (n, c, c):
+    if not behaved(y, matrices) or matrices.shape != (n, c, c) or not apart(matrices, y):
         return False
     for i in range(n):
         p = row(y, i)

@@ -7,6 +7,7 @@ Floor of each: the bytes it touches, once. For the networks of the notes a call 
 
 from __future__ import annotations
 
+from nnx.kernels.cpu.behaved import apart, behaved
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.entry import takes
 from nnx.kernels.cpu.softmax import largest
@@ -22,6 +23,8 @@ LOSS, HITS, PENALTY = range(3)  # and in `stats`
 @njit(**OPTIONS)
 def gather(source, order, counters, out):
     """out = source[order[cursor : cursor + rows]], for matrices. Rows that are not there become the nearest that is."""
+    if not behaved(source, order, counters, out) or not apart(out, source, order):
+        return False
     if source.shape[1] != out.shape[1] or not source.size * order.size:
         return False
     first, last, n = counters[CURSOR], order.size - 1, source.shape[0] - 1
@@ -36,7 +39,7 @@ def gather(source, order, counters, out):
 @njit(**OPTIONS)
 def gather_labels(source, order, counters, out):
     """The same for class indices."""
-    if not source.size * order.size:
+    if not behaved(source, order, counters, out) or not apart(out, source, order) or not source.size * order.size:
         return False
     first, last, n = counters[CURSOR], order.size - 1, source.size - 1
     for i in range(out.size):
@@ -48,7 +51,7 @@ def gather_labels(source, order, counters, out):
 @njit(**OPTIONS)
 def regularize(w, dw, penalty, l1, l2):
     """dw += l1 * sign(w) + 2 * l2 * w; penalty = l1 * sum|w| + l2 * sum(w**2), added up in float64."""
-    if w.shape != dw.shape or penalty.size != 1:
+    if not behaved(w, dw, penalty) or w.shape != dw.shape or penalty.size != 1 or not apart(dw, w):
         return False
     number = w.dtype.type
     zero = number(0)
@@ -88,7 +91,9 @@ def mean(losses):
 def tally(losses, outputs, target, stats, metric, precision):
     """Write the mean loss and the number of right outputs; `target` is a matrix, unless `metric` is NONE any one."""
     n, c = outputs.shape
-    if losses.size != n or target.shape != outputs.shape or stats.size != 3 or not outputs.size:
+    if not behaved(losses, outputs, target, stats) or target.shape != outputs.shape:
+        return False
+    if losses.size != n or stats.size != 3 or not outputs.size:
         return False
     number = outputs.dtype.type
     stats[LOSS] = mean(losses)
@@ -118,7 +123,9 @@ def tally(losses, outputs, target, stats, metric, precision):
 def tally_labels(losses, outputs, labels, stats):
     """The same for class indices [N]: an output is right if the first of its largest numbers is the label's."""
     n, c = outputs.shape
-    if losses.size != n or labels.size != n or stats.size != 3 or not outputs.size:
+    if not behaved(losses, outputs, labels, stats) or labels.size != n:
+        return False
+    if losses.size != n or stats.size != 3 or not outputs.size:
         return False
     hits = 0
     for i in range(n):
@@ -137,7 +144,9 @@ def tally_labels(losses, outputs, labels, stats):
 @njit(**OPTIONS)
 def end_step(stats, penalties, history, counters, rows):
     """Log the step and move the counters on."""
-    if stats.size != 3 or history.shape[1] != 3 or not history.size or counters.size != 3:
+    if not behaved(stats, penalties, history, counters) or history.shape[1] != 3 or not history.size:
+        return False
+    if stats.size != 3 or counters.size != 3:
         return False
     total = 0.0
     for j in range(penalties.size):

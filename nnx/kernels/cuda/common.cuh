@@ -33,6 +33,8 @@ __device__ __forceinline__ i64 quotient(i64 a, i64 b) {
 
 __device__ __forceinline__ i64 quotient_up(i64 a, i64 b) { return quotient(a + b - 1, b); }
 __device__ __forceinline__ i64 smaller(i64 a, i64 b) { return a < b ? a : b; }
+// i, or the nearest index of so many.
+__device__ __forceinline__ i64 within(i64 i, i64 count) { return i < 0 ? 0 : smaller(i, count - 1); }
 
 // ---- wide accesses --------------------------------------------------------------------------------------------------
 

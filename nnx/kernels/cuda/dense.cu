@@ -34,6 +34,10 @@ extern "C" __global__ void bias_activation(REAL* y, const REAL* bias, long long 
 
 // ---- column sums ----------------------------------------------------------------------------------------------------
 
+// How many numbers a thread adds up one after the other. It then adds these sums to each other: what is lost by rounding
+// grows with the length of both (nnx/kernels/rounding.py).
+#define RUN 128
+
 // Add up `shared`, which holds `lines` rows of `width` numbers, into its first row: halves onto halves.
 __device__ __forceinline__ void fold_lines(REAL* shared, int lines, int width, int line) {
   __syncthreads();
@@ -56,7 +60,12 @@ __device__ __forceinline__ void sum_columns(REAL* sums, i64 rows, i64 columns, R
     int line = threadIdx.x / width, column = threadIdx.x - line * width;
     REAL total = 0;
     if (line < lines)
-      for (i64 row = first_row + line; row < last_row; row += lines) total += number(row * columns + tile + column);
+      for (i64 row = first_row + line; row < last_row;) {
+        i64 end = smaller(last_row, row + RUN * lines);
+        REAL run = 0;
+        for (; row < end; row += lines) run += number(row * columns + tile + column);
+        total += run;
+      }
     shared[threadIdx.x] = total;
     fold_lines(shared, lines, width, line);
     if (line == 0) sums[blockIdx.y * columns + tile + column] = shared[threadIdx.x];  // its own place: no barrier
@@ -79,6 +88,7 @@ extern "C" __global__ void relu_backward_column_sums(const REAL* y, const REAL* 
 
 #define TILE 32  // rows and columns of a block's share of the result, and how deep it reads at a time
 #define HALF_TILE (TILE / 2)
+#define RUN_OF_TILES 16  // in depth, whose products are added up as they come, as RUN says
 
 // A tile of one factor, by depth and by line (the row of a, the column of b). One column more than it holds, so that
 // neither writing it along the depth nor reading it along the lines meets one memory bank twice.
@@ -121,12 +131,18 @@ extern "C" __global__ void product(const REAL* a, const REAL* b, const REAL* bia
   for (i64 tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     i64 down = quotient(tile, tiles_across), first_row = down * TILE;
     i64 first_column = (tile - down * tiles_across) * TILE;
-    REAL sums[2][2] = {};
+    REAL sums[2][2] = {}, run[2][2] = {};
     for (i64 depth = first_depth; depth < last_depth; depth += TILE) {
       load_tile(left, a, first_row, m, depth, last_depth, a_transposed ? 1 : k, a_transposed ? m : 1);
       load_tile(right, b, first_column, n, depth, last_depth, b_transposed ? k : 1, b_transposed ? 1 : n);
       __syncthreads();
-      multiply_tiles(left, right, (int)smaller(last_depth - depth, TILE), row, column, sums);
+      multiply_tiles(left, right, (int)smaller(last_depth - depth, TILE), row, column, run);
+      if ((depth - first_depth) / TILE % RUN_OF_TILES == RUN_OF_TILES - 1 || depth + TILE >= last_depth)
+#pragma unroll
+        for (int quarter = 0; quarter < 4; quarter++) {
+          sums[quarter / 2][quarter % 2] += run[quarter / 2][quarter % 2];
+          run[quarter / 2][quarter % 2] = 0;
+        }
       __syncthreads();
     }
 #pragma unroll

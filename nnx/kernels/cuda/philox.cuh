@@ -21,6 +21,9 @@ __device__ __forceinline__ Words philox(u32 c0, u32 c1, u32 c2, u32 c3, u64 key)
   return Words{{c0, c1, c2, c3}};
 }
 
+// The last word of a counter: the layer, and above it the bits of the step that the word before has no room for.
+__device__ __forceinline__ u32 high_word(u64 step, u32 layer) { return ((u32)(step >> 32) << 16) ^ layer; }
+
 // A choice, not a product, so that a dropped infinity is 0.
 __device__ __forceinline__ REAL dropped(REAL x, u32 word, u32 threshold, REAL scale) {
   return word >= threshold ? x * scale : (REAL)0;

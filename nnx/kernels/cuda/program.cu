@@ -20,15 +20,17 @@ __device__ __forceinline__ void copy(Row row) {
   for_items((int)row.inputs, [&](int i) { to[i] = from[i]; });
 }
 
-// Call body(sample, its row in a data set): in the order `y` from the cursor in `also` on, or as they lie.
+// Call body(sample, its row in a data set): in the order `y`, of `outputs` places, from the cursor in `also` on, or as
+// they lie. Of the data set's `word` rows, for those that are not there the nearest that is.
 template <class Body>
 __device__ __forceinline__ void for_samples_of(const Row& row, int count, Body body) {
   const i64 *order = reinterpret_cast<const i64*>(row.y), *counters = reinterpret_cast<const i64*>(row.also);
-  if (order) order += counters[CURSOR];
+  i64 first = order ? counters[CURSOR] : 0;
   int samples = count / (int)row.inputs;
   for_items(count, [&](int i) {
     int sample = i / (int)row.inputs, feature = i - sample * (int)row.inputs;
-    body((i64)feature * samples + sample, (order ? order[sample] : sample) * row.inputs + feature);
+    i64 from = order ? within(order[within(first + sample, row.outputs)], row.word) : sample;
+    body((i64)feature * samples + sample, from * row.inputs + feature);
   });
 }
 

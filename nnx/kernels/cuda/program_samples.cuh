@@ -38,6 +38,7 @@ __device__ __forceinline__ void elementwise(Row row, int samples) {
     case Kind::EQUAL: return map([](REAL x, REAL y) { return (REAL)(x == y); });
     case Kind::SURPRISE: return map([](REAL p, REAL t) { return -surprise(p, t); });
     case Kind::SURPRISE_BACK: return map([=](REAL p, REAL t) { return surprise_slope(p, t) * a; });
+    case Kind::KNOWN: return map([=](REAL x, REAL t) { return t >= 0 && t < a ? x : not_a_number(); });
   }
 }
 
@@ -45,11 +46,11 @@ __device__ __forceinline__ void elementwise(Row row, int samples) {
 // which is four features of a sample.
 __device__ __forceinline__ void dropout(Row row, int samples) {
   int groups = ((int)row.inputs + 3) / 4;
-  u32 step = (u32)reinterpret_cast<const i64*>(row.y)[STEP];
+  u64 step = (u64)reinterpret_cast<const i64*>(row.y)[STEP];
   REAL scale = (REAL)row.a;
   for_items(groups * samples, [&](int item) {
     int group = item / samples, sample = item - group * samples;
-    Words words = philox((u32)sample, (u32)group, step, (u32)row.kind, (u64)row.word);
+    Words words = philox((u32)sample, (u32)group, (u32)step, high_word(step, (u32)row.kind), (u64)row.word);
 #pragma unroll
     for (int k = 0; k < 4; k++)
       if (4 * group + k < row.inputs) {

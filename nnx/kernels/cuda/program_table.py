@@ -26,7 +26,7 @@ OPERATIONS = (
 KINDS = (
     "relu", "sigmoid", "tanh", "relu_back", "sigmoid_back", "tanh_back", "square", "square_back", "distance",
     "distance_back", "binary", "binary_back", "logit", "logit_back", "above", "near", "equal", "surprise",
-    "surprise_back",
+    "surprise_back", "known",
 )  # fmt: skip
 OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")
 

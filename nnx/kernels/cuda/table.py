@@ -224,8 +224,10 @@ _TABLE = (
         Kernel(
             f"gather_{kind}",
             "gather.cu",
-            f"const {pointer}* source, const long long* order, const long long* counters, {pointer}* out, {_SHAPE}",
-            "out [rows, columns] = source[order[counters[CURSOR] + row]].",
+            f"const {pointer}* source, const long long* order, const long long* counters, {pointer}* out, {_SHAPE}, "
+            "long long available, long long places",
+            "out [rows, columns] = source[order[counters[CURSOR] + row]], of `available` rows by an order of `places`; "
+            "for what is not there the nearest that is.",
         )
         for kind, pointer in (("reals", "REAL"), ("integers", "long long"))
     ),
