@@ -103,9 +103,6 @@ def test_arguments_are_of_the_parameters_types():
 
 # ---- right, whatever the grid, the order and the place ---------------------------------------------------------------
 
-RUNS: tuple[dict[str, Any], ...] = ({}, {"crowded": True, "shift": 1, "seed": 3})
-
-
 def results(run: Run, operation: str) -> Iterator[tuple[str, cases.Case, dict[str, np.ndarray]]]:
     """Every case of an operation, with what the kernels wrote, and what it was."""
     for case in cases.CASES[operation](cases.Maker(run.dtype)):
@@ -119,27 +116,15 @@ def results(run: Run, operation: str) -> Iterator[tuple[str, cases.Case, dict[st
 @pytest.mark.usefixtures("shapes")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("operation", PROOFS)
-def test_kernels_are_right(operation: str, dtype: str):
-    for how in RUNS:
-        for what, case, written in results(Run(dtype, **how), operation):
-            for name, got in written.items():
-                compare(got, case.wanted[name], CLASS[operation], dtype, f"{what}: {name}")
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("operation", PROOFS)
-def test_the_order_of_threads_changes_no_bit(operation: str, dtype: str):
-    first, second = (results(Run(dtype, seed), operation) for seed in (0, 11))
-    for (what, _, one), (_, _, other) in zip(first, second, strict=True):
+def test_kernels_are_right_and_the_order_of_threads_changes_no_bit(operation: str, dtype: str):
+    plain, shuffled, crowded = Run(dtype), Run(dtype, seed=11), Run(dtype, crowded=True, shift=1, seed=3)
+    runs = (results(run, operation) for run in (plain, shuffled, crowded))
+    for (what, case, one), (_, _, other), (where, _, by_one_block) in zip(*runs, strict=True):
         for name in one:
             assert one[name].tobytes() == other[name].tobytes(), f"{what}: {name}"
-
-
-def test_a_proof_runs_the_kernels_that_it_is_said_to_prove():
-    for operation, proof in PROOFS.items():
-        run = Run("float32")
-        assert list(results(run, operation))
-        assert run.kernels >= set(proof.kernels), operation
+            compare(one[name], case.wanted[name], CLASS[operation], dtype, f"{what}: {name}")
+            compare(by_one_block[name], case.wanted[name], CLASS[operation], dtype, f"{where}: {name}")
+    assert plain.kernels >= set(PROOFS[operation].kernels)  # it runs what it is said to prove
 
 
 # ---- long rows, NaN, labels that are none ----------------------------------------------------------------------------

@@ -414,44 +414,27 @@ def test_operands_of_another_type_are_refused():
     assert isinstance(runner, Eager)
 
 
-# ---- a fresh process, cold and from the cache
-# --------------------------------------------------------------------------
-
-WORKER = """
-import json, sys
-sys.path.insert(0, {tests!r})
-from test_numba_program import CASES, Compiled, trained
-numbers = {{}}
-for name in ("spiral", "tail, tanh, penalties", "dropout, adamw", "wide", "unfused sigmoid"):
-    for family in ("rows", "lanes"):
-        model, history = trained(name, Compiled(family, 2), "float32", 30)
-        assert model.eager_reason is None, model.eager_reason
-        numbers[name + family] = [float(model.flat.state.astype("float64").sum()), *history["loss"][-2:]]
-print("NUMBERS", json.dumps(numbers))
-"""
+# ---- fresh processes -------------------------------------------------------------------------------------------------
 
 
-def worker(cache: Path) -> subprocess.Popen:
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
-    code = WORKER.format(tests=str(Path(__file__).parent))
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True, env=environment)
-
-
-def numbers_of(process: subprocess.Popen) -> dict:
-    out, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    return json.loads(out.splitlines()[-1].removeprefix("NUMBERS "))
-
-
-def test_a_fresh_process_computes_the_same_cold_and_from_the_cache(tmp_path):
-    cold = numbers_of(worker(tmp_path))
-    warm = [worker(tmp_path), worker(tmp_path)]  # two at once share the cache
-    here = {}
+def sums():
+    """Train some networks; return the sum of the parameters of each, and its last losses."""
+    numbers = {}
     for name in ("spiral", "tail, tanh, penalties", "dropout, adamw", "wide", "unfused sigmoid"):
         for family in ("rows", "lanes"):
             model, history = trained(name, Compiled(family, 2), "float32", 30)
-            here[name + family] = [float(model.flat.state.astype("float64").sum()), *history["loss"][-2:]]
-    for numbers in (numbers_of(warm[0]), numbers_of(warm[1]), here):
-        for key, values in cold.items():
-            assert np.allclose(values, numbers[key], rtol=1e-5), key
+            assert model.eager_reason is None, model.eager_reason
+            numbers[name + family] = [float(model.flat.state.astype("float64").sum()), *history["loss"][-2:]]
+    return numbers
+
+
+def test_fresh_processes_compute_the_same_from_the_cache():
+    """Two at once, to the last bit what this one does, which has compiled the code unless another did before."""
+    here = sums()
+    code = "import json, sys; sys.path.insert(0, sys.argv[1]); import test_numba_program as t; print(json.dumps(t.sums()))"
+    command = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    pipe = subprocess.PIPE
+    for process in [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]:
+        out, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors
+        assert json.loads(out) == here

@@ -576,7 +576,9 @@ def net(value):
 both = net(1.0), net(2.0)
 both[0].save(path)
 seen, partial = set(), 0
-for _ in range(25):
+for kill in range(1000):  # until there has been one of each kind, however fast the machine is
+    if kill >= 25 and len(seen) == 2 and partial:
+        break
     child = os.fork()
     if child == 0:
         while True:
