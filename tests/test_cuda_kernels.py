@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +101,7 @@ def test_arguments_are_of_the_parameters_types():
 
 
 # ---- right, whatever the grid, the order and the place ---------------------------------------------------------------
+
 
 def results(run: Run, operation: str) -> Iterator[tuple[str, cases.Case, dict[str, np.ndarray]]]:
     """Every case of an operation, with what the kernels wrote, and what it was."""

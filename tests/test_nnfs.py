@@ -478,10 +478,10 @@ def taught(optimizer, epochs, dtype):
     """What the oracle learns, and how far others may be off: as far as it is itself where it rounds otherwise."""
     runs = []
     shuffled, backward = np.random.default_rng(0).permutation(300), slice(None, None, -1)
-    for order, precision in ((slice(None), dtype), (shuffled, dtype), (backward, "float64")):
-        oracle.init(default_dtype=precision)
+    for order, number in ((slice(None), dtype), (shuffled, dtype), (backward, "float64")):
+        oracle.init(default_dtype=number)
         points = oracle.spiral_data(samples=100, classes=3)
-        oracle.init(default_dtype=precision)
+        oracle.init(default_dtype=number)
         runs.append(train(oracle, optimizer, epochs, points=[a[order] for a in points]))
     return points, runs[0], drift(*runs)
 

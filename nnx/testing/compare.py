@@ -9,9 +9,9 @@ import numpy as np
 from nnx.testing.reference import Wanted
 from nnx.testing.rounding import rounding
 
-# How many roundings in a row a result may show, relative to the size of what was added up to it (reference.Wanted). They
-# are counted, so they hold for any order of summation and any processor, and leave no room for a lower precision: in
-# float32 "sum" is 2e-5, and TF32 is off by 5e-4.
+# How many roundings in a row a result may show, relative to the size of what was added up to it (reference.Wanted).
+# They are counted, so they hold for any order of summation and any processor, and leave no room for a lower precision:
+# in float32 "sum" is 2e-5, and TF32 is off by 5e-4.
 ROUNDINGS = {
     "exact": 0,  # numbers are chosen, moved or counted, never computed with
     "rounded": 16,  # a few additions, products and quotients in a row
