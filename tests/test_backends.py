@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from networks import ALIKE
 from strict_backend import DEVICES, StrictBackend, host_out_of_reach
 
 import nnx
@@ -76,7 +77,7 @@ def test_a_model_trains_on_the_strictest_backend_as_on_numpy(device: str, loss: 
     with host_out_of_reach():
         got = spiral_losses(StrictBackend(device), loss, last, 20)
     assert wanted[-1] < 0.9 * wanted[0]
-    np.testing.assert_allclose(got, wanted, rtol=1e-9)
+    np.testing.assert_allclose(got, wanted, **ALIKE)
 
 
 def test_a_fit_on_the_second_device_is_that_on_numpy():
@@ -85,7 +86,7 @@ def test_a_fit_on_the_second_device_is_that_on_numpy():
         spiral_losses(backend, nnx.CategoricalCrossEntropy(), [nnx.Softmax], 0, epochs=3, batch_size=32)
         for backend in (NumpyBackend(), StrictBackend("device1"))
     ]
-    np.testing.assert_allclose(results[1], results[0], rtol=1e-9)
+    np.testing.assert_allclose(results[1], results[0], **ALIKE)
 
 
 # ---- the suite itself ------------------------------------------------------------------------------------------------
