@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+CPUS ?= # those of test-cpus; all that this machine can stand in for if there is none
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,10 +11,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint bench gpu docs clean
+.PHONY: help run test test-cpus lint bench gpu docs clean
 
 help: ## list what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run ## set up, train on handwritten digits and on the spiral; pictures and model go to out/
 	@mkdir -p out
@@ -23,8 +24,12 @@ run: $(VENV)/.run ## set up, train on handwritten digits and on the spiral; pict
 	@echo
 	@echo "Open out/digits.png (how it went, and what was misread) and out/spiral.png (the decision boundary)."
 
+# Each file in one of as many processes as there are cores, up to four: what they compile they find in one cache.
 test: $(VENV)/.test ## set up, run the tests; ARGS="-k dense -x" goes to pytest
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+test-cpus: $(VENV)/.test ## run what depends on rounding as other processors would; CPUS="Haswell Nehalem"
+	@$(BIN)/python tests/cpus.py $(CPUS) $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy
 	@$(BIN)/ruff check --quiet

@@ -25,6 +25,7 @@ from nnx.testing.programs import check_recorder
 # ---- every backend ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("name", nnx.backends.names())
 def test_every_backend_that_works_here_is_one(name: str):
     try:

@@ -28,6 +28,8 @@ from nnx.backends.precision import ERRORS
 from nnx.errors import InputError, InputTypeError
 from nnx.testing.rounding import assert_within, rounding
 
+pytestmark = pytest.mark.rounding
+
 Array = Any
 ROUNDED = {"tf32": to_tf32, "bf16": to_bf16}
 

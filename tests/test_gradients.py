@@ -13,6 +13,8 @@ import pytest
 import nnx
 from nnx.testing.rounding import rounding
 
+pytestmark = pytest.mark.rounding
+
 BOUND = 1e-6
 SHAPES = [(1, 1), (1, 5), (7, 1), (3, 2), (5, 17), (2, 33)]  # batch of one, one column, odd sizes
 STRENGTHS = ("weight_l1", "weight_l2", "bias_l1", "bias_l2")

@@ -13,6 +13,8 @@ from nnx.errors import InputError
 from nnx.inference import stages_of
 from nnx.testing.rounding import rounding
 
+pytestmark = pytest.mark.rounding
+
 pytest.importorskip("numba")
 
 BACKENDS = ("numpy", "numba")

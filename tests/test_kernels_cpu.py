@@ -26,6 +26,8 @@ from nnx.kernels.cpu.vectors import OPTIONS
 from nnx.kernels.philox import dropout_words
 from nnx.testing.rounding import assert_within, rounding
 
+pytestmark = pytest.mark.rounding
+
 NUMPY = NumpyBackend()
 
 

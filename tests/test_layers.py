@@ -15,6 +15,8 @@ import pytest
 import nnx
 from nnx.testing.rounding import rounding
 
+pytestmark = pytest.mark.rounding
+
 DIFFERENCES: Any = {"rtol": rounding(160, "float32"), "atol": rounding(2, "float32")}  # of numbers below 1
 
 LAYERS: dict[str, Callable[[], nnx.Layer]] = {

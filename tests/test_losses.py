@@ -11,6 +11,8 @@ import pytest
 import nnx
 from nnx.testing.rounding import rounding
 
+pytestmark = pytest.mark.rounding
+
 CLIP = 1e-7
 RTOL = {dtype: rounding(84, dtype) for dtype in ("float32", "float64")}  # sums of up to 40, a log, a mean
 both_types = pytest.mark.parametrize("dtype", ["float32", "float64"])

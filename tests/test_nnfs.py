@@ -15,6 +15,8 @@ from nnx.nnfs import precision
 from nnx.nnfs.datasets import sine_data, spiral_data, vertical_data
 from nnx.testing.rounding import assert_within, drift, rounding
 
+pytestmark = pytest.mark.rounding
+
 # Scripts in the manner of the book's, one for what each group of chapters adds. Only the header tells which classes.
 HEADERS = {
     nnfs: """

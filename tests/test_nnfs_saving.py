@@ -11,6 +11,8 @@ from nnx import errors, nnfs
 from nnx.nnfs import precision
 from nnx.testing.rounding import rounding
 
+pytestmark = pytest.mark.rounding
+
 pytest.importorskip("safetensors")
 CLOSE = rounding(160, "float32")  # short sums, one on the other
 

@@ -21,6 +21,8 @@ from nnx.errors import NotReplayable
 from nnx.testing.rounding import rounding
 from nnx.training import Eager
 
+pytestmark = pytest.mark.rounding
+
 FAMILIES = [("rows", 1), ("rows", 2), ("lanes", 1), ("lanes", 2)]
 
 

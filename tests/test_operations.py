@@ -20,6 +20,8 @@ from nnx.backends.operations import OPERATIONS, Operations
 from nnx.kernels.philox import LOW, dropout_words, keep_threshold, philox4x32
 from nnx.testing import reference
 
+pytestmark = pytest.mark.rounding
+
 numpy, strict = NumpyBackend(), StrictBackend()
 
 

@@ -14,6 +14,8 @@ from networks import ALIKE
 import nnx
 from nnx.testing.rounding import rounding
 
+pytestmark = pytest.mark.rounding
+
 STEPS = 50
 
 

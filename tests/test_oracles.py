@@ -13,6 +13,8 @@ import pytest
 import nnx
 from nnx.testing.rounding import rounding
 
+pytestmark = pytest.mark.rounding
+
 # Of ONNX's answers in float32: sums of up to 100 terms, a few operations on a number, differences of numbers near 1.
 CLOSE, STEP, SMALL = (rounding(count, "float32") for count in (160, 32, 16))
 

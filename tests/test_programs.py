@@ -134,6 +134,7 @@ def by_hand(
     return np.array(losses)
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize(
     "name",
     ["relu", "tanh", "softmax inside", "unfused softmax", "binary", "squares", "magnitudes", "adamw", "l1 and l2"],
