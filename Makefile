@@ -7,6 +7,7 @@ CPUS ?= # those of test-cpus; all that this machine can stand in for if there is
 
 VENV := .venv
 BIN := $(VENV)/bin
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile # each test file in one of as many processes as cores, four at most
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
@@ -24,12 +25,11 @@ run: $(VENV)/.run ## set up, train on handwritten digits and on the spiral; pict
 	@echo
 	@echo "Open out/digits.png (how it went, and what was misread) and out/spiral.png (the decision boundary)."
 
-# Each file in one of as many processes as there are cores, up to four: what they compile they find in one cache.
 test: $(VENV)/.test ## set up, run the tests; ARGS="-k dense -x" goes to pytest
-	@$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
 
 test-cpus: $(VENV)/.test ## run what depends on rounding as other processors would; CPUS="Haswell Nehalem"
-	@$(BIN)/python tests/cpus.py $(CPUS) $(ARGS)
+	@$(BIN)/python tests/cpus.py $(CPUS) $(PARALLEL) $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy
 	@$(BIN)/ruff check --quiet
