@@ -450,5 +450,5 @@ def test_fresh_processes_compute_the_same_from_the_cache():
         assert process.returncode == 0, errors
         there = json.loads(out)
         assert there.keys() == here.keys()
-        for key, values in here.items():  # loaded code is linked anew; 30 steps then differ by 1e-7 (measured) at most
+        for key, values in here.items():  # no bit differs on x86-64, but code that is linked anew may be other code
             assert np.allclose(there[key], values, rtol=1e-5), key
