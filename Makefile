@@ -3,17 +3,19 @@
 
 PYTHON ?= python3
 ARGS ?=
+CPUS ?= # those of test-cpus; all that this machine can stand in for if there is none
 
 VENV := .venv
 BIN := $(VENV)/bin
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile # each test file in one of as many processes as cores, four at most
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint bench gpu docs clean
+.PHONY: help run test test-cpus lint bench gpu docs clean
 
 help: ## list what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run ## set up, train on handwritten digits and on the spiral; pictures and model go to out/
 	@mkdir -p out
@@ -24,7 +26,10 @@ run: $(VENV)/.run ## set up, train on handwritten digits and on the spiral; pict
 	@echo "Open out/digits.png (how it went, and what was misread) and out/spiral.png (the decision boundary)."
 
 test: $(VENV)/.test ## set up, run the tests; ARGS="-k dense -x" goes to pytest
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
+
+test-cpus: $(VENV)/.test ## run what depends on rounding as other processors would; CPUS="Haswell Nehalem"
+	@$(BIN)/python tests/cpus.py $(CPUS) $(PARALLEL) $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy
 	@$(BIN)/ruff check --quiet

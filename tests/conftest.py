@@ -1,11 +1,13 @@
 """What every test may rely on: the same numbers on every run, whatever the caller's shell says."""
 
 import os
+import signal
 
 # Tests name the backend they mean, and their subprocesses inherit this. Matplotlib draws to files.
 for name in [name for name in os.environ if name.startswith("NNX_")]:
     del os.environ[name]
 os.environ["MPLBACKEND"] = "Agg"
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has jobs in the background ignore it
 
 from hypothesis import settings  # noqa: E402  (after the environment is clean)
 

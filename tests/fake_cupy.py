@@ -135,7 +135,7 @@ class Machine:
 
     def holder(self, address: int, size: int) -> weakref.ref[np.ndarray]:
         """Return what holds some bytes, if it is there and they all are within it."""
-        for begin, (end, array) in self.live.items():
+        for begin, (end, array) in self.live.copy().items():  # garbage may be collected meanwhile, and arrays freed
             if begin <= address and address + size <= end:
                 return array
         raise AssertionError(f"{size} bytes at {address:#x} are in no array")

@@ -26,6 +26,7 @@ import nnx
 from nnx import callbacks, schedules
 from nnx.callbacks import Callback, CSVLogger, EarlyStopping, LearningRateSchedule, ModelCheckpoint
 from nnx.fitting import Fit
+from nnx.testing.rounding import rounding
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -176,7 +177,7 @@ def test_history_is_a_dict_of_lists_of_floats() -> None:
         assert len(history[name]) == 3
         assert all(type(value) is float for value in history[name])
     np.testing.assert_allclose(
-        history["loss"], np.add(history["data_loss"], history["regularization_loss"]), rtol=1e-12
+        history["loss"], np.add(history["data_loss"], history["regularization_loss"]), rtol=rounding(2)
     )
     assert dict(history)["loss"] == history["loss"]
     with pytest.raises(KeyError):
@@ -210,8 +211,8 @@ def test_an_epochs_loss_is_the_mean_over_its_samples(batch: int | None) -> None:
     size = batch or len(x)
     for epoch in range(2):
         weighted = [twin.step(x[i : i + size], y[i : i + size]) * len(x[i : i + size]) for i in range(0, len(x), size)]
-        assert history["loss"][epoch] == pytest.approx(sum(weighted) / len(x), rel=1e-5)
-    same(net, twin, rtol=1e-4)
+        assert history["loss"][epoch] == pytest.approx(sum(weighted) / len(x), rel=rounding(160, "float32"))
+    same(net, twin, rtol=1e-4)  # 1e-6 was measured: some 30 steps in float32
 
 
 # ---- early stopping ------------------------------------------------------------------------------------------------

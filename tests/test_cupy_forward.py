@@ -17,7 +17,7 @@ if cuda_on_cpu.missing():
 import fake_cupy
 from fake_cublaslt import FakeLt
 from fake_cupy import machine
-from test_inference import NETWORKS, TOLERANCE, by_layers, model, numbers
+from test_inference import CLOSE, NETWORKS, TOLERANCE, by_layers, model, numbers
 
 import nnx
 from nnx.backends.cuda import forward as cuda_forward
@@ -96,7 +96,7 @@ def test_finite_inputs_whose_squares_are_not_are_predicted(backend: CupyBackend)
     net, judge = (model(3, 5, backend=where) for where in (backend, "numpy"))
     x = numbers(2, 3) * np.float32(1e25)
     for _ in range(3):
-        np.testing.assert_allclose(net.predict(x), judge.predict(x), atol=1e-6)
+        np.testing.assert_allclose(net.predict(x), judge.predict(x), atol=CLOSE)
     assert machine.graphs["launch"] == 0
 
 
@@ -109,7 +109,7 @@ def test_inputs_of_every_kind_give_the_same_and_use_the_graph(backend: CupyBacke
     kinds = [x.tolist(), x.astype("float64"), x.astype(">f4"), np.asfortranarray(x), read_only, wide[::2, ::2], x[::-1]]
     for kind in kinds:
         before = machine.graphs["launch"]
-        np.testing.assert_allclose(net.predict(kind), wanted[::-1] if kind is kinds[-1] else wanted, rtol=1e-6)
+        np.testing.assert_allclose(net.predict(kind), wanted[::-1] if kind is kinds[-1] else wanted, rtol=CLOSE)
         assert machine.graphs["launch"] == before + 1
     refused = (np.ma.masked_array(x, x > 0), x[0], x[None], x[:, :3], x[:0], np.float32(1), x * 1j)
     for wrong in refused:
@@ -117,7 +117,7 @@ def test_inputs_of_every_kind_give_the_same_and_use_the_graph(backend: CupyBacke
             net.predict(wrong)
     with pytest.raises(InputError, match="batch_size"):
         net.predict(x, batch_size=0)
-    np.testing.assert_allclose(net.predict(x, batch_size=1), wanted, rtol=1e-6)
+    np.testing.assert_allclose(net.predict(x, batch_size=1), wanted, rtol=CLOSE)
 
 
 def test_whatever_changes_the_model_is_seen_at_once(backend: CupyBackend):
@@ -136,7 +136,7 @@ def test_whatever_changes_the_model_is_seen_at_once(backend: CupyBackend):
         change()
         after = net.predict(x)
         assert not np.allclose(before, after)
-        np.testing.assert_allclose(after, by_layers(net, x), rtol=1e-5)
+        np.testing.assert_allclose(after, by_layers(net, x), rtol=CLOSE)
     assert reasons(backend) == []
 
 
@@ -234,7 +234,7 @@ def test_it_follows_the_callers_stream(backend: CupyBackend):
         for _ in range(3):
             for each in (net, judge):
                 each.layers[0].weights *= 0.5
-            np.testing.assert_allclose(net.predict(x), judge.predict(x), rtol=1e-5)
+            np.testing.assert_allclose(net.predict(x), judge.predict(x), rtol=CLOSE)
             warm(net, numbers(3, 4))
     assert reasons(backend) == []
 
@@ -261,7 +261,7 @@ def test_the_second_gpu_predicts_while_the_first_is_current(make: Any):
     make()
     machine.reset(devices=2)
     net, x = model(4, 8, 3, backend=CupyBackendOfSeveral(fake_cupy, 1)), numbers(2, 4)
-    np.testing.assert_allclose(warm(net, x), model(4, 8, 3, backend="numpy").predict(x), rtol=1e-5)
+    np.testing.assert_allclose(warm(net, x), model(4, 8, 3, backend="numpy").predict(x), rtol=CLOSE)
     assert (machine.used[0], machine.current) == (0, 0)
 
 
@@ -287,7 +287,7 @@ def test_a_stage_that_fails_is_a_reason_and_costs_no_numbers(name: str, time: in
     net, judge, x = model(4, 8, 3, backend=backend), model(4, 8, 3, backend="numpy"), numbers(2, 4)
     machine.faults[name] = time
     for _ in range(4):
-        np.testing.assert_allclose(net.predict(x), judge.predict(x), rtol=1e-5)
+        np.testing.assert_allclose(net.predict(x), judge.predict(x), rtol=CLOSE)
     reason = f"{STAGES[name]} (RuntimeError: cudaErrorUnknown: {name} fails, as it was told to)"
     assert reasons(backend) == [f"a prediction of 2 rows runs one operation at a time, because {reason}"]
     assert machine.captured is None
@@ -304,7 +304,7 @@ def test_products_that_cannot_be_captured_are_a_reason(make: Any, monkeypatch: p
     assert "which cannot be captured" in reasons(backend)[0]
     assert machine.launched["cublas"] == 6
     backend = make("blas", lt=FakeLt(without=(6,)))
-    np.testing.assert_allclose(warm(model(4, 8, 3, backend=backend), x), net.predict(x), rtol=1e-5)
+    np.testing.assert_allclose(warm(model(4, 8, 3, backend=backend), x), net.predict(x), rtol=CLOSE)
     assert any("cuBLASLt could not in a prediction: cublasLtMatmulAlgo" in note for note in backend.info().notes)
 
 
@@ -320,5 +320,5 @@ def test_a_model_without_weights_or_with_a_layer_of_ones_own_runs_as_written(bac
         nnx.Sequential(nnx.Dense(4, 3), Doubled(), backend=backend),
     ):
         for _ in range(3):
-            np.testing.assert_allclose(net.predict(x), by_layers(net, x), rtol=1e-6)
+            np.testing.assert_allclose(net.predict(x), by_layers(net, x), rtol=CLOSE)
     assert machine.graphs["launch"] == 0

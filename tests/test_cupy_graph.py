@@ -19,7 +19,7 @@ import fake_cupy
 from cupy_calls import of
 from fake_cublaslt import FakeLt
 from fake_cupy import machine
-from networks import NETS, Net
+from networks import ALIKE, NETS, Net
 
 import nnx
 from nnx.backends.cuda import graph as cuda_graph
@@ -31,6 +31,7 @@ from nnx.backends.cuda.products import GraphProducts, NotCaptured
 from nnx.backends.cupy import CupyBackend
 from nnx.errors import InputError
 from nnx.kernels.cuda import ACTIVATIONS
+from nnx.testing.rounding import rounding
 
 Array = Any
 
@@ -87,9 +88,9 @@ def test_200_launched_steps_are_200_steps_of_single_operations(name: str, gemm: 
     assert bool(lt.multiplied) == (gemm == "blas")
     one_by_one, expected = trained(net, make(gemm, graph=False))
     assert not machine.graphs
-    np.testing.assert_allclose(numbers(model), numbers(one_by_one), rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(numbers(model), numbers(one_by_one), **ALIKE)
     for column in expected:
-        np.testing.assert_allclose(history[column], expected[column], rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(history[column], expected[column], **ALIKE)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -98,7 +99,7 @@ def test_every_network_becomes_graphs(name: str, make: Any):
     model, _ = trained(NETS[name], make("blas", lt=lt), epochs=2)
     expected, _ = trained(NETS[name], "numpy", epochs=2)
     assert (model.eager_reason, model.replay_reason, lt.complaints) == (None, None, [])
-    np.testing.assert_allclose(numbers(model), numbers(expected), rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(numbers(model), numbers(expected), **ALIKE)
 
 
 def test_a_launch_runs_no_python_for_its_operations_and_asks_for_nothing(make: Any):
@@ -170,7 +171,7 @@ def test_a_dense_layer_and_its_activation_are_one_operation(name: str, graph: bo
     model, _ = trained(NETS[name], make(graph=graph), epochs=3)
     assert (model.replay_reason, machine.launched[f"{name}_forward"]) == (None, 2)
     expected, _ = trained(NETS[name], "numpy", epochs=3)
-    np.testing.assert_allclose(numbers(model), numbers(expected), rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(numbers(model), numbers(expected), **ALIKE)
 
 
 def test_not_where_somebody_else_reads_what_the_dense_layer_made(make: Any):
@@ -205,7 +206,7 @@ def test_a_step_runs_in_the_order_of_the_callers_stream_whichever_it_is(make: An
         expected.step(*net.samples())
         model.step(*net.samples())
     assert model.replay_reason is None
-    np.testing.assert_allclose(numbers(model), numbers(expected), rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(numbers(model), numbers(expected), **ALIKE)
 
 
 @pytest.mark.parametrize("where", ["before", "after"])
@@ -278,7 +279,7 @@ def test_a_graph_lives_beside_another_and_beside_single_operations(make: Any):
         alone = net.model("float64", "numpy")
         for _ in range(5):
             alone.step(*net.samples())
-        np.testing.assert_allclose(numbers(model), numbers(alone), rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(numbers(model), numbers(alone), **ALIKE)
         assert model.replay_reason is None
 
 
@@ -316,7 +317,7 @@ def test_a_stage_that_fails_is_a_reason_and_costs_no_numbers(name: str, time: in
     assert machine.captured is None
     assert not machine.streams
     expected, _ = trained(net, "numpy", epochs=5)
-    np.testing.assert_allclose(numbers(model), numbers(expected), rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(numbers(model), numbers(expected), **ALIKE)
     machine.faults.clear()
     model.fit(*net.samples(), epochs=1, batch_size=net.batch, verbose=0)
     assert model.replay_reason is None  # nothing is left of it
@@ -331,7 +332,7 @@ def test_events_that_fail_cost_no_numbers_either(time: int, make: Any):
     model, _ = trained(net, backend, epochs=5)
     assert "cudaErrorUnknown: event fails" in str(model.replay_reason)
     expected, _ = trained(net, "numpy", epochs=5)
-    np.testing.assert_allclose(numbers(model), numbers(expected), rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(numbers(model), numbers(expected), **ALIKE)
 
 
 def test_a_run_before_the_capture_that_fails_is_undone(make: Any, monkeypatch: pytest.MonkeyPatch):
@@ -348,7 +349,7 @@ def test_a_run_before_the_capture_that_fails_is_undone(make: Any, monkeypatch: p
     model, _ = trained(NETS["relu"], backend, epochs=3)
     assert (model.replay_reason, len(seen)) == ("running it once before failed (RuntimeError: too hot)", 2)
     expected, _ = trained(NETS["relu"], "numpy", epochs=3)
-    np.testing.assert_allclose(numbers(model), numbers(expected), rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(numbers(model), numbers(expected), **ALIKE)
 
 
 def test_ctrl_c_in_a_capture_leaves_none_open(make: Any, monkeypatch: pytest.MonkeyPatch):
@@ -383,7 +384,7 @@ def test_ctrl_c_between_chunks_ends_a_fit_that_can_go_on(make: Any, monkeypatch:
     expected = net.model("float64", "numpy")
     expected.fit(*net.samples(), epochs=-(-steps // 4), batch_size=net.batch, verbose=0)
     if steps % 4 == 0:
-        np.testing.assert_allclose(numbers(model), numbers(expected), rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(numbers(model), numbers(expected), **ALIKE)
     model.fit(*net.samples(), epochs=1, batch_size=net.batch, verbose=0)
     assert (model.optimizer.iterations, model.replay_reason) == (steps + 4, None)
 
@@ -405,7 +406,7 @@ def test_a_product_that_cublaslt_cannot_do_is_nnxs_kernels(fault: str, time: int
     words = {"heuristics": "AlgoGetHeuristic: internal error", "matmul": "cublasLtMatmul: execution failed"}[fault]
     assert any(words in note for note in backend.info().notes)
     expected, _ = trained(NETS["tanh"], "numpy", epochs=3)
-    np.testing.assert_allclose(numbers(model), numbers(expected), rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(numbers(model), numbers(expected), **ALIKE)
 
 
 def test_a_product_that_fails_in_the_capture_makes_no_graph(make: Any):
@@ -416,7 +417,7 @@ def test_a_product_that_fails_in_the_capture_makes_no_graph(make: Any):
     assert "capturing it failed (LtError: cublasLtMatmul: execution failed (status 13))" in str(model.replay_reason)
     assert machine.captured is None
     expected, _ = trained(NETS["tanh"], "numpy", epochs=3)
-    np.testing.assert_allclose(numbers(model), numbers(expected), rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(numbers(model), numbers(expected), **ALIKE)
 
 
 def test_without_cublaslt_nnxs_kernel_does_so_much_and_no_more(make: Any, monkeypatch: pytest.MonkeyPatch):
@@ -459,9 +460,10 @@ def test_products_of_all_layouts_offsets_and_epilogues(dtype: str, flips: tuple[
         total = a @ b + bias
         act = {None: lambda x: x, "relu": lambda x: np.maximum(x, 0), "tanh": np.tanh,
                "sigmoid": lambda x: 1 / (1 + np.exp(-x))}[activation]  # fmt: skip
-        np.testing.assert_allclose(backend.to_numpy(c), act(total), rtol=1e-5, atol=1e-6)
+        close = {"rtol": rounding(160, "float32"), "atol": rounding(16, "float32")}  # short sums
+        np.testing.assert_allclose(backend.to_numpy(c), act(total), **close)
         products(backend, dtype, left, right, c, None, 0)
-        np.testing.assert_allclose(backend.to_numpy(c), a @ b, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(backend.to_numpy(c), a @ b, **close)
     assert (lt.complaints, products.notes) == ([], [])
     assert {epilogue for epilogue, _ in lt.multiplied} == {1, 4, 6}
     assert lt.asked.total() < 30  # one question for each kind
@@ -495,7 +497,7 @@ def test_gradients_of_weights_and_biases_are_one_product_where_there_is_one(with
         assert (machine.launched["column_sums"] > eager) == bool(without)
         assert (machine.launched["relu_backward_column_sums"] > 0) == (name == "relu")
         expected, _ = trained(NETS[name], "numpy", epochs=3)
-        np.testing.assert_allclose(numbers(model), numbers(expected), rtol=1e-8, atol=1e-9)
+        np.testing.assert_allclose(numbers(model), numbers(expected), **ALIKE)
 
 
 @pytest.mark.parametrize("offset", [0, 1, 4])

@@ -19,7 +19,7 @@ if cuda_on_cpu.missing():
 
 import fake_cupy
 from fake_cupy import machine
-from networks import NETS, Net, mlp, samples
+from networks import ALIKE, NEAR, NETS, Net, mlp, samples
 
 import nnx
 from nnx.backends.cuda import persistent as cuda_persistent
@@ -70,10 +70,10 @@ def compare(net: Net, backend: CupyBackend, dtype: str = "float64", **more: Any)
     expected, wanted = trained(net, "numpy", dtype, **more)
     assert not failures(backend)
     assert machine.launched.keys() >= {"program"}
-    rtol, atol = (1e-7, 1e-9) if dtype == "float64" else (2e-3, 2e-4)
-    np.testing.assert_allclose(got, expected, rtol=rtol, atol=atol)
+    close = ALIKE if dtype == "float64" else NEAR
+    np.testing.assert_allclose(got, expected, **close)
     for column in wanted:
-        np.testing.assert_allclose(history[column], wanted[column], rtol=rtol, atol=atol)
+        np.testing.assert_allclose(history[column], wanted[column], **close)
 
 
 def recorded(net: Net, backend: CupyBackend, dtype: str = "float64") -> tuple[nnx.Sequential, PersistentProgram]:
@@ -292,7 +292,7 @@ def test_however_much_memory_there_is(shared: int, make: Any):
     got, _ = trained(net, make(shared=shared), epochs=4)
     expected, _ = trained(net, "numpy", epochs=4)
     assert machine.launched["program"]
-    np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(got, expected, **ALIKE)
 
 
 def test_all_that_it_uses_lives_as_long_as_it_does(make: Any):
@@ -439,7 +439,7 @@ def test_a_kernel_that_fails_is_a_graph_with_the_same_numbers(failing: str, make
     expected, _ = trained(NETS["two dropouts"], "numpy", epochs=5)
     assert failures(backend) == [NOTE + why]
     assert machine.graphs["launch"] > 0
-    np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(got, expected, **ALIKE)
 
 
 def test_two_layers_that_share_parameters_are_no_persistent_kernel(make: Any):

@@ -26,10 +26,12 @@ from nnx.backends.cuda.several import CupyBackendOfSeveral
 from nnx.backends.cupy import CupyBackend
 from nnx.backends.precision import ERRORS
 from nnx.errors import InputError, InputTypeError
+from nnx.testing.rounding import assert_within, rounding
+
+pytestmark = pytest.mark.rounding
 
 Array = Any
 ROUNDED = {"tf32": to_tf32, "bf16": to_bf16}
-FULL = 1e-6  # the error of float32 itself, relative to the terms' sizes, for short sums
 
 
 @pytest.fixture
@@ -75,11 +77,12 @@ def test_a_product_is_off_by_no_more_than_is_stated(flips: tuple[bool, bool], pr
     error = np.abs(got - exact) / (sizes + np.abs(bias))
     assert ERRORS[precision] / 3 < error.max() <= ERRORS[precision]
     expected = ROUNDED[precision](a).astype(float) @ ROUNDED[precision](b).astype(float) + bias
-    assert (np.abs(got - expected) <= FULL * (sizes + np.abs(bias))).all()
+    rounded = np.abs(ROUNDED[precision](a).astype(float)) @ np.abs(ROUNDED[precision](b).astype(float)) + np.abs(bias)
+    assert_within(got, expected, rounding(a.shape[1] + 1, "float32") * rounded)
     assert (lt.complaints, machine.launched["cublas"]) == ([], 0)
     full = backend.with_precision("full")
     got = full.to_numpy(full.dense(left, right, backend.asarray(bias)))
-    assert (np.abs(got - exact) <= FULL * (sizes + np.abs(bias))).all()
+    assert_within(got, exact, rounding(a.shape[1] + 1, "float32") * (sizes + np.abs(bias)))
 
 
 def test_what_is_stated_is_the_worst_of_two_roundings():
@@ -98,8 +101,9 @@ def test_gradients_are_rounded_products_too(precision: str, make: Any):
     for got, left, right in ((dx, dy, w.T), (dw, x.T, dy)):
         left, right = (ROUNDED[precision](f).astype(float) for f in (left, right))
         size = np.abs(left) @ np.abs(right)
-        assert (np.abs(backend.to_numpy(got) - left @ right) <= FULL * size).all()
-    np.testing.assert_allclose(backend.to_numpy(db)[0], dy.astype(float).sum(0), rtol=1e-5, atol=1e-5)
+        assert_within(backend.to_numpy(got), left @ right, rounding(left.shape[1], "float32") * size)
+    size = np.abs(dy.astype(float)).sum(axis=0)
+    assert_within(backend.to_numpy(db)[0], dy.astype(float).sum(axis=0), rounding(len(dy), "float32") * size)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "tf32"])

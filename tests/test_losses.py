@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 import nnx
+from nnx.testing.rounding import rounding
+
+pytestmark = pytest.mark.rounding
 
 CLIP = 1e-7
-RTOL = {"float32": 5e-6, "float64": 1e-12}
+RTOL = {dtype: rounding(84, dtype) for dtype in ("float32", "float64")}  # sums of up to 40, a log, a mean
 both_types = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 
@@ -113,7 +116,7 @@ def test_formulas(case: str, shape: tuple[int, int], dtype: str) -> None:
     got = loss.forward(x, y)
     assert loss.output is got
     assert (got.shape, got.dtype) == ((shape[0],), dtype)
-    tolerance = 1e-6 if dtype == "float32" else 1e-14  # of differences of numbers about 1
+    tolerance = rounding(16, dtype)  # of differences of numbers about 1
     np.testing.assert_allclose(got, want, rtol=RTOL[dtype], atol=tolerance)
     assert loss.calculate(x, y) == pytest.approx(want.mean(), rel=RTOL[dtype], abs=tolerance)
     gradient = loss.backward(x, y)
@@ -129,7 +132,7 @@ def test_gradients_are_of_the_mean_and_arguments_stay(case: str) -> None:
     kept_x, kept_y = x.copy(), y.copy()
     once = kind().backward(x, y)
     twice = kind().backward(np.concatenate([x, x]), np.concatenate([y, y]))
-    np.testing.assert_allclose(twice[:6], once / 2, rtol=1e-12)
+    np.testing.assert_allclose(twice[:6], once / 2, rtol=rounding(16))
     np.testing.assert_array_equal(x, kept_x)
     np.testing.assert_array_equal(y, kept_y)
 
@@ -140,8 +143,8 @@ def test_smaller_batches_after_larger_ones(case: str) -> None:
     loss = kind()
     for rows in (9, 4, 9, 1):
         x, y = outputs(rows, 3), wanted(rows, 3)
-        np.testing.assert_allclose(loss.forward(x, y), formula(x, y)[0], rtol=1e-12)
-        np.testing.assert_allclose(loss.backward(x, y), formula(x, y)[1], rtol=1e-12, atol=1e-16)
+        np.testing.assert_allclose(loss.forward(x, y), formula(x, y)[0], rtol=RTOL["float64"])
+        np.testing.assert_allclose(loss.backward(x, y), formula(x, y)[1], rtol=RTOL["float64"], atol=1e-16)
 
 
 # ---- extremes ------------------------------------------------------------------------------------------------------
@@ -151,13 +154,16 @@ def test_smaller_batches_after_larger_ones(case: str) -> None:
 def test_probabilities_of_0_and_1(dtype: str) -> None:
     p = np.array([[0.0, 1, 0], [1, 0, 0]], dtype)
     loss = nnx.CategoricalCrossEntropy()
-    np.testing.assert_allclose(loss.forward(p, [0, 0]), [-np.log(CLIP), -np.log1p(-CLIP)], rtol=1e-6, atol=5e-8)
-    np.testing.assert_allclose(loss.backward(p, [0, 0]), [[-0.5e7, 0, 0], [-0.5, 0, 0]], rtol=1e-6)
+    close, one = rounding(16, dtype), rounding(1, dtype)  # of 1 - CLIP, which in float32 is 1 - 1.2e-7
+    np.testing.assert_allclose(loss.forward(p, [0, 0]), [-np.log(CLIP), -np.log1p(-CLIP)], rtol=close, atol=one)
+    np.testing.assert_allclose(
+        loss.backward(p, [0, 0]), [[-0.5 / CLIP, 0, 0], [-0.5 / (1 - CLIP), 0, 0]], rtol=close, atol=one
+    )
     binary = nnx.BinaryCrossEntropy()
     right = -np.log1p(-CLIP)
     wrong = -np.log(CLIP)
     np.testing.assert_allclose(
-        binary.forward(p, [[0, 1, 0], [0, 0, 1]]), [right, (right + 2 * wrong) / 3], rtol=0.02, atol=5e-8
+        binary.forward(p, [[0, 1, 0], [0, 0, 1]]), [right, (right + 2 * wrong) / 3], rtol=one / CLIP / wrong, atol=one
     )
     assert np.isfinite(binary.backward(p, [[0, 1, 0], [0, 0, 1]])).all()
 
@@ -167,12 +173,12 @@ def test_probabilities_of_0_and_1(dtype: str) -> None:
 def test_large_and_infinite_logits(dtype: str) -> None:
     z = np.array([[1e4, -1e4, 0], [-1e4, -1e4, -1e4], [-np.inf, 0, 0], [-np.inf, -np.inf, 5]], dtype)
     loss = nnx.SoftmaxCrossEntropy()
-    np.testing.assert_allclose(loss.forward(z, [1, 0, 2, 2]), [2e4, np.log(3), np.log(2), 0], rtol=1e-6)
+    np.testing.assert_allclose(loss.forward(z, [1, 0, 2, 2]), [2e4, np.log(3), np.log(2), 0], rtol=rounding(16, dtype))
     third = 1 / 3
     want = np.array([[1, -1, 0], [third - 1, third, third], [0, 0.5, -0.5], [0, 0, 0]]) / 4
-    np.testing.assert_allclose(loss.backward(z, [1, 0, 2, 2]), want, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(loss.backward(z, [1, 0, 2, 2]), want, rtol=rounding(16, dtype), atol=rounding(1, dtype))
     distributions = np.array([[0, 1, 0], [1, 0, 0], [0, 0.5, 0.5], [0, 0, 1]])  # an impossible class costs nothing
-    np.testing.assert_allclose(loss.forward(z, distributions), [2e4, np.log(3), np.log(2), 0], rtol=1e-6)
+    np.testing.assert_allclose(loss.forward(z, distributions), [2e4, np.log(3), np.log(2), 0], rtol=rounding(16, dtype))
     assert loss.forward(z[2:3], [0]) == np.inf
 
 
@@ -181,9 +187,13 @@ def test_large_and_infinite_logits(dtype: str) -> None:
 def test_large_and_infinite_logits_of_sigmoids(dtype: str) -> None:
     z = np.array([[1e4, -1e4, 0], [np.inf, -np.inf, 0]], dtype)
     loss = nnx.SigmoidCrossEntropy()
-    np.testing.assert_allclose(loss.forward(z, [[1, 0, 1], [1, 0, 0]]), [np.log(2) / 3, np.log(2) / 3], rtol=1e-6)
-    np.testing.assert_allclose(loss.forward(z[:1], [[0, 1, 0]]), [(2e4 + np.log(2)) / 3], rtol=1e-6)
-    np.testing.assert_allclose(loss.backward(z, [[1, 0, 1], [1, 0, 0]]), [[0, 0, -0.5 / 6], [0, 0, 0.5 / 6]], rtol=1e-6)
+    np.testing.assert_allclose(
+        loss.forward(z, [[1, 0, 1], [1, 0, 0]]), [np.log(2) / 3, np.log(2) / 3], rtol=rounding(16, dtype)
+    )
+    close = rounding(16, dtype)
+    np.testing.assert_allclose(loss.forward(z[:1], [[0, 1, 0]]), [(2e4 + np.log(2)) / 3], rtol=close)
+    want = [[0, 0, -0.5 / 6], [0, 0, 0.5 / 6]]
+    np.testing.assert_allclose(loss.backward(z, [[1, 0, 1], [1, 0, 0]]), want, rtol=close)
 
 
 @both_types
@@ -193,7 +203,8 @@ def test_clipped_fused_losses_are_those_of_clipped_probabilities(clip: float, dt
     lowest, highest = (0, np.inf) if clip == 0 else (-np.log1p(-clip), -np.log(clip))
     want = np.clip(softmax_cross_entropy(z.astype(np.float64), [1, 0, 0])[0], lowest, highest)
     for y in ([1, 0, 0], np.eye(3)[[1, 0, 0]]):
-        np.testing.assert_allclose(nnx.SoftmaxCrossEntropy(clip).forward(z, y), want, rtol=1e-5, atol=1e-7)
+        close = {"rtol": rounding(16, dtype), "atol": rounding(1, dtype)}
+        np.testing.assert_allclose(nnx.SoftmaxCrossEntropy(clip).forward(z, y), want, **close)
     np.testing.assert_allclose(  # the gradient is the exact one
         nnx.SoftmaxCrossEntropy(clip).backward(z, [1, 0, 0]), nnx.SoftmaxCrossEntropy().backward(z, [1, 0, 0])
     )
@@ -258,7 +269,8 @@ def test_bool_labels_are_two_classes() -> None:
 def test_the_books_fault_uint8_one_hot_does_not_wrap() -> None:
     y = np.eye(3, dtype=np.uint8)
     gradient = nnx.CategoricalCrossEntropy().backward(np.full((3, 3), 1 / 3), y)
-    np.testing.assert_allclose(gradient, -np.eye(3), rtol=1e-6)  # the book's is 255 times as large, and positive
+    # The book's is 255 times as large, and positive.
+    np.testing.assert_allclose(gradient, -np.eye(3), rtol=rounding(16, "float32"))
 
 
 def test_the_books_fault_mean_absolute_error_points_downhill() -> None:

@@ -13,6 +13,9 @@ import pytest
 from nnx import nnfs, use_backend
 from nnx.nnfs import precision
 from nnx.nnfs.datasets import sine_data, spiral_data, vertical_data
+from nnx.testing.rounding import assert_within, drift, rounding
+
+pytestmark = pytest.mark.rounding
 
 # Scripts in the manner of the book's, one for what each group of chapters adds. Only the header tells which classes.
 HEADERS = {
@@ -435,7 +438,8 @@ OPTIMIZERS = {
 
 def train(classes, optimizer, epochs, dropout=False, points=None):
     """Train the spiral's network with a module's classes; return the losses of every epoch and the parameters."""
-    X, y = classes.spiral_data(samples=100, classes=3) if points is None else points
+    X, y = classes.spiral_data(samples=100, classes=3)  # drawn in any case, for the weights that are drawn next
+    X, y = points or (X, y)
     dense1, dense2 = classes.Layer_Dense(2, 64, weight_regularizer_l2=5e-4), classes.Layer_Dense(64, 3, 0, 0, 1e-4)
     relu, drop = classes.Activation_ReLU(), classes.Layer_Dropout(0.1)
     last = classes.Activation_Softmax_Loss_CategoricalCrossentropy()
@@ -472,25 +476,36 @@ def test_book_precision_is_the_oracle_to_the_last_bit(optimizer, dropout):
         np.testing.assert_array_equal(own, theirs)
 
 
+def taught(optimizer, epochs, dtype):
+    """What the oracle learns, and how far others may be off: as far as it is itself where it rounds otherwise."""
+    runs = []
+    shuffled, backward = np.random.default_rng(0).permutation(300), slice(None, None, -1)
+    for order, number in ((slice(None), dtype), (shuffled, dtype), (backward, "float64")):
+        oracle.init(default_dtype=number)
+        points = oracle.spiral_data(samples=100, classes=3)
+        oracle.init(default_dtype=number)
+        runs.append(train(oracle, optimizer, epochs, points=[a[order] for a in points]))
+    return points, runs[0], drift(*runs)
+
+
 @pytest.mark.parametrize("wanted", ["book", "fast"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_in_float64_a_hundred_epochs_agree_to_nine_digits(optimizer, wanted):
-    points = nnfs.spiral_data(100, 3)
-    oracle.init(default_dtype="float64")
-    expected = train(oracle, optimizer, 100, points=points)
-    with use_backend("numpy"):  # others sum in another order, and Adam makes eight digits of that in a hundred epochs
+def test_in_float64_a_hundred_epochs_agree(optimizer, wanted):
+    """To fourteen digits with SGD; Adam makes of the fourteenth the ninth."""
+    points, expected, bounds = taught(optimizer, 100, "float64")  # the book's points are float32 in any precision
+    with use_backend("numpy"):
         nnfs.init(default_dtype="float64", precision=wanted)
-    for own, theirs in zip(train(nnfs, optimizer, 100, points=points), expected, strict=True):
+    for own, theirs, bound in zip(train(nnfs, optimizer, 100, points=points), expected, bounds, strict=True):
         assert own.dtype == np.float64
-        np.testing.assert_allclose(own, theirs, rtol=1e-9, atol=1e-9)
+        assert_within(own, theirs, bound)
+    assert max(bounds) < 1e-6
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_fast_precision_begins_as_the_book_does(optimizer):
-    oracle.init()
-    expected = train(oracle, optimizer, 10)[0]
+    _, (expected, *_), (bound, *_) = taught(optimizer, 10, "float32")
     nnfs.init(precision="fast")
-    np.testing.assert_allclose(train(nnfs, optimizer, 10)[0], expected, rtol=1e-4)
+    assert_within(train(nnfs, optimizer, 10)[0], expected, bound)
 
 
 def test_data_are_the_books_to_the_last_bit():
@@ -512,10 +527,10 @@ def test_losses_of_several_outputs(name):
     random = np.random.default_rng(1)
     p, y = random.random((20, 3)).astype("float32"), random.random((20, 3)).astype("float32")
     own, theirs = getattr(nnfs, name)(), getattr(oracle, name)()
-    np.testing.assert_allclose(own.forward(p, y), theirs.forward(p, y), rtol=1e-6)
+    np.testing.assert_allclose(own.forward(p, y), theirs.forward(p, y), rtol=rounding(32, "float32"))  # a log, 3 terms
     own.backward(p, y)
     theirs.backward(p, y)
-    np.testing.assert_allclose(own.dinputs, theirs.dinputs, rtol=1e-6)
+    np.testing.assert_allclose(own.dinputs, theirs.dinputs, rtol=rounding(16, "float32"))
 
 
 # ---- what scripts rely on --------------------------------------------------------------------------------------------
@@ -641,7 +656,7 @@ def test_weight_scale_of_chapter_17(monkeypatch):
     before = nnfs.Layer_Dense(3, 4).weights
     monkeypatch.setattr(nnfs.Layer_Dense, "weight_scale", 0.1)
     nnfs.init()
-    np.testing.assert_allclose(nnfs.Layer_Dense(3, 4).weights, 10 * before, rtol=1e-6)
+    np.testing.assert_allclose(nnfs.Layer_Dense(3, 4).weights, 10 * before, rtol=rounding(4, "float32"))
 
 
 def test_the_notes_spelling():

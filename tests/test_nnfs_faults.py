@@ -8,6 +8,8 @@ from nnx.backends import Resolution
 from nnx.backends.numpy import NumpyBackend
 from nnx.nnfs import precision
 
+pytestmark = pytest.mark.rounding
+
 
 @pytest.fixture(autouse=True, params=["book", "fast"])
 def _both_precisions(request, monkeypatch):

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 import nnx
+from nnx.testing.rounding import rounding
+
+pytestmark = pytest.mark.rounding
 
 INPUTS = [[1, 2, 3, 2.5], [2, 5, -1, 2], [-1.5, 2.7, 3.3, -0.8]]
 WEIGHTS = [[0.2, 0.8, -0.5, 1], [0.5, -0.91, 0.26, -0.5], [-0.26, -0.27, 0.17, 0.87]]
@@ -24,8 +27,11 @@ def _on_numpy() -> Iterator[None]:
         yield
 
 
+CLOSE = rounding(64, "float32")  # sums of up to six terms, each up to 10
+
+
 def close(a: object, b: object) -> None:
-    np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-7)  # ours are float32
+    np.testing.assert_allclose(a, b, rtol=CLOSE, atol=CLOSE)
 
 
 def layer() -> nnx.Dense:

@@ -19,7 +19,10 @@ from nnx.backends.numba_program import compile_program
 from nnx.backends.numpy import NumpyBackend
 from nnx.errors import NotReplayable
 from nnx.kernels.cpu import program_table as t
+from nnx.testing.rounding import rounding
 from nnx.training import Eager
+
+pytestmark = pytest.mark.rounding
 
 FAMILIES = [("rows", 1), ("rows", 2), ("lanes", 1), ("lanes", 2)]
 
@@ -186,6 +189,12 @@ def wanted(name, dtype, steps):
     return _wanted[name, dtype, steps]
 
 
+# What was measured of 100 steps in float64, and of 10 in float32, over the BLAS kernels and vector widths of four
+# processors: 4e-14; losses 5e-7, parameters 1e-6, to which a ReLU may add a rate where its input is rounded to 0.
+EXACT, LOSSES, PARAMETERS = 1e-11, 2e-5, 2e-3
+EXTREME = {"float32": rounding(160, "float32"), "float64": rounding(160)}  # of numbers of up to 1e4
+
+
 def logged(model, history):
     return [np.array(history[key]) for key in history]
 
@@ -202,10 +211,10 @@ def test_whole_trainings_in_float64_equal_numpys(name, family, threads):
     model, history = trained(name, Compiled(family, threads), "float64", 100)
     expected, expected_history = wanted(name, "float64", 100)
     assert model.eager_reason is None
-    assert difference(logged(model, history), logged(expected, expected_history)) < 1e-9
-    assert difference([model.flat.arena], [expected.flat.arena]) < 1e-9
+    assert difference(logged(model, history), logged(expected, expected_history)) < EXACT
+    assert difference([model.flat.arena], [expected.flat.arena]) < EXACT
     assert np.array_equal(model.optimizer.counters, expected.optimizer.counters)
-    assert difference([model._trainer.stats, model.penalties], [expected._trainer.stats, expected.penalties]) < 1e-9
+    assert difference([model._trainer.stats, model.penalties], [expected._trainer.stats, expected.penalties]) < EXACT
 
 
 @pytest.mark.parametrize(("family", "threads"), FAMILIES)
@@ -215,8 +224,8 @@ def test_ten_steps_in_float32_stay_close(name, family, threads):
     expected, expected_history = wanted(name, "float64", 10)
     assert model.eager_reason is None
     if name != "absolute error":  # a sign may flip
-        assert difference([history["loss"]], [expected_history["loss"]]) < 2e-5
-        assert difference([model.flat.values], [expected.flat.values]) < 2e-3
+        assert difference([history["loss"]], [expected_history["loss"]]) < LOSSES
+        assert difference([model.flat.values], [expected.flat.values]) < PARAMETERS
 
 
 @pytest.mark.parametrize("family", ["rows", "lanes"])
@@ -245,7 +254,7 @@ def test_extreme_logits_cost_what_numpy_says(family, dtype):
             losses = model.steps(rows, y, 2)
             results.append((losses, model._trainer.stats.copy(), model.flat.gradients.copy()))
         for a, b in zip(*results, strict=True):
-            assert np.allclose(a, b, rtol=1e-5, atol=1e-5)
+            assert np.allclose(a, b, rtol=EXTREME[dtype], atol=EXTREME[dtype])
 
 
 @pytest.mark.parametrize("family", ["rows", "lanes"])
@@ -259,7 +268,7 @@ def test_extreme_sigmoids_cost_what_numpy_says(family):
             model.compile(nnx.BinaryCrossEntropy(), nnx.SGD(1e-30))
             results.append((model.steps(x, y, 2), model._trainer.stats.copy(), model.flat.gradients.copy()))
         for a, b in zip(*results, strict=True):
-            assert np.allclose(a, b, rtol=1e-5, atol=1e-6)
+            assert np.allclose(a, b, rtol=EXTREME["float32"], atol=rounding(16, "float32"))
 
 
 def pair(name="tail, tanh, penalties", family="rows", threads=1):
@@ -274,7 +283,7 @@ def test_a_new_learning_rate_takes_effect_between_calls():
         for model in models:
             model.optimizer.learning_rate = rate
             losses.append(model.steps(x, y, 7))
-        assert np.allclose(*losses, rtol=0, atol=1e-10)
+        assert np.allclose(*losses, rtol=0, atol=EXACT)
 
 
 def test_steps_go_on_where_they_ended_and_calls_may_have_any_length():
@@ -288,14 +297,14 @@ def test_steps_go_on_where_they_ended_and_calls_may_have_any_length():
     for model in models:
         model.resume(5, model._trainer.precision)
         model.steps(x, y, 4)
-    assert difference([models[1].flat.state], [models[0].flat.state]) < 1e-10
+    assert difference([models[1].flat.state], [models[0].flat.state]) < EXACT
 
 
 def test_staged_batches_change_under_the_program():
     models, (x, y, _) = pair("spiral", "lanes")
     for first in (0, 50, 100):
         losses = [model.steps(x[first : first + 50], y[first : first + 50], 3) for model in models]
-        assert np.allclose(*losses, rtol=0, atol=1e-11)
+        assert np.allclose(*losses, rtol=0, atol=EXACT)
 
 
 def test_a_read_only_data_set_is_read_as_it_lies():
@@ -304,14 +313,14 @@ def test_a_read_only_data_set_is_read_as_it_lies():
     for model in models:
         model.fit(x, y, epochs=3, verbose=0)
         model.fit(x, y, epochs=3, batch_size=40, verbose=0)
-    assert difference([models[1].flat.state], [models[0].flat.state]) < 1e-11
+    assert difference([models[1].flat.state], [models[0].flat.state]) < EXACT
 
 
 def test_the_history_goes_round():
     models, (x, y, _) = pair("one feature, one row")
     for model in models:
         model.steps(x, y, nnx.training.HISTORY + 5)
-    assert difference([models[1]._trainer.history], [models[0]._trainer.history]) < 1e-9
+    assert difference([models[1]._trainer.history], [models[0]._trainer.history]) < EXACT
 
 
 def test_several_python_threads_train_at_once():
@@ -327,7 +336,7 @@ def test_several_python_threads_train_at_once():
         worker.join()
     expected, _ = wanted("wide", "float64", 60)
     for state in states.values():
-        assert difference([state], [expected.flat.state]) < 1e-9
+        assert difference([state], [expected.flat.state]) < EXACT
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -448,44 +457,32 @@ def test_operands_of_another_type_are_refused():
     assert isinstance(runner, Eager)
 
 
-# ---- a fresh process, cold and from the cache
-# --------------------------------------------------------------------------
-
-WORKER = """
-import json, sys
-sys.path.insert(0, {tests!r})
-from test_numba_program import CASES, Compiled, trained
-numbers = {{}}
-for name in ("spiral", "tail, tanh, penalties", "dropout, adamw", "wide", "unfused sigmoid"):
-    for family in ("rows", "lanes"):
-        model, history = trained(name, Compiled(family, 2), "float32", 30)
-        assert model.eager_reason is None, model.eager_reason
-        numbers[name + family] = [float(model.flat.state.astype("float64").sum()), *history["loss"][-2:]]
-print("NUMBERS", json.dumps(numbers))
-"""
+# ---- fresh processes -------------------------------------------------------------------------------------------------
 
 
-def worker(cache: Path) -> subprocess.Popen:
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
-    code = WORKER.format(tests=str(Path(__file__).parent))
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True, env=environment)
-
-
-def numbers_of(process: subprocess.Popen) -> dict:
-    out, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    return json.loads(out.splitlines()[-1].removeprefix("NUMBERS "))
-
-
-def test_a_fresh_process_computes_the_same_cold_and_from_the_cache(tmp_path):
-    cold = numbers_of(worker(tmp_path))
-    warm = [worker(tmp_path), worker(tmp_path)]  # two at once share the cache
-    here = {}
+def sums():
+    """Train some networks; return the sum of the parameters of each, and its last losses."""
+    numbers = {}
     for name in ("spiral", "tail, tanh, penalties", "dropout, adamw", "wide", "unfused sigmoid"):
         for family in ("rows", "lanes"):
             model, history = trained(name, Compiled(family, 2), "float32", 30)
-            here[name + family] = [float(model.flat.state.astype("float64").sum()), *history["loss"][-2:]]
-    for numbers in (numbers_of(warm[0]), numbers_of(warm[1]), here):
-        for key, values in cold.items():
-            assert np.allclose(values, numbers[key], rtol=1e-5), key
+            assert model.eager_reason is None, model.eager_reason
+            numbers[name + family] = [float(model.flat.state.astype("float64").sum()), *history["loss"][-2:]]
+    return numbers
+
+
+def test_fresh_processes_compute_the_same_from_the_cache():
+    """Two at once, to the last bit what this one does, which has compiled the code unless another did before."""
+    here = sums()
+    code = (
+        "import json, sys; sys.path.insert(0, sys.argv[1]); import test_numba_program as t; print(json.dumps(t.sums()))"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    pipe = subprocess.PIPE
+    for process in [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]:
+        out, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors
+        there = json.loads(out)
+        assert there.keys() == here.keys()
+        for key, values in here.items():  # no bit differs on x86-64, but code that is linked anew may be other code
+            assert np.allclose(there[key], values, rtol=1e-5), key

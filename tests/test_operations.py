@@ -20,6 +20,8 @@ from nnx.backends.operations import OPERATIONS, Operations
 from nnx.kernels.philox import LOW, dropout_words, keep_threshold, philox4x32
 from nnx.testing import reference
 
+pytestmark = pytest.mark.rounding
+
 numpy, strict = NumpyBackend(), StrictBackend()
 
 
@@ -125,7 +127,7 @@ ERRORS = ["mean_squared_error", "mean_squared_error_backward", "mean_absolute_er
 
 
 def agree(a: Any, b: Any) -> None:
-    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)  # short sums of numbers of up to 50: rounding(100) * 50
 
 
 @given(data=st.data(), shape=shapes, name=st.sampled_from(UNARY))
@@ -182,6 +184,7 @@ def test_softmax_adds_up_to_one_whatever_is_added(data: st.DataObject, shape: tu
     x = data.draw(matrices(shape))
     p = numpy.softmax(x)
     agree(p.sum(axis=1), 1)
+    # x + shift is off by rounding(1) * 1e3.
     np.testing.assert_allclose(numpy.softmax(x + shift), p, rtol=1e-9, atol=1e-12)
 
 
@@ -205,6 +208,7 @@ def test_a_fused_loss_is_the_two_operations(data: st.DataObject, shape: tuple[in
 
     gradient = numpy.softmax_cross_entropy(logits, target, losses, None, 1e-7)
     p = numpy.softmax(logits)
+    # The log of a p at the clip is off by rounding(1) / 1e-7, the gradient by exp(14) * rounding(10).
     np.testing.assert_allclose(losses, numpy.cross_entropy(p, target), rtol=1e-9, atol=1e-9)
     two = numpy.softmax_backward(p, numpy.cross_entropy_backward(p, target))
     np.testing.assert_allclose(gradient[inside], two[inside], rtol=1e-9, atol=1e-9)
@@ -212,6 +216,7 @@ def test_a_fused_loss_is_the_two_operations(data: st.DataObject, shape: tuple[in
     shares = hard if kind == "hard" else random.random(shape)
     gradient = numpy.sigmoid_cross_entropy(logits, shares, losses, None, 1e-7)
     p = numpy.sigmoid(logits)
+    # 1 - p has fewer digits the nearer p is to 1: at the clip, and where exp(-15) is left, some nine.
     np.testing.assert_allclose(losses, numpy.binary_cross_entropy(p, shares), rtol=1e-7, atol=1e-7)
     two = numpy.sigmoid_backward(p, numpy.binary_cross_entropy_backward(p, shares))
     unclipped = np.abs(logits) < 15

@@ -11,6 +11,12 @@ import numpy as np
 import pytest
 
 import nnx
+from nnx.testing.rounding import rounding
+
+pytestmark = pytest.mark.rounding
+
+# Of ONNX's answers in float32: sums of up to 100 terms, a few operations on a number, differences of numbers near 1.
+CLOSE, STEP, SMALL = (rounding(count, "float32") for count in (160, 32, 16))
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +70,13 @@ def rows(a: np.ndarray, axis: int = -1) -> np.ndarray:
 def test_onnx_activations(module: str, kind: type[nnx.Layer]) -> None:
     for name, attributes, (x,), (y,) in onnx_cases(module):
         axis = attributes.get("axis", -1)
-        np.testing.assert_allclose(kind().forward(rows(x, axis)), rows(y, axis), rtol=2e-6, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(
+            kind().forward(rows(x, axis)),
+            rows(y, axis),
+            rtol=STEP,
+            atol=SMALL,
+            err_msg=name,
+        )
 
 
 def test_onnx_gemm() -> None:
@@ -76,7 +88,7 @@ def test_onnx_gemm() -> None:
             continue  # a bias for each sample is no dense layer
         dense = nnx.Dense(*b.shape, init=b * attributes.get("alpha", 1))
         dense.biases = bias[0]
-        np.testing.assert_allclose(dense.forward(a), y, rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(dense.forward(a), y, rtol=CLOSE, atol=SMALL, err_msg=name)
         done += 1
     assert done >= 8
 
@@ -89,10 +101,10 @@ def test_onnx_softmax_cross_entropy() -> None:
         x, y = inputs
         losses = nnx.SoftmaxCrossEntropy().forward(rows(x, 1), y.ravel()).astype(np.float64)
         reduce = {b"none": np.asarray, b"mean": np.mean, b"sum": np.sum}[attributes["reduction"]]
-        np.testing.assert_allclose(reduce(losses.reshape(y.shape)), outputs[0], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(reduce(losses.reshape(y.shape)), outputs[0], rtol=CLOSE, err_msg=name)
         if len(outputs) == 2:
             log_p = np.log(nnx.Softmax().forward(rows(x, 1)))
-            np.testing.assert_allclose(log_p, rows(outputs[1], 1), rtol=1e-5, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(log_p, rows(outputs[1], 1), rtol=CLOSE, atol=SMALL, err_msg=name)
         done += 1
     assert done >= 8
 
@@ -124,8 +136,8 @@ def test_onnx_adagrad() -> None:
         for x, g, h, x_new, h_new in parameters_of(inputs, outputs, 3):
             optimizer = nnx.AdaGrad(rate, decay=a["decay_factor"], epsilon=a["epsilon"])
             dense = onnx_step(optimizer, step, x, g, a["norm_coefficient"], second=h)
-            np.testing.assert_allclose(dense.weights[0], x_new, rtol=2e-6, err_msg=name)
-            np.testing.assert_allclose(dense.flat.second[: len(x)], h_new, rtol=2e-6, err_msg=name)
+            np.testing.assert_allclose(dense.weights[0], x_new, rtol=STEP, err_msg=name)
+            np.testing.assert_allclose(dense.flat.second[: len(x)], h_new, rtol=STEP, err_msg=name)
 
 
 def test_onnx_momentum() -> None:
@@ -138,8 +150,8 @@ def test_onnx_momentum() -> None:
         for x, g, v, x_new, v_new in parameters_of(inputs, outputs, 3):
             optimizer = nnx.SGD(rate, momentum=a["alpha"])
             dense = onnx_step(optimizer, step, x, g, a["norm_coefficient"], first=-rate * v)
-            np.testing.assert_allclose(dense.weights[0], x_new, rtol=2e-6, err_msg=name)
-            np.testing.assert_allclose(dense.flat.first[: len(x)], -rate * v_new, rtol=2e-6, err_msg=name)
+            np.testing.assert_allclose(dense.weights[0], x_new, rtol=STEP, err_msg=name)
+            np.testing.assert_allclose(dense.flat.first[: len(x)], -rate * v_new, rtol=STEP, err_msg=name)
             done += 1
     assert done >= 3
 
@@ -196,7 +208,8 @@ def test_scikit_learn_steps(solver: str, activation: str, task: str) -> None:
         for _ in range(steps):
             theirs.partial_fit(x, y, **more)
             value = ours.step(x, y)
-        tolerance = 1e-15 if steps == 1 and solver != "adam" else 1e-11
+        # One step is a sum of 12. Of 20 adam makes 1e-12 (measured): to it small gradients count as much as large ones.
+        tolerance = rounding(32) if steps == 1 and solver != "adam" else 1e-11
         assert value == pytest.approx(factor * theirs.loss_, rel=1e-9)
         got = list(ours.parameters().values())
         want = itertools.chain(*zip(theirs.coefs_, theirs.intercepts_, strict=True))
@@ -208,10 +221,12 @@ def test_scikit_learn_scores() -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     p, y = nnx.Softmax().forward(numbers(50, 4)), np.random.default_rng(1).integers(0, 4, 50)
     assert nnx.accuracy(p, y) == metrics.accuracy_score(y, p.argmax(axis=1))
-    assert nnx.CategoricalCrossEntropy().calculate(p, y) == pytest.approx(metrics.log_loss(y, p), rel=1e-12)
+    assert nnx.CategoricalCrossEntropy().calculate(p, y) == pytest.approx(metrics.log_loss(y, p), rel=rounding(150))
     a, b = numbers(50, 3), numbers(50, 3, seed=1)
-    assert nnx.MeanSquaredError().calculate(a, b) == pytest.approx(metrics.mean_squared_error(b, a), rel=1e-12)
-    assert nnx.MeanAbsoluteError().calculate(a, b) == pytest.approx(metrics.mean_absolute_error(b, a), rel=1e-12)
+    assert nnx.MeanSquaredError().calculate(a, b) == pytest.approx(metrics.mean_squared_error(b, a), rel=rounding(150))
+    assert nnx.MeanAbsoluteError().calculate(a, b) == pytest.approx(
+        metrics.mean_absolute_error(b, a), rel=rounding(150)
+    )
 
 
 # ---- SciPy ---------------------------------------------------------------------------------------------------------
@@ -223,13 +238,15 @@ def test_scipy_special(scale: float, columns: int) -> None:
     special = pytest.importorskip("scipy.special")
     x = scale * numbers(20, columns)
     y = np.random.default_rng(2).integers(0, columns, 20)
-    np.testing.assert_allclose(nnx.Softmax().forward(x), special.softmax(x, axis=1), rtol=1e-12, atol=1e-300)
-    np.testing.assert_allclose(nnx.Sigmoid().forward(x), special.expit(x), rtol=1e-12, atol=1e-300)
+    close = rounding(1000)  # exponents of up to 745
+    np.testing.assert_allclose(nnx.Softmax().forward(x), special.softmax(x, axis=1), rtol=close, atol=1e-300)
+    np.testing.assert_allclose(nnx.Sigmoid().forward(x), special.expit(x), rtol=close, atol=1e-300)
+    atol = rounding(columns + 16) * max(1, 2 * np.abs(x).max())  # a loss is a difference of such numbers
     log_p = special.log_softmax(x, axis=1)[np.arange(20), y]
-    np.testing.assert_allclose(nnx.SoftmaxCrossEntropy().forward(x, y), -log_p, rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(nnx.SoftmaxCrossEntropy().forward(x, y), -log_p, rtol=rounding(16), atol=atol)
     t = (numbers(20, columns, seed=4) > 0).astype(float)
     want = -(special.log_expit(x) * t + special.log_expit(-x) * (1 - t)).mean(axis=1)
-    np.testing.assert_allclose(nnx.SigmoidCrossEntropy().forward(x, t), want, rtol=1e-11, atol=1e-15)
+    np.testing.assert_allclose(nnx.SigmoidCrossEntropy().forward(x, t), want, rtol=close, atol=1e-15)
 
 
 # ---- PyTorch: never required ---------------------------------------------------------------------------------------

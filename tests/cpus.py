@@ -1,0 +1,109 @@
+"""`make test-cpus`: run what depends on rounding as other processors would compute it.
+
+On an x86-64 machine each processor that this one can stand in for is a line: OpenBLAS is given its kernels, Numba its
+vectors, NumPy none of the instructions that it lacks. `python tests/cpus.py Haswell -k dense` runs one, with arguments
+for pytest. The exit code is 1 where a processor's tests fail.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SSE = frozenset({"SSE", "SSE2", "SSE3", "SSSE3", "SSE41", "POPCNT", "SSE42", "X86_V2"})
+AVX = SSE | {"AVX"}
+AVX2 = AVX | {"F16C", "FMA3", "AVX2", "X86_V3"}
+AVX512 = AVX2 | {"AVX512F", "AVX512CD", "AVX512_SKX", "X86_V4"}
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """A processor: what NumPy may use of it, one of which this machine must have, and how LLVM describes it."""
+
+    numpy: frozenset[str]
+    needs: frozenset[str]
+    name: str
+    features: str
+    vector: int  # bytes
+
+    @property
+    def numba(self) -> dict[str, str]:
+        """The environment that makes Numba compile for it."""
+        return {"NUMBA_CPU_NAME": self.name, "NUMBA_CPU_FEATURES": self.features}
+
+
+_V2, _V3 = "+sse4.2,+popcnt", "+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt"
+CPUS = {  # by the name that OpenBLAS has for its kernels
+    "Nehalem": Cpu(SSE, frozenset({"SSE42", "X86_V2"}), "nehalem", _V2, 16),
+    "Sandybridge": Cpu(AVX, frozenset({"AVX2", "X86_V3"}), "sandybridge", f"{_V2},+avx", 16),
+    "Haswell": Cpu(AVX2, frozenset({"AVX2", "X86_V3"}), "haswell", _V3, 32),
+    "Zen": Cpu(AVX2, frozenset({"AVX2", "X86_V3"}), "znver1", _V3, 32),
+    "SkylakeX": Cpu(
+        AVX512, frozenset({"AVX512_SKX", "X86_V4"}), "skylake-avx512",
+        f"{_V3},+avx512f,+avx512cd,+avx512bw,+avx512dq,+avx512vl", 64,
+    ),
+}  # fmt: skip
+TAKEN = """
+import numpy, scipy.linalg, threadpoolctl
+from nnx.kernels.cpu import tile
+blas = {library["architecture"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+print(*sorted(blas), tile.vector_bytes())
+"""
+
+
+def extensions() -> tuple[set[str], set[str]]:
+    """Return the instructions that NumPy is built to need, and those that it uses because they are here."""
+    simd = np.show_config(mode="dicts")["SIMD Extensions"]
+    return set(simd.get("baseline", ())), set(simd.get("found", ()))
+
+
+def environment(name: str) -> dict[str, str]:
+    """Return the environment in which a process computes as that processor does."""
+    cpu, more = CPUS[name], {}
+    if lacking := sorted(extensions()[1] - cpu.numpy):
+        more["NPY_DISABLE_CPU_FEATURES"] = " ".join(lacking)
+    return {**os.environ, "OPENBLAS_CORETYPE": name, **cpu.numba, **more}
+
+
+def why_not(name: str) -> str | None:
+    """Return why this machine cannot compute as that processor, or None."""
+    if not CPUS[name].needs & set.union(*extensions()):
+        return "this machine lacks its instructions"
+    done = subprocess.run([sys.executable, "-c", TAKEN], env=environment(name), capture_output=True, text=True)
+    if done.returncode:
+        return (done.stderr.splitlines() or ["it fails"])[-1]
+    *taken, width = done.stdout.split()
+    assert int(width) == CPUS[name].vector, f"{name}: Numba's vectors have {width} bytes"
+    return None if taken == [name] else f"OpenBLAS takes other kernels for it ({', '.join(taken)})"
+
+
+def main(arguments: list[str]) -> int:
+    """Run the tests for the processors named, or for all."""
+    names = [name for name in arguments if name in CPUS] or list(CPUS)
+    more = [argument for argument in arguments if argument not in CPUS]
+    failed = done = 0
+    for name in names:
+        if reason := why_not(name):
+            print(f"{name:12} left out: {reason}", flush=True)
+            continue
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-m", "rounding", "-p", "no:cacheprovider", *more],
+            env=environment(name), cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        lines = run.stdout.splitlines()
+        if run.returncode:
+            print(run.stdout)
+        print(f"{name:12} vectors of {CPUS[name].vector} bytes: {lines[-1] if lines else 'no tests'}", flush=True)
+        failed, done = failed + bool(run.returncode), done + 1
+    if not done:
+        print("none of them can be had on this machine: its own kernels are tested by `make test`")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
