@@ -484,7 +484,8 @@ def spans_of(arguments: Sequence[Any]) -> list[tuple[int, int]]:
 def gathered(arguments: Sequence[Any]) -> list[tuple[int, int]]:
     """The same for gather_*, which goes beside copies to rows that it does not read."""
     source, order, counters, out, rows, *_ = arguments
-    chosen = order[counters[CURSOR] :][: int(rows)]
+    places = np.clip(counters[CURSOR] + np.arange(int(rows)), 0, len(order) - 1)
+    chosen = np.clip(order[places], 0, len(source) - 1)
     read = [span(source[row : row + 1]) for row in chosen]
     return [(min(read)[0], max(read)[1]), *spans_of([order, counters, out])]
 

@@ -19,7 +19,7 @@ from nnx.backends import threads
 from nnx.backends.numba import NumbaBackend, create, offer
 from nnx.backends.numpy import NumpyBackend
 from nnx.errors import BackendUnavailable, InputError
-from nnx.kernels.cpu import cache, gemm, math, pool, softmax, team
+from nnx.kernels.cpu import gemm, math, pool, softmax, team
 from nnx.kernels.cpu.cache import njit
 from nnx.kernels.cpu.entry import Unfit
 from nnx.kernels.cpu.vectors import OPTIONS
@@ -366,27 +366,6 @@ def test_after_a_fork(numba, two_threads):
         os.kill(child, 9)
         pytest.fail("the child hangs")
     assert os.waitstatus_to_exitcode(status) == 0
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_fork_while_another_thread_compiles_leaves_no_lock():
-    forked, compiling = threading.Event(), threading.Event()
-
-    def compile_for_long():
-        with cache.LOCK:
-            compiling.set()
-            forked.wait()
-
-    thread = threading.Thread(target=compile_for_long)
-    thread.start()
-    compiling.wait()
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if cache.LOCK.acquire(timeout=10) else 1)
-    forked.set()
-    thread.join()
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_set_threads(monkeypatch, numba):

@@ -160,10 +160,10 @@ def data(name, rows, layers, loss, dtype):
     return x, (score > 0) if isinstance(loss, nnx.BinaryCrossEntropy) else np.tanh(score).astype(np.float32)
 
 
-def model_of(name, backend, dtype):
+def model_of(name, backend, dtype, seed=3):
     make, optimizer, rows, batch = CASES[name]
     layers, loss = make()
-    model = nnx.Sequential(*layers, backend=backend, dtype=dtype, seed=3)
+    model = nnx.Sequential(*layers, backend=backend, dtype=dtype, seed=seed)
     model.flat.values[...] = model.flat.values.astype(np.float32)  # the same start in both types
     model.compile(loss, optimizer())
     return model, *data(name, rows, layers, loss, dtype), batch
@@ -377,9 +377,7 @@ def test_a_call_begins_anew_whatever_another_process_left_undone(family):
 def test_masks_are_those_of_numpy_at_any_step(family, step):
     losses = []
     for backend in (Compiled(family, 1), EagerOnly()):
-        model, x, y, _ = model_of("dropout first", backend, "float64")
-        model.seed = 2**64 + 5
-        model.compile(model.loss, model.optimizer)
+        model, x, y, _ = model_of("dropout first", backend, "float64", seed=2**64 + 5)
         model.resume(step, 0.0)
         losses.append(model.steps(x, y, 4))
         assert (model.eager_reason is None) == isinstance(backend, Compiled)

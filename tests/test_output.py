@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,8 @@ def narrow() -> io.TextIOWrapper:
 @pytest.fixture
 def stdout(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
     """Puts something in the place of stdout, until the test ends."""
+    if find_spec("rich"):  # what rich could not write to one stdout it would write to the next
+        monkeypatch.setattr("rich._console", None)
     yield lambda stream: monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.undo()
 
