@@ -48,7 +48,7 @@ from nnx.backends.cuda import lt as cuda_lt
 from nnx.kernels.cuda import program_table
 from nnx.kernels.layout import CURSOR
 
-__version__ = "0 (a stand-in)"
+__version__ = "14.1 (a stand-in)"
 STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel gets without asking
 
 
