@@ -8,6 +8,8 @@
 //   * a missing barrier: each warp runs as far ahead as it may; blocks, warps and threads take turns in a shuffled
 //     order (seed); shared memory is NaN before each block;
 //   * atomics on floats: there are none here, so they do not compile.
+// Numbers are what CuPy's options make them: with REAL=float those below the normal ones are flushed to 0 (-ftz=true;
+// doubles keep theirs), and where this CPU can, a product and the sum it goes into are rounded once.
 // Not emulated: blocks that run at the same time (grid-wide barriers), clusters, tensor cores, asynchronous copies.
 #pragma once
 #include <algorithm>
@@ -15,8 +17,13 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <immintrin.h>
 #include <utility>
 #include <vector>
+
+#ifndef REAL
+#define REAL float
+#endif
 
 #define __global__
 #define __device__
@@ -275,6 +282,18 @@ static Error run_grid(size_t shared_bytes) {
   return NONE;
 }
 
+// While it lasts, floats below the normal ones are 0, read or written. There are no doubles so small.
+class Flushed {
+  unsigned before = _mm_getcsr();
+
+ public:
+  Flushed() {
+    const unsigned flush_results = 1u << 15, read_as_zero = 1u << 6;
+    if (sizeof(REAL) == sizeof(float)) _mm_setcsr(before | flush_results | read_as_zero);
+  }
+  ~Flushed() { _mm_setcsr(before); }
+};
+
 // A kernel and the addresses of its arguments, in order.
 template <class... Parameters>
 struct Call {
@@ -302,6 +321,7 @@ int launch(void (*kernel)(Parameters...), const unsigned* shape, size_t shared_b
   Call<Parameters...> call = {kernel, arguments};
   entry = Call<Parameters...>::enter;
   entry_arguments = &call;
+  Flushed flushed;
   return run_grid(shared_bytes);
 }
 

@@ -395,7 +395,7 @@ def regularize(run: Run, given: Operands) -> Iterator[Results]:
 
 # ---- bit for bit (test_cuda_kernels.py) ------------------------------------------------------------------------------
 
-BITS = ("round_to_bfloat16",)
+BITS = ("round_to_bfloat16",)  # of floats, which it is launched for: from doubles, CuPy's options make small ones 0
 
 
 def prove_bfloat16(run: Run) -> None:

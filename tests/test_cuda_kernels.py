@@ -365,9 +365,8 @@ def test_an_optimizer_late_in_training():
 
 
 @pytest.mark.parametrize("shift", [0, 1])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_bfloat16_is_the_nearest_and_even(dtype: str, shift: int):
-    for run in (Run(dtype, shift=shift), Run(dtype, crowded=True, shift=shift, seed=4)):
+def test_bfloat16_is_the_nearest_and_even(shift: int):
+    for run in (Run("float32", shift=shift), Run("float32", crowded=True, shift=shift, seed=4)):
         prove_bfloat16(run)
 
 

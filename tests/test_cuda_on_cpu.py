@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_on_cpu import CpuModule, missing, run_sanitized, sanitizer
+from cuda_on_cpu import CpuModule, contraction, missing, run_sanitized, sanitizer
+
+from nnx.kernels.cuda import options
 
 if missing() is not None:
     pytest.skip(str(missing()), allow_module_level=True)
@@ -66,6 +68,11 @@ extern "C" __global__ void places(int* x, double scale) {
 }
 """
 
+NUMBERS = """
+extern "C" __global__ void scaled(REAL* x, REAL by) { x[threadIdx.x] *= by; }
+extern "C" __global__ void squared_less(REAL* x, const REAL* less) { x[0] = x[0] * x[0] - less[0]; }
+"""
+
 
 @functools.cache
 def faults() -> CpuModule:
@@ -120,6 +127,27 @@ def test_dynamic_shared_memory():
         fault("dynamic", x, shared_mem=1 << 20)
     with pytest.raises(RuntimeError, match="1024 threads"):
         fault("dynamic", x, threads=2048)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_only_floats_below_the_normal_ones_are_flushed(dtype: str):
+    """What is read and what is written, as -ftz=true does; and the host's own are left alone."""
+    module = CpuModule.of_text(NUMBERS, options(dtype))
+    small = np.finfo(dtype).tiny
+    x = np.array([small / 4, small, -small, 4 * small], dtype)
+    module.kernel("scaled")((1,), (4,), (x, np.dtype(dtype).type(0.5)))
+    wanted = [0, 0, 0, 2 * small] if dtype == "float32" else [small / 8, small / 2, -small / 2, 2 * small]
+    assert x.tolist() == np.array(wanted, dtype).tolist()
+    assert np.array([small], dtype)[0] / 2 > 0
+
+
+@pytest.mark.skipif("-mfma" not in contraction(), reason="this CPU rounds a product before it adds")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_product_and_a_sum_are_rounded_once(dtype: str):
+    one, step = np.ones(1, dtype), np.finfo(dtype).eps
+    x = one + step
+    CpuModule.of_text(NUMBERS, options(dtype)).kernel("squared_less")((1,), (1,), (x, one + 2 * step))
+    assert x[0] == step**2
 
 
 @pytest.mark.parametrize("seed", [0, 9])
