@@ -10,10 +10,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint bench gpu docs clean
+.PHONY: help run test lint bench gpu gpu-check gpu-race docs clean
 
 help: ## list what there is to make
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run ## set up, train on handwritten digits and on the spiral; pictures and model go to out/
 	@mkdir -p out
@@ -36,8 +36,14 @@ bench: $(VENV)/.bench ## set up, compare the throughput of the backends; ARGS="-
 	@$(BIN)/python -m pytest -q bench --benchmark-columns=min,median,iqr,rounds --benchmark-max-time=0.3 $(ARGS)
 
 # Not through .venv: where there is a GPU, CuPy is usually in the machine's own Python, and there may be no network.
-gpu: ## prove and measure nnx on this machine's GPU, in under ten minutes; a report goes to bench/results
+gpu: ## gpu-check and gpu-race; ARGS="--results DIR" says where the reports go, else to bench/results
 	@"$(PYTHON)" bench/gpu.py $(ARGS)
+
+gpu-check: ## prove nnx on this machine's GPU, in under nine minutes
+	@"$(PYTHON)" bench/gpu.py check $(ARGS)
+
+gpu-race: ## measure it against PyTorch and JAX, in under nine minutes
+	@"$(PYTHON)" bench/gpu.py race $(ARGS)
 
 docs: $(VENV)/.test ## run every example in README.md and docs/
 	@$(BIN)/python -m pytest -q tests/test_docs.py $(ARGS)
