@@ -22,6 +22,7 @@ from test_programs import Swish, always_eager
 import nnx
 from nnx.backends import BackendUnavailable, cupy
 from nnx.backends.cuda import driver as cuda_driver
+from nnx.backends.cuda.launch import STREAMS
 from nnx.backends.cuda.reasons import OLDEST
 from nnx.backends.cuda.several import CupyBackendOfSeveral
 from nnx.backends.cupy import CupyBackend
@@ -225,6 +226,25 @@ def test_scratch_is_each_streams_own(fake: CupyBackend, monkeypatch: pytest.Monk
     assert fake.address(first) == fake.address(again)
     monkeypatch.setattr(fake_cupy.cuda, "get_current_stream", lambda: fake_cupy.cuda.Stream(ptr=77))
     assert fake.address(fake._scratch(5, "float32")) != fake.address(first)
+
+
+def test_scratch_of_streams_that_are_gone_is_given_back(fake: CupyBackend, monkeypatch: pytest.MonkeyPatch):
+    """Nobody says that they are: those that were used last are kept."""
+    numbers = iter([*range(100), 98])
+    monkeypatch.setattr(fake_cupy.cuda, "get_current_stream", lambda: fake_cupy.cuda.Stream(ptr=next(numbers)))
+    places = [fake._scratch(1000, "float32").data.ptr for _ in range(100)]
+    gc.collect()
+    assert machine.used[0] <= STREAMS * 8000
+    assert fake._scratch(1000, "float32").data.ptr == places[98]
+
+
+@pytest.mark.parametrize(
+    "name", ["NVIDIA_TF32_OVERRIDE", "CUBLAS_EMULATE_SINGLE_PRECISION", "CUBLAS_EMULATION_STRATEGY"]
+)
+def test_what_changes_products_behind_our_back_is_told(name: str, fake: CupyBackend, monkeypatch: pytest.MonkeyPatch):
+    assert not [note for note in fake.info().notes if name in note]
+    monkeypatch.setenv(name, "1")
+    assert f"{name}=1 changes how cuBLAS multiplies, whatever precision= says" in fake.info().notes
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ layers have a page of their own (cuda/dense.py). Nothing here waits for the GPU.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -60,7 +61,7 @@ class CupyBackend(CudaDense):
         products = f"float32 matrix products: {ROUNDED[self.precision]}; precision= or {PRECISION} says which"
         rule = f"dense layers: {self.product_rule()}; NNX_GEMM=own or blas overrides"
         rules = rule, self._graph_rule(), *self._persistent_rule()
-        return replace(plain, notes=(products, *plain.notes, *rules, *self._met))
+        return replace(plain, notes=(products, *overrides(), *plain.notes, *rules, *self._met))
 
     def _graph_rule(self) -> str:
         """Return in words how recorded steps run, and who then does the products that cuBLAS does elsewhere."""
@@ -354,6 +355,14 @@ class CupyBackend(CudaDense):
             return
         n = arrays[0].size
         self._launch(plans.elementwise(name, n), kind, *arrays, hyper, counters, n)
+
+
+def overrides() -> list[str]:
+    """Return what the environment tells cuBLAS about products, over the head of whoever calls it."""
+    names = [name for name in os.environ if name == "NVIDIA_TF32_OVERRIDE" or "CUBLAS_EMULAT" in name]
+    return [
+        f"{name}={os.environ[name]} changes how cuBLAS multiplies, whatever precision= says" for name in sorted(names)
+    ]
 
 
 def otherwise(backend: CupyBackend, name: str, *operands: Any) -> Array:

@@ -20,6 +20,8 @@ LIBRARIES = {  # by what stands in the error: the library, what it does
     "curand": ("cuRAND", "draws random numbers"),
     "nvjitlink": ("nvJitLink", "links kernels"),
 }
+# In NVRTC's words, and in CuPy's own.
+NO_HEADERS = ("cannot open source file", "could not open source file", "failed to find cuda headers")
 
 
 def wheels() -> list[str]:
@@ -83,9 +85,9 @@ def _meaning(error: BaseException, driver: Driver) -> Explanation:
         for mark, (library, task) in LIBRARIES.items():
             if f"lib{mark}" in text.lower():
                 return f"CUDA's {library}, which {task}, is missing ({text})", toolkit
+    if any(mark in str(error).lower() for mark in NO_HEADERS):
+        return f"CUDA's headers are missing ({text})", toolkit
     if kind == "CompileException":
-        if "cannot open source file" in str(error) or "could not open source file" in str(error):
-            return f"CUDA's headers are missing ({text})", toolkit
         return f"a kernel does not compile ({text})", "CuPy's NVRTC may be of another CUDA than its wheel. " + toolkit
     if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
         return "CuPy is not installed", f'Run `pip install "nnx-backends[{_extra(driver)}]"`.'
