@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test lint bench gpu gpu-check gpu-race docs clean
+.PHONY: help run test test-races lint bench gpu gpu-check gpu-race docs clean
 
 help: ## list what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ run: $(VENV)/.run ## set up, train on handwritten digits and on the spiral; pict
 
 test: $(VENV)/.test ## set up, run the tests; ARGS="-k dense -x" goes to pytest
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+test-races: $(VENV)/.test ## look for races between threads of the GPU's kernels, by g++'s thread sanitizer
+	@$(BIN)/python -m pytest -q tests/race_cuda.py $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy
 	@$(BIN)/ruff check --quiet

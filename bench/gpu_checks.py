@@ -142,14 +142,15 @@ def threads(count: int = 8, calls: int = 200) -> dict[str, Any]:
     random = np.random.default_rng(0)
     backend: Any = nnx.get_backend("cupy")
 
-    def network(seed: int) -> nnx.Sequential:
+    def network(seed: int, where: Any = backend) -> nnx.Sequential:
         layers = nnx.Dense(64, 32), nnx.ReLU(), nnx.Dense(32, 10), nnx.Softmax()
-        return nnx.Sequential(*layers, backend=backend, seed=seed)
+        return nnx.Sequential(*layers, backend=where, seed=seed)
 
     shared, found = network(0), {}
-    for name, models in (("one model", [shared] * count), ("a model each", [network(i) for i in range(count)])):
+    for name, seeds in (("one model", [0] * count), ("a model each", list(range(count)))):
+        models = [shared if name == "one model" else network(seed) for seed in seeds]
         inputs = [random.standard_normal((1 + i % 3, 64), np.float32) for i in range(count)]
-        wanted = [model.to("numpy").predict(x) for model, x in zip(copies(models), inputs, strict=True)]
+        wanted = [network(seed, "numpy").predict(x) for seed, x in zip(seeds, inputs, strict=True)]
 
         def work(model: nnx.Sequential, x: np.ndarray, right: np.ndarray) -> int:
             return sum(not np.allclose(model.predict(x), right, rtol=1e-4, atol=1e-6) for _ in range(calls))
@@ -159,8 +160,3 @@ def threads(count: int = 8, calls: int = 200) -> dict[str, Any]:
     if any(result["wrong"] for result in found.values()):
         raise AssertionError(f"wrong predictions: {found}")
     return found
-
-
-def copies(models: list[nnx.Sequential]) -> list[nnx.Sequential]:
-    """Return copies, which may move elsewhere."""
-    return [copy.deepcopy(model) for model in models]

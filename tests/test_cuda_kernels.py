@@ -42,7 +42,7 @@ if missing() is not None:
 def compiled() -> None:
     """Compile all files at once: it is most of the time that these tests take, the first time."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda what: module(*what, False), [(file, dtype) for file in FILES for dtype in DTYPES]))
+        list(pool.map(lambda what: module(*what), [(file, dtype) for file in FILES for dtype in DTYPES]))
 
 
 @pytest.fixture
@@ -414,9 +414,9 @@ from concurrent.futures import ThreadPoolExecutor
 import cuda_proofs, test_cuda_kernels as tests
 from nnx.kernels.cuda import FILES
 with ThreadPoolExecutor() as pool:
-    list(pool.map(lambda file: cuda_proofs.module(file, "float32", True), FILES))
+    list(pool.map(lambda file: cuda_proofs.module(file, "float32", "address"), FILES))
 for operation in cuda_proofs.PROOFS:
-    count = len(list(tests.results(cuda_proofs.Run("float32", sanitize=True), operation)))
+    count = len(list(tests.results(cuda_proofs.Run("float32", sanitize="address"), operation)))
     print(operation, count)
 """)
     assert done.returncode == 0, done.stderr[-5000:]

@@ -187,6 +187,36 @@ def test_what_does_not_compile_is_shown():
         CpuModule.of_text('extern "C" __global__ void racing(float* x) { atomicAdd(x, 1.0f); }')
 
 
+def test_the_thread_sanitizer_sees_lanes_that_nothing_orders():
+    """Also where the emulation's own order happens to be right: lane 31 comes last, and reads what lane 0 wrote."""
+    if sanitizer("thread") is None:
+        pytest.skip("g++ has no thread sanitizer (libtsan), or it does not start")
+    text = """extern "C" __global__ void last(float* x, int wait) {
+      __shared__ float shared[1];
+      if (threadIdx.x == 0) shared[0] = 7;
+      if (wait) __syncwarp();
+      if (threadIdx.x == 31) x[0] = shared[0];
+    }"""
+    done = run_sanitized(
+        f"""
+import sys
+import numpy as np
+from cuda_on_cpu import CpuModule
+module = CpuModule.of_text({text!r}, (), ("-fsanitize=thread", "-g1"))
+for wait in (1, 0):
+    x = np.zeros(1, np.float32)
+    module.kernel("last")((2,), (32,), (x, np.int32(wait)))
+    sys.stderr.write(f"@@ {{wait}} {{x[0]}}")
+""",
+        "thread",
+    )
+    assert done.returncode == 66, done.stderr
+    waited, _, raced = done.stderr.partition("@@ 1 7.0")
+    assert "data race" not in waited
+    assert raced.count("WARNING: ThreadSanitizer: data race") == 1
+    assert "@@ 0 7.0" in raced
+
+
 @pytest.mark.skipif(sanitizer() is None, reason="g++ has no address sanitizer (libasan)")
 def test_the_sanitizer_sees_a_read_beyond_the_end():
     done = run_sanitized("""
