@@ -6,9 +6,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+
+from gpu_report import clocks
 
 from nnx.benchmark import units
 from nnx.benchmark.players import ON_GPU, Player, installed
@@ -53,13 +57,34 @@ def race(workloads: dict[str, list[Workload]], save: Save, quick: bool = False) 
         races[precision] = report.data["workloads"]
         with Race(players, method) as running:
             for workload in some[: 2 if quick else None]:
-                row = report.add(workload, running.measure(workload))
+                with sampled() as seen:
+                    row = report.add(workload, running.measure(workload))
+                row["clocks"] = seen
                 save(races)
                 print(markdown({precision: [row]})[-1], flush=True)
     ours = [row["results"].get(PLAYERS[0].name, {}) for rows in races.values() for row in rows]
     if not any("median_us" in result for result in ours):
         raise RuntimeError(f"nnx finished no race: {ours}")
     return races
+
+
+@contextmanager
+def sampled(every: float = 3.0) -> Iterator[list[str]]:
+    """Note the GPU's clock every few seconds: figures of one that has slowed down are others."""
+    seen: list[str] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every):
+            seen.append(clocks().get("clocks.sm", "?"))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        watcher.join()
 
 
 def markdown(races: dict[str, list[dict[str, Any]]]) -> list[str]:

@@ -217,7 +217,18 @@ def races(what: str) -> Callable[[Any], list[str]]:
     return make
 
 
+def diagnostics(found: Any) -> list[str]:
+    lines = ["| | |", "|---|---|"]
+    for name, values in found.items():
+        lines.append(f"| **{name}** | |")
+        for key, value in values.items():
+            if key != "graph":
+                lines.append(f"| {key} | {str(value)[:300].replace('|', '/')} |")
+    return lines
+
+
 TABLES: dict[str, Callable[[Any], list[str]]] = {
+    "diagnostics": diagnostics,
     "persistent": persistent,
     "steps": races("A step"),
     "predictions": races("A prediction, from NumPy to NumPy"),

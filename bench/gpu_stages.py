@@ -222,6 +222,17 @@ def sanitizer(save: Save) -> Any:
     return found
 
 
+def diagnostics(save: Save) -> Any:
+    """Ceilings, the nodes of steps, cuBLASLt's candidates: what guesses are to be set by."""
+    import gpu_diagnostics
+
+    import nnx
+
+    found: dict[str, Any] = {}
+    all_of(gpu_diagnostics.checks(nnx.get_backend("cupy"), found), found, save)
+    return found
+
+
 def operations(save: Save) -> Any:
     """Each operation once or twice, with an allocation of its own for each array, so that overruns show."""
     import cupy
@@ -298,6 +309,7 @@ CHECK: Stages = {
     "tests": (tests, 120),
     "precision": (precision, 60),
     "streaming": (streaming, 60),
+    "diagnostics": (diagnostics, 90),
     "sanitizer": (sanitizer, 120),
 }
 RACE: Stages = {

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ sys.path.append(str(ROOT / "bench"))
 
 import gpu  # noqa: E402
 import gpu_checks  # noqa: E402
+import gpu_diagnostics  # noqa: E402
 import gpu_kernels  # noqa: E402
 import gpu_persistent  # noqa: E402
 import gpu_races  # noqa: E402
@@ -118,6 +120,37 @@ def test_threads_that_predict_at_once_are_checked(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(nnx.Sequential, "predict", lambda self, x: predict(self, x) + (next(calls) == 7))
     with pytest.raises(AssertionError, match=r"wrong predictions: .*'wrong': 1"):
         gpu_checks.threads(2, 3)
+
+
+def test_diagnostics_on_the_stand_in(stand_in: Any, monkeypatch: pytest.MonkeyPatch):
+    from fake_cublaslt import FakeLt
+    from fake_cupy import machine
+
+    machine.cublaslt = FakeLt()
+    for name, value in (
+        ("NETWORKS", ((4, (6, 5, 3)),)),
+        ("SIDES", (4,)),
+        ("ROUNDS", 1),
+        ("SECONDS", 0.0),
+        ("NODES", 3),
+    ):
+        monkeypatch.setattr(gpu_diagnostics, name, value)
+    monkeypatch.setattr(gpu_diagnostics.ceilings, "__defaults__", (1000, 8))
+    monkeypatch.setattr(gpu_diagnostics.launches, "__defaults__", (3,))
+    found = gpu_stages.diagnostics(lambda data: None)
+    assert found["failed"] == {}
+    assert found["ceilings"].keys() == {"copy, GB/s", "full, TFLOP/s", "tf32, TFLOP/s", "bf16, TFLOP/s"}
+    assert all(time > 0 for time in found["launches in us"].values())
+    step = found["nodes of a step of 4 x 6-5-3 in us"]
+    assert step["way"] == "CUDA graph"
+    assert len([name for name in step if "dense" in name]) == 4
+    lt = found["candidates for 4 x 6-5-3 in us"]
+    assert len(lt) == 10
+    assert lt["forward, 4 x 5 x 6, epilogue 6"].keys() == {"CuPy", "nnx", "candidate 0"}
+    assert machine.cublaslt.complaints == []
+    page = "\n".join(gpu_report.TABLES["diagnostics"](found))
+    assert "| **products across SMALL in us** | |" in page
+    assert "| copy, GB/s | " in page
 
 
 def test_precisions_and_streams_on_the_stand_in(stand_in: Any, monkeypatch: pytest.MonkeyPatch):
@@ -345,9 +378,18 @@ def test_a_race_saves_its_rows_and_fails_without_a_figure_of_ours(monkeypatch: p
     assert "no such backend" in results["nnx no such backend"]["refused"]
     assert saved == [races]
     assert gpu_races.markdown(races)[-1].startswith("| predict, 1 x 2-64-3 | ")
+    assert isinstance(races["full"][0]["clocks"], list)
     monkeypatch.setattr(gpu_races, "PLAYERS", players[1:])
     with pytest.raises(RuntimeError, match="nnx finished no race"):
         gpu_races.race(workloads, saved.append)
+
+
+def test_clocks_are_noted_while_a_race_runs(monkeypatch: pytest.MonkeyPatch):
+    noted = threading.Event()
+    monkeypatch.setattr(gpu_races, "clocks", lambda: (noted.set(), {"clocks.sm": "1980 MHz"})[1])
+    with gpu_races.sampled(0.001) as seen:
+        assert noted.wait(30)
+    assert set(seen) == {"1980 MHz"}
 
 
 def test_what_is_raced_on_a_gpu():
