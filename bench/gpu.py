@@ -15,7 +15,9 @@ import argparse
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PATHS = [str(ROOT), str(ROOT / "tests"), str(ROOT / "bench")]  # a plain checkout, not installed
@@ -44,7 +46,7 @@ def serve(name: str, out: Path | None) -> None:
         gpu_process.save(out, "passed", data)
 
 
-def run(name: str, seconds: float, log: Path) -> dict[str, object]:
+def run(name: str, seconds: float, log: Path) -> dict[str, Any]:
     """Run a stage in a process of its own; see `gpu_process.run`."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([*PATHS, os.environ.get("PYTHONPATH", "")])}
     return gpu_process.run(Path(__file__), name, seconds, log, environment)
@@ -63,8 +65,13 @@ def command(kind: str, only: list[str] | None, results: Path) -> bool:
             log.write(f"\n==== {name} ====\n")
         left = TOTAL - (time.monotonic() - begin)
         result = {"state": "not run: no time was left", "data": None, "seconds": 0, "output": ""}
-        report.add(name, run(name, min(most, left), report.log) if left > 5 else result)
-        print(f"  {report.data['stages'][name]['state']}, {report.data['stages'][name]['seconds']} s", flush=True)
+        if left > 5:
+            try:
+                result = run(name, min(most, left), report.log)
+            except Exception as error:  # the machine's own: no room for a process, or on a disk
+                result |= {"state": f"not run: {type(error).__name__}: {error}", "output": traceback.format_exc()}
+        report.add(name, result)
+        print(f"  {result['state']}, {result['seconds']} s", flush=True)
     print(f"\n{report.page.read_text(encoding='utf-8')}\n{report.page}")
     return report.passed
 

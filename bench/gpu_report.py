@@ -26,6 +26,7 @@ PACKAGES = (
 SETTINGS = ("NNX_", "CUPY_", "CUDA_", "CUBLAS", "NVIDIA_", "LD_LIBRARY_PATH")
 LIBRARIES = ("libcuda.so*", "libnvrtc.so*", "libcublas.so*", "libcublasLt.so*", "libcudart.so*")
 FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/local/cuda/lib64", "/usr/local/nvidia/lib64")
+ASKED = 8  # seconds that nvidia-smi may take
 CLOCKS = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "temperature.gpu", "power.draw")
 
 
@@ -36,7 +37,7 @@ def machine() -> dict[str, Any]:
     """Return what stands beside figures, as far as it can be had where nothing of CUDA works."""
     return {
         "gpu": clocks(),
-        "nvidia-smi": answer(["nvidia-smi"], 20)[1][-4000:],
+        "nvidia-smi": answer(["nvidia-smi"], ASKED)[1][-4000:],
         "packages": {name: found for name in PACKAGES if (found := package(name))},
         "libraries": libraries(),
         "settings": {name: value for name, value in os.environ.items() if name.startswith(SETTINGS)},
@@ -49,7 +50,7 @@ def machine() -> dict[str, Any]:
 
 def clocks() -> dict[str, str]:
     """Return what nvidia-smi says of the first GPU now."""
-    code, text = answer(["nvidia-smi", f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader"], 20)
+    code, text = answer(["nvidia-smi", f"--query-gpu={','.join(CLOCKS)}", "--format=csv,noheader"], ASKED)
     values = text.splitlines()[0].split(", ") if code == 0 and text.strip() else []
     return dict(zip(CLOCKS, values, strict=False))
 
