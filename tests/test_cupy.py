@@ -540,6 +540,20 @@ def test_guarded_operations_keep_their_signatures():
         assert [*inspect.signature(getattr(CupyBackend, name)).parameters] == [*spec.signature.parameters]
 
 
+@pytest.mark.parametrize("way", ["persistent", "graphs", "operations"])
+def test_a_gpu_that_breaks_down_is_told_and_never_answered_for(way: str, fake: CupyBackend):
+    """An error that sticks is no reason to do the same by other means, which would fail too, or give old numbers."""
+    fake.persistent, fake.graphs = way == "persistent", way != "operations"
+    model, (x, y) = NETS["relu"].model("float32", fake), NETS["relu"].samples()
+    model.steps(x, y, 3)
+    for _ in range(5):
+        model.predict(x)
+    machine.breaks = 1
+    for call in (lambda: model.steps(x, y, 5), lambda: model.predict(x), lambda: model.evaluate(x, y)):
+        with pytest.raises(RuntimeError, match="cudaErrorIllegalAddress"):
+            call()
+
+
 # ---- making one ------------------------------------------------------------------------------------------------------
 
 
