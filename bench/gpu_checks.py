@@ -103,10 +103,6 @@ def repeated(
     Args:
         found: gets for each the way that it really took. rows: of a batch whose products are cuBLASLt's.
     """
-    for name in ("two dropouts", "l1 and l2", "large"):
-        for way, (persistent, graphs) in WAYS.items():
-            if name != "large" or way != "persistent kernel":
-                yield f"{name}, {way}", lambda n=name, w=way, p=persistent, g=graphs: check(n, w, p, g)
 
     def check(name: str, way: str, persistent: bool, graphs: bool) -> None:
         backend: Any = copy.copy(nnx.get_backend("cupy"))
@@ -118,6 +114,11 @@ def repeated(
             raise AssertionError(f"{different} of {times} trainings end with other bits than the first")
         if took != way:
             raise AssertionError(f"its steps ran by {took}: {'; '.join(backend.info().notes)}")
+
+    for name in ("two dropouts", "l1 and l2", "large"):
+        for way, (persistent, graphs) in WAYS.items():
+            if name != "large" or way != "persistent kernel":
+                yield f"{name}, {way}", lambda n=name, w=way, p=persistent, g=graphs: check(n, w, p, g)
 
 
 def ended(backend: Any, name: str, steps: int, rows: int) -> tuple[bytes, str]:
