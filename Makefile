@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-cpus lint bench gpu docs clean
+.PHONY: help run test test-cpus test-races lint bench gpu gpu-check gpu-race docs clean
 
 help: ## list what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: $(VENV)/.test ## set up, run the tests; ARGS="-k dense -x" goes to pytest
 test-cpus: $(VENV)/.test ## run what depends on rounding as other processors would; CPUS="Haswell Nehalem"
 	@$(BIN)/python tests/cpus.py $(CPUS) $(PARALLEL) $(ARGS)
 
+test-races: $(VENV)/.test ## look for races between threads of the GPU's kernels, by g++'s thread sanitizer
+	@$(BIN)/python -m pytest -q tests/race_cuda.py $(ARGS)
+
 lint: $(VENV)/.test ## ruff and mypy
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/ruff format --check --quiet
@@ -41,8 +44,14 @@ bench: $(VENV)/.bench ## set up, compare the throughput of the backends; ARGS="-
 	@$(BIN)/python -m pytest -q bench --benchmark-columns=min,median,iqr,rounds --benchmark-max-time=0.3 $(ARGS)
 
 # Not through .venv: where there is a GPU, CuPy is usually in the machine's own Python, and there may be no network.
-gpu: ## prove and measure nnx on this machine's GPU, in under ten minutes; a report goes to bench/results
+gpu: ## gpu-check and gpu-race; ARGS="--results DIR" says where the reports go, else to bench/results
 	@"$(PYTHON)" bench/gpu.py $(ARGS)
+
+gpu-check: ## prove nnx on this machine's GPU, in under nine minutes
+	@"$(PYTHON)" bench/gpu.py check $(ARGS)
+
+gpu-race: ## measure it against PyTorch and JAX, in under nine minutes
+	@"$(PYTHON)" bench/gpu.py race $(ARGS)
 
 docs: $(VENV)/.test ## run every example in README.md and docs/
 	@$(BIN)/python -m pytest -q tests/test_docs.py $(ARGS)

@@ -1,13 +1,15 @@
-"""What `make gpu` proves and measures beside kernels and races: the stated errors of precisions, and streamed data."""
+"""What `make gpu` proves beside kernels: that steps repeat themselves, threads, stated errors, streamed data."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from networks import NETS
 
 import nnx
 from nnx.backends.precision import ERRORS
@@ -85,4 +87,77 @@ def streaming(save: Save, rows: int = 400_000, width: int = 784, batch: int = 10
         backend.streams = before
     if not np.array_equal(*states):
         raise RuntimeError(f"streamed training differs by {np.abs(states[0] - states[1]).max()}: {found}")
+    return found
+
+
+# ---- the same steps again --------------------------------------------------------------------------------------------
+
+WAYS = {"persistent kernel": (True, True), "CUDA graph": (False, True), "single operations": (False, False)}
+
+
+def repeated(
+    found: dict[str, Any], times: int = 20, steps: int = 200, rows: int = 8192
+) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield checks of a training in each way that its steps run: every time it ends with the same bits.
+
+    Args:
+        found: gets for each the way that it really took. rows: of a batch whose products are cuBLASLt's.
+    """
+
+    def check(name: str, way: str, persistent: bool, graphs: bool) -> None:
+        backend: Any = copy.copy(nnx.get_backend("cupy"))
+        backend.persistent, backend.graphs = persistent, graphs
+        ends = [ended(backend, name, steps, rows) for _ in range(times)]
+        took = found[f"{name}, {way}"] = ends[0][1]
+        different = sum(bits != ends[0][0] for bits, _ in ends)
+        if different:
+            raise AssertionError(f"{different} of {times} trainings end with other bits than the first")
+        if took != way:
+            raise AssertionError(f"its steps ran by {took}: {'; '.join(backend.info().notes)}")
+
+    for name in ("two dropouts", "l1 and l2", "large"):
+        for way, (persistent, graphs) in WAYS.items():
+            if name != "large" or way != "persistent kernel":
+                yield f"{name}, {way}", lambda n=name, w=way, p=persistent, g=graphs: check(n, w, p, g)
+
+
+def ended(backend: Any, name: str, steps: int, rows: int) -> tuple[bytes, str]:
+    """Train; return the bits of all state, and how the steps ran."""
+    if name == "large":
+        random = np.random.default_rng(0)
+        layers = nnx.Dense(784, 128), nnx.ReLU(), nnx.Dense(128, 10), nnx.Softmax()
+        model = nnx.Sequential(*layers, backend=backend, seed=1).compile(nnx.CategoricalCrossEntropy(), nnx.Adam(1e-3))
+        x, y = random.standard_normal((rows, 784), np.float32), random.integers(0, 10, rows)
+    else:
+        model, (x, y) = NETS[name].model("float32", backend), NETS[name].samples()
+    model.steps(x, y, steps)
+    ((_, program),) = model._trainer._staged.values()  # type: ignore[union-attr]
+    return backend.to_numpy(model.flat.state).tobytes(), program.way
+
+
+# ---- threads ---------------------------------------------------------------------------------------------------------
+
+
+def threads(count: int = 8, calls: int = 200) -> dict[str, Any]:
+    """Predict in threads at once, by one model that all share and by one each; every answer must be the right one."""
+    random = np.random.default_rng(0)
+    backend: Any = nnx.get_backend("cupy")
+
+    def network(seed: int, where: Any = backend) -> nnx.Sequential:
+        layers = nnx.Dense(64, 32), nnx.ReLU(), nnx.Dense(32, 10), nnx.Softmax()
+        return nnx.Sequential(*layers, backend=where, seed=seed)
+
+    shared, found = network(0), {}
+    for name, seeds in (("one model", [0] * count), ("a model each", list(range(count)))):
+        models = [shared if name == "one model" else network(seed) for seed in seeds]
+        inputs = [random.standard_normal((1 + i % 3, 64), np.float32) for i in range(count)]
+        wanted = [network(seed, "numpy").predict(x) for seed, x in zip(seeds, inputs, strict=True)]
+
+        def work(model: nnx.Sequential, x: np.ndarray, right: np.ndarray) -> int:
+            return sum(not np.allclose(model.predict(x), right, rtol=1e-4, atol=1e-6) for _ in range(calls))
+
+        with ThreadPoolExecutor(count) as pool:
+            found[name] = {"wrong": sum(pool.map(work, models, inputs, wanted)), "of": count * calls}
+    if any(result["wrong"] for result in found.values()):
+        raise AssertionError(f"wrong predictions: {found}")
     return found

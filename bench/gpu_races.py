@@ -6,9 +6,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+
+from gpu_report import clocks
 
 from nnx.benchmark import units
 from nnx.benchmark.players import ON_GPU, Player, installed
@@ -23,12 +27,14 @@ OURS = Player("nnx cupy", "nnx", "cupy", "nnx", device="cuda")
 GRAPH = replace(OURS, name="nnx cupy, graph", suites=("steps",), environment={"NNX_PERSISTENT": "0"})
 PLAYERS: tuple[Player, ...] = (OURS, GRAPH, *ON_GPU)
 LARGE = ("8192 x 784", "512 x 2048")  # steps whose products are worth another precision
+FIRST = ("128 x 784", "8192 x 784")  # what matters most, if time runs out
 LEFT_OUT = ("128 x 64-", "1024 x 784")  # steps that take this long and say no more than their neighbours
 
 
 def steps() -> dict[str, list[Workload]]:
     """Return the training steps to race, by precision."""
     some = [w for w in every() if w.suite == "steps" and not any(text in w.title for text in LEFT_OUT)]
+    some.sort(key=lambda w: next((place for place, text in enumerate(FIRST) if f" {text}" in w.title), len(FIRST)))
     return {"full": some, "tf32": [w for w in some if any(text in w.title for text in LARGE)]}
 
 
@@ -51,13 +57,34 @@ def race(workloads: dict[str, list[Workload]], save: Save, quick: bool = False) 
         races[precision] = report.data["workloads"]
         with Race(players, method) as running:
             for workload in some[: 2 if quick else None]:
-                row = report.add(workload, running.measure(workload))
+                with sampled() as seen:
+                    row = report.add(workload, running.measure(workload))
+                row["clocks"] = seen
                 save(races)
                 print(markdown({precision: [row]})[-1], flush=True)
     ours = [row["results"].get(PLAYERS[0].name, {}) for rows in races.values() for row in rows]
     if not any("median_us" in result for result in ours):
         raise RuntimeError(f"nnx finished no race: {ours}")
     return races
+
+
+@contextmanager
+def sampled(every: float = 3.0) -> Iterator[list[str]]:
+    """Note the GPU's clock every few seconds: figures of one that has slowed down are others."""
+    seen: list[str] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every):
+            seen.append(clocks().get("clocks.sm", "?"))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        watcher.join()
 
 
 def markdown(races: dict[str, list[dict[str, Any]]]) -> list[str]:

@@ -8,6 +8,10 @@
 //   * a missing barrier: each warp runs as far ahead as it may; blocks, warps and threads take turns in a shuffled
 //     order (seed); shared memory is NaN before each block;
 //   * atomics on floats: there are none here, so they do not compile.
+// Numbers are what CuPy's options make them: with REAL=float those below the normal ones are flushed to 0 (-ftz=true;
+// doubles keep theirs), and where this CPU can, a product and the sum it goes into are rounded once.
+// Compiled with -fsanitize=thread each CUDA thread is one to the sanitizer too, and nothing orders them but barriers and
+// shuffles: it then sees the barrier that is missing between lanes of a warp as well, and in any order of threads.
 // Not emulated: blocks that run at the same time (grid-wide barriers), clusters, tensor cores, asynchronous copies.
 #pragma once
 #include <algorithm>
@@ -15,8 +19,21 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <immintrin.h>
 #include <utility>
 #include <vector>
+
+#ifndef REAL
+#define REAL float
+#endif
+
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+extern "C" void AnnotateNewMemory(const char* file, int line, const volatile void* memory, size_t size);
+#define UNSEEN __attribute__((no_sanitize("thread")))  // what orders threads is none of theirs
+#else
+#define UNSEEN
+#endif
 
 #define __global__
 #define __device__
@@ -52,6 +69,8 @@ struct Fiber {
   State state;
   unsigned mask;               // of the shuffle it waits at
   unsigned char exchanged[8];  // what it offers there
+  void* seen;                  // the sanitizer's thread
+  unsigned waits[2];           // at barriers of the block, and of its warp
 };
 
 extern Fiber* current;
@@ -79,7 +98,7 @@ namespace cpu {
 
 // What `lane` of the same warp offers; the own value where there is no such lane.
 template <class T>
-T shuffle(unsigned mask, T value, int lane) {
+UNSEEN T shuffle(unsigned mask, T value, int lane) {
   static_assert(sizeof(T) <= 8, "a shuffle moves 8 bytes at most");
   Fiber* self = current;
   memcpy(self->exchanged, &value, sizeof(T));
@@ -175,19 +194,50 @@ cpu_switch_stack:
 
 namespace cpu {
 
-__attribute__((noinline)) void give_way(State state) {
+// What the sanitizer is told: who runs, and who waits for whom.
+#ifdef __SANITIZE_THREAD__
+static void* scheduler_seen;
+// Two places for each barrier, taken in turns: who comes to the next one before others have left this does not meet them.
+static char block_barrier[2], warp_barriers[32][2], start_of_block, end_of_block;
+
+UNSEEN static void* barrier_of(const Fiber& fiber, State state, unsigned wait) {
+  if (state == RETURNED) return &end_of_block;
+  return state == AT_BLOCK_BARRIER ? &block_barrier[wait % 2] : &warp_barriers[fiber.number / 32][wait % 2];
+}
+UNSEEN static void begin_seeing(Fiber& fiber) {
+  fiber.seen = __tsan_create_fiber(0);
+  fiber.waits[0] = fiber.waits[1] = 0;
+}
+UNSEEN static void see(void* fiber) { __tsan_switch_to_fiber(fiber, __tsan_switch_to_fiber_no_sync); }
+UNSEEN static void let_go(void* place) { __tsan_release(place); }
+UNSEEN static void take_up(void* place) { __tsan_acquire(place); }
+UNSEEN static void forget(void* memory, size_t size) { AnnotateNewMemory(__FILE__, __LINE__, memory, size); }
+#endif
+
+UNSEEN __attribute__((noinline)) void give_way(State state) {
   Fiber* self = current;
   self->state = state;
+#ifdef __SANITIZE_THREAD__
+  void* barrier = barrier_of(*self, state, self->waits[state == AT_WARP_BARRIER]++);
+  let_go(barrier);
+  see(scheduler_seen);
+#endif
   cpu_switch_stack(&self->stack_pointer, scheduler);
+#ifdef __SANITIZE_THREAD__
+  take_up(barrier);
+#endif
 }
 
 static void run_thread() {
+#ifdef __SANITIZE_THREAD__
+  take_up(&start_of_block);
+#endif
   entry(entry_arguments);
   give_way(RETURNED);
   abort();  // nobody wakes a thread that has returned
 }
 
-static void start(Fiber& fiber, int number) {
+UNSEEN static void start(Fiber& fiber, int number) {
   if (!fiber.stack) fiber.stack = static_cast<char*>(aligned_alloc(64, STACK));
   fiber.number = number;
   fiber.place = {number % block.x, number / block.x % block.y, number / (block.x * block.y)};
@@ -197,10 +247,14 @@ static void start(Fiber& fiber, int number) {
   *--top = reinterpret_cast<void*>(run_thread);
   for (int saved = 0; saved < 6; saved++) *--top = nullptr;
   fiber.stack_pointer = top;
+#ifdef __SANITIZE_THREAD__
+  begin_seeing(fiber);
+  forget(fiber.stack, STACK);
+#endif
 }
 
 template <class T>
-void shuffle_order(std::vector<T>& order) {
+UNSEEN void shuffle_order(std::vector<T>& order) {
   if (random_state == 0) return;
   for (size_t i = order.size(); i > 1; i--) {
     random_state = random_state * 6364136223846793005ULL + 1442695040888963407ULL;
@@ -208,14 +262,14 @@ void shuffle_order(std::vector<T>& order) {
   }
 }
 
-static int count(State state, int first, int last) {
+UNSEEN static int count(State state, int first, int last) {
   int number = 0;
   for (int i = first; i < last; i++) number += fibers[i].state == state;
   return number;
 }
 
 // Wake a warp of which every lane has come to a shuffle or has returned; false where some wait for something else.
-static bool wake_warp(int first, int last, Error& error) {
+UNSEEN static bool wake_warp(int first, int last, Error& error) {
   int waiting = count(AT_WARP_BARRIER, first, last);
   if (waiting == 0 || waiting + count(RETURNED, first, last) < last - first) return false;
   unsigned gone = 0, named = 0;
@@ -229,7 +283,7 @@ static bool wake_warp(int first, int last, Error& error) {
 
 // Run a warp as far as it comes without the others: to a barrier of the block, or to its end. Warps that run far ahead
 // show the barrier that is missing, be it before a number is read or before it is written over.
-static Error run_warp(int first, int last) {
+UNSEEN static Error run_warp(int first, int last) {
   std::vector<int> order(last - first);
   for (int i = first; i < last; i++) order[i - first] = i;
   Error error = NONE;
@@ -238,13 +292,16 @@ static Error run_warp(int first, int last) {
     for (int i : order)
       if (fibers[i].state == READY) {
         current = &fibers[i];
+#ifdef __SANITIZE_THREAD__
+        see(current->seen);
+#endif
         cpu_switch_stack(&scheduler, current->stack_pointer);
       }
   } while (wake_warp(first, last, error) && !error);
   return error;
 }
 
-static Error run_block() {
+UNSEEN static Error run_block() {
   std::vector<int> warps((threads + 31) / 32);
   for (int i = 0; i < threads; i++) start(fibers[i], i);
   for (size_t i = 0; i < warps.size(); i++) warps[i] = int(i) * 32;
@@ -260,7 +317,7 @@ static Error run_block() {
   }
 }
 
-static Error run_grid(size_t shared_bytes) {
+UNSEEN static Error run_grid(size_t shared_bytes) {
   std::vector<char> shared(shared_bytes + 64);
   dynamic_shared = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(shared.data()) + 63) & ~uintptr_t(63));
   std::vector<unsigned long long> order(size_t(grid.x) * grid.y * grid.z);
@@ -270,10 +327,31 @@ static Error run_grid(size_t shared_bytes) {
     block_place = {unsigned(i % grid.x), unsigned(i / grid.x % grid.y), unsigned(i / grid.x / grid.y)};
     memset(shared.data(), 0xff, shared.size());  // NaN, whether float or double
     if (__start_nnx_shared) memset(__start_nnx_shared, 0xff, __stop_nnx_shared - __start_nnx_shared);
+#ifdef __SANITIZE_THREAD__  // one block after the other: races between blocks are not looked for
+    forget(shared.data(), shared.size());
+    if (__start_nnx_shared) forget(__start_nnx_shared, __stop_nnx_shared - __start_nnx_shared);
+    let_go(&start_of_block);
+#endif
     if (Error error = run_block()) return error;
+#ifdef __SANITIZE_THREAD__
+    take_up(&end_of_block);
+    for (int i = 0; i < threads; i++) __tsan_destroy_fiber(fibers[i].seen);
+#endif
   }
   return NONE;
 }
+
+// While it lasts, floats below the normal ones are 0, read or written. There are no doubles so small.
+class Flushed {
+  unsigned before = _mm_getcsr();
+
+ public:
+  Flushed() {
+    const unsigned flush_results = 1u << 15, read_as_zero = 1u << 6;
+    if (sizeof(REAL) == sizeof(float)) _mm_setcsr(before | flush_results | read_as_zero);
+  }
+  ~Flushed() { _mm_setcsr(before); }
+};
 
 // A kernel and the addresses of its arguments, in order.
 template <class... Parameters>
@@ -302,6 +380,10 @@ int launch(void (*kernel)(Parameters...), const unsigned* shape, size_t shared_b
   Call<Parameters...> call = {kernel, arguments};
   entry = Call<Parameters...>::enter;
   entry_arguments = &call;
+#ifdef __SANITIZE_THREAD__
+  scheduler_seen = __tsan_get_current_fiber();
+#endif
+  Flushed flushed;
   return run_grid(shared_bytes);
 }
 

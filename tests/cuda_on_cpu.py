@@ -29,8 +29,7 @@ import numpy as np
 from nnx.kernels.cuda import options, source
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
-# No contraction to fused multiply-adds: what is compared bit for bit is compared with NumPy, which has none.
-FLAGS = ["-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared"]
+FLAGS = ["-std=c++17", "-O1", "-fno-strict-aliasing", "-fPIC", "-shared"]
 WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-attributes"]
 ERRORS = {
     1: "barriers of a block and of a warp are waited at at the same time, each by some of the threads",
@@ -72,14 +71,15 @@ class CpuModule:
 
     Args:
         file: its name in nnx/kernels/cuda. dtype: "float32" or "float64", what REAL stands for.
-        sanitize: compile with the address sanitizer; the process must have been started with its library.
+        sanitize: "address" or "thread": compile with that sanitizer; the process must have been started with its
+            library (`run_sanitized`).
 
     Attributes:
         seed: of the order in which threads and blocks run; 0 is one after the other.
     """
 
-    def __init__(self, file: str, dtype: str, sanitize: bool = False) -> None:
-        self._load(source(file), options(dtype), ("-fsanitize=address", "-g1") if sanitize else ())
+    def __init__(self, file: str, dtype: str, sanitize: str = "") -> None:
+        self._load(source(file), options(dtype), (f"-fsanitize={sanitize}", "-g1") if sanitize else ())
 
     @classmethod
     def of_text(cls, text: str, options: Sequence[str] = (), flags: Sequence[str] = ()) -> CpuModule:
@@ -147,6 +147,14 @@ class CpuKernel:
 
 
 @functools.cache
+def contraction() -> tuple[str, ...]:
+    """Return what makes one rounding of a product and a sum, as NVRTC does, where this CPU can."""
+    facts = Path("/proc/cpuinfo")
+    can = facts.exists() and " fma " in facts.read_text(encoding="utf-8", errors="replace")
+    return ("-ffp-contract=fast", "-mfma", "-fexpensive-optimizations") if can else ("-ffp-contract=off",)
+
+
+@functools.cache
 def compiler() -> str:
     """Return g++'s version, which a compiled file depends on."""
     return subprocess.run(["g++", "--version"], check=True, capture_output=True, text=True).stdout.splitlines()[0]
@@ -160,7 +168,7 @@ def build(text: str, flags: Iterable[str]) -> Path:
         for name in signatures(text)
     )
     code = DYNAMIC_SHARED.sub(r"\1* \2 = reinterpret_cast<\1*>(cpu::dynamic_shared);", text) + starters
-    command = ["g++", *FLAGS, *WARNINGS, *flags, "-include", str(HEADER), "-x", "c++", "-"]
+    command = ["g++", *FLAGS, *contraction(), *WARNINGS, *flags, "-include", str(HEADER), "-x", "c++", "-"]
     parts = [code, HEADER.read_text(encoding="utf-8"), " ".join(command), compiler()]
     folder = Path(tempfile.gettempdir()) / f"nnx-cuda-on-cpu-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -177,26 +185,38 @@ def build(text: str, flags: Iterable[str]) -> Path:
     return library
 
 
-# ---- the address sanitizer -------------------------------------------------------------------------------------------
+# ---- sanitizers ------------------------------------------------------------------------------------------------------
+
+LIBRARIES = {"address": "libasan.so", "thread": "libtsan.so"}
+SETTINGS = {
+    "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+    "TSAN_OPTIONS": "exitcode=66:report_signal_unsafe=0:history_size=7",
+    "PYTHONMALLOC": "malloc",
+    "OPENBLAS_NUM_THREADS": "1",
+}
 
 
 @functools.cache
-def sanitizer() -> str | None:
-    """Return the address sanitizer's library, if g++ has it."""
-    command = ["g++", "-print-file-name=libasan.so"]
+def sanitizer(kind: str = "address") -> str | None:
+    """Return a sanitizer's library, if g++ has it and a process starts with it."""
+    command = ["g++", f"-print-file-name={LIBRARIES[kind]}"]
     path = Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
-    return os.path.realpath(path) if path.is_absolute() and path.exists() else None
+    if not (path.is_absolute() and path.exists()):
+        return None
+    library = os.path.realpath(path)
+    return library if kind == "address" or _started("import numpy", kind, library).returncode == 0 else None
 
 
-def run_sanitized(code: str) -> subprocess.CompletedProcess[str]:
-    """Run Python code in a process where modules compiled with `sanitize` can be loaded."""
+def run_sanitized(code: str, kind: str = "address") -> subprocess.CompletedProcess[str]:
+    """Run Python code in a process where modules compiled with that sanitizer can be loaded."""
+    return _started(code, kind, str(sanitizer(kind)))
+
+
+def _started(code: str, kind: str, library: str) -> subprocess.CompletedProcess[str]:
     here = Path(__file__).parent
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": str(sanitizer()),
-        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
-        "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]),
-        "PYTHONMALLOC": "malloc",
-    }
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    paths = os.pathsep.join([str(here.parent), str(here)])
+    environment = {**os.environ, **SETTINGS, "LD_PRELOAD": library, "PYTHONPATH": paths}
+    # Where addresses are too random for its tables the thread sanitizer does not start.
+    still = ["setarch", "-R"] if kind == "thread" and shutil.which("setarch") else []
+    command = [*still, sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)

@@ -27,7 +27,7 @@ GUARD = 77  # stands before and behind everything that is written
 
 
 @functools.cache
-def module(file: str, dtype: str, sanitize: bool) -> CpuModule:
+def module(file: str, dtype: str, sanitize: str = "") -> CpuModule:
     return CpuModule(file, dtype, sanitize)
 
 
@@ -38,12 +38,10 @@ class Run:
         dtype: what REAL stands for. seed: of the order of threads and blocks.
         crowded: launch one block of whatever the plan says, so that strides of the grid are taken.
         shift: elements by which arrays begin later than at a multiple of 16 bytes.
-        sanitize: run the kernels that are compiled with the address sanitizer.
+        sanitize: run the kernels that are compiled with this sanitizer: "address" or "thread".
     """
 
-    def __init__(
-        self, dtype: str, seed: int = 0, crowded: bool = False, shift: int = 0, sanitize: bool = False
-    ) -> None:
+    def __init__(self, dtype: str, seed: int = 0, crowded: bool = False, shift: int = 0, sanitize: str = "") -> None:
         self.dtype, self.seed, self.crowded, self.shift, self.sanitize = dtype, seed, crowded, shift, sanitize
         self.kernels: set[str] = set()
         self._rooms: list[tuple[Array, int, int]] = []
@@ -397,7 +395,7 @@ def regularize(run: Run, given: Operands) -> Iterator[Results]:
 
 # ---- bit for bit (test_cuda_kernels.py) ------------------------------------------------------------------------------
 
-BITS = ("round_to_bfloat16",)
+BITS = ("round_to_bfloat16",)  # of floats, which it is launched for: from doubles, CuPy's options make small ones 0
 
 
 def prove_bfloat16(run: Run) -> None:

@@ -1,5 +1,8 @@
 """A stand-in for CuPy that computes with NumPy and runs kernels by cuda_on_cpu: the backend's own code, without a GPU.
 
+Current are, as in CUDA, a GPU and a stream of each thread. A kernel that goes where nothing is (`machine.breaks`) is
+told when the host next waits, and from then on everything fails.
+
 It is stricter than CuPy where CuPy would be slow or wrong in silence. Its arrays are no NumPy arrays, and no function
 takes both; a kernel takes contiguous arrays only; what runs on one GPU takes that GPU's arrays only; and three things
 can be forbidden: reading a number on the host, allocating, and all that a stream cannot do while it is captured.
@@ -17,9 +20,10 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
+import threading
 import time
 import weakref
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -48,7 +52,7 @@ from nnx.backends.cuda import lt as cuda_lt
 from nnx.kernels.cuda import program_table
 from nnx.kernels.layout import CURSOR
 
-__version__ = "0 (a stand-in)"
+__version__ = "14.1 (a stand-in)"
 STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel gets without asking
 
 
@@ -60,6 +64,14 @@ class OutOfMemoryError(MemoryError):
         super().__init__(text + (f", limit set to: {limit:,} bytes)." if limit else ")."))
 
 
+class Here(threading.local):
+    """What CUDA keeps for each thread: the current GPU, and on each the streams that were made current."""
+
+    def __init__(self) -> None:
+        self.device = 0
+        self.streams: dict[int, list[Stream]] = defaultdict(list)
+
+
 class Machine:
     """The GPUs, what is on them, what was launched, and what is forbidden just now."""
 
@@ -68,14 +80,13 @@ class Machine:
 
     def reset(self, devices: int = 1, memory: int = 1 << 30) -> None:
         """Begin anew."""
-        self.devices, self.memory, self.current = devices, memory, 0
+        self.devices, self.memory, self.here = devices, memory, Here()
         self.used, self.held, self.limit = Counter[int](), Counter[int](), Counter[int]()
         self.launched: Counter[str] = Counter()
         self.forbidden: set[str] = set()
         self.captured: list[Node] | None = None
         self.capturing: Stream | None = None
         self.launching = 0  # the stream that a graph is launched on
-        self.streams: list[Stream] = []  # made current, the innermost last
         self.clocks: dict[int, Counter[int]] = {}  # for each stream, how much of each it comes after
         self.worked = Counter[int]()  # how much of each stream there was when it last got work other than a copy
         self.waited = Counter[int]()  # how much of each stream the host has seen done
@@ -87,6 +98,38 @@ class Machine:
         self.cublaslt: Any = None
         self.compute_type, self.capability, self.shared = 1, (9, 0), 227 << 10
         self.allocations = 0
+        self.breaks: int | None = None  # the how manyth kernel from now on goes where nothing is
+        self.broken, self.told = False, False  # whether one has, and whether the host has been told
+
+    @property
+    def current(self) -> int:
+        """The current GPU, of this thread."""
+        return self.here.device
+
+    @current.setter
+    def current(self, device: int) -> None:
+        self.here.device = device
+
+    @property
+    def streams(self) -> list[Stream]:
+        """Those made current in this thread on this GPU, the innermost last."""
+        return self.here.streams[self.current]
+
+    def count_kernel(self) -> None:
+        """Count one that is launched."""
+        if self.breaks is not None:
+            self.breaks -= 1
+            self.broken |= self.breaks == 0
+
+    def waits(self) -> None:
+        """Tell the host what went wrong, now that it waits; from then on everything fails, as CUDA's context does."""
+        self.told |= self.broken
+        self.answers()
+
+    def answers(self) -> None:
+        """Fail if the host has been told."""
+        if self.told:
+            raise RuntimeError("cudaErrorIllegalAddress: an illegal memory access was encountered")
 
     @contextmanager
     def without(self, *what: str) -> Iterator[None]:
@@ -105,12 +148,14 @@ class Machine:
 
     def stage(self, name: str) -> None:
         """Count a stage of making and running a graph; fail if it is to."""
+        self.answers()
         self.graphs[name] += 1
         if self.faults.get(name) == self.graphs[name]:
             raise RuntimeError(f"cudaErrorUnknown: {name} fails, as it was told to")
 
     def tick(self, stream: int) -> Counter[int]:
         """Count something new on a stream; return its clock, which says what it comes after."""
+        self.answers()
         clock = self.clocks.setdefault(stream, Counter())
         for other, seen in self.waited.items():
             clock[other] = max(clock[other], seen)
@@ -130,6 +175,7 @@ class Machine:
         """Let the host wait for all that a clock has seen."""
         if self.captured is not None:
             self.about_to("synchronize")
+        self.waits()
         self.waited |= clock
         self.copies.finish(self.waited)
 
@@ -142,6 +188,7 @@ class Machine:
 
     def allocate(self, array: np.ndarray) -> None:
         """Take room for a new array; it is given back with the array."""
+        self.answers()
         if self.allocator is not None:
             self.allocator(array.nbytes)
         self.about_to("allocation")
@@ -208,6 +255,7 @@ class ndarray:
 
     def get(self, stream: Any = None, order: str = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
         machine.about_to("copies")
+        machine.waits()
         return np.array(lower(self), order=order)  # type: ignore[call-overload]
 
     def item(self) -> Any:
@@ -460,15 +508,25 @@ class RawModule:
 
 
 class RawKernel:
-    max_dynamic_shared_size_bytes = STATIC_SHARED
-
     def __init__(self, name: str, kernel: Any) -> None:
         self.name, self._kernel = name, kernel
+        self._shared = STATIC_SHARED
+
+    @property
+    def max_dynamic_shared_size_bytes(self) -> int:
+        return self._shared
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, size: int) -> None:
+        if size > machine.shared:
+            raise RuntimeError(f"CUDA_ERROR_INVALID_VALUE: a block has {machine.shared} bytes of shared memory at most")
+        self._shared = size
 
     def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
         if shared_mem > self.max_dynamic_shared_size_bytes:
             raise RuntimeError("CUDA_ERROR_INVALID_VALUE: raise max_dynamic_shared_size_bytes first")
         machine.launched[self.name] += 1
+        machine.count_kernel()
         given = [seen(a) if isinstance(a, ndarray) else lower(a) for a in args]
         touched = gathered if self.name.startswith("gather_") else spans_of
         if self.name == "program":
@@ -516,6 +574,7 @@ class Node:
         self._arguments = [Held(a) if isinstance(a, np.ndarray) else a for a in arguments]
 
     def __call__(self, stream: int) -> None:
+        machine.count_kernel()
         arguments = [a.array() if isinstance(a, Held) else a for a in self._arguments]
         machine.copies.touch(stream, machine.clocks[stream], self._touched(arguments))
         self._function(*arguments)

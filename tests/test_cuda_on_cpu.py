@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_on_cpu import CpuModule, missing, run_sanitized, sanitizer
+from cuda_on_cpu import CpuModule, contraction, missing, run_sanitized, sanitizer
+
+from nnx.kernels.cuda import options
 
 if missing() is not None:
     pytest.skip(str(missing()), allow_module_level=True)
@@ -66,6 +68,11 @@ extern "C" __global__ void places(int* x, double scale) {
 }
 """
 
+NUMBERS = """
+extern "C" __global__ void scaled(REAL* x, REAL by) { x[threadIdx.x] *= by; }
+extern "C" __global__ void squared_less(REAL* x, const REAL* less) { x[0] = x[0] * x[0] - less[0]; }
+"""
+
 
 @functools.cache
 def faults() -> CpuModule:
@@ -122,6 +129,27 @@ def test_dynamic_shared_memory():
         fault("dynamic", x, threads=2048)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_only_floats_below_the_normal_ones_are_flushed(dtype: str):
+    """What is read and what is written, as -ftz=true does; and the host's own are left alone."""
+    module = CpuModule.of_text(NUMBERS, options(dtype))
+    small = np.finfo(dtype).tiny
+    x = np.array([small / 4, small, -small, 4 * small], dtype)
+    module.kernel("scaled")((1,), (4,), (x, np.dtype(dtype).type(0.5)))
+    wanted = [0, 0, 0, 2 * small] if dtype == "float32" else [small / 8, small / 2, -small / 2, 2 * small]
+    assert x.tolist() == np.array(wanted, dtype).tolist()
+    assert np.array([small], dtype)[0] / 2 > 0
+
+
+@pytest.mark.skipif("-mfma" not in contraction(), reason="this CPU rounds a product before it adds")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_product_and_a_sum_are_rounded_once(dtype: str):
+    one, step = np.ones(1, dtype), np.finfo(dtype).eps
+    x = one + step
+    CpuModule.of_text(NUMBERS, options(dtype)).kernel("squared_less")((1,), (1,), (x, one + 2 * step))
+    assert x[0] == step**2
+
+
 @pytest.mark.parametrize("seed", [0, 9])
 def test_threads_know_their_places(seed: int):
     x = np.zeros(6 * 64, np.int32)
@@ -157,6 +185,36 @@ def test_what_does_not_compile_is_shown():
     """Atomic additions of floats among it: their order, and so their sum, is never the same."""
     with pytest.raises(RuntimeError, match="atomicAdd"):
         CpuModule.of_text('extern "C" __global__ void racing(float* x) { atomicAdd(x, 1.0f); }')
+
+
+def test_the_thread_sanitizer_sees_lanes_that_nothing_orders():
+    """Also where the emulation's own order happens to be right: lane 31 comes last, and reads what lane 0 wrote."""
+    if sanitizer("thread") is None:
+        pytest.skip("g++ has no thread sanitizer (libtsan), or it does not start")
+    text = """extern "C" __global__ void last(float* x, int wait) {
+      __shared__ float shared[1];
+      if (threadIdx.x == 0) shared[0] = 7;
+      if (wait) __syncwarp();
+      if (threadIdx.x == 31) x[0] = shared[0];
+    }"""
+    done = run_sanitized(
+        f"""
+import sys
+import numpy as np
+from cuda_on_cpu import CpuModule
+module = CpuModule.of_text({text!r}, (), ("-fsanitize=thread", "-g1"))
+for wait in (1, 0):
+    x = np.zeros(1, np.float32)
+    module.kernel("last")((2,), (32,), (x, np.int32(wait)))
+    sys.stderr.write(f"@@ {{wait}} {{x[0]}}")
+""",
+        "thread",
+    )
+    assert done.returncode == 66, done.stderr
+    waited, _, raced = done.stderr.partition("@@ 1 7.0")
+    assert "data race" not in waited
+    assert raced.count("WARNING: ThreadSanitizer: data race") == 1
+    assert "@@ 0 7.0" in raced
 
 
 @pytest.mark.skipif(sanitizer() is None, reason="g++ has no address sanitizer (libasan)")

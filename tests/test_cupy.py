@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import importlib
 import inspect
 import pickle
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +22,8 @@ from test_programs import Swish, always_eager
 import nnx
 from nnx.backends import BackendUnavailable, cupy
 from nnx.backends.cuda import driver as cuda_driver
+from nnx.backends.cuda.launch import STREAMS
+from nnx.backends.cuda.reasons import OLDEST
 from nnx.backends.cuda.several import CupyBackendOfSeveral
 from nnx.backends.cupy import CupyBackend
 from nnx.backends.memory import parse_limit, readable
@@ -228,6 +232,25 @@ def test_scratch_is_each_streams_own(fake: CupyBackend, monkeypatch: pytest.Monk
     assert fake.address(first) == fake.address(again)
     monkeypatch.setattr(fake_cupy.cuda, "get_current_stream", lambda: fake_cupy.cuda.Stream(ptr=77))
     assert fake.address(fake._scratch(5, "float32")) != fake.address(first)
+
+
+def test_scratch_of_streams_that_are_gone_is_given_back(fake: CupyBackend, monkeypatch: pytest.MonkeyPatch):
+    """Nobody says that they are: those that were used last are kept."""
+    numbers = iter([*range(100), 98])
+    monkeypatch.setattr(fake_cupy.cuda, "get_current_stream", lambda: fake_cupy.cuda.Stream(ptr=next(numbers)))
+    places = [fake._scratch(1000, "float32").data.ptr for _ in range(100)]
+    gc.collect()
+    assert machine.used[0] <= STREAMS * 8000
+    assert fake._scratch(1000, "float32").data.ptr == places[98]
+
+
+@pytest.mark.parametrize(
+    "name", ["NVIDIA_TF32_OVERRIDE", "CUBLAS_EMULATE_SINGLE_PRECISION", "CUBLAS_EMULATION_STRATEGY"]
+)
+def test_what_changes_products_behind_our_back_is_told(name: str, fake: CupyBackend, monkeypatch: pytest.MonkeyPatch):
+    assert not [note for note in fake.info().notes if name in note]
+    monkeypatch.setenv(name, "1")
+    assert f"{name}=1 changes how cuBLAS multiplies, whatever precision= says" in fake.info().notes
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
@@ -523,6 +546,20 @@ def test_guarded_operations_keep_their_signatures():
         assert [*inspect.signature(getattr(CupyBackend, name)).parameters] == [*spec.signature.parameters]
 
 
+@pytest.mark.parametrize("way", ["persistent", "graphs", "operations"])
+def test_a_gpu_that_breaks_down_is_told_and_never_answered_for(way: str, fake: CupyBackend):
+    """An error that sticks is no reason to do the same by other means, which would fail too, or give old numbers."""
+    fake.persistent, fake.graphs = way == "persistent", way != "operations"
+    model, (x, y) = NETS["relu"].model("float32", fake), NETS["relu"].samples()
+    model.steps(x, y, 3)
+    for _ in range(5):
+        model.predict(x)
+    machine.breaks = 1
+    for call in (lambda: model.steps(x, y, 5), lambda: model.predict(x), lambda: model.evaluate(x, y)):
+        with pytest.raises(RuntimeError, match="cudaErrorIllegalAddress"):
+            call()
+
+
 # ---- making one ------------------------------------------------------------------------------------------------------
 
 
@@ -580,7 +617,7 @@ def test_what_fails_in_the_probe_is_a_reason(
 
     monkeypatch.setattr(fake_cupy, where, fails)
     with pytest.raises(BackendUnavailable) as raised:
-        cupy.create()
+        cupy.create().probe()
     assert reason in raised.value.reason
     assert raised.value.remedy
 
@@ -588,7 +625,50 @@ def test_what_fails_in_the_probe_is_a_reason(
 def test_wrong_numbers_are_a_reason(works: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fake_cupy, "matmul", lambda a, b, out=None: fake_cupy.zeros((1, 1)))
     with pytest.raises(BackendUnavailable, match=r"\[1 2\] @ \[3 4\] gave \[\[0.0\]\]"):
+        cupy.create().probe()
+
+
+@pytest.mark.parametrize("version", ["13.6.0", "14.0.1", "9.2"])
+def test_a_cupy_that_is_too_old_is_told_with_the_remedy(
+    works: SimpleNamespace, version: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(fake_cupy, "__version__", version)
+    with pytest.raises(BackendUnavailable) as raised:
         cupy.create()
+    assert raised.value.reason == f"CuPy {version} is too old: nnx needs 14.1"
+    assert re.fullmatch(r'Run `pip install "cupy-cuda1[23]x>=14\.1"`\.', raised.value.remedy)
+
+
+def test_the_oldest_cupy_is_that_of_the_extras():
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    assert set(re.findall(r"cupy-cuda1[23]x>=([\d.]+)", text)) == {"{}.{}".format(*OLDEST)}
+
+
+@pytest.mark.parametrize("name", ["astype", "asarray", "matrix_transpose", "matmul", "sum", "empty", "zeros"])
+def test_a_cupy_on_which_a_step_fails_is_not_taken(works: SimpleNamespace, name: str, monkeypatch: pytest.MonkeyPatch):
+    """What older ones lack is tried: a function, or for asarray a keyword."""
+    backend = cupy.create()
+
+    def fails(*args: Any, **kwargs: Any) -> Any:
+        if name != "asarray" or "copy" in kwargs:
+            raise AttributeError(f"module 'cupy' has no attribute {name!r}")
+        return asarray(*args, **kwargs)
+
+    asarray = fake_cupy.asarray
+    monkeypatch.setattr(fake_cupy, name, fails, raising=False)
+    with pytest.raises(BackendUnavailable, match=f"the GPU cannot be used .*{name}"):
+        backend.probe()
+
+
+def test_a_backend_is_probed_once(works: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):
+    choosing, probe, probed = importlib.import_module("nnx.backends.resolve"), CupyBackend.probe, []
+    monkeypatch.setattr(CupyBackend, "probe", lambda self: probed.append(probe(self)))
+    choosing._load.cache_clear()
+    try:
+        assert isinstance(choosing._load("cupy"), CupyBackend)
+    finally:
+        choosing._load.cache_clear()
+    assert len(probed) == 1
 
 
 def test_a_wrong_option_is_no_missing_gpu(works: SimpleNamespace, monkeypatch: pytest.MonkeyPatch):

@@ -191,6 +191,7 @@ MEANINGS = [
     ),
     (ImportError("libcurand.so.10: cannot open shared object file"), "cuRAND", "[ctk]"),
     (CompileException('x.cu(1): error: cannot open source file "cuda_fp16.h"'), "CUDA's headers are missing", "[ctk]"),
+    (RuntimeError("Failed to find CUDA headers. Install them"), "CUDA's headers are missing (Failed to find", "[ctk]"),
     (CompileException("x.cu(7): error: expected a ';'"), "a kernel does not compile (x.cu(7): error", "NVRTC"),
     (OSError("libcupy.so: invalid ELF header"), "CuPy does not load (OSError: libcupy.so", "Install it again"),
     (

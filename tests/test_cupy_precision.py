@@ -291,6 +291,28 @@ def test_plans_are_few_and_threads_share_them(make: Any, monkeypatch: pytest.Mon
     assert (wrong, lt.complaints) == ([], [])
 
 
+def test_a_bf16_product_is_the_same_one_wherever_its_copies_stand(make: Any, monkeypatch: pytest.MonkeyPatch):
+    """They stand in room of our own, which may be elsewhere when a step is captured: there no plan can be made."""
+    lt = FakeLt()
+    backend, places = make(lt, "bf16"), itertools.cycle([0, 8, 24])
+    scratch, room = backend._scratch, fake_cupy.empty(20_000, "uint16")
+    monkeypatch.setattr(
+        backend,
+        "_scratch",
+        lambda n, dtype: room[(p := next(places)) : p + n] if dtype == "uint16" else scratch(n, dtype),
+    )
+    a, b, _ = factors()
+    products = cuda_products.RoundedProducts(backend.lt())
+    c = backend.zeros((33, 21))
+    for _ in range(3):
+        c.fill(0)
+        products(backend, "float32", *(backend.asarray(f) for f in (a, b)), c, None, 0)
+        np.testing.assert_allclose(backend.to_numpy(c), to_bf16(a) @ to_bf16(b), rtol=1e-4, atol=1e-2)
+    assert len(products._plans) == 1
+    assert lt.complaints == []
+    products.close()
+
+
 def test_on_the_second_gpu_while_the_first_is_current(make: Any):
     make()
     machine.reset(devices=2)

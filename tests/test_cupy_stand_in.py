@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 import warnings
 from typing import Any
 
@@ -15,6 +16,8 @@ if cuda_on_cpu.missing():
 
 import fake_cupy
 from fake_cupy import machine
+
+from nnx.kernels.cuda import options, source
 
 
 @pytest.fixture(autouse=True)
@@ -183,6 +186,42 @@ def test_kernels_take_contiguous_arrays_of_their_gpu():
         launch(elementwise("relu_forward", 4), "float32", x, y, 4)
     with fake_cupy.cuda.Device(1), pytest.raises(ValueError, match="array device = 0 while current = 1"):
         launch(elementwise("relu_forward", 4), "float64", x, y, 4)
+
+
+def test_each_thread_has_a_gpu_and_a_stream_of_its_own():
+    machine.reset(devices=2)
+    seen = []
+    with fake_cupy.cuda.Device(1), fake_cupy.cuda.Stream() as stream:
+        assert fake_cupy.cuda.get_current_stream() is stream
+        thread = threading.Thread(
+            target=lambda: seen.extend([machine.current, fake_cupy.cuda.get_current_stream().ptr])
+        )
+        thread.start()
+        thread.join()
+        with fake_cupy.cuda.Device(0):
+            assert fake_cupy.cuda.get_current_stream().ptr == 0
+    assert seen == [0, 0]
+
+
+def test_a_kernel_that_goes_astray_is_told_late_and_for_good():
+    from nnx.backends.cuda.launch import Launcher
+    from nnx.kernels.cuda import elementwise
+
+    launch, x = Launcher(fake_cupy), fake_cupy.asarray([-1.0, 2.0])
+    machine.breaks = 2
+    for _ in range(4):
+        launch(elementwise("relu_forward", 2), "float64", x, x, 2)
+    for call in (fake_cupy.cuda.Device().synchronize, x.get, lambda: x + 1, lambda: fake_cupy.empty(3)):
+        with pytest.raises(RuntimeError, match="cudaErrorIllegalAddress"):
+            call()
+
+
+def test_a_kernel_gets_no_more_shared_memory_than_a_block_has():
+    machine.shared = 99 << 10
+    kernel = fake_cupy.RawModule(code=source("program.cu"), options=options("float32")).get_function("program")
+    kernel.max_dynamic_shared_size_bytes = 99 << 10
+    with pytest.raises(RuntimeError, match="CUDA_ERROR_INVALID_VALUE: a block has 101376 bytes"):
+        kernel.max_dynamic_shared_size_bytes = 100 << 10
 
 
 def test_memory_is_counted():

@@ -6,6 +6,7 @@ layers have a page of their own (cuda/dense.py). Nothing here waits for the GPU.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,9 +24,9 @@ from nnx.backends.cuda.operands import FLOAT64, INT64, as_they_are, writable
 from nnx.backends.cuda.persistent import MOST_WORK, compile_program
 from nnx.backends.cuda.products import MOST
 from nnx.backends.cuda.program import CupyProgram
-from nnx.backends.cuda.reasons import explain_error
+from nnx.backends.cuda.reasons import explain_version, explained
 from nnx.backends.cuda.stream import stream
-from nnx.backends.errors import BackendUnavailable, InputError, InputTypeError
+from nnx.backends.errors import BackendUnavailable, InputTypeError
 from nnx.backends.forward import Forward, Stage
 from nnx.backends.operations import Operations
 from nnx.backends.program import Program, Recorder
@@ -60,7 +61,7 @@ class CupyBackend(CudaDense):
         products = f"float32 matrix products: {ROUNDED[self.precision]}; precision= or {PRECISION} says which"
         rule = f"dense layers: {self.product_rule()}; NNX_GEMM=own or blas overrides"
         rules = rule, self._graph_rule(), *self._persistent_rule()
-        return replace(plain, notes=(products, *plain.notes, *rules, *self._met))
+        return replace(plain, notes=(products, *overrides(), *plain.notes, *rules, *self._met))
 
     def _graph_rule(self) -> str:
         """Return in words how recorded steps run, and who then does the products that cuBLAS does elsewhere."""
@@ -81,13 +82,24 @@ class CupyBackend(CudaDense):
         return [f"{which}: many in one launch of a persistent kernel; {PERSISTENT}=0 for none, 1 for all that fit"]
 
     def probe(self) -> None:
-        """Allocate, compile and run kernels, multiply matrices by cuBLAS, and compare."""
-        super().probe()
-        x = self.asarray([[1, 2]])
-        big = self.cupy.matmul(x, self.asarray([[3], [4]]))
-        share = self.to_numpy(self.softmax(x * 0))
-        if float(self.to_numpy(big)[0, 0]) != 11 or share.tolist() != [[0.5, 0.5]]:
-            raise RuntimeError(f"[1 2] @ [3 4] gave {self.to_numpy(big).tolist()}, softmax [0 0] {share.tolist()}")
+        """Do what a training step does, by kernels, by cuBLAS and by CuPy's own functions, and compare.
+
+        Raises:
+            BackendUnavailable: some of it does not work here.
+        """
+        with explained(self._full_name()):
+            super().probe()
+            x, w = self.asarray([[1, 2]]), self.asarray([[3], [4]])
+            big, share = self.to_numpy(self.cupy.matmul(x, w)), self.to_numpy(self.softmax(x * 0))
+            if float(big[0, 0]) != 11 or share.tolist() != [[0.5, 0.5]]:
+                raise RuntimeError(f"[1 2] @ [3 4] gave {big.tolist()}, softmax [0 0] {share.tolist()}")
+            for dtype, kind in (("float32", type(self)), ("float64", Operations)):  # by kernels, and by CuPy alone
+                found = _tiny_step(self, kind, self.asarray(x, dtype))
+                if found != TINY_STEP:
+                    raise RuntimeError(f"the gradients of a tiny step in {dtype} are {found}, not {TINY_STEP}")
+
+    def _full_name(self) -> str:
+        return f"{self.name}:{self.number}" if self.number else self.name
 
     def compile(self, recorder: Recorder) -> Program:
         if not self.graphs:
@@ -351,16 +363,37 @@ class CupyBackend(CudaDense):
         self._launch(plans.elementwise(name, n), kind, *arrays, hyper, counters, n)
 
 
+def overrides() -> list[str]:
+    """Return what the environment tells cuBLAS about products, over the head of whoever calls it."""
+    names = [name for name in os.environ if name == "NVIDIA_TF32_OVERRIDE" or "CUBLAS_EMULAT" in name]
+    return [
+        f"{name}={os.environ[name]} changes how cuBLAS multiplies, whatever precision= says" for name in sorted(names)
+    ]
+
+
 def otherwise(backend: CupyBackend, name: str, *operands: Any) -> Array:
     """Run an operation's default body."""
     return getattr(Operations, name)(backend, *operands)
+
+
+TINY_STEP = [[3.0, 4.0], [1.0], [2.0], [1.0]]  # of inputs, weights (two rows), biases
+
+
+def _tiny_step(backend: CupyBackend, kind: type[Operations], x: Array) -> list[list[float]]:
+    """Return the gradients of a dense layer at x = [1 2], w = [3 4], dy = [1], by the operations of this kind."""
+    w = backend.xp.asarray(backend.asarray([[3], [4]], x.dtype), copy=True)
+    dw, db, dy = (backend.zeros(shape, x.dtype) for shape in ((2, 1), (1, 1), (1, 1)))
+    dy += 1
+    dx = kind.dense_backward(backend, x, w, dy, dw, db)
+    kind.dense_gradients(backend, x, dy, dw, db)
+    return [row for a in (dx, dw, db) for row in backend.to_numpy(a).tolist()]
 
 
 # ---- making one ------------------------------------------------------------------------------------------------------
 
 
 def create(device: Any = "", gpu_memory_limit: Any = None, precision: str | None = None) -> CupyBackend:
-    """Return the backend on a GPU.
+    """Return the backend on a GPU, which `probe` is yet to try.
 
     Args:
         device: its number as CUDA counts those it may see; "" is the first.
@@ -376,20 +409,17 @@ def create(device: Any = "", gpu_memory_limit: Any = None, precision: str | None
     found = cuda_driver.explain(driver)
     if found is not None:
         raise BackendUnavailable(name, *found)
-    try:
+    with explained(name):
         cupy = load()
+        found = explain_version(cupy.__version__, driver)
+        if found is not None:
+            raise BackendUnavailable(name, *found)
         count = cupy.cuda.runtime.getDeviceCount()
         if number < count:
             from nnx.backends.cuda.several import CupyBackendOfSeveral  # it is made from this file's class
 
             kind = CupyBackend if count == 1 else CupyBackendOfSeveral
-            backend = kind(cupy, number, gpu_memory_limit, precision)
-            backend.probe()
-            return backend
-    except InputError:
-        raise
-    except Exception as error:  # a driver, a compiler, a linker: each has its own ways to fail
-        raise BackendUnavailable(name, *explain_error(error, driver)) from error
+            return kind(cupy, number, gpu_memory_limit, precision)
     seen = "GPU 0 is" if count == 1 else f"GPUs 0 to {count - 1} are"
     raise BackendUnavailable(
         name, f"there is no GPU {number}: {seen} what CUDA sees", "CUDA_VISIBLE_DEVICES says which it may see, if set."

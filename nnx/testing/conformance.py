@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -33,17 +35,27 @@ def check_backend(backend: Backend) -> Report:
     if not __debug__:
         raise RuntimeError("check_backend checks by assert statements, which python -O leaves out: run it without -O")
     assert isinstance(backend, Backend), f"{backend!r} is no instance of nnx.backends.Backend"
-    check_coverage()
     report = Report(backend.name)
     with np.errstate(all="ignore"):
-        check_arrays(backend)
-        check_info(backend)
-        check_recorder(backend)
-        for operation, dtype in product(OPERATIONS, DTYPES):
-            check_operation(backend, operation, dtype, report)
+        for _, check in checks(backend, report):
+            check()
+    return report
+
+
+def checks(backend: Backend, report: Report) -> Iterator[tuple[str, Callable[[], None]]]:
+    """Yield all that `check_backend` checks: what, and a function that does. Each says in `report` what it compared."""
+    yield "the suite", check_coverage
+    for what, check in (("arrays", check_arrays), ("info", check_info), ("recorder", check_recorder)):
+        yield what, partial(check, backend)
+    for operation, dtype in product(OPERATIONS, DTYPES):
+        yield f"{operation}, {dtype}", partial(check_operation, backend, operation, dtype, report)
+    yield "all operations", partial(check_compared, report)
+
+
+def check_compared(report: Report) -> None:
+    """Check that of no operation nothing was compared."""
     missing = OPERATIONS.keys() - report.operations.keys()
     assert not missing, f"{', '.join(sorted(missing))}: nothing was compared"
-    return report
 
 
 def check_operation(backend: Backend, operation: str, dtype: str, report: Report) -> None:

@@ -11,6 +11,7 @@ from nnx.kernels.cuda import KERNELS, Launch, options, source
 from nnx.kernels.cuda.table import SCALARS
 
 Array = Any
+STREAMS = 8  # of a thread, whose rooms are kept
 
 
 class Launcher:
@@ -80,6 +81,8 @@ class Scratch(threading.local):
     """Rooms for the operations that are called one by one: a step in its steady state allocates nothing.
 
     Each thread and each stream has its own, because what is launched on one stream runs in order and nothing else does.
+    Those of the streams used last are kept: nobody says when a stream is gone. What is dropped goes back to CuPy's pool
+    of that same stream, so work on it that is still to come is safe.
     A captured step has rooms of its own, which no other call makes larger or drops (graph.py).
     """
 
@@ -90,9 +93,11 @@ class Scratch(threading.local):
     def __call__(self, count: int, dtype: str) -> Array:
         """Return room for `count` numbers, which the next call on this stream hands out again."""
         stream = self._cupy.cuda.get_current_stream().ptr
-        if stream not in self._streams:
-            self._streams[stream] = Rooms(self._cupy)
-        return self._streams[stream](count, dtype)
+        rooms = self._streams.pop(stream, None) or Rooms(self._cupy)
+        self._streams[stream] = rooms  # the last one now
+        if len(self._streams) > STREAMS:
+            del self._streams[next(iter(self._streams))]
+        return rooms(count, dtype)
 
     def drop(self) -> None:
         """Give this thread's rooms up."""

@@ -170,11 +170,10 @@ class Plan:
         self._made = ExitStack()
         try:
             self._describe()
-            self._found = self._ask()
+            self.take(self.candidates(1)[0])
         except BaseException:
             self.close()
             raise
-        self.workspace = int(self._found.workspace)
         scale = SCALES[product.dtype]
         self._one, self._zero = scale(1), scale(0)
 
@@ -201,22 +200,32 @@ class Plan:
             rows, columns = columns, rows
         return self._make("cublasLtMatrixLayout", kind, columns, rows, columns)
 
-    def _ask(self) -> Found:
+    def take(self, candidate: Found) -> None:
+        """Let `run` use this one from now on."""
+        self._found, self.workspace = candidate, int(candidate.workspace)
+
+    def candidates(self, most: int) -> list[Found]:
+        """Return up to so many algorithms, the one that cuBLASLt thinks fastest first.
+
+        Raises:
+            LtError: there is none.
+        """
         preference = self._make("cublasLtMatmulPreference")
         a, b, c = self.product.alignments
         wishes = [(MAX_WORKSPACE, c_uint64(WORKSPACE))]
         wishes += [(wish, c_uint32(bytes_)) for wish, bytes_ in zip(ALIGNMENTS, (b, a, c, c), strict=True)]  # type: ignore[misc]
         for wish, value in wishes:
             self._lt.set("cublasLtMatmulPreferenceSetAttribute", preference, wish, value)
-        found, count = Found(), c_int(0)
+        found, count = (Found * most)(), c_int(0)
         layouts = self._b, self._a, self._c, self._c
         self._lt(
-            "cublasLtMatmulAlgoGetHeuristic", self._lt.handle, self._matmul, *layouts, preference, 1, byref(found),
+            "cublasLtMatmulAlgoGetHeuristic", self._lt.handle, self._matmul, *layouts, preference, most, byref(found),
             byref(count),
         )  # fmt: skip
-        if count.value < 1 or found.state:
+        able = [one for one in found[: count.value] if not one.state]
+        if not able:
             raise LtError(f"cuBLASLt knows no way to do {self.product}")
-        return found
+        return able
 
     def _make(self, what: str, *arguments: Any) -> c_void_p:
         handle = self._lt.made(f"{what}Create", *arguments)

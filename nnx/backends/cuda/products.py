@@ -89,10 +89,11 @@ class LtProducts:
         (a, a_transposed), (b, b_transposed) = backend.oriented(a), backend.oriented(b)
         (m, n), k = c.shape, a.shape[1]
         precision = backend.precision if kind == "float32" else "full"
+        begin, other, end = (alignment(matrix.data.ptr) for matrix in (a, b, c))
         if precision == "bf16":
             a, b = rounded(backend, a, b)
-        operands = a, b, c, bias
-        aligned = alignment(a.data.ptr), alignment(b.data.ptr), alignment(c.data.ptr)
+            begin = other = WORD  # wherever that room stands just now: else it would be another product next time
+        operands, aligned = (a, b, c, bias), (begin, other, end)
         product = Product(m, n, k, a_transposed, b_transposed, kind, precision, epilogues[0], aligned)
         if product not in self._plans:
             self._plans[product] = self._plan(backend, product, epilogues, operands)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 
+from nnx.backends.cuda import driver as cuda_driver
 from nnx.backends.cuda.driver import Driver, Explanation, explain_status
+from nnx.backends.errors import BackendUnavailable, InputError
+
+OLDEST = (14, 1)  # CuPy: `asarray(copy=)` and `astype` came with 14.0, `matrix_transpose` with 14.1
 
 WHEELS = ("cupy", "cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "cupy-rocm-5-0", "cupy-rocm-7-0", "amd-cupy")
 LIBRARIES = {  # by what stands in the error: the library, what it does
@@ -13,6 +20,8 @@ LIBRARIES = {  # by what stands in the error: the library, what it does
     "curand": ("cuRAND", "draws random numbers"),
     "nvjitlink": ("nvJitLink", "links kernels"),
 }
+# In NVRTC's words, and in CuPy's own.
+NO_HEADERS = ("cannot open source file", "could not open source file", "failed to find cuda headers")
 
 
 def wheels() -> list[str]:
@@ -25,6 +34,30 @@ def wheels() -> list[str]:
             continue
         found.append(name)
     return found
+
+
+def explain_version(version: str, driver: Driver) -> Explanation | None:
+    """Return why a CuPy of this version cannot be used, and what to do; None if it can."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found is None or (int(found[1]), int(found[2])) >= OLDEST:  # a build of one's own is left to the probe
+        return None
+    wanted = "{}.{}".format(*OLDEST)
+    return f"CuPy {version} is too old: nnx needs {wanted}", f'Run `pip install "{_installed(driver)}>={wanted}"`.'
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Turn what CuPy, a driver, a compiler or a linker raises inside into a reason why `name` is unavailable.
+
+    Raises:
+        BackendUnavailable: something was raised. InputError: what the user gave cannot be used, GPU or not.
+    """
+    try:
+        yield
+    except (InputError, BackendUnavailable):
+        raise
+    except Exception as error:
+        raise BackendUnavailable(name, *explain_error(error, cuda_driver.ask())) from error
 
 
 def explain_error(error: BaseException, driver: Driver) -> Explanation:
@@ -52,9 +85,9 @@ def _meaning(error: BaseException, driver: Driver) -> Explanation:
         for mark, (library, task) in LIBRARIES.items():
             if f"lib{mark}" in text.lower():
                 return f"CUDA's {library}, which {task}, is missing ({text})", toolkit
+    if any(mark in str(error).lower() for mark in NO_HEADERS):
+        return f"CUDA's headers are missing ({text})", toolkit
     if kind == "CompileException":
-        if "cannot open source file" in str(error) or "could not open source file" in str(error):
-            return f"CUDA's headers are missing ({text})", toolkit
         return f"a kernel does not compile ({text})", "CuPy's NVRTC may be of another CUDA than its wheel. " + toolkit
     if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
         return "CuPy is not installed", f'Run `pip install "nnx-backends[{_extra(driver)}]"`.'

@@ -33,55 +33,160 @@ extern "C" __global__ void bias_activation(REAL* y, const REAL* bias, long long 
 }
 
 // ---- column sums ----------------------------------------------------------------------------------------------------
+//
+// A thread has WIDE neighbouring columns, and reads several rows of them before it adds the first: memory answers after
+// hundreds of clocks, and who waits for every row gets one in that time.
 
 // How many numbers a thread adds up one after the other. It then adds these sums to each other: what is lost by rounding
 // grows with the length of both (nnx/kernels/rounding.py).
 #define RUN 128
 
-// Add up `shared`, which holds `lines` rows of `width` numbers, into its first row: halves onto halves.
-__device__ __forceinline__ void fold_lines(REAL* shared, int lines, int width, int line) {
+#define TILE_COLUMNS 128  // of a block, all of whose threads share them, row by row: launches.py says the same
+
+// WIDE neighbours in one access, or where not all arrays begin and go on at multiples of it, `count` of them one by one.
+template <bool ALIGNED>
+__device__ __forceinline__ Numbers<WIDE> load_some(const REAL* from, int count) {
+  if constexpr (ALIGNED) return load<WIDE>(from);
+  Numbers<WIDE> numbers = {};
+#pragma unroll
+  for (int k = 0; k < WIDE; k++)
+    if (k < count) numbers.at[k] = from[k];
+  return numbers;
+}
+
+template <bool ALIGNED>
+__device__ __forceinline__ void store_some(REAL* to, const Numbers<WIDE>& numbers, int count) {
+  if constexpr (ALIGNED) return store<WIDE>(to, numbers);
+#pragma unroll
+  for (int k = 0; k < WIDE; k++)
+    if (k < count) to[k] = numbers.at[k];
+}
+
+__device__ __forceinline__ void add_to(Numbers<WIDE>& total, const Numbers<WIDE>& numbers) {
+#pragma unroll
+  for (int k = 0; k < WIDE; k++) total.at[k] += numbers.at[k];
+}
+
+// Where a matrix's numbers come from: `load` reads what `number` then makes of it.
+template <bool ALIGNED>
+struct AsTheyAre {
+  const REAL* x;
+  static constexpr bool aligned = ALIGNED;
+  static constexpr int deep = 8;  // rows that a thread reads before it adds the first
+  typedef Numbers<WIDE> Loaded;
+  __device__ __forceinline__ Loaded load(i64 i, int count) const { return load_some<ALIGNED>(x + i, count); }
+  __device__ __forceinline__ Numbers<WIDE> number(i64, int, const Loaded& loaded) const { return loaded; }
+};
+
+template <bool ALIGNED>
+struct ThroughRelu {
+  const REAL *y, *dy;
+  REAL* dx;
+  static constexpr bool aligned = ALIGNED;
+  static constexpr int deep = 4;
+  struct Loaded {
+    Numbers<WIDE> y, dy;
+  };
+  __device__ __forceinline__ Loaded load(i64 i, int count) const {
+    return {load_some<ALIGNED>(y + i, count), load_some<ALIGNED>(dy + i, count)};
+  }
+  __device__ __forceinline__ Numbers<WIDE> number(i64 i, int count, const Loaded& loaded) const {
+    Numbers<WIDE> slopes;
+#pragma unroll
+    for (int k = 0; k < WIDE; k++) slopes.at[k] = relu_slope(loaded.y.at[k], loaded.dy.at[k]);
+    store_some<ALIGNED>(dx + i, slopes, count);
+    return slopes;
+  }
+};
+
+// The same number, a multiple of WIDE. That it is one must be seen in its making: else the compiler, which knows nothing of
+// `aligned`, stores neighbours one by one.
+template <bool ALIGNED>
+__device__ __forceinline__ i64 in_groups(i64 elements) {
+  return ALIGNED ? elements & -(i64)WIDE : elements;
+}
+
+// Add `rows` rows, `apart` elements from each other, of which the first is at `at`: all are read before one is added.
+template <class Source>
+__device__ __forceinline__ void add_rows(Numbers<WIDE>& total, const Source& source, i64 at, i64 apart, int count,
+                                         int rows) {
+  typename Source::Loaded loaded[Source::deep];
+#pragma unroll
+  for (int d = 0; d < Source::deep; d++)
+    if (d < rows) loaded[d] = source.load(in_groups<Source::aligned>(at + d * apart), count);
+#pragma unroll
+  for (int d = 0; d < Source::deep; d++)
+    if (d < rows)
+      add_to(total, source.number(in_groups<Source::aligned>(at + d * apart), count, loaded[d]));
+}
+
+// The sums over `rows` rows, run by run: RUN is a multiple of how deep a source is read.
+template <class Source>
+__device__ __forceinline__ Numbers<WIDE> sum_rows(const Source& source, i64 at, i64 apart, int count, i64 rows) {
+  Numbers<WIDE> total = {};
+  while (rows > 0) {
+    Numbers<WIDE> run = {};
+    i64 left = smaller(rows, RUN);
+    rows -= left;
+    for (; left >= Source::deep; left -= Source::deep, at += Source::deep * apart)
+      add_rows(run, source, at, apart, count, Source::deep);
+    if (left > 0) add_rows(run, source, at, apart, count, (int)left);
+    add_to(total, run);
+  }
+  return total;
+}
+
+// Add up `shared`, which holds `lines` rows of `width` groups of columns, into its first row: halves onto halves.
+__device__ __forceinline__ void fold_lines(Numbers<WIDE>* shared, int lines, int width, int line) {
   __syncthreads();
   for (int left = lines; left > 1;) {
     int half = (left + 1) / 2;
-    if (line + half < left) shared[threadIdx.x] += shared[threadIdx.x + half * width];
+    if (line + half < left) add_to(shared[threadIdx.x], shared[threadIdx.x + half * width]);
     __syncthreads();
     left = half;
   }
 }
 
-// sums[band, column] = the sum of number(i) over the elements i of that column in that band: grid.y bands of rows.
-// Where columns are few a block reads several rows at once, so that no thread is idle.
-template <class Number>
-__device__ __forceinline__ void sum_columns(REAL* sums, i64 rows, i64 columns, REAL* shared, Number number) {
+// sums[band, column] = the sum of that column of `source` in that band: grid.y bands of rows. The threads of a block are
+// as many lines as fit, so that none is idle. Which rows a thread adds up, and in what order, depends on the shape alone.
+template <class Source>
+__device__ __forceinline__ void sum_columns(const Source& source, REAL* sums, i64 rows, i64 columns,
+                                            Numbers<WIDE>* shared) {
   i64 height = quotient_up(rows, gridDim.y), first_row = blockIdx.y * height;
   i64 last_row = smaller(rows, first_row + height);
-  for (i64 tile = (i64)blockIdx.x * THREADS; tile < columns; tile += grid_threads()) {
-    int width = (int)smaller(columns - tile, THREADS), lines = THREADS / width;
-    int line = threadIdx.x / width, column = threadIdx.x - line * width;
-    REAL total = 0;
-    if (line < lines)
-      for (i64 row = first_row + line; row < last_row;) {
-        i64 end = smaller(last_row, row + RUN * lines);
-        REAL run = 0;
-        for (; row < end; row += lines) run += number(row * columns + tile + column);
-        total += run;
-      }
-    shared[threadIdx.x] = total;
+  for (i64 tile = (i64)blockIdx.x * TILE_COLUMNS; tile < columns; tile += (i64)gridDim.x * TILE_COLUMNS) {
+    int across = (int)smaller(columns - tile, TILE_COLUMNS), width = (across + WIDE - 1) / WIDE;
+    int lines = THREADS / width, line = threadIdx.x / width, first = (threadIdx.x - line * width) * WIDE;
+    int count = across - first < WIDE ? across - first : WIDE;
+    if (line < lines) {
+      i64 at = (first_row + line) * columns + tile + first, left = last_row - first_row - line;
+      shared[threadIdx.x] = sum_rows(source, at, lines * columns, count, left > 0 ? quotient_up(left, lines) : 0);
+    }
     fold_lines(shared, lines, width, line);
-    if (line == 0) sums[blockIdx.y * columns + tile + column] = shared[threadIdx.x];  // its own place: no barrier
+    if (line == 0) store_some<false>(sums + blockIdx.y * columns + tile + first, shared[threadIdx.x], count);
+    // the next tile begins in the thread's own place: no barrier
   }
 }
 
-extern "C" __global__ void column_sums(const REAL* x, REAL* sums, long long rows, long long columns) {
-  __shared__ REAL shared[THREADS];
-  sum_columns(sums, rows, columns, shared, [&](i64 i) { return x[i]; });
+// Two blocks on a multiprocessor are enough: told so, the compiler gives each thread the registers for all that is on its
+// way. Left to itself it takes few on some GPUs, and then waits for every row.
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    column_sums(const REAL* x, REAL* sums, long long rows, long long columns) {
+  __shared__ Numbers<WIDE> shared[THREADS];
+  if (columns % WIDE == 0 && aligned(x))
+    sum_columns(AsTheyAre<true>{x}, sums, rows, columns, shared);
+  else
+    sum_columns(AsTheyAre<false>{x}, sums, rows, columns, shared);
 }
 
 // dx may be dy.
-extern "C" __global__ void relu_backward_column_sums(const REAL* y, const REAL* dy, REAL* dx, REAL* sums,
-                                                     long long rows, long long columns) {
-  __shared__ REAL shared[THREADS];
-  sum_columns(sums, rows, columns, shared, [&](i64 i) { return dx[i] = relu_slope(y[i], dy[i]); });
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    relu_backward_column_sums(const REAL* y, const REAL* dy, REAL* dx, REAL* sums, long long rows, long long columns) {
+  __shared__ Numbers<WIDE> shared[THREADS];
+  if (columns % WIDE == 0 && aligned(y) && aligned(dy) && aligned(dx))
+    sum_columns(ThroughRelu<true>{y, dy, dx}, sums, rows, columns, shared);
+  else
+    sum_columns(ThroughRelu<false>{y, dy, dx}, sums, rows, columns, shared);
 }
 
 // ---- product --------------------------------------------------------------------------------------------------------

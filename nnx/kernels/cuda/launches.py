@@ -31,6 +31,8 @@ BLOCKS = 2048  # enough to fill every GPU of today several times over
 LONG = 1024  # columns from which on a row is a block's work
 TILE = 32  # of `product`: rows and columns of a block's share
 PARTS = 512  # most blocks of a two-stage reduction
+TILE_COLUMNS = 128  # of `column_sums`: columns of a block's share
+BANDS = 32  # most rows that it leaves to its second launch: each thread of that one then reads its few at once
 
 
 def _ceil(a: int, b: int) -> int:
@@ -95,16 +97,16 @@ def column_sums(rows: int, columns: int, kernel: str = "column_sums") -> tuple[L
     Args:
         kernel: the first of them, column_sums or relu_backward_column_sums.
     """
-    tiles, count = max(1, _ceil(columns, THREADS)), bands(rows, columns)
+    tiles, count = max(1, _ceil(columns, TILE_COLUMNS)), bands(rows, columns)
     first = Launch(kernel, (tiles, count), (THREADS,))
     return (first,) if count == 1 else (first, Launch("column_sums", (tiles, 1), (THREADS,)))
 
 
 def bands(rows: int, columns: int) -> int:
     """Return into how many bands `column_sums` splits the rows: the height of the scratch it needs, if above 1."""
-    tiles = max(1, _ceil(columns, THREADS))
-    at_a_time = max(1, THREADS // max(1, columns))  # rows that a block reads together
-    count = min(rows // (32 * at_a_time), PARTS // tiles)
+    tiles = max(1, _ceil(columns, TILE_COLUMNS))
+    lines = THREADS // max(1, _ceil(min(columns, TILE_COLUMNS), 4))  # rows that a block reads together, in float32
+    count = min(rows // (8 * lines), BANDS, PARTS // tiles)
     return count if count >= 4 else 1  # for less the second launch costs more than it saves
 
 

@@ -1,0 +1,104 @@
+"""Each way that steps and predictions run, held to NumPy: on the stand-in, and on a GPU where there is one.
+
+What only the stand-in can tell (what is launched, what is allocated, what a failure leaves behind) is in the files of
+each way. Here is what a GPU can be asked as well: that the way was taken, and the numbers.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import NETS
+from test_cupy import gpu, stand_in
+
+from nnx.backends.cupy import CupyBackend
+from nnx.backends.precision import ERRORS
+
+Array = Any
+TOLERANCE = {"float32": {"rtol": 2e-3, "atol": 2e-4}, "float64": {"rtol": 1e-7, "atol": 1e-8}}
+SOME = ("relu", "two dropouts", "l1 and l2", "tail of one")
+
+
+def cublaslt() -> Any:
+    from fake_cublaslt import FakeLt
+    from fake_cupy import machine
+
+    backend = stand_in()
+    machine.cublaslt = FakeLt()
+    return backend
+
+
+@pytest.fixture(params=["stand-in", "gpu"])
+def backend(request: pytest.FixtureRequest) -> CupyBackend:
+    """A backend of the test's own, whose settings it may change."""
+    return copy.copy(cublaslt() if request.param == "stand-in" else gpu())
+
+
+def steps(backend: Any, name: str, dtype: str, count: int = 30) -> tuple[np.ndarray, str]:
+    """Take steps; return all state, and how they ran."""
+    model, (x, y) = NETS[name].model(dtype, backend), NETS[name].samples()
+    model.steps(x, y, count)
+    ((_, program),) = model._trainer._staged.values()  # type: ignore[union-attr]
+    return np.array(model.backend.to_numpy(model.flat.state)), getattr(program, "way", "")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", SOME)
+def test_steps_in_each_way_are_numpys(name: str, dtype: str, backend: CupyBackend):
+    wanted, _ = steps("numpy", name, dtype)
+    for persistent, graphs, way in (
+        (True, True, "persistent kernel"),
+        (False, True, "CUDA graph"),
+        (False, False, "single operations"),
+    ):
+        backend.persistent, backend.graphs = persistent, graphs
+        got, took = steps(backend, name, dtype)
+        assert took == way, backend.info().notes
+        np.testing.assert_allclose(got, wanted, **TOLERANCE[dtype], err_msg=way)
+
+
+@pytest.mark.parametrize("rule", ["own", "blas"])
+def test_steps_with_large_products_are_a_graph(rule: str, backend: CupyBackend):
+    """By nnx's kernel, and by cuBLASLt, whose epilogues have the biases and their gradients."""
+    wanted, _ = steps("numpy", "relu", "float64")
+    backend.persistent, backend.gemm_rule = False, rule
+    got, took = steps(backend, "relu", "float64")
+    assert took == "CUDA graph", backend.info().notes
+    np.testing.assert_allclose(got, wanted, **TOLERANCE["float64"])
+
+
+def test_predictions_by_graphs_see_changed_weights(backend: CupyBackend):
+    model, numpys = (NETS["relu"].model("float64", where) for where in (backend, "numpy"))
+    x = NETS["relu"].samples()[0][:7]
+    for change in (1.0, 0.5):
+        for one in (model, numpys):
+            one.layers[0].weights = one.layers[0].weights * change  # type: ignore[attr-defined]
+        wanted = numpys.predict(x)
+        for _ in range(5):
+            np.testing.assert_allclose(model.predict(x), wanted, rtol=1e-9, atol=1e-12)
+    assert not [note for note in backend.info().notes if "a prediction of" in note]
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_products_are_off_by_no_more_than_is_stated(precision: str, backend: CupyBackend):
+    random = np.random.default_rng(0)
+    a, b = (random.normal(size=shape).astype("f4") for shape in ((130, 200), (200, 70)))
+    rounding: Any = backend.with_precision(precision)
+    rounding.gemm_rule = "blas"
+    got = rounding.to_numpy(rounding.dense(*map(rounding.asarray, (a, b)), rounding.zeros((1, 70))))
+    error = np.abs(got - a.astype(float) @ b) / (np.abs(a).astype(float) @ np.abs(b))
+    assert ERRORS[precision] / 100 < error.max() <= ERRORS[precision]
+
+
+def test_streamed_training_is_resident_training(backend: CupyBackend):
+    ends = []
+    for wish in (False, True):
+        backend.streams = wish
+        model, (x, y) = NETS["relu"].model("float32", backend), NETS["relu"].samples()
+        history = model.fit(x, y, epochs=3, batch_size=16, verbose=0)
+        assert bool(history.streamed) == wish
+        ends.append(backend.to_numpy(model.flat.state).tobytes())
+    assert ends[0] == ends[1]
