@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnx.backends.inputs import column_names
+from nnx.backends.operations import QUIET
 
 LEVELS = 8  # a column must vary by so many times what rounding moves its numbers: it then keeps four values or more
 NOISE = 512  # roundings of the type given: what varies by less may be constant but for how it was computed
@@ -19,6 +20,7 @@ SAMPLE = 16  # rows that settle nearly all columns
 BLOCK = 1 << 16  # numbers that stay in the cache
 
 
+@QUIET  # of numbers at the ends of a type's range, whose columns are let pass
 def lost(a: np.ndarray, given: np.ndarray, source: Any = None) -> str | None:
     """Say which column lost what varies in it when its numbers were cast; None if none did.
 
@@ -28,9 +30,8 @@ def lost(a: np.ndarray, given: np.ndarray, source: Any = None) -> str | None:
     """
     if len(a) < 2 or _digits(given.dtype) <= _digits(a.dtype):
         return None
-    with np.errstate(all="ignore"):  # of numbers at the ends of a type's range, whose columns are let pass
-        columns = _nearly_constant(a)
-        return _first_lost(a, given, columns, source) if len(columns) else None
+    columns = _nearly_constant(a)
+    return _first_lost(a, given, columns, source) if len(columns) else None
 
 
 def _first_lost(a: np.ndarray, given: np.ndarray, columns: np.ndarray, source: Any) -> str | None:

@@ -132,12 +132,12 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         if "l2" in changed:
             for dense in (layer for layer in self.model_.layers if isinstance(layer, Dense)):
                 dense.weight_l2 = changed["l2"]
+        self._made_with = settings  # whatever becomes of the training: these are what the network has now
 
     def _train(self, model: Sequential, before: list[float], X: Array, y: Array, epochs: int, **more: Any) -> Self:
         batch = checks.integer(self.batch_size, "batch_size")
         history = model.fit(X, y, epochs, batch, verbose=self.verbose, **more)
         self.model_, self.loss_curve_ = model, before + history.get("loss", [])
-        self._made_with = self._settings()
         if history.interrupted:
             raise KeyboardInterrupt
         return self
@@ -157,7 +157,7 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         }
 
     def _network(self, features: int, outputs: int, random: np.random.RandomState) -> Sequential:
-        settings = self._settings()
+        settings = self._made_with = self._settings()
         widths = [features, *settings["hidden_layers"]]
         activation, dropout, l2 = ACTIVATIONS[settings["activation"]], settings["dropout"], settings["l2"]
         init = "he" if activation is ReLU else "glorot"
@@ -235,7 +235,7 @@ class NNClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
         X, y = self._validated(X, y, reset=known is None)
         unknown = np.setdiff1d(y, given)
         if unknown.size:
-            raise InputError(f"partial_fit: y holds {unknown[0]!r}, expected one of the classes {given}")
+            raise InputError(f"partial_fit: y holds {unknown.tolist()[0]!r}, expected one of the classes {given}")
         self.classes_ = given
         return self._continue(X, np.searchsorted(given, y), len(given))
 

@@ -243,6 +243,18 @@ def test_what_set_params_changes_between_partial_fits_is_used(kind: type) -> Non
 
 
 @BOTH
+def test_what_set_params_takes_back_is_taken_back_though_the_training_between_failed(kind: type) -> None:
+    x, y = moons()
+    model, twin = (small(kind).fit(x, y) for _ in range(2))
+    kept = {name: model.get_params()[name] for name in ("learning_rate", "l2", "batch_size")}
+    with pytest.raises(nnx.InputError, match="batch_size"):
+        model.set_params(learning_rate=0.5, l2=10.0, batch_size=0).partial_fit(x, y)
+    model.set_params(**kept).partial_fit(x, y)
+    assert model.model_.optimizer.learning_rate == kept["learning_rate"]
+    np.testing.assert_array_equal(model.predict(x), twin.partial_fit(x, y).predict(x))
+
+
+@BOTH
 @pytest.mark.parametrize(("name", "value"), [
     ("hidden_layers", (3,)), ("activation", "tanh"), ("dropout", 0.9), ("dtype", "float32"), ("random_state", 7),
     ("backend", "cupy,numpy"), ("learning_rate", -1), ("l2", "much"),

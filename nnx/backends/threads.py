@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -87,9 +88,10 @@ def wish() -> int | None:
     text = os.environ.get("NNX_THREADS", "").strip()
     if not text:
         return None
-    if not text.isdecimal() or int(text) < 1:
+    number = _counted(text)
+    if number is None:
         raise InputError(f"NNX_THREADS={text!r}: expected a whole number of at least 1")
-    return int(text)
+    return number
 
 
 # ---- what limits it --------------------------------------------------------------------------------------------------
@@ -130,10 +132,17 @@ def _number(name: str) -> int | None:
     text = os.environ.get(name, "").partition(",")[0].strip()
     if not text or (text == "0" and name != NUMBAS):
         return None
-    if not text.isdecimal() or int(text) < 1:
+    number = _counted(text)
+    if number is None:
         warn_once(f"{name}={text!r} limits no threads: expected a whole number of at least 1", name)
-        return None
-    return int(text)
+    return number
+
+
+def _counted(text: str) -> int | None:
+    """Return the whole number above 0 that a text is; None if it is none, or of more digits than Python reads."""
+    with suppress(ValueError):
+        return (int(text) or None) if text.isdecimal() else None
+    return None
 
 
 def blas_limit() -> int | None:
@@ -192,7 +201,8 @@ def apply(always: bool = False) -> None:
         if "nnx.kernels.cpu.pool" in sys.modules:
             from nnx.kernels.cpu import pool
 
-            pool.set_limit(asked or min(_fixed().values(), default=os.cpu_count() or 1), _just_now)
+            most = asked or min(_fixed().values(), default=os.cpu_count() or 1)
+            pool.set_limit(min(most, sys.maxsize), _just_now)  # kernels read it as one of C's numbers
 
 
 def _just_now() -> int:
