@@ -350,6 +350,7 @@ def test_more_threads_than_cpus_are_capped_and_said_once(monkeypatch: pytest.Mon
     monkeypatch.setattr(telling, "_told", {})
     with pytest.warns(RuntimeWarning, match=r"set_threads\(9\): nnx takes 8"):
         assert nnx.set_threads(9) == 8
+    assert nnx.set_threads(np.int64(3)) == 3
     nnx.set_threads(10**30)  # no number of C's holds it
 
 

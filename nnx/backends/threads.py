@@ -18,6 +18,8 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from nnx.backends.errors import InputError, InputTypeError
 from nnx.backends.quota import quota
 from nnx.kernels.forking import hold_at_fork
@@ -51,11 +53,11 @@ def set_threads(threads: int | None) -> int:
     """
     global _asked
     if threads is not None:
-        if isinstance(threads, bool) or not isinstance(threads, int):
+        if isinstance(threads, bool) or not isinstance(threads, int | np.integer):
             raise InputTypeError(f"set_threads({threads!r}): expected a whole number, or None")
         if threads < 1:
             raise InputError(f"set_threads({threads}): expected at least 1")
-    _asked = threads
+    _asked = None if threads is None else int(threads)
     apply(always=True)
     _tell_of_a_cap()
     return get_threads()
