@@ -44,6 +44,13 @@ class Flushless(Writes):
     flush = None
 
 
+class Proxy(Writes):
+    """One that looks everything up elsewhere, as one of an interpreter that ends, where nothing is any more."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name} here")
+
+
 class Terminal(io.StringIO):
     """A terminal that goes away."""
 
@@ -78,7 +85,7 @@ def model() -> nnx.Sequential:
     return net.compile(nnx.CategoricalCrossEntropy(), nnx.Adam())
 
 
-@pytest.mark.parametrize("make", [lambda: None, closed, Writes, Broken, Flushless, Terminal, narrow, object])
+@pytest.mark.parametrize("make", [lambda: None, closed, Writes, Broken, Flushless, Proxy, Terminal, narrow, object])
 def test_a_training_goes_on_whatever_stdout_is(make: Callable[[], Any], stdout: Callable[[Any], None]) -> None:
     net = model()
     stdout(make())
