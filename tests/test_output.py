@@ -158,6 +158,20 @@ def test_a_bar_that_rich_refuses_becomes_lines(monkeypatch: pytest.MonkeyPatch, 
     assert out.text == "epoch 1/1  loss 0.5000\n"
 
 
+def test_a_bar_cuts_nothing_off_where_80_columns_are_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = pytest.importorskip("rich.console")
+    out = io.StringIO()
+    narrow = console.Console(file=out, force_terminal=True, width=80, legacy_windows=False)
+    monkeypatch.setattr("rich._console", narrow)
+    logs = {"loss": 0.1234, "accuracy": 0.2345, "val_loss": 0.3456, "val_accuracy": 0.4567}
+    with progress.Bar(300, 0) as shown:
+        shown.advance(299.0)
+        out.truncate(out.seek(0))
+        shown.log(299, logs)
+    for text in ("299/300", "loss", *logs, *map(str, logs.values())):
+        assert text in out.getvalue()
+
+
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 pytest.importorskip("typer")
