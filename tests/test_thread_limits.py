@@ -418,6 +418,8 @@ V1 = MOUNT.format(root="/docker/1", top="{tmp}/v1", kind="cgroup", options=",cpu
         ("4:cpu,cpuacct:/docker/1\n", V1, {"v1__cfs_quota_us": "-1", "v1__cfs_period_us": "100000"}, None),
         ("4:cpuset:/docker/1\n", V1, {"v1__cfs_quota_us": "100000", "v1__cfs_period_us": "100000"}, None),
         ("0::/\n", V2, {"v2__max": "what is this"}, None),
+        ("0::/\n", V2, {"v2__max": "100000"}, None),
+        ("\nwhat is this\n0::/\n", "what is this\n" + V2, {"v2__max": "100000 100000"}, 1),
         ("0::/\n", "", {"v2__max": "100000 100000"}, None),
         ("", "", {}, None),
     ],
