@@ -32,7 +32,8 @@ except ImportError as error:
 __all__ = ["NNClassifier", "NNRegressor"]
 
 Array = Any
-FLOATS = [np.float64, np.float32]  # taken as they are, so that the model sees what a cast to its own type loses
+# Taken as they are, so that the model sees what a cast to its own type loses.
+NUMBERS = [np.float64, np.float32, np.int64, np.uint64]
 ACTIVATIONS: dict[str, type[Layer]] = {"relu": ReLU, "tanh": Tanh, "sigmoid": Sigmoid, "linear": Linear}
 
 
@@ -178,7 +179,7 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
                 f"y should be a 1d array of labels, got an array of shape {shape} instead: one-hot rows are labels by "
                 "y.argmax(axis=1), and sklearn.multioutput.MultiOutputClassifier learns several labels for each sample"
             )
-        X, y = validate_data(self, X, y, reset=reset, dtype=FLOATS, multi_output=numbers, y_numeric=numbers)
+        X, y = validate_data(self, X, y, reset=reset, dtype=NUMBERS, multi_output=numbers, y_numeric=numbers)
         return X, y
 
     def _encoded(self, y: Array) -> tuple[Array, int]:
@@ -187,7 +188,7 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
 
     def _outputs(self, X: Any) -> Array:
         check_is_fitted(self, "model_")
-        X = validate_data(self, X, reset=False, dtype=FLOATS)
+        X = validate_data(self, X, reset=False, dtype=NUMBERS)
         return self.model_.predict(X)
 
 

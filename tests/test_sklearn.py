@@ -178,6 +178,9 @@ def test_what_float32_loses_is_refused_and_columns_go_by_their_names(kind: type)
     small(kind).fit(clock, y)
     with pytest.raises(nnx.InputError, match="column 2 varies by 119 around"):
         small(kind, dtype="float32").fit(clock, y)
+    for whole in (np.int64, np.uint64):
+        with pytest.raises(nnx.InputError, match=r"column 0 varies by 119 around .*: float64 keeps next to none"):
+            small(kind).fit(np.arange(len(x), dtype=whole)[:, None] + whole(2**60), y)
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": x[:, 0], "b": x[:, 1] > 0})
     model = small(kind).fit(frame, y)
