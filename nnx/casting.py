@@ -7,11 +7,9 @@ noise, or a constant. Columns near 0 lose nothing that counts, so a look at a fe
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 
-from nnx.backends.inputs import column_names
 from nnx.backends.operations import QUIET
 
 LEVELS = 8  # a column must vary by so many times what rounding moves its numbers: it then keeps four values or more
@@ -21,20 +19,22 @@ BLOCK = 1 << 16  # numbers that stay in the cache
 
 
 @QUIET  # of numbers at the ends of a type's range, whose columns are let pass
-def lost(a: np.ndarray, given: np.ndarray, source: Any = None) -> str | None:
-    """Say which column lost what varies in it when its numbers were cast; None if none did.
+def lost(a: np.ndarray, given: np.ndarray) -> tuple[int, str] | None:
+    """Return the first column that lost what varies in it when its numbers were cast, and what is the matter.
 
     Args:
         a: [N, I] finite floats. given: the same numbers before they were cast.
-        source: what they were read from, which may name its columns.
+
+    Returns:
+        None if none did.
     """
     if len(a) < 2 or _digits(given.dtype) <= _digits(a.dtype):
         return None
     columns = _nearly_constant(a)
-    return _first_lost(a, given, columns, source) if len(columns) else None
+    return _first_lost(a, given, columns) if len(columns) else None
 
 
-def _first_lost(a: np.ndarray, given: np.ndarray, columns: np.ndarray, source: Any) -> str | None:
+def _first_lost(a: np.ndarray, given: np.ndarray, columns: np.ndarray) -> tuple[int, str] | None:
     """Look at every row of some columns."""
     low, high = _range(given, columns)
     span, size = high - low, np.maximum(high, -low)
@@ -43,12 +43,9 @@ def _first_lost(a: np.ndarray, given: np.ndarray, columns: np.ndarray, source: A
         column = columns[i]
         moved = np.abs(given[:, column].astype(np.longdouble) - a[:, column]).max()
         if moved * LEVELS > span[i]:
-            names = column_names(source)
-            name = column if names is None else repr(names[column])
-            wider = ", or use dtype='float64'" if a.dtype == np.float32 else ""
-            return (
-                f"column {name} varies by {float(span[i]):.3g} around {float(size[i]):.3g}: {a.dtype} keeps next to "
-                f"none of it; centre it by subtracting its mean{wider}"
+            return int(column), (
+                f"varies by {float(span[i]):.3g} around {float(size[i]):.3g}: {a.dtype} keeps next to none of it; "
+                "centre it by subtracting its mean"
             )
     return None
 
