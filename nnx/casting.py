@@ -64,12 +64,13 @@ def _nearly_constant(a: np.ndarray) -> np.ndarray:
     so does any sample with a zero, or with numbers of both signs.
     """
     least = 2 * LEVELS * float(np.finfo(a.dtype).eps)
-    close = np.abs(a[0] - a[-1]) < least * np.abs(a[0])  # two rows settle most data
-    if np.count_nonzero(close):
-        sample = a[:: -(-len(a) // SAMPLE)]
-        low, high = np.minimum.reduce(sample), np.maximum.reduce(sample)
-        close &= high - low < least * np.maximum(high, -low)
-    return np.flatnonzero(close) if np.count_nonzero(close) else close[:0]
+    first = a[0]
+    close = np.abs(first - a[-1]) < least * np.abs(first)
+    if not np.count_nonzero(close):  # two rows settle most data
+        return close[:0]
+    sample = a[:: -(-len(a) // SAMPLE)]
+    low, high = np.minimum.reduce(sample), np.maximum.reduce(sample)
+    return np.flatnonzero(close & (high - low < least * np.maximum(high, -low)))
 
 
 def _range(given: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
