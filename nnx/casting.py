@@ -18,7 +18,6 @@ SAMPLE = 16  # rows that settle nearly all columns
 BLOCK = 1 << 16  # numbers that stay in the cache
 
 
-@QUIET  # of numbers at the ends of a type's range, whose columns are let pass
 def lost(a: np.ndarray, given: np.ndarray) -> tuple[int, str] | None:
     """Return the first column that lost what varies in it when its numbers were cast, and what is the matter.
 
@@ -30,12 +29,15 @@ def lost(a: np.ndarray, given: np.ndarray) -> tuple[int, str] | None:
     """
     if len(a) < 2 or _digits(given.dtype) <= _digits(a.dtype):
         return None
+    return _first_lost(a, given)
+
+
+@QUIET  # of numbers at the ends of a type's range, whose columns are let pass
+def _first_lost(a: np.ndarray, given: np.ndarray) -> tuple[int, str] | None:
+    """Look at every row of the columns that a few rows do not clear."""
     columns = _nearly_constant(a)
-    return _first_lost(a, given, columns) if len(columns) else None
-
-
-def _first_lost(a: np.ndarray, given: np.ndarray, columns: np.ndarray) -> tuple[int, str] | None:
-    """Look at every row of some columns."""
+    if not len(columns):
+        return None
     low, high = _range(given, columns)
     span, size = high - low, np.maximum(high, -low)
     noise = NOISE * np.finfo(given.dtype).eps * size if given.dtype.kind == "f" else 0.0
@@ -65,7 +67,7 @@ def _nearly_constant(a: np.ndarray) -> np.ndarray:
     """
     least = 2 * LEVELS * float(np.finfo(a.dtype).eps)
     first = a[0]
-    close = np.abs(first - a[-1]) < least * np.abs(first)
+    close: np.ndarray = np.abs(first - a[-1]) < least * np.abs(first)
     if not np.count_nonzero(close):  # two rows settle most data
         return close[:0]
     sample = a[:: -(-len(a) // SAMPLE)]
