@@ -7,11 +7,10 @@ noise, or a constant. Columns near 0 lose nothing that counts, so a look at a fe
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 
-from nnx.backends.inputs import column_names
+from nnx.backends.operations import QUIET
 
 LEVELS = 8  # a column must vary by so many times what rounding moves its numbers: it then keeps four values or more
 NOISE = 512  # roundings of the type given: what varies by less may be constant but for how it was computed
@@ -19,22 +18,26 @@ SAMPLE = 16  # rows that settle nearly all columns
 BLOCK = 1 << 16  # numbers that stay in the cache
 
 
-def lost(a: np.ndarray, given: np.ndarray, source: Any = None) -> str | None:
-    """Say which column lost what varies in it when its numbers were cast; None if none did.
+def lost(a: np.ndarray, given: np.ndarray) -> tuple[int, str] | None:
+    """Return the first column that lost what varies in it when its numbers were cast, and what is the matter.
 
     Args:
         a: [N, I] finite floats. given: the same numbers before they were cast.
-        source: what they were read from, which may name its columns.
+
+    Returns:
+        None if none did.
     """
     if len(a) < 2 or _digits(given.dtype) <= _digits(a.dtype):
         return None
-    with np.errstate(all="ignore"):  # of numbers at the ends of a type's range, whose columns are let pass
-        columns = _nearly_constant(a)
-        return _first_lost(a, given, columns, source) if len(columns) else None
+    return _first_lost(a, given)
 
 
-def _first_lost(a: np.ndarray, given: np.ndarray, columns: np.ndarray, source: Any) -> str | None:
-    """Look at every row of some columns."""
+@QUIET  # of numbers at the ends of a type's range, whose columns are let pass
+def _first_lost(a: np.ndarray, given: np.ndarray) -> tuple[int, str] | None:
+    """Look at every row of the columns that a few rows do not clear."""
+    columns = _nearly_constant(a)
+    if not len(columns):
+        return None
     low, high = _range(given, columns)
     span, size = high - low, np.maximum(high, -low)
     noise = NOISE * np.finfo(given.dtype).eps * size if given.dtype.kind == "f" else 0.0
@@ -42,12 +45,9 @@ def _first_lost(a: np.ndarray, given: np.ndarray, columns: np.ndarray, source: A
         column = columns[i]
         moved = np.abs(given[:, column].astype(np.longdouble) - a[:, column]).max()
         if moved * LEVELS > span[i]:
-            names = column_names(source)
-            name = column if names is None else repr(names[column])
-            wider = ", or use dtype='float64'" if a.dtype == np.float32 else ""
-            return (
-                f"column {name} varies by {float(span[i]):.3g} around {float(size[i]):.3g}: {a.dtype} keeps next to "
-                f"none of it; centre it by subtracting its mean{wider}"
+            return int(column), (
+                f"varies by {float(span[i]):.3g} around {float(size[i]):.3g}: {a.dtype} keeps next to none of it; "
+                "centre it by subtracting its mean"
             )
     return None
 
@@ -66,12 +66,13 @@ def _nearly_constant(a: np.ndarray) -> np.ndarray:
     so does any sample with a zero, or with numbers of both signs.
     """
     least = 2 * LEVELS * float(np.finfo(a.dtype).eps)
-    close = np.abs(a[0] - a[-1]) < least * np.abs(a[0])  # two rows settle most data
-    if np.count_nonzero(close):
-        sample = a[:: -(-len(a) // SAMPLE)]
-        low, high = np.minimum.reduce(sample), np.maximum.reduce(sample)
-        close &= high - low < least * np.maximum(high, -low)
-    return np.flatnonzero(close) if np.count_nonzero(close) else close[:0]
+    first = a[0]
+    close: np.ndarray = np.abs(first - a[-1]) < least * np.abs(first)
+    if not np.count_nonzero(close):  # two rows settle most data
+        return close[:0]
+    sample = a[:: -(-len(a) // SAMPLE)]
+    low, high = np.minimum.reduce(sample), np.maximum.reduce(sample)
+    return np.flatnonzero(close & (high - low < least * np.maximum(high, -low)))
 
 
 def _range(given: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

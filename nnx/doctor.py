@@ -25,7 +25,9 @@ from nnx.backends import Resolution, available, resolve, threads
 from nnx.backends.cuda import driver as cuda_driver
 from nnx.backends.cuda.reasons import wheels
 from nnx.backends.printable import printable
-from nnx.errors import BackendUnavailable, InputError
+from nnx.datasets.download import cache_folder
+from nnx.datasets.needs import as_path
+from nnx.errors import BackendUnavailable, InputError, MissingExtra
 
 PACKAGES = {  # distributions, any of which will do: (what for, extra)
     ("numba",): ("the numba backend", "cpu"),
@@ -183,14 +185,13 @@ def _variables() -> dict[str, str | None]:
 def _data() -> dict[str, Any]:
     """Return where data sets are looked for: NNX_DATA alone where it is set, else the cache that downloads go to."""
     root = os.environ.get("NNX_DATA", "").strip()
-    folder = Path(root).expanduser() if root else None
-    if folder is None:
-        with contextlib.suppress(ImportError):
-            import pooch
-
-            folder = Path(pooch.os_cache("nnx"))
+    folder, reason = None, ""
+    try:
+        folder = as_path("NNX_DATA", root) if root else cache_folder()
+    except (InputError, MissingExtra) as error:  # there is no home, or no pooch
+        reason = str(error)
     sets = {name: str(folder / name) for name in ("mnist", "fashion-mnist") if folder and (folder / name).is_dir()}
-    return {"folder": str(folder) if folder else None, "given": bool(root), "there": sets}
+    return {"folder": str(folder) if folder else None, "given": bool(root), "reason": reason, "there": sets}
 
 
 # ---- showing ---------------------------------------------------------------------------------------------------------
@@ -275,7 +276,7 @@ def _package_row(package: dict[str, Any]) -> Row:
 
 def _data_rows(data: dict[str, Any]) -> list[Row]:
     why = "NNX_DATA" if data["given"] else "downloads go there"
-    rows = [("folder", f"{data['folder']} ({why})" if data["folder"] else "unknown without pooch", True)]
+    rows = [("folder", f"{data['folder']} ({why})" if data["folder"] else f"none: {data['reason']}", True)]
     return rows + [(name, path, True) for name, path in data["there"].items()]
 
 

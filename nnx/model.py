@@ -14,6 +14,7 @@ import numpy as np
 from nnx import casting, checks, streams, targets
 from nnx.backends import Backend, resolve
 from nnx.backends.base import host_array, on_its_device, real_numbers
+from nnx.backends.inputs import column_names
 from nnx.errors import InputError, InputTypeError
 from nnx.history import History
 from nnx.inference import Inference, refuse
@@ -625,11 +626,16 @@ def _check_monitors(callbacks: Sequence[Callback], measured: Sequence[str], owne
 
 def _check_cast(a: np.ndarray, given: np.ndarray, source: Any, what: str) -> None:
     """Refuse to train on what casting made constant; elsewhere, where other rows may vary by more, warn."""
-    lost = casting.lost(a, given, source)
-    if lost is not None and what in ("fit: x", "fit: y", "steps: x", "steps: y"):
-        raise InputError(f"{what}: {lost}")
-    if lost is not None:
-        warnings.warn(f"{what}: {lost}", RuntimeWarning, stacklevel=5)
+    lost = casting.lost(a, given)
+    if lost is None:
+        return
+    column, why = lost
+    names = column_names(source)
+    name = column if names is None else repr(names[column])
+    text = f"{what}: column {name} {why}{', or use dtype=' + repr('float64') if a.dtype == np.float32 else ''}"
+    if what in ("fit: x", "fit: y", "steps: x", "steps: y"):
+        raise InputError(text)
+    warnings.warn(text, RuntimeWarning, stacklevel=5)
 
 
 def _precision(y: np.ndarray) -> float:

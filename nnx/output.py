@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from contextlib import suppress
 from typing import Any, ClassVar
 
 FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -26,8 +27,9 @@ class Output:
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self.encoding = getattr(stream, "encoding", None) or "utf-8"
-        self.gone = stream is None
+        self.encoding, self.gone = "utf-8", stream is None
+        with suppress(Exception):  # whatever an object of somebody's raises, here and below
+            self.encoding = stream.encoding or "utf-8"
 
     def write(self, text: str) -> int:
         """Write, with escapes for what the stream cannot show."""
@@ -37,15 +39,16 @@ class Output:
                     self._stream.write(text)
                 except UnicodeEncodeError:
                     self._stream.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
-            except Exception as error:  # whatever an object of somebody's raises there
+            except Exception as error:
                 self._give_up(error)
         return len(text)
 
     def flush(self) -> None:
         """Have it shown, if the stream knows how."""
-        if not self.gone and hasattr(self._stream, "flush"):
+        if not self.gone:
             try:
-                self._stream.flush()
+                if hasattr(self._stream, "flush"):
+                    self._stream.flush()
             except Exception as error:
                 self._give_up(error)
 

@@ -59,13 +59,15 @@ class Bar(Progress):
     def __enter__(self) -> Progress:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
+        from rich.table import Column
 
         columns = [
             TextColumn("epoch"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}", markup=False),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=20),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            # Where there are too few columns for all, the values take a second line, and nothing is cut.
+            TextColumn("{task.description}", markup=False, table_column=Column()),
         ]
         self._bar: Any = RichProgress(*columns, auto_refresh=False)
         self._done, self._drawn = float(self.first_epoch), 0.0

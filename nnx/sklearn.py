@@ -32,7 +32,8 @@ except ImportError as error:
 __all__ = ["NNClassifier", "NNRegressor"]
 
 Array = Any
-FLOATS = [np.float64, np.float32]  # taken as they are, so that the model sees what a cast to its own type loses
+# Taken as they are, so that the model sees what a cast to its own type loses.
+NUMBERS = [np.float64, np.float32, np.int64, np.uint64]
 ACTIVATIONS: dict[str, type[Layer]] = {"relu": ReLU, "tanh": Tanh, "sigmoid": Sigmoid, "linear": Linear}
 
 
@@ -132,12 +133,12 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         if "l2" in changed:
             for dense in (layer for layer in self.model_.layers if isinstance(layer, Dense)):
                 dense.weight_l2 = changed["l2"]
+        self._made_with = settings  # whatever becomes of the training: these are what the network has now
 
     def _train(self, model: Sequential, before: list[float], X: Array, y: Array, epochs: int, **more: Any) -> Self:
         batch = checks.integer(self.batch_size, "batch_size")
         history = model.fit(X, y, epochs, batch, verbose=self.verbose, **more)
         self.model_, self.loss_curve_ = model, before + history.get("loss", [])
-        self._made_with = self._settings()
         if history.interrupted:
             raise KeyboardInterrupt
         return self
@@ -157,7 +158,7 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         }
 
     def _network(self, features: int, outputs: int, random: np.random.RandomState) -> Sequential:
-        settings = self._settings()
+        settings = self._made_with = self._settings()
         widths = [features, *settings["hidden_layers"]]
         activation, dropout, l2 = ACTIVATIONS[settings["activation"]], settings["dropout"], settings["l2"]
         init = "he" if activation is ReLU else "glorot"
@@ -178,7 +179,7 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
                 f"y should be a 1d array of labels, got an array of shape {shape} instead: one-hot rows are labels by "
                 "y.argmax(axis=1), and sklearn.multioutput.MultiOutputClassifier learns several labels for each sample"
             )
-        X, y = validate_data(self, X, y, reset=reset, dtype=FLOATS, multi_output=numbers, y_numeric=numbers)
+        X, y = validate_data(self, X, y, reset=reset, dtype=NUMBERS, multi_output=numbers, y_numeric=numbers)
         return X, y
 
     def _encoded(self, y: Array) -> tuple[Array, int]:
@@ -187,7 +188,7 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
 
     def _outputs(self, X: Any) -> Array:
         check_is_fitted(self, "model_")
-        X = validate_data(self, X, reset=False, dtype=FLOATS)
+        X = validate_data(self, X, reset=False, dtype=NUMBERS)
         return self.model_.predict(X)
 
 
@@ -235,7 +236,7 @@ class NNClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
         X, y = self._validated(X, y, reset=known is None)
         unknown = np.setdiff1d(y, given)
         if unknown.size:
-            raise InputError(f"partial_fit: y holds {unknown[0]!r}, expected one of the classes {given}")
+            raise InputError(f"partial_fit: y holds {unknown.tolist()[0]!r}, expected one of the classes {given}")
         self.classes_ = given
         return self._continue(X, np.searchsorted(given, y), len(given))
 

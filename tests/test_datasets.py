@@ -293,6 +293,20 @@ def test_gzip_is_told_by_the_contents(tmp_path: Path) -> None:
     check(datasets.mnist(tmp_path))
 
 
+def test_a_feature_that_float32_makes_constant_is_refused_by_name(tmp_path: Path) -> None:
+    clock, y = 1.7e12 + 10.0 * np.arange(40), np.arange(40) % 2
+    lines = "".join(f"{i % 7},{at:.0f},{label}\n" for i, (at, label) in enumerate(zip(clock, y, strict=True)))
+    (tmp_path / "clock.csv").write_text("a,ms,label\n" + lines)
+    (tmp_path / "bare.csv").write_text(lines)
+    np.savez(tmp_path / "clock.npz", x=np.c_[np.arange(40) % 7, clock], y=y)
+    for file, name in (("clock.csv", "ms"), ("bare.csv", "column 2"), ("clock.npz", "column 2")):
+        with pytest.raises(FileFormatError, match=rf"{file}: the feature '{name}' varies by 390 around 1.7e\+12"):
+            datasets.load_table(tmp_path / file)
+    assert datasets.load_features(tmp_path / "clock.csv", 2).shape == (40, 2)  # rows to predict may be close
+    np.savez(tmp_path / "clock.npz", x=np.c_[np.arange(40) % 7, clock - clock.mean()], y=y)
+    assert datasets.load_table(tmp_path / "clock.npz").x[:, 1].std() > 100
+
+
 def test_nnx_data_names_the_folder_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "mnist")
     monkeypatch.setenv("NNX_DATA", str(tmp_path))

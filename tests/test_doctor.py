@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -17,7 +18,7 @@ from nnx import doctor
 from nnx.backends.cuda import driver as cuda_driver
 from nnx.backends.operations import OPERATIONS
 from nnx.cli import main
-from nnx.errors import BackendUnavailable
+from nnx.errors import BackendUnavailable, InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
@@ -144,7 +145,25 @@ def test_environment_is_shown_and_a_wrong_wish_does_not_stop_the_report(monkeypa
 def test_data_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "mnist").mkdir()
     monkeypatch.setenv("NNX_DATA", str(tmp_path))
-    assert doctor._data() == {"folder": str(tmp_path), "given": True, "there": {"mnist": str(tmp_path / "mnist")}}
+    there = {"mnist": str(tmp_path / "mnist")}
+    assert doctor._data() == {"folder": str(tmp_path), "given": True, "reason": "", "there": there}
+
+
+def test_a_user_without_a_home_has_no_data_folder_and_is_told_so(monkeypatch: pytest.MonkeyPatch):
+    pooch = pytest.importorskip("pooch")
+
+    def homeless(project: str) -> str:
+        raise RuntimeError("there is no home")
+
+    monkeypatch.setattr(pooch, "os_cache", homeless)
+    monkeypatch.delenv("NNX_DATA", raising=False)
+    for reason in ("there is no home", r"NNX_DATA\('~nobody-at-all/x'\): .*; write the folder out"):
+        found = doctor._data()
+        assert found["folder"] is None
+        assert re.search(reason, doctor._data_rows(found)[0][1])
+        with pytest.raises(InputError, match=reason):
+            nnx.datasets.mnist()
+        monkeypatch.setenv("NNX_DATA", "~nobody-at-all/x")
 
 
 def test_backend_that_breaks_is_told_not_raised(monkeypatch: pytest.MonkeyPatch):

@@ -44,6 +44,13 @@ class Flushless(Writes):
     flush = None
 
 
+class Proxy(Writes):
+    """One that looks everything up elsewhere, as one of an interpreter that ends, where nothing is any more."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name} here")
+
+
 class Terminal(io.StringIO):
     """A terminal that goes away."""
 
@@ -78,7 +85,7 @@ def model() -> nnx.Sequential:
     return net.compile(nnx.CategoricalCrossEntropy(), nnx.Adam())
 
 
-@pytest.mark.parametrize("make", [lambda: None, closed, Writes, Broken, Flushless, Terminal, narrow, object])
+@pytest.mark.parametrize("make", [lambda: None, closed, Writes, Broken, Flushless, Proxy, Terminal, narrow, object])
 def test_a_training_goes_on_whatever_stdout_is(make: Callable[[], Any], stdout: Callable[[Any], None]) -> None:
     net = model()
     stdout(make())
@@ -149,6 +156,20 @@ def test_a_bar_that_rich_refuses_becomes_lines(monkeypatch: pytest.MonkeyPatch, 
     with progress.make("auto", 1, 0) as shown:
         shown.log(0, {"loss": 0.5})
     assert out.text == "epoch 1/1  loss 0.5000\n"
+
+
+def test_a_bar_cuts_nothing_off_where_80_columns_are_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = pytest.importorskip("rich.console")
+    out = io.StringIO()
+    narrow = console.Console(file=out, force_terminal=True, width=80, legacy_windows=False)
+    monkeypatch.setattr("rich._console", narrow)
+    logs = {"loss": 0.1234, "accuracy": 0.2345, "val_loss": 0.3456, "val_accuracy": 0.4567}
+    with progress.Bar(300, 0) as shown:
+        shown.advance(299.0)
+        out.truncate(out.seek(0))
+        shown.log(299, logs)
+    for text in ("299/300", "loss", *logs, *map(str, logs.values())):
+        assert text in out.getvalue()
 
 
 # ---- the command line ------------------------------------------------------------------------------------------------

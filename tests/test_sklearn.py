@@ -178,6 +178,9 @@ def test_what_float32_loses_is_refused_and_columns_go_by_their_names(kind: type)
     small(kind).fit(clock, y)
     with pytest.raises(nnx.InputError, match="column 2 varies by 119 around"):
         small(kind, dtype="float32").fit(clock, y)
+    for whole in (np.int64, np.uint64):
+        with pytest.raises(nnx.InputError, match=r"column 0 varies by 119 around .*: float64 keeps next to none"):
+            small(kind).fit(np.arange(len(x), dtype=whole)[:, None] + whole(2**60), y)
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"a": x[:, 0], "b": x[:, 1] > 0})
     model = small(kind).fit(frame, y)
@@ -240,6 +243,18 @@ def test_what_set_params_changes_between_partial_fits_is_used(kind: type) -> Non
     assert model.loss_curve_[1] == pytest.approx(way({"dropout": 0.5}, {"dropout": 1e-9})[0].loss_curve_[1])
     assert model.loss_curve_[1] != way({"dropout": 0.5}, {})[0].loss_curve_[1]
     assert way({}, {"dtype": np.float64, "hidden_layers": [64], "epochs": 3, "verbose": 0})[1] == far  # nothing changed
+
+
+@BOTH
+def test_what_set_params_takes_back_is_taken_back_though_the_training_between_failed(kind: type) -> None:
+    x, y = moons()
+    model, twin = (small(kind).fit(x, y) for _ in range(2))
+    kept = {name: model.get_params()[name] for name in ("learning_rate", "l2", "batch_size")}
+    with pytest.raises(nnx.InputError, match="batch_size"):
+        model.set_params(learning_rate=0.5, l2=10.0, batch_size=0).partial_fit(x, y)
+    model.set_params(**kept).partial_fit(x, y)
+    assert model.model_.optimizer.learning_rate == kept["learning_rate"]
+    np.testing.assert_array_equal(model.predict(x), twin.partial_fit(x, y).predict(x))
 
 
 @BOTH

@@ -289,7 +289,7 @@ def test_a_variable_of_others_that_is_no_number_is_said_once(value: str, monkeyp
     assert threads.get_threads() == 8  # a second warning would be an error
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "2,3"])
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "2,3", "9" * 5000])
 def test_an_nnx_threads_that_is_no_number_is_an_error_whatever_the_backend(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +350,22 @@ def test_more_threads_than_cpus_are_capped_and_said_once(monkeypatch: pytest.Mon
     monkeypatch.setattr(telling, "_told", {})
     with pytest.warns(RuntimeWarning, match=r"set_threads\(9\): nnx takes 8"):
         assert nnx.set_threads(9) == 8
+    assert nnx.set_threads(np.int64(3)) == 3
+    nnx.set_threads(10**30)  # no number of C's holds it
+
+
+def test_a_number_of_threads_beyond_all_numbers_of_c_is_capped_in_a_cold_process_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("numba")
+    load = sys.modules["nnx.backends.resolve"]._load
+    monkeypatch.setenv("NNX_THREADS", "9" * 30)
+    try:
+        load.cache_clear()
+        with pytest.warns(RuntimeWarning, match="nnx takes 8"):
+            assert nnx.get_backend("auto").name != "numpy"  # as it would be if Numba's could not be made
+    finally:
+        load.cache_clear()
 
 
 def test_nnx_threads_set_later_takes_effect_with_the_next_backend_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -402,6 +418,8 @@ V1 = MOUNT.format(root="/docker/1", top="{tmp}/v1", kind="cgroup", options=",cpu
         ("4:cpu,cpuacct:/docker/1\n", V1, {"v1__cfs_quota_us": "-1", "v1__cfs_period_us": "100000"}, None),
         ("4:cpuset:/docker/1\n", V1, {"v1__cfs_quota_us": "100000", "v1__cfs_period_us": "100000"}, None),
         ("0::/\n", V2, {"v2__max": "what is this"}, None),
+        ("0::/\n", V2, {"v2__max": "100000"}, None),
+        ("\nwhat is this\n0::/\n", "what is this\n" + V2, {"v2__max": "100000 100000"}, 1),
         ("0::/\n", "", {"v2__max": "100000 100000"}, None),
         ("", "", {}, None),
     ],

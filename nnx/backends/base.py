@@ -244,8 +244,14 @@ def host_array(x: Any, dtype: Any = None, what: str = "") -> np.ndarray:
     a = real_numbers(x, what)
     if dtype is None:  # the name, not the type, which may be in the other byte order
         dtype = a.dtype.name if a.dtype.name in FLOATS else "float32"
-    with np.errstate(all="ignore"):  # too large for float32 becomes inf, which the model's own check reports
-        return np.require(a.astype(dtype, copy=False), requirements="A")
+    return _cast(a, dtype)
+
+
+@np.errstate(all="ignore")  # too large for float32 becomes inf, which the model's own check reports
+def _cast(a: np.ndarray, dtype: Any) -> np.ndarray:
+    """Return an array of another type, aligned."""
+    cast = a.astype(dtype, copy=False)
+    return cast if cast.flags.aligned else cast.copy()
 
 
 def real_numbers(x: Any, what: str = "", words: str = FEATURES) -> np.ndarray:

@@ -31,7 +31,7 @@ def _groups(process: Path) -> Iterator[list[Path]]:
     """Yield the folders of a group and of those above it, as far as they are mounted, for each hierarchy."""
     mounts = [line.split() for line in _read(process / "mountinfo").splitlines()]
     for line in _read(process / "cgroup").splitlines():
-        number, controllers, path = line.split(":", 2)
+        number, controllers, path = (line.split(":", 2) + 3 * [""])[:3]  # what looks otherwise names no group
         for root, top, *_, kind, _source, options in mounts and (mount[3:] for mount in mounts if len(mount) > 8):
             version_2 = number == "0" and kind == "cgroup2"
             version_1 = kind == "cgroup" and "cpu" in controllers.split(",") and "cpu" in options.split(",")
@@ -47,7 +47,7 @@ def _upwards(top: Path, path: PurePosixPath, root: str) -> list[Path]:
 
 def _limit(folder: Path) -> float | None:
     """Return the quota of one group in CPUs; None where it has none."""
-    with suppress(ValueError, ZeroDivisionError):  # "max": as much as there is
+    with suppress(ValueError, IndexError, ZeroDivisionError):  # "max": as much as there is
         texts = _read(folder / "cpu.max").split()
         if not texts:
             texts = [_read(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period")]

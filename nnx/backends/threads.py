@@ -14,8 +14,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from contextlib import suppress
 from functools import cache
 from typing import Any
+
+import numpy as np
 
 from nnx.backends.errors import InputError, InputTypeError
 from nnx.backends.quota import quota
@@ -50,11 +53,11 @@ def set_threads(threads: int | None) -> int:
     """
     global _asked
     if threads is not None:
-        if isinstance(threads, bool) or not isinstance(threads, int):
+        if isinstance(threads, bool) or not isinstance(threads, int | np.integer):
             raise InputTypeError(f"set_threads({threads!r}): expected a whole number, or None")
         if threads < 1:
             raise InputError(f"set_threads({threads}): expected at least 1")
-    _asked = threads
+    _asked = None if threads is None else int(threads)
     apply(always=True)
     _tell_of_a_cap()
     return get_threads()
@@ -87,9 +90,10 @@ def wish() -> int | None:
     text = os.environ.get("NNX_THREADS", "").strip()
     if not text:
         return None
-    if not text.isdecimal() or int(text) < 1:
+    number = _counted(text)
+    if number is None:
         raise InputError(f"NNX_THREADS={text!r}: expected a whole number of at least 1")
-    return int(text)
+    return number
 
 
 # ---- what limits it --------------------------------------------------------------------------------------------------
@@ -130,10 +134,17 @@ def _number(name: str) -> int | None:
     text = os.environ.get(name, "").partition(",")[0].strip()
     if not text or (text == "0" and name != NUMBAS):
         return None
-    if not text.isdecimal() or int(text) < 1:
+    number = _counted(text)
+    if number is None:
         warn_once(f"{name}={text!r} limits no threads: expected a whole number of at least 1", name)
-        return None
-    return int(text)
+    return number
+
+
+def _counted(text: str) -> int | None:
+    """Return the whole number above 0 that a text is; None if it is none, or of more digits than Python reads."""
+    with suppress(ValueError):
+        return (int(text) or None) if text.isdecimal() else None
+    return None
 
 
 def blas_limit() -> int | None:
@@ -192,7 +203,8 @@ def apply(always: bool = False) -> None:
         if "nnx.kernels.cpu.pool" in sys.modules:
             from nnx.kernels.cpu import pool
 
-            pool.set_limit(asked or min(_fixed().values(), default=os.cpu_count() or 1), _just_now)
+            most = asked or min(_fixed().values(), default=os.cpu_count() or 1)
+            pool.set_limit(min(most, sys.maxsize), _just_now)  # kernels read it as one of C's numbers
 
 
 def _just_now() -> int:

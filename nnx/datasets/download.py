@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnx.errors import InputError
+
 from .needs import optional
 
 
@@ -33,11 +35,11 @@ def fetch(source: Source, cache: Path | None = None) -> Path:
         cache: the folder to keep data sets in; None is the user's cache folder for nnx.
 
     Raises:
-        MissingExtra: pooch is not installed.
+        MissingExtra: pooch is not installed. InputError: there is no such cache folder.
         ConnectionError: no mirror gave every file; the message lists what was tried.
     """
     pooch = optional("pooch", "train", f"downloading {source.name}")
-    folder = (Path(pooch.os_cache("nnx")) if cache is None else cache) / source.name
+    folder = (cache_folder() if cache is None else cache) / source.name
     registry = {name: f"sha256:{checksum}" for name, checksum in source.checksums.items()}
     failures = []
     for mirror in source.mirrors:
@@ -53,3 +55,18 @@ def fetch(source: Source, cache: Path | None = None) -> Path:
         f"Check the connection and try again; or download {', '.join(registry)} by other means, "
         f"and give the folder that holds them."
     )
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder for nnx, which may not be there yet.
+
+    Raises:
+        MissingExtra: pooch is not installed. InputError: the user has no home.
+    """
+    pooch = optional("pooch", "train", "downloading data sets")
+    try:
+        return Path(pooch.os_cache("nnx"))
+    except RuntimeError as error:
+        raise InputError(
+            f"there is no folder to keep data sets in: {error}; or set NNX_DATA to a folder that holds them"
+        ) from error

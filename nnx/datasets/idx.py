@@ -109,7 +109,7 @@ def _folder(call: str, path: str | os.PathLike[str] | None, source: Source) -> P
         return as_path(call, path)
     if not (root := os.environ.get("NNX_DATA", "").strip()):
         return fetch(source)
-    folder = Path(root).expanduser()
+    folder = as_path("NNX_DATA", root)
     if folder.name != source.name or (folder / source.name).is_dir():
         folder /= source.name
     if not folder.exists():

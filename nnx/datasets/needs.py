@@ -30,7 +30,7 @@ def as_path(call: str, value: object) -> Path:
     try:
         return Path(value).expanduser()
     except RuntimeError as error:  # ~ or ~name, of somebody who has no home
-        raise InputError(f"{call}({value!r}): {error}; write the folder out") from error
+        raise InputError(f"{call}({value!r}): {str(error).rstrip('.')}; write the folder out") from error
 
 
 def existing_file(call: str, value: object, kind: str) -> Path:

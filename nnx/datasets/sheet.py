@@ -72,7 +72,7 @@ class Sheet:
 
     def read(
         self, features: Sequence[int], label: int | None = None
-    ) -> tuple[NDArray[np.float32], list[str], list[int]]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64], list[str], list[int]]:
         """Read columns of numbers, and one of labels.
 
         Args:
@@ -81,13 +81,14 @@ class Sheet:
 
         Returns:
             x: [N, len(features)] float32.
+            exact: the same numbers before they were rounded.
             labels: [N] text, or empty without `label`.
             lines: [N] the line that each row stands on.
 
         Raises:
             FileFormatError: a row is too long or too short, a cell is no finite number, or there are no rows.
         """
-        values, labels, lines = array("f"), list[str](), list[int]()
+        values, labels, lines = array("d"), list[str](), list[int]()
         for line, cells in self._rows():
             wanted = [cells[column] for column in features]
             try:
@@ -99,14 +100,16 @@ class Sheet:
                 labels.append(cells[label].strip())
         if not lines:
             raise FileFormatError(f"{self.path}: the file has a header and no rows, expected a line for each sample")
-        x = np.frombuffer(values, np.float32).reshape(len(lines), len(features))
+        exact = np.frombuffer(values, np.float64).reshape(len(lines), len(features))
+        with np.errstate(all="ignore"):  # what is too large becomes inf, and is refused
+            x = exact.astype(np.float32)
         if not (finite := np.isfinite(x)).all():
             row, column = divmod(int(np.argmin(finite)), len(features))
             raise FileFormatError(
                 f"{self.place(lines[row], features[column])}: the cell is {x[row, column]} in float32, "
                 f"expected a finite number; fill it in or remove the row"
             )
-        return x, labels, lines
+        return x, exact, labels, lines
 
     def _bad_cell(self, line: int, features: Sequence[int], cells: list[str]) -> FileFormatError:
         column, cell = next(pair for pair in zip(features, cells, strict=True) if not _is_number(pair[1]))

@@ -6,10 +6,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nnx.casting import lost
 from nnx.checks import choice, integer
 from nnx.errors import FileFormatError, InputError, InputTypeError
 
@@ -108,6 +110,7 @@ def load_features(
 def _from_archive(path: Path, task: str) -> Table:
     x, y = read_archive(path, ("x", "X"), ("y",))
     features = as_features(path, x)
+    _check_cast(path, features, x, _numbered(features.shape[1]))
     encoded = encode(as_labels(path, y, len(features)), task, lambda row: f"{path}: y[{row}]")
     return _table(features, encoded, _numbered(features.shape[1]))
 
@@ -120,10 +123,18 @@ def _from_sheet(sheet: Sheet, task: str, label: str | None) -> Table:
         )
     column = _label_column(sheet, label)
     features = [i for i in range(sheet.width) if i != column]
-    x, labels, lines = sheet.read(features, column)
+    x, exact, labels, lines = sheet.read(features, column)
+    names = tuple(sheet.names[i] for i in features) if sheet.names else _numbered(len(features))
+    _check_cast(sheet.path, x, exact, names)
     encoded = encode(labels, task, lambda row: sheet.place(lines[row], column))
-    names = sheet.names
-    return _table(x, encoded, tuple(names[i] for i in features) if names else _numbered(len(features)))
+    return _table(x, encoded, names)
+
+
+def _check_cast(path: Path, x: NDArray[np.float32], exact: NDArray[Any], names: tuple[str, ...]) -> None:
+    """Refuse features that rounding makes constant: nothing could be learned from them."""
+    if (found := lost(x, exact)) is not None:
+        column, why = found
+        raise FileFormatError(f"{path}: the feature {names[column]!r} {why}")
 
 
 def _table(x: NDArray[np.float32], encoded: Encoded, columns: tuple[str, ...]) -> Table:
