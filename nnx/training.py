@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import proxy
 
 import numpy as np
 
@@ -80,7 +81,7 @@ class Eager:
     native = False
 
     def __init__(self, trainer: Trainer, feed: Feed, reason: str) -> None:
-        self._trainer, self._feed, self.reason = trainer, feed, reason
+        self._trainer, self._feed, self.reason = proxy(trainer), feed, reason
 
     def run(self, steps: int) -> None:
         """Run `steps` steps."""
@@ -91,6 +92,9 @@ class Eager:
 class Trainer:
     """Holds what a compiled model's training steps need.
 
+    It knows its model, and what it keeps knows it, by weak references: a circle would keep the memory of a model that
+    is no more until Python looks for circles, and that goes by the number of objects, not by their size.
+
     Attributes:
         flat: the model's parameters, gradients and moments.
         hyper, counters, stats, history: arrays of the backend; see nnx/kernels/layout.py.
@@ -100,7 +104,8 @@ class Trainer:
     """
 
     def __init__(self, model: Sequential) -> None:
-        self.model, self.backend, self._owner = model, model.backend, model._owner
+        self.model: Sequential = proxy(model)
+        self.backend, self._owner = model.backend, model._owner
         self.flat = model.flat
         backend, optimizer = self.backend, model.optimizer
         self.precision = 0.0

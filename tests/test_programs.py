@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import threading
 import tracemalloc
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -855,3 +857,37 @@ def test_a_replay_allocates_nothing_that_grows(how: str):
     finally:
         tracemalloc.stop()
     assert grown < 16384, f"{grown} bytes more after 1000 steps"
+
+
+class Doubled(nnx.Layer):
+    """A layer of the user's own, whose steps are not replayed."""
+
+    def forward(self, inputs: Any, training: bool = False) -> Any:
+        self.output = inputs * 2
+        return self.output
+
+    def backward(self, dvalues: Any) -> Any:
+        return dvalues * 2
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("own", [False, True])
+def test_the_memory_of_a_model_comes_back_at_once_when_it_is_no_more(own: bool, backend: str):
+    """Without a search for circles, which comes after so many objects, however large each is."""
+    pytest.importorskip(backend)
+    layers = [nnx.Dense(2, 4), Doubled() if own else nnx.ReLU(), nnx.Dropout(0.1), nnx.Dense(4, 3), nnx.Softmax()]
+    model = nnx.Sequential(*layers, backend=backend).compile(nnx.CategoricalCrossEntropy(), nnx.Adam())
+    x, y = samples("labels", 20)
+    gc.collect()
+    gc.disable()
+    try:
+        model.fit(x, y, batch_size=8, validation_data=(x, y), callbacks=[nnx.callbacks.EarlyStopping()], verbose=0)
+        model.step(x, y)
+        model.predict(x)
+        model.layers = [*layers[:1], nnx.Tanh(), *layers[2:]]
+        model.step(x, y)
+        seen = [weakref.ref(model), weakref.ref(model.flat.values), weakref.ref(model._owner)]
+        del model, layers
+        assert [known() for known in seen] == [None] * 3
+    finally:
+        gc.enable()
