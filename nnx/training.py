@@ -21,7 +21,7 @@ from nnx.errors import InputError, NonFiniteError, NotReplayable
 from nnx.foreign import Foreign, Held
 from nnx.kernels.layout import LOSS, PENALTY, STEP
 from nnx.owner import Owner, changing
-from nnx.structure import check_ending, check_loss
+from nnx.structure import check_ending, check_loss, written
 
 if TYPE_CHECKING:
     from nnx.model import Sequential
@@ -84,9 +84,14 @@ class Eager:
         self._trainer, self._feed, self.reason = proxy(trainer), feed, reason
 
     def run(self, steps: int) -> None:
-        """Run `steps` steps."""
-        for _ in range(steps):
-            self._trainer.step(self._feed)
+        """Run `steps` steps. An optimizer of the user's own may read and set its numbers in each of them."""
+        trainer, own = self._trainer, written(self._trainer.model.optimizer, "update")
+        for step in range(steps):
+            if own and step:
+                trainer.begin()
+            trainer.step(self._feed)
+            if own:
+                trainer.count()
 
 
 class Trainer:
@@ -196,6 +201,9 @@ class Trainer:
         The step is run once while it is recorded, and once from its recording; both must agree. The model is as
         before when this returns.
         """
+        optimizer = self.model.optimizer
+        if written(optimizer, "update"):  # it may clip, warm up or skip steps, and one step would not show it
+            return Eager(self, feed, f"{optimizer} has an update() of its own, which may differ from step to step")
         before, state, counters = self.state(), self.flat.state, self.counters
         foreign = Foreign([*self.model.layers, self.loss, self.model.optimizer], feed.x, self.backend.xp)
         known = [*feed.arrays(), self.hyper, self.counters, self.model.penalties, *self.model.buffers()]
@@ -253,16 +261,23 @@ class Trainer:
         return np.concatenate(rows)
 
     def _run(self, runner: Program | Eager, steps: int, meanwhile: Callable[[], None] | None = None) -> np.ndarray:
-        optimizer = self.model.optimizer
-        self.hyper[...] = self.backend.asarray(optimizer.hyper, "float64")
+        self.begin()
         with np.errstate(all="ignore"):  # what is not finite is found in the losses
             runner.run(steps)
         if meanwhile is not None:
             meanwhile()
         if not isinstance(runner, Eager) and runner.reason is not None:
             self.model.replay_reason = runner.reason
-        optimizer.counters[...] = self.backend.to_numpy(self.counters)
+        self.count()
         return self._rows(steps)
+
+    def begin(self) -> None:
+        """Give the steps to come the optimizer's numbers."""
+        self.hyper[...] = self.backend.asarray(self.model.optimizer.hyper, "float64")
+
+    def count(self) -> None:
+        """Tell the optimizer how many steps were done."""
+        self.model.optimizer.counters[...] = self.backend.to_numpy(self.counters)
 
     @changing
     def run_guarded(

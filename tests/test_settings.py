@@ -455,6 +455,74 @@ def test_a_method_put_around_one_of_nnx_runs_at_every_step(part: str) -> None:
     np.testing.assert_allclose(model.predict(X), plain.predict(X), rtol=1e-3)
 
 
+RATE, NORM = 0.1, 0.35
+
+
+class Third(nnx.SGD):
+    """Moves in every third step."""
+
+    def update(self, flat: Any, hyper: Any, counters: Any, backend: Any = None) -> None:
+        if self.iterations % 3 == 0:
+            super().update(flat, hyper, counters, backend)
+
+
+class Warming(nnx.SGD):
+    """Begins with small steps."""
+
+    def update(self, flat: Any, hyper: Any, counters: Any, backend: Any = None) -> None:
+        hyper[0] = self.learning_rate * min(1.0, (self.iterations + 1) / 10)
+        super().update(flat, hyper, counters, backend)
+
+
+class Falling(nnx.SGD):
+    """Sets its own rate for the next step."""
+
+    def update(self, flat: Any, hyper: Any, counters: Any, backend: Any = None) -> None:
+        super().update(flat, hyper, counters, backend)
+        self.learning_rate = RATE / (self.iterations + 2)
+
+
+class Clipping(nnx.SGD):
+    """Makes long gradients as long as NORM."""
+
+    def update(self, flat: Any, hyper: Any, counters: Any, backend: Any = None) -> None:
+        norm = np.linalg.norm(flat.gradients)
+        if norm > NORM:
+            flat.gradients[...] *= NORM / norm
+        super().update(flat, hyper, counters, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("way", ["step", "steps", "fit"])
+@pytest.mark.parametrize(
+    ("kind", "rate"),
+    [
+        (Third, lambda step, norm: RATE * (step % 3 == 0)),
+        (Warming, lambda step, norm: RATE * min(1.0, (step + 1) / 10)),
+        (Falling, lambda step, norm: RATE / (step + 1)),
+        (Clipping, lambda step, norm: RATE * min(1.0, NORM / norm)),
+    ],
+)
+def test_an_optimizer_of_ones_own_decides_anew_in_every_step(
+    kind: Any, rate: Callable[[int, float], float], way: str, backend: str
+) -> None:
+    def build(optimizer: nnx.Optimizer) -> nnx.Sequential:
+        layers = nnx.Dense(5, 8), nnx.Tanh(), nnx.Dense(8, 3), nnx.Softmax()
+        model = nnx.Sequential(*layers, backend=backend, dtype="float64")
+        return model.compile(nnx.CategoricalCrossEntropy(), optimizer)
+
+    model, twin, norms = build(kind(RATE)), build(nnx.SGD(RATE)), []
+    trained(model, way, 12)
+    for step in range(12):
+        before = twin.flat.values.copy()
+        twin.step(X, Y)
+        norms.append(float(np.linalg.norm(twin.flat.gradients)))
+        twin.flat.values[...] = before - rate(step, norms[-1]) * twin.flat.gradients
+    np.testing.assert_allclose(model.flat.values, twin.flat.values, rtol=1e-9, atol=1e-12)
+    assert kind is not Clipping or min(norms) < NORM < max(norms)
+    assert model.optimizer.iterations == 12
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_class_of_nnx_that_was_changed_predicts_as_it_trains(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = nnx.ReLU.forward
