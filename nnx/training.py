@@ -116,7 +116,7 @@ class Trainer:
         self.precision = 0.0
         self.edition, self.outdated = 0, True
         self._held: list[Held] = []  # what recordings hold of parts that nnx did not define
-        self.hyper = backend.asarray(optimizer.hyper, "float64")
+        self.hyper = backend.asarray(optimizer.hyper.copy(), "float64")  # for a step to write into
         self.counters = backend.asarray(optimizer.counters, "int64")
         self.stats = backend.zeros(3, "float64")
         self.history = backend.zeros((HISTORY, 3), "float64")
