@@ -11,6 +11,8 @@ from __future__ import annotations
 import copy
 import dis
 import types
+from array import array
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,16 +36,24 @@ class Foreign:
         self._kept = [Kept(part) for part in parts if not is_own(type(part)) or replaced(part)]
         self._inputs, self._xp = inputs, xp
         self._copy = xp.asarray(inputs, copy=True) if self._kept else None
+        self._draws = draws() if self._kept else None
 
     def check(self) -> None:
-        """Raise NotReplayable if a part counted, or changed another number of its own."""
+        """Raise NotReplayable if a part counted, drew, or changed another number of its own."""
         for kept in self._kept:
             kept.check()
+        if self._have_drawn():
+            raise NotReplayable("a layer, the loss or the optimizer draws from the random numbers of the whole process")
+
+    def _have_drawn(self) -> bool:
+        return self._draws is not None and frozen(self._draws) != frozen(draws())
 
     def restore(self) -> None:
         """Put the parts and the inputs back to what they were."""
         for kept in self._kept:
             kept.restore()
+        if self._draws is not None and self._have_drawn():
+            put_back(*self._draws)
         if self._copy is not None and not bool(self._xp.all(self._inputs == self._copy)):
             self._inputs[...] = self._copy
 
@@ -92,6 +102,21 @@ class Kept:
             attributes[name] = value if same else self._copies.get(name, value)
 
 
+def draws() -> tuple[Any, Any]:
+    """Return where the random numbers stand that all of a process share: Python's and NumPy's."""
+    import random  # here, because it brings much along
+
+    return random.getstate(), np.random.get_state()  # noqa: NPY002
+
+
+def put_back(python: Any, numpy: Any) -> None:
+    """Let the shared random numbers go on from there."""
+    import random
+
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002
+
+
 class Held:
     """What recordings hold fast of parts that nnx did not define: their numbers, and their methods.
 
@@ -111,6 +136,10 @@ class Held:
         return [(attributes(part, touched), methods(type(part))) for part, touched in self._parts]
 
 
+class Unknown:
+    """Stands for a value that changes when it is read, such as an iterator: never equal, so taken to have changed."""
+
+
 @dataclass(frozen=True)
 class Same:
     """A value that is compared by what it is, not by what it holds."""
@@ -123,9 +152,15 @@ class Same:
 
 def attributes(part: Any, skip: set[str], seen: set[int] | None = None, home: str = "") -> dict[str, Any]:
     """Return a part's own attributes in a form that can be compared."""
-    unread = getattr(part, "_runtime", ())
-    read = {name: value for name, value in vars(part).items() if name not in unread and name not in skip}
-    return {name: frozen(value, seen, home) for name, value in read.items()}
+    unread = {*getattr(part, "_runtime", ()), *skip}
+    slots = [name for kind in type(part).__mro__ for name in slotted(kind) if hasattr(part, name)]
+    read = {name: getattr(part, name) for name in slots} | getattr(part, "__dict__", {})
+    return {name: frozen(value, seen, home) for name, value in read.items() if name not in unread}
+
+
+def slotted(kind: type) -> list[str]:
+    """Return the names of the attributes that a class keeps in slots."""
+    return [name for name, value in vars(kind).items() if isinstance(value, types.MemberDescriptorType)]
 
 
 def methods(kind: type) -> list[dict[str, Any]]:
@@ -152,11 +187,21 @@ def frozen(value: Any, seen: set[int] | None = None, home: str = "") -> Any:
         return value
     if isinstance(value, np.ndarray) and value.dtype != object:
         return value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, np.random.Generator):
+        return frozen(value.bit_generator.state)
+    if isinstance(value, np.random.RandomState):
+        return frozen(value.get_state())
+    if type(value).__module__ == "random":
+        return value.getstate() if type(value).__name__ == "Random" else Unknown()
+    if isinstance(value, bytearray | array):
+        return bytes(value)
+    if isinstance(value, Iterator):
+        return Unknown()
     seen = set() if seen is None else seen
     if id(value) in seen:
         return Same(value)
     seen.add(id(value))
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list | tuple | deque | set | frozenset | np.ndarray):
         return tuple(frozen(item, seen, home) for item in value)
     if isinstance(value, dict):
         return {key: frozen(item, seen, home) for key, item in value.items()}
@@ -170,7 +215,7 @@ def frozen(value: Any, seen: set[int] | None = None, home: str = "") -> Any:
         held = vars(value).items() if home == package(value) else ()
         return Same(value), {name: frozen(item, seen, home) for name, item in held if name[:2] != "__"}
     known = package(type(value)) in (home, *NAMESPACES) if home else not is_own(type(value))
-    if isinstance(value, Layer) or (known and hasattr(value, "__dict__")):
+    if isinstance(value, Layer) or (known and (hasattr(value, "__dict__") or any(map(slotted, type(value).__mro__)))):
         return type(value), attributes(value, set(), seen, home)
     return Same(value)
 
