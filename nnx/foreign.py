@@ -2,45 +2,58 @@
 
 Recording runs a step that does not count, so whatever such a part keeps for itself is put back afterwards. And where
 one of its numbers changed, the recording would hold the old one fast: then the step cannot be replayed. Numbers that
-did not change are held fast too, so they are compared before each replay (`Held`).
+did not change are held fast too, so they are compared before each replay (`Held`). Both goes for the variables around
+its methods too, and for parts of nnx's own that got a method of the user's.
 """
 
 from __future__ import annotations
 
 import copy
+import dis
 import types
-from collections.abc import Sequence
+from array import array
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from nnx.errors import NotReplayable
 from nnx.layers import Layer
-from nnx.settings import Assignable, is_own
+from nnx.settings import Assignable, is_own, package, replaced, users
 
 PLAIN = (int, float, complex, str, bytes, np.generic, type(None))
-UNCHANGED = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type)
+NAMESPACES = ("types", "argparse")  # whose objects hold a user's numbers, as those of the user's own classes do
 
 
 class Foreign:
-    """Remembers the parts that nnx did not define, and the inputs of the step."""
+    """Remembers the parts that nnx did not define, or not as they are now, and the inputs of the step."""
 
     def __init__(self, parts: Sequence[Assignable], inputs: Any, xp: Any) -> None:
-        self._kept = [Kept(part) for part in parts if not is_own(type(part))]
+        self._kept = [Kept(part) for part in parts if not is_own(type(part)) or replaced(part)]
         self._inputs, self._xp = inputs, xp
         self._copy = xp.asarray(inputs, copy=True) if self._kept else None
+        self._draws = draws() if self._kept else None
 
     def check(self) -> None:
-        """Raise NotReplayable if a part counted, or changed another number of its own."""
+        """Raise NotReplayable if a part counted, drew, or changed another number of its own."""
         for kept in self._kept:
             kept.check()
+        if self._have_drawn():
+            raise NotReplayable("a layer, the loss or the optimizer draws from the random numbers of the whole process")
+
+    def _have_drawn(self) -> bool:
+        return self._draws is not None and frozen(self._draws) != frozen(draws())
 
     def restore(self) -> None:
         """Put the parts and the inputs back to what they were."""
         for kept in self._kept:
             kept.restore()
+        if self._draws is not None and self._have_drawn():
+            put_back(*self._draws)
         if self._copy is not None and not bool(self._xp.all(self._inputs == self._copy)):
             self._inputs[...] = self._copy
 
@@ -64,6 +77,7 @@ class Kept:
             with suppress(Exception):  # a lock or an open file cannot be copied; it is left as it is
                 self._copies[name] = copy.deepcopy(value)
         self._frozen = {name: frozen(value) for name, value in self._values.items()}
+        self._methods = methods(type(part))
 
     def check(self) -> None:
         """Raise NotReplayable if a number changed."""
@@ -75,6 +89,8 @@ class Kept:
             before = self._frozen.get(name, frozen(getattr(type(self.part), name, None)))
             if not (before is None or isinstance(before, str | Same)) and before != frozen(value):
                 raise NotReplayable(f"{self.part} keeps numbers of its own from step to step: its {name} changed")
+        if methods(type(self.part)) != self._methods:
+            raise NotReplayable(f"{self.part} changes variables around its methods from step to step")
 
     def restore(self) -> None:
         """Put back what the step changed; what others may share with the part stays the same object."""
@@ -84,6 +100,21 @@ class Kept:
         for name, value in self._values.items():
             same = frozen(value) == self._frozen[name] == frozen(self._copies.get(name, value))
             attributes[name] = value if same else self._copies.get(name, value)
+
+
+def draws() -> tuple[Any, Any]:
+    """Return where the random numbers stand that all of a process share: Python's and NumPy's."""
+    import random  # here, because it brings much along
+
+    return random.getstate(), np.random.get_state()  # noqa: NPY002
+
+
+def put_back(python: Any, numpy: Any) -> None:
+    """Let the shared random numbers go on from there."""
+    import random
+
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002
 
 
 class Held:
@@ -105,6 +136,10 @@ class Held:
         return [(attributes(part, touched), methods(type(part))) for part, touched in self._parts]
 
 
+class Unknown:
+    """Stands for a value that changes when it is read, such as an iterator: never equal, so taken to have changed."""
+
+
 @dataclass(frozen=True)
 class Same:
     """A value that is compared by what it is, not by what it holds."""
@@ -115,42 +150,93 @@ class Same:
         return isinstance(other, Same) and other.value is self.value
 
 
-def attributes(part: Any, skip: set[str], above: tuple[int, ...] = ()) -> dict[str, Any]:
+def attributes(part: Any, skip: set[str], seen: set[int] | None = None, home: str = "") -> dict[str, Any]:
     """Return a part's own attributes in a form that can be compared."""
-    unread = getattr(part, "_runtime", ())
-    return {name: frozen(value, above) for name, value in vars(part).items() if name not in unread and name not in skip}
+    unread = {*getattr(part, "_runtime", ()), *skip}
+    slots = [name for kind in type(part).__mro__ for name in slotted(kind) if hasattr(part, name)]
+    read = {name: getattr(part, name) for name in slots} | getattr(part, "__dict__", {})
+    return {name: frozen(value, seen, home) for name, value in read.items() if name not in unread}
+
+
+def slotted(kind: type) -> list[str]:
+    """Return the names of the attributes that a class keeps in slots."""
+    return [name for name, value in vars(kind).items() if isinstance(value, types.MemberDescriptorType)]
 
 
 def methods(kind: type) -> list[dict[str, Any]]:
-    """Return what the classes of the user's own define, in a form that can be compared."""
+    """Return what a class has of the user's own, in a form that can be compared."""
     return [
         {
-            name: value if type(value) is types.FunctionType else frozen(value)
+            name: frozen(value)
             for name, value in vars(each).items()
-            if name[:2] != "__"
+            if name[:2] != "__" and (not is_own(each) or users(value))
         }
         for each in kind.__mro__
-        if each is not object and not is_own(each)
+        if each is not object
     ]
 
 
-def frozen(value: Any, above: tuple[int, ...] = ()) -> Any:
+def frozen(value: Any, seen: set[int] | None = None, home: str = "") -> Any:
     """Return a value in a form that can be compared, and that does not change with it.
 
     Args:
-        above: the ids of what it is part of, so that circles end.
+        seen: the ids of what was met already, so that circles end, and nothing is read twice.
+        home: the package of the function that reads it: what others define is looked at no further.
     """
     if isinstance(value, PLAIN):
         return value
     if isinstance(value, np.ndarray) and value.dtype != object:
         return value.dtype.str, value.shape, value.tobytes()
-    if isinstance(value, UNCHANGED) or id(value) in above:
+    if isinstance(value, np.random.Generator):
+        return frozen(value.bit_generator.state)
+    if isinstance(value, np.random.RandomState):
+        return frozen(value.get_state())
+    if type(value).__module__ == "random":
+        return value.getstate() if type(value).__name__ == "Random" else Unknown()
+    if isinstance(value, bytearray | array):
+        return bytes(value)
+    if isinstance(value, Iterator):
+        return Unknown()
+    seen = set() if seen is None else seen
+    if id(value) in seen:
         return Same(value)
-    above = (*above, id(value))
-    if isinstance(value, (list, tuple)):
-        return tuple(frozen(item, above) for item in value)
+    seen.add(id(value))
+    if isinstance(value, list | tuple | deque | set | frozenset | np.ndarray):
+        return tuple(frozen(item, seen, home) for item in value)
     if isinstance(value, dict):
-        return {key: frozen(item, above) for key, item in value.items()}
-    if isinstance(value, Layer) or (hasattr(value, "__dict__") and not is_own(type(value))):
-        return type(value), attributes(value, set(), above)
+        return {key: frozen(item, seen, home) for key, item in value.items()}
+    if isinstance(value, types.MethodType):
+        return frozen(value.__func__, seen, home), frozen(value.__self__, seen, home)
+    if isinstance(value, types.FunctionType) and package(value) in ({home} if home else {package(value)} - {"nnx"}):
+        return Same(value), {name: frozen(item, seen, package(value)) for name, item in around(value)}
+    if isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.ModuleType):
+        return Same(value)
+    if isinstance(value, type):
+        held = vars(value).items() if home == package(value) else ()
+        return Same(value), {name: frozen(item, seen, home) for name, item in held if name[:2] != "__"}
+    known = package(type(value)) in (home, *NAMESPACES) if home else not is_own(type(value))
+    if isinstance(value, Layer) or (known and (hasattr(value, "__dict__") or any(map(slotted, type(value).__mro__)))):
+        return type(value), attributes(value, set(), seen, home)
     return Same(value)
+
+
+def around(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """Yield the variables that a function has from around it, by name: of other functions, and of modules."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with suppress(ValueError):  # it has no value yet
+            if name != "__class__":
+                yield name, cell.cell_contents
+    variables, fields = names(function.__code__)
+    for name in sorted(variables & function.__globals__.keys()):
+        value = function.__globals__[name]
+        yield name, value
+        if isinstance(value, types.ModuleType):
+            yield from ((f"{name}.{field}", vars(value)[field]) for field in sorted(fields & vars(value).keys()))
+
+
+@lru_cache(1024)
+def names(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names that code, and the functions defined in it, look up in their module, and in anything else."""
+    within = [names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    own = frozenset(i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME"))
+    return own.union(*(own for own, _ in within)), frozenset(code.co_names).union(*(fields for _, fields in within))

@@ -42,7 +42,7 @@ class Inference:
         self.stages = stages_of(model.layers)
         compiled = None if self.stages is None else self.backend.compile_forward(self.stages, model.flat.values)
         self.native: Forward = compiled or refuse
-        self._alone: AbstractContextManager[Any] = model._owner.layers if self.stages is None else nullcontext()
+        self._owner = model._owner
         self._own = threading.local()
 
     def predict(self, x: np.ndarray) -> np.ndarray:
@@ -57,12 +57,12 @@ class Inference:
             return outputs
         if self.stages is not None:
             return self.backend.to_numpy(self.outputs(x))
-        with self._alone:
+        with self.layers_alone():
             return self.backend.to_numpy(self.outputs(x)).copy()
 
     def layers_alone(self) -> AbstractContextManager[Any]:
         """Return a context in which no other thread uses the layers: run as written, they have one workspace."""
-        return self._alone
+        return nullcontext() if self.stages is not None else self._owner.layers  # of its own in a forked process
 
     def outputs(self, x: np.ndarray) -> Array:
         """Return the same as an array of the backend, which may be a workspace that the next call overwrites."""

@@ -546,8 +546,13 @@ class Sequential(Assignable):
     # ---- copying and pickling ----------------------------------------------------------------------------------------
 
     def _state(self) -> dict[str, np.ndarray]:
-        """Return the optimizer's moments as NumPy arrays."""
-        return {name: np.array(self.backend.to_numpy(getattr(self.flat, name))) for name in ("first", "second")}
+        """Return parameters and moments as NumPy arrays.
+
+        Parameters too, although layers bring their own: a copy asks layer after layer, and another thread may train
+        meanwhile.
+        """
+        names = ("values", "first", "second")
+        return {name: np.array(self.backend.to_numpy(getattr(self.flat, name))) for name in names}
 
     @on_its_device
     def _set_state(self, state: dict[str, np.ndarray]) -> None:
@@ -574,12 +579,16 @@ class Sequential(Assignable):
             "_wish": self.backend.name,
             "_moments": self._state(),
             "_precision": precision,
+            "_counters": None if self.optimizer is None else self.optimizer.counters.copy(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        wish, moments, precision = (state.pop(name) for name in ("_wish", "_moments", "_precision"))
+        names = ("_wish", "_moments", "_precision", "_counters")
+        wish, moments, precision, counters = (state.pop(name) for name in names)
         found = resolve([wish, "numpy"] if isinstance(wish, str) and wish != "numpy" else wish)
         self.__dict__.update(state, resolution=found)
+        if counters is not None:
+            self.optimizer.counters[:] = counters
         backend = self.resolution.backend
         kept = self.precision if wish in (backend, backend.name) else None  # what it fell back to may lack it
         self._settle(precise(backend, self.dtype, kept), self.dtype)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import ReferenceType, ref
 
@@ -132,8 +133,24 @@ def is_method(part: Any, name: str) -> bool:
 
 
 def replaced(part: Any) -> bool:
-    """Tell whether a method stands on the part itself, in the place of its class's."""
-    return any(is_method(part, name) for name in vars(part))
+    """Tell whether a part has a method that its class was not written with, on itself or by a change of the class."""
+    return any(is_method(part, name) for name in vars(part)) or any(
+        users(value) for kind in type(part).__mro__ if is_own(kind) for value in vars(kind).values()
+    )
+
+
+def users(value: Any) -> bool:
+    """Tell whether what a class of nnx's has is a method, and not nnx's own."""
+    if isinstance(value, FunctionType):
+        return package(value) != "nnx"
+    return callable(value) and not isinstance(value, type | staticmethod | classmethod)
+
+
+def package(value: FunctionType | type) -> str:
+    """Return the package that a function or a class was written in."""
+    if isinstance(value, FunctionType):  # whose __module__ may be another's, by functools.wraps
+        return str(value.__globals__.get("__name__")).partition(".")[0]
+    return value.__module__.partition(".")[0]
 
 
 def assignable(kind: type) -> Iterator[str]:

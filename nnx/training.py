@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import proxy
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from nnx.errors import InputError, NonFiniteError, NotReplayable
 from nnx.foreign import Foreign, Held
 from nnx.kernels.layout import LOSS, PENALTY, STEP
 from nnx.owner import Owner, changing
-from nnx.structure import check_ending, check_loss
+from nnx.structure import check_ending, check_loss, written
 
 if TYPE_CHECKING:
     from nnx.model import Sequential
@@ -80,16 +81,24 @@ class Eager:
     native = False
 
     def __init__(self, trainer: Trainer, feed: Feed, reason: str) -> None:
-        self._trainer, self._feed, self.reason = trainer, feed, reason
+        self._trainer, self._feed, self.reason = proxy(trainer), feed, reason
 
     def run(self, steps: int) -> None:
-        """Run `steps` steps."""
-        for _ in range(steps):
-            self._trainer.step(self._feed)
+        """Run `steps` steps. An optimizer of the user's own may read and set its numbers in each of them."""
+        trainer, own = self._trainer, written(self._trainer.model.optimizer, "update")
+        for step in range(steps):
+            if own and step:
+                trainer.begin()
+            trainer.step(self._feed)
+            if own:
+                trainer.count()
 
 
 class Trainer:
     """Holds what a compiled model's training steps need.
+
+    It knows its model, and what it keeps knows it, by weak references: a circle would keep the memory of a model that
+    is no more until Python looks for circles, and that goes by the number of objects, not by their size.
 
     Attributes:
         flat: the model's parameters, gradients and moments.
@@ -100,13 +109,14 @@ class Trainer:
     """
 
     def __init__(self, model: Sequential) -> None:
-        self.model, self.backend, self._owner = model, model.backend, model._owner
+        self.model: Sequential = proxy(model)
+        self.backend, self._owner = model.backend, model._owner
         self.flat = model.flat
         backend, optimizer = self.backend, model.optimizer
         self.precision = 0.0
         self.edition, self.outdated = 0, True
         self._held: list[Held] = []  # what recordings hold of parts that nnx did not define
-        self.hyper = backend.asarray(optimizer.hyper, "float64")
+        self.hyper = backend.asarray(optimizer.hyper.copy(), "float64")  # for a step to write into
         self.counters = backend.asarray(optimizer.counters, "int64")
         self.stats = backend.zeros(3, "float64")
         self.history = backend.zeros((HISTORY, 3), "float64")
@@ -191,6 +201,9 @@ class Trainer:
         The step is run once while it is recorded, and once from its recording; both must agree. The model is as
         before when this returns.
         """
+        optimizer = self.model.optimizer
+        if written(optimizer, "update"):  # it may clip, warm up or skip steps, and one step would not show it
+            return Eager(self, feed, f"{optimizer} has an update() of its own, which may differ from step to step")
         before, state, counters = self.state(), self.flat.state, self.counters
         foreign = Foreign([*self.model.layers, self.loss, self.model.optimizer], feed.x, self.backend.xp)
         known = [*feed.arrays(), self.hyper, self.counters, self.model.penalties, *self.model.buffers()]
@@ -248,16 +261,23 @@ class Trainer:
         return np.concatenate(rows)
 
     def _run(self, runner: Program | Eager, steps: int, meanwhile: Callable[[], None] | None = None) -> np.ndarray:
-        optimizer = self.model.optimizer
-        self.hyper[...] = self.backend.asarray(optimizer.hyper, "float64")
+        self.begin()
         with np.errstate(all="ignore"):  # what is not finite is found in the losses
             runner.run(steps)
         if meanwhile is not None:
             meanwhile()
         if not isinstance(runner, Eager) and runner.reason is not None:
             self.model.replay_reason = runner.reason
-        optimizer.counters[...] = self.backend.to_numpy(self.counters)
+        self.count()
         return self._rows(steps)
+
+    def begin(self) -> None:
+        """Give the steps to come the optimizer's numbers."""
+        self.hyper[...] = self.backend.asarray(self.model.optimizer.hyper, "float64")
+
+    def count(self) -> None:
+        """Tell the optimizer how many steps were done."""
+        self.model.optimizer.counters[...] = self.backend.to_numpy(self.counters)
 
     @changing
     def run_guarded(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
+import random
 import threading
 import tracemalloc
+import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -507,6 +511,68 @@ def test_numbers_kept_in_arrays_and_lists_count_too(kind: type[nnx.Layer]):
     assert model.eager_reason is not None
 
 
+class Slotted:
+    """Counts in a slot."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> int:
+        self.count += 1
+        return self.count
+
+
+class Deciding(Own):
+    """Doubles in some steps, by something that it keeps, or that all of a process share."""
+
+    def __init__(self, kept: Any, decide: Callable[[Any], bool]) -> None:
+        self.kept, self.decide = kept, decide
+
+    def forward(self, inputs: Any, training: bool = False) -> Any:
+        self.inputs, self.doubled = inputs, bool(self.decide(self.kept))
+        self.output = self.backend.relu(inputs) if self.doubled else self.backend.tanh(inputs)
+        return self.output
+
+    def backward(self, dvalues: Any) -> Any:
+        back = self.backend.relu_backward if self.doubled else self.backend.tanh_backward
+        self.dinputs = back(self.output, dvalues)
+        return self.dinputs
+
+
+DECISIONS: dict[str, tuple[Callable[[], Any], Callable[[Any], bool]]] = {
+    "a generator of NumPy": (lambda: np.random.default_rng(0), lambda kept: kept.random() < 0.7),
+    "an older one": (lambda: np.random.RandomState(0), lambda kept: kept.random_sample() < 0.7),
+    "a generator of Python": (lambda: random.Random(0), lambda kept: kept.random() < 0.7),
+    "NumPy's own numbers": (lambda: None, lambda kept: np.random.random() < 0.7),  # noqa: NPY002
+    "Python's own numbers": (lambda: None, lambda kept: random.random() < 0.7),
+    "an iterator": (lambda: iter(range(99)), lambda kept: next(kept) < 3),  # one that can be copied
+    "a slot": (Slotted, lambda kept: kept() < 3),
+    "a set": (set, lambda kept: (kept.add(len(kept)), len(kept) < 3)[1]),
+    "a queue": (deque, lambda kept: (kept.append(0), len(kept) < 3)[1]),
+    "an array of objects": (lambda: np.array([0], object), lambda kept: (kept.__iadd__(1), kept[0] < 3)[1]),
+    "bytes": (lambda: bytearray(1), lambda kept: (kept.append(0), len(kept) < 4)[1]),
+}
+
+
+@pytest.mark.parametrize(("make", "decide"), DECISIONS.values(), ids=DECISIONS)
+def test_so_does_whatever_else_a_layer_can_count_or_draw_by(make: Callable[[], Any], decide: Callable[[Any], bool]):
+    """Recorded, it would do for ever what it did in the first step."""
+    net = Net(around(lambda: Deciding(make(), decide)))
+
+    def losses() -> list[float]:
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        return list(net.model().steps(*net.samples(), 9))
+
+    got = losses()
+    with always_eager():
+        wanted = losses()
+    assert got == wanted
+    assert len({decide(kept) for kept in [make()] for _ in range(9)}) == 2
+
+
 class Masked(nnx.Dropout):
     """Dropout by another name."""
 
@@ -515,7 +581,7 @@ class Locked(TwiceTanh):
     """Holds what cannot be copied."""
 
     def __init__(self) -> None:
-        self.lock, self.numbers = threading.Lock(), (number for number in range(9))
+        self.lock = threading.Lock()
 
 
 @pytest.mark.parametrize("layer", [lambda: Masked(0.2), Locked], ids=["a subclass of ours", "what cannot be copied"])
@@ -855,3 +921,37 @@ def test_a_replay_allocates_nothing_that_grows(how: str):
     finally:
         tracemalloc.stop()
     assert grown < 16384, f"{grown} bytes more after 1000 steps"
+
+
+class Doubled(nnx.Layer):
+    """A layer of the user's own, whose steps are not replayed."""
+
+    def forward(self, inputs: Any, training: bool = False) -> Any:
+        self.output = inputs * 2
+        return self.output
+
+    def backward(self, dvalues: Any) -> Any:
+        return dvalues * 2
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("own", [False, True])
+def test_the_memory_of_a_model_comes_back_at_once_when_it_is_no_more(own: bool, backend: str):
+    """Without a search for circles, which comes after so many objects, however large each is."""
+    pytest.importorskip(backend)
+    layers = [nnx.Dense(2, 4), Doubled() if own else nnx.ReLU(), nnx.Dropout(0.1), nnx.Dense(4, 3), nnx.Softmax()]
+    model = nnx.Sequential(*layers, backend=backend).compile(nnx.CategoricalCrossEntropy(), nnx.Adam())
+    x, y = samples("labels", 20)
+    gc.collect()
+    gc.disable()
+    try:
+        model.fit(x, y, batch_size=8, validation_data=(x, y), callbacks=[nnx.callbacks.EarlyStopping()], verbose=0)
+        model.step(x, y)
+        model.predict(x)
+        model.layers = [*layers[:1], nnx.Tanh(), *layers[2:]]
+        model.step(x, y)
+        seen = [weakref.ref(model), weakref.ref(model.flat.values), weakref.ref(model._owner)]
+        del model, layers
+        assert [known() for known in seen] == [None] * 3
+    finally:
+        gc.enable()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
+from argparse import Namespace
 from collections.abc import Callable
 from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -382,6 +384,152 @@ def test_a_class_of_ones_own_may_be_changed_too() -> None:
     Mine.forward = lambda self, inputs, training=False: nnx.Linear.forward(self, inputs)  # type: ignore[assignment]
     Mine.backward = nnx.Linear.backward  # type: ignore[assignment]
     assert abs(model.step(X, Y) - first) > 1e-3
+
+
+class Around:
+    """What a method may read from around it: a class used as a namespace, a dictionary, an object."""
+
+    table: ClassVar[dict[str, float]] = {"l2": 0.0}
+    namespace = Namespace(l2=0.0)
+    l2 = 0.0
+
+
+STRENGTH = 0.0
+
+
+def strength() -> float:
+    """The sum of all; it comes back to itself by way of another function."""
+    if STRENGTH < 0:
+        return other_strength()
+    return STRENGTH + Around.l2 + Around.namespace.l2 + Around.table["l2"]
+
+
+def other_strength() -> float:
+    return strength()
+
+
+@pytest.mark.parametrize("way", ["step", "fit"])
+@pytest.mark.parametrize("where", ["global", "class", "object", "dictionary", "enclosing function", "layer outside"])
+def test_variables_around_methods_of_ones_own_count_from_the_next_step_on(where: str, way: str) -> None:
+    inner, outside = 0.0, nnx.Dropout(0.0)
+
+    class Mine(nnx.Dense):
+        def strengths(self) -> dict[str, tuple[float, float]]:
+            l2 = strength() + inner + outside.rate
+            return {"weights": (0.0, l2)} if l2 else {}
+
+    model = nnx.Sequential(Mine(5, 3), backend="numpy").compile(nnx.SoftmaxCrossEntropy(), nnx.SGD(1e-9))
+    (first,) = trained(model, way, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        if where == "enclosing function":
+            inner = 0.5
+        elif where == "layer outside":
+            outside.rate = 0.5
+        elif where == "dictionary":
+            patch.setitem(Around.table, "l2", 0.5)
+        else:
+            place = {"global": sys.modules[__name__], "class": Around, "object": Around.namespace}[where]
+            patch.setattr(place, "STRENGTH" if where == "global" else "l2", 0.5)
+        (second,) = trained(model, way, 1)
+    penalty = 0.5 * np.square(model.layers[0].weights, dtype=np.float64).sum()
+    assert second - first == pytest.approx(penalty, rel=1e-5)
+    assert model.eager_reason is None
+
+
+@pytest.mark.parametrize("part", ["layer", "loss", "optimizer"])
+def test_a_method_put_around_one_of_nnx_runs_at_every_step(part: str) -> None:
+    """It may do more than the operations that a recording would hold, such as to keep what it sees."""
+    model, plain, seen = built(), built(), []
+    model.step(X, Y)
+    name = {"layer": "forward", "loss": "gradients", "optimizer": "update"}[part]
+    place = model.layers[0] if part == "layer" else getattr(model, part)
+    real = getattr(place, name)
+    setattr(place, name, lambda *a, **k: (seen.append(1), real(*a, **k))[1])
+    model.steps(X, Y, 5)
+    counted = len(seen)
+    assert counted >= 5
+    model.fit(X, Y, epochs=4, verbose=0)
+    assert len(seen) - counted >= 4
+    plain.steps(X, Y, 6)
+    plain.fit(X, Y, epochs=4, verbose=0)
+    np.testing.assert_allclose(model.predict(X), plain.predict(X), rtol=1e-3)
+
+
+RATE, NORM = 0.1, 0.35
+
+
+class Third(nnx.SGD):
+    """Moves in every third step."""
+
+    def update(self, flat: Any, hyper: Any, counters: Any, backend: Any = None) -> None:
+        if self.iterations % 3 == 0:
+            super().update(flat, hyper, counters, backend)
+
+
+class Warming(nnx.SGD):
+    """Begins with small steps."""
+
+    def update(self, flat: Any, hyper: Any, counters: Any, backend: Any = None) -> None:
+        hyper[0] = self.learning_rate * min(1.0, (self.iterations + 1) / 10)
+        super().update(flat, hyper, counters, backend)
+
+
+class Falling(nnx.SGD):
+    """Sets its own rate for the next step."""
+
+    def update(self, flat: Any, hyper: Any, counters: Any, backend: Any = None) -> None:
+        super().update(flat, hyper, counters, backend)
+        self.learning_rate = RATE / (self.iterations + 2)
+
+
+class Clipping(nnx.SGD):
+    """Makes long gradients as long as NORM."""
+
+    def update(self, flat: Any, hyper: Any, counters: Any, backend: Any = None) -> None:
+        norm = np.linalg.norm(flat.gradients)
+        if norm > NORM:
+            flat.gradients[...] *= NORM / norm
+        super().update(flat, hyper, counters, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("way", ["step", "steps", "fit"])
+@pytest.mark.parametrize(
+    ("kind", "rate"),
+    [
+        (Third, lambda step, norm: RATE * (step % 3 == 0)),
+        (Warming, lambda step, norm: RATE * min(1.0, (step + 1) / 10)),
+        (Falling, lambda step, norm: RATE / (step + 1)),
+        (Clipping, lambda step, norm: RATE * min(1.0, NORM / norm)),
+    ],
+)
+def test_an_optimizer_of_ones_own_decides_anew_in_every_step(
+    kind: Any, rate: Callable[[int, float], float], way: str, backend: str
+) -> None:
+    def build(optimizer: nnx.Optimizer) -> nnx.Sequential:
+        layers = nnx.Dense(5, 8), nnx.Tanh(), nnx.Dense(8, 3), nnx.Softmax()
+        model = nnx.Sequential(*layers, backend=backend, dtype="float64")
+        return model.compile(nnx.CategoricalCrossEntropy(), optimizer)
+
+    model, twin, norms = build(kind(RATE)), build(nnx.SGD(RATE)), []
+    trained(model, way, 12)
+    for step in range(12):
+        before = twin.flat.values.copy()
+        twin.step(X, Y)
+        norms.append(float(np.linalg.norm(twin.flat.gradients)))
+        twin.flat.values[...] = before - rate(step, norms[-1]) * twin.flat.gradients
+    np.testing.assert_allclose(model.flat.values, twin.flat.values, rtol=1e-9, atol=1e-12)
+    assert kind is not Clipping or min(norms) < NORM < max(norms)
+    assert model.optimizer.iterations == 12
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_class_of_nnx_that_was_changed_predicts_as_it_trains(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = nnx.ReLU.forward
+    monkeypatch.setattr(nnx.ReLU, "forward", lambda self, inputs, training=False: real(self, inputs * 0, training))
+    model = built(backend)
+    for rows in (1, 60):
+        assert np.ptp(model.predict(X[:rows]), axis=0).max() == 0
 
 
 def test_predicting_in_between_records_nothing_anew() -> None:

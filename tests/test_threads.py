@@ -46,6 +46,18 @@ class Own(nnx.Layer):
         return self.dinputs
 
 
+class Trains(Own):
+    """Has something done while it is copied."""
+
+    @staticmethod
+    def meanwhile() -> None:
+        """Replaced by what is to be done."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.meanwhile()
+        return super().__getstate__()
+
+
 class Waits(nnx.callbacks.Callback):
     """Holds a fit in an epoch's end until it is told to go on."""
 
@@ -353,6 +365,48 @@ def test_a_forked_process_is_held_up_by_none_of_its_parents_threads() -> None:
         owner.mark = object()
         owner.readers.clear()
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@FORKS
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_nor_by_one_that_predicts_with_a_layer_of_ones_own() -> None:
+    there, go = threading.Event(), threading.Event()
+
+    class Slow(Own):
+        def forward(self, inputs: Any, training: bool = False) -> Any:
+            there.set()
+            assert go.wait(60)
+            return super().forward(inputs, training)
+
+    net = model(nnx.Dense(4, 3), Slow(), nnx.Softmax())
+    reader = threading.Thread(target=lambda: net.predict(data()[0]))
+    reader.start()
+    assert there.wait(60)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        go.set()
+        os._exit(0 if net.predict(data()[0]).shape == (40, 3) else 1)
+    go.set()
+    reader.join(60)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_a_copy_is_of_a_whole_step_where_another_thread_trains_meanwhile(way: Callable[[Any], Any]) -> None:
+    """The last layer's parameters are asked for after all others', when a step has been done since."""
+    net, steps = model(nnx.Dense(4, 3), Trains(), nnx.Dense(3, 3), nnx.Softmax()), []
+    net.step(*data())
+    before = net.flat.state.copy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trains, "meanwhile", staticmethod(lambda: steps.append(within(lambda: net.step(*data())))))
+        other = way(net)
+    assert len(steps) == 1
+    assert not np.array_equal(net.flat.state, before)
+    np.testing.assert_array_equal(other.flat.state, before)
+    assert other.optimizer.iterations == 1
+    other.step(*data())
+    np.testing.assert_array_equal(other.flat.state, net.flat.state)
 
 
 def test_copies_and_pickles_have_an_owner_of_their_own() -> None:
