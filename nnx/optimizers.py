@@ -113,6 +113,10 @@ class Optimizer(Assignable):
         """Return the arguments that make this optimizer again."""
         return {"learning_rate": self.learning_rate, "decay": self.decay}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the arrays as its own: those that joblib loads may be read-only."""
+        self.__dict__.update(state, hyper=np.array(state["hyper"]), counters=np.array(state["counters"]))
+
     def __copy__(self) -> Optimizer:
         """Return what `copy.deepcopy` does: the numbers stand in arrays, which two optimizers must not share."""
         return copy.deepcopy(self)

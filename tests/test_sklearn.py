@@ -17,6 +17,7 @@ import nnx
 
 pytest.importorskip("sklearn")
 
+import joblib
 from sklearn.base import clone
 from sklearn.datasets import load_iris, make_moons
 from sklearn.exceptions import NotFittedError
@@ -379,3 +380,13 @@ def test_without_scikit_learn_it_says_what_to_install() -> None:
     assert done.stdout.startswith(
         'sklearn nnx.sklearn needs sklearn, which is not installed: pip install "nnx-backends['
     )
+
+
+def test_an_estimator_that_joblib_loads_read_only_goes_on_training(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).normal(size=(30, 2)), np.arange(30) % 2
+    plain = NNClassifier(epochs=2, random_state=0, backend="numpy").fit(x, y)
+    joblib.dump(plain, tmp_path / "model.joblib")
+    loaded = joblib.load(tmp_path / "model.joblib", mmap_mode="r")
+    for each in (plain, loaded):
+        each.set_params(learning_rate=0.01).partial_fit(x, y)
+    np.testing.assert_array_equal(loaded.predict_proba(x), plain.predict_proba(x))
