@@ -4,8 +4,10 @@ Code that is loaded is not the code that was compiled: Numba links it anew, and 
 then. Run as a script this file is such a process; it prints what it did as JSON.
 """
 
+import hashlib
 import json
 import os
+import pickle
 import stat
 import subprocess
 import sys
@@ -346,10 +348,21 @@ def test_a_damaged_entry_is_compiled_again(places, tmp_path):
     compiled()
     (entry,) = tmp_path.rglob("*.nbc")
     content = entry.read_bytes()
-    for damaged in (b"", content[:100], content[:-1], b"x" * len(content)):
+    others = [hashlib.sha256(other).digest() + other for other in (b"junk", pickle.dumps(5), pickle.dumps((1, 2, 3)))]
+    for damaged in (b"", content[:100], content[:-1], b"x" * len(content), *others):
         entry.write_bytes(damaged)
         assert compiled() == 0
         assert compiled() == 1
+
+
+def test_an_empty_folder_in_the_place_of_an_entry_gives_way(places, tmp_path):
+    places.append(tmp_path)
+    compiled()
+    (entry,) = tmp_path.rglob("*.nbc")
+    entry.unlink()
+    entry.mkdir()
+    assert compiled() == 0
+    assert compiled() == 1
 
 
 def test_nowhere_to_write_is_one_warning(places, tmp_path):

@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,8 @@ class KernelCache(_Cache):
             if content is None:
                 continue
             if hashlib.sha256(content[32:]).digest() == content[:32]:
-                return REBUILD(target_context, *pickle.loads(content[32:]))
+                with suppress(Exception):  # whole, but not what this version writes: compiled again, and replaced
+                    return REBUILD(target_context, *pickle.loads(content[32:]))
         return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
@@ -281,6 +282,8 @@ def replace(file: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as temporary:
             temporary.write(content)
+        with suppress(OSError):  # an empty folder in its place is in the way; whatever else there is, is replaced
+            file.rmdir()
         os.replace(name, file)
     except BaseException:
         name.unlink(missing_ok=True)
