@@ -17,6 +17,7 @@ if cuda_on_cpu.missing():
 
 import fake_cupy
 from cupy_api import OWN, Api, claimed, oldest, read
+from fake_copies import UP
 from fake_cupy import machine
 
 from nnx.backends.cuda.reasons import OLDEST
@@ -170,6 +171,31 @@ def test_streams_that_nothing_orders_are_found():
         x.get()
     stream.synchronize()
     assert x.get().tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("until", ["wait", "other work"])
+def test_a_graph_reads_pinned_memory_as_late_as_it_may(until: str):
+    stream, room, x, other = (
+        fake_cupy.cuda.Stream(),
+        fake_cupy.cuda.alloc_pinned_memory(8),
+        *map(fake_cupy.zeros, (1, 1)),
+    )
+    fake_cupy.cuda.Device().synchronize()
+    host = np.asarray(room).view(np.float64)
+    stream.begin_capture()
+    fake_cupy.cuda.runtime.memcpyAsync(x.data.ptr, room.ptr, 8, UP, stream.ptr)
+    graph = stream.end_capture()
+    host[0] = 1
+    graph.launch(stream)
+    host[0] = 2  # too early: the copy is on its way
+    if until == "wait":
+        stream.synchronize()
+    else:
+        with stream:
+            other += 1
+    host[0] = 3
+    stream.synchronize()
+    assert x.get().tolist() == [2]
 
 
 def test_kernels_take_contiguous_arrays_of_their_gpu():
