@@ -514,6 +514,8 @@ def compiled(code: str, options: tuple[str, ...]) -> CpuModule:
 
 class RawModule:
     def __init__(self, *, code: str, options: tuple[str, ...] = (), backend: str = "nvrtc") -> None:
+        if not (isinstance(options, tuple) and all(isinstance(option, str) for option in options)):
+            raise TypeError(f"options: a {type(options).__name__} given, expected a tuple of str")
         self._module = compiled(code, options)
 
     def get_function(self, name: str) -> RawKernel:

@@ -175,11 +175,8 @@ def test_streams_that_nothing_orders_are_found():
 
 @pytest.mark.parametrize("until", ["wait", "other work"])
 def test_a_graph_reads_pinned_memory_as_late_as_it_may(until: str):
-    stream, room, x, other = (
-        fake_cupy.cuda.Stream(),
-        fake_cupy.cuda.alloc_pinned_memory(8),
-        *map(fake_cupy.zeros, (1, 1)),
-    )
+    x, other, stream = fake_cupy.zeros(1), fake_cupy.zeros(1), fake_cupy.cuda.Stream()
+    room = fake_cupy.cuda.alloc_pinned_memory(8)
     fake_cupy.cuda.Device().synchronize()
     host = np.asarray(room).view(np.float64)
     stream.begin_capture()
@@ -238,6 +235,31 @@ def test_a_kernel_that_goes_astray_is_told_late_and_for_good():
     for call in (fake_cupy.cuda.Device().synchronize, x.get, lambda: x + 1, lambda: fake_cupy.empty(3)):
         with pytest.raises(RuntimeError, match="cudaErrorIllegalAddress"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        (["-DREAL=float"], "a list given, expected a tuple of str"),
+        ((b"-DREAL=float",), "a tuple given, expected a tuple of str"),
+        (("-DREAL=float", "--use_fast_math"), "--use_fast_math.* expected -D"),
+        (("-DREAL=float", "-std=c++20"), r"-std=c\+\+20.* expected -D"),
+    ],
+)
+def test_options_are_those_that_it_honours(given: Any, wrong: str):
+    with pytest.raises((TypeError, ValueError), match=wrong):
+        fake_cupy.RawModule(code=source("activations.cu"), options=given)
+
+
+def test_options_count():
+    """Without them REAL is float, and with them what they say."""
+    x, y = fake_cupy.zeros(1, "float64"), fake_cupy.zeros(1, "float64")
+    arguments = (x, y, np.int64(1))
+    fake_cupy.RawModule(code=source("activations.cu"), options=options("float64")).get_function("relu_forward")(
+        (1,), (32,), arguments
+    )
+    with pytest.raises(TypeError, match="float64 given, expected float32"):
+        fake_cupy.RawModule(code=source("activations.cu")).get_function("relu_forward")((1,), (32,), arguments)
 
 
 def test_a_kernel_gets_no_more_shared_memory_than_a_block_has():
