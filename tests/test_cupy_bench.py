@@ -138,6 +138,7 @@ def test_diagnostics_on_the_stand_in(stand_in: Any, monkeypatch: pytest.MonkeyPa
         ("SIDES", (4,)),
         ("ROUNDS", 1),
         ("SECONDS", 0.0),
+        ("REPEATED", 2),
         ("NODES", 3),
     ):
         monkeypatch.setattr(gpu_diagnostics, name, value)
@@ -150,9 +151,12 @@ def test_diagnostics_on_the_stand_in(stand_in: Any, monkeypatch: pytest.MonkeyPa
     step = found["nodes of a step of 4 x 6-5-3 in us"]
     assert step["way"] == "CUDA graph"
     assert len([name for name in step if "dense" in name]) == 4
+    assert all(time > 0 for name, time in step.items() if name not in ("way", "graph"))
     lt = found["candidates for 4 x 6-5-3 in us"]
     assert len(lt) == 10
-    assert lt["forward, 4 x 5 x 6, epilogue 6"].keys() == {"CuPy", "nnx", "candidate 0"}
+    assert lt["forward, 4 x 5 x 6, epilogue 6"].keys() == {"nnx", "nnx, called", "cuBLAS, called", "candidate 0"}
+    assert lt["to weights, 5 x 3 x 4, epilogue 256"]["cuBLASLt"].endswith("not supported (status 15)")
+    assert all(time > 0 for values in lt.values() for time in values.values() if not isinstance(time, str))
     assert machine.cublaslt.complaints == []
     page = "\n".join(gpu_report.TABLES["diagnostics"](found))
     assert "| **products across SMALL in us** | |" in page
