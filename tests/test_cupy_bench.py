@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -169,13 +170,21 @@ def test_precisions_and_streams_on_the_stand_in(stand_in: Any, monkeypatch: pyte
 
     machine.cublaslt = FakeLt()
     saved: list[Any] = []
-    found = gpu_checks.precision(saved.append, (60, 90, 40), 4)
+    precision = gpu_checks.precision
+    monkeypatch.setattr(gpu_checks, "precision", lambda found: precision(found, (60, 90, 40), 4))
+    found = gpu_stages.precision(saved.append)
+    assert found["failed"] == {}
+    assert found["accuracy"].keys() == {"full", "tf32", "bf16"}
     assert 1e-4 < found["errors"]["tf32"] < 2e-3 < found["errors"]["bf16"] < 8e-3
     assert machine.cublaslt.complaints == []
     assert stand_in.gemm_rule == "auto"
-    monkeypatch.setattr(gpu_checks, "ERRORS", {"full": 0.0, "tf32": 1e-6})
-    with pytest.raises(RuntimeError, match=r"tf32: a product is off by .*, stated is 1e-06"):
-        gpu_checks.precision(saved.append, (60, 90, 40), 1)
+    monkeypatch.setattr(gpu_checks, "ERRORS", {"tf32": 1e-6, "bf16": 0.1})
+    monkeypatch.setattr(gpu_checks, "find_spec", lambda name: None)  # a GPU's own Python may lack scikit-learn
+    with pytest.raises(AssertionError, match=r"1 of 2 failed: error of tf32"):
+        gpu_stages.precision(saved.append)
+    assert re.search("a product is off by .*, stated is 1e-06", saved[-1]["failed"]["error of tf32"])
+    assert saved[-1]["errors"].keys() == {"tf32", "bf16"}  # the one that fails stops no other
+    assert "scikit-learn" in saved[-1]["accuracy"]
     found = gpu_checks.streaming(saved.append, 500, 20, 50, 1)
     assert found["resident"]["note"] is None
     assert "is streamed" in found["streamed"]["note"]
