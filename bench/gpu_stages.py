@@ -187,7 +187,7 @@ def tests(save: Save) -> Any:
     if missing:
         raise Skip(f"{' and '.join(missing)} not installed")
     files = sorted(str(path) for path in (ROOT / "tests").glob("test_cupy*.py"))
-    options = ["-q", "-W", "default", "-p", "no:cacheprovider", "-k", "gpu", "-rfE", "--tb=short"]
+    options = ["-q", "-W", "default", "-p", "no:cacheprovider", "-m", "gpu", "-rfE", "--tb=short"]
     code, lines = echoed([sys.executable, "-m", "pytest", *options, *files])
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
     save({"failed": failed, "summary": last_line(lines)})

@@ -17,6 +17,7 @@ import cuda_on_cpu
 import numpy as np
 import pytest
 from networks import NETS
+from test_cupy_absent import needs_no_driver
 
 import nnx
 from nnx.backends.cuda import driver as cuda_driver
@@ -61,6 +62,21 @@ def test_stages_on_the_stand_in(stand_in: Any, monkeypatch: pytest.MonkeyPatch):
     assert set(done["kernels"]) == KERNELS.keys() - over_many_steps
     assert max(done["worst"].values()) <= 1
     assert saved
+
+
+def test_the_tests_that_run_on_a_gpu_are_those_made_for_it(monkeypatch: pytest.MonkeyPatch):
+    """Not those that are merely named after it: one of them is for machines without, and starts all of `make gpu`."""
+    echoed, names = gpu_stages.echoed, []
+
+    def collected(command: list[str]) -> tuple[int, list[str]]:
+        code, lines = echoed([*command, "--collect-only"])
+        names.extend(line for line in lines if "::" in line)
+        return code, lines
+
+    monkeypatch.setattr(gpu_stages, "echoed", collected)
+    gpu_stages.tests(lambda data: None)
+    assert len(names) > 40
+    assert [name for name in names if "[gpu" not in name and "::test_on_a_gpu_" not in name] == []
 
 
 def test_all_failures_of_a_stage_are_collected(stand_in: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any):
@@ -350,6 +366,7 @@ def test_each_command_stays_below_nine_minutes():
 
 
 @pytest.mark.skipif(cuda_driver.ask().status == 0 and cuda_driver.ask().version is not None, reason="a GPU is here")
+@needs_no_driver
 def test_without_a_gpu_the_report_says_why_and_the_rest_still_runs(tmp_path: Path):
     """The real script in a process of its own, as `make gpu-check` starts it."""
     done = subprocess.run(

@@ -138,6 +138,7 @@ def test_graphs_can_be_had_off(make: Any, monkeypatch: pytest.MonkeyPatch):
         CupyBackend(fake_cupy)
 
 
+@pytest.mark.gpu
 def test_on_a_gpu_a_step_with_large_products_is_one_graph():
     """Those of cuBLASLt where it is there; and a ReLU in its epilogue lets NaN through, as all others here do."""
     try:
