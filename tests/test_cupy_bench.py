@@ -244,6 +244,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a run of `make gpu-check` or `gpu-race` whose stages, processes as always, break as they are told."""
     script = tmp_path / "bench" / "gpu.py"
     script.parent.mkdir()
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "kernels"))
 
     def main(kind: str, how: dict[str, str], *arguments: str) -> tuple[int, dict[str, Any], str, str]:
         branches = "\n".join(f"if name == {name!r}: {BREAKS[way]}" for name, way in how.items())
@@ -328,6 +329,19 @@ def test_a_fault_in_formatting_loses_no_figures(broken: Any, monkeypatch: pytest
     assert "| predictions | skipped |" in page
 
 
+def test_kernels_are_kept_elsewhere_where_their_folder_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "new" / "kernels"))
+    assert gpu.kernel_cache() == {}
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "file" / "kernels"))
+    monkeypatch.setattr(gpu.tempfile, "tempdir", str(tmp_path))
+    (folder,) = gpu.kernel_cache().values()
+    assert Path(folder).parent == tmp_path
+    assert Path(folder).is_dir()
+
+
 def test_what_json_does_not_know_is_text():
     ring: list[Any] = []
     ring.append(ring)
@@ -375,7 +389,8 @@ def test_without_a_gpu_the_report_says_why_and_the_rest_still_runs(tmp_path: Pat
             *("--results", str(tmp_path / "results")),
         ],
         cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        | {"CUPY_CACHE_DIR": str(tmp_path / "kernels")},
         capture_output=True,
         text=True,
         timeout=120,
