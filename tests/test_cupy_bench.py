@@ -11,6 +11,7 @@ import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cuda_on_cpu
@@ -22,6 +23,8 @@ from test_cupy_absent import needs_no_driver
 import nnx
 from nnx.backends.cuda import driver as cuda_driver
 from nnx.benchmark import report
+from nnx.benchmark.players import Absent
+from nnx.benchmark.players import jax as jax_player
 from nnx.kernels.cuda import KERNELS, elementwise
 from nnx.testing import conformance
 
@@ -470,3 +473,21 @@ def test_names_of_reports():
     assert [gpu_report.slug(d) for d in ("NVIDIA H200", "A100-SXM4 80GB", "?")] == [
         "nvidia-h200", "a100-sxm4-80gb", "gpu",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("precision", "asked"), [("full", "highest"), ("tf32", "tensorfloat32"), ("bf16", None)])
+def test_jax_multiplies_on_a_gpu_as_precisely_as_nnx(
+    precision: str, asked: str | None, monkeypatch: pytest.MonkeyPatch
+):
+    """Left to itself it takes TF32 for float32, and the race would be one of precisions."""
+    settings: dict[str, str] = {}
+    jax = SimpleNamespace(config=SimpleNamespace(update=settings.__setitem__), devices=lambda platform: ["a GPU"])
+    monkeypatch.setitem(sys.modules, "jax", jax)
+    monkeypatch.setenv("NNX_PRECISION", precision)
+    with pytest.raises(Absent, match="is not measured"):
+        jax_player.prepare(SimpleNamespace(kind="nothing"), "jit", "cuda")
+    assert settings.get("jax_default_matmul_precision") == asked
+    settings.clear()
+    with pytest.raises(Absent, match="is not measured here"):
+        jax_player.prepare(SimpleNamespace(kind="nothing"), "jit", "cpu")
+    assert settings == {"jax_platforms": "cpu"}
