@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -76,6 +77,17 @@ def command(kind: str, only: list[str] | None, results: Path) -> bool:
     return report.passed
 
 
+def kernel_cache() -> dict[str, str]:
+    """Return where CuPy is to keep compiled kernels if it cannot where it would: every stage would fail of that."""
+    folder = os.path.expanduser(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache"))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return {}
+    except OSError:
+        return {"CUPY_CACHE_DIR": tempfile.mkdtemp(prefix="nnx-gpu-kernels-")}
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", metavar="check | race", choices=[*KINDS, []], default=[])
@@ -88,6 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.stage:
         serve(options.stage, options.out)
         return 0
+    os.environ.update(kernel_cache())
     if options.quick:
         os.environ["BENCH_QUICK"] = "1"
     passed = [command(kind, options.only, options.results) for kind in options.kinds or KINDS]

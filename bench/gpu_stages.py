@@ -169,7 +169,9 @@ def precision(save: Save) -> Any:
     """The stated errors of TF32 and bf16, and the accuracy on digits."""
     import gpu_checks
 
-    return gpu_checks.precision(save)
+    found: dict[str, Any] = {}
+    all_of(gpu_checks.precision(found), found, save)
+    return found
 
 
 def streaming(save: Save) -> Any:
@@ -185,7 +187,7 @@ def tests(save: Save) -> Any:
     if missing:
         raise Skip(f"{' and '.join(missing)} not installed")
     files = sorted(str(path) for path in (ROOT / "tests").glob("test_cupy*.py"))
-    options = ["-q", "-W", "default", "-p", "no:cacheprovider", "-k", "gpu", "-rfE", "--tb=short"]
+    options = ["-q", "-W", "default", "-p", "no:cacheprovider", "-m", "gpu", "-rfE", "--tb=short"]
     code, lines = echoed([sys.executable, "-m", "pytest", *options, *files])
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
     save({"failed": failed, "summary": last_line(lines)})

@@ -83,13 +83,20 @@ class CpuModule:
 
     @classmethod
     def of_text(cls, text: str, options: Sequence[str] = (), flags: Sequence[str] = ()) -> CpuModule:
-        """Compile a text, given NVRTC's options (of which those that define macros count)."""
+        """Compile a text, given NVRTC's options: those that define macros, and what g++ is told anyway.
+
+        Raises:
+            ValueError: there are others, which would change what the kernels compute.
+        """
         module = cls.__new__(cls)
         module._load(text, options, flags)
         return module
 
     def _load(self, text: str, options: Sequence[str], flags: Sequence[str]) -> None:
-        defines = [option for option in options if option.startswith("-D")]
+        defines = [option for option in options if option not in FLAGS]
+        unknown = [option for option in defines if not option.startswith("-D")]
+        if unknown:
+            raise ValueError(f"options {unknown} given, expected -D... or {FLAGS[0]}: others are not honoured here")
         self.real = next((option.removeprefix("-DREAL=") for option in defines if "-DREAL=" in option), "float")
         self.signatures, self.seed = signatures(text), 0
         self._library = ctypes.CDLL(str(build(text, (*defines, *flags))))

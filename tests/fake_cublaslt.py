@@ -39,6 +39,8 @@ DESCRIPTION = {3: c_int32, 4: c_int32, 7: c_uint32, 8: c_uint64}  # transpose A 
 PREFERENCE = {1: c_uint64, 5: c_uint32, 6: c_uint32, 7: c_uint32, 8: c_uint32}
 BFLOAT16, TF32 = 14, 77  # a type, and a way to compute
 TYPES = {0: np.dtype("f4"), 1: np.dtype("f8"), BFLOAT16: np.dtype("u2")}
+# Epilogues by the type of the factors. In CUDA 13.1 a bias's gradient is none for those that nnx asks it for.
+EPILOGUES = {0: (1, 4, 6), 1: (1, 4, 6), BFLOAT16: (1, 4, 6, 256)}
 
 
 class Result(ctypes.Structure):
@@ -51,13 +53,19 @@ class Result(ctypes.Structure):
 class FakeLt:
     """What a loaded library is: functions by name.
 
+    Args:
+        without: epilogues that it has for no type. all_gradients: whether it has a bias's gradient for all of them.
+
     Attributes:
-        without: epilogues for which it knows no algorithm. workspace: what algorithms need, in bytes.
+        known: epilogues by the type of the factors. workspace: what algorithms need, in bytes.
         asked, multiplied: how often, by (epilogue, compute type). complaints: what was wrong.
     """
 
-    def __init__(self, without: tuple[int, ...] = (), workspace: int = 4096) -> None:
-        self.without, self.workspace = without, workspace
+    def __init__(self, without: tuple[int, ...] = (), workspace: int = 4096, all_gradients: bool = False) -> None:
+        self.workspace = workspace
+        self.known = {
+            TYPES[kind]: {*has, *((256,) if all_gradients else ())} - {*without} for kind, has in EPILOGUES.items()
+        }
         self.asked: Counter[Any] = Counter()
         self.multiplied: Counter[Any] = Counter()
         self.complaints: list[str] = []
@@ -152,7 +160,7 @@ class FakeLt:
         assert wanted >= 1
         epilogue = it.set.get(7, 1)
         self.asked[epilogue, it.compute] += 1
-        if epilogue in self.without:
+        if epilogue not in self.known[self._thing(a, "layout").dtype]:
             return UNSUPPORTED
         if epilogue != 1:
             assert it.set[8] % 16 == 0, "how the bias is aligned must be told, by an address like its own"

@@ -1,7 +1,8 @@
 """A stand-in for CuPy that computes with NumPy and runs kernels by cuda_on_cpu: the backend's own code, without a GPU.
 
 Current are, as in CUDA, a GPU and a stream of each thread. A kernel that goes where nothing is (`machine.breaks`) is
-told when the host next waits, and from then on everything fails.
+told when the host next waits, and from then on everything fails. A graph that reads pinned memory does so as late as it
+may: when the host next waits, or asks for something else.
 
 It is stricter than CuPy where CuPy would be slow or wrong in silence. Its arrays are no NumPy arrays, and no function
 takes both; a kernel takes contiguous arrays only; what runs on one GPU takes that GPU's arrays only; and three things
@@ -87,6 +88,8 @@ class Machine:
         self.captured: list[Node] | None = None
         self.capturing: Stream | None = None
         self.launching = 0  # the stream that a graph is launched on
+        self.late: Callable[[], None] | None = None  # what a graph that was launched has still to do
+        self.turn = threading.RLock()
         self.clocks: dict[int, Counter[int]] = {}  # for each stream, how much of each it comes after
         self.worked = Counter[int]()  # how much of each stream there was when it last got work other than a copy
         self.waited = Counter[int]()  # how much of each stream the host has seen done
@@ -121,8 +124,16 @@ class Machine:
             self.breaks -= 1
             self.broken |= self.breaks == 0
 
+    def catch_up(self) -> None:
+        """Do what a graph that was launched has still to do."""
+        with self.turn:
+            work, self.late = self.late, None
+            if work is not None:
+                work()
+
     def waits(self) -> None:
         """Tell the host what went wrong, now that it waits; from then on everything fails, as CUDA's context does."""
+        self.catch_up()
         self.told |= self.broken
         self.answers()
 
@@ -148,6 +159,7 @@ class Machine:
 
     def stage(self, name: str) -> None:
         """Count a stage of making and running a graph; fail if it is to."""
+        self.catch_up()
         self.answers()
         self.graphs[name] += 1
         if self.faults.get(name) == self.graphs[name]:
@@ -155,6 +167,7 @@ class Machine:
 
     def tick(self, stream: int) -> Counter[int]:
         """Count something new on a stream; return its clock, which says what it comes after."""
+        self.catch_up()
         self.answers()
         clock = self.clocks.setdefault(stream, Counter())
         for other, seen in self.waited.items():
@@ -501,6 +514,8 @@ def compiled(code: str, options: tuple[str, ...]) -> CpuModule:
 
 class RawModule:
     def __init__(self, *, code: str, options: tuple[str, ...] = (), backend: str = "nvrtc") -> None:
+        if not (isinstance(options, tuple) and all(isinstance(option, str) for option in options)):
+            raise TypeError(f"options: a {type(options).__name__} given, expected a tuple of str")
         self._module = compiled(code, options)
 
     def get_function(self, name: str) -> RawKernel:
@@ -567,10 +582,16 @@ def programmed(itemsize: int, arguments: Sequence[Any]) -> list[tuple[int, int]]
 
 
 class Node:
-    """Work that a graph does when it is launched, if the arrays are then still there: it does not keep them alive."""
+    """Work that a graph does when it is launched, if the arrays are then still there: it does not keep them alive.
 
-    def __init__(self, function: Callable[..., None], arguments: tuple[Any, ...], touched: Any) -> None:
-        self._function, self._touched = function, touched
+    Attributes:
+        late: whether it reads what the host may still change.
+    """
+
+    def __init__(
+        self, function: Callable[..., None], arguments: tuple[Any, ...], touched: Any, late: bool = False
+    ) -> None:
+        self._function, self._touched, self.late = function, touched, late
         self._arguments = [Held(a) if isinstance(a, np.ndarray) else a for a in arguments]
 
     def __call__(self, stream: int) -> None:
@@ -631,7 +652,7 @@ def memcpy_async(to: int, source: int, size: int, kind: int, stream: int) -> Non
             clock = machine.tick(machine.launching)
             machine.copies.queue(machine.launching, clock, span(there), here, transfer(here, there.copy()))
 
-    record(stream, Node(copy, (there,), spans_of))
+    record(stream, Node(copy, (there,), spans_of, late=kind == UP))
 
 
 def alloc_pinned_memory(size: int) -> PinnedMemory:
@@ -665,6 +686,7 @@ class Device:
         machine.current = self.id
 
     def synchronize(self) -> None:
+        machine.catch_up()
         machine.wait_for(Counter({ptr: clock[ptr] for ptr, clock in machine.clocks.items()}))
 
 
@@ -680,10 +702,16 @@ class Graph:
         if machine.captured is not None:
             machine.about_to("launching a graph")
         stream = stream or cuda.get_current_stream()
-        machine.work(stream)
-        machine.launching = stream.ptr
+        with machine.turn:  # another thread's must not come between
+            machine.work(stream)
+            machine.late = functools.partial(self._run, stream.ptr)
+        if not any(part.late for part in self._work):
+            machine.catch_up()
+
+    def _run(self, stream: int) -> None:
+        machine.launching = stream
         for part in self._work:
-            part(stream.ptr)
+            part(stream)
 
 
 class Stream:
@@ -717,6 +745,7 @@ class Stream:
         return Graph(work)
 
     def wait_event(self, event: Event) -> None:
+        machine.catch_up()
         machine.clocks[self.ptr] = machine.clocks.get(self.ptr, Counter()) | event.clock
 
     def synchronize(self) -> None:

@@ -56,7 +56,7 @@ def gpu() -> CupyBackend:
         pytest.skip(f"no GPU: {unavailable.reason}")
 
 
-@pytest.fixture(params=["stand-in", "gpu"])
+@pytest.fixture(params=["stand-in", pytest.param("gpu", marks=pytest.mark.gpu)])
 def backend(request: pytest.FixtureRequest) -> CupyBackend:
     return stand_in() if request.param == "stand-in" else gpu()
 
@@ -69,7 +69,7 @@ def fake() -> CupyBackend:
 # ---- conformance, and what runs --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["stand-in", "gpu"])
+@pytest.mark.parametrize("name", ["stand-in", pytest.param("gpu", marks=pytest.mark.gpu)])
 def test_it_passes_the_conformance_suite(name: str):
     backend = stand_in() if name == "stand-in" else gpu()
     report = check_backend(backend)

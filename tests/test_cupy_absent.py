@@ -204,6 +204,17 @@ MEANINGS = [
 ]
 
 
+@pytest.mark.parametrize("named", ["/home/me", "/home/me/.cupy", "/home/me/.cupy/kernel_cache/tmp7", "/other/x.so"])
+def test_a_folder_for_kernels_that_cannot_be_written_is_told(named: str, monkeypatch: pytest.MonkeyPatch):
+    """CuPy makes it when it is imported, and writes there when it has compiled the first kernel."""
+    monkeypatch.setattr(cuda_reasons, "wheels", lambda: ["cupy-cuda13x"])
+    monkeypatch.setenv("CUPY_CACHE_DIR", "/home/me/.cupy/kernel_cache")
+    reason, remedy = cuda_reasons.explain_error(PermissionError(13, "Permission denied", named), WORKS)
+    is_that = named.startswith("/home")
+    assert reason.startswith("CuPy cannot keep compiled kernels" if is_that else "CuPy does not load")
+    assert ("Set CUPY_CACHE_DIR" in remedy) == is_that
+
+
 @pytest.mark.parametrize(("error", "reason", "remedy"), MEANINGS, ids=lambda value: str(value)[:30].strip())
 def test_what_an_exception_means(error: Exception, reason: str, remedy: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(cuda_reasons, "wheels", lambda: ["cupy-cuda13x"])

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cuda_on_cpu
 import numpy as np
 import pytest
 from networks import NETS
+from test_cupy_absent import needs_no_driver
 
 import nnx
 from nnx.backends.cuda import driver as cuda_driver
 from nnx.benchmark import report
+from nnx.benchmark.players import Absent
+from nnx.benchmark.players import jax as jax_player
 from nnx.kernels.cuda import KERNELS, elementwise
 from nnx.testing import conformance
 
@@ -60,6 +65,21 @@ def test_stages_on_the_stand_in(stand_in: Any, monkeypatch: pytest.MonkeyPatch):
     assert set(done["kernels"]) == KERNELS.keys() - over_many_steps
     assert max(done["worst"].values()) <= 1
     assert saved
+
+
+def test_the_tests_that_run_on_a_gpu_are_those_made_for_it(monkeypatch: pytest.MonkeyPatch):
+    """Not those that are merely named after it: one of them is for machines without, and starts all of `make gpu`."""
+    echoed, names = gpu_stages.echoed, []
+
+    def collected(command: list[str]) -> tuple[int, list[str]]:
+        code, lines = echoed([*command, "--collect-only"])
+        names.extend(line for line in lines if "::" in line)
+        return code, lines
+
+    monkeypatch.setattr(gpu_stages, "echoed", collected)
+    gpu_stages.tests(lambda data: None)
+    assert len(names) > 40
+    assert [name for name in names if "[gpu" not in name and "::test_on_a_gpu_" not in name] == []
 
 
 def test_all_failures_of_a_stage_are_collected(stand_in: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any):
@@ -138,6 +158,7 @@ def test_diagnostics_on_the_stand_in(stand_in: Any, monkeypatch: pytest.MonkeyPa
         ("SIDES", (4,)),
         ("ROUNDS", 1),
         ("SECONDS", 0.0),
+        ("REPEATED", 2),
         ("NODES", 3),
     ):
         monkeypatch.setattr(gpu_diagnostics, name, value)
@@ -150,9 +171,12 @@ def test_diagnostics_on_the_stand_in(stand_in: Any, monkeypatch: pytest.MonkeyPa
     step = found["nodes of a step of 4 x 6-5-3 in us"]
     assert step["way"] == "CUDA graph"
     assert len([name for name in step if "dense" in name]) == 4
+    assert all(time > 0 for name, time in step.items() if name not in ("way", "graph"))
     lt = found["candidates for 4 x 6-5-3 in us"]
     assert len(lt) == 10
-    assert lt["forward, 4 x 5 x 6, epilogue 6"].keys() == {"CuPy", "nnx", "candidate 0"}
+    assert lt["forward, 4 x 5 x 6, epilogue 6"].keys() == {"nnx", "nnx, called", "cuBLAS, called", "candidate 0"}
+    assert lt["to weights, 5 x 3 x 4, epilogue 256"]["cuBLASLt"].endswith("not supported (status 15)")
+    assert all(time > 0 for values in lt.values() for time in values.values() if not isinstance(time, str))
     assert machine.cublaslt.complaints == []
     page = "\n".join(gpu_report.TABLES["diagnostics"](found))
     assert "| **products across SMALL in us** | |" in page
@@ -165,13 +189,21 @@ def test_precisions_and_streams_on_the_stand_in(stand_in: Any, monkeypatch: pyte
 
     machine.cublaslt = FakeLt()
     saved: list[Any] = []
-    found = gpu_checks.precision(saved.append, (60, 90, 40), 4)
+    precision = gpu_checks.precision
+    monkeypatch.setattr(gpu_checks, "precision", lambda found: precision(found, (60, 90, 40), 4))
+    found = gpu_stages.precision(saved.append)
+    assert found["failed"] == {}
+    assert found["accuracy"].keys() == {"full", "tf32", "bf16"}
     assert 1e-4 < found["errors"]["tf32"] < 2e-3 < found["errors"]["bf16"] < 8e-3
     assert machine.cublaslt.complaints == []
     assert stand_in.gemm_rule == "auto"
-    monkeypatch.setattr(gpu_checks, "ERRORS", {"full": 0.0, "tf32": 1e-6})
-    with pytest.raises(RuntimeError, match=r"tf32: a product is off by .*, stated is 1e-06"):
-        gpu_checks.precision(saved.append, (60, 90, 40), 1)
+    monkeypatch.setattr(gpu_checks, "ERRORS", {"tf32": 1e-6, "bf16": 0.1})
+    monkeypatch.setattr(gpu_checks, "find_spec", lambda name: None)  # a GPU's own Python may lack scikit-learn
+    with pytest.raises(AssertionError, match=r"1 of 2 failed: error of tf32"):
+        gpu_stages.precision(saved.append)
+    assert re.search("a product is off by .*, stated is 1e-06", saved[-1]["failed"]["error of tf32"])
+    assert saved[-1]["errors"].keys() == {"tf32", "bf16"}  # the one that fails stops no other
+    assert "scikit-learn" in saved[-1]["accuracy"]
     found = gpu_checks.streaming(saved.append, 500, 20, 50, 1)
     assert found["resident"]["note"] is None
     assert "is streamed" in found["streamed"]["note"]
@@ -215,6 +247,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes a run of `make gpu-check` or `gpu-race` whose stages, processes as always, break as they are told."""
     script = tmp_path / "bench" / "gpu.py"
     script.parent.mkdir()
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "kernels"))
 
     def main(kind: str, how: dict[str, str], *arguments: str) -> tuple[int, dict[str, Any], str, str]:
         branches = "\n".join(f"if name == {name!r}: {BREAKS[way]}" for name, way in how.items())
@@ -299,6 +332,19 @@ def test_a_fault_in_formatting_loses_no_figures(broken: Any, monkeypatch: pytest
     assert "| predictions | skipped |" in page
 
 
+def test_kernels_are_kept_elsewhere_where_their_folder_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "new" / "kernels"))
+    assert gpu.kernel_cache() == {}
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "file" / "kernels"))
+    monkeypatch.setattr(gpu.tempfile, "tempdir", str(tmp_path))
+    (folder,) = gpu.kernel_cache().values()
+    assert Path(folder).parent == tmp_path
+    assert Path(folder).is_dir()
+
+
 def test_what_json_does_not_know_is_text():
     ring: list[Any] = []
     ring.append(ring)
@@ -337,6 +383,7 @@ def test_each_command_stays_below_nine_minutes():
 
 
 @pytest.mark.skipif(cuda_driver.ask().status == 0 and cuda_driver.ask().version is not None, reason="a GPU is here")
+@needs_no_driver
 def test_without_a_gpu_the_report_says_why_and_the_rest_still_runs(tmp_path: Path):
     """The real script in a process of its own, as `make gpu-check` starts it."""
     done = subprocess.run(
@@ -345,7 +392,8 @@ def test_without_a_gpu_the_report_says_why_and_the_rest_still_runs(tmp_path: Pat
             *("--results", str(tmp_path / "results")),
         ],
         cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        | {"CUPY_CACHE_DIR": str(tmp_path / "kernels")},
         capture_output=True,
         text=True,
         timeout=120,
@@ -425,3 +473,21 @@ def test_names_of_reports():
     assert [gpu_report.slug(d) for d in ("NVIDIA H200", "A100-SXM4 80GB", "?")] == [
         "nvidia-h200", "a100-sxm4-80gb", "gpu",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("precision", "asked"), [("full", "highest"), ("tf32", "tensorfloat32"), ("bf16", None)])
+def test_jax_multiplies_on_a_gpu_as_precisely_as_nnx(
+    precision: str, asked: str | None, monkeypatch: pytest.MonkeyPatch
+):
+    """Left to itself it takes TF32 for float32, and the race would be one of precisions."""
+    settings: dict[str, str] = {}
+    jax = SimpleNamespace(config=SimpleNamespace(update=settings.__setitem__), devices=lambda platform: ["a GPU"])
+    monkeypatch.setitem(sys.modules, "jax", jax)
+    monkeypatch.setenv("NNX_PRECISION", precision)
+    with pytest.raises(Absent, match="is not measured"):
+        jax_player.prepare(SimpleNamespace(kind="nothing"), "jit", "cuda")
+    assert settings.get("jax_default_matmul_precision") == asked
+    settings.clear()
+    with pytest.raises(Absent, match="is not measured here"):
+        jax_player.prepare(SimpleNamespace(kind="nothing"), "jit", "cpu")
+    assert settings == {"jax_platforms": "cpu"}

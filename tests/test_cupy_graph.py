@@ -138,6 +138,7 @@ def test_graphs_can_be_had_off(make: Any, monkeypatch: pytest.MonkeyPatch):
         CupyBackend(fake_cupy)
 
 
+@pytest.mark.gpu
 def test_on_a_gpu_a_step_with_large_products_is_one_graph():
     """Those of cuBLASLt where it is there; and a ReLU in its epilogue lets NaN through, as all others here do."""
     try:
@@ -485,16 +486,16 @@ def test_an_epilogue_that_is_not_there_is_a_kernel_of_its_own(make: Any):
     assert "cublasLtMatmulAlgoGetHeuristic: not supported (status 15)" in products.notes
 
 
-@pytest.mark.parametrize("without", [(), (256,)])
-def test_gradients_of_weights_and_biases_are_one_product_where_there_is_one(without: tuple[int, ...], make: Any):
+@pytest.mark.parametrize("fused", [True, False])
+def test_gradients_of_weights_and_biases_are_one_product_where_there_is_one(fused: bool, make: Any):
     """Where ReLU's gradient adds the columns up on its way there is nothing left to do."""
     for name in ("tanh", "relu"):
-        lt = FakeLt(without=without)
+        lt = FakeLt(all_gradients=fused)
         model, _ = trained(NETS[name], make("blas", lt=lt), epochs=3)
         assert (model.replay_reason, lt.complaints, lt.open) == (None, [], 0)
-        assert any(epilogue == 256 for epilogue, _ in lt.multiplied) == (not without)
+        assert any(epilogue == 256 for epilogue, _ in lt.multiplied) == fused
         eager = 2 * 2  # of both layers, in the steps that were recorded, of both sizes
-        assert (machine.launched["column_sums"] > eager) == bool(without)
+        assert (machine.launched["column_sums"] > eager) == (not fused)
         assert (machine.launched["relu_backward_column_sums"] > 0) == (name == "relu")
         expected, _ = trained(NETS[name], "numpy", epochs=3)
         np.testing.assert_allclose(numbers(model), numbers(expected), **ALIKE)
@@ -503,7 +504,7 @@ def test_gradients_of_weights_and_biases_are_one_product_where_there_is_one(with
 @pytest.mark.parametrize("offset", [0, 1, 4])
 @pytest.mark.parametrize("by_columns", [False, True])
 def test_column_sums_of_all_layouts_and_offsets(by_columns: bool, offset: int, make: Any):
-    lt = FakeLt()
+    lt = FakeLt(all_gradients=True)
     backend = make("blas", lt=lt)
     products, random = GraphProducts(backend.lt()), np.random.default_rng(8)
     x, dy = random.normal(size=(9, 5)), random.normal(size=(9, 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import threading
 import warnings
 from typing import Any
@@ -15,9 +16,15 @@ if cuda_on_cpu.missing():
     pytest.skip(str(cuda_on_cpu.missing()), allow_module_level=True)
 
 import fake_cupy
+from cupy_api import OWN, Api, claimed, oldest, read
+from fake_copies import UP
 from fake_cupy import machine
 
+from nnx.backends.cuda.reasons import OLDEST
 from nnx.kernels.cuda import options, source
+
+# Functions that tell no signature, and what their documentation says that they take.
+COMPILED = {"matmul": {"a", "b", "out"}, "RawModule": {"code", "options", "backend"}}
 
 
 @pytest.fixture(autouse=True)
@@ -32,50 +39,42 @@ def real() -> Any:
         return pytest.importorskip("cupy")
 
 
-def parameters(function: Any) -> set[str] | None:
-    try:
-        return set(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        return None  # compiled, without a signature
+@pytest.fixture(params=["installed", "oldest"])
+def api(request: pytest.FixtureRequest) -> Api:
+    """What of CuPy's there is: in the one that is here, and in the oldest that nnx takes."""
+    if request.param == "oldest":
+        return oldest()[1]
+    return read(request.getfixturevalue("real"), claimed())
 
 
-OWN = ("asarray", "ascontiguousarray", "asnumpy", "astype", "empty", "matmul", "get_default_memory_pool")
+def test_it_has_no_name_that_the_real_one_has_not(api: Api):
+    assert [name for name in claimed() if name not in api] == []
+    for name, number in api.items():
+        if isinstance(number, int) and not name.startswith("ndarray."):
+            assert operator.attrgetter(name)(fake_cupy) == number, name
 
 
-@pytest.mark.parametrize("name", [*fake_cupy.FUNCTIONS, *OWN])
-def test_functions_take_what_the_real_ones_take(name: str, real: Any):
-    keywords = {
-        word
-        for line in fake_cupy.KEYWORDS.strip().splitlines()
-        for word in line.partition(":")[0].split()
-        if name in line.partition(":")[2].split()
-    }
-    if name in OWN:
-        keywords = parameters(getattr(fake_cupy, name)) or set()
-    theirs = parameters(getattr(real, name))
-    if theirs is None or theirs & {"args", "kwargs"} or isinstance(getattr(real, name), real.ufunc):
-        theirs = {"a", "b", "out", "dtype"}  # what all of these take
-    assert keywords <= theirs
+def test_functions_take_what_the_real_ones_take(api: Api):
+    taken = {name: set(inspect.signature(getattr(fake_cupy, name)).parameters) for name in OWN}
+    for line in fake_cupy.KEYWORDS.strip().splitlines():
+        keywords, _, names = line.partition(":")
+        taken |= {name: set(keywords.split()) | taken.get(name, set()) for name in names.split()}
+    for name, ours in taken.items():
+        theirs = api[name]
+        if theirs is None:
+            allowed = COMPILED.get(name, set())
+        else:
+            allowed = {"out", "dtype"} if theirs == ("ufunc",) else set(theirs)
+        assert ours <= allowed, name
 
 
-def test_names_are_those_of_the_real_one(real: Any):
-    for path in ("cuda", "cuda.runtime", "_core", "_core._routines_linalg"):
-        ours, theirs = fake_cupy, real
-        for part in path.split("."):
-            ours, theirs = getattr(ours, part), getattr(theirs, part)
-        missing = [name for name in vars(ours) if not hasattr(theirs, name)]
-        assert not missing, f"cupy.{path} has no {missing}"
-    public = {name for name in dir(fake_cupy.ndarray) if name[0] != "_" or name[:2] == "__"}
-    extra = {"__weakref__", "__dict__", "__module__", "__annotations__", "__deepcopy__", "__static_attributes__"}
-    assert public - extra - {"__firstlineno__"} <= set(dir(real.ndarray))
-    for kind in ("Stream", "Event", "Graph"):
-        names = {name for name in vars(getattr(fake_cupy, kind)) if name[0] != "_"}
-        assert names <= set(dir(getattr(real.cuda, kind)))
-    assert hasattr(real.RawKernel, "max_dynamic_shared_size_bytes")
-    pool = {name for name in dir(fake_cupy.MemoryPool) if name[0] != "_"}
-    assert pool <= set(dir(real.get_default_memory_pool()))
-    assert real._core._routines_linalg.COMPUTE_TYPE_TF32 == fake_cupy._core._routines_linalg.COMPUTE_TYPE_TF32
-    assert real._core._routines_linalg.COMPUTE_TYPE_DEFAULT == fake_cupy._core._routines_linalg.COMPUTE_TYPE_DEFAULT
+def test_what_is_recorded_of_the_oldest_is_so(real: Any):
+    """Where it is installed; and it is the one that nnx asks for."""
+    version, recorded = oldest()
+    assert version.split(".")[:2] == [str(number) for number in OLDEST]
+    if real.__version__ != version:
+        pytest.skip(f"CuPy {real.__version__} is installed, not {version}")
+    assert read(real, claimed()) == recorded
 
 
 def test_the_two_kinds_of_arrays_never_mix():
@@ -174,6 +173,28 @@ def test_streams_that_nothing_orders_are_found():
     assert x.get().tolist() == [2, 2, 2]
 
 
+@pytest.mark.parametrize("until", ["wait", "other work"])
+def test_a_graph_reads_pinned_memory_as_late_as_it_may(until: str):
+    x, other, stream = fake_cupy.zeros(1), fake_cupy.zeros(1), fake_cupy.cuda.Stream()
+    room = fake_cupy.cuda.alloc_pinned_memory(8)
+    fake_cupy.cuda.Device().synchronize()
+    host = np.asarray(room).view(np.float64)
+    stream.begin_capture()
+    fake_cupy.cuda.runtime.memcpyAsync(x.data.ptr, room.ptr, 8, UP, stream.ptr)
+    graph = stream.end_capture()
+    host[0] = 1
+    graph.launch(stream)
+    host[0] = 2  # too early: the copy is on its way
+    if until == "wait":
+        stream.synchronize()
+    else:
+        with stream:
+            other += 1
+    host[0] = 3
+    stream.synchronize()
+    assert x.get().tolist() == [2]
+
+
 def test_kernels_take_contiguous_arrays_of_their_gpu():
     from nnx.backends.cuda.launch import Launcher
     from nnx.kernels.cuda import elementwise
@@ -214,6 +235,31 @@ def test_a_kernel_that_goes_astray_is_told_late_and_for_good():
     for call in (fake_cupy.cuda.Device().synchronize, x.get, lambda: x + 1, lambda: fake_cupy.empty(3)):
         with pytest.raises(RuntimeError, match="cudaErrorIllegalAddress"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("given", "wrong"),
+    [
+        (["-DREAL=float"], "a list given, expected a tuple of str"),
+        ((b"-DREAL=float",), "a tuple given, expected a tuple of str"),
+        (("-DREAL=float", "--use_fast_math"), "--use_fast_math.* expected -D"),
+        (("-DREAL=float", "-std=c++20"), r"-std=c\+\+20.* expected -D"),
+    ],
+)
+def test_options_are_those_that_it_honours(given: Any, wrong: str):
+    with pytest.raises((TypeError, ValueError), match=wrong):
+        fake_cupy.RawModule(code=source("activations.cu"), options=given)
+
+
+def test_options_count():
+    """Without them REAL is float, and with them what they say."""
+    x, y = fake_cupy.zeros(1, "float64"), fake_cupy.zeros(1, "float64")
+    arguments = (x, y, np.int64(1))
+    fake_cupy.RawModule(code=source("activations.cu"), options=options("float64")).get_function("relu_forward")(
+        (1,), (32,), arguments
+    )
+    with pytest.raises(TypeError, match="float64 given, expected float32"):
+        fake_cupy.RawModule(code=source("activations.cu")).get_function("relu_forward")((1,), (32,), arguments)
 
 
 def test_a_kernel_gets_no_more_shared_memory_than_a_block_has():

@@ -31,7 +31,7 @@ def cublaslt() -> Any:
     return backend
 
 
-@pytest.fixture(params=["stand-in", "gpu"])
+@pytest.fixture(params=["stand-in", pytest.param("gpu", marks=pytest.mark.gpu)])
 def backend(request: pytest.FixtureRequest) -> CupyBackend:
     """A backend of the test's own, whose settings it may change."""
     return copy.copy(cublaslt() if request.param == "stand-in" else gpu())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 
 from nnx.backends.cuda import driver as cuda_driver
 from nnx.backends.cuda.driver import Driver, Explanation, explain_status
@@ -81,6 +83,9 @@ def _meaning(error: BaseException, driver: Driver) -> Explanation:
         f'Run `pip install "{_installed(driver)}[ctk]"`, which brings CUDA\'s libraries and headers, or install the '
         "CUDA toolkit."
     )
+    if isinstance(error, OSError) and _is_of_the_cache(error):
+        reason = f"CuPy cannot keep compiled kernels where it is to ({text})"
+        return reason, "Set CUPY_CACHE_DIR to a folder that can be written, or make it so."
     if isinstance(error, ImportError | RuntimeError | OSError):
         for mark, (library, task) in LIBRARIES.items():
             if f"lib{mark}" in text.lower():
@@ -94,6 +99,13 @@ def _meaning(error: BaseException, driver: Driver) -> Explanation:
     if isinstance(error, ImportError | OSError):
         return f"CuPy does not load ({kind}: {text})", f"Install it again: pip install {_installed(driver)}."
     return f"the GPU cannot be used ({kind}: {text})", "Run `nnx doctor` and `nvidia-smi`; see docs/gpu.md."
+
+
+def _is_of_the_cache(error: OSError) -> bool:
+    """Tell whether an error is about the folder in which CuPy keeps compiled kernels, or one on the way there."""
+    cache = Path(os.path.expanduser(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")))
+    named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
+    return named is not None and (cache.is_relative_to(named) or named.is_relative_to(cache))
 
 
 def first_line(error: BaseException) -> str:

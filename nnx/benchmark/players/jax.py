@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +16,7 @@ from nnx.benchmark.players import Absent, Ready, taking_turns
 
 Run = Callable[[int], Any]
 Call = Callable[[Any], Any]
+PRECISIONS = {"full": "highest", "tf32": "tensorfloat32"}  # left to itself, JAX multiplies float32 in TF32 on a GPU
 
 
 def prepare(workload: Any, how: str, device: str) -> Ready:
@@ -24,6 +26,11 @@ def prepare(workload: Any, how: str, device: str) -> Ready:
     jax.config.update("jax_platforms", device)
     if not jax.devices(device):
         raise Absent("this JAX sees no GPU")
+    if device == "cuda":
+        precision = os.environ.get("NNX_PRECISION") or "full"
+        if precision not in PRECISIONS:
+            raise Absent(f"is not measured in {precision}")
+        jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
     if workload.kind == "step":
         return _scan(workload.what) if how == "scan" else _step(workload.what)
     if workload.kind == "predict":
