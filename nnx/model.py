@@ -410,7 +410,7 @@ class Sequential(Assignable):
         """Return the last layer's outputs for x [N, I]: a new NumPy array [N, O].
 
         The layers themselves keep what they had. Any number of threads may call it at once, also while one trains: see
-        `fit`.
+        `fit`. How many rows are predicted together may change their last digit: sums are made in another order.
         """
         if batch_size is None:
             owner = self._owner
