@@ -156,12 +156,18 @@ class Trainer:
         """
         if self.outdated or (self._held and any(held.changed() for held in self._held)):
             self.check()
-            self.outdated = False  # before anything is read: another thread may be changing settings
-            self._fuse()
-            self.model.penalties[...] = 0  # a step writes only those that there are
-            self._staged.clear()
-            self._held.clear()
-            self.edition += 1
+            whole = False
+            try:
+                self.outdated = False  # before anything is read: another thread may be changing settings
+                self._fuse()
+                self.model.penalties[...] = 0  # a step writes only those that there are
+                self._staged.clear()
+                self._held.clear()
+                self.edition += 1
+                whole = True
+            finally:
+                if not whole:  # cut short by Ctrl-C (owner.py)
+                    self.outdated = True
         return self.edition
 
     def quantities(self, validated: bool) -> list[str]:
