@@ -4,9 +4,10 @@
 
 The first proves, the second measures; without either word both are done. Each stage (gpu_stages.py) is a process of
 its own with a time limit (gpu_process.py), so that whatever one of them does, even the first, the others still tell. It
-needs the machine's own Python with CuPy, and nothing of nnx installed; pytest, PyTorch, JAX and compute-sanitizer take
-part where they are there. Each command writes three files, bench/results/<gpu>-<date>-<check or race>.{json,md,log},
-anew after each stage (gpu_report.py). It exits with 1 if a stage failed.
+needs the machine's own Python with CuPy, no network, and nothing of nnx installed; pytest, scikit-learn, PyTorch, JAX
+and compute-sanitizer take part where they are there. Each command writes three files,
+bench/results/<gpu>-<date>-<check or race>.{json,md,log}, anew after each stage (gpu_report.py). It exits with 1 if a
+stage failed.
 """
 
 from __future__ import annotations
