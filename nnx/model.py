@@ -355,7 +355,8 @@ class Sequential(Assignable):
 
         Raises:
             InputError: data or an argument cannot be used; nothing was changed.
-            InUseError: the model is being trained by another thread, or by the fit whose callback called this.
+            InUseError: the model is being trained by another thread, for more than half a second from now on, or by the
+                fit whose callback called this.
             NonFiniteError: the loss became nan or infinite; the model is as it was before that step.
         """
         from nnx.callbacks import watched

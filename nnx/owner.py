@@ -1,8 +1,9 @@
 """Who may train a model, and who may read it, where several threads can: what a model and its layers know together.
 
-One thread trains: any other that tries is refused, and so is whatever would change the model under a fit that is
-running. Any number may predict. Where one of them meets a step it waits for the steps at hand (at most some 0.2 s of
-them, see `Pace`), so that what it gives is of the parameters between two steps, never of half a step.
+One thread trains at a time: any other waits for its turn for half a second, in which some steps are done, and is then
+refused; so is, at once, whatever would change the model from within a fit. Any number may predict. Where one of them
+meets a step it waits for the steps at hand (at most some 0.2 s of them, see `Pace`), so that what it gives is of the
+parameters between two steps, never of half a step.
 
 Ctrl-C, or any other signal whose handler raises, may come between any two bytecodes, but for those that only read and
 store plain attributes and items. So what must be undone is undone by such stores, in a `finally` and without a call;
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 LOOK = 0.0005  # seconds between two looks whether it is one's turn
+PATIENCE = 0.5  # seconds that a thread waits for a model that another trains; some steps are done by then, a fit is not
 COURTESY = 0.05  # seconds for which steps let those go first who have waited for them
 
 
@@ -39,6 +41,7 @@ class Owner:
         native: what `predict` asks first: predicts a few rows in one call, or returns None.
         recorder: what the layers compute with instead of their backend while a step is recorded, or None.
         holder: (what, thread) that trains or changes the model, or None.
+        queue: until when each of those waits who would be the next holder, in order.
         mark: None while parameters change; after each change another object.
         readers: who reads the parameters, with its thread, or who waits to do so, with None.
         wanted: whether somebody has waited since this was last made False.
@@ -46,7 +49,7 @@ class Owner:
     """
 
     # Slots, because `predict`, which takes a microsecond, looks at `native` and twice at `mark`.
-    __slots__ = ("__weakref__", "flat", "holder", "layers", "mark", "native", "readers", "recorder", "wanted")
+    __slots__ = ("__weakref__", "flat", "holder", "layers", "mark", "native", "queue", "readers", "recorder", "wanted")
 
     flat: ParameterBuffer
     native: Forward
@@ -58,6 +61,7 @@ class Owner:
     def _begin(self) -> None:
         self.recorder: Any = None
         self.holder: tuple[str, int] | None = None
+        self.queue: dict[object, float] = {}
         self.mark: object | None = object()
         self.readers: dict[object, int | None] = {}
         self.wanted = False
@@ -69,19 +73,41 @@ class Owner:
     # ---- one thread trains -------------------------------------------------------------------------------------------
 
     def take(self, mine: tuple[str, int]) -> None:
-        """Hold the model, or raise InUseError."""
+        """Hold the model, perhaps after a while; or raise InUseError, at once where this thread holds it already."""
         with _gate:
-            if self.holder is None:
+            if self.holder is None and not self.queue:
                 self.holder = mine
                 return
-            what, (held, thread) = mine[0], self.holder
+            what, (held, thread) = mine[0], self.holder or ("steps", 0)
         if thread == get_ident():
             raise InUseError(
                 f"{what}: {held}() of this model is running, and this was called from within it, such as by a "
                 "callback. Do it after that has returned; model.stop_training = True ends a fit after the epoch. "
                 "While it runs, the parameters, the learning rate and the layers' own numbers may be changed"
             )
-        self._refuse(what, held, thread)
+        self._wait_for_turn(mine)
+
+    def _wait_for_turn(self, mine: tuple[str, int]) -> None:
+        """Stand in line until the model is free; whoever comes later stands behind, so that nobody waits for ever."""
+        end, place = time.monotonic() + PATIENCE, object()
+        held = "steps", 0
+        try:
+            self.queue[place] = end
+            while time.monotonic() < end:
+                with _gate:
+                    held = self.holder or held
+                    if self.holder is None and self._next() is place:
+                        self.holder = mine
+                        return
+                time.sleep(LOOK)
+        finally:
+            self.queue.pop(place, None)
+        self._refuse(mine[0], *held)
+
+    def _next(self) -> object:
+        """Return whose turn it is: the first in line that has not given up."""
+        now = time.monotonic()
+        return next((place for place, end in self.queue.copy().items() if now < end), None)
 
     def allow(self, what: str) -> None:
         """Refuse to change parameters that another thread trains."""

@@ -18,6 +18,7 @@ import pytest
 import nnx
 from nnx.errors import InputError, InUseError
 from nnx.owner import Owner
+from nnx.training import Trainer
 
 BACKENDS = ["numpy", "numba"]
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
@@ -229,6 +230,26 @@ def test_of_many_threads_that_train_at_once_each_does_whole_work_or_is_refused(
     for _ in range(sum(done) + 1):
         work(twin)
     np.testing.assert_array_equal(net.flat.state, twin.flat.state)
+
+
+def test_threads_that_do_steps_of_one_model_take_turns() -> None:
+    net, wrong = model(), []
+
+    def train() -> None:
+        try:
+            for _ in range(100):
+                net.step(*data())
+        except Exception as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=train) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert not wrong
+    assert net.optimizer.iterations == 300
+    assert net._owner.queue == {}
 
 
 # ---- those who read --------------------------------------------------------------------------------------------------
@@ -512,8 +533,26 @@ def check_whole(net: nnx.Sequential, twin: nnx.Sequential) -> None:
         twin.step(*data(8))
     np.testing.assert_array_equal(net.flat.state, twin.flat.state)
     assert all(part.backend is net.backend for part in [*net.layers, net.loss, trainer.loss])
-    assert (net._owner.holder, net._owner.readers) == (None, {})
+    assert (net._owner.holder, net._owner.readers, net._owner.queue) == (None, {}, {})
     assert net._owner.mark is not None
+
+
+def test_settings_that_were_taken_over_in_part_are_taken_over_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, twin, fuse = model(), model(), Trainer._fuse
+
+    def cut(self: Trainer) -> None:
+        monkeypatch.setattr(Trainer, "_fuse", fuse)
+        raise Cut
+
+    for one in (net, twin):
+        one.step(*data())
+        one.layers[0].weight_l2 = 0.5
+    monkeypatch.setattr(Trainer, "_fuse", cut)
+    with pytest.raises(Cut):
+        net.step(*data())
+    assert net.step(*data()) == twin.step(*data())
+    np.testing.assert_array_equal(net.flat.state, twin.flat.state)
+    assert net.eager_reason is None
 
 
 @pytest.mark.parametrize("kind", ["replayed", "eager"])
