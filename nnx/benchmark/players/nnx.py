@@ -167,8 +167,8 @@ def _step(network: Network, backend: Any) -> Ready:
     def run(steps: int) -> np.ndarray:
         losses = np.zeros(0)
         for first in range(0, steps, chunk):
-            trainer.counters[CURSOR] = 0
-            losses = trainer.run(runner, min(steps - first, chunk))[:, 0]
+            job.trainer.counters[CURSOR] = 0  # the job keeps its model, to which a trainer refers weakly
+            losses = job.trainer.run(runner, min(steps - first, chunk))[:, 0]
         return losses
 
     losses = run(CHECKED)
