@@ -40,6 +40,7 @@ class Inference:
     def __init__(self, model: Sequential) -> None:
         self.backend, self.layers = model.backend, model.layers
         self.stages = stages_of(model.layers)
+        self._bound = [stage.bound(self.backend) for stage in self.stages or ()]
         compiled = None if self.stages is None else self.backend.compile_forward(self.stages, model.flat.values)
         self.native: Forward = compiled or refuse
         self._owner = model._owner
@@ -67,13 +68,13 @@ class Inference:
     def outputs(self, x: np.ndarray) -> Array:
         """Return the same as an array of the backend, which may be a workspace that the next call overwrites."""
         outputs = self.backend.from_numpy(x)
-        if self.stages is not None:
-            for stage, room in zip(self.stages, self._rooms(len(x), outputs.dtype), strict=True):
-                outputs = stage.run(self.backend, outputs, room)
-            return outputs
         with np.errstate(all="ignore"):  # as in training: the result says what overflowed
-            for layer in self.layers:
-                outputs = layer.forward(outputs, training=False)
+            if self.stages is None:
+                for layer in self.layers:
+                    outputs = layer.forward(outputs, training=False)
+                return outputs
+            for stage, room in zip(self._bound, self._rooms(len(x), outputs.dtype), strict=True):
+                outputs = stage(outputs, room)
         return outputs
 
     def _rooms(self, rows: int, dtype: Any) -> list[Array | None]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from nnx.backends.operations import loud
+
 Array = Any
 # What `Backend.compile_forward` returns: new outputs for a NumPy array, or None where it does not take this one.
 Forward = Callable[[np.ndarray], np.ndarray | None]
@@ -28,8 +30,14 @@ class Stage:
     biases: Array | None
     activation: str | None
 
-    def run(self, backend: Any, x: Array, out: Array | None) -> Array:
-        """Return the outputs for x, in `out` if that is given."""
-        if self.weights is None:
-            return getattr(backend, str(self.activation))(x, out=out)
-        return backend.dense(x, self.weights, self.biases, self.activation, out=out)
+    def bound(self, backend: Any) -> Callable[[Array, Array | None], Array]:
+        """Return a function that gives the outputs for x, in `out` if there is one, by a backend's operations.
+
+        Ignoring NumPy's floating-point errors is left to the caller, who does it once for all stages.
+        """
+        weights, biases, activation = self.weights, self.biases, self.activation
+        if weights is None:
+            operation = loud(getattr(backend, str(activation)))
+            return lambda x, out: operation(x, out=out)
+        dense = loud(backend.dense)
+        return lambda x, out: dense(x, weights, biases, activation, out=out)

@@ -108,7 +108,7 @@ class ForwardGraph(Captured):
             outputs = self._inputs
             for turn, (stage_, width) in enumerate(zip(stages, widths[1:], strict=True)):
                 inputs, outputs = outputs, self._between[turn % 2][: rows * width].reshape(rows, width)
-                calls.append((stage_.run, (inner, inputs, outputs)))
+                calls.append((stage_.bound(inner), (inputs, outputs)))
             return [*calls, (self._answer.download, (outputs,))]
 
         super().__init__(backend, work, [])
