@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 
 # Tests name the backend they mean, and their subprocesses inherit this. Matplotlib draws to files.
 for name in [name for name in os.environ if name.startswith("NNX_")]:
@@ -9,8 +10,20 @@ for name in [name for name in os.environ if name.startswith("NNX_")]:
 os.environ["MPLBACKEND"] = "Agg"
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has jobs in the background ignore it
 
-from hypothesis import settings  # noqa: E402  (after the environment is clean)
+import pytest  # noqa: E402  (after the environment is clean)
+from hypothesis import settings  # noqa: E402
 
 # No deadline, since no test may depend on how fast the machine is. In CI the examples are the same each time.
 settings.register_profile("nnx", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 settings.load_profile("nnx")
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Let kernels take two threads, however many CPUs there are."""
+    from nnx.kernels.cpu import pool  # here, because it imports Numba
+
+    before = pool.limit
+    pool.set_limit(2)
+    yield
+    pool.set_limit(before)

@@ -20,7 +20,6 @@ import nnx
 from nnx.backends.numba import NumbaBackend, create
 from nnx.backends.numba_program import forward, replay
 from nnx.backends.operations import OPERATIONS
-from nnx.kernels.cpu import pool
 from nnx.testing.cases import CASES, Maker
 from nnx.testing.compare import CLASS, compare
 
@@ -46,14 +45,6 @@ def test_who_goes_beyond_a_guarded_array_ends(side):
         ctypes.string_at(a.__array_interface__["data"][0] + (a.nbytes if side == "end" else -1), 1)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGSEGV
-
-
-@pytest.fixture
-def two_threads():
-    before = pool.limit
-    pool.set_limit(2)
-    yield
-    pool.set_limit(before)
 
 
 def call(backend, case, pages):

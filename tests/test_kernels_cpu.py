@@ -36,14 +36,6 @@ def numba():
     return create()
 
 
-@pytest.fixture
-def two_threads():
-    before = pool.limit
-    pool.set_limit(2)
-    yield
-    pool.set_limit(before)
-
-
 # ---- exp, log, tanh --------------------------------------------------------------------------------------------------
 
 
