@@ -213,8 +213,9 @@ def test_warmup_leaves_nothing_to_compile():
     count = warmup.warmup(lambda *where: seen.append(where), ("float32",))
     assert [done for done, _, _ in seen] == list(range(count + 1))
     assert {total for _, total, _ in seen} == {count}
-    for file in Path(cache.__file__).parent.glob("*.py"):
-        for name, kernel in vars(import_module(f"nnx.kernels.cpu.{file.stem}")).items():
+    for file in cache.CPU.rglob("*.py"):
+        module = ".".join(("nnx", "kernels", "cpu", *file.relative_to(cache.CPU).with_suffix("").parts))
+        for name, kernel in vars(import_module(module.removesuffix(".__init__"))).items():
             if isinstance(getattr(kernel, "_cache", None), cache.KernelCache) and name != "gemm_float64":
                 assert kernel.overloads, f"{file.name}: {name}"
 
@@ -331,16 +332,27 @@ def test_a_changed_source_or_version_is_another_cache(places, tmp_path, monkeypa
     assert compiled() == 0
 
 
-def test_the_stamp_covers_every_file_of_the_folder(monkeypatch, tmp_path):
+def test_the_stamp_covers_every_file_of_the_folder_at_any_depth(monkeypatch, tmp_path):
     folder = tmp_path / "cpu"
-    folder.mkdir()
+    (folder / "ops" / "deep").mkdir(parents=True)
     (folder / "a.py").write_text("1")
-    monkeypatch.setattr(cache, "HERE", folder)
+    monkeypatch.setattr(cache, "CPU", folder)
     stamps = [cache.stamp.__wrapped__()]
-    for file in (folder / "a.py", folder / "b.py", tmp_path / "philox.py"):
-        file.write_text("2")
+    inner = [folder / "ops" / "a.py", folder / "ops" / "deep" / "a.py"]
+    for number, file in enumerate([folder / "a.py", folder / "b.py", *inner, *inner, tmp_path / "philox.py"]):
+        file.write_text(str(number))
         stamps.append(cache.stamp.__wrapped__())
+    inner[0].rename(folder / "ops" / "b.py")  # a kernel goes by its module's name
+    stamps.append(cache.stamp.__wrapped__())
     assert len(set(stamps)) == len(stamps)
+
+
+def test_the_stamp_covers_all_that_kernels_are_made_of():
+    code = "import sys, nnx; nnx.get_backend('numba'); print(*(m.__file__ for n, m in sys.modules.items() if %r in n))"
+    done = subprocess.run([sys.executable, "-c", code % "nnx.kernels."], capture_output=True, text=True, check=True)
+    loaded = {Path(file) for file in done.stdout.split()}
+    assert len(loaded) > 20
+    assert loaded <= set(cache.sources())
 
 
 def test_a_damaged_entry_is_compiled_again(places, tmp_path):
@@ -437,7 +449,7 @@ def test_others_may_read_what_the_umask_says_and_never_write(mask, folders, file
 def test_what_others_could_have_written_is_not_loaded(which, repaired, writable_by, places, tmp_path, monkeypatch):
     package = tmp_path / "package"
     package.mkdir(0o755)
-    monkeypatch.setattr(cache, "HERE", package)
+    monkeypatch.setattr(cache, "CPU", package)
     places.append(tmp_path / "cache")
     assert compiled() == 0
     (found,) = (tmp_path / "cache").glob(which)
@@ -462,7 +474,7 @@ def owned(found, **changes):
 
 @POSIX
 def test_the_owner_is_this_user_or_root_or_that_of_the_package(monkeypatch, tmp_path):
-    monkeypatch.setattr(cache, "HERE", tmp_path)
+    monkeypatch.setattr(cache, "CPU", tmp_path)
     found = tmp_path.stat()
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     assert not cache.distrust(owned(found, st_uid=4711))
@@ -479,7 +491,7 @@ def test_the_owner_is_this_user_or_root_or_that_of_the_package(monkeypatch, tmp_
 @POSIX
 def test_nothing_is_written_where_it_would_not_be_read(places, tmp_path, monkeypatch):
     (tmp_path / "package").mkdir(0o755)
-    monkeypatch.setattr(cache, "HERE", tmp_path / "package")
+    monkeypatch.setattr(cache, "CPU", tmp_path / "package")
     places += [tmp_path / "everybodys", tmp_path / "own"]
     cache.readable()[0].mkdir(parents=True)
     cache.readable()[0].chmod(0o777)
@@ -529,7 +541,7 @@ def test_an_environment_without_a_home_leaves_the_package_alone(monkeypatch):
     monkeypatch.delenv("LOCALAPPDATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which the standard says to ignore
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    assert list(cache.places()) == [cache.HERE / "__pycache__"]
+    assert list(cache.places()) == [cache.CPU / "__pycache__"]
 
 
 def test_old_versions_are_removed(places, tmp_path):
@@ -559,7 +571,7 @@ def test_where_entries_lie(monkeypatch, tmp_path):
     assert list(cache.places()) == [tmp_path / "nnx"]
     monkeypatch.setattr(cache.config, "CACHE_DIR", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert next(cache.places()) == cache.HERE / "__pycache__"
+    assert next(cache.places()) == cache.CPU / "__pycache__"
     if sys.platform == "linux":
         assert list(cache.places())[1] == tmp_path / "nnx"
 
@@ -581,7 +593,7 @@ def test_a_helper_becomes_part_of_its_caller_and_nothing_else():
 
 
 def test_kernels_name_njit_from_the_cache_module():
-    for file in Path(cache.__file__).parent.glob("*.py"):
+    for file in cache.CPU.rglob("*.py"):
         for line in file.read_text().splitlines():
             plain = line.startswith("from numba import") and "njit" in line
             assert not plain, f"{file.name}: njit of Numba's own keeps the old code of what it imports"

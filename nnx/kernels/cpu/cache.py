@@ -5,7 +5,7 @@ it imports; two processes that fill one cache at once can pair a signature with 
 numbered files are written apart); and a disk that cannot be written to is an error. Here
 
 * an entry is one file, named by a hash of all that shapes its code: signature, CPU, closure, versions, and the text of
-  every file in this folder. It is written beside its place and then moved there, so readers see all of it or nothing;
+  every file of the kernels. It is written beside its place and then moved there, so readers see all of it or nothing;
 * entries lie in NUMBA_CACHE_DIR if that is set, else in this folder's `__pycache__`, else in the user's cache
   directory: the first that can be written to. All are read, so an image may ship a filled, read-only cache;
 * loading code is running it, so entries that others could have written are left alone: see `distrust`;
@@ -47,7 +47,7 @@ from nnx.kernels.telling import warn_once
 LOCK = threading.RLock()
 hold_at_fork(global_compiler_lock._lock)  # Numba's
 hold_at_fork(LOCK)  # this one last, for what comes last is taken first, as in `typed`
-HERE = Path(__file__).parent
+CPU = Path(__file__).parent  # the folder of all kernels for the CPU
 REBUILD: Any = CompileResult._rebuild
 KEPT = 4  # folders of entries, one for each version of the sources, that are kept; the oldest goes first
 ABANDONED = 3600.0  # seconds after which nobody writes a file any more that is not where it belongs
@@ -182,8 +182,8 @@ def value_key(value: Any) -> str:
 def stamp() -> str:
     """A hash of everything that all entries depend on: the kernels' sources, versions, and Numba's settings."""
     digest = hashlib.sha256()
-    for file in sorted([*HERE.glob("*.py"), *HERE.parent.glob("*.py")]):
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    for file in sources():
+        digest.update(file.relative_to(CPU.parent).as_posix().encode() + b"\0" + file.read_bytes())
     versions = (
         numba.__version__,
         llvmlite.__version__,
@@ -197,12 +197,17 @@ def stamp() -> str:
     return digest.hexdigest()[:16]
 
 
+def sources() -> list[Path]:
+    """Every file that a kernel may take code or numbers from: those of this folder, at any depth, and beside it."""
+    return sorted([*CPU.rglob("*.py"), *CPU.parent.glob("*.py")])
+
+
 @cache
 def file_hash(name: str) -> str:
     """A hash of a source file that is not one of this folder's; those are in the stamp."""
     file = Path(name)
     try:
-        return "" if file.parent == HERE else hashlib.sha256(file.read_bytes()).hexdigest()
+        return "" if file.is_relative_to(CPU) else hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError:  # code typed into an interpreter
         return name
 
@@ -215,7 +220,7 @@ def places() -> Iterator[Path]:
     if chosen := getattr(config, "CACHE_DIR", ""):
         yield Path(chosen) / "nnx"
         return
-    yield HERE / "__pycache__"
+    yield CPU / "__pycache__"
     if os.name == "nt":
         base = os.environ.get("LOCALAPPDATA")
     elif sys.platform == "darwin":
@@ -334,7 +339,7 @@ def distrust(found: os.stat_result) -> str:
     """
     if not hasattr(os, "geteuid"):
         return ""
-    package = os.stat(HERE)
+    package = os.stat(CPU)
     if found.st_uid not in (os.geteuid(), 0, package.st_uid):
         return f"belongs to another user ({found.st_uid})"
     theirs = stat.S_IWOTH | (stat.S_IWGRP if found.st_gid == package.st_gid else 0)
