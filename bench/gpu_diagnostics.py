@@ -16,10 +16,20 @@ from typing import Any
 import numpy as np
 
 import nnx
-from nnx.backends.cuda.capture import Captured
-from nnx.backends.cuda.lt import ALIGNED, BIAS_GRADIENT, NONE, RELU_BIAS, WORD, Lt, Plan, Product, alignment
-from nnx.backends.cuda.products import NotCaptured
-from nnx.backends.cuda.program import bound
+from nnx.backends.cupy.matmul.cublaslt import (
+    ALIGNED,
+    BIAS_GRADIENT,
+    NONE,
+    RELU_BIAS,
+    WORD,
+    Lt,
+    Plan,
+    Product,
+    alignment,
+)
+from nnx.backends.cupy.matmul.cublaslt_products import NotCaptured
+from nnx.backends.cupy.programs.capture import Captured
+from nnx.backends.cupy.programs.replay import bound
 from nnx.errors import InputError
 
 Array = Any

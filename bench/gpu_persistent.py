@@ -1,6 +1,6 @@
 """The persistent kernel on a GPU: whether its steps are NumPy's, and from which size on a CUDA graph is faster.
 
-`make gpu` runs both. The second is what MOST_WORK in nnx/backends/cuda/persistent.py is to be set by.
+`make gpu` runs both. The second is what MOST_WORK in nnx/backends/cupy/programs/persistent.py is to be set by.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def all_of(checks: Iterable[Check], found: dict[str, Any], save: Save) -> None:
 
 def probe(save: Save) -> Any:
     """Is there a GPU that works; which; and how long does each kernel take to compile (from CuPy's cache, to load)."""
-    from nnx.backends.cuda import driver
+    from nnx.backends.cupy import driver
 
     found: dict[str, Any] = {"driver": asdict(driver.ask())}
     save(found)

@@ -31,9 +31,9 @@ from nnx.losses import (
     SoftmaxCrossEntropy,
     accuracy,
 )
-from nnx.model import Sequential
+from nnx.model.checkpoint import load
+from nnx.model.sequential import Sequential
 from nnx.optimizers import SGD, AdaGrad, Adam, AdamW, Optimizer, RMSprop
-from nnx.saving import load
 
 __version__ = "0.1.0"
 

@@ -16,7 +16,7 @@ from nnx.errors import InputError, InputTypeError
 
 if TYPE_CHECKING:
     from nnx.history import History
-    from nnx.model import Sequential
+    from nnx.model.sequential import Sequential
     from nnx.owner import Owner
 
 

@@ -22,8 +22,8 @@ import numpy as np
 
 import nnx
 from nnx.backends import Resolution, available, resolve, threads
-from nnx.backends.cuda import driver as cuda_driver
-from nnx.backends.cuda.reasons import wheels
+from nnx.backends.cupy import driver as cuda_driver
+from nnx.backends.cupy.diagnosis import wheels
 from nnx.backends.printable import printable
 from nnx.datasets.download import cache_folder
 from nnx.datasets.needs import as_path

@@ -14,7 +14,7 @@ import numpy as np
 from nnx import checks, targets
 from nnx.backends.base import host_array
 from nnx.errors import InputError
-from nnx.kernels.layout import CLIP
+from nnx.kernels.step_state import CLIP
 from nnx.layers import Layer, Sigmoid, Softmax
 from nnx.settings import Setting, replaced
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from nnx import checks
 from nnx.errors import InputError
-from nnx.kernels.layout import BETA_1, BETA_2, DECAY, EPSILON, LEARNING_RATE, STEP, WEIGHT_DECAY
+from nnx.kernels.step_state import BETA_1, BETA_2, DECAY, EPSILON, LEARNING_RATE, STEP, WEIGHT_DECAY
 from nnx.layers import Layer
-from nnx.parameters import ParameterBuffer
+from nnx.layers.flat_buffer import ParameterBuffer
+from nnx.model.validation import expect_instance
 from nnx.settings import Assignable, Setting
-from nnx.structure import expect_instance
 
 Array = Any
 

@@ -24,8 +24,8 @@ from weakref import ref
 from nnx.errors import InUseError
 
 if TYPE_CHECKING:
-    from nnx.backends.forward import Forward
-    from nnx.parameters import ParameterBuffer
+    from nnx.backends.inference import Forward
+    from nnx.layers.flat_buffer import ParameterBuffer
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 LOOK = 0.0005  # seconds between two looks whether it is one's turn

@@ -17,7 +17,7 @@ from nnx.callbacks import EarlyStopping
 from nnx.errors import InputError, MissingExtra
 from nnx.layers import Dense, Dropout, Layer, Linear, ReLU, Sigmoid, Softmax, Tanh
 from nnx.losses import CategoricalCrossEntropy, Loss, MeanSquaredError
-from nnx.model import Sequential
+from nnx.model.sequential import Sequential
 from nnx.optimizers import Adam
 
 try:

@@ -21,7 +21,7 @@ settings.load_profile("nnx")
 @pytest.fixture
 def two_threads() -> Iterator[None]:
     """Let kernels take two threads, however many CPUs there are."""
-    from nnx.kernels.cpu import pool  # here, because it imports Numba
+    from nnx.kernels.cpu.threads import pool  # here, because it imports Numba
 
     before = pool.limit
     pool.set_limit(2)

@@ -18,8 +18,8 @@ import numpy as np
 from cuda_on_cpu import CpuModule
 from networks import NETS
 
-from nnx.backends.cuda import layout
-from nnx.backends.cupy import CupyBackend
+from nnx.backends.cupy.backend import CupyBackend
+from nnx.backends.cupy.programs import lowering
 from nnx.errors import NonFiniteError
 from nnx.kernels.cuda import options, program_table, source
 from nnx.testing.cases import CASES, Maker
@@ -68,7 +68,7 @@ def training(name: str, without: int | None = None) -> None:
     """Train a network by the persistent kernel, in both sizes of its steps; `without`: a barrier of theirs left out."""
     program_table.THREADS = PROGRAM_THREADS
     fake_cupy.compiled = lambda code, options: CpuModule.of_text(code, options, FLAGS)  # type: ignore[assignment]
-    with_barriers = layout.with_barriers
+    with_barriers = lowering.with_barriers
 
     def dropped(operations: Any) -> Iterator[np.ndarray]:
         seen = -1
@@ -78,7 +78,7 @@ def training(name: str, without: int | None = None) -> None:
                 row[BARRIER_WORD] = 0
             yield row
 
-    layout.with_barriers = dropped  # type: ignore[assignment]
+    lowering.with_barriers = dropped  # type: ignore[assignment]
     try:
         fake_cupy.machine.reset()
         backend = CupyBackend(fake_cupy)
@@ -89,7 +89,7 @@ def training(name: str, without: int | None = None) -> None:
             model.fit(*net.samples(), epochs=1, batch_size=net.batch, verbose=0, **net.fit)
         assert fake_cupy.machine.launched["program"], backend.info().notes
     finally:
-        layout.with_barriers = with_barriers  # type: ignore[assignment]
+        lowering.with_barriers = with_barriers  # type: ignore[assignment]
 
 
 BARRIER_WORD = program_table.FIELDS.index("barrier")

@@ -49,9 +49,9 @@ from numpy import (  # noqa: F401
     uint64,
 )
 
-from nnx.backends.cuda import lt as cuda_lt
+from nnx.backends.cupy.matmul import cublaslt as cuda_lt
 from nnx.kernels.cuda import program_table
-from nnx.kernels.layout import CURSOR
+from nnx.kernels.step_state import CURSOR
 
 __version__ = "14.1 (a stand-in)"
 STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel gets without asking

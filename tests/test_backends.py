@@ -16,8 +16,8 @@ import nnx
 from nnx.backends import BackendUnavailable, operations
 from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operations import OPERATIONS, Operations
-from nnx.backends.program import Program
-from nnx.kernels.layout import CURSOR, DONE, HITS, LOSS, STEP
+from nnx.backends.recorder import Program
+from nnx.kernels.step_state import CURSOR, DONE, HITS, LOSS, STEP
 from nnx.testing import Report, check_backend, conformance
 from nnx.testing.facts import check_arrays, check_info
 from nnx.testing.programs import check_recorder

@@ -25,8 +25,8 @@ import pytest
 import nnx
 from nnx import callbacks, schedules
 from nnx.callbacks import Callback, CSVLogger, EarlyStopping, LearningRateSchedule, ModelCheckpoint
-from nnx.fitting import Fit
 from nnx.testing.rounding import rounding
+from nnx.training.fit import Fit
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -710,7 +710,7 @@ def test_disk_that_is_full(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     def full(path: Path, *data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr("nnx.saving.write_atomically", full)
+    monkeypatch.setattr("nnx.model.checkpoint.write_atomically", full)
     done = cli("train", "spiral", "--epochs", 3, "--save", "m", "--resume")
     assert (done.code, done.err) == (1, "error: m could not be written: No space left on device\n")
     assert Path("m").read_bytes() == before

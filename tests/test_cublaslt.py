@@ -28,8 +28,8 @@ from fake_cupy import machine
 from networks import ALIKE, NETS
 
 import nnx
-from nnx.backends.cuda.lt import LtError
-from nnx.backends.cupy import CupyBackend
+from nnx.backends.cupy.backend import CupyBackend
+from nnx.backends.cupy.matmul.cublaslt import LtError
 
 try:
     LIBRARY = fake_cupy._load_real(fake_cupy)

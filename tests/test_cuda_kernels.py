@@ -22,8 +22,8 @@ from nnx.kernels import cuda
 from nnx.kernels.cuda import FILES, KERNELS, Launch, source
 from nnx.kernels.cuda.launches import TILE_COLUMNS
 from nnx.kernels.cuda.table import FOLDER
-from nnx.kernels.layout import STEP
 from nnx.kernels.philox import dropout_words, keep_threshold
+from nnx.kernels.step_state import STEP
 from nnx.testing import cases, reference
 from nnx.testing.compare import CLASS, compare
 from nnx.testing.optimizers import OPTIMIZERS as HYPERS
@@ -76,7 +76,7 @@ def test_every_kernel_has_a_proof():
 
 
 def test_numbers_of_the_files_are_those_of_python():
-    from nnx.kernels import layout
+    from nnx.kernels import step_state
     from nnx.kernels.cuda import launches, table
 
     header, dense = (FOLDER / "common.cuh").read_text(), source("dense.cu")
@@ -88,7 +88,7 @@ def test_numbers_of_the_files_are_those_of_python():
         "LOSS, HITS, PENALTY",
     ):
         assert f"enum {{ {names}" in header
-        assert [getattr(layout, name) for name in names.split(", ")] == list(range(len(names.split(", "))))
+        assert [getattr(step_state, name) for name in names.split(", ")] == list(range(len(names.split(", "))))
     assert list(table.ACTIVATIONS.values()) == [0, 1, 2, 3]
     assert "{ NO_ACTIVATION, RELU, SIGMOID, TANH }" in dense
 

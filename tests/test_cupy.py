@@ -20,12 +20,13 @@ from networks import ALIKE, NEAR, NETS, Net
 from test_programs import Swish, always_eager
 
 import nnx
-from nnx.backends import BackendUnavailable, cupy
-from nnx.backends.cuda import driver as cuda_driver
-from nnx.backends.cuda.launch import STREAMS
-from nnx.backends.cuda.reasons import OLDEST
-from nnx.backends.cuda.several import CupyBackendOfSeveral
-from nnx.backends.cupy import CupyBackend
+from nnx.backends import BackendUnavailable
+from nnx.backends.cupy import backend as cupy
+from nnx.backends.cupy import driver as cuda_driver
+from nnx.backends.cupy.backend import CupyBackend
+from nnx.backends.cupy.diagnosis import OLDEST
+from nnx.backends.cupy.launch import STREAMS
+from nnx.backends.cupy.multi_gpu import CupyBackendOfSeveral
 from nnx.backends.memory import parse_limit, readable
 from nnx.backends.operations import OPERATIONS, Operations
 from nnx.errors import DeviceMemoryError, InputError, InputTypeError, NonFiniteError

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from nnx.backends.cuda import driver as cuda_driver
-from nnx.backends.cuda import reasons as cuda_reasons
-from nnx.backends.cuda.driver import Driver
+from nnx.backends.cupy import diagnosis as cuda_reasons
+from nnx.backends.cupy import driver as cuda_driver
+from nnx.backends.cupy.driver import Driver
 
 ROOT = Path(__file__).resolve().parent.parent
 STUB = Path(__file__).with_name("stub_libcuda.c")
@@ -85,7 +85,7 @@ def test_no_driver_is_told_without_importing_cupy():
 
 def test_auto_without_a_driver_takes_no_half_second(monkeypatch: pytest.MonkeyPatch):
     """Nothing of CuPy is touched, not even looked for."""
-    from nnx.backends import cupy
+    from nnx.backends.cupy import backend as cupy
     from nnx.errors import BackendUnavailable
 
     monkeypatch.setattr(cuda_driver, "ask", lambda: Driver("libcuda.so.1"))
@@ -247,7 +247,7 @@ def test_warnings_of_cupys_import_stop_nothing(tmp_path: Path):
         folder = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n", encoding="utf-8")
-    script = "from nnx.backends.cupy import load; from nnx.backends.cuda.reasons import wheels; load(); print(wheels())"
+    script = "from nnx.backends.cupy import backend, diagnosis; backend.load(); print(diagnosis.wheels())"
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     for code, right in ((script, True), ("import cupy", False)):
         done = subprocess.run(
@@ -266,7 +266,7 @@ def test_warnings_of_cupys_import_stop_nothing(tmp_path: Path):
 @needs_no_driver
 def test_the_real_one_raises_what_is_explained():
     """Status 35, and libraries that are missing, as this CuPy tells them."""
-    from nnx.backends.cupy import load
+    from nnx.backends.cupy.backend import load
 
     cupy = load()
     with pytest.raises(RuntimeError) as raised:

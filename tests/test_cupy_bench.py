@@ -21,7 +21,7 @@ from networks import NETS
 from test_cupy_absent import needs_no_driver
 
 import nnx
-from nnx.backends.cuda import driver as cuda_driver
+from nnx.backends.cupy import driver as cuda_driver
 from nnx.benchmark import report
 from nnx.benchmark.players import Absent
 from nnx.benchmark.players import jax as jax_player
@@ -47,7 +47,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
         pytest.skip(str(cuda_on_cpu.missing()))
     import fake_cupy
 
-    from nnx.backends.cupy import CupyBackend
+    from nnx.backends.cupy.backend import CupyBackend
 
     fake_cupy.machine.reset()
     backend = CupyBackend(fake_cupy)

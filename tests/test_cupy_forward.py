@@ -20,9 +20,9 @@ from fake_cupy import machine
 from test_inference import CLOSE, NETWORKS, TOLERANCE, by_layers, model, numbers
 
 import nnx
-from nnx.backends.cuda import forward as cuda_forward
-from nnx.backends.cuda.several import CupyBackendOfSeveral
-from nnx.backends.cupy import CupyBackend
+from nnx.backends.cupy import inference as cuda_forward
+from nnx.backends.cupy.backend import CupyBackend
+from nnx.backends.cupy.multi_gpu import CupyBackendOfSeveral
 from nnx.errors import InputError
 
 

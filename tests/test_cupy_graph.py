@@ -22,13 +22,13 @@ from fake_cupy import machine
 from networks import ALIKE, NETS, Net
 
 import nnx
-from nnx.backends.cuda import graph as cuda_graph
-from nnx.backends.cuda import lt as cuda_lt
-from nnx.backends.cuda import products as cuda_products
-from nnx.backends.cuda.graph import GraphProgram, kept
-from nnx.backends.cuda.lt import Found, Lt, LtError, alignment
-from nnx.backends.cuda.products import GraphProducts, NotCaptured
-from nnx.backends.cupy import CupyBackend
+from nnx.backends.cupy.backend import CupyBackend
+from nnx.backends.cupy.matmul import cublaslt as cuda_lt
+from nnx.backends.cupy.matmul import cublaslt_products as cuda_products
+from nnx.backends.cupy.matmul.cublaslt import Found, Lt, LtError, alignment
+from nnx.backends.cupy.matmul.cublaslt_products import GraphProducts, NotCaptured
+from nnx.backends.cupy.programs import graph as cuda_graph
+from nnx.backends.cupy.programs.graph import GraphProgram, kept
 from nnx.errors import InputError
 from nnx.kernels.cuda import ACTIVATIONS
 from nnx.testing.rounding import rounding
@@ -400,7 +400,7 @@ def test_a_product_that_cublaslt_cannot_do_is_nnxs_kernels(fault: str, time: int
     lt = FakeLt()
     backend = make(lt=lt)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nnx.backends.cuda.dense.SMALL", 0)
+        patch.setattr("nnx.backends.cupy.dense.SMALL", 0)
         machine.faults[fault] = time
         model, _ = trained(NETS["tanh"], backend, epochs=3)
     assert (model.replay_reason, lt.complaints, lt.open) == (None, [], 0)
@@ -422,7 +422,7 @@ def test_a_product_that_fails_in_the_capture_makes_no_graph(make: Any):
 
 
 def test_without_cublaslt_nnxs_kernel_does_so_much_and_no_more(make: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("nnx.backends.cuda.dense.SMALL", 0)
+    monkeypatch.setattr("nnx.backends.cupy.dense.SMALL", 0)
     backend = make()
     assert "no graph beyond 67,108,864 multiply-adds of them a step, because the stand-in" in backend.info().notes[3]
     model, _ = trained(NETS["relu"], backend, epochs=1)

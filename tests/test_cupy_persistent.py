@@ -22,10 +22,10 @@ from fake_cupy import machine
 from networks import ALIKE, NEAR, NETS, Net, mlp, samples
 
 import nnx
-from nnx.backends.cuda import persistent as cuda_persistent
-from nnx.backends.cuda.persistent import MOST_WORK, PersistentProgram, compile_program
-from nnx.backends.cuda.rooms import ALWAYS, Room, end, furnish
-from nnx.backends.cupy import CupyBackend
+from nnx.backends.cupy.backend import CupyBackend
+from nnx.backends.cupy.programs import persistent as cuda_persistent
+from nnx.backends.cupy.programs.persistent import MOST_WORK, PersistentProgram, compile_program
+from nnx.backends.cupy.programs.shared_memory import ALWAYS, Room, end, furnish
 from nnx.errors import InputError, NonFiniteError
 from nnx.kernels.cuda import options, source
 from nnx.kernels.cuda import program_table as t
@@ -321,7 +321,7 @@ def test_a_network_that_does_not_fit_is_a_graph(make: Any, monkeypatch: pytest.M
     backend = make(persistent="", shared=8 << 10)
     trained(NETS["relu"], backend, epochs=1)
     assert not failures(backend)  # the rule itself says so
-    monkeypatch.setattr("nnx.backends.cuda.layout.MOST_NUMBERS", 60)
+    monkeypatch.setattr("nnx.backends.cupy.programs.lowering.MOST_NUMBERS", 60)
     backend = make()
     trained(NETS["relu"], backend, epochs=1)
     assert f"{NOTE}16 samples of 6 numbers are more than its indices reach" in failures(backend)
@@ -432,7 +432,7 @@ def test_a_kernel_that_fails_is_a_graph_with_the_same_numbers(failing: str, make
         why = "launching the persistent kernel failed (RuntimeError: CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES: too many)"
     else:
         monkeypatch.setattr(
-            "nnx.backends.cuda.launch.source", lambda file: "nonsense" if file == "program.cu" else source(file)
+            "nnx.backends.cupy.launch.source", lambda file: "nonsense" if file == "program.cu" else source(file)
         )
         why = "preparing it failed (RuntimeError: g++ does not compile it:)"
     got, _ = trained(NETS["two dropouts"], backend, epochs=5)

@@ -21,9 +21,9 @@ from fake_cupy import machine
 from networks import NETS
 
 import nnx
-from nnx.backends.cuda import products as cuda_products
-from nnx.backends.cuda.several import CupyBackendOfSeveral
-from nnx.backends.cupy import CupyBackend
+from nnx.backends.cupy.backend import CupyBackend
+from nnx.backends.cupy.matmul import cublaslt_products as cuda_products
+from nnx.backends.cupy.multi_gpu import CupyBackendOfSeveral
 from nnx.backends.precision import ERRORS
 from nnx.errors import InputError, InputTypeError
 from nnx.testing.rounding import assert_within, rounding
@@ -44,7 +44,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv("NNX_GRAPH", graph)
         monkeypatch.setenv("NNX_GEMM", gemm)
         monkeypatch.setenv("NNX_PERSISTENT", "0")
-        monkeypatch.setattr("nnx.backends.cuda.dense.SMALL", 0)
+        monkeypatch.setattr("nnx.backends.cupy.dense.SMALL", 0)
         return CupyBackend(fake_cupy, precision=precision)
 
     return make

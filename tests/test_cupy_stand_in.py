@@ -20,7 +20,7 @@ from cupy_api import OWN, Api, claimed, oldest, read
 from fake_copies import UP
 from fake_cupy import machine
 
-from nnx.backends.cuda.reasons import OLDEST
+from nnx.backends.cupy.diagnosis import OLDEST
 from nnx.kernels.cuda import options, source
 
 # Functions that tell no signature, and what their documentation says that they take.
@@ -123,7 +123,7 @@ def test_what_is_forbidden_is():
 
 
 def test_nothing_but_launches_while_a_stream_is_captured():
-    from nnx.backends.cuda.launch import Launcher
+    from nnx.backends.cupy.launch import Launcher
     from nnx.kernels.cuda import elementwise
 
     launch, x, y = Launcher(fake_cupy), fake_cupy.asarray([-1.0, 2.0]), fake_cupy.zeros(2)
@@ -196,7 +196,7 @@ def test_a_graph_reads_pinned_memory_as_late_as_it_may(until: str):
 
 
 def test_kernels_take_contiguous_arrays_of_their_gpu():
-    from nnx.backends.cuda.launch import Launcher
+    from nnx.backends.cupy.launch import Launcher
     from nnx.kernels.cuda import elementwise
 
     machine.reset(devices=2)
@@ -225,7 +225,7 @@ def test_each_thread_has_a_gpu_and_a_stream_of_its_own():
 
 
 def test_a_kernel_that_goes_astray_is_told_late_and_for_good():
-    from nnx.backends.cuda.launch import Launcher
+    from nnx.backends.cupy.launch import Launcher
     from nnx.kernels.cuda import elementwise
 
     launch, x = Launcher(fake_cupy), fake_cupy.asarray([-1.0, 2.0])

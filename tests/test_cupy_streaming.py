@@ -21,10 +21,10 @@ from networks import ALIKE, NETS, Net
 from test_programs import always_eager
 
 import nnx
-from nnx.backends.cuda import stream as cuda_stream
-from nnx.backends.cuda.several import CupyBackendOfSeveral
-from nnx.backends.cuda.stream import DoubleBuffer
-from nnx.backends.cupy import CupyBackend
+from nnx.backends.cupy import streaming as cuda_stream
+from nnx.backends.cupy.backend import CupyBackend
+from nnx.backends.cupy.multi_gpu import CupyBackendOfSeveral
+from nnx.backends.cupy.streaming import DoubleBuffer
 from nnx.errors import DeviceMemoryError, InputError, NonFiniteError
 
 SMALL = ("relu", "two dropouts", "squares", "binary", "soft labels", "no tail", "tail of one", "in order")

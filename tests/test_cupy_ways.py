@@ -14,7 +14,7 @@ import pytest
 from networks import NETS
 from test_cupy import gpu, stand_in
 
-from nnx.backends.cupy import CupyBackend
+from nnx.backends.cupy.backend import CupyBackend
 from nnx.backends.precision import ERRORS
 
 Array = Any

@@ -17,8 +17,8 @@ if not sys.platform.startswith("linux"):
 from guard_pages import GuardPages
 
 import nnx
-from nnx.backends.numba import NumbaBackend, create
-from nnx.backends.numba_program import forward, replay
+from nnx.backends.numba import inference, runtime
+from nnx.backends.numba.backend import NumbaBackend, create
 from nnx.backends.operations import OPERATIONS
 from nnx.testing.cases import CASES, Maker
 from nnx.testing.compare import CLASS, compare
@@ -134,10 +134,10 @@ def network(random, kind, backend, dtype):
 def test_programs_and_predictions_stay_within_their_arrays(family, dtype, side, two_threads, monkeypatch):
     pages = GuardPages(side)
     monkeypatch.setenv("NNX_PROGRAM", family)
-    monkeypatch.setattr(replay, "aligned", lambda count, kind: pages.zeros(count, kind))
-    monkeypatch.setattr(replay, "WORTH_HELP", 0.0)
+    monkeypatch.setattr(runtime, "aligned", lambda count, kind: pages.zeros(count, kind))
+    monkeypatch.setattr(runtime, "WORTH_HELP", 0.0)
     parts = {"ndarray": np.ndarray, "array": np.array, "int64": np.int64, "empty": pages.empty}
-    monkeypatch.setattr(forward, "np", SimpleNamespace(**parts))
+    monkeypatch.setattr(inference, "np", SimpleNamespace(**parts))
     for turn, kind in enumerate(LOSSES):
         for seed in range(2):
             trained = []

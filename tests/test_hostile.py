@@ -266,7 +266,7 @@ def test_the_same_parameters_give_the_same_bytes(tmp_path: Path, monkeypatch: py
 def test_more_than_a_header_holds_is_refused_before_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nnx.saving.LONGEST", 1000)
+    monkeypatch.setattr("nnx.model.checkpoint.LONGEST", 1000)
     net = small()
     net.metadata = {"notes": "x" * 1000}
     with pytest.raises(InputError, match=r"bytes as JSON, expected at most 1000; put less into model.metadata"):
@@ -559,7 +559,7 @@ def test_a_models_header_is_checked_before_anything_more_is_read(
 def test_numbers_of_a_model_that_are_none(tmp_path: Path) -> None:
     import safetensors.numpy
 
-    from nnx import saving
+    from nnx.model import checkpoint
 
     small().save(tmp_path / "m")
     data = (tmp_path / "m").read_bytes()
@@ -567,7 +567,7 @@ def test_numbers_of_a_model_that_are_none(tmp_path: Path) -> None:
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
     text = header["model"].replace('"value": 0.0', '"value": 1e999')
     assert text != header["model"]
-    checked = {**header, "model": text, "crc32": saving.checksum(text, tensors)}
+    checked = {**header, "model": text, "crc32": checkpoint.checksum(text, tensors)}
     (tmp_path / "m").write_bytes(safetensors.numpy.save(tensors, checked))
     with pytest.raises(FileFormatError, match=r"1e999 is no number"):
         nnx.load(tmp_path / "m")
@@ -870,7 +870,7 @@ def test_where_a_bar_is_drawn_already_a_fit_writes_lines(monkeypatch: pytest.Mon
     from rich.errors import LiveError
     from rich.progress import Progress as RichProgress
 
-    from nnx.progress import Bar, Lines
+    from nnx.training.progress import Bar, Lines
 
     def refuse(bar: Any) -> None:
         raise LiveError("Only one live display may be active at once")

@@ -10,7 +10,7 @@ import pytest
 
 import nnx
 from nnx.errors import InputError
-from nnx.inference import stages_of
+from nnx.model.inference import stages_of
 from nnx.testing.rounding import rounding
 
 pytestmark = pytest.mark.rounding

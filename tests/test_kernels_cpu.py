@@ -16,13 +16,15 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from nnx.backends import threads
-from nnx.backends.numba import NumbaBackend, create, offer
+from nnx.backends.numba.backend import NumbaBackend, create, offer
 from nnx.backends.numpy import NumpyBackend
 from nnx.errors import BackendUnavailable, InputError
-from nnx.kernels.cpu import gemm, math, pool, softmax, team
-from nnx.kernels.cpu.cache import njit
-from nnx.kernels.cpu.entry import Unfit
-from nnx.kernels.cpu.vectors import OPTIONS
+from nnx.kernels.cpu.jit.cache import njit
+from nnx.kernels.cpu.jit.signature import Unfit
+from nnx.kernels.cpu.jit.simd import OPTIONS
+from nnx.kernels.cpu.matmul import gemm
+from nnx.kernels.cpu.ops import math, softmax
+from nnx.kernels.cpu.threads import pool, team
 from nnx.kernels.philox import dropout_words
 from nnx.testing.rounding import assert_within, rounding
 

@@ -27,11 +27,11 @@ from cpus import CPUS
 pytest.importorskip("numba")
 
 import nnx
-from nnx import warmup
+from nnx.backends.numba import warmup
 from nnx.kernels import telling
-from nnx.kernels.cpu import cache
-from nnx.kernels.cpu.cache import njit
-from nnx.kernels.cpu.vectors import ONLY_LINKED, PART
+from nnx.kernels.cpu.jit import cache
+from nnx.kernels.cpu.jit.cache import njit
+from nnx.kernels.cpu.jit.simd import ONLY_LINKED, PART
 from nnx.testing.rounding import rounding
 
 NARROWER = [CPUS["Haswell"], CPUS["Nehalem"]]
@@ -44,7 +44,7 @@ AMD64 = os.uname().machine == "x86_64" if hasattr(os, "uname") else False
 
 def every_kernel():
     """Hold all operations, in both types, to the conformance suite; programs have tests of their own."""
-    from nnx.backends.numba import NumbaBackend
+    from nnx.backends.numba.backend import NumbaBackend
     from nnx.backends.numpy import NumpyBackend
     from nnx.testing import check_backend
 
@@ -64,7 +64,7 @@ def every_kernel():
 
 def products():
     """The own product on sizes that do and do not fill its tiles, from Python and from a cached caller."""
-    from nnx.kernels.cpu import gemm, tile
+    from nnx.kernels.cpu.matmul import gemm, register_tile
 
     kernel, caller = gemm.ready(np.dtype("float32")), call_product()
     random, cases = np.random.default_rng(0), 0
@@ -87,11 +87,11 @@ def products():
                 function(a, b, c, bias, c[:0], True, False)
                 assert (np.abs(c - wanted) <= bound).all(), (m, k, n, order)
                 cases += 1
-    return cases + 1000 * tile.vector_bytes(), [kernel, caller]
+    return cases + 1000 * register_tile.vector_bytes(), [kernel, caller]
 
 
 def call_product():
-    from nnx.kernels.cpu import gemm
+    from nnx.kernels.cpu.matmul import gemm
 
     product = gemm.gemm_float32
 
@@ -105,7 +105,7 @@ def call_product():
 def predictions():
     """Whole networks for a few rows, in both types, against NumPy."""
     import nnx
-    from nnx.kernels.cpu import forward
+    from nnx.kernels.cpu.program import inference
 
     random, cases = np.random.default_rng(0), 0
     for dtype in ("float32", "float64"):
@@ -124,12 +124,13 @@ def predictions():
                 bound = rounding(10 * np.sqrt(max(widths)), dtype) * max(1, np.abs(wanted).max())
                 assert np.abs(outputs - wanted).max() < bound, (widths, dtype, end)
                 cases += 1
-    return cases, [forward.forward]
+    return cases, [inference.forward]
 
 
 def a_few():
     """Kernels that compile in a second or two."""
-    from nnx.kernels.cpu import optimizers, pool, softmax
+    from nnx.kernels.cpu.ops import optimizers, softmax
+    from nnx.kernels.cpu.threads import pool
 
     x, y = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32), np.empty((9, 5), np.float32)
     softmax.backward(x, x, y, pool.board)
@@ -249,7 +250,7 @@ def test_a_helper_begins_at_the_end(monkeypatch):
 
 
 def test_a_helper_is_a_process(tmp_path):
-    command = [sys.executable, "-m", "nnx.warmup", "2", "1", "float32"]
+    command = [sys.executable, "-m", "nnx.backends.numba.warmup", "2", "1", "float32"]
     helper = subprocess.Popen(command, env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)})
     try:
         while not list(tmp_path.rglob("*.nbc")):
@@ -600,7 +601,7 @@ def test_kernels_name_njit_from_the_cache_module():
 
 
 def test_nothing_imports_numba_before_it_is_asked_for():
-    code = "import sys, nnx, nnx.backends.threads, nnx.warmup, nnx.backends.numba; sys.exit('numba' in sys.modules)"
+    code = "import sys, nnx, nnx.backends.threads, nnx.backends.numba.warmup; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -9,7 +9,7 @@ import pytest
 import nnx
 from nnx import targets
 from nnx.errors import InputError
-from nnx.kernels.layout import CURSOR, HITS, LOSS
+from nnx.kernels.step_state import CURSOR, HITS, LOSS
 
 WRONG = (3, -1, 2**24 + 1, 2**62, -(2**62))
 
@@ -65,7 +65,7 @@ def test_rows_that_are_not_there_become_the_nearest(family, monkeypatch):
         model.fit(x, y, batch_size=8, verbose=0)  # so that there is a program that gathers
         trainer, batch = model._trainer, [np.zeros((8, 4)), np.zeros(8, np.int64)]
         order = np.array([2**60, -5, 3, 21, 20, 0])
-        runner = trainer.runner(nnx.training.Feed(*batch, (x, y, order)))
+        runner = trainer.runner(nnx.training.step.Feed(*batch, (x, y, order)))
         for cursor in (0, 3, 5, 2**40, 0):
             trainer.counters[CURSOR] = cursor
             runner.run(1)

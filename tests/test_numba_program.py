@@ -15,12 +15,12 @@ import pytest
 pytest.importorskip("numba")
 
 import nnx
-from nnx.backends.numba_program import compile_program
+from nnx.backends.numba.program import compile_program
 from nnx.backends.numpy import NumpyBackend
 from nnx.errors import NotReplayable
-from nnx.kernels.cpu import program_table as t
+from nnx.kernels.cpu.program import table as t
 from nnx.testing.rounding import rounding
-from nnx.training import Eager
+from nnx.training.step import Eager
 
 pytestmark = pytest.mark.rounding
 
@@ -319,7 +319,7 @@ def test_a_read_only_data_set_is_read_as_it_lies():
 def test_the_history_goes_round():
     models, (x, y, _) = pair("one feature, one row")
     for model in models:
-        model.steps(x, y, nnx.training.HISTORY + 5)
+        model.steps(x, y, nnx.training.step.HISTORY + 5)
     assert difference([models[1]._trainer.history], [models[0]._trainer.history]) < EXACT
 
 
@@ -437,7 +437,7 @@ def recorded(model, x, y, change=None):
 )
 def test_steps_that_lack_a_part_or_have_a_strange_one_are_refused(name, words):
     def change(calls):
-        from nnx.backends.program import Call
+        from nnx.backends.recorder import Call
 
         if name == "relu":
             return [*calls[:-2], Call("softmax_jacobian", {}), *calls[-2:]]
@@ -450,7 +450,7 @@ def test_steps_that_lack_a_part_or_have_a_strange_one_are_refused(name, words):
 def test_operands_of_another_type_are_refused():
     model, x, y, _ = model_of("spiral", Compiled("rows", 1), "float64")
     trainer = model._trainer
-    feed = nnx.training.Feed(x.astype(np.float32), np.asarray(y))
+    feed = nnx.training.step.Feed(x.astype(np.float32), np.asarray(y))
     runner = trainer.runner(feed)
     assert isinstance(runner, Eager)
 

@@ -5,7 +5,7 @@ import pytest
 
 import nnx
 from nnx import nnfs
-from nnx.backends.program import Program
+from nnx.backends.recorder import Program
 from nnx.errors import InputError
 from nnx.testing.cases import CASES, Maker
 

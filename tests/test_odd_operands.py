@@ -12,9 +12,9 @@ pytest.importorskip("numba")
 import numba
 
 import nnx
-from nnx.backends.numba import create
+from nnx.backends.numba.backend import create
 from nnx.backends.operations import OPERATIONS
-from nnx.kernels.cpu import pool
+from nnx.kernels.cpu.threads import pool
 from nnx.testing.cases import CASES, Maker
 from nnx.testing.compare import CLASS, compare
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import nnx
-from nnx import progress
 from nnx.output import Output, say
+from nnx.training import progress
 
 X, Y = np.random.default_rng(0).normal(size=(20, 2)), np.arange(20) % 2
 

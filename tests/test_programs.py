@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from networks import ALIKE, NETS, Data, Net, mlp, samples
 
 import nnx
-from nnx import streams
+from nnx import rng
 from nnx.backends.errors import NotReplayable
 from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operations import OPERATIONS
-from nnx.backends.program import Program, Rounded
+from nnx.backends.recorder import Program, Rounded
 from nnx.testing.rounding import rounding
-from nnx.training import Eager, Feed, Trainer
+from nnx.training.step import Eager, Feed, Trainer
 
 
 @contextmanager
@@ -121,7 +121,7 @@ def by_hand(
                 layer.assign(name, theirs.parameter(name))
     losses = []
     for epoch in range(epochs):
-        order = streams.generator(model.seed, streams.SHUFFLE, epoch).permutation(len(x))
+        order = rng.generator(model.seed, rng.SHUFFLE, epoch).permutation(len(x))
         for at in range(0, len(x), batch):
             rows = order[at : at + batch]
             outputs, wanted = (x, y) if whole else (x[rows], y[rows])

@@ -375,7 +375,7 @@ def test_foreign_files(tmp_path: Path) -> None:
 
 def rewritten(data: bytes, change: Callable[[dict[str, Any]], Any], tensors: dict[str, Any] | None = None) -> bytes:
     """Change the description of the model in a file, with a checksum that fits: what somebody might do on purpose."""
-    from nnx import saving
+    from nnx.model import checkpoint
 
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])["__metadata__"]
@@ -384,7 +384,7 @@ def rewritten(data: bytes, change: Callable[[dict[str, Any]], Any], tensors: dic
     text = json.dumps(described if changed is None else changed)
     arrays = {**safetensors.load(data), **(tensors or {})}
     arrays = {name: a for name, a in arrays.items() if a is not None}
-    return bytes(safetensors.save(arrays, {**header, "model": text, "crc32": saving.checksum(text, arrays)}))
+    return bytes(safetensors.save(arrays, {**header, "model": text, "crc32": checkpoint.checksum(text, arrays)}))
 
 
 def setting(*keys: Any, to: Any) -> Callable[[dict[str, Any]], None]:
@@ -483,10 +483,10 @@ def test_arrays_that_do_not_belong(tensors: dict[str, Any], good: tuple[bytes, A
 
 
 def test_a_nested_description_is_refused(good: tuple[bytes, Any], tmp_path: Path) -> None:
-    from nnx import saving
+    from nnx.model import checkpoint
 
     deep, tensors = "[" * 100_000 + "]" * 100_000, safetensors.load(good[0])
-    header = {"format": "nnx-1", "model": deep, "crc32": saving.checksum(deep, tensors)}
+    header = {"format": "nnx-1", "model": deep, "crc32": checkpoint.checksum(deep, tensors)}
     refuses(safetensors.save(tensors, header), tmp_path / "m")
 
 

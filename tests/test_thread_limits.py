@@ -18,12 +18,13 @@ import numpy as np
 import pytest
 
 import nnx
-from nnx import progress, warmup
 from nnx.backends import quota, threads
 from nnx.backends.base import real_numbers
+from nnx.backends.numba import warmup
 from nnx.backends.once import Once
 from nnx.errors import BackendUnavailable, InputError
 from nnx.kernels import telling
+from nnx.training import progress
 
 CPUS = "as many as the CPUs that this process may run on"
 
@@ -186,7 +187,7 @@ def test_a_process_forked_while_a_thread_compiles_finds_no_lock_held() -> None:
     pytest.importorskip("numba")
     from numba.core.compiler_lock import global_compiler_lock
 
-    from nnx.kernels.cpu import cache
+    from nnx.kernels.cpu.jit import cache
 
     compiling = threading.Event()
 
@@ -441,7 +442,7 @@ def test_a_system_without_groups_has_no_quota(tmp_path: Path) -> None:
 def no_more_threads(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
     """A system that starts no thread, with two wanted, whose helpers have gone; returns those that were tried for."""
     pytest.importorskip("numba")
-    from nnx.backends.numba_program import replay
+    from nnx.backends.numba import runtime
 
     tried: list[threading.Thread] = []
 
@@ -450,7 +451,7 @@ def no_more_threads(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
         raise RuntimeError("can't start new thread")
 
     nnx.get_backend("numba")
-    monkeypatch.setattr(replay, "helpers", replay.Helpers())
+    monkeypatch.setattr(runtime, "helpers", runtime.Helpers())
     for name, value in (("_workers", []), ("_asleep", []), ("_queue", type(pool()._queue)())):
         monkeypatch.setattr(pool(), name, value)
     threads.set_threads(2)
@@ -459,7 +460,7 @@ def no_more_threads(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
 
 
 def pool() -> Any:
-    from nnx.kernels.cpu import pool
+    from nnx.kernels.cpu.threads import pool
 
     return pool
 
@@ -494,7 +495,7 @@ def test_what_is_no_thread_of_the_system_helps_nobody(
     no_more_threads: list[threading.Thread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As under gevent, where a thread is a function that takes turns with its maker."""
-    from nnx.kernels.cpu import cores
+    from nnx.kernels.cpu.threads import affinity
 
     worked: list[str] = []
 
@@ -503,7 +504,7 @@ def test_what_is_no_thread_of_the_system_helps_nobody(
         thread.run()
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    assert cores.start(worked.append, "x", name="one") == 0
+    assert affinity.start(worked.append, "x", name="one") == 0
     assert worked == []
     wide = np.ones((1000, 1000), np.float32)
     assert np.array_equal(nnx.get_backend("numba").relu(wide), wide)

@@ -17,13 +17,13 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from nnx.backends.errors import InputError, InputTypeError
-from nnx.backends.forward import Forward, Stage
+from nnx.backends.inference import Forward, Stage
 from nnx.backends.inputs import FEATURES, is_ready, to_numbers
 from nnx.backends.memory import Memory, of_process
 from nnx.backends.operations import OPERATIONS, Operations
 from nnx.backends.precision import check_precision
-from nnx.backends.program import Program, Recorder
-from nnx.backends.stream import Stream
+from nnx.backends.recorder import Program, Recorder
+from nnx.backends.streaming import Stream
 from nnx.backends.timer import Timer
 
 Array = Any
@@ -213,7 +213,7 @@ class Backend(Operations):
         return None
 
     def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
-        """Return one native function for a model's whole forward pass, or None where there is none (forward.py).
+        """Return one native function for a model's whole forward pass, or None where there is none (inference.py).
 
         It takes what it can in one call, such as a few rows, and leaves the rest to the operations.
 

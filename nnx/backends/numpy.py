@@ -17,7 +17,8 @@ from nnx.backends import threads
 from nnx.backends.base import Backend, BackendInfo
 from nnx.backends.errors import BackendUnavailable
 from nnx.backends.operations import loud, quiet
-from nnx.kernels.layout import (
+from nnx.kernels.rounding import RUN
+from nnx.kernels.step_state import (
     BETA_1,
     BETA_2,
     CURSOR,
@@ -31,7 +32,6 @@ from nnx.kernels.layout import (
     STEP,
     WEIGHT_DECAY,
 )
-from nnx.kernels.rounding import RUN
 
 Array = Any
 BLOCK = 16384  # numbers an optimizer handles at a time, so that all its arrays stay in the second-level cache

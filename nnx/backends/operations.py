@@ -17,7 +17,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nnx.kernels.layout import (
+from nnx.kernels.philox import dropout_words, keep_threshold
+from nnx.kernels.rounding import RUN
+from nnx.kernels.step_state import (
     BETA_1,
     BETA_2,
     CLIP,
@@ -32,8 +34,6 @@ from nnx.kernels.layout import (
     STEP,
     WEIGHT_DECAY,
 )
-from nnx.kernels.philox import dropout_words, keep_threshold
-from nnx.kernels.rounding import RUN
 
 Array = Any
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -200,8 +200,8 @@ def apply(always: bool = False) -> None:
             else:
                 threadpool_limits(limits=threads, user_api="blas")
                 _told = threads
-        if "nnx.kernels.cpu.pool" in sys.modules:
-            from nnx.kernels.cpu import pool
+        if "nnx.kernels.cpu.threads.pool" in sys.modules:
+            from nnx.kernels.cpu.threads import pool
 
             most = asked or min(_fixed().values(), default=os.cpu_count() or 1)
             pool.set_limit(min(most, sys.maxsize), _just_now)  # kernels read it as one of C's numbers

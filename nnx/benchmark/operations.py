@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.kernels.layout import STEP
+from nnx.kernels.step_state import STEP
 from nnx.testing import reference
 from nnx.testing.compare import CLASS
 from nnx.testing.reference import Results, Wanted

@@ -14,8 +14,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from nnx import interrupt
 from nnx.errors import MissingExtra
+from nnx.training import interrupt
 
 __all__ = ["main"]
 

@@ -14,7 +14,7 @@ from nnx.callbacks import Callback
 from nnx.cli.errors import writing
 from nnx.errors import InputError
 from nnx.history import History
-from nnx.model import Sequential
+from nnx.model.sequential import Sequential
 
 KEY = "history"
 LONGEST = 1000  # epochs of history kept; with more, every second one is dropped, then every fourth, ...

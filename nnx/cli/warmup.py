@@ -20,8 +20,8 @@ def warmup(
     ] = None,
 ) -> None:
     """Compile every kernel of the Numba backend now, so that no training has to wait for it."""
-    from nnx.warmup import DTYPES
-    from nnx.warmup import warmup as compile_all
+    from nnx.backends.numba.warmup import DTYPES
+    from nnx.backends.numba.warmup import warmup as compile_all
 
     dtypes = DTYPES if dtype is None else (checks.dtype(dtype),)
 

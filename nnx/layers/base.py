@@ -10,8 +10,8 @@ from nnx import checks
 from nnx.backends import Backend, get_backend
 from nnx.backends.base import FLOATS, host_array
 from nnx.errors import InputAttributeError, InputError
+from nnx.layers.flat_buffer import ParameterBuffer
 from nnx.owner import Owner
-from nnx.parameters import ParameterBuffer
 from nnx.settings import Assignable, is_own
 
 Array = Any

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nnx import checks
-from nnx.kernels.layout import STEP
+from nnx.kernels.step_state import STEP
 from nnx.layers.base import Layer
 from nnx.settings import Setting
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from nnx import checks
 from nnx.errors import InputError
-from nnx.kernels.layout import BETA_1, BETA_2, EPSILON, LEARNING_RATE
+from nnx.kernels.step_state import BETA_1, BETA_2, EPSILON, LEARNING_RATE
 from nnx.nnfs.precision import backend, floats
 
 Array = Any

@@ -18,7 +18,7 @@ from nnx.backends.base import FLOATS, host_array
 from nnx.backends.numpy import NumpyBackend, rate_of
 from nnx.backends.operations import quiet, write
 from nnx.errors import BackendFallbackWarning, BackendUnavailable, InputError
-from nnx.kernels.layout import BETA_1, BETA_2, CLIP, EPSILON, STEP, WEIGHT_DECAY
+from nnx.kernels.step_state import BETA_1, BETA_2, CLIP, EPSILON, STEP, WEIGHT_DECAY
 
 Array = Any
 

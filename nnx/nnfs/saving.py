@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 import nnx
-from nnx import saving as files
 from nnx.datasets.archive import open_archive
 from nnx.datasets.needs import as_path, existing_file
 from nnx.errors import FileFormatError, InputError
 from nnx.files import open_file, write_atomically
+from nnx.model import checkpoint as files
 from nnx.nnfs.accuracy import Accuracy_Categorical, Accuracy_Regression
 from nnx.nnfs.activations import Activation_Linear, Activation_ReLU, Activation_Sigmoid, Activation_Softmax
 from nnx.nnfs.layers import Layer_Dense, Layer_Dropout

@@ -125,7 +125,7 @@ def _call(backend: Backend, case: Case, operands: dict[str, Any], rooms: dict[st
     result = getattr(recorder, case.operation)(*operands.values(), **extra)
     try:
         program = backend.compile(recorder)
-    except NotReplayable:  # a lone operation need not be; whole training steps must (training.py)
+    except NotReplayable:  # a lone operation need not be; whole training steps must (training/step.py)
         return NotReplayable
     for room in rooms.values():
         room.reset()

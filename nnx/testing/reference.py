@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.kernels.layout import (
+from nnx.kernels.step_state import (
     BETA_1,
     BETA_2,
     CURSOR,

@@ -14,9 +14,9 @@ from nnx.backends.operations import OPERATIONS as SPECIFIED
 from nnx.benchmark.networks import CHECKED, EPSILON, MOMENTUM, RATE, Network
 from nnx.benchmark.operations import OPERATIONS, normal
 from nnx.benchmark.players import Ready, Refused, repeated, taking_turns
-from nnx.fitting import Fit
-from nnx.kernels.layout import CURSOR
-from nnx.training import HISTORY
+from nnx.kernels.step_state import CURSOR
+from nnx.training.fit import Fit
+from nnx.training.step import HISTORY
 
 
 def prepare(workload: Any, name: str, device: str) -> Ready:

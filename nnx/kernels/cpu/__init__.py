@@ -1,5 +1,5 @@
-"""Kernels for the CPU, compiled by Numba when first called; one subject a file.
+"""Kernels for the CPU, compiled by Numba when first called; one subject a folder.
 
-Nothing here is imported before the Numba backend is asked for. `cache.py` keeps the compiled code on disk, `vectors.py`
-and `math.py` are the vocabulary that the kernels are written in.
+Nothing here is imported before the Numba backend is asked for. `jit/cache.py` keeps the compiled code on disk;
+`jit/simd.py` and `ops/math.py` are the vocabulary that the kernels are written in.
 """

@@ -15,7 +15,7 @@ typedef unsigned long long u64;
 #define WARPS (THREADS / 32)
 #define ALL_LANES 0xffffffffu
 
-// Where things stand in a training step's arrays: nnx/kernels/layout.py says the same.
+// Where things stand in a training step's arrays: nnx/kernels/step_state.py says the same.
 enum { STEP, CURSOR, DONE };
 enum { LEARNING_RATE, DECAY, BETA_1, BETA_2, EPSILON, WEIGHT_DECAY };
 enum { LOSS, HITS, PENALTY, STATS };

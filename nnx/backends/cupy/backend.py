@@ -1,0 +1,436 @@
+"""The CuPy backend: CUDA GPUs, by the kernels of nnx/kernels/cuda and, for large matrix products, cuBLAS.
+
+Every operation has the same form: operands are made fit for a kernel (cupy/operands.py), and it is launched; dense
+layers have a page of their own (cupy/dense.py). Nothing here waits for the GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from nnx.backends.base import BackendInfo
+from nnx.backends.cupy import driver as cuda_driver
+from nnx.backends.cupy.dense import PRECISION, ROUNDED, CudaDense
+from nnx.backends.cupy.device import flag
+from nnx.backends.cupy.diagnosis import explain_version, explained
+from nnx.backends.cupy.inference import GraphForward
+from nnx.backends.cupy.matmul.cublaslt_products import MOST
+from nnx.backends.cupy.operands import FLOAT64, INT64, as_they_are, writable
+from nnx.backends.cupy.programs.persistent import MOST_WORK, compile_program
+from nnx.backends.cupy.programs.replay import CupyProgram
+from nnx.backends.cupy.streaming import stream
+from nnx.backends.errors import BackendUnavailable, InputTypeError
+from nnx.backends.inference import Forward, Stage
+from nnx.backends.operations import Operations
+from nnx.backends.recorder import Program, Recorder
+from nnx.backends.streaming import Stream
+from nnx.kernels import cuda as plans
+from nnx.kernels.cuda import Launch
+from nnx.kernels.philox import LOW, keep_threshold
+
+Array = Any
+GRAPH = "NNX_GRAPH"  # 0: recorded steps and predictions run one operation at a time
+STREAM = "NNX_STREAM"  # 1: every data set is streamed to the GPU, 0: none; otherwise what does not fit there
+PERSISTENT = "NNX_PERSISTENT"  # 1: a recorded step is the persistent kernel whenever it fits; 0: never
+
+
+class CupyBackend(CudaDense):
+    """Arrays are `cupy.ndarray`s; see the module, and `CudaDevice` for the arguments."""
+
+    name = "cupy"
+
+    def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None, precision: str | None = None) -> None:
+        super().__init__(cupy, number, gpu_memory_limit, precision)
+        self.graphs, self.streams = flag(GRAPH) is not False, flag(STREAM)
+        self.persistent = flag(PERSISTENT)
+
+    def implementation(self, op: str) -> str:
+        if op.startswith("dense"):  # which of the two is chosen for each shape: SMALL
+            return {"auto": "cupy:product/cublas", "own": "cupy:product", "blas": "cupy:cublas"}[self.gemm_rule]
+        return super().implementation(op)
+
+    def info(self) -> BackendInfo:
+        plain = super().info()
+        products = f"float32 matrix products: {ROUNDED[self.precision]}; precision= or {PRECISION} says which"
+        rule = f"dense layers: {self.product_rule()}; NNX_GEMM=own or blas overrides"
+        rules = rule, self._graph_rule(), *self._persistent_rule()
+        return replace(plain, notes=(products, *overrides(), *plain.notes, *rules, *self._met))
+
+    def _graph_rule(self) -> str:
+        """Return in words how recorded steps run, and who then does the products that cuBLAS does elsewhere."""
+        if not self.graphs:
+            return f"recorded steps: one operation at a time, by {GRAPH}=0"
+        lt = self.lt()
+        who = "cuBLASLt"
+        if isinstance(lt, str):
+            who = f"nnx's kernel, or no graph beyond {MOST:,} multiply-adds of them a step, because {lt}"
+        return f"recorded steps: one CUDA graph each, in it for cuBLAS: {who}; {GRAPH}=0 for one operation at a time"
+
+    def _persistent_rule(self) -> list[str]:
+        """Return in words which recorded steps are the persistent kernel."""
+        if not self.graphs or self.persistent is False:
+            return []
+        most = "" if self.persistent else f" and take up to {MOST_WORK:,} multiply-adds"
+        which = f"recorded steps that fit a block's {self.shared_memory:,} bytes{most}"
+        return [f"{which}: many in one launch of a persistent kernel; {PERSISTENT}=0 for none, 1 for all that fit"]
+
+    def probe(self) -> None:
+        """Do what a training step does, by kernels, by cuBLAS and by CuPy's own functions, and compare.
+
+        Raises:
+            BackendUnavailable: some of it does not work here.
+        """
+        with explained(self._full_name()):
+            super().probe()
+            x, w = self.asarray([[1, 2]]), self.asarray([[3], [4]])
+            big, share = self.to_numpy(self.cupy.matmul(x, w)), self.to_numpy(self.softmax(x * 0))
+            if float(big[0, 0]) != 11 or share.tolist() != [[0.5, 0.5]]:
+                raise RuntimeError(f"[1 2] @ [3 4] gave {big.tolist()}, softmax [0 0] {share.tolist()}")
+            for dtype, kind in (("float32", type(self)), ("float64", Operations)):  # by kernels, and by CuPy alone
+                found = _tiny_step(self, kind, self.asarray(x, dtype))
+                if found != TINY_STEP:
+                    raise RuntimeError(f"the gradients of a tiny step in {dtype} are {found}, not {TINY_STEP}")
+
+    def _full_name(self) -> str:
+        return f"{self.name}:{self.number}" if self.number else self.name
+
+    def compile(self, recorder: Recorder) -> Program:
+        if not self.graphs:
+            return CupyProgram(self, recorder.calls)
+        return compile_program(self, recorder.calls, self.persistent)
+
+    def stream(self, data: Sequence[np.ndarray], batch: int) -> Stream | None:
+        found = stream(self, data, batch, self.streams)
+        if found is not None:
+            self.note(found.reason)
+        return found
+
+    def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
+        has_weights = any(stage.weights is not None for stage in stages)
+        return GraphForward(self, stages, parameters) if self.graphs and has_weights else None
+
+    # ---- activations -------------------------------------------------------------------------------------------------
+
+    def relu(self, x: Array, out: Array | None = None) -> Array:
+        return self._forward("relu", x, out)
+
+    def sigmoid(self, x: Array, out: Array | None = None) -> Array:
+        return self._forward("sigmoid", x, out)
+
+    def tanh(self, x: Array, out: Array | None = None) -> Array:
+        return self._forward("tanh", x, out)
+
+    def relu_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._elementwise("relu_backward", y, dy, out)
+
+    def sigmoid_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._elementwise("sigmoid_backward", y, dy, out)
+
+    def tanh_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._elementwise("tanh_backward", y, dy, out)
+
+    def _forward(self, name: str, x: Array, out: Array | None) -> Array:
+        kind = self._kind(x)
+        if kind is None:
+            return otherwise(self, name, x, out)
+        y = self._room(out, x.shape, x)
+        self._launch(plans.elementwise(f"{name}_forward", x.size), kind, self._read(x), y, x.size)
+        return self._deliver(y, out)
+
+    def _elementwise(self, name: str, a: Array, b: Array, out: Array | None) -> Array:
+        """Run a kernel over two arrays of one shape; it is named as its operation."""
+        kind = self._kind(a, b)
+        if kind is None or a.shape != b.shape:
+            return otherwise(self, name, a, b, out)
+        result = self._room(out, a.shape, a)
+        self._launch(plans.elementwise(name, a.size), kind, self._read(a), self._read(b), result, a.size)
+        return self._deliver(result, out)
+
+    def softmax(self, x: Array, out: Array | None = None) -> Array:
+        kind = self._kind(x)
+        if kind is None or x.ndim != 2:
+            return super().softmax(x, out)
+        y = self._room(out, x.shape, x)
+        self._launch(plans.softmax_rows("softmax", *x.shape), kind, self._read(x), y, *x.shape)
+        return self._deliver(y, out)
+
+    def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        kind = self._kind(y, dy)
+        if kind is None or y.ndim != 2 or y.shape != dy.shape:
+            return super().softmax_backward(y, dy, out)
+        dx = self._room(out, y.shape, y)
+        launch = plans.softmax_rows("softmax_backward", *y.shape)
+        self._launch(launch, kind, self._read(y), self._read(dy), dx, *y.shape)
+        return self._deliver(dx, out)
+
+    def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:
+        kind = self._kind(y)
+        if kind is None or y.ndim != 2:
+            return super().softmax_jacobian(y, out)
+        matrices = self._room(out, (*y.shape, y.shape[1]), y)
+        self._launch(plans.softmax_jacobian(*y.shape), kind, self._read(y), matrices, *y.shape)
+        return self._deliver(matrices, out)
+
+    # ---- losses ------------------------------------------------------------------------------------------------------
+
+    def cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        kind, labels = self._kind(p), self._target_kind(target, p)
+        if kind is None or labels is None or p.ndim != 2:
+            return super().cross_entropy(p, target, out)
+        losses = self._room(out, p.shape[:1], p)
+        launch = plans.row_groups(f"cross_entropy_{labels}", *p.shape)
+        self._launch(launch, kind, self._read(p), self._read(target), losses, *p.shape)
+        return self._deliver(losses, out)
+
+    def cross_entropy_backward(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        kind, labels = self._kind(p), self._target_kind(target, p)
+        if kind is None or labels is None or p.ndim != 2:
+            return super().cross_entropy_backward(p, target, out)
+        gradient = self._room(out, p.shape, p)
+        launch = plans.row_groups(f"cross_entropy_backward_{labels}", *p.shape)
+        self._launch(launch, kind, self._read(p), self._read(target), gradient, *p.shape)
+        return self._deliver(gradient, out)
+
+    def softmax_cross_entropy(
+        self,
+        logits: Array,
+        target: Array,
+        losses: Array,
+        probabilities: Array | None = None,
+        clip: float = 0.0,
+        out: Array | None = None,
+    ) -> Array:
+        labels = self._target_kind(target, logits)
+        launch = None
+        if labels is not None and logits.ndim == 2:
+            launch = plans.softmax_rows(f"softmax_cross_entropy_{labels}", *logits.shape)
+        return self._fused("softmax_cross_entropy", launch, logits, target, losses, probabilities, clip, out)
+
+    def sigmoid_cross_entropy(
+        self,
+        logits: Array,
+        target: Array,
+        losses: Array,
+        probabilities: Array | None = None,
+        clip: float = 0.0,
+        out: Array | None = None,
+    ) -> Array:
+        fits = logits.ndim == 2 and target.shape == logits.shape and target.dtype == logits.dtype
+        launch = plans.row_groups("sigmoid_cross_entropy", *logits.shape) if fits else None
+        return self._fused("sigmoid_cross_entropy", launch, logits, target, losses, probabilities, clip, out)
+
+    def _fused(
+        self, name: str, launch: Launch | None, logits: Array, target: Array, losses: Array,
+        probabilities: Array | None, clip: float, out: Array | None,
+    ) -> Array:  # fmt: skip
+        """Run the kernel of an activation and its loss in one, if `launch` says that the targets fit."""
+        kind, shape, dtype = self._kind(logits), logits.shape, logits.dtype
+        kept = probabilities is None or writable(probabilities, shape, dtype)
+        if kind is None or launch is None or not (kept and writable(losses, shape[:1], dtype)):
+            return getattr(Operations, name)(self, logits, target, losses, probabilities, clip, out)
+        gradient, bounds = self._room(out, shape, logits), plans.loss_bounds(clip)
+        operands = self._read(logits), self._read(target), losses, probabilities, gradient
+        self._launch(launch, kind, *operands, *shape, *bounds)
+        return self._deliver(gradient, out)
+
+    def binary_cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        return self._by_rows("binary_cross_entropy", p, target, out)
+
+    def mean_squared_error(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        return self._by_rows("mean_squared_error", prediction, target, out)
+
+    def mean_absolute_error(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        return self._by_rows("mean_absolute_error", prediction, target, out)
+
+    def binary_cross_entropy_backward(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        return self._elementwise("binary_cross_entropy_backward", p, target, out)
+
+    def mean_squared_error_backward(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        return self._elementwise("mean_squared_error_backward", prediction, target, out)
+
+    def mean_absolute_error_backward(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        return self._elementwise("mean_absolute_error_backward", prediction, target, out)
+
+    def _by_rows(self, name: str, outputs: Array, target: Array, out: Array | None) -> Array:
+        """Run a loss that is a mean over each row; its kernel is named as it is."""
+        kind = self._kind(outputs, target)
+        if kind is None or outputs.ndim != 2 or outputs.shape != target.shape:
+            return otherwise(self, name, outputs, target, out)
+        losses = self._room(out, outputs.shape[:1], outputs)
+        launch = plans.row_groups(name, *outputs.shape)
+        self._launch(launch, kind, self._read(outputs), self._read(target), losses, *outputs.shape)
+        return self._deliver(losses, out)
+
+    # ---- one training step -------------------------------------------------------------------------------------------
+
+    def gather_rows(self, source: Array, order: Array, counters: Array, out: Array) -> Array:
+        kind = "float32" if source.dtype == INT64 else self._kind(source)  # integers have no REAL in their kernel
+        fits = source.ndim in (1, 2) and source.shape[1:] == out.shape[1:] and as_they_are(INT64, order, counters)
+        ready = (
+            source.flags.c_contiguous
+            and source.size
+            and order.size
+            and out.size
+            and writable(out, out.shape, source.dtype)
+        )
+        if kind is None or not (fits and ready):  # also not contiguous: all rows would be copied for a few
+            return super().gather_rows(source, order, counters, out)
+        rows, columns = out.shape[0], out.size // out.shape[0]
+        launch = plans.row_groups("gather_integers" if source.dtype == INT64 else "gather_reals", rows, columns)
+        self._launch(launch, kind, source, order, counters, out, rows, columns, len(source), len(order))
+        return out
+
+    def dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array | None = None) -> Array:
+        kind = self._kind(x)
+        if kind is None or x.ndim != 2 or not as_they_are(INT64, counters):
+            raise InputTypeError(
+                f"dropout: x is {x.dtype} {x.shape} and counters {counters.dtype}, expected float32 or float64 [N, C] "
+                "and contiguous int64"
+            )
+        y = self._room(out, x.shape, x)
+        words = (seed & (LOW << 32 | LOW), layer & LOW, keep_threshold(rate))
+        self._launch(plans.dropout(*x.shape), kind, self._read(x), y, *x.shape, counters, *words, 1 / (1 - rate))
+        return self._deliver(y, out)
+
+    def tally(
+        self, losses: Array, outputs: Array, target: Array, metric: str | None, precision: float, stats: Array
+    ) -> None:
+        how = self._tally_kind(outputs, target, metric)
+        kind = self._kind(losses, outputs)
+        fits = outputs.ndim == 2 and losses.shape == outputs.shape[:1]
+        if kind is None or how is None or not (fits and writable(stats, (3,), FLOAT64)):
+            super().tally(losses, outputs, target, metric, precision, stats)
+            return
+        rows, columns = outputs.shape
+        operands = [self._read(losses)]
+        if how != "losses":
+            operands += [self._read(outputs), self._read(target)]
+        sizes = [rows] if how == "losses" else [rows, columns]
+        if metric in ("binary", "logits", "regression"):
+            sizes.append({"binary": 0.5, "logits": 0.0}.get(metric, precision))
+        first, *second = plans.tally(how, rows, columns)
+        blocks = first.grid[0]
+        parts = self._scratch(2 * blocks, "float64") if second else None
+        self._launch(first, kind, *operands, parts, stats, *sizes)
+        for total in second:
+            self._launch(total, kind, parts, stats, blocks, rows, how != "losses")
+
+    def _tally_kind(self, outputs: Array, target: Array, metric: str | None) -> str | None:
+        """Return which of the kernels counts the hits of a metric; None if the targets do not fit."""
+        if metric is None:
+            return "losses"
+        if metric == "categorical":
+            return self._target_kind(target, outputs)
+        fits = target.shape == outputs.shape and target.dtype == outputs.dtype
+        return ("distances" if metric == "regression" else "sides") if fits else None
+
+    def end_step(self, stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> None:
+        if not (as_they_are(FLOAT64, stats, penalties, history) and as_they_are(INT64, counters)):
+            super().end_step(stats, penalties, history, counters, rows)
+            return
+        capacity = history.shape[0]
+        launch = Launch("end_step", (1,), (32,))
+        self._launch(launch, "float64", stats, penalties, penalties.size, history, capacity, counters, rows)
+
+    # ---- optimizers --------------------------------------------------------------------------------------------------
+
+    def sgd(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
+        self._update("sgd", (p, g, m), hyper, counters)
+
+    def adagrad(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
+        self._update("adagrad", (p, g, v), hyper, counters)
+
+    def rmsprop(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
+        self._update("rmsprop", (p, g, v), hyper, counters)
+
+    def adam(self, p: Array, g: Array, m: Array, v: Array, hyper: Array, counters: Array) -> None:
+        self._update("adam", (p, g, m, v), hyper, counters)
+
+    def _update(self, name: str, arrays: tuple[Array, ...], hyper: Array, counters: Array) -> None:
+        kind = self._kind(*arrays)
+        alike = all(writable(a, arrays[0].shape, arrays[0].dtype) for a in arrays)
+        if kind is None or not (alike and as_they_are(FLOAT64, hyper) and as_they_are(INT64, counters)):
+            getattr(Operations, name)(self, *arrays, hyper, counters)
+            return
+        n = arrays[0].size
+        self._launch(plans.elementwise(name, n), kind, *arrays, hyper, counters, n)
+
+
+def overrides() -> list[str]:
+    """Return what the environment tells cuBLAS about products, over the head of whoever calls it."""
+    names = [name for name in os.environ if name == "NVIDIA_TF32_OVERRIDE" or "CUBLAS_EMULAT" in name]
+    return [
+        f"{name}={os.environ[name]} changes how cuBLAS multiplies, whatever precision= says" for name in sorted(names)
+    ]
+
+
+def otherwise(backend: CupyBackend, name: str, *operands: Any) -> Array:
+    """Run an operation's default body."""
+    return getattr(Operations, name)(backend, *operands)
+
+
+TINY_STEP = [[3.0, 4.0], [1.0], [2.0], [1.0]]  # of inputs, weights (two rows), biases
+
+
+def _tiny_step(backend: CupyBackend, kind: type[Operations], x: Array) -> list[list[float]]:
+    """Return the gradients of a dense layer at x = [1 2], w = [3 4], dy = [1], by the operations of this kind."""
+    w = backend.xp.asarray(backend.asarray([[3], [4]], x.dtype), copy=True)
+    dw, db, dy = (backend.zeros(shape, x.dtype) for shape in ((2, 1), (1, 1), (1, 1)))
+    dy += 1
+    dx = kind.dense_backward(backend, x, w, dy, dw, db)
+    kind.dense_gradients(backend, x, dy, dw, db)
+    return [row for a in (dx, dw, db) for row in backend.to_numpy(a).tolist()]
+
+
+# ---- making one ------------------------------------------------------------------------------------------------------
+
+
+def create(device: Any = "", gpu_memory_limit: Any = None, precision: str | None = None) -> CupyBackend:
+    """Return the backend on a GPU, which `probe` is yet to try.
+
+    Args:
+        device: its number as CUDA counts those it may see; "" is the first.
+        gpu_memory_limit: see `CudaDevice`. precision: see `CudaDense`.
+
+    Raises:
+        BackendUnavailable: CuPy or the GPU does not work here, or there is no such GPU.
+        InputError: a limit or an environment variable cannot be used.
+    """
+    name = f"cupy:{device}" if device != "" else "cupy"
+    number = int(device) if str(device).isdecimal() else 0
+    driver = cuda_driver.ask()
+    found = cuda_driver.explain(driver)
+    if found is not None:
+        raise BackendUnavailable(name, *found)
+    with explained(name):
+        cupy = load()
+        found = explain_version(cupy.__version__, driver)
+        if found is not None:
+            raise BackendUnavailable(name, *found)
+        count = cupy.cuda.runtime.getDeviceCount()
+        if number < count:
+            from nnx.backends.cupy.multi_gpu import CupyBackendOfSeveral  # it is made from this file's class
+
+            kind = CupyBackend if count == 1 else CupyBackendOfSeveral
+            return kind(cupy, number, gpu_memory_limit, precision)
+    seen = "GPU 0 is" if count == 1 else f"GPUs 0 to {count - 1} are"
+    raise BackendUnavailable(
+        name, f"there is no GPU {number}: {seen} what CUDA sees", "CUDA_VISIBLE_DEVICES says which it may see, if set."
+    )
+
+
+def load() -> Any:
+    """Import CuPy, whose warnings (of two wheels, of a missing toolkit) are told in `info()` or as reasons instead."""
+    if find_spec("cupy") is None:
+        raise ModuleNotFoundError("CuPy is not installed", name="cupy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import cupy
+    return cupy

@@ -1,0 +1,190 @@
+"""One GPU as a home for arrays, by CuPy: ways in and out, memory, time, and what `info()` says. No arithmetic."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from nnx.backends.base import Backend, BackendInfo
+from nnx.backends.cupy.diagnosis import wheels
+from nnx.backends.cupy.launch import Launcher, Rooms, Scratch
+from nnx.backends.errors import DeviceMemoryError, InputError, InputTypeError
+from nnx.backends.memory import Memory, parse_limit, readable
+from nnx.backends.timer import EventTimer, Timer
+
+Array = Any
+LIMIT = "NNX_GPU_MEMORY_LIMIT"
+FULL = ("OutOfMemoryError", "ALLOC_FAILED", "MemoryAllocation", "OUT_OF_MEMORY")  # CuPy, cuBLAS, runtime, driver
+
+
+class CudaDevice(Backend):
+    """Arrays are `cupy.ndarray`s on one GPU.
+
+    Args:
+        cupy: the module. number: of the GPU, as CUDA counts those it may see.
+        gpu_memory_limit: the most that CuPy's pool may take of this GPU: bytes, or text such as "8 GB" or "50%".
+            None: what NNX_GPU_MEMORY_LIMIT says, or no limit but the GPU's.
+    """
+
+    def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None) -> None:
+        self.cupy = self.xp = cupy
+        self.number = number
+        self._several = cupy.cuda.runtime.getDeviceCount() > 1
+        self._gpu = cupy.cuda.Device(number)
+        properties = cupy.cuda.runtime.getDeviceProperties(number)
+        self.capability = (int(properties["major"]), int(properties["minor"]))
+        self.shared_memory = int(properties["sharedMemPerBlockOptin"])  # bytes, of a block that asks for all
+        name = properties["name"]
+        self.device = f"cuda:{number} ({name.decode() if isinstance(name, bytes) else name})"
+        self._launch = Launcher(cupy)
+        self._scratch: Scratch | Rooms = Scratch(cupy)
+        given = os.environ.get(LIMIT) if gpu_memory_limit is None else gpu_memory_limit
+        if given:
+            self._set_limit(given, LIMIT if gpu_memory_limit is None else "gpu_memory_limit")
+
+    # ---- arrays ------------------------------------------------------------------------------------------------------
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        if isinstance(x, self.cupy.ndarray) and not self.owns(x):
+            raise InputTypeError(
+                f"a CuPy array {x.shape} on GPU {x.device.id} was given to the backend on GPU {self.number}: convert "
+                f"it by cupy.asnumpy(x), or ask for backend='cupy:{x.device.id}'"
+            )
+        return super().asarray(x, dtype)
+
+    def from_numpy(self, a: np.ndarray) -> Array:
+        with self.active():
+            return self.cupy.asarray(a, order="C")
+
+    def to_numpy(self, a: Array) -> np.ndarray:
+        with self.active():
+            host: np.ndarray = a.get(order="C")
+        return host
+
+    def owns(self, a: Any) -> bool:
+        return isinstance(a, self.cupy.ndarray) and (not self._several or a.device.id == self.number)
+
+    def address(self, a: Array) -> int:
+        return int(a.data.ptr)
+
+    def empty(self, shape: Any, dtype: Any = "float32") -> Array:
+        with self.active():
+            return self.cupy.empty(shape, dtype)
+
+    def zeros(self, shape: Any, dtype: Any = "float32") -> Array:
+        with self.active():
+            return self.cupy.zeros(shape, dtype)
+
+    def synchronize(self) -> None:
+        self._gpu.synchronize()
+
+    def timer(self) -> Timer:
+        return EventTimer(self)
+
+    def active(self) -> Active:
+        return Active(self)
+
+    def elsewhere(self) -> Any:
+        """Return a context in which this GPU is the current one; nothing to do where there is no other."""
+        return self.cupy.cuda.Device(self.number) if self._several else nullcontext()
+
+    def _range(self, count: int, like: Array) -> Array:
+        return self.cupy.arange(count, dtype=np.int64)  # CuPy's takes no `device`
+
+    # ---- memory ------------------------------------------------------------------------------------------------------
+
+    @property
+    def gpu_memory_limit(self) -> int | None:
+        """The most bytes that CuPy's pool may take of this GPU, None without a limit. It holds for all of CuPy."""
+        with self.elsewhere():
+            return int(self.cupy.get_default_memory_pool().get_limit()) or None
+
+    @gpu_memory_limit.setter
+    def gpu_memory_limit(self, limit: Any) -> None:
+        self._set_limit(limit, "gpu_memory_limit")
+
+    def _set_limit(self, limit: Any, what: str) -> None:
+        with self.elsewhere():
+            total = self.cupy.cuda.runtime.memGetInfo()[1]
+            self.cupy.get_default_memory_pool().set_limit(size=parse_limit(limit, total, what) or 0)
+
+    def memory(self) -> Memory:
+        with self.elsewhere():
+            pool = self.cupy.get_default_memory_pool()
+            free, total = self.cupy.cuda.runtime.memGetInfo()
+            return Memory(self.device, pool.used_bytes(), pool.total_bytes(), free, total, self.gpu_memory_limit)
+
+    def release(self) -> int:
+        """Give what is held and not used back to the GPU, for other programs."""
+        with self.elsewhere():
+            if isinstance(self._scratch, Scratch):
+                self._scratch.drop()
+            pool = self.cupy.get_default_memory_pool()
+            before = int(pool.total_bytes())
+            pool.free_all_blocks()
+            self.cupy.get_default_pinned_memory_pool().free_all_blocks()
+            return before - int(pool.total_bytes())
+
+    # ---- facts -------------------------------------------------------------------------------------------------------
+
+    def versions(self) -> dict[str, str]:
+        runtime = self.cupy.cuda.runtime
+        return {
+            **super().versions(),
+            "cupy": self.cupy.__version__,
+            "cuda": _version(runtime.runtimeGetVersion()),
+            "driver's cuda": _version(runtime.driverGetVersion()),
+            "compute capability": "{}.{}".format(*self.capability),
+        }
+
+    def info(self) -> BackendInfo:
+        plain = super().info()
+        limit = readable(self.gpu_memory_limit) if self.gpu_memory_limit else "none but the GPU's own"
+        notes = [f"memory limit: {limit}; {LIMIT} sets one"]
+        if len(wheels()) > 1:
+            notes.append(f"{' and '.join(wheels())} are installed and overwrite one another's files: keep one")
+        return BackendInfo(plain.name, plain.device, plain.versions, plain.threads, plain.ops, tuple(notes))
+
+
+class Active:
+    """While it lasts the backend's GPU is the current one, and running out of its memory says what to do."""
+
+    def __init__(self, backend: CudaDevice) -> None:
+        self._backend = backend
+
+    def __enter__(self) -> None:
+        self._device = self._backend.elsewhere()
+        self._device.__enter__()
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._device.__exit__(kind, error, traceback)
+        if error is not None and any(mark in f"{type(error).__name__} {error}" for mark in FULL):
+            raise DeviceMemoryError(out_of_memory(self._backend, error)) from error
+
+
+def out_of_memory(backend: CudaDevice, error: BaseException) -> str:
+    """Return what to say when a GPU has no room: what was asked for, the pool's figures, what to do."""
+    asked = next((int(word.replace(",", "")) for word in str(error).split() if word[:1].isdigit()), None)
+    wanted = f"; asked for {readable(asked)} more" if asked else ""
+    return (
+        f"no room on {backend.memory()}{wanted}. Take a smaller batch_size, drop arrays and "
+        f"models that are done with, call nnx.release() if other programs need what is held, raise {LIMIT} where a "
+        "limit is set, or look in `nvidia-smi` for who has the rest"
+    )
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def flag(variable: str) -> bool | None:
+    """Return what an environment variable says; None where it says nothing."""
+    text = os.environ.get(variable, "")
+    word = text.strip().lower()
+    if word in ("", "1", "0", "true", "false", "yes", "no"):
+        return None if not word else word in ("1", "true", "yes")
+    raise InputError(f"{variable}={text!r}: expected 1 or 0")

@@ -1,0 +1,1 @@
+"""Matrix products on the GPU: nnx's kernel, cuBLAS, or cuBLASLt."""

@@ -1,0 +1,213 @@
+"""Large matrix products by cuBLASLt: where CuPy's cuBLAS cannot be captured, or cannot round as it is wished.
+
+A kind of product is planned when it is first met, and its plan is tried. What cuBLASLt cannot do is done otherwise, in
+full precision: in a captured step by nnx's kernel, elsewhere by cuBLAS.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from nnx.backends.cupy.matmul.cublaslt import (
+    ALIGNED,
+    BIAS,
+    BIAS_GRADIENT,
+    NONE,
+    RELU_BIAS,
+    WORD,
+    Lt,
+    LtError,
+    Plan,
+    Product,
+    alignment,
+)
+from nnx.kernels import cuda as plans
+from nnx.kernels.cuda import ACTIVATIONS
+
+if TYPE_CHECKING:
+    from nnx.backends.cupy.dense import CudaDense
+
+Array = Any
+# Multiply-adds of a step's large products up to which nnx's kernel does them where cuBLASLt cannot. A guess: about what
+# costs as much more than cuBLAS as launching a step's operations one by one does.
+MOST = 1 << 26
+PLANS = 256  # kinds of products that are remembered where no graph is captured
+EPILOGUES = {ACTIVATIONS[None]: BIAS, ACTIVATIONS["relu"]: RELU_BIAS}
+
+
+class NotCaptured(RuntimeError):
+    """A step cannot be one CUDA graph; the message says why."""
+
+
+class LtProducts:
+    """Products by cuBLASLt, on the stream and in the precision of the backend that calls.
+
+    Args:
+        lt: cuBLASLt, or why it is not there.
+
+    Attributes:
+        notes: what cuBLASLt could not do.
+    """
+
+    def __init__(self, lt: Lt | str) -> None:
+        self._lt = lt
+        self._plans: dict[Product, Plan | None] = {}
+        self.notes: list[str] = []
+
+    def __call__(
+        self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
+    ) -> None:
+        """c = activation(a @ b + bias), on the current stream.
+
+        Raises:
+            LtError: cuBLASLt fails where it has done the same before.
+        """
+        # A bias that begins anywhere is added by a kernel of ours.
+        epilogue = NONE if bias is None or bias.data.ptr % WORD else EPILOGUES.get(activation, NONE)
+        plan = self._done(backend, kind, a, b, c, bias, (epilogue, NONE))
+        if plan is None:
+            self._otherwise(backend, kind, a, b, c, bias, activation)
+        elif bias is not None and plan.product.epilogue == NONE:
+            backend._launch(plans.bias_activation(*c.shape), kind, c, bias, *c.shape, activation)
+
+    def with_column_sums(self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, sums: Array) -> bool:
+        """c = a @ b, and sums = b's column sums: the gradients of weights and biases in one; False if that cannot be.
+
+        Not of rounded factors, whose sums would be rounded too.
+        """
+        if sums.data.ptr % WORD or (kind == "float32" and backend.precision != "full"):
+            return False
+        return self._done(backend, kind, a, b, c, sums, (BIAS_GRADIENT,)) is not None
+
+    def _done(
+        self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, bias: Array | None,
+        epilogues: tuple[int, ...],
+    ) -> Plan | None:  # fmt: skip
+        """Multiply with the first of the epilogues that cuBLASLt has; return the plan, or None if it has none."""
+        (a, a_transposed), (b, b_transposed) = backend.oriented(a), backend.oriented(b)
+        (m, n), k = c.shape, a.shape[1]
+        precision = backend.precision if kind == "float32" else "full"
+        begin, other, end = (alignment(matrix.data.ptr) for matrix in (a, b, c))
+        if precision == "bf16":
+            a, b = rounded(backend, a, b)
+            begin = other = WORD  # wherever that room stands just now: else it would be another product next time
+        operands, aligned = (a, b, c, bias), (begin, other, end)
+        product = Product(m, n, k, a_transposed, b_transposed, kind, precision, epilogues[0], aligned)
+        if product not in self._plans:
+            self._plans[product] = self._plan(backend, product, epilogues, operands)
+        plan = self._plans[product]
+        if plan is not None:
+            self._run(backend, plan, operands)
+        return plan
+
+    def _plan(
+        self, backend: CudaDense, wanted: Product, epilogues: tuple[int, ...], operands: tuple[Array, ...]
+    ) -> Plan | None:
+        """Return a plan that cuBLASLt can run, with the first epilogue that it can; None if it can do none."""
+        if isinstance(self._lt, str):
+            return None
+        for product in [replace(wanted, epilogue=epilogue) for epilogue in dict.fromkeys(epilogues)]:
+            try:
+                return self._tried(backend, Plan(self._lt, product), operands)
+            except LtError as error:
+                self.notes.append(str(error))
+        return None
+
+    def _tried(self, backend: CudaDense, plan: Plan, operands: tuple[Array, ...]) -> Plan:
+        """Return a plan that has worked once."""
+        try:
+            self._run(backend, plan, operands)
+        except BaseException:
+            plan.close()
+            raise
+        return plan
+
+    def _run(self, backend: CudaDense, plan: Plan, operands: tuple[Array, ...]) -> None:
+        a, b, c, bias = operands
+        room = backend._scratch(plan.workspace, "uint8").data.ptr if plan.workspace else 0
+        stream = backend.cupy.cuda.get_current_stream().ptr
+        plan.run(a.data.ptr, b.data.ptr, c.data.ptr, 0 if bias is None else bias.data.ptr, room, stream)
+
+    def _otherwise(
+        self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
+    ) -> None:
+        """Do what cuBLASLt cannot."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give the plans up."""
+        for plan in self._plans.values():
+            if plan is not None:
+                plan.close()
+        self._plans.clear()
+
+
+class GraphProducts(LtProducts):
+    """The products of a step that is captured. Its first run plans them; then it may be captured.
+
+    Attributes:
+        planning: whether it is that first run.
+    """
+
+    def __init__(self, lt: Lt | str) -> None:
+        super().__init__(lt)
+        self._own = 0  # multiply-adds that nnx's kernel does
+        self.planning = True
+
+    def _otherwise(
+        self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
+    ) -> None:
+        """Leave it to nnx's kernel.
+
+        Raises:
+            NotCaptured: that would cost more than the graph saves.
+        """
+        self._count(backend, c.size * a.shape[1])
+        backend.own_product(kind, a, b, c, bias, activation)
+
+    def _count(self, backend: CudaDense, work: int) -> None:
+        if not self.planning:
+            return
+        self._own += work
+        if self._own > MOST or backend.gemm_rule == "blas":
+            why = self._lt if isinstance(self._lt, str) else "; ".join(dict.fromkeys(self.notes))
+            raise NotCaptured(
+                f"its products need cuBLAS, which cannot be captured ({self._own:,} multiply-adds; nnx's kernel does "
+                f"up to {MOST:,} of a graph's large ones), and cuBLASLt does not do them: {why}"
+            )
+
+
+class RoundedProducts(LtProducts):
+    """The products of operations that are called one by one, where they are to be TF32's or bf16's."""
+
+    def __init__(self, lt: Lt | str) -> None:
+        super().__init__(lt)
+        self._lock = threading.Lock()  # a plan has one place for the address of a bias
+
+    def _done(self, *product: Any) -> Plan | None:
+        with self._lock:
+            plan = super()._done(*product)
+            if len(self._plans) > PLANS:
+                oldest = self._plans.pop(next(iter(self._plans)))
+                if oldest is not None:
+                    oldest.close()
+        return plan
+
+    def _otherwise(self, backend: CudaDense, *product: Any) -> None:
+        """Leave it to cuBLAS, and say so."""
+        why = "; ".join(dict.fromkeys(self.notes)) if isinstance(self._lt, Lt) else self._lt
+        backend.note(f"products are in full precision where cuBLASLt cannot do them in {backend.precision}: {why}")
+        backend.blas_product(*product)
+
+
+def rounded(backend: CudaDense, a: Array, b: Array) -> tuple[Array, Array]:
+    """Return both factors in bf16, standing as they stand; the next product takes the place."""
+    begin = -(-a.size // ALIGNED) * ALIGNED
+    room = backend._scratch(begin + b.size, "uint16")
+    a_rounded, b_rounded = room[: a.size], room[begin:]
+    launch = plans.elementwise("round_to_bfloat16", max(a.size, b.size))
+    flat = [f.T if not f.flags.c_contiguous else f for f in (a, b)]
+    backend._launch(launch, "float32", *flat, a_rounded, b_rounded, a.size, b.size)
+    return a_rounded, b_rounded

@@ -1,0 +1,60 @@
+"""What kernels can take as it is, and what is done about everything else.
+
+A kernel takes contiguous arrays of one float type whose shapes fit, because it knows nothing of strides and would read
+another type's bits as numbers. So what it reads is copied where it is not contiguous; what it writes goes through an
+array of its own where `out` is not as it must be; and operands of other types or shapes get the default body, which
+takes everything or says what is wrong. With contiguous operands and `out` nothing is allocated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nnx.backends.cupy.device import CudaDevice
+from nnx.kernels.cuda.table import REALS
+
+Array = Any
+FLOAT64, INT64 = np.dtype("float64"), np.dtype("int64")
+KINDS = {np.dtype(name): name for name in REALS}
+
+
+class CudaOperands(CudaDevice):
+    """What every operation begins and ends with."""
+
+    def _kind(self, *arrays: Array) -> str | None:
+        """Return "float32" or "float64" if all arrays are of that type and hold something, else None."""
+        kind = KINDS.get(arrays[0].dtype)
+        return kind if kind and all(a.dtype == arrays[0].dtype and a.size for a in arrays) else None
+
+    def _target_kind(self, target: Array, outputs: Array) -> str | None:
+        """Return whether targets are "labels" or "distributions", None if neither."""
+        if target.dtype == INT64 and target.shape == outputs.shape[:1]:
+            return "labels"
+        return "distributions" if target.shape == outputs.shape and target.dtype == outputs.dtype else None
+
+    def _read(self, a: Array) -> Array:
+        return a if a.flags.c_contiguous else self.cupy.ascontiguousarray(a)
+
+    def _room(self, out: Array | None, shape: tuple[int, ...], like: Array) -> Array:
+        """Return what a kernel may write to: `out` itself where that can be."""
+        if out is not None and writable(out, shape, like.dtype):
+            return out
+        return self.cupy.empty(shape, like.dtype)
+
+    def _deliver(self, result: Array, out: Array | None) -> Array:
+        if out is None or result is out:
+            return result
+        out[...] = result
+        return out
+
+
+def writable(a: Array, shape: tuple[int, ...], dtype: Any) -> bool:
+    """Tell whether a kernel may write to an array as it is."""
+    return bool(a.shape == shape and a.dtype == dtype and a.flags.c_contiguous)
+
+
+def as_they_are(dtype: Any, *arrays: Array) -> bool:
+    """Tell whether a kernel may read arrays without a copy: of this type and contiguous."""
+    return all(a.dtype == dtype and a.flags.c_contiguous for a in arrays)

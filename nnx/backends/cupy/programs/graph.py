@@ -1,0 +1,122 @@
+"""A recorded step as ONE CUDA graph (capture.py), one for each size of batch.
+
+Its stream waits for what the caller's stream was given before, and the caller's stream waits for it: to whoever calls
+`run` there is one order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nnx.backends.cupy.matmul.cublaslt_products import NotCaptured
+from nnx.backends.cupy.programs.capture import Captured, stage
+from nnx.backends.cupy.programs.replay import CupyProgram, bound, span
+from nnx.backends.operations import OPERATIONS
+from nnx.backends.recorder import Call
+
+if TYPE_CHECKING:
+    from nnx.backends.cupy.backend import CupyBackend
+
+Array = Any
+
+
+class GraphProgram(CupyProgram):
+    """Replays the step as a CUDA graph, captured by the first `run`; where that fails, one operation at a time.
+
+    Attributes:
+        reason: why it is not a graph, or None. native: whether it is one. way: how it runs.
+    """
+
+    way = "CUDA graph"
+
+    def __init__(self, backend: CupyBackend, calls: list[Call]) -> None:
+        super().__init__(backend, calls)
+        self._backend = backend
+        self._graph: StepGraph | None = None
+        self._tried = False
+
+    def run(self, steps: int) -> None:
+        """Replay `steps` steps."""
+        if steps < 1:
+            return
+        with self._backend.elsewhere():
+            if not self._tried:
+                self._capture()
+            left = steps if self._graph is None else self._launch(self._graph, steps)
+            if left:
+                super().run(left)
+
+    def _capture(self) -> None:
+        self._tried = True
+        try:
+            with stage("preparing it"):  # whatever no stage of its own names
+                self._graph = StepGraph(self._backend, self.calls)
+            self.native = True
+            for note in self._graph.notes:
+                self._backend.note(f"nnx's kernels do what cuBLASLt could not in a recorded step: {note}")
+        except NotCaptured as reason:
+            self._give_up(reason)
+
+    def _launch(self, graph: StepGraph, steps: int) -> int:
+        """Launch the graph; return how many steps are left to do."""
+        try:
+            graph.run(steps)
+        except NotCaptured as reason:
+            self._give_up(reason)
+            return steps - graph.done
+        return 0
+
+    def _give_up(self, reason: NotCaptured) -> None:
+        self._graph, self.native, self.reason, self.way = None, False, str(reason), CupyProgram.way
+        self._backend.note(f"a recorded step runs one operation at a time, because {self.reason}")
+
+
+class StepGraph(Captured):
+    """A captured step.
+
+    Attributes:
+        done: how many steps the last `run` launched.
+
+    Raises:
+        NotCaptured: see `Captured`.
+    """
+
+    def __init__(self, backend: CupyBackend, calls: list[Call]) -> None:
+        super().__init__(backend, lambda inner: bound(inner, calls), kept(backend, calls))
+        self.done = 0
+
+    def run(self, steps: int) -> None:
+        """Launch the step `steps` times.
+
+        Raises:
+            NotCaptured: a launch failed; `done` says how many did not.
+        """
+        launch, stream = self._graph.launch, self._stream
+        self.done = 0
+        with stage("launching it"), self._aside():
+            for self.done in range(steps):  # counts the launches, also if one fails
+                launch(stream)
+            self.done = steps
+
+
+# ---- what one step leaves to the next --------------------------------------------------------------------------------
+
+
+def kept(backend: CupyBackend, calls: list[Call]) -> list[Array]:
+    """Return the arrays that a step changes after it has read them as they were: parameters, moments, counters."""
+    asked: list[tuple[int, int]] = []
+    written: dict[tuple[int, int], Array] = {}
+    for call in calls:
+        spec = OPERATIONS[call.name]
+        for name in spec.reads:
+            place = span(backend, call.operands[name])
+            if not any(first <= place[0] and place[1] <= last for first, last in written):
+                asked.append(place)
+        for name in spec.writes:
+            if call.operands[name] is not None:
+                written.setdefault(span(backend, call.operands[name]), call.operands[name])
+    return [
+        array
+        for (begin, end), array in written.items()
+        if any(first < end and begin < last for first, last in asked)
+    ]  # fmt: skip

@@ -1,0 +1,255 @@
+"""From a step that was read (flow.py) to the table that the persistent kernel goes through (program_table.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from nnx.backends.cupy.programs.barriers import Operation, with_barriers
+from nnx.backends.cupy.programs.shared_memory import ALWAYS, Operand, Room, furnish, round_up
+from nnx.backends.dataflow import Gradient, Node, Step, Value, address
+from nnx.backends.errors import NotReplayable
+from nnx.kernels.cuda import program_table as t
+
+Array = Any
+WORD = 4  # bytes of what `copy` counts
+MOST_NUMBERS = 1 << 31  # of a value: what the kernel's indices reach
+# What a node is in the table where it is not called the same.
+NAMES = {"gather": "load", "dense_dx": "dense_backward", "softmax_back": "softmax_backward"}
+
+
+class TooLarge(NotReplayable):
+    """One multiprocessor is not enough, or is not thought to be."""
+
+
+class Layout:
+    """The operations of one step, and where their operands lie.
+
+    Args:
+        capacity: bytes of shared memory. threads: of the block. allocate: gives so many bytes elsewhere; their address.
+
+    Attributes:
+        table: int64 [rows, 16]; its first `before` rows are for a launch's beginning, its last `after` for its end.
+        shared: bytes of shared memory that are used.
+
+    Raises:
+        TooLarge: what the step keeps does not fit. NotReplayable: it does something that the kernel cannot do.
+    """
+
+    def __init__(self, step: Step, capacity: int, threads: int, allocate: Callable[[int], int]) -> None:
+        assert step.optimizer is not None
+        assert step.end is not None
+        self.step, self.threads = step, threads
+        self.itemsize = step.optimizer.operands["p"].dtype.itemsize
+        self.kept: list[Room] = []  # for as long as a launch
+        self.passing: list[Room] = []  # for some of a step's operations
+        self.rooms: dict[int, Room] = {}  # of values, by their home
+        self.residents: list[tuple[Array, Room]] = []
+        self.start: list[Operation] = []
+        self.each: list[Operation] = []
+        self.finish: list[Operation] = []
+        self._states()
+        self._rates()
+        for node in step.nodes:
+            self._node(node)
+        self._gradients()
+        self._regularization()
+        self._end()
+        self._furnish(capacity, allocate)
+        rows = [*with_barriers(self.start), *with_barriers(self.each), *with_barriers(self.finish)]
+        self.table = np.array(rows)
+        self.before, self.after = len(self.start), len(self.finish)
+
+    # ---- memory ------------------------------------------------------------------------------------------------------
+
+    def _resident(self, array: Array, changes: bool) -> Operand:
+        """Keep an array in shared memory: it is copied there at the beginning, and back at the end if it changes."""
+        if not array.flags.c_contiguous:
+            raise NotReplayable(f"parameters, or what counts steps, {array.shape} are not contiguous")
+        room, there = self._keep(array.nbytes), given(array)
+        inside, words = Operand(room, 0, array.nbytes), {"inputs": array.nbytes // WORD}
+        self.residents.append((array, room))
+        self.start.append(Operation("copy", {"x": there}, {"out": inside}, words))
+        if changes:
+            self.finish.append(Operation("copy", {"x": inside}, {"out": there}, words))
+        return inside
+
+    def _keep(self, size: int) -> Room:
+        self.kept.append(Room(size, first=-1, last=ALWAYS))
+        return self.kept[-1]
+
+    def _part(self, array: Array) -> Operand:
+        """Return an array that lies in a resident one."""
+        for whole, room in self.residents:
+            offset = address(array) - address(whole)
+            if offset >= 0 and offset + array.nbytes <= whole.nbytes:
+                return Operand(room, offset, array.nbytes)
+        raise NotReplayable(f"parameters or gradients {array.shape} lie outside the model's flat buffer")
+
+    def _value(self, value: Value) -> Operand:
+        """Return a value's room; an array from outside is loaded into one when a launch begins."""
+        home = value.home
+        if home.width * self.step.rows >= MOST_NUMBERS:
+            raise TooLarge(f"{self.step.rows:,} samples of {home.width:,} numbers are more than its indices reach")
+        size = home.width * self.step.rows * self.itemsize
+        if id(home) not in self.rooms:
+            if home.array is None:
+                self.rooms[id(home)] = room = Room(size)
+                self.passing.append(room)
+            else:
+                self.rooms[id(home)] = room = self._keep(size)
+                self.start.append(
+                    Operation("load", {"x": given(home.array)}, {"out": Operand(room, 0, size)}, {"inputs": home.width})
+                )
+        return Operand(self.rooms[id(home)], 0, size)
+
+    def _furnish(self, capacity: int, allocate: Callable[[int], int]) -> None:
+        rows = len(self.start) + len(self.each) + len(self.finish)
+        begin = round_up(rows * t.ROW_BYTES)
+        needed = begin + sum(round_up(room.size) for _, room in self.residents)
+        if needed > capacity:
+            raise TooLarge(
+                f"its parameters, gradients and moments take {needed:,} bytes, and a block's shared memory is "
+                f"{capacity:,}"
+            )
+        for number, operation in enumerate(self.each):
+            for operand in operation.operands:
+                operand.room.used(number)
+        for operation in self.start:  # what it writes, every step of the launch reads
+            for operand in operation.writes.values():
+                operand.room.used(-1)
+                operand.room.used(ALWAYS)
+        furnish([*self.kept, *self.passing], begin, capacity, allocate)
+        inside = [room for room in (*self.kept, *self.passing) if room.begin < t.SHARED_PLACES]
+        self.shared = max(room.begin + round_up(room.size) for room in inside)
+
+    # ---- operations --------------------------------------------------------------------------------------------------
+
+    def _states(self) -> None:
+        """Keep what steps change for one another, and what they are told."""
+        assert self.step.optimizer is not None
+        assert self.step.end is not None
+        optimizer, end = self.step.optimizer.operands, self.step.end.operands
+        self.parameters = {name: self._resident(optimizer[name], True) for name in "pgmv" if name in optimizer}
+        self.hyper = self._resident(optimizer["hyper"], False)
+        self.counters, self.stats, self.penalties = (
+            self._resident(end[name], True) for name in ("counters", "stats", "penalties")
+        )
+
+    def _rates(self) -> None:
+        size = t.AHEAD * t.RATES * self.itemsize
+        self.rates = Operand(self._keep(size), 0, size)
+        reads = {"x": self.hyper, "y": self.counters}
+        self.each.append(Operation("rates", reads, {"also": self.rates}, {"kind": self._optimizer}))
+
+    @property
+    def _optimizer(self) -> int:
+        assert self.step.optimizer is not None
+        return t.OPTIMIZERS.index(self.step.optimizer.name)
+
+    def _node(self, node: Node) -> None:
+        """Add a node's operation."""
+        numbers: dict[str, Any] = {"inputs": node.x.width}
+        reads, writes = self._reads(node), {}
+        if node.out is not None:
+            writes["out"] = self._value(node.out)
+            numbers["outputs"] = node.out.width
+        if node.also is not None:
+            writes["also"] = self._value(node.also)
+        if node.hits is not None:
+            writes["hits"] = self._value(node.hits)
+        match node.op:
+            case "dense":
+                numbers["kind"] = int(node.relu)
+            case "dense_dx":
+                numbers |= {"kind": int(node.relu), "inputs": numbers["outputs"], "outputs": node.x.width}
+            case "elementwise":
+                numbers |= {"kind": t.KINDS.index(node.kind), "a": node.constants[0], "b": node.constants[1]}
+            case "dropout":
+                layer, seed, threshold = node.details
+                numbers |= {"kind": layer, "word": seed, "outputs": threshold, "a": node.constants[0]}
+            case "gather" | "labels" if node.ordered:
+                assert self.step.order is not None
+                source = node.x.array if node.op == "gather" else self.step.labels
+                assert source is not None
+                numbers |= {"word": len(source), "outputs": len(self.step.order)}
+            case "cross_entropy" | "cross_entropy_soft" | "mean":
+                numbers |= dict(zip("abc", node.constants, strict=False))
+        op = NAMES.get(node.op, node.op)
+        (self.start if node.once else self.each).append(Operation(op, reads, writes, numbers))
+
+    def _reads(self, node: Node) -> dict[str, Operand]:
+        if node.op in ("gather", "labels"):
+            source = node.x.array if node.op == "gather" else self.step.labels
+            reads = {"x": given(source)}
+            return reads | ({"y": given(self.step.order), "also": self.counters} if node.ordered else {})
+        reads = {"x": self._value(node.x)}
+        if node.y is not None or node.op == "elementwise":  # which always takes two
+            reads["y"] = self._value(node.y or node.x)
+        if node.op == "dropout":
+            reads["y"] = self.counters
+        for name, array in (("weights", node.weights), ("biases", node.biases)):
+            if array is not None:
+                reads[name] = self._part(array)
+        return reads
+
+    def _gradients(self) -> None:
+        """Put each layer's gradients right behind what makes their operands, so that rooms are free soon."""
+        self.written: set[Operand] = set()
+        for gradient in self.step.gradients:
+            operation = self._gradient(gradient)
+            if operation.writes["out"] in self.written:
+                raise NotReplayable("a gradient is written twice in one step: two layers share their parameters")
+            self.written |= set(operation.writes.values())
+            rooms = [operand.room for operand in operation.reads.values()]
+            makers = [
+                number
+                for number, other in enumerate(self.each)
+                if any(operand.room in rooms for operand in other.writes.values())
+            ]
+            self.each.insert(max(makers, default=0) + 1, operation)
+
+    def _gradient(self, gradient: Gradient) -> Operation:
+        inputs, outputs = gradient.dw.shape
+        reads = {"x": self._value(gradient.x), "y": self._value(gradient.d)}
+        writes = {"out": self._part(gradient.dw), "also": self._part(gradient.db)}
+        return Operation("gradient", reads, writes, {"inputs": inputs, "outputs": outputs})
+
+    def _regularization(self) -> None:
+        """Add what each regularized parameter takes: once for all threads, and once more to add up their parts."""
+        for o in self.step.penalties:
+            weights, gradient = self._part(o["w"]), self._part(o["dw"])
+            if gradient not in self.written:
+                raise NotReplayable("regularize: a parameter that no dense layer's gradient was written for")
+            size = self.threads // 32 * 8
+            self.passing.append(Room(size))
+            parts = Operand(self.passing[-1], 0, size)
+            reads, writes = {"x": gradient, "weights": weights}, {"out": gradient, "also": parts}
+            numbers = {"inputs": o["w"].size, "a": o["l1"], "b": o["l2"]}
+            self.each.append(Operation("regularize", reads, writes, numbers))
+            self.each.append(Operation("penalty", {"x": parts}, {"out": self._part(o["penalty"])}))
+
+    def _end(self) -> None:
+        """Update the parameters; log the step, and count it."""
+        assert self.step.end is not None
+        assert self.step.losses is not None
+        moments = {"m": "y", "v": "biases"}
+        parameters = {"x": self.parameters["g"], "weights": self.parameters["p"]}
+        parameters |= {place: self.parameters[name] for name, place in moments.items() if name in self.parameters}
+        changed = {name: operand for name, operand in parameters.items() if name != "x"}
+        numbers = {"kind": self._optimizer, "inputs": self.parameters["p"].size // self.itemsize}
+        self.each.append(Operation("update", parameters | {"also": self.rates}, changed, numbers))
+        history, penalties = self.step.end.operands["history"], self.step.end.operands["penalties"]
+        reads = {"x": self._value(self.step.losses), "weights": self.penalties}
+        if self.step.hits is not None:
+            reads["hits"] = self._value(self.step.hits)
+        writes = {"y": self.stats, "out": given(history), "also": self.counters}
+        numbers = {"inputs": penalties.size, "outputs": history.shape[0]}
+        self.each.append(Operation("close", reads, writes, numbers))
+
+
+def given(array: Array) -> Operand:
+    """Return an array as it lies in global memory."""
+    return Operand(Room(array.nbytes, address(array)), 0, array.nbytes)

@@ -1,0 +1,434 @@
+"""From recorded calls to what is done with which values: the first pass of compiling a step, for CPUs and for GPUs.
+
+A buffer is known by its address and may be written several times in a step. Each write makes a new `Value`, so that
+work that is put off to the end of the step (weight gradients) finds what it would have found at its turn.
+"""
+
+# ruff: noqa: D102 - what an operation or a layout does is described once, where it is declared
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from nnx.backends.errors import NotReplayable
+from nnx.backends.recorder import Call
+from nnx.kernels.philox import keep_threshold
+
+Array = Any  # NumPy's or CuPy's
+OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")
+# What is done to each number by itself has a name, its kind: those below, and logit, logit_back, above, near, equal,
+# surprise, surprise_back, known.
+ACTIVATIONS = ("relu", "sigmoid", "tanh")
+SLOPES = {"relu_backward": "relu_back", "sigmoid_backward": "sigmoid_back", "tanh_backward": "tanh_back"}
+LOSSES = {  # of each output, averaged over a sample's outputs
+    "mean_squared_error": "square",
+    "mean_absolute_error": "distance",
+    "binary_cross_entropy": "binary",
+}
+LOSS_GRADIENTS = {  # kind, and the factor besides 1 / (samples * outputs)
+    "mean_squared_error_backward": ("square_back", 2.0),
+    "mean_absolute_error_backward": ("distance_back", 1.0),
+    "binary_cross_entropy_backward": ("binary_back", 1.0),
+}
+UNCLIPPED = (0.0, math.inf)
+
+
+@dataclass(eq=False)
+class Value:
+    """Numbers for every sample: what one write left in a buffer, or an array given from outside.
+
+    Attributes:
+        width: numbers a sample.
+        array: the array given, or None for the step's own.
+        source: the value whose memory this one takes over, once `fuse` has found that nobody else needs it.
+    """
+
+    width: int
+    array: Array | None = None
+    source: Value | None = None
+
+    @property
+    def home(self) -> Value:
+        """The value whose memory this is."""
+        return self if self.source is None else self.source.home
+
+
+@dataclass(eq=False)
+class Node:
+    """One operation on samples.
+
+    Attributes:
+        x, y: what it reads. out: what it writes. also: a second result (losses), hits: a third.
+        kind: of an operation on each number by itself. ordered: whether it takes its samples in the shuffled order.
+        constants: float64 that its kernel takes. details: whole numbers that it takes. weights, biases: parameters.
+        relu: ReLU, or the mask of its gradient by y, follows in the same pass.
+        once: depends on nothing that changes within a call of `run`.
+    """
+
+    op: str
+    x: Value
+    y: Value | None = None
+    out: Value | None = None
+    also: Value | None = None
+    hits: Value | None = None
+    kind: str = ""
+    ordered: bool = False
+    relu: bool = False
+    constants: tuple[float, ...] = (0.0, 0.0)
+    details: tuple[int, ...] = ()
+    weights: Array | None = None
+    biases: Array | None = None
+    once: bool = False
+
+    @property
+    def reads(self) -> list[Value]:
+        """The values it reads."""
+        return [self.x] if self.y is None else [self.x, self.y]
+
+
+@dataclass(eq=False)
+class Gradient:
+    """The gradients of one dense layer's parameters, from its inputs x and its output's gradient d."""
+
+    x: Value
+    d: Value
+    dw: Array
+    db: Array
+
+
+@dataclass
+class Step:
+    """A recorded step, read."""
+
+    rows: int = 0
+    dtype: str = ""
+    nodes: list[Node] = field(default_factory=list)
+    gradients: list[Gradient] = field(default_factory=list)
+    penalties: list[dict[str, Any]] = field(default_factory=list)
+    optimizer: Call | None = None
+    end: Call | None = None
+    losses: Value | None = None
+    hits: Value | None = None
+    counts: bool = False
+    order: Array | None = None
+    labels: Array | None = None
+    counters: Array | None = None
+
+    @property
+    def work(self) -> int:
+        """Multiply-adds in a step, roughly: three products for each dense layer."""
+        return 3 * self.rows * sum(int(gradient.dw.size) for gradient in self.gradients)
+
+
+def address(a: Array) -> int:
+    """Where an array begins, in the memory that it is in."""
+    interface = getattr(a, "__cuda_array_interface__", None) or a.__array_interface__
+    return int(interface["data"][0])
+
+
+def same(a: Array | None, b: Array) -> bool:
+    """Whether both are the same numbers in memory."""
+    return a is not None and address(a) == address(b) and a.shape == b.shape and a.dtype == b.dtype
+
+
+class Reader:
+    """Turns calls into a `Step`; raises NotReplayable with the reason where it cannot."""
+
+    def __init__(self, calls: Sequence[Call]) -> None:
+        self.step = Step()
+        self.current: dict[int, Value] = {}
+        self.hot: dict[int, Value] = {}  # labels as rows, by the labels' value
+        self.shapes: dict[int, tuple[int, ...]] = {}
+        ends = [call for call in calls if call.name == "end_step"]
+        optimizers = [call for call in calls if call.name in OPTIMIZERS]
+        if len(ends) != 1 or len(optimizers) != 1:
+            raise NotReplayable(
+                f"a step has one optimizer and one end; recorded were {len(optimizers)} and {len(ends)}"
+            )
+        self.step.end, self.step.optimizer = ends[0], optimizers[0]
+        self.step.rows, self.step.counters = int(ends[0].operands["rows"]), ends[0].operands["counters"]
+        self.step.dtype = optimizers[0].operands["p"].dtype.name
+        updated = False
+        for call in calls:
+            self.call = call
+            if updated and call.name not in ("tally", "end_step"):
+                raise NotReplayable(f"{call.name} comes after the optimizer: nothing but the step's end may")
+            updated = updated or call is self.step.optimizer
+            method: Callable[..., None] | None = getattr(self, f"on_{call.name}", None)
+            if method is not None:
+                method(**call.operands)
+            elif call.name in ACTIVATIONS:
+                self.elementwise(call.name, call.operands["x"], None, call.operands["out"])
+            elif call.name in SLOPES:
+                self.elementwise(SLOPES[call.name], call.operands["y"], call.operands["dy"], call.operands["out"])
+            elif call.name in LOSSES:
+                self.loss(LOSSES[call.name], *call.operands.values())
+            elif call.name in LOSS_GRADIENTS:
+                kind, factor = LOSS_GRADIENTS[call.name]
+                self.loss_gradient(kind, factor, *call.operands.values())
+            elif call is not self.step.end and call is not self.step.optimizer:
+                raise NotReplayable(f"no compiled kernel replays {call.name}")
+        if self.step.losses is None:
+            raise NotReplayable("the step tells nobody its loss: no tally was recorded")
+
+    # ---- values ------------------------------------------------------------------------------------------------------
+
+    def floats(self, a: Array) -> None:
+        """Refuse an array that the compiled step cannot read."""
+        if a.dtype != np.dtype(self.step.dtype):  # which its name would be in the other byte order, too
+            raise NotReplayable(f"{self.call.name}: an operand is {a.dtype}, the parameters are {self.step.dtype}")
+        if not a.flags.c_contiguous:
+            raise NotReplayable(f"{self.call.name}: an operand {a.shape} is not contiguous")
+
+    def read(self, a: Array) -> Value:
+        """The value that stands in a buffer now."""
+        self.floats(a)
+        if a.shape[0] != self.step.rows or a.ndim > 2:
+            raise NotReplayable(f"{self.call.name}: an operand has shape {a.shape}, the step has {self.step.rows} rows")
+        value = self.current.get(address(a))
+        if value is None:
+            value = self.current[address(a)] = Value(1 if a.ndim == 1 else a.shape[1], a)
+            self.shapes[address(a)] = a.shape
+        if self.shapes[address(a)] != a.shape:
+            raise NotReplayable(f"{self.call.name} reads {a.shape} of a buffer that holds {self.shapes[address(a)]}")
+        return value
+
+    def write(self, a: Array) -> Value:
+        """A new value in a buffer."""
+        self.floats(a)
+        if a.shape[0] != self.step.rows or a.ndim > 2:
+            raise NotReplayable(f"{self.call.name} writes {a.shape}; the step has {self.step.rows} rows")
+        value = self.current[address(a)] = Value(1 if a.ndim == 1 else a.shape[1])
+        self.shapes[address(a)] = a.shape
+        return value
+
+    def add(self, op: str, x: Value, *args: Any, **kwargs: Any) -> Node:
+        """Note an operation."""
+        node = Node(op, x, *args, **kwargs)
+        self.step.nodes.append(node)
+        return node
+
+    def target(self, a: Array) -> Value:
+        """The value of a target: labels as numbers of the step's type, or a matrix."""
+        if a.dtype.kind == "f":
+            return self.read(a)
+        if address(a) in self.current:
+            return self.current[address(a)]
+        value = self.current[address(a)] = self.labels(a, None)
+        return value
+
+    def labels(self, source: Array, order: Array | None) -> Value:
+        """Class numbers from an int64 array, in an order or as they lie."""
+        if source.dtype != np.int64 or source.ndim != 1 or not source.flags.c_contiguous:
+            raise NotReplayable(f"{self.call.name}: targets are {source.dtype} {source.shape}, expected int64 [N]")
+        if self.step.labels is not None and not same(self.step.labels, source):
+            raise NotReplayable(f"{self.call.name}: the step reads a second array of labels")
+        self.step.labels = source
+        value = Value(1)
+        self.add("labels", value, None, value, ordered=order is not None, once=order is None)
+        return value
+
+    # ---- the way in, and dense layers --------------------------------------------------------------------------------
+
+    def on_gather_rows(self, source: Array, order: Array, counters: Array, out: Array) -> None:
+        self.count(counters)
+        if self.step.order is not None and not same(self.step.order, order):
+            raise NotReplayable("gather_rows: the step reads a second order of rows")
+        if order.dtype != np.int64 or not order.flags.c_contiguous:
+            raise NotReplayable(f"gather_rows: the order is {order.dtype}, expected int64, contiguous")
+        self.step.order = order
+        if source.dtype.kind != "f":
+            self.current[address(out)] = self.labels(source, order)
+            return
+        self.floats(source)
+        if source.ndim != 2:
+            raise NotReplayable(f"gather_rows: rows of {source.shape}, expected a matrix")
+        self.add("gather", Value(source.shape[1], source), None, self.write(out), ordered=True)
+
+    def count(self, counters: Array) -> None:
+        if not same(self.step.counters, counters):
+            raise NotReplayable(f"{self.call.name} counts by other counters than the step's")
+
+    def on_dense(self, x: Array, w: Array, b: Array, activation: str | None, out: Array) -> None:
+        self.floats(w)
+        self.floats(b)
+        inputs = self.read(x)
+        self.add("dense", inputs, None, self.write(out), weights=w, biases=b)
+        if activation is not None:
+            self.elementwise(activation, out, None, out)
+
+    def on_dense_backward(self, x: Array, w: Array, dy: Array, dw: Array, db: Array, out: Array) -> None:
+        self.on_dense_gradients(x, dy, dw, db)
+        self.floats(w)
+        d = self.read(dy)
+        self.add("dense_dx", d, None, self.write(out), weights=w)
+
+    def on_dense_gradients(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
+        self.floats(dw)
+        self.floats(db)
+        self.step.gradients.append(Gradient(self.read(x), self.read(dy), dw, db))
+
+    # ---- activations and dropout -------------------------------------------------------------------------------------
+
+    def elementwise(
+        self, kind: str, x: Array, y: Array | None, out: Array, constants: tuple[float, float] = (0.0, 0.0)
+    ) -> None:
+        reads = self.read(x), None if y is None else self.read(y)
+        self.add("elementwise", *reads, self.write(out), kind=kind, constants=constants)
+
+    def on_softmax(self, x: Array, out: Array) -> None:
+        value = self.read(x)
+        self.add("softmax", value, None, self.write(out))
+
+    def on_softmax_backward(self, y: Array, dy: Array, out: Array) -> None:
+        values = self.read(y), self.read(dy)
+        self.add("softmax_back", *values, self.write(out))
+
+    def on_dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array) -> None:
+        self.count(counters)
+        key = seed & (1 << 64) - 1  # Philox takes no more
+        key = key - (1 << 64) if key >= 1 << 63 else key  # the same bits as int64
+        value, details = self.read(x), (layer, key, keep_threshold(rate))
+        self.add("dropout", value, None, self.write(out), constants=(1 / (1 - rate), 0.0), details=details)
+
+    # ---- losses ------------------------------------------------------------------------------------------------------
+
+    def loss(self, kind: str, prediction: Array, target: Array, out: Array) -> None:
+        each = Value(prediction.shape[1])
+        self.add("elementwise", self.read(prediction), self.read(target), each, kind=kind)
+        self.add("mean", each, None, self.write(out), constants=(1 / each.width, 0.0))
+
+    def loss_gradient(self, kind: str, factor: float, prediction: Array, target: Array, out: Array) -> None:
+        scale = factor / (prediction.shape[0] * prediction.shape[1])
+        self.elementwise(kind, prediction, target, out, (scale, 0.0))
+
+    def on_sigmoid_cross_entropy(
+        self, logits: Array, target: Array, losses: Array, probabilities: Array | None, clip: float, out: Array
+    ) -> None:
+        x, t, each = self.read(logits), self.read(target), Value(logits.shape[1])
+        self.add("elementwise", x, t, each, kind="logit", constants=bounds(clip))
+        self.add("mean", each, None, self.write(losses), constants=(1 / each.width, 0.0))
+        if probabilities is not None:
+            self.add("elementwise", x, None, self.write(probabilities), kind="sigmoid")
+        scale = 1 / (logits.shape[0] * logits.shape[1])
+        self.add("elementwise", x, t, self.write(out), kind="logit_back", constants=(scale, 0.0))
+
+    def on_softmax_cross_entropy(
+        self, logits: Array, target: Array, losses: Array, probabilities: Array | None, clip: float, out: Array
+    ) -> None:
+        x, t = self.read(logits), self.target(target)
+        if probabilities is not None:
+            self.add("softmax", x, None, self.write(probabilities))
+        op = "cross_entropy" if target.ndim == 1 else "cross_entropy_soft"
+        each, gradient = self.write(losses), self.write(out)
+        self.add(op, x, t, gradient, each, constants=(1 / len(logits), *bounds(clip)))
+
+    def rows_of(self, target: Array, width: int) -> Value:
+        """A categorical target as a distribution for every sample."""
+        value = self.target(target)
+        if target.ndim == 2:
+            return value
+        key = id(value)
+        if key not in self.hot:
+            self.hot[key] = Value(width)
+            self.add("one_hot", value, None, self.hot[key])
+        return self.hot[key]
+
+    def on_cross_entropy(self, p: Array, target: Array, out: Array) -> None:
+        each, classes = Value(p.shape[1]), p.shape[1]
+        self.add("elementwise", self.read(p), self.rows_of(target, classes), each, kind="surprise")
+        if target.ndim == 2:
+            self.add("mean", each, None, self.write(out), constants=(1.0, 0.0))
+            return
+        total = Value(1)
+        self.add("mean", each, None, total, constants=(1.0, 0.0))
+        wanted = self.target(target)  # a label that is no class has no share of any: its loss is nan, not 0
+        self.add("elementwise", total, wanted, self.write(out), kind="known", constants=(classes, 0.0))
+
+    def on_cross_entropy_backward(self, p: Array, target: Array, out: Array) -> None:
+        x, t = self.read(p), self.rows_of(target, p.shape[1])
+        self.add("elementwise", x, t, self.write(out), kind="surprise_back", constants=(1 / len(p), 0.0))
+
+    # ---- the end of the step -----------------------------------------------------------------------------------------
+
+    def on_tally(
+        self, losses: Array, outputs: Array, target: Array, metric: str | None, precision: float, stats: Array
+    ) -> None:
+        if self.step.losses is not None or self.step.end is None or not same(self.step.end.operands["stats"], stats):
+            raise NotReplayable("tally: the step tells its loss twice, or where nobody logs it")
+        self.step.losses = self.read(losses)
+        if metric is None:
+            return
+        x, hits, self.step.counts = self.read(outputs), Value(1), True
+        self.step.hits = hits
+        if metric == "categorical":
+            wanted = self.target(target)
+            if target.ndim == 2:
+                place = Value(1)
+                self.add("argmax", wanted, None, place)
+                wanted = place
+            for node in self.step.nodes:
+                if node.op == "cross_entropy" and node.x is x and node.y is wanted:
+                    node.hits = hits  # it knows the largest logit anyway
+                    return
+            best = Value(1)
+            self.add("argmax", x, None, best)
+            self.add("elementwise", best, wanted, hits, kind="equal")
+            return
+        right = Value(x.width)
+        kind = "near" if metric == "regression" else "above"
+        limit = precision if metric == "regression" else 0.0 if metric == "logits" else 0.5
+        self.add("elementwise", x, self.read(target), right, kind=kind, constants=(limit, 0.0))
+        self.add("mean", right, None, hits, constants=(1 / x.width, 0.0))
+
+    def on_regularize(self, w: Array, dw: Array, l1: float, l2: float, penalty: Array) -> None:
+        self.floats(w)
+        self.floats(dw)
+        self.step.penalties.append({"w": w, "dw": dw, "l1": l1, "l2": l2, "penalty": penalty})
+
+
+def bounds(clip: float) -> tuple[float, float]:
+    """Between what -log(p) is kept where p is kept within [clip, 1 - clip]."""
+    return UNCLIPPED if clip == 0 else (-math.log1p(-clip), -math.log(clip))
+
+
+def fuse(step: Step) -> None:
+    """Let operations work in place, and fold ReLU or its gradient into the product before it.
+
+    Both only where nobody else looks at what is lost.
+    """
+    readers: dict[int, int] = {}
+    makers: dict[int, Node] = {}
+    for node in step.nodes:
+        for value in node.reads:
+            readers[id(value)] = readers.get(id(value), 0) + 1
+        if node.out is not None:
+            makers[id(node.out)] = node
+    for gradient in step.gradients:
+        for value in (gradient.x, gradient.d):
+            readers[id(value)] = readers.get(id(value), 0) + 1
+    for kept in (step.losses, step.hits):
+        readers[id(kept)] = readers.get(id(kept), 0) + 1
+    for node in list(step.nodes):
+        if node.op not in ("elementwise", "dropout") or node.out is None:
+            continue
+        used_up = node.y if node.y is not None else node.x
+        if used_up.array is not None or readers[id(used_up)] > 1 or used_up.width != node.out.width:
+            continue
+        maker = makers.get(id(used_up))
+        if maker is None or maker.op == "labels":
+            continue
+        node.out.source = used_up
+        if maker.op == "dense" and node.op == "elementwise" and node.kind == "relu":
+            maker.relu = True
+        elif maker.op == "dense_dx" and node.op == "elementwise" and node.kind == "relu_back" and not maker.relu:
+            maker.y, maker.relu = node.x, True
+        else:
+            continue
+        makers[id(node.out)] = maker
+        step.nodes.remove(node)

@@ -1,0 +1,516 @@
+"""The Numba backend: NumPy's arrays, and kernels compiled for the host's CPU when first called.
+
+Every operation has the same form: its operands are offered to a kernel, in parts for several threads if they are large.
+A kernel refuses those that it cannot take as they are (it wants them contiguous, writable, of one float type, and of
+shapes that fit); NumPy's version gets them, which takes everything or says what is wrong. Results differ by rounding
+alone.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, cast
+
+import numpy as np
+
+from nnx.backends import threads
+from nnx.backends.base import BackendInfo
+from nnx.backends.errors import BackendUnavailable, InputError
+from nnx.backends.inference import Forward, Stage
+from nnx.backends.numpy import NumpyBackend
+from nnx.backends.operations import QUIET
+from nnx.backends.recorder import Program, Recorder
+from nnx.kernels.cpu.jit.signature import Unfit
+from nnx.kernels.philox import LOW, keep_threshold
+from nnx.kernels.rounding import RUN
+from nnx.kernels.step_state import STEP
+
+Array = Any
+FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
+GEMM_RULES = ("auto", "own", "blas")
+ALONE = 2e5  # ns of work below which one thread is quicker than two
+
+
+MODULES = {
+    "matmul": "blas gemm",
+    "ops": "activations cross_entropy dropout losses optimizers reductions softmax step",
+    "threads": "pool",
+}
+
+
+class Kernels:
+    """The modules of nnx/kernels/cpu, and with them Numba, imported when the backend is made."""
+
+    def __init__(self) -> None:
+        for folder, names in MODULES.items():
+            for name in names.split():
+                setattr(self, name, import_module(f"nnx.kernels.cpu.{folder}.{name}"))
+
+    def __getattr__(self, name: str) -> Any:  # for type checkers; every module is an attribute
+        raise AttributeError(name)
+
+
+# What each operation runs; whatever is not here is NumPy's.
+IMPLEMENTATIONS = {
+    "regularize": "step.regularize", "relu": "activations.forward", "relu_backward": "activations.backward",
+    "sigmoid": "activations.forward", "sigmoid_backward": "activations.backward", "tanh": "activations.forward",
+    "tanh_backward": "activations.backward", "softmax": "softmax.forward", "softmax_backward": "softmax.backward",
+    "softmax_jacobian": "softmax.jacobian", "cross_entropy": "losses.cross_entropy_indices",
+    "cross_entropy_backward": "losses.cross_entropy_indices_backward", "softmax_cross_entropy": "cross_entropy.indices",
+    "binary_cross_entropy": "losses.binary_cross_entropy",
+    "binary_cross_entropy_backward": "losses.binary_cross_entropy_backward",
+    "sigmoid_cross_entropy": "cross_entropy.binary", "mean_squared_error": "losses.regression",
+    "mean_squared_error_backward": "losses.regression_backward", "mean_absolute_error": "losses.regression",
+    "mean_absolute_error_backward": "losses.regression_backward", "gather_rows": "step.gather",
+    "dropout": "dropout.dropout", "tally": "step.tally", "end_step": "step.end_step", "sgd": "optimizers.sgd",
+    "adagrad": "optimizers.adagrad", "rmsprop": "optimizers.rmsprop", "adam": "optimizers.adam",
+}  # fmt: skip
+
+
+class NumbaBackend(NumpyBackend):
+    """Arrays are `numpy.ndarray`s; the hot loops are compiled."""
+
+    name = "numba"
+
+    def __init__(self) -> None:
+        self.kernels = Kernels()
+        self.bound = bool(self.kernels.blas.available())  # whether compiled code can call NumPy's BLAS
+        self.gemm_rule = gemm_rule()
+        self._softmax, self._board = self.kernels.softmax, self.kernels.pool.board
+
+    # ---- facts -------------------------------------------------------------------------------------------------------
+
+    def implementation(self, op: str) -> str:
+        if op.startswith("dense"):
+            product = {"auto": "gemm/blas", "own": "gemm", "blas": "blas"}[self.gemm_rule]
+            return f"numba:{product}"  # which of the two is chosen for each shape: see the notes
+        return f"numba:{IMPLEMENTATIONS[op]}" if op in IMPLEMENTATIONS else f"numpy:{op}"
+
+    def versions(self) -> dict[str, str]:
+        import llvmlite
+        import numba
+
+        return {**super().versions(), "numba": numba.__version__, "llvmlite": llvmlite.__version__}
+
+    def threads(self) -> int | None:
+        return int(self.kernels.pool.allowed())
+
+    def info(self) -> BackendInfo:
+        plain = super().info()
+        notes = (
+            *plain.notes,
+            f"vectors of {self.kernels.gemm.WIDTH} bytes",
+            "threads are Python's own, since kernels release the interpreter: none of Numba's threading layers is used",
+            f"dense layers: {self._rule()}",
+        )
+        return BackendInfo(plain.name, plain.device, plain.versions, plain.threads, plain.ops, notes)
+
+    def _rule(self) -> str:
+        if self.gemm_rule == "own":
+            return "always the own product, because NNX_GEMM=own"
+        if self.gemm_rule == "blas":
+            return "always BLAS, because NNX_GEMM=blas"
+        how = "" if self.bound else " through numpy.matmul, because NumPy's OpenBLAS was not found beside it"
+        return f"{self.kernels.gemm.RULE}, else BLAS{how}; NNX_GEMM=own or blas overrides"
+
+    # ---- programs ----------------------------------------------------------------------------------------------------
+
+    def record(self, known: Iterable[Array]) -> Recorder:
+        """Return the stand-in. NumPy carries out what it notes: for one step no operation is worth being compiled."""
+        return Recorder(self, known, by=NumpyBackend())
+
+    def compile(self, recorder: Recorder) -> Program:
+        from nnx.backends.numba.program import compile_program  # here, because it imports Numba
+
+        return cast(Program, compile_program(self, recorder.calls))  # it has a Program's run(steps) and native
+
+    def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
+        from nnx.backends.numba.inference import compile_forward
+
+        return compile_forward(stages, parameters)
+
+    # ---- dense -------------------------------------------------------------------------------------------------------
+
+    def dense(self, x: Array, w: Array, b: Array, activation: str | None = None, out: Array | None = None) -> Array:
+        (n, inputs), outputs, k = x.shape, w.shape[1], self.kernels
+        y = np.empty((n, outputs), x.dtype) if out is None else out
+        kind = k.activations.KINDS[activation]
+        if not self._own(n, outputs, inputs, x.itemsize, True):
+            if offer(k.blas.dense, x, w, b, y, kind) if self.bound else self._by_numpy(x, w, b, y, kind):
+                return y
+        elif b.shape == (1, outputs) and self._product(x, w, y, b, kind == k.activations.RELU):
+            if kind > k.activations.RELU:
+                self._elementwise(k.activations.activate, 1.0, (y,), kind)
+            return y
+        return super().dense(x, w, b, activation, out)
+
+    @QUIET
+    def dense_backward(self, x: Array, w: Array, dy: Array, dw: Array, db: Array, out: Array | None = None) -> Array:
+        self._gradients(x, dy, dw, db)
+        inputs, outputs = w.shape
+        dx = np.empty((len(dy), inputs), dy.dtype) if out is None else out
+        if self._own(len(dy), inputs, outputs, dy.itemsize, False) and self._product(dy, w.T, dx):
+            return dx
+        return np.matmul(dy, w.T, out=dx)
+
+    @QUIET
+    def dense_gradients(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
+        self._gradients(x, dy, dw, db)
+
+    def _gradients(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
+        if len(dy) <= RUN:
+            self._weight_gradient(x, dy, dw)
+        else:
+            part = np.empty_like(dw)
+            self._in_runs(len(dy), lambda run: self._weight_gradient(x[run], dy[run], part), dw)
+        if not (len(dy) and offer(self.kernels.reductions.sum_rows, dy, db)):
+            self._bias_gradient(dy, db)
+
+    def _weight_gradient(self, x: Array, dy: Array, dw: Array) -> Array:
+        if self._own(dw.shape[0], dw.shape[1], len(dy), dw.itemsize, False) and self._product(x.T, dy, dw):
+            return dw
+        return np.matmul(x.T, dy, out=dw)
+
+    @QUIET
+    def _by_numpy(self, x: Array, w: Array, b: Array, y: Array, kind: int) -> bool:
+        """y = activation(x @ w + b), the product by whatever BLAS NumPy has."""
+        if not (x.dtype == w.dtype == b.dtype == y.dtype and b.shape == (1, y.shape[1])):
+            return False
+        np.matmul(x, w, out=y)
+        return offer(self.kernels.activations.finish, y, b, kind)
+
+    def _own(self, m: int, n: int, k: int, itemsize: int, fused: bool) -> bool:
+        if self.gemm_rule == "auto":
+            return bool(self.kernels.gemm.prefer_own(m, n, k, itemsize, fused))
+        return self.gemm_rule == "own"
+
+    def _product(self, a: Array, b: Array, c: Array, bias: Array | None = None, relu: bool = False) -> bool:
+        """c = a @ b and epilogue by the own kernel; False, with nothing done, if it does not take these operands."""
+        kind, pool = c.dtype, self.kernels.pool
+        (m, n), k = c.shape, a.shape[1]
+        nothing = c[:0]
+        added = nothing if bias is None else bias
+        if not (a.dtype == b.dtype == added.dtype == kind and kind in (FLOAT32, FLOAT64)):
+            return False
+        if not (a.flags.forc and b.flags.forc and added.flags.carray and c.flags.carray):
+            return False
+        if a.shape[0] != m or b.shape != (k, n) or not (c.size and b.flags.writeable and a.flags.writeable):
+            return False
+        gemm = self.kernels.gemm.ready(kind)
+        by_rows = m >= n
+        work = m * n * k * c.itemsize / 2e7  # of 100 us: some 5e6 products in float32
+        parts = pool.split(m if by_rows else n, work, 96)  # a multiple of every tile's rows and columns
+        if len(parts) == 1:
+            return bool(gemm(a, b, c, added, nothing, relu, False))
+        if meets(c, a, b, added):
+            return False
+        if by_rows:
+            return together(pool, [partial(gemm, a[p], b, c[p], added, nothing, relu, False) for p in parts])
+        gone = nothing[:, :0]
+        shares = [gone if bias is None else bias[:, p] for p in parts]
+        calls = zip(parts, shares, strict=True)
+        return together(pool, [partial(gemm, a, b[:, p], c[:, p], share, gone, relu, False) for p, share in calls])
+
+    def regularize(self, w: Array, dw: Array, l1: float, l2: float, penalty: Array) -> None:
+        if not offer(self.kernels.step.regularize, w, dw, penalty, float(l1), float(l2)):
+            super().regularize(w, dw, l1, l2, penalty)
+
+    # ---- activations -------------------------------------------------------------------------------------------------
+
+    def relu(self, x: Array, out: Array | None = None) -> Array:
+        return self._forward(super().relu, "relu", 0.3, x, out)
+
+    def sigmoid(self, x: Array, out: Array | None = None) -> Array:
+        return self._forward(super().sigmoid, "sigmoid", 0.8, x, out)
+
+    def tanh(self, x: Array, out: Array | None = None) -> Array:
+        return self._forward(super().tanh, "tanh", 1.0, x, out)
+
+    def relu_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._backward(super().relu_backward, "relu", y, dy, out)
+
+    def sigmoid_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._backward(super().sigmoid_backward, "sigmoid", y, dy, out)
+
+    def tanh_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._backward(super().tanh_backward, "tanh", y, dy, out)
+
+    def _forward(self, otherwise: Callable[..., Array], name: str, cost: float, x: Array, out: Array | None) -> Array:
+        y = np.empty(x.shape, x.dtype) if out is None else out
+        k = self.kernels.activations
+        return y if self._elementwise(k.forward, cost, (x, y), k.KINDS[name]) else otherwise(x, out)
+
+    def _backward(self, otherwise: Callable[..., Array], name: str, y: Array, dy: Array, out: Array | None) -> Array:
+        dx = np.empty(dy.shape, dy.dtype) if out is None else out
+        k = self.kernels.activations
+        return dx if self._elementwise(k.backward, 0.4, (y, dy, dx), k.KINDS[name]) else otherwise(y, dy, out)
+
+    def softmax(self, x: Array, out: Array | None = None) -> Array:
+        y = np.empty(x.shape, x.dtype) if out is None else out
+        k = self._softmax
+        done = offer(k.forward, x, y, self._board if x.size < k.SHARED_FORWARD else self.kernels.pool.summon())
+        return y if done else super().softmax(x, out)
+
+    def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        dx = np.empty(dy.shape, dy.dtype) if out is None else out
+        k = self._softmax
+        done = offer(k.backward, y, dy, dx, self._board if y.size < k.SHARED_BACKWARD else self.kernels.pool.summon())
+        return dx if done else super().softmax_backward(y, dy, out)
+
+    def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:
+        matrices = np.empty((*y.shape, y.shape[1]), y.dtype) if out is None else out
+        done = self._rows(self.kernels.softmax.jacobian, 0.4 * y.shape[1], (y, matrices))
+        return matrices if done else super().softmax_jacobian(y, out)
+
+    # ---- losses ------------------------------------------------------------------------------------------------------
+
+    def cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        k = self.kernels.losses
+        losses = np.empty(len(p), p.dtype) if out is None else out
+        kernel = k.cross_entropy_indices if target.ndim == 1 else k.cross_entropy_distributions
+        done = self._rows(kernel, 1.0, (p, target, losses))
+        return losses if done else super().cross_entropy(p, target, out)
+
+    def cross_entropy_backward(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        k = self.kernels.losses
+        gradient = np.empty(p.shape, p.dtype) if out is None else out
+        kernel = k.cross_entropy_indices_backward if target.ndim == 1 else k.cross_entropy_distributions_backward
+        done = self._rows(kernel, 0.6, (p, target, gradient), 1 / len(p))
+        return gradient if done else super().cross_entropy_backward(p, target, out)
+
+    def softmax_cross_entropy(
+        self,
+        logits: Array,
+        target: Array,
+        losses: Array,
+        probabilities: Array | None = None,
+        clip: float = 0.0,
+        out: Array | None = None,
+    ) -> Array:
+        k = self.kernels.cross_entropy
+        kernel = k.indices if target.ndim == 1 else k.distributions
+        gradient = np.empty(logits.shape, logits.dtype) if out is None else out
+        kept = gradient[:0] if probabilities is None else probabilities
+        more = (*bounds(clip), 1 / len(logits))
+        if self._rows(kernel, 1.6, (logits, target, losses, kept, gradient), *more):
+            return gradient
+        return super().softmax_cross_entropy(logits, target, losses, probabilities, clip, out)
+
+    def binary_cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        losses = np.empty(len(p), p.dtype) if out is None else out
+        done = self._rows(self.kernels.losses.binary_cross_entropy, 2.0, (p, target, losses))
+        return losses if done else super().binary_cross_entropy(p, target, out)
+
+    def binary_cross_entropy_backward(self, p: Array, target: Array, out: Array | None = None) -> Array:
+        gradient = np.empty(p.shape, p.dtype) if out is None else out
+        done = self._rows(self.kernels.losses.binary_cross_entropy_backward, 0.8, (p, target, gradient), 1 / p.size)
+        return gradient if done else super().binary_cross_entropy_backward(p, target, out)
+
+    def sigmoid_cross_entropy(
+        self,
+        logits: Array,
+        target: Array,
+        losses: Array,
+        probabilities: Array | None = None,
+        clip: float = 0.0,
+        out: Array | None = None,
+    ) -> Array:
+        gradient = np.empty(logits.shape, logits.dtype) if out is None else out
+        kept = gradient[:0] if probabilities is None else probabilities
+        more = (*bounds(clip), 1 / logits.size)
+        if self._rows(self.kernels.cross_entropy.binary, 2.5, (logits, target, losses, kept, gradient), *more):
+            return gradient
+        return super().sigmoid_cross_entropy(logits, target, losses, probabilities, clip, out)
+
+    def mean_squared_error(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        return self._regression(super().mean_squared_error, "SQUARED", prediction, target, out)
+
+    def mean_absolute_error(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        return self._regression(super().mean_absolute_error, "ABSOLUTE", prediction, target, out)
+
+    def mean_squared_error_backward(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        return self._regression_backward(super().mean_squared_error_backward, "SQUARED", prediction, target, out)
+
+    def mean_absolute_error_backward(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        return self._regression_backward(super().mean_absolute_error_backward, "ABSOLUTE", prediction, target, out)
+
+    def _regression(
+        self, otherwise: Callable[..., Array], kind: str, prediction: Array, target: Array, out: Array | None
+    ) -> Array:
+        k = self.kernels.losses
+        losses = np.empty(len(prediction), prediction.dtype) if out is None else out
+        done = self._rows(k.regression, 0.3, (prediction, target, losses), getattr(k, kind))
+        return losses if done else otherwise(prediction, target, out)
+
+    def _regression_backward(
+        self, otherwise: Callable[..., Array], kind: str, prediction: Array, target: Array, out: Array | None
+    ) -> Array:
+        k = self.kernels.losses
+        gradient = np.empty(prediction.shape, prediction.dtype) if out is None else out
+        more = (getattr(k, kind), 1 / prediction.size)
+        done = self._elementwise(k.regression_backward, 0.4, (prediction, target, gradient), *more)
+        return gradient if done else otherwise(prediction, target, out)
+
+    # ---- one training step -------------------------------------------------------------------------------------------
+
+    def gather_rows(self, source: Array, order: Array, counters: Array, out: Array) -> Array:
+        kernel = self.kernels.step.gather if source.ndim == 2 else self.kernels.step.gather_labels
+        return out if offer(kernel, source, order, counters, out) else super().gather_rows(source, order, counters, out)
+
+    def dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array | None = None) -> Array:
+        y = np.empty(x.shape, x.dtype) if out is None else out
+        pool, kernel = self.kernels.pool, self.kernels.dropout.dropout
+        more = (int(counters[STEP]), layer, seed & LOW, seed >> 32 & LOW, keep_threshold(rate), 1 / (1 - rate))
+        parts = pool.split(len(x), x.size * 1.2 / 1e5) if x.shape == y.shape else [slice(0, len(x))]
+        if len(parts) == 1:
+            done = offer(kernel, x, y, 0, *more)
+        elif meet_in_part((x, y)):
+            done = False
+        else:
+            done = together(pool, [partial(offer, kernel, x[p], y[p], p.start, *more) for p in parts])
+        return y if done else super().dropout(x, rate, seed, layer, counters, out)
+
+    def tally(
+        self, losses: Array, outputs: Array, target: Array, metric: str | None, precision: float, stats: Array
+    ) -> None:
+        k = self.kernels.step
+        if metric == "categorical" and target.ndim == 1:
+            done = offer(k.tally_labels, losses, outputs, target, stats)
+        else:
+            target = outputs if metric is None else target
+            done = offer(k.tally, losses, outputs, target, stats, k.METRICS[metric], float(precision or 0))
+        if not done:
+            super().tally(losses, outputs, target, metric, precision, stats)
+
+    def end_step(self, stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> None:
+        if not offer(self.kernels.step.end_step, stats, penalties, history, counters, rows):
+            super().end_step(stats, penalties, history, counters, rows)
+
+    # ---- optimizers --------------------------------------------------------------------------------------------------
+
+    def sgd(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
+        if not self._rows(self.kernels.optimizers.sgd, 0.4, (p, g, m), hyper, counters):
+            super().sgd(p, g, m, hyper, counters)
+
+    def adagrad(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
+        if not self._rows(self.kernels.optimizers.adagrad, 0.5, (p, g, v), hyper, counters):
+            super().adagrad(p, g, v, hyper, counters)
+
+    def rmsprop(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
+        if not self._rows(self.kernels.optimizers.rmsprop, 0.5, (p, g, v), hyper, counters):
+            super().rmsprop(p, g, v, hyper, counters)
+
+    def adam(self, p: Array, g: Array, m: Array, v: Array, hyper: Array, counters: Array) -> None:
+        if not self._rows(self.kernels.optimizers.adam, 0.6, (p, g, m, v), hyper, counters):
+            super().adam(p, g, m, v, hyper, counters)
+
+    # ---- threads -----------------------------------------------------------------------------------------------------
+
+    def _rows(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
+        """Offer a kernel its operands, in parts for several threads if they are large.
+
+        Args:
+            cost: ns an element of the first array, on one thread.
+            arrays: divided by rows. One without rows, an operand left out, stays as it is. more: the same for all.
+        """
+        first, pool = arrays[0], self.kernels.pool
+        if pool.limit == 1 or first.size * cost < ALONE:
+            return offer(kernel, *arrays, *more)
+        rows = len(first)
+        if any(len(a) not in (rows, 0) for a in arrays) or meet_in_part(arrays):
+            return False
+        parts = pool.split(rows, first.size * cost / 1e5)
+        calls = [partial(offer, kernel, *(a[p] if len(a) else a for a in arrays), *more) for p in parts]
+        return together(pool, calls)
+
+    def _elementwise(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
+        """The same for a kernel that does not know rows: one long row can be divided too."""
+        first = arrays[0]
+        if self.kernels.pool.limit > 1 and first.size * cost >= ALONE:
+            if any(a.shape != first.shape or not a.flags.c_contiguous for a in arrays):
+                return False
+            arrays = tuple(a.reshape(-1, 1) for a in arrays)
+        return self._rows(kernel, cost, arrays, *more)
+
+
+def offer(kernel: Any, *operands: Any) -> bool:
+    """Call a kernel; return False, with nothing done, if it does not take these operands."""
+    try:
+        done: bool = kernel(*operands)
+    except Unfit:
+        return False
+    return done
+
+
+def together(pool: Any, calls: Sequence[Callable[[], Any]]) -> bool:
+    """Offer all parts of an operation at once. They are alike, so either all are taken or none is."""
+    refused: list[bool] = []
+
+    def part(call: Callable[[], bool]) -> None:
+        if not call():
+            refused.append(True)
+
+    pool.run([partial(part, call) for call in calls])
+    return not refused
+
+
+def meets(out: Array, *others: Array) -> bool:
+    """Tell whether `out` may share memory with others. Kernels ask that themselves, but of parts."""
+    return any(np.may_share_memory(out, other) for other in others)
+
+
+def meet_in_part(arrays: Sequence[Array]) -> bool:
+    """Tell whether any two arrays share memory, but for two that are the same."""
+    places = [(a.__array_interface__["data"][0], a) for a in arrays]
+    return any(meets(a, b) for n, (at, a) in enumerate(places) for begin, b in places[:n] if at != begin)
+
+
+def bounds(clip: float) -> tuple[float, float]:
+    """The least and the greatest loss if probabilities were kept within [clip, 1 - clip]."""
+    return (-math.log1p(-clip), -math.log(clip)) if clip else (-math.inf, math.inf)
+
+
+def gemm_rule() -> str:
+    """NNX_GEMM, or "auto"."""
+    rule = os.environ.get("NNX_GEMM", "").strip().lower() or "auto"
+    if rule not in GEMM_RULES:
+        raise InputError(f"NNX_GEMM={rule!r}: expected one of {', '.join(GEMM_RULES)}")
+    return rule
+
+
+def setting(name: str) -> int | None:
+    """Return one of Numba's variables as Numba reads it: anything but a number is no setting, about which it warns."""
+    with suppress(ValueError):
+        return int(os.environ.get(name, ""))
+    return None
+
+
+def create(device: str = "") -> NumbaBackend:
+    """Return the backend. It has one device.
+
+    Raises:
+        BackendUnavailable: Numba is missing, too old, broken, or switched off.
+    """
+    if device:
+        raise BackendUnavailable(f"numba:{device}", "the CPU is one device", 'Ask for plain "numba".')
+    install = 'Run `pip install "nnx-backends[cpu]"`.'
+    if find_spec("numba") is None:
+        raise BackendUnavailable("numba", "Numba is not installed", install)
+    if setting("NUMBA_DISABLE_JIT"):
+        raise BackendUnavailable("numba", "NUMBA_DISABLE_JIT is set", 'Unset it, or use backend="numpy".')
+    if (number := setting(threads.NUMBAS)) is not None and number < 1:
+        raise BackendUnavailable("numba", f"{threads.NUMBAS}={number}, with which Numba does not load", "Unset it.")
+    try:
+        backend = NumbaBackend()
+    except InputError:
+        raise
+    except Exception as error:  # Numba refuses a NumPy that is too new by ImportError, LLVM fails in its own ways
+        raise BackendUnavailable("numba", f"Numba does not load ({type(error).__name__}: {error})", install) from error
+    threads.apply()
+    return backend

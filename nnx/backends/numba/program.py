@@ -1,0 +1,74 @@
+"""A recorded training step, run by one compiled function: how `NumbaBackend.compile` does it.
+
+nnx/backends/dataflow.py reads the recorded calls, `lowering.py` writes them as a table of integers, row by row or
+feature by feature, `runtime.py` runs it. The compiled function interprets the table
+(nnx/kernels/cpu/program/compiled.py): one for all networks, so no network costs compile time.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from nnx.backends.dataflow import Array, Reader, Step, address, fuse
+from nnx.backends.errors import NotReplayable
+from nnx.backends.numba.lowering import IN_LANES, THREADED, Lanes, Rows
+from nnx.backends.numba.runtime import NumbaProgram
+from nnx.backends.recorder import Call
+
+__all__ = ["NumbaProgram", "compile", "compile_program"]
+
+LANES_WEIGHTS = 1 << 13  # weights of the widest layer up to which samples go into the vector lanes
+LANES_ROWS = 16  # and from how many samples on
+
+
+def compile_program(
+    backend: Any, calls: list[Call], family: str | None = None, threads: int | None = None
+) -> NumbaProgram:
+    """Return a recorded step as something with `run(steps)`.
+
+    Args:
+        backend: whose `threads()` says how many threads may work.
+        calls: what was recorded.
+        family: "rows" or "lanes"; None chooses (NNX_PROGRAM in the environment does, too).
+        threads: at most so many, whatever the size of the step; None chooses.
+
+    Raises:
+        NotReplayable: the step holds something that the compiled function cannot do; the message says what.
+    """
+    step = Reader(calls).step
+    fuse(step)
+    arena = flat_buffer(step)
+    if threads is None:
+        threads = int(backend.threads() or 1) if step.work > THREADED else 1
+    family = family or os.environ.get("NNX_PROGRAM") or choose(step)
+    if family not in ("rows", "lanes"):
+        raise ValueError(f"NNX_PROGRAM={family!r}: expected rows or lanes")
+    if family == "lanes" and not {node.op for node in step.nodes} <= IN_LANES:
+        family = "rows"
+    layout = (Lanes if family == "lanes" else Rows)(step, arena, threads)
+    return NumbaProgram(step, layout, calls, backend.threads)
+
+
+def choose(step: Step) -> str:
+    """Which family is faster: lanes where layers are narrow and there are samples to fill the vectors."""
+    widest = max((gradient.dw.size for gradient in step.gradients), default=0)
+    return "lanes" if widest <= LANES_WEIGHTS and step.rows >= LANES_ROWS else "rows"
+
+
+def flat_buffer(step: Step) -> Array:
+    """The one array that holds all parameters, gradients and moments."""
+    assert step.optimizer is not None
+    parts = [step.optimizer.operands[name] for name in ("p", "g", "m", "v") if name in step.optimizer.operands]
+    first = min(parts, key=address)
+    owner = first if first.base is None else first.base
+    end = max(address(a) + a.nbytes for a in parts)
+    mine = all((a if a.base is None else a.base) is owner and a.dtype == first.dtype for a in parts)
+    if not (mine and isinstance(owner, np.ndarray) and address(owner) <= address(first)):
+        raise NotReplayable("parameters, gradients and moments are not views into one buffer")
+    if address(owner) + owner.nbytes < end or first.dtype.name not in ("float32", "float64"):
+        raise NotReplayable(f"the model's flat buffer is {first.dtype}, or shorter than its parts")
+    count = (end - address(first)) // first.itemsize
+    return np.lib.stride_tricks.as_strided(first.reshape(-1), (count,), (first.itemsize,))

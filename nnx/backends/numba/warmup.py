@@ -1,0 +1,172 @@
+"""Compile every kernel of the Numba backend now, so that no training has to wait for it: `nnx warmup`.
+
+Each kernel is called once, in each number type, on operands of a few numbers; the code is kept on disk
+(nnx/kernels/cpu/jit/cache.py). Numba compiles one function at a time, so several processes go through them, each its
+own way; what one has compiled, the others load.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from subprocess import DEVNULL, Popen
+from typing import Any
+
+import numpy as np
+
+from nnx.backends import get_backend
+from nnx.backends.threads import get_threads
+
+Array = Any
+Step = tuple[str, Callable[[], Any]]
+DTYPES = ("float32", "float64")
+PROCESSES = 4  # at most: each needs some 350 MB, and a second or two before it compiles anything
+
+
+def warmup(progress: Callable[[int, int, str], None] | None = None, dtypes: tuple[str, ...] = DTYPES) -> int:
+    """Compile all kernels, or load them from disk; return how many calls that took.
+
+    Args:
+        progress: called before each with (how many are done, of how many, which is next), and once at the end.
+        dtypes: the number types to compile for.
+
+    Raises:
+        BackendUnavailable: there is no Numba here; the message says why and what to do.
+    """
+    processes = most_processes()
+    with helpers(processes, dtypes):  # which import Numba at the same time
+        backend = get_backend("numba")
+        from nnx.kernels.cpu.jit.cache import uncollected
+
+        steps = _steps(backend, dtypes)
+        with uncollected():
+            for done, (name, call) in enumerate(way(steps, processes, 0)):
+                if progress is not None:
+                    progress(done, len(steps), name)
+                call()
+    if progress is not None:
+        progress(len(steps), len(steps), "")
+    return len(steps)
+
+
+# ---- several processes -----------------------------------------------------------------------------------------------
+
+
+def most_processes() -> int:
+    """Return among how many processes to divide the work: one where this program is no Python that could be started."""
+    alone = not sys.executable or getattr(sys, "frozen", False)
+    return 1 if alone else min(get_threads(), PROCESSES)
+
+
+def way(steps: Sequence[Step], processes: int, number: int) -> list[Step]:
+    """Return all steps in the order in which one of the processes goes through them.
+
+    Two and two begin at the ends of a stretch and go towards each other. Where they meet the rest is on the disk.
+    """
+    stretches = (processes + 1) // 2
+    first, last = (len(steps) * n // stretches for n in (number // 2, number // 2 + 1))
+    forward = [*steps[first:], *steps[:first]]
+    backward = [*reversed(steps[:last]), *reversed(steps[last:])]
+    return backward if number % 2 else forward
+
+
+@contextmanager
+def helpers(processes: int, dtypes: Sequence[str]) -> Iterator[None]:
+    """Have other processes go the same way from elsewhere. What one that fails has not done is left to this process."""
+    commands = [
+        [sys.executable, "-m", "nnx.backends.numba.warmup", str(processes), str(n), *dtypes]
+        for n in range(1, processes)
+    ]
+    started: list[Popen[bytes]] = []
+    try:
+        with suppress(OSError):  # a limit of processes, say: then there are fewer, or none
+            started.extend(Popen(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL) for command in commands)
+        yield
+    finally:
+        for helper in started:
+            helper.kill()  # a file that it was about to write is left to cache.prune
+        for helper in started:
+            helper.wait()
+
+
+def _help(processes: str, number: str, *dtypes: str) -> None:
+    """Compile in a process of its own, until the one that began it is through and ends this one."""
+    from nnx.backends.numba.backend import create
+    from nnx.kernels.cpu.jit.cache import uncollected, writable
+
+    if writable() is None:  # nothing could be handed over
+        return
+    with uncollected():  # nobody asks here whether the backend works, since that compiles `dense` as the other does
+        for _, call in way(_steps(create(), dtypes), int(processes), int(number)):
+            call()
+
+
+# ---- the work --------------------------------------------------------------------------------------------------------
+
+
+def _steps(backend: Any, dtypes: Sequence[str]) -> list[Step]:
+    """Return one call for every kernel and number type.
+
+    What shares most of its code stands together, so that each process compiles that once: a number type, and in it the
+    two programs. Every second type is the other way round, so that who begins at the end has the large ones first.
+    """
+    calls = [[(f"{name} ({dtype})", call) for name, call in _calls(backend, dtype).items()] for dtype in dtypes]
+    return [step for n, same in enumerate(calls) for step in (reversed(same) if n % 2 else same)]
+
+
+def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
+    """Return one call for every kernel, by the name of its operation; those that take seconds are at the ends."""
+    from nnx.kernels.cpu.program import compiled, inference
+
+    n, c = 3, 4
+    x, y, gradient = (np.full((n, c), 0.25, dtype) for _ in range(3))
+    w, b, dw, db = np.ones((c, c), dtype), np.ones((1, c), dtype), np.empty((c, c), dtype), np.empty((1, c), dtype)
+    labels, losses, soft = np.zeros(n, np.int64), np.empty(n, dtype), np.full((n, c), 0.25, dtype)
+    p, g, m, v = (np.ones(4, dtype) for _ in range(4))
+    hyper, counters = np.array([0.1, 0.0, 0.9, 0.999, 1e-7, 0.0]), np.zeros(3, np.int64)
+    stats, history, order, pool = np.zeros(3), np.zeros((2, 3)), np.arange(n), backend.kernels.pool
+
+    return {
+        "training, by rows": lambda: compiled.ready(dtype, "rows"),
+        "training, in lanes": lambda: compiled.ready(dtype, "lanes"),
+        "gemm": lambda: backend.kernels.gemm.ready(np.dtype(dtype)),
+        "sgd": lambda: backend.sgd(p, g, m, hyper, counters),
+        "adagrad": lambda: backend.adagrad(p, g, v, hyper, counters),
+        "rmsprop": lambda: backend.rmsprop(p, g, v, hyper, counters),
+        "adam": lambda: backend.adam(p, g, m, v, hyper, counters),
+        "dropout": lambda: backend.dropout(x, 0.5, 0, 0, counters, y),
+        "regularize": lambda: backend.regularize(w, dw, 0.1, 0.1, np.empty(1)),
+        "gather_rows": lambda: backend.gather_rows(x, order, counters, y),
+        "gather_rows, labels": lambda: backend.gather_rows(labels, order, counters, labels.copy()),
+        "end_step": lambda: backend.end_step(stats, np.zeros(1), history, counters, n),
+        "waiting": lambda: pool.stay_awake(counters, 1, 1),
+        "helping": lambda: pool.serve(pool.board, 1, order.copy(), counters, 1, 0),
+        "activate": lambda: backend.kernels.activations.activate(y, 0),
+        "finish": lambda: backend.kernels.activations.finish(y, b, 0),
+        "relu": lambda: backend.relu(x, y),
+        "relu_backward": lambda: backend.relu_backward(x, gradient, y),
+        "binary_cross_entropy": lambda: backend.binary_cross_entropy(soft, soft, losses),
+        "binary_cross_entropy_backward": lambda: backend.binary_cross_entropy_backward(soft, soft, y),
+        "mean_squared_error": lambda: backend.mean_squared_error(x, soft, losses),
+        "mean_squared_error_backward": lambda: backend.mean_squared_error_backward(x, soft, y),
+        "sigmoid_cross_entropy": lambda: backend.sigmoid_cross_entropy(x, soft, losses, None, 0.0, y),
+        "cross_entropy": lambda: backend.cross_entropy(soft, labels, losses),
+        "cross_entropy, distributions": lambda: backend.cross_entropy(soft, soft, losses),
+        "cross_entropy_backward": lambda: backend.cross_entropy_backward(soft, labels, y),
+        "cross_entropy_backward, distributions": lambda: backend.cross_entropy_backward(soft, soft, y),
+        "tally": lambda: backend.tally(losses, x, soft, "categorical", 0.0, stats),
+        "tally, labels": lambda: backend.tally(losses, x, labels, "categorical", 0.0, stats),
+        "softmax_jacobian": lambda: backend.softmax_jacobian(x),
+        "softmax": lambda: backend.softmax(x, y),
+        "softmax_cross_entropy": lambda: backend.softmax_cross_entropy(x, labels, losses, None, 0.0, y),
+        "softmax_cross_entropy, distributions": lambda: backend.softmax_cross_entropy(x, soft, losses, None, 0.0, y),
+        "dense": lambda: backend.dense(x, w, b, "relu", y),
+        "dense_backward": lambda: backend.dense_backward(x, w, gradient, dw, db, y),
+        "softmax_backward": lambda: backend.softmax_backward(x, gradient, y),
+        "prediction": lambda: inference.ready(dtype),
+    }
+
+
+if __name__ == "__main__":
+    _help(*sys.argv[1:])

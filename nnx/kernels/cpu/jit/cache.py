@@ -1,0 +1,358 @@
+"""Compiled kernels on disk: `njit`, which is Numba's own but for what `cache=True` means.
+
+Numba's cache asks only whether the file of a function has changed, so a kernel would keep the old code of every helper
+it imports; two processes that fill one cache at once can pair a signature with the other's code (its index and its
+numbered files are written apart); and a disk that cannot be written to is an error. Here
+
+* an entry is one file, named by a hash of all that shapes its code: signature, CPU, closure, versions, and the text of
+  every file of the kernels. It is written beside its place and then moved there, so readers see all of it or nothing;
+* entries lie in NUMBA_CACHE_DIR if that is set, else in this folder's `__pycache__`, else in the user's cache
+  directory: the first that can be written to. All are read, so an image may ship a filled, read-only cache;
+* loading code is running it, so entries that others could have written are left alone: see `distrust`;
+* with nowhere to write, kernels are compiled in memory, and one warning says so.
+
+Functions in a closure are fine here (Numba would give them another key in every process): they count by name.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import pickle
+import shutil
+import stat
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from numba.core import config
+from numba.core.caching import _Cache
+from numba.core.compiler import CompileResult
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.runtime.nrt import rtsys
+
+from nnx.kernels.forking import hold_at_fork
+from nnx.kernels.telling import warn_once
+
+LOCK = threading.RLock()
+hold_at_fork(global_compiler_lock._lock)  # Numba's
+hold_at_fork(LOCK)  # this one last, for what comes last is taken first, as in `typed`
+CPU = Path(__file__).parent.parent  # the folder of all kernels for the CPU
+REBUILD: Any = CompileResult._rebuild
+KEPT = 4  # folders of entries, one for each version of the sources, that are kept; the oldest goes first
+ABANDONED = 3600.0  # seconds after which nobody writes a file any more that is not where it belongs
+SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "FULL_TRACEBACKS")
+
+
+def njit(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Compile a function as `numba.njit` does; with `cache=True` keep the code as described above.
+
+    It is compiled when first called, once for each combination of argument types; to name the types, see `typed`.
+    """
+    if function is None:
+        return lambda function: njit(function, **options)
+    cached = options.pop("cache", False)
+    dispatcher = numba.njit(**options)(function)
+    if cached and hasattr(dispatcher, "_cache"):  # with NUMBA_DISABLE_JIT=1 it is the function itself
+        plain = {name: sorted(value) if isinstance(value, set) else value for name, value in options.items()}
+        dispatcher._cache = KernelCache(function, repr(sorted(plain.items())))
+    return dispatcher
+
+
+def typed(dispatcher: Any, *types: Any) -> Any:
+    """Compile a function for these argument types, unless it is; return it."""
+    with LOCK:
+        if types not in dispatcher.overloads:
+            with uncollected():
+                dispatcher.compile(types)
+    return dispatcher
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Search for no garbage meanwhile: among the many objects of a compiler that is a tenth of its time."""
+    searching = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if searching:
+            gc.enable()
+
+
+class KernelCache(_Cache):
+    """The compiled variants of one function. Numba's dispatcher calls the methods."""
+
+    def __init__(self, function: Callable[..., Any], options: str) -> None:
+        self.function, self.options = function, options
+        self.enabled = True
+
+    @property
+    def cache_path(self) -> str:
+        """Where new entries go; "" if nowhere."""
+        return str(writable() or "")
+
+    def enable(self) -> None:
+        """Use the disk."""
+        self.enabled = True
+
+    def disable(self) -> None:
+        """Leave the disk alone."""
+        self.enabled = False
+
+    def flush(self) -> None:
+        """Forget this function's entries."""
+        for place in readable():
+            for file in place.glob(f"{self._prefix()}-*.nbc"):
+                file.unlink(missing_ok=True)
+
+    def load_overload(self, signature: Any, target_context: Any) -> Any:
+        """Return the compiled function, or None where there is none, or its file is damaged."""
+        if not self.enabled:
+            return None
+        # All that loaded code needs of Numba. What Numba does here itself, `target_context.refresh()`, gets ready for
+        # compiling, SciPy included, which takes 0.3 s; where nothing is found, the compiler does that.
+        rtsys.initialize(target_context)
+        name = self._name(signature, target_context.codegen())
+        for place in readable():
+            content = read(place, name)
+            if content is None:
+                continue
+            if hashlib.sha256(content[32:]).digest() == content[:32]:
+                with suppress(Exception):  # whole, but not what this version writes: compiled again, and replaced
+                    return REBUILD(target_context, *pickle.loads(content[32:]))
+        return None
+
+    def save_overload(self, signature: Any, result: Any) -> None:
+        """Write the compiled function to the disk, if that can be done."""
+        if not self.enabled or any(not f.can_cache for f in result.lifted) or result.library.has_dynamic_globals:
+            return
+        place = writable()
+        if place is None:
+            return
+        content = pickle.dumps(result._reduce(), protocol=pickle.HIGHEST_PROTOCOL)
+        try:
+            replace(place / self._name(signature, result.codegen), hashlib.sha256(content).digest() + content)
+        except OSError as error:
+            not_kept(f"{place}: {error.strerror or error}")
+
+    def _prefix(self) -> str:
+        plain = self.function.__qualname__.replace("<", "").replace(">", "")
+        return f"{self.function.__module__.rpartition('.')[2]}.{plain}"
+
+    def _name(self, signature: Any, codegen: Any) -> str:
+        """The file of one variant."""
+        closure = [cell.cell_contents for cell in self.function.__closure__ or ()]
+        key = (
+            self.function.__module__,
+            self.function.__qualname__,
+            file_hash(self.function.__code__.co_filename),
+            [value_key(value) for value in closure],
+            self.options,
+            str(signature),
+            codegen.magic_tuple(),
+            stamp(),  # also the folder's name; a renamed folder is not this version's
+        )
+        return f"{self._prefix()}-{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.nbc"
+
+
+def value_key(value: Any) -> str:
+    """Tell the values of a closure apart: a compiled function by its name and its own closure, others by value."""
+    function = getattr(value, "py_func", value)
+    if callable(function) and hasattr(function, "__code__"):
+        cells = [value_key(cell.cell_contents) for cell in function.__closure__ or ()]
+        return f"{function.__module__}.{function.__qualname__}{cells}{file_hash(function.__code__.co_filename)}"
+    return repr(value)
+
+
+# ---- what an entry depends on ----------------------------------------------------------------------------------------
+
+
+@cache
+def stamp() -> str:
+    """A hash of everything that all entries depend on: the kernels' sources, versions, and Numba's settings."""
+    digest = hashlib.sha256()
+    for file in sources():
+        digest.update(file.relative_to(CPU.parent).as_posix().encode() + b"\0" + file.read_bytes())
+    versions = (
+        numba.__version__,
+        llvmlite.__version__,
+        np.__version__,
+        sys.version,
+        sys.abiflags if os.name != "nt" else "",
+    )
+    package = getattr(sys.modules.get("nnx"), "__version__", "")
+    settings = [getattr(config, name, None) for name in SETTINGS]
+    digest.update(repr((versions, package, settings)).encode())
+    return digest.hexdigest()[:16]
+
+
+def sources() -> list[Path]:
+    """Every file that a kernel may take code or numbers from: those of this folder, at any depth, and beside it."""
+    return sorted([*CPU.rglob("*.py"), *CPU.parent.glob("*.py")])
+
+
+@cache
+def file_hash(name: str) -> str:
+    """A hash of a source file that is not one of this folder's; those are in the stamp."""
+    file = Path(name)
+    try:
+        return "" if file.is_relative_to(CPU) else hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:  # code typed into an interpreter
+        return name
+
+
+# ---- where entries lie -----------------------------------------------------------------------------------------------
+
+
+def places() -> Iterator[Path]:
+    """The directories to try, best first."""
+    if chosen := getattr(config, "CACHE_DIR", ""):
+        yield Path(chosen) / "nnx"
+        return
+    yield CPU / "__pycache__"
+    if os.name == "nt":
+        base = os.environ.get("LOCALAPPDATA")
+    elif sys.platform == "darwin":
+        base = os.path.expanduser("~/Library/Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if base and os.path.isabs(base):  # with no home directory expanduser leaves the ~
+        yield Path(base) / "nnx"
+
+
+@cache
+def readable() -> list[Path]:
+    """The folders where entries of these very sources may lie, best first."""
+    return [place / f"kernels-{stamp()}" for place in places()]
+
+
+@cache
+def writable() -> Path | None:
+    """The first folder that can be written to, made if need be; None, and one warning, if there is none."""
+    reasons = []
+    for place in readable():
+        try:
+            make(place)
+            if why := distrust(os.stat(place)):
+                refuse(place, why)
+                continue
+            with tempfile.NamedTemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            reasons.append(f"{place}: {error.strerror or error}")
+            continue
+        prune(place)
+        return place
+    if reasons:
+        not_kept("; ".join(reasons))
+    return None
+
+
+def make(folder: Path) -> None:
+    """Make a folder, and those above it, for others to read but not to write to; the umask may say less, not more."""
+    if not folder.is_dir():
+        make(folder.parent)
+        folder.mkdir(mode=0o755, exist_ok=True)
+
+
+def prune(place: Path) -> None:
+    """Remove the entries of all but the last few versions of the sources, and what killed processes left."""
+    try:
+        os.utime(place)
+        for file in place.glob("*.tmp"):
+            if time.time() - file.stat().st_mtime > ABANDONED:
+                file.unlink(missing_ok=True)
+        folders = sorted(place.parent.glob("kernels-*"), key=lambda folder: folder.stat().st_mtime, reverse=True)
+    except OSError:  # another process is at it
+        return
+    for folder in folders[KEPT:]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def replace(file: Path, content: bytes) -> None:
+    """Write a file so that nobody ever sees a part of it: for others to read, if the umask says so."""
+    name = file.with_name(f"{os.urandom(8).hex()}.tmp")
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
+    try:
+        with os.fdopen(handle, "wb") as temporary:
+            temporary.write(content)
+        with suppress(OSError):  # an empty folder in its place is in the way; whatever else there is, is replaced
+            file.rmdir()
+        os.replace(name, file)
+    except BaseException:
+        name.unlink(missing_ok=True)
+        raise
+
+
+def not_kept(why: str) -> None:
+    """Warn, once, that compiled code is not kept."""
+    warn_once(
+        f"compiled kernels cannot be kept on disk ({why}), so each process compiles them again, which takes seconds: "
+        "set NUMBA_CACHE_DIR to a directory that can be written to",
+        "kernels are not kept",
+    )
+
+
+# ---- who wrote them --------------------------------------------------------------------------------------------------
+
+
+def read(place: Path, name: str) -> bytes | None:
+    """Return what is in an entry's file; None if there is none, or if another user could have written it.
+
+    The file is opened by way of its folder, and both are looked at when they are open, so nobody can exchange them in
+    between. The folders above need no look: who may rename ours can put none in its place that passes.
+    """
+    try:
+        if os.open not in os.supports_dir_fd:
+            return (place / name).read_bytes()
+        folder = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with open(os.open(name, os.O_RDONLY, dir_fd=folder), "rb") as file:
+                for path, opened in ((place, folder), (place / name, file.fileno())):
+                    if why := distrust(os.fstat(opened)):
+                        refuse(path, why)
+                        return None
+                return file.read()
+        finally:
+            os.close(folder)
+    except OSError:
+        return None
+
+
+def distrust(found: os.stat_result) -> str:
+    """Tell why code in a file or a folder must not be run; "" if it may be.
+
+    The rule is ssh's for keys. It must belong to this user, to root, or to whom nnx's own code belongs; and nobody else
+    may write to it, but those who may write to nnx's own code: they need no cache to run theirs here. Windows keeps
+    users apart by other means, and its caches lie in the user's own folder: nothing is asked there.
+    """
+    if not hasattr(os, "geteuid"):
+        return ""
+    package = os.stat(CPU)
+    if found.st_uid not in (os.geteuid(), 0, package.st_uid):
+        return f"belongs to another user ({found.st_uid})"
+    theirs = stat.S_IWOTH | (stat.S_IWGRP if found.st_gid == package.st_gid else 0)
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) & ~(package.st_mode & theirs):
+        return f"can be written to by other users (mode {stat.S_IMODE(found.st_mode):o})"
+    return ""
+
+
+def refuse(path: Path, why: str) -> None:
+    """Warn, once, that an entry or a folder of entries is left alone."""
+    warn_once(
+        f"compiled kernels on disk are left alone, because {path} {why}, and whoever writes there decides what runs "
+        "here: remove it if you do not trust it, else chown it to root or yourself and chmod go-w it; or set "
+        "NUMBA_CACHE_DIR to a directory of your own",
+        "kernels are not trusted",
+    )

@@ -1,0 +1,179 @@
+# mypy: ignore-errors
+# (What @njit and @intrinsic take has no types for Python.)
+"""Matrix products: `c (+)= a @ b`, then the bias, ReLU, or the mask of ReLU's gradient, while a tile is in registers.
+
+Floor: 2 m k n FLOP. A **tile** is a block of the result held in vector registers (register_tile.py): 8x32 numbers with AVX-512,
+6x16 with AVX2. It is made from a strip of `a` and a panel of `b` (packing.py), and stored once, finished.
+
+Reaches, float32, one thread of a Zen 3 core with AVX2, GFLOP/s (OpenBLAS): 128x784x512 85 (89), its dW 94 (92),
+1024x784x512 94 (92), its dW 93 (92), 512x2048x2048 88 (93); and 98-101 where the panels are there already, as in a
+recorded step. It loses where the result fills few tiles, at 10 columns or one row: those are BLAS's, by `prefer_own`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from nnx.kernels.cpu.jit.behaved import apart, behaved
+from nnx.kernels.cpu.jit.cache import njit, typed
+from nnx.kernels.cpu.jit.simd import PART, view
+from nnx.kernels.cpu.matmul.packing import pack_strips, panels_from_columns, panels_from_rows
+from nnx.kernels.cpu.matmul.register_tile import (
+    ROWS,
+    VECTORS,
+    WIDTH,
+    accumulate,
+    add,
+    load,
+    new_tile,
+    store,
+    where_positive,
+)
+
+LANES = {4: WIDTH // 4, 8: WIDTH // 8}
+BLOCK_DEPTH = 512  # rows of a panel used at a time: 32 KB, 64 with AVX-512
+BLOCK_ROWS = 192  # rows of `a` that are packed at once: in float32 they fill the second-level cache at that depth
+BLOCK_COLUMNS = 1024  # columns of `b` that are packed at once: they stay in the third-level cache
+UNPACKED = 2  # panels for which it does not pay to pack `a`
+STRIPS = (BLOCK_ROWS + ROWS) * BLOCK_DEPTH + 64  # numbers that the strips take at most
+Array = Any
+
+
+# ---- the product -----------------------------------------------------------------------------------------------------
+
+
+@njit(**PART)
+def multiply(a, panels, tall, c, bias, active, relu, accumulating, strips):
+    """``c (+)= a @ b`` for a `b` that lies in panels, plus bias, ReLU and mask; see `gemm`. `strips` is scratch.
+
+    Panels are `tall` rows deep, which may be more than `a` has columns: those are multiplied by the first of them.
+    """
+    (m, whole), n, columns = a.shape, c.shape[1], VECTORS * (WIDTH // c.itemsize)
+    packed, empty = n > UNPACKED * columns, new_tile(c, ROWS, VECTORS)
+    blocks = max(1, -(-m // BLOCK_ROWS))
+    height = max(1, -(-m // (blocks * ROWS))) * ROWS  # as equal as tiles allow: a low block has little use of a panel
+    for k in range(0, max(whole, 1), BLOCK_DEPTH):
+        depth = min(BLOCK_DEPTH, whole - k)
+        first, last = k == 0 and not accumulating, k + depth >= whole
+        for i0 in range(0, m, height):
+            some = a[i0 : i0 + height, k : k + depth]
+            if packed:
+                pack_strips(some, strips)
+            # Of the next panel, each strip fetches its share, in bytes for each row: 4% of a large step's time.
+            share = -(-columns * c.itemsize * ROWS // some.shape[0])
+            for j in range(0, n, columns):
+                for i in range(0, some.shape[0], ROWS):
+                    at = j * tall + k * columns
+                    soon = at + tall * columns + i // ROWS * depth * share // c.itemsize
+                    tile = accumulate(
+                        empty, some, i, strips, i * depth, packed, panels, at, columns, depth, soon, share
+                    )
+                    if not first:
+                        tile = add(tile, load(empty, c, i0 + i, j))
+                    if last and bias.size:
+                        tile = add(tile, load(empty, bias, 0, j))
+                    if last and relu:
+                        tile = where_positive(tile, tile)
+                    if last and active.size:
+                        tile = where_positive(tile, load(empty, active, i0 + i, j))
+                    store(tile, c, i0 + i, j)
+
+
+@njit(**PART)
+def pack_panels(b, panels):
+    """Copy all of `b`, contiguous along its rows or its columns, to panels."""
+    if b.strides[1] == b.itemsize:
+        panels_from_rows(b, panels, b.shape[0], 0)
+    else:
+        panels_from_columns(b.T, panels, b.shape[0])
+
+
+@njit(**PART)
+def in_blocks(a, b, c, bias, active, relu, accumulating, wide, memory):
+    """The product, `wide` columns of `b` at a time, whose panels and then strips of `a` lie in `memory`.
+
+    It does not make `memory` itself: views own nothing, so what it made would be freed before their last use.
+    """
+    skip = -memory.ctypes.data % 64 // c.itemsize  # to the first cache line
+    room = wide * a.shape[1]
+    panels, strips = view(memory, skip, room), view(memory, skip + room, memory.size - skip - room)
+    for j in range(0, b.shape[1], BLOCK_COLUMNS):
+        pack_panels(b[:, j : j + BLOCK_COLUMNS], panels)
+        multiply(
+            a, panels, a.shape[1], c[:, j : j + BLOCK_COLUMNS], bias[:, j : j + BLOCK_COLUMNS],
+            active[:, j : j + BLOCK_COLUMNS], relu, accumulating, strips,
+        )  # fmt: skip
+
+
+def make(itemsize: int) -> Any:
+    """The product for numbers of `itemsize` bytes."""
+    columns = VECTORS * LANES[itemsize]
+
+    @njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+    def gemm(a, b, c, bias, active, relu, accumulating):
+        """``c (+)= a @ b``, plus `bias` (1, n), ReLU, and zero where `active` (m, n) is not positive; empty means none.
+
+        Each of `a` and `b` is contiguous along its rows or its columns, the others along their rows. Returns False,
+        having done nothing, where `c` shares memory with `a`, `b` or `bias`.
+        """
+        (m, depth), n = a.shape, b.shape[1]
+        if depth != b.shape[0] or (m, n) != c.shape:
+            raise ValueError("gemm: shapes do not fit")
+        if (b.size and b.itemsize not in b.strides) or (c.size and c.strides[1] != c.itemsize):
+            raise ValueError("gemm: an operand is not contiguous")
+        if not behaved(a, b, c, bias) or not apart(c, a, b, bias):
+            return False
+        wide = (min(n, BLOCK_COLUMNS) + columns - 1) // columns * columns
+        strip_numbers = (min(m, BLOCK_ROWS) + ROWS) * min(depth, BLOCK_DEPTH) + columns
+        memory = np.empty(wide * depth + strip_numbers + 64, c.dtype)
+        in_blocks(a, b, c, bias, active, relu, accumulating, wide, memory)
+        return True
+
+    return gemm
+
+
+# Callers in compiled code name these as globals of this module; `ready` must have been called for their type before.
+gemm_float32 = make(4)
+gemm_float64 = make(8)
+
+
+@cache
+def ready(dtype: Any) -> Any:
+    """Return the product for one number type, compiled for operands of any layout: once, not for each combination."""
+    single = np.dtype(dtype).itemsize == 4
+    number = types.float32 if single else types.float64
+    matrix = types.Array(number, 2, "A")
+    product = typed(gemm_float32 if single else gemm_float64, *[matrix] * 5, types.boolean, types.boolean)
+    product.disable_compile()
+    return product
+
+
+WIDE = WIDTH == 64
+RULE = (
+    "the own product where the result fills 3/4 of its tiles, or 1/2 with bias and activation"
+    if WIDE
+    else "the own product for products of a column and a row"
+)
+
+
+def prefer_own(m: int, n: int, k: int, itemsize: int, fused: bool) -> bool:
+    """Tell whether this product is faster than BLAS for an [m, n] result of depth k.
+
+    With AVX-512, where the result fills its tiles: from three quarters on, or from half on if an epilogue is fused, for
+    which BLAS needs another pass. (128x512 by 10 columns fills 0.62: 63 against BLAS's 92 GFLOP/s without an epilogue,
+    67 against 60 with one. Batch 1 fills an eighth.) With AVX2 the two are within 5% of each other wherever it
+    matters when this one packs its operands for a single product: 128x784x512 takes it 1.21 ms, BLAS 1.15. A column
+    times a row, the gradient of the weights at batch 1, is slow in BLAS with either: 784x512 takes it 570 us, the tiles
+    120.
+    """
+    if k == 1 and m > 1:
+        return True
+    if not WIDE:
+        return False
+    lanes = LANES[itemsize]
+    fill = m * n / ((-(-m // ROWS) * ROWS) * (-(-n // lanes) * lanes))
+    return fill >= (0.5 if fused else 0.75)

@@ -1,0 +1,318 @@
+# mypy: ignore-errors
+# (What @njit and @intrinsic take has no types for Python.)
+"""A block of a matrix held in vector registers, as one Numba value, and the few operations a product needs of it.
+
+Each operation emits the LLVM instructions it stands for; loops, packing and epilogue are plain Numba (gemm.py). Tiles
+clip at the edges of an array: columns past the right edge read as zero and are not written; rows past the bottom repeat
+the last row, so writing them changes nothing. Sizes thus need no special cases, and a bias of one row is added to every
+row.
+
+Addresses are always offsets from an array's own pointer, never integers: for those, code generation may invent a base
+pointer; Numba links the code so rewritten into callers, optimises again, and LLVM drops accesses whose base became 0.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+from numba.extending import intrinsic, models, register_model
+
+from nnx.kernels.cpu.jit.span import data_of, make_matrix
+
+INT64, INT32, BYTE = ir.IntType(64), ir.IntType(32), ir.IntType(8)
+
+
+def vector_bytes() -> int:
+    """The width of the vector registers of the CPU that Numba compiles for."""
+    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    return 64 if "+avx512f" in features else 32 if "+avx2" in features else 16
+
+
+WIDTH = vector_bytes()
+# Rows and vectors of a product's tile: as large as 32 vector registers (AVX-512, Arm) or 16 (other x86) hold.
+ROWS, VECTORS = (8, 2) if WIDTH == 64 or platform.machine() in ("aarch64", "arm64") else (6, 2)
+
+
+# ---- the type --------------------------------------------------------------------------------------------------------
+
+
+class Tile(types.Type):
+    """`rows` times `vectors` registers of `lanes` numbers each: an LLVM array of vectors, row by row."""
+
+    def __init__(self, dtype: Any, rows: int, vectors: int, lanes: int) -> None:
+        super().__init__(name=f"Tile({dtype}, {rows}x{vectors}x{lanes})")
+        self.dtype, self.rows, self.vectors, self.lanes = dtype, rows, vectors, lanes
+        self.scalar = ir.FloatType() if dtype == types.float32 else ir.DoubleType()
+        self.vector = ir.VectorType(self.scalar, lanes)
+        self.zero = ir.Constant(self.vector, None)
+        self.align = dtype.bitwidth // 8
+        self.places = [(row, v * lanes) for row in range(rows) for v in range(vectors)]  # of each vector
+
+
+@register_model(Tile)
+class TileModel(models.PrimitiveModel):
+    """How LLVM holds it."""
+
+    def __init__(self, manager: Any, tile: Tile) -> None:
+        super().__init__(manager, tile, ir.ArrayType(tile.vector, len(tile.places)))
+
+
+def unpack(builder: Any, value: Any) -> list[Any]:
+    """The vectors of a tile value."""
+    return [builder.extract_value(value, n) for n in range(value.type.count)]
+
+
+def pack(builder: Any, vectors: list[Any]) -> Any:
+    """A tile value of these vectors."""
+    empty = ir.Constant(ir.ArrayType(vectors[0].type, len(vectors)), ir.Undefined)
+    return reduce(lambda value, n: builder.insert_value(value, vectors[n], n), range(len(vectors)), empty)
+
+
+def splat(builder: Any, scalar: Any, lanes: int) -> Any:
+    """A vector with `scalar` in every lane."""
+    undefined = ir.Constant(ir.VectorType(scalar.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, scalar, INT32(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(INT32, lanes), [0] * lanes))
+
+
+class Window:
+    """The part of a two-dimensional array from row `i`, column `j` on, as far as a tile covers it."""
+
+    def __init__(self, context: Any, builder: Any, tile: Tile, array_type: Any, array: Any, i: Any, j: Any) -> None:
+        array = context.make_array(array_type)(context, builder, array)
+        self.builder, self.tile, self.i, self.j = builder, tile, i, j
+        self.data = builder.bitcast(array.data, BYTE.as_pointer())
+        self.rows, self.columns = cgutils.unpack_tuple(builder, array.shape)
+        self.strides = cgutils.unpack_tuple(builder, array.strides)
+
+    def pointer(self, row: Any, column: int, element: Any) -> Any:
+        """Pointer to an `element` (scalar or vector) in this row, or the array's last, and column of the window."""
+        builder, last = self.builder, self.builder.sub(self.rows, INT64(1))
+        row, place = builder.add(self.i, INT64(row)), builder.add(self.j, INT64(column))
+        row = builder.select(builder.icmp_signed("<", row, last), row, last)
+        offset = builder.add(builder.mul(row, self.strides[0]), builder.mul(place, self.strides[1]))
+        return builder.bitcast(builder.gep(self.data, [offset]), element.as_pointer())
+
+    def whole_or_clipped(self) -> Any:
+        """Two branches to fill: the tile's columns all lie in the array, or some do not."""
+        right = self.builder.add(self.j, INT64(self.tile.vectors * self.tile.lanes))
+        return self.builder.if_else(self.builder.icmp_signed("<=", right, self.columns))
+
+    def masked(self, kind: str, place: tuple[int, int], *vector: Any) -> Any:
+        """LLVM's masked ``load`` (zero elsewhere) or ``store`` of the lanes of one vector that lie in the array."""
+        tile, builder, lanes = self.tile, self.builder, self.tile.lanes
+        left = splat(builder, builder.sub(self.columns, builder.add(self.j, INT64(place[1]))), lanes)
+        mask = builder.icmp_signed("<", ir.Constant(ir.VectorType(INT64, lanes), list(range(lanes))), left)
+        arguments = [*vector, self.pointer(*place, tile.vector), INT32(tile.align), mask]
+        if kind == "load":
+            arguments.append(tile.zero)
+        returns = tile.vector if kind == "load" else ir.VoidType()
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(returns, [x.type for x in arguments]),
+            f"llvm.masked.{kind}.v{lanes}f{tile.dtype.bitwidth}.p0",
+        )
+        return builder.call(function, arguments)
+
+
+# ---- operations ------------------------------------------------------------------------------------------------------
+@intrinsic(prefer_literal=True)
+def new_tile(typingctx, array, rows, vectors):
+    """A tile of zeros with the number type of `array`; the other arguments are constants."""
+    tile = Tile(array.dtype, rows.literal_value, vectors.literal_value, lanes_of(array.dtype))
+    return tile(array, rows, vectors), _zeros(tile)
+
+
+@intrinsic
+def square_tile(typingctx, array):
+    """A tile of zeros with as many rows as a vector has lanes."""
+    tile = Tile(array.dtype, lanes_of(array.dtype), 1, lanes_of(array.dtype))
+    return tile(array), _zeros(tile)
+
+
+def lanes_of(dtype: Any) -> int:
+    """How many numbers of this type (Numba's) a vector register holds."""
+    return WIDTH * 8 // dtype.bitwidth
+
+
+def _zeros(tile: Tile) -> Callable[..., Any]:
+    return lambda context, builder, signature, arguments: ir.Constant(context.get_value_type(tile), None)
+
+
+@intrinsic
+def accumulate(typingctx, tile, a, i, strips, strip, packed, panels, panel, step, depth, soon, share):
+    """``tile + a[i : i + rows, :depth] @ panel``: the inner loop of every product.
+
+    The panel begins at `panels[panel]`; its next row stands `step` numbers further on. If `packed`, the rows of `a` are
+    read from the strip that begins at `strips[strip]`, where column follows column: one stream of numbers instead of
+    one for each row. Meanwhile the panel that is wanted next is fetched from `panels[soon]` on, `share` bytes for each
+    row of this one.
+    """
+
+    def emit(context, builder, signature, arguments):
+        value, a_value, i, strips_value, strip, packed, panels_value, panel, step, depth, soon, share = arguments
+        size = tile.dtype.bitwidth // 8
+        left = Window(context, builder, tile, a, a_value, i, INT64(0))
+        right = _start(context, builder, panels, panels_value, panel)
+        apart = builder.mul(step, INT64(size))
+        registers = [cgutils.alloca_once(builder, tile.vector) for _ in tile.places]
+        for register, vector in zip(registers, unpack(builder, value), strict=True):
+            builder.store(vector, register)
+
+        def loop(column_of):
+            with cgutils.for_range(builder, depth) as k:
+                row = builder.gep(right, [builder.mul(k.index, apart)])
+                vectors = [
+                    builder.load(_at(builder, row, v * tile.lanes * size, tile.vector), align=tile.align)
+                    for v in range(tile.vectors)
+                ]
+                for r, number in enumerate(column_of(k.index)):
+                    factor = splat(builder, builder.load(number), tile.lanes)
+                    for v, vector in enumerate(vectors):
+                        register = registers[r * tile.vectors + v]  # "contract": fuse where the CPU can
+                        product = builder.fmul(factor, vector, flags=("contract",))
+                        builder.store(builder.fadd(product, builder.load(register), flags=("contract",)), register)
+
+        with builder.if_else(packed) as (from_strip, from_rows):
+            with from_strip:
+                start = _start(context, builder, strips, strips_value, strip)
+                next_panel = _start(context, builder, panels, panels_value, soon)
+
+                def column_of_strip(k):
+                    _fetch(builder, builder.gep(next_panel, [builder.mul(k, share)]))
+                    column = builder.gep(start, [builder.mul(k, INT64(tile.rows * size))])
+                    return [_at(builder, column, r * size, tile.scalar) for r in range(tile.rows)]
+
+                loop(column_of_strip)
+            with from_rows:
+                starts = [left.pointer(r, 0, BYTE) for r in range(tile.rows)]
+
+                def column_of_rows(k):
+                    along = builder.mul(k, left.strides[1])
+                    return [builder.bitcast(builder.gep(s, [along]), tile.scalar.as_pointer()) for s in starts]
+
+                loop(column_of_rows)
+        return pack(builder, [builder.load(register) for register in registers])
+
+    return tile(tile, a, i, strips, strip, packed, panels, panel, step, depth, soon, share), emit
+
+
+def _start(context, builder, array_type, array, index):
+    """Pointer to the bytes of a span or a flat array from one element on."""
+    data = data_of(context, builder, array_type, array)
+    return builder.bitcast(builder.gep(data, [index]), BYTE.as_pointer())
+
+
+def _fetch(builder, pointer):
+    """Have the cache line at `pointer` brought to the second-level cache. No harm is done where there is no memory."""
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, INT32, INT32, INT32])
+    read, nearby, data = INT32(0), INT32(2), INT32(1)
+    builder.call(
+        cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [pointer, read, nearby, data]
+    )
+
+
+def _at(builder, pointer, offset, element):
+    return builder.bitcast(builder.gep(pointer, [INT64(offset)]), element.as_pointer())
+
+
+@intrinsic
+def rows_of(typingctx, flat, start, rows, columns, step):
+    """A matrix in a flat array, without an owner: each row begins `step` numbers after the one before."""
+
+    def emit(context, builder, signature, arguments):
+        flat_value, start, rows, columns, step = arguments
+        data = builder.gep(data_of(context, builder, flat, flat_value), [start])
+        return make_matrix(context, builder, matrix, data, [rows, columns], [step, INT64(1)])
+
+    matrix = types.Array(flat.dtype, 2, "A")
+    return matrix(flat, *[types.intp] * 4), emit
+
+
+@intrinsic
+def load(typingctx, tile, array, i, j):
+    """The tile of `array` (contiguous along its rows) at row `i`, column `j`; `tile` only tells the shape."""
+
+    def emit(context, builder, signature, arguments):
+        window = Window(context, builder, tile, array, *arguments[1:])
+        result = cgutils.alloca_once(builder, context.get_value_type(tile))
+        with window.whole_or_clipped() as (whole, clipped):
+            with whole:
+                builder.store(
+                    pack(
+                        builder,
+                        [builder.load(window.pointer(*place, tile.vector), align=tile.align) for place in tile.places],
+                    ),
+                    result,
+                )
+            with clipped:
+                builder.store(pack(builder, [window.masked("load", place) for place in tile.places]), result)
+        return builder.load(result)
+
+    return tile(tile, array, i, j), emit
+
+
+@intrinsic
+def store(typingctx, tile, array, i, j):
+    """Write `tile` to `array` (contiguous along its rows) at row `i`, column `j`."""
+
+    def emit(context, builder, signature, arguments):
+        window, vectors = Window(context, builder, tile, array, *arguments[1:]), unpack(builder, arguments[0])
+        with window.whole_or_clipped() as (whole, clipped):
+            with whole:
+                for place, vector in zip(tile.places, vectors, strict=True):
+                    builder.store(vector, window.pointer(*place, tile.vector), align=tile.align)
+            with clipped:
+                for place, vector in zip(tile.places, vectors, strict=True):
+                    window.masked("store", place, vector)
+        return context.get_dummy_value()
+
+    return types.void(tile, array, i, j), emit
+
+
+def elementwise(combine: Callable[..., Any]) -> Any:
+    """The operation that applies ``combine(builder, vector, other_vector, zero)`` to two tiles, vector by vector."""
+
+    @intrinsic
+    def operation(typingctx, tile, other):
+        def emit(context, builder, signature, arguments):
+            pairs = zip(*(unpack(builder, value) for value in arguments), strict=True)
+            return pack(builder, [combine(builder, x, y, tile.zero) for x, y in pairs])
+
+        return tile(tile, other), emit
+
+    return operation
+
+
+add = elementwise(lambda builder, x, y, zero: builder.fadd(x, y))
+where_positive = elementwise(  # x where y > 0 or NaN, else 0; where_positive(x, x) is ReLU, and lets NaN through
+    lambda builder, x, y, zero: builder.select(builder.fcmp_unordered(">", y, zero), x, zero)
+)
+
+
+@intrinsic
+def transpose(typingctx, tile):
+    """Transpose a square tile: log2(lanes) rounds, each exchanging the off-diagonal blocks of half the size."""
+
+    def emit(context, builder, signature, arguments):
+        rows, lanes, half = unpack(builder, arguments[0]), tile.lanes, tile.lanes // 2
+        while half:
+            upper = [lanes + n - half if n & half else n for n in range(lanes)]
+            lower = [lanes + n if n & half else n + half for n in range(lanes)]
+            for n in (n for n in range(lanes) if not n & half):
+                pair = rows[n], rows[n + half]
+                rows[n], rows[n + half] = (
+                    builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(INT32, lanes), order))
+                    for order in (upper, lower)
+                )
+            half //= 2
+        return pack(builder, rows)
+
+    return tile(tile), emit

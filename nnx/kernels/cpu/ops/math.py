@@ -1,0 +1,151 @@
+# mypy: ignore-errors
+# (What @njit and @intrinsic take has no types for Python.)
+"""exp, log and tanh that LLVM vectorises.
+
+float32: polynomials, within 2e-7 relative of the exact value, right for infinities, NaN, and whatever overflows; about
+0.2 ns an element in a loop of AVX-512 (`np.exp` in Numba calls the C library for each element: 2.3 ns; NumPy 0.5 ns).
+Results below the smallest normal number may be 0: subnormal ones would slow down everything after them. float64: the C
+library's exp and log. The coefficients are Cephes' (S. Moshier, netlib.org/cephes).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
+
+from nnx.kernels.cpu.jit.cache import njit
+from nnx.kernels.cpu.jit.simd import EXACT
+
+F, I = np.float32, np.int32  # noqa: E741
+ZERO, HALF, ONE, INFINITY, NAN = F(0), F(0.5), F(1), F(np.inf), F(np.nan)
+LOG2E, LN2_HIGH, LN2_LOW = F(1.4426950408889634), F(0.693359375), F(-2.12194440e-4)
+EXP_LOW, EXP_HIGH = F(-86.9), F(88.722839)
+E0, E1, E2, E3, E4, E5 = map(
+    F, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
+)
+L0, L1, L2, L3, L4, L5, L6, L7, L8 = map(F, (
+    7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
+    -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1,
+))  # fmt: skip
+T0, T1, T2, T3, T4 = map(
+    F, (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
+)
+P0, P1, P2 = -9.64399179425052238628e-1, -9.92877231001918586564e1, -1.61468768441708447952e3
+Q0, Q1, Q2 = 1.12811678491632931402e2, 2.23548839060100448583e3, 4.84406305325125486048e3
+TINY, ROOT_HALF, TANH_NEAR, MINUS_TWO = F(1.17549435e-38), F(0.70710678), F(0.625), F(-2)
+UP, UP_BITS = F(2.0**23), F(23)  # brings subnormal numbers into the normal range
+
+
+@intrinsic
+def _as_float(typing, bits):
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.FloatType())
+
+    return types.float32(types.int32), codegen
+
+
+@intrinsic
+def _as_bits(typing, number):
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return types.int32(types.float32), codegen
+
+
+@intrinsic
+def _floor(typing, x):
+    def codegen(context, builder, signature, args):
+        return builder.call(builder.module.declare_intrinsic("llvm.floor", [ir.FloatType()]), args)
+
+    return types.float32(types.float32), codegen
+
+
+@njit(**EXACT)
+def exp_float32(x):
+    """2**n times a polynomial of what is left, between -ln(2) / 2 and ln(2) / 2."""
+    inside = x if x > EXP_LOW else EXP_LOW  # NaN becomes EXP_LOW here and is put back at the end:
+    inside = inside if inside < EXP_HIGH else EXP_HIGH  # converting NaN to an integer would be undefined
+    n = _floor(inside * LOG2E + HALF)
+    r = inside - n * LN2_HIGH - n * LN2_LOW
+    p = ((((E0 * r + E1) * r + E2) * r + E3) * r + E4) * r + E5
+    p = p * (r * r) + (r + ONE)
+    p = (p + p) * _as_float((I(n) + I(126)) << I(23))  # twice and half, because 2**128 itself is no number
+    p = ZERO if x < EXP_LOW else p
+    p = INFINITY if x > EXP_HIGH else p
+    return x if x != x else p
+
+
+@njit(**EXACT)
+def log_float32(x):
+    """The exponent times ln(2), plus a polynomial of the mantissa, between sqrt(1/2) and sqrt(2)."""
+    small = x < TINY
+    bits = _as_bits(x * UP if small else x)
+    exponent = F((bits >> I(23)) - I(126)) - (UP_BITS if small else ZERO)
+    mantissa = _as_float((bits & I(0x007FFFFF)) | I(0x3F000000))  # in [0.5, 1)
+    low = mantissa < ROOT_HALF
+    exponent = exponent - ONE if low else exponent
+    m = (mantissa + mantissa if low else mantissa) - ONE
+    square = m * m
+    p = (((((((L0 * m + L1) * m + L2) * m + L3) * m + L4) * m + L5) * m + L6) * m + L7) * m + L8
+    p = p * m * square + exponent * LN2_LOW - HALF * square + m + exponent * LN2_HIGH
+    p = p if x < INFINITY else x  # inf and NaN
+    p = p if x != ZERO else -INFINITY
+    return NAN if x < ZERO else p
+
+
+@njit(**EXACT)
+def tanh_float32(x):
+    """An odd polynomial near 0, (1 - e) / (1 + e) with e = exp(-2|x|) elsewhere."""
+    a = abs(x)
+    s = x * x
+    near = ((((T0 * s + T1) * s + T2) * s + T3) * s + T4) * s * x + x
+    e = exp_float32(MINUS_TWO * a)
+    far = (ONE - e) / (ONE + e)
+    far = -far if x < ZERO else far
+    return near if a < TANH_NEAR else far
+
+
+@njit(**EXACT)
+def tanh_float64(x):
+    """The same in float64, by a rational function near 0: a third of the C library's 15 ns, which NumPy's 13 beat."""
+    a = abs(x)
+    s = x * x
+    near = x + x * s * ((P0 * s + P1) * s + P2) / (((s + Q0) * s + Q1) * s + Q2)
+    e = math.exp(-2.0 * a)
+    far = (1.0 - e) / (1.0 + e)
+    far = -far if x < 0.0 else far
+    return near if a < 0.625 else far
+
+
+def exp(x):
+    """e**x, for use inside kernels."""
+    return math.exp(x)
+
+
+def log(x):
+    """The natural logarithm, for use inside kernels."""
+    return math.log(x)
+
+
+def tanh(x):
+    """The hyperbolic tangent, for use inside kernels."""
+    return math.tanh(x)
+
+
+@overload(exp, jit_options=EXACT)
+def _exp(x):
+    return (lambda x: exp_float32(x)) if x == types.float32 else (lambda x: math.exp(x))
+
+
+@overload(log, jit_options=EXACT)
+def _log(x):
+    return (lambda x: log_float32(x)) if x == types.float32 else (lambda x: math.log(x))
+
+
+@overload(tanh, jit_options=EXACT)
+def _tanh(x):
+    return (lambda x: tanh_float32(x)) if x == types.float32 else (lambda x: tanh_float64(x))

@@ -1,0 +1,277 @@
+# mypy: ignore-errors
+# (What @njit and @intrinsic take has no types for Python.)
+"""Softmax of each row, the product of its Jacobian with a gradient, and the Jacobian itself.
+
+* `forward`: exp(x - max) / sum. Floor: 0.2 ns an element for exp (AVX-512), or 8 bytes. With AVX2 on a Zen 3 it takes
+  1 ns an element of long rows, of which exp is 0.8; half of that on two threads.
+* `backward`: the notes build `diagflat(y) - y y'` for each sample and multiply; that product is `y * (dy - sum(y *
+  dy))` per row, which reads y and dy and writes dx once: 12 bytes an element, and nothing is materialised. On (300, 3)
+  it takes 0.4 us beside the call, the notes' loop 1600; on (1024, 1000) 172 us against 441,000, 105 on two threads.
+* `jacobian`: [N, C, C], one write of 4 C**2 bytes a sample, which is its floor.
+
+Rows of three or ten do not fill a vector, so whatever has no need of rows runs over a block of them at once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnx.kernels.cpu.jit.behaved import apart, apart_or_same, behaved
+from nnx.kernels.cpu.jit.cache import njit
+from nnx.kernels.cpu.jit.signature import takes
+from nnx.kernels.cpu.jit.simd import (
+    INLINED,
+    OPTIONS,
+    PART,
+    WIDTH,
+    flat,
+    row,
+    vfill,
+    vfirst,
+    view,
+    vload,
+    vmax,
+    vmul,
+    vrow_sums,
+    vstore,
+    vsub,
+    vsum,
+    vtop,
+)
+from nnx.kernels.cpu.ops.math import exp
+from nnx.kernels.cpu.threads.team import make_together
+
+BLOCK = 4096  # numbers in a block: they stay in the first-level cache
+LONG = 128  # numbers from which on a row is handled by itself
+SHARED_FORWARD, SHARED_BACKWARD = 50_000, 200_000  # numbers from which on several threads take part: 40 us of work
+SHARE = 32768  # numbers, roughly, that one of them takes at a time
+
+
+@njit(**INLINED)
+def share_of(n, c, shared):
+    """How many rows of c numbers to take at a time, out of n."""
+    return max(4, SHARE // c) if n * c >= shared else n
+
+
+@njit(**INLINED)
+def extent_of(number, step, c, size):
+    """Where a share of `step` rows begins among `size` numbers, and how many are its own."""
+    first = number * step * c
+    return first, min(step * c, size - first)
+
+
+@njit(**INLINED)
+def largest(a):
+    """The maximum of a row, leaving out NaN."""
+    least = a.dtype.type(-np.inf)
+    top, first = least, a.size - a.size % WIDTH
+    if first:
+        tops = vfill(least)
+        for j in range(0, first, WIDTH):
+            tops = vmax(vload(a, j), tops)
+        top = vtop(tops)
+    for j in range(first, a.size):
+        v = a[j]
+        top = v if v > top else top
+    return top
+
+
+@njit(**INLINED)
+def shifted(a, out):
+    """out = a - max(a), of one row; return the maximum."""
+    top = largest(a)
+    for j in range(a.size):
+        out[j] = a[j] - top
+    return top
+
+
+@njit(**INLINED)
+def exponential(a):
+    """a = exp(a)."""
+    for j in range(a.size):
+        a[j] = exp(a[j])
+
+
+@njit(**INLINED)
+def scale(a, total):
+    """a = a / total."""
+    inverse = a.dtype.type(1) / total
+    for j in range(a.size):
+        a[j] *= inverse
+
+
+# ---- forward ---------------------------------------------------------------------------------------------------------
+
+
+@njit(**INLINED)
+def forward_long(x, y, c):
+    """`forward` for long rows."""
+    for at in range(0, x.size, c):
+        a, out = view(x, at, c), view(y, at, c)
+        top, total = largest(a), y.dtype.type(0)
+        for j in range(c):
+            e = exp(a[j] - top)
+            out[j] = e
+            total += e
+        scale(out, total)
+
+
+@njit(**INLINED)
+def forward_blocks(x, y, c):
+    """`forward` for short rows: the exponentials of a block of them at once."""
+    step = max(1, BLOCK // c) * c
+    for first in range(0, x.size, step):
+        last = min(first + step, x.size)
+        for at in range(first, last, c):
+            shifted(view(x, at, c), view(y, at, c))
+        exponential(view(y, first, last - first))
+        for at in range(first, last, c):
+            out, total = view(y, at, c), y.dtype.type(0)
+            for j in range(c):
+                total += out[j]
+            scale(out, total)
+
+
+@njit(**PART)
+def forward_share(operands, number):
+    """`forward` of some rows."""
+    x, y, c, step = operands
+    first, size = extent_of(number, step, c, x.size)
+    if c >= LONG:
+        forward_long(view(x, first, size), view(y, first, size), c)
+    else:
+        forward_blocks(view(x, first, size), view(y, first, size), c)
+
+
+forward_together = make_together(forward_share)
+
+
+@takes("mmi")
+@njit(**OPTIONS)
+def forward(x, y, board):
+    """y = softmax(x), both [N, C]. The board is that of the threads which may help: see team.py."""
+    n, c = x.shape
+    if not behaved(x, y) or x.shape != y.shape or not x.size or not apart_or_same(y, x):
+        return False
+    step = share_of(n, c, SHARED_FORWARD)
+    forward_together(board, (flat(x), flat(y), c, step), (n + step - 1) // step)
+    return True
+
+
+# ---- backward --------------------------------------------------------------------------------------------------------
+
+
+@njit(**INLINED)
+def row_product(p, g):
+    """The sum of p * g."""
+    total = p.dtype.type(0)
+    for j in range(p.size):
+        total += p[j] * g[j]
+    return total
+
+
+@njit(**INLINED)
+def backward_long(y, dy, dx, c):
+    """`backward` for long rows: one is written while the next is summed, so that memory is read all the time."""
+    total = row_product(view(y, 0, c), view(dy, 0, c))
+    for at in range(0, y.size, c):
+        following = min(at + c, y.size - c)
+        p, g, out = view(y, at, c), view(dy, at, c), view(dx, at, c)
+        p_next, g_next = view(y, following, c), view(dy, following, c)
+        sum_next = y.dtype.type(0)
+        for j in range(c):
+            out[j] = p[j] * (g[j] - total)
+            sum_next += p_next[j] * g_next[j]
+        total = sum_next
+
+
+@njit(**INLINED)
+def backward_rows(y, dy, dx, c, first):
+    """`backward` of the rows from a number on, one after the other."""
+    for at in range(first, y.size, c):
+        p, g, out = view(y, at, c), view(dy, at, c), view(dx, at, c)
+        total = row_product(p, g)
+        for j in range(c):
+            out[j] = p[j] * (g[j] - total)
+
+
+@njit(**INLINED)
+def backward_groups(y, dy, dx, c):
+    """`backward` for rows of a constant 2 to 4: as many as fit into a vector at a time. Return where it ends.
+
+    The last lanes may reach into the next row, which overwrites what is written there; so dx must be neither y nor dy.
+    """
+    step, done = WIDTH // c * c, 0
+    for at in range(0, y.size - WIDTH + 1, step):
+        a, b = vload(y, at), vload(dy, at)
+        vstore(dx, at, vmul(a, vsub(b, vrow_sums(vmul(a, b), c))))
+        done = at + step
+    return done
+
+
+@njit(**INLINED)
+def backward_vectors(y, dy, dx, c):
+    """The same for rows of 8 to 16, a vector each: all but the last."""
+    for at in range(0, y.size - c, c):
+        a, b = vload(y, at), vload(dy, at)
+        total = vsum(vfirst(vmul(a, b), c))
+        vstore(dx, at, vmul(a, vsub(b, vfill(total))))
+    return y.size - c
+
+
+@njit(**INLINED)
+def backward_short(y, dy, dx, c):
+    """`backward` for rows that a vector holds, as many as can be done so; return where it ends."""
+    if c == 2:
+        return backward_groups(y, dy, dx, 2)
+    if c == 3:
+        return backward_groups(y, dy, dx, 3)
+    if c == 4:
+        return backward_groups(y, dy, dx, 4)
+    return backward_vectors(y, dy, dx, c) if WIDTH // 2 <= c <= WIDTH else 0
+
+
+@njit(**PART)
+def backward_share(operands, number):
+    """`backward` of some rows."""
+    y, dy, dx, c, step, apart = operands
+    first, size = extent_of(number, step, c, y.size)
+    p, g, out = view(y, first, size), view(dy, first, size), view(dx, first, size)
+    if c >= LONG and apart:  # in place its sums would not be vectorised, and be long chains
+        backward_long(p, g, out, c)
+    else:
+        backward_rows(p, g, out, c, backward_short(p, g, out, c) if apart else 0)
+
+
+backward_together = make_together(backward_share)
+
+
+@takes("mmmi")
+@njit(**OPTIONS)
+def backward(y, dy, dx, board):
+    """dx = y * (dy - sum(y * dy)) for each row. The board is that of the threads which may help: see team.py."""
+    n, c = y.shape
+    if not behaved(y, dy, dx) or y.shape != dy.shape or y.shape != dx.shape or not apart_or_same(dx, y, dy):
+        return False
+    if y.size:
+        apart = dx.ctypes.data != y.ctypes.data and dx.ctypes.data != dy.ctypes.data
+        step = share_of(n, c, SHARED_BACKWARD)
+        backward_together(board, (flat(y), flat(dy), flat(dx), c, step, apart), (n + step - 1) // step)
+    return True
+
+
+@takes("mt")
+@njit(**OPTIONS)
+def jacobian(y, matrices):
+    """matrices [N, C, C] = diagflat(p) - p p' for each row p of y."""
+    n, c = y.shape
+    if not behaved(y, matrices) or matrices.shape != (n, c, c) or not apart(matrices, y):
+        return False
+    for i in range(n):
+        p = row(y, i)
+        for k in range(c):
+            out, factor = view(matrices, (i * c + k) * c, c), p[k]
+            for j in range(c):
+                out[j] = -factor * p[j]
+            out[k] = factor * (y.dtype.type(1) - factor)
+    return True

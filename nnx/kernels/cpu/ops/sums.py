@@ -1,0 +1,60 @@
+"""Long sums in two stages (rounding.py). Floor: the bytes, read once."""
+
+# mypy: allow-untyped-defs, no-check-untyped-defs
+
+from __future__ import annotations
+
+from nnx.kernels.cpu.jit.cache import njit
+from nnx.kernels.cpu.jit.simd import PART, view
+from nnx.kernels.rounding import RUN
+
+
+@njit(**PART)
+def collect(out, run, anew):
+    """out += run; or out = run, if it begins `anew`."""
+    zero = out.dtype.type(0)
+    for j in range(len(out)):
+        so_far = out[j]
+        out[j] = (zero if anew else so_far) + run[j]
+
+
+@njit(**PART)
+def add_rows(d, first, last, n, out):
+    """out [n] = rows first .. last of d [., n], eight at a time: each pass over `out` costs as much as a row."""
+    for j in range(n):
+        out[j] = 0
+    i = first
+    while i + 8 <= last:
+        a0, a1, a2, a3 = view(d, i * n, n), view(d, (i + 1) * n, n), view(d, (i + 2) * n, n), view(d, (i + 3) * n, n)
+        i += 4
+        a4, a5, a6, a7 = view(d, i * n, n), view(d, (i + 1) * n, n), view(d, (i + 2) * n, n), view(d, (i + 3) * n, n)
+        i += 4
+        for j in range(n):
+            out[j] += ((a0[j] + a1[j]) + (a2[j] + a3[j])) + ((a4[j] + a5[j]) + (a6[j] + a7[j]))
+    while i < last:
+        a0 = view(d, i * n, n)
+        for j in range(n):
+            out[j] += a0[j]
+        i += 1
+
+
+@njit(**PART)
+def sum_rows(d, rows, n, out, scratch):
+    """out [n] = the sum of the rows of d [rows, n]; `scratch` holds n numbers where there are more than RUN rows."""
+    run = out if rows <= RUN else scratch
+    for first in range(0, rows, RUN):
+        add_rows(d, first, min(first + RUN, rows), n, run)
+        if rows > RUN:
+            collect(out, run, first == 0)
+
+
+@njit(**PART)
+def sum_numbers(a):
+    """The sum of a's numbers: runs in their own type, their sums in float64."""
+    total = 0.0
+    for first in range(0, len(a), RUN):
+        run, part = view(a, first, min(RUN, len(a) - first)), a.dtype.type(0)
+        for i in range(len(run)):
+            part += run[i]
+        total += part
+    return total

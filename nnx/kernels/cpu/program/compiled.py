@@ -1,0 +1,32 @@
+"""One compiled function for each family of programs, which replays any recorded training step many times in one call.
+
+`run_rows` and `run_lanes` take:
+    table: int64, flat: see program_table.py.
+    work, arena, inputs, targets: the arrays that places name, all of one type.
+    labels, order: int64, what LABELS and GATHER read.
+    hyper, counters, stats, penalties, history: operations.py says what they hold; all flat.
+    numbers: float64: what begin_step works out, constants, the parts of penalties.
+    sync: int64 [SYNC]. thread: 0 leads, others help. steps: how many.
+"""
+
+# mypy: allow-untyped-defs, no-check-untyped-defs
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from nnx.kernels.cpu.jit.cache import typed
+from nnx.kernels.cpu.program.lanes import run_lanes
+from nnx.kernels.cpu.program.rows import run_rows
+
+
+def ready(dtype: Any, family: str) -> Any:
+    """Return the function of a family, "rows" or "lanes", for one number type: compiled, or read from the disk."""
+    run = {"rows": run_rows, "lanes": run_lanes}[family]
+    number = types.float32 if np.dtype(dtype).itemsize == 4 else types.float64
+    whole, f, i, d = types.int64, *(types.Array(kind, 1, "C") for kind in (number, types.int64, types.float64))
+    signature = (i, f, f, f, f, i, i, d, i, d, d, d, d, i, whole, whole)
+    return typed(run, *signature)

@@ -1,0 +1,147 @@
+"""`run_lanes`: replays a recorded training step whose samples lie in the vector lanes, many times in one call.
+
+Matrices are [features, stride]. It interprets the table described in program_table.py: 30 to 50 ns an operation.
+"""
+
+# mypy: allow-untyped-defs, no-check-untyped-defs
+
+from __future__ import annotations
+
+from nnx.kernels.cpu.jit.cache import njit
+from nnx.kernels.cpu.jit.simd import PART
+from nnx.kernels.cpu.ops.sums import collect
+from nnx.kernels.cpu.program.lanes_kernels import (
+    lanes_clear,
+    lanes_cross_entropy,
+    lanes_dropout,
+    lanes_load,
+    lanes_mean,
+)
+from nnx.kernels.cpu.program.lanes_matmul import SAMPLES, lanes_product, lanes_weight_gradient
+from nnx.kernels.cpu.program.parameters import finish
+from nnx.kernels.cpu.program.schedule import make_run
+from nnx.kernels.cpu.program.shared import apply_elementwise, copy_labels, parameter_task
+from nnx.kernels.cpu.program.table import (
+    COEF,
+    ELEMENTWISE,
+    KIND,
+    LABELS,
+    LANES_CLEAR,
+    LANES_CROSS_ENTROPY,
+    LANES_DB,
+    LANES_DENSE,
+    LANES_DROPOUT,
+    LANES_DW,
+    LANES_LOAD,
+    LANES_MEAN,
+    OP,
+    PARAMETERS,
+    R0,
+    R1,
+    RELU,
+    STRIDE,
+    B,
+    D,
+    G,
+    K,
+    N,
+    W,
+    X,
+    Y,
+    grid,
+    part,
+)
+from nnx.kernels.rounding import RUN
+from nnx.kernels.step_state import CURSOR, STEP
+
+
+@njit(**PART)
+def weight_gradient(t, memory, samples, at):
+    """Rows R0 .. R1 of dW = X D', to the place `at`: samples are added up in runs (sums.py), for which Y is scratch."""
+    n, stride, high = t[N], t[STRIDE], t[R1] - t[R0]
+    size, many = high * n, samples > RUN
+    for first in range(0, samples, RUN):
+        count = min(RUN, samples - first)
+        x, d = (
+            grid(memory, t[X] + t[R0] * stride + first, high, count, stride, 1),
+            grid(memory, t[D] + first, n, count, stride, 1),
+        )
+        lanes_weight_gradient(x, d, grid(memory, t[Y] if many else at, high, n, n, 1))
+        if many:
+            collect(part(memory, at, size), part(memory, t[Y], size), first == 0)
+
+
+@njit(inline="always")
+def product(t, header, memory, hyper, numbers, r0, count):
+    """Y = W' X + B, dX = W D, or rows R0 .. R1 of dW = X D' with all that is then done to them."""
+    op, k, n, stride = t[OP], t[K], t[N], t[STRIDE]
+    if op == LANES_DW:
+        weight_gradient(t, memory, stride, t[G] + t[R0] * n)
+        finish(t, header, memory, hyper, numbers, t[W] + t[R0] * n, t[G] + t[R0] * n, (t[R1] - t[R0]) * n)
+        return
+    bias, active = part(memory, 0, 0), grid(memory, 0, 0, 0, 1, 1)
+    if op == LANES_DENSE:
+        w, x, y = (
+            grid(memory, t[W], n, k, 1, n),
+            grid(memory, t[X] + r0, k, count, stride, 1),
+            grid(memory, t[Y] + r0, n, count, stride, 1),
+        )
+        bias = part(memory, t[B], n)
+    else:
+        w, x, y = (
+            grid(memory, t[W], k, n, n, 1),
+            grid(memory, t[D] + r0, n, count, stride, 1),
+            grid(memory, t[G] + r0, k, count, stride, 1),
+        )
+        if t[KIND] == RELU:
+            active = grid(memory, t[X] + r0, k, count, stride, 1)
+    lanes_product(w, x, y, bias, active, op == LANES_DENSE and t[KIND] == RELU)
+
+
+@njit(inline="always")
+def cross_entropy(t, memory, numbers, r0, rows, count):
+    """Softmax with cross-entropy. X logits, B targets, G gradient, Y losses, D scratch, W hits if they are counted."""
+    n, c = t[N], t[COEF]
+    hits = part(memory, max(t[W], 0) + r0, rows if t[W] >= 0 else 0)
+    span = (n - 1) * t[STRIDE] + count
+    z, out, scratch = (
+        part(memory, t[X] + r0, span),
+        part(memory, t[G] + r0, span),
+        part(memory, t[D] + 2 * r0, 2 * count),
+    )
+    losses, labels = part(memory, t[Y] + r0, count), part(memory, t[B] + r0, count)
+    lanes_cross_entropy(
+        z, labels, out, losses, hits, scratch, n, t[STRIDE], rows, numbers[c], numbers[c + 1], numbers[c + 2]
+    )
+
+
+@njit(inline="always")
+def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread):
+    """Carry out one operation of the table on samples r0 .. r0 + rows. Codes that it does not know do nothing."""
+    op, n, stride, c = t[OP], t[N], t[STRIDE], t[COEF]
+    count = min((rows + SAMPLES - 1) // SAMPLES * SAMPLES, stride - r0)
+    if LANES_DENSE <= op <= LANES_DW:
+        product(t, header, memory, hyper, numbers, r0, count)
+    elif op == LANES_CROSS_ENTROPY:
+        cross_entropy(t, memory, numbers, r0, rows, count)
+    elif op == ELEMENTWISE:
+        apply_elementwise(t, memory, numbers, r0, rows, count)
+    elif op == LABELS:
+        copy_labels(t, memory, labels, order, counters, r0, rows)
+    elif op == LANES_DB or op == PARAMETERS:  # noqa: SIM109
+        parameter_task(t, header, memory, hyper, numbers)
+    elif op == LANES_LOAD:
+        first, out = max(counters[CURSOR], 0) if t[KIND] else -1, part(memory, t[Y] + r0, (n - 1) * stride + count)
+        lanes_load(part(memory, t[X], 0), order, first, t[R1] - 1, out, n, stride, r0, rows)
+    elif op == LANES_DROPOUT:
+        span = (n + 3) * stride
+        x, y = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span)
+        lanes_dropout(x, y, n, stride, r0, count, t[R1], numbers[c], t[KIND], counters[STEP], t[R0])
+    elif op == LANES_MEAN:
+        span = (n - 1) * stride + count
+        lanes_mean(part(memory, t[X] + r0, span), part(memory, t[Y] + r0, count), n, stride, numbers[c])
+    elif op == LANES_CLEAR:
+        lanes_clear(part(memory, t[X] + r0, (n - 1) * stride + count), n, stride, rows, count)
+
+
+run_lanes = make_run(operation)

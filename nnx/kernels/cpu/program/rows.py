@@ -1,0 +1,170 @@
+"""`run_rows`: replays a recorded training step whose samples lie row by row, many times in one call.
+
+It interprets the table described in program_table.py: 30 to 50 ns an operation.
+"""
+
+# mypy: allow-untyped-defs, no-check-untyped-defs
+
+from __future__ import annotations
+
+from nnx.kernels.cpu.jit.cache import njit
+from nnx.kernels.cpu.jit.simd import PART
+from nnx.kernels.cpu.matmul.gemm import multiply
+from nnx.kernels.cpu.matmul.packing import panels_from_columns, panels_from_rows
+from nnx.kernels.cpu.matmul.register_tile import VECTORS, WIDTH
+from nnx.kernels.cpu.ops.rows import (
+    argmax_rows,
+    cross_entropy_rows,
+    cross_entropy_soft_rows,
+    dropout_rows,
+    gather,
+    mean_rows,
+    one_hot_rows,
+    softmax_back_rows,
+    softmax_rows,
+)
+from nnx.kernels.cpu.ops.sums import collect
+from nnx.kernels.cpu.program.parameters import finish
+from nnx.kernels.cpu.program.schedule import make_run
+from nnx.kernels.cpu.program.shared import apply_elementwise, copy_labels, parameter_task
+from nnx.kernels.cpu.program.table import (
+    ARGMAX,
+    BIAS,
+    COEF,
+    CROSS_ENTROPY,
+    CROSS_ENTROPY_SOFT,
+    DENSE,
+    DENSE_DW,
+    DENSE_DX,
+    DROPOUT,
+    ELEMENTWISE,
+    FINAL,
+    GATHER,
+    KIND,
+    LABELS,
+    ONE_HOT,
+    OP,
+    PANELS_ACROSS,
+    R0,
+    R1,
+    RELU,
+    ROW_MEAN,
+    SCRATCH,
+    SCRATCH_SIZE,
+    SOFTMAX,
+    SOFTMAX_BACK,
+    STRIPS,
+    STRIPS_SIZE,
+    UPDATE,
+    B,
+    D,
+    G,
+    K,
+    N,
+    W,
+    X,
+    Y,
+    grid,
+    part,
+)
+from nnx.kernels.rounding import RUN
+from nnx.kernels.step_state import CURSOR, STEP
+
+
+@njit(**PART)
+def fill_panels(memory, place, k, n, r0, rows, panels, across):
+    """Rows r0 .. r0 + rows of a matrix [k, n] to panels; or, across, to columns of the panels of its transpose."""
+    source = grid(memory, place + r0 * n, rows, n, n, 1)
+    if across:
+        panels_from_columns(source, part(memory, panels + r0 * n, 0), n)
+    else:
+        panels_from_rows(source, part(memory, panels, 0), k, r0)
+
+
+@njit(inline="always")
+def product(t, header, memory, hyper, numbers, r0, rows, thread):
+    """Y = X W + B, dX = D W', or rows R0 .. R1 of dW = X' D with all that is then done to them."""
+    op, k, n, high = t[OP], t[K], t[N], t[R1] - t[R0]
+    size, scratch = high * n, header[SCRATCH] + thread * header[SCRATCH_SIZE]
+    strips = part(memory, header[STRIPS] + thread * header[STRIPS_SIZE], 0)
+    # If nobody sees a gradient but the optimizer it stays in this thread's cache, and is written in the last step.
+    at = scratch if t[UPDATE] and numbers[FINAL] == 0.0 else t[G] + t[R0] * n
+    many = op == DENSE_DW and rows > RUN  # samples are added up in runs (sums.py)
+    for first in range(0, rows if many else 1, RUN):
+        bias = active = grid(memory, 0, 0, 0, 1, 1)
+        if op == DENSE:
+            a, c = grid(memory, t[X] + r0 * k, rows, k, k, 1), grid(memory, t[Y] + r0 * n, rows, n, n, 1)
+            bias, panels, tall = grid(memory, t[B], 1, n, n, 1), part(memory, t[W], 0), k
+        elif op == DENSE_DX:
+            a, c = grid(memory, t[D] + r0 * n, rows, n, n, 1), grid(memory, t[G] + r0 * k, rows, k, k, 1)
+            panels, tall = part(memory, t[W], 0), n
+            if t[KIND] == RELU:
+                active = grid(memory, t[X] + r0 * k, rows, k, k, 1)
+        else:
+            a = grid(memory, t[X] + first * k + t[R0], high, min(RUN, rows - first), 1, k)
+            c = grid(memory, scratch + size if many else at, high, n, n, 1)
+            panels, tall = part(memory, t[D] + first * VECTORS * (WIDTH // c.itemsize), 0), rows
+        multiply(a, panels, tall, c, bias, active, op == DENSE and t[KIND] == RELU, False, strips)
+        if many:
+            collect(part(memory, at, size), part(memory, scratch + size, size), first == 0)
+    if op == DENSE_DW:
+        finish(t, header, memory, hyper, numbers, t[W] + t[R0] * n, at, size)
+        if t[Y] >= 0:  # the new weights for the next step's products, while they are in the cache
+            fill_panels(memory, t[W], k, n, t[R0], t[R1] - t[R0], t[Y], False)
+        if t[B] >= 0:
+            fill_panels(memory, t[W], k, n, t[R0], t[R1] - t[R0], t[B], True)
+
+
+@njit(inline="always")
+def cross_entropy(t, memory, numbers, r0, rows):
+    """Softmax with cross-entropy. X logits, B targets, G gradient, Y losses, D scratch, W hits if they are counted."""
+    n, at, c = t[N], r0 * t[N], t[COEF]
+    losses = part(memory, t[Y] + r0, rows)
+    hits = part(memory, max(t[W], 0) + r0, rows if t[W] >= 0 else 0)
+    x, out, totals = part(memory, t[X] + at, rows * n), part(memory, t[G] + at, rows * n), part(memory, t[D] + r0, rows)
+    if t[OP] == CROSS_ENTROPY:
+        labels = part(memory, t[B] + r0, rows)
+        cross_entropy_rows(x, labels, out, losses, totals, hits, n, numbers[c], numbers[c + 1], numbers[c + 2])
+    else:
+        target = part(memory, t[B] + at, rows * n)
+        cross_entropy_soft_rows(x, target, out, losses, totals, n, numbers[c], numbers[c + 1], numbers[c + 2])
+
+
+@njit(inline="always")
+def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread):
+    """Carry out one operation of the table on samples r0 .. r0 + rows. Codes that it does not know do nothing."""
+    op, n, at, c = t[OP], t[N], r0 * t[N], t[COEF]
+    if op <= DENSE_DW:
+        product(t, header, memory, hyper, numbers, r0, rows, thread)
+    elif op <= PANELS_ACROSS:
+        first, count = (t[R0], t[R1] - t[R0]) if t[R1] > 0 else (r0, rows)
+        fill_panels(memory, t[X], t[K], t[N], first, count, t[Y], op == PANELS_ACROSS)
+    elif op == CROSS_ENTROPY or op == CROSS_ENTROPY_SOFT:  # noqa: SIM109 - `in` is a call
+        cross_entropy(t, memory, numbers, r0, rows)
+    elif op == ELEMENTWISE:
+        apply_elementwise(t, memory, numbers, r0, rows, rows)
+    elif op == LABELS:
+        copy_labels(t, memory, labels, order, counters, r0, rows)
+    elif op >= BIAS:
+        parameter_task(t, header, memory, hyper, numbers)
+    elif op == GATHER:
+        gather(part(memory, t[X], 0), order, counters[CURSOR] + r0, part(memory, t[Y] + at, 0), rows, n, t[R1] - 1)
+    elif op == DROPOUT:
+        x, y = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
+        dropout_rows(x, y, r0, rows, n, t[R1], numbers[c], t[KIND], counters[STEP], t[R0])
+    elif op == ROW_MEAN:
+        mean_rows(part(memory, t[X] + at, rows * n), part(memory, t[Y] + r0, rows), n, numbers[c])
+    elif op == SOFTMAX:
+        softmax_rows(
+            part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n), part(memory, t[D] + r0, rows), n
+        )
+    elif op == SOFTMAX_BACK:
+        x, d = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
+        softmax_back_rows(x, d, part(memory, t[G] + at, rows * n), rows, n)
+    elif op == ARGMAX:
+        argmax_rows(part(memory, t[X] + at, rows * n), part(memory, t[Y] + r0, rows), n)
+    elif op == ONE_HOT:
+        one_hot_rows(part(memory, t[X] + r0, rows), part(memory, t[Y] + at, rows * n), n)
+
+
+run_rows = make_run(operation)

@@ -1,0 +1,52 @@
+"""What a recorded step does to samples however they lie, and to parameters.
+
+Floor: reading and writing each number once.
+"""
+
+# mypy: allow-untyped-defs, no-check-untyped-defs
+
+from __future__ import annotations
+
+from nnx.kernels.cpu.jit.cache import njit
+from nnx.kernels.cpu.jit.simd import PART
+from nnx.kernels.cpu.ops.elementwise import elementwise
+from nnx.kernels.cpu.ops.rows import named
+from nnx.kernels.cpu.ops.sums import sum_rows
+from nnx.kernels.cpu.program.parameters import finish, sum_lanes
+from nnx.kernels.cpu.program.table import BIAS, COEF, KIND, LANES_DB, OP, ROWS, STRIDE, D, G, N, W, X, Y, part
+from nnx.kernels.step_state import CURSOR
+
+
+@njit(**PART)
+def apply_elementwise(t, memory, numbers, r0, rows, count):
+    """A function of one number or two, on the features of samples r0 .. r0 + rows; by features `count` samples."""
+    n, stride, c = t[N], t[STRIDE], t[COEF]
+    start, length, pieces = r0 * n, rows * n, 1
+    if stride > 0:
+        start, length, pieces = r0, count, n
+        if count == stride:
+            length, pieces = n * stride, 1
+    for piece in range(pieces):
+        place = start + piece * stride
+        x, y = part(memory, t[X] + place, length), part(memory, max(t[Y], 0) + place, length)
+        elementwise(t[KIND], x, y, part(memory, t[G] + place, length), numbers[c], numbers[c + 1])
+
+
+@njit(**PART)
+def copy_labels(t, memory, labels, order, counters, r0, rows):
+    """Labels of samples r0 .. r0 + rows, in the order of the samples if there is one, as numbers of the step's type."""
+    wanted, first = part(memory, t[Y] + r0, rows), counters[CURSOR] if t[KIND] else 0
+    for r in range(r0, r0 + rows):
+        wanted[r - r0] = labels[named(order, first + r, len(labels) - 1) if t[KIND] else r]
+
+
+@njit(**PART)
+def parameter_task(t, header, memory, hyper, numbers):
+    """The gradient of biases, or none (PARAMETERS), and what is then done to the parameters it belongs to."""
+    op, n, stride = t[OP], t[N], t[STRIDE]
+    if op == BIAS:
+        rows = header[ROWS]
+        sum_rows(part(memory, t[D], rows * n), rows, n, part(memory, t[G], n), part(memory, max(t[Y], 0), n))
+    elif op == LANES_DB:
+        sum_lanes(part(memory, t[D], n * stride), n, stride, part(memory, t[G], n))
+    finish(t, header, memory, hyper, numbers, t[W], t[G], n)

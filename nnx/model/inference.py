@@ -1,0 +1,110 @@
+"""A model's forward pass without its layers: how `predict` and `evaluate` run where all layers are nnx's own.
+
+A layer keeps its inputs and output for the backward pass, and checks both each time. Prediction needs none of that:
+the layers are reduced once to stages, which the backend's operations run one after the other, or, where the backend can
+do that, one native function runs together.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnx.backends.inference import Forward, Stage
+from nnx.layers import Dense, Dropout, Layer, Linear, ReLU, Sigmoid, Softmax, Tanh
+from nnx.settings import replaced
+
+if TYPE_CHECKING:
+    from nnx.model.sequential import Sequential
+
+Array = Any
+FUSED = {ReLU: "relu", Sigmoid: "sigmoid", Tanh: "tanh"}  # what `dense` applies to its own result
+PASSED = (Linear, Dropout)  # what does nothing here
+
+
+class Inference:
+    """The forward pass of a model as its layers and its backend are now; parameters may change.
+
+    The model makes another one when it gets other layers, or a layer another setting or method.
+
+    Attributes:
+        layers: what it was made of.
+        stages: what they come to; None: they run as written, because one is not nnx's own.
+        native: predicts a few rows in one call, or returns None.
+    """
+
+    def __init__(self, model: Sequential) -> None:
+        self.backend, self.layers = model.backend, model.layers
+        self.stages = stages_of(model.layers)
+        self._bound = [stage.bound(self.backend) for stage in self.stages or ()]
+        compiled = None if self.stages is None else self.backend.compile_forward(self.stages, model.flat.values)
+        self.native: Forward = compiled or refuse
+        self._owner = model._owner
+        self._own = threading.local()
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Return the outputs [N, O] for x [N, I], contiguous and of the model's type: always a new array.
+
+        Any number of threads may call it at once.
+        """
+        if self.native is not refuse and not x.flags.writeable:  # compiled code takes no such array
+            x = x.copy()
+        outputs = self.native(x)
+        if outputs is not None:
+            return outputs
+        if self.stages is not None:
+            return self.backend.to_numpy(self.outputs(x))
+        with self.layers_alone():
+            return self.backend.to_numpy(self.outputs(x)).copy()
+
+    def layers_alone(self) -> AbstractContextManager[Any]:
+        """Return a context in which no other thread uses the layers: run as written, they have one workspace."""
+        return nullcontext() if self.stages is not None else self._owner.layers  # of its own in a forked process
+
+    def outputs(self, x: np.ndarray) -> Array:
+        """Return the same as an array of the backend, which may be a workspace that the next call overwrites."""
+        outputs = self.backend.from_numpy(x)
+        with np.errstate(all="ignore"):  # as in training: the result says what overflowed
+            if self.stages is None:
+                for layer in self.layers:
+                    outputs = layer.forward(outputs, training=False)
+                return outputs
+            for stage, room in zip(self._bound, self._rooms(len(x), outputs.dtype), strict=True):
+                outputs = stage(outputs, room)
+        return outputs
+
+    def _rooms(self, rows: int, dtype: Any) -> list[Array | None]:
+        """Where each stage writes: this thread's workspace, or None for a new array, as the last one is."""
+        rooms: list[Array | None] = getattr(self._own, "rooms", [])
+        if not rooms or any(room is not None and room.shape[0] < rows for room in rooms):
+            assert self.stages is not None
+            rooms = [None if s.weights is None else self.backend.empty((rows, s.weights.shape[1]), dtype)
+                     for s in self.stages[:-1]] + [None]  # fmt: skip
+            self._own.rooms = rooms
+        return [room if room is None or room.shape[0] == rows else room[:rows, ...] for room in rooms]
+
+
+def stages_of(layers: Sequence[Layer]) -> list[Stage] | None:
+    """Reduce layers to stages; None if one of them is not nnx's own, or nothing is left."""
+    stages: list[Stage] = []
+    for layer in layers:
+        kind, last = type(layer), stages[-1] if stages else None
+        if replaced(layer):
+            return None
+        if isinstance(layer, Dense) and kind is Dense:
+            stages.append(Stage(layer.weights, layer.biases, None))
+        elif kind in FUSED and last is not None and last.weights is not None and last.activation is None:
+            stages[-1] = Stage(last.weights, last.biases, FUSED[kind])
+        elif kind in FUSED or kind is Softmax:
+            stages.append(Stage(None, None, FUSED.get(kind, "softmax")))
+        elif kind not in PASSED:
+            return None
+    return stages or None
+
+
+def refuse(x: np.ndarray) -> None:
+    """Stand in for a native function where there is none."""

@@ -1,0 +1,1 @@
+"""Training: one step, recorded and replayed, and the loop of epochs around it."""
