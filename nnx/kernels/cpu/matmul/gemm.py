@@ -2,8 +2,9 @@
 # (What @njit and @intrinsic take has no types for Python.)
 """Matrix products: `c (+)= a @ b`, then the bias, ReLU, or the mask of ReLU's gradient, while a tile is in registers.
 
-Floor: 2 m k n FLOP. A **tile** is a block of the result held in vector registers (register_tile.py): 8x32 numbers with AVX-512,
-6x16 with AVX2. It is made from a strip of `a` and a panel of `b` (packing.py), and stored once, finished.
+Floor: 2 m k n FLOP. A **tile** is a block of the result held in vector registers (register_tile.py): 8x32 numbers
+with AVX-512, 6x16 with AVX2. It is made from a strip of `a` and a panel of `b` (packing.py), and stored once,
+finished.
 
 Reaches, float32, one thread of a Zen 3 core with AVX2, GFLOP/s (OpenBLAS): 128x784x512 85 (89), its dW 94 (92),
 1024x784x512 94 (92), its dW 93 (92), 512x2048x2048 88 (93); and 98-101 where the panels are there already, as in a
