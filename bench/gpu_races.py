@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from gpu_report import clocks
+from gpu_facts import clocks
 
 from nnx.benchmark import units
 from nnx.benchmark.players import ON_GPU, Player, installed

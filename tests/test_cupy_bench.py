@@ -34,6 +34,7 @@ sys.path.append(str(ROOT / "bench"))
 import gpu  # noqa: E402
 import gpu_checks  # noqa: E402
 import gpu_diagnostics  # noqa: E402
+import gpu_facts  # noqa: E402
 import gpu_kernels  # noqa: E402
 import gpu_persistent  # noqa: E402
 import gpu_races  # noqa: E402
@@ -378,7 +379,7 @@ def test_stages_for_which_no_time_is_left_say_so(broken: Any, monkeypatch: pytes
 
 def test_each_command_stays_below_nine_minutes():
     """Its last stage's limit, and a process that outlives being killed, then nvidia-smi that does so too."""
-    assert gpu.TOTAL + 2 * gpu.gpu_process.PATIENCE + gpu_report.ASKED < 540
+    assert gpu.TOTAL + 2 * gpu.gpu_process.PATIENCE + gpu_facts.ASKED < 540
     assert all(0 < most <= gpu.TOTAL for stages in gpu.KINDS.values() for _, most in stages.values())
 
 
