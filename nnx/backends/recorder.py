@@ -10,17 +10,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from nnx.backends.errors import NotReplayable
 from nnx.backends.operations import OPERATIONS, QUIET, OperationSpec, loud
 
-if TYPE_CHECKING:
-    from nnx.backends.base import Backend
-
 Array = Any
+
+
+class Arrays(Protocol):
+    """What a recorder asks of its backend beside the operations: where arrays are, and what is in them."""
+
+    def address(self, a: Array) -> int:
+        """Return where in memory an array begins."""
+
+    def dtype_name(self, dtype: Any) -> str:
+        """Return a type's name."""
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """Return `x` as an array of this backend."""
+
+    def to_numpy(self, a: Array) -> np.ndarray:
+        """Return an array of this backend as a NumPy array."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +56,7 @@ class Recorder:
         by: another backend with the same arrays, which carries the operations out; None means `backend` itself.
     """
 
-    def __init__(self, backend: Backend, known: Iterable[Array], by: Backend | None = None) -> None:
+    def __init__(self, backend: Arrays, known: Iterable[Array], by: Arrays | None = None) -> None:
         self.backend, self.by = backend, by or backend
         self.calls: list[Call] = []
         self._kept = list(known)  # keeps each buffer alive, so that no other can take its address
@@ -113,7 +126,7 @@ class Program:
     native = False
     reason: str | None = None
 
-    def __init__(self, backend: Backend, calls: list[Call]) -> None:
+    def __init__(self, backend: object, calls: list[Call]) -> None:
         self.calls = calls
         self._bound = [(loud(getattr(backend, call.name)), tuple(call.operands.values())) for call in calls]
 
