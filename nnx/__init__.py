@@ -31,8 +31,7 @@ from nnx.losses import (
     SoftmaxCrossEntropy,
     accuracy,
 )
-from nnx.model.checkpoint import load
-from nnx.model.sequential import Sequential
+from nnx.model.sequential import Sequential, load
 from nnx.optimizers import SGD, AdaGrad, Adam, AdamW, Optimizer, RMSprop
 
 __version__ = "0.1.0"

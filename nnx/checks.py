@@ -59,6 +59,14 @@ def choice(value: Any, what: str, allowed: Iterable[str]) -> str:
     return value
 
 
+def instance(value: Any, kind: type, what: str, example: str) -> None:
+    """Refuse what is no instance of a class of nnx, the class itself above all."""
+    if isinstance(value, type) and issubclass(value, kind):
+        raise InputTypeError(f"{what} is the class {value.__name__}; give an instance: {value.__name__}(...)")
+    if not isinstance(value, kind):
+        raise InputTypeError(f"{what} is {value!r}; expected a {kind.__name__}, such as nnx.{example}")
+
+
 def dtype(value: Any) -> str:
     """Return the name of a type that nnx computes in: "float32" or "float64", given as name, type or NumPy dtype."""
     try:

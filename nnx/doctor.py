@@ -26,8 +26,8 @@ from nnx.backends.cupy import driver as cuda_driver
 from nnx.backends.cupy.diagnosis import wheels
 from nnx.backends.printable import printable
 from nnx.datasets.download import cache_folder
-from nnx.datasets.needs import as_path
 from nnx.errors import BackendUnavailable, InputError, MissingExtra
+from nnx.files import as_path
 
 PACKAGES = {  # distributions, any of which will do: (what for, extra)
     ("numba",): ("the numba backend", "cpu"),

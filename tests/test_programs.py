@@ -27,7 +27,8 @@ from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operations import OPERATIONS
 from nnx.backends.recorder import Program, Rounded
 from nnx.testing.rounding import rounding
-from nnx.training.step import Eager, Feed, Trainer
+from nnx.training.step import Feed
+from nnx.training.trainer import Eager, Trainer
 
 
 @contextmanager

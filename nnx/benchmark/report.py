@@ -18,9 +18,8 @@ from nnx.benchmark.figures import sum_up
 from nnx.benchmark.players import Player
 from nnx.benchmark.race import Method, Results
 from nnx.benchmark.workloads import SUITES, Workload
-from nnx.datasets.needs import existing_file
 from nnx.errors import FileFormatError
-from nnx.files import read_file
+from nnx.files import existing_file, read_file
 
 FORMAT = "nnx-bench/1"
 MOST = 1 << 28  # bytes of a report: a hundred times as many as the largest has

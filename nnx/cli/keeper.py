@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from nnx import checks
-from nnx.callbacks import Callback
+from nnx.callbacks import Callback, Model
 from nnx.cli.errors import writing
 from nnx.errors import InputError
 from nnx.history import History
-from nnx.model.sequential import Sequential
 
 KEY = "history"
 LONGEST = 1000  # epochs of history kept; with more, every second one is dropped, then every fourth, ...
@@ -37,19 +36,19 @@ class Keeper(Callback):
         self.saved_epoch: int | None = None
         self._due = time.monotonic() + SECONDS
 
-    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
+    def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
         """Note the epoch's values, and save if it is time."""
         record(model.metadata, epoch + 1, logs)
         if self.path is not None and time.monotonic() >= self._due:
             self._save(model, self.path)
 
-    def on_fit_end(self, model: Sequential, history: History) -> None:
+    def on_fit_end(self, model: Model, history: History) -> None:
         """Save the last epoch that is whole."""
         whole = model.optimizer.iterations == model.epochs_done * self.steps_per_epoch
         if self.path is not None and whole and history.epochs and self.saved_epoch != model.epochs_done:
             self._save(model, self.path)
 
-    def _save(self, model: Sequential, path: Path) -> None:
+    def _save(self, model: Model, path: Path) -> None:
         begin = time.monotonic()
         with writing(path):
             model.save(path)

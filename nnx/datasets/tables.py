@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from nnx.casting import lost
 from nnx.checks import choice, integer
 from nnx.errors import FileFormatError, InputError, InputTypeError
+from nnx.files import existing_file
 
 from .archive import as_features, as_labels, read_archive
 from .labels import Encoded, Task, encode
-from .needs import existing_file
 from .sheet import Sheet
 
 KIND = "a CSV or npz file"

@@ -10,16 +10,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from nnx.backends import Backend
 from nnx.backends.inference import Forward, Stage
 from nnx.layers import Dense, Dropout, Layer, Linear, ReLU, Sigmoid, Softmax, Tanh
+from nnx.owner import Owner
 from nnx.settings import replaced
-
-if TYPE_CHECKING:
-    from nnx.model.sequential import Sequential
 
 Array = Any
 FUSED = {ReLU: "relu", Sigmoid: "sigmoid", Tanh: "tanh"}  # what `dense` applies to its own result
@@ -27,9 +26,12 @@ PASSED = (Linear, Dropout)  # what does nothing here
 
 
 class Inference:
-    """The forward pass of a model as its layers and its backend are now; parameters may change.
+    """The forward pass of a network as its layers and its backend are now; parameters may change.
 
-    The model makes another one when it gets other layers, or a layer another setting or method.
+    The network makes another one when it gets other layers, or a layer another setting or method.
+
+    Args:
+        layers: attached to `backend`. owner: of their network, whose `flat` holds all their parameters.
 
     Attributes:
         layers: what it was made of.
@@ -37,13 +39,13 @@ class Inference:
         native: predicts a few rows in one call, or returns None.
     """
 
-    def __init__(self, model: Sequential) -> None:
-        self.backend, self.layers = model.backend, model.layers
-        self.stages = stages_of(model.layers)
-        self._bound = [stage.bound(self.backend) for stage in self.stages or ()]
-        compiled = None if self.stages is None else self.backend.compile_forward(self.stages, model.flat.values)
+    def __init__(self, layers: Sequence[Layer], backend: Backend, owner: Owner) -> None:
+        self.backend, self.layers = backend, layers
+        self.stages = stages_of(layers)
+        self._bound = [stage.bound(backend) for stage in self.stages or ()]
+        compiled = None if self.stages is None else backend.compile_forward(self.stages, owner.flat.values)
         self.native: Forward = compiled or refuse
-        self._owner = model._owner
+        self._owner = owner
         self._own = threading.local()
 
     def predict(self, x: np.ndarray) -> np.ndarray:

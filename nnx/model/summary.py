@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from nnx.backends.printable import printable
-
-if TYPE_CHECKING:
-    from nnx.model.sequential import Sequential
+from nnx.model.network import Network
 
 
-def summarize(model: Sequential) -> str:
-    """Return the table as text."""
+def summarize(model: Network, training: Iterable[str] = ()) -> str:
+    """Return the table as text; `training` are lines on how the model is trained."""
     rows = [("layer", "", "outputs", "parameters")]
     width = None
     total = 0
@@ -27,10 +25,5 @@ def summarize(model: Sequential) -> str:
     lines.append(f"{total:,} parameters, {model.dtype}; backend {model.backend.name} ({model.resolution.reason})")
     if model.backend.precision != "full" and model.dtype == "float32":
         lines.append(f"large products round what they multiply: precision={model.backend.precision!r}")
-    if model.loss is not None:
-        lines.append(f"{model.loss}, {model.optimizer}; {model.epochs_done} epochs done")
-    if model.eager_reason is not None:
-        lines.append(f"steps run eagerly, not replayed: {model.eager_reason}")
-    if model.replay_reason is not None:
-        lines.append(f"steps are replayed one operation at a time: {model.replay_reason}")
+    lines += training
     return printable("\n".join(lines), keep="\n")

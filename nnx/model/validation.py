@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nnx import checks
 from nnx.errors import InputError, InputTypeError
 from nnx.layers import Activation, Dense, Dropout, Layer, Linear, ReLU, Softmax, Tanh
 from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy, FusedLoss, Loss
@@ -22,7 +23,7 @@ def fitting_layers(layers: Sequence[Any], kept: Sequence[Layer] = ()) -> tuple[L
     if not layers:
         raise InputError("Sequential(): expected at least one layer, such as Dense(2, 64)")
     for number, layer in enumerate(layers):
-        expect_instance(layer, Layer, f"layer {number}", "ReLU()")
+        checks.instance(layer, Layer, f"layer {number}", "ReLU()")
         if isinstance(layer, Loss):
             raise InputTypeError(f"layer {number} is {layer}, a loss; give it to compile(loss=...)")
         if any(layer is other for other in layers[:number]):
@@ -45,14 +46,6 @@ def chain(layers: Sequence[Layer]) -> tuple[int | None, int | None]:
         if all(isinstance(before, Activation | Dropout | Linear) for before in layers[:number]):
             first = first or getattr(layer, "n_inputs", None)
     return first, width
-
-
-def expect_instance(value: Any, kind: type, what: str, example: str) -> None:
-    """Refuse what is no instance of a class of nnx, the class itself above all."""
-    if isinstance(value, type) and issubclass(value, kind):
-        raise InputTypeError(f"{what} is the class {value.__name__}; give an instance: {value.__name__}(...)")
-    if not isinstance(value, kind):
-        raise InputTypeError(f"{what} is {value!r}; expected a {kind.__name__}, such as nnx.{example}")
 
 
 def check_loss(loss: Loss) -> None:

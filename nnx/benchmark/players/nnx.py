@@ -159,10 +159,9 @@ def _step(network: Network, backend: Any) -> Ready:
     job.record()
     if model.eager_reason is not None:
         raise Refused(f"the step is not replayed on {backend.name}: {model.eager_reason}")
-    chunk = min(job.samples.epochs, HISTORY // network.turns) * network.turns
-    job.samples.begin(0, job.samples.epochs)
-    assert job.full is not None
-    runner = job.full[1]
+    chunk = min(job.batches.epochs, HISTORY // network.turns) * network.turns
+    job.batches.begin(0, job.batches.epochs)
+    (runner,) = job.runners.values()
 
     def run(steps: int) -> np.ndarray:
         losses = np.zeros(0)
@@ -172,8 +171,8 @@ def _step(network: Network, backend: Any) -> Ready:
         return losses
 
     losses = run(CHECKED)
-    if model.replay_reason is not None:
-        raise Refused(f"the step is not replayed whole on {backend.name}: {model.replay_reason}")
+    if runner.reason is not None:
+        raise Refused(f"the step is not replayed whole on {backend.name}: {runner.reason}")
     parameters = [backend.to_numpy(value).ravel() for value in model.parameters().values()]
     how = getattr(runner, "way", "program")  # on a GPU there are several
     return Ready(run, {"losses": losses, "parameters": np.concatenate(parameters)}, how, network.turns)
