@@ -359,7 +359,7 @@ def tally(run: Run, given: Operands) -> Iterator[Results]:
     )
     operands = (run.read(losses),) if kernel == "losses" else (run.read(losses), run.read(outputs), run.read(target))
     shape = outputs.shape[: 1 if kernel == "losses" else 2]
-    number = {"binary": (0.5,), "logits": (0,), "regression": (given["precision"],)}.get(metric, ())
+    number = {"binary": (0.5,), "logits": (0,), "regression": (given["tolerance"],)}.get(metric, ())
     for blocks in (1, 3):
         stats, parts = run.write(3, np.float64, given["stats"]), run.write((blocks, 2), np.float64)
         run(Launch(f"tally_{kernel}", (blocks,), (256,)), *operands, parts, stats, *shape, *number)

@@ -357,7 +357,7 @@ class Reader:
     # ---- the end of the step -----------------------------------------------------------------------------------------
 
     def on_tally(
-        self, losses: Array, outputs: Array, target: Array, metric: str | None, precision: float, stats: Array
+        self, losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array
     ) -> None:
         if self.step.losses is not None or self.step.end is None or not same(self.step.end.operands["stats"], stats):
             raise NotReplayable("tally: the step tells its loss twice, or where nobody logs it")
@@ -382,7 +382,7 @@ class Reader:
             return
         right = Value(x.width)
         kind = "near" if metric == "regression" else "above"
-        limit = precision if metric == "regression" else 0.0 if metric == "logits" else 0.5
+        limit = tolerance if metric == "regression" else 0.0 if metric == "logits" else 0.5
         self.add("elementwise", x, self.read(target), right, kind=kind, constants=(limit, 0.0))
         self.add("mean", right, None, hits, constants=(1 / x.width, 0.0))
 

@@ -190,13 +190,13 @@ class NumpyBackend(Backend):
         return np.take(source, order[first : first + len(out)], axis=0, out=out, mode="clip")
 
     def tally(
-        self, losses: Array, outputs: Array, target: Array, metric: str | None, precision: float, stats: Array
+        self, losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array
     ) -> None:
         stats[LOSS] = losses.sum(dtype=np.float64) / len(losses)
         if metric == "categorical" and target.ndim == 1:
             stats[HITS] = np.count_nonzero(outputs.argmax(axis=1) == target)
         elif metric is not None:
-            stats[HITS] = self._hits(outputs, target, metric, precision).sum()
+            stats[HITS] = self._hits(outputs, target, metric, tolerance).sum()
 
     def end_step(self, stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> None:
         stats[PENALTY] = penalties.sum()

@@ -327,19 +327,19 @@ class Operations:
 
     @operation("losses outputs target", "stats")
     def tally(
-        self, losses: Array, outputs: Array, target: Array, metric: str | None, precision: float, stats: Array
+        self, losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array
     ) -> None:
         """Write the mean of `losses` and the number of right outputs to `stats`.
 
         Args:
             metric: "categorical" (the largest output is the wanted class), "binary" (outputs above 0.5, or
-                "logits" above 0, on the same side as the target), "regression" (within `precision` of the
+                "logits" above 0, on the same side as the target), "regression" (within `tolerance` of the
                 target), None. With several outputs a sample counts by the share of them that are right.
         """
         xp = self.xp
         stats[LOSS] = xp.mean(xp.astype(losses, xp.float64))
         if metric is not None:
-            stats[HITS] = xp.sum(self._hits(outputs, target, metric, precision))
+            stats[HITS] = xp.sum(self._hits(outputs, target, metric, tolerance))
 
     @operation("stats penalties counters", "stats history counters")
     def end_step(self, stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> None:
@@ -434,13 +434,13 @@ class Operations:
         """0 .. count - 1 as int64, on the device of `like`."""
         return self.xp.arange(count, dtype=self.xp.int64, device=like.device)
 
-    def _hits(self, outputs: Array, target: Array, metric: str, precision: float) -> Array:
+    def _hits(self, outputs: Array, target: Array, metric: str, tolerance: float) -> Array:
         xp = self.xp
         if metric == "categorical":
             wanted = xp.argmax(target, axis=1) if target.ndim == 2 else target
             return xp.astype(xp.argmax(outputs, axis=1) == wanted, xp.float64)
         if metric == "regression":
-            right = xp.abs(outputs - target) < precision
+            right = xp.abs(outputs - target) < tolerance
         else:
             right = (outputs > (0 if metric == "logits" else 0.5)) == (target > 0.5)
         return xp.mean(xp.astype(right, xp.float64), axis=1)

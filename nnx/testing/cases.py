@@ -307,7 +307,7 @@ def tally(make: Maker) -> Iterator[Case]:
         )
         for metric, outputs, targets in metrics:
             for (name, values), (kind, target) in combined(outputs, targets, turn):
-                operands: dict[str, Any] = {"outputs": values, "target": target, "metric": metric, "precision": 0.05}
+                operands: dict[str, Any] = {"outputs": values, "target": target, "metric": metric, "tolerance": 0.05}
                 losses = np.abs(make.normal(shape[0]))
                 yield make.case("tally", f"{metric}, {name}, targets {kind}", losses=losses, stats=stats, **operands)
 

@@ -241,7 +241,7 @@ def dropout(x: Array, rate: float, seed: int, layer: int, counters: Array) -> Re
     return {"out": Wanted(np.divide(x, 1 - rate, out=np.zeros_like(x), where=kept))}
 
 
-def tally(losses: Array, outputs: Array, target: Array, metric: str | None, precision: float, stats: Array) -> Results:
+def tally(losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array) -> Results:
     stats = stats.copy()
     stats[LOSS] = losses.mean()
     if metric == "categorical":
@@ -251,7 +251,7 @@ def tally(losses: Array, outputs: Array, target: Array, metric: str | None, prec
         right = {
             "binary": (outputs > 0.5) == (target > 0.5),
             "logits": (outputs > 0) == (target > 0.5),
-            "regression": np.abs(outputs - target) < precision,
+            "regression": np.abs(outputs - target) < tolerance,
         }[metric]
         stats[HITS] = right.mean(axis=1).sum()
     return {"stats": Wanted(stats)}

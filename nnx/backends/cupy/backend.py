@@ -300,13 +300,13 @@ class CupyBackend(CudaDense):
         return self._deliver(y, out)
 
     def tally(
-        self, losses: Array, outputs: Array, target: Array, metric: str | None, precision: float, stats: Array
+        self, losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array
     ) -> None:
         how = self._tally_kind(outputs, target, metric)
         kind = self._kind(losses, outputs)
         fits = outputs.ndim == 2 and losses.shape == outputs.shape[:1]
         if kind is None or how is None or not (fits and writable(stats, (3,), FLOAT64)):
-            super().tally(losses, outputs, target, metric, precision, stats)
+            super().tally(losses, outputs, target, metric, tolerance, stats)
             return
         rows, columns = outputs.shape
         operands = [self._read(losses)]
@@ -314,7 +314,7 @@ class CupyBackend(CudaDense):
             operands += [self._read(outputs), self._read(target)]
         sizes = [rows] if how == "losses" else [rows, columns]
         if metric in ("binary", "logits", "regression"):
-            sizes.append({"binary": 0.5, "logits": 0.0}.get(metric, precision))
+            sizes.append({"binary": 0.5, "logits": 0.0}.get(metric, tolerance))
         first, *second = plans.tally(how, rows, columns)
         blocks = first.grid[0]
         parts = self._scratch(2 * blocks, "float64") if second else None

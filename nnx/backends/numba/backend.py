@@ -377,16 +377,16 @@ class NumbaBackend(NumpyBackend):
         return y if done else super().dropout(x, rate, seed, layer, counters, out)
 
     def tally(
-        self, losses: Array, outputs: Array, target: Array, metric: str | None, precision: float, stats: Array
+        self, losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array
     ) -> None:
         k = self.kernels.step
         if metric == "categorical" and target.ndim == 1:
             done = offer(k.tally_labels, losses, outputs, target, stats)
         else:
             target = outputs if metric is None else target
-            done = offer(k.tally, losses, outputs, target, stats, k.METRICS[metric], float(precision or 0))
+            done = offer(k.tally, losses, outputs, target, stats, k.METRICS[metric], float(tolerance or 0))
         if not done:
-            super().tally(losses, outputs, target, metric, precision, stats)
+            super().tally(losses, outputs, target, metric, tolerance, stats)
 
     def end_step(self, stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> None:
         if not offer(self.kernels.step.end_step, stats, penalties, history, counters, rows):

@@ -87,10 +87,10 @@ extern "C" __global__ void tally_sides(const REAL* losses, const REAL* outputs, 
 }
 
 extern "C" __global__ void tally_distances(const REAL* losses, const REAL* outputs, const REAL* target, double* parts,
-                                           double* stats, long long rows, long long columns, REAL precision) {
+                                           double* stats, long long rows, long long columns, REAL tolerance) {
   __shared__ double shared[WARPS];
   double hits = share_of_right(outputs, target, rows, columns, [&](REAL output, REAL wanted) {
-    return magnitude(output - wanted) < precision;
+    return magnitude(output - wanted) < tolerance;
   });
   finish(sum_of_losses(losses, rows), hits, parts, stats, rows, true, shared);
 }

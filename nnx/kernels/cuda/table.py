@@ -261,8 +261,8 @@ _TABLE = (
             (
                 "distances",
                 "const REAL* outputs, const REAL* target, ",
-                f"{_SHAPE}, REAL precision",
-                "; stats[HITS] = share of columns where |output - target| < precision, over all rows",
+                f"{_SHAPE}, REAL tolerance",
+                "; stats[HITS] = share of columns where |output - target| < tolerance, over all rows",
             ),
         )
     ),

@@ -88,7 +88,7 @@ def mean(losses):
 
 @takes("vmmd")
 @njit(**OPTIONS)
-def tally(losses, outputs, target, stats, metric, precision):
+def tally(losses, outputs, target, stats, metric, tolerance):
     """Write the mean loss and the number of right outputs; `target` is a matrix, unless `metric` is NONE any one."""
     n, c = outputs.shape
     if not behaved(losses, outputs, target, stats) or target.shape != outputs.shape:
@@ -99,7 +99,7 @@ def tally(losses, outputs, target, stats, metric, precision):
     stats[LOSS] = mean(losses)
     hits = 0
     a, t = flat(outputs), flat(target)
-    half, zero, near = number(0.5), number(0), number(precision)
+    half, zero, near = number(0.5), number(0), number(tolerance)
     if metric == NONE:
         return True
     if metric == DISTRIBUTIONS:
