@@ -31,8 +31,8 @@ from nnx.losses import (
     SoftmaxCrossEntropy,
     accuracy,
 )
-from nnx.model.sequential import Sequential, load
 from nnx.optimizers import SGD, AdaGrad, Adam, AdamW, Optimizer, RMSprop
+from nnx.sequential import Sequential, load
 
 __version__ = "0.1.0"
 

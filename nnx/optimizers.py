@@ -14,9 +14,9 @@ import numpy as np
 
 from nnx import checks
 from nnx.errors import InputError
+from nnx.flat_buffer import ParameterBuffer
 from nnx.kernels.step_state import BETA_1, BETA_2, DECAY, EPSILON, LEARNING_RATE, STEP, WEIGHT_DECAY
 from nnx.layers import Layer
-from nnx.layers.flat_buffer import ParameterBuffer
 from nnx.settings import Assignable, Setting
 
 Array = Any

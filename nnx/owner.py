@@ -25,7 +25,7 @@ from nnx.errors import InUseError
 
 if TYPE_CHECKING:
     from nnx.backends.inference import Forward
-    from nnx.layers.flat_buffer import ParameterBuffer
+    from nnx.flat_buffer import ParameterBuffer
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 LOOK = 0.0005  # seconds between two looks whether it is one's turn

@@ -17,8 +17,8 @@ from nnx.callbacks import EarlyStopping
 from nnx.errors import InputError, MissingExtra
 from nnx.layers import Dense, Dropout, Layer, Linear, ReLU, Sigmoid, Softmax, Tanh
 from nnx.losses import CategoricalCrossEntropy, Loss, MeanSquaredError
-from nnx.model.sequential import Sequential
 from nnx.optimizers import Adam
+from nnx.sequential import Sequential
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin

@@ -9,7 +9,7 @@ import numpy as np
 
 from nnx.checks import choice
 from nnx.errors import InputError
-from nnx.model.sequential import Sequential
+from nnx.sequential import Sequential
 
 KEY = "card"
 

@@ -10,7 +10,7 @@ from nnx import plots
 from nnx.cli.keeper import curves
 from nnx.cli.result import Result
 from nnx.cli.sets import Problem
-from nnx.model.sequential import Sequential
+from nnx.sequential import Sequential
 
 NAMES = {"spiral": "Spiral", "digits": "Handwritten digits", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 

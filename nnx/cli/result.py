@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnx.cli.sets import Problem
-from nnx.model.sequential import Sequential
+from nnx.sequential import Sequential
 
 
 @dataclass(frozen=True, eq=False)

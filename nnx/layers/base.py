@@ -10,7 +10,7 @@ from nnx import checks
 from nnx.backends import Backend, get_backend
 from nnx.backends.base import FLOATS, host_array
 from nnx.errors import InputAttributeError, InputError
-from nnx.layers.flat_buffer import ParameterBuffer
+from nnx.flat_buffer import ParameterBuffer
 from nnx.owner import Owner
 from nnx.settings import Assignable, is_own
 

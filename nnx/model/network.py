@@ -16,8 +16,8 @@ from nnx import casting, checks, rng
 from nnx.backends import Backend, resolve
 from nnx.backends.base import host_array, on_its_device, real_numbers
 from nnx.errors import InputError, InputTypeError
+from nnx.flat_buffer import ParameterBuffer
 from nnx.layers import Layer
-from nnx.layers.flat_buffer import ParameterBuffer
 from nnx.model.inference import Inference, refuse
 from nnx.model.validation import chain, fitting_layers
 from nnx.owner import Owner, alone, alone_or_within, changing, reading

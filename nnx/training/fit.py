@@ -23,7 +23,7 @@ from nnx.training import progress
 from nnx.training.batches import batches_for
 from nnx.training.interrupt import Interrupt
 from nnx.training.step import HISTORY, Feed
-from nnx.training.trainer import Eager, Trainer
+from nnx.training.trainer import Eager, Trainer, explain
 
 
 class Fit:
@@ -143,13 +143,3 @@ class Fit:
         if self.trainer.metric is not None:
             logs["accuracy"] = float(accuracy)
         return logs
-
-
-def explain(model: Model, runner: Program | Eager) -> None:
-    """Note on a model why its steps are not replayed, or not as its backend could, if that is so."""
-    if runner.reason is None:
-        return
-    if isinstance(runner, Eager):
-        model.eager_reason = runner.reason
-    else:
-        model.replay_reason = runner.reason

@@ -14,6 +14,7 @@ from weakref import proxy
 import numpy as np
 
 from nnx.backends.recorder import Program
+from nnx.callbacks import Model
 from nnx.errors import InputError, NonFiniteError, NotReplayable
 from nnx.kernels.step_state import LOSS, PENALTY, STEP
 from nnx.losses import Loss
@@ -265,3 +266,13 @@ class Trainer(TrainingStep):
             f"are not finite are in {place}. The model is as it was before that step. Lower the learning rate (now "
             f"{self.optimizer.learning_rate:g}) or scale the inputs to about -1 .. 1"
         )
+
+
+def explain(model: Model, runner: Program | Eager) -> None:
+    """Note on a model why its steps are not replayed, or not as its backend could, if that is so."""
+    if runner.reason is None:
+        return
+    if isinstance(runner, Eager):
+        model.eager_reason = runner.reason
+    else:
+        model.replay_reason = runner.reason

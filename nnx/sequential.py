@@ -1,42 +1,38 @@
-"""A model: a network, what trains it, and what can be done with both (chapter 18)."""
+"""A model: a network, what trains it, and what can be done with both (chapter 18).
+
+What not every program does, fitting and files, is imported where it is done, so that `import nnx` is quick.
+"""
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnx import checks, targets
-from nnx.backends import Backend, resolve
+from nnx import checks
+from nnx.backends import resolve
 from nnx.backends.base import on_its_device
 from nnx.callbacks import Callback, check_callbacks, check_monitors, watched
-from nnx.casting import check_lost
 from nnx.errors import InputError, InputTypeError
 from nnx.files import existing_file
 from nnx.history import History
 from nnx.kernels.step_state import LOSS, PENALTY
 from nnx.layers import Layer
-from nnx.losses import Loss
-from nnx.model import checkpoint
-from nnx.model.network import ROWS, Network
+from nnx.model.network import ROWS
 from nnx.model.summary import summarize
-from nnx.model.validation import check_ending, check_loss
-from nnx.optimizers import Optimizer
 from nnx.output import say
-from nnx.owner import alone, changing, reading
-from nnx.settings import assignable
+from nnx.owner import alone, reading
 from nnx.training.evaluation import mean_scores, tolerance_of
-from nnx.training.fit import Fit, explain
-from nnx.training.trainer import Eager, Trainer
+from nnx.training.trainable import Trainable
+from nnx.training.trainer import Eager, explain
 
-Array = Any
-METRICS = ("accuracy",)
+if TYPE_CHECKING:
+    from nnx.model.checkpoint import Checkpoint
 
 
-class Sequential(Network):
+class Sequential(Trainable):
     """Layers in a row, trained, used and saved.
 
     Args:
@@ -66,18 +62,10 @@ class Sequential(Network):
 
     _names = ("metadata", "epochs_done", "stop_training", "eager_reason", "replay_reason")
     _results = frozenset(_names)
-    _facts: ClassVar[Mapping[str, str]] = {
-        **Network._facts,
-        "metrics": "use model.compile(loss, optimizer, metrics=[...])",
-    }
 
     def __init__(
         self, *layers: Layer, backend: Any = None, dtype: str = "float32", precision: str | None = None, seed: int = 0
     ) -> None:
-        self._loss: Any = None  # a Loss and an Optimizer, once compiled
-        self._optimizer: Any = None
-        self._trainer: Trainer | None = None
-        self.metrics: tuple[str, ...] = ()
         self.metadata: dict[str, Any] = {}
         self.epochs_done = 0
         self.stop_training = False
@@ -87,115 +75,6 @@ class Sequential(Network):
 
     def __repr__(self) -> str:
         return f"<Sequential {' -> '.join(map(str, self.layers))}, {self.dtype} on {self.backend.name}>"
-
-    # ---- loss and optimizer ------------------------------------------------------------------------------------------
-
-    @alone
-    @changing
-    @on_its_device
-    def compile(self, loss: Loss, optimizer: Optimizer, metrics: Any = ("accuracy",)) -> Sequential:
-        """Say what is minimised and how. The model takes copies, and starts the optimizer anew.
-
-        Args:
-            loss: such as `CategoricalCrossEntropy()`. optimizer: such as `Adam(0.01)`.
-            metrics: [] or ["accuracy"]: the share of right classes; of outputs on the right side of 0.5 for binary
-                cross-entropy; of outputs within std(y) / 250 of the target for regression (chapter 17).
-        """
-        self._check_loss(loss)
-        _check_optimizer(optimizer)
-        if not isinstance(metrics, list | tuple) or any(m not in METRICS for m in metrics):
-            raise InputError(f"compile: metrics={metrics!r}; expected [] or ['accuracy']")
-        if self.flat.size == 0:
-            raise InputError("compile: no layer has parameters, so there is nothing to train; add a Dense layer")
-        self._loss, self._optimizer = copy.deepcopy(loss), copy.deepcopy(optimizer)
-        self.__dict__.update(metrics=tuple(metrics))
-        self._trainer = None
-        self._begin()
-        return self
-
-    def _check_loss(self, loss: Any) -> None:
-        checks.instance(loss, Loss, "loss", "CategoricalCrossEntropy()")
-        if type(loss) is Loss:
-            raise InputTypeError(f"compile: {loss}: expected one of the classes made from Loss")
-        check_loss(loss)
-        check_ending(self.layers[-1], loss)
-
-    @property
-    def loss(self) -> Any:
-        """What is minimised, or None before `compile`."""
-        return self._loss
-
-    @loss.setter
-    @alone
-    @changing
-    @on_its_device
-    def loss(self, loss: Loss) -> None:
-        self._compiled("loss")
-        self._check_loss(loss)
-        self._loss = copy.deepcopy(loss)
-        self._renew()
-
-    @property
-    def optimizer(self) -> Any:
-        """What moves the parameters, or None before `compile`; another one begins anew."""
-        return self._optimizer
-
-    @optimizer.setter
-    @alone
-    @changing
-    @on_its_device
-    def optimizer(self, optimizer: Optimizer) -> None:
-        self._compiled("optimizer")
-        _check_optimizer(optimizer)
-        self._optimizer = copy.deepcopy(optimizer)
-        self._begin()
-
-    def _begin(self) -> None:
-        """Start the optimizer anew."""
-        self.optimizer.counters[:] = 0
-        self.flat.first[...] = 0
-        self.flat.second[...] = 0
-        self._renew()
-
-    def _renew(self) -> None:
-        """Make what trains the model as it is now."""
-        tolerance = self._trainer.tolerance if self._trainer is not None else 0.0
-        self._trainer = Trainer(self, self.loss, self.optimizer, self.metrics)
-        self._trainer.set_tolerance(tolerance)
-
-    @on_its_device
-    def _allocate(self, backend: Backend, dtype: str) -> None:
-        super()._allocate(backend, dtype)
-        if self.loss is not None:
-            self._renew()
-
-    def _untrained(self) -> None:
-        if self.optimizer is not None:
-            self.optimizer.counters[:] = 0
-
-    def settings_changed(self) -> None:
-        """Be told that a setting or a method of a layer, the loss or the optimizer is another one now."""
-        super().settings_changed()
-        if self._trainer is not None:
-            self._trainer.outdated = True
-
-    def _compiled(self, what: str) -> Trainer:
-        if self._trainer is None:
-            raise InputError(
-                f"{what}: the model has no loss and no optimizer yet; call model.compile(loss=..., optimizer=...) first"
-            )
-        return self._trainer
-
-    def _trainable(self, what: str) -> Trainer:
-        """Return what trains the model, with all settings as they are now."""
-        trainer = self._compiled(what)
-        trainer.refresh()
-        return trainer
-
-    def _unknown(self, name: str) -> str:
-        if name in assignable(type(self.optimizer)):
-            return f"{self} takes no attribute {name!r}: did you mean model.optimizer.{name}?"
-        return super()._unknown(name)
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
@@ -236,6 +115,8 @@ class Sequential(Network):
                 fit whose callback called this.
             NonFiniteError: the loss became nan or infinite; the model is as it was before that step.
         """
+        from nnx.training.fit import Fit
+
         trainer = self._trainable("fit")
         epochs = checks.integer(epochs, "fit: epochs")
         batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
@@ -276,6 +157,15 @@ class Sequential(Network):
         losses: np.ndarray = rows[:, LOSS] + rows[:, PENALTY]
         return losses
 
+    def _held_out(self, validation_data: Any) -> tuple[np.ndarray, Any]:
+        """Return inputs and targets to evaluate after each epoch, checked."""
+        if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+            given = type(validation_data).__name__ if hasattr(validation_data, "shape") else repr(validation_data)
+            raise InputTypeError(f"fit: validation_data={given[:60]}: expected a pair (x, y)")
+        x = self._inputs(validation_data[0], "fit: validation x")
+        self._host_targets(validation_data[1], x, "fit: validation")
+        return x, validation_data[1]
+
     # ---- use ---------------------------------------------------------------------------------------------------------
 
     @reading
@@ -307,41 +197,13 @@ class Sequential(Network):
         say(text)
         return text
 
-    # ---- what goes in ------------------------------------------------------------------------------------------------
-
-    def _targets(self, y: Any, x: np.ndarray, who: str) -> Array:
-        """Return targets as an array of the backend, after checking them against x and the outputs."""
-        target = self._host_targets(y, x, who)
-        return self.backend.asarray(target, target.dtype.name)
-
-    def _host_targets(self, y: Any, x: np.ndarray, who: str) -> np.ndarray:
-        """Return targets as the loss wants them, as a NumPy array."""
-        width = self.n_outputs
-        if width is None:  # a layer of the user's own, whose width shows only in its output
-            with self.inference().layers_alone():
-                width = self.inference().outputs(x[:1]).shape[1]
-        given = targets.given(self._from_device(y), f"{who}: y")
-        if not given.shape or given.shape[0] != len(x):
-            raise InputError(f"{who}: x has {len(x)} rows, y has shape {given.shape}; expected one target for each row")
-        target = np.ascontiguousarray(self.loss.host_targets(given, (len(x), width), self.dtype))
-        if target.size == given.size and target.dtype.kind == "f":
-            check_lost(target, given.reshape(target.shape), y, f"{who}: y")
-        return target
-
-    def _held_out(self, validation_data: Any) -> tuple[np.ndarray, Any]:
-        """Return inputs and targets to evaluate after each epoch, checked."""
-        if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
-            given = type(validation_data).__name__ if hasattr(validation_data, "shape") else repr(validation_data)
-            raise InputTypeError(f"fit: validation_data={given[:60]}: expected a pair (x, y)")
-        x = self._inputs(validation_data[0], "fit: validation x")
-        self._host_targets(validation_data[1], x, "fit: validation")
-        return x, validation_data[1]
-
-    # ---- files and copies --------------------------------------------------------------------------------------------
+    # ---- files -----------------------------------------------------------------------------------------------------
 
     @reading
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters, architecture and the optimizer's state to a safetensors file, whole or not at all."""
+        from nnx.model import checkpoint
+
         host, training = self.backend.to_numpy, None
         if self.optimizer is not None:
             trainer = self._compiled("save")
@@ -357,7 +219,7 @@ class Sequential(Network):
         checkpoint.write(path, model)
 
     @on_its_device
-    def _restore(self, saved: checkpoint.Checkpoint) -> None:
+    def _restore(self, saved: Checkpoint) -> None:
         """Go on where a model of these layers was saved."""
         training = saved.training
         if training is not None:
@@ -371,32 +233,6 @@ class Sequential(Network):
         self.set_parameters(saved.parameters)
         self.epochs_done, self.metadata = saved.epochs_done, saved.metadata
 
-    @alone
-    @changing
-    @on_its_device
-    def resume(self, iterations: int, tolerance: float) -> None:
-        """Go on from so many optimizer steps: for a model that was loaded or moved."""
-        trainer = self._compiled("resume")
-        self.optimizer.counters[:] = (iterations, 0, 0)
-        trainer.counters[...] = self.backend.asarray(self.optimizer.counters, "int64")
-        trainer.set_tolerance(tolerance)
-
-    def _contents(self) -> dict[str, Any]:
-        return {
-            **super()._contents(),
-            "_trainer": None,
-            "_tolerance": None if self._trainer is None else self._trainer.tolerance,
-            "_counters": None if self.optimizer is None else self.optimizer.counters.copy(),
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        tolerance, counters = state.pop("_tolerance"), state.pop("_counters")
-        if counters is not None:
-            state["_optimizer"].counters[:] = counters
-        super().__setstate__(state)
-        if self._trainer is not None:
-            self._trainer.set_tolerance(tolerance)
-
 
 def load(path: str | os.PathLike[str], backend: Any = None) -> Sequential:
     """Read a model that `save` wrote, on any backend; training goes on where it stopped.
@@ -406,6 +242,8 @@ def load(path: str | os.PathLike[str], backend: Any = None) -> Sequential:
         FileFormatError: it is truncated, damaged, or no nnx model. InputError: no backend has that name.
         BackendUnavailable: the backend does not work here. MissingExtra: safetensors is not installed.
     """
+    from nnx.model import checkpoint
+
     path = existing_file("load", path, checkpoint.KIND)
     resolve(backend)  # its errors are not the file's
     saved = checkpoint.read(path)
@@ -413,9 +251,3 @@ def load(path: str | os.PathLike[str], backend: Any = None) -> Sequential:
         model = Sequential(*saved.layers, backend=backend, dtype=saved.dtype, seed=saved.seed)
         model._restore(saved)
     return model
-
-
-def _check_optimizer(optimizer: Any) -> None:
-    checks.instance(optimizer, Optimizer, "optimizer", "Adam(0.01)")
-    if type(optimizer) is Optimizer:
-        raise InputTypeError(f"compile: {optimizer}: expected one of the classes made from Optimizer")
