@@ -161,7 +161,7 @@ def test_a_call_is_a_launch_and_a_wait_and_little_python(backend: CupyBackend):
         sys.setprofile(None)
     assert machine.graphs - before == {"launch": 1, "wait": 1}
     assert machine.launched == kernels
-    calls = seen[seen.index("Sequential.predict") : seen.index("Machine.without", 1)]
+    calls = seen[seen.index("Network.predict") : seen.index("Machine.without", 1)]
     assert len(calls) <= 16, calls
 
 
