@@ -53,7 +53,7 @@ class Callback:
     """The base of all callbacks. `epoch` counts from 0; `logs` holds the epoch's losses and metrics.
 
     Setting `model.stop_training = True` ends the fit after the epoch. What else a callback may do with the model:
-    `Sequential.fit`.
+    `Sequential.fit`; what it is annotated with: `Model`.
     """
 
     def on_fit_begin(self, model: Model) -> None:

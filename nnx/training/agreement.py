@@ -65,7 +65,7 @@ def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eag
     """
     flat, start = step.flat, numbers(step, before[0])
     got, gradients = numbers(step, flat.state), step.copy_of(flat.gradients)
-    replayed, loss = pieces(step), step.last_loss()
+    replayed, loss = gradients_of(step), step.last_loss()
 
     step.restore(before)
     flat.gradients[...] = gradients
@@ -78,7 +78,7 @@ def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eag
     if not near(numbers(step, eager[0]), numbers(step, flat.state), start, step):
         return False
 
-    wanted, wanted_loss = pieces(step), step.last_loss()
+    wanted, wanted_loss = gradients_of(step), step.last_loss()
     errors = [abs(loss - wanted_loss), *map(distance, replayed, wanted)]
     allowed = [LOSS_TOLERANCE[flat.dtype] * abs(wanted_loss), *(PATH_TOLERANCE * np.linalg.norm(a) for a in wanted)]
     unit = max(float(np.finfo(flat.dtype).eps), ERRORS[step.backend.precision] * (flat.dtype == "float32"))
@@ -87,7 +87,7 @@ def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eag
         step.restore(before)
         rounded.nudge(flat.values)
         rounded.run(1)
-        trial = [abs(step.last_loss() - wanted_loss), *map(distance, pieces(step), wanted)]
+        trial = [abs(step.last_loss() - wanted_loss), *map(distance, gradients_of(step), wanted)]
         noise = np.maximum(noise, trial)
         if bool(np.all(np.array(errors) <= np.array(allowed) + MARGIN * noise)):
             return True
@@ -99,7 +99,7 @@ def numbers(step: TrainingStep, a: Any) -> np.ndarray:
     return np.array(step.backend.to_numpy(a), np.float64)
 
 
-def pieces(step: TrainingStep) -> list[np.ndarray]:
+def gradients_of(step: TrainingStep) -> list[np.ndarray]:
     """Return the gradient of each parameter."""
     return [numbers(step, a) for a in step.flat.views(step.flat.gradients)]
 
