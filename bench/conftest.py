@@ -5,7 +5,7 @@ import pytest
 from nnx.backends import available
 from nnx.backends.threads import get_threads
 from nnx.benchmark import units
-from nnx.benchmark.players import PEERS, of_backend
+from nnx.benchmark.libraries import PEERS, of_backend
 
 PLAYERS = {player.name: player for name in available() for player in of_backend(name, 1)}
 PLAYERS["notes"] = next(player for player in PEERS if player.name == "notes")

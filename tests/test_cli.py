@@ -22,8 +22,8 @@ import pytest
 
 import nnx
 from nnx.cli import main
+from nnx.cli.checkpointer import LONGEST, curves, record
 from nnx.cli.errors import explain
-from nnx.cli.keeper import LONGEST, curves, record
 from nnx.cli.sets import held_out
 from nnx.errors import (
     BackendUnavailable,
@@ -383,7 +383,7 @@ def test_long_history_is_thinned_out_alike_in_one_go_or_in_parts():
 # Ends that come early -----------------------------------------------------------------------------
 
 # Saves at every epoch, and as often as it can.
-EAGER = "import sys, nnx.cli.keeper as k; k.SECONDS = 0; from nnx.cli import main; sys.exit(main(sys.argv[1:]))"
+EAGER = "import sys, nnx.cli.checkpointer as k; k.SECONDS = 0; from nnx.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ import numpy as np
 from nnx.backends.errors import InputError, InputTypeError
 from nnx.backends.quota import quota
 from nnx.kernels.forking import hold_at_fork
-from nnx.kernels.telling import warn_once
+from nnx.kernels.user_warnings import warn_once
 
 NUMBAS = "NUMBA_NUM_THREADS"
 VARIABLES = (

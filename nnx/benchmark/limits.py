@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.benchmark.players import Player
+from nnx.benchmark.libraries import Player
 
 SIDES = (512, 1024, 2048)  # of square matrices
 SIZES = tuple(2**power for power in range(15, 28, 2))  # bytes of two arrays: 32 KiB to 128 MiB

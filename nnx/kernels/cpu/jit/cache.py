@@ -42,7 +42,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime.nrt import rtsys
 
 from nnx.kernels.forking import hold_at_fork
-from nnx.kernels.telling import warn_once
+from nnx.kernels.user_warnings import warn_once
 
 LOCK = threading.RLock()
 hold_at_fork(global_compiler_lock._lock)  # Numba's

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from nnx.kernels.telling import warn_once
+from nnx.kernels.user_warnings import warn_once
 
 try:
     _current = ctypes.CDLL(None).sched_getcpu if hasattr(os, "sched_setaffinity") else None
