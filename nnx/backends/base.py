@@ -222,6 +222,15 @@ class Backend(Operations):
         """
         return None
 
+    def planned_step(self) -> str:
+        """Say how recorded steps will run here, before one is recorded; `Program.description` says how one does."""
+        return Program.description if type(self).compile is Backend.compile else "as its compile() decides"
+
+    def planned_prediction(self) -> str:
+        """Say how a model will predict here, before it does; `Inference.description` says how it does."""
+        ours = type(self).compile_forward is Backend.compile_forward
+        return Program.description if ours else "as its compile_forward() decides"
+
     def __repr__(self) -> str:
         return f"<nnx backend {self.name!r} on {self.device}>"
 

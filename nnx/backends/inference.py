@@ -11,7 +11,8 @@ import numpy as np
 from nnx.backends.operations import loud
 
 Array = Any
-# What `Backend.compile_forward` returns: new outputs for a NumPy array, or None where it does not take this one.
+# What `Backend.compile_forward` returns: new outputs for a NumPy array, or None where it does not take this one. It may
+# have a `description`, which says what it is.
 Forward = Callable[[np.ndarray], np.ndarray | None]
 
 

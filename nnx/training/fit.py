@@ -20,7 +20,7 @@ from nnx.kernels.step_state import HITS, LOSS, PENALTY
 from nnx.training import progress
 from nnx.training.batches import samples_for
 from nnx.training.interrupt import Interrupt
-from nnx.training.step import HISTORY, Eager, Feed, Trainer
+from nnx.training.step import HISTORY, Eager, Execution, Feed, Trainer
 
 if TYPE_CHECKING:
     from nnx.callbacks import Callback
@@ -65,6 +65,17 @@ class Fit:
         self.edition = self.trainer.refresh()
         self.model.eager_reason = self.model.replay_reason = None
         self.full, self.last = self._runner(self.batch, self.full), self._runner(self.tail, self.last)
+        self._note()
+
+    def _note(self) -> None:
+        """Note how steps run, for `Sequential.summary`."""
+        if self.full is None:
+            return
+        runner = self.full[1]
+        how: str = runner.description
+        if self.last is not None and self.last[1].description != how:
+            how += f"; an epoch's last, of {self.tail} rows: {self.last[1].description}"
+        self.trainer.ran = Execution(how, runner.kernels)
 
     def _runner(self, rows: int, before: tuple[Feed, Any] | None) -> tuple[Feed, Any] | None:
         if rows == 0:
@@ -106,6 +117,7 @@ class Fit:
             history.complete = not history.interrupted
         finally:
             self.samples.close()
+            self._note()  # again: what CUDA refuses while it runs goes on otherwise
             for callback in self.callbacks:
                 callback.on_fit_end(model, history)
 

@@ -8,14 +8,15 @@ all that comes out, lives in arrays of the backend, read once for each call.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import proxy
 
 import numpy as np
 
-from nnx.backends.recorder import Program
+from nnx.backends.recorder import AS_WRITTEN, Program
 from nnx.errors import InputError, NonFiniteError, NotReplayable
 from nnx.kernels.step_state import LOSS, PENALTY, STEP
 from nnx.model.validation import check_ending, check_loss, written
@@ -52,6 +53,18 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class Execution:
+    """How steps ran, without what ran them, which holds their data.
+
+    Attributes:
+        description, kernels: see `Program`.
+    """
+
+    description: str
+    kernels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Feed:
     """Where a step takes its samples from.
 
@@ -79,6 +92,8 @@ class Eager:
     """
 
     native = False
+    description = AS_WRITTEN
+    kernels: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, trainer: Trainer, feed: Feed, reason: str) -> None:
         self._trainer, self._feed, self.reason = proxy(trainer), feed, reason
@@ -106,6 +121,7 @@ class Trainer:
         precision: how near a regression's output must be to count as right.
         edition: how often settings have changed; what was recorded holds those of the edition it was recorded in.
         outdated: whether they have changed since: see `refresh`.
+        ran: how the last steps ran; None before the first.
     """
 
     def __init__(self, model: Sequential) -> None:
@@ -115,6 +131,7 @@ class Trainer:
         backend, optimizer = self.backend, model.optimizer
         self.precision = 0.0
         self.edition, self.outdated = 0, True
+        self.ran: Program | Eager | Execution | None = None
         self._held: list[Held] = []  # what recordings hold of parts that nnx did not define
         self.hyper = backend.asarray(optimizer.hyper.copy(), "float64")  # for a step to write into
         self.counters = backend.asarray(optimizer.counters, "int64")
@@ -332,6 +349,7 @@ class Trainer:
             feed = Feed(self.backend.asarray(x.copy()), self.backend.asarray(self.backend.to_numpy(y).copy(), y.dtype))
             self._staged[key] = feed, self.runner(feed)
         feed, runner = self._staged[key]
+        self.ran = runner
         reason = runner.reason if isinstance(runner, Eager) else None
         if reason is not self.model.eager_reason:
             self.model.eager_reason = reason

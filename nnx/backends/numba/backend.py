@@ -135,6 +135,15 @@ class NumbaBackend(NumpyBackend):
 
         return compile_forward(stages, parameters)
 
+    def planned_step(self) -> str:
+        from nnx.backends.numba.program import wanted_family
+        from nnx.backends.numba.runtime import WAYS
+
+        return f"one compiled function, samples {WAYS.get(wanted_family(), ' or '.join(WAYS.values()))}"
+
+    def planned_prediction(self) -> str:
+        return f"one compiled function for a few rows, beyond that {Program.description}"
+
     # ---- dense -------------------------------------------------------------------------------------------------------
 
     def dense(self, x: Array, w: Array, b: Array, activation: str | None = None, out: Array | None = None) -> Array:

@@ -1,0 +1,47 @@
+"""Listing of a compiled step: which kernel does what, and the table that the compiled function interprets, in words."""
+
+from __future__ import annotations
+
+from nnx.backends.dataflow import Array, Step
+from nnx.kernels.cpu.program import table as t
+
+PRODUCTS = {"rows": "gemm", "lanes": "lanes_matmul"}  # the modules of nnx/kernels/cpu that multiply matrices
+REGIONS = {t.ONCE: "once", t.TASKS_ONCE: "once", t.BLOCKS: "block", t.TASKS: "task"}
+OPERATIONS = {
+    getattr(t, name): name
+    for name in (
+        "DENSE", "DENSE_DX", "DENSE_DW", "PANELS", "PANELS_ACROSS", "GATHER", "DROPOUT", "SOFTMAX", "SOFTMAX_BACK",
+        "CROSS_ENTROPY", "CROSS_ENTROPY_SOFT", "ARGMAX", "ONE_HOT", "ROW_MEAN", "LANES_DENSE", "LANES_DX", "LANES_DW",
+        "LANES_DB", "LANES_LOAD", "LANES_DROPOUT", "LANES_CROSS_ENTROPY", "LANES_MEAN", "LANES_CLEAR", "LABELS",
+        "ELEMENTWISE", "BIAS", "PARAMETERS",
+    )
+}  # fmt: skip
+
+
+def kernels_of(step: Step, family: str) -> dict[str, str]:
+    """Return which kernel does each operation on samples, by the operation's name.
+
+    Args:
+        family: "rows" or "lanes".
+    """
+    product = f"numba:{PRODUCTS[family]}"
+    kernels = {node.kind or node.op: f"numba:{family}.{node.kind or node.op}" for node in step.nodes}
+    if any(node.relu and node.op == "dense" for node in step.nodes):
+        kernels.setdefault("relu", f"fused into {PRODUCTS[family]}")
+    return kernels | {"dense": product}
+
+
+def listing(table: Array) -> str:
+    """Return a step's table [rows, COLUMNS] in words: a line for each operation, in the order of the table.
+
+    In front stands when it is done: "once" in a call, or in each step for every "block" of samples, or as a "task" by
+    itself. Then its name, and its widths: inputs -> outputs of a product, else numbers a sample or parameters.
+    """
+    lines = []
+    for region in table[1 : 1 + table[0][t.REGIONS]]:
+        for number in range(region[t.FIRST], region[t.LAST]):
+            row, begins = table[number], number == region[t.FIRST]
+            widths = f"{row[t.K]} -> {row[t.N]}" if row[t.K] else str(row[t.N])
+            place = REGIONS[int(region[t.OP])] if begins else ""
+            lines.append(f"{place:<7}{OPERATIONS[int(row[t.OP])]:<20}{widths}")
+    return "\n".join(lines)
