@@ -1,4 +1,4 @@
-"""The suite's option, its players, and the table of throughputs under pytest-benchmark's own."""
+"""Benchmark fixtures: the suite's option, its players, and the table of throughputs under pytest-benchmark's own."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What `make gpu` proves beside kernels: that steps repeat themselves, threads, stated errors, streamed data."""
+"""GPU checks beside the kernels' proofs: steps that repeat themselves, threads, stated errors, streamed data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What settles guesses in one run on a GPU: its ceilings, what each node of a step takes, who multiplies fastest.
+"""GPU diagnostics: its ceilings, what each node of a step takes, who multiplies fastest; guesses settled in one run.
 
 `make gpu-check` runs it. Everything is timed by the GPU's own events, the median of some rounds, but what a host waits.
 """

@@ -1,4 +1,4 @@
-"""What works here, what doesn't, why, and the remedy: `python -m nnx.doctor` needs numpy alone.
+"""Diagnosis of the installation: what works here, what doesn't, why, and the remedy. It needs numpy alone.
 
 `report()` collects, as data that JSON can hold; `sections()` turns it into titled rows of text, which `render` here and
 `nnx doctor` show.

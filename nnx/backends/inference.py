@@ -1,4 +1,4 @@
-"""What a network is when it only predicts: stages in a row, each an operation or two on parameters that lie fixed."""
+"""Stages of a forward pass: a network that only predicts, as operations in a row on parameters that lie fixed."""
 
 from __future__ import annotations
 

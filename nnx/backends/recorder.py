@@ -1,4 +1,4 @@
-"""Record a training step once, replay it at full speed.
+"""Recorder and program: a training step is recorded once, and replayed at full speed.
 
 `Recorder` stands in for a backend while the model runs one step: it passes every operation on, and notes it with its
 operands. `Program` replays the notes. Everything that differs between steps lives in arrays that the operations read,

@@ -1,4 +1,4 @@
-"""From a wish ("auto", a name, a list) to one backend that works, with the reason when it is not the first choice."""
+"""Choice of a backend: from a wish ("auto", a name, a list) to one that works, with the reason if not the first."""
 
 from __future__ import annotations
 

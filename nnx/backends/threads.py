@@ -1,4 +1,4 @@
-"""How many CPU threads nnx takes: one number for BLAS and for the Numba backend's kernels and training steps.
+"""Number of CPU threads that nnx takes: one for BLAS and for the Numba backend's kernels and training steps.
 
 Order: `set_threads`, then NNX_THREADS; else the least of what anybody allows: the CPUs that this process may run on,
 the quota of its container, the variables that limit other libraries (and by which joblib limits its workers), and what

@@ -1,4 +1,4 @@
-"""Whether what a player gave is what float64 NumPy gives: before it is measured, and for all of it."""
+"""Validation of a player's results: they must be float64 NumPy's, before anything is measured, and in every number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured on the spot: multiply-adds, bytes to and from each level of memory, a call.
+"""Limits of the machine, measured on the spot: multiply-adds, bytes to and from each level of memory, a call.
 
 No training step can be faster than its multiply-adds at the first rate, nor than its bytes at the second: that is its
 floor on the roofline. What fits in a cache moves faster than what does not, so the second depends on the size.

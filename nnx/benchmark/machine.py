@@ -1,4 +1,4 @@
-"""What a run was made on: facts that belong beside every figure."""
+"""Machine facts that belong beside every figure: processor, GPU, system, BLAS, threads, environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The players' processes, seen from outside: started alike, stopped while others are measured."""
+"""Worker processes of the players, seen from outside: started alike, stopped while others are measured."""
 
 from __future__ import annotations
 

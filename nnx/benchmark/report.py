@@ -1,4 +1,4 @@
-"""What a run found, as data: the figures of every player in every workload, and what they are worth.
+"""Report of a run, as data: the figures of every player in every workload, and what they are worth.
 
 `schema.json` says what is in it. Everything else that shows results (the table, the page, comparisons) reads this.
 """

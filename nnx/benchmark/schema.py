@@ -1,4 +1,4 @@
-"""Whether data is what a JSON schema says, as far as schema.json needs: the first fault, in words.
+"""JSON schema validation, as far as schema.json needs it: the first fault, in words.
 
 What a schema does not name is left alone, so that a report of a later version can be read.
 """

@@ -1,4 +1,4 @@
-"""A report in a terminal: one table for each suite, one line for each player."""
+"""Tables of a report for a terminal: one for each suite, one line for each player."""
 
 from __future__ import annotations
 

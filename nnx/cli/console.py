@@ -1,4 +1,4 @@
-"""How the commands speak: labelled lines, coloured and folded on a terminal, plain and unbroken elsewhere."""
+"""Console output of the commands: labelled lines, coloured and folded on a terminal, plain and unbroken elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work of `nnx train`: data, network, training, test; and going on where a file stopped."""
+"""Training job of `nnx train`: data, network, training, test; and resuming where a file stopped."""
 
 from __future__ import annotations
 

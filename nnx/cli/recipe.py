@@ -1,4 +1,4 @@
-"""How a network is built and trained: given on the command line, else as a file to be resumed says, else by default."""
+"""Training recipe (hyperparameters): from the command line, else from the file that is resumed, else by default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good a network is, measured once, for the report and the picture."""
+"""Evaluation of a network, made once, for the report and the picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `nnx train` can learn from, all in one form: ready to train on, with a part held out for the test."""
+"""Data sets of `nnx train`, all in one form: ready to train on, with a part held out for the test."""
 
 from __future__ import annotations
 

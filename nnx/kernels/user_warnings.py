@@ -1,4 +1,4 @@
-"""Warnings that are given once in a process, and that fail nothing where there is no place to show them."""
+"""Warnings for the user, given once in a process; where there is no place to show them, nothing fails."""
 
 from __future__ import annotations
 

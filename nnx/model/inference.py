@@ -1,4 +1,4 @@
-"""A model's forward pass without its layers: how `predict` and `evaluate` run where all layers are nnx's own.
+"""Inference: a model's forward pass without its layers, for `predict` and `evaluate` where all layers are nnx's own.
 
 A layer keeps its inputs and output for the backward pass, and checks both each time. Prediction needs none of that:
 the layers are reduced once to stages, which the backend's operations run one after the other, or, where the backend can

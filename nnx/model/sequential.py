@@ -1,4 +1,4 @@
-"""A model: layers in a row, one flat buffer for all their parameters, and what can be done with them (chapter 18)."""
+"""Sequential model: layers in a row, one flat buffer for all their parameters, training and use (chapter 18)."""
 
 from __future__ import annotations
 

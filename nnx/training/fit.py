@@ -1,4 +1,4 @@
-"""`Sequential.fit`: epochs, order of rows, validation, callbacks, progress and Ctrl-C around a recorded step.
+"""Training loop of `Sequential.fit`: epochs, order of rows, validation, callbacks, progress, Ctrl-C around a step.
 
 Epochs run in blocks. Where something must happen after each epoch (a callback, validation) a block is one epoch;
 otherwise it is as many as keep the order of rows small. Within a block steps run in chunks of about 0.2 seconds

@@ -1,4 +1,4 @@
-"""One training step of a model: run layer by layer, recorded, and replayed.
+"""Training step of a model: run layer by layer, recorded, and replayed.
 
 `Trainer.step` is the step itself. `Trainer.runner` records it on the backend and gives back something that runs n steps
 in one call; where that cannot be, it runs the step eagerly and says why. All that changes from step to step, and

@@ -1,4 +1,4 @@
-"""A model's forward pass in one compiled function, for a few rows: how `NumbaBackend.compile_forward` does it."""
+"""Inference on the CPU, for a few rows: a forward pass in one compiled function, for `NumbaBackend.compile_forward`."""
 
 from __future__ import annotations
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from nnx.backends.dataflow import Array, Step
+from nnx.backends.numba.lowering import number_of
 from nnx.kernels.cpu.program import table as t
 
 PRODUCTS = {"rows": "gemm", "lanes": "lanes_matmul"}  # the modules of nnx/kernels/cpu that multiply matrices
@@ -16,6 +19,7 @@ OPERATIONS = {
         "ELEMENTWISE", "BIAS", "PARAMETERS",
     )
 }  # fmt: skip
+OF_A_KIND = (t.ELEMENTWISE, t.DENSE, t.DENSE_DX, t.LANES_DENSE, t.LANES_DX)
 
 
 def kernels_of(step: Step, family: str) -> dict[str, str]:
@@ -31,11 +35,18 @@ def kernels_of(step: Step, family: str) -> dict[str, str]:
     return kernels | {"dense": product}
 
 
-def listing(table: Array) -> str:
+def kinds_of(step: Step) -> dict[int, str]:
+    """Return what the table's numbers for kinds stand for, of those that the step has."""
+    kinds = {"relu", *(node.kind for node in step.nodes if node.kind)}  # ReLU may be part of a product
+    return {number_of(kind): kind for kind in kinds}
+
+
+def listing(table: Array, kinds: Mapping[int, str]) -> str:
     """Return a step's table [rows, COLUMNS] in words: a line for each operation, in the order of the table.
 
     In front stands when it is done: "once" in a call, or in each step for every "block" of samples, or as a "task" by
-    itself. Then its name, and its widths: inputs -> outputs of a product, else numbers a sample or parameters.
+    itself. Then its name, its widths (inputs -> outputs of a product, else numbers a sample, or parameters), and its
+    kind.
     """
     lines = []
     for region in table[1 : 1 + table[0][t.REGIONS]]:
@@ -43,5 +54,6 @@ def listing(table: Array) -> str:
             row, begins = table[number], number == region[t.FIRST]
             widths = f"{row[t.K]} -> {row[t.N]}" if row[t.K] else str(row[t.N])
             place = REGIONS[int(region[t.OP])] if begins else ""
-            lines.append(f"{place:<7}{OPERATIONS[int(row[t.OP])]:<20}{widths}")
+            kind = kinds.get(int(row[t.KIND]), "") if row[t.OP] in OF_A_KIND else ""
+            lines.append(f"{place:<7}{OPERATIONS[int(row[t.OP])]:<20}{widths:<12}{kind}".rstrip())
     return "\n".join(lines)

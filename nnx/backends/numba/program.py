@@ -1,4 +1,4 @@
-"""A recorded training step, run by one compiled function: how `NumbaBackend.compile` does it.
+"""Compiler of a recorded training step for the CPU: how `NumbaBackend.compile` makes one compiled function run it.
 
 nnx/backends/dataflow.py reads the recorded calls, `lowering.py` writes them as a table of integers, row by row or
 feature by feature, `runtime.py` runs it. The compiled function interprets the table

@@ -1,4 +1,4 @@
-"""A compiled step: its arrays, and the threads that run it."""
+"""Runtime of a compiled step: its arrays, and the threads that run it."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ class NumbaProgram:
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         self.description = f"one compiled function, samples {WAYS[self.family]}, {threads}"
         self.kernels, self.table = listing.kernels_of(step, self.family), layout.table
+        self._kinds = listing.kinds_of(step)
         self.numbers, self.sync = np.array(layout.numbers), aligned(t.SYNC, np.dtype(np.int64))
         self.work = aligned(layout.work, dtype)
         self._function = ready(dtype, self.family)
@@ -63,7 +64,7 @@ class NumbaProgram:
 
     def listing(self) -> str:
         """Return the table in words: see listing.py."""
-        return listing.listing(self.table)
+        return listing.listing(self.table, self._kinds)
 
     def run(self, steps: int) -> None:
         """Run `steps` steps."""

@@ -1,4 +1,4 @@
-"""nnx itself, on one backend."""
+"""Adapter of nnx itself, on one backend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report as a page: one HTML file with all it needs in it, for a browser without a network.
+"""HTML page of a report: one file with all it needs in it, for a browser without a network.
 
 It says nothing that the report does not: which backend is fastest, what pays from where on, and how far the times can
 be trusted are all worked out from the figures.

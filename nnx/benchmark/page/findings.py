@@ -1,4 +1,4 @@
-"""What a report says: each workload's figures, fastest first, and from where on one player beats another."""
+"""Findings of a report: each workload's figures, fastest first, and from which size on one player beats another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page's pictures: which backend for which network, from where on what pays, and how near the machine's limits."""
+"""Figures of the page: which backend for which network, from where on what pays, and how near the machine's limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page's words: what was measured on what, how far to trust it, and every figure in a table."""
+"""Text of the page: what was measured on what, how far to trust it, and every figure in a table."""
 
 from __future__ import annotations
 

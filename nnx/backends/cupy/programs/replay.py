@@ -1,4 +1,4 @@
-"""A recorded step on the GPU: its operations one after the other, two of them in one kernel where that saves a pass."""
+"""Replay of a recorded step on the GPU: one operation after the other, two in one kernel where that saves a pass."""
 
 from __future__ import annotations
 

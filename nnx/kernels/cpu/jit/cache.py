@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: `njit`, which is Numba's own but for what `cache=True` means.
+"""Kernel cache on disk: `njit`, which is Numba's own but for what `cache=True` means.
 
 Numba's cache asks only whether the file of a function has changed, so a kernel would keep the old code of every helper
 it imports; two processes that fill one cache at once can pair a signature with the other's code (its index and its
