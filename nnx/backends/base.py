@@ -189,7 +189,7 @@ class Backend(Operations):
     # ---- programs ----------------------------------------------------------------------------------------------------
 
     def record(self, known: Iterable[Array]) -> Recorder:
-        """Return a stand-in for this backend that notes every operation called on it (program.py).
+        """Return a stand-in for this backend that notes every operation called on it (recorder.py).
 
         Args:
             known: the buffers that hold their contents before the step begins: data and parameters.
@@ -205,7 +205,7 @@ class Backend(Operations):
         return Program(self, recorder.calls)
 
     def stream(self, data: Sequence[np.ndarray], batch: int) -> Stream | None:
-        """Return what brings data to the device chunk by chunk, or None where all of it can be there (stream.py).
+        """Return what brings data to the device chunk by chunk, or None where all of it can be there (streaming.py).
 
         Args:
             data: arrays of equally many rows. batch: how many of them a step takes.

@@ -90,7 +90,10 @@ class NumbaBackend(NumpyBackend):
         if op.startswith("dense"):
             product = {"auto": "gemm/blas", "own": "gemm", "blas": "blas"}[self.gemm_rule]
             return f"numba:{product}"  # which of the two is chosen for each shape: see the notes
-        return f"numba:{IMPLEMENTATIONS[op]}" if op in IMPLEMENTATIONS else f"numpy:{op}"
+        if op in IMPLEMENTATIONS:
+            return f"numba:{IMPLEMENTATIONS[op]}"
+        inherited = super().implementation(op)  # NumPy's, or the default body
+        return inherited if inherited == "xp" else f"numpy:{op}"
 
     def versions(self) -> dict[str, str]:
         import llvmlite
