@@ -77,7 +77,7 @@ def test_numba_says_how_the_compiled_step_takes_its_samples(family: str, monkeyp
 def test_a_fit_tells_of_its_full_batches_and_later_steps_of_theirs():
     net, (x, y) = model("numba"), samples()
     net.fit(x, y, batch_size=50, epochs=1, verbose=0)  # the last batch has 10 rows, too few for lanes
-    assert "in vector lanes, 1 thread; an epoch's last, of 10 rows: one compiled function, samples by rows" in told(net)
+    assert "in vector lanes, 1 thread; an epoch's last: one compiled function, samples by rows" in told(net)
     net.step(x[:10], y[:10])
     assert "training steps: one compiled function, samples by rows" in told(net)
 
@@ -133,11 +133,11 @@ def test_cupy_says_which_program_runs(persistent: bool, graphs: bool, planned: s
     backend = stand_in()
     backend.persistent, backend.graphs = persistent, graphs
     net = model(backend)
-    assert f"training steps: none yet; planned: {planned} predictions" in told(net)
+    assert told(net).endswith(f"training steps: none yet; planned: {planned}")
     net.fit(*samples(), epochs=1, verbose=0)
     net.predict(samples()[0])
     text = told(net)
-    assert f"training steps: {ran} predictions" in text
+    assert text.endswith(f"training steps: {ran}")
     assert ("cupy:program" in text) == (ran == "persistent kernel")
     assert ("a CUDA graph for each number of rows" in text) == graphs
 

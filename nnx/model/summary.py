@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nnx.backends.printable import printable
+from nnx.layers import Layer
 from nnx.model.validation import written
 
 if TYPE_CHECKING:
-    from nnx.layers import Layer
     from nnx.model.sequential import Sequential
 
 WIDTH = 80  # columns
@@ -18,8 +18,16 @@ NARROWEST = 20  # columns that a layer's own text gets, however wide the others 
 TITLES = ("layer", "", "outputs", "parameters", "kernel")
 
 
-def summarize(model: Sequential) -> str:
-    """Return the table as text."""
+def summarize(
+    model: Sequential, training: Iterable[str], kernels: Mapping[str, str], fused: Sequence[Layer] = ()
+) -> str:
+    """Return the table as text.
+
+    Args:
+        training: sentences on how the model is trained.
+        kernels: which kernel does an operation in training, where it is not the backend's own: see `Program`.
+        fused: layers that the loss takes over in training.
+    """
     rows = [TITLES]
     width = None
     total = 0
@@ -28,30 +36,14 @@ def summarize(model: Sequential) -> str:
         count = sum(rows_ * columns for rows_, columns in layer.shapes.values())
         total += count
         outputs = "any" if width is None else str(width)
-        rows.append((str(number), str(layer), outputs, f"{count:,}" if count else "", kernel_of(model, layer)))
-    lines = [*table(rows), ""]
-    lines += folded(f"{total:,} parameters, {model.dtype}; backend {model.backend.name} ({model.resolution.reason})")
+        kernel = "fused into the loss" if layer in fused else kernel_of(layer, model, kernels)
+        rows.append((str(number), str(layer), outputs, f"{count:,}" if count else "", kernel))
+    sentences = [f"{total:,} parameters, {model.dtype}; backend {model.backend.name} ({model.resolution.reason})"]
     if model.backend.precision != "full" and model.dtype == "float32":
-        lines += folded(f"large products round what they multiply: precision={model.backend.precision!r}")
-    if model.loss is not None:
-        lines += folded(
-            f"{model.loss}, {model.optimizer}; {model.epochs_done} epoch{'s' * (model.epochs_done != 1)} done"
-        )
-    lines += folded(f"training steps: {steps_of(model)}")
-    lines += folded(f"predictions: {predictions_of(model)}")
-    if model.eager_reason is not None:
-        lines += folded(f"steps run eagerly, not replayed: {model.eager_reason}")
-    if model.replay_reason is not None:
-        lines += folded(f"steps are replayed one operation at a time: {model.replay_reason}")
+        sentences.append(f"large products round what they multiply: precision={model.backend.precision!r}")
+    sentences += [f"predictions: {predictions_of(model)}", *training]
+    lines = [*table(rows), "", *(line for sentence in sentences for line in folded(sentence))]
     return printable("\n".join(lines), keep="\n")
-
-
-def steps_of(model: Sequential) -> str:
-    """Return how the last training steps ran; before the first, how they will."""
-    trainer = model._trainer
-    if trainer is None or trainer.ran is None:
-        return f"none yet; planned: {model.backend.planned_step()}"
-    return trainer.ran.description
 
 
 def predictions_of(model: Sequential) -> str:
@@ -61,17 +53,12 @@ def predictions_of(model: Sequential) -> str:
     return model._inference.description
 
 
-def kernel_of(model: Sequential, layer: Layer) -> str:
-    """Return what runs a layer's forward pass in training, as far as it is known."""
-    trainer, operation = model._trainer, getattr(layer, "operation", None)
+def kernel_of(layer: Layer, model: Sequential, kernels: Mapping[str, str]) -> str:
+    """Return what runs a layer's forward pass, as far as it is known."""
+    operation = getattr(layer, "operation", None)
     if written(layer, "forward"):
         return "its own forward()"
-    if operation is None:
-        return ""
-    if trainer is not None and layer not in trainer.layers:
-        return "fused into the loss"
-    kernels = {} if trainer is None or trainer.ran is None else trainer.ran.kernels
-    return kernels.get(operation) or model.backend.implementation(operation)
+    return "" if operation is None else kernels.get(operation) or model.backend.implementation(operation)
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

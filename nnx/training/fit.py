@@ -20,7 +20,7 @@ from nnx.kernels.step_state import HITS, LOSS, PENALTY
 from nnx.training import progress
 from nnx.training.batches import samples_for
 from nnx.training.interrupt import Interrupt
-from nnx.training.step import HISTORY, Eager, Execution, Feed, Trainer
+from nnx.training.step import HISTORY, Eager, Feed, Trainer
 
 if TYPE_CHECKING:
     from nnx.callbacks import Callback
@@ -69,13 +69,7 @@ class Fit:
 
     def _note(self) -> None:
         """Note how steps run, for `Sequential.summary`."""
-        if self.full is None:
-            return
-        runner = self.full[1]
-        how: str = runner.description
-        if self.last is not None and self.last[1].description != how:
-            how += f"; an epoch's last, of {self.tail} rows: {self.last[1].description}"
-        self.trainer.ran = Execution(how, runner.kernels)
+        self.trainer.note([found[1] for found in (self.full, self.last) if found is not None])
 
     def _runner(self, rows: int, before: tuple[Feed, Any] | None) -> tuple[Feed, Any] | None:
         if rows == 0:

@@ -8,7 +8,7 @@ all that comes out, lives in arrays of the backend, read once for each call.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -355,6 +355,13 @@ class Trainer:
             self.model.eager_reason = reason
         feed.x[...], feed.y[...] = self.backend.asarray(x), y
         return feed, runner
+
+    def note(self, runners: Sequence[Program | Eager]) -> None:
+        """Note how the steps of a fit run: those of the full batch first, then those of a smaller last one, if any."""
+        if runners:
+            how, *others = dict.fromkeys(runner.description for runner in runners)
+            description = "; an epoch's last: ".join([how, *others])
+            self.ran = Execution(description, runners[0].kernels)
 
     def set_precision(self, precision: float) -> None:
         """Set how near a regression's output must be to count as right; recorded steps hold the old number."""
