@@ -157,4 +157,7 @@ def test_the_listing_names_every_operation_of_the_table(monkeypatch: pytest.Monk
         lines, table = backend.program.listing().splitlines(), backend.program.table
         assert len(lines) == len(table) - 1 - table[0][t.REGIONS]
         assert sum(product in line for line in lines) == 2
-        assert any(line.split()[-3:] == ["2", "->", "16"] for line in lines)
+        assert any(line.split()[-4:] == ["2", "->", "16", "relu"] for line in lines)
+    net = nnx.Sequential(nnx.Dense(2, 5), nnx.Tanh(), nnx.Dense(5, 3), nnx.Softmax(), backend=backend)
+    net.compile(nnx.CategoricalCrossEntropy(), nnx.SGD(0.1)).step(*samples())
+    assert any(line.split()[-3:] == ["ELEMENTWISE", "5", "tanh"] for line in backend.program.listing().splitlines())

@@ -19,7 +19,7 @@ OPERATIONS = {
         "ELEMENTWISE", "BIAS", "PARAMETERS",
     )
 }  # fmt: skip
-OF_A_KIND = (t.ELEMENTWISE, t.DENSE, t.DENSE_DX, t.LANES_DENSE, t.LANES_DX)
+WITH_RELU = (t.DENSE, t.DENSE_DX, t.LANES_DENSE, t.LANES_DX)  # which may do ReLU, or its gradient, on the way
 
 
 def kernels_of(step: Step, family: str) -> dict[str, str]:
@@ -36,17 +36,16 @@ def kernels_of(step: Step, family: str) -> dict[str, str]:
 
 
 def kinds_of(step: Step) -> dict[int, str]:
-    """Return what the table's numbers for kinds stand for, of those that the step has."""
-    kinds = {"relu", *(node.kind for node in step.nodes if node.kind)}  # ReLU may be part of a product
-    return {number_of(kind): kind for kind in kinds}
+    """Return what the numbers of elementwise functions stand for, of those that the step has."""
+    return {number_of(node.kind): node.kind for node in step.nodes if node.kind}
 
 
 def listing(table: Array, kinds: Mapping[int, str]) -> str:
     """Return a step's table [rows, COLUMNS] in words: a line for each operation, in the order of the table.
 
     In front stands when it is done: "once" in a call, or in each step for every "block" of samples, or as a "task" by
-    itself. Then its name, its widths (inputs -> outputs of a product, else numbers a sample, or parameters), and its
-    kind.
+    itself. Then its name, its widths (inputs -> outputs of a product, else numbers a sample, or parameters), and the
+    function that is applied to each number.
     """
     lines = []
     for region in table[1 : 1 + table[0][t.REGIONS]]:
@@ -54,6 +53,7 @@ def listing(table: Array, kinds: Mapping[int, str]) -> str:
             row, begins = table[number], number == region[t.FIRST]
             widths = f"{row[t.K]} -> {row[t.N]}" if row[t.K] else str(row[t.N])
             place = REGIONS[int(region[t.OP])] if begins else ""
-            kind = kinds.get(int(row[t.KIND]), "") if row[t.OP] in OF_A_KIND else ""
+            kind = kinds[int(row[t.KIND])] if row[t.OP] == t.ELEMENTWISE else ""
+            kind = "relu" if row[t.OP] in WITH_RELU and row[t.KIND] == t.RELU else kind
             lines.append(f"{place:<7}{OPERATIONS[int(row[t.OP])]:<20}{widths:<12}{kind}".rstrip())
     return "\n".join(lines)
