@@ -24,6 +24,8 @@ def named(page: Path) -> str:
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_examples_run_and_print_what_is_said(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    if page.name == "compilation.md":
+        pytest.importorskip("numba")
     monkeypatch.chdir(tmp_path)  # what an example saves goes there
     text, names = page.read_text(encoding="utf-8"), {"__name__": "__main__"}
     for block in BLOCK.finditer(text):

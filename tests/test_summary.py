@@ -9,6 +9,9 @@ import pytest
 from test_cupy import stand_in
 
 import nnx
+
+pytest.importorskip("numba")
+
 from nnx.backends.numba.backend import NumbaBackend
 from nnx.backends.numpy import NumpyBackend
 from nnx.errors import InputError, NotReplayable
