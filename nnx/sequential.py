@@ -1,4 +1,4 @@
-"""A model: a network, what trains it, and what can be done with both (chapter 18).
+"""Sequential model: a network, what trains it, and what can be done with both (chapter 18).
 
 What not every program does, fitting and files, is imported where it is done, so that `import nnx` is quick.
 """
@@ -188,16 +188,23 @@ class Sequential(Trainable):
 
     def summary(self) -> str:
         """Return, and print, the layers with their shapes and parameters, and how they run."""
-        training = [] if self.loss is None else [f"{self.loss}, {self.optimizer}; {self.epochs_done} epochs done"]
+        trainer, ran = self._trainer, None if self._trainer is None else self._trainer.ran
+        training = []
+        if self.loss is not None:
+            epochs = f"{self.epochs_done} epoch{'s' * (self.epochs_done != 1)} done"
+            training.append(f"{self.loss}, {self.optimizer}; {epochs}")
+        planned = f"none yet; planned: {self.backend.planned_step()}"
+        training.append(f"training steps: {planned if ran is None else ran.description}")
         if self.eager_reason is not None:
             training.append(f"steps run eagerly, not replayed: {self.eager_reason}")
         if self.replay_reason is not None:
             training.append(f"steps are replayed one operation at a time: {self.replay_reason}")
-        text = summarize(self, training)
+        fused = [] if trainer is None else [layer for layer in self.layers if layer not in trainer.layers]
+        text = summarize(self, training, {} if ran is None else ran.kernels, fused)
         say(text)
         return text
 
-    # ---- files -----------------------------------------------------------------------------------------------------
+    # ---- files ----------------------------------------------------------------------------------------------------------
 
     @reading
     def save(self, path: str | os.PathLike[str]) -> None:

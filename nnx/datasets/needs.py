@@ -1,4 +1,4 @@
-"""Packages that some data sets need, and nnx otherwise does not."""
+"""Optional packages that some data sets need."""
 
 from __future__ import annotations
 

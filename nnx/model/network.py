@@ -1,4 +1,4 @@
-"""A network: layers in a row, one flat buffer for all their parameters on a backend, and their forward pass.
+"""Network: layers in a row, one flat buffer for all their parameters on a backend, and their forward pass.
 
 What trains it, saves it or describes it stands above and knows it; it knows none of them.
 """

@@ -1,4 +1,4 @@
-"""How good a network is on samples that it is not trained on: the mean loss, and the share of right outputs."""
+"""Evaluation on samples that are not trained on: the mean loss, and the share of right outputs."""
 
 from __future__ import annotations
 

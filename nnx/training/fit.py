@@ -1,4 +1,4 @@
-"""`Sequential.fit`: epochs, validation, callbacks, progress and Ctrl-C around a recorded step.
+"""Training loop of `Sequential.fit`: epochs, order of rows, validation, callbacks, progress, Ctrl-C around a step.
 
 Epochs run in blocks. Where something must happen after each epoch (a callback, validation) a block is one epoch;
 otherwise it is as many as keep the order of rows small. Within a block steps run in chunks of about 0.2 seconds
@@ -48,6 +48,11 @@ class Fit:
             self.batches.begin(self.model.epochs_done, 1)
             self.runners[feed] = self.trainer.runner(feed)
             explain(self.model, self.runners[feed])
+        self._note()
+
+    def _note(self) -> None:
+        """Note how steps run, for `Sequential.summary`."""
+        self.trainer.note(list(self.runners.values()))
 
     def run(self, epochs: int, verbose: Any) -> History:
         """Train for so many epochs."""
@@ -79,6 +84,7 @@ class Fit:
             history.complete = not history.interrupted
         finally:
             self.batches.close()
+            self._note()  # again: what CUDA refuses while it runs goes on otherwise
             for callback in self.callbacks:
                 callback.on_fit_end(model, history)
 

@@ -1,4 +1,4 @@
-"""One training step of a network, run layer by layer, and the arrays that it reads and writes.
+"""Training step of a network, run layer by layer, and the arrays that it reads and writes.
 
 All that changes from step to step, and all that comes out, lives in arrays of the backend, so that a recorded step can
 be replayed (trainer.py).

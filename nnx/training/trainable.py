@@ -1,4 +1,4 @@
-"""A network that can be trained: with a loss, an optimizer and metrics, and what trains it."""
+"""Trainable network: one with a loss, an optimizer and metrics, and what trains it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training: a step that is recorded once and replayed many times.
+"""Trainer: a step that is recorded once and replayed many times.
 
 `Trainer.runner` records a step on the backend and gives back something that runs n steps in one call; where that cannot
 be, it runs the step eagerly and says why. Steps come whole or not at all: what is cut short is undone.
@@ -7,13 +7,15 @@ be, it runs the step eagerly and says why. Steps come whole or not at all: what 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 from weakref import proxy
 
 import numpy as np
 
-from nnx.backends.recorder import Program
+from nnx.backends.recorder import AS_WRITTEN, Program
 from nnx.callbacks import Model
 from nnx.errors import InputError, NonFiniteError, NotReplayable
 from nnx.kernels.step_state import LOSS, PENALTY, STEP
@@ -31,6 +33,18 @@ Result = TypeVar("Result")
 BATCH_SIZES = 8  # for how many sizes of batches step() keeps its recording
 
 
+@dataclass(frozen=True)
+class Execution:
+    """How steps ran, without what ran them, which holds their data.
+
+    Attributes:
+        description, kernels: see `Program`.
+    """
+
+    description: str
+    kernels: Mapping[str, str]
+
+
 class Eager:
     """Runs a step layer by layer, as written.
 
@@ -39,6 +53,8 @@ class Eager:
     """
 
     native = False
+    description = AS_WRITTEN
+    kernels: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, trainer: Trainer, feed: Feed, reason: str) -> None:
         self._trainer, self._feed, self.reason = proxy(trainer), feed, reason
@@ -60,10 +76,12 @@ class Trainer(TrainingStep):
     Attributes:
         edition: how often settings have changed; what was recorded holds those of the edition it was recorded in.
         outdated: whether they have changed since: see `refresh`.
+        ran: how the last steps ran; None before the first.
     """
 
     def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, metrics: Sequence[str]) -> None:
         self.edition, self.outdated = 0, True
+        self.ran: Program | Eager | Execution | None = None
         self._held: list[Held] = []  # what recordings hold of parts that nnx did not define
         self._saved: tuple[Array, Array] | None = None
         self._staged: dict[tuple[int, ...], tuple[Feed, Program | Eager]] = {}
@@ -230,8 +248,16 @@ class Trainer(TrainingStep):
             feed = Feed(self.backend.asarray(x.copy()), self.backend.asarray(self.backend.to_numpy(y).copy(), y.dtype))
             self._staged[key] = feed, self.runner(feed)
         feed, runner = self._staged[key]
+        self.ran = runner
         feed.x[...], feed.y[...] = self.backend.asarray(x), y
         return feed, runner
+
+    def note(self, runners: Sequence[Program | Eager]) -> None:
+        """Note how the steps of a fit run: those of the full batch first, then those of a smaller last one, if any."""
+        if runners:
+            how, *others = dict.fromkeys(runner.description for runner in runners)
+            description = "; an epoch's last: ".join([how, *others])
+            self.ran = Execution(description, runners[0].kernels)
 
     def set_tolerance(self, tolerance: float) -> None:
         """Set how near a regression's output must be to count as right; recorded steps hold the old number."""

@@ -23,7 +23,8 @@ from nnx.backends.cupy.diagnosis import explain_version, explained
 from nnx.backends.cupy.inference import GraphForward
 from nnx.backends.cupy.matmul.cublaslt_products import MOST
 from nnx.backends.cupy.operands import FLOAT64, INT64, as_they_are, writable
-from nnx.backends.cupy.programs.persistent import MOST_WORK, compile_program
+from nnx.backends.cupy.programs.graph import GraphProgram
+from nnx.backends.cupy.programs.persistent import MOST_WORK, PersistentProgram, compile_program
 from nnx.backends.cupy.programs.replay import CupyProgram
 from nnx.backends.cupy.streaming import stream
 from nnx.backends.errors import BackendUnavailable, InputTypeError
@@ -115,6 +116,15 @@ class CupyBackend(CudaDense):
     def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
         has_weights = any(stage.weights is not None for stage in stages)
         return GraphForward(self, stages, parameters) if self.graphs and has_weights else None
+
+    def planned_step(self) -> str:
+        if not self.graphs:
+            return CupyProgram.description
+        small = f", or {PersistentProgram.description} for a small network" if self.persistent is not False else ""
+        return f"{GraphProgram.description}{small}"
+
+    def planned_prediction(self) -> str:
+        return GraphForward.description if self.graphs else CupyProgram.description
 
     # ---- activations -------------------------------------------------------------------------------------------------
 

@@ -44,7 +44,7 @@ class CudaDense(CudaOperands):
 
     Attributes:
         gemm_rule: who multiplies: NNX_GEMM, or "auto".
-        products: who does large products in cuBLAS's place (products.py), or None.
+        products: who does large products in cuBLAS's place (cublaslt_products.py), or None.
     """
 
     products: LtProducts | None = None

@@ -1,4 +1,4 @@
-"""A model's forward pass as CUDA graphs, one for each number of rows: how `CupyBackend.compile_forward` does it.
+"""Inference on the GPU: a forward pass as CUDA graphs, one for each number of rows, for `CupyBackend.compile_forward`.
 
 Called operation by operation, a small network's prediction is all Python. Here the host copies the rows into pinned
 memory, launches, waits once, and copies the outputs out; the ways to the GPU and back are in the graph too. It is
@@ -35,6 +35,8 @@ class GraphForward:
 
     It is called as `Forward` says: what it does not take, the operations do, or say what is wrong with it.
     """
+
+    description = "a CUDA graph for each number of rows that comes again"
 
     def __init__(self, backend: CupyBackend, stages: Sequence[Stage], parameters: Array) -> None:
         self._backend, self._stages = backend, stages

@@ -1,4 +1,4 @@
-"""The CuPy backend on a machine with several GPUs: an operation makes the backend's own the current one first.
+"""Several GPUs on one machine: each operation of a CuPy backend first makes that backend's own GPU the current one.
 
 With a single GPU there is nothing to make sure of, and this class is not used.
 """

@@ -1,4 +1,4 @@
-"""Operations of the persistent kernel, and before which of them its threads must wait for one another."""
+"""Barriers of the persistent kernel: its operations, and before which of them its threads must wait for one another."""
 
 from __future__ import annotations
 

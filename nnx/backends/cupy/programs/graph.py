@@ -1,4 +1,4 @@
-"""A recorded step as ONE CUDA graph (capture.py), one for each size of batch.
+"""CUDA graph of a recorded step (capture.py): ONE launch a step, one graph for each size of batch.
 
 Its stream waits for what the caller's stream was given before, and the caller's stream waits for it: to whoever calls
 `run` there is one order.
@@ -24,10 +24,10 @@ class GraphProgram(CupyProgram):
     """Replays the step as a CUDA graph, captured by the first `run`; where that fails, one operation at a time.
 
     Attributes:
-        reason: why it is not a graph, or None. native: whether it is one. way: how it runs.
+        reason: why it is not a graph, or None. native: whether it is one.
     """
 
-    way = "CUDA graph"
+    description = "CUDA graph"
 
     def __init__(self, backend: CupyBackend, calls: list[Call]) -> None:
         super().__init__(backend, calls)
@@ -67,7 +67,7 @@ class GraphProgram(CupyProgram):
         return 0
 
     def _give_up(self, reason: NotCaptured) -> None:
-        self._graph, self.native, self.reason, self.way = None, False, str(reason), CupyProgram.way
+        self._graph, self.native, self.reason, self.description = None, False, str(reason), CupyProgram.description
         self._backend.note(f"a recorded step runs one operation at a time, because {self.reason}")
 
 

@@ -1,4 +1,4 @@
-"""From a step that was read (flow.py) to the table that the persistent kernel goes through (program_table.py)."""
+"""Lowering for the GPU: from a step's data flow to the persistent kernel's table (program_table.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recorded step of a small network: many steps in ONE launch of one kernel, whose block keeps the network to itself.
+"""Persistent kernel: many steps of a small network in ONE launch, whose block keeps the network to itself.
 
 A graph's launch costs some microseconds, and each of its ten kernels one or two more, which is more than a small
 network's arithmetic. A single block needs neither: parameters, gradients and moments stay in its shared memory, and a
@@ -36,11 +36,12 @@ class PersistentProgram(GraphProgram):
     """Replays steps by the persistent kernel; should a launch fail, as a CUDA graph."""
 
     native = True
-    way = "persistent kernel"
+    description = "persistent kernel"
 
     def __init__(self, backend: CupyBackend, calls: list[Call], kernel: PersistentKernel) -> None:
         super().__init__(backend, calls)
         self._kernel: PersistentKernel | None = kernel
+        self.kernels = dict.fromkeys((call.name for call in calls), "cupy:program")
 
     def run(self, steps: int) -> None:
         """Replay `steps` steps."""
@@ -52,7 +53,7 @@ class PersistentProgram(GraphProgram):
                         self._kernel.launch(some)
                     steps -= some
                 except NotCaptured as reason:
-                    self._kernel, self.way = None, GraphProgram.way
+                    self._kernel, self.description, self.kernels = None, GraphProgram.description, GraphProgram.kernels
                     self._backend.note(f"a recorded step is no persistent kernel, because {reason}")
         super().run(steps)
 

@@ -1,4 +1,4 @@
-"""A recorded step on the GPU: its operations one after the other, two of them in one kernel where that saves a pass."""
+"""Replay of a recorded step on the GPU: one operation after the other, two in one kernel where that saves a pass."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ ACTIVATIONS = ("relu", "sigmoid", "tanh")  # those that `dense` applies to its o
 
 class CupyProgram(Program):
     """Replays the step. Nothing in it waits for the GPU, so Python runs ahead and the launches queue up."""
-
-    way = "single operations"
 
     def __init__(self, backend: CupyBackend, calls: list[Call]) -> None:
         super().__init__(backend, calls)

@@ -1,4 +1,4 @@
-"""Rooms for what a persistent kernel works on: where in its block's shared memory each lies, and from when to when."""
+"""Allocation of shared memory for the persistent kernel: where in its block each buffer lies, and from when to when."""
 
 from __future__ import annotations
 
