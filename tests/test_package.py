@@ -252,6 +252,16 @@ def test_no_modules_import_each_other_in_a_circle():
     assert not circle(graph)
 
 
+def test_no_folders_import_each_other_in_a_circle():
+    """A folder of nnx counts as one, whatever stands in it, and so does a file that is in none."""
+    folders: dict[str, set[str]] = {}
+    for name, names in imports(ROOT).items():
+        folder, *others = (".".join(each.split(".")[:2]) for each in (name, *names))
+        folders.setdefault(folder, set()).update(set(others) - {folder})
+    assert folders["nnx.training"] >= {"nnx.model", "nnx.layers"}
+    assert not circle(folders)
+
+
 @pytest.mark.parametrize(
     "back",
     [
