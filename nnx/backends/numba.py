@@ -42,8 +42,8 @@ class Kernels:
 
     def __init__(self) -> None:
         for name in (
-            "activations", "blas", "cross_entropy", "dropout", "gemm", "losses", "optimizers", "pool",
-            "reductions", "softmax", "step",
+            "activations", "blas", "cross_entropy", "dropout", "forward", "gemm", "losses", "optimizers", "pool",
+            "program_step", "reductions", "softmax", "step",
         ):  # fmt: skip
             setattr(self, name, import_module(f"nnx.kernels.cpu.{name}"))
 
@@ -502,10 +502,8 @@ def create(device: str = "") -> NumbaBackend:
     if (number := setting(threads.NUMBAS)) is not None and number < 1:
         raise BackendUnavailable("numba", f"{threads.NUMBAS}={number}, with which Numba does not load", "Unset it.")
     try:
-        backend = NumbaBackend()
+        return NumbaBackend()
     except InputError:
         raise
     except Exception as error:  # Numba refuses a NumPy that is too new by ImportError, LLVM fails in its own ways
         raise BackendUnavailable("numba", f"Numba does not load ({type(error).__name__}: {error})", install) from error
-    threads.apply()
-    return backend

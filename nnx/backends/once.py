@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from nnx.kernels.uninterrupted import whose
+
 Made = TypeVar("Made")
 
 
@@ -39,7 +41,7 @@ class Once(Generic[Made]):
             try:
                 done.wait()
             finally:
-                self._waiting.pop(threading.get_ident(), None)
+                self._waiting.pop(whose(), None)
         return self._made[name]
 
     def cache_clear(self) -> None:
@@ -48,7 +50,7 @@ class Once(Generic[Made]):
 
     def _begin(self, name: str) -> threading.Event | None:
         """Return what to wait for; None: it is this thread that is to make it."""
-        me = threading.get_ident()
+        me = whose()
         with self._lock:
             if name not in self._makers:
                 self._makers[name] = me, threading.Event()
