@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 import weakref
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -16,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from nnx.backends import once
+from nnx.backends.once import Once
 from nnx.kernels import telling
 from nnx.kernels import uninterrupted as module
 from nnx.kernels.uninterrupted import LOCK, settle, uninterrupted
@@ -95,14 +98,9 @@ def test_a_handler_may_have_work_done_itself() -> None:
     assert found == ["inner"]
 
 
-def test_an_exception_between_any_two_instructions_leaves_no_work_half_done_and_nothing_held() -> None:
-    """As a handler may raise it. Whoever only waits may go; what has begun ends, and the next work is done."""
-    source, moment, begun, ended, cut = module.__file__, 0, [], [], True
-
-    def work() -> int:
-        begun.append(True)
-        ended.append(True)
-        return 7
+def interrupted_everywhere(source: str | None, call: Callable[[], Any]) -> Iterator[Any]:
+    """Yield None for each instruction of a file at which KeyboardInterrupt ends a call, then what it returns."""
+    outside, found, moment = sys.gettrace(), None, 0
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
         nonlocal left
@@ -115,25 +113,51 @@ def test_an_exception_between_any_two_instructions_leaves_no_work_half_done_and_
                 raise KeyboardInterrupt
         return trace
 
-    outside = sys.gettrace()
-    while cut:
-        left, cut = moment, False
+    while found is None:
+        left = moment
         sys.settrace(trace)
         try:
-            assert uninterrupted(work) == 7
+            found = call()
         except KeyboardInterrupt:
-            cut = True
+            pass
         finally:
             sys.settrace(outside)
-        settle()
         moment += 1
+        yield found
     assert moment > 50
+
+
+def test_an_exception_between_any_two_instructions_leaves_no_work_half_done_and_nothing_held() -> None:
+    """As a handler may raise it. Whoever only waits may go; what has begun ends, and the next work is done."""
+    begun, ended = [], []
+
+    def work() -> int:
+        begun.append(True)
+        ended.append(True)
+        return 7
+
+    for found in interrupted_everywhere(module.__file__, lambda: uninterrupted(work)):
+        assert found in (7, None)
+        settle()
+    assert found == 7
     assert uninterrupted(lambda: "next") == "next"
     assert LOCK.acquire(timeout=60)  # held by whoever works
     try:
         assert len(begun) == len(ended)
     finally:
         LOCK.release()
+
+
+def test_whenever_making_a_thing_is_interrupted_the_next_who_asks_makes_it() -> None:
+    makes: list[Once[str]] = []
+
+    def ask() -> str:
+        makes.append(Once(lambda name: name.upper()))
+        return makes[-1]("name")
+
+    for _ in interrupted_everywhere(once.__file__, ask):
+        if makes:
+            assert makes[-1]("name") == "NAME"
 
 
 def test_where_no_thread_can_be_had_the_work_is_done_by_the_one_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +264,7 @@ x = np.linspace(-3, 3, 12, dtype=np.float32).reshape(3, 4)
 for name in ("relu", "tanh"):
     found = until_done(lambda: getattr(backend, name)(x))
     np.testing.assert_allclose(found, getattr(nnx.get_backend("numpy"), name)(x), rtol=1e-5)
+signal.setitimer(signal.ITIMER_REAL, 0)
 print(len(interrupts))
 """
 
