@@ -40,6 +40,7 @@ ALONE = 2e5  # ns of work below which one thread is quicker than two
 MODULES = {
     "matmul": "blas gemm",
     "ops": "activations cross_entropy dropout losses optimizers reductions softmax step",
+    "program": "compiled inference",
     "threads": "pool",
 }
 
@@ -507,10 +508,8 @@ def create(device: str = "") -> NumbaBackend:
     if (number := setting(threads.NUMBAS)) is not None and number < 1:
         raise BackendUnavailable("numba", f"{threads.NUMBAS}={number}, with which Numba does not load", "Unset it.")
     try:
-        backend = NumbaBackend()
+        return NumbaBackend()
     except InputError:
         raise
     except Exception as error:  # Numba refuses a NumPy that is too new by ImportError, LLVM fails in its own ways
         raise BackendUnavailable("numba", f"Numba does not load ({type(error).__name__}: {error})", install) from error
-    threads.apply()
-    return backend
