@@ -23,10 +23,9 @@ import nnx
 from nnx.backends import BackendUnavailable
 from nnx.backends.cupy import backend as cupy
 from nnx.backends.cupy import driver as cuda_driver
-from nnx.backends.cupy.backend import CupyBackend
+from nnx.backends.cupy.backend import CupyBackend, MultiGpuCupyBackend
 from nnx.backends.cupy.diagnosis import OLDEST
 from nnx.backends.cupy.launch import STREAMS
-from nnx.backends.cupy.multi_gpu import CupyBackendOfSeveral
 from nnx.backends.memory import parse_limit, readable
 from nnx.backends.operations import OPERATIONS, Operations
 from nnx.errors import DeviceMemoryError, InputError, InputTypeError, NonFiniteError
@@ -501,7 +500,7 @@ def second() -> CupyBackend:
     """The backend on the second of two GPUs, while the first is the current one."""
     stand_in()
     machine.reset(devices=2)
-    return CupyBackendOfSeveral(fake_cupy, 1)
+    return MultiGpuCupyBackend(fake_cupy, 1)
 
 
 def test_the_second_gpu_conforms_while_the_first_is_current(second: CupyBackend):
@@ -533,7 +532,7 @@ def test_a_model_trains_on_the_second_gpu(second: CupyBackend):
 
 
 def test_an_array_of_another_gpu_is_refused(second: CupyBackend):
-    first = CupyBackendOfSeveral(fake_cupy, 0)
+    first = MultiGpuCupyBackend(fake_cupy, 0)
     a = first.asarray([1.0])
     assert first.owns(a)
     assert not second.owns(a)
@@ -543,7 +542,7 @@ def test_an_array_of_another_gpu_is_refused(second: CupyBackend):
 
 def test_guarded_operations_keep_their_signatures():
     for name, spec in OPERATIONS.items():
-        assert inspect.signature(getattr(CupyBackendOfSeveral, name)) == inspect.signature(getattr(CupyBackend, name))
+        assert inspect.signature(getattr(MultiGpuCupyBackend, name)) == inspect.signature(getattr(CupyBackend, name))
         assert [*inspect.signature(getattr(CupyBackend, name)).parameters] == [*spec.signature.parameters]
 
 
@@ -579,7 +578,7 @@ def test_create_gives_the_gpu_that_was_asked_for(works: SimpleNamespace):
     assert cupy.create("0", precision="full").precision == "full"
     machine.reset(devices=3)
     backend = cupy.create("2")
-    assert isinstance(backend, CupyBackendOfSeveral)
+    assert isinstance(backend, MultiGpuCupyBackend)
     assert backend.device.startswith("cuda:2 ")
     assert cupy.create(gpu_memory_limit="50%").gpu_memory_limit == 1 << 29
 

@@ -21,8 +21,7 @@ from test_inference import CLOSE, NETWORKS, TOLERANCE, by_layers, model, numbers
 
 import nnx
 from nnx.backends.cupy import inference as cuda_forward
-from nnx.backends.cupy.backend import CupyBackend
-from nnx.backends.cupy.multi_gpu import CupyBackendOfSeveral
+from nnx.backends.cupy.backend import CupyBackend, MultiGpuCupyBackend
 from nnx.errors import InputError
 
 
@@ -260,7 +259,7 @@ def test_threads_take_turns(backend: CupyBackend):
 def test_the_second_gpu_predicts_while_the_first_is_current(make: Any):
     make()
     machine.reset(devices=2)
-    net, x = model(4, 8, 3, backend=CupyBackendOfSeveral(fake_cupy, 1)), numbers(2, 4)
+    net, x = model(4, 8, 3, backend=MultiGpuCupyBackend(fake_cupy, 1)), numbers(2, 4)
     np.testing.assert_allclose(warm(net, x), model(4, 8, 3, backend="numpy").predict(x), rtol=CLOSE)
     assert (machine.used[0], machine.current) == (0, 0)
 

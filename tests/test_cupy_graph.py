@@ -400,7 +400,7 @@ def test_a_product_that_cublaslt_cannot_do_is_nnxs_kernels(fault: str, time: int
     lt = FakeLt()
     backend = make(lt=lt)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nnx.backends.cupy.dense.SMALL", 0)
+        patch.setattr("nnx.backends.cupy.matmul.dispatch.SMALL", 0)
         machine.faults[fault] = time
         model, _ = trained(NETS["tanh"], backend, epochs=3)
     assert (model.replay_reason, lt.complaints, lt.open) == (None, [], 0)
@@ -422,7 +422,7 @@ def test_a_product_that_fails_in_the_capture_makes_no_graph(make: Any):
 
 
 def test_without_cublaslt_nnxs_kernel_does_so_much_and_no_more(make: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("nnx.backends.cupy.dense.SMALL", 0)
+    monkeypatch.setattr("nnx.backends.cupy.matmul.dispatch.SMALL", 0)
     backend = make()
     assert "no graph beyond 67,108,864 multiply-adds of them a step, because the stand-in" in backend.info().notes[3]
     model, _ = trained(NETS["relu"], backend, epochs=1)

@@ -21,9 +21,8 @@ from fake_cupy import machine
 from networks import NETS
 
 import nnx
-from nnx.backends.cupy.backend import CupyBackend
+from nnx.backends.cupy.backend import CupyBackend, MultiGpuCupyBackend
 from nnx.backends.cupy.matmul import cublaslt_products as cuda_products
-from nnx.backends.cupy.multi_gpu import CupyBackendOfSeveral
 from nnx.backends.precision import ERRORS
 from nnx.errors import InputError, InputTypeError
 from nnx.testing.rounding import assert_within, rounding
@@ -44,7 +43,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv("NNX_GRAPH", graph)
         monkeypatch.setenv("NNX_GEMM", gemm)
         monkeypatch.setenv("NNX_PERSISTENT", "0")
-        monkeypatch.setattr("nnx.backends.cupy.dense.SMALL", 0)
+        monkeypatch.setattr("nnx.backends.cupy.matmul.dispatch.SMALL", 0)
         return CupyBackend(fake_cupy, precision=precision)
 
     return make
@@ -317,7 +316,7 @@ def test_on_the_second_gpu_while_the_first_is_current(make: Any):
     make()
     machine.reset(devices=2)
     machine.cublaslt = FakeLt()
-    backend = CupyBackendOfSeveral(fake_cupy, 1)
+    backend = MultiGpuCupyBackend(fake_cupy, 1)
     net = NETS["relu"]
     model = nnx.Sequential(*net.layers(), backend=backend, precision="bf16").compile(net.loss(), net.optimizer())
     model.fit(*net.samples(), epochs=2, batch_size=16, verbose=0)

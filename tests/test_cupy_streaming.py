@@ -22,8 +22,7 @@ from test_programs import always_eager
 
 import nnx
 from nnx.backends.cupy import streaming as cuda_stream
-from nnx.backends.cupy.backend import CupyBackend
-from nnx.backends.cupy.multi_gpu import CupyBackendOfSeveral
+from nnx.backends.cupy.backend import CupyBackend, MultiGpuCupyBackend
 from nnx.backends.cupy.streaming import DoubleBuffer
 from nnx.errors import DeviceMemoryError, InputError, NonFiniteError
 
@@ -99,7 +98,7 @@ def test_on_the_second_gpu_while_the_first_is_current(make: Any):
     resident = trained(NETS["relu"], make("0"))
     make("1")
     machine.reset(devices=2)
-    streamed = trained(NETS["relu"], CupyBackendOfSeveral(fake_cupy, 1))
+    streamed = trained(NETS["relu"], MultiGpuCupyBackend(fake_cupy, 1))
     assert (machine.used[0], machine.current) == (0, 0)
     same(streamed, resident)
 

@@ -22,6 +22,7 @@ from nnx.backends.cupy.device import flag
 from nnx.backends.cupy.diagnosis import explain_version, explained
 from nnx.backends.cupy.inference import GraphForward
 from nnx.backends.cupy.matmul.cublaslt_products import MOST
+from nnx.backends.cupy.multi_gpu import each_on_its_gpu
 from nnx.backends.cupy.operands import FLOAT64, INT64, as_they_are, writable
 from nnx.backends.cupy.programs.persistent import MOST_WORK, compile_program
 from nnx.backends.cupy.programs.replay import CupyProgram
@@ -392,6 +393,11 @@ def _tiny_step(backend: CupyBackend, kind: type[Operations], x: Array) -> list[l
 # ---- making one ------------------------------------------------------------------------------------------------------
 
 
+@each_on_its_gpu
+class MultiGpuCupyBackend(CupyBackend):
+    """The same, where there are several GPUs."""
+
+
 def create(device: Any = "", gpu_memory_limit: Any = None, precision: str | None = None) -> CupyBackend:
     """Return the backend on a GPU, which `probe` is yet to try.
 
@@ -416,9 +422,7 @@ def create(device: Any = "", gpu_memory_limit: Any = None, precision: str | None
             raise BackendUnavailable(name, *found)
         count = cupy.cuda.runtime.getDeviceCount()
         if number < count:
-            from nnx.backends.cupy.multi_gpu import CupyBackendOfSeveral  # it is made from this file's class
-
-            kind = CupyBackend if count == 1 else CupyBackendOfSeveral
+            kind = CupyBackend if count == 1 else MultiGpuCupyBackend
             return kind(cupy, number, gpu_memory_limit, precision)
     seen = "GPU 0 is" if count == 1 else f"GPUs 0 to {count - 1} are"
     raise BackendUnavailable(

@@ -42,6 +42,7 @@ class CudaDevice(Backend):
         self.device = f"cuda:{number} ({name.decode() if isinstance(name, bytes) else name})"
         self._launch = Launcher(cupy)
         self._scratch: Scratch | Rooms = Scratch(cupy)
+        self._met: list[str] = []
         given = os.environ.get(LIMIT) if gpu_memory_limit is None else gpu_memory_limit
         if given:
             self._set_limit(given, LIMIT if gpu_memory_limit is None else "gpu_memory_limit")
@@ -140,6 +141,11 @@ class CudaDevice(Backend):
             "driver's cuda": _version(runtime.driverGetVersion()),
             "compute capability": "{}.{}".format(*self.capability),
         }
+
+    def note(self, text: str) -> None:
+        """Add to the notes of `info()` what a step, a prediction or a data set ran into."""
+        if text not in self._met:
+            self._met.append(text)
 
     def info(self) -> BackendInfo:
         plain = super().info()

@@ -11,17 +11,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from nnx.backends.cupy.dense import CudaDense
 from nnx.backends.cupy.matmul.cublaslt_products import NotCaptured
 from nnx.backends.cupy.pinned import Pinned
 from nnx.backends.cupy.programs.capture import Captured, Work, in_a_line, stage
 from nnx.backends.inference import Stage
-
-if TYPE_CHECKING:
-    from nnx.backends.cupy.backend import CupyBackend
 
 Array = Any
 GRAPHS = 16  # numbers of rows that are remembered: those used last
@@ -36,7 +34,7 @@ class GraphForward:
     It is called as `Forward` says: what it does not take, the operations do, or say what is wrong with it.
     """
 
-    def __init__(self, backend: CupyBackend, stages: Sequence[Stage], parameters: Array) -> None:
+    def __init__(self, backend: CudaDense, stages: Sequence[Stage], parameters: Array) -> None:
         self._backend, self._stages = backend, stages
         self._dtype, self._widths = np.dtype(parameters.dtype), widths_of(stages)
         self._graphs: OrderedDict[tuple[int, ...], ForwardGraph | int] = OrderedDict()
@@ -94,7 +92,7 @@ class ForwardGraph(Captured):
         NotCaptured: see `Captured`.
     """
 
-    def __init__(self, backend: CupyBackend, stages: Sequence[Stage], rows: int, widths: Sequence[int]) -> None:
+    def __init__(self, backend: CudaDense, stages: Sequence[Stage], rows: int, widths: Sequence[int]) -> None:
         self._stages = stages  # a graph keeps nothing alive: this does
         dtype = next(stage.weights.dtype for stage in stages if stage.weights is not None)
         self._inputs = backend.empty((rows, widths[0]), dtype)
@@ -103,7 +101,7 @@ class ForwardGraph(Captured):
         self._numbers = self._given.array.reshape(-1)
         self._current = backend.cupy.cuda.get_current_stream
 
-        def work(inner: CupyBackend) -> Work:
+        def work(inner: CudaDense) -> Work:
             calls: Work = [(self._given.upload, (self._inputs,))]
             outputs = self._inputs
             for turn, (stage_, width) in enumerate(zip(stages, widths[1:], strict=True)):

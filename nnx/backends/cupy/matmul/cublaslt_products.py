@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnx.backends.cupy.matmul.cublaslt import (
     ALIGNED,
@@ -23,11 +23,9 @@ from nnx.backends.cupy.matmul.cublaslt import (
     Product,
     alignment,
 )
+from nnx.backends.cupy.matmul.dispatch import CudaMatmul
 from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import ACTIVATIONS
-
-if TYPE_CHECKING:
-    from nnx.backends.cupy.dense import CudaDense
 
 Array = Any
 # Multiply-adds of a step's large products up to which nnx's kernel does them where cuBLASLt cannot. A guess: about what
@@ -57,7 +55,7 @@ class LtProducts:
         self.notes: list[str] = []
 
     def __call__(
-        self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
+        self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
     ) -> None:
         """c = activation(a @ b + bias), on the current stream.
 
@@ -72,7 +70,7 @@ class LtProducts:
         elif bias is not None and plan.product.epilogue == NONE:
             backend._launch(plans.bias_activation(*c.shape), kind, c, bias, *c.shape, activation)
 
-    def with_column_sums(self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, sums: Array) -> bool:
+    def with_column_sums(self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, sums: Array) -> bool:
         """c = a @ b, and sums = b's column sums: the gradients of weights and biases in one; False if that cannot be.
 
         Not of rounded factors, whose sums would be rounded too.
@@ -82,7 +80,7 @@ class LtProducts:
         return self._done(backend, kind, a, b, c, sums, (BIAS_GRADIENT,)) is not None
 
     def _done(
-        self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, bias: Array | None,
+        self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None,
         epilogues: tuple[int, ...],
     ) -> Plan | None:  # fmt: skip
         """Multiply with the first of the epilogues that cuBLASLt has; return the plan, or None if it has none."""
@@ -103,7 +101,7 @@ class LtProducts:
         return plan
 
     def _plan(
-        self, backend: CudaDense, wanted: Product, epilogues: tuple[int, ...], operands: tuple[Array, ...]
+        self, backend: CudaMatmul, wanted: Product, epilogues: tuple[int, ...], operands: tuple[Array, ...]
     ) -> Plan | None:
         """Return a plan that cuBLASLt can run, with the first epilogue that it can; None if it can do none."""
         if isinstance(self._lt, str):
@@ -115,7 +113,7 @@ class LtProducts:
                 self.notes.append(str(error))
         return None
 
-    def _tried(self, backend: CudaDense, plan: Plan, operands: tuple[Array, ...]) -> Plan:
+    def _tried(self, backend: CudaMatmul, plan: Plan, operands: tuple[Array, ...]) -> Plan:
         """Return a plan that has worked once."""
         try:
             self._run(backend, plan, operands)
@@ -124,14 +122,14 @@ class LtProducts:
             raise
         return plan
 
-    def _run(self, backend: CudaDense, plan: Plan, operands: tuple[Array, ...]) -> None:
+    def _run(self, backend: CudaMatmul, plan: Plan, operands: tuple[Array, ...]) -> None:
         a, b, c, bias = operands
         room = backend._scratch(plan.workspace, "uint8").data.ptr if plan.workspace else 0
         stream = backend.cupy.cuda.get_current_stream().ptr
         plan.run(a.data.ptr, b.data.ptr, c.data.ptr, 0 if bias is None else bias.data.ptr, room, stream)
 
     def _otherwise(
-        self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
+        self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
     ) -> None:
         """Do what cuBLASLt cannot."""
         raise NotImplementedError
@@ -157,7 +155,7 @@ class GraphProducts(LtProducts):
         self.planning = True
 
     def _otherwise(
-        self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
+        self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
     ) -> None:
         """Leave it to nnx's kernel.
 
@@ -167,7 +165,7 @@ class GraphProducts(LtProducts):
         self._count(backend, c.size * a.shape[1])
         backend.own_product(kind, a, b, c, bias, activation)
 
-    def _count(self, backend: CudaDense, work: int) -> None:
+    def _count(self, backend: CudaMatmul, work: int) -> None:
         if not self.planning:
             return
         self._own += work
@@ -195,14 +193,14 @@ class RoundedProducts(LtProducts):
                     oldest.close()
         return plan
 
-    def _otherwise(self, backend: CudaDense, *product: Any) -> None:
+    def _otherwise(self, backend: CudaMatmul, *product: Any) -> None:
         """Leave it to cuBLAS, and say so."""
         why = "; ".join(dict.fromkeys(self.notes)) if isinstance(self._lt, Lt) else self._lt
         backend.note(f"products are in full precision where cuBLASLt cannot do them in {backend.precision}: {why}")
         backend.blas_product(*product)
 
 
-def rounded(backend: CudaDense, a: Array, b: Array) -> tuple[Array, Array]:
+def rounded(backend: CudaMatmul, a: Array, b: Array) -> tuple[Array, Array]:
     """Return both factors in bf16, standing as they stand; the next product takes the place."""
     begin = -(-a.size // ALIGNED) * ALIGNED
     room = backend._scratch(begin + b.size, "uint16")

@@ -13,14 +13,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nnx.backends.cupy.dense import CudaDense
 from nnx.backends.cupy.launch import Rooms
 from nnx.backends.cupy.matmul.cublaslt_products import GraphProducts, NotCaptured
 from nnx.backends.errors import NotReplayable
-
-if TYPE_CHECKING:
-    from nnx.backends.cupy.backend import CupyBackend
 
 Array = Any
 Work = list[tuple[Callable[..., Any], tuple[Any, ...]]]
@@ -40,7 +38,7 @@ class Captured:
         NotCaptured: some stage of it failed; the arrays are then as they were, and no capture is open.
     """
 
-    def __init__(self, backend: CupyBackend, work: Callable[[CupyBackend], Work], state: list[Array]) -> None:
+    def __init__(self, backend: CudaDense, work: Callable[[CudaDense], Work], state: list[Array]) -> None:
         self._cupy = backend.cupy
         cuda = self._cupy.cuda
         with stage("making its stream"):

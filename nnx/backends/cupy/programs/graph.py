@@ -6,16 +6,14 @@ Its stream waits for what the caller's stream was given before, and the caller's
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nnx.backends.cupy.dense import CudaDense
 from nnx.backends.cupy.matmul.cublaslt_products import NotCaptured
 from nnx.backends.cupy.programs.capture import Captured, stage
 from nnx.backends.cupy.programs.replay import CupyProgram, bound, span
 from nnx.backends.operations import OPERATIONS
 from nnx.backends.recorder import Call
-
-if TYPE_CHECKING:
-    from nnx.backends.cupy.backend import CupyBackend
 
 Array = Any
 
@@ -29,7 +27,7 @@ class GraphProgram(CupyProgram):
 
     way = "CUDA graph"
 
-    def __init__(self, backend: CupyBackend, calls: list[Call]) -> None:
+    def __init__(self, backend: CudaDense, calls: list[Call]) -> None:
         super().__init__(backend, calls)
         self._backend = backend
         self._graph: StepGraph | None = None
@@ -81,7 +79,7 @@ class StepGraph(Captured):
         NotCaptured: see `Captured`.
     """
 
-    def __init__(self, backend: CupyBackend, calls: list[Call]) -> None:
+    def __init__(self, backend: CudaDense, calls: list[Call]) -> None:
         super().__init__(backend, lambda inner: bound(inner, calls), kept(backend, calls))
         self.done = 0
 
@@ -102,7 +100,7 @@ class StepGraph(Captured):
 # ---- what one step leaves to the next --------------------------------------------------------------------------------
 
 
-def kept(backend: CupyBackend, calls: list[Call]) -> list[Array]:
+def kept(backend: CudaDense, calls: list[Call]) -> list[Array]:
     """Return the arrays that a step changes after it has read them as they were: parameters, moments, counters."""
     asked: list[tuple[int, int]] = []
     written: dict[tuple[int, int], Array] = {}

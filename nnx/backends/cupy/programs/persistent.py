@@ -7,8 +7,9 @@ barrier is all that parts one operation from the next (nnx/kernels/cuda/program.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nnx.backends.cupy.dense import CudaDense
 from nnx.backends.cupy.matmul.cublaslt_products import NotCaptured
 from nnx.backends.cupy.programs.capture import stage
 from nnx.backends.cupy.programs.graph import GraphProgram
@@ -17,9 +18,6 @@ from nnx.backends.dataflow import Reader, Step, fuse
 from nnx.backends.errors import NotReplayable
 from nnx.backends.recorder import Call
 from nnx.kernels.cuda import program_table as t
-
-if TYPE_CHECKING:
-    from nnx.backends.cupy.backend import CupyBackend
 
 Array = Any
 # Multiply-adds of a step up to which one multiprocessor is left to do them. A guess: some 10 us, when a graph of ten
@@ -38,7 +36,7 @@ class PersistentProgram(GraphProgram):
     native = True
     way = "persistent kernel"
 
-    def __init__(self, backend: CupyBackend, calls: list[Call], kernel: PersistentKernel) -> None:
+    def __init__(self, backend: CudaDense, calls: list[Call], kernel: PersistentKernel) -> None:
         super().__init__(backend, calls)
         self._kernel: PersistentKernel | None = kernel
 
@@ -64,7 +62,7 @@ class PersistentKernel:
         most: steps of one launch.
     """
 
-    def __init__(self, backend: CupyBackend, step: Step) -> None:
+    def __init__(self, backend: CudaDense, step: Step) -> None:
         self._backend, self._dtype = backend, step.dtype
         self._elsewhere: list[Array] = []
         layout = Layout(step, backend.shared_memory, t.THREADS, self._allocate)
@@ -86,7 +84,7 @@ class PersistentKernel:
         self._backend._launch(self._launch, self._dtype, self._table, *self._numbers, steps)
 
 
-def compile_program(backend: CupyBackend, calls: list[Call], wanted: bool | None) -> GraphProgram:
+def compile_program(backend: CudaDense, calls: list[Call], wanted: bool | None) -> GraphProgram:
     """Return a recorded step as a persistent kernel where that can be, else as a CUDA graph.
 
     Args:
@@ -103,7 +101,7 @@ def compile_program(backend: CupyBackend, calls: list[Call], wanted: bool | None
     return GraphProgram(backend, calls)
 
 
-def kernel_of(backend: CupyBackend, calls: list[Call], wanted: bool | None) -> PersistentKernel:
+def kernel_of(backend: CudaDense, calls: list[Call], wanted: bool | None) -> PersistentKernel:
     """Return a step as the persistent kernel takes it.
 
     Raises:
