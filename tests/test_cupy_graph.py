@@ -237,7 +237,7 @@ def test_all_that_a_graph_uses_lives_as_long_as_it_does(make: Any):
     backend = make("blas", lt=FakeLt(workspace=5000))
     own = make_scratch(backend)
     model, program = recorded(WIDE, backend)
-    scratch = program._graph._scratch._rooms  # type: ignore[union-attr]
+    scratch = program._graph._scratch._arrays  # type: ignore[union-attr]
     assert scratch["uint8"].size >= 5000
     backend.release()
     make_scratch(backend, 100_000)
@@ -263,7 +263,7 @@ def test_scratch_of_a_graph_is_its_own_and_no_larger_than_it_must_be(make: Any):
     _, program = recorded(WIDE, backend)
     own = program._graph._scratch  # type: ignore[union-attr]
     assert own(1, "float64").data.ptr != backend._scratch(1, "float64").data.ptr
-    assert own._rooms["float64"].size == 2 * 40 * 3  # the weights' gradient of the last layer, in two slices
+    assert own._arrays["float64"].size == 2 * 40 * 3  # the weights' gradient of the last layer, in two slices
 
 
 def test_a_graph_lives_beside_another_and_beside_single_operations(make: Any):

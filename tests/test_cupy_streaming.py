@@ -21,7 +21,7 @@ from networks import ALIKE, NETS, Net
 from test_programs import always_eager
 
 import nnx
-from nnx.backends.cupy import streaming as cuda_stream
+from nnx.backends.cupy import streaming as cuda_streaming
 from nnx.backends.cupy.backend import CupyBackend, MultiGpuCupyBackend
 from nnx.backends.cupy.streaming import DoubleBuffer
 from nnx.errors import DeviceMemoryError, InputError, NonFiniteError
@@ -36,7 +36,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def make(wish: str = "1", half: int = 1, memory: int = 1 << 30) -> CupyBackend:
         machine.reset(memory=memory)
         monkeypatch.setenv("NNX_STREAM", wish)
-        monkeypatch.setattr(cuda_stream, "HALF", half)  # bytes of a chunk: 1 is a single batch
+        monkeypatch.setattr(cuda_streaming, "HALF", half)  # bytes of a chunk: 1 is a single batch
         return CupyBackend(fake_cupy)
 
     yield make
@@ -155,14 +155,14 @@ def test_what_does_not_fit_is_streamed_and_says_so(make: Any):
 
 def test_a_limit_counts_as_much_as_the_gpus_memory(make: Any):
     backend = make("")
-    assert cuda_stream.free_bytes(backend) == 1 << 30
+    assert cuda_streaming.free_bytes(backend) == 1 << 30
     backend.gpu_memory_limit = 1000
-    assert cuda_stream.free_bytes(backend) == 1000
+    assert cuda_streaming.free_bytes(backend) == 1000
     kept = backend.zeros(50)
-    assert cuda_stream.free_bytes(backend) == 800
+    assert cuda_streaming.free_bytes(backend) == 800
     backend.gpu_memory_limit = None
     del kept
-    assert cuda_stream.free_bytes(backend) == 1 << 30
+    assert cuda_streaming.free_bytes(backend) == 1 << 30
 
 
 def test_the_wish_is_read(make: Any):

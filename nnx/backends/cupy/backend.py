@@ -1,7 +1,7 @@
-"""The CuPy backend: CUDA GPUs, by the kernels of nnx/kernels/cuda and, for large matrix products, cuBLAS.
+"""`CupyBackend`: every operation by a CUDA kernel of nnx/kernels/cuda, and how steps and predictions are compiled.
 
-Every operation has the same form: operands are made fit for a kernel (cupy/operands.py), and it is launched; dense
-layers have a page of their own (cupy/dense.py). Nothing here waits for the GPU.
+Every operation has the same form: operands are made fit for a kernel (operands.py), and it is launched. Dense layers
+are in dense.py. Nothing here waits for the GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nnx.backends.cupy import driver as cuda_driver
 from nnx.backends.cupy.dense import PRECISION, ROUNDED, CudaDense
 from nnx.backends.cupy.device import flag
 from nnx.backends.cupy.diagnosis import explain_version, explained
-from nnx.backends.cupy.inference import GraphForward
+from nnx.backends.cupy.inference import InferenceGraphs
 from nnx.backends.cupy.matmul.cublaslt_products import MOST
 from nnx.backends.cupy.multi_gpu import each_on_its_gpu
 from nnx.backends.cupy.operands import FLOAT64, INT64, as_they_are, writable
@@ -115,7 +115,7 @@ class CupyBackend(CudaDense):
 
     def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
         has_weights = any(stage.weights is not None for stage in stages)
-        return GraphForward(self, stages, parameters) if self.graphs and has_weights else None
+        return InferenceGraphs(self, stages, parameters) if self.graphs and has_weights else None
 
     # ---- activations -------------------------------------------------------------------------------------------------
 

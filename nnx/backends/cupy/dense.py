@@ -1,6 +1,6 @@
-"""Dense layers on the GPU: matrix products by nnx's own kernel where they are small, by cuBLAS where they are large.
+"""Dense layers: forward pass, gradients and regularization, and the precision of their matrix products.
 
-The large ones may round what they multiply (precision.py). Then, and in a captured step, they are cuBLASLt's.
+Who multiplies is decided in matmul/dispatch.py. Large products may round to TF32 or bf16 (nnx/backends/precision.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One GPU as a home for arrays, by CuPy: ways in and out, memory, time, and what `info()` says. No arithmetic."""
+"""One CUDA device, by CuPy: arrays to and from the host, memory pool and limit, timing, versions. No arithmetic."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from nnx.backends.base import Backend, BackendInfo
 from nnx.backends.cupy.diagnosis import wheels
-from nnx.backends.cupy.launch import Launcher, Rooms, Scratch
+from nnx.backends.cupy.launch import Launcher, Scratch, ScratchPerStream
 from nnx.backends.errors import DeviceMemoryError, InputError, InputTypeError
 from nnx.backends.memory import Memory, parse_limit, readable
 from nnx.backends.timer import EventTimer, Timer
@@ -41,7 +41,7 @@ class CudaDevice(Backend):
         name = properties["name"]
         self.device = f"cuda:{number} ({name.decode() if isinstance(name, bytes) else name})"
         self._launch = Launcher(cupy)
-        self._scratch: Scratch | Rooms = Scratch(cupy)
+        self._scratch: ScratchPerStream | Scratch = ScratchPerStream(cupy)
         self._met: list[str] = []
         given = os.environ.get(LIMIT) if gpu_memory_limit is None else gpu_memory_limit
         if given:
@@ -122,7 +122,7 @@ class CudaDevice(Backend):
     def release(self) -> int:
         """Give what is held and not used back to the GPU, for other programs."""
         with self.elsewhere():
-            if isinstance(self._scratch, Scratch):
+            if isinstance(self._scratch, ScratchPerStream):
                 self._scratch.drop()
             pool = self.cupy.get_default_memory_pool()
             before = int(pool.total_bytes())

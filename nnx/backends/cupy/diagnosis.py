@@ -1,4 +1,4 @@
-"""Why CuPy does not work here, in a line, and what to do: for whatever it raises when it is loaded and tried."""
+"""Diagnosis of errors of CuPy, CUDA's libraries and the driver: the reason in a line, and the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model's forward pass as CUDA graphs, one for each number of rows: how `CupyBackend.compile_forward` does it.
+"""Prediction by CUDA graphs, one of the whole forward pass for each batch size: see `CupyBackend.compile_forward`.
 
 Called operation by operation, a small network's prediction is all Python. Here the host copies the rows into pinned
 memory, launches, waits once, and copies the outputs out; the ways to the GPU and back are in the graph too. It is
@@ -28,8 +28,8 @@ ASKED = 3  # how often a number of rows is asked for before it gets a graph; a s
 REFUSED = -1
 
 
-class GraphForward:
-    """Predicts by CUDA graphs. A number of rows gets its own when it comes again.
+class InferenceGraphs:
+    """Predicts by CUDA graphs. A number of rows, the batch size, gets its own when it comes again.
 
     It is called as `Forward` says: what it does not take, the operations do, or say what is wrong with it.
     """
@@ -37,7 +37,7 @@ class GraphForward:
     def __init__(self, backend: CudaDense, stages: Sequence[Stage], parameters: Array) -> None:
         self._backend, self._stages = backend, stages
         self._dtype, self._widths = np.dtype(parameters.dtype), widths_of(stages)
-        self._graphs: OrderedDict[tuple[int, ...], ForwardGraph | int] = OrderedDict()
+        self._graphs: OrderedDict[tuple[int, ...], InferenceGraph | int] = OrderedDict()
         self._lock = threading.Lock()  # a graph has one place for its inputs, and one for its outputs
 
     def __call__(self, x: np.ndarray) -> np.ndarray | None:
@@ -56,7 +56,7 @@ class GraphForward:
                 self._give_up(x.shape, f"launching it failed ({in_a_line(error)})")
                 return None
 
-    def _other(self, shape: tuple[int, ...], asked: int) -> ForwardGraph | None:
+    def _other(self, shape: tuple[int, ...], asked: int) -> InferenceGraph | None:
         """Make a graph for what has been asked for before, and may have one; count how often it has been."""
         if asked == REFUSED or len(shape) != 2 or not shape[0] or shape[1] != self._widths[0]:
             return None
@@ -69,7 +69,7 @@ class GraphForward:
             return None
         try:
             with stage("preparing it"):  # whatever no stage of its own names
-                graph = self._graphs[shape] = ForwardGraph(self._backend, self._stages, shape[0], self._widths)
+                graph = self._graphs[shape] = InferenceGraph(self._backend, self._stages, shape[0], self._widths)
         except NotCaptured as reason:
             self._give_up(shape, str(reason))
             return None
@@ -82,7 +82,7 @@ class GraphForward:
         self._backend.note(f"a prediction of {shape[0]} rows runs one operation at a time, because {reason}")
 
 
-class ForwardGraph(Captured):
+class InferenceGraph(Captured):
     """The forward pass of so many rows.
 
     Args:

@@ -1,4 +1,4 @@
-"""What kernels can take as it is, and what is done about everything else.
+"""Operands of kernels: contiguous arrays of one float type are passed as they are, others copied, or refused.
 
 A kernel takes contiguous arrays of one float type whose shapes fit, because it knows nothing of strides and would read
 another type's bits as numbers. So what it reads is copied where it is not contiguous; what it writes goes through an

@@ -1,4 +1,4 @@
-"""Large matrix products by cuBLASLt: where CuPy's cuBLAS cannot be captured, or cannot round as it is wished.
+"""Large matrix products by cuBLASLt: in CUDA graphs, as CuPy's cuBLAS cannot be captured, and in TF32 and bf16.
 
 A kind of product is planned when it is first met, and its plan is tried. What cuBLASLt cannot do is done otherwise, in
 full precision: in a captured step by nnx's kernel, elsewhere by cuBLAS.
@@ -90,7 +90,7 @@ class LtProducts:
         begin, other, end = (alignment(matrix.data.ptr) for matrix in (a, b, c))
         if precision == "bf16":
             a, b = rounded(backend, a, b)
-            begin = other = WORD  # wherever that room stands just now: else it would be another product next time
+            begin = other = WORD  # wherever that scratch stands just now: else it would be another product next time
         operands, aligned = (a, b, c, bias), (begin, other, end)
         product = Product(m, n, k, a_transposed, b_transposed, kind, precision, epilogues[0], aligned)
         if product not in self._plans:
@@ -124,9 +124,9 @@ class LtProducts:
 
     def _run(self, backend: CudaMatmul, plan: Plan, operands: tuple[Array, ...]) -> None:
         a, b, c, bias = operands
-        room = backend._scratch(plan.workspace, "uint8").data.ptr if plan.workspace else 0
+        scratch = backend._scratch(plan.workspace, "uint8").data.ptr if plan.workspace else 0
         stream = backend.cupy.cuda.get_current_stream().ptr
-        plan.run(a.data.ptr, b.data.ptr, c.data.ptr, 0 if bias is None else bias.data.ptr, room, stream)
+        plan.run(a.data.ptr, b.data.ptr, c.data.ptr, 0 if bias is None else bias.data.ptr, scratch, stream)
 
     def _otherwise(
         self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
@@ -203,8 +203,8 @@ class RoundedProducts(LtProducts):
 def rounded(backend: CudaMatmul, a: Array, b: Array) -> tuple[Array, Array]:
     """Return both factors in bf16, standing as they stand; the next product takes the place."""
     begin = -(-a.size // ALIGNED) * ALIGNED
-    room = backend._scratch(begin + b.size, "uint16")
-    a_rounded, b_rounded = room[: a.size], room[begin:]
+    scratch = backend._scratch(begin + b.size, "uint16")
+    a_rounded, b_rounded = scratch[: a.size], scratch[begin:]
     launch = plans.elementwise("round_to_bfloat16", max(a.size, b.size))
     flat = [f.T if not f.flags.c_contiguous else f for f in (a, b)]
     backend._launch(launch, "float32", *flat, a_rounded, b_rounded, a.size, b.size)

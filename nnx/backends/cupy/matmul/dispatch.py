@@ -1,4 +1,4 @@
-"""Which library does a matrix product (GEMM): nnx's own kernel where it is small, cuBLAS or cuBLASLt where it is large.
+"""Dispatch of matrix products (GEMM): nnx's own kernel does small ones, cuBLAS or cuBLASLt the large ones.
 
 NNX_GEMM=own or blas gives all of them to one. `CudaMatmul.products` stands in for cuBLAS where a step is captured as a
 CUDA graph, or where products are rounded to TF32 or bf16 (cublaslt_products.py).

@@ -1,4 +1,4 @@
-"""Operations of the persistent kernel, and before which of them its threads must wait for one another."""
+"""Barriers (`__syncthreads`) between the persistent kernel's operations: only before those that depend on another."""
 
 from __future__ import annotations
 

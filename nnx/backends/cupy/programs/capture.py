@@ -1,4 +1,4 @@
-"""Work captured as a CUDA graph: what Python would launch operation by operation, the GPU then launches by itself.
+"""CUDA graph capture: what Python would launch operation by operation, the GPU then launches by itself.
 
 A graph holds addresses, so all that its kernels touch must live as long as it does, and nothing may come from CuPy's
 pool while it is captured: what is freed then is handed to somebody else, and each replay would write over it. Operands
@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from nnx.backends.cupy.dense import CudaDense
-from nnx.backends.cupy.launch import Rooms
+from nnx.backends.cupy.launch import Scratch
 from nnx.backends.cupy.matmul.cublaslt_products import GraphProducts, NotCaptured
 from nnx.backends.errors import NotReplayable
 
@@ -47,7 +47,7 @@ class Captured:
         # The graph's own backend: the same kernels, with scratch that belongs to this graph and products that may be
         # captured. The user's goes on as it is.
         inner = copy.copy(backend)
-        inner._scratch = self._scratch = Rooms(self._cupy, times=1)
+        inner._scratch = self._scratch = Scratch(self._cupy, times=1)
         inner.products = products = GraphProducts(backend.lt())
         calls = work(inner)
         try:

@@ -1,4 +1,4 @@
-"""A recorded step as ONE CUDA graph (capture.py), one for each size of batch.
+"""A recorded step as ONE CUDA graph, which is captured for each batch size (capture.py).
 
 Its stream waits for what the caller's stream was given before, and the caller's stream waits for it: to whoever calls
 `run` there is one order.

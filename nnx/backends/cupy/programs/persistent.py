@@ -1,4 +1,4 @@
-"""A recorded step of a small network: many steps in ONE launch of one kernel, whose block keeps the network to itself.
+"""The persistent kernel: many steps of a small network in ONE launch of one thread block, which holds the network.
 
 A graph's launch costs some microseconds, and each of its ten kernels one or two more, which is more than a small
 network's arithmetic. A single block needs neither: parameters, gradients and moments stay in its shared memory, and a
@@ -13,7 +13,7 @@ from nnx.backends.cupy.dense import CudaDense
 from nnx.backends.cupy.matmul.cublaslt_products import NotCaptured
 from nnx.backends.cupy.programs.capture import stage
 from nnx.backends.cupy.programs.graph import GraphProgram
-from nnx.backends.cupy.programs.lowering import Layout, TooLarge
+from nnx.backends.cupy.programs.lowering import LoweredStep, TooLarge
 from nnx.backends.dataflow import Reader, Step, fuse
 from nnx.backends.errors import NotReplayable
 from nnx.backends.recorder import Call
@@ -65,12 +65,12 @@ class PersistentKernel:
     def __init__(self, backend: CudaDense, step: Step) -> None:
         self._backend, self._dtype = backend, step.dtype
         self._elsewhere: list[Array] = []
-        layout = Layout(step, backend.shared_memory, t.THREADS, self._allocate)
-        self._table = backend.asarray(layout.table, "int64")
-        rows = len(layout.table)
-        each = rows - layout.before - layout.after
-        self._numbers = (layout.before, each, layout.after, step.rows)
-        self._launch = t.launch(t.THREADS, layout.shared)
+        lowered = LoweredStep(step, backend.shared_memory, t.THREADS, self._allocate)
+        self._table = backend.asarray(lowered.table, "int64")
+        rows = len(lowered.table)
+        each = rows - lowered.before - lowered.after
+        self._numbers = (lowered.before, each, lowered.after, step.rows)
+        self._launch = t.launch(t.THREADS, lowered.shared)
         self.most = max(1, int(LAUNCH / (work_of(step) / PACE + each * OPERATION)))
         backend._launch.allow("program", step.dtype, backend.shared_memory)
 

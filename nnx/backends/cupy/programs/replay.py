@@ -1,4 +1,4 @@
-"""A recorded step on the GPU: its operations one after the other, two of them in one kernel where that saves a pass."""
+"""Replaying a recorded step, one operation after the other; two are fused where that saves a pass over memory."""
 
 from __future__ import annotations
 

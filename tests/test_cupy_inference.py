@@ -20,7 +20,7 @@ from fake_cupy import machine
 from test_inference import CLOSE, NETWORKS, TOLERANCE, by_layers, model, numbers
 
 import nnx
-from nnx.backends.cupy import inference as cuda_forward
+from nnx.backends.cupy import inference as cuda_inference
 from nnx.backends.cupy.backend import CupyBackend, MultiGpuCupyBackend
 from nnx.errors import InputError
 
@@ -191,7 +191,7 @@ def test_a_size_gets_a_graph_when_it_comes_again(backend: CupyBackend):
 
 
 def test_those_used_last_are_kept(backend: CupyBackend, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cuda_forward, "GRAPHS", 3)
+    monkeypatch.setattr(cuda_inference, "GRAPHS", 3)
     net = model(4, 8, 3, backend=backend)
     for rows in (1, 2, 3, 4, 5):
         warm(net, numbers(rows, 4))
@@ -205,7 +205,7 @@ def test_those_used_last_are_kept(backend: CupyBackend, monkeypatch: pytest.Monk
 
 
 def test_large_batches_have_none(backend: CupyBackend, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cuda_forward, "STAGED", 10 * (4 + 3) * 4)
+    monkeypatch.setattr(cuda_inference, "STAGED", 10 * (4 + 3) * 4)
     net = model(4, 8, 3, backend=backend)
     for rows in (10, 11):
         for _ in range(3):
