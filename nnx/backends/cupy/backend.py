@@ -18,7 +18,6 @@ import numpy as np
 from nnx.backends.base import BackendInfo
 from nnx.backends.cupy import driver as cuda_driver
 from nnx.backends.cupy.dense import PRECISION, ROUNDED, CudaDense
-from nnx.backends.cupy.device import flag
 from nnx.backends.cupy.diagnosis import explain_version, explained
 from nnx.backends.cupy.inference import InferenceGraphs
 from nnx.backends.cupy.matmul.cublaslt_products import MOST
@@ -27,6 +26,7 @@ from nnx.backends.cupy.operands import FLOAT64, INT64, as_they_are, writable
 from nnx.backends.cupy.programs.persistent import MOST_WORK, compile_program
 from nnx.backends.cupy.programs.replay import CupyProgram
 from nnx.backends.cupy.streaming import stream
+from nnx.backends.environment import flag
 from nnx.backends.errors import BackendUnavailable, InputTypeError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.operations import Operations

@@ -12,7 +12,7 @@ import numpy as np
 from nnx.backends.base import Backend, BackendInfo
 from nnx.backends.cupy.diagnosis import wheels
 from nnx.backends.cupy.launch import Launcher, Scratch, ScratchPerStream
-from nnx.backends.errors import DeviceMemoryError, InputError, InputTypeError
+from nnx.backends.errors import DeviceMemoryError, InputTypeError
 from nnx.backends.memory import Memory, parse_limit, readable
 from nnx.backends.timer import EventTimer, Timer
 
@@ -185,12 +185,3 @@ def out_of_memory(backend: CudaDevice, error: BaseException) -> str:
 
 def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def flag(variable: str) -> bool | None:
-    """Return what an environment variable says; None where it says nothing."""
-    text = os.environ.get(variable, "")
-    word = text.strip().lower()
-    if word in ("", "1", "0", "true", "false", "yes", "no"):
-        return None if not word else word in ("1", "true", "yes")
-    raise InputError(f"{variable}={text!r}: expected 1 or 0")

@@ -6,17 +6,15 @@ CUDA graph, or where products are rounded to TF32 or bf16 (cublaslt_products.py)
 
 from __future__ import annotations
 
-import os
 from typing import Any, Protocol
 
 from nnx.backends.cupy.matmul import cublaslt
 from nnx.backends.cupy.matmul.cublaslt import Lt, LtError
 from nnx.backends.cupy.operands import CudaOperands
-from nnx.backends.errors import InputError
+from nnx.backends.environment import gemm_rule
 from nnx.kernels import cuda as plans
 
 Array = Any
-GEMM_RULES = ("auto", "own", "blas")
 SMALL = 1 << 20  # multiply-adds up to which a product is the own kernel's: one launch, bias and activation included
 
 
@@ -44,9 +42,7 @@ class CudaMatmul(CudaOperands):
 
     def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None) -> None:
         super().__init__(cupy, number, gpu_memory_limit)
-        self.gemm_rule = os.environ.get("NNX_GEMM", "").strip().lower() or "auto"
-        if self.gemm_rule not in GEMM_RULES:
-            raise InputError(f"NNX_GEMM={self.gemm_rule!r}: expected one of {', '.join(GEMM_RULES)}")
+        self.gemm_rule = gemm_rule()
         self._lt: Lt | str | None = None
 
     def lt(self) -> Lt | str:
