@@ -22,7 +22,7 @@ from networks import NETS
 
 import nnx
 from nnx.backends.cupy.backend import CupyBackend, MultiGpuCupyBackend
-from nnx.backends.cupy.matmul import cublaslt_products as cuda_products
+from nnx.backends.cupy.matmul import cublaslt_products
 from nnx.backends.precision import ERRORS
 from nnx.errors import InputError, InputTypeError
 from nnx.testing.rounding import assert_within, rounding
@@ -271,7 +271,7 @@ def test_what_cublaslt_cannot_do_is_done_in_full_precision_and_said(graph: str, 
 
 
 def test_plans_are_few_and_threads_share_them(make: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cuda_products, "PLANS", 4)
+    monkeypatch.setattr(cublaslt_products, "PLANS", 4)
     lt = FakeLt()
     model = nnx.Sequential(nnx.Dense(4, 3), nnx.ReLU(), backend=make(lt, graph="0"), precision="bf16")
     wanted = {rows: model.predict(np.ones((rows, 4), np.float32)) for rows in range(1, 12)}
@@ -301,7 +301,7 @@ def test_a_bf16_product_is_the_same_one_wherever_its_copies_stand(make: Any, mon
         lambda n, dtype: room[(p := next(places)) : p + n] if dtype == "uint16" else scratch(n, dtype),
     )
     a, b, _ = factors()
-    products = cuda_products.RoundedProducts(backend.lt())
+    products = cublaslt_products.RoundedProducts(backend.lt())
     c = backend.zeros((33, 21))
     for _ in range(3):
         c.fill(0)

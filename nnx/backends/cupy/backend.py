@@ -20,7 +20,7 @@ from nnx.backends.cupy import driver as cuda_driver
 from nnx.backends.cupy.dense import PRECISION, ROUNDED, CudaDense
 from nnx.backends.cupy.diagnosis import explain_version, explained
 from nnx.backends.cupy.inference import InferenceGraphs
-from nnx.backends.cupy.matmul.cublaslt_products import MOST
+from nnx.backends.cupy.matmul.cublaslt_products import MOST_OWN_WORK
 from nnx.backends.cupy.multi_gpu import each_on_its_gpu
 from nnx.backends.cupy.operands import FLOAT64, INT64, as_they_are, writable
 from nnx.backends.cupy.programs.persistent import MOST_WORK, compile_program
@@ -71,7 +71,7 @@ class CupyBackend(CudaDense):
         lt = self.lt()
         who = "cuBLASLt"
         if isinstance(lt, str):
-            who = f"nnx's kernel, or no graph beyond {MOST:,} multiply-adds of them a step, because {lt}"
+            who = f"nnx's kernel, or no graph beyond {MOST_OWN_WORK:,} multiply-adds of them a step, because {lt}"
         return f"recorded steps: one CUDA graph each, in it for cuBLAS: {who}; {GRAPH}=0 for one operation at a time"
 
     def _persistent_rule(self) -> list[str]:

@@ -33,7 +33,7 @@ class CudaDevice(Backend):
     def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None) -> None:
         self.cupy = self.xp = cupy
         self.number = number
-        self._several = cupy.cuda.runtime.getDeviceCount() > 1
+        self._multi_gpu = cupy.cuda.runtime.getDeviceCount() > 1
         self._gpu = cupy.cuda.Device(number)
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         self.capability = (int(properties["major"]), int(properties["minor"]))
@@ -67,7 +67,7 @@ class CudaDevice(Backend):
         return host
 
     def owns(self, a: Any) -> bool:
-        return isinstance(a, self.cupy.ndarray) and (not self._several or a.device.id == self.number)
+        return isinstance(a, self.cupy.ndarray) and (not self._multi_gpu or a.device.id == self.number)
 
     def address(self, a: Array) -> int:
         return int(a.data.ptr)
@@ -91,7 +91,7 @@ class CudaDevice(Backend):
 
     def elsewhere(self) -> Any:
         """Return a context in which this GPU is the current one; nothing to do where there is no other."""
-        return self.cupy.cuda.Device(self.number) if self._several else nullcontext()
+        return self.cupy.cuda.Device(self.number) if self._multi_gpu else nullcontext()
 
     def _range(self, count: int, like: Array) -> Array:
         return self.cupy.arange(count, dtype=np.int64)  # CuPy's takes no `device`

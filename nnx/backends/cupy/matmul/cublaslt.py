@@ -61,7 +61,7 @@ class Algorithm(ctypes.Structure):
     _fields_ = [("data", c_uint64 * 8)]
 
 
-class Found(ctypes.Structure):
+class HeuristicResult(ctypes.Structure):
     """cublasLtMatmulHeuristicResult_t: an algorithm and the workspace it needs."""
 
     _fields_ = [
@@ -200,11 +200,11 @@ class Plan:
             rows, columns = columns, rows
         return self._make("cublasLtMatrixLayout", kind, columns, rows, columns)
 
-    def take(self, candidate: Found) -> None:
+    def take(self, candidate: HeuristicResult) -> None:
         """Let `run` use this one from now on."""
         self._found, self.workspace = candidate, int(candidate.workspace)
 
-    def candidates(self, most: int) -> list[Found]:
+    def candidates(self, most: int) -> list[HeuristicResult]:
         """Return up to so many algorithms, the one that cuBLASLt thinks fastest first.
 
         Raises:
@@ -216,7 +216,7 @@ class Plan:
         wishes += [(wish, c_uint32(bytes_)) for wish, bytes_ in zip(ALIGNMENTS, (b, a, c, c), strict=True)]  # type: ignore[misc]
         for wish, value in wishes:
             self._lt.set("cublasLtMatmulPreferenceSetAttribute", preference, wish, value)
-        found, count = (Found * most)(), c_int(0)
+        found, count = (HeuristicResult * most)(), c_int(0)
         layouts = self._b, self._a, self._c, self._c
         self._lt(
             "cublasLtMatmulAlgoGetHeuristic", self._lt.handle, self._matmul, *layouts, preference, most, byref(found),

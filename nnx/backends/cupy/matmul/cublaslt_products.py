@@ -30,7 +30,7 @@ from nnx.kernels.cuda import ACTIVATIONS
 Array = Any
 # Multiply-adds of a step's large products up to which nnx's kernel does them where cuBLASLt cannot. A guess: about what
 # costs as much more than cuBLAS as launching a step's operations one by one does.
-MOST = 1 << 26
+MOST_OWN_WORK = 1 << 26
 PLANS = 256  # kinds of products that are remembered where no graph is captured
 EPILOGUES = {ACTIVATIONS[None]: BIAS, ACTIVATIONS["relu"]: RELU_BIAS}
 
@@ -169,11 +169,11 @@ class GraphProducts(LtProducts):
         if not self.planning:
             return
         self._own += work
-        if self._own > MOST or backend.gemm_rule == "blas":
+        if self._own > MOST_OWN_WORK or backend.gemm_rule == "blas":
             why = self._lt if isinstance(self._lt, str) else "; ".join(dict.fromkeys(self.notes))
             raise NotCaptured(
                 f"its products need cuBLAS, which cannot be captured ({self._own:,} multiply-adds; nnx's kernel does "
-                f"up to {MOST:,} of a graph's large ones), and cuBLASLt does not do them: {why}"
+                f"up to {MOST_OWN_WORK:,} of a graph's large ones), and cuBLASLt does not do them: {why}"
             )
 
 

@@ -24,7 +24,7 @@ Array = Any
 Work = list[tuple[Callable[..., Any], tuple[Any, ...]]]
 
 
-class Captured:
+class CapturedGraph:
     """Some work as a CUDA graph.
 
     Args:
@@ -41,7 +41,7 @@ class Captured:
     def __init__(self, backend: CudaDense, work: Callable[[CudaDense], Work], state: list[Array]) -> None:
         self._cupy = backend.cupy
         cuda = self._cupy.cuda
-        with stage("making its stream"):
+        with attempt("making its stream"):
             self._stream = cuda.Stream(non_blocking=True)
             self._before, self._after = cuda.Event(disable_timing=True), cuda.Event(disable_timing=True)
         # The graph's own backend: the same kernels, with scratch that belongs to this graph and products that may be
@@ -52,13 +52,13 @@ class Captured:
         calls = work(inner)
         try:
             with self._aside():
-                with stage("running it once before"):
+                with attempt("running it once before"):
                     self._warm_up(calls, state)
                 products.planning = False
-                self._graph = self._captured(calls)
+                self._graph = self._capture(calls)
                 # What the run before the capture took from the pool stands under this stream, where nobody looks again.
                 self._cupy.get_default_memory_pool().free_all_blocks(self._stream)
-                with stage("uploading it"):
+                with attempt("uploading it"):
                     self._graph.upload(self._stream)
         finally:
             products.close()
@@ -90,13 +90,13 @@ class Captured:
             for array, before in saved:
                 array[...] = before
 
-    def _captured(self, work: Work) -> Any:
-        with stage("beginning the capture"):
+    def _capture(self, work: Work) -> Any:
+        with attempt("beginning the capture"):
             self._stream.begin_capture()
         try:
-            with stage("capturing it"), self._cupy.cuda.using_allocator(refuse):
+            with attempt("capturing it"), self._cupy.cuda.using_allocator(refuse):
                 replay(work)
-            with stage("making a graph of it"):
+            with attempt("making a graph of it"):
                 return self._stream.end_capture()
         except BaseException:  # Ctrl-C too: a capture left open would poison all that follows
             with suppress(Exception):  # where `end_capture` itself has failed there is none any more, and it says so
@@ -116,7 +116,7 @@ def refuse(size: int) -> Any:
 
 
 @contextmanager
-def stage(what: str) -> Iterator[None]:
+def attempt(what: str) -> Iterator[None]:
     """Turn whatever fails inside into a reason."""
     try:
         yield

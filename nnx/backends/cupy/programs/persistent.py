@@ -11,7 +11,7 @@ from typing import Any
 
 from nnx.backends.cupy.dense import CudaDense
 from nnx.backends.cupy.matmul.cublaslt_products import NotCaptured
-from nnx.backends.cupy.programs.capture import stage
+from nnx.backends.cupy.programs.capture import attempt
 from nnx.backends.cupy.programs.graph import GraphProgram
 from nnx.backends.cupy.programs.lowering import LoweredStep, TooLarge
 from nnx.backends.dataflow import Reader, Step, fuse
@@ -23,11 +23,11 @@ Array = Any
 # Multiply-adds of a step up to which one multiprocessor is left to do them. A guess: some 10 us, when a graph of ten
 # kernels takes 20 or more.
 MOST_WORK = 1 << 20
-NUMBER = 8  # multiply-adds that writing a number for a sample counts as, which is most of what tall, thin steps do
-# A launch is kept to LAUNCH seconds, reckoned as if it were slow: so a display goes on, and Ctrl-C is heard soon.
-LAUNCH = 0.05
-PACE = 10e9  # multiply-adds a second
-OPERATION = 2e-6  # seconds
+NUMBER_WORK = 8  # multiply-adds that writing a number for a sample counts as, most of what tall, thin steps do
+# A launch is kept to so many seconds, reckoned as if it were slow: so a display goes on, and Ctrl-C is heard soon.
+LAUNCH_SECONDS = 0.05
+WORK_RATE = 10e9  # multiply-adds a second
+OPERATION_SECONDS = 2e-6
 
 
 class PersistentProgram(GraphProgram):
@@ -46,7 +46,7 @@ class PersistentProgram(GraphProgram):
             while steps > 0 and self._kernel is not None:
                 some = min(steps, self._kernel.most)
                 try:
-                    with stage("launching the persistent kernel"):
+                    with attempt("launching the persistent kernel"):
                         self._kernel.launch(some)
                     steps -= some
                 except NotCaptured as reason:
@@ -71,7 +71,7 @@ class PersistentKernel:
         each = rows - lowered.before - lowered.after
         self._numbers = (lowered.before, each, lowered.after, step.rows)
         self._launch = t.launch(t.THREADS, lowered.shared)
-        self.most = max(1, int(LAUNCH / (work_of(step) / PACE + each * OPERATION)))
+        self.most = max(1, int(LAUNCH_SECONDS / (work_of(step) / WORK_RATE + each * OPERATION_SECONDS)))
         backend._launch.allow("program", step.dtype, backend.shared_memory)
 
     def _allocate(self, size: int) -> int:
@@ -115,11 +115,11 @@ def kernel_of(backend: CudaDense, calls: list[Call], wanted: bool | None) -> Per
     work = work_of(step)
     if not wanted and work > MOST_WORK:
         raise TooLarge(f"{work:,} multiply-adds a step are more than one multiprocessor should do: {MOST_WORK:,}")
-    with stage("preparing it"), backend.elsewhere():
+    with attempt("preparing it"), backend.elsewhere():
         return PersistentKernel(backend, step)
 
 
 def work_of(step: Step) -> int:
     """Return what a step costs, in multiply-adds, roughly."""
     written = sum(value.width for node in step.nodes for value in (node.out, node.also) if value is not None)
-    return step.work + NUMBER * step.rows * written
+    return step.work + NUMBER_WORK * step.rows * written
