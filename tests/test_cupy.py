@@ -28,6 +28,7 @@ from nnx.backends.cupy.diagnosis import OLDEST
 from nnx.backends.cupy.launch import STREAMS
 from nnx.backends.memory import parse_limit, readable
 from nnx.backends.operations import OPERATIONS, Operations
+from nnx.backends.recorder import Call
 from nnx.errors import DeviceMemoryError, InputError, InputTypeError, NonFiniteError
 from nnx.kernels.cuda import KERNELS
 from nnx.testing import check_backend
@@ -152,6 +153,32 @@ def test_outputs_that_are_not_contiguous_are_written_all_the_same(backend: CupyB
     backend.dense_gradients(x, result, wide, backend.zeros((2, 5), "float64")[::2])
     wanted = backend.to_numpy(x).T @ backend.to_numpy(result)
     np.testing.assert_allclose(backend.to_numpy(wide), wanted, rtol=rounding(32), atol=rounding(32))
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+@pytest.mark.parametrize("operation", ["dense_backward", "dense_gradients"])
+def test_relus_gradient_fused_into_a_dense_layers_is_the_same(operation: str, contiguous: bool, backend: CupyBackend):
+    random = np.random.default_rng(6)
+    y, dy, x, w = of(backend, *(random.normal(size=shape) for shape in ((7, 5), (7, 5), (7, 4), (4, 5))))
+    if not contiguous:
+        dy = of(backend, np.ascontiguousarray(backend.to_numpy(dy).T))[0].T
+    results = []
+    for fused in (True, False):
+        through, dx, dw, db = (backend.zeros(shape, "float64") for shape in ((7, 5), (7, 4), (4, 5), (1, 5)))
+        operands = {"x": x, "w": w, "dy": through, "dw": dw, "db": db, "out": dx}
+        dense = Call(
+            operation, {name: operands[name] for name in OPERATIONS[operation].signature.parameters if name in operands}
+        )
+        if fused:
+            backend.relu_and_dense_backward(y, dy, through, dense)
+        else:
+            backend.relu_backward(y, dy, through)
+            getattr(backend, operation)(*dense.operands.values())
+        results.append([backend.to_numpy(a) for a in (through, dx, dw, db)])
+    for got, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=rounding(16), atol=rounding(16))
+    if backend.cupy.__name__ == "fake_cupy":
+        assert machine.launched["relu_backward_column_sums"] == contiguous
 
 
 MIXED = ["dense", "relu_backward", "softmax_backward", "mean_squared_error", "cross_entropy", "binary_cross_entropy"]
