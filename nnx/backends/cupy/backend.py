@@ -1,7 +1,7 @@
-"""`CupyBackend`: every operation by a CUDA kernel of nnx/kernels/cuda, and how steps and predictions are compiled.
+"""The CuPy backend: CUDA GPUs, by the kernels of nnx/kernels/cuda and, for large matrix products, cuBLAS.
 
-Every operation has the same form: operands are made fit for a kernel (operands.py), and it is launched. Dense layers
-are in dense.py. Nothing here waits for the GPU.
+Every operation has the same form: operands are made fit for a kernel (cupy/operands.py), and it is launched; dense
+layers have a page of their own (cupy/dense.py). Nothing here waits for the GPU.
 """
 
 from __future__ import annotations

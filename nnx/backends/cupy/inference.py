@@ -29,7 +29,7 @@ REFUSED = -1
 
 
 class InferenceGraphs:
-    """Predicts by CUDA graphs. A number of rows, the batch size, gets its own when it comes again.
+    """Predicts by CUDA graphs. A number of rows gets its own when it comes again.
 
     It is called as `Forward` says: what it does not take, the operations do, or say what is wrong with it.
     """

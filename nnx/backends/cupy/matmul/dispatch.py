@@ -13,6 +13,7 @@ from nnx.backends.cupy.matmul.cublaslt import Lt, LtError
 from nnx.backends.cupy.operands import CudaOperands
 from nnx.backends.environment import gemm_rule
 from nnx.kernels import cuda as plans
+from nnx.kernels.cuda import ACTIVATIONS
 
 Array = Any
 SMALL = 1 << 20  # multiply-adds up to which a product is the own kernel's: one launch, bias and activation included
@@ -60,7 +61,9 @@ class CudaMatmul(CudaOperands):
         by_size = f"nnx's kernel up to {SMALL:,} multiply-adds, else cuBLAS"
         return {"own": "nnx's kernel", "blas": "cuBLAS"}.get(self.gemm_rule, by_size)
 
-    def _product(self, kind: str, a: Array, b: Array, c: Array, bias: Array | None = None, activation: int = 0) -> None:
+    def _product(
+        self, kind: str, a: Array, b: Array, c: Array, bias: Array | None = None, activation: int = ACTIVATIONS[None]
+    ) -> None:
         """c = activation(a @ b + bias): in one kernel where it is small, else by cuBLAS and a kernel for the rest."""
         (m, n), k = c.shape, a.shape[1]
         if self._is_small(m * n * k):
@@ -93,7 +96,7 @@ class CudaMatmul(CudaOperands):
             self._launch(launch, kind, a, b, bias, c, m, n, k, a_transposed, b_transposed, activation)
             return
         shares = self._scratch(slices * m * n, kind)
-        self._launch(launch, kind, a, b, None, shares, m, n, k, a_transposed, b_transposed, 0)
+        self._launch(launch, kind, a, b, None, shares, m, n, k, a_transposed, b_transposed, ACTIVATIONS[None])
         self._launch(plans.column_sums(1, m * n)[0], kind, shares, c, slices, m * n)  # in one band, into one sum
         if bias is not None:
             self._launch(plans.bias_activation(m, n), kind, c, bias, m, n, activation)
