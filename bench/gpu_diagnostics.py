@@ -125,13 +125,13 @@ def launches(backend: Any, count: int = NODES) -> Found:
 
 
 def captured(backend: Any, work: Callable[[Any], Any]) -> CapturedGraph:
-    with backend.elsewhere():
+    with backend.on_device():
         return CapturedGraph(backend, work, [])
 
 
 def launch(graph: CapturedGraph, times: int = 1) -> None:
     """Launch a graph, as a recorded step does."""
-    with graph._aside():
+    with graph._on_own_stream():
         for _ in range(times):
             graph._graph.launch(graph._stream)
 

@@ -279,7 +279,7 @@ def test_what_does_not_fit_lies_elsewhere(make: Any):
         _, program = recorded(net, backend)
         kernel = program._kernel
         assert kernel is not None
-        assert bool(kernel._elsewhere) == elsewhere
+        assert bool(kernel._global_memory) == elsewhere
         assert kernel._launch.shared <= backend.shared_memory
         assert (kernel._table.get()[:, t.FIELDS.index("x") :] >= t.SHARED_PLACES).any()
     compare(net, backend, epochs=4)
@@ -458,7 +458,7 @@ def test_work_and_memory_of_the_spiral(make: Any):
     _, program = recorded(net, make(), "float32")
     kernel = program._kernel
     assert kernel is not None
-    assert not kernel._elsewhere
+    assert not kernel._global_memory
     before, each = kernel._numbers[:2]
     table = kernel._table.get()[before : before + each]
     assert table[:, t.FIELDS.index("barrier")].sum() == 6

@@ -166,8 +166,8 @@ def test_a_limit_counts_as_much_as_the_gpus_memory(make: Any):
 
 
 def test_the_wish_is_read(make: Any):
-    assert make("").streams is None
-    assert make("0").streams is False
+    assert make("").streaming is None
+    assert make("0").streaming is False
     with pytest.raises(InputError, match="NNX_STREAM='perhaps': expected 1 or 0"):
         make("perhaps")
 

@@ -49,7 +49,7 @@ class CupyBackend(CudaDense):
 
     def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None, precision: str | None = None) -> None:
         super().__init__(cupy, number, gpu_memory_limit, precision)
-        self.graphs, self.streams = flag(GRAPH) is not False, flag(STREAM)
+        self.graphs, self.streaming = flag(GRAPH) is not False, flag(STREAM)
         self.persistent = flag(PERSISTENT)
 
     def implementation(self, op: str) -> str:
@@ -108,7 +108,7 @@ class CupyBackend(CudaDense):
         return compile_program(self, recorder.calls, self.persistent)
 
     def stream(self, data: Sequence[np.ndarray], batch: int) -> Stream | None:
-        found = stream(self, data, batch, self.streams)
+        found = stream(self, data, batch, self.streaming)
         if found is not None:
             self.note(found.reason)
         return found

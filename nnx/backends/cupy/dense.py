@@ -52,7 +52,7 @@ class CudaDense(CudaMatmul):
         self.precision, self.products = check_precision(wanted, PRECISION), None
         core = self.cupy._core
         if wanted == "full":
-            with self.elsewhere():  # CUPY_TF32=1 says otherwise, for all of CuPy
+            with self.on_device():  # CUPY_TF32=1 says otherwise, for all of CuPy
                 core.set_compute_type(np.dtype("float32"), core._routines_linalg.COMPUTE_TYPE_DEFAULT)
             return
         if self.capability < (8, 0):
@@ -66,7 +66,7 @@ class CudaDense(CudaMatmul):
     def _precision_of_cupy(self) -> str:
         """Return "tf32" where CuPy was asked for it and it can be had, else "full"."""
         core = self.cupy._core
-        with self.elsewhere():
+        with self.on_device():
             wanted = core.get_compute_type(np.dtype("float32")) == core._routines_linalg.COMPUTE_TYPE_TF32
         return "tf32" if wanted and self.capability >= (8, 0) and not isinstance(self.lt(), str) else "full"
 

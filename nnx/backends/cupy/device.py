@@ -18,7 +18,8 @@ from nnx.backends.timer import EventTimer, Timer
 
 Array = Any
 LIMIT = "NNX_GPU_MEMORY_LIMIT"
-FULL = ("OutOfMemoryError", "ALLOC_FAILED", "MemoryAllocation", "OUT_OF_MEMORY")  # CuPy, cuBLAS, runtime, driver
+# What errors for want of memory have in their names or texts: CuPy's, cuBLAS's, the runtime's, the driver's.
+OUT_OF_MEMORY = ("OutOfMemoryError", "ALLOC_FAILED", "MemoryAllocation", "OUT_OF_MEMORY")
 
 
 class CudaDevice(Backend):
@@ -86,10 +87,10 @@ class CudaDevice(Backend):
     def timer(self) -> Timer:
         return EventTimer(self)
 
-    def active(self) -> Active:
-        return Active(self)
+    def active(self) -> ActiveDevice:
+        return ActiveDevice(self)
 
-    def elsewhere(self) -> Any:
+    def on_device(self) -> Any:
         """Return a context in which this GPU is the current one; nothing to do where there is no other."""
         return self.cupy.cuda.Device(self.number) if self._multi_gpu else nullcontext()
 
@@ -101,7 +102,7 @@ class CudaDevice(Backend):
     @property
     def gpu_memory_limit(self) -> int | None:
         """The most bytes that CuPy's pool may take of this GPU, None without a limit. It holds for all of CuPy."""
-        with self.elsewhere():
+        with self.on_device():
             return int(self.cupy.get_default_memory_pool().get_limit()) or None
 
     @gpu_memory_limit.setter
@@ -109,19 +110,19 @@ class CudaDevice(Backend):
         self._set_limit(limit, "gpu_memory_limit")
 
     def _set_limit(self, limit: Any, what: str) -> None:
-        with self.elsewhere():
+        with self.on_device():
             total = self.cupy.cuda.runtime.memGetInfo()[1]
             self.cupy.get_default_memory_pool().set_limit(size=parse_limit(limit, total, what) or 0)
 
     def memory(self) -> Memory:
-        with self.elsewhere():
+        with self.on_device():
             pool = self.cupy.get_default_memory_pool()
             free, total = self.cupy.cuda.runtime.memGetInfo()
             return Memory(self.device, pool.used_bytes(), pool.total_bytes(), free, total, self.gpu_memory_limit)
 
     def release(self) -> int:
         """Give what is held and not used back to the GPU, for other programs."""
-        with self.elsewhere():
+        with self.on_device():
             if isinstance(self._scratch, ScratchPerStream):
                 self._scratch.drop()
             pool = self.cupy.get_default_memory_pool()
@@ -156,19 +157,19 @@ class CudaDevice(Backend):
         return BackendInfo(plain.name, plain.device, plain.versions, plain.threads, plain.ops, tuple(notes))
 
 
-class Active:
+class ActiveDevice:
     """While it lasts the backend's GPU is the current one, and running out of its memory says what to do."""
 
     def __init__(self, backend: CudaDevice) -> None:
         self._backend = backend
 
     def __enter__(self) -> None:
-        self._device = self._backend.elsewhere()
+        self._device = self._backend.on_device()
         self._device.__enter__()
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._device.__exit__(kind, error, traceback)
-        if error is not None and any(mark in f"{type(error).__name__} {error}" for mark in FULL):
+        if error is not None and any(mark in f"{type(error).__name__} {error}" for mark in OUT_OF_MEMORY):
             raise DeviceMemoryError(out_of_memory(self._backend, error)) from error
 
 

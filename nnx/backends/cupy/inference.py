@@ -44,7 +44,7 @@ class InferenceGraphs:
         """Return new outputs for a NumPy array, or None."""
         if type(x) is not np.ndarray or x.dtype != self._dtype:
             return None
-        with self._lock, self._backend.elsewhere():
+        with self._lock, self._backend.on_device():
             found = self._graphs.get(x.shape, 0)
             graph = self._graph_for(x.shape, found) if isinstance(found, int) else found
             if graph is None:

@@ -35,7 +35,7 @@ class Launcher:
         arguments = [kind(value) for kind, value in zip(types, values, strict=True)]
         run(launch.grid, launch.block, tuple(arguments), shared_mem=launch.shared)
 
-    def allow(self, name: str, dtype: str, size: int) -> None:
+    def allow_shared_memory(self, name: str, dtype: str, size: int) -> None:
         """Let a kernel have so many bytes of dynamic shared memory: without being asked, a GPU gives 48 KiB at most."""
         run, _ = self._kernels.get((name, dtype)) or self._load(name, dtype)
         run.max_dynamic_shared_size_bytes = size

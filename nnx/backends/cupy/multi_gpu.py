@@ -23,7 +23,7 @@ def on_its_gpu(method: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(self: CudaDense, *args: Any, **kwargs: Any) -> Any:
         if self.cupy.cuda.runtime.getDevice() == self.number:
             return method(self, *args, **kwargs)
-        with self.elsewhere():
+        with self.on_device():
             return method(self, *args, **kwargs)
 
     return guarded

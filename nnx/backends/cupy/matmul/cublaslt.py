@@ -109,7 +109,7 @@ class Lt:
                 raise LtError(f"this cuBLASLt has no {name}: expected that of CUDA 12 or newer")
             function.argtypes, function.restype = types, c_int
             self._functions[name] = function
-        self.handle = self.made("cublasLtCreate")  # kept as long as the process: what runs may still need it
+        self.handle = self.create("cublasLtCreate")  # kept as long as the process: what runs may still need it
 
     def __call__(self, name: str, *arguments: Any) -> None:
         """Call a function; a status other than 0 is an error."""
@@ -117,7 +117,7 @@ class Lt:
         if status:
             raise LtError(f"{name}: {STATUS.get(status, 'failed')} (status {status})")
 
-    def made(self, name: str, *arguments: Any) -> c_void_p:
+    def create(self, name: str, *arguments: Any) -> c_void_p:
         """Call a function that makes something; return its handle."""
         handle = c_void_p()
         self(name, byref(handle), *arguments)
@@ -228,7 +228,7 @@ class Plan:
         return able
 
     def _make(self, what: str, *arguments: Any) -> c_void_p:
-        handle = self._lt.made(f"{what}Create", *arguments)
+        handle = self._lt.create(f"{what}Create", *arguments)
         self._made.callback(self._lt, f"{what}Destroy", handle)
         return handle
 

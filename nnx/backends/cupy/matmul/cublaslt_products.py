@@ -64,9 +64,9 @@ class LtProducts:
         """
         # A bias that begins anywhere is added by a kernel of ours.
         epilogue = NONE if bias is None or bias.data.ptr % WORD else EPILOGUES.get(activation, NONE)
-        plan = self._done(backend, kind, a, b, c, bias, (epilogue, NONE))
+        plan = self._multiply(backend, kind, a, b, c, bias, (epilogue, NONE))
         if plan is None:
-            self._otherwise(backend, kind, a, b, c, bias, activation)
+            self._fall_back(backend, kind, a, b, c, bias, activation)
         elif bias is not None and plan.product.epilogue == NONE:
             backend._launch(plans.bias_activation(*c.shape), kind, c, bias, *c.shape, activation)
 
@@ -77,9 +77,9 @@ class LtProducts:
         """
         if sums.data.ptr % WORD or (kind == "float32" and backend.precision != "full"):
             return False
-        return self._done(backend, kind, a, b, c, sums, (BIAS_GRADIENT,)) is not None
+        return self._multiply(backend, kind, a, b, c, sums, (BIAS_GRADIENT,)) is not None
 
-    def _done(
+    def _multiply(
         self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None,
         epilogues: tuple[int, ...],
     ) -> Plan | None:  # fmt: skip
@@ -128,7 +128,7 @@ class LtProducts:
         stream = backend.cupy.cuda.get_current_stream().ptr
         plan.run(a.data.ptr, b.data.ptr, c.data.ptr, 0 if bias is None else bias.data.ptr, scratch, stream)
 
-    def _otherwise(
+    def _fall_back(
         self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
     ) -> None:
         """Do what cuBLASLt cannot."""
@@ -154,7 +154,7 @@ class GraphProducts(LtProducts):
         self._own = 0  # multiply-adds that nnx's kernel does
         self.planning = True
 
-    def _otherwise(
+    def _fall_back(
         self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
     ) -> None:
         """Leave it to nnx's kernel.
@@ -184,16 +184,16 @@ class RoundedProducts(LtProducts):
         super().__init__(lt)
         self._lock = threading.Lock()  # a plan has one place for the address of a bias
 
-    def _done(self, *product: Any) -> Plan | None:
+    def _multiply(self, *product: Any) -> Plan | None:
         with self._lock:
-            plan = super()._done(*product)
+            plan = super()._multiply(*product)
             if len(self._plans) > PLANS:
                 oldest = self._plans.pop(next(iter(self._plans)))
                 if oldest is not None:
                     oldest.close()
         return plan
 
-    def _otherwise(self, backend: CudaMatmul, *product: Any) -> None:
+    def _fall_back(self, backend: CudaMatmul, *product: Any) -> None:
         """Leave it to cuBLAS, and say so."""
         why = "; ".join(dict.fromkeys(self.notes)) if isinstance(self._lt, Lt) else self._lt
         backend.note(f"products are in full precision where cuBLASLt cannot do them in {backend.precision}: {why}")

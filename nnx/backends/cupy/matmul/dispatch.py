@@ -50,7 +50,7 @@ class CudaMatmul(CudaOperands):
         """Return cuBLASLt, which is loaded when it is first asked for, or why it is not there."""
         if self._lt is None:
             try:
-                with self.elsewhere():
+                with self.on_device():
                     self._lt = Lt(cublaslt.load(self.cupy))
             except LtError as error:
                 self._lt = str(error)

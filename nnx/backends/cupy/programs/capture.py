@@ -51,7 +51,7 @@ class CapturedGraph:
         inner.products = products = GraphProducts(backend.lt())
         calls = work(inner)
         try:
-            with self._aside():
+            with self._on_own_stream():
                 with attempt("running it once before"):
                     self._warm_up(calls, state)
                 products.planning = False
@@ -65,7 +65,7 @@ class CapturedGraph:
         self.notes = tuple(dict.fromkeys(products.notes))
 
     @contextmanager
-    def _aside(self) -> Iterator[None]:
+    def _on_own_stream(self) -> Iterator[None]:
         """Work on the graph's stream: after all that the caller's was given before, and before all that follows."""
         current = self._cupy.cuda.get_current_stream()
         self._before.record(current)
@@ -85,7 +85,7 @@ class CapturedGraph:
         """Do the work, and undo it."""
         saved = [(array, array.copy()) for array in state]
         try:
-            replay(work)
+            call_all(work)
         finally:
             for array, before in saved:
                 array[...] = before
@@ -94,8 +94,8 @@ class CapturedGraph:
         with attempt("beginning the capture"):
             self._stream.begin_capture()
         try:
-            with attempt("capturing it"), self._cupy.cuda.using_allocator(refuse):
-                replay(work)
+            with attempt("capturing it"), self._cupy.cuda.using_allocator(refuse_allocation):
+                call_all(work)
             with attempt("making a graph of it"):
                 return self._stream.end_capture()
         except BaseException:  # Ctrl-C too: a capture left open would poison all that follows
@@ -104,13 +104,13 @@ class CapturedGraph:
             raise
 
 
-def replay(work: Work) -> None:
+def call_all(work: Work) -> None:
     """Call one after the other."""
     for method, operands in work:
         method(*operands)
 
 
-def refuse(size: int) -> Any:
+def refuse_allocation(size: int) -> Any:
     """Allocate nothing."""
     raise RuntimeError(f"an operation allocates {size:,} bytes: expected operands that need no copy")
 

@@ -37,7 +37,7 @@ class GraphProgram(CupyProgram):
         """Replay `steps` steps."""
         if steps < 1:
             return
-        with self._backend.elsewhere():
+        with self._backend.on_device():
             if not self._tried:
                 self._capture()
             left = steps if self._graph is None else self._launch(self._graph, steps)
@@ -91,7 +91,7 @@ class StepGraph(CapturedGraph):
         """
         launch, stream = self._graph.launch, self._stream
         self.done = 0
-        with attempt("launching it"), self._aside():
+        with attempt("launching it"), self._on_own_stream():
             for self.done in range(steps):  # counts the launches, also if one fails
                 launch(stream)
             self.done = steps

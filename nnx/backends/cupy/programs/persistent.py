@@ -42,7 +42,7 @@ class PersistentProgram(GraphProgram):
 
     def run(self, steps: int) -> None:
         """Replay `steps` steps."""
-        with self._backend.elsewhere():
+        with self._backend.on_device():
             while steps > 0 and self._kernel is not None:
                 some = min(steps, self._kernel.most)
                 try:
@@ -64,7 +64,7 @@ class PersistentKernel:
 
     def __init__(self, backend: CudaDense, step: Step) -> None:
         self._backend, self._dtype = backend, step.dtype
-        self._elsewhere: list[Array] = []
+        self._global_memory: list[Array] = []
         lowered = LoweredStep(step, backend.shared_memory, t.THREADS, self._allocate)
         self._table = backend.asarray(lowered.table, "int64")
         rows = len(lowered.table)
@@ -72,12 +72,12 @@ class PersistentKernel:
         self._numbers = (lowered.before, each, lowered.after, step.rows)
         self._launch = t.launch(t.THREADS, lowered.shared)
         self.most = max(1, int(LAUNCH_SECONDS / (work_of(step) / WORK_RATE + each * OPERATION_SECONDS)))
-        backend._launch.allow("program", step.dtype, backend.shared_memory)
+        backend._launch.allow_shared_memory("program", step.dtype, backend.shared_memory)
 
     def _allocate(self, size: int) -> int:
         """Return where so many bytes of the GPU's memory are, for what the block has no room for."""
-        self._elsewhere.append(self._backend.empty(size, "uint8"))
-        return self._backend.address(self._elsewhere[-1])
+        self._global_memory.append(self._backend.empty(size, "uint8"))
+        return self._backend.address(self._global_memory[-1])
 
     def launch(self, steps: int) -> None:
         """Launch so many steps, at most `most`."""
@@ -115,7 +115,7 @@ def kernel_of(backend: CudaDense, calls: list[Call], wanted: bool | None) -> Per
     work = work_of(step)
     if not wanted and work > MOST_WORK:
         raise TooLarge(f"{work:,} multiply-adds a step are more than one multiprocessor should do: {MOST_WORK:,}")
-    with attempt("preparing it"), backend.elsewhere():
+    with attempt("preparing it"), backend.on_device():
         return PersistentKernel(backend, step)
 
 

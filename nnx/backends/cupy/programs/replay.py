@@ -34,10 +34,10 @@ def bound(backend: CudaDense, calls: list[Call]) -> list[tuple[Callable[..., Any
         operands = tuple(call.operands.values())
         if joined:  # done along with the one before
             joined = False
-        elif following is not None and feeds(backend, call, following):
+        elif following is not None and fuses_relu_gradient(backend, call, following):
             joined = True
             work.append((backend.relu_and_dense_backward, (*operands, following)))
-        elif following is not None and activates(backend, call, following, calls):
+        elif following is not None and fuses_activation(backend, call, following, calls):
             joined = True
             x, w, b = (call.operands[name] for name in ("x", "w", "b"))
             work.append((backend.dense, (x, w, b, following.name, following.operands["out"])))
@@ -46,7 +46,7 @@ def bound(backend: CudaDense, calls: list[Call]) -> list[tuple[Callable[..., Any
     return work
 
 
-def feeds(backend: CudaDense, call: Call, following: Call) -> bool:
+def fuses_relu_gradient(backend: CudaDense, call: Call, following: Call) -> bool:
     """Tell whether a call is ReLU's gradient, and the next one takes it through a dense layer."""
     if call.name != "relu_backward" or following.name not in DENSE:
         return False
@@ -54,7 +54,7 @@ def feeds(backend: CudaDense, call: Call, following: Call) -> bool:
     return made.shape == taken.shape and backend.address(made) == backend.address(taken)
 
 
-def activates(backend: CudaDense, call: Call, following: Call, calls: list[Call]) -> bool:
+def fuses_activation(backend: CudaDense, call: Call, following: Call, calls: list[Call]) -> bool:
     """Tell whether a call is a dense layer, and the next one its activation, the only one that reads what it made."""
     if call.name != "dense" or call.operands["activation"] is not None or following.name not in ACTIVATIONS:
         return False
