@@ -1,4 +1,4 @@
-"""Diagnosis of errors of CuPy, CUDA's libraries and the driver: the reason in a line, and the remedy."""
+"""Diagnosis of a CuPy that does not work: the reason and the remedy, for whatever it raises when it is tried."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prediction by CUDA graphs, one of the whole forward pass for each batch size: see `CupyBackend.compile_forward`.
+"""Inference on the GPU: a forward pass as CUDA graphs, one for each number of rows, for `CupyBackend.compile_forward`.
 
 Called operation by operation, a small network's prediction is all Python. Here the host copies the rows into pinned
 memory, launches, waits once, and copies the outputs out; the ways to the GPU and back are in the graph too. It is

@@ -1,4 +1,4 @@
-"""Several GPUs in one machine: each operation of a backend first makes the backend's own the current device.
+"""Several GPUs on one machine: each operation of a CuPy backend first makes that backend's own GPU the current one.
 
 CUDA launches kernels on the thread's current device, wherever their operands are. With a single GPU there is nothing to
 make sure of, and none of this is used.

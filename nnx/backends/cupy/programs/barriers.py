@@ -1,4 +1,4 @@
-"""Barriers (`__syncthreads`) between the persistent kernel's operations: only before those that depend on another."""
+"""Barriers of the persistent kernel: its operations, and before which of them its threads must wait for one another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CUDA graph capture: what Python would launch operation by operation, the GPU then launches by itself.
+"""Capture of CUDA graphs: what Python would launch operation by operation, the GPU then launches by itself.
 
 A graph holds addresses, so all that its kernels touch must live as long as it does, and nothing may come from CuPy's
 pool while it is captured: what is freed then is handed to somebody else, and each replay would write over it. Operands

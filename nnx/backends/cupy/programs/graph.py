@@ -1,4 +1,4 @@
-"""A recorded step as ONE CUDA graph, which is captured for each batch size (capture.py).
+"""CUDA graph of a recorded step (capture.py): ONE launch a step, one graph for each size of batch.
 
 Its stream waits for what the caller's stream was given before, and the caller's stream waits for it: to whoever calls
 `run` there is one order.

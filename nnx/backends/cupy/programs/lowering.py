@@ -1,7 +1,4 @@
-"""Lowering a step's dataflow (nnx/backends/dataflow.py) to the table of operations that the persistent kernel runs.
-
-The table's format is nnx/kernels/cuda/program_table.py's; where operands lie is shared_memory.py's to say.
-"""
+"""Lowering for the GPU: from a step's data flow to the persistent kernel's table (program_table.py)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The persistent kernel: many steps of a small network in ONE launch of one thread block, which holds the network.
+"""Persistent kernel: many steps of a small network in ONE launch, whose block keeps the network to itself.
 
 A graph's launch costs some microseconds, and each of its ten kernels one or two more, which is more than a small
 network's arithmetic. A single block needs neither: parameters, gradients and moments stay in its shared memory, and a

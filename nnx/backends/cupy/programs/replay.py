@@ -1,4 +1,4 @@
-"""Replaying a recorded step, one operation after the other; two are fused where that saves a pass over memory."""
+"""Replay of a recorded step on the GPU: one operation after the other, two in one kernel where that saves a pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared-memory allocation for the persistent kernel: buffers may overlap if they are never live at the same time."""
+"""Allocation of shared memory for the persistent kernel: where in its block each buffer lies, and from when to when."""
 
 from __future__ import annotations
 
