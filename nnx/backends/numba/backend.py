@@ -21,6 +21,7 @@ import numpy as np
 
 from nnx.backends import threads
 from nnx.backends.base import BackendInfo
+from nnx.backends.environment import gemm_rule
 from nnx.backends.errors import BackendUnavailable, InputError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.numpy import NumpyBackend
@@ -33,7 +34,6 @@ from nnx.kernels.step_state import STEP
 
 Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
-GEMM_RULES = ("auto", "own", "blas")
 ALONE = 2e5  # ns of work below which one thread is quicker than two
 
 
@@ -475,14 +475,6 @@ def meet_in_part(arrays: Sequence[Array]) -> bool:
 def bounds(clip: float) -> tuple[float, float]:
     """The least and the greatest loss if probabilities were kept within [clip, 1 - clip]."""
     return (-math.log1p(-clip), -math.log(clip)) if clip else (-math.inf, math.inf)
-
-
-def gemm_rule() -> str:
-    """NNX_GEMM, or "auto"."""
-    rule = os.environ.get("NNX_GEMM", "").strip().lower() or "auto"
-    if rule not in GEMM_RULES:
-        raise InputError(f"NNX_GEMM={rule!r}: expected one of {', '.join(GEMM_RULES)}")
-    return rule
 
 
 def setting(name: str) -> int | None:
