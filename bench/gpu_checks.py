@@ -1,4 +1,4 @@
-"""What `make gpu` proves beside kernels: that steps repeat themselves, threads, stated errors, streamed data."""
+"""GPU checks beside the kernels' proofs: steps that repeat themselves, threads, stated errors, streamed data."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def streaming(save: Save, rows: int = 400_000, width: int = 784, batch: int = 10
 
 # ---- the same steps again --------------------------------------------------------------------------------------------
 
-WAYS = {"persistent kernel": (True, True), "CUDA graph": (False, True), "single operations": (False, False)}
+WAYS = {"persistent kernel": (True, True), "CUDA graph": (False, True), "one operation after the other": (False, False)}
 
 
 def repeated(found: dict[str, Any], times: int = 20, steps: int = 200, rows: int = 8192) -> Iterator[Check]:
@@ -152,7 +152,7 @@ def ended(backend: Any, name: str, steps: int, rows: int) -> tuple[bytes, str]:
         model, (x, y) = NETS[name].model("float32", backend), NETS[name].samples()
     model.steps(x, y, steps)
     ((_, program),) = model._trainer._staged.values()  # type: ignore[union-attr]
-    return backend.to_numpy(model.flat.state).tobytes(), program.way
+    return backend.to_numpy(model.flat.state).tobytes(), program.description
 
 
 # ---- threads ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What settles guesses in one run on a GPU: its ceilings, what each node of a step takes, who multiplies fastest.
+"""GPU diagnostics: its ceilings, what each node of a step takes, who multiplies fastest; guesses settled in one run.
 
 `make gpu-check` runs it. Everything is timed by the GPU's own events, the median of some rounds, but what a host waits.
 """
@@ -168,7 +168,7 @@ def nodes(backend: Any, rows: int, widths: tuple[int, ...]) -> Found:
     random = np.random.default_rng(0)
     model.steps(random.standard_normal((rows, widths[0]), np.float32), random.integers(0, widths[-1], rows), 3)
     ((_, program),) = model._trainer._staged.values()  # type: ignore[union-attr]
-    found: Found = {"way": program.way, "the step": in_us(timed(other, lambda: program.run(1)))}
+    found: Found = {"way": program.description, "the step": in_us(timed(other, lambda: program.run(1)))}
     graph = getattr(getattr(program, "_graph", None), "_graph", None)
     if hasattr(graph, "debug_dot_str"):
         found["graph"] = graph.debug_dot_str()[:20_000]

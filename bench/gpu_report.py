@@ -1,4 +1,4 @@
-"""What `make gpu` writes: figures (.json), a page (.md) and a log (.log) of each command, anew after each stage.
+"""GPU reports of `make gpu`: figures (.json), a page (.md), a log (.log) of each command, anew after each stage.
 
 The figures are written first and as they are. Each part of the page is made by itself: one that fails says so there.
 """

@@ -1,4 +1,4 @@
-"""What can happen at the end of an epoch: stop early, save, log, change the learning rate."""
+"""Callbacks at the end of an epoch: stop early, save, log, change the learning rate."""
 
 from __future__ import annotations
 

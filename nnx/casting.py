@@ -1,4 +1,4 @@
-"""What is lost when numbers are cast to the model's type: a clock in milliseconds stands still for minutes in float32.
+"""Precision lost in casting to the model's type: in float32 a clock in milliseconds stands still for minutes.
 
 Where a column's numbers are large and vary by little, rounding moves them by as much as they vary, and the model sees
 noise, or a constant. Columns near 0 lose nothing that counts, so a look at a few rows is enough for nearly all data.

@@ -1,4 +1,4 @@
-"""Checks of arguments: each returns the value in its plain type, or says what was given and what was expected."""
+"""Argument checks: each returns the value in its plain type, or says what was given and what was expected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check gradients against finite differences, in float64: is `backward` the derivative of `forward`?"""
+"""Gradient check against finite differences, in float64: is `backward` the derivative of `forward`?"""
 
 from __future__ import annotations
 

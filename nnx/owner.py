@@ -1,4 +1,4 @@
-"""Who may train a model, and who may read it, where several threads can: what a model and its layers know together.
+"""Ownership of a model among threads: who may train it, who may read it; a model and its layers share it.
 
 One thread trains at a time: any other waits for its turn for half a second, in which some steps are done, and is then
 refused; so is, at once, whatever would change the model from within a fit. Any number may predict. Where one of them

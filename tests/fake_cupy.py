@@ -13,7 +13,7 @@ work that the others were given before. Copies from and to pinned memory alone m
 are done as late as may be (fake_copies.py). A graph keeps no array alive, as CUDA's does not, and refuses to run
 without one.
 
-Tests keep this to the names and parameters of the real one (test_cupy_fake.py), and look at `machine`.
+Tests keep this to the names and parameters of the real one (test_cupy_stand_in.py), and look at `machine`.
 """
 
 from __future__ import annotations

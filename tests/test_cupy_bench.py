@@ -23,8 +23,8 @@ from test_cupy_absent import needs_no_driver
 import nnx
 from nnx.backends.cupy import driver as cuda_driver
 from nnx.benchmark import report
-from nnx.benchmark.players import Absent
-from nnx.benchmark.players import jax as jax_player
+from nnx.benchmark.libraries import Absent
+from nnx.benchmark.libraries import jax as jax_player
 from nnx.kernels.cuda import KERNELS, elementwise
 from nnx.testing import conformance
 

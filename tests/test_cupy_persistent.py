@@ -364,7 +364,7 @@ def test_a_buffer_is_used_again_only_where_there_is_no_fresh_one():
 
 def test_a_launch_is_many_steps_and_asks_for_nothing(make: Any):
     _, program = recorded(NETS["l1 and l2"], make())
-    assert (program.native, program.way) == (True, "persistent kernel")
+    assert (program.native, program.description) == (True, "persistent kernel")
     kernel = program._kernel
     assert kernel is not None
     before, kernel.most = machine.launched["program"], 20

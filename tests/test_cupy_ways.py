@@ -42,7 +42,7 @@ def steps(backend: Any, name: str, dtype: str, count: int = 30) -> tuple[np.ndar
     model, (x, y) = NETS[name].model(dtype, backend), NETS[name].samples()
     model.steps(x, y, count)
     ((_, program),) = model._trainer._staged.values()  # type: ignore[union-attr]
-    return np.array(model.backend.to_numpy(model.flat.state)), getattr(program, "way", "")
+    return np.array(model.backend.to_numpy(model.flat.state)), program.description
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -52,7 +52,7 @@ def test_steps_in_each_way_are_numpys(name: str, dtype: str, backend: CupyBacken
     for persistent, graphs, way in (
         (True, True, "persistent kernel"),
         (False, True, "CUDA graph"),
-        (False, False, "single operations"),
+        (False, False, "one operation after the other"),
     ):
         backend.persistent, backend.graphs = persistent, graphs
         got, took = steps(backend, name, dtype)

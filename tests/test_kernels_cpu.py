@@ -18,6 +18,7 @@ pytest.importorskip("numba")
 from nnx.backends import threads
 from nnx.backends.numba.backend import NumbaBackend, create, offer
 from nnx.backends.numpy import NumpyBackend
+from nnx.backends.operations import Operations
 from nnx.errors import BackendUnavailable, InputError
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import Unfit
@@ -427,3 +428,11 @@ def test_numba_missing_or_broken(monkeypatch):
     monkeypatch.setattr(NumbaBackend, "__init__", broken)
     with pytest.raises(BackendUnavailable, match=r"Numba needs NumPy 2\.4 or less"):
         create()
+
+
+def test_info_names_whose_operation_runs(numba, monkeypatch):
+    for name in ("square", "halve"):  # operations that Numba has no kernel for, and NumPy has one of
+        monkeypatch.setattr(Operations, name, lambda self, x: x, raising=False)
+    monkeypatch.setattr(NumpyBackend, "square", lambda self, x: x * x, raising=False)
+    names = {op: numba.implementation(op) for op in ("softmax", "square", "halve")}
+    assert names == {"softmax": "numba:softmax.forward", "square": "numpy:square", "halve": "xp"}

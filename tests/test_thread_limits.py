@@ -23,7 +23,7 @@ from nnx.backends.base import real_numbers
 from nnx.backends.numba import warmup
 from nnx.backends.once import Once
 from nnx.errors import BackendUnavailable, InputError
-from nnx.kernels import telling
+from nnx.kernels import user_warnings
 from nnx.training import progress
 
 CPUS = "as many as the CPUs that this process may run on"
@@ -37,7 +37,7 @@ def own_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(threads, "usable", lambda: 8)
     monkeypatch.setattr(threads, "quota", lambda: None)
     monkeypatch.setattr(threads, "blas_limit", lambda: None)
-    monkeypatch.setattr(telling, "_told", {})
+    monkeypatch.setattr(user_warnings, "_given", {})
     yield
     monkeypatch.undo()
     threads.set_threads(None)
@@ -348,7 +348,7 @@ def test_more_threads_than_cpus_are_capped_and_said_once(monkeypatch: pytest.Mon
     nnx.get_backend("auto")  # a second warning would be an error
     assert threads.get_threads() == 8
     assert threads.explain() == "8 threads: NNX_THREADS=64, capped at the CPUs that this process may run on"
-    monkeypatch.setattr(telling, "_told", {})
+    monkeypatch.setattr(user_warnings, "_given", {})
     with pytest.warns(RuntimeWarning, match=r"set_threads\(9\): nnx takes 8"):
         assert nnx.set_threads(9) == 8
     assert nnx.set_threads(np.int64(3)) == 3
@@ -484,7 +484,7 @@ def test_without_another_thread_one_does_all_the_work(no_more_threads: list[thre
     assert len(no_more_threads) == 1  # it is not tried again and again
     assert pool()._queue.empty()  # nothing is left there for nobody
     np.testing.assert_allclose(found, losses("numpy"), rtol=1e-4)
-    telling._told.clear()
+    user_warnings._given.clear()
     nnx.set_threads(2)
     with pytest.warns(RuntimeWarning, match="no helping thread"):
         backend.relu(wide)
@@ -545,13 +545,13 @@ def test_warmup_goes_alone_where_no_process_can_be_started(monkeypatch: pytest.M
     assert started[0].killed
 
 
-# ---- telling ---------------------------------------------------------------------------------------------------------
+# ---- warnings --------------------------------------------------------------------------------------------------------
 
 
 def test_a_warning_is_given_once_by_whichever_thread() -> None:
     with pytest.warns(RuntimeWarning, match="the first") as caught:
-        in_threads(*[lambda: telling.warn_once("the first", "this")] * 8)
-    telling.warn_once("another", "this")
+        in_threads(*[lambda: user_warnings.warn_once("the first", "this")] * 8)
+    user_warnings.warn_once("another", "this")
     assert len(caught) == 1
     assert caught[0].filename == __file__
 
@@ -559,12 +559,12 @@ def test_a_warning_is_given_once_by_whichever_thread() -> None:
 def test_a_warning_that_cannot_be_shown_is_no_error() -> None:
     code = """
 import os, sys, warnings
-from nnx.kernels import telling
+from nnx.kernels import user_warnings
 warnings.simplefilter("always")
 plain, closed = sys.stderr, open(os.devnull, "w")
 closed.close()
 for sys.stderr in (None, object(), closed):
-    telling.warn("x", UserWarning)
+    user_warnings.warn("x", UserWarning)
 sys.stderr = plain
 """
     assert child(code) == (0, "")
@@ -574,4 +574,4 @@ def test_a_warning_that_is_an_error_is_raised() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(RuntimeWarning, match="x"):
-            telling.warn_once("x")
+            user_warnings.warn_once("x")

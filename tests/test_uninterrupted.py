@@ -19,8 +19,8 @@ import pytest
 
 from nnx.backends import once
 from nnx.backends.once import Once
-from nnx.kernels import telling
 from nnx.kernels import uninterrupted as module
+from nnx.kernels import user_warnings
 from nnx.kernels.uninterrupted import LOCK, settle, uninterrupted
 
 SIGNALS = pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system cannot send a thread a signal")
@@ -36,7 +36,7 @@ def interrupt_main() -> None:
 def test_work_of_the_main_thread_is_done_by_another_with_the_same_result_and_warnings_at_the_same_line() -> None:
     assert uninterrupted(threading.get_ident) != threading.get_ident()
     with pytest.warns(RuntimeWarning, match="from there") as caught:
-        uninterrupted(partial(telling.warn, "from there", RuntimeWarning))
+        uninterrupted(partial(user_warnings.warn, "from there", RuntimeWarning))
     assert caught[0].filename == __file__
 
 

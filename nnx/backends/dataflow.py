@@ -1,4 +1,4 @@
-"""From recorded calls to what is done with which values: the first pass of compiling a step, for CPUs and for GPUs.
+"""Data flow of a recorded step, the first pass of compiling it: which operation reads which value. For CPUs and GPUs.
 
 A buffer is known by its address and may be written several times in a step. Each write makes a new `Value`, so that
 work that is put off to the end of the step (weight gradients) finds what it would have found at its turn.

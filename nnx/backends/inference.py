@@ -1,4 +1,4 @@
-"""What a network is when it only predicts: stages in a row, each an operation or two on parameters that lie fixed."""
+"""Stages of a forward pass: a network that only predicts, as operations in a row on parameters that lie fixed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 from nnx.backends.operations import loud
 
 Array = Any
-# What `Backend.compile_forward` returns: new outputs for a NumPy array, or None where it does not take this one.
+# What `Backend.compile_forward` returns: new outputs for a NumPy array, or None where it does not take this one. It may
+# have a `description`, which says what it is.
 Forward = Callable[[np.ndarray], np.ndarray | None]
 
 

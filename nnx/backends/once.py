@@ -1,4 +1,4 @@
-"""Making a thing once in a process, whichever of many threads asks first; the others wait for it."""
+"""One-time initialisation: a thing is made once in a process, whichever of many threads asks first; the others wait."""
 
 from __future__ import annotations
 

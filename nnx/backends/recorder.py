@@ -1,4 +1,4 @@
-"""Record a training step once, replay it at full speed.
+"""Recorder and program: a training step is recorded once, and replayed at full speed.
 
 `Recorder` stands in for a backend while the model runs one step: it passes every operation on, and notes it with its
 operands. `Program` replays the notes. Everything that differs between steps lives in arrays that the operations read,
@@ -8,8 +8,9 @@ so the replayed step needs no Python numbers and no layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from nnx.backends.base import Backend
 
 Array = Any
+AS_WRITTEN = "layer by layer, as written"  # how steps and predictions run that no program stands for
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,14 @@ class Program:
     Attributes:
         native: whether no Python runs between the operations.
         reason: why that is not so on a backend that can, or None.
+        description: how it runs, in words. kernels: which kernel does an operation, by its name, where that is not the
+            backend's own (`Backend.implementation`).
     """
 
     native = False
     reason: str | None = None
+    description = "one operation after the other"
+    kernels: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, backend: Backend, calls: list[Call]) -> None:
         self.calls = calls

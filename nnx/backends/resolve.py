@@ -1,4 +1,4 @@
-"""From a wish ("auto", a name, a list) to one backend that works, with the reason when it is not the first choice."""
+"""Choice of a backend: from a wish ("auto", a name, a list) to one that works, with the reason if not the first."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from nnx.backends.base import Backend
 from nnx.backends.errors import BackendFallbackWarning, BackendUnavailable, InputError, InputTypeError
 from nnx.backends.memory import Memory
 from nnx.backends.once import Once
-from nnx.kernels.telling import warn
 from nnx.kernels.uninterrupted import uninterrupted
+from nnx.kernels.user_warnings import warn
 
 AUTO = ("cupy", "numba", "numpy")
 Wish = str | Sequence[str] | Backend | None

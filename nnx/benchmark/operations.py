@@ -1,4 +1,4 @@
-"""The operations that are measured: operands at each size, what they must give, and what that takes at least."""
+"""Operations that are measured: operands at each size, what they must give, and what that takes at least."""
 
 from __future__ import annotations
 

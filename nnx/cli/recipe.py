@@ -1,4 +1,4 @@
-"""How a network is built and trained: given on the command line, else as a file to be resumed says, else by default."""
+"""Training recipe (hyperparameters): from the command line, else from the file that is resumed, else by default."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Recipe:
             layers += [Dropout(self.dropout)] if self.dropout else []
             width = neurons
         layers.append(Dense(width, problem.outputs, weight_l2=self.l2, init="glorot"))
-        classes = problem.card.task == "classification"
+        classes = problem.metadata.task == "classification"
         model = Sequential(*layers, *([Softmax()] if classes else []), backend=backend, seed=self.seed)
         kind, arguments, _ = OPTIMIZERS[self.optimizer]
         loss = CategoricalCrossEntropy() if classes else MeanSquaredError()
@@ -69,7 +69,7 @@ class Recipe:
         """Return the network in words: "64 -> 128 relu -> 10 softmax"."""
         thinned = f" (dropout {self.dropout:g})" if self.dropout else ""
         hidden = [f"{neurons} {self.activation}{thinned}" for neurons in self.layers]
-        last = "softmax" if problem.card.task == "classification" else "linear"
+        last = "softmax" if problem.metadata.task == "classification" else "linear"
         return " -> ".join([str(problem.x.shape[1]), *hidden, f"{problem.outputs} {last}"])
 
     def training(self, problem: Problem) -> str:

@@ -1,4 +1,4 @@
-"""How good a network is, measured once, for the report and the picture."""
+"""Evaluation of a network, made once, for the report and the picture."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Result:
     def of(cls, model: Sequential, problem: Problem) -> Result:
         """Measure a network on both parts of a data set."""
         outputs = model.predict(problem.x_test)
-        if problem.card.task == "classification":
+        if problem.metadata.task == "classification":
             test, train = (_classification(model, x, y) for x, y in problem.parts)
             right = int(np.count_nonzero(outputs.argmax(axis=1) == problem.y_test))
             count = f"{right:,} of {len(outputs):,}"
             headline = f"{count} test samples right ({right / len(outputs):.1%})"
             return cls(f"{test} ({count} right)", train, headline, outputs, problem.y_test)
-        outputs, wanted = (problem.card.unscale_target(a) for a in (outputs, problem.y_test))
-        learned, goal = (problem.card.unscale_target(a) for a in (model.predict(problem.x), problem.y))
+        outputs, wanted = (problem.metadata.unscale_target(a) for a in (outputs, problem.y_test))
+        learned, goal = (problem.metadata.unscale_target(a) for a in (model.predict(problem.x), problem.y))
         test, train = _regression(outputs, wanted), _regression(learned, goal)
         return cls(test, train, test, outputs, wanted)
 

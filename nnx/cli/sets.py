@@ -1,4 +1,4 @@
-"""What `nnx train` can learn from, all in one form: ready to train on, with a part held out for the test."""
+"""Data sets of `nnx train`, all in one form: ready to train on, with a part held out for the test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnx import datasets
-from nnx.cli.card import Card
+from nnx.cli.metadata import Metadata
 from nnx.errors import InputError
 
 FASHION = (
@@ -29,7 +29,7 @@ class Problem:
         name: as on the command line; a file's without its folder.
         title: in words.
         x, y, x_test, y_test: [N, F] float32 in the network's units, and classes [N] or numbers [N, 1].
-        card: how to read them.
+        metadata: how to read them.
         picture: height and width where each sample is a picture.
     """
 
@@ -39,13 +39,13 @@ class Problem:
     y: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
-    card: Card
+    metadata: Metadata
     picture: tuple[int, int] | None = None
 
     @property
     def outputs(self) -> int:
         """How many outputs a network for it has."""
-        return len(self.card.classes) if self.card.task == "classification" else 1
+        return len(self.metadata.classes) if self.metadata.task == "classification" else 1
 
     @property
     def parts(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -54,7 +54,7 @@ class Problem:
 
     def unscaled(self, x: np.ndarray) -> np.ndarray:
         """Return inputs [N, F] in the units of the data."""
-        return x * self.card.std + self.card.mean if self.card.mean else x
+        return x * self.metadata.std + self.metadata.mean if self.metadata.mean else x
 
     def fingerprint(self) -> str:
         """Return a number that tells this data from other data of the same name."""
@@ -110,14 +110,14 @@ def _spiral(source: Source) -> Problem:
 
 def _digits(source: Source) -> Problem:
     x, y, x_test, y_test = datasets.digits()
-    card = _classes("0123456789", x)
-    return Problem("digits", "handwritten digits of 8 x 8 pixels", x, y, x_test, y_test, card, (8, 8))
+    metadata = _classes("0123456789", x)
+    return Problem("digits", "handwritten digits of 8 x 8 pixels", x, y, x_test, y_test, metadata, (8, 8))
 
 
 def _mnist(source: Source) -> Problem:
     x, y, x_test, y_test = datasets.mnist(source.folder)
-    card = _classes("0123456789", x)
-    return Problem("mnist", "handwritten digits of 28 x 28 pixels", x, y, x_test, y_test, card, (28, 28))
+    metadata = _classes("0123456789", x)
+    return Problem("mnist", "handwritten digits of 28 x 28 pixels", x, y, x_test, y_test, metadata, (28, 28))
 
 
 def _fashion(source: Source) -> Problem:
@@ -125,8 +125,8 @@ def _fashion(source: Source) -> Problem:
     return Problem("fashion-mnist", "clothes of 28 x 28 pixels", x, y, x_test, y_test, _classes(FASHION, x), (28, 28))
 
 
-def _classes(names: str | tuple[str, ...], x: np.ndarray) -> Card:
-    return Card("classification", classes=tuple(names), limits=(float(x.min()), float(x.max())))
+def _classes(names: str | tuple[str, ...], x: np.ndarray) -> Metadata:
+    return Metadata("classification", classes=tuple(names), limits=(float(x.min()), float(x.max())))
 
 
 BUILT_IN: dict[str, Callable[[Source], Problem]] = {
@@ -148,11 +148,11 @@ def _table(source: Source) -> Problem:
         raise InputError(f"{path}: {len(table.x)} rows, expected {FEWEST} or more: a fifth is held out for the test")
     test = held_out(table.y, source.seed)
     columns: Any = table.columns if any(name != f"column {i}" for i, name in enumerate(table.columns, 1)) else ()
-    card = Card(table.task, columns, table.classes).fitted(table.x[~test], table.y[~test])
-    x, y = card.scale(table.x), card.scale_target(table.y)
-    kind = f"{len(card.classes)} classes" if card.classes else "numbers to predict"
+    metadata = Metadata(table.task, columns, table.classes).fitted(table.x[~test], table.y[~test])
+    x, y = metadata.scale(table.x), metadata.scale_target(table.y)
+    kind = f"{len(metadata.classes)} classes" if metadata.classes else "numbers to predict"
     title = f"{table.x.shape[1]} columns, {kind}"
-    return Problem(path.name, title, x[~test], y[~test], x[test], y[test], card)
+    return Problem(path.name, title, x[~test], y[~test], x[test], y[test], metadata)
 
 
 def held_out(y: np.ndarray, seed: int) -> np.ndarray:

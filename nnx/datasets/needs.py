@@ -1,4 +1,4 @@
-"""What data sets need before they read: a path that makes sense, and packages that are there."""
+"""Preconditions of reading data: a path that makes sense, and packages that are there."""
 
 from __future__ import annotations
 

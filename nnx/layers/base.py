@@ -1,4 +1,4 @@
-"""What every layer shares: its backend, its workspace, and its parameters as views into one flat buffer."""
+"""Base class of the layers: backend, workspace, and parameters as views into one flat buffer."""
 
 from __future__ import annotations
 

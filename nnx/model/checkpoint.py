@@ -1,4 +1,4 @@
-"""Saving and loading: one safetensors file with the parameters, the optimizer's moments, and all else as JSON.
+"""Checkpoints: one safetensors file with the parameters, the optimizer's moments, and all else as JSON.
 
 A file is written whole or not at all, and the same model gives the same bytes. Loading checks every part before it
 builds anything, and runs no code from the file.

@@ -1,4 +1,4 @@
-"""A model's forward pass without its layers: how `predict` and `evaluate` run where all layers are nnx's own.
+"""Inference: a model's forward pass without its layers, for `predict` and `evaluate` where all layers are nnx's own.
 
 A layer keeps its inputs and output for the backward pass, and checks both each time. Prediction needs none of that:
 the layers are reduced once to stages, which the backend's operations run one after the other, or, where the backend can
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnx.backends.inference import Forward, Stage
+from nnx.backends.recorder import AS_WRITTEN, Program
 from nnx.layers import Dense, Dropout, Layer, Linear, ReLU, Sigmoid, Softmax, Tanh
 from nnx.settings import replaced
 
@@ -45,6 +46,15 @@ class Inference:
         self.native: Forward = compiled or refuse
         self._owner = model._owner
         self._own = threading.local()
+
+    @property
+    def description(self) -> str:
+        """How it runs, in words."""
+        if self.stages is None:
+            return AS_WRITTEN
+        if self.native is refuse:
+            return Program.description
+        return str(getattr(self.native, "description", "one native function, where it takes the rows"))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Return the outputs [N, O] for x [N, I], contiguous and of the model's type: always a new array.

@@ -1,4 +1,4 @@
-"""A model: layers in a row, one flat buffer for all their parameters, and what can be done with them (chapter 18)."""
+"""Sequential model: layers in a row, one flat buffer for all their parameters, training and use (chapter 18)."""
 
 from __future__ import annotations
 
@@ -460,7 +460,19 @@ class Sequential(Assignable):
         """Return, and print, the layers with their shapes and parameters, and how they run."""
         from nnx.model.summary import summarize
 
-        text = summarize(self)
+        trainer, ran = self._trainer, None if self._trainer is None else self._trainer.ran
+        training = []
+        if self.loss is not None:
+            epochs = f"{self.epochs_done} epoch{'s' * (self.epochs_done != 1)} done"
+            training.append(f"{self.loss}, {self.optimizer}; {epochs}")
+        planned = f"none yet; planned: {self.backend.planned_step()}"
+        training.append(f"training steps: {planned if ran is None else ran.description}")
+        if self.eager_reason is not None:
+            training.append(f"steps run eagerly, not replayed: {self.eager_reason}")
+        if self.replay_reason is not None:
+            training.append(f"steps are replayed one operation at a time: {self.replay_reason}")
+        fused = [] if trainer is None else [layer for layer in self.layers if layer not in trainer.layers]
+        text = summarize(self, training, {} if ran is None else ran.kernels, fused)
         say(text)
         return text
 

@@ -1,4 +1,4 @@
-"""What may stand together in a model: layers in a row, and a loss after the last of them."""
+"""Validation of a model's architecture: layers that fit in a row, and a loss that suits the last of them."""
 
 from __future__ import annotations
 

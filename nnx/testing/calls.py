@@ -1,4 +1,4 @@
-"""One call of one operation: operands laid out in every way the protocol allows, results and side effects compared."""
+"""Test calls: one call of one operation, operands laid out in every way the protocol allows, results compared."""
 
 from __future__ import annotations
 

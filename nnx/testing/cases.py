@@ -1,4 +1,4 @@
-"""Ugly operands for every operation, and what it must make of them.
+"""Test cases for every operation: ugly operands, and what it must make of them.
 
 Sizes are odd, rows and columns are single, numbers are huge, infinite or equal. `CASES` names every operation but the
 optimizers, which are run over many steps instead (optimizers.py).

@@ -1,4 +1,4 @@
-"""What every operation must give: the formulas once more, in float64 NumPy, written for clarity and not from the code.
+"""Reference results: every operation's formula once more, in float64 NumPy, for clarity and not from the code.
 
 Each function takes an operation's operands by name, floats as float64, and returns what the operation must write, by
 the name of the operand ("out" for the result). Beside a value stands `size`: the sum of the magnitudes that were added

@@ -1,4 +1,4 @@
-"""Does a replayed step do what the eager one did?
+"""Agreement test: does a replayed step do what the eager one did?
 
 Two ways to add up the same numbers differ by rounding, and where a gradient is itself no more than rounding, as behind
 a saturated tanh, so may the direction in which Adam moves. So a step that ends elsewhere is looked at again: what

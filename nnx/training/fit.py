@@ -1,4 +1,4 @@
-"""`Sequential.fit`: epochs, order of rows, validation, callbacks, progress and Ctrl-C around a recorded step.
+"""Training loop of `Sequential.fit`: epochs, order of rows, validation, callbacks, progress, Ctrl-C around a step.
 
 Epochs run in blocks. Where something must happen after each epoch (a callback, validation) a block is one epoch;
 otherwise it is as many as keep the order of rows small. Within a block steps run in chunks of about 0.2 seconds
@@ -65,6 +65,11 @@ class Fit:
         self.edition = self.trainer.refresh()
         self.model.eager_reason = self.model.replay_reason = None
         self.full, self.last = self._runner(self.batch, self.full), self._runner(self.tail, self.last)
+        self._note()
+
+    def _note(self) -> None:
+        """Note how steps run, for `Sequential.summary`."""
+        self.trainer.note([found[1] for found in (self.full, self.last) if found is not None])
 
     def _runner(self, rows: int, before: tuple[Feed, Any] | None) -> tuple[Feed, Any] | None:
         if rows == 0:
@@ -106,6 +111,7 @@ class Fit:
             history.complete = not history.interrupted
         finally:
             self.samples.close()
+            self._note()  # again: what CUDA refuses while it runs goes on otherwise
             for callback in self.callbacks:
                 callback.on_fit_end(model, history)
 

@@ -1,4 +1,4 @@
-"""One training step of a model: run layer by layer, recorded, and replayed.
+"""Training step of a model: run layer by layer, recorded, and replayed.
 
 `Trainer.step` is the step itself. `Trainer.runner` records it on the backend and gives back something that runs n steps
 in one call; where that cannot be, it runs the step eagerly and says why. All that changes from step to step, and
@@ -8,14 +8,15 @@ all that comes out, lives in arrays of the backend, read once for each call.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import proxy
 
 import numpy as np
 
-from nnx.backends.recorder import Program
+from nnx.backends.recorder import AS_WRITTEN, Program
 from nnx.errors import InputError, NonFiniteError, NotReplayable
 from nnx.kernels.step_state import LOSS, PENALTY, STEP
 from nnx.model.validation import check_ending, check_loss, written
@@ -52,6 +53,18 @@ class Pace:
 
 
 @dataclass(frozen=True)
+class Execution:
+    """How steps ran, without what ran them, which holds their data.
+
+    Attributes:
+        description, kernels: see `Program`.
+    """
+
+    description: str
+    kernels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Feed:
     """Where a step takes its samples from.
 
@@ -79,6 +92,8 @@ class Eager:
     """
 
     native = False
+    description = AS_WRITTEN
+    kernels: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, trainer: Trainer, feed: Feed, reason: str) -> None:
         self._trainer, self._feed, self.reason = proxy(trainer), feed, reason
@@ -106,6 +121,7 @@ class Trainer:
         precision: how near a regression's output must be to count as right.
         edition: how often settings have changed; what was recorded holds those of the edition it was recorded in.
         outdated: whether they have changed since: see `refresh`.
+        ran: how the last steps ran; None before the first.
     """
 
     def __init__(self, model: Sequential) -> None:
@@ -115,6 +131,7 @@ class Trainer:
         backend, optimizer = self.backend, model.optimizer
         self.precision = 0.0
         self.edition, self.outdated = 0, True
+        self.ran: Program | Eager | Execution | None = None
         self._held: list[Held] = []  # what recordings hold of parts that nnx did not define
         self.hyper = backend.asarray(optimizer.hyper.copy(), "float64")  # for a step to write into
         self.counters = backend.asarray(optimizer.counters, "int64")
@@ -332,11 +349,19 @@ class Trainer:
             feed = Feed(self.backend.asarray(x.copy()), self.backend.asarray(self.backend.to_numpy(y).copy(), y.dtype))
             self._staged[key] = feed, self.runner(feed)
         feed, runner = self._staged[key]
+        self.ran = runner
         reason = runner.reason if isinstance(runner, Eager) else None
         if reason is not self.model.eager_reason:
             self.model.eager_reason = reason
         feed.x[...], feed.y[...] = self.backend.asarray(x), y
         return feed, runner
+
+    def note(self, runners: Sequence[Program | Eager]) -> None:
+        """Note how the steps of a fit run: those of the full batch first, then those of a smaller last one, if any."""
+        if runners:
+            how, *others = dict.fromkeys(runner.description for runner in runners)
+            description = "; an epoch's last: ".join([how, *others])
+            self.ran = Execution(description, runners[0].kernels)
 
     def set_precision(self, precision: float) -> None:
         """Set how near a regression's output must be to count as right; recorded steps hold the old number."""

@@ -23,7 +23,8 @@ from nnx.backends.cupy.inference import InferenceGraphs
 from nnx.backends.cupy.matmul.cublaslt_products import MOST_OWN_WORK
 from nnx.backends.cupy.multi_gpu import each_on_its_gpu
 from nnx.backends.cupy.operands import FLOAT64, INT64, as_they_are, writable
-from nnx.backends.cupy.programs.persistent import MOST_WORK, compile_program
+from nnx.backends.cupy.programs.graph import GraphProgram
+from nnx.backends.cupy.programs.persistent import MOST_WORK, PersistentProgram, compile_program
 from nnx.backends.cupy.programs.replay import CupyProgram
 from nnx.backends.cupy.streaming import stream
 from nnx.backends.environment import flag
@@ -116,6 +117,15 @@ class CupyBackend(CudaDense):
     def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
         has_weights = any(stage.weights is not None for stage in stages)
         return InferenceGraphs(self, stages, parameters) if self.graphs and has_weights else None
+
+    def planned_step(self) -> str:
+        if not self.graphs:
+            return CupyProgram.description
+        small = f", or {PersistentProgram.description} for a small network" if self.persistent is not False else ""
+        return f"{GraphProgram.description}{small}"
+
+    def planned_prediction(self) -> str:
+        return InferenceGraphs.description if self.graphs else CupyProgram.description
 
     # ---- activations -------------------------------------------------------------------------------------------------
 

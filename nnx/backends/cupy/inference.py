@@ -34,6 +34,8 @@ class InferenceGraphs:
     It is called as `Forward` says: what it does not take, the operations do, or say what is wrong with it.
     """
 
+    description = "a CUDA graph for each number of rows that comes again"
+
     def __init__(self, backend: CudaDense, stages: Sequence[Stage], parameters: Array) -> None:
         self._backend, self._stages = backend, stages
         self._dtype, self._widths = np.dtype(parameters.dtype), widths_of(stages)

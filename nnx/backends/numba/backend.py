@@ -91,7 +91,10 @@ class NumbaBackend(NumpyBackend):
         if op.startswith("dense"):
             product = {"auto": "gemm/blas", "own": "gemm", "blas": "blas"}[self.gemm_rule]
             return f"numba:{product}"  # which of the two is chosen for each shape: see the notes
-        return f"numba:{IMPLEMENTATIONS[op]}" if op in IMPLEMENTATIONS else f"numpy:{op}"
+        if op in IMPLEMENTATIONS:
+            return f"numba:{IMPLEMENTATIONS[op]}"
+        inherited = super().implementation(op)  # NumPy's, or the default body
+        return inherited if inherited == "xp" else f"numpy:{op}"
 
     def versions(self) -> dict[str, str]:
         import llvmlite
@@ -135,6 +138,15 @@ class NumbaBackend(NumpyBackend):
         from nnx.backends.numba.inference import compile_forward
 
         return compile_forward(stages, parameters)
+
+    def planned_step(self) -> str:
+        from nnx.backends.numba.program import wanted_family
+        from nnx.backends.numba.runtime import WAYS
+
+        return f"one compiled function, samples {WAYS.get(wanted_family(), ' or '.join(WAYS.values()))}"
+
+    def planned_prediction(self) -> str:
+        return f"one compiled function for a few rows, beyond that {Program.description}"
 
     # ---- dense -------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""A model's forward pass in one compiled function, for a few rows: how `NumbaBackend.compile_forward` does it."""
+"""Inference on the CPU, for a few rows: a forward pass in one compiled function, for `NumbaBackend.compile_forward`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from nnx.backends.dataflow import Array, address
 from nnx.backends.inference import Forward, Stage
+from nnx.backends.recorder import Program
 from nnx.kernels.cpu.jit.simd import WIDTH
 from nnx.kernels.cpu.ops.activations import KINDS
 from nnx.kernels.cpu.program import inference as f
@@ -42,6 +43,8 @@ def compile_forward(stages: Sequence[Stage], parameters: Array) -> Forward | Non
                 pass
         return None
 
+    most = f"{table[f.ROWS]} row{'s' if table[f.ROWS] > 1 else ''}"
+    forward.description = f"one compiled function up to {most}, beyond that {Program.description}"  # type: ignore[attr-defined]
     forward.alive = table, parameters  # type: ignore[attr-defined]  # of which compiled code has the addresses alone
     return forward
 

@@ -1,4 +1,4 @@
-"""From a step that was read to the int64 table that nnx/kernels/cpu/program/compiled.py runs.
+"""Lowering for the CPU: from a step's data flow to the int64 table that nnx/kernels/cpu/program/compiled.py interprets.
 
 `Layout` hands out memory and columns; `Rows` and `Lanes` say how samples lie: row by row, for matrix products by
 gemm.py, or feature by feature with samples in the vector lanes, for narrow networks.

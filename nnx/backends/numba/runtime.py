@@ -1,4 +1,4 @@
-"""A compiled step: its arrays, and the threads that run it."""
+"""Runtime of a compiled step: its arrays, and the threads that run it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnx.backends.dataflow import Array, Step
+from nnx.backends.numba import listing
 from nnx.backends.numba.lowering import Layout
 from nnx.backends.recorder import Call
 from nnx.kernels.cpu.program import table as t
@@ -18,6 +19,7 @@ from nnx.kernels.cpu.program.compiled import ready
 from nnx.kernels.cpu.threads import affinity
 
 WORTH_HELP = 200e-6  # seconds of work in a call below which waking a helper costs more than it does
+WAYS = {"rows": "by rows", "lanes": "in vector lanes"}  # how samples lie
 SPEED = 50e9  # FLOP a second of one thread, roughly
 
 
@@ -29,6 +31,7 @@ class NumbaProgram:
 
     Attributes:
         family: "rows" or "lanes". threads: how many may work on it. running: whether helpers are wanted.
+        description, kernels: see `Program`. table: what the compiled function interprets.
     """
 
     native = True
@@ -42,11 +45,15 @@ class NumbaProgram:
         nothing, dtype = np.zeros(1, np.int64), layout.arena.dtype
         inputs = [plain(a) for a in layout.inputs] + [np.zeros(1, dtype)] * (2 - len(layout.inputs))
         end, optimizer = step.end.operands, step.optimizer.operands
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        self.description = f"one compiled function, samples {WAYS[self.family]}, {threads}"
+        self.kernels, self.table = listing.kernels_of(step, self.family), layout.table
+        self._kinds = listing.kinds_of(step)
         self.numbers, self.sync = np.array(layout.numbers), aligned(t.SYNC, np.dtype(np.int64))
         self.work = aligned(layout.work, dtype)
         self._function = ready(dtype, self.family)
         self._arguments = (
-            layout.table.reshape(-1), self.work, plain(layout.arena), *inputs,
+            self.table.reshape(-1), self.work, plain(layout.arena), *inputs,
             nothing if step.labels is None else plain(step.labels), nothing if step.order is None else
             plain(step.order),
             *(plain(a) for a in (optimizer["hyper"], end["counters"], end["stats"], end["penalties"], end["history"])),
@@ -54,6 +61,10 @@ class NumbaProgram:
         )  # fmt: skip
         self.running = False
         self.seconds = 2 * step.work / SPEED + 5e-6  # of a step, roughly
+
+    def listing(self) -> str:
+        """Return the table in words: see listing.py."""
+        return listing.listing(self.table, self._kinds)
 
     def run(self, steps: int) -> None:
         """Run `steps` steps."""

@@ -1,4 +1,4 @@
-"""Compile every kernel of the Numba backend now, so that no training has to wait for it: `nnx warmup`.
+"""Ahead-of-time compiling: every kernel of the Numba backend now, so that no training has to wait: `nnx warmup`.
 
 Each kernel is called once, in each number type, on operands of a few numbers; the code is kept on disk
 (nnx/kernels/cpu/jit/cache.py). Numba compiles one function at a time, so several processes go through them, each its

@@ -1,4 +1,4 @@
-"""Plans: grid, block and shared memory of a kernel for a shape.
+"""Launch configurations: grid, block and shared memory of a kernel for a shape.
 
 Every kernel walks its data in strides of the whole grid, so it is right for any grid, and the plans are about speed.
 They depend on shapes alone, never on the device: sums are added in the same order on every GPU.

@@ -1,4 +1,4 @@
-"""The table that `program` (program.cu) interprets: a row of sixteen words for each operation of a training step.
+"""Instruction table of the persistent kernel (program.cu): a row of sixteen words for each operation of a step.
 
 An operand is a *place*: the address of an array, or, below SHARED_PLACES, a byte of the block's shared memory; or it
 is NOWHERE. The tests hold names and numbers to program.cuh.

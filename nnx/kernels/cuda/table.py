@@ -1,4 +1,4 @@
-"""The table of kernels: what each takes and does, and the text to compile. The tests hold it to the `.cu` files."""
+"""Registry of the CUDA kernels: what each takes and does, and the text to compile. Tests hold it to the `.cu` files."""
 
 from __future__ import annotations
 

@@ -22,10 +22,10 @@ class GraphProgram(CupyProgram):
     """Replays the step as a CUDA graph, captured by the first `run`; where that fails, one operation at a time.
 
     Attributes:
-        reason: why it is not a graph, or None. native: whether it is one. way: how it runs.
+        reason: why it is not a graph, or None. native: whether it is one.
     """
 
-    way = "CUDA graph"
+    description = "CUDA graph"
 
     def __init__(self, backend: CudaDense, calls: list[Call]) -> None:
         super().__init__(backend, calls)
@@ -65,7 +65,7 @@ class GraphProgram(CupyProgram):
         return 0
 
     def _give_up(self, reason: NotCaptured) -> None:
-        self._graph, self.native, self.reason, self.way = None, False, str(reason), CupyProgram.way
+        self._graph, self.native, self.reason, self.description = None, False, str(reason), CupyProgram.description
         self._backend.note(f"a recorded step runs one operation at a time, because {self.reason}")
 
 

@@ -34,11 +34,12 @@ class PersistentProgram(GraphProgram):
     """Replays steps by the persistent kernel; should a launch fail, as a CUDA graph."""
 
     native = True
-    way = "persistent kernel"
+    description = "persistent kernel"
 
     def __init__(self, backend: CudaDense, calls: list[Call], kernel: PersistentKernel) -> None:
         super().__init__(backend, calls)
         self._kernel: PersistentKernel | None = kernel
+        self.kernels = dict.fromkeys((call.name for call in calls), "cupy:program")
 
     def run(self, steps: int) -> None:
         """Replay `steps` steps."""
@@ -50,7 +51,7 @@ class PersistentProgram(GraphProgram):
                         self._kernel.launch(some)
                     steps -= some
                 except NotCaptured as reason:
-                    self._kernel, self.way = None, GraphProgram.way
+                    self._kernel, self.description, self.kernels = None, GraphProgram.description, GraphProgram.kernels
                     self._backend.note(f"a recorded step is no persistent kernel, because {reason}")
         super().run(steps)
 

@@ -18,8 +18,6 @@ ACTIVATIONS = ("relu", "sigmoid", "tanh")  # those that `dense` applies to its o
 class CupyProgram(Program):
     """Replays the step. Nothing in it waits for the GPU, so Python runs ahead and the launches queue up."""
 
-    way = "single operations"
-
     def __init__(self, backend: CudaDense, calls: list[Call]) -> None:
         super().__init__(backend, calls)
         self._bound = [*bound(backend, calls)]

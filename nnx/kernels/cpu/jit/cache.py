@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: `njit`, which is Numba's own but for what `cache=True` means.
+"""Kernel cache on disk: `njit`, which is Numba's own but for what `cache=True` means.
 
 Numba's cache asks only whether the file of a function has changed, so a kernel would keep the old code of every helper
 it imports; two processes that fill one cache at once can pair a signature with the other's code (its index and its
@@ -41,8 +41,8 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime.nrt import rtsys
 
 from nnx.kernels.forking import hold_at_fork
-from nnx.kernels.telling import warn_once
 from nnx.kernels.uninterrupted import LOCK, NEEDED, pause, uninterrupted
+from nnx.kernels.user_warnings import warn_once
 
 hold_at_fork(global_compiler_lock._lock)  # Numba's
 hold_at_fork(LOCK)  # this one last, for what comes last is taken first, as in `typed`

@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""The vocabulary of the CPU kernels: how they are compiled, parts of arrays, and vectors of 16 numbers.
+"""SIMD vectors of 16 numbers, parts of arrays, and compiler options: the vocabulary of the CPU kernels.
 
 Everything is generic over float32 and float64: Numba compiles the same source for either. Arrays are given as such and
 positions as indices into them, never as addresses: an access through an integer has no object it belongs to, and LLVM

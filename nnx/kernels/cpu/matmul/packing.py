@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit takes has no types for Python.)
-"""Copies of matrices in the order in which a product reads them.
+"""Packing: copies of matrices in the order in which a product reads them.
 
 * A **panel** is a strip of columns of `b`, as wide as a tile, row after row.
 * A **strip** is a strip of rows of `a`, as high as a tile, column after column.

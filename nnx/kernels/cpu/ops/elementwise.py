@@ -1,4 +1,4 @@
-"""What a recorded step does to each number by itself: activations, their gradients, and the parts of the losses.
+"""Elementwise kernels of a recorded step: activations, their gradients, and the parts of the losses.
 
 Floor: 8 or 12 bytes a number, in the cache; sigmoid, tanh and the logarithms about 0.3 ns a number (math.py).
 """

@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""Every optimizer, in one pass over the flat buffers: parameters p, gradients g, moments m and v.
+"""Optimizer kernels, each one pass over the flat buffers: parameters p, gradients g, moments m and v.
 
 Floor: each array read once and all but g written once, Adam 28 bytes an element in float32. In the second-level cache
 it takes 0.3 ns an element; beyond the caches it runs at the speed of memory, NumPy's ten passes at a fifth of it.

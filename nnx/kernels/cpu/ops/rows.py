@@ -1,4 +1,4 @@
-"""What a recorded step does to samples that lie row by row: softmax, cross-entropy, dropout, gathering.
+"""Row kernels of a recorded step, on samples that lie row by row: softmax, cross-entropy, dropout, gathering.
 
 The matrix products between them are gemm.py's. A block of rows goes through all operations while it is in the cache.
 Floor: reading and writing each number once; softmax with cross-entropy reaches about 1.2 ns a number, dropout 1.5.

@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""What else a training step does: take rows in shuffled order, regularize, count hits, log.
+"""Step kernels beside the layers: gather rows in shuffled order, regularize, count hits, log.
 
 Floor of each: the bytes it touches, once. For the networks of the notes a call takes 0.5 us, where NumPy's take 2 to 6.
 """

@@ -1,4 +1,4 @@
-"""One compiled function for each family of programs, which replays any recorded training step many times in one call.
+"""Compiled step: one function for each family of programs, which replays any recorded step many times in one call.
 
 `run_rows` and `run_lanes` take:
     table: int64, flat: see program_table.py.

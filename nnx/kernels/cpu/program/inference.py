@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""`forward`: one compiled function that predicts a few rows with any network of dense layers and activations.
+"""Compiled prediction, `forward`: a few rows through any network of dense layers and activations.
 
 It interprets a table of integers (below) that says which parts of the flat parameter buffer are whose weights, so it
 sees every change of them, and no network costs compile time. Each row goes through all layers by itself, in two

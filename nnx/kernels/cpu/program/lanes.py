@@ -1,4 +1,4 @@
-"""`run_lanes`: replays a recorded training step whose samples lie in the vector lanes, many times in one call.
+"""Interpreter `run_lanes`: replays a recorded step whose samples lie in the vector lanes, many times in one call.
 
 Matrices are [features, stride]. It interprets the table described in program_table.py: 30 to 50 ns an operation.
 """

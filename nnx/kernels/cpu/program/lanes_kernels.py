@@ -1,4 +1,4 @@
-"""What else a recorded step does to samples that lie in the vector lanes: the way in, cross-entropy, dropout.
+"""Kernels on samples in the vector lanes, beside the products: transposing on the way in, cross-entropy, dropout.
 
 Matrices are [features, stride], flat; a block is some samples of every feature. Floor: reading and writing each number
 once; softmax and cross-entropy reach about 0.7 ns a number, the transposition on the way in 0.5, dropout 1.3.

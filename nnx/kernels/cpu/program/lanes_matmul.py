@@ -1,4 +1,4 @@
-"""Dense layers feature by feature: matrices [features, stride], samples in the vector lanes. For narrow networks.
+"""Matrix products of narrow layers, feature by feature: [features, stride], samples in the vector lanes.
 
 Floor: 2 k n FLOP a sample. A layer three wide leaves most of a tile empty when samples lie by rows; here the samples
 fill the vectors, whatever the widths, and nothing is packed: the samples of a tile are read as they lie. Samples past

@@ -1,4 +1,4 @@
-"""What a recorded step does to parameters: bias gradients, regularization, the optimizers; and the step's end.
+"""Parameter kernels of a recorded step: bias gradients, regularization, the optimizers; and the step's end.
 
 Floor: the bytes of parameters, gradients and moments, once: Adam reads 16 and writes 12 a float32 parameter. Applied to
 a tile of a gradient that was just made, it finds the gradient in the cache; about 0.25 ns a parameter.

@@ -1,4 +1,4 @@
-"""`run_rows`: replays a recorded training step whose samples lie row by row, many times in one call.
+"""Interpreter `run_rows`: replays a recorded training step whose samples lie row by row, many times in one call.
 
 It interprets the table described in program_table.py: 30 to 50 ns an operation.
 """

@@ -1,4 +1,4 @@
-"""Who does what, and when: blocks and tasks of a replayed step, drawn by one or several threads.
+"""Work scheduler of the compiled training step: its blocks and tasks, drawn by one or several threads.
 
 Several threads may call `run_rows` or `run_lanes` at once with the same arguments but for `thread`: number 0 leads, the
 others help. A region's blocks or tasks are drawn from one ticket, an atomic int64 that holds (phase, region, next
@@ -148,7 +148,7 @@ def extent(header, table, ticket):
 
 
 def make_run(operation: Any) -> Any:
-    """The function that replays steps whose table `operation` carries out; see program_step.py for its arguments."""
+    """The function that replays steps whose table `operation` carries out; see compiled.py for its arguments."""
 
     @njit(**OPTIONS)
     def run(

@@ -1,4 +1,4 @@
-"""What a recorded step does to samples however they lie, and to parameters.
+"""Kernels of a recorded step that rows and lanes share: on samples however they lie, and on parameters.
 
 Floor: reading and writing each number once.
 """

@@ -1,4 +1,4 @@
-"""The table that the compiled step interprets: its columns, its operations, and where their operands lie.
+"""Instruction table of the compiled step: its columns, its operations, and where their operands lie.
 
 A recorded training step becomes an int64 table [rows, COLUMNS], flattened: row 0 is the header, then come the regions,
 then the operations. A region is a part of the step that several threads may share: BLOCKS of samples that go through

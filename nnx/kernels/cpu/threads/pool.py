@@ -1,4 +1,4 @@
-"""Threads for the kernels: a few workers that take parts of one large operation.
+"""Thread pool of the kernels: a few workers that take parts of one large operation.
 
 Kernels release the interpreter's lock, so Python's own threads run them side by side. Against Numba's parallel regions
 that costs some 10 us instead of 1 (omp; workqueue 69) for each operation, and buys that every kernel is compiled once,

@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""A team: threads that take parts of a kernel's work without leaving compiled code.
+"""Thread team: threads that take parts of a kernel's work without leaving compiled code.
 
 A thread that comes back to Python needs the interpreter's lock, and if another holds it just then, sleeps: waking up
 takes 20 to 50 us on a virtual machine. For an operation of 100 us on two threads that is what decides: softmax backward

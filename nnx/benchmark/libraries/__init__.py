@@ -1,4 +1,4 @@
-"""Who takes part: nnx's backends, the notes' own NumPy, and other libraries where they are installed.
+"""Libraries that are measured: nnx's backends, the notes' own NumPy, and others where they are installed.
 
 Each module here has one function, `prepare(workload, how, device)`, which runs in a process of the player's own. It
 returns a `Ready`, or raises `Absent` where there is nothing to measure, `Refused` where a figure would not be what it
@@ -44,7 +44,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Player:
-    """One of those that take part.
+    """A library in one of its ways to run: what a report has one line for.
 
     Attributes:
         name: as the table shows it. module: in this folder. how: which of the module's ways.
@@ -79,7 +79,7 @@ class Player:
         return held
 
     def _module(self) -> Any:
-        return importlib.import_module(f"nnx.benchmark.players.{self.module}")
+        return importlib.import_module(f"nnx.benchmark.libraries.{self.module}")
 
 
 PEERS = (

@@ -1,4 +1,4 @@
-"""A player's own process: it answers orders, JSON lines from stdin to stdout, until there are no more.
+"""Worker process of a player: it answers orders, JSON lines from stdin to stdout, until there are no more.
 
 - {"hello": true} answers nothing.
 - {"prepare": name of a workload, "results": file} gets it ready, and writes what it gave; says how it runs, and how
@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 
 from nnx.benchmark import limits
-from nnx.benchmark.players import Absent, Player, Ready, Refused
+from nnx.benchmark.libraries import Absent, Player, Ready, Refused
 from nnx.benchmark.workloads import every
 
 FEWEST = 2  # chunks of a measurement
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
-class Child:
+class Worker:
     """Answers for one player."""
 
     def __init__(self, player: Player) -> None:
@@ -94,11 +94,11 @@ class Child:
 
 def serve(player: Player) -> None:
     """Answer until stdin ends."""
-    child = Child(player)
+    worker = Worker(player)
     with _stdout_to_stderr() as answers:
         for line in sys.stdin:
             try:
-                reply = child.answer(json.loads(line))
+                reply = worker.answer(json.loads(line))
             except Absent as reason:
                 reply = {"absent": str(reason)}
             except Refused as reason:

@@ -1,4 +1,4 @@
-"""What a network must be told to be used: kept in the model's metadata, so that a file is enough to predict with."""
+"""Metadata of the data that a network was trained on: column and class names, scaling. A saved file carries them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from nnx.checks import choice
 from nnx.errors import InputError
 from nnx.model.sequential import Sequential
 
-KEY = "card"
+KEY = "card"  # in files, since the first of them
 
 
 @dataclass(frozen=True)
-class Card:
+class Metadata:
     """How to read inputs and outputs.
 
     Attributes:
@@ -35,8 +35,8 @@ class Card:
     target: tuple[float, float] = (0.0, 1.0)
     limits: tuple[float, float] | None = None
 
-    def fitted(self, x: np.ndarray, y: np.ndarray) -> Card:
-        """Return this card with the scale of some training data: x [N, F], and y [N, 1] for regression."""
+    def fitted(self, x: np.ndarray, y: np.ndarray) -> Metadata:
+        """Return it with the scale of some training data: x [N, F], and y [N, 1] for regression."""
         target = _spread(y) if self.task == "regression" else ((0.0,), (1.0,))
         mean, std = _spread(x)
         return replace(self, mean=mean, std=std, target=(target[0][0], target[1][0]))
@@ -45,7 +45,7 @@ class Card:
         """Return inputs [N, F] as the network takes them."""
         if not self.mean:
             return x
-        with np.errstate(over="ignore"):  # by a card that others wrote; predict refuses what is not finite
+        with np.errstate(over="ignore"):  # from a file that others wrote; predict refuses what is not finite
             return ((x.astype(np.float64) - self.mean) / self.std).astype(np.float32)
 
     def scale_target(self, y: np.ndarray) -> np.ndarray:
@@ -61,36 +61,36 @@ class Card:
         return self.classes or tuple(map(str, range(outputs)))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the card as JSON holds it."""
+        """Return it as JSON holds it."""
         return asdict(self)
 
 
-def card_of(model: Sequential) -> Card:
-    """Return a model's card, or one made up from the layers where it was not trained on the command line.
+def metadata_of(model: Sequential) -> Metadata:
+    """Return how to read a model's data; made up from the layers where it was not trained on the command line.
 
     Raises:
-        InputError: the card does not fit the network.
+        InputError: what the file says does not fit the network.
     """
     if KEY not in model.metadata:
         last = type(model.layers[-1]).__name__
         fused = type(model.loss).__name__ == "SoftmaxCrossEntropy"
-        return Card("classification" if last == "Softmax" or fused else "regression")
+        return Metadata("classification" if last == "Softmax" or fused else "regression")
     try:
-        card = _parse(model.metadata[KEY])
+        metadata = _parse(model.metadata[KEY])
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         raise InputError(f"the description of inputs and outputs cannot be read: {error}") from error
     for name, values, width in (
-        ("columns", card.columns, model.n_inputs),
-        ("mean", card.mean, model.n_inputs),
-        ("std", card.std, model.n_inputs),
-        ("classes", card.classes, model.n_outputs),
+        ("columns", metadata.columns, model.n_inputs),
+        ("mean", metadata.mean, model.n_inputs),
+        ("std", metadata.std, model.n_inputs),
+        ("classes", metadata.classes, model.n_outputs),
     ):
         if values and len(values) != width:
             raise InputError(f"the file describes {len(values)} {name}, but the network has {width}")
-    return card
+    return metadata
 
 
-def _parse(given: dict[str, Any]) -> Card:
+def _parse(given: dict[str, Any]) -> Metadata:
     numbers = {name: tuple(float(v) for v in given[name]) for name in ("mean", "std", "target")}
     if not np.isfinite(sum(numbers.values(), ())).all() or 0 in numbers["std"]:
         raise ValueError("mean and std must be finite, and std not 0")
@@ -98,7 +98,7 @@ def _parse(given: dict[str, Any]) -> Card:
         raise ValueError("there must be a mean for each std")
     centre, spread = numbers["target"]
     limits = given["limits"]
-    return Card(
+    return Metadata(
         choice(given["task"], "task", ("classification", "regression")),
         tuple(map(str, given["columns"])),
         tuple(map(str, given["classes"])),

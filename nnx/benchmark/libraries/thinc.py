@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from nnx.benchmark.libraries import Absent, Ready, taking_turns
 from nnx.benchmark.networks import BETA_1, BETA_2, CHECKED, EPSILON, RATE, Network
-from nnx.benchmark.players import Absent, Ready, taking_turns
 
 
 def prepare(workload: Any, how: str, device: str) -> Ready:

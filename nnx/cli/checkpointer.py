@@ -1,4 +1,4 @@
-"""What a training leaves behind as it goes: its history, and the file that it can be resumed from."""
+"""Checkpoints of `nnx train`: a callback that keeps the history, and the file that a training can be resumed from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LARGEST = float(np.finfo(np.float32).max)
 SECONDS = 1.0  # at least so long between two saves, and ten times as long as a save takes
 
 
-class Keeper(Callback):
+class Checkpointer(Callback):
     """Keeps the history in the model's metadata, and the model in a file, as of the end of an epoch.
 
     Args:

@@ -1,4 +1,4 @@
-"""nnx itself, on one backend."""
+"""Adapter of nnx itself, on one backend."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 import nnx
 from nnx.backends.operations import OPERATIONS as SPECIFIED
+from nnx.benchmark.libraries import Ready, Refused, repeated, taking_turns
 from nnx.benchmark.networks import CHECKED, EPSILON, MOMENTUM, RATE, Network
 from nnx.benchmark.operations import OPERATIONS, normal
-from nnx.benchmark.players import Ready, Refused, repeated, taking_turns
 from nnx.kernels.step_state import CURSOR
 from nnx.training.fit import Fit
 from nnx.training.step import HISTORY

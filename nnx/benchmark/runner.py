@@ -1,9 +1,10 @@
-"""The method: every player in a process of its own, validated first, then measured in rounds that alternate.
+"""Benchmark runner: every player in a process of its own, validated first, then measured in rounds that alternate.
 
-Race is one pass. Another pass has new processes: where their memory happens to lie makes some calls faster or slower.
+A `Runner` makes one pass. Another pass has new processes: where their memory happens to lie makes some calls faster or
+slower.
 
 Whatever else the machine does hits all players alike, because each is measured for a moment only, in an order that
-turns from round to round, while the others are stopped. Before each round the race waits for a quiet moment.
+turns from round to round, while the others are stopped. Before each round the runner waits for a quiet moment.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from nnx.benchmark import check, quiet, start
+from nnx.benchmark import check, quiet, startup
 from nnx.benchmark.figures import of_rounds
-from nnx.benchmark.players import Player
+from nnx.benchmark.libraries import Player
 from nnx.benchmark.processes import Process
 from nnx.benchmark.workloads import Workload
 
-Told = Callable[[str], None]
+Progress = Callable[[str], None]
 Results = dict[str, dict[str, Any]]
 
 
@@ -55,21 +56,21 @@ FULL = Method(passes=3, rounds=4, seconds=0.15, chunk=0.005, patience=5.0)
 QUICK = Method(passes=2, rounds=3, seconds=0.02, chunk=0.003, patience=0.5)
 
 
-class Race:
+class Runner:
     """Holds the players' processes while workloads are measured; a context manager, which ends them.
 
     Args:
-        told: called with what is being done. watch: over the machine; None makes one.
+        progress: called with what is being done. watch: over the machine; None makes one.
     """
 
     def __init__(
         self,
         players: Sequence[Player],
         method: Method,
-        told: Told = lambda text: None,
+        progress: Progress = lambda text: None,
         watch: quiet.Watch | None = None,
     ) -> None:
-        self.method, self.told, self.watch = method, told, watch or quiet.Watch()
+        self.method, self.progress, self.watch = method, progress, watch or quiet.Watch()
         self.processes = [Process(player, method.threads, method.precision) for player in players]
         for process in self.processes:
             process.send(hello=True)
@@ -78,7 +79,7 @@ class Race:
             process.pause()
         self._folder = tempfile.TemporaryDirectory()
 
-    def __enter__(self) -> Race:
+    def __enter__(self) -> Runner:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -92,7 +93,7 @@ class Race:
         for process in self.processes:
             device = process.player.device
             if device not in found and (device == "cpu" or process.player.ours):
-                self.told(f"what the {device} can do at most")
+                self.progress(f"what the {device} can do at most")
                 reply = self._alone(process, limits=self.method.seconds)
                 if "refused" not in reply:
                     found[device] = reply
@@ -107,7 +108,7 @@ class Race:
         patience = self.method.patience
         for number in range(self.method.rounds):
             patience -= self.watch.wait(patience)
-            self.told(f"{workload.title}: round {number + 1} of {self.method.rounds}")
+            self.progress(f"{workload.title}: round {number + 1} of {self.method.rounds}")
             for process in _turned(ready, number):
                 reply = self._alone(process, measure=self.method.seconds)
                 if "times" in reply:
@@ -134,7 +135,7 @@ class Race:
         wanted = check.reference(workload) if taking_part else {}
         for process in taking_part:
             name = process.player.name
-            self.told(f"{workload.title}: {name} gets ready")
+            self.progress(f"{workload.title}: {name} gets ready")
             reply = process.answer(max(0.0, until - time.perf_counter()))
             process.pause()
             if "absent" not in reply:
@@ -169,10 +170,10 @@ class Race:
         for player in (process.player for process in self.processes):
             if player.suites and "start" not in player.suites:
                 continue
-            self.told(f"{workload.title}: {player.name}")
+            self.progress(f"{workload.title}: {player.name}")
             self.watch.wait(self.method.patience)
             try:
-                took = start.seconds(workload, player, self.method.threads)
+                took = startup.seconds(workload, player, self.method.threads)
                 known = {"how": "", "ready_s": 0.0, "calls": 1, "seconds": took}
                 results[player.name] = {**known, "passes": [of_rounds([[took]])]}
             except RuntimeError as error:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from nnx.benchmark.libraries import Absent, Ready, repeated, taking_turns
 from nnx.benchmark.networks import BETA_1, BETA_2, CHECKED, EPSILON, MOMENTUM, RATE, Network
 from nnx.benchmark.operations import HYPER, OPERATIONS
-from nnx.benchmark.players import Absent, Ready, repeated, taking_turns
 
 Array = np.ndarray
 MOST_JACOBIANS = 200_000  # numbers in all Jacobians of a batch, beyond which the loop takes seconds

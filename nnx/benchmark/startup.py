@@ -1,4 +1,4 @@
-"""How long a new process takes until it can be used: importing, and the first training step, compiled before or not.
+"""Startup time: how long a new process takes to import, and to its first training step, compiled before or not.
 
 Each figure is that of a whole process, with the caches that it would find in daily use, or with empty ones, in a
 temporary folder.
@@ -13,7 +13,7 @@ import tempfile
 import time
 from dataclasses import asdict
 
-from nnx.benchmark.players import Player
+from nnx.benchmark.libraries import Player
 from nnx.benchmark.processes import ROOT, environment
 from nnx.benchmark.workloads import Workload
 
@@ -23,7 +23,7 @@ IMPORTS = {"nnx": "nnx", "notes": "numpy", "torch": "torch", "jax": "jax, jax.nu
 FIRST_STEP = """
 import {package}, json, sys, time
 begin = time.perf_counter()
-from nnx.benchmark.players import Player
+from nnx.benchmark.libraries import Player
 from nnx.benchmark.workloads import every
 player, workload = Player(**json.loads(sys.argv[1])), next(w for w in every() if w.kind == "step")
 print(time.perf_counter() - begin)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from nnx.benchmark.libraries import Absent, Ready, taking_turns
 from nnx.benchmark.networks import BETA_1, BETA_2, CHECKED, EPSILON, MOMENTUM, RATE, Network
 from nnx.benchmark.operations import HYPER, OPERATIONS
-from nnx.benchmark.players import Absent, Ready, taking_turns
 
 Run = Callable[[int], Any]
 Call = Callable[[Any], Any]

@@ -1,4 +1,4 @@
-"""The page's words: what was measured on what, how far to trust it, and every figure in a table."""
+"""Text of the page: what was measured on what, how far to trust it, and every figure in a table."""
 
 from __future__ import annotations
 
@@ -69,26 +69,28 @@ def _date(started: str) -> str:
 
 def _cautions(data: dict[str, Any], found: Sequence[Work]) -> list[str]:
     """Return what a reader must know before believing a figure."""
-    told, method, quiet = [], data.get("method", {}), data.get("quiet", {})
+    cautions, method, quiet = [], data.get("method", {}), data.get("quiet", {})
     if data.get("quick"):
         rounds = method.get("rounds", "few")
-        told.append(f"This was a quick run, {rounds} short rounds each: good for factors, not for percents.")
+        cautions.append(f"This was a quick run, {rounds} short rounds each: good for factors, not for percents.")
     others, stolen = quiet.get("others"), quiet.get("stolen")
     if others is None:
-        told.append("Whether other programs were busy meanwhile is not known.")
+        cautions.append("Whether other programs were busy meanwhile is not known.")
     else:
         verdict = "quiet" if others <= NOISY else "not quiet: believe the best times rather than the medians"
-        told.append(f"The machine was {verdict}; other programs took {share(others)} of it between the measurements.")
-    told.append(
+        cautions.append(
+            f"The machine was {verdict}; other programs took {share(others)} of it between the measurements."
+        )
+    cautions.append(
         "What other virtual machines took from it is not known."
         if stolen is None
         else f"Other virtual machines took {share(stolen)} of its time."
     )
     figures = [figure for work in found for figure in work.measured]
-    wide = sum(figure.told.get("spread", 0.0) > NOISY for figure in figures)
+    wide = sum(figure.entry.get("spread", 0.0) > NOISY for figure in figures)
     if figures:
-        told.append(f"{wide or 'None'} of {len(figures)} times spread by more than {share(NOISY)}.")
-    return told
+        cautions.append(f"{wide or 'None'} of {len(figures)} times spread by more than {share(NOISY)}.")
+    return cautions
 
 
 def _summary(networks: Sequence[Work]) -> str:
@@ -99,12 +101,12 @@ def _summary(networks: Sequence[Work]) -> str:
     counted = Counter(" or ".join(sorted(figure.player for figure in winners(work))) for work in raced)
     if len(counted) == 1:
         cases = "the one case" if len(raced) == 1 else f"all {len(raced)} cases"
-        told = f"<b>{escape(next(iter(counted)))}</b> is the fastest of nnx in {cases} of training and prediction."
+        summary = f"<b>{escape(next(iter(counted)))}</b> is the fastest of nnx in {cases} of training and prediction."
     else:
-        told = f"Of {len(raced)} cases of training and prediction, the fastest of nnx is "
-        told += ", ".join(f"<b>{escape(name)}</b> in {number}" for name, number in counted.most_common()) + "."
+        summary = f"Of {len(raced)} cases of training and prediction, the fastest of nnx is "
+        summary += ", ".join(f"<b>{escape(name)}</b> in {number}" for name, number in counted.most_common()) + "."
     against = [(work.ours[0], work.others[0]) for work in raced if work.others]
-    return f'<p class="lede">{told}{_standing(against) if against else ""}</p>'
+    return f'<p class="lede">{summary}{_standing(against) if against else ""}</p>'
 
 
 def _standing(pairs: Sequence[tuple[Figure, Figure]]) -> str:
@@ -146,7 +148,7 @@ def table(found: Sequence[Work]) -> str:
 
 def _row(work: Work, figure: Figure) -> str:
     """Return a row; HTML lets cells and rows end by themselves, which a thousand of them are better for."""
-    told = figure.told
+    entry = figure.entry
     cells = [work.suite, work.title, figure.player]
     if figure.refused:
         cells += [""] * 7 + [f"refused: {figure.refused}"]
@@ -155,8 +157,8 @@ def _row(work: Work, figure: Figure) -> str:
             "median_us": duration, "best_us": duration, "spread": share, "rows_per_s": count,
             "x_numpy": times, "x_peer": times, "of_limit": share,
         }  # fmt: skip
-        cells += ["" if told.get(name) is None else form(told[name]) for name, form in forms.items()]
-        cells.append(told.get("how") or "")
+        cells += ["" if entry.get(name) is None else form(entry[name]) for name, form in forms.items()]
+        cells.append(entry.get("how") or "")
     css = f' class="{figure.css}"' if figure.ours else ""
     return f'<tr id="r{figure.key}"{css}>' + "".join(f"<td>{escape(cell)}" for cell in cells) + "\n"
 
@@ -165,16 +167,16 @@ def method(data: dict[str, Any]) -> str:
     """Return how it was measured, who is missing, and on which system."""
     method, machine = data.get("method", {}), data.get("machine", {})
     rounds, seconds = method.get("rounds"), method.get("seconds")
-    told = (
+    text = (
         "<p>Every player runs in a process of its own and stands still while another is measured. What it computes is "
         "checked first; a wrong result has no time. Then all take turns, round by round, each round beginning with "
         "another one"
     )
     if rounds and seconds:
-        told += f": {rounds} rounds of {duration(seconds * 1e6)} for each player and workload"
+        text += f": {rounds} rounds of {duration(seconds * 1e6)} for each player and workload"
     waited = (data.get("quiet") or {}).get("waited_s")
-    told += f". The whole took {charts.significant(data['seconds'])} s" if data.get("seconds") else ""
-    told += f", of which {charts.significant(waited)} s were spent waiting for others to be quiet" if waited else ""
+    text += f". The whole took {charts.significant(data['seconds'])} s" if data.get("seconds") else ""
+    text += f", of which {charts.significant(waited)} s were spent waiting for others to be quiet" if waited else ""
     environment = " ".join(f"{name}={value}" for name, value in (machine.get("environment") or {}).items())
     blas = machine.get("blas") or {}
     system = [
@@ -185,7 +187,7 @@ def method(data: dict[str, Any]) -> str:
     ]
     absent = _list(data.get("absent", {}).items(), "terms")
     return (
-        f"{told}.</p>"
+        f"{text}.</p>"
         + (f"<h3>Did not take part</h3>{absent}" if absent else "")
         + f"<h3>The system</h3>{_list(system, 'terms')}"
         + f"<h3>Versions</h3>{_list(data.get('versions', {}).items(), 'versions')}"

@@ -1,4 +1,4 @@
-"""Warnings that are given once in a process, and that fail nothing where there is no place to show them."""
+"""Warnings for the user, given once in a process; where there is no place to show them, nothing fails."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from types import FrameType
 
 from nnx.kernels.uninterrupted import caller
 
-_told: dict[str, object] = {}
+_given: dict[str, object] = {}
 
 
 def warn_once(text: str, about: str | None = None) -> None:
     """Warn, the first time that anything is said `about` this (default: the text itself), from whichever thread."""
     mine = object()
-    if _told.setdefault(about or text, mine) is mine:  # one step for the interpreter, so no two threads pass
+    if _given.setdefault(about or text, mine) is mine:  # one step for the interpreter, so no two threads pass
         warn(text, RuntimeWarning)
 
 

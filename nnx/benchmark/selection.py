@@ -1,18 +1,18 @@
-"""Which players take part: those that were asked for and work here; of the others, why they do not."""
+"""Selection of the players: those that were asked for and work here; of the others, why they do not."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from nnx.backends import available, get_backend
-from nnx.benchmark.players import GROUPS, ON_GPU, PEERS, SLOW, Player, installed, of_backend
+from nnx.benchmark.libraries import GROUPS, ON_GPU, PEERS, SLOW, Player, installed, of_backend
 from nnx.errors import BackendUnavailable, InputError
 
 PEERS_EXTRA = 'pip install "nnx-backends[bench]"'
 REMEDIES = {"torch": "pip install torch", "jax": "pip install jax"}  # large: no extra brings them
 
 
-def cast(
+def select(
     backends: Sequence[str] | None, peers: Sequence[str] | None, threads: int, quick: bool
 ) -> tuple[list[Player], dict[str, str]]:
     """Return the players, and why others are missing, by name.
