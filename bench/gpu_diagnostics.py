@@ -28,7 +28,7 @@ from nnx.backends.cupy.matmul.cublaslt import (
     alignment,
 )
 from nnx.backends.cupy.matmul.cublaslt_products import NotCaptured
-from nnx.backends.cupy.programs.capture import Captured
+from nnx.backends.cupy.programs.capture import CapturedGraph
 from nnx.backends.cupy.programs.replay import bound
 from nnx.errors import InputError
 
@@ -124,14 +124,14 @@ def launches(backend: Any, count: int = NODES) -> Found:
     }
 
 
-def captured(backend: Any, work: Callable[[Any], Any]) -> Captured:
-    with backend.elsewhere():
-        return Captured(backend, work, [])
+def captured(backend: Any, work: Callable[[Any], Any]) -> CapturedGraph:
+    with backend.on_device():
+        return CapturedGraph(backend, work, [])
 
 
-def launch(graph: Captured, times: int = 1) -> None:
+def launch(graph: CapturedGraph, times: int = 1) -> None:
     """Launch a graph, as a recorded step does."""
-    with graph._aside():
+    with graph._on_own_stream():
         for _ in range(times):
             graph._graph.launch(graph._stream)
 

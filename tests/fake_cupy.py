@@ -49,7 +49,7 @@ from numpy import (  # noqa: F401
     uint64,
 )
 
-from nnx.backends.cupy.matmul import cublaslt as cuda_lt
+from nnx.backends.cupy.matmul import cublaslt
 from nnx.kernels.cuda import program_table
 from nnx.kernels.step_state import CURSOR
 
@@ -852,8 +852,8 @@ def _load(cupy: Any) -> Any:
     if cupy.__name__ != __name__:
         return _load_real(cupy)
     if machine.cublaslt is None:
-        raise cuda_lt.LtError("the stand-in has no cuBLASLt")
+        raise cublaslt.LtError("the stand-in has no cuBLASLt")
     return machine.cublaslt
 
 
-_load_real, cuda_lt.load = cuda_lt.load, _load
+_load_real, cublaslt.load = cublaslt.load, _load

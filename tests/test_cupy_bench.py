@@ -208,7 +208,7 @@ def test_precisions_and_streams_on_the_stand_in(stand_in: Any, monkeypatch: pyte
     found = gpu_checks.streaming(saved.append, 500, 20, 50, 1)
     assert found["resident"]["note"] is None
     assert "is streamed" in found["streamed"]["note"]
-    assert stand_in.streams is None
+    assert stand_in.streaming is None
 
 
 def test_the_persistent_kernel_is_timed_beside_graphs(stand_in: Any, monkeypatch: pytest.MonkeyPatch):

@@ -96,7 +96,7 @@ def test_products_are_off_by_no_more_than_is_stated(precision: str, backend: Cup
 def test_streamed_training_is_resident_training(backend: CupyBackend):
     ends = []
     for wish in (False, True):
-        backend.streams = wish
+        backend.streaming = wish
         model, (x, y) = NETS["relu"].model("float32", backend), NETS["relu"].samples()
         history = model.fit(x, y, epochs=3, batch_size=16, verbose=0)
         assert bool(history.streamed) == wish

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +16,7 @@ from nnx.backends.base import Backend
 from nnx.backends.errors import BackendFallbackWarning, BackendUnavailable, InputError, InputTypeError
 from nnx.backends.memory import Memory
 from nnx.backends.once import Once
+from nnx.kernels.uninterrupted import uninterrupted
 from nnx.kernels.user_warnings import warn
 
 AUTO = ("cupy", "numba", "numpy")
@@ -190,6 +191,16 @@ def _load(name: str) -> Backend | BackendUnavailable:
     Raises:
         InputError: the environment asks one of nnx's own for what there is not, such as NNX_GEMM=fast.
     """
+    if name.partition(":")[0] != "numba":
+        return _make(name)
+    found = uninterrupted(partial(_make, name))  # to import Numba is to fill its registries
+    if isinstance(found, Backend):
+        threads.apply()  # here, as a BLAS that takes its threads from OpenMP keeps a number for each that calls it
+    return found
+
+
+def _make(name: str) -> Backend | BackendUnavailable:
+    """Make and probe a backend; return why not where it does not work."""
     base, _, device = name.partition(":")
     backend: Any = None
     try:

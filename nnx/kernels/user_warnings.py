@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
+from types import FrameType
+
+from nnx.kernels.uninterrupted import caller
 
 _given: dict[str, object] = {}
 
@@ -18,13 +21,16 @@ def warn_once(text: str, about: str | None = None) -> None:
 
 def warn(text: str, category: type[Warning]) -> None:
     """Warn, at the user's own line. Where stderr is closed, or cannot write, that is no reason for work to fail."""
+    line = _outside(sys._getframe())
+    name, seen = line.f_globals.get("__name__"), line.f_globals.setdefault("__warningregistry__", {})
     with contextlib.suppress(AttributeError, OSError, ValueError):  # no warning is one of these, if warnings are errors
-        warnings.warn(text, category, stacklevel=_outside())
+        warnings.warn_explicit(text, category, line.f_code.co_filename, line.f_lineno, name, seen)
 
 
-def _outside() -> int:
-    """Return the stack level, for `warn`, of the first caller outside nnx and what it is called through."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals["__name__"].partition(".")[0] in ("nnx", "numba", "contextlib"):
-        level, frame = level + 1, frame.f_back
-    return level
+def _outside(frame: FrameType) -> FrameType:
+    """Return the first caller outside nnx and what it is called through."""
+    while frame.f_globals.get("__name__", "").partition(".")[0] in ("nnx", "numba", "contextlib"):
+        if (back := caller(frame)) is None:
+            break
+        frame = back
+    return frame

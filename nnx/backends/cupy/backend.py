@@ -18,15 +18,16 @@ import numpy as np
 from nnx.backends.base import BackendInfo
 from nnx.backends.cupy import driver as cuda_driver
 from nnx.backends.cupy.dense import PRECISION, ROUNDED, CudaDense
-from nnx.backends.cupy.device import flag
 from nnx.backends.cupy.diagnosis import explain_version, explained
-from nnx.backends.cupy.inference import GraphForward
-from nnx.backends.cupy.matmul.cublaslt_products import MOST
+from nnx.backends.cupy.inference import InferenceGraphs
+from nnx.backends.cupy.matmul.cublaslt_products import MOST_OWN_WORK
+from nnx.backends.cupy.multi_gpu import each_on_its_gpu
 from nnx.backends.cupy.operands import FLOAT64, INT64, as_they_are, writable
 from nnx.backends.cupy.programs.graph import GraphProgram
 from nnx.backends.cupy.programs.persistent import MOST_WORK, PersistentProgram, compile_program
 from nnx.backends.cupy.programs.replay import CupyProgram
 from nnx.backends.cupy.streaming import stream
+from nnx.backends.environment import flag
 from nnx.backends.errors import BackendUnavailable, InputTypeError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.operations import Operations
@@ -49,7 +50,7 @@ class CupyBackend(CudaDense):
 
     def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None, precision: str | None = None) -> None:
         super().__init__(cupy, number, gpu_memory_limit, precision)
-        self.graphs, self.streams = flag(GRAPH) is not False, flag(STREAM)
+        self.graphs, self.streaming = flag(GRAPH) is not False, flag(STREAM)
         self.persistent = flag(PERSISTENT)
 
     def implementation(self, op: str) -> str:
@@ -71,7 +72,7 @@ class CupyBackend(CudaDense):
         lt = self.lt()
         who = "cuBLASLt"
         if isinstance(lt, str):
-            who = f"nnx's kernel, or no graph beyond {MOST:,} multiply-adds of them a step, because {lt}"
+            who = f"nnx's kernel, or no graph beyond {MOST_OWN_WORK:,} multiply-adds of them a step, because {lt}"
         return f"recorded steps: one CUDA graph each, in it for cuBLAS: {who}; {GRAPH}=0 for one operation at a time"
 
     def _persistent_rule(self) -> list[str]:
@@ -108,14 +109,14 @@ class CupyBackend(CudaDense):
         return compile_program(self, recorder.calls, self.persistent)
 
     def stream(self, data: Sequence[np.ndarray], batch: int) -> Stream | None:
-        found = stream(self, data, batch, self.streams)
+        found = stream(self, data, batch, self.streaming)
         if found is not None:
             self.note(found.reason)
         return found
 
     def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
         has_weights = any(stage.weights is not None for stage in stages)
-        return GraphForward(self, stages, parameters) if self.graphs and has_weights else None
+        return InferenceGraphs(self, stages, parameters) if self.graphs and has_weights else None
 
     def planned_step(self) -> str:
         if not self.graphs:
@@ -124,7 +125,7 @@ class CupyBackend(CudaDense):
         return f"{GraphProgram.description}{small}"
 
     def planned_prediction(self) -> str:
-        return GraphForward.description if self.graphs else CupyProgram.description
+        return InferenceGraphs.description if self.graphs else CupyProgram.description
 
     # ---- activations -------------------------------------------------------------------------------------------------
 
@@ -402,6 +403,11 @@ def _tiny_step(backend: CupyBackend, kind: type[Operations], x: Array) -> list[l
 # ---- making one ------------------------------------------------------------------------------------------------------
 
 
+@each_on_its_gpu
+class MultiGpuCupyBackend(CupyBackend):
+    """The same, where there are several GPUs."""
+
+
 def create(device: Any = "", gpu_memory_limit: Any = None, precision: str | None = None) -> CupyBackend:
     """Return the backend on a GPU, which `probe` is yet to try.
 
@@ -426,9 +432,7 @@ def create(device: Any = "", gpu_memory_limit: Any = None, precision: str | None
             raise BackendUnavailable(name, *found)
         count = cupy.cuda.runtime.getDeviceCount()
         if number < count:
-            from nnx.backends.cupy.multi_gpu import CupyBackendOfSeveral  # it is made from this file's class
-
-            kind = CupyBackend if count == 1 else CupyBackendOfSeveral
+            kind = CupyBackend if count == 1 else MultiGpuCupyBackend
             return kind(cupy, number, gpu_memory_limit, precision)
     seen = "GPU 0 is" if count == 1 else f"GPUs 0 to {count - 1} are"
     raise BackendUnavailable(

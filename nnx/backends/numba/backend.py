@@ -21,6 +21,7 @@ import numpy as np
 
 from nnx.backends import threads
 from nnx.backends.base import BackendInfo
+from nnx.backends.environment import gemm_rule
 from nnx.backends.errors import BackendUnavailable, InputError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.numpy import NumpyBackend
@@ -33,13 +34,13 @@ from nnx.kernels.step_state import STEP
 
 Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
-GEMM_RULES = ("auto", "own", "blas")
 ALONE = 2e5  # ns of work below which one thread is quicker than two
 
 
 MODULES = {
     "matmul": "blas gemm",
     "ops": "activations cross_entropy dropout losses optimizers reductions softmax step",
+    "program": "compiled inference",
     "threads": "pool",
 }
 
@@ -488,14 +489,6 @@ def bounds(clip: float) -> tuple[float, float]:
     return (-math.log1p(-clip), -math.log(clip)) if clip else (-math.inf, math.inf)
 
 
-def gemm_rule() -> str:
-    """NNX_GEMM, or "auto"."""
-    rule = os.environ.get("NNX_GEMM", "").strip().lower() or "auto"
-    if rule not in GEMM_RULES:
-        raise InputError(f"NNX_GEMM={rule!r}: expected one of {', '.join(GEMM_RULES)}")
-    return rule
-
-
 def setting(name: str) -> int | None:
     """Return one of Numba's variables as Numba reads it: anything but a number is no setting, about which it warns."""
     with suppress(ValueError):
@@ -519,10 +512,8 @@ def create(device: str = "") -> NumbaBackend:
     if (number := setting(threads.NUMBAS)) is not None and number < 1:
         raise BackendUnavailable("numba", f"{threads.NUMBAS}={number}, with which Numba does not load", "Unset it.")
     try:
-        backend = NumbaBackend()
+        return NumbaBackend()
     except InputError:
         raise
     except Exception as error:  # Numba refuses a NumPy that is too new by ImportError, LLVM fails in its own ways
         raise BackendUnavailable("numba", f"Numba does not load ({type(error).__name__}: {error})", install) from error
-    threads.apply()
-    return backend

@@ -20,9 +20,8 @@ from fake_cupy import machine
 from test_inference import CLOSE, NETWORKS, TOLERANCE, by_layers, model, numbers
 
 import nnx
-from nnx.backends.cupy import inference as cuda_forward
-from nnx.backends.cupy.backend import CupyBackend
-from nnx.backends.cupy.multi_gpu import CupyBackendOfSeveral
+from nnx.backends.cupy import inference as cuda_inference
+from nnx.backends.cupy.backend import CupyBackend, MultiGpuCupyBackend
 from nnx.errors import InputError
 
 
@@ -192,7 +191,7 @@ def test_a_size_gets_a_graph_when_it_comes_again(backend: CupyBackend):
 
 
 def test_those_used_last_are_kept(backend: CupyBackend, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cuda_forward, "GRAPHS", 3)
+    monkeypatch.setattr(cuda_inference, "GRAPHS", 3)
     net = model(4, 8, 3, backend=backend)
     for rows in (1, 2, 3, 4, 5):
         warm(net, numbers(rows, 4))
@@ -206,7 +205,7 @@ def test_those_used_last_are_kept(backend: CupyBackend, monkeypatch: pytest.Monk
 
 
 def test_large_batches_have_none(backend: CupyBackend, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cuda_forward, "STAGED", 10 * (4 + 3) * 4)
+    monkeypatch.setattr(cuda_inference, "STAGED", 10 * (4 + 3) * 4)
     net = model(4, 8, 3, backend=backend)
     for rows in (10, 11):
         for _ in range(3):
@@ -260,7 +259,7 @@ def test_threads_take_turns(backend: CupyBackend):
 def test_the_second_gpu_predicts_while_the_first_is_current(make: Any):
     make()
     machine.reset(devices=2)
-    net, x = model(4, 8, 3, backend=CupyBackendOfSeveral(fake_cupy, 1)), numbers(2, 4)
+    net, x = model(4, 8, 3, backend=MultiGpuCupyBackend(fake_cupy, 1)), numbers(2, 4)
     np.testing.assert_allclose(warm(net, x), model(4, 8, 3, backend="numpy").predict(x), rtol=CLOSE)
     assert (machine.used[0], machine.current) == (0, 0)
 
