@@ -37,12 +37,6 @@ OPTIONAL = [
     "typer",
 ]
 
-# Modules of nnx/backends/cupy that still import each other in circles. TO BE DELETED with the last of these.
-STILL_TANGLED = [
-    "backend", "dense", "inference", "matmul.cublaslt_products", "multi_gpu", "programs.capture", "programs.graph",
-    "programs.persistent", "programs.replay",
-]  # fmt: skip
-
 TRAIN_A_SPIRAL = """
 import nnx
 
@@ -244,9 +238,6 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 
 def test_no_modules_import_each_other_in_a_circle():
     graph = imports(ROOT)
-    tangled = {f"nnx.backends.cupy.{name}" for name in STILL_TANGLED}
-    for name in tangled:
-        graph[name] -= tangled
     assert {"nnx", "nnx.model.network", "nnx.backends.numba.backend", "gpu_report"} <= graph.keys()
     assert graph["nnx.sklearn"] >= {"nnx.sequential", "nnx.layers"}
     assert not circle(graph)
