@@ -19,7 +19,7 @@ class Elementwise:
         name: of the operation; that of its gradient is `name + "_backward"`.
         of: what the gradient is computed from besides dy: "x", the function's input, or "y", its output.
         cuda, cuda_gradient: C expressions of x, or of x or y (as `of` says) and dy, with the functions of common.cuh;
-            the type is REAL. `a` is the parameter.
+            the type is REAL. `a` is the parameter. Beyond +-FAR (1000) a function is its limit: infinity * 0 is NaN.
         parameter, default, low: the name of the one number that shapes the function, its value where none is given, and
             the smallest that makes sense; "" where there is none.
     """
@@ -56,6 +56,60 @@ FUNCTIONS = (
         of="y",
         cuda="hyperbolic_tangent(x)",
         cuda_gradient="dy * (1 - y * y)",
+    ),
+    Elementwise(  # Maas and others, 2013
+        "leaky_relu",
+        of="y",
+        cuda="x < 0 ? a * x : x",
+        cuda_gradient="y > 0 ? dy : a * dy",
+        parameter="slope",
+        default=0.01,
+    ),
+    Elementwise(  # Clevert and others, 2016
+        "elu",
+        of="y",
+        cuda="x > 0 ? x : a * exponential_less_1(x)",
+        cuda_gradient="y > 0 ? dy : dy * (y + a)",
+        parameter="alpha",
+        default=1.0,
+    ),
+    Elementwise(  # Hendrycks and Gimpel, 2016: x times the share of the normal distribution that is below x
+        "gelu",
+        of="x",
+        cuda="(x < -FAR ? -FAR : x) * (REAL)0.5 * error_complement(x * (REAL)-0.7071067811865476)",
+        cuda_gradient="dy * ((REAL)0.5 * error_complement(x * (REAL)-0.7071067811865476)"
+        " + clamp(x, -FAR, FAR) * (REAL)0.3989422804014327 * exponential((REAL)-0.5 * x * x))",
+    ),
+    Elementwise(  # its approximation, 0.5 x (1 + tanh(u)) = x / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x**3)
+        "gelu_tanh",
+        of="x",
+        cuda="(x < -FAR ? -FAR : x) * logistic(x * (REAL)1.5957691216057308 * (1 + (REAL)0.044715 * x * x))",
+        cuda_gradient="dy * (logistic(x * (REAL)1.5957691216057308 * (1 + (REAL)0.044715 * x * x))"
+        " + clamp(x, -FAR, FAR) * (REAL)1.5957691216057308"
+        " * (1 + (REAL)0.134145 * clamp(x, -FAR, FAR) * clamp(x, -FAR, FAR))"
+        " * logistic(x * (REAL)1.5957691216057308 * (1 + (REAL)0.044715 * x * x))"
+        " * logistic(-x * (REAL)1.5957691216057308 * (1 + (REAL)0.044715 * x * x)))",
+    ),
+    Elementwise(  # Elfwing and others, 2017; Swish
+        "silu",
+        of="x",
+        cuda="(x < -FAR ? -FAR : x) * logistic(x)",
+        cuda_gradient="dy * (logistic(x) + clamp(x, -FAR, FAR) * logistic(x) * logistic(-x))",
+    ),
+    Elementwise(  # log(1 + exp(x)); its gradient is sigmoid(x) = 1 - exp(-y)
+        "softplus",
+        of="y",
+        cuda="(x < 0 ? (REAL)0 : x) + logarithm_of_1_plus(exponential(-magnitude(x)))",
+        cuda_gradient="-dy * exponential_less_1(-y)",
+    ),
+    Elementwise(  # Misra, 2019: x tanh(softplus(x))
+        "mish",
+        of="x",
+        cuda="(x < -FAR ? -FAR : x) * hyperbolic_tangent(logarithm_of_1_plus(exponential(x)))",
+        cuda_gradient="dy * (hyperbolic_tangent(logarithm_of_1_plus(exponential(x)))"
+        " + clamp(x, -FAR, FAR) * logistic(x) * (1"
+        " - hyperbolic_tangent(logarithm_of_1_plus(exponential(x)))"
+        " * hyperbolic_tangent(logarithm_of_1_plus(exponential(x)))))",
     ),
 )
 NAMES = tuple(row.name for row in FUNCTIONS)
