@@ -177,6 +177,10 @@ class Elementwise:
     init: str = "he"
     cost: float = 1.0
 
+    def given(self, a: float) -> tuple[float, ...]:
+        """The parameter as the formulas take it: not at all where there is none."""
+        return (a,) if self.parameter else ()
+
     @property
     def gradient(self) -> str:
         """The name of the gradient's operation."""
