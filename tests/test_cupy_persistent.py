@@ -122,7 +122,7 @@ def test_names_and_numbers_are_those_of_the_kernel():
     assert (int(numbers["PROGRAM_THREADS"]), int(numbers["AHEAD"])) == (t.THREADS, t.AHEAD)
     assert numbers["SHARED_PLACES"] == "(1 << 20)"
     assert t.SHARED_PLACES == 1 << 20
-    rates = (FOLDER / "descent.cuh").read_text()
+    rates = (FOLDER / "optimizers.cuh").read_text()
     rates = re.sub(r"//.*", "", rates[rates.index("struct Rates {") : rates.index("};")])
     assert len(re.findall(r"\w+(?=[,;])", rates)) == t.RATES
 

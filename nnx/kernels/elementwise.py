@@ -99,7 +99,7 @@ FUNCTIONS = (
     Elementwise(  # log(1 + exp(x)); its gradient is sigmoid(x) = 1 - exp(-y)
         "softplus",
         of="y",
-        cuda="(x < 0 ? (REAL)0 : x) + logarithm_of_1_plus(exponential(-magnitude(x)))",
+        cuda="softplus(x)",
         cuda_gradient="-dy * exponential_less_1(-y)",
     ),
     Elementwise(  # Misra, 2019: x tanh(softplus(x))
@@ -114,11 +114,43 @@ FUNCTIONS = (
 )
 NAMES = tuple(row.name for row in FUNCTIONS)
 
-# What compiled programs do to each number by itself, by name; its number is its place here, for CPUs and for GPUs.
-# After the functions and their gradients come the parts of losses and of accuracies.
-KINDS = (
-    *NAMES,
-    *(row.gradient for row in FUNCTIONS),
-    *("square", "square_backward", "abs_error", "abs_error_backward", "binary", "binary_backward"),
-    *("logit", "logit_backward", "above", "near", "equal", "nll", "nll_backward", "known"),
+
+@dataclass(frozen=True)
+class Part:
+    """What a loss or an accuracy makes of an output x and of what it should be, t.
+
+    Attributes:
+        name: of the kind; that of a gradient ends in "_backward".
+        cuda: a C expression of x, t and the constants a and b, as in `Elementwise`.
+    """
+
+    name: str
+    cuda: str
+
+
+PARTS = (
+    # costs, and their gradients, times a
+    Part("square", "(x - t) * (x - t)"),
+    Part("square_backward", "(x - t) * a"),
+    Part("abs_error", "magnitude(x - t)"),
+    Part("abs_error_backward", "x > t ? a : x < t ? -a : (x - t) * 0"),  # the sign of nan is nan
+    Part("binary", "-(t * logarithm(clipped(x)) + (1 - t) * logarithm(1 - clipped(x)))"),  # of a probability
+    Part("binary_backward", "((1 - t) / (1 - clipped(x)) - t / clipped(x)) * a"),
+    # of a logit; -log(p) and -log(1 - p) are kept within a and b. The right answer at infinity costs 0, not 0 * inf
+    Part(
+        "logit",
+        "(t == 0 ? (REAL)0 : t * clamp(softplus(-x), a, b)) + (t == 1 ? (REAL)0 : (1 - t) * clamp(softplus(x), a, b))",
+    ),
+    Part("logit_backward", "(logistic(x) - t) * a"),
+    # whether it is right
+    Part("above", "(REAL)((x > a) == (t > (REAL)0.5))"),
+    Part("near", "(REAL)(magnitude(x - t) < a)"),
+    Part("equal", "(REAL)(x == t)"),
+    # a class's part of the cross-entropy; t is its share
+    Part("nll", "-t * logarithm(clipped(x))"),
+    Part("nll_backward", "-t / clipped(x) * a"),
+    Part("known", "t >= 0 && t < a ? x : not_a_number()"),  # x, a loss, where label t is one of a classes
 )
+
+# What compiled programs do to each number by itself, by name; its number is its place here, for CPUs and for GPUs.
+KINDS = (*NAMES, *(row.gradient for row in FUNCTIONS), *(part.name for part in PARTS))

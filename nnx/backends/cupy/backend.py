@@ -329,7 +329,7 @@ class CupyBackend(CudaDense):
         if metric == "categorical":
             return self._target_kind(target, outputs)
         fits = target.shape == outputs.shape and target.dtype == outputs.dtype
-        return ("distances" if metric == "regression" else "sides") if fits else None
+        return ("near" if metric == "regression" else "above") if fits else None
 
     def end_step(self, stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> None:
         if not (as_they_are(FLOAT64, stats, penalties, history) and as_they_are(INT64, counters)):

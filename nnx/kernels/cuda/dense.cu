@@ -91,11 +91,11 @@ struct ThroughRelu {
     return {load_some<ALIGNED>(y + i, count), load_some<ALIGNED>(dy + i, count)};
   }
   __device__ __forceinline__ Numbers<WIDE> number(i64 i, int count, const Loaded& loaded) const {
-    Numbers<WIDE> slopes;
+    Numbers<WIDE> gradients;
 #pragma unroll
-    for (int k = 0; k < WIDE; k++) slopes.at[k] = relu_slope(loaded.y.at[k], loaded.dy.at[k]);
-    store_some<ALIGNED>(dx + i, slopes, count);
-    return slopes;
+    for (int k = 0; k < WIDE; k++) gradients.at[k] = relu_backward_of(loaded.y.at[k], loaded.dy.at[k]);
+    store_some<ALIGNED>(dx + i, gradients, count);
+    return gradients;
   }
 };
 

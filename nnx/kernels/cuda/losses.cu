@@ -21,12 +21,13 @@ __device__ __forceinline__ void mean_of_rows(const REAL* a, const REAL* b, REAL*
 
 extern "C" __global__ void binary_cross_entropy(const REAL* p, const REAL* target, REAL* losses, long long rows,
                                                 long long columns) {
-  mean_of_rows(p, target, losses, rows, columns, [](REAL share, REAL t) { return binary_cost(share, t); });
+  mean_of_rows(p, target, losses, rows, columns, [](REAL share, REAL t) { return binary_of(share, t); });
 }
 
 extern "C" __global__ void binary_cross_entropy_backward(const REAL* p, const REAL* target, REAL* gradient,
                                                          long long n) {
-  map(p, target, gradient, n, [&](REAL share, REAL t) { return binary_slope(share, t) / (REAL)n; });
+  REAL scale = (REAL)(1.0 / (double)n);
+  map(p, target, gradient, n, [&](REAL share, REAL t) { return binary_backward_of(share, t, scale); });
 }
 
 extern "C" __global__ void sigmoid_cross_entropy(const REAL* logits, const REAL* target, REAL* losses,
@@ -38,7 +39,7 @@ extern "C" __global__ void sigmoid_cross_entropy(const REAL* logits, const REAL*
     for (i64 j = team.lane; j < width; j += team.size) {
       i64 i = row * columns + j;
       REAL x = logits[i], t = target[i], p = logistic(x);
-      total += sigmoid_cost(x, t, low, high);
+      total += logit_of(x, t, low, high);
       if (probabilities) probabilities[i] = p;
       gradient[i] = (p - t) / count;
     }
@@ -51,22 +52,22 @@ extern "C" __global__ void sigmoid_cross_entropy(const REAL* logits, const REAL*
 
 extern "C" __global__ void mean_squared_error(const REAL* prediction, const REAL* target, REAL* losses, long long rows,
                                               long long columns) {
-  mean_of_rows(prediction, target, losses, rows, columns, [](REAL a, REAL b) { return square_cost(a, b); });
+  mean_of_rows(prediction, target, losses, rows, columns, [](REAL a, REAL b) { return square_of(a, b); });
 }
 
 extern "C" __global__ void mean_squared_error_backward(const REAL* prediction, const REAL* target, REAL* gradient,
                                                        long long n) {
   REAL scale = (REAL)(2.0 / (double)n);
-  map(prediction, target, gradient, n, [&](REAL a, REAL b) { return (a - b) * scale; });
+  map(prediction, target, gradient, n, [&](REAL a, REAL b) { return square_backward_of(a, b, scale); });
 }
 
 extern "C" __global__ void mean_absolute_error(const REAL* prediction, const REAL* target, REAL* losses, long long rows,
                                                long long columns) {
-  mean_of_rows(prediction, target, losses, rows, columns, [](REAL a, REAL b) { return distance_cost(a, b); });
+  mean_of_rows(prediction, target, losses, rows, columns, [](REAL a, REAL b) { return abs_error_of(a, b); });
 }
 
 extern "C" __global__ void mean_absolute_error_backward(const REAL* prediction, const REAL* target, REAL* gradient,
                                                         long long n) {
   REAL scale = (REAL)(1.0 / (double)n);
-  map(prediction, target, gradient, n, [&](REAL a, REAL b) { return distance_slope(a, b, scale); });
+  map(prediction, target, gradient, n, [&](REAL a, REAL b) { return abs_error_backward_of(a, b, scale); });
 }

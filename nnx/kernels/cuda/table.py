@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from nnx.kernels.cuda.formulas import HEADERS, signatures
+from nnx.kernels.elementwise import FUNCTIONS
+
 FOLDER = Path(__file__).parent
 REALS = {"float32": "float", "float64": "double"}
-ACTIVATIONS = {None: 0, "relu": 1, "sigmoid": 2, "tanh": 3}  # as in elementwise.cuh
 SCALARS: dict[str, Any] = {
     "long long": np.int64,
     "int": np.int32,
@@ -104,24 +106,10 @@ _TABLE = (
     ),
     # ---- activations -------------------------------------------------------------------------------------------------
     *(
-        Kernel(f"{name}_forward", "activations.cu", "const REAL* x, REAL* y, long long n", f"y = {what}; y may be x.")
-        for name, what in (
-            ("relu", "max(x, 0), nan stays nan"),
-            ("sigmoid", "1 / (1 + exp(-x))"),
-            ("tanh", "tanh(x)"),
-        )
-    ),
-    *(
-        Kernel(
-            f"{name}_backward",
-            "activations.cu",
-            "const REAL* y, const REAL* dy, REAL* dx, long long n",
-            f"dx = {what}; dx may be dy.",
-        )
-        for name, what in (
-            ("relu", "dy where y > 0, else 0"),
-            ("sigmoid", "dy * y * (1 - y)"),
-            ("tanh", "dy * (1 - y * y)"),
+        Kernel(name, "activations.cu", signature, f"{result} = {formula}; {result} may be {place}.")
+        for row in FUNCTIONS
+        for (name, signature), (result, formula, place) in zip(
+            signatures(row).items(), (("y", row.cuda, "x"), ("dx", row.cuda_gradient, "dy")), strict=True
         )
     ),
     # ---- softmax -----------------------------------------------------------------------------------------------------
@@ -253,16 +241,16 @@ _TABLE = (
                 "; stats[HITS] = rows whose largest output is where the target's largest is",
             ),
             (
-                "sides",
+                "above",
                 "const REAL* outputs, const REAL* target, ",
                 f"{_SHAPE}, REAL threshold",
                 "; stats[HITS] = share of columns where output > threshold is target > 0.5, over all rows",
             ),
             (
-                "distances",
+                "near",
                 "const REAL* outputs, const REAL* target, ",
-                f"{_SHAPE}, REAL precision",
-                "; stats[HITS] = share of columns where |output - target| < precision, over all rows",
+                f"{_SHAPE}, REAL tolerance",
+                "; stats[HITS] = share of columns where |output - target| < tolerance, over all rows",
             ),
         )
     ),
@@ -328,7 +316,7 @@ def source(file: str) -> str:
 def _with_headers(file: str, there: set[str]) -> str:
     """Return a file's text, headers that are not there yet in place of their `#include`, lines counted as before."""
     lines = []
-    for number, line in enumerate((FOLDER / file).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_text(file).splitlines(), 1):
         header = line.removeprefix('#include "').rstrip('"') if line.startswith('#include "') else ""
         if not header:
             lines.append(line)
@@ -338,6 +326,11 @@ def _with_headers(file: str, there: set[str]) -> str:
         else:
             lines.append("")
     return "\n".join(lines) + "\n"
+
+
+def _text(file: str) -> str:
+    """Return a file's text, or that of a header which is made."""
+    return HEADERS[file] if file in HEADERS else (FOLDER / file).read_text(encoding="utf-8")
 
 
 def options(dtype: str) -> tuple[str, ...]:
