@@ -102,15 +102,6 @@ FUNCTIONS = (
         cuda="softplus(x)",
         cuda_gradient="-dy * exponential_less_1(-y)",
     ),
-    Elementwise(  # Misra, 2019: x tanh(softplus(x))
-        "mish",
-        of="x",
-        cuda="(x < -FAR ? -FAR : x) * hyperbolic_tangent(logarithm_of_1_plus(exponential(x)))",
-        cuda_gradient="dy * (hyperbolic_tangent(logarithm_of_1_plus(exponential(x)))"
-        " + clamp(x, -FAR, FAR) * logistic(x) * (1"
-        " - hyperbolic_tangent(logarithm_of_1_plus(exponential(x)))"
-        " * hyperbolic_tangent(logarithm_of_1_plus(exponential(x)))))",
-    ),
 )
 NAMES = tuple(row.name for row in FUNCTIONS)
 
