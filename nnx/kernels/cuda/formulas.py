@@ -1,11 +1,11 @@
 """CUDA text made from the table of elementwise functions (nnx/kernels/elementwise.py), so that no `.cu` names them.
 
-Two headers, which `#include` finds in `HEADERS` as it finds others in this folder; `print(HEADERS["elementwise.cuh"])`
-shows one:
+Two headers, which `#include` finds here as it finds others in this folder; `print(HEADERS["elementwise.cuh"])` shows
+one:
 
-- elementwise.cuh: a number for each kind, a function for each, `activate` for what follows a dense layer, and `with_kind`
-  for what a program does to samples;
-- activations.cuh: the kernels `relu_forward`, `relu_backward` and so on. Their table is `SIGNATURES`.
+- elementwise.cuh: a number and a function for each kind, `activate` for what follows a dense layer, `with_kind` for
+  what a program does to samples;
+- activations.cuh: the kernels `relu_forward`, `relu_backward` and so on, whose parameters `signatures` tells.
 """
 
 from __future__ import annotations
@@ -17,23 +17,71 @@ from nnx.kernels.elementwise import FUNCTIONS, KINDS, PARTS, Elementwise
 
 WIDTH = 120  # of a line
 FIRST, SECOND, CONSTANTS = ("x", "y"), ("dy", "t"), ("a", "b")  # what a formula may name, in this order
+# The numbers of those that a dense layer applies to its own result.
 ACTIVATIONS = {None: -1, **{row.name: KINDS.index(row.name) for row in FUNCTIONS if not row.parameter}}
-
-FORMULAS: dict[str, str] = {
+FORMULAS = {
     **{row.name: row.cuda for row in FUNCTIONS},
     **{row.gradient: row.cuda_gradient for row in FUNCTIONS},
     **{part.name: part.cuda for part in PARTS},
 }
 
+ELEMENTWISE = """\
+// What is done to each number by itself: made by formulas.py from nnx/kernels/elementwise.py.
+#include "common.cuh"
 
-def named(kind: str, some: tuple[str, ...]) -> list[str]:
-    """Return which of some names a kind's formula has in it."""
-    return [name for name in some if re.search(rf"\b{name}\b", FORMULAS[kind])]
+enum class Kind {{
+{numbers}
+}};
+
+// x: the number; y: what was made of it; dy: the gradient of that; t: what x should be; a, b: constants.
+{functions}
+
+// What a dense layer does to its own result. Any other kind, such as one with a parameter, stops the kernel.
+__device__ __forceinline__ REAL activate(REAL x, int kind) {{
+  switch ((Kind)kind) {{
+    case Kind::NONE: return x;
+{activations}
+    default: __trap();
+  }}
+  return x;
+}}
+
+// Call map(f) with what a kind makes of one number, or of two. Any other kind stops the kernel.
+template <class Map>
+__device__ __forceinline__ void with_kind(i64 kind, REAL a, REAL b, Map map) {{
+  switch ((Kind)kind) {{
+{kinds}
+    default: __trap();
+  }}
+}}
+"""
+
+ACTIVATION = """
+extern "C" __global__ void {forward}({its}) {{
+  map(x, y, n, [{by}](REAL x) {{ return {function}; }});
+}}
+
+extern "C" __global__ void {backward}({own}) {{
+  map({of}, dy, dx, n, [{by}](REAL {of}, REAL dy) {{ return {gradient}; }});
+}}
+"""
+
+
+def elementwise() -> str:
+    """Return elementwise.cuh."""
+    numbers = ", ".join(["NONE = -1", *map(str.upper, KINDS)])
+    after_dense = [name for name in ACTIVATIONS if name is not None]
+    return ELEMENTWISE.format(
+        numbers=textwrap.fill(numbers, WIDTH, initial_indent="  ", subsequent_indent="  "),
+        functions="\n".join(map(definition, KINDS)),
+        activations="\n".join(f"    case Kind::{kind.upper()}: return {called(kind)};" for kind in after_dense),
+        kinds="\n".join(f"    case Kind::{kind.upper()}: return map({of_two(kind)});" for kind in KINDS),
+    )
 
 
 def definition(kind: str) -> str:
-    """Return the function of a kind, of those operands and constants that it needs."""
-    parameters = ", ".join(f"REAL {name}" for name in named(kind, (*FIRST, *SECOND, *CONSTANTS)))
+    """Return the function of a kind, of those operands and constants that its formula names."""
+    parameters = ", ".join(f"REAL {name}" for name in named(kind))
     head = f"__device__ __forceinline__ REAL {kind}_of({parameters}) {{"
     line = f"{head} return {FORMULAS[kind]}; }}"
     if len(line) <= WIDTH:
@@ -42,58 +90,20 @@ def definition(kind: str) -> str:
     return "\n".join([head, *body, "}"])
 
 
+def named(kind: str, some: tuple[str, ...] = (*FIRST, *SECOND, *CONSTANTS)) -> list[str]:
+    """Return which of some names a kind's formula has in it."""
+    return [name for name in some if re.search(rf"\b{name}\b", FORMULAS[kind])]
+
+
 def called(kind: str) -> str:
-    """Return the call of that function."""
-    return f"{kind}_of({', '.join(named(kind, (*FIRST, *SECOND, *CONSTANTS)))})"
+    """Return the call of a kind's function."""
+    return f"{kind}_of({', '.join(named(kind))})"
 
 
-def mapped(kind: str) -> str:
-    """Return it as a function of two operands, whether it needs both or not."""
+def of_two(kind: str) -> str:
+    """Return a kind's function as one of two operands, whether it needs both or not."""
     first, second = (" ".join(["REAL", *named(kind, names)]) for names in (FIRST, SECOND))
-    constants = "=" if named(kind, CONSTANTS) else ""
-    return f"[{constants}]({first}, {second}) {{ return {called(kind)}; }}"
-
-
-def _elementwise() -> str:
-    """Return elementwise.cuh."""
-    numbers = textwrap.fill(
-        ", ".join(["NONE = -1", *map(str.upper, KINDS)]), WIDTH, initial_indent="  ", subsequent_indent="  "
-    )
-    after_dense = [f"    case Kind::{name.upper()}: return {called(name)};" for name in ACTIVATIONS if name is not None]
-    for_samples = [f"    case Kind::{kind.upper()}: return map({mapped(kind)});" for kind in KINDS]
-    return "\n".join(
-        [
-            "// What is done to each number by itself: made by formulas.py from nnx/kernels/elementwise.py.",
-            '#include "common.cuh"',
-            "",
-            "enum class Kind {",
-            numbers,
-            "};",
-            "",
-            "// x: the number; y: what was made of it; dy: the gradient of that; t: what x should be; a, b: constants.",
-            *map(definition, KINDS),
-            "",
-            "// What a dense layer does to its own result. A kind that takes a parameter is none of that, and stops the kernel.",
-            "__device__ __forceinline__ REAL activate(REAL x, int kind) {",
-            "  switch ((Kind)kind) {",
-            "    case Kind::NONE: return x;",
-            *after_dense,
-            "    default: __trap();",
-            "  }",
-            "  return x;",
-            "}",
-            "",
-            "// Call map(f) with what a kind makes of one number, or of two. A kind that there is not stops the kernel.",
-            "template <class Map>",
-            "__device__ __forceinline__ void with_kind(i64 kind, REAL a, REAL b, Map map) {",
-            "  switch ((Kind)kind) {",
-            *for_samples,
-            "    default: __trap();",
-            "  }",
-            "}",
-            "",
-        ]
-    )
+    return f"[{'=' if named(kind, CONSTANTS) else ''}]({first}, {second}) {{ return {called(kind)}; }}"
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
@@ -108,30 +118,17 @@ def signatures(row: Elementwise) -> dict[str, str]:
     }
 
 
-def _kernels(row: Elementwise) -> str:
-    """Return a function's two kernels."""
-    by = "=" if row.parameter else ""
-    (forward, its), (backward, own) = signatures(row).items()
-    one = f"[{by}](REAL x) {{ return {called(row.name)}; }}"
-    two = f"[{by}](REAL {row.of}, REAL dy) {{ return {called(row.gradient)}; }}"
-    return "\n".join(
-        [
-            f'extern "C" __global__ void {forward}({its}) {{',
-            f"  map(x, y, n, {one});",
-            "}",
-            f'extern "C" __global__ void {backward}({own}) {{',
-            f"  map({row.of}, dy, dx, n, {two});",
-            "}",
-        ]
-    )
-
-
-def _activations() -> str:
+def activations() -> str:
     """Return activations.cuh."""
-    about = (
-        "// Two kernels for each function, forward and backward: made by formulas.py from nnx/kernels/elementwise.py."
-    )
-    return "\n".join([about, '#include "elementwise.cuh"', "", *map(_kernels, FUNCTIONS), ""])
+    text = "// Two kernels for each function: made by formulas.py from nnx/kernels/elementwise.py.\n"
+    text += '#include "elementwise.cuh"\n'
+    for row in FUNCTIONS:
+        (forward, its), (backward, own) = signatures(row).items()
+        calls = {"function": called(row.name), "gradient": called(row.gradient)}
+        text += ACTIVATION.format(
+            forward=forward, its=its, backward=backward, own=own, of=row.of, by="=" if row.parameter else "", **calls
+        )
+    return text
 
 
-HEADERS = {"elementwise.cuh": _elementwise(), "activations.cuh": _activations()}
+HEADERS = {"elementwise.cuh": elementwise(), "activations.cuh": activations()}

@@ -1,7 +1,8 @@
 """The table that `program` (program.cu) interprets: a row of sixteen words for each operation of a training step.
 
 An operand is a *place*: the address of an array, or, below SHARED_PLACES, a byte of the block's shared memory; or it
-is NOWHERE. The tests hold names and numbers to program.cuh; the kinds of "elementwise" are those of nnx/kernels/elementwise.py.
+is NOWHERE. The tests hold names and numbers to program.cuh. The kinds of "elementwise" are numbered in
+nnx/kernels/elementwise.py.
 """
 
 from __future__ import annotations
