@@ -145,3 +145,31 @@ PARTS = (
 
 # What compiled programs do to each number by itself, by name; its number is its place here, for CPUs and for GPUs.
 KINDS = (*NAMES, *(row.gradient for row in FUNCTIONS), *(part.name for part in PARTS))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of each output by itself, averaged over a sample's outputs.
+
+    Attributes:
+        name: of the operation; that of its gradient is `name + "_backward"`.
+        part: its cost's kind; that of the gradient is `part + "_backward"`, whose a is `factor` / count.
+        outputs: the name of its first operand; the second is `target`.
+    """
+
+    name: str
+    part: str
+    outputs: str = "prediction"
+    factor: float = 1.0
+
+    @property
+    def gradient(self) -> str:
+        """The name of the gradient's operation."""
+        return f"{self.name}_backward"
+
+
+LOSSES = (
+    Loss("binary_cross_entropy", "binary", outputs="p"),
+    Loss("mean_squared_error", "square", factor=2.0),
+    Loss("mean_absolute_error", "abs_error"),
+)

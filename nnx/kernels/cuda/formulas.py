@@ -1,19 +1,20 @@
 """CUDA text made from the table of elementwise functions (nnx/kernels/elementwise.py), so that no `.cu` names them.
 
-Two headers, which `#include` finds here as it finds others in this folder; `print(HEADERS["elementwise.cuh"])` shows
+Three headers, which `#include` finds here as it finds others in this folder; `print(HEADERS["elementwise.cuh"])` shows
 one:
 
 - elementwise.cuh: a number and a function for each kind, `activate` for what follows a dense layer, `with_kind` for
   what a program does to samples;
-- activations.cuh: the kernels `relu_forward`, `relu_backward` and so on, whose parameters `signatures` tells.
+- activations.cuh, losses.cuh: the kernels of functions and of losses, two each, whose parameters `signatures` tells.
 """
 
 from __future__ import annotations
 
 import re
 import textwrap
+from collections.abc import Sequence
 
-from nnx.kernels.elementwise import FUNCTIONS, KINDS, PARTS, Elementwise
+from nnx.kernels.elementwise import FUNCTIONS, KINDS, LOSSES, PARTS, Elementwise, Loss
 
 WIDTH = 120  # of a line
 FIRST, SECOND, CONSTANTS = ("x", "y"), ("dy", "t"), ("a", "b")  # what a formula may name, in this order
@@ -67,6 +68,18 @@ extern "C" __global__ void {backward}({own}) {{
 """
 
 
+LOSS = """
+extern "C" __global__ void {forward}({its}) {{
+  mean_of_rows({outputs}, target, losses, rows, columns, [](REAL x, REAL t) {{ return {cost}; }});
+}}
+
+extern "C" __global__ void {backward}({own}) {{
+  REAL a = (REAL)({factor} / (double)n);
+  map({outputs}, target, gradient, n, [=](REAL x, REAL t) {{ return {gradient}; }});
+}}
+"""
+
+
 def elementwise() -> str:
     """Return elementwise.cuh."""
     numbers = ", ".join(["NONE = -1", *map(str.upper, KINDS)])
@@ -109,8 +122,13 @@ def of_two(kind: str) -> str:
 # ---- kernels ---------------------------------------------------------------------------------------------------------
 
 
-def signatures(row: Elementwise) -> dict[str, str]:
-    """Return the parameters of a function's two kernels, by their names."""
+def signatures(row: Elementwise | Loss) -> dict[str, str]:
+    """Return the parameters of the two kernels of a function or of a loss, by their names."""
+    if isinstance(row, Loss):
+        return {
+            row.name: f"const REAL* {row.outputs}, const REAL* target, REAL* losses, long long rows, long long columns",
+            row.gradient: f"const REAL* {row.outputs}, const REAL* target, REAL* gradient, long long n",
+        }
     parameter = ", REAL a" if row.parameter else ""
     return {
         f"{row.name}_forward": f"const REAL* x, REAL* y, long long n{parameter}",
@@ -118,17 +136,21 @@ def signatures(row: Elementwise) -> dict[str, str]:
     }
 
 
-def activations() -> str:
-    """Return activations.cuh."""
-    text = "// Two kernels for each function: made by formulas.py from nnx/kernels/elementwise.py.\n"
-    text += '#include "elementwise.cuh"\n'
-    for row in FUNCTIONS:
-        (forward, its), (backward, own) = signatures(row).items()
-        calls = {"function": called(row.name), "gradient": called(row.gradient)}
-        text += ACTIVATION.format(
-            forward=forward, its=its, backward=backward, own=own, of=row.of, by="=" if row.parameter else "", **calls
-        )
-    return text
+def kernels(row: Elementwise | Loss) -> str:
+    """Return the two kernels of a function or of a loss."""
+    (forward, its), (backward, own) = signatures(row).items()
+    names = {"forward": forward, "its": its, "backward": backward, "own": own}
+    if isinstance(row, Loss):
+        cost, gradient = called(row.part), called(f"{row.part}_backward")
+        return LOSS.format(**names, outputs=row.outputs, factor=row.factor, cost=cost, gradient=gradient)
+    function, gradient = called(row.name), called(row.gradient)
+    return ACTIVATION.format(**names, of=row.of, by="=" if row.parameter else "", function=function, gradient=gradient)
 
 
-HEADERS = {"elementwise.cuh": elementwise(), "activations.cuh": activations()}
+def header(rows: Sequence[Elementwise | Loss]) -> str:
+    """Return the kernels of rows as a header."""
+    about = "// Two kernels for each row of a table: made by formulas.py from nnx/kernels/elementwise.py.\n"
+    return about + '#include "elementwise.cuh"\n' + "".join(map(kernels, rows))
+
+
+HEADERS = {"elementwise.cuh": elementwise(), "activations.cuh": header(FUNCTIONS), "losses.cuh": header(LOSSES)}

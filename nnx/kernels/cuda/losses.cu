@@ -17,18 +17,7 @@ __device__ __forceinline__ void mean_of_rows(const REAL* a, const REAL* b, REAL*
   });
 }
 
-// ---- binary cross-entropy -------------------------------------------------------------------------------------------
-
-extern "C" __global__ void binary_cross_entropy(const REAL* p, const REAL* target, REAL* losses, long long rows,
-                                                long long columns) {
-  mean_of_rows(p, target, losses, rows, columns, [](REAL share, REAL t) { return binary_of(share, t); });
-}
-
-extern "C" __global__ void binary_cross_entropy_backward(const REAL* p, const REAL* target, REAL* gradient,
-                                                         long long n) {
-  REAL scale = (REAL)(1.0 / (double)n);
-  map(p, target, gradient, n, [&](REAL share, REAL t) { return binary_backward_of(share, t, scale); });
-}
+#include "losses.cuh"
 
 extern "C" __global__ void sigmoid_cross_entropy(const REAL* logits, const REAL* target, REAL* losses,
                                                  REAL* probabilities, REAL* gradient, long long rows, long long columns,
@@ -46,28 +35,4 @@ extern "C" __global__ void sigmoid_cross_entropy(const REAL* logits, const REAL*
     total = team.reduce(total, Sum());
     if (row >= 0 && team.lane == 0) losses[row] = total / (REAL)columns;
   });
-}
-
-// ---- errors ---------------------------------------------------------------------------------------------------------
-
-extern "C" __global__ void mean_squared_error(const REAL* prediction, const REAL* target, REAL* losses, long long rows,
-                                              long long columns) {
-  mean_of_rows(prediction, target, losses, rows, columns, [](REAL a, REAL b) { return square_of(a, b); });
-}
-
-extern "C" __global__ void mean_squared_error_backward(const REAL* prediction, const REAL* target, REAL* gradient,
-                                                       long long n) {
-  REAL scale = (REAL)(2.0 / (double)n);
-  map(prediction, target, gradient, n, [&](REAL a, REAL b) { return square_backward_of(a, b, scale); });
-}
-
-extern "C" __global__ void mean_absolute_error(const REAL* prediction, const REAL* target, REAL* losses, long long rows,
-                                               long long columns) {
-  mean_of_rows(prediction, target, losses, rows, columns, [](REAL a, REAL b) { return abs_error_of(a, b); });
-}
-
-extern "C" __global__ void mean_absolute_error_backward(const REAL* prediction, const REAL* target, REAL* gradient,
-                                                        long long n) {
-  REAL scale = (REAL)(1.0 / (double)n);
-  map(prediction, target, gradient, n, [&](REAL a, REAL b) { return abs_error_backward_of(a, b, scale); });
 }

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from nnx.kernels.cuda.formulas import HEADERS, signatures
-from nnx.kernels.elementwise import FUNCTIONS
+from nnx.kernels.cuda.formulas import FORMULAS, HEADERS, signatures
+from nnx.kernels.elementwise import FUNCTIONS, LOSSES
 
 FOLDER = Path(__file__).parent
 REALS = {"float32": "float", "float64": "double"}
@@ -169,29 +169,15 @@ _TABLE = (
     ),
     # ---- other losses ------------------------------------------------------------------------------------------------
     *(
-        Kernel(
-            name,
-            "losses.cu",
-            f"const REAL* {given}, const REAL* target, REAL* losses, {_SHAPE}",
-            f"losses [rows] = mean over columns of {what}.",
-        )
-        for name, given, what in (
-            ("binary_cross_entropy", "p", "-(t log p + (1 - t) log(1 - p))"),
-            ("mean_squared_error", "prediction", "(prediction - target)**2"),
-            ("mean_absolute_error", "prediction", "|prediction - target|"),
-        )
-    ),
-    *(
-        Kernel(
-            f"{name}_backward",
-            "losses.cu",
-            f"const REAL* {given}, const REAL* target, REAL* gradient, long long n",
-            f"gradient = {what} / n.",
-        )
-        for name, given, what in (
-            ("binary_cross_entropy", "p", "((1 - t) / (1 - p) - t / p)"),
-            ("mean_squared_error", "prediction", "2 (prediction - target)"),
-            ("mean_absolute_error", "prediction", "sign(prediction - target)"),
+        Kernel(name, "losses.cu", signature, what)
+        for row in LOSSES
+        for (name, signature), what in zip(
+            signatures(row).items(),
+            (
+                f"losses [rows] = mean over columns of {FORMULAS[row.part]}.",
+                f"gradient = {FORMULAS[f'{row.part}_backward']}, a = {row.factor} / n.",
+            ),
+            strict=True,
         )
     ),
     Kernel(
