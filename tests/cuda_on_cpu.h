@@ -40,6 +40,7 @@ extern "C" void AnnotateNewMemory(const char* file, int line, const volatile voi
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __constant__ static const
 #define __align__(bytes) __attribute__((aligned(bytes)))

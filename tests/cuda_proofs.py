@@ -165,7 +165,7 @@ def column_sums(run: Run, kernel: str, arrays: tuple[Array, ...], rows: int, col
 
 def parameter(row: Elementwise, given: Operands) -> tuple[float, ...]:
     """The number that a function takes, if it takes one."""
-    return (given[row.parameter],) if row.parameter else ()
+    return (given["a"],) if row.parameter else ()
 
 
 def forward(row: Elementwise) -> None:

@@ -7,22 +7,27 @@ table of kernels is that of the `.cu` files. (The emulation's own tests: test_cu
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from cuda_on_cpu import missing, run_sanitized, sanitizer, signatures
+from cuda_on_cpu import CpuModule, missing, run_sanitized, sanitizer, signatures
 from cuda_proofs import BITS, OPTIMIZERS, PROOFS, Run, column_sums, fused, module, prove_bfloat16, rows_launch
 
+from nnx.backends.array_math import math_of
 from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operations import Operations
 from nnx.kernels import cuda
-from nnx.kernels.cuda import ACTIVATIONS, FILES, KERNELS, Launch, source
+from nnx.kernels.cuda import ACTIVATIONS, FILES, KERNELS, Launch, formulas, options, source
 from nnx.kernels.cuda.formulas import HEADERS
 from nnx.kernels.cuda.launches import TILE_COLUMNS
 from nnx.kernels.cuda.table import FOLDER
+from nnx.kernels.cuda.written import function
+from nnx.kernels.elementwise import KINDS
 from nnx.kernels.philox import dropout_words, keep_threshold
 from nnx.kernels.step_state import STEP
 from nnx.testing import cases, reference
@@ -315,6 +320,57 @@ def test_more_columns_than_threads(columns: int):
         wanted = y + bias
         run(Launch("bias_activation", (1,), (256,)), y, bias, *y.shape, ACTIVATIONS[None])
         np.testing.assert_array_equal(y, wanted)
+
+
+@pytest.mark.parametrize("kind", [-2, len(KINDS), KINDS.index("leaky_relu"), KINDS.index("square")])
+def test_a_kind_that_no_dense_layer_applies_stops_the_kernel(kind: int):
+    run, x = Run("float32"), np.ones((2, 2), np.float32)
+    with pytest.raises(RuntimeError, match="__trap"):
+        run(cuda.product(2, 2, 2), x, x, None, run.write((2, 2)), 2, 2, 2, 0, 0, kind)
+    with pytest.raises(RuntimeError, match="__trap"):
+        run(cuda.bias_activation(2, 2), run.write((2, 2)), x[:1], 2, 2, kind)
+
+
+# ---- formulas as C text ----------------------------------------------------------------------------------------------
+
+# Each is exact in whole numbers and their halves, so that only a wrong order, sign or choice makes another result.
+WRITTEN = {
+    "differences": lambda m, x, y: x - (y - (x - 3)) - -2,
+    "quotients": lambda m, x, y: 8 / (2 / (4 / (x * x + 1))) * 0.5 + y,
+    "signs": lambda m, x, y: -(-x - -y) * -(x + y),
+    "choices": lambda m, x, y: m.where(m.where(x < 0, y, 1) > 0, m.where(y <= 0, 2, x), x) - m.where(x > y, 0.5, -y),
+    "answers": lambda m, x, y: m.where((x > 0) == (y > 0), 1, m.where((x >= 1) & (y != -1), 2, x)),
+    "shared": lambda m, x, y: ((z := abs(x) + y) - 1) * z + m.where(z == 3, z, 1 - z),
+    "long": lambda m, x, y: sum(((k * x + y) * (x - k) for k in range(20)), start=x),
+    "constants": lambda m, x, y: m.where(x > 0, math.nan, m.where(y > 0, -math.inf, y)),
+    "types": lambda m, x, y: x * (32 if m.single(x) else 64) + y,
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_c_text_computes_what_numpy_does(dtype: str):
+    x, y = (a.ravel() for a in np.mgrid[-3:4, -3:4].astype(dtype))
+    text = (FOLDER / "common.cuh").read_text()
+    for name, formula in WRITTEN.items():
+        definition, _ = function(f"{name}_of", formula, ("x", "y"))
+        text += f"""{definition}
+        extern "C" __global__ void run_{name}(const REAL* x, const REAL* y, REAL* out) {{
+          out[threadIdx.x] = {name}_of(x[threadIdx.x], y[threadIdx.x]);
+        }}
+        """
+    compiled = CpuModule.of_text(text, options(dtype))
+    for name, formula in WRITTEN.items():
+        got = np.empty_like(x)
+        compiled.kernel(f"run_{name}")((1,), (x.size,), (x, y, got))
+        with np.errstate(all="ignore"):
+            np.testing.assert_array_equal(got, formula(math_of(np), x, y), name)
+
+
+def test_what_is_used_twice_is_worked_out_once_and_lines_are_short():
+    for text, _ in formulas.WRITTEN.values():
+        calls = re.findall(r"exponential\([^;]*?\)", text)
+        assert len(calls) == len(set(calls)) or "constexpr" in text
+        assert max(map(len, text.splitlines())) <= 120
 
 
 # ---- dropout and optimizers ------------------------------------------------------------------------------------------

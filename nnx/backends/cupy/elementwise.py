@@ -1,4 +1,4 @@
-"""What is done to each number by itself: operations made from the table of nnx/kernels/elementwise.py.
+"""What is done to each number by itself: the operations of the tables in nnx/kernels/elementwise.py and losses.py.
 
 A function and its gradient are a kernel each, over any shape; so is a loss that is a mean over a sample's outputs.
 """
@@ -9,94 +9,73 @@ from collections.abc import Callable
 from typing import Any
 
 from nnx.backends.cupy.operands import CudaOperands
-from nnx.backends.operations import Operations
+from nnx.backends.operations import Operations, with_functions
 from nnx.kernels import cuda as plans
-from nnx.kernels.elementwise import FUNCTIONS, LOSSES, Elementwise
+from nnx.kernels.elementwise import Elementwise
+from nnx.kernels.losses import LOSSES
 
 Array = Any
 
 
-class CudaElementwise(CudaOperands):
-    """The operations of the table, which are added at the end of this file."""
+def loss(name: str) -> Callable[..., Array]:
+    """Return the operation of a loss; its kernel is named as it is."""
 
-    def _function(self, name: str, x: Array, numbers: tuple[float, ...], out: Array | None) -> Array:
-        """Run a function's kernel; `numbers`: its parameter, if it takes one."""
-        kind = self._kind(x)
-        if kind is None:
-            return otherwise(self, name, x, *numbers, out)
-        y = self._room(out, x.shape, x)
-        self._launch(plans.elementwise(f"{name}_forward", x.size), kind, self._read(x), y, x.size, *numbers)
-        return self._deliver(y, out)
-
-    def _gradient(self, name: str, a: Array, b: Array, numbers: tuple[float, ...], out: Array | None) -> Array:
-        """Run a kernel over two arrays of one shape; it is named as its operation."""
-        kind = self._kind(a, b)
-        if kind is None or a.shape != b.shape:
-            return otherwise(self, name, a, b, *numbers, out)
-        result = self._room(out, a.shape, a)
-        self._launch(plans.elementwise(name, a.size), kind, self._read(a), self._read(b), result, a.size, *numbers)
-        return self._deliver(result, out)
-
-    def _loss(self, name: str, outputs: Array, target: Array, out: Array | None) -> Array:
-        """Run a loss that is a mean over each row; its kernel is named as it is."""
+    def operation(self: CudaElementwise, outputs: Array, target: Array, out: Array | None = None) -> Array:
         kind = self._kind(outputs, target)
         if kind is None or outputs.ndim != 2 or outputs.shape != target.shape:
-            return otherwise(self, name, outputs, target, out)
+            return getattr(Operations, name)(self, outputs, target, out)
         losses = self._room(out, outputs.shape[:1], outputs)
         launch = plans.row_groups(name, *outputs.shape)
         self._launch(launch, kind, self._read(outputs), self._read(target), losses, *outputs.shape)
         return self._deliver(losses, out)
 
-
-def otherwise(backend: CudaElementwise, name: str, *operands: Any) -> Array:
-    """Run an operation's default body."""
-    return getattr(Operations, name)(backend, *operands)
-
-
-def function(row: Elementwise) -> Callable[..., Array]:
-    """Return a function's operation."""
-
-    def plain(self: CudaElementwise, x: Array, out: Array | None = None) -> Array:
-        return self._function(row.name, x, (), out)
-
-    def shaped(self: CudaElementwise, x: Array, number: float = row.default, out: Array | None = None) -> Array:
-        return self._function(row.name, x, (number,), out)
-
-    return shaped if row.parameter else plain
-
-
-def gradient(row: Elementwise) -> Callable[..., Array]:
-    """Return the operation of a function's gradient."""
-
-    def shaped(
-        self: CudaElementwise, of: Array, dy: Array, number: float = row.default, out: Array | None = None
-    ) -> Array:
-        return self._gradient(row.gradient, of, dy, (number,), out)
-
-    return shaped if row.parameter else of_two(row.gradient)
-
-
-def of_two(name: str) -> Callable[..., Array]:
-    """Return an operation on two arrays of one shape."""
-
-    def operation(self: CudaElementwise, a: Array, b: Array, out: Array | None = None) -> Array:
-        return self._gradient(name, a, b, (), out)
-
     return operation
 
 
-def loss(name: str) -> Callable[..., Array]:
-    """Return a loss's operation."""
+def loss_gradient(name: str) -> Callable[..., Array]:
+    """Return the operation of a loss's gradient; its kernel is named as it is."""
 
     def operation(self: CudaElementwise, outputs: Array, target: Array, out: Array | None = None) -> Array:
-        return self._loss(name, outputs, target, out)
+        kind = self._kind(outputs, target)
+        if kind is None or outputs.shape != target.shape:
+            return getattr(Operations, name)(self, outputs, target, out)
+        return self._of_two(name, kind, outputs, target, (), out)
 
     return operation
 
 
-for row in FUNCTIONS:
-    setattr(CudaElementwise, row.name, function(row))
-    setattr(CudaElementwise, row.gradient, gradient(row))
-for loss_ in LOSSES:
-    setattr(CudaElementwise, loss_.name, loss(loss_.name))
-    setattr(CudaElementwise, loss_.gradient, of_two(loss_.gradient))
+def with_losses(backend: type[CudaElementwise]) -> type[CudaElementwise]:
+    """Give a class the operations of the losses."""
+    for row in LOSSES:
+        setattr(backend, row.name, loss(row.name))
+        setattr(backend, row.gradient, loss_gradient(row.gradient))
+    return backend
+
+
+@with_losses
+@with_functions
+class CudaElementwise(CudaOperands):
+    """The operations of the tables."""
+
+    def _function(self, row: Elementwise, x: Array, a: tuple[float, ...], out: Array | None) -> Array:
+        kind = self._kind(x)
+        if kind is None:
+            return super()._function(row, x, a, out)
+        y = self._room(out, x.shape, x)
+        self._launch(plans.elementwise(f"{row.name}_forward", x.size), kind, self._read(x), y, x.size, *a)
+        return self._deliver(y, out)
+
+    def _gradient(self, row: Elementwise, of: Array, dy: Array, a: tuple[float, ...], out: Array | None) -> Array:
+        kind = self._kind(of, dy)
+        if kind is None or of.shape != dy.shape:
+            return super()._gradient(row, of, dy, a, out)
+        return self._of_two(row.gradient, kind, of, dy, a, out)
+
+    def _of_two(
+        self, name: str, kind: str, first: Array, second: Array, a: tuple[float, ...], out: Array | None
+    ) -> Array:
+        """Run a kernel over two arrays of one shape."""
+        result = self._room(out, first.shape, first)
+        launch = plans.elementwise(name, first.size)
+        self._launch(launch, kind, self._read(first), self._read(second), result, first.size, *a)
+        return self._deliver(result, out)

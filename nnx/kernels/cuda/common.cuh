@@ -111,8 +111,6 @@ __device__ __forceinline__ float logarithm_of_1_plus(float x) { return log1pf(x)
 __device__ __forceinline__ double logarithm_of_1_plus(double x) { return log1p(x); }
 __device__ __forceinline__ float hyperbolic_tangent(float x) { return tanhf(x); }
 __device__ __forceinline__ double hyperbolic_tangent(double x) { return tanh(x); }
-__device__ __forceinline__ float error_complement(float x) { return erfcf(x); }  // 1 - erf(x), also where that is tiny
-__device__ __forceinline__ double error_complement(double x) { return erfc(x); }
 __device__ __forceinline__ float square_root(float x) { return sqrtf(x); }
 __device__ __forceinline__ double square_root(double x) { return sqrt(x); }
 __device__ __forceinline__ float magnitude(float x) { return fabsf(x); }
@@ -120,24 +118,8 @@ __device__ __forceinline__ double magnitude(double x) { return fabs(x); }
 __device__ __forceinline__ REAL infinity() { return (REAL)__int_as_float(0x7f800000); }
 __device__ __forceinline__ REAL not_a_number() { return infinity() - infinity(); }
 
-// 1 / (1 + exp(-x)), from exp(-|x|) so that nothing overflows.
-__device__ __forceinline__ REAL logistic(REAL x) {
-  REAL e = exponential(-magnitude(x));
-  return (x >= 0 ? (REAL)1 : e) / (1 + e);
-}
-
 // NaN passes: every comparison with it is false.
-__device__ __forceinline__ REAL relu(REAL x) { return x < 0 ? (REAL)0 : x; }
 __device__ __forceinline__ REAL clamp(REAL x, REAL low, REAL high) { return x < low ? low : x > high ? high : x; }
-#define FAR ((REAL)1000)  // where exp(-x) and functions made of it are 0
-
-// log(1 + exp(x)), from exp(-|x|) too.
-__device__ __forceinline__ REAL softplus(REAL x) {
-  return relu(x) + logarithm_of_1_plus(exponential(-magnitude(x)));
-}
-
-// A probability kept from 0 and 1 before a logarithm or a division (chapter 5).
-__device__ __forceinline__ REAL clipped(REAL p) { return clamp(p, (REAL)1e-7, (REAL)(1 - 1e-7)); }
 
 // ---- reductions -----------------------------------------------------------------------------------------------------
 

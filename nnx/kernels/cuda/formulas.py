@@ -10,20 +10,28 @@ one:
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Sequence
 
-from nnx.kernels.elementwise import FUNCTIONS, KINDS, LOSSES, PARTS, Elementwise, Loss
+from nnx.kernels.cuda.written import WIDTH, function
+from nnx.kernels.elementwise import FUNCTIONS, KINDS, Elementwise
+from nnx.kernels.losses import LOSSES, PARTS, Loss
 
-WIDTH = 120  # of a line
-FIRST, SECOND, CONSTANTS = ("x", "y"), ("dy", "t"), ("a", "b")  # what a formula may name, in this order
+
+def parameter(row: Elementwise) -> tuple[str, ...]:
+    """Return what C calls the number that shapes a function, if there is one."""
+    return ("a",) if row.parameter else ()
+
+
 # The numbers of those that a dense layer applies to its own result.
 ACTIVATIONS = {None: -1, **{row.name: KINDS.index(row.name) for row in FUNCTIONS if not row.parameter}}
-FORMULAS = {
-    **{row.name: row.cuda for row in FUNCTIONS},
-    **{row.gradient: row.cuda_gradient for row in FUNCTIONS},
-    **{part.name: part.cuda for part in PARTS},
+# Of each kind, its function's text and what that takes of x, y, dy, t, a, b (as ELEMENTWISE says).
+WRITTEN = {
+    **{row.name: function(f"{row.name}_of", row.forward, ("x", *parameter(row))) for row in FUNCTIONS},
+    **{
+        row.gradient: function(f"{row.gradient}_of", row.backward, (row.of, "dy", *parameter(row))) for row in FUNCTIONS
+    },
+    **{kind: function(f"{kind}_of", formula, ("x", "t", "a", "b")) for kind, formula in PARTS.items()},
 }
 
 ELEMENTWISE = """\
@@ -86,37 +94,24 @@ def elementwise() -> str:
     after_dense = [name for name in ACTIVATIONS if name is not None]
     return ELEMENTWISE.format(
         numbers=textwrap.fill(numbers, WIDTH, initial_indent="  ", subsequent_indent="  "),
-        functions="\n".join(map(definition, KINDS)),
+        functions="\n".join(WRITTEN[kind][0] for kind in KINDS),
         activations="\n".join(f"    case Kind::{kind.upper()}: return {called(kind)};" for kind in after_dense),
         kinds="\n".join(f"    case Kind::{kind.upper()}: return map({of_two(kind)});" for kind in KINDS),
     )
 
 
-def definition(kind: str) -> str:
-    """Return the function of a kind, of those operands and constants that its formula names."""
-    parameters = ", ".join(f"REAL {name}" for name in named(kind))
-    head = f"__device__ __forceinline__ REAL {kind}_of({parameters}) {{"
-    line = f"{head} return {FORMULAS[kind]}; }}"
-    if len(line) <= WIDTH:
-        return line
-    body = textwrap.wrap(f"return {FORMULAS[kind]};", WIDTH, initial_indent="  ", subsequent_indent="         ")
-    return "\n".join([head, *body, "}"])
-
-
-def named(kind: str, some: tuple[str, ...] = (*FIRST, *SECOND, *CONSTANTS)) -> list[str]:
-    """Return which of some names a kind's formula has in it."""
-    return [name for name in some if re.search(rf"\b{name}\b", FORMULAS[kind])]
-
-
 def called(kind: str) -> str:
     """Return the call of a kind's function."""
-    return f"{kind}_of({', '.join(named(kind))})"
+    return f"{kind}_of({', '.join(WRITTEN[kind][1])})"
 
 
 def of_two(kind: str) -> str:
     """Return a kind's function as one of two operands, whether it needs both or not."""
-    first, second = (" ".join(["REAL", *named(kind, names)]) for names in (FIRST, SECOND))
-    return f"[{'=' if named(kind, CONSTANTS) else ''}]({first}, {second}) {{ return {called(kind)}; }}"
+    needed = WRITTEN[kind][1]
+    first, second = (
+        " ".join(["REAL", *(name for name in needed if name in some)]) for some in (("x", "y"), ("dy", "t"))
+    )
+    return f"[{'=' if {'a', 'b'} & {*needed} else ''}]({first}, {second}) {{ return {called(kind)}; }}"
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------

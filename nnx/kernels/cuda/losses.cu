@@ -27,7 +27,7 @@ extern "C" __global__ void sigmoid_cross_entropy(const REAL* logits, const REAL*
     REAL total = 0;
     for (i64 j = team.lane; j < width; j += team.size) {
       i64 i = row * columns + j;
-      REAL x = logits[i], t = target[i], p = logistic(x);
+      REAL x = logits[i], t = target[i], p = sigmoid_of(x);
       total += logit_of(x, t, low, high);
       if (probabilities) probabilities[i] = p;
       gradient[i] = (p - t) / count;

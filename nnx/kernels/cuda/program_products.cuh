@@ -101,7 +101,7 @@ __device__ __forceinline__ void dense(Row row, int samples) {
   int inputs = (int)row.inputs, outputs = (int)row.outputs;
   auto finish = [&](int output, int sample, REAL sum) {
     sum += row.biases[output];
-    row.out[output * samples + sample] = row.kind ? relu(sum) : sum;
+    row.out[output * samples + sample] = row.kind ? relu_of(sum) : sum;
   };
   if (outputs % OUTPUTS == 0 && aligned(row.weights)) {
     multiply(row.x, samples, inputs, outputs, [&](int output) { return AlongOutputs{row.weights + output, outputs}; },

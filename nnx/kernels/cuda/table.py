@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from nnx.kernels.cuda.formulas import FORMULAS, HEADERS, signatures
-from nnx.kernels.elementwise import FUNCTIONS, LOSSES
+from nnx.kernels.cuda.formulas import HEADERS, signatures
+from nnx.kernels.elementwise import FUNCTIONS
+from nnx.kernels.losses import LOSSES
 
 FOLDER = Path(__file__).parent
 REALS = {"float32": "float", "float64": "double"}
@@ -106,10 +107,12 @@ _TABLE = (
     ),
     # ---- activations -------------------------------------------------------------------------------------------------
     *(
-        Kernel(name, "activations.cu", signature, f"{result} = {formula}; {result} may be {place}.")
+        Kernel(name, "activations.cu", signature, what)
         for row in FUNCTIONS
-        for (name, signature), (result, formula, place) in zip(
-            signatures(row).items(), (("y", row.cuda, "x"), ("dx", row.cuda_gradient, "dy")), strict=True
+        for (name, signature), what in zip(
+            signatures(row).items(),
+            (f"y = {row.name}(x); y may be x.", f"dx = dy * {row.name}'(x); dx may be dy."),
+            strict=True,
         )
     ),
     # ---- softmax -----------------------------------------------------------------------------------------------------
@@ -174,8 +177,8 @@ _TABLE = (
         for (name, signature), what in zip(
             signatures(row).items(),
             (
-                f"losses [rows] = mean over columns of {FORMULAS[row.part]}.",
-                f"gradient = {FORMULAS[f'{row.part}_backward']}, a = {row.factor} / n.",
+                f"losses [rows] = mean over columns of {row.part}(x, t).",
+                f"gradient = {row.part}_backward(x, t) * {row.factor} / n.",
             ),
             strict=True,
         )
