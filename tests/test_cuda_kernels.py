@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from operator import neg
 
 import numpy as np
 import pytest
@@ -337,12 +338,13 @@ def test_a_kind_that_no_dense_layer_applies_stops_the_kernel(kind: int):
 WRITTEN = {
     "differences": lambda m, x, y: x - (y - (x - 3)) - -2,
     "quotients": lambda m, x, y: 8 / (2 / (4 / (x * x + 1))) * 0.5 + y,
-    "signs": lambda m, x, y: -(-x - -y) * -(x + y),
+    "signs": lambda m, x, y: -(-x - -y) * -(x + y) - neg(neg(-x)),
     "choices": lambda m, x, y: m.where(m.where(x < 0, y, 1) > 0, m.where(y <= 0, 2, x), x) - m.where(x > y, 0.5, -y),
     "answers": lambda m, x, y: m.where((x > 0) == (y > 0), 1, m.where((x >= 1) & (y != -1), 2, x)),
     "shared": lambda m, x, y: ((z := abs(x) + y) - 1) * z + m.where(z == 3, z, 1 - z),
     "long": lambda m, x, y: sum(((k * x + y) * (x - k) for k in range(20)), start=x),
     "constants": lambda m, x, y: m.where(x > 0, math.nan, m.where(y > 0, -math.inf, y)),
+    "large": lambda m, x, y: m.where(x > y, 1e30, y) * -1e12,
     "types": lambda m, x, y: x * (32 if m.single(x) else 64) + y,
 }
 
@@ -453,6 +455,7 @@ def test_kernels_stay_within_their_arrays():
     """Under the address sanitizer, which sees what is read beyond an array too."""
     done = run_sanitized("""
 from concurrent.futures import ThreadPoolExecutor
+from operator import neg
 import cuda_proofs, test_cuda_kernels as tests
 from nnx.kernels.cuda import FILES
 with ThreadPoolExecutor() as pool:

@@ -285,7 +285,7 @@ class Reader:
 
     def on_softmax_backward(self, y: Array, dy: Array, out: Array) -> None:
         values = self.read(y), self.read(dy)
-        self.add("softmax_back", *values, self.write(out))
+        self.add("softmax_backward", *values, self.write(out))
 
     def on_dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array) -> None:
         self.count(counters)

@@ -1,4 +1,4 @@
-"""CUDA text made from the table of elementwise functions (nnx/kernels/elementwise.py), so that no `.cu` names them.
+"""CUDA text made from the tables in nnx/kernels/elementwise.py and losses.py, so that no `.cu` names a function.
 
 Three headers, which `#include` finds here as it finds others in this folder; `print(HEADERS["elementwise.cuh"])` shows
 one:
@@ -35,7 +35,7 @@ WRITTEN = {
 }
 
 ELEMENTWISE = """\
-// What is done to each number by itself: made by formulas.py from nnx/kernels/elementwise.py.
+// What is done to each number by itself: made by formulas.py from nnx/kernels/elementwise.py and losses.py.
 #include "common.cuh"
 
 enum class Kind {{
@@ -74,7 +74,6 @@ extern "C" __global__ void {backward}({own}) {{
   map({of}, dy, dx, n, [{by}](REAL {of}, REAL dy) {{ return {gradient}; }});
 }}
 """
-
 
 LOSS = """
 extern "C" __global__ void {forward}({its}) {{
@@ -144,7 +143,7 @@ def kernels(row: Elementwise | Loss) -> str:
 
 def header(rows: Sequence[Elementwise | Loss]) -> str:
     """Return the kernels of rows as a header."""
-    about = "// Two kernels for each row of a table: made by formulas.py from nnx/kernels/elementwise.py.\n"
+    about = "// Two kernels for each row of a table: made by formulas.py from the tables in nnx/kernels.\n"
     return about + '#include "elementwise.cuh"\n' + "".join(map(kernels, rows))
 
 

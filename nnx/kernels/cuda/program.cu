@@ -107,8 +107,8 @@ __device__ __forceinline__ void end_step(Row row, int samples) {
   if (lane_of_warp() > 0) return;
   double* stats = reinterpret_cast<double*>(row.y);
   write_stats(stats, loss, hits, samples, row.hits);
-  close_step(stats, reinterpret_cast<double*>(row.weights), row.inputs, reinterpret_cast<double*>(row.out), row.outputs,
-             reinterpret_cast<i64*>(row.also), samples);
+  log_step(stats, reinterpret_cast<double*>(row.weights), row.inputs, reinterpret_cast<double*>(row.out), row.outputs,
+           reinterpret_cast<i64*>(row.also), samples);
 }
 
 // ---- the loop -------------------------------------------------------------------------------------------------------
@@ -127,7 +127,7 @@ __device__ __forceinline__ void perform(const Row& row, int samples, i64 step) {
     case Op::REGULARIZE: return regularize(row);
     case Op::PENALTY: return penalty(row);
     case Op::UPDATE: return update(row, step);
-    case Op::CLOSE: return end_step(row, samples);
+    case Op::END_STEP: return end_step(row, samples);
     default: return each_sample(row, samples);
   }
 }

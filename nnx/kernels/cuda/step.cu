@@ -115,5 +115,5 @@ extern "C" __global__ void tally_total(const double* parts, double* stats, long 
 extern "C" __global__ void end_step(double* stats, const double* penalties, long long penalty_count, double* history,
                                     long long capacity, long long* counters, long long rows) {
   if (grid_thread() > 0) return;
-  close_step(stats, penalties, penalty_count, history, capacity, counters, rows);
+  log_step(stats, penalties, penalty_count, history, capacity, counters, rows);
 }

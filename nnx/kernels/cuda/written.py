@@ -84,10 +84,10 @@ class WrittenMath:
             return value
         if not math.isfinite(value):
             text = "not_a_number()" if math.isnan(value) else "infinity()" if value > 0 else "-infinity()"
-        elif value == int(value):
+        elif value == int(value) and abs(value) < 1 << 31:
             text = f"(REAL){int(value)}" if typed else str(int(value))
         else:
-            text = f"(REAL){value!r}"
+            text = f"(REAL){float(value)!r}"
         return self.made(text, SIGN if value < 0 else WHOLE)
 
     def where(self, condition: Written, a: Any, b: Any) -> Written:
@@ -174,8 +174,9 @@ class Text:
             text = self._names.get(id(operand))
             if text is None:
                 text = self._text(operand)
-                # Of two that bind as tightly C takes the left one first. A function's argument stands by itself.
-                looser = operand.level < number.level + (place > 0 or number.level == CHOICE)
+                # Of two that bind as tightly C takes the left one first; two signs in a row are something else to it. A
+                # function's argument stands by itself.
+                looser = operand.level < number.level + (place > 0 or number.level in (CHOICE, SIGN))
                 if number.level < WHOLE and (looser or (number.level == EQUAL and operand.answers)):
                     text = f"({text})"
             operands.append(text)

@@ -18,7 +18,7 @@ Array = Any
 WORD = 4  # bytes of what `copy` counts
 MOST_NUMBERS = 1 << 31  # of a value: what the kernel's indices reach
 # What a node is in the table where it is not called the same.
-NAMES = {"gather": "load", "dense_dx": "dense_backward", "softmax_back": "softmax_backward"}
+NAMES = {"gather": "load", "dense_dx": "dense_backward"}
 
 
 class TooLarge(NotReplayable):
@@ -250,7 +250,7 @@ class Layout:
             reads["hits"] = self._value(self.step.hits)
         writes = {"y": self.stats, "out": given(history), "also": self.counters}
         numbers = {"inputs": penalties.size, "outputs": history.shape[0]}
-        self.each.append(Operation("close", reads, writes, numbers))
+        self.each.append(Operation("end_step", reads, writes, numbers))
 
 
 def given(array: Array) -> Operand:
