@@ -8,71 +8,19 @@ cache relu and the gradients are at it; sigmoid takes about 0.4 ns a number, tan
 
 from __future__ import annotations
 
-import math
-
 from nnx.kernels.cpu.jit.behaved import apart, apart_or_same, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, row
 from nnx.kernels.cpu.ops.math import exp, log
 from nnx.kernels.cpu.ops.traced import made_of
-from nnx.kernels.elementwise import FUNCTIONS, KINDS, number_of, sigmoid
-from nnx.kernels.step_state import CLIP
+from nnx.kernels.elementwise import FUNCTIONS, KINDS, number_of
+from nnx.kernels.losses import PARTS
 
 RELU, NONE = number_of("relu"), -1  # NONE: of a dense layer that no function follows
 
 
-# ---- formulas (nnx/kernels/elementwise.py) by kind, of x, y and two constants ----------------------------------------
-
-
-def clipped(m, p):
-    """A probability kept within [CLIP, 1 - CLIP]; nan stays nan."""
-    p = m.where(p < CLIP, CLIP, p)
-    return m.where(p > 1 - CLIP, 1 - CLIP, p)
-
-
-def abs_error_backward(m, x, y, scale, _):
-    """The sign of an error: 0 of 0, nan of nan."""
-    error = x - y
-    return m.where(error > 0, scale, m.where(error < 0, -scale, error - error))
-
-
-def binary(m, x, t, *_):
-    """A share t of yes, where the output is the probability x of it."""
-    p = clipped(m, x)
-    return -(t * m.log(p) + (1 - t) * m.log(1 - p))
-
-
-def binary_backward(m, x, t, scale, _):
-    """Its gradient."""
-    p = clipped(m, x)
-    return ((1 - t) / (1 - p) - t / p) * scale
-
-
-def logit(m, x, t, low, high):
-    """The same of a logit; both costs are kept within bounds. A share of 0 costs nothing, though 0 * inf is nan."""
-    more = m.log1p(m.exp(-abs(x)))
-    yes, no = more - m.where(x < 0, x, 0.0), more + m.where(x < 0, 0.0, x)
-    yes, no = (m.where(cost < low, low, m.where(cost > high, high, cost)) for cost in (yes, no))
-    return m.where(t == 0, 0.0, t * yes) + m.where(t == 1, 0.0, (1 - t) * no)
-
-
-PARTS = {  # of losses and accuracies
-    "square": lambda m, x, y, *_: (x - y) * (x - y),
-    "square_backward": lambda m, x, y, scale, _: (x - y) * scale,
-    "abs_error": lambda m, x, y, *_: abs(x - y),
-    "abs_error_backward": abs_error_backward,
-    "binary": binary,
-    "binary_backward": binary_backward,
-    "logit": logit,
-    "logit_backward": lambda m, x, t, scale, _: (sigmoid(m, x) - t) * scale,
-    "above": lambda m, x, y, limit, _: m.where((x > limit) == (y > 0.5), 1.0, 0.0),
-    "near": lambda m, x, y, limit, _: m.where(abs(x - y) < limit, 1.0, 0.0),
-    "equal": lambda m, x, y, *_: m.where(x == y, 1.0, 0.0),
-    "nll": lambda m, p, t, *_: -t * m.log(clipped(m, p)),
-    "nll_backward": lambda m, p, t, scale, _: -t / clipped(m, p) * scale,
-    "known": lambda m, x, label, classes, _: m.where((label >= 0) & (label < classes), x, math.nan),
-}
+# ---- formulas by kind, of x, y and two constants ---------------------------------------------------------------------
 
 
 def function(f):
