@@ -57,19 +57,19 @@ def with_losses(backend: type[CudaElementwise]) -> type[CudaElementwise]:
 class CudaElementwise(CudaOperands):
     """The operations of the tables."""
 
-    def _function(self, row: Elementwise, x: Array, a: tuple[float, ...], out: Array | None) -> Array:
+    def _function(self, row: Elementwise, x: Array, a: float, out: Array | None) -> Array:
         kind = self._kind(x)
         if kind is None:
             return super()._function(row, x, a, out)
         y = self._room(out, x.shape, x)
-        self._launch(plans.elementwise(f"{row.name}_forward", x.size), kind, self._read(x), y, x.size, *a)
+        self._launch(plans.elementwise(f"{row.name}_forward", x.size), kind, self._read(x), y, x.size, *row.given(a))
         return self._deliver(y, out)
 
-    def _gradient(self, row: Elementwise, of: Array, dy: Array, a: tuple[float, ...], out: Array | None) -> Array:
+    def _gradient(self, row: Elementwise, of: Array, dy: Array, a: float, out: Array | None) -> Array:
         kind = self._kind(of, dy)
         if kind is None or of.shape != dy.shape:
             return super()._gradient(row, of, dy, a, out)
-        return self._of_two(row.gradient, kind, of, dy, a, out)
+        return self._of_two(row.gradient, kind, of, dy, row.given(a), out)
 
     def _of_two(
         self, name: str, kind: str, first: Array, second: Array, a: tuple[float, ...], out: Array | None
