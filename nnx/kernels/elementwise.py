@@ -145,6 +145,27 @@ def softplus_backward(m: Any, y: Number, dy: Number) -> Number:
     return -dy * m.expm1(-y)
 
 
+def mish(m: Any, x: Number) -> Number:
+    """x tanh(softplus(x))."""
+    share, _ = share_of_mish(m, x)
+    return above(m, x) * share
+
+
+def mish_backward(m: Any, x: Number, dy: Number) -> Number:
+    """The slope is share + x share'."""
+    x = within(m, x)
+    share, slope = share_of_mish(m, x)
+    return dy * (share + x * slope)
+
+
+def share_of_mish(m: Any, x: Number) -> tuple[Number, Number]:
+    """tanh(log(1 + n)) = n (n + 2) / (n (n + 2) + 2), n = exp(x), and its slope, both from e = exp(-|x|)."""
+    e = m.exp(-abs(x))
+    top = m.where(x < 0, e * (e + 2), 1 + 2 * e)
+    bottom = top + m.where(x < 0, 2.0, 2 * e * e)
+    return top / bottom, 4 * e * (1 + e) * m.where(x < 0, 1.0, e) / (bottom * bottom)
+
+
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +267,12 @@ FUNCTIONS = (
         of="y",
         forward=softplus,
         backward=softplus_backward,
+    ),
+    Elementwise(  # Misra, 2019
+        "mish",
+        of="x",
+        forward=mish,
+        backward=mish_backward,
     ),
 )
 NAMES = tuple(row.name for row in FUNCTIONS)
