@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nnx.backends.array_math import ArrayMath
 from nnx.backends.cupy.operands import CudaOperands
 from nnx.backends.operations import Operations, with_functions
 from nnx.kernels import cuda as plans
@@ -15,6 +16,13 @@ from nnx.kernels.elementwise import Elementwise
 from nnx.kernels.losses import LOSSES
 
 Array = Any
+
+
+class CupyMath(ArrayMath):
+    """The mathematics of CuPy's arrays, whose functions take NumPy's numbers beside them, without a copy."""
+
+    def _array(self, a: Array | float, like: Array) -> Any:
+        return like.dtype.type(a) if isinstance(a, int | float) else a
 
 
 def with_losses(backend: type[CudaElementwise]) -> type[CudaElementwise]:
@@ -41,6 +49,10 @@ def of_outputs(outputs: str, method: Callable[..., Array], name: str) -> Callabl
 @with_functions
 class CudaElementwise(CudaOperands):
     """The operations of the tables."""
+
+    @property
+    def _math(self) -> ArrayMath:
+        return CupyMath(self.xp)
 
     def _function(self, row: Elementwise, x: Array, a: float, out: Array | None) -> Array:
         kind = self._kind(x)
