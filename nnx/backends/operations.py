@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from nnx.backends.array_math import math_of
+from nnx.backends.array_math import ArrayMath, math_of
 from nnx.kernels.elementwise import FUNCTIONS, Elementwise
 from nnx.kernels.philox import dropout_words, keep_threshold
 from nnx.kernels.rounding import RUN
@@ -198,13 +198,18 @@ class Operations:
 
         def __getattr__(self, name: str) -> Callable[..., Array]: ...
 
+    @property
+    def _math(self) -> ArrayMath:
+        """The mathematics that formulas of the table are given."""
+        return math_of(self.xp)
+
     def _function(self, row: Elementwise, x: Array, a: float, out: Array | None) -> Array:
         """Return a function of the table of x; `a` is its parameter, or nothing."""
-        return write(out, row.forward(math_of(self.xp), x, *row.given(a)))
+        return write(out, row.forward(self._math, x, *row.given(a)))
 
     def _gradient(self, row: Elementwise, of: Array, dy: Array, a: float, out: Array | None) -> Array:
         """Return dy times the slope of a function of the table; `of` is its input or its output, as its row says."""
-        return write(out, row.backward(math_of(self.xp), of, dy, *row.given(a)))
+        return write(out, row.backward(self._math, of, dy, *row.given(a)))
 
     @operation("x")
     def softmax(self, x: Array, out: Array | None = None) -> Array:
