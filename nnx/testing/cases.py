@@ -213,7 +213,7 @@ def function_gradient(row: Elementwise) -> Callable[[Maker], Iterator[Case]]:
     return cases
 
 
-def settings_of(row: Elementwise) -> list[dict[str, float]]:
+def settings_of(row: Elementwise) -> list[dict[str, Any]]:
     """Values of a function's parameter, if it has one."""
     return [{"a": row.default}, {"a": 0.3}, {"a": 2.0}] if row.parameter else [{}]
 
