@@ -19,6 +19,7 @@ import numpy as np
 
 from nnx.backends.array_math import ArrayMath, math_of
 from nnx.kernels.elementwise import FUNCTIONS, Elementwise
+from nnx.kernels.losses import huber, huber_backward
 from nnx.kernels.philox import dropout_words, keep_threshold
 from nnx.kernels.rounding import RUN
 from nnx.kernels.step_state import (
@@ -337,6 +338,17 @@ class Operations:
         """Return the gradient of the mean over samples of `mean_absolute_error`: [N, O]."""
         sign = self.xp.sign(prediction - target)
         return write(out, sign * (1 / (prediction.shape[0] * prediction.shape[1])))
+
+    @operation("prediction target")
+    def huber_loss(self, prediction: Array, target: Array, delta: float, out: Array | None = None) -> Array:
+        """Return the mean over outputs of error**2 / 2, or its tangent where |error| > delta: [N, O] -> [N]."""
+        return write(out, self.xp.mean(huber(self._math, prediction, target, 0.0, delta), axis=1))
+
+    @operation("prediction target")
+    def huber_loss_backward(self, prediction: Array, target: Array, delta: float, out: Array | None = None) -> Array:
+        """Return the gradient of the mean over samples of `huber_loss`: [N, O]."""
+        scale = 1 / (prediction.shape[0] * prediction.shape[1])
+        return write(out, huber_backward(self._math, prediction, target, scale, delta))
 
     # ---- one training step -------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from nnx.backends.cupy.operands import CudaOperands
 from nnx.backends.operations import Operations, with_functions
 from nnx.kernels import cuda as plans
 from nnx.kernels.elementwise import Elementwise
-from nnx.kernels.losses import LOSSES
+from nnx.kernels.losses import LOSSES, Loss
 
 Array = Any
 
@@ -28,21 +28,26 @@ class CupyMath(ArrayMath):
 def with_losses(backend: type[CudaElementwise]) -> type[CudaElementwise]:
     """Give a class the operations of the losses, whose first operands are named as in the table."""
     for row in LOSSES:
-        setattr(backend, row.name, of_outputs(row.outputs, backend._loss, row.name))
-        setattr(backend, row.gradient, of_outputs(row.outputs, backend._loss_gradient, row.gradient))
+        setattr(backend, row.name, of_outputs(row, backend._loss, row.name))
+        setattr(backend, row.gradient, of_outputs(row, backend._loss_gradient, row.gradient))
     return backend
 
 
-def of_outputs(outputs: str, method: Callable[..., Array], name: str) -> Callable[..., Array]:
+def of_outputs(row: Loss, method: Callable[..., Array], name: str) -> Callable[..., Array]:
     """Return the operation of that name, which is a method that is told the name."""
 
     def of_probabilities(self: CudaElementwise, p: Array, target: Array, out: Array | None = None) -> Array:
-        return method(self, name, p, target, out)
+        return method(self, name, p, target, (), out)
 
     def of_predictions(self: CudaElementwise, prediction: Array, target: Array, out: Array | None = None) -> Array:
-        return method(self, name, prediction, target, out)
+        return method(self, name, prediction, target, (), out)
 
-    return of_probabilities if outputs == "p" else of_predictions
+    def shaped(
+        self: CudaElementwise, prediction: Array, target: Array, delta: float, out: Array | None = None
+    ) -> Array:
+        return method(self, name, prediction, target, (delta,), out)
+
+    return shaped if row.parameter else of_probabilities if row.outputs == "p" else of_predictions
 
 
 @with_losses
@@ -69,20 +74,22 @@ class CudaElementwise(CudaOperands):
             return super()._gradient(row, of, dy, a, out)
         return self._of_two(row.gradient, kind, of, dy, row.given(a), out)
 
-    def _loss(self, name: str, outputs: Array, target: Array, out: Array | None) -> Array:
+    def _loss(self, name: str, outputs: Array, target: Array, b: tuple[float, ...], out: Array | None) -> Array:
         kind = self._kind(outputs, target)
         if kind is None or outputs.ndim != 2 or outputs.shape != target.shape:
-            return getattr(Operations, name)(self, outputs, target, out)
+            return getattr(Operations, name)(self, outputs, target, *b, out)
         losses = self._room(out, outputs.shape[:1], outputs)
         launch = plans.row_groups(name, *outputs.shape)
-        self._launch(launch, kind, self._read(outputs), self._read(target), losses, *outputs.shape)
+        self._launch(launch, kind, self._read(outputs), self._read(target), losses, *outputs.shape, *b)
         return self._deliver(losses, out)
 
-    def _loss_gradient(self, name: str, outputs: Array, target: Array, out: Array | None) -> Array:
+    def _loss_gradient(
+        self, name: str, outputs: Array, target: Array, b: tuple[float, ...], out: Array | None
+    ) -> Array:
         kind = self._kind(outputs, target)
         if kind is None or outputs.shape != target.shape:
-            return getattr(Operations, name)(self, outputs, target, out)
-        return self._of_two(name, kind, outputs, target, (), out)
+            return getattr(Operations, name)(self, outputs, target, *b, out)
+        return self._of_two(name, kind, outputs, target, b, out)
 
     def _of_two(
         self, name: str, kind: str, first: Array, second: Array, a: tuple[float, ...], out: Array | None

@@ -97,7 +97,7 @@ class NumbaBackend(NumpyBackend):
         if op.startswith("dense"):
             product = {"auto": "gemm/blas", "own": "gemm", "blas": "blas"}[self.gemm_rule]
             return f"numba:{product}"  # which of the two is chosen for each shape: see the notes
-        return f"numba:{IMPLEMENTATIONS[op]}" if op in IMPLEMENTATIONS else f"numpy:{op}"
+        return f"numba:{IMPLEMENTATIONS[op]}" if op in IMPLEMENTATIONS else PLAIN.implementation(op)
 
     def versions(self) -> dict[str, str]:
         import llvmlite

@@ -78,7 +78,7 @@ extern "C" __global__ void {backward}({own}) {{
 
 LOSS = """
 extern "C" __global__ void {forward}({its}) {{
-  mean_of_rows({outputs}, target, losses, rows, columns, [](REAL x, REAL t) {{ return {cost}; }});
+  mean_of_rows({outputs}, target, losses, rows, columns, [=](REAL x, REAL t) {{ return {cost}; }});
 }}
 
 extern "C" __global__ void {backward}({own}) {{
@@ -120,9 +120,10 @@ def of_two(kind: str) -> str:
 def signatures(row: Elementwise | Loss) -> dict[str, str]:
     """Return the parameters of the two kernels of a function or of a loss, by their names."""
     if isinstance(row, Loss):
+        read, parameter = f"const REAL* {row.outputs}, const REAL* target", ", REAL b" if row.parameter else ""
         return {
-            row.name: f"const REAL* {row.outputs}, const REAL* target, REAL* losses, long long rows, long long columns",
-            row.gradient: f"const REAL* {row.outputs}, const REAL* target, REAL* gradient, long long n",
+            row.name: f"{read}, REAL* losses, long long rows, long long columns{parameter}",
+            row.gradient: f"{read}, REAL* gradient, long long n{parameter}",
         }
     parameter = ", REAL a" if row.parameter else ""
     return {
