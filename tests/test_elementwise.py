@@ -232,3 +232,13 @@ def test_none_but_sigmoid_gives_probabilities(name: str) -> None:
         return
     with pytest.raises(InputError, match="takes probabilities, but the last layer is"):
         model.compile(nnx.BinaryCrossEntropy(), nnx.SGD(0.1))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("activation", ["leaky_relu", "elu", "swish", "softmax", "dense"])
+def test_a_dense_layer_applies_no_function_that_needs_more(activation: str, backend: str) -> None:
+    if backend == "numba":
+        pytest.importorskip("numba")
+    x, w, b = np.ones((2, 3)), np.ones((3, 4)), np.ones((1, 4))
+    with pytest.raises(InputError, match=f"dense: activation='{activation}': expected one of relu, sigmoid, tanh"):
+        nnx.get_backend(backend).dense(x, w, b, activation)

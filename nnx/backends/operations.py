@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from nnx.backends.array_math import ArrayMath, math_of
-from nnx.kernels.elementwise import FUNCTIONS, Elementwise
+from nnx.backends.errors import InputError
+from nnx.kernels.elementwise import BY_NAME, FUNCTIONS, Elementwise
 from nnx.kernels.losses import huber, huber_backward
 from nnx.kernels.philox import dropout_words, keep_threshold
 from nnx.kernels.rounding import RUN
@@ -148,6 +149,15 @@ def gradient_of(row: Elementwise) -> Callable[..., Any]:
     return of_input if row.of == "x" else of_output
 
 
+def fusible(activation: str) -> str:
+    """Return the name of a function that `dense` applies to its own result; refuse any other."""
+    row = BY_NAME.get(activation)
+    if row is None or row.parameter:
+        names = ", ".join(row.name for row in FUNCTIONS if not row.parameter)
+        raise InputError(f"dense: activation={activation!r}: expected one of {names}, or None")
+    return activation
+
+
 @quiet
 @with_functions
 class Operations:
@@ -165,7 +175,7 @@ class Operations:
             x: inputs [N, I]. w: weights [I, O]. b: biases [1, O].
         """
         y = write(out, self.xp.matmul(x, w) + b)
-        return y if activation is None else getattr(self, activation)(y, out=y)
+        return y if activation is None else getattr(self, fusible(activation))(y, out=y)
 
     @operation("x w dy", "dw db out")
     def dense_backward(self, x: Array, w: Array, dy: Array, dw: Array, db: Array, out: Array | None = None) -> Array:
