@@ -29,12 +29,15 @@ FORMAT = "nnx-1"
 KIND = "a file that model.save() wrote"
 PARAMETERS, MOMENTS = "parameters.", "moments."  # what the names of arrays begin with
 LONGEST = 100_000_000  # bytes of a header, in the format itself
-LAYERS = {name: getattr(layers, name) for name in ("Dense", "Dropout", "Linear", "ReLU", "Sigmoid", "Softmax", "Tanh")}
+LAYERS = {
+    kind.__name__: kind
+    for kind in (layers.Dense, layers.Dropout, layers.Linear, layers.Softmax, *layers.ELEMENTWISE.values())
+}
 LOSSES = {
     name: getattr(losses, name)
     for name in (
-        "BinaryCrossEntropy", "CategoricalCrossEntropy", "MeanAbsoluteError", "MeanSquaredError", "SigmoidCrossEntropy",
-        "SoftmaxCrossEntropy",
+        "BinaryCrossEntropy", "CategoricalCrossEntropy", "HuberLoss", "MeanAbsoluteError", "MeanSquaredError",
+        "SigmoidCrossEntropy", "SoftmaxCrossEntropy",
     )
 }  # fmt: skip
 OPTIMIZERS = {name: getattr(optimizers, name) for name in ("SGD", "AdaGrad", "Adam", "AdamW", "RMSprop")}

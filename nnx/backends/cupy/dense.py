@@ -74,9 +74,10 @@ class CudaDense(CudaMatmul):
 
     def dense(self, x: Array, w: Array, b: Array, activation: str | None = None, out: Array | None = None) -> Array:
         kind = self._kind(x, w, b)
-        if kind is None or x.shape[1:] != w.shape[:1] or b.shape != (1, *w.shape[1:]):
+        fits = x.shape[1:] == w.shape[:1] and b.shape == (1, *w.shape[1:])
+        if kind is None or not fits or activation not in ACTIVATIONS:  # one with a parameter is a kernel of its own
             return super().dense(x, w, b, activation, out)
-        y = self._room(out, (x.shape[0], w.shape[1]), x)
+        y = self._output(out, (x.shape[0], w.shape[1]), x)
         self._product(kind, x, w, y, self._read(b), ACTIVATIONS[activation])
         return self._deliver(y, out)
 
@@ -88,7 +89,7 @@ class CudaDense(CudaMatmul):
         kind = self._kind(w, dy)
         if kind is None or dy.shape[1:] != w.shape[1:]:
             return self._deliver(self.cupy.matmul(dy, w.T), out)
-        dx = self._room(out, (dy.shape[0], w.shape[0]), dy)
+        dx = self._output(out, (dy.shape[0], w.shape[0]), dy)
         self._product(kind, dy, w.T, dx)
         return self._deliver(dx, out)
 
@@ -98,7 +99,7 @@ class CudaDense(CudaMatmul):
             super().dense_gradients(x, dy, dw, db)
             return
         dy = self._read(dy)
-        biases, weights = self._room(db, (1, dy.shape[1]), dy), self._room(dw, (x.shape[1], dy.shape[1]), dy)
+        biases, weights = self._output(db, (1, dy.shape[1]), dy), self._output(dw, (x.shape[1], dy.shape[1]), dy)
         lt = None if self._is_small(x.size * dy.shape[1]) else self.products
         if lt is None or not lt.with_column_sums(self, kind, x.T, dy, weights, biases):
             self._product(kind, x.T, dy, weights)
@@ -124,7 +125,7 @@ class CudaDense(CudaMatmul):
             self._input_gradient(dense.operands["w"], through, dense.operands["out"])
 
     def _weight_gradient(self, kind: str, x: Array, dy: Array, dw: Array) -> None:
-        weights = self._room(dw, (x.shape[1], dy.shape[1]), dy)
+        weights = self._output(dw, (x.shape[1], dy.shape[1]), dy)
         self._product(kind, x.T, dy, weights)
         self._deliver(weights, dw)
 

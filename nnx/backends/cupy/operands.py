@@ -37,7 +37,7 @@ class CudaOperands(CudaDevice):
     def _read(self, a: Array) -> Array:
         return a if a.flags.c_contiguous else self.cupy.ascontiguousarray(a)
 
-    def _room(self, out: Array | None, shape: tuple[int, ...], like: Array) -> Array:
+    def _output(self, out: Array | None, shape: tuple[int, ...], like: Array) -> Array:
         """Return what a kernel may write to: `out` itself where that can be."""
         if out is not None and writable(out, shape, like.dtype):
             return out

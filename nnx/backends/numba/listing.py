@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nnx.backends.dataflow import Array, Step
-from nnx.backends.numba.lowering import number_of
 from nnx.kernels.cpu.program import table as t
+from nnx.kernels.elementwise import number_of
 
 PRODUCTS = {"rows": "gemm", "lanes": "lanes_matmul"}  # the modules of nnx/kernels/cpu that multiply matrices
 REGIONS = {t.ONCE: "once", t.TASKS_ONCE: "once", t.BLOCKS: "block", t.TASKS: "task"}
@@ -54,6 +54,6 @@ def listing(table: Array, kinds: Mapping[int, str]) -> str:
             widths = f"{row[t.K]} -> {row[t.N]}" if row[t.K] else str(row[t.N])
             place = REGIONS[int(region[t.OP])] if begins else ""
             kind = kinds[int(row[t.KIND])] if row[t.OP] == t.ELEMENTWISE else ""
-            kind = "relu" if row[t.OP] in WITH_RELU and row[t.KIND] == t.RELU else kind
+            kind = "relu" if row[t.OP] in WITH_RELU and row[t.KIND] else kind
             lines.append(f"{place:<7}{OPERATIONS[int(row[t.OP])]:<20}{widths:<12}{kind}".rstrip())
     return "\n".join(lines)

@@ -12,12 +12,13 @@ from nnx.backends.cupy.programs.shared_memory import ALWAYS, Buffer, Operand, pl
 from nnx.backends.dataflow import Gradient, Node, Step, Value, address
 from nnx.backends.errors import NotReplayable
 from nnx.kernels.cuda import program_table as t
+from nnx.kernels.elementwise import number_of
 
 Array = Any
 WORD = 4  # bytes of what `copy` counts
 MOST_NUMBERS = 1 << 31  # of a value: what the kernel's indices reach
 # What a node is in the table where it is not called the same.
-NAMES = {"gather": "load", "dense_dx": "dense_backward", "softmax_back": "softmax_backward"}
+NAMES = {"gather": "load", "dense_dx": "dense_backward"}
 
 
 class TooLarge(NotReplayable):
@@ -165,7 +166,7 @@ class LoweredStep:
             case "dense_dx":
                 numbers |= {"kind": int(node.relu), "inputs": numbers["outputs"], "outputs": node.x.width}
             case "elementwise":
-                numbers |= {"kind": t.KINDS.index(node.kind), "a": node.constants[0], "b": node.constants[1]}
+                numbers |= {"kind": number_of(node.kind), "a": node.constants[0], "b": node.constants[1]}
             case "dropout":
                 layer, seed, threshold = node.details
                 numbers |= {"kind": layer, "word": seed, "outputs": threshold, "a": node.constants[0]}
@@ -246,7 +247,7 @@ class LoweredStep:
             reads["hits"] = self._value(self.step.hits)
         writes = {"y": self.stats, "out": in_global_memory(history), "also": self.counters}
         numbers = {"inputs": penalties.size, "outputs": history.shape[0]}
-        self.each.append(Operation("close", reads, writes, numbers))
+        self.each.append(Operation("end_step", reads, writes, numbers))
 
 
 def in_global_memory(array: Array) -> Operand:

@@ -9,10 +9,10 @@ from typing import Any
 from nnx.backends.cupy.dense import CudaDense
 from nnx.backends.operations import OPERATIONS
 from nnx.backends.recorder import Call, Program
+from nnx.kernels.cuda import ACTIVATIONS
 
 Array = Any
 DENSE = ("dense_backward", "dense_gradients")
-ACTIVATIONS = ("relu", "sigmoid", "tanh")  # those that `dense` applies to its own result
 
 
 class CupyProgram(Program):
