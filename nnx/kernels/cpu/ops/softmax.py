@@ -10,6 +10,7 @@
 * `jacobian`: [N, C, C], one write of 4 C**2 bytes a sample, which is its floor.
 
 Rows of three or ten do not fill a vector, so whatever has no need of rows runs over a block of them at once.
+Recorded steps call `softmax_rows` and `backward_rows`.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from nnx.kernels.cpu.jit.simd import (
     vsum,
     vtop,
 )
-from nnx.kernels.cpu.ops.math import exp
+from nnx.kernels.cpu.ops.math import exp, exponentials
 from nnx.kernels.cpu.threads.team import make_together
 
 BLOCK = 4096  # numbers in a block: they stay in the first-level cache
@@ -77,19 +78,32 @@ def largest(a):
 
 
 @njit(**INLINED)
+def is_first(a, place, top):
+    """Whether a row's maximum, `top`, stands at a place and nowhere before, as numpy.argmax has it."""
+    if a[place] != top:
+        return False
+    earlier = 0
+    for j in range(place):
+        earlier += a[j] == top
+    return earlier == 0
+
+
+@njit(**INLINED)
+def first_largest(a):
+    """The first place of a row's maximum."""
+    top, place = largest(a), 0
+    while place < a.size - 1 and a[place] < top:
+        place += 1
+    return place
+
+
+@njit(**INLINED)
 def shifted(a, out):
     """out = a - max(a), of one row; return the maximum."""
     top = largest(a)
     for j in range(a.size):
         out[j] = a[j] - top
     return top
-
-
-@njit(**INLINED)
-def exponential(a):
-    """a = exp(a)."""
-    for j in range(a.size):
-        a[j] = exp(a[j])
 
 
 @njit(**INLINED)
@@ -124,7 +138,7 @@ def forward_blocks(x, y, c):
         last = min(first + step, x.size)
         for at in range(first, last, c):
             shifted(view(x, at, c), view(y, at, c))
-        exponential(view(y, first, last - first))
+        exponentials(view(y, first, last - first))
         for at in range(first, last, c):
             out, total = view(y, at, c), y.dtype.type(0)
             for j in range(c):
@@ -133,14 +147,20 @@ def forward_blocks(x, y, c):
 
 
 @njit(**PART)
+def softmax_rows(x, y, c):
+    """y = softmax(x), of rows of c numbers."""
+    if c >= LONG:
+        forward_long(x, y, c)
+    else:
+        forward_blocks(x, y, c)
+
+
+@njit(**PART)
 def forward_share(operands, number):
     """`forward` of some rows."""
     x, y, c, step = operands
     first, size = extent_of(number, step, c, x.size)
-    if c >= LONG:
-        forward_long(view(x, first, size), view(y, first, size), c)
-    else:
-        forward_blocks(view(x, first, size), view(y, first, size), c)
+    softmax_rows(view(x, first, size), view(y, first, size), c)
 
 
 forward_together = make_together(forward_share)

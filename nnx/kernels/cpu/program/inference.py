@@ -19,15 +19,27 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
 from nnx.kernels.cpu.jit.signature import takes
-from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, WIDTH, row, vfill, vfma, view, vload, vmax, vstore, vsum, vtop
+from nnx.kernels.cpu.jit.simd import (
+    INLINED,
+    OPTIONS,
+    WIDTH,
+    on_stack,
+    row,
+    vfill,
+    vfma,
+    view,
+    vload,
+    vmax,
+    vstore,
+    vsum,
+    vtop,
+)  # fmt: skip
 from nnx.kernels.cpu.jit.span import Span, make_span
 from nnx.kernels.cpu.ops.activations import RELU, SIGMOID, TANH
 from nnx.kernels.cpu.ops.math import exp, tanh
@@ -39,10 +51,10 @@ STAGES, ROWS, SIZE, PARAMETERS, HEADER = range(5)
 K, N, WEIGHTS, BIASES, KIND, COLUMNS = range(6)
 NOWHERE, SOFTMAX = -1, TANH + 1
 STACK = 2048  # numbers of the widest layer: its two buffers lie on the stack, since allocating them takes 60 ns
+BUFFERS = 2 * STACK
 SOON = 20_000  # weights that take 1 us: up to then Python's other threads wait, since letting them go on takes 0.1 us
 let_python_go_on = types.ExternalFunction("PyEval_SaveThread", types.uintp())
 come_back = types.ExternalFunction("PyEval_RestoreThread", types.void(types.uintp))
-ALIGNED = 64  # bytes: vectors that lie across two cache lines take twice as long
 
 
 @intrinsic
@@ -55,19 +67,6 @@ def numbers_at(typing, address, dtype):
         return make_span(context, builder, kind, data, args[0].type(0))
 
     return Span(dtype.dtype)(address, dtype), codegen
-
-
-@intrinsic
-def on_stack(typing, like):
-    """2 * STACK numbers of the type of an array, which are gone when the function ends."""
-
-    def codegen(context, builder, signature, args):
-        count, number = ir.Constant(ir.IntType(64), 2 * STACK), context.get_data_type(like.dtype)
-        data = cgutils.alloca_once(builder, number, count)
-        data.align = ALIGNED
-        return make_span(context, builder, signature.return_type, data, count)
-
-    return Span(like.dtype)(like), codegen
 
 
 @njit(**INLINED)
@@ -170,7 +169,7 @@ def copy_finite(source, target):
 def every_row(table, values, x, out):
     """`forward` for operands that fit; False if a number is not finite."""
     first, last = HEADER, HEADER + (table[STAGES] - 1) * COLUMNS
-    memory = on_stack(values)
+    memory = on_stack(values.dtype, BUFFERS)
     for i in range(x.shape[0]):
         a, b = view(memory, 0, STACK), view(memory, STACK, STACK)
         if not copy_finite(row(x, i), a):

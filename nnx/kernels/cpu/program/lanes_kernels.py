@@ -13,9 +13,9 @@ import numpy as np
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import PART, view
 from nnx.kernels.cpu.ops.dropout import HALF, MASK, philox
-from nnx.kernels.cpu.ops.elementwise import log_all
-from nnx.kernels.cpu.ops.math import exp
-from nnx.kernels.cpu.ops.rows import named
+from nnx.kernels.cpu.ops.loss_formulas import clamp
+from nnx.kernels.cpu.ops.math import exp, logarithms
+from nnx.kernels.cpu.ops.step import named
 
 
 @njit(**PART)
@@ -33,7 +33,9 @@ def lanes_load(source, order, first, last, out, n, stride, r0, rows):
 
 @njit(**PART)
 def lanes_cross_entropy(z, labels, out, losses, hits, scratch, n, stride, rows, scale, low, high):
-    """As `cross_entropy_rows`, on a block of samples: out = (p - one hot) * scale, 0 past `rows`.
+    """As `of_labels` (cross_entropy.py), on a block of samples: out = (p - one hot) * scale, 0 past `rows`.
+
+    A second body, since here each step is taken by all samples at once.
 
     Args:
         z, out: the logits and their gradient, from the block's first sample on. labels, losses, hits (or empty):
@@ -87,11 +89,9 @@ def lanes_cross_entropy(z, labels, out, losses, hits, scratch, n, stride, rows, 
             e[s] = e[s] * top[s] - (factor if labels[s] == index else zero)
         for s in range(rows, count):
             e[s] = zero
-    log_all(total)
+    logarithms(total)
     for s in range(rows):
-        loss = total[s] - losses[s]
-        loss = least if loss < least else loss
-        losses[s] = most if loss > most else loss
+        losses[s] = clamp(total[s] - losses[s], least, most)
 
 
 @njit(**PART)

@@ -32,7 +32,6 @@ from nnx.kernels.cpu.program.table import (
     ONCE,
     OP,
     OPTIMIZER,
-    PATIENCE,
     PHASE,
     REGIONS,
     ROWS,
@@ -40,12 +39,8 @@ from nnx.kernels.cpu.program.table import (
     TASKS,
     TASKS_ONCE,
     TICKET,
-    atomic_load,
-    atomic_store,
-    finish_one,
-    let_others,
-    replace_if,
 )
+from nnx.kernels.cpu.threads.atomics import PATIENCE, atomic_load, atomic_store, finish_one, let_others, replace_if
 
 LINGER = 20  # times that a helper lets others go first before it leaves: the next call often comes at once
 INDEX, REGION_BITS = (1 << 24) - 1, 24

@@ -25,8 +25,8 @@ import numpy as np
 
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import OPTIONS
-from nnx.kernels.cpu.program.table import atomic_load
 from nnx.kernels.cpu.threads import affinity
+from nnx.kernels.cpu.threads.atomics import atomic_load
 from nnx.kernels.cpu.threads.team import BOARD, HELPERS, serve
 
 limit = 1  # the most threads that an operation may take, the caller's included; `set_limit` changes it
