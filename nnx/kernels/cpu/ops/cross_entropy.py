@@ -13,12 +13,10 @@ import numpy as np
 from nnx.kernels.cpu.jit.behaved import apart, apart_or_same, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
-from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, PART, flat, on_stack, view
+from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, PART, flat, on_stack, smaller, view
 from nnx.kernels.cpu.ops.loss_formulas import clamp, class_of, cost_of, logit, logit_gradient
 from nnx.kernels.cpu.ops.math import exponentials, logarithms, sigmoid
-from nnx.kernels.cpu.ops.softmax import BLOCK, LONG, is_first, scale, shifted
-
-ROWS = 1024  # rows in a block, at most: a number for each lies on the stack
+from nnx.kernels.cpu.ops.softmax import LONG, ROWS, is_first, rows_of_block, scale, shift_rows
 
 
 @njit(**INLINED)
@@ -33,9 +31,11 @@ def fit(logits, losses, probabilities, gradient):
 
 
 @njit(**INLINED)
-def step_of(c):
-    """How many rows of c numbers make a block."""
-    return min(max(1, BLOCK // c), ROWS)
+def copy_scaled(a, factor, out, kept):
+    """out = a * factor, if anything is kept."""
+    if kept:
+        for j in range(len(a)):
+            out[j] = a[j] * factor
 
 
 # ---- a block of rows: also what recorded steps run -------------------------------------------------------------------
@@ -45,68 +45,66 @@ def step_of(c):
 def of_labels(logits, labels, losses, probabilities, gradient, hits, c, factor, low, high):
     """Losses, probabilities and gradient of rows of c logits, a block of them at a time; see `indices`.
 
-    `hits` becomes 1 where the label's logit is the first of the largest ones. It may be empty, as `probabilities` may.
+    `hits` becomes 1 where the label's logit is the first of the largest ones. It may be empty, and so may
+    `probabilities`, or None.
     """
-    number, keep, step = logits.dtype.type, min(len(probabilities), c), step_of(c)
+    number, step = logits.dtype.type, rows_of_block(c)
     totals = on_stack(logits.dtype, ROWS)
     for first in range(0, len(losses), step):
-        last = min(first + step, len(losses))
-        for r in range(first, last):
-            g = view(gradient, r * c, c)
-            shifted(view(logits, r * c, c), g)
-            label, known = class_of(labels[r], c)
-            losses[r] = g[label] if known else number(np.nan)
+        rows = smaller(step, len(losses) - first)
+        block, wanted = view(gradient, first * c, rows * c), view(losses, first, rows)
+        shift_rows(view(logits, first * c, rows * c), block, wanted, c)
+        for r in range(rows):
+            g, (label, known) = view(block, r * c, c), class_of(labels[first + r], c)
+            wanted[r] = g[label] if known else number(np.nan)
             if len(hits):
-                hits[r] = known and is_first(g, label, number(0))
-        exponentials(view(gradient, first * c, (last - first) * c))
-        for r in range(first, last):
-            g, total = view(gradient, r * c, c), number(0)
+                hits[first + r] = known and is_first(g, label, number(0))
+        exponentials(block)
+        for r in range(rows):
+            g, (label, known), total = view(block, r * c, c), class_of(labels[first + r], c), number(0)
             for j in range(c):
                 total += g[j]
-            totals[r - first] = total
-            if keep:
-                p, inverse = view(probabilities, r * c, c), number(1) / total
-                for j in range(c):
-                    p[j] = g[j] * inverse
+            totals[r] = total
+            if probabilities is not None:
+                copy_scaled(g, number(1) / total, view(probabilities, (first + r) * c, c), len(probabilities))
             inverse = factor / total
             for j in range(c):
                 g[j] *= inverse
-            label, known = class_of(labels[r], c)
             g[label] -= factor if known else number(0)
-        logarithms(view(totals, 0, last - first))
-        for r in range(first, last):
-            losses[r] = clamp(totals[r - first] - losses[r], low, high)
+        logarithms(view(totals, 0, rows))
+        for r in range(rows):
+            wanted[r] = clamp(totals[r] - wanted[r], low, high)
 
 
 @njit(**PART)
 def of_distributions(logits, target, losses, probabilities, gradient, c, factor, low, high):
     """The same where distributions are wanted; see `distributions`."""
-    number, keep, step = logits.dtype.type, min(len(probabilities), c), step_of(c)
+    number, step = logits.dtype.type, rows_of_block(c)
     totals = on_stack(logits.dtype, ROWS)
     for first in range(0, len(losses), step):
-        last = min(first + step, len(losses))
-        for r in range(first, last):
-            losses[r] = shifted(view(logits, r * c, c), view(gradient, r * c, c))
-        exponentials(view(gradient, first * c, (last - first) * c))
-        for r in range(first, last):
-            g, total = view(gradient, r * c, c), number(0)
+        rows = smaller(step, len(losses) - first)
+        block, tops = view(gradient, first * c, rows * c), view(losses, first, rows)
+        shift_rows(view(logits, first * c, rows * c), block, tops, c)
+        exponentials(block)
+        for r in range(rows):
+            g, total = view(block, r * c, c), number(0)
             for j in range(c):
                 total += g[j]
-            totals[r - first] = total
+            totals[r] = total
             scale(g, total)
-            p = view(probabilities, r * keep, keep)
-            for j in range(keep):
-                p[j] = g[j]
-        logarithms(view(totals, 0, last - first))
-        for r in range(first, last):
-            z, t, g = view(logits, r * c, c), view(target, r * c, c), view(gradient, r * c, c)
-            logarithm, top, loss = totals[r - first], losses[r], number(0)
+            if probabilities is not None:
+                copy_scaled(g, number(1), view(probabilities, (first + r) * c, c), len(probabilities))
+        logarithms(view(totals, 0, rows))
+        for r in range(rows):
+            at = (first + r) * c
+            z, t, g = view(logits, at, c), view(target, at, c), view(gradient, at, c)
+            logarithm, top, loss = totals[r], tops[r], number(0)
             for j in range(c):
-                wanted = t[j]
-                part = wanted * clamp(cost_of(logarithm, z[j], top), low, high)
-                loss += part if wanted > number(0) else number(0)  # one with logit -inf costs nothing unless wanted
-                g[j] = (g[j] - wanted) * factor
-            losses[r] = loss
+                share = t[j]
+                part = share * clamp(cost_of(logarithm, z[j], top), low, high)
+                loss += part if share > number(0) else number(0)  # one with logit -inf costs nothing unless wanted
+                g[j] = (g[j] - share) * factor
+            tops[r] = loss
 
 
 @njit(**INLINED)
@@ -125,18 +123,18 @@ def binary_long(logits, target, losses, gradient, c, factor, low, high):
 @njit(**INLINED)
 def binary_blocks(logits, target, losses, gradient, c, factor, low, high):
     """`binary` for short rows, which do not fill a vector: a block of them at once."""
-    step = step_of(c)
+    step = rows_of_block(c)
     for first in range(0, len(losses), step):
-        last = min(first + step, len(losses))
-        size = (last - first) * c
-        z, t, g = view(logits, first * c, size), view(target, first * c, size), view(gradient, first * c, size)
+        rows = smaller(step, len(losses) - first)
+        at, size = first * c, rows * c
+        z, t, g = view(logits, at, size), view(target, at, size), view(gradient, at, size)
         for j in range(size):
             g[j] = logit(z[j], t[j], low, high)
-        for i in range(first, last):
-            row_losses, loss = view(gradient, i * c, c), logits.dtype.type(0)
+        for r in range(rows):
+            each, loss = view(g, r * c, c), logits.dtype.type(0)
             for j in range(c):
-                loss += row_losses[j]
-            losses[i] = loss / logits.dtype.type(c)
+                loss += each[j]
+            losses[first + r] = loss / logits.dtype.type(c)
         for j in range(size):
             g[j] = logit_gradient(z[j], t[j], factor)
 
@@ -187,7 +185,7 @@ def distributions(logits, target, losses, probabilities, gradient, low, high, sc
 @njit(**OPTIONS)
 def binary(logits, target, losses, probabilities, gradient, low, high, scale):
     """Sigmoid and binary cross-entropy for `target` [N, O]; the loss of a sample is the mean over its outputs."""
-    n, c = logits.shape
+    c = logits.shape[1]
     if not fit(logits, losses, probabilities, gradient) or target.shape != logits.shape:
         return False
     if not behaved(target) or not apart(gradient, target, logits) or not apart(losses, target):

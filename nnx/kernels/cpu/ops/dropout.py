@@ -16,7 +16,7 @@ import numpy as np
 from nnx.kernels.cpu.jit.behaved import apart_or_same, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
-from nnx.kernels.cpu.jit.simd import EXACT, OPTIONS, PART, flat, on_stack, view
+from nnx.kernels.cpu.jit.simd import EXACT, OPTIONS, PART, flat, on_stack, smaller, view
 from nnx.kernels.philox import ADD_0, ADD_1, LAYERS, LOW, MULTIPLY_0, MULTIPLY_1, ROUNDS
 
 U = np.uint64
@@ -47,8 +47,8 @@ def dropout_rows(x, y, first_row, rows, columns, step, layer, key_0, key_1, thre
     r = g = 0
     while r < rows:
         # up to GROUPS counters from group g of row r on: whole rows if a row fits, else a part of one row
-        wide = min(groups - g, GROUPS)
-        tall = min(GROUPS // wide, rows - r) if g == 0 and wide == groups else 1
+        wide = smaller(groups - g, GROUPS)
+        tall = smaller(GROUPS // wide, rows - r) if g == 0 and wide == groups else 1
         n = 0
         for i in range(tall):
             for j in range(wide):
@@ -61,7 +61,7 @@ def dropout_rows(x, y, first_row, rows, columns, step, layer, key_0, key_1, thre
             words[4 * j + 1] = w1
             words[4 * j + 2] = w2
             words[4 * j + 3] = w3
-        wanted = min(4 * wide, columns - 4 * g)
+        wanted = smaller(4 * wide, columns - 4 * g)
         for i in range(tall):
             start = (r + i) * columns + 4 * g
             a, b, w = view(x, start, wanted), view(y, start, wanted), view(words, 4 * wide * i, wanted)

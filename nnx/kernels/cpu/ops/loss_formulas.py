@@ -8,6 +8,8 @@ recorded steps. p is a probability, x a logit, y any prediction, t the target; a
 
 from __future__ import annotations
 
+import numpy as np
+
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import EXACT, INLINED
 from nnx.kernels.cpu.ops.math import exp, log, log1p, sigmoid
@@ -39,8 +41,8 @@ def is_class(label, n):
 @njit(**INLINED)
 def class_of(label, n):
     """A label as an index, and whether it is one: if not, the index is 0, the loss NaN, and nothing is wanted."""
-    known = is_class(label, n)
-    return int(label) if known else 0, known
+    known = is_class(label, type(label)(n))
+    return np.int64(label) if known else 0, known
 
 
 @njit(**INLINED)

@@ -18,7 +18,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import EXACT, INLINED
+from nnx.kernels.cpu.jit.simd import EXACT, INLINED, PART
 
 F, I = np.float32, np.int32  # noqa: E741
 ZERO, HALF, ONE, INFINITY, NAN = F(0), F(0.5), F(1), F(np.inf), F(np.nan)
@@ -170,14 +170,14 @@ def sigmoid(x):
     return (one if x >= 0 else e) / (one + e)
 
 
-@njit(**INLINED)
+@njit(**PART)
 def exponentials(a):
     """a = exp(a). A loop of its own, as long as can be: rows of three or ten numbers would not fill a vector."""
     for j in range(len(a)):
         a[j] = exp(a[j])
 
 
-@njit(**INLINED)
+@njit(**PART)
 def logarithms(a):
     """a = log(a)."""
     for j in range(len(a)):

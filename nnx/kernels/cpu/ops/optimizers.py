@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
@@ -28,13 +30,18 @@ NUMBERS = {"sgd": SGD, "adagrad": ADAGRAD, "rmsprop": RMSPROP, "adam": ADAM}
 
 
 @njit(**INLINED)
+def gone(beta, time):
+    """By what a moment is too small after so many steps."""
+    return 1.0 - beta ** np.float64(time)  # to a whole number's power: 75 ms more to compile
+
+
+@njit(**INLINED)
 def sizes(kind, hyper, done):
     """What changes from step to step: a step's size (chapter 10), Adam's correction of v, and by what it shrinks p."""
     rate = hyper[LEARNING_RATE] / (1.0 + hyper[DECAY] * done)
     size, correction, shrink = rate, 1.0, 1.0
     if kind == ADAM:
-        size = rate / (1.0 - hyper[BETA_1] ** (done + 1))
-        correction = 1.0 / (1.0 - hyper[BETA_2] ** (done + 1))
+        size, correction = rate / gone(hyper[BETA_1], done + 1), 1.0 / gone(hyper[BETA_2], done + 1)
         shrink = 1.0 - rate * hyper[WEIGHT_DECAY]
     return size, correction, shrink
 

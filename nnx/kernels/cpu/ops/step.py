@@ -7,10 +7,12 @@ Floor of each: the bytes it touches, once. For the networks of the notes a call 
 
 from __future__ import annotations
 
+import numpy as np
+
 from nnx.kernels.cpu.jit.behaved import apart, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
-from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, PART, flat, row, view
+from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, PART, flat, larger, row, smaller, view
 from nnx.kernels.cpu.ops.loss_formulas import class_of, near, same_side
 from nnx.kernels.cpu.ops.softmax import first_largest, is_first, largest
 from nnx.kernels.step_state import CURSOR, DONE, HITS, LOSS, PENALTY, STEP
@@ -25,7 +27,7 @@ METRICS = {None: NONE, "categorical": DISTRIBUTIONS, "binary": BINARY, "logits":
 @njit(**INLINED)
 def named(order, place, last):
     """The row that `order` names at a place. Places and rows that are not there become the nearest that is."""
-    return min(max(order[min(max(place, 0), len(order) - 1)], 0), last)
+    return smaller(larger(order[smaller(larger(place, 0), len(order) - 1)], 0), last)
 
 
 @njit(**PART)
@@ -52,7 +54,7 @@ def penalize(w, dw, l1, l2):
     lengths = squares = 0.0
     for j in range(len(w)):
         v = w[j]
-        wide = float(v)
+        wide = np.float64(v)
         lengths += abs(wide)
         squares += wide * wide
         dw[j] += (-up if v < number(0) else up) + twice * v

@@ -9,7 +9,7 @@ import numpy as np
 from nnx.kernels.cpu.jit.behaved import apart, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
-from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, view
+from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, smaller, view
 from nnx.kernels.rounding import RUN
 
 
@@ -47,7 +47,7 @@ def sum_rows(d, rows, n, out, scratch):
     """out [n] = the sum of the rows of d [rows, n]; `scratch` holds n numbers where there are more than RUN rows."""
     run = out if rows <= RUN else scratch
     for first in range(0, rows, RUN):
-        add_rows(d, first, min(first + RUN, rows), n, run)
+        add_rows(d, first, smaller(first + RUN, rows), n, run)
         if rows > RUN:
             collect(out, run, first == 0)
 
@@ -57,7 +57,7 @@ def sum_numbers(a):
     """The sum of a's numbers: runs in their own type, their sums in float64."""
     total = 0.0
     for first in range(0, len(a), RUN):
-        run, part = view(a, first, min(RUN, len(a) - first)), a.dtype.type(0)
+        run, part = view(a, first, smaller(RUN, len(a) - first)), a.dtype.type(0)
         for i in range(len(run)):
             part += run[i]
         total += part

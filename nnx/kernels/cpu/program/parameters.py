@@ -8,6 +8,8 @@ a tile of a gradient that was just made, it finds the gradient in the cache; abo
 
 from __future__ import annotations
 
+import numpy as np
+
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import PART, view
 from nnx.kernels.cpu.ops.optimizers import sizes, update
@@ -50,11 +52,11 @@ def end_step(header, memory, counters, stats, penalties, history, numbers):
     at, whole = header[PENALTIES], 0.0
     for i in range(len(penalties)):
         # what each penalty is the sum of: a count, then that many places in `numbers`
-        count = int(numbers[at])
+        count = np.int64(numbers[at])
         if count > 0:
             penalty = 0.0
             for n in range(count):
-                penalty += numbers[int(numbers[at + 1 + n])]
+                penalty += numbers[np.int64(numbers[at + 1 + n])]
             penalties[i] = penalty
         at += 1 + count
         whole += penalties[i]

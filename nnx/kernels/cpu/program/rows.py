@@ -8,13 +8,13 @@ It interprets the table described in program_table.py: 30 to 50 ns an operation.
 from __future__ import annotations
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import PART
+from nnx.kernels.cpu.jit.simd import PART, larger, smaller
 from nnx.kernels.cpu.matmul.gemm import multiply
 from nnx.kernels.cpu.matmul.packing import panels_from_columns, panels_from_rows
 from nnx.kernels.cpu.matmul.register_tile import VECTORS, WIDTH
 from nnx.kernels.cpu.ops.cross_entropy import of_distributions, of_labels
 from nnx.kernels.cpu.ops.dropout import HALF, MASK, U, dropout_rows
-from nnx.kernels.cpu.ops.softmax import backward_rows, softmax_rows
+from nnx.kernels.cpu.ops.softmax import backward_rows, forward_blocks
 from nnx.kernels.cpu.ops.step import argmax_rows, gather_rows, mean_rows, one_hot_rows
 from nnx.kernels.cpu.ops.sums import collect
 from nnx.kernels.cpu.program.parameters import finish
@@ -94,7 +94,7 @@ def product(t, header, memory, hyper, numbers, r0, rows, thread):
             if t[KIND] == RELU:
                 active = grid(memory, t[X] + r0 * k, rows, k, k, 1)
         else:
-            a = grid(memory, t[X] + first * k + t[R0], high, min(RUN, rows - first), 1, k)
+            a = grid(memory, t[X] + first * k + t[R0], high, smaller(RUN, rows - first), 1, k)
             c = grid(memory, scratch + size if many else at, high, n, n, 1)
             panels, tall = part(memory, t[D] + first * VECTORS * (WIDTH // c.itemsize), 0), rows
         multiply(a, panels, tall, c, bias, active, op == DENSE and t[KIND] == RELU, False, strips)
@@ -114,12 +114,11 @@ def cross_entropy(t, memory, numbers, r0, rows):
     n, at, c, number = t[N], r0 * t[N], t[COEF], memory[0].dtype.type
     factor, low, high = number(numbers[c]), number(numbers[c + 1]), number(numbers[c + 2])
     x, out, losses = part(memory, t[X] + at, rows * n), part(memory, t[G] + at, rows * n), part(memory, t[Y] + r0, rows)
-    nothing = part(memory, 0, 0)
     if t[OP] == CROSS_ENTROPY:
-        labels, hits = part(memory, t[B] + r0, rows), part(memory, max(t[W], 0) + r0, rows if t[W] >= 0 else 0)
-        of_labels(x, labels, losses, nothing, out, hits, n, factor, low, high)
+        hits = part(memory, larger(t[W], 0) + r0, rows if t[W] >= 0 else 0)
+        of_labels(x, part(memory, t[B] + r0, rows), losses, None, out, hits, n, factor, low, high)
     else:
-        of_distributions(x, part(memory, t[B] + at, rows * n), losses, nothing, out, n, factor, low, high)
+        of_distributions(x, part(memory, t[B] + at, rows * n), losses, None, out, n, factor, low, high)
 
 
 @njit(inline="always")
@@ -148,7 +147,7 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
     elif op == ROW_MEAN:
         mean_rows(part(memory, t[X] + at, rows * n), part(memory, t[Y] + r0, rows), n, numbers[c])
     elif op == SOFTMAX:
-        softmax_rows(part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n), n)
+        forward_blocks(part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n), n)
     elif op == SOFTMAX_BACK:
         x, d = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
         backward_rows(x, d, part(memory, t[G] + at, rows * n), n, 0)

@@ -8,7 +8,7 @@ Floor: reading and writing each number once.
 from __future__ import annotations
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import PART
+from nnx.kernels.cpu.jit.simd import PART, larger
 from nnx.kernels.cpu.ops.elementwise import elementwise
 from nnx.kernels.cpu.ops.step import gather_numbers
 from nnx.kernels.cpu.ops.sums import sum_rows
@@ -28,7 +28,7 @@ def apply_elementwise(t, memory, numbers, r0, rows, count):
             length, pieces = n * stride, 1
     for piece in range(pieces):
         place = start + piece * stride
-        x, y = part(memory, t[X] + place, length), part(memory, max(t[Y], 0) + place, length)
+        x, y = part(memory, t[X] + place, length), part(memory, larger(t[Y], 0) + place, length)
         elementwise(t[KIND], x, y, part(memory, t[G] + place, length), numbers[c], numbers[c + 1])
 
 
@@ -49,7 +49,7 @@ def parameter_task(t, header, memory, hyper, numbers):
     op, n, stride = t[OP], t[N], t[STRIDE]
     if op == BIAS:
         rows = header[ROWS]
-        sum_rows(part(memory, t[D], rows * n), rows, n, part(memory, t[G], n), part(memory, max(t[Y], 0), n))
+        sum_rows(part(memory, t[D], rows * n), rows, n, part(memory, t[G], n), part(memory, larger(t[Y], 0), n))
     elif op == LANES_DB:
         sum_lanes(part(memory, t[D], n * stride), n, stride, part(memory, t[G], n))
     finish(t, header, memory, hyper, numbers, t[W], t[G], n)
