@@ -20,7 +20,8 @@ from nnx.errors import (
 )
 from nnx.gradcheck import gradcheck
 from nnx.history import History
-from nnx.layers import Activation, Dense, Dropout, Layer, Linear, ReLU, Sigmoid, Softmax, Tanh, seed
+from nnx.layers import Dense, Dropout, Layer, activations, seed
+from nnx.layers.activations import *  # noqa: F403 - the names in its __all__
 from nnx.losses import (
     BinaryCrossEntropy,
     CategoricalCrossEntropy,
@@ -39,7 +40,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
-    "Activation",
     "AdaGrad",
     "Adam",
     "AdamW",
@@ -54,7 +54,6 @@ __all__ = [
     "InUseError",
     "InputError",
     "Layer",
-    "Linear",
     "Loss",
     "MeanAbsoluteError",
     "MeanSquaredError",
@@ -62,13 +61,9 @@ __all__ = [
     "NonFiniteError",
     "Optimizer",
     "RMSprop",
-    "ReLU",
     "Sequential",
-    "Sigmoid",
     "SigmoidCrossEntropy",
-    "Softmax",
     "SoftmaxCrossEntropy",
-    "Tanh",
     "accuracy",
     "backends",
     "callbacks",
@@ -85,6 +80,8 @@ __all__ = [
     "set_threads",
     "use_backend",
 ]
+__all__ += activations.__all__
+del activations  # a name of nnx.layers, not of nnx
 
 
 def __getattr__(name: str) -> Any:

@@ -17,23 +17,22 @@ import numpy as np
 
 from nnx.backends.errors import NotReplayable
 from nnx.backends.recorder import Call
+from nnx.kernels.elementwise import BY_NAME, FUNCTIONS
 from nnx.kernels.philox import keep_threshold
 
 Array = Any  # NumPy's or CuPy's
 OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")
-# What is done to each number by itself has a name, its kind: those below, and logit, logit_back, above, near, equal,
-# surprise, surprise_back, known.
-ACTIVATIONS = ("relu", "sigmoid", "tanh")
-SLOPES = {"relu_backward": "relu_back", "sigmoid_backward": "sigmoid_back", "tanh_backward": "tanh_back"}
+# What is done to each number by itself has a name, its kind: one of nnx/kernels/elementwise.py's KINDS.
+GRADIENTS = {row.gradient: row for row in FUNCTIONS}
 LOSSES = {  # of each output, averaged over a sample's outputs
     "mean_squared_error": "square",
-    "mean_absolute_error": "distance",
+    "mean_absolute_error": "abs_error",
     "binary_cross_entropy": "binary",
 }
 LOSS_GRADIENTS = {  # kind, and the factor besides 1 / (samples * outputs)
-    "mean_squared_error_backward": ("square_back", 2.0),
-    "mean_absolute_error_backward": ("distance_back", 1.0),
-    "binary_cross_entropy_backward": ("binary_back", 1.0),
+    "mean_squared_error_backward": ("square_backward", 2.0),
+    "mean_absolute_error_backward": ("abs_error_backward", 1.0),
+    "binary_cross_entropy_backward": ("binary_backward", 1.0),
 }
 UNCLIPPED = (0.0, math.inf)
 
@@ -162,10 +161,10 @@ class Reader:
             method: Callable[..., None] | None = getattr(self, f"on_{call.name}", None)
             if method is not None:
                 method(**call.operands)
-            elif call.name in ACTIVATIONS:
-                self.elementwise(call.name, call.operands["x"], None, call.operands["out"])
-            elif call.name in SLOPES:
-                self.elementwise(SLOPES[call.name], call.operands["y"], call.operands["dy"], call.operands["out"])
+            elif call.name in BY_NAME:
+                self.function(**call.operands)
+            elif call.name in GRADIENTS:
+                self.function_gradient(GRADIENTS[call.name].of, **call.operands)
             elif call.name in LOSSES:
                 self.loss(LOSSES[call.name], *call.operands.values())
             elif call.name in LOSS_GRADIENTS:
@@ -281,6 +280,12 @@ class Reader:
         reads = self.read(x), None if y is None else self.read(y)
         self.add("elementwise", *reads, self.write(out), kind=kind, constants=constants)
 
+    def function(self, x: Array, out: Array, a: float = 0.0) -> None:
+        self.elementwise(self.call.name, x, None, out, (a, 0.0))
+
+    def function_gradient(self, of: str, dy: Array, out: Array, a: float = 0.0, **operands: Array) -> None:
+        self.elementwise(self.call.name, operands[of], dy, out, (a, 0.0))
+
     def on_softmax(self, x: Array, out: Array) -> None:
         value = self.read(x)
         self.add("softmax", value, None, self.write(out))
@@ -316,7 +321,7 @@ class Reader:
         if probabilities is not None:
             self.add("elementwise", x, None, self.write(probabilities), kind="sigmoid")
         scale = 1 / (logits.shape[0] * logits.shape[1])
-        self.add("elementwise", x, t, self.write(out), kind="logit_back", constants=(scale, 0.0))
+        self.add("elementwise", x, t, self.write(out), kind="logit_backward", constants=(scale, 0.0))
 
     def on_softmax_cross_entropy(
         self, logits: Array, target: Array, losses: Array, probabilities: Array | None, clip: float, out: Array
@@ -341,7 +346,7 @@ class Reader:
 
     def on_cross_entropy(self, p: Array, target: Array, out: Array) -> None:
         each, classes = Value(p.shape[1]), p.shape[1]
-        self.add("elementwise", self.read(p), self.rows_of(target, classes), each, kind="surprise")
+        self.add("elementwise", self.read(p), self.rows_of(target, classes), each, kind="nll")
         if target.ndim == 2:
             self.add("mean", each, None, self.write(out), constants=(1.0, 0.0))
             return
@@ -352,7 +357,7 @@ class Reader:
 
     def on_cross_entropy_backward(self, p: Array, target: Array, out: Array) -> None:
         x, t = self.read(p), self.rows_of(target, p.shape[1])
-        self.add("elementwise", x, t, self.write(out), kind="surprise_back", constants=(1 / len(p), 0.0))
+        self.add("elementwise", x, t, self.write(out), kind="nll_backward", constants=(1 / len(p), 0.0))
 
     # ---- the end of the step -----------------------------------------------------------------------------------------
 
@@ -426,7 +431,7 @@ def fuse(step: Step) -> None:
         node.out.source = used_up
         if maker.op == "dense" and node.op == "elementwise" and node.kind == "relu":
             maker.relu = True
-        elif maker.op == "dense_dx" and node.op == "elementwise" and node.kind == "relu_back" and not maker.relu:
+        elif maker.op == "dense_dx" and node.op == "elementwise" and node.kind == "relu_backward" and not maker.relu:
             maker.y, maker.relu = node.x, True
         else:
             continue

@@ -13,10 +13,12 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from nnx.backends.array_math import math_of
+from nnx.kernels.elementwise import FUNCTIONS, Elementwise
 from nnx.kernels.philox import dropout_words, keep_threshold
 from nnx.kernels.rounding import RUN
 from nnx.kernels.step_state import (
@@ -96,7 +98,57 @@ def write(out: Array | None, value: Array) -> Array:
     return out
 
 
+def with_functions(backend: type[Kind]) -> type[Kind]:
+    """Give a class the operations of nnx/kernels/elementwise.py: each function `f(x, out)`, and `f_backward`.
+
+    Where the function has a parameter, it is the operand `a`, before `out`. What a gradient is computed from is named x
+    or y. They call the class's own `_function` and `_gradient`, which a backend can replace for all of them.
+    """
+    for row in FUNCTIONS:
+        for name, method, reads, formula in (
+            (row.name, function_of(row), "x", row.forward),
+            (row.gradient, gradient_of(row), f"{row.of} dy", row.backward),
+        ):
+            method.__name__, method.__qualname__ = name, f"{backend.__name__}.{name}"
+            method.__doc__ = formula.__doc__
+            setattr(backend, name, operation(reads)(method))
+    return backend
+
+
+def function_of(row: Elementwise) -> Callable[..., Any]:
+    """Return a method that is a function of the table."""
+
+    def plain(self: Any, x: Array, out: Array | None = None) -> Array:
+        return self._function(row, x, (), out)
+
+    def shaped(self: Any, x: Array, a: float, out: Array | None = None) -> Array:
+        return self._function(row, x, (a,), out)
+
+    return shaped if row.parameter else plain
+
+
+def gradient_of(row: Elementwise) -> Callable[..., Any]:
+    """Return a method that is its gradient."""
+
+    def of_input(self: Any, x: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._gradient(row, x, dy, (), out)
+
+    def of_output(self: Any, y: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._gradient(row, y, dy, (), out)
+
+    def shaped_of_input(self: Any, x: Array, dy: Array, a: float, out: Array | None = None) -> Array:
+        return self._gradient(row, x, dy, (a,), out)
+
+    def shaped_of_output(self: Any, y: Array, dy: Array, a: float, out: Array | None = None) -> Array:
+        return self._gradient(row, y, dy, (a,), out)
+
+    if row.parameter:
+        return shaped_of_input if row.of == "x" else shaped_of_output
+    return of_input if row.of == "x" else of_output
+
+
 @quiet
+@with_functions
 class Operations:
     """The named operations with their default bodies. `self.xp` is the array namespace."""
 
@@ -106,7 +158,7 @@ class Operations:
 
     @operation("x w b")
     def dense(self, x: Array, w: Array, b: Array, activation: str | None = None, out: Array | None = None) -> Array:
-        """Return `x @ w + b` [N, O], passed through `activation` ("relu", "sigmoid", "tanh") if one is named.
+        """Return `x @ w + b` [N, O], passed through `activation` if a function without a parameter is named.
 
         Args:
             x: inputs [N, I]. w: weights [I, O]. b: biases [1, O].
@@ -140,39 +192,19 @@ class Operations:
         write(penalty, l1 * xp.sum(xp.abs(w)) + l2 * xp.sum(w * w))
 
     # ---- activations -------------------------------------------------------------------------------------------------
-    # Each gradient is written with the activation's own output y, which is kept anyway.
+    # Those that act on each number by itself come from their table: see `with_functions`.
 
-    @operation("x")
-    def relu(self, x: Array, out: Array | None = None) -> Array:
-        """Return max(x, 0). nan stays nan."""
-        return write(out, self.xp.where(x < 0, self.xp.zeros_like(x), x))
+    if TYPE_CHECKING:
 
-    @operation("y dy")
-    def relu_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        """Return `dy` where the output y is positive, else 0; the gradient at 0 is 0."""
-        return write(out, self.xp.where(y > 0, dy, self.xp.zeros_like(dy)))
+        def __getattr__(self, name: str) -> Callable[..., Array]: ...
 
-    @operation("x")
-    def sigmoid(self, x: Array, out: Array | None = None) -> Array:
-        """Return 1 / (1 + exp(-x)), computed from exp(-|x|) so that nothing overflows."""
-        xp = self.xp
-        e = xp.exp(-xp.abs(x))
-        return write(out, xp.where(x >= 0, xp.ones_like(e), e) / (1 + e))
+    def _function(self, row: Elementwise, x: Array, a: tuple[float, ...], out: Array | None) -> Array:
+        """Return a function of the table of x, given its parameter, if it has one."""
+        return write(out, row.forward(math_of(self.xp), x, *a))
 
-    @operation("y dy")
-    def sigmoid_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        """Return `dy * y * (1 - y)`."""
-        return write(out, dy * y * (1 - y))
-
-    @operation("x")
-    def tanh(self, x: Array, out: Array | None = None) -> Array:
-        """Return the hyperbolic tangent."""
-        return write(out, self.xp.tanh(x))
-
-    @operation("y dy")
-    def tanh_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        """Return `dy * (1 - y**2)`."""
-        return write(out, dy * (1 - y * y))
+    def _gradient(self, row: Elementwise, of: Array, dy: Array, a: tuple[float, ...], out: Array | None) -> Array:
+        """Return dy times the slope of a function of the table; `of` is its input or its output, as its row says."""
+        return write(out, row.backward(math_of(self.xp), of, dy, *a))
 
     @operation("x")
     def softmax(self, x: Array, out: Array | None = None) -> Array:

@@ -28,7 +28,10 @@ from nnx.optimizers import Optimizer
 FORMAT = "nnx-1"
 KIND = "a file that model.save() wrote"
 LONGEST = 100_000_000  # bytes of a header, in the format itself
-LAYERS = {name: getattr(layers, name) for name in ("Dense", "Dropout", "Linear", "ReLU", "Sigmoid", "Softmax", "Tanh")}
+LAYERS = {
+    kind.__name__: kind
+    for kind in (layers.Dense, layers.Dropout, layers.Linear, layers.Softmax, *layers.ELEMENTWISE.values())
+}
 LOSSES = {
     name: getattr(losses, name)
     for name in (

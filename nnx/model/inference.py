@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnx.backends.inference import Forward, Stage
-from nnx.layers import Dense, Dropout, Layer, Linear, ReLU, Sigmoid, Softmax, Tanh
+from nnx.kernels.elementwise import BY_NAME
+from nnx.layers import ELEMENTWISE, Activation, Dense, Dropout, Layer, Linear, Softmax
 from nnx.settings import replaced
 
 if TYPE_CHECKING:
     from nnx.model.sequential import Sequential
 
 Array = Any
-FUSED = {ReLU: "relu", Sigmoid: "sigmoid", Tanh: "tanh"}  # what `dense` applies to its own result
+ELEMENTWISE_KINDS = frozenset(ELEMENTWISE.values())
 PASSED = (Linear, Dropout)  # what does nothing here
 
 
@@ -92,18 +93,30 @@ def stages_of(layers: Sequence[Layer]) -> list[Stage] | None:
     """Reduce layers to stages; None if one of them is not nnx's own, or nothing is left."""
     stages: list[Stage] = []
     for layer in layers:
-        kind, last = type(layer), stages[-1] if stages else None
+        kind = type(layer)
         if replaced(layer):
             return None
         if isinstance(layer, Dense) and kind is Dense:
             stages.append(Stage(layer.weights, layer.biases, None))
-        elif kind in FUSED and last is not None and last.weights is not None and last.activation is None:
-            stages[-1] = Stage(last.weights, last.biases, FUSED[kind])
-        elif kind in FUSED or kind is Softmax:
-            stages.append(Stage(None, None, FUSED.get(kind, "softmax")))
+        elif kind is Softmax:
+            stages.append(Stage(None, None, "softmax"))
+        elif isinstance(layer, Activation) and kind in ELEMENTWISE_KINDS:
+            add_function(stages, layer.operation, layer.config())
         elif kind not in PASSED:
             return None
     return stages or None
+
+
+def add_function(stages: list[Stage], name: str, settings: dict[str, Any]) -> None:
+    """Add a function of each number by itself; to the dense stage before it, if `dense` applies that to its own result.
+
+    Nothing is kept for a gradient here, so that is any function without a parameter.
+    """
+    parameter, last = BY_NAME[name].parameter, stages[-1] if stages else None
+    if parameter or last is None or last.weights is None or last.activation is not None:
+        stages.append(Stage(None, None, name, settings[parameter] if parameter else 0.0))
+    else:
+        stages[-1] = Stage(last.weights, last.biases, name)
 
 
 def refuse(x: np.ndarray) -> None:

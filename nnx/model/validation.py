@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nnx.errors import InputError, InputTypeError
-from nnx.layers import Activation, Dense, Dropout, Layer, Linear, ReLU, Softmax, Tanh
+from nnx.layers import ELEMENTWISE, Activation, Dense, Dropout, Layer, Linear, Sigmoid, Softmax
 from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy, FusedLoss, Loss
 from nnx.settings import is_own
 
@@ -74,7 +74,8 @@ def check_ending(last: Layer, loss: Loss) -> None:
     """Refuse the two mistakes that train without an error, and badly."""
     if isinstance(loss, FusedLoss) and type(last).__name__ in ("Softmax", "Sigmoid"):
         raise InputError(f"compile: {loss} takes logits, but the last layer is {last}; drop that layer")
-    if isinstance(loss, CategoricalCrossEntropy | BinaryCrossEntropy) and type(last) in (Dense, Linear, ReLU, Tanh):
+    shares = type(last) not in (Dense, Linear, *ELEMENTWISE.values()) or type(last) is Sigmoid
+    if isinstance(loss, CategoricalCrossEntropy | BinaryCrossEntropy) and not shares:
         ending = "Softmax()" if isinstance(loss, CategoricalCrossEntropy) else "Sigmoid()"
         raise InputError(f"compile: {loss} takes probabilities, but the last layer is {last}; add {ending}")
     if isinstance(loss, BinaryCrossEntropy) and type(last) is Softmax:

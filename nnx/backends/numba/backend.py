@@ -24,9 +24,10 @@ from nnx.backends.base import BackendInfo
 from nnx.backends.errors import BackendUnavailable, InputError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.numpy import NumpyBackend
-from nnx.backends.operations import QUIET
+from nnx.backends.operations import QUIET, with_functions
 from nnx.backends.recorder import Program, Recorder
 from nnx.kernels.cpu.jit.signature import Unfit
+from nnx.kernels.elementwise import FUNCTIONS, KINDS, Elementwise, number_of
 from nnx.kernels.philox import LOW, keep_threshold
 from nnx.kernels.rounding import RUN
 from nnx.kernels.step_state import STEP
@@ -39,7 +40,7 @@ ALONE = 2e5  # ns of work below which one thread is quicker than two
 
 MODULES = {
     "matmul": "blas gemm",
-    "ops": "activations cross_entropy dropout losses optimizers softmax step sums",
+    "ops": "cross_entropy dropout elementwise losses optimizers softmax step sums",
     "threads": "pool",
 }
 
@@ -58,9 +59,7 @@ class Kernels:
 
 # What each operation runs; whatever is not here is NumPy's.
 IMPLEMENTATIONS = {
-    "regularize": "step.regularize", "relu": "activations.forward", "relu_backward": "activations.backward",
-    "sigmoid": "activations.forward", "sigmoid_backward": "activations.backward", "tanh": "activations.forward",
-    "tanh_backward": "activations.backward", "softmax": "softmax.forward", "softmax_backward": "softmax.backward",
+    "regularize": "step.regularize", "softmax": "softmax.forward", "softmax_backward": "softmax.backward",
     "softmax_jacobian": "softmax.jacobian", "cross_entropy": "losses.cross_entropy_indices",
     "cross_entropy_backward": "losses.cross_entropy_indices_backward", "softmax_cross_entropy": "cross_entropy.indices",
     "binary_cross_entropy": "losses.binary_cross_entropy",
@@ -70,9 +69,16 @@ IMPLEMENTATIONS = {
     "mean_absolute_error_backward": "losses.regression_backward", "gather_rows": "step.gather",
     "dropout": "dropout.dropout", "tally": "step.tally", "end_step": "step.end_step", "sgd": "optimizers.sgd",
     "adagrad": "optimizers.adagrad", "rmsprop": "optimizers.rmsprop", "adam": "optimizers.adam",
+    **{row.name: "elementwise.forward" for row in FUNCTIONS},
+    **{row.gradient: "elementwise.backward" for row in FUNCTIONS},
 }  # fmt: skip
 
+NUMBERS = {kind: number_of(kind) for kind in KINDS}
+NOTHING = (0.0,)  # for the parameter of a function that has none
+PLAIN = NumpyBackend()
 
+
+@with_functions
 class NumbaBackend(NumpyBackend):
     """Arrays are `numpy.ndarray`s; the hot loops are compiled."""
 
@@ -123,7 +129,7 @@ class NumbaBackend(NumpyBackend):
 
     def record(self, known: Iterable[Array]) -> Recorder:
         """Return the stand-in. NumPy carries out what it notes: for one step no operation is worth being compiled."""
-        return Recorder(self, known, by=NumpyBackend())
+        return Recorder(self, known, by=PLAIN)
 
     def compile(self, recorder: Recorder) -> Program:
         from nnx.backends.numba.program import compile_program  # here, because it imports Numba
@@ -140,13 +146,13 @@ class NumbaBackend(NumpyBackend):
     def dense(self, x: Array, w: Array, b: Array, activation: str | None = None, out: Array | None = None) -> Array:
         (n, inputs), outputs, k = x.shape, w.shape[1], self.kernels
         y = np.empty((n, outputs), x.dtype) if out is None else out
-        kind = k.activations.KINDS[activation]
+        kind = k.elementwise.NONE if activation is None else NUMBERS[activation]
         if not self._own(n, outputs, inputs, x.itemsize, True):
             if offer(k.blas.dense, x, w, b, y, kind) if self.bound else self._by_numpy(x, w, b, y, kind):
                 return y
-        elif b.shape == (1, outputs) and self._product(x, w, y, b, kind == k.activations.RELU):
-            if kind > k.activations.RELU:
-                self._elementwise(k.activations.activate, 1.0, (y,), kind)
+        elif b.shape == (1, outputs) and self._product(x, w, y, b, kind == k.elementwise.RELU):
+            if kind not in (k.elementwise.NONE, k.elementwise.RELU):
+                self._elementwise(k.elementwise.forward, 1.0, (y, y), kind, 0.0)
             return y
         return super().dense(x, w, b, activation, out)
 
@@ -183,7 +189,7 @@ class NumbaBackend(NumpyBackend):
         if not (x.dtype == w.dtype == b.dtype == y.dtype and b.shape == (1, y.shape[1])):
             return False
         np.matmul(x, w, out=y)
-        return offer(self.kernels.activations.finish, y, b, kind)
+        return offer(self.kernels.elementwise.finish, y, b, kind)
 
     def _own(self, m: int, n: int, k: int, itemsize: int, fused: bool) -> bool:
         if self.gemm_rule == "auto":
@@ -223,33 +229,17 @@ class NumbaBackend(NumpyBackend):
 
     # ---- activations -------------------------------------------------------------------------------------------------
 
-    def relu(self, x: Array, out: Array | None = None) -> Array:
-        return self._forward(super().relu, "relu", 0.3, x, out)
-
-    def sigmoid(self, x: Array, out: Array | None = None) -> Array:
-        return self._forward(super().sigmoid, "sigmoid", 0.8, x, out)
-
-    def tanh(self, x: Array, out: Array | None = None) -> Array:
-        return self._forward(super().tanh, "tanh", 1.0, x, out)
-
-    def relu_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        return self._backward(super().relu_backward, "relu", y, dy, out)
-
-    def sigmoid_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        return self._backward(super().sigmoid_backward, "sigmoid", y, dy, out)
-
-    def tanh_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        return self._backward(super().tanh_backward, "tanh", y, dy, out)
-
-    def _forward(self, otherwise: Callable[..., Array], name: str, cost: float, x: Array, out: Array | None) -> Array:
+    def _function(self, row: Elementwise, x: Array, a: tuple[float, ...], out: Array | None) -> Array:
         y = np.empty(x.shape, x.dtype) if out is None else out
-        k = self.kernels.activations
-        return y if self._elementwise(k.forward, cost, (x, y), k.KINDS[name]) else otherwise(x, out)
+        kernel, number = self.kernels.elementwise.forward, NUMBERS[row.name]
+        done = self._elementwise(kernel, row.cost, (x, y), number, *(a or NOTHING))
+        return y if done else getattr(PLAIN, row.name)(x, *a, out=out)
 
-    def _backward(self, otherwise: Callable[..., Array], name: str, y: Array, dy: Array, out: Array | None) -> Array:
+    def _gradient(self, row: Elementwise, of: Array, dy: Array, a: tuple[float, ...], out: Array | None) -> Array:
         dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        k = self.kernels.activations
-        return dx if self._elementwise(k.backward, 0.4, (y, dy, dx), k.KINDS[name]) else otherwise(y, dy, out)
+        kernel, number = self.kernels.elementwise.backward, NUMBERS[row.gradient]
+        done = self._elementwise(kernel, row.cost, (of, dy, dx), number, *(a or NOTHING))
+        return dx if done else getattr(PLAIN, row.gradient)(of, dy, *a, out=out)
 
     def softmax(self, x: Array, out: Array | None = None) -> Array:
         y = np.empty(x.shape, x.dtype) if out is None else out

@@ -10,8 +10,8 @@ import numpy as np
 from nnx.backends.dataflow import Array, address
 from nnx.backends.inference import Forward, Stage
 from nnx.kernels.cpu.jit.simd import WIDTH
-from nnx.kernels.cpu.ops.activations import KINDS
 from nnx.kernels.cpu.program import inference as f
+from nnx.kernels.elementwise import number_of
 
 # A row takes some 150 ns and 55 ps a weight (from the second-level cache). Stage by stage all rows together take 20 us
 # in Python, then less for each. And a product of two to four rows takes BLAS as long as eight of them.
@@ -61,12 +61,18 @@ def table_of(stages: Sequence[Stage], parameters: Array) -> Array | None:
             if None in found:
                 return None
             places = [at for at in found if at is not None]
-        kind = f.SOFTMAX if stage.activation == "softmax" else KINDS[stage.activation]
-        rows.append([inputs, width, *places, kind])
+        rows.append([inputs, width, *places, kind_of(stage.activation), np.float64(stage.parameter).view(np.int64)])
     if weights > WEIGHTS or max(max(row[:2]) for row in rows) > f.STACK:
         return None
     header = [len(rows), max(FEW, int(SAVED / (ROW + weights * WEIGHT))), weights, address(parameters)]
     return np.array([*header, *(number for row in rows for number in row)], np.int64)
+
+
+def kind_of(activation: str | None) -> int:
+    """What the kernel knows an activation by."""
+    if activation is None:
+        return f.NONE
+    return f.SOFTMAX if activation == "softmax" else number_of(activation)
 
 
 def place(a: Any, parameters: Array) -> int | None:

@@ -21,6 +21,7 @@ from nnx.kernels.cpu.matmul.gemm import STRIPS
 from nnx.kernels.cpu.ops import optimizers
 from nnx.kernels.cpu.program import table as t
 from nnx.kernels.cpu.program.lanes_matmul import SAMPLES
+from nnx.kernels.elementwise import number_of
 from nnx.kernels.rounding import RUN
 
 PADDING = 64  # numbers that a buffer of the step's own is a multiple of
@@ -264,12 +265,12 @@ class Rows(Layout):
                 assert node.weights is not None
                 assert node.biases is not None
                 w, b = self.panels_of(node.weights, False), self.parameter(node.biases)
-                return [row(t.DENSE, KIND=kind_of(node), K=n, N=node.weights.shape[1], X=x, W=w, B=b, Y=out)]
+                return [row(t.DENSE, KIND=int(node.relu), K=n, N=node.weights.shape[1], X=x, W=w, B=b, Y=out)]
             case "dense_dx":
                 assert node.weights is not None
                 w = self.panels_of(node.weights, True)
                 columns = {"K": node.weights.shape[0], "N": n, "D": x, "W": w, "G": out}
-                return [row(t.DENSE_DX, KIND=kind_of(node), X=0 if node.y is None else place(node.y), **columns)]
+                return [row(t.DENSE_DX, KIND=int(node.relu), X=0 if node.y is None else place(node.y), **columns)]
             case "elementwise":
                 y = t.NOWHERE if node.y is None else place(node.y)
                 return [row(t.ELEMENTWISE, KIND=number_of(node.kind), N=n, X=x, Y=y, G=out, COEF=c)]
@@ -390,11 +391,11 @@ class Lanes(Layout):
                 assert node.weights is not None
                 assert node.biases is not None
                 w, b = self.parameter(node.weights), self.parameter(node.biases)
-                return [row(t.LANES_DENSE, KIND=kind_of(node), K=n, N=node.weights.shape[1], X=x, W=w, B=b, Y=out)]
+                return [row(t.LANES_DENSE, KIND=int(node.relu), K=n, N=node.weights.shape[1], X=x, W=w, B=b, Y=out)]
             case "dense_dx":
                 assert node.weights is not None
                 columns = {"K": node.weights.shape[0], "N": n, "D": x, "W": self.parameter(node.weights), "G": out}
-                return [row(t.LANES_DX, KIND=kind_of(node), X=0 if node.y is None else place(node.y), **columns)]
+                return [row(t.LANES_DX, KIND=int(node.relu), X=0 if node.y is None else place(node.y), **columns)]
             case "elementwise":
                 y = t.NOWHERE if node.y is None else place(node.y)
                 rows = [row(t.ELEMENTWISE, KIND=number_of(node.kind), N=n, X=x, Y=y, G=out, COEF=c)]
@@ -433,16 +434,6 @@ class Lanes(Layout):
 
 
 # Gradients of losses, which are not 0 of their own accord for samples that are not there.
-LOSS_SLOPES = ("square_back", "distance_back", "binary_back", "logit_back")
+LOSS_SLOPES = ("square_backward", "abs_error_backward", "binary_backward", "logit_backward")
 # What lanes have kernels for.
 IN_LANES = {"labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean"}
-
-
-def number_of(name: str) -> int:
-    """What the table calls a kind of operation."""
-    return int(getattr(t, name.upper()))
-
-
-def kind_of(node: Node) -> int:
-    """RELU if it was folded into this product, else no kind at all."""
-    return t.RELU if node.relu else -1

@@ -14,9 +14,11 @@ from nnx.kernels.cpu.jit.behaved import apart, apart_or_same, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, PART, flat, on_stack, smaller, view
-from nnx.kernels.cpu.ops.loss_formulas import clamp, class_of, cost_of, logit, logit_gradient
-from nnx.kernels.cpu.ops.math import exponentials, logarithms, sigmoid
+from nnx.kernels.cpu.ops.loss_formulas import class_of, cost_of, logistic, scalar, within
+from nnx.kernels.cpu.ops.math import exponentials, logarithms
 from nnx.kernels.cpu.ops.softmax import LONG, ROWS, is_first, rows_of_block, scale, shift_rows
+
+logit, logit_gradient = scalar("logit"), scalar("logit_backward")
 
 
 @njit(**INLINED)
@@ -73,7 +75,7 @@ def of_labels(logits, labels, losses, probabilities, gradient, hits, c, factor, 
             g[label] -= factor if known else number(0)
         logarithms(view(totals, 0, rows))
         for r in range(rows):
-            wanted[r] = clamp(totals[r] - wanted[r], low, high)
+            wanted[r] = within(totals[r] - wanted[r], low, high)
 
 
 @njit(**PART)
@@ -101,7 +103,7 @@ def of_distributions(logits, target, losses, probabilities, gradient, c, factor,
             logarithm, top, loss = totals[r], tops[r], number(0)
             for j in range(c):
                 share = t[j]
-                part = share * clamp(cost_of(logarithm, z[j], top), low, high)
+                part = share * within(cost_of(logarithm, z[j], top), low, high)
                 loss += part if share > number(0) else number(0)  # one with logit -inf costs nothing unless wanted
                 g[j] = (g[j] - share) * factor
             tops[r] = loss
@@ -199,5 +201,5 @@ def binary(logits, target, losses, probabilities, gradient, low, high, scale):
     if keep:
         a, p = flat(logits), flat(probabilities)
         for j in range(a.size):
-            p[j] = sigmoid(a[j])
+            p[j] = logistic(a[j])
     return True

@@ -13,18 +13,11 @@ from nnx.kernels.cpu.jit.behaved import apart, apart_or_same, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import OPTIONS, flat, row
-from nnx.kernels.cpu.ops.loss_formulas import (
-    absolute,
-    absolute_gradient,
-    binary,
-    binary_gradient,
-    class_of,
-    nll,
-    nll_gradient,
-    squared,
-    squared_gradient,
-)
+from nnx.kernels.cpu.ops.loss_formulas import class_of, scalar
 
+nll, nll_gradient, binary, binary_gradient = map(scalar, ("nll", "nll_backward", "binary", "binary_backward"))
+squared, squared_gradient = scalar("square"), scalar("square_backward")
+absolute, absolute_gradient = scalar("abs_error"), scalar("abs_error_backward")
 SQUARED, ABSOLUTE = range(2)
 
 

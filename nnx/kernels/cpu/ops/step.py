@@ -13,12 +13,14 @@ from nnx.kernels.cpu.jit.behaved import apart, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, PART, flat, larger, row, smaller, view
-from nnx.kernels.cpu.ops.loss_formulas import class_of, near, same_side
+from nnx.kernels.cpu.ops.loss_formulas import class_of, scalar
 from nnx.kernels.cpu.ops.softmax import first_largest, is_first, largest
 from nnx.kernels.step_state import CURSOR, DONE, HITS, LOSS, PENALTY, STEP
 
 NONE, DISTRIBUTIONS, BINARY, LOGITS, REGRESSION = range(5)  # metrics of `tally`
 METRICS = {None: NONE, "categorical": DISTRIBUTIONS, "binary": BINARY, "logits": LOGITS, "regression": REGRESSION}
+
+above, near = scalar("above"), scalar("near")
 
 
 # ---- what recorded steps do, too -------------------------------------------------------------------------------------
@@ -168,11 +170,11 @@ def tally(losses, outputs, target, stats, metric, precision):
         return True
     if metric == REGRESSION:
         for j in range(a.size):
-            hits += near(a[j], t[j], limit)
+            hits += near(a[j], t[j], limit) > 0
     else:
         level = number(0) if metric == LOGITS else number(0.5)
         for j in range(a.size):
-            hits += same_side(a[j], t[j], level)
+            hits += above(a[j], t[j], level) > 0
     stats[HITS] = hits / c
     return True
 

@@ -41,15 +41,15 @@ from nnx.kernels.cpu.jit.simd import (
     vtop,
 )  # fmt: skip
 from nnx.kernels.cpu.jit.span import Span, make_span
-from nnx.kernels.cpu.ops.activations import RELU, SIGMOID, TANH
-from nnx.kernels.cpu.ops.math import exp, tanh
+from nnx.kernels.cpu.ops.elementwise import NONE, apply_function
+from nnx.kernels.cpu.ops.math import exp
 
 # The table: a header (how many layers, the most rows, how many weights, the parameters' address), then a row for each
 # layer: its widths, the places of its parameters (NOWHERE: an activation by itself), and what is done to its outputs:
-# one of activations.py's kinds, or SOFTMAX.
+# a function by its number (nnx/kernels/elementwise.py) and that function's own parameter, a float64; SOFTMAX, or NONE.
 STAGES, ROWS, SIZE, PARAMETERS, HEADER = range(5)
-K, N, WEIGHTS, BIASES, KIND, COLUMNS = range(6)
-NOWHERE, SOFTMAX = -1, TANH + 1
+K, N, WEIGHTS, BIASES, KIND, PARAMETER, COLUMNS = range(7)
+NOWHERE, SOFTMAX = -1, -2  # numbers of functions are not below 0
 STACK = 2048  # numbers of the widest layer: its two buffers lie on the stack, since allocating them takes 60 ns
 BUFFERS = 2 * STACK
 SOON = 20_000  # weights that take 1 us: up to then Python's other threads wait, since letting them go on takes 0.1 us
@@ -114,23 +114,11 @@ def wide_product(values, w, b, k, n, x, y):
 
 
 @njit(**INLINED)
-def bend(y, n, kind):
-    """Pass whole vectors through relu, sigmoid or tanh, in place."""
-    zero, one = y.dtype.type(0), y.dtype.type(1)
+def bend(y, n, kind, a):
+    """Pass whole vectors through a function, in place."""
     for first in range(0, whole(n), WIDTH):
-        a = view(y, first, WIDTH)
-        if kind == RELU:
-            for j in range(WIDTH):
-                v = a[j]
-                a[j] = zero if v < zero else v
-        elif kind == SIGMOID:
-            for j in range(WIDTH):
-                v = a[j]
-                e = exp(-abs(v))
-                a[j] = (one if v >= zero else e) / (one + e)
-        elif kind == TANH:
-            for j in range(WIDTH):
-                a[j] = tanh(a[j])
+        part = view(y, first, WIDTH)
+        apply_function(kind, part, part, part, a, 0.0)
 
 
 @njit(**INLINED)
@@ -166,8 +154,8 @@ def copy_finite(source, target):
 
 
 @njit(**INLINED)
-def every_row(table, values, x, out):
-    """`forward` for operands that fit; False if a number is not finite."""
+def every_row(table, constants, values, x, out):
+    """`forward` for operands that fit; False if a number is not finite. `constants`: the table, read as float64."""
     first, last = HEADER, HEADER + (table[STAGES] - 1) * COLUMNS
     memory = on_stack(values.dtype, BUFFERS)
     for i in range(x.shape[0]):
@@ -184,8 +172,8 @@ def every_row(table, values, x, out):
                 a, b = b, a
             if kind == SOFTMAX:
                 softmax_row(a, n)
-            elif kind >= RELU:
-                bend(a, n, kind)
+            elif kind != NONE:
+                bend(a, n, kind, constants[at + PARAMETER])
         result = row(out, i)
         for j in range(result.size):
             result[j] = a[j]
@@ -211,7 +199,7 @@ def forward(x, out, place):
     thread = types.uintp(0)
     if rows * table[SIZE] > SOON:
         thread = let_python_go_on()
-    done = every_row(table, values, x, out)
+    done = every_row(table, numbers_at(place, np.float64), values, x, out)
     if thread != 0:
         come_back(thread)
     return done

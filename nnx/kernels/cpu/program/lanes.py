@@ -1,6 +1,6 @@
 """`run_lanes`: replays a recorded training step whose samples lie in the vector lanes, many times in one call.
 
-Matrices are [features, stride]. It interprets the table described in program_table.py: 30 to 50 ns an operation.
+Matrices are [features, stride]. It interprets the table described in table.py: 30 to 50 ns an operation.
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -38,8 +38,8 @@ from nnx.kernels.cpu.program.table import (
     PARAMETERS,
     R0,
     R1,
-    RELU,
     STRIDE,
+    WITH_RELU,
     B,
     D,
     G,
@@ -93,9 +93,9 @@ def product(t, header, memory, hyper, numbers, r0, count):
             grid(memory, t[D] + r0, n, count, stride, 1),
             grid(memory, t[G] + r0, k, count, stride, 1),
         )
-        if t[KIND] == RELU:
+        if t[KIND] == WITH_RELU:
             active = grid(memory, t[X] + r0, k, count, stride, 1)
-    lanes_product(w, x, y, bias, active, op == LANES_DENSE and t[KIND] == RELU)
+    lanes_product(w, x, y, bias, active, op == LANES_DENSE and t[KIND] == WITH_RELU)
 
 
 @njit(inline="always")

@@ -13,7 +13,7 @@ import numpy as np
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import PART, view
 from nnx.kernels.cpu.ops.dropout import HALF, MASK, philox
-from nnx.kernels.cpu.ops.loss_formulas import clamp
+from nnx.kernels.cpu.ops.loss_formulas import within
 from nnx.kernels.cpu.ops.math import exp, logarithms
 from nnx.kernels.cpu.ops.step import named
 
@@ -91,7 +91,7 @@ def lanes_cross_entropy(z, labels, out, losses, hits, scratch, n, stride, rows, 
             e[s] = zero
     logarithms(total)
     for s in range(rows):
-        losses[s] = clamp(total[s] - losses[s], least, most)
+        losses[s] = within(total[s] - losses[s], least, most)
 
 
 @njit(**PART)

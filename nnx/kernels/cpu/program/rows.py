@@ -1,6 +1,6 @@
 """`run_rows`: replays a recorded training step whose samples lie row by row, many times in one call.
 
-It interprets the table described in program_table.py: 30 to 50 ns an operation.
+It interprets the table described in table.py: 30 to 50 ns an operation.
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -40,7 +40,6 @@ from nnx.kernels.cpu.program.table import (
     PANELS_ACROSS,
     R0,
     R1,
-    RELU,
     ROW_MEAN,
     SCRATCH,
     SCRATCH_SIZE,
@@ -49,6 +48,7 @@ from nnx.kernels.cpu.program.table import (
     STRIPS,
     STRIPS_SIZE,
     UPDATE,
+    WITH_RELU,
     B,
     D,
     G,
@@ -91,13 +91,13 @@ def product(t, header, memory, hyper, numbers, r0, rows, thread):
         elif op == DENSE_DX:
             a, c = grid(memory, t[D] + r0 * n, rows, n, n, 1), grid(memory, t[G] + r0 * k, rows, k, k, 1)
             panels, tall = part(memory, t[W], 0), n
-            if t[KIND] == RELU:
+            if t[KIND] == WITH_RELU:
                 active = grid(memory, t[X] + r0 * k, rows, k, k, 1)
         else:
             a = grid(memory, t[X] + first * k + t[R0], high, smaller(RUN, rows - first), 1, k)
             c = grid(memory, scratch + size if many else at, high, n, n, 1)
             panels, tall = part(memory, t[D] + first * VECTORS * (WIDTH // c.itemsize), 0), rows
-        multiply(a, panels, tall, c, bias, active, op == DENSE and t[KIND] == RELU, False, strips)
+        multiply(a, panels, tall, c, bias, active, op == DENSE and t[KIND] == WITH_RELU, False, strips)
         if many:
             collect(part(memory, at, size), part(memory, scratch + size, size), first == 0)
     if op == DENSE_DW:

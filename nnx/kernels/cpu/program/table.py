@@ -45,13 +45,10 @@ PANELS, PANELS_ACROSS = range(3, 5)  # a matrix, or its transpose, in the order 
 GATHER, DROPOUT, SOFTMAX, SOFTMAX_BACK, CROSS_ENTROPY, CROSS_ENTROPY_SOFT, ARGMAX, ONE_HOT, ROW_MEAN = range(10, 19)
 LANES_DENSE, LANES_DX, LANES_DW, LANES_DB = range(20, 24)
 LANES_LOAD, LANES_DROPOUT, LANES_CROSS_ENTROPY, LANES_MEAN, LANES_CLEAR = range(30, 35)
-LABELS, ELEMENTWISE = 40, 41
+LABELS, ELEMENTWISE = 40, 41  # the kind of the latter: nnx/kernels/elementwise.py
 BIAS, PARAMETERS = 50, 51  # tasks: the gradient of biases; a segment of parameters whose gradient is there already
 
-# Kinds of ELEMENTWISE: x (and y) to the result.
-RELU, SIGMOID, TANH, RELU_BACK, SIGMOID_BACK, TANH_BACK = range(6)
-SQUARE, SQUARE_BACK, DISTANCE, DISTANCE_BACK, BINARY, BINARY_BACK = range(6, 12)
-LOGIT, LOGIT_BACK, ABOVE, NEAR, EQUAL, SURPRISE, SURPRISE_BACK, KNOWN = range(12, 20)
+WITH_RELU = 1  # the kind of a product that ReLU, or the mask of its gradient, follows in the same pass
 
 # ---- numbers: float64 that operations read ---------------------------------------------------------------------------
 STEP_SIZE, CORRECTION, SHRINK, FINAL, CONSTANTS = 0, 1, 2, 3, 8
