@@ -24,7 +24,8 @@ from nnx.kernels.step_state import CLIP
 
 def clamp(m, v, low, high):
     """v within [low, high]; NaN stays."""
-    return m.where(v < low, low, m.where(v > high, high, v))
+    v = m.where(v < low, low, v)  # one after the other, which is two instructions; one in the other would be four
+    return m.where(v > high, high, v)
 
 
 def clipped(m, p):
@@ -35,7 +36,7 @@ def clipped(m, p):
 def absolute_gradient(m, y, t, factor, *_):
     """The sign of an error, infinite or not; 0 and NaN stay."""
     error = y - t
-    return m.where(error > 0, factor, m.where(error < 0, -factor, error))
+    return m.where(abs(error) > 0, m.where(error > 0, factor, -factor), error)
 
 
 def binary(m, p, t, *_):
