@@ -143,7 +143,7 @@ def extent(header, table, ticket):
 
 
 def make_run(operation: Any) -> Any:
-    """The function that replays steps whose table `operation` carries out; see program_step.py for its arguments."""
+    """The function that replays steps whose table `operation` carries out; see compiled.py for its arguments."""
 
     @njit(**OPTIONS)
     def run(
