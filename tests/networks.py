@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 import nnx
+from nnx.kernels.elementwise import NAMES
+from nnx.layers import ELEMENTWISE
 
 Data = tuple[np.ndarray, np.ndarray]
 # How near two trainings of these networks are in float64, where one rounds otherwise: 200 steps differ by 1e-14
@@ -114,6 +116,12 @@ NETS: dict[str, Net] = {
     "in order": Net(mlp(nnx.ReLU), fit={"shuffle": False}),
     "deep": Net(deep),
 }
+
+
+# A network for each elementwise function, by its operation's name; those of a layer that has several are added here.
+FUNCTIONS: dict[str, Net] = {name: Net(mlp(layer)) for name, layer in ELEMENTWISE.items()}
+FUNCTIONS["gelu_tanh"] = Net(mlp(lambda: nnx.GELU("tanh")))
+assert FUNCTIONS.keys() == set(NAMES)
 
 
 class Unfused(nnx.Softmax):

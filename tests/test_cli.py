@@ -534,7 +534,7 @@ WRONG = [
     ("train digits --batch-size -1", "--batch-size=-1"),
     ("train digits --layers 64,x", "--layers=64,x"),
     ("train digits --layers 0", "--layers=0"),
-    ("train digits --activation relux", "expected one of 'relu', 'tanh', 'sigmoid'"),
+    ("train digits --activation relux", "expected one of 'relu', 'sigmoid', 'tanh'"),
     ("train digits --optimizer adem", "--optimizer='adem'"),
     ("train digits --dropout 1", "--dropout=1.0"),
     ("train digits --lr 0", "--lr=0.0"),

@@ -16,6 +16,7 @@ if cuda_on_cpu.missing():
     pytest.skip(str(cuda_on_cpu.missing()), allow_module_level=True)
 
 import fake_cupy
+import networks
 from cupy_calls import of
 from fake_cublaslt import FakeLt
 from fake_cupy import machine
@@ -31,6 +32,7 @@ from nnx.backends.cupy.programs import graph as cuda_graph
 from nnx.backends.cupy.programs.graph import GraphProgram, kept
 from nnx.errors import InputError
 from nnx.kernels.cuda import ACTIVATIONS
+from nnx.kernels.elementwise import FUNCTIONS, NAMES, Elementwise
 from nnx.testing.rounding import rounding
 
 Array = Any
@@ -166,12 +168,14 @@ def test_on_a_gpu_a_step_with_large_products_is_one_graph():
 
 
 @pytest.mark.parametrize("graph", [True, False])
-@pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid"])
-def test_a_dense_layer_and_its_activation_are_one_operation(name: str, graph: bool, make: Any):
-    """But for the steps that are recorded, of both sizes."""
-    model, _ = trained(NETS[name], make(graph=graph), epochs=3)
-    assert (model.replay_reason, machine.launched[f"{name}_forward"]) == (None, 2)
-    expected, _ = trained(NETS[name], "numpy", epochs=3)
+@pytest.mark.parametrize("row", FUNCTIONS, ids=NAMES)
+def test_a_dense_layer_and_its_activation_are_one_operation(row: Elementwise, graph: bool, make: Any):
+    """But for the steps that are recorded, of both sizes; and not if the gradient needs its input, or it a number."""
+    net = networks.FUNCTIONS[row.name]
+    model, _ = trained(net, make(graph=graph), epochs=3)
+    assert model.replay_reason is None
+    assert (machine.launched[f"{row.name}_forward"] == 2) == (row.of == "y" and not row.parameter)
+    expected, _ = trained(net, "numpy", epochs=3)
     np.testing.assert_allclose(numbers(model), numbers(expected), **ALIKE)
 
 

@@ -30,6 +30,7 @@ from nnx.errors import InputError, NonFiniteError
 from nnx.kernels.cuda import options, source
 from nnx.kernels.cuda import program_table as t
 from nnx.kernels.cuda.table import FOLDER
+from nnx.kernels.elementwise import KINDS
 
 NOTE = "a recorded step is no persistent kernel, because "
 
@@ -111,7 +112,7 @@ def names(kind: str) -> list[str]:
 
 def test_names_and_numbers_are_those_of_the_kernel():
     assert names("Op") == list(t.OPERATIONS)
-    assert names("Kind") == list(t.KINDS)
+    assert names("Kind") == ["none = -1", *KINDS]
     assert names("Optimizer") == list(t.OPTIMIZERS)
     text = (FOLDER / "program.cuh").read_text()
     struct = re.sub(r"//.*", "", text[text.index("struct Row {") : text.index("};", text.index("struct Row {"))])
@@ -122,7 +123,7 @@ def test_names_and_numbers_are_those_of_the_kernel():
     assert (int(numbers["PROGRAM_THREADS"]), int(numbers["AHEAD"])) == (t.THREADS, t.AHEAD)
     assert numbers["SHARED_PLACES"] == "(1 << 20)"
     assert t.SHARED_PLACES == 1 << 20
-    rates = (FOLDER / "descent.cuh").read_text()
+    rates = (FOLDER / "optimizers.cuh").read_text()
     rates = re.sub(r"//.*", "", rates[rates.index("struct Rates {") : rates.index("};")])
     assert len(re.findall(r"\w+(?=[,;])", rates)) == t.RATES
 
@@ -415,6 +416,27 @@ def test_what_it_cannot_do_is_a_reason_and_a_graph(make: Any):
     program = compile_program(backend, recorder.calls, None)
     assert not isinstance(program, PersistentProgram)
     assert failures(backend) == [f"{NOTE}a step has one optimizer and one end; recorded were 0 and 0"]
+
+
+def test_a_kind_that_there_is_not_is_refused_and_stops_the_kernel(make: Any, monkeypatch: pytest.MonkeyPatch):
+    _, program = recorded(NETS["tanh"], make())
+    table, kinds = program._kernel._table, t.FIELDS.index("kind")  # type: ignore[union-attr]
+    before = table.get()
+    for op, number in (("elementwise", -1), ("elementwise", len(KINDS)), ("update", len(t.OPTIMIZERS))):
+        changed = before.copy()
+        changed[before[:, 0] == t.OPERATIONS.index(op), kinds] = number
+        table[...] = fake_cupy.asarray(changed)
+        with pytest.raises(RuntimeError, match="__trap"):
+            program._kernel.launch(1)  # type: ignore[union-attr]
+    changed = before.copy()
+    changed[-1, 0] = len(t.OPERATIONS)
+    table[...] = fake_cupy.asarray(changed)
+    with pytest.raises(RuntimeError, match="__trap"):
+        program._kernel.launch(1)  # type: ignore[union-attr]
+    monkeypatch.setattr("nnx.backends.cupy.programs.lowering.KINDS", KINDS[:2])
+    backend = make()
+    trained(NETS["tanh"], backend, epochs=1)
+    assert failures(backend) == [NOTE + "no elementwise kind is called 'tanh'"]
 
 
 @pytest.mark.parametrize("failing", ["compiling", "launching"])

@@ -18,22 +18,15 @@ import numpy as np
 from nnx.backends.errors import NotReplayable
 from nnx.backends.recorder import Call
 from nnx.kernels.elementwise import BY_NAME, FUNCTIONS
+from nnx.kernels.losses import LOSSES
 from nnx.kernels.philox import keep_threshold
 
 Array = Any  # NumPy's or CuPy's
 OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")
 # What is done to each number by itself has a name, its kind: one of nnx/kernels/elementwise.py's KINDS.
 GRADIENTS = {row.gradient: row for row in FUNCTIONS}
-LOSSES = {  # of each output, averaged over a sample's outputs
-    "mean_squared_error": "square",
-    "mean_absolute_error": "abs_error",
-    "binary_cross_entropy": "binary",
-}
-LOSS_GRADIENTS = {  # kind, and the factor besides 1 / (samples * outputs)
-    "mean_squared_error_backward": ("square_backward", 2.0),
-    "mean_absolute_error_backward": ("abs_error_backward", 1.0),
-    "binary_cross_entropy_backward": ("binary_backward", 1.0),
-}
+LOSSES_BY_NAME = {row.name: row for row in LOSSES}
+LOSS_GRADIENTS = {row.gradient: row for row in LOSSES}
 UNCLIPPED = (0.0, math.inf)
 
 
@@ -165,11 +158,11 @@ class Reader:
                 self.function(**call.operands)
             elif call.name in GRADIENTS:
                 self.function_gradient(GRADIENTS[call.name].of, **call.operands)
-            elif call.name in LOSSES:
-                self.loss(LOSSES[call.name], *call.operands.values())
+            elif call.name in LOSSES_BY_NAME:
+                self.loss(LOSSES_BY_NAME[call.name].part, *call.operands.values())
             elif call.name in LOSS_GRADIENTS:
-                kind, factor = LOSS_GRADIENTS[call.name]
-                self.loss_gradient(kind, factor, *call.operands.values())
+                row = LOSS_GRADIENTS[call.name]
+                self.loss_gradient(f"{row.part}_backward", row.factor, *call.operands.values())
             elif call is not self.step.end and call is not self.step.optimizer:
                 raise NotReplayable(f"no compiled kernel replays {call.name}")
         if self.step.losses is None:
@@ -292,7 +285,7 @@ class Reader:
 
     def on_softmax_backward(self, y: Array, dy: Array, out: Array) -> None:
         values = self.read(y), self.read(dy)
-        self.add("softmax_back", *values, self.write(out))
+        self.add("softmax_backward", *values, self.write(out))
 
     def on_dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array) -> None:
         self.count(counters)

@@ -119,10 +119,10 @@ def function_of(row: Elementwise) -> Callable[..., Any]:
     """Return a method that is a function of the table."""
 
     def plain(self: Any, x: Array, out: Array | None = None) -> Array:
-        return self._function(row, x, (), out)
+        return self._function(row, x, 0.0, out)
 
     def shaped(self: Any, x: Array, a: float, out: Array | None = None) -> Array:
-        return self._function(row, x, (a,), out)
+        return self._function(row, x, a, out)
 
     return shaped if row.parameter else plain
 
@@ -131,16 +131,16 @@ def gradient_of(row: Elementwise) -> Callable[..., Any]:
     """Return a method that is its gradient."""
 
     def of_input(self: Any, x: Array, dy: Array, out: Array | None = None) -> Array:
-        return self._gradient(row, x, dy, (), out)
+        return self._gradient(row, x, dy, 0.0, out)
 
     def of_output(self: Any, y: Array, dy: Array, out: Array | None = None) -> Array:
-        return self._gradient(row, y, dy, (), out)
+        return self._gradient(row, y, dy, 0.0, out)
 
     def shaped_of_input(self: Any, x: Array, dy: Array, a: float, out: Array | None = None) -> Array:
-        return self._gradient(row, x, dy, (a,), out)
+        return self._gradient(row, x, dy, a, out)
 
     def shaped_of_output(self: Any, y: Array, dy: Array, a: float, out: Array | None = None) -> Array:
-        return self._gradient(row, y, dy, (a,), out)
+        return self._gradient(row, y, dy, a, out)
 
     if row.parameter:
         return shaped_of_input if row.of == "x" else shaped_of_output
@@ -198,13 +198,13 @@ class Operations:
 
         def __getattr__(self, name: str) -> Callable[..., Array]: ...
 
-    def _function(self, row: Elementwise, x: Array, a: tuple[float, ...], out: Array | None) -> Array:
-        """Return a function of the table of x, given its parameter, if it has one."""
-        return write(out, row.forward(math_of(self.xp), x, *a))
+    def _function(self, row: Elementwise, x: Array, a: float, out: Array | None) -> Array:
+        """Return a function of the table of x; `a` is its parameter, or nothing."""
+        return write(out, row.forward(math_of(self.xp), x, *row.given(a)))
 
-    def _gradient(self, row: Elementwise, of: Array, dy: Array, a: tuple[float, ...], out: Array | None) -> Array:
+    def _gradient(self, row: Elementwise, of: Array, dy: Array, a: float, out: Array | None) -> Array:
         """Return dy times the slope of a function of the table; `of` is its input or its output, as its row says."""
-        return write(out, row.backward(math_of(self.xp), of, dy, *a))
+        return write(out, row.backward(math_of(self.xp), of, dy, *row.given(a)))
 
     @operation("x")
     def softmax(self, x: Array, out: Array | None = None) -> Array:

@@ -1,13 +1,13 @@
 """The activation functions that act on each number by itself: a table with one row for each.
 
-A row holds the function's name, what its gradient is computed from, and its formulas: in Python, for arrays of any
-library and for compiled code alike, and in C for GPUs. The operations of the backends, the compiled programs, the CUDA
-kernels, the layers' choices and the tests' cases are made from the rows, so a new function is written once, here. Its
-number, by which compiled code knows it, is its place in the table and stands nowhere else.
+A row holds the function's name, what its gradient is computed from, and its formulas, for arrays of any library, for
+compiled code and for GPUs alike. The operations of the backends, the compiled programs, the CUDA kernels, the layers'
+choices and the tests' cases are made from the rows, so a new function is written once, here. Its number, by which
+compiled code knows it, is its place in the table and stands nowhere else.
 
-A formula in Python is given the mathematics `m` of whatever it works on: `where`, `exp`, `expm1`, `log1p` (of 0 .. 1)
-and `tanh`. With arrays it computes (nnx/backends/array_math.py); with numbers that compiled code will hold it writes
-that code (nnx/kernels/cpu/ops/traced.py).
+A formula is given the mathematics `m` of whatever it works on: `where`, `exp`, `expm1`, `log`, `log1p` (of 0 .. 1) and
+`tanh`. With arrays it computes (nnx/backends/array_math.py); with numbers that compiled code will hold it writes that
+code, LLVM's (nnx/kernels/cpu/ops/traced.py) or C's (nnx/kernels/cuda/written.py).
 
 Infinity times 0 is NaN, where these functions have limits. So what is multiplied by a share that may be 0 is first kept
 within -FAR .. FAR: further out all shares are 0 or 1, in float64 as well.
@@ -145,6 +145,27 @@ def softplus_backward(m: Any, y: Number, dy: Number) -> Number:
     return -dy * m.expm1(-y)
 
 
+def mish(m: Any, x: Number) -> Number:
+    """x tanh(softplus(x))."""
+    share, _ = share_of_mish(m, x)
+    return above(m, x) * share
+
+
+def mish_backward(m: Any, x: Number, dy: Number) -> Number:
+    """The slope is share + x share'."""
+    x = within(m, x)
+    share, slope = share_of_mish(m, x)
+    return dy * (share + x * slope)
+
+
+def share_of_mish(m: Any, x: Number) -> tuple[Number, Number]:
+    """tanh(log(1 + n)) = n (n + 2) / (n (n + 2) + 2), n = exp(x), and its slope, both from e = exp(-|x|)."""
+    e = m.exp(-abs(x))
+    top = m.where(x < 0, e * (e + 2), 1 + 2 * e)
+    bottom = top + m.where(x < 0, 2.0, 2 * e * e)
+    return top / bottom, 4 * e * (1 + e) * m.where(x < 0, 1.0, e) / (bottom * bottom)
+
+
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
@@ -155,10 +176,8 @@ class Elementwise:
     Attributes:
         name: of the operation; that of its gradient is `name + "_backward"`.
         of: what the gradient is computed from besides dy: "x", the function's input, or "y", its output.
-        forward, backward: the formulas in Python: forward(m, x) and backward(m, x or y, dy), and the parameter after
-            these, if there is one.
-        cuda, cuda_gradient: C expressions of x, or of x or y (as `of` says) and dy, with the functions of common.cuh;
-            the type is REAL. `a` is the parameter. Beyond +-FAR (1000) a function is its limit: infinity * 0 is NaN.
+        forward, backward: the formulas: forward(m, x) and backward(m, x or y, dy), and the parameter after these, if
+            there is one.
         parameter, default, low: the name of the one number that shapes the function, its value where none is given, and
             the smallest that makes sense; "" where there is none.
         init: the initial weights that fit a dense layer before it.
@@ -169,13 +188,15 @@ class Elementwise:
     of: str
     forward: Callable[..., Number]
     backward: Callable[..., Number]
-    cuda: str
-    cuda_gradient: str
     parameter: str = ""
     default: float = 0.0
     low: float = 0.0
     init: str = "he"
     cost: float = 1.0
+
+    def given(self, a: float) -> tuple[float, ...]:
+        """The parameter as the formulas take it: not at all where there is none."""
+        return (a,) if self.parameter else ()
 
     @property
     def gradient(self) -> str:
@@ -189,8 +210,6 @@ FUNCTIONS = (
         of="y",
         forward=relu,
         backward=relu_backward,
-        cuda="relu(x)",
-        cuda_gradient="y > 0 ? dy : (REAL)0",
         cost=0.3,
     ),
     Elementwise(  # chapter 16
@@ -198,8 +217,6 @@ FUNCTIONS = (
         of="y",
         forward=sigmoid,
         backward=sigmoid_backward,
-        cuda="logistic(x)",
-        cuda_gradient="dy * y * (1 - y)",
         init="glorot",
         cost=0.8,
     ),
@@ -208,8 +225,6 @@ FUNCTIONS = (
         of="y",
         forward=tanh,
         backward=tanh_backward,
-        cuda="hyperbolic_tangent(x)",
-        cuda_gradient="dy * (1 - y * y)",
         init="glorot",
     ),
     Elementwise(  # Maas and others, 2013
@@ -217,8 +232,6 @@ FUNCTIONS = (
         of="y",
         forward=leaky_relu,
         backward=leaky_relu_backward,
-        cuda="x < 0 ? a * x : x",
-        cuda_gradient="y > 0 ? dy : a * dy",
         parameter="slope",
         default=0.01,
         cost=0.3,
@@ -228,8 +241,6 @@ FUNCTIONS = (
         of="y",
         forward=elu,
         backward=elu_backward,
-        cuda="x > 0 ? x : a * exponential_less_1(x)",
-        cuda_gradient="y > 0 ? dy : dy * (y + a)",
         parameter="alpha",
         default=1.0,
     ),
@@ -238,44 +249,37 @@ FUNCTIONS = (
         of="x",
         forward=gelu,
         backward=gelu_backward,
-        cuda="(x < -FAR ? -FAR : x) * (REAL)0.5 * error_complement(x * (REAL)-0.7071067811865476)",
-        cuda_gradient="dy * ((REAL)0.5 * error_complement(x * (REAL)-0.7071067811865476)"
-        " + clamp(x, -FAR, FAR) * (REAL)0.3989422804014327 * exponential((REAL)-0.5 * x * x))",
     ),
     Elementwise(  # its approximation, 0.5 x (1 + tanh(u)) = x / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x**3)
         "gelu_tanh",
         of="x",
         forward=gelu_tanh,
         backward=gelu_tanh_backward,
-        cuda="(x < -FAR ? -FAR : x) * logistic(x * (REAL)1.5957691216057308 * (1 + (REAL)0.044715 * x * x))",
-        cuda_gradient="dy * (logistic(x * (REAL)1.5957691216057308 * (1 + (REAL)0.044715 * x * x))"
-        " + clamp(x, -FAR, FAR) * (REAL)1.5957691216057308"
-        " * (1 + (REAL)0.134145 * clamp(x, -FAR, FAR) * clamp(x, -FAR, FAR))"
-        " * logistic(x * (REAL)1.5957691216057308 * (1 + (REAL)0.044715 * x * x))"
-        " * logistic(-x * (REAL)1.5957691216057308 * (1 + (REAL)0.044715 * x * x)))",
     ),
     Elementwise(  # Elfwing and others, 2017; Swish
         "silu",
         of="x",
         forward=silu,
         backward=silu_backward,
-        cuda="(x < -FAR ? -FAR : x) * logistic(x)",
-        cuda_gradient="dy * (logistic(x) + clamp(x, -FAR, FAR) * logistic(x) * logistic(-x))",
     ),
     Elementwise(  # log(1 + exp(x)); its gradient is sigmoid(x) = 1 - exp(-y)
         "softplus",
         of="y",
         forward=softplus,
         backward=softplus_backward,
-        cuda="(x < 0 ? (REAL)0 : x) + logarithm_of_1_plus(exponential(-magnitude(x)))",
-        cuda_gradient="-dy * exponential_less_1(-y)",
+    ),
+    Elementwise(  # Misra, 2019
+        "mish",
+        of="x",
+        forward=mish,
+        backward=mish_backward,
     ),
 )
 NAMES = tuple(row.name for row in FUNCTIONS)
 BY_NAME = {row.name: row for row in FUNCTIONS}
 
 # What compiled programs do to each number by itself, by name; its number is its place here, for CPUs and for GPUs.
-# After the functions and their gradients come the parts of losses and of accuracies.
+# After the functions and their gradients come the parts of losses and of accuracies (nnx/kernels/losses.py).
 KINDS = (
     *NAMES,
     *(row.gradient for row in FUNCTIONS),

@@ -17,6 +17,7 @@ __all__ = [
     "Activation",
     "LeakyReLU",
     "Linear",
+    "Mish",
     "ReLU",
     "SiLU",
     "Sigmoid",
@@ -124,6 +125,12 @@ class GELU(Activation):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'approximate=' + repr('tanh') if self.approximate == 'tanh' else ''})"
+
+
+class Mish(Activation):
+    """x * tanh(softplus(x)) (Misra, 2019)."""
+
+    operation = "mish"
 
 
 class SiLU(Activation):

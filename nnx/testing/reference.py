@@ -158,6 +158,11 @@ def swish(x: Array) -> tuple[Wanted, Wanted]:
     return gated(x, logistic(x), logistic(x) * logistic(-x), x)
 
 
+def softplus_gate(x: Array) -> tuple[Wanted, Wanted]:
+    plus = np.logaddexp(0, x)
+    return gated(x, np.tanh(plus), logistic(x) / np.cosh(np.minimum(plus, 300)) ** 2, x)
+
+
 def times(dy: Array, slope: Wanted) -> Results:
     assert slope.size is not None
     return {"out": Wanted(dy * slope.value, np.abs(dy) * (slope.size + FLUSHED))}
@@ -185,6 +190,14 @@ def silu(x: Array) -> Results:
 
 def silu_backward(x: Array, dy: Array) -> Results:
     return times(dy, swish(x)[1])
+
+
+def mish(x: Array) -> Results:
+    return {"out": softplus_gate(x)[0]}
+
+
+def mish_backward(x: Array, dy: Array) -> Results:
+    return times(dy, softplus_gate(x)[1])
 
 
 def softplus(x: Array) -> Results:

@@ -1,7 +1,8 @@
 """The CuPy backend: CUDA GPUs, by the kernels of nnx/kernels/cuda and, for large matrix products, cuBLAS.
 
 Every operation has the same form: operands are made fit for a kernel (cupy/operands.py), and it is launched; dense
-layers have a page of their own (cupy/dense.py). Nothing here waits for the GPU.
+layers have a page of their own (cupy/dense.py), and so has what is done to each number by itself (cupy/elementwise.py).
+Nothing here waits for the GPU.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nnx.backends.cupy import driver as cuda_driver
 from nnx.backends.cupy.dense import PRECISION, ROUNDED, CudaDense
 from nnx.backends.cupy.device import flag
 from nnx.backends.cupy.diagnosis import explain_version, explained
+from nnx.backends.cupy.elementwise import CudaElementwise
 from nnx.backends.cupy.inference import GraphForward
 from nnx.backends.cupy.matmul.cublaslt_products import MOST
 from nnx.backends.cupy.operands import FLOAT64, INT64, as_they_are, writable
@@ -41,7 +43,7 @@ STREAM = "NNX_STREAM"  # 1: every data set is streamed to the GPU, 0: none; othe
 PERSISTENT = "NNX_PERSISTENT"  # 1: a recorded step is the persistent kernel whenever it fits; 0: never
 
 
-class CupyBackend(CudaDense):
+class CupyBackend(CudaElementwise, CudaDense):
     """Arrays are `cupy.ndarray`s; see the module, and `CudaDevice` for the arguments."""
 
     name = "cupy"
@@ -116,42 +118,7 @@ class CupyBackend(CudaDense):
         has_weights = any(stage.weights is not None for stage in stages)
         return GraphForward(self, stages, parameters) if self.graphs and has_weights else None
 
-    # ---- activations -------------------------------------------------------------------------------------------------
-
-    def relu(self, x: Array, out: Array | None = None) -> Array:
-        return self._forward("relu", x, out)
-
-    def sigmoid(self, x: Array, out: Array | None = None) -> Array:
-        return self._forward("sigmoid", x, out)
-
-    def tanh(self, x: Array, out: Array | None = None) -> Array:
-        return self._forward("tanh", x, out)
-
-    def relu_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        return self._elementwise("relu_backward", y, dy, out)
-
-    def sigmoid_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        return self._elementwise("sigmoid_backward", y, dy, out)
-
-    def tanh_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        return self._elementwise("tanh_backward", y, dy, out)
-
-    def _forward(self, name: str, x: Array, out: Array | None) -> Array:
-        kind = self._kind(x)
-        if kind is None:
-            return otherwise(self, name, x, out)
-        y = self._room(out, x.shape, x)
-        self._launch(plans.elementwise(f"{name}_forward", x.size), kind, self._read(x), y, x.size)
-        return self._deliver(y, out)
-
-    def _elementwise(self, name: str, a: Array, b: Array, out: Array | None) -> Array:
-        """Run a kernel over two arrays of one shape; it is named as its operation."""
-        kind = self._kind(a, b)
-        if kind is None or a.shape != b.shape:
-            return otherwise(self, name, a, b, out)
-        result = self._room(out, a.shape, a)
-        self._launch(plans.elementwise(name, a.size), kind, self._read(a), self._read(b), result, a.size)
-        return self._deliver(result, out)
+    # ---- softmax -----------------------------------------------------------------------------------------------------
 
     def softmax(self, x: Array, out: Array | None = None) -> Array:
         kind = self._kind(x)
@@ -240,34 +207,6 @@ class CupyBackend(CudaDense):
         self._launch(launch, kind, *operands, *shape, *bounds)
         return self._deliver(gradient, out)
 
-    def binary_cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
-        return self._by_rows("binary_cross_entropy", p, target, out)
-
-    def mean_squared_error(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
-        return self._by_rows("mean_squared_error", prediction, target, out)
-
-    def mean_absolute_error(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
-        return self._by_rows("mean_absolute_error", prediction, target, out)
-
-    def binary_cross_entropy_backward(self, p: Array, target: Array, out: Array | None = None) -> Array:
-        return self._elementwise("binary_cross_entropy_backward", p, target, out)
-
-    def mean_squared_error_backward(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
-        return self._elementwise("mean_squared_error_backward", prediction, target, out)
-
-    def mean_absolute_error_backward(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
-        return self._elementwise("mean_absolute_error_backward", prediction, target, out)
-
-    def _by_rows(self, name: str, outputs: Array, target: Array, out: Array | None) -> Array:
-        """Run a loss that is a mean over each row; its kernel is named as it is."""
-        kind = self._kind(outputs, target)
-        if kind is None or outputs.ndim != 2 or outputs.shape != target.shape:
-            return otherwise(self, name, outputs, target, out)
-        losses = self._room(out, outputs.shape[:1], outputs)
-        launch = plans.row_groups(name, *outputs.shape)
-        self._launch(launch, kind, self._read(outputs), self._read(target), losses, *outputs.shape)
-        return self._deliver(losses, out)
-
     # ---- one training step -------------------------------------------------------------------------------------------
 
     def gather_rows(self, source: Array, order: Array, counters: Array, out: Array) -> Array:
@@ -329,7 +268,7 @@ class CupyBackend(CudaDense):
         if metric == "categorical":
             return self._target_kind(target, outputs)
         fits = target.shape == outputs.shape and target.dtype == outputs.dtype
-        return ("distances" if metric == "regression" else "sides") if fits else None
+        return ("near" if metric == "regression" else "above") if fits else None
 
     def end_step(self, stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> None:
         if not (as_they_are(FLOAT64, stats, penalties, history) and as_they_are(INT64, counters)):
@@ -369,11 +308,6 @@ def overrides() -> list[str]:
     return [
         f"{name}={os.environ[name]} changes how cuBLAS multiplies, whatever precision= says" for name in sorted(names)
     ]
-
-
-def otherwise(backend: CupyBackend, name: str, *operands: Any) -> Array:
-    """Run an operation's default body."""
-    return getattr(Operations, name)(backend, *operands)
 
 
 TINY_STEP = [[3.0, 4.0], [1.0], [2.0], [1.0]]  # of inputs, weights (two rows), biases

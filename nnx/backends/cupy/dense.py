@@ -111,7 +111,8 @@ class CudaDense(CudaOperands):
 
     def dense(self, x: Array, w: Array, b: Array, activation: str | None = None, out: Array | None = None) -> Array:
         kind = self._kind(x, w, b)
-        if kind is None or x.shape[1:] != w.shape[:1] or b.shape != (1, *w.shape[1:]):
+        fits = x.shape[1:] == w.shape[:1] and b.shape == (1, *w.shape[1:])
+        if kind is None or not fits or activation not in ACTIVATIONS:  # one with a parameter is a kernel of its own
             return super().dense(x, w, b, activation, out)
         y = self._room(out, (x.shape[0], w.shape[1]), x)
         self._product(kind, x, w, y, self._read(b), ACTIVATIONS[activation])
@@ -165,7 +166,9 @@ class CudaDense(CudaOperands):
         self._product(kind, x.T, dy, weights)
         self._deliver(weights, dw)
 
-    def _product(self, kind: str, a: Array, b: Array, c: Array, bias: Array | None = None, activation: int = 0) -> None:
+    def _product(
+        self, kind: str, a: Array, b: Array, c: Array, bias: Array | None = None, activation: int = ACTIVATIONS[None]
+    ) -> None:
         """c = activation(a @ b + bias): in one kernel where it is small, else by cuBLAS and a kernel for the rest."""
         (m, n), k = c.shape, a.shape[1]
         if self._is_small(m * n * k):
@@ -198,7 +201,7 @@ class CudaDense(CudaOperands):
             self._launch(launch, kind, a, b, bias, c, m, n, k, a_transposed, b_transposed, activation)
             return
         shares = self._scratch(slices * m * n, kind)
-        self._launch(launch, kind, a, b, None, shares, m, n, k, a_transposed, b_transposed, 0)
+        self._launch(launch, kind, a, b, None, shares, m, n, k, a_transposed, b_transposed, ACTIVATIONS[None])
         self._launch(plans.column_sums(1, m * n)[0], kind, shares, c, slices, m * n)  # in one band, into one sum
         if bias is not None:
             self._launch(plans.bias_activation(m, n), kind, c, bias, m, n, activation)

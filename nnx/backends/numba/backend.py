@@ -74,7 +74,7 @@ IMPLEMENTATIONS = {
 }  # fmt: skip
 
 NUMBERS = {kind: number_of(kind) for kind in KINDS}
-NOTHING = (0.0,)  # for the parameter of a function that has none
+GRADIENTS = {row.name: number_of(row.gradient) for row in FUNCTIONS}
 PLAIN = NumpyBackend()
 
 
@@ -88,6 +88,7 @@ class NumbaBackend(NumpyBackend):
         self.kernels = Kernels()
         self.bound = bool(self.kernels.blas.available())  # whether compiled code can call NumPy's BLAS
         self.gemm_rule = gemm_rule()
+        self._forward, self._backward = self.kernels.elementwise.forward, self.kernels.elementwise.backward
         self._softmax, self._board = self.kernels.softmax, self.kernels.pool.board
 
     # ---- facts -------------------------------------------------------------------------------------------------------
@@ -229,17 +230,15 @@ class NumbaBackend(NumpyBackend):
 
     # ---- activations -------------------------------------------------------------------------------------------------
 
-    def _function(self, row: Elementwise, x: Array, a: tuple[float, ...], out: Array | None) -> Array:
+    def _function(self, row: Elementwise, x: Array, a: float, out: Array | None) -> Array:
         y = np.empty(x.shape, x.dtype) if out is None else out
-        kernel, number = self.kernels.elementwise.forward, NUMBERS[row.name]
-        done = self._elementwise(kernel, row.cost, (x, y), number, *(a or NOTHING))
-        return y if done else getattr(PLAIN, row.name)(x, *a, out=out)
+        done = self._elementwise(self._forward, row.cost, (x, y), NUMBERS[row.name], a)
+        return y if done else getattr(PLAIN, row.name)(x, *row.given(a), out=out)
 
-    def _gradient(self, row: Elementwise, of: Array, dy: Array, a: tuple[float, ...], out: Array | None) -> Array:
+    def _gradient(self, row: Elementwise, of: Array, dy: Array, a: float, out: Array | None) -> Array:
         dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        kernel, number = self.kernels.elementwise.backward, NUMBERS[row.gradient]
-        done = self._elementwise(kernel, row.cost, (of, dy, dx), number, *(a or NOTHING))
-        return dx if done else getattr(PLAIN, row.gradient)(of, dy, *a, out=out)
+        done = self._elementwise(self._backward, row.cost, (of, dy, dx), GRADIENTS[row.name], a)
+        return dx if done else getattr(PLAIN, row.gradient)(of, dy, *row.given(a), out=out)
 
     def softmax(self, x: Array, out: Array | None = None) -> Array:
         y = np.empty(x.shape, x.dtype) if out is None else out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import pack, unpack
 from typing import Any
 
 import numpy as np
@@ -61,11 +62,17 @@ def table_of(stages: Sequence[Stage], parameters: Array) -> Array | None:
             if None in found:
                 return None
             places = [at for at in found if at is not None]
-        rows.append([inputs, width, *places, kind_of(stage.activation), np.float64(stage.parameter).view(np.int64)])
+        rows.append([inputs, width, *places, kind_of(stage.activation), as_integer(stage.parameter)])
     if weights > WEIGHTS or max(max(row[:2]) for row in rows) > f.STACK:
         return None
     header = [len(rows), max(FEW, int(SAVED / (ROW + weights * WEIGHT))), weights, address(parameters)]
     return np.array([*header, *(number for row in rows for number in row)], np.int64)
+
+
+def as_integer(number: float) -> int:
+    """The bits of a float64 as int64, as the table holds them."""
+    bits: int = unpack("=q", pack("=d", number))[0]
+    return bits
 
 
 def kind_of(activation: str | None) -> int:

@@ -279,7 +279,7 @@ class Rows(Layout):
                 return [row(t.DROPOUT, KIND=layer, N=n, X=x, Y=out, R0=seed, R1=threshold, COEF=c)]
             case "softmax":
                 return [row(t.SOFTMAX, N=n, X=x, Y=out)]
-            case "softmax_back":
+            case "softmax_backward":
                 assert node.y is not None
                 return [row(t.SOFTMAX_BACK, N=n, X=x, Y=place(node.y), G=out)]
             case "cross_entropy" | "cross_entropy_soft":

@@ -114,7 +114,7 @@ def tally(metric: str, rows: int, columns: int) -> tuple[Launch, ...]:
     """One launch, or two: the first into parts [grid.x, 2] float64, the second, tally_total, from there.
 
     Args:
-        metric: "losses", "labels", "distributions", "sides" or "distances".
+        metric: "losses", "labels", "distributions", "above" or "near".
     """
     work = rows if metric == "losses" else rows * columns
     return _two_stages(f"tally_{metric}", "tally_total", work)

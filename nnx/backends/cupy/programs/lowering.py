@@ -12,12 +12,13 @@ from nnx.backends.cupy.programs.shared_memory import ALWAYS, Operand, Room, furn
 from nnx.backends.dataflow import Gradient, Node, Step, Value, address
 from nnx.backends.errors import NotReplayable
 from nnx.kernels.cuda import program_table as t
+from nnx.kernels.elementwise import KINDS
 
 Array = Any
 WORD = 4  # bytes of what `copy` counts
 MOST_NUMBERS = 1 << 31  # of a value: what the kernel's indices reach
 # What a node is in the table where it is not called the same.
-NAMES = {"gather": "load", "dense_dx": "dense_backward", "softmax_back": "softmax_backward"}
+NAMES = {"gather": "load", "dense_dx": "dense_backward"}
 
 
 class TooLarge(NotReplayable):
@@ -166,7 +167,9 @@ class Layout:
             case "dense_dx":
                 numbers |= {"kind": int(node.relu), "inputs": numbers["outputs"], "outputs": node.x.width}
             case "elementwise":
-                numbers |= {"kind": t.KINDS.index(node.kind), "a": node.constants[0], "b": node.constants[1]}
+                if node.kind not in KINDS:
+                    raise NotReplayable(f"no elementwise kind is called {node.kind!r}")
+                numbers |= {"kind": KINDS.index(node.kind), "a": node.constants[0], "b": node.constants[1]}
             case "dropout":
                 layer, seed, threshold = node.details
                 numbers |= {"kind": layer, "word": seed, "outputs": threshold, "a": node.constants[0]}
@@ -247,7 +250,7 @@ class Layout:
             reads["hits"] = self._value(self.step.hits)
         writes = {"y": self.stats, "out": given(history), "also": self.counters}
         numbers = {"inputs": penalties.size, "outputs": history.shape[0]}
-        self.each.append(Operation("close", reads, writes, numbers))
+        self.each.append(Operation("end_step", reads, writes, numbers))
 
 
 def given(array: Array) -> Operand:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from nnx.backends.operations import OPERATIONS
 from nnx.backends.recorder import Call, Program
+from nnx.kernels.cuda import ACTIVATIONS
 
 if TYPE_CHECKING:
     from nnx.backends.cupy.backend import CupyBackend
 
 Array = Any
 DENSE = ("dense_backward", "dense_gradients")
-ACTIVATIONS = ("relu", "sigmoid", "tanh")  # those that `dense` applies to its own result
 
 
 class CupyProgram(Program):

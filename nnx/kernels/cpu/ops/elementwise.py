@@ -12,14 +12,14 @@ from nnx.kernels.cpu.jit.behaved import apart, apart_or_same, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, row
-from nnx.kernels.cpu.ops.loss_formulas import PARTS
 from nnx.kernels.cpu.ops.traced import made_of
 from nnx.kernels.elementwise import FUNCTIONS, KINDS, number_of
+from nnx.kernels.losses import PARTS
 
 RELU, NONE = number_of("relu"), -1  # NONE: of a dense layer that no function follows
 
 
-# ---- formulas (nnx/kernels/elementwise.py) by kind, of x, y and two constants ----------------------------------------
+# ---- formulas by kind, of x, y and two constants ---------------------------------------------------------------------
 
 
 def function(f):

@@ -116,9 +116,8 @@ def wide_product(values, w, b, k, n, x, y):
 @njit(**INLINED)
 def bend(y, n, kind, a):
     """Pass whole vectors through a function, in place."""
-    for first in range(0, whole(n), WIDTH):
-        part = view(y, first, WIDTH)
-        apply_function(kind, part, part, part, a, 0.0)
+    part = view(y, 0, whole(n))
+    apply_function(kind, part, part, part, a, 0.0)
 
 
 @njit(**INLINED)

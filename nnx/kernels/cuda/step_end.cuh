@@ -7,8 +7,8 @@ __device__ __forceinline__ void write_stats(double* stats, double loss, double h
 }
 
 // One thread: a handful of numbers. The row of the history is chosen by a counter on the device, never on the host.
-__device__ __forceinline__ void close_step(double* stats, const double* penalties, i64 penalty_count, double* history,
-                                           i64 capacity, i64* counters, i64 rows) {
+__device__ __forceinline__ void log_step(double* stats, const double* penalties, i64 penalty_count, double* history,
+                                         i64 capacity, i64* counters, i64 rows) {
   double penalty = 0;
   for (i64 i = 0; i < penalty_count; i++) penalty += penalties[i];
   stats[PENALTY] = penalty;

@@ -68,8 +68,7 @@ __device__ __forceinline__ void adam_step(const Rates& by, REAL& p, REAL g, REAL
   p = p * by.shrink - descent;
 }
 
-// The gradient g of a weight w with that of l1 |w| + l2 w**2, where slope_1 is l1 and slope_2 is 2 l2. The gradient of
-// |w| at 0 is taken as +1.
-__device__ __forceinline__ REAL regularized(REAL g, REAL w, REAL slope_1, REAL slope_2) {
-  return g + (w >= 0 ? slope_1 : -slope_1) + slope_2 * w;
+// The gradient g of a weight w with that of l1 |w| + l2 w**2. The gradient of |w| at 0 is taken as +1.
+__device__ __forceinline__ REAL regularized(REAL g, REAL w, REAL l1, REAL twice_l2) {
+  return g + (w >= 0 ? l1 : -l1) + twice_l2 * w;
 }
