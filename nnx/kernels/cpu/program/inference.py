@@ -25,24 +25,10 @@ from numba.extending import intrinsic
 from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
 from nnx.kernels.cpu.jit.signature import takes
-from nnx.kernels.cpu.jit.simd import (
-    INLINED,
-    OPTIONS,
-    WIDTH,
-    on_stack,
-    row,
-    vfill,
-    vfma,
-    view,
-    vload,
-    vmax,
-    vstore,
-    vsum,
-    vtop,
-)  # fmt: skip
+from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, WIDTH, on_stack, row, vfill, vfma, view, vload, vstore
 from nnx.kernels.cpu.jit.span import Span, make_span
 from nnx.kernels.cpu.ops.elementwise import NONE, apply_function
-from nnx.kernels.cpu.ops.math import exp
+from nnx.kernels.cpu.ops.softmax import forward_long
 
 # The table: a header (how many layers, the most rows, how many weights, the parameters' address), then a row for each
 # layer: its widths, the places of its parameters (NOWHERE: an activation by itself), and what is done to its outputs:
@@ -121,26 +107,6 @@ def bend(y, n, kind, a):
 
 
 @njit(**INLINED)
-def softmax_row(y, n):
-    """Softmax of n numbers, in place. Lanes past them become -inf, whose exponential is 0."""
-    columns, least = whole(n), y.dtype.type(-np.inf)
-    for j in range(n, columns):
-        y[j] = least
-    tops = vfill(least)
-    for j in range(0, columns, WIDTH):
-        tops = vmax(vload(y, j), tops)
-    top, totals, one = vtop(tops), vfill(y.dtype.type(0)), vfill(y.dtype.type(1))
-    for first in range(0, columns, WIDTH):
-        a = view(y, first, WIDTH)
-        for j in range(WIDTH):
-            a[j] = exp(a[j] - top)
-        totals = vfma(one, vload(a, 0), totals)
-    inverse = y.dtype.type(1) / vsum(totals)
-    for j in range(n):
-        y[j] *= inverse
-
-
-@njit(**INLINED)
 def copy_finite(source, target):
     """Copy a row; tell whether all its numbers are finite."""
     zero = source.dtype.type(0)
@@ -170,7 +136,8 @@ def every_row(table, constants, values, x, out):
                     wide_product(values, table[at + WEIGHTS], table[at + BIASES], table[at + K], n, a, b)
                 a, b = b, a
             if kind == SOFTMAX:
-                softmax_row(a, n)
+                outputs = view(a, 0, n)
+                forward_long(outputs, outputs, n)
             elif kind != NONE:
                 bend(a, n, kind, constants[at + PARAMETER])
         result = row(out, i)
