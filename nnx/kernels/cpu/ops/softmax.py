@@ -135,7 +135,7 @@ def scale(a, total):
 
 @njit(**INLINED)
 def forward_long(x, y, c):
-    """`forward` for long rows."""
+    """`forward` for long rows: 256x300 in float64 takes 0.57 ms, in blocks 0.79. (And for one row, in inference.py.)"""
     for at in range(0, x.size, c):
         a, out = view(x, at, c), view(y, at, c)
         top, total = largest(a), y.dtype.type(0)
@@ -251,7 +251,10 @@ def backward_vectors(y, dy, dx, c):
 
 @njit(**INLINED)
 def backward_short(y, dy, dx, c):
-    """`backward` for rows that a vector holds, as many as can be done so; return where it ends."""
+    """`backward` for rows that a vector holds, as many as can be done so; return where it ends.
+
+    300x3 takes 0.34 us, 300x10 0.76; row by row 1.1 and 1.5 (AVX-512).
+    """
     if c == 2:
         return backward_groups(y, dy, dx, 2)
     if c == 3:
