@@ -25,6 +25,7 @@ from nnx.layers.activations import *  # noqa: F403 - the names in its __all__
 from nnx.losses import (
     BinaryCrossEntropy,
     CategoricalCrossEntropy,
+    HuberLoss,
     Loss,
     MeanAbsoluteError,
     MeanSquaredError,
@@ -51,6 +52,7 @@ __all__ = [
     "DeviceMemoryError",
     "Dropout",
     "History",
+    "HuberLoss",
     "InUseError",
     "InputError",
     "Layer",

@@ -18,6 +18,7 @@ from cuda_on_cpu import CpuModule
 from nnx.kernels import cuda
 from nnx.kernels.cuda import ACTIVATIONS, KERNELS, Launch
 from nnx.kernels.elementwise import FUNCTIONS, Elementwise
+from nnx.kernels.losses import LOSSES, Loss
 from nnx.kernels.philox import keep_threshold
 from nnx.testing.rounding import rounding
 
@@ -305,25 +306,28 @@ def sigmoid_cross_entropy(run: Run, given: Operands) -> Iterator[Results]:
     yield fused(run, cuda.row_groups("sigmoid_cross_entropy", *given["logits"].shape), given)
 
 
-def mean_loss(name: str, operand: str) -> None:
-    @proves(name, name)
+def mean_loss(row: Loss) -> None:
+    def operands(run: Run, given: Operands) -> tuple[Any, Any, tuple[float, ...]]:
+        shape = (given[row.parameter],) if row.parameter else ()
+        return run.read(given[row.outputs]), run.read(given["target"]), shape
+
+    @proves(row.name, row.name)
     def proof(run: Run, given: Operands) -> Iterator[Results]:
-        a, target = run.read(given[operand]), run.read(given["target"])
-        out = run.write(len(a))
-        run.walk(cuda.row_groups(name, *a.shape), a, target, out, *a.shape)
+        x, target, b = operands(run, given)
+        out = run.write(len(x))
+        run.walk(cuda.row_groups(row.name, *x.shape), x, target, out, *x.shape, *b)
         yield {"out": out}
 
-    @proves(f"{name}_backward", f"{name}_backward")
+    @proves(row.gradient, row.gradient)
     def gradient(run: Run, given: Operands) -> Iterator[Results]:
-        a, target = run.read(given[operand]), run.read(given["target"])
-        out = run.write(a.shape)
-        run.walk(cuda.elementwise(f"{name}_backward", a.size), a, target, out, a.size)
+        x, target, b = operands(run, given)
+        out = run.write(x.shape)
+        run.walk(cuda.elementwise(row.gradient, x.size), x, target, out, x.size, *b)
         yield {"out": out}
 
 
-mean_loss("binary_cross_entropy", "p")
-mean_loss("mean_squared_error", "prediction")
-mean_loss("mean_absolute_error", "prediction")
+for loss in LOSSES:
+    mean_loss(loss)
 
 
 # ---- one training step -----------------------------------------------------------------------------------------------

@@ -410,8 +410,8 @@ for _name in ("bool", "int", "float", "complex"):
 # Those that tests and default bodies use, by the keywords that CuPy's take and we need. They are found by __getattr__,
 # because in this file `max` and `any` are Python's.
 KEYWORDS = """
-out: abs exp log log1p sqrt square sign tanh sin cos negative isfinite isnan maximum minimum multiply divide subtract
-out: add equal power
+out: abs exp expm1 log log1p sqrt square sign tanh sin cos negative isfinite isnan maximum minimum multiply divide
+out: subtract add equal power
 axis keepdims out dtype: sum mean
 axis keepdims out: max min
 axis keepdims: all any argmax

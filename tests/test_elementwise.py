@@ -232,3 +232,42 @@ def test_none_but_sigmoid_gives_probabilities(name: str) -> None:
         return
     with pytest.raises(InputError, match="takes probabilities, but the last layer is"):
         model.compile(nnx.BinaryCrossEntropy(), nnx.SGD(0.1))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("activation", ["leaky_relu", "elu", "swish", "softmax", "dense"])
+def test_a_dense_layer_applies_no_function_that_needs_more(activation: str, backend: str) -> None:
+    if backend == "numba":
+        pytest.importorskip("numba")
+    x, w, b = np.ones((2, 3)), np.ones((3, 4)), np.ones((1, 4))
+    with pytest.raises(InputError, match=f"dense: activation='{activation}': expected one of relu, sigmoid, tanh"):
+        nnx.get_backend(backend).dense(x, w, b, activation)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_gradient_may_be_written_over_what_it_is_made_of(backend: str, dtype: str) -> None:
+    if backend == "numba":
+        pytest.importorskip("numba")
+    on, random = nnx.get_backend(backend), np.random.default_rng(5)
+    for row in FUNCTIONS:
+        of, dy = np.abs(random.normal(size=(7, 19))).astype(dtype), random.normal(size=(7, 19)).astype(dtype)
+        more = row.given(row.default)
+        wanted = getattr(on, row.gradient)(of, dy, *more)
+        for place in (0, 1):
+            operands = [of.copy(), dy.copy()]
+            getattr(on, row.gradient)(*operands, *more, out=operands[place])
+            np.testing.assert_array_equal(operands[place], wanted)
+            np.testing.assert_array_equal(operands[1 - place], (of, dy)[1 - place])
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (700, 900)])
+def test_empty_arrays_and_those_that_threads_share(shape: tuple[int, int]) -> None:
+    pytest.importorskip("numba")
+    numba, numpy, random = nnx.get_backend("numba"), nnx.get_backend("numpy"), np.random.default_rng(6)
+    x, dy = random.normal(size=shape).astype("float32"), random.normal(size=shape).astype("float32")
+    for row in FUNCTIONS:
+        more = row.given(row.default)
+        for name, operands in ((row.name, (x,)), (row.gradient, (np.abs(x), dy))):
+            result, wanted = (getattr(on, name)(*operands, *more) for on in (numba, numpy))
+            np.testing.assert_allclose(result, wanted, rtol=rounding(64, "float32"), atol=rounding(64, "float32"))

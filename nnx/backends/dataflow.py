@@ -18,7 +18,7 @@ import numpy as np
 from nnx.backends.errors import NotReplayable
 from nnx.backends.recorder import Call
 from nnx.kernels.elementwise import BY_NAME, FUNCTIONS
-from nnx.kernels.losses import LOSSES
+from nnx.kernels.losses import LOSSES, Loss
 from nnx.kernels.philox import keep_threshold
 
 Array = Any  # NumPy's or CuPy's
@@ -159,10 +159,10 @@ class Reader:
             elif call.name in GRADIENTS:
                 self.function_gradient(GRADIENTS[call.name].of, **call.operands)
             elif call.name in LOSSES_BY_NAME:
-                self.loss(LOSSES_BY_NAME[call.name].part, *call.operands.values())
+                self.loss(LOSSES_BY_NAME[call.name], *call.operands.values())
             elif call.name in LOSS_GRADIENTS:
                 row = LOSS_GRADIENTS[call.name]
-                self.loss_gradient(f"{row.part}_backward", row.factor, *call.operands.values())
+                self.loss_gradient(row, *call.operands.values())
             elif call is not self.step.end and call is not self.step.optimizer:
                 raise NotReplayable(f"no compiled kernel replays {call.name}")
         if self.step.losses is None:
@@ -296,14 +296,15 @@ class Reader:
 
     # ---- losses ------------------------------------------------------------------------------------------------------
 
-    def loss(self, kind: str, prediction: Array, target: Array, out: Array) -> None:
-        each = Value(prediction.shape[1])
-        self.add("elementwise", self.read(prediction), self.read(target), each, kind=kind)
+    def loss(self, row: Loss, prediction: Array, target: Array, *more: Any) -> None:
+        (*parameter, out), each = more, Value(prediction.shape[1])
+        constants = (0.0, *(parameter or (0.0,)))
+        self.add("elementwise", self.read(prediction), self.read(target), each, kind=row.part, constants=constants)
         self.add("mean", each, None, self.write(out), constants=(1 / each.width, 0.0))
 
-    def loss_gradient(self, kind: str, factor: float, prediction: Array, target: Array, out: Array) -> None:
-        scale = factor / (prediction.shape[0] * prediction.shape[1])
-        self.elementwise(kind, prediction, target, out, (scale, 0.0))
+    def loss_gradient(self, row: Loss, prediction: Array, target: Array, *more: Any) -> None:
+        (*parameter, out), scale = more, row.factor / (prediction.shape[0] * prediction.shape[1])
+        self.elementwise(f"{row.part}_backward", prediction, target, out, (scale, *(parameter or (0.0,))))
 
     def on_sigmoid_cross_entropy(
         self, logits: Array, target: Array, losses: Array, probabilities: Array | None, clip: float, out: Array

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from nnx.backends.array_math import math_of
-from nnx.kernels.elementwise import FUNCTIONS, Elementwise
+from nnx.backends.array_math import ArrayMath, math_of
+from nnx.backends.errors import InputError
+from nnx.kernels.elementwise import BY_NAME, FUNCTIONS, Elementwise
+from nnx.kernels.losses import huber, huber_backward
 from nnx.kernels.philox import dropout_words, keep_threshold
 from nnx.kernels.rounding import RUN
 from nnx.kernels.step_state import (
@@ -147,6 +149,15 @@ def gradient_of(row: Elementwise) -> Callable[..., Any]:
     return of_input if row.of == "x" else of_output
 
 
+def fusible(activation: str) -> str:
+    """Return the name of a function that `dense` applies to its own result; refuse any other."""
+    row = BY_NAME.get(activation)
+    if row is None or row.parameter:
+        names = ", ".join(row.name for row in FUNCTIONS if not row.parameter)
+        raise InputError(f"dense: activation={activation!r}: expected one of {names}, or None")
+    return activation
+
+
 @quiet
 @with_functions
 class Operations:
@@ -164,7 +175,7 @@ class Operations:
             x: inputs [N, I]. w: weights [I, O]. b: biases [1, O].
         """
         y = write(out, self.xp.matmul(x, w) + b)
-        return y if activation is None else getattr(self, activation)(y, out=y)
+        return y if activation is None else getattr(self, fusible(activation))(y, out=y)
 
     @operation("x w dy", "dw db out")
     def dense_backward(self, x: Array, w: Array, dy: Array, dw: Array, db: Array, out: Array | None = None) -> Array:
@@ -198,13 +209,18 @@ class Operations:
 
         def __getattr__(self, name: str) -> Callable[..., Array]: ...
 
+    @property
+    def _math(self) -> ArrayMath:
+        """The mathematics that formulas of the table are given."""
+        return math_of(self.xp)
+
     def _function(self, row: Elementwise, x: Array, a: float, out: Array | None) -> Array:
         """Return a function of the table of x; `a` is its parameter, or nothing."""
-        return write(out, row.forward(math_of(self.xp), x, *row.given(a)))
+        return write(out, row.forward(self._math, x, *row.given(a)))
 
     def _gradient(self, row: Elementwise, of: Array, dy: Array, a: float, out: Array | None) -> Array:
         """Return dy times the slope of a function of the table; `of` is its input or its output, as its row says."""
-        return write(out, row.backward(math_of(self.xp), of, dy, *row.given(a)))
+        return write(out, row.backward(self._math, of, dy, *row.given(a)))
 
     @operation("x")
     def softmax(self, x: Array, out: Array | None = None) -> Array:
@@ -332,6 +348,17 @@ class Operations:
         """Return the gradient of the mean over samples of `mean_absolute_error`: [N, O]."""
         sign = self.xp.sign(prediction - target)
         return write(out, sign * (1 / (prediction.shape[0] * prediction.shape[1])))
+
+    @operation("prediction target")
+    def huber_loss(self, prediction: Array, target: Array, delta: float, out: Array | None = None) -> Array:
+        """Return the mean over outputs of error**2 / 2, or its tangent where |error| > delta: [N, O] -> [N]."""
+        return write(out, self.xp.mean(huber(self._math, prediction, target, 0.0, delta), axis=1))
+
+    @operation("prediction target")
+    def huber_loss_backward(self, prediction: Array, target: Array, delta: float, out: Array | None = None) -> Array:
+        """Return the gradient of the mean over samples of `huber_loss`: [N, O]."""
+        scale = 1 / (prediction.shape[0] * prediction.shape[1])
+        return write(out, huber_backward(self._math, prediction, target, scale, delta))
 
     # ---- one training step -------------------------------------------------------------------------------------------
 

@@ -284,6 +284,7 @@ KINDS = (
     *NAMES,
     *(row.gradient for row in FUNCTIONS),
     *("square", "square_backward", "abs_error", "abs_error_backward", "binary", "binary_backward"),
+    *("huber", "huber_backward"),
     *("logit", "logit_backward", "above", "near", "equal", "nll", "nll_backward", "known"),
 )
 

@@ -44,6 +44,18 @@ def binary_backward(m: Any, x: Number, t: Number, scale: Number, _: Number) -> N
     return ((1 - t) / (1 - p) - t / p) * scale
 
 
+def huber(m: Any, x: Number, t: Number, _: Number, delta: Number) -> Number:
+    """Half the square of the error up to delta, beyond it the tangent there."""
+    error = abs(x - t)
+    return m.where(error > delta, delta * (error - 0.5 * delta), 0.5 * error * error)
+
+
+def huber_backward(m: Any, x: Number, t: Number, scale: Number, delta: Number) -> Number:
+    """The error, kept within -delta .. delta."""
+    error = x - t
+    return m.where(error > delta, delta, m.where(error < -delta, -delta, error)) * scale
+
+
 def logit(m: Any, x: Number, t: Number, low: Number, high: Number) -> Number:
     """The same of a logit; both costs are kept within bounds. A share of 0 costs nothing, though 0 * inf is nan."""
     more = m.log1p(m.exp(-abs(x)))
@@ -59,6 +71,8 @@ PARTS: dict[str, Callable[..., Number]] = {
     "abs_error_backward": abs_error_backward,
     "binary": binary,
     "binary_backward": binary_backward,
+    "huber": huber,
+    "huber_backward": huber_backward,
     "logit": logit,
     "logit_backward": lambda m, x, t, scale, _: (sigmoid(m, x) - t) * scale,
     # whether an output is right
@@ -80,12 +94,14 @@ class Loss:
         name: of the operation; that of its gradient is `name + "_backward"`.
         part: its cost's kind; that of the gradient is `part + "_backward"`, whose constant a is `factor` / count.
         outputs: the name of its first operand; the second is `target`.
+        parameter: the name of its third, where a number shapes it: the constant b of both parts.
     """
 
     name: str
     part: str
     outputs: str = "prediction"
     factor: float = 1.0
+    parameter: str = ""
 
     @property
     def gradient(self) -> str:
@@ -97,4 +113,5 @@ LOSSES = (
     Loss("binary_cross_entropy", "binary", outputs="p"),
     Loss("mean_squared_error", "square", factor=2.0),
     Loss("mean_absolute_error", "abs_error"),
+    Loss("huber_loss", "huber", parameter="delta"),
 )

@@ -35,8 +35,8 @@ LAYERS = {
 LOSSES = {
     name: getattr(losses, name)
     for name in (
-        "BinaryCrossEntropy", "CategoricalCrossEntropy", "MeanAbsoluteError", "MeanSquaredError", "SigmoidCrossEntropy",
-        "SoftmaxCrossEntropy",
+        "BinaryCrossEntropy", "CategoricalCrossEntropy", "HuberLoss", "MeanAbsoluteError", "MeanSquaredError",
+        "SigmoidCrossEntropy", "SoftmaxCrossEntropy",
     )
 }  # fmt: skip
 OPTIMIZERS = {name: getattr(optimizers, name) for name in ("SGD", "AdaGrad", "Adam", "AdamW", "RMSprop")}

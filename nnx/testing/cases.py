@@ -213,7 +213,7 @@ def function_gradient(row: Elementwise) -> Callable[[Maker], Iterator[Case]]:
     return cases
 
 
-def settings_of(row: Elementwise) -> list[dict[str, float]]:
+def settings_of(row: Elementwise) -> list[dict[str, Any]]:
     """Values of a function's parameter, if it has one."""
     return [{"a": row.default}, {"a": 0.3}, {"a": 2.0}] if row.parameter else [{}]
 
@@ -274,14 +274,16 @@ def binary(operation: str) -> Callable[[Maker], Iterator[Case]]:
     return cases
 
 
-def regression(operation: str) -> Callable[[Maker], Iterator[Case]]:
+def regression(operation: str, *settings: dict[str, Any]) -> Callable[[Maker], Iterator[Case]]:
     def cases(make: Maker) -> Iterator[Case]:
         for shape in SHAPES:
             prediction, target = make.normal(*shape), make.normal(*shape)
             target.flat[::3] = prediction.flat[::3]
-            yield make.case(operation, "plain", prediction=prediction, target=target)
-            prediction = make.huge_row(prediction, 1e15)
-            yield make.case(operation, "one huge row", prediction=prediction, target=target)
+            huge = make.huge_row(prediction, 1e15)
+            for setting in settings:
+                given = {"target": target, **setting}
+                yield make.case(operation, "plain", prediction=prediction, **given)
+                yield make.case(operation, "one huge row", prediction=huge, **given)
 
     return cases
 
@@ -370,10 +372,12 @@ CASES: dict[str, Callable[[Maker], Iterator[Case]]] = {
     "binary_cross_entropy": binary("binary_cross_entropy"),
     "binary_cross_entropy_backward": binary("binary_cross_entropy_backward"),
     "sigmoid_cross_entropy": fused("sigmoid_cross_entropy", Maker.shares),
-    "mean_squared_error": regression("mean_squared_error"),
-    "mean_squared_error_backward": regression("mean_squared_error_backward"),
-    "mean_absolute_error": regression("mean_absolute_error"),
-    "mean_absolute_error_backward": regression("mean_absolute_error_backward"),
+    "mean_squared_error": regression("mean_squared_error", {}),
+    "mean_squared_error_backward": regression("mean_squared_error_backward", {}),
+    "mean_absolute_error": regression("mean_absolute_error", {}),
+    "mean_absolute_error_backward": regression("mean_absolute_error_backward", {}),
+    "huber_loss": regression("huber_loss", {"delta": 1.0}, {"delta": 0.3}),
+    "huber_loss_backward": regression("huber_loss_backward", {"delta": 1.0}, {"delta": 0.3}),
     "gather_rows": gather_rows,
     "dropout": dropout,
     "tally": tally,

@@ -318,6 +318,16 @@ def mean_absolute_error_backward(prediction: Array, target: Array) -> Results:
     return {"out": Wanted((1.0 * (prediction > target) - (prediction < target)) / prediction.size)}
 
 
+def huber_loss(prediction: Array, target: Array, delta: float) -> Results:
+    error = np.abs(prediction - target)
+    near = np.minimum(error, delta)
+    return {"out": Wanted((near * error - near**2 / 2).mean(axis=1))}
+
+
+def huber_loss_backward(prediction: Array, target: Array, delta: float) -> Results:
+    return {"out": Wanted(np.clip(prediction - target, -delta, delta) / prediction.size)}
+
+
 # ---- one training step -----------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from nnx.backends.base import BackendInfo
 from nnx.backends.errors import BackendUnavailable, InputError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.numpy import NumpyBackend
-from nnx.backends.operations import QUIET, with_functions
+from nnx.backends.operations import QUIET, fusible, with_functions
 from nnx.backends.recorder import Program, Recorder
 from nnx.kernels.cpu.jit.signature import Unfit
 from nnx.kernels.elementwise import FUNCTIONS, KINDS, Elementwise, number_of
@@ -97,7 +97,10 @@ class NumbaBackend(NumpyBackend):
         if op.startswith("dense"):
             product = {"auto": "gemm/blas", "own": "gemm", "blas": "blas"}[self.gemm_rule]
             return f"numba:{product}"  # which of the two is chosen for each shape: see the notes
-        return f"numba:{IMPLEMENTATIONS[op]}" if op in IMPLEMENTATIONS else f"numpy:{op}"
+        if op in IMPLEMENTATIONS:
+            return f"numba:{IMPLEMENTATIONS[op]}"
+        inherited = super().implementation(op)  # NumPy's, or the default body
+        return inherited if inherited == "xp" else f"numpy:{op}"
 
     def versions(self) -> dict[str, str]:
         import llvmlite
@@ -147,7 +150,7 @@ class NumbaBackend(NumpyBackend):
     def dense(self, x: Array, w: Array, b: Array, activation: str | None = None, out: Array | None = None) -> Array:
         (n, inputs), outputs, k = x.shape, w.shape[1], self.kernels
         y = np.empty((n, outputs), x.dtype) if out is None else out
-        kind = k.elementwise.NONE if activation is None else NUMBERS[activation]
+        kind = k.elementwise.NONE if activation is None else NUMBERS[fusible(activation)]
         if not self._own(n, outputs, inputs, x.itemsize, True):
             if offer(k.blas.dense, x, w, b, y, kind) if self.bound else self._by_numpy(x, w, b, y, kind):
                 return y

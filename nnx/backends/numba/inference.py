@@ -11,6 +11,7 @@ import numpy as np
 from nnx.backends.dataflow import Array, address
 from nnx.backends.inference import Forward, Stage
 from nnx.kernels.cpu.jit.simd import WIDTH
+from nnx.kernels.cpu.ops.elementwise import NONE
 from nnx.kernels.cpu.program import inference as f
 from nnx.kernels.elementwise import number_of
 
@@ -78,7 +79,7 @@ def as_integer(number: float) -> int:
 def kind_of(activation: str | None) -> int:
     """What the kernel knows an activation by."""
     if activation is None:
-        return f.NONE
+        return NONE
     return f.SOFTMAX if activation == "softmax" else number_of(activation)
 
 

@@ -22,6 +22,7 @@ from nnx.kernels.cpu.ops import optimizers
 from nnx.kernels.cpu.program import table as t
 from nnx.kernels.cpu.program.lanes_matmul import SAMPLES
 from nnx.kernels.elementwise import number_of
+from nnx.kernels.losses import LOSSES
 from nnx.kernels.rounding import RUN
 
 PADDING = 64  # numbers that a buffer of the step's own is a multiple of
@@ -434,6 +435,6 @@ class Lanes(Layout):
 
 
 # Gradients of losses, which are not 0 of their own accord for samples that are not there.
-LOSS_SLOPES = ("square_backward", "abs_error_backward", "binary_backward", "logit_backward")
+LOSS_SLOPES = (*(f"{row.part}_backward" for row in LOSSES), "logit_backward")
 # What lanes have kernels for.
 IN_LANES = {"labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean"}

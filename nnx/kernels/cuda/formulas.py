@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Sequence
 
 from nnx.kernels.cuda.written import WIDTH, function
-from nnx.kernels.elementwise import FUNCTIONS, KINDS, Elementwise
+from nnx.kernels.elementwise import FUNCTIONS, KINDS, Elementwise, number_of
 from nnx.kernels.losses import LOSSES, PARTS, Loss
 
 
@@ -24,7 +24,8 @@ def parameter(row: Elementwise) -> tuple[str, ...]:
 
 
 # The numbers of those that a dense layer applies to its own result.
-ACTIVATIONS = {None: -1, **{row.name: KINDS.index(row.name) for row in FUNCTIONS if not row.parameter}}
+ACTIVATIONS: dict[str | None, int] = {None: -1}
+ACTIVATIONS |= {row.name: number_of(row.name) for row in FUNCTIONS if not row.parameter}
 # Of each kind, its function's text and what that takes of x, y, dy, t, a, b (as ELEMENTWISE says).
 WRITTEN = {
     **{row.name: function(f"{row.name}_of", row.forward, ("x", *parameter(row))) for row in FUNCTIONS},
@@ -77,7 +78,7 @@ extern "C" __global__ void {backward}({own}) {{
 
 LOSS = """
 extern "C" __global__ void {forward}({its}) {{
-  mean_of_rows({outputs}, target, losses, rows, columns, [](REAL x, REAL t) {{ return {cost}; }});
+  mean_of_rows({outputs}, target, losses, rows, columns, [=](REAL x, REAL t) {{ return {cost}; }});
 }}
 
 extern "C" __global__ void {backward}({own}) {{
@@ -119,9 +120,10 @@ def of_two(kind: str) -> str:
 def signatures(row: Elementwise | Loss) -> dict[str, str]:
     """Return the parameters of the two kernels of a function or of a loss, by their names."""
     if isinstance(row, Loss):
+        read, parameter = f"const REAL* {row.outputs}, const REAL* target", ", REAL b" if row.parameter else ""
         return {
-            row.name: f"const REAL* {row.outputs}, const REAL* target, REAL* losses, long long rows, long long columns",
-            row.gradient: f"const REAL* {row.outputs}, const REAL* target, REAL* gradient, long long n",
+            row.name: f"{read}, REAL* losses, long long rows, long long columns{parameter}",
+            row.gradient: f"{read}, REAL* gradient, long long n{parameter}",
         }
     parameter = ", REAL a" if row.parameter else ""
     return {

@@ -12,7 +12,7 @@ from nnx.backends.cupy.programs.shared_memory import ALWAYS, Operand, Room, furn
 from nnx.backends.dataflow import Gradient, Node, Step, Value, address
 from nnx.backends.errors import NotReplayable
 from nnx.kernels.cuda import program_table as t
-from nnx.kernels.elementwise import KINDS
+from nnx.kernels.elementwise import number_of
 
 Array = Any
 WORD = 4  # bytes of what `copy` counts
@@ -167,9 +167,7 @@ class Layout:
             case "dense_dx":
                 numbers |= {"kind": int(node.relu), "inputs": numbers["outputs"], "outputs": node.x.width}
             case "elementwise":
-                if node.kind not in KINDS:
-                    raise NotReplayable(f"no elementwise kind is called {node.kind!r}")
-                numbers |= {"kind": KINDS.index(node.kind), "a": node.constants[0], "b": node.constants[1]}
+                numbers |= {"kind": number_of(node.kind), "a": node.constants[0], "b": node.constants[1]}
             case "dropout":
                 layer, seed, threshold = node.details
                 numbers |= {"kind": layer, "word": seed, "outputs": threshold, "a": node.constants[0]}
