@@ -35,8 +35,8 @@ def lanes_load(source, order, first, last, out, n, stride, r0, rows):
 def lanes_cross_entropy(z, labels, out, losses, hits, scratch, n, stride, rows, scale, low, high):
     """As `of_labels` (cross_entropy.py), on a block of samples: out = (p - one hot) * scale, 0 past `rows`.
 
-    A second body, since here each step is taken by all samples at once: 320 samples of three classes take 1.2 us, row by
-    row 3.2 (AVX-512).
+    A second body, since here each step is taken by all samples at once: 320 samples of three classes take 1.2 us, row
+    by row 3.2 (AVX-512).
 
     Args:
         z, out: the logits and their gradient, from the block's first sample on. labels, losses, hits (or empty):
