@@ -435,6 +435,62 @@ def test_a_system_without_groups_has_no_quota(tmp_path: Path) -> None:
     assert quota.find(tmp_path / "nothing") is None
 
 
+def test_kernels_and_recorded_steps_have_the_same_helping_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    backend, helpers = nnx.get_backend("numba"), pool().Helpers()
+    monkeypatch.setattr(pool(), "helpers", helpers)
+    threads.set_threads(2)
+    backend.relu(np.ones((1000, 1000), np.float32))
+    assert len(helpers.threads) == 1
+    layers = nnx.Dense(256, 512), nnx.ReLU(), nnx.Dense(512, 2), nnx.Softmax()
+    model = nnx.Sequential(*layers, backend="numba").compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.001))
+    given: list[Any] = []
+    monkeypatch.setattr(helpers, "assist", lambda *arguments: given.append(arguments[1]))
+    model.steps(np.ones((256, 256), np.float32), np.zeros(256, int), 3)
+    assert given[-1] == 1
+
+
+def test_a_program_that_is_run_again_keeps_its_helper_and_one_at_rest_lets_it_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("numba")
+    nnx.get_backend("numba")
+    monkeypatch.setattr(pool(), "helpers", helpers := pool().Helpers())
+
+    class Program:
+        def __init__(self) -> None:
+            self.running, self.helped = True, list[int]()
+            self.came, self.go = threading.Semaphore(0), threading.Semaphore(0)
+
+        def help(self, number: int) -> None:
+            self.helped.append(number)
+            self.came.release()
+            assert self.go.acquire(timeout=30)
+
+    program = Program()
+    for _ in range(3):
+        helpers.assist(program, 1)  # asked for again while it is there
+    assert program.came.acquire(timeout=30)
+    program.go.release()
+    assert program.came.acquire(timeout=30)  # it runs on, and nobody else waits
+    assert len(helpers.assisted) == len(helpers.threads) == 1
+    program.running = False
+    program.go.release()
+    done: list[int] = []
+    pool().set_limit(2)
+    pool().run([lambda: done.append(1)] * 2)
+    while helpers.assisted:
+        time.sleep(0.001)
+    assert len(done) == 2
+    assert program.helped == [1, 1]
+    program.running = True
+    helpers.assist(program, 1)
+    assert program.came.acquire(timeout=30)
+    program.running = False
+    program.go.release()
+    assert program.helped == [1, 1, 1]
+
+
 # ---- where no thread can be started ----------------------------------------------------------------------------------
 
 
@@ -442,18 +498,15 @@ def test_a_system_without_groups_has_no_quota(tmp_path: Path) -> None:
 def no_more_threads(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
     """A system that starts no thread, with two wanted, whose helpers have gone; returns those that were tried for."""
     pytest.importorskip("numba")
-    from nnx.backends.numba import runtime
-
     tried: list[threading.Thread] = []
 
     def refuse(thread: threading.Thread) -> None:
         tried.append(thread)
         raise RuntimeError("can't start new thread")
 
-    nnx.get_backend("numba")
-    monkeypatch.setattr(runtime, "helpers", runtime.Helpers())
-    for name, value in (("_workers", []), ("_asleep", []), ("_queue", type(pool()._queue)())):
-        monkeypatch.setattr(pool(), name, value)
+    for name in ("numba", "numpy"):  # a backend that is made lets threads be tried for again
+        nnx.get_backend(name)
+    monkeypatch.setattr(pool(), "helpers", pool().Helpers())
     threads.set_threads(2)
     monkeypatch.setattr(threading.Thread, "start", refuse)
     return tried
@@ -482,7 +535,7 @@ def test_without_another_thread_one_does_all_the_work(no_more_threads: list[thre
     np.testing.assert_allclose(backend.softmax(wide), nnx.get_backend("numpy").softmax(wide), rtol=1e-4)
     np.testing.assert_array_equal(backend.relu(wide), np.maximum(wide, 0))
     assert len(no_more_threads) == 1  # it is not tried again and again
-    assert pool()._queue.empty()  # nothing is left there for nobody
+    assert pool().helpers.queue.empty()  # nothing is left there for nobody
     np.testing.assert_allclose(found, losses("numpy"), rtol=1e-4)
     user_warnings._given.clear()
     nnx.set_threads(2)

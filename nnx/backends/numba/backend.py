@@ -40,7 +40,7 @@ ALONE = 2e5  # ns of work below which one thread is quicker than two
 
 MODULES = {
     "matmul": "blas gemm",
-    "ops": "cross_entropy dropout elementwise losses optimizers reductions softmax step",
+    "ops": "cross_entropy dropout elementwise losses optimizers softmax step sums",
     "program": "compiled inference",
     "threads": "pool",
 }
@@ -189,7 +189,7 @@ class NumbaBackend(NumpyBackend):
         else:
             part = np.empty_like(dw)
             self._in_runs(len(dy), lambda run: self._weight_gradient(x[run], dy[run], part), dw)
-        if not (len(dy) and offer(self.kernels.reductions.sum_rows, dy, db)):
+        if not (len(dy) and offer(self.kernels.sums.bias_gradient, dy, db)):
             self._bias_gradient(dy, db)
 
     def _weight_gradient(self, x: Array, dy: Array, dw: Array) -> Array:

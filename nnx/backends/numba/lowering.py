@@ -18,6 +18,7 @@ from nnx.backends.dataflow import Array, Gradient, Node, Step, Value, address, s
 from nnx.backends.errors import NotReplayable
 from nnx.kernels.cpu.matmul import register_tile
 from nnx.kernels.cpu.matmul.gemm import STRIPS
+from nnx.kernels.cpu.ops import optimizers
 from nnx.kernels.cpu.program import table as t
 from nnx.kernels.cpu.program.lanes_matmul import SAMPLES
 from nnx.kernels.elementwise import number_of
@@ -219,7 +220,7 @@ class Layout:
         header[t.REGIONS], header[t.ROWS] = len(regions), rows
         header[t.M_DELTA] = self.parameter(operands.get("m", operands["p"])) - self.p
         header[t.V_DELTA] = self.parameter(operands.get("v", operands["p"])) - self.p
-        header[t.OPTIMIZER] = getattr(t, step.optimizer.name.upper())
+        header[t.OPTIMIZER] = optimizers.NUMBERS[step.optimizer.name]
         header[t.LOSSES] = self.place(step.losses)
         header[t.HITS] = self.place(step.hits) if step.hits is not None else t.NOWHERE
         if self.scratch:
@@ -278,7 +279,7 @@ class Rows(Layout):
                 layer, seed, threshold = node.details
                 return [row(t.DROPOUT, KIND=layer, N=n, X=x, Y=out, R0=seed, R1=threshold, COEF=c)]
             case "softmax":
-                return [row(t.SOFTMAX, N=n, X=x, Y=out, D=self.room(1))]
+                return [row(t.SOFTMAX, N=n, X=x, Y=out)]
             case "softmax_backward":
                 assert node.y is not None
                 return [row(t.SOFTMAX_BACK, N=n, X=x, Y=place(node.y), G=out)]
@@ -287,7 +288,7 @@ class Rows(Layout):
                 assert node.also is not None
                 op = t.CROSS_ENTROPY if node.op == "cross_entropy" else t.CROSS_ENTROPY_SOFT
                 hits = t.NOWHERE if node.hits is None else place(node.hits)
-                columns = {"X": x, "B": place(node.y), "G": out, "Y": place(node.also), "D": self.room(1), "W": hits}
+                columns = {"X": x, "B": place(node.y), "G": out, "Y": place(node.also), "W": hits}
                 return [row(op, N=n, COEF=c, **columns)]
             case "argmax":
                 return [row(t.ARGMAX, N=n, X=x, Y=out)]

@@ -12,7 +12,6 @@ from nnx.kernels.cpu.jit.behaved import apart, apart_or_same, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, row
-from nnx.kernels.cpu.ops.math import exp, log
 from nnx.kernels.cpu.ops.traced import made_of
 from nnx.kernels.elementwise import FUNCTIONS, KINDS, number_of
 from nnx.kernels.losses import PARTS
@@ -95,17 +94,3 @@ def finish(y, b, kind):
 def elementwise(kind, x, y, out, c0, c1):
     """Write `kind` of x, or of x and y, to `out`; c0 and c1 are the kind's constants. out may be x or y."""
     apply(kind, x, y, out, c0, c1)
-
-
-@njit(**PART)
-def exp_all(x):
-    """In place. A loop of its own, as long as can be: rows of three or ten numbers would not fill a vector."""
-    for j in range(len(x)):
-        x[j] = exp(x[j])
-
-
-@njit(**PART)
-def log_all(x):
-    """In place."""
-    for j in range(len(x)):
-        x[j] = log(x[j])

@@ -186,3 +186,19 @@ def made_of(formulas: dict[int, Callable[..., Any]]) -> Any:
         return types.void(kind, x, y, out, c0, c1), codegen
 
     return apply
+
+
+def scalar(formula: Callable[..., Any]) -> Any:
+    """Return `apply(*numbers)` for kernels: formula(m, *numbers), of numbers of one type."""
+
+    @intrinsic
+    def apply(typing, *numbers):
+        kind = numbers[0]
+
+        def codegen(context, builder, signature, args):
+            given = cgutils.unpack_tuple(builder, args[0])
+            return formula(TracedMath(context, builder, kind), *(Traced(builder, number) for number in given)).value
+
+        return kind(types.StarArgTuple([kind] * len(numbers))), codegen
+
+    return apply

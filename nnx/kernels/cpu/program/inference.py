@@ -19,18 +19,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
 from nnx.kernels.cpu.jit.signature import takes
-from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, WIDTH, row, vfill, vfma, view, vload, vmax, vstore, vsum, vtop
+from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, WIDTH, on_stack, row, vfill, vfma, view, vload, vstore
 from nnx.kernels.cpu.jit.span import Span, make_span
 from nnx.kernels.cpu.ops.elementwise import NONE, apply_function
-from nnx.kernels.cpu.ops.math import exp
+from nnx.kernels.cpu.ops.softmax import forward_long
 
 # The table: a header (how many layers, the most rows, how many weights, the parameters' address), then a row for each
 # layer: its widths, the places of its parameters (NOWHERE: an activation by itself), and what is done to its outputs:
@@ -39,10 +37,10 @@ STAGES, ROWS, SIZE, PARAMETERS, HEADER = range(5)
 K, N, WEIGHTS, BIASES, KIND, PARAMETER, COLUMNS = range(7)
 NOWHERE, SOFTMAX = -1, -2  # numbers of functions are not below 0
 STACK = 2048  # numbers of the widest layer: its two buffers lie on the stack, since allocating them takes 60 ns
+BUFFERS = 2 * STACK
 SOON = 20_000  # weights that take 1 us: up to then Python's other threads wait, since letting them go on takes 0.1 us
 let_python_go_on = types.ExternalFunction("PyEval_SaveThread", types.uintp())
 come_back = types.ExternalFunction("PyEval_RestoreThread", types.void(types.uintp))
-ALIGNED = 64  # bytes: vectors that lie across two cache lines take twice as long
 
 
 @intrinsic
@@ -55,19 +53,6 @@ def numbers_at(typing, address, dtype):
         return make_span(context, builder, kind, data, args[0].type(0))
 
     return Span(dtype.dtype)(address, dtype), codegen
-
-
-@intrinsic
-def on_stack(typing, like):
-    """2 * STACK numbers of the type of an array, which are gone when the function ends."""
-
-    def codegen(context, builder, signature, args):
-        count, number = ir.Constant(ir.IntType(64), 2 * STACK), context.get_data_type(like.dtype)
-        data = cgutils.alloca_once(builder, number, count)
-        data.align = ALIGNED
-        return make_span(context, builder, signature.return_type, data, count)
-
-    return Span(like.dtype)(like), codegen
 
 
 @njit(**INLINED)
@@ -122,26 +107,6 @@ def bend(y, n, kind, a):
 
 
 @njit(**INLINED)
-def softmax_row(y, n):
-    """Softmax of n numbers, in place. Lanes past them become -inf, whose exponential is 0."""
-    columns, least = whole(n), y.dtype.type(-np.inf)
-    for j in range(n, columns):
-        y[j] = least
-    tops = vfill(least)
-    for j in range(0, columns, WIDTH):
-        tops = vmax(vload(y, j), tops)
-    top, totals, one = vtop(tops), vfill(y.dtype.type(0)), vfill(y.dtype.type(1))
-    for first in range(0, columns, WIDTH):
-        a = view(y, first, WIDTH)
-        for j in range(WIDTH):
-            a[j] = exp(a[j] - top)
-        totals = vfma(one, vload(a, 0), totals)
-    inverse = y.dtype.type(1) / vsum(totals)
-    for j in range(n):
-        y[j] *= inverse
-
-
-@njit(**INLINED)
 def copy_finite(source, target):
     """Copy a row; tell whether all its numbers are finite."""
     zero = source.dtype.type(0)
@@ -157,7 +122,7 @@ def copy_finite(source, target):
 def every_row(table, constants, values, x, out):
     """`forward` for operands that fit; False if a number is not finite. `constants`: the table, read as float64."""
     first, last = HEADER, HEADER + (table[STAGES] - 1) * COLUMNS
-    memory = on_stack(values)
+    memory = on_stack(values.dtype, BUFFERS)
     for i in range(x.shape[0]):
         a, b = view(memory, 0, STACK), view(memory, STACK, STACK)
         if not copy_finite(row(x, i), a):
@@ -171,7 +136,8 @@ def every_row(table, constants, values, x, out):
                     wide_product(values, table[at + WEIGHTS], table[at + BIASES], table[at + K], n, a, b)
                 a, b = b, a
             if kind == SOFTMAX:
-                softmax_row(a, n)
+                outputs = view(a, 0, n)
+                forward_long(outputs, outputs, n)
             elif kind != NONE:
                 bend(a, n, kind, constants[at + PARAMETER])
         result = row(out, i)

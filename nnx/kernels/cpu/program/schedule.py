@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, view
+from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, smaller, view
 from nnx.kernels.cpu.program.parameters import begin_step, end_step
 from nnx.kernels.cpu.program.table import (
     AT_REGION,
@@ -32,7 +32,6 @@ from nnx.kernels.cpu.program.table import (
     ONCE,
     OP,
     OPTIMIZER,
-    PATIENCE,
     PHASE,
     REGIONS,
     ROWS,
@@ -40,12 +39,8 @@ from nnx.kernels.cpu.program.table import (
     TASKS,
     TASKS_ONCE,
     TICKET,
-    atomic_load,
-    atomic_store,
-    finish_one,
-    let_others,
-    replace_if,
 )
+from nnx.kernels.cpu.threads.atomics import PATIENCE, atomic_load, atomic_store, finish_one, let_others, replace_if
 
 LINGER = 20  # times that a helper lets others go first before it leaves: the next call often comes at once
 INDEX, REGION_BITS = (1 << 24) - 1, 24
@@ -144,7 +139,7 @@ def extent(header, table, ticket):
     if place[OP] >= TASKS:
         return place[FIRST] + index, place[FIRST] + index + 1, 0, header[ROWS]
     r0 = index * place[BLOCK]
-    return place[FIRST], place[LAST], r0, min(place[BLOCK], header[ROWS] - r0)
+    return place[FIRST], place[LAST], r0, smaller(place[BLOCK], header[ROWS] - r0)
 
 
 def make_run(operation: Any) -> Any:

@@ -13,9 +13,6 @@ every address is computed from the array that it belongs to (simd.py says why th
 
 from __future__ import annotations
 
-import os
-
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -53,10 +50,8 @@ BIAS, PARAMETERS = 50, 51  # tasks: the gradient of biases; a segment of paramet
 
 WITH_RELU = 1  # the kind of a product that ReLU, or the mask of its gradient, follows in the same pass
 
-SGD, ADAGRAD, RMSPROP, ADAM = range(4)
-
 # ---- numbers: float64 that operations read ---------------------------------------------------------------------------
-RATE, STEP_SIZE, CORRECTION, SHRINK, FINAL, CONSTANTS = 0, 1, 2, 3, 4, 8
+STEP_SIZE, CORRECTION, SHRINK, FINAL, CONSTANTS = 0, 1, 2, 3, 8
 # ---- sync: int64; what several threads write stands on cache lines of its own, the rest is the leader's -------------
 TICKET, DONE, PHASE, EXPECTED, AT_REGION, STEPS_LEFT, BEGUN, SYNC = 0, 16, 32, 48, 49, 50, 51, 64
 
@@ -93,58 +88,3 @@ def _pointer(context, builder, memory_type, memory, place):
     for n, other in enumerate(pointers[1:], 1):
         pointer = builder.select(builder.icmp_unsigned("==", number, word(n)), other, pointer)
     return builder.gep(pointer, [builder.and_(place, word(OFFSET))])
-
-
-# ---- threads ---------------------------------------------------------------------------------------------------------
-
-# What a thread does that has waited for a while: the other may need its core.
-let_others = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
-PATIENCE = 2000  # looks (some 10 us) before others may have the core
-
-
-@intrinsic
-def atomic_load(typing, array, index):
-    """`array[index]` (int64), and with it everything written before what is there was stored."""
-
-    def codegen(context, builder, signature, args):
-        return builder.load_atomic(_element(context, builder, signature, args), "acquire", 8)
-
-    return types.int64(array, types.intp), codegen
-
-
-@intrinsic
-def atomic_store(typing, array, index, value):
-    """Set `array[index]` (int64) after everything written before."""
-
-    def codegen(context, builder, signature, args):
-        builder.store_atomic(args[2], _element(context, builder, signature, args), "release", 8)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, types.int64), codegen
-
-
-@intrinsic
-def finish_one(typing, array, index):
-    """Add 1 to `array[index]` (int64) after everything written before."""
-
-    def codegen(context, builder, signature, args):
-        builder.atomic_rmw("add", _element(context, builder, signature, args), ir.IntType(64)(1), "release")
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), codegen
-
-
-@intrinsic
-def replace_if(typing, array, index, old, new):
-    """Set `array[index]` (int64) to `new` if it is still `old`; tell whether it was."""
-
-    def codegen(context, builder, signature, args):
-        place = _element(context, builder, signature, args)
-        pair = builder.cmpxchg(place, args[2], args[3], "acq_rel", "acquire")
-        return builder.extract_value(pair, 1)
-
-    return types.boolean(array, types.intp, types.int64, types.int64), codegen
-
-
-def _element(context, builder, signature, args):
-    return builder.gep(data_of(context, builder, signature.args[0], args[0]), [args[1]])
