@@ -56,12 +56,8 @@ class Traced:
 
         return question
 
-    __add__, __radd__, __sub__, __rsub__ = (
-        _binary("fadd"),
-        _binary("fadd", True),
-        _binary("fsub"),
-        _binary("fsub", True),
-    )
+    __add__, __radd__ = _binary("fadd"), _binary("fadd", True)
+    __sub__, __rsub__ = _binary("fsub"), _binary("fsub", True)
     __mul__, __rmul__ = _binary("fmul"), _binary("fmul", True)
     __truediv__, __rtruediv__ = _binary("fdiv"), _binary("fdiv", True)
     __lt__, __le__, __gt__, __ge__ = _question("<"), _question("<="), _question(">"), _question(">=")
