@@ -17,7 +17,7 @@ from test_programs import always_eager
 
 import nnx
 from nnx.backends.cupy.backend import CupyBackend
-from nnx.backends.cupy.inference import ForwardGraph
+from nnx.backends.cupy.inference import InferenceGraph
 from nnx.backends.precision import ERRORS
 from nnx.kernels.elementwise import BY_NAME
 
@@ -73,7 +73,7 @@ def test_each_function_trains_and_predicts_in_each_way(name: str, dtype: str, ba
     for persistent, graphs, way in (
         (True, True, "persistent kernel"),
         (False, True, "CUDA graph"),
-        (False, False, "single operations"),
+        (False, False, "one operation after the other"),
     ):
         backend.persistent, backend.graphs = persistent, graphs
         got, took = steps(backend, name, dtype, 10)
@@ -92,7 +92,7 @@ def test_each_function_is_predicted_by_a_graph(name: str, dtype: str, backend: C
     model, numpys = (nnx.Sequential(*around(name), backend=where, dtype=dtype, seed=3) for where in (backend, "numpy"))
     for _ in range(4):
         np.testing.assert_allclose(model.predict(x), numpys.predict(x), **TOLERANCE[dtype])
-    assert isinstance(model._inference.native._graphs[x.shape], ForwardGraph)  # type: ignore[union-attr]
+    assert isinstance(model._inference.native._graphs[x.shape], InferenceGraph)  # type: ignore[union-attr]
 
 
 def around(name: str) -> list[nnx.Layer]:

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from functools import partial
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
-from nnx.backends import threads
+from nnx.backends import get_backend, threads
 from nnx.backends.numba.backend import NumbaBackend, create, offer
 from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operations import Operations
@@ -379,12 +380,17 @@ def test_set_threads(monkeypatch, numba):
     finally:
         threads.set_threads(None)
     monkeypatch.setenv("NNX_THREADS", "3")
-    assert create().info().threads == 3
+    assert made_anew().info().threads == 3
     monkeypatch.setenv("NNX_THREADS", "many")
     with pytest.raises(InputError, match="NNX_THREADS='many'"):
-        create()
+        made_anew()
     monkeypatch.delenv("NNX_THREADS")
     threads.set_threads(None)
+
+
+def made_anew():
+    import_module("nnx.backends.resolve")._load.cache_clear()  # the package's own `resolve` is the function
+    return get_backend("numba")
 
 
 # ---- facts -----------------------------------------------------------------------------------------------------------

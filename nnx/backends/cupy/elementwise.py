@@ -1,4 +1,4 @@
-"""What is done to each number by itself: the operations of the tables in nnx/kernels/elementwise.py and losses.py.
+"""Elementwise operations and losses on GPUs: those of the tables in nnx/kernels/elementwise.py and losses.py.
 
 A function and its gradient are a kernel each, over any shape; so is a loss that is a mean over a sample's outputs.
 """
