@@ -12,7 +12,7 @@ from typing import Any
 import nnx
 from nnx.cli import card
 from nnx.cli.console import Report, explain, seconds
-from nnx.cli.errors import Failed, writing
+from nnx.cli.errors import Failed, note, writing
 from nnx.cli.keeper import Keeper, curves
 from nnx.cli.recipe import Recipe, changes, choose, read
 from nnx.cli.result import Result
@@ -136,6 +136,11 @@ class Job:
     def _introduce(self, model: nnx.Sequential, problem: Problem, recipe: Recipe) -> None:
         samples = f"{len(problem.x):,} to learn from, {len(problem.x_test):,} for the test"
         self.report.line("data", f"{problem.name}: {problem.title}", samples)
+        if problem.told is not None:
+            for label, *texts in problem.told.brief():
+                self.report.line(label, *texts)
+            if doubt := problem.told.doubt():
+                note(doubt)
         self.report.line("backend", *explain(model.resolution))
         parameters = sum(a.size for a in model.parameters().values())
         self.report.line("network", f"{recipe.network(problem)}: {parameters:,} parameters")
@@ -162,7 +167,8 @@ class Job:
         if self.save is None:
             also = "" if self.plot is not None else f", --plot {stem}.png draws it"
             return f"--save {stem}.safetensors keeps the network{also}"
-        return f"nnx predict {shlex.quote(str(self.save))} FILE   (csv or npz, {problem.x.shape[1]} numbers a row)"
+        what = "with the same columns" if problem.told else f"csv or npz, {problem.x.shape[1]} numbers a row"
+        return f"nnx predict {shlex.quote(str(self.save))} FILE   ({what})"
 
 
 class _fallback_untold(warnings.catch_warnings):

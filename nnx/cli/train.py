@@ -13,13 +13,17 @@ from nnx.cli.recipe import check_given, parse_layers
 from nnx.cli.sets import Source
 from nnx.errors import InputError
 
+LABEL = "A table's column of labels: its name, or its position (1: the first, -1: the last)."
+DROP = "Columns not to be used, by name or position, with commas between."
+KEEP = "Columns to be used though they look like ids or free text."
+CATEGORICAL = "Columns of numbers that are names."
 NETWORK, TRAINING, DATA, OUTPUT = "The network", "The training", "The data", "What comes out"
 
 
 def train(
     ctx: typer.Context,
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="spiral, digits, mnist, fashion-mnist, or a CSV or npz file.")
+        str, typer.Argument(metavar="DATA", help="spiral, digits, mnist, fashion-mnist, or a file with a table.")
     ],
     layers: Annotated[
         str | None, typer.Option(help='Neurons of the hidden layers, as 64,32; or "none".', rich_help_panel=NETWORK)
@@ -56,7 +60,10 @@ def train(
         Path | None,
         typer.Option("--data", help="Folder of the four files of MNIST or Fashion-MNIST.", rich_help_panel=DATA),
     ] = None,
-    label: Annotated[str | None, typer.Option(help="A CSV file's column of labels.", rich_help_panel=DATA)] = None,
+    label: Annotated[str | None, typer.Option(help=LABEL, rich_help_panel=DATA)] = None,
+    drop: Annotated[list[str] | None, typer.Option(help=DROP, rich_help_panel=DATA)] = None,
+    keep: Annotated[list[str] | None, typer.Option(help=KEEP, rich_help_panel=DATA)] = None,
+    categorical: Annotated[list[str] | None, typer.Option(help=CATEGORICAL, rich_help_panel=DATA)] = None,
     header: Annotated[
         bool | None,
         typer.Option("--header/--no-header", help="Whether a CSV file's first line holds names.", rich_help_panel=DATA),
@@ -79,8 +86,8 @@ def train(
 ) -> None:
     """Train a network, and test it on samples that it never saw.
 
-    What is not given is chosen to suit the data. A file's labels are its column "label", "class", "target" or "y", or
-    the last one; a fifth of its rows is held out for the test.
+    What is not given is chosen to suit the data. A table's labels are its column "label", "class", "target" or "y", or
+    the last one; a fifth of its rows is held out for the test. "nnx data FILE" says what is understood of a table.
     """
     given = check_given(
         {
@@ -96,5 +103,13 @@ def train(
     outputs.check_picture("--plot", plot)
     if save is not None and plot is not None and save.absolute() == plot.absolute():
         raise InputError(f"--save and --plot are both {save}; give them different names")
-    source = Source(data, given.get("seed", 0), folder, label, header, task)
+    source = Source(
+        data,
+        given.get("seed", 0),
+        folder,
+        label,
+        header,
+        task,
+        *map(tuple, (drop or (), keep or (), categorical or ())),
+    )
     job.Job(source, given, backend, save, plot, Report(quiet), list(ctx.obj or ())).run(resume)
