@@ -38,16 +38,18 @@ def assemble(
     Raises:
         FileFormatError: there are no samples, or two columns have the same name.
     """
+    looks = header is not False and is_header(first, below)
+    given = header is not None
     if header is None:
-        header = (bool(known) and set(known) <= set(first)) or is_header(first, below)
+        header = (bool(known) and set(known) <= set(first)) or looks
     cells = below if header else [[cell, *column] for cell, column in zip(first, below, strict=True)]
     start, count = (0 if header else -1), len(cells[0])
-    skipped, said = _no_samples(first if header else (), cells, lambda row: at(row + start))
+    skipped, said = _no_samples(first if looks else (), cells, lambda row: at(row + start))
     kept = [row for row in range(count) if row not in skipped] if skipped else range(count)
     if not kept:
         raise FileFormatError(f"{source}: the file has a header and no rows, expected a line for each sample")
-    if header and counts_columns(first):
-        said.append("the first line, 0, 1, 2 ..., is taken for the columns' names; --no-header says otherwise")
+    if header and not given and counts_columns(first):
+        said.append(f"the first line, {','.join(first[:3])} ..., is taken for names; --no-header says otherwise")
     names = _names(f"{source}, {at(-1)}", first) if header else numbered(len(first))
     filled = [i for i, column in enumerate(cells) if (header and first[i]) or any(column)]
     if not header:  # blanks at the end are what a comma at the end of each line leaves

@@ -21,6 +21,7 @@ BLANKS = " \t\r\n\v\f\xa0\ufeff"
 PLACEHOLDERS = frozenset(
     {"", "na", "n/a", "n.a.", "#n/a", "nan", "<na>", "nat", "null", "none", "?", "-", "--", "."}
 )  # fmt: skip
+LONGEST = 40  # characters of a cell that are shown
 EXACT = 2.0**53  # the whole numbers that float64 tells apart end here
 
 
@@ -160,6 +161,11 @@ def _whole(wanted: str | int) -> int | None:
 def numbered(count: int) -> tuple[str, ...]:
     """Return names for columns that have none."""
     return tuple(f"column {i + 1}" for i in range(count))
+
+
+def short(cell: str) -> str:
+    """Write out a cell, or its beginning."""
+    return repr(cell) if len(cell) <= LONGEST else f"{cell[:LONGEST]!r}..."
 
 
 def few(names: Sequence[str]) -> str:

@@ -155,9 +155,10 @@ class _Reader:
     def _find_width(self, others: list[list[str]]) -> int:
         """Return the number of columns; the first line may lack a name for names of rows, or a comma at the end."""
         width, widths = len(self.first), {len(cells) for cells in others}
-        if widths == {width + 1} and not any(cells[-1].strip(BLANKS) for cells in others):
+        several = len(others) > 1
+        if several and widths == {width + 1} and not any(cells[-1].strip(BLANKS) for cells in others):
             self.first = [*self.first, ""]
-        elif widths == {width + 1} and not any(map(is_number, self.first)):
+        elif several and widths == {width + 1} and not any(map(is_number, self.first)):
             self.first, self.names_given = ["", *self.first], True
         elif widths == {width - 1} and not self.first[-1].strip(BLANKS):
             self.first = self.first[:-1]
@@ -198,9 +199,12 @@ class _Reader:
         return FileFormatError(f"{self.path}: {message}; expected CSV")
 
     def _wrong_width(self, line: int, cells: int) -> FileFormatError:
+        remedy = f"put quotes around text with {' ' if self.mark == SPACES else self.mark!r} in it"
+        if self.width == 1:
+            remedy = "remove the lines above the table"
         return FileFormatError(
             f"{self.path}, line {line}: the row has {cells} cells, expected {self.width} as in the first; "
-            f"add or remove cells, and put quotes around text with {' ' if self.mark == SPACES else self.mark!r} in it"
+            f"add or remove cells, and {remedy}"
         )
 
     def _check_widths(self) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 from pathlib import Path
 
 from nnx.errors import FileFormatError
+
+LOOKS = 1000  # bytes that tell UTF-16
 
 
 def as_utf8(path: Path, data: bytes) -> tuple[bytes, list[str]]:
@@ -17,6 +20,11 @@ def as_utf8(path: Path, data: bytes) -> tuple[bytes, list[str]]:
             except UnicodeDecodeError as error:
                 raise FileFormatError(f"{path}: this is no UTF-16, though it begins like it: {error}") from error
     data = data.removeprefix(codecs.BOM_UTF8)
+    for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):  # without a mark: every second byte of plain text is 0
+        half = data[start:LOOKS:2]
+        if half.count(0) > 0.9 * len(half) and 0 not in data[1 - start : LOOKS : 2]:
+            with contextlib.suppress(UnicodeDecodeError):
+                return data.decode(encoding).encode(), []
     if b"\0" in data:
         raise FileFormatError(
             f"{path}: this is a binary file, or text in UTF-16, expected CSV in UTF-8; save it as CSV (UTF-8), "

@@ -14,8 +14,19 @@ from .needs import optional
 
 
 def is_frame(given: object) -> bool:
-    """Tell whether something may be a frame: it has columns, and is not a path."""
-    return hasattr(given, "columns") or hasattr(given, "column_names")
+    """Tell whether something may be a frame: it has columns.
+
+    Raises:
+        InputTypeError: it is an array, or a column alone.
+    """
+    kind = type(given)
+    if hasattr(kind, "columns") or hasattr(kind, "column_names"):
+        return True
+    if hasattr(kind, "__array__"):
+        raise InputTypeError(
+            f"a {kind.__name__} was given, expected a file's name or a frame; arrays need no reading: fit() takes them"
+        )
+    return False
 
 
 def from_frame(given: Any, source: str = "the frame") -> Rows:
@@ -51,10 +62,9 @@ def _with_text_names(given: Any) -> Any:
 
 def _column(narwhals: Any, name: str, series: Any) -> Column:
     kind = series.dtype
-    if kind.is_numeric() and not isinstance(kind, narwhals.Decimal):
-        numbers = np.asarray(series.cast(narwhals.Float64).to_numpy(), dtype=np.float64)
-        if not (kind.is_integer() and (np.abs(numbers[~np.isnan(numbers)]) > EXACT).any()):
-            return Column(name, numbers=numbers)
+    codes = kind.is_integer() and max(abs(series.min() or 0), abs(series.max() or 0)) > EXACT
+    if kind.is_numeric() and not codes and not isinstance(kind, narwhals.Decimal):
+        return Column(name, numbers=np.asarray(series.cast(narwhals.Float64).to_numpy(), dtype=np.float64))
     return Column(name, [as_text(cell) for cell in series.to_list()])
 
 

@@ -25,14 +25,16 @@ def is_header(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
     if any(cell.lower() in LABEL_NAMES and cell not in column for cell, column in pairs):
         return True
     if counts_columns(first):
-        if len(first) > MANY or not first[0]:
+        if first[-1] == str(len(first) - 1 - (not first[0])) and (len(first) > MANY or not first[0]):
             return True
         fresh = all(cell not in column for cell, column in pairs)
         return fresh and not all(cell.isdecimal() for column in below for cell in column)
     words = [(cell, column) for cell, column in pairs if not is_number(cell) and not is_missing(cell)]
-    if not words or any(cell in column for cell, column in words):
-        return False
-    return not any(map(is_number, first)) or any(_are_numbers(column) for _, column in words) or _counts_up(first)
+    values = sum(cell in column for cell, column in words)  # a name seldom is a value too
+    above_numbers = sum(_are_numbers(column) for _, column in words)
+    if above_numbers or values:
+        return above_numbers > values
+    return bool(words) and (not any(map(is_number, first)) or _counts_up(first))
 
 
 def equal_rows(first: Sequence[str], below: Sequence[Sequence[str]]) -> list[int]:
@@ -44,9 +46,9 @@ def equal_rows(first: Sequence[str], below: Sequence[Sequence[str]]) -> list[int
 
 
 def counts_columns(first: Sequence[str]) -> bool:
-    """Tell whether a line is 0, 1, 2 ... as pandas writes for a frame without names."""
+    """Tell whether a line is 0, 1, 2 ... as pandas writes for a frame without names, or 1, 2, 3 ..."""
     cells = list(first[1:] if not first[0] else first)
-    return len(first) > 1 and cells == [str(i) for i in range(len(cells))]
+    return len(first) > 1 and any(cells == [str(i + start) for i in range(len(cells))] for start in (0, 1))
 
 
 def _counts_up(first: Sequence[str]) -> bool:

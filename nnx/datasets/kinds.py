@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from .columns import EXACT, Column, is_missing
+from .columns import EXACT, Column, is_missing, short
 
 SHARE = 0.9  # of the cells that are filled: so many must be of a kind
 MIXED = 0.5  # from here on, a column of text is told to hold numbers too
@@ -63,12 +63,13 @@ def understand(column: Column, decimal: str = ".", wish: str = "") -> Understood
     if wish == CATEGORY:
         return Understood(column, CATEGORY, distinct=distinct)
     if distinct == 1 and filled == len(column):
-        return Understood(column, CONSTANT, distinct=1, why=f"all cells are {_first(column)!r}")
+        return Understood(column, CONSTANT, distinct=1, why=f"all cells are {short(column.text[0])}")
     numbers, mark = numbers_in(column, decimal)
     found = int((~np.isnan(numbers)).sum())
-    if found >= SHARE * filled and not are_codes(column, numbers):
+    codes = are_codes(column, numbers)
+    if found >= SHARE * filled and not codes:
         if found == len(column) and numbers.min() == numbers.max():
-            return Understood(column, CONSTANT, distinct=1, why=f"all cells are {_first(column)}")
+            return Understood(column, CONSTANT, distinct=1, why=f"all cells are {short(column.text[0])}")
         if wish != "keep" and _name_rows(column, numbers, distinct):
             return Understood(column, NAME, distinct=distinct, why="it numbers the rows")
         return Understood(column, NUMBER, numbers, distinct, _odd(numbers, missing), mark)
@@ -78,9 +79,9 @@ def understand(column: Column, decimal: str = ".", wish: str = "") -> Understood
     if distinct <= filled / 2 or wish == "keep":
         return Understood(column, CATEGORY, distinct=distinct)
     mixed = ""
-    if found >= MIXED * filled:
+    if found >= MIXED * filled and not codes:
         odd = next(v for v, n in zip(column.text, numbers, strict=True) if n != n and not is_missing(v))
-        mixed = f"; {found / filled:.0%} of it are numbers, {odd!r} is none"
+        mixed = f"; {found / filled:.0%} of it are numbers, {short(odd)} is none"
     if distinct == filled and not mixed:
         return Understood(column, NAME, distinct=distinct, why="no two cells are alike")
     words = np.mean([value.count(" ") + 1 for value in column.values])
@@ -119,6 +120,7 @@ def flags_in(column: Column) -> NDArray[np.float64]:
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 SIGNS = re.compile(r"^([-+]?)\s*(?:[$€£¥]|(?:USD|EUR|GBP|CHF)\s)?\s*(.*?)\s*(?:[%$€£¥]|\s(?:USD|EUR|GBP|CHF))?$")
+MINUS = "\u2212"
 GROUPED = {
     ".": re.compile(r"[-+]?\d{1,3}(?:(?:,\d{3})+|(?:[ '\u2019\xa0\u202f]\d{3})+)(?:\.\d*)?"),
     ",": re.compile(
@@ -140,6 +142,7 @@ def _plain(cell: str) -> float:
 
 def _written(cell: str, mark: str) -> float:
     """Return the number that a cell holds as people write it: groups of thousands, a currency, a percent sign."""
+    cell = cell.replace(MINUS, "-")
     sign, body = SIGNS.fullmatch(cell).groups() if "\n" not in cell else ("", cell)  # type: ignore[union-attr]
     if mark == "." and (number := _plain(sign + body)) == number:
         return number
@@ -228,10 +231,6 @@ def _distinct(column: Column) -> int:
     if column.numbers is not None:
         return len(np.unique(column.numbers[~column.missing]))
     return sum(not is_missing(value) for value in column.values)
-
-
-def _first(column: Column) -> str:
-    return column.text[0]
 
 
 def _odd(values: NDArray[np.float64], missing: NDArray[np.bool_]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nnx.checks import choice
 from nnx.errors import FileFormatError, InputError
 
-from .columns import Column, Rows, few, is_missing
+from .columns import Column, Rows, few, is_missing, short
 from .kinds import (
     CATEGORY,
     DATE,
@@ -112,7 +112,7 @@ class Encoder:
         if self.kind == CATEGORY:
             new = [value for value in column.values if value not in self.levels and not is_missing(value)]
             more = f" (and {len(new) - 1} more)" if len(new) > 1 else ""
-            return [f"{self.name!r} is {new[0]!r}{more}, not or hardly seen in training"] if new else []
+            return [f"{self.name!r} is {short(new[0])}{more}, not or hardly seen in training"] if new else []
         if self.kind not in USED:
             return []
         odd = np.flatnonzero(filled & np.isnan(self.values(column)))
@@ -121,8 +121,10 @@ class Encoder:
         cell, place = column.text[odd[0]], rows.place(int(odd[0]), at)
         if len(odd) > (1 - SHARE) * filled.sum():
             what = {NUMBER: "a number", FLAG: "true or false", DATE: f"a date ({self.format})"}[self.kind]
-            raise FileFormatError(f"{place}: {cell!r} is not {what}, expected one as in training")
-        return [f"{place}: {cell!r} is taken for missing" + (f", like {len(odd) - 1} more" if len(odd) > 1 else "")]
+            raise FileFormatError(f"{place}: {short(cell)} is not {what}, expected one as in training")
+        return [
+            f"{place}: {short(cell)} is taken for missing" + (f", like {len(odd) - 1} more" if len(odd) > 1 else "")
+        ]
 
 
 def _one_hot(column: Column, levels: Sequence[str], other: bool) -> NDArray[np.float64]:

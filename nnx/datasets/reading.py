@@ -39,8 +39,12 @@ FOREIGN = {
     b"version https://git-lfs": ("a Git LFS pointer, not the data", "fetch the data: git lfs pull"),
     b"\x93NUMPY": ("a single array of numpy, a binary file", "save it as CSV, or as .npz with x and y"),
     b"@relation": ("an ARFF file", "save it as CSV"),
+    b"<?xml": ("an XML file", "save it as CSV"),
+    b"ARROW1": ("an Arrow (Feather) file", "read it with pandas or polars, and give the frame"),
+    b"\x80\x04": ("a pickle, which may run code when it is opened", "save what is in it as CSV or Parquet"),
+    b"\x80\x05": ("a pickle, which may run code when it is opened", "save what is in it as CSV or Parquet"),
 }  # fmt: skip
-PAGE = re.compile(rb"\s*(<!doctype html|<html|<head|<body)", re.IGNORECASE)
+PAGE = re.compile(rb"\s*(<!doctype html|<html|<head|<body|<table)", re.IGNORECASE)
 
 
 def read_rows(path: Path, header: bool | None = None, known: Collection[str] = ()) -> Rows:
@@ -144,7 +148,7 @@ def _excel(path: Path, data: bytes, header: bool | None, known: Collection[str])
     try:
         with pandas.ExcelFile(io.BytesIO(data), engine="openpyxl") as book:
             sheets = list(book.sheet_names)
-            frame = book.parse(0, header=None, dtype=object, na_filter=False)
+            frame = pandas.read_excel(book, header=None, dtype=object, na_filter=False)
     except Exception as error:  # whatever a damaged workbook makes of it
         raise FileFormatError(
             f"{path}: this looks like an Excel workbook, but cannot be read: {error}; save it as CSV"
@@ -171,12 +175,8 @@ def _json(path: Path, data: bytes) -> Rows:
             given = [json.loads(line) for line in text.splitlines() if line.strip(BLANKS)]
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path}: this looks like JSON, but cannot be read: {error}; expected {KIND}") from error
-    if isinstance(given, Mapping) and given and all(isinstance(v, list) for v in given.values()):
-        lengths = {len(v) for v in given.values()}
-        if len(lengths) == 1:
-            given = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
-    records = [given] if isinstance(given, Mapping) else given
-    if not isinstance(records, list) or not records or not all(isinstance(record, Mapping) for record in records):
+    records = _records(given)
+    if not records:
         raise FileFormatError(
             f"{path}: this is JSON, but no table: expected a list of records, or a record on each line, as "
             '{"age": 31, "label": "yes"}'
@@ -184,6 +184,20 @@ def _json(path: Path, data: bytes) -> Rows:
     names = list(dict.fromkeys(name for record in records for name in record))
     columns = [Column(name, [as_text(record.get(name)) for record in records]) for name in names]
     return Rows(f"{path} (JSON)", tuple(columns), True, lambda row: f"record {row + 1}")
+
+
+def _records(given: Any) -> list[Mapping[str, Any]]:
+    """Return the records in what a JSON file holds, as pandas and others write them; none if it is no table."""
+    if isinstance(given, Mapping) and isinstance(given.get("columns"), list) and isinstance(given.get("data"), list):
+        given = [dict(zip(given["columns"], row, strict=False)) for row in given["data"] if isinstance(row, list)]
+    elif isinstance(given, Mapping) and given and all(isinstance(column, list) for column in given.values()):
+        given = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=False)]
+    elif isinstance(given, Mapping) and given and all(isinstance(column, Mapping) for column in given.values()):
+        index = dict.fromkeys(key for column in given.values() for key in column)
+        given = [{name: column.get(key) for name, column in given.items()} for key in index]
+    records = [given] if isinstance(given, Mapping) else given
+    good = isinstance(records, list) and all(isinstance(record, Mapping) for record in records)
+    return records if good else []
 
 
 def _parquet(path: Path, data: bytes) -> Rows:

@@ -15,7 +15,7 @@ from nnx.checks import choice, integer
 from nnx.errors import FileFormatError, InputError, InputTypeError
 
 from .archive import X_NAMES, as_features, as_labels, read_archive, read_parts
-from .columns import Column, Rows, numbered
+from .columns import Column, Rows, numbered, short
 from .frames import from_frame, is_frame
 from .header import LABEL_NAMES
 from .kinds import CATEGORY, DROPPED, Understood, numbers_in, understand
@@ -118,7 +118,7 @@ class Reading:
                 cell = found.column.text[found.odd[0]]
                 more = f", like {len(found.odd) - 1} more" if len(found.odd) > 1 else ""
                 odd.append(
-                    f"{self.rows.at(found.odd[0])}, column {place + 1} ({found.column.name!r}): {cell!r} is no "
+                    f"{self.rows.at(found.odd[0])}, column {place + 1} ({found.column.name!r}): {short(cell)} is no "
                     f"{found.kind}, and taken for missing{more}"
                 )
         return (*self.rows.notes, *odd)
@@ -332,7 +332,7 @@ def _numbers(rows: Rows, expected: tuple[str, ...]) -> NDArray[np.float64]:
         what = "the cell is blank, expected a number"
         if cell:
             odd = not np.isinf(x[row, column]) and cell.lower() != "nan"
-            what = f"{cell!r} is not a number" if odd else f"the cell is {x[row, column]}"
+            what = f"{short(cell)} is not a number" if odd else f"the cell is {x[row, column]}"
         raise FileFormatError(
             f"{rows.place(row, places[column])}: {what}; fill it in, or give the Table of the training file, which "
             "knows what to do"

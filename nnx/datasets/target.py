@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nnx.errors import FileFormatError
 
-from .columns import Column
+from .columns import Column, short
 from .kinds import SHARE, are_codes, decorated, numbers_in
 
 Task = Literal["classification", "regression"]
@@ -71,7 +71,7 @@ def encode(column: Column, task: str, where: Callable[[int], str], decimal: str 
     y, classes = _by_value(numbers) if plain else _by_name(column)
     if len(classes) == 1:
         raise FileFormatError(
-            f"{where(0)} and all other labels are {classes[0]!r}, expected at least two classes; "
+            f"{where(0)} and all other labels are {short(classes[0])}, expected at least two classes; "
             f'is it the right column? For numbers to predict, say task="regression"'
         )
     return Target(y, classes, "classification")
@@ -86,7 +86,13 @@ def _check_present(column: Column, where: Callable[[int], str]) -> None:
     if not missing.any():
         return
     row, count = int(np.argmax(missing)), int(missing.sum())
-    cell = "nan" if column.numbers is not None else f"missing ({column.text[row]!r})" if column.text[row] else "missing"
+    cell = (
+        "nan"
+        if column.numbers is not None
+        else f"missing ({short(column.text[row])})"
+        if column.text[row]
+        else "missing"
+    )
     others = f" (and {count - 1} more)" if count > 1 else ""
     raise FileFormatError(
         f"{where(row)}: the label is {cell}{others}, expected a name or a finite number; remove or fill in "
@@ -106,7 +112,7 @@ def _check_numbers(column: Column, numbers: NDArray[np.float64], where: Callable
     if (odd := np.isnan(numbers)).any():
         row = int(np.argmax(odd))
         raise FileFormatError(
-            f"{where(row)}: the label is {column.text[row]!r}, expected a number for regression; "
+            f"{where(row)}: the label is {short(column.text[row])}, expected a number for regression; "
             f'for names, say task="classification"'
         )
 
@@ -119,7 +125,7 @@ def _check_alike(column: Column, numbers: NDArray[np.float64], where: Callable[[
     if odd.any():
         row = int(np.argmax(odd))
         raise FileFormatError(
-            f"{where(row)}: the label is {column.text[row]!r}, expected a plain number as in "
+            f"{where(row)}: the label is {short(column.text[row])}, expected a plain number as in "
             f"{len(odd) - int(odd.sum()):,} of {len(odd):,} rows; mend this cell or remove its row, or, where the "
             'labels are names, say task="classification"'
         )
@@ -130,7 +136,7 @@ def _refuse_free_text(column: Column, where: Callable[[int], str]) -> None:
     if rows >= ENOUGH and distinct > rows / 2:
         raise FileFormatError(
             f"{where(0)}: the labels are {distinct:,} different texts in {rows:,} rows, such as "
-            f"{column.text[0][:40]!r}: "
+            f"{short(column.text[0])}: "
             'too many for classes; name another column by label, or say task="classification"'
         )
 
