@@ -6,6 +6,7 @@ written as text. So there is one set of rules for what a column is.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -21,6 +22,8 @@ BLANKS = " \t\r\n\v\f\xa0\ufeff"
 PLACEHOLDERS = frozenset(
     {"", "na", "n/a", "n.a.", "#n/a", "nan", "<na>", "nat", "null", "none", "?", "-", "--", "."}
 )  # fmt: skip
+CODE = re.compile("0[0-9]+|[0-9]{16,}")  # digits that may be a name: 007, or more than float64 tells apart
+LONGEST_PLACEHOLDER = max(map(len, PLACEHOLDERS))
 LONGEST = 40  # characters of a cell that are shown
 EXACT = 2.0**53  # the whole numbers that float64 tells apart end here
 
@@ -55,9 +58,9 @@ class Column:
 
     @cached_property
     def _distinct(self) -> tuple[list[str], NDArray[np.int64]]:
-        index: dict[str, int] = {}
-        codes = np.array([index.setdefault(cell, len(index)) for cell in self.text], dtype=np.int64)
-        return list(index), codes
+        values = list(dict.fromkeys(self.text))
+        index = {value: i for i, value in enumerate(values)}
+        return values, np.fromiter(map(index.__getitem__, self.text), np.int64, len(self.text))
 
     @property
     def values(self) -> list[str]:
@@ -75,11 +78,36 @@ class Column:
         return np.bincount(self.codes, minlength=len(self.values))
 
     @cached_property
+    def plain(self) -> NDArray[np.float64] | None:
+        """The cells as numbers, where each is one as programs write it, and none may be a code: the quick way."""
+        if self.numbers is not None:
+            return None
+        try:
+            numbers = np.array(list(map(float, self.text)), dtype=np.float64)
+        except ValueError:
+            return None
+        # float() takes 1_000, as Python's source does; in a table it is no number
+        odd = np.isnan(numbers).any() or "_" in "".join(self.text) or any(map(CODE.fullmatch, self.text))
+        return None if odd else numbers
+
+    @cached_property
     def missing(self) -> NDArray[np.bool_]:
         """[N] whether a cell holds nothing, or a placeholder."""
         if self.numbers is not None:
             return np.isnan(self.numbers)
-        return np.array([is_missing(value) for value in self.values], dtype=bool)[self.codes]
+        if self.plain is not None:
+            return np.zeros(len(self), dtype=bool)
+        return self.holes[self.codes]
+
+    @cached_property
+    def holes(self) -> NDArray[np.bool_]:
+        """Which of the values say that nothing is known."""
+        return np.array([is_missing(value) for value in self.values], dtype=bool)
+
+    @cached_property
+    def parsed(self) -> dict[str, tuple[NDArray[np.float64], str]]:
+        """What `kinds.numbers_in` found, by the decimal mark that it was told: parsing takes longer than all else."""
+        return {}
 
     def taken(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Column:
         """Return some rows of it."""
@@ -90,7 +118,7 @@ class Column:
 
 def is_missing(cell: str) -> bool:
     """Tell whether a cell says that nothing is known."""
-    return cell.casefold() in PLACEHOLDERS
+    return len(cell) <= LONGEST_PLACEHOLDER and cell.casefold() in PLACEHOLDERS
 
 
 @dataclass(frozen=True, eq=False)

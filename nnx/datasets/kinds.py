@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from .columns import EXACT, Column, is_missing, short
+from .columns import CODE, EXACT, Column, is_missing, short
 
 SHARE = 0.9  # of the cells that are filled: so many must be of a kind
 MIXED = 0.5  # from here on, a column of text is told to hold numbers too
@@ -93,20 +93,29 @@ def numbers_in(column: Column, decimal: str = ".") -> tuple[NDArray[np.float64],
     """Return a column's numbers, nan where there is none, and the decimal mark that they are written with."""
     if column.numbers is not None:
         return column.numbers, "."
-    values = [value if not is_missing(value) else "" for value in column.values]
-    plain = np.array([_plain(value) for value in values])
-    if not np.isnan(plain[[bool(value) for value in values]]).any():
-        return plain[column.codes], "."
-    ways = {".": np.array([_written(value, ".") for value in values])}
+    if column.plain is not None:
+        return column.plain, "."
+    if decimal not in column.parsed:
+        column.parsed[decimal] = _parsed(column, decimal)
+    return column.parsed[decimal]
+
+
+def _parsed(column: Column, decimal: str) -> tuple[NDArray[np.float64], str]:
+    numbers = np.full(len(column.values), np.nan)
+    filled = np.flatnonzero(~column.holes)
+    values = [column.values[i] for i in filled.tolist()] if column.holes.any() else column.values
+    ways = {".": [_written(value, ".") for value in values]}
     if any("," in value for value in values):
-        ways[","] = np.array([_written(value, ",") for value in values])
-    marks = sorted(ways, key=lambda mark: (-column.counts[~np.isnan(ways[mark])].sum(), mark != decimal))
-    return ways[marks[0]][column.codes], marks[0]
+        ways[","] = [_written(value, ",") for value in values]
+    counts = column.counts[filled]
+    mark = min(ways, key=lambda mark: (-counts[~np.isnan(ways[mark])].sum(), mark != decimal))
+    numbers[filled] = ways[mark]
+    return numbers[column.codes], mark
 
 
 def decorated(column: Column) -> NDArray[np.bool_]:
     """Return [N] which cells hold more than the digits, sign, point and exponent of a plain number."""
-    if column.numbers is not None:
+    if column.numbers is not None or column.plain is not None:
         return np.zeros(len(column), dtype=bool)
     return np.isnan([_plain(value) for value in column.values])[column.codes]
 
@@ -153,16 +162,17 @@ def _written(cell: str, mark: str) -> float:
 
 def are_codes(column: Column, numbers: NDArray[np.float64]) -> bool:
     """Tell whether digits are codes, not amounts: 007, or more digits than float64 tells apart."""
-    if column.numbers is not None:
+    if column.numbers is not None or column.plain is not None:
         return False
-    digits = [(value, count) for value, count in zip(column.values, column.counts, strict=True) if value.isdecimal()]
-    total = sum(count for _, count in digits)
-    zeros = sum(count for value, count in digits if len(value) > 1 and value[0] == "0")
-    alike = len({len(value) for value, _ in digits}) == 1 and total > SHARE * len(numbers)
-    if zeros and (alike or zeros >= (1 - SHARE) * total):
-        return True
-    long = sum(count for value, count in digits if len(value) > 15 and int(value) > EXACT)
-    return bool(long) and long >= (1 - SHARE) * total
+    special = [i for i, value in enumerate(column.values) if CODE.fullmatch(value)]
+    if not special:
+        return False
+    digits = [i for i, value in enumerate(column.values) if value.isdecimal()]
+    total = column.counts[digits].sum()
+    zeros = column.counts[[i for i in special if column.values[i][0] == "0"]].sum()
+    long = column.counts[[i for i in special if int(column.values[i]) > EXACT]].sum()
+    alike = len({len(column.values[i]) for i in digits}) == 1 and total >= SHARE * len(numbers)
+    return bool(max(zeros, long) >= (1 - SHARE) * total or (zeros and alike))
 
 
 def _name_rows(column: Column, numbers: NDArray[np.float64], distinct: int) -> bool:
@@ -228,9 +238,10 @@ def _date(cell: str, form: str) -> float | None:
 
 
 def _distinct(column: Column) -> int:
-    if column.numbers is not None:
-        return len(np.unique(column.numbers[~column.missing]))
-    return sum(not is_missing(value) for value in column.values)
+    numbers = column.numbers if column.plain is None else column.plain
+    if numbers is not None:
+        return len(np.unique(numbers[~column.missing]))
+    return int((~column.holes).sum())
 
 
 def _odd(values: NDArray[np.float64], missing: NDArray[np.bool_]) -> tuple[int, ...]:
