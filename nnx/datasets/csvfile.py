@@ -128,7 +128,7 @@ class _Reader:
 
     def _find_mark(self) -> str:
         """Return what separates the cells: what divides all lines alike, into the most cells."""
-        heads = {mark: [r for _, r in islice(self._records(self.start, mark), LOOKS)] for mark in MARKS}
+        heads = {mark: self._sample(mark) for mark in MARKS}
         even = {mark: head for mark, head in heads.items() if _even(head)}
         for mark in ";\t|":
             commas = [c.strip() for r in even.get(mark, [])[1:] for c in r if "," in c]
@@ -137,9 +137,15 @@ class _Reader:
         if even:
             return max(even, key=lambda mark: len(even[mark][0]))
         if all(len(head[0]) == 1 for head in heads.values() if head):
-            spaced = [r for _, r in islice(self._records(self.start, SPACES), LOOKS)]
-            return SPACES if _even(spaced) else ","
+            return SPACES if _even(self._sample(SPACES)) else ","
         return max(heads, key=lambda mark: len(heads[mark][0]) if heads[mark] else 0)
+
+    def _sample(self, mark: str) -> list[list[str]]:
+        """Return some records as a separator divides them; none where it makes no sense of the quotes."""
+        try:
+            return [cells for _, cells in islice(self._records(self.start, mark), LOOKS)]
+        except FileFormatError:
+            return []
 
     def _head(self) -> tuple[list[str], list[list[str]]]:
         """Return the first record, and some after it; note where the second begins."""

@@ -129,6 +129,7 @@ def flags_in(column: Column) -> NDArray[np.float64]:
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 SIGNS = re.compile(r"^([-+]?)\s*(?:[$€£¥]|(?:USD|EUR|GBP|CHF)\s)?\s*(.*?)\s*(?:[%$€£¥]|\s(?:USD|EUR|GBP|CHF))?$")
+LONGEST_NUMBER = 400  # characters; float64 has numbers of 326
 MINUS = "\u2212"
 GROUPED = {
     ".": re.compile(r"[-+]?\d{1,3}(?:(?:,\d{3})+|(?:[ '\u2019\xa0\u202f]\d{3})+)(?:\.\d*)?"),
@@ -151,6 +152,8 @@ def _plain(cell: str) -> float:
 
 def _written(cell: str, mark: str) -> float:
     """Return the number that a cell holds as people write it: groups of thousands, a currency, a percent sign."""
+    if len(cell) > LONGEST_NUMBER:  # a pattern takes long for what is long
+        return np.nan
     cell = cell.replace(MINUS, "-")
     sign, body = SIGNS.fullmatch(cell).groups() if "\n" not in cell else ("", cell)  # type: ignore[union-attr]
     if mark == "." and (number := _plain(sign + body)) == number:
@@ -170,7 +173,7 @@ def are_codes(column: Column, numbers: NDArray[np.float64]) -> bool:
     digits = [i for i, value in enumerate(column.values) if value.isdecimal()]
     total = column.counts[digits].sum()
     zeros = column.counts[[i for i in special if column.values[i][0] == "0"]].sum()
-    long = column.counts[[i for i in special if int(column.values[i]) > EXACT]].sum()
+    long = column.counts[[i for i in special if float(column.values[i]) > EXACT]].sum()
     alike = len({len(column.values[i]) for i in digits}) == 1 and total >= SHARE * len(numbers)
     return bool(max(zeros, long) >= (1 - SHARE) * total or (zeros and alike))
 
