@@ -188,7 +188,7 @@ class _Reader:
             return [[] for _ in range(self.width)]
         except (pandas.errors.ParserError, ValueError) as error:
             raise self._refusal(str(error)) from error
-        columns = [[cell.strip(BLANKS) for cell in frame[i].tolist()] for i in range(self.width)]
+        columns = [[cell.strip(BLANKS) for cell in column] for column in frame.to_numpy(dtype=object).T.tolist()]
         if self.width > 1 and "" in columns[-1]:  # a row that is too short is filled up without a word
             self._check_widths()
         return columns

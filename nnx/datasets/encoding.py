@@ -19,7 +19,7 @@ def as_utf8(path: Path, data: bytes) -> tuple[bytes, list[str]]:
                 return data[2:].decode(encoding).encode(), []
             except UnicodeDecodeError as error:
                 raise FileFormatError(f"{path}: this is no UTF-16, though it begins like it: {error}") from error
-    data = data.removeprefix(codecs.BOM_UTF8)
+    data = data.removeprefix(codecs.BOM_UTF8).removesuffix(b"\x1a")  # which ended files once
     for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):  # without a mark: every second byte of plain text is 0
         half = data[start:LOOKS:2]
         if half.count(0) > 0.9 * len(half) and 0 not in data[1 - start : LOOKS : 2]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
+
 from .columns import Column, is_missing
 from .kinds import SHARE, numbers_in
 
@@ -58,13 +60,13 @@ def _counts_up(first: Sequence[str]) -> bool:
 
 
 def _are_numbers(column: Sequence[str]) -> bool:
-    filled = [cell for cell in column if not is_missing(cell)]
-    return sum(map(is_number, filled)) >= SHARE * max(1, len(filled))
+    read = Column("", column)
+    numbers = int((~np.isnan(numbers_in(read)[0])).sum())
+    return numbers > 0 and numbers >= SHARE * int((~read.missing).sum())
 
 
 def is_number(cell: str) -> bool:
     """Tell whether a cell is a number, however written."""
     if is_missing(cell):
         return False
-    number = float(numbers_in(Column("", [cell]))[0][0])
-    return number == number
+    return not np.isnan(numbers_in(Column("", [cell]))[0][0])

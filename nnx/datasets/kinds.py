@@ -228,13 +228,11 @@ def _date(cell: str, form: str) -> float | None:
             when = datetime.fromisoformat(cell) if len(cell) >= 10 and cell[4:5] == "-" else None
         else:
             when = datetime.strptime(cell, form)
-    except ValueError:
+        if when is not None and when.tzinfo is not None:
+            when = when.astimezone(UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError):
         return None
-    if when is None:
-        return None
-    if when.tzinfo is not None:
-        when = when.astimezone(UTC).replace(tzinfo=None)
-    return (when - EPOCH).total_seconds() / DAY
+    return None if when is None else (when - EPOCH).total_seconds() / DAY
 
 
 # ---- what is common to all -------------------------------------------------------------------------------------------
