@@ -301,6 +301,31 @@ def test_resume_needs_no_repeating_of_options(cli: Cli):
     assert nnx.load("m", backend="numpy").epochs_done == 3
 
 
+def test_a_network_is_not_overwritten_unasked(cli: Cli):
+    assert cli("train", "spiral", "--epochs", 2, "--save", "m").code == 0
+    before = Path("m").read_bytes()
+    done = cli("train", "spiral", "--epochs", 1, "--save", "m")
+    assert (done.code, done.out) == (2, "")
+    assert "there is such a file; go on with it by --resume, or replace it by --overwrite" in done.err
+    assert cli("train", "spiral", "--save", "m", "--resume", "--overwrite").code == 2
+    assert Path("m").read_bytes() == before
+    assert cli("train", "spiral", "--epochs", 1, "--save", "m", "--overwrite").code == 0
+    assert nnx.load("m", backend="numpy").epochs_done == 1
+
+
+def test_scores_stand_beside_what_one_would_guess(cli: Cli, flowers: Path, houses: Path):
+    out = cli("train", flowers, "--epochs", 1, "-q").out
+    assert "; always iris: 0.3333)" in out
+    out = cli("train", houses, "--epochs", 60, "-q").out
+    numbers = re.search(
+        r"error ([\d,]+) \(always the mean: ([\d,]+)\), mean absolute error ([\d,]+)$", out, re.MULTILINE
+    )
+    assert numbers, out
+    error, mean, absolute = (float(text.replace(",", "")) for text in numbers.groups())
+    assert absolute < error < mean
+    assert 40_000 < mean < 80_000
+
+
 def test_resume_without_a_file_starts_anew(cli: Cli):
     done = cli("train", "spiral", "--epochs", 2, "--save", "m", "--resume")
     assert done.code == 0

@@ -547,7 +547,7 @@ def test_columns_without_names_are_taken_by_their_place(cli: Any, tmp_path: Path
     code, out, err = cli("train", "t.data", "--epochs", 1, "--save", "t")
     assert (code, "column 3, the last column" in out) == (0, True)
     assert "if it is the first, say --label 1" in err
-    code, out, err = cli("train", "t.data", "--label", 1, "--epochs", 1, "--save", "t")
+    code, out, err = cli("train", "t.data", "--label", 1, "--epochs", 1, "--save", "t", "--overwrite")
     assert (code, err) == (0, "")
     assert "column 1, as you said: 3 classes: a (20), b (20), c (20)" in out
     (tmp_path / "bare.data").write_text(rows(lambda i: line(i)[2:]))

@@ -78,7 +78,7 @@ class Job:
         if different := changes(recipe, self.given):
             raise InputError(
                 f"--resume: {self.save} was trained otherwise: {'; '.join(different)}. Leave that out to go on as "
-                "there, or leave --resume out to start anew"
+                "there, or say --overwrite instead of --resume to start anew"
             )
         return model, replace(recipe, epochs=self.given.get("epochs", recipe.epochs))
 
@@ -89,7 +89,7 @@ class Job:
             raise InputError(
                 f"--resume: {self.save} was trained on {known.get('data')}, not on {'this ' if same else ''}{problem}"
                 + ("; its numbers differ" if same else "")
-                + ". Give the data that it was trained on, or leave --resume out to start anew"
+                + ". Give the data that it was trained on, or say --overwrite instead of --resume to start anew"
             )
 
     # ---- training ----------------------------------------------------------------------------------------------------
@@ -128,8 +128,9 @@ class Job:
             return "nothing was kept; with --save FILE a training can go on later"
         if keeper.saved_epoch is None:
             return f"that was too early to save anything{': the file is as it was' if self.save.exists() else ''}"
-        line = self.line if "--resume" in self.line else [*self.line, "--resume"]
-        return f"{self.save} holds the network as of epoch {keeper.saved_epoch}. Go on with: nnx {shlex.join(line)}"
+        line = [word for word in self.line if word not in ("--resume", "--overwrite")]
+        command = shlex.join([*line, "--resume"])
+        return f"{self.save} holds the network as of epoch {keeper.saved_epoch}. Go on with: nnx {command}"
 
     # ---- telling -----------------------------------------------------------------------------------------------------
 

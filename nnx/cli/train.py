@@ -77,6 +77,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the network in --save's file.", rich_help_panel=OUTPUT)
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew, and replace --save's file.", rich_help_panel=OUTPUT)
+    ] = False,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the training and its result here.", rich_help_panel=OUTPUT)
     ] = None,
@@ -99,6 +102,12 @@ def train(
     if resume and save is None:
         raise InputError("--resume: from which file? Name it: --save FILE")
     outputs.check("--save", save, (Path(data),), needs=("safetensors", "train"))
+    if resume and overwrite:
+        raise InputError("--resume goes on with a file, --overwrite begins anew: say one of the two")
+    if save is not None and save.exists() and not (resume or overwrite):
+        raise InputError(
+            f"--save {save}: there is such a file; go on with it by --resume, or replace it by --overwrite"
+        )
     outputs.check("--plot", plot, (Path(data),), needs=("matplotlib", "plots"))
     outputs.check_picture("--plot", plot)
     if save is not None and plot is not None and save.absolute() == plot.absolute():
