@@ -556,6 +556,12 @@ def test_columns_without_names_are_taken_by_their_place(cli: Any, tmp_path: Path
     code, _, err = cli("predict", "t", "more.data")
     assert code == 2
     assert "there are 4 columns, expected 2 without names as in training, and at most a label" in err
+    (tmp_path / "id.data").write_text(rows(lambda i: f"{i},{line(i)[2:]}"))  # as many, but no label among them
+    code, _, err = cli("predict", "t", "id.data")
+    assert code == 2
+    assert "column 1 should be the label as in training, but '3' is none" in err or "but '0' is none" in err
+    with pytest.raises(FileFormatError, match="there are 3 columns, expected 2 features"):
+        load_features(tmp_path / "id.data", 2)
 
 
 def test_large_numbers_are_predicted_in_their_own_units(cli: Any, tmp_path: Path) -> None:
@@ -601,6 +607,8 @@ def test_files_of_earlier_versions_predict(cli: Any, tmp_path: Path) -> None:
         lambda p: p["columns"].append(p["columns"][0]),
         lambda p: p["columns"][1].update(cycles=["century"]),
         lambda p: p.update(place="x"),
+        lambda p: p.update(place=7),
+        lambda p: p.update(labels=5),
         lambda p: p.update(columns=5),
     ],
     ids=map(str, range(99)),

@@ -173,12 +173,14 @@ class Preparation:
     Attributes:
         columns: of each column of the file, in order, but for the label. label: its name, or "". place: where it was.
         named: whether the columns had names; if not, they are taken by position.
+        labels: what stood in the label's column, of classes in a file without names: it is told by them.
     """
 
     columns: tuple[Encoder, ...]
     label: str = ""
-    place: int = -1
+    place: int = 0
     named: bool = True
+    labels: tuple[str, ...] = ()
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -203,7 +205,8 @@ class Preparation:
         """Return it as JSON holds it, and as `read` takes it."""
         plain = {field: value for field, value in asdict(Encoder("", "")).items() if field not in ("name", "kind")}
         columns = [{k: v for k, v in asdict(c).items() if k not in plain or v != plain[k]} for c in self.columns]
-        return {"columns": columns, "label": self.label, "place": self.place, "named": self.named}
+        about = {"label": self.label, "place": self.place, "named": self.named, "labels": list(self.labels)}
+        return {"columns": columns, **about}
 
     @classmethod
     def read(cls, given: Any) -> Preparation:
@@ -216,7 +219,11 @@ class Preparation:
         names = [column.name for column in columns]
         if len(set(names)) < len(names):
             raise ValueError("two columns have the same name")
-        return cls(columns, str(given["label"]), int(given["place"]), bool(given["named"]))
+        place = int(given["place"])
+        if not 0 <= place <= len(columns):
+            raise ValueError("the label is in no column")
+        labels = tuple(map(str, given["labels"]))
+        return cls(columns, str(given["label"]), place, bool(given["named"]), labels)
 
 
 def _read(given: Any) -> Encoder:
@@ -282,6 +289,14 @@ def _by_position(preparation: Preparation, rows: Rows) -> list[int]:
     every = list(range(there))
     if there == count + 1 and preparation.label:
         del every[preparation.place]
+        strange = [
+            v for v in rows.columns[preparation.place].values if not is_missing(v) and v not in preparation.labels
+        ]
+        if preparation.labels and strange:
+            raise FileFormatError(
+                f"{rows.source}: there are {there} columns, of which column {preparation.place + 1} should be the label as "
+                f"in training, but {short(strange[0])} is none; leave the label out, or give the same columns"
+            )
     if len(every) != count:
         raise FileFormatError(
             f"{rows.source}: there are {there} columns, expected {count} without names as in training, "

@@ -98,9 +98,10 @@ class Reading:
         Raises:
             FileFormatError: nothing is left to learn from, or a number is infinite.
         """
-        preparation = Preparation(
-            tuple(learn(found, part) for found in self.found), self.label, self.place, self.rows.named
-        )  # fmt: skip
+        tells = self.target.task == "classification" and not self.rows.named
+        labels = tuple(self.rows.columns[self.place].values) if tells else ()
+        columns = tuple(learn(found, part) for found in self.found)
+        preparation = Preparation(columns, self.label, self.place, self.rows.named, labels)
         if not preparation.features:
             raise nothing_left(self.rows, preparation)
         places = [i for i in range(len(self.rows.columns)) if i != self.place]
@@ -359,14 +360,20 @@ def _by_number(rows: Rows, count: int) -> list[int]:
         words = [i for i in every if rows.columns[i].missing.all() or np.isnan(numbers_in(rows.columns[i])[0]).all()]
         if by_name is not None or len(words) == 1:
             every.remove(words[0] if by_name is None else by_name)
-        else:
-            every.pop() if not rows.named else None
+        elif not rows.named and not _counts_rows(rows.columns[0]):
+            every.pop()
     if len(every) != count:
         raise FileFormatError(
             f"{rows.source}: there are {len(rows.columns)} columns, expected {count} features as in training, "
             f"and at most a label besides"
         )
     return every
+
+
+def _counts_rows(column: Column) -> bool:
+    """Tell whether a column counts the rows, and so is no feature."""
+    numbers = numbers_in(column)[0]
+    return len(numbers) > 1 and bool((np.diff(numbers) == 1).all())
 
 
 def _made_up(names: Sequence[str]) -> bool:
