@@ -289,20 +289,24 @@ def _by_position(preparation: Preparation, rows: Rows) -> list[int]:
     every = list(range(there))
     if there == count + 1 and preparation.label:
         del every[preparation.place]
-        strange = [
-            v for v in rows.columns[preparation.place].values if not is_missing(v) and v not in preparation.labels
-        ]
-        if preparation.labels and strange:
-            raise FileFormatError(
-                f"{rows.source}: there are {there} columns, of which column {preparation.place + 1} should be the label as "
-                f"in training, but {short(strange[0])} is none; leave the label out, or give the same columns"
-            )
+        _check_labels(preparation, rows)
     if len(every) != count:
         raise FileFormatError(
             f"{rows.source}: there are {there} columns, expected {count} without names as in training, "
             f"{'and at most a label besides' if preparation.label else 'and no other'}"
         )
     return [place for place, column in zip(every, preparation.columns, strict=True) if column.features]
+
+
+def _check_labels(preparation: Preparation, rows: Rows) -> None:
+    """Refuse a column that stands where the label did, but holds others than in training: columns may have shifted."""
+    known, column = set(preparation.labels), rows.columns[preparation.place]
+    strange = next((value for value in column.values if known and value not in known and not is_missing(value)), None)
+    if strange is not None:
+        raise FileFormatError(
+            f"{rows.source}: column {preparation.place + 1} should be the label, as in training, but {short(strange)} "
+            "is none; leave the label out, or give the same columns"
+        )
 
 
 def prepare(preparation: Preparation, rows: Rows) -> tuple[NDArray[np.float64], list[str]]:
