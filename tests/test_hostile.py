@@ -31,7 +31,9 @@ from nnx.benchmark.schema import fault
 from nnx.cli import main
 from nnx.datasets import archive, csvfile, idx, reading
 from nnx.datasets.columns import Column, Rows
-from nnx.datasets.preparation import Encoder, Preparation, match
+from nnx.datasets.encoder import Encoder
+from nnx.datasets.matching import match
+from nnx.datasets.preparation import Preparation
 from nnx.errors import FileFormatError, InputError, MissingExtra
 from nnx.nnfs import Model
 

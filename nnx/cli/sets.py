@@ -17,7 +17,8 @@ from nnx.cli.told import Told
 from nnx.datasets.columns import Rows
 from nnx.datasets.needs import existing_file
 from nnx.datasets.reading import KIND, read_rows
-from nnx.datasets.tables import Reading, Wishes, arrays, is_npz, understood
+from nnx.datasets.tables import arrays, is_npz
+from nnx.datasets.understanding import Reading, Wishes, understood
 from nnx.errors import InputError
 
 FASHION = (

@@ -9,9 +9,10 @@ import numpy as np
 
 from nnx.backends.printable import printable
 from nnx.datasets.columns import is_missing
+from nnx.datasets.encoder import Encoder
 from nnx.datasets.kinds import CATEGORY, DATE, FLAG, NUMBER, TEXT, Understood
-from nnx.datasets.preparation import Encoder, Preparation
-from nnx.datasets.tables import Reading
+from nnx.datasets.preparation import Preparation
+from nnx.datasets.understanding import Reading
 
 WIDTH = 80
 MOST = 8  # names that are written out

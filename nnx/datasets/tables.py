@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ from nnx.checks import choice, integer
 from nnx.errors import FileFormatError, InputError, InputTypeError
 
 from .archive import X_NAMES, as_features, as_labels, read_archive, read_parts
-from .columns import Column, Rows, numbered, short
+from .columns import Column, numbered
 from .frames import from_frame, is_frame
-from .header import LABEL_NAMES
-from .kinds import CATEGORY, DROPPED, Understood, numbers_in, understand
+from .matching import made_up, plain_numbers, prepare
 from .needs import existing_file
-from .preparation import Preparation, learn, missing_columns, nothing_left, prepare, refuse_infinite
+from .preparation import Preparation
 from .reading import KIND, read_rows
-from .target import Target, Task, encode
+from .target import Task, encode
+from .understanding import Wishes, understood
 
 Source = str | os.PathLike[str] | Any
 Names = str | int | Sequence[str | int]
@@ -54,75 +54,6 @@ class Table:
     label: str = ""
     preparation: Preparation | None = None
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What is said of a table's columns, by names or positions (1 is the first, -1 the last).
-
-    Attributes:
-        label: to be learned. task: "auto", "classification" or "regression". drop: not to be used.
-        keep: to be used though they look like ids or free text. categorical: numbers that are names.
-    """
-
-    label: str | int | None = None
-    task: str = "auto"
-    drop: tuple[str | int, ...] = ()
-    keep: tuple[str | int, ...] = ()
-    categorical: tuple[str | int, ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """A table, and what is understood of it, before anything is learned from it.
-
-    Attributes:
-        rows: as read. target: the labels. place: of the label's column. chosen: why it is the label.
-        found: the other columns, in order, with the kind of each.
-    """
-
-    rows: Rows
-    target: Target
-    place: int
-    chosen: str
-    found: tuple[Understood, ...]
-
-    label: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "label", self.rows.names[self.place])
-
-    def learn(self, part: NDArray[np.bool_] | None = None) -> tuple[Preparation, NDArray[np.float64]]:
-        """Return what becomes of the columns, learned from a part of the rows (bool [N]), and all features [N, F].
-
-        Raises:
-            FileFormatError: nothing is left to learn from, or a number is infinite.
-        """
-        tells = self.target.task == "classification" and not self.rows.named
-        labels = tuple(self.rows.columns[self.place].values) if tells else ()
-        columns = tuple(learn(found, part) for found in self.found)
-        preparation = Preparation(columns, self.label, self.place, self.rows.named, labels)
-        if not preparation.features:
-            raise nothing_left(self.rows, preparation)
-        places = [i for i in range(len(self.rows.columns)) if i != self.place]
-        used = [place for place, column in zip(places, preparation.columns, strict=True) if column.features]
-        x = preparation.encode([self.rows.columns[place] for place in used])
-        refuse_infinite(x, preparation, self.rows, used)
-        return preparation, x
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was decided on the way, and which cells are not of their column's kind."""
-        odd = []
-        for place, found in zip((i for i in range(len(self.rows.columns)) if i != self.place), self.found, strict=True):
-            if found.odd:
-                cell = found.column.text[found.odd[0]]
-                more = f", like {len(found.odd) - 1} more" if len(found.odd) > 1 else ""
-                odd.append(
-                    f"{self.rows.at(found.odd[0])}, column {place + 1} ({found.column.name!r}): {short(cell)} is no "
-                    f"{found.kind}, and taken for missing{more}"
-                )
-        return (*self.rows.notes, *odd)
 
 
 def load_table(
@@ -220,56 +151,11 @@ def read_features(
         if is_npz(file):
             return _of_archive(file, expected), []
         known = [c.name for c in expected.used] if isinstance(expected, Preparation) and expected.named else expected
-        rows = read_rows(file, header, known if isinstance(known, Sequence) and not _made_up(known) else ())
+        rows = read_rows(file, header, known if isinstance(known, Sequence) and not made_up(known) else ())
     if isinstance(expected, Preparation):
         x, notes = prepare(expected, rows)
         return x, [*rows.notes, *notes]
-    return _numbers(rows, expected), list(rows.notes)
-
-
-def understood(rows: Rows, wishes: Wishes) -> Reading:
-    """Say what a table's columns are.
-
-    Raises:
-        FileFormatError: the labels cannot be used. InputError: a column that is named is not there.
-    """
-    if len(rows.columns) < 2:
-        raise FileFormatError(
-            f"{rows.source}: there is a single column, expected features and a label; "
-            f"separate the columns by commas, semicolons or tabs"
-        )
-    place, chosen = _label(rows, wishes.label)
-    sets = {
-        name: {rows.find(wanted, name) for wanted in getattr(wishes, name)} for name in ("drop", "keep", "categorical")
-    }
-    for name, places in sets.items():
-        if place in places:
-            raise InputError(f"{name}: {rows.names[place]!r} is the label; name another column, or another label")
-    if both := sets["drop"] & (sets["keep"] | sets["categorical"]):
-        raise InputError(f"drop: {rows.names[min(both)]!r} is to be kept, too; say one of the two")
-    target = encode(rows.columns[place], wishes.task, lambda row: rows.place(row, place), rows.decimal)
-    found = tuple(
-        _understood(column, rows.decimal, i, sets) for i, column in enumerate(rows.columns) if i != place
-    )  # fmt: skip
-    return Reading(rows, target, place, chosen, found)
-
-
-def _understood(column: Column, decimal: str, place: int, sets: dict[str, set[int]]) -> Understood:
-    if place in sets["drop"]:
-        return Understood(column, DROPPED, why="as you said")
-    wish = CATEGORY if place in sets["categorical"] else "keep" if place in sets["keep"] else ""
-    return understand(column, decimal, wish)
-
-
-def _label(rows: Rows, label: str | int | None) -> tuple[int, str]:
-    """Return the place of the column of labels, and why it is that."""
-    if label is not None:
-        return rows.find(label, "label"), "as you said"
-    names = [name.lower() for name in rows.names] if rows.named else []
-    for name in LABEL_NAMES:
-        if name in names:
-            return names.index(name), "by its name"
-    return len(rows.columns) - 1, "the last column"
+    return plain_numbers(rows, expected), list(rows.notes)
 
 
 def narrowed(a: NDArray[Any]) -> NDArray[np.float32] | NDArray[np.float64]:
@@ -320,64 +206,7 @@ def _of_archive(path: Path, expected: Preparation | tuple[str, ...]) -> NDArray[
     return x
 
 
-# ---- columns by name or by number ------------------------------------------------------------------------------------
-
-
-def _numbers(rows: Rows, expected: tuple[str, ...]) -> NDArray[np.float64]:
-    """Return columns of numbers, without a blank: found by name, or all that there are but for a label."""
-    places = _by_name(rows, expected) if rows.named and not _made_up(expected) else _by_number(rows, len(expected))
-    x = np.column_stack([numbers_in(rows.columns[place], rows.decimal)[0] for place in places])
-    if not (finite := np.isfinite(x)).all():
-        row, column = divmod(int(np.argmin(finite)), x.shape[1])
-        cell = rows.columns[places[column]].text[row]
-        what = "the cell is blank, expected a number"
-        if cell:
-            odd = not np.isinf(x[row, column]) and cell.lower() != "nan"
-            what = f"{short(cell)} is not a number" if odd else f"the cell is {x[row, column]}"
-        raise FileFormatError(
-            f"{rows.place(row, places[column])}: {what}; fill it in, or give the Table of the training file, which "
-            "knows what to do"
-        )
-    return x
-
-
-def _by_name(rows: Rows, expected: tuple[str, ...]) -> list[int]:
-    places = {name: column for column, name in enumerate(rows.names)}
-    if missing := [name for name in expected if name not in places]:
-        made = [name for name in missing if name.partition("=")[0] in places or name.endswith(" is missing")]
-        message = missing_columns(rows, missing, len(expected), [])
-        hint = "; these are made of a column: give the Table of the training file, or its preparation" if made else ""
-        raise FileFormatError(message + hint)
-    return [places[name] for name in expected]
-
-
-def _by_number(rows: Rows, count: int) -> list[int]:
-    """Return all columns, which must be as many; one more may be the labels, by its name, its words or its place."""
-    every = list(range(len(rows.columns)))
-    if len(every) == count + 1:
-        names = [name.lower() for name in rows.names] if rows.named else []
-        by_name = next((names.index(name) for name in LABEL_NAMES if name in names), None)
-        words = [i for i in every if rows.columns[i].missing.all() or np.isnan(numbers_in(rows.columns[i])[0]).all()]
-        if by_name is not None or len(words) == 1:
-            every.remove(words[0] if by_name is None else by_name)
-        elif not rows.named and not _counts_rows(rows.columns[0]):
-            every.pop()
-    if len(every) != count:
-        raise FileFormatError(
-            f"{rows.source}: there are {len(rows.columns)} columns, expected {count} features as in training, "
-            f"and at most a label besides"
-        )
-    return every
-
-
-def _counts_rows(column: Column) -> bool:
-    """Tell whether a column counts the rows, and so is no feature."""
-    numbers = numbers_in(column)[0]
-    return len(numbers) > 1 and bool((np.diff(numbers) == 1).all())
-
-
-def _made_up(names: Sequence[str]) -> bool:
-    return tuple(names) == numbered(len(names))
+# ---- arguments -------------------------------------------------------------------------------------------------------
 
 
 def _expected_columns(columns: Sequence[str] | int) -> tuple[str, ...]:
@@ -389,9 +218,6 @@ def _expected_columns(columns: Sequence[str] | int) -> tuple[str, ...]:
             f"load_features(columns={columns!r}): expected the features' names, as in Table.columns, or their number"
         )
     return tuple(columns)
-
-
-# ---- arguments -------------------------------------------------------------------------------------------------------
 
 
 def _listed(what: str, names: Names) -> tuple[str | int, ...]:
