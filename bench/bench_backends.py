@@ -7,7 +7,7 @@ against float64 NumPy before it is timed. `make bench ARGS=--all` takes all of t
 import pytest
 
 from nnx.benchmark import check
-from nnx.benchmark.players import Absent
+from nnx.benchmark.libraries import Absent
 from nnx.benchmark.workloads import every
 
 CALLS = 8  # in a round, at least: what the loop costs is not what a call costs

@@ -1,11 +1,11 @@
-"""The suite's option, its players, and the table of throughputs under pytest-benchmark's own."""
+"""Benchmark fixtures: the suite's option, its players, and the table of throughputs under pytest-benchmark's own."""
 
 import pytest
 
 from nnx.backends import available
 from nnx.backends.threads import get_threads
 from nnx.benchmark import units
-from nnx.benchmark.players import PEERS, of_backend
+from nnx.benchmark.libraries import PEERS, of_backend
 
 PLAYERS = {player.name: player for name in available() for player in of_backend(name, 1)}
 PLAYERS["notes"] = next(player for player in PEERS if player.name == "notes")

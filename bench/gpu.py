@@ -1,4 +1,4 @@
-"""Everything that needs a GPU, in two commands of under nine minutes each: `make gpu-check`, `make gpu-race`, or
+"""GPU stages, in two commands of under nine minutes each: `make gpu-check`, `make gpu-race`, or
 
     python bench/gpu.py [check | race] [--only STAGE ...] [--quick] [--results FOLDER]
 

@@ -1,4 +1,4 @@
-"""What `make gpu` proves beside kernels: that steps repeat themselves, threads, stated errors, streamed data."""
+"""GPU checks beside the kernels' proofs: steps that repeat themselves, threads, stated errors, streamed data."""
 
 from __future__ import annotations
 
@@ -93,10 +93,10 @@ def streaming(save: Save, rows: int = 400_000, width: int = 784, batch: int = 10
     random = np.random.default_rng(0)
     x, y = random.standard_normal((rows, width), np.float32), random.integers(0, 10, rows)
     found: dict[str, Any] = {}
-    states, before = [], backend.streams
+    states, before = [], backend.streaming
     try:
         for name, wish in (("resident", False), ("streamed", True)):
-            backend.streams = wish
+            backend.streaming = wish
             layers = nnx.Dense(width, 512), nnx.ReLU(), nnx.Dense(512, 10), nnx.Softmax()
             model = nnx.Sequential(*layers, backend=backend).compile(nnx.CategoricalCrossEntropy(), nnx.Adam(1e-3))
             model.fit(x[: 2 * batch], y[: 2 * batch], epochs=1, batch_size=batch, verbose=0)  # compiles
@@ -106,7 +106,7 @@ def streaming(save: Save, rows: int = 400_000, width: int = 784, batch: int = 10
             states.append(backend.to_numpy(model.flat.state))
             save(found)
     finally:
-        backend.streams = before
+        backend.streaming = before
     if not np.array_equal(*states):
         raise RuntimeError(f"streamed training differs by {np.abs(states[0] - states[1]).max()}: {found}")
     return found
@@ -114,7 +114,7 @@ def streaming(save: Save, rows: int = 400_000, width: int = 784, batch: int = 10
 
 # ---- the same steps again --------------------------------------------------------------------------------------------
 
-WAYS = {"persistent kernel": (True, True), "CUDA graph": (False, True), "single operations": (False, False)}
+WAYS = {"persistent kernel": (True, True), "CUDA graph": (False, True), "one operation after the other": (False, False)}
 
 
 def repeated(found: dict[str, Any], times: int = 20, steps: int = 200, rows: int = 8192) -> Iterator[Check]:
@@ -152,7 +152,7 @@ def ended(backend: Any, name: str, steps: int, rows: int) -> tuple[bytes, str]:
         model, (x, y) = NETS[name].model("float32", backend), NETS[name].samples()
     model.steps(x, y, steps)
     ((_, program),) = model._trainer._staged.values()  # type: ignore[union-attr]
-    return backend.to_numpy(model.flat.state).tobytes(), program.way
+    return backend.to_numpy(model.flat.state).tobytes(), program.description
 
 
 # ---- threads ---------------------------------------------------------------------------------------------------------

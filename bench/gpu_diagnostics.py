@@ -1,4 +1,4 @@
-"""What settles guesses in one run on a GPU: its ceilings, what each node of a step takes, who multiplies fastest.
+"""GPU diagnostics: its ceilings, what each node of a step takes, who multiplies fastest; guesses settled in one run.
 
 `make gpu-check` runs it. Everything is timed by the GPU's own events, the median of some rounds, but what a host waits.
 """
@@ -28,7 +28,7 @@ from nnx.backends.cupy.matmul.cublaslt import (
     alignment,
 )
 from nnx.backends.cupy.matmul.cublaslt_products import NotCaptured
-from nnx.backends.cupy.programs.capture import Captured
+from nnx.backends.cupy.programs.capture import CapturedGraph
 from nnx.backends.cupy.programs.replay import bound
 from nnx.errors import InputError
 
@@ -124,14 +124,14 @@ def launches(backend: Any, count: int = NODES) -> Found:
     }
 
 
-def captured(backend: Any, work: Callable[[Any], Any]) -> Captured:
-    with backend.elsewhere():
-        return Captured(backend, work, [])
+def captured(backend: Any, work: Callable[[Any], Any]) -> CapturedGraph:
+    with backend.on_device():
+        return CapturedGraph(backend, work, [])
 
 
-def launch(graph: Captured, times: int = 1) -> None:
+def launch(graph: CapturedGraph, times: int = 1) -> None:
     """Launch a graph, as a recorded step does."""
-    with graph._aside():
+    with graph._on_own_stream():
         for _ in range(times):
             graph._graph.launch(graph._stream)
 
@@ -168,7 +168,7 @@ def nodes(backend: Any, rows: int, widths: tuple[int, ...]) -> Found:
     random = np.random.default_rng(0)
     model.steps(random.standard_normal((rows, widths[0]), np.float32), random.integers(0, widths[-1], rows), 3)
     ((_, program),) = model._trainer._staged.values()  # type: ignore[union-attr]
-    found: Found = {"way": program.way, "the step": in_us(timed(other, lambda: program.run(1)))}
+    found: Found = {"way": program.description, "the step": in_us(timed(other, lambda: program.run(1)))}
     graph = getattr(getattr(program, "_graph", None), "_graph", None)
     if hasattr(graph, "debug_dot_str"):
         found["graph"] = graph.debug_dot_str()[:20_000]

@@ -73,7 +73,7 @@ def stepper(backend: Any, rows: int, widths: tuple[int, ...]) -> tuple[Any, str]
     random = np.random.default_rng(0)
     model.steps(random.normal(size=(rows, widths[0])), random.integers(0, widths[-1], rows), 100)
     ((_, program),) = model._trainer._staged.values()  # type: ignore[union-attr]
-    return program.run, program.way  # type: ignore[union-attr]
+    return program.run, program.description  # type: ignore[union-attr]
 
 
 def measured(backend: Any, runs: dict[str, Any], rounds: int, seconds: float) -> dict[str, float]:

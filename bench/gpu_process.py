@@ -1,4 +1,4 @@
-"""A stage of `make gpu` in a process of its own: whatever becomes of it, the caller goes on, and what it saved is kept.
+"""Stage process of `make gpu`: whatever becomes of it, the caller goes on, and what it saved is kept.
 
 A process that waits for a driver that does not answer cannot even be killed. So nothing here waits without end: not for
 a process, not after killing it, and not for what it prints, which goes to the log file by itself.

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from gpu_report import clocks
+from gpu_facts import clocks
 
 from nnx.benchmark import units
-from nnx.benchmark.players import ON_GPU, Player, installed
-from nnx.benchmark.race import Method, Race
+from nnx.benchmark.libraries import ON_GPU, Player, installed
 from nnx.benchmark.report import Report
+from nnx.benchmark.runner import Method, Runner
 from nnx.benchmark.workloads import Workload, every
 
 Save = Callable[[Any], None]
@@ -55,7 +55,7 @@ def race(workloads: dict[str, list[Workload]], save: Save, quick: bool = False) 
         method = replace(METHOD, precision=precision, rounds=3 if quick else METHOD.rounds)
         report = Report(players, {}, method, quick)
         races[precision] = report.data["workloads"]
-        with Race(players, method) as running:
+        with Runner(players, method) as running:
             for workload in some[: 2 if quick else None]:
                 with sampled() as seen:
                     row = report.add(workload, running.measure(workload))

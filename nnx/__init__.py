@@ -20,10 +20,12 @@ from nnx.errors import (
 )
 from nnx.gradcheck import gradcheck
 from nnx.history import History
-from nnx.layers import Activation, Dense, Dropout, Layer, Linear, ReLU, Sigmoid, Softmax, Tanh, seed
+from nnx.layers import Dense, Dropout, Layer, activations, seed
+from nnx.layers.activations import *  # noqa: F403 - the names in its __all__
 from nnx.losses import (
     BinaryCrossEntropy,
     CategoricalCrossEntropy,
+    HuberLoss,
     Loss,
     MeanAbsoluteError,
     MeanSquaredError,
@@ -31,15 +33,13 @@ from nnx.losses import (
     SoftmaxCrossEntropy,
     accuracy,
 )
-from nnx.model.checkpoint import load
-from nnx.model.sequential import Sequential
 from nnx.optimizers import SGD, AdaGrad, Adam, AdamW, Optimizer, RMSprop
+from nnx.sequential import Sequential, load
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
-    "Activation",
     "AdaGrad",
     "Adam",
     "AdamW",
@@ -51,10 +51,10 @@ __all__ = [
     "DeviceMemoryError",
     "Dropout",
     "History",
+    "HuberLoss",
     "InUseError",
     "InputError",
     "Layer",
-    "Linear",
     "Loss",
     "MeanAbsoluteError",
     "MeanSquaredError",
@@ -62,13 +62,9 @@ __all__ = [
     "NonFiniteError",
     "Optimizer",
     "RMSprop",
-    "ReLU",
     "Sequential",
-    "Sigmoid",
     "SigmoidCrossEntropy",
-    "Softmax",
     "SoftmaxCrossEntropy",
-    "Tanh",
     "accuracy",
     "backends",
     "callbacks",
@@ -85,6 +81,8 @@ __all__ = [
     "set_threads",
     "use_backend",
 ]
+__all__ += activations.__all__
+del activations  # a name of nnx.layers, not of nnx
 
 
 def __getattr__(name: str) -> Any:

@@ -1,42 +1,71 @@
-"""What can happen at the end of an epoch: stop early, save, log, change the learning rate."""
+"""Callbacks at the end of an epoch: stop early, save, log, change the learning rate."""
 
 from __future__ import annotations
 
 import csv
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
 from nnx import checks
-from nnx.datasets.needs import as_path
+from nnx.backends import Backend
 from nnx.errors import InputError, InputTypeError
+from nnx.files import as_path
+from nnx.history import History
+from nnx.owner import Owner
 
-if TYPE_CHECKING:
-    from nnx.history import History
-    from nnx.model.sequential import Sequential
-    from nnx.owner import Owner
+
+class Model(Protocol):
+    """What a fit and its callbacks know of the model that is trained: see `Sequential`."""
+
+    _owner: Owner
+    backend: Backend
+    metadata: dict[str, Any]
+    epochs_done: int
+    stop_training: bool
+    eager_reason: str | None
+    replay_reason: str | None
+
+    @property
+    def optimizer(self) -> Any:
+        """What moves the parameters."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Return every parameter by its layer's number and its name."""
+
+    def set_parameters(self, values: Any) -> None:
+        """Copy values into all parameters."""
+
+    def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
+        """Return the outputs for x."""
+
+    def evaluate(self, x: Any, y: Any, batch_size: int | None = None) -> dict[str, float]:
+        """Return the mean loss over x and y, and the metrics."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a file."""
 
 
 class Callback:
     """The base of all callbacks. `epoch` counts from 0; `logs` holds the epoch's losses and metrics.
 
     Setting `model.stop_training = True` ends the fit after the epoch. What else a callback may do with the model:
-    `Sequential.fit`.
+    `Sequential.fit`; what it is annotated with: `Model`.
     """
 
-    def on_fit_begin(self, model: Sequential) -> None:
+    def on_fit_begin(self, model: Model) -> None:
         """Do something before the first epoch."""
 
-    def on_epoch_begin(self, model: Sequential, epoch: int) -> None:
+    def on_epoch_begin(self, model: Model, epoch: int) -> None:
         """Do something before an epoch."""
 
-    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
+    def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
         """Do something after an epoch."""
 
-    def on_fit_end(self, model: Sequential, history: History) -> None:
+    def on_fit_end(self, model: Model, history: History) -> None:
         """Do something after the last epoch, also where the fit was interrupted."""
 
 
@@ -50,7 +79,7 @@ class LabelsStay(Callback):
     def __init__(self, given: np.ndarray, taken: np.ndarray) -> None:
         self._given, self._taken = given, taken
 
-    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
+    def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
         """Compare the two."""
         given = self._given.reshape(-1)
         changed = np.flatnonzero(given != self._taken)
@@ -60,6 +89,22 @@ class LabelsStay(Callback):
                 f"fit: y was changed while it trained: row {row} is {given[row]}, was {self._taken[row]}. A fit goes "
                 f"by the labels that it was given, and did so up to epoch {epoch + 1}; change them between two fits"
             )
+
+
+def check_callbacks(callbacks: Any) -> None:
+    """Refuse what is no list of callbacks."""
+    if not isinstance(callbacks, Sequence):
+        raise InputTypeError(f"fit: callbacks={callbacks!r}; expected a list, such as [nnx.callbacks.EarlyStopping()]")
+    for callback in callbacks:
+        checks.instance(callback, Callback, "fit: a callback", "callbacks.EarlyStopping()")
+
+
+def check_monitors(callbacks: Iterable[Callback], measured: Iterable[str], owner: Owner) -> None:
+    """Refuse to watch what is not measured, and two fits at once."""
+    for callback in callbacks:
+        if isinstance(callback, Monitor):
+            callback.check(measured)
+            callback.expect_free(owner)
 
 
 def watched(callbacks: Iterable[Callback], given: object, taken: np.ndarray) -> list[Callback]:
@@ -85,12 +130,12 @@ class Monitor(Callback):
         self.best_epoch = -1
         self._watched: Owner | None = None  # whose fit this watches
 
-    def on_fit_begin(self, model: Sequential) -> None:
+    def on_fit_begin(self, model: Model) -> None:
         """Forget earlier fits."""
         self.best, self.best_epoch = math.inf, model.epochs_done - 1
         self._watched = model._owner
 
-    def on_fit_end(self, model: Sequential, history: History) -> None:
+    def on_fit_end(self, model: Model, history: History) -> None:
         """Be free for another fit."""
         self._watched = None
 
@@ -138,12 +183,12 @@ class EarlyStopping(Monitor):
         self.restore_best = restore_best
         self._parameters: dict[str, np.ndarray] | None = None
 
-    def on_fit_begin(self, model: Sequential) -> None:
+    def on_fit_begin(self, model: Model) -> None:
         """Forget earlier fits."""
         super().on_fit_begin(model)
         self._parameters = None
 
-    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
+    def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
         """Note the best epoch, or stop."""
         if self.improved(epoch, logs, self.min_delta):
             if self.restore_best:
@@ -151,7 +196,7 @@ class EarlyStopping(Monitor):
         elif epoch - self.best_epoch >= self.patience:
             model.stop_training = True
 
-    def on_fit_end(self, model: Sequential, history: History) -> None:
+    def on_fit_end(self, model: Model, history: History) -> None:
         """Put the best parameters back."""
         super().on_fit_end(model, history)
         if self._parameters is not None:
@@ -174,19 +219,19 @@ class ModelCheckpoint(Monitor):
         self.every = checks.integer(every, "ModelCheckpoint: every")
         self._saved_epoch = -1
 
-    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
+    def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
         """Save, if it is time."""
         due = self.improved(epoch, logs) if self.only_best else (epoch + 1) % self.every == 0
         if due:
             self._save(model)
 
-    def on_fit_end(self, model: Sequential, history: History) -> None:
+    def on_fit_end(self, model: Model, history: History) -> None:
         """Save the last epoch, where nothing but time decides; not the middle of an epoch."""
         super().on_fit_end(model, history)
         if not self.only_best and history.complete and self._saved_epoch != model.epochs_done:
             self._save(model)
 
-    def _save(self, model: Sequential) -> None:
+    def _save(self, model: Model) -> None:
         model.save(self.path)
         self._saved_epoch = model.epochs_done
 
@@ -202,7 +247,7 @@ class CSVLogger(Callback):
         self.path, self.append = as_path("CSVLogger", path), append
         self._begun = False
 
-    def on_fit_begin(self, model: Sequential) -> None:
+    def on_fit_begin(self, model: Model) -> None:
         """Begin the file, so that one that cannot be written fails before training does."""
         self._begun = self.append and self.path.exists() and self.path.stat().st_size > 0
         with self.path.open("ab+" if self._begun else "wb") as file:
@@ -211,7 +256,7 @@ class CSVLogger(Callback):
                 if file.read() != b"\n":  # an earlier process was killed, or its disk was full, within a line
                     file.write(b"\r\n")
 
-    def on_epoch_end(self, model: Sequential, epoch: int, logs: Mapping[str, float]) -> None:
+    def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
         """Append a line."""
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
@@ -233,6 +278,6 @@ class LearningRateSchedule(Callback):
             raise InputTypeError(f"LearningRateSchedule: schedule={schedule!r}: expected a function from epoch to rate")
         self.schedule = schedule
 
-    def on_epoch_begin(self, model: Sequential, epoch: int) -> None:
+    def on_epoch_begin(self, model: Model, epoch: int) -> None:
         """Set the epoch's rate."""
         model.optimizer.learning_rate = self.schedule(epoch)

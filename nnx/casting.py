@@ -1,4 +1,4 @@
-"""What is lost when numbers are cast to the model's type: a clock in milliseconds stands still for minutes in float32.
+"""Precision lost in casting to the model's type: in float32 a clock in milliseconds stands still for minutes.
 
 Where a column's numbers are large and vary by little, rounding moves them by as much as they vary, and the model sees
 noise, or a constant. Columns near 0 lose nothing that counts, so a look at a few rows is enough for nearly all data.
@@ -6,16 +6,39 @@ noise, or a constant. Columns near 0 lose nothing that counts, so a look at a fe
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
+from typing import Any
 
 import numpy as np
 
+from nnx.backends.inputs import column_names
 from nnx.backends.operations import QUIET
+from nnx.errors import InputError
 
 LEVELS = 8  # a column must vary by so many times what rounding moves its numbers: it then keeps four values or more
 NOISE = 512  # roundings of the type given: what varies by less may be constant but for how it was computed
 SAMPLE = 16  # rows that settle nearly all columns
 BLOCK = 1 << 16  # numbers that stay in the cache
+
+
+def check_lost(a: np.ndarray, given: np.ndarray, source: Any, what: str) -> None:
+    """Refuse to train on what casting made constant; elsewhere, where other rows may vary by more, warn.
+
+    Args:
+        a: [N, I] finite floats. given: the same numbers before they were cast. source: what they were read from.
+        what: call and argument, such as "fit: x".
+    """
+    found = lost(a, given)
+    if found is None:
+        return
+    column, why = found
+    names = column_names(source)
+    name = column if names is None else repr(names[column])
+    text = f"{what}: column {name} {why}{', or use dtype=' + repr('float64') if a.dtype == np.float32 else ''}"
+    if what in ("fit: x", "fit: y", "steps: x", "steps: y"):
+        raise InputError(text)
+    warnings.warn(text, RuntimeWarning, stacklevel=5)
 
 
 def lost(a: np.ndarray, given: np.ndarray) -> tuple[int, str] | None:

@@ -1,4 +1,4 @@
-"""Checks of arguments: each returns the value in its plain type, or says what was given and what was expected."""
+"""Argument checks: each returns the value in its plain type, or says what was given and what was expected."""
 
 from __future__ import annotations
 
@@ -57,6 +57,14 @@ def choice(value: Any, what: str, allowed: Iterable[str]) -> str:
         error = InputError if isinstance(value, str) else InputTypeError
         raise error(f"{what}={value!r}: expected one of {', '.join(map(repr, words))}")
     return value
+
+
+def instance(value: Any, kind: type, what: str, example: str) -> None:
+    """Refuse what is no instance of a class of nnx, the class itself above all."""
+    if isinstance(value, type) and issubclass(value, kind):
+        raise InputTypeError(f"{what} is the class {value.__name__}; give an instance: {value.__name__}(...)")
+    if not isinstance(value, kind):
+        raise InputTypeError(f"{what} is {value!r}; expected a {kind.__name__}, such as nnx.{example}")
 
 
 def dtype(value: Any) -> str:

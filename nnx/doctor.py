@@ -1,4 +1,4 @@
-"""What works here, what doesn't, why, and the remedy: `python -m nnx.doctor` needs numpy alone.
+"""Diagnosis of the installation: what works here, what doesn't, why, and the remedy. It needs numpy alone.
 
 `report()` collects, as data that JSON can hold; `sections()` turns it into titled rows of text, which `render` here and
 `nnx doctor` show.
@@ -26,8 +26,8 @@ from nnx.backends.cupy import driver as cuda_driver
 from nnx.backends.cupy.diagnosis import wheels
 from nnx.backends.printable import printable
 from nnx.datasets.download import cache_folder
-from nnx.datasets.needs import as_path
 from nnx.errors import BackendUnavailable, InputError, MissingExtra
+from nnx.files import as_path
 
 PACKAGES = {  # distributions, any of which will do: (what for, extra)
     ("numba",): ("the numba backend", "cpu"),
@@ -43,8 +43,8 @@ PACKAGES = {  # distributions, any of which will do: (what for, extra)
     ("matplotlib",): ("pictures", "plots"),
 }
 VARIABLES = (
-    "NNX_BACKEND", "NNX_STRICT", "NNX_THREADS", "NNX_DATA", "NNX_GEMM", "NNX_GRAPH", "NNX_PERSISTENT", "NNX_STREAM",
-    "NNX_PRECISION", "NNX_GPU_MEMORY_LIMIT", *threads.VARIABLES, "CUDA_VISIBLE_DEVICES",
+    "NNX_BACKEND", "NNX_STRICT", "NNX_THREADS", "NNX_DATA", "NNX_GEMM", "NNX_PROGRAM", "NNX_GRAPH", "NNX_PERSISTENT",
+    "NNX_STREAM", "NNX_PRECISION", "NNX_GPU_MEMORY_LIMIT", *threads.VARIABLES, "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
 
 LABEL = 20  # columns

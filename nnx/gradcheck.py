@@ -1,4 +1,4 @@
-"""Check gradients against finite differences, in float64: is `backward` the derivative of `forward`?"""
+"""Gradient check against finite differences, in float64: is `backward` the derivative of `forward`?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nnx.backends.base import host_array
 from nnx.errors import InputError, InputTypeError
 from nnx.layers import Dropout, Layer
 from nnx.losses import Loss
-from nnx.model.sequential import Sequential
+from nnx.sequential import Sequential
 
 STEP = 1e-6  # in float64 the truncation error (1e-12) and the rounding error (1e-10) are then both small
 NUMBERS = 200  # how many numbers of each array are tried

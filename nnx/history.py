@@ -1,4 +1,4 @@
-"""What `fit` returns: how loss and accuracy went, epoch by epoch."""
+"""Training history, which `fit` returns: how loss and accuracy went, epoch by epoch."""
 
 from __future__ import annotations
 

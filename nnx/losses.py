@@ -1,4 +1,4 @@
-"""Losses: categorical cross-entropy (chapters 5 and 9), binary (16), mean squared and mean absolute error (17).
+"""Losses: categorical cross-entropy (chapters 5, 9), binary (16), mean squared and absolute error (17), and Huber's.
 
 A loss takes what the last layer put out and what was wanted. Gradients are those of the mean over samples, so that they
 do not depend on the batch size.
@@ -63,18 +63,22 @@ class Loss(Layer):
     def losses(self, y_pred: Array, target: Array) -> Array:
         """Return the loss of each sample [N]."""
         out = self._room("output", (y_pred.shape[0],), y_pred)
-        self.output = getattr(self.backend, self.operation)(y_pred, target, out=out)
+        self.output = getattr(self.backend, self.operation)(y_pred, target, *self._numbers(), out=out)
         return self.output
 
     def gradients(self, y_pred: Array, target: Array) -> Array:
         """Return the gradient of the mean loss."""
         out = self._room("dinputs", tuple(y_pred.shape), y_pred)
-        self.dinputs = getattr(self.backend, f"{self.operation}_backward")(y_pred, target, out=out)
+        self.dinputs = getattr(self.backend, f"{self.operation}_backward")(y_pred, target, *self._numbers(), out=out)
         return self.dinputs
 
     def both(self, y_pred: Array, target: Array) -> tuple[Array, Array]:
         """Return losses and gradient."""
         return self.losses(y_pred, target), self.gradients(y_pred, target)
+
+    def _numbers(self) -> tuple[float, ...]:
+        """What shapes the loss, as its operation takes it."""
+        return ()
 
     def apart(self) -> Loss:
         """Return the same loss with a workspace of its own, for another thread."""
@@ -143,6 +147,33 @@ class MeanAbsoluteError(MeanSquaredError):
     """|y_pred - y_true|, averaged over the outputs: both [N, O]; y_true may be [N] where O is 1."""
 
     operation = "mean_absolute_error"
+
+
+class HuberLoss(MeanSquaredError):
+    """error**2 / 2 up to |error| = delta, beyond that the tangent, averaged over the outputs (Huber, 1964).
+
+    Errors far off pull no harder than `delta`, where squares would let them rule. y_pred and y_true: as for
+    `MeanSquaredError`.
+
+    Args:
+        delta: above 0. Assignable at any time, right from the next step on.
+    """
+
+    operation = "huber_loss"
+    delta = Setting(partial(checks.real, open_low=True))
+
+    def __init__(self, delta: float = 1.0) -> None:
+        self.delta = delta
+
+    def _numbers(self) -> tuple[float, ...]:
+        return (self.delta,)
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make this loss again."""
+        return {"delta": self.delta}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.delta:g})"
 
 
 class FusedLoss(Loss):

@@ -14,10 +14,9 @@ import numpy as np
 
 from nnx import checks
 from nnx.errors import InputError
+from nnx.flat_buffer import ParameterBuffer
 from nnx.kernels.step_state import BETA_1, BETA_2, DECAY, EPSILON, LEARNING_RATE, STEP, WEIGHT_DECAY
 from nnx.layers import Layer
-from nnx.layers.flat_buffer import ParameterBuffer
-from nnx.model.validation import expect_instance
 from nnx.settings import Assignable, Setting
 
 Array = Any
@@ -85,7 +84,7 @@ class Optimizer(Assignable):
 
     def update_params(self, layer: Layer) -> None:
         """Move the parameters of one layer against their gradients. Layers without parameters stay as they are."""
-        expect_instance(layer, Layer, "update_params: layer", "Dense(2, 3)")
+        checks.instance(layer, Layer, "update_params: layer", "Dense(2, 3)")
         if not layer.shapes:
             return
         layer.parameter(next(iter(layer.shapes)))

@@ -1,4 +1,4 @@
-"""Who may train a model, and who may read it, where several threads can: what a model and its layers know together.
+"""Ownership of a model among threads: who may train it, who may read it; a model and its layers share it.
 
 One thread trains at a time: any other waits for its turn for half a second, in which some steps are done, and is then
 refused; so is, at once, whatever would change the model from within a fit. Any number may predict. Where one of them
@@ -25,7 +25,7 @@ from nnx.errors import InUseError
 
 if TYPE_CHECKING:
     from nnx.backends.inference import Forward
-    from nnx.layers.flat_buffer import ParameterBuffer
+    from nnx.flat_buffer import ParameterBuffer
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 LOOK = 0.0005  # seconds between two looks whether it is one's turn

@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 
 from nnx.backends.printable import printable
-from nnx.datasets.needs import as_path
 from nnx.errors import MissingExtra
-from nnx.files import write_atomically
+from nnx.files import as_path, write_atomically
 
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, RED, BLACK = COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#D55E00", "#000000",

@@ -1,4 +1,4 @@
-"""What may be assigned to a layer, a loss, an optimizer or a model; the rest is refused, because nothing would read it.
+"""Settings: what may be assigned to a layer, loss, optimizer or model; the rest is refused, for nothing would read it.
 
 A recorded step holds Python numbers fast. So a setting tells the model that owns it when it changes, and what was
 recorded is recorded anew before the next step. A replaced method does the same.

@@ -15,10 +15,11 @@ import numpy as np
 from nnx import checks
 from nnx.callbacks import EarlyStopping
 from nnx.errors import InputError, MissingExtra
-from nnx.layers import Dense, Dropout, Layer, Linear, ReLU, Sigmoid, Softmax, Tanh
+from nnx.kernels.elementwise import BY_NAME
+from nnx.layers import ELEMENTWISE, Dense, Dropout, Layer, Linear, Softmax
 from nnx.losses import CategoricalCrossEntropy, Loss, MeanSquaredError
-from nnx.model.sequential import Sequential
 from nnx.optimizers import Adam
+from nnx.sequential import Sequential
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -34,7 +35,7 @@ __all__ = ["NNClassifier", "NNRegressor"]
 Array = Any
 # Taken as they are, so that the model sees what a cast to its own type loses.
 NUMBERS = [np.float64, np.float32, np.int64, np.uint64]
-ACTIVATIONS: dict[str, type[Layer]] = {"relu": ReLU, "tanh": Tanh, "sigmoid": Sigmoid, "linear": Linear}
+ACTIVATIONS: dict[str, type[Layer]] = {**ELEMENTWISE, "linear": Linear}
 
 
 class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -161,7 +162,7 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         settings = self._made_with = self._settings()
         widths = [features, *settings["hidden_layers"]]
         activation, dropout, l2 = ACTIVATIONS[settings["activation"]], settings["dropout"], settings["l2"]
-        init = "he" if activation is ReLU else "glorot"
+        init = "glorot" if activation is Linear else BY_NAME[settings["activation"]].init
         layers: list[Layer] = []
         for n_inputs, width in pairwise(widths):
             layers += [Dense(n_inputs, width, weight_l2=l2, init=init), activation()]
@@ -197,7 +198,7 @@ class NNClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
 
     Args:
         hidden_layers: neurons of each hidden layer; () for none.
-        activation: of the hidden layers: "relu", "tanh", "sigmoid" or "linear".
+        activation: of the hidden layers: "linear" or an activation function, such as "relu", "tanh" or "gelu".
         learning_rate: of Adam. epochs: how often all samples are seen. batch_size: samples a step.
         l2: strength of the penalty on weights, `l2 * sum(w**2)`. dropout: share of hidden outputs dropped in training.
         validation_fraction: share of the samples held out, the same of each class, to stop when the loss on them has

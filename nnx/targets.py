@@ -1,4 +1,4 @@
-"""What is to be learned: labels, distributions or numbers, checked and brought into the one form the losses take."""
+"""Targets: labels, distributions or numbers to learn, checked and brought into the one form the losses take."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@
 //   * a shuffle that names lanes which have returned;
 //   * a missing barrier: each warp runs as far ahead as it may; blocks, warps and threads take turns in a shuffled
 //     order (seed); shared memory is NaN before each block;
+//   * __trap();
 //   * atomics on floats: there are none here, so they do not compile.
 // Numbers are what CuPy's options make them: with REAL=float those below the normal ones are flushed to 0 (-ftz=true;
 // doubles keep theirs), and where this CPU can, a product and the sum it goes into are rounded once.
@@ -39,6 +40,7 @@ extern "C" void AnnotateNewMemory(const char* file, int line, const volatile voi
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __constant__ static const
 #define __align__(bytes) __attribute__((aligned(bytes)))
@@ -50,7 +52,7 @@ struct dim3 {
 
 namespace cpu {
 
-enum State { READY, AT_BLOCK_BARRIER, AT_WARP_BARRIER, RETURNED };
+enum State { READY, AT_BLOCK_BARRIER, AT_WARP_BARRIER, RETURNED, TRAPPED };
 // cuda_on_cpu.py has the words for these.
 enum Error {
   NONE,
@@ -58,7 +60,8 @@ enum Error {
   RETURNED_BEFORE_BARRIER,
   TOO_MANY_THREADS,
   TOO_MUCH_SHARED,
-  SHUFFLE_OF_THE_RETURNED
+  SHUFFLE_OF_THE_RETURNED,
+  TRAP
 };
 
 struct Fiber {
@@ -88,6 +91,7 @@ void give_way(State state);
 #define gridDim (cpu::grid)
 
 static inline void __syncthreads() { cpu::give_way(cpu::AT_BLOCK_BARRIER); }
+static inline void __trap() { cpu::give_way(cpu::TRAPPED); }
 
 static inline void __syncwarp(unsigned mask = 0xffffffffu) {
   cpu::current->mask = mask;
@@ -296,6 +300,7 @@ UNSEEN static Error run_warp(int first, int last) {
         see(current->seen);
 #endif
         cpu_switch_stack(&scheduler, current->stack_pointer);
+        if (current->state == TRAPPED) return TRAP;
       }
   } while (wake_warp(first, last, error) && !error);
   return error;

@@ -37,6 +37,7 @@ ERRORS = {
     3: "more than 1024 threads in a block",
     4: "more than 227 KiB of dynamic shared memory",
     5: "a shuffle or __syncwarp() names lanes that have returned",
+    6: "a thread met a __trap()",
 }
 TYPES = {
     "float": np.float32,

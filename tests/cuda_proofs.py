@@ -17,6 +17,8 @@ from cuda_on_cpu import CpuModule
 
 from nnx.kernels import cuda
 from nnx.kernels.cuda import ACTIVATIONS, KERNELS, Launch
+from nnx.kernels.elementwise import FUNCTIONS, Elementwise
+from nnx.kernels.losses import LOSSES, Loss
 from nnx.kernels.philox import keep_threshold
 from nnx.testing.rounding import rounding
 
@@ -162,31 +164,38 @@ def column_sums(run: Run, kernel: str, arrays: tuple[Array, ...], rows: int, col
 # ---- activations -----------------------------------------------------------------------------------------------------
 
 
-def forward(name: str) -> None:
-    @proves(name, f"{name}_forward")
+def parameter(row: Elementwise, given: Operands) -> tuple[float, ...]:
+    """The number that a function takes, if it takes one."""
+    return (given["a"],) if row.parameter else ()
+
+
+def forward(row: Elementwise) -> None:
+    kernel = f"{row.name}_forward"
+
+    @proves(row.name, kernel)
     def proof(run: Run, given: Operands) -> Iterator[Results]:
-        x = given["x"]
+        x, number = given["x"], parameter(row, given)
         y, place = run.write(x.shape), run.write(x.shape, values=x)
-        run.walk(cuda.elementwise(f"{name}_forward", x.size), run.read(x), y, x.size)
-        run.walk(cuda.elementwise(f"{name}_forward", x.size), place, place, x.size)
+        run.walk(cuda.elementwise(kernel, x.size), run.read(x), y, x.size, *number)
+        run.walk(cuda.elementwise(kernel, x.size), place, place, x.size, *number)
         yield {"out": y}
         yield {"out": place}
 
 
-def backward(name: str) -> None:
-    @proves(f"{name}_backward", f"{name}_backward")
+def backward(row: Elementwise) -> None:
+    @proves(row.gradient, row.gradient)
     def proof(run: Run, given: Operands) -> Iterator[Results]:
-        y, dy = run.read(given["y"]), run.read(given["dy"])
-        dx, place = run.write(y.shape), run.write(y.shape, values=given["dy"])
-        run.walk(cuda.elementwise(f"{name}_backward", y.size), y, dy, dx, y.size)
-        run.walk(cuda.elementwise(f"{name}_backward", y.size), y, place, place, y.size)
+        of, dy, number = run.read(given[row.of]), run.read(given["dy"]), parameter(row, given)
+        dx, place = run.write(of.shape), run.write(of.shape, values=given["dy"])
+        run.walk(cuda.elementwise(row.gradient, of.size), of, dy, dx, of.size, *number)
+        run.walk(cuda.elementwise(row.gradient, of.size), of, place, place, of.size, *number)
         yield {"out": dx}
         yield {"out": place}
 
 
-for name in ("relu", "sigmoid", "tanh"):
-    forward(name)
-    backward(name)
+for row in FUNCTIONS:
+    forward(row)
+    backward(row)
 
 
 @proves("relu_backward", "relu_backward", "relu_backward_column_sums")
@@ -297,25 +306,28 @@ def sigmoid_cross_entropy(run: Run, given: Operands) -> Iterator[Results]:
     yield fused(run, cuda.row_groups("sigmoid_cross_entropy", *given["logits"].shape), given)
 
 
-def mean_loss(name: str, operand: str) -> None:
-    @proves(name, name)
+def mean_loss(row: Loss) -> None:
+    def operands(run: Run, given: Operands) -> tuple[Any, Any, tuple[float, ...]]:
+        shape = (given[row.parameter],) if row.parameter else ()
+        return run.read(given[row.outputs]), run.read(given["target"]), shape
+
+    @proves(row.name, row.name)
     def proof(run: Run, given: Operands) -> Iterator[Results]:
-        a, target = run.read(given[operand]), run.read(given["target"])
-        out = run.write(len(a))
-        run.walk(cuda.row_groups(name, *a.shape), a, target, out, *a.shape)
+        x, target, b = operands(run, given)
+        out = run.write(len(x))
+        run.walk(cuda.row_groups(row.name, *x.shape), x, target, out, *x.shape, *b)
         yield {"out": out}
 
-    @proves(f"{name}_backward", f"{name}_backward")
+    @proves(row.gradient, row.gradient)
     def gradient(run: Run, given: Operands) -> Iterator[Results]:
-        a, target = run.read(given[operand]), run.read(given["target"])
-        out = run.write(a.shape)
-        run.walk(cuda.elementwise(f"{name}_backward", a.size), a, target, out, a.size)
+        x, target, b = operands(run, given)
+        out = run.write(x.shape)
+        run.walk(cuda.elementwise(row.gradient, x.size), x, target, out, x.size, *b)
         yield {"out": out}
 
 
-mean_loss("binary_cross_entropy", "p")
-mean_loss("mean_squared_error", "prediction")
-mean_loss("mean_absolute_error", "prediction")
+for loss in LOSSES:
+    mean_loss(loss)
 
 
 # ---- one training step -----------------------------------------------------------------------------------------------
@@ -348,18 +360,18 @@ def dropout(run: Run, given: Operands) -> Iterator[Results]:
     "tally_losses",
     "tally_labels",
     "tally_distributions",
-    "tally_sides",
-    "tally_distances",
+    "tally_above",
+    "tally_near",
     "tally_total",
 )
 def tally(run: Run, given: Operands) -> Iterator[Results]:
     losses, outputs, target, metric = (given[name] for name in ("losses", "outputs", "target", "metric"))
-    kernel = {"categorical": kind_of(target), "binary": "sides", "logits": "sides", "regression": "distances"}.get(
+    kernel = {"categorical": kind_of(target), "binary": "above", "logits": "above", "regression": "near"}.get(
         metric, "losses"
     )
     operands = (run.read(losses),) if kernel == "losses" else (run.read(losses), run.read(outputs), run.read(target))
     shape = outputs.shape[: 1 if kernel == "losses" else 2]
-    number = {"binary": (0.5,), "logits": (0,), "regression": (given["precision"],)}.get(metric, ())
+    number = {"binary": (0.5,), "logits": (0,), "regression": (given["tolerance"],)}.get(metric, ())
     for blocks in (1, 3):
         stats, parts = run.write(3, np.float64, given["stats"]), run.write((blocks, 2), np.float64)
         run(Launch(f"tally_{kernel}", (blocks,), (256,)), *operands, parts, stats, *shape, *number)

@@ -13,7 +13,7 @@ work that the others were given before. Copies from and to pinned memory alone m
 are done as late as may be (fake_copies.py). A graph keeps no array alive, as CUDA's does not, and refuses to run
 without one.
 
-Tests keep this to the names and parameters of the real one (test_cupy_fake.py), and look at `machine`.
+Tests keep this to the names and parameters of the real one (test_cupy_stand_in.py), and look at `machine`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from numpy import (  # noqa: F401
     uint64,
 )
 
-from nnx.backends.cupy.matmul import cublaslt as cuda_lt
+from nnx.backends.cupy.matmul import cublaslt
 from nnx.kernels.cuda import program_table
 from nnx.kernels.step_state import CURSOR
 
@@ -410,8 +410,8 @@ for _name in ("bool", "int", "float", "complex"):
 # Those that tests and default bodies use, by the keywords that CuPy's take and we need. They are found by __getattr__,
 # because in this file `max` and `any` are Python's.
 KEYWORDS = """
-out: abs exp log log1p sqrt square sign tanh sin cos negative isfinite isnan maximum minimum multiply divide subtract
-out: add equal power
+out: abs exp expm1 log log1p sqrt square sign tanh sin cos negative isfinite isnan maximum minimum multiply divide
+out: subtract add equal power
 axis keepdims out dtype: sum mean
 axis keepdims out: max min
 axis keepdims: all any argmax
@@ -852,8 +852,8 @@ def _load(cupy: Any) -> Any:
     if cupy.__name__ != __name__:
         return _load_real(cupy)
     if machine.cublaslt is None:
-        raise cuda_lt.LtError("the stand-in has no cuBLASLt")
+        raise cublaslt.LtError("the stand-in has no cuBLASLt")
     return machine.cublaslt
 
 
-_load_real, cuda_lt.load = cuda_lt.load, _load
+_load_real, cublaslt.load = cublaslt.load, _load

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 import nnx
+from nnx.kernels.elementwise import NAMES
+from nnx.layers import ELEMENTWISE
 
 Data = tuple[np.ndarray, np.ndarray]
 # How near two trainings of these networks are in float64, where one rounds otherwise: 200 steps differ by 1e-14
@@ -95,6 +97,7 @@ NETS: dict[str, Net] = {
     "unfused binary": Net(mlp(nnx.ReLU, last=lambda: Halved()), nnx.BinaryCrossEntropy, data="shares"),
     "squares": Net(mlp(nnx.Tanh, last=None), nnx.MeanSquaredError, data="numbers"),
     "magnitudes": Net(mlp(nnx.Tanh, last=nnx.Linear), nnx.MeanAbsoluteError, data="numbers"),
+    "huber": Net(mlp(nnx.Tanh, last=None), lambda: nnx.HuberLoss(0.5), data="numbers"),
     "one feature, one output": Net(
         lambda: [nnx.Dense(1, 5), nnx.Tanh(), nnx.Dense(5, 1)], nnx.MeanSquaredError, data="number"
     ),
@@ -114,6 +117,12 @@ NETS: dict[str, Net] = {
     "in order": Net(mlp(nnx.ReLU), fit={"shuffle": False}),
     "deep": Net(deep),
 }
+
+
+# A network for each elementwise function, by its operation's name; those of a layer that has several are added here.
+FUNCTIONS: dict[str, Net] = {name: Net(mlp(layer)) for name, layer in ELEMENTWISE.items()}
+FUNCTIONS["gelu_tanh"] = Net(mlp(lambda: nnx.GELU("tanh")))
+assert FUNCTIONS.keys() == set(NAMES)
 
 
 class Unfused(nnx.Softmax):

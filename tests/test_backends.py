@@ -203,18 +203,18 @@ def cuts_the_seed_to_32_bits(
 
 
 def takes_the_last_of_equals(
-    self: Any, losses: Any, outputs: Any, target: Any, metric: str | None, precision: float, stats: Any
+    self: Any, losses: Any, outputs: Any, target: Any, metric: str | None, tolerance: float, stats: Any
 ) -> None:
-    plain.tally(losses, outputs, target, metric, precision, stats)
+    plain.tally(losses, outputs, target, metric, tolerance, stats)
     if metric == "categorical" and target.ndim == 1:
         stats[HITS] = (outputs.shape[1] - 1 - outputs[:, ::-1].argmax(axis=1) == target).sum()
 
 
 def clears_what_it_does_not_know(
-    self: Any, losses: Any, outputs: Any, target: Any, metric: str | None, precision: float, stats: Any
+    self: Any, losses: Any, outputs: Any, target: Any, metric: str | None, tolerance: float, stats: Any
 ) -> None:
     stats[...] = 0
-    plain.tally(losses, outputs, target, metric, precision, stats)
+    plain.tally(losses, outputs, target, metric, tolerance, stats)
 
 
 def runs_over_the_end_of_history(self: Any, stats: Any, penalties: Any, history: Any, counters: Any, rows: int) -> None:

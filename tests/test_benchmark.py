@@ -19,17 +19,17 @@ from nnx.backends import available, get_backend
 from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operations import Operations
 from nnx.benchmark import check, quiet, units
-from nnx.benchmark.cast import cast
 from nnx.benchmark.compare import compare
 from nnx.benchmark.figures import of_rounds, sum_up
+from nnx.benchmark.libraries import GROUPS, PEERS, Absent, Refused, installed, of_backend
+from nnx.benchmark.libraries import nnx as ours
 from nnx.benchmark.limits import floor_us, higher
 from nnx.benchmark.networks import SPIRAL, Network
 from nnx.benchmark.operations import OPERATIONS
-from nnx.benchmark.players import GROUPS, PEERS, Absent, Refused, installed, of_backend
-from nnx.benchmark.players import nnx as ours
 from nnx.benchmark.processes import Process
-from nnx.benchmark.race import QUICK, Race
 from nnx.benchmark.report import SCHEMA, Report, read
+from nnx.benchmark.runner import QUICK, Runner
+from nnx.benchmark.selection import select
 from nnx.benchmark.workloads import SUITES, chosen, every
 from nnx.cli import main
 from nnx.cli.bench import _compare as main_compare
@@ -153,7 +153,7 @@ def test_a_step_that_is_not_replayed_is_refused(monkeypatch):
 
 
 def test_players_are_those_that_work_here_and_others_say_why():
-    players, absent = cast(None, None, 2, quick=False)
+    players, absent = select(None, None, 2, quick=False)
     names = [player.name for player in players]
     assert names[0] in ("nnx cupy", "nnx numba", "nnx numpy")
     assert "notes" in names
@@ -161,14 +161,14 @@ def test_players_are_those_that_work_here_and_others_say_why():
         assert works or works.reason in absent[f"nnx {name}"]
     for player in PEERS:
         assert installed(player) or player.group in absent
-    assert [p.name for p in cast(["numpy"], [], 1, quick=True)[0]] == ["nnx numpy"]
-    assert [p.name for p in cast(["numpy"], ["notes"], 1, quick=True)[0]] == ["nnx numpy", "notes"]
+    assert [p.name for p in select(["numpy"], [], 1, quick=True)[0]] == ["nnx numpy"]
+    assert [p.name for p in select(["numpy"], ["notes"], 1, quick=True)[0]] == ["nnx numpy", "notes"]
     with pytest.raises(InputError, match="no 'tensorflow'; known are notes, torch"):
-        cast(["numpy"], ["tensorflow"], 1, quick=True)
+        select(["numpy"], ["tensorflow"], 1, quick=True)
     if not available()["cupy"]:
         with pytest.raises(BackendUnavailable):
-            cast(["cupy"], None, 1, quick=True)
-        assert "nnx cupy" in cast(["cupy", "numpy"], [], 1, quick=True)[1]
+            select(["cupy"], None, 1, quick=True)
+        assert "nnx cupy" in select(["cupy", "numpy"], [], 1, quick=True)[1]
 
 
 # ---- processes -------------------------------------------------------------------------------------------------------
@@ -204,9 +204,9 @@ def test_a_process_that_ends_or_hangs_is_told(process):
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere players are not stopped")
 def test_stopped_players_end_with_a_run_that_is_killed(tmp_path):
     script = (
-        "import time; from nnx.benchmark.race import Race, QUICK; from nnx.benchmark.players import of_backend\n"
-        "with Race(of_backend('numpy', 1), QUICK) as race:\n"
-        "    print(race.processes[0].process.pid, flush=True); time.sleep(60)"
+        "import time; from nnx.benchmark.runner import Runner, QUICK; from nnx.benchmark.libraries import of_backend\n"
+        "with Runner(of_backend('numpy', 1), QUICK) as runner:\n"
+        "    print(runner.processes[0].process.pid, flush=True); time.sleep(60)"
     )
     run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     child = int(run.stdout.readline())
@@ -341,17 +341,17 @@ def test_what_cannot_be_compared_is_told():
     assert found.lost == [(STEP.title, "nnx numpy", "wrong: nonsense")]
 
 
-# ---- a race, and the command -----------------------------------------------------------------------------------------
+# ---- a runner, and the command ---------------------------------------------------------------------------------------
 
 
 def test_a_race_measures_all_players_of_a_workload_and_refuses_the_wrong_one(monkeypatch):
     players = [of_backend("numpy", 1)[0], next(p for p in PEERS if p.name == "notes")]
     report = Report(players, {}, FAST, quick=True)
-    with Race(players, FAST) as race:
-        row = report.add(STEP, race.measure(STEP))
+    with Runner(players, FAST) as runner:
+        row = report.add(STEP, runner.measure(STEP))
         with monkeypatch.context() as patch:
             patch.setattr(check, "fault", lambda *args: "it is planted")
-            wrong = race.measure(STEP)
+            wrong = runner.measure(STEP)
     assert {name: "median_us" in result for name, result in row["results"].items()} == {
         "nnx numpy": True,
         "notes": True,
@@ -392,15 +392,15 @@ def test_the_command_writes_what_its_schema_says(tmp_path):
 
 def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
     file, page = tmp_path / "out.json", tmp_path / "out.html"
-    measure, done = Race.measure, []
+    measure, done = Runner.measure, []
 
-    def interrupted(race, workload):
+    def interrupted(runner, workload):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(workload.title)
-        return measure(race, workload)
+        return measure(runner, workload)
 
-    monkeypatch.setattr(Race, "measure", interrupted)
+    monkeypatch.setattr(Runner, "measure", interrupted)
     arguments = ["bench", "--backends", "numpy", "--peers", "none", "--suite", "softmax", "--quick", "--rounds", "1"]
     assert main([*arguments, "--json", str(file), "--html", str(page)]) == 1
     assert [row["title"] for row in read(file)["workloads"]] == done

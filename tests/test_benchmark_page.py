@@ -13,7 +13,7 @@ import pytest
 
 from nnx.benchmark import page
 from nnx.benchmark.page import charts, findings
-from nnx.benchmark.page.words import COLUMNS
+from nnx.benchmark.page.text import COLUMNS
 
 HOSTILE = '<script>alert("1")</script>&'
 PLAYERS = {

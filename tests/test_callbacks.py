@@ -26,7 +26,7 @@ import nnx
 from nnx import callbacks, schedules
 from nnx.callbacks import Callback, CSVLogger, EarlyStopping, LearningRateSchedule, ModelCheckpoint
 from nnx.testing.rounding import rounding
-from nnx.training.fit import Fit
+from nnx.training.batches import Batches
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -453,14 +453,14 @@ def test_ctrl_c_at_any_moment(batch: int | None) -> None:
 @pytest.mark.parametrize("batch", [None, 7])
 def test_ctrl_c_before_the_first_step_of_a_block(batch: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = data()
-    pieces, calls = Fit._pieces, itertools.count()
+    runs, calls = Batches._runs, itertools.count()
 
-    def ask(self: Fit, epochs: int) -> Any:
+    def ask(self: Batches, epochs: int) -> Any:
         if next(calls) == 1:
             interrupt()
-        return pieces(self, epochs)
+        return runs(self, epochs)
 
-    monkeypatch.setattr(Fit, "_pieces", ask)
+    monkeypatch.setattr(Batches, "_runs", ask)
     history = model().fit(x, y, 9, batch, callbacks=[Notes()], verbose=0)
     assert (history.epochs, history.interrupted) == (1, True)
 

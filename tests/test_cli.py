@@ -22,8 +22,8 @@ import pytest
 
 import nnx
 from nnx.cli import main
+from nnx.cli.checkpointer import LONGEST, curves, record
 from nnx.cli.errors import explain
-from nnx.cli.keeper import LONGEST, curves, record
 from nnx.cli.sets import held_out
 from nnx.errors import (
     BackendUnavailable,
@@ -194,10 +194,10 @@ def test_scale_is_that_of_the_training_part(cli: Cli, houses: Path):
     assert cli("train", houses, "--save", "h.safetensors", "--epochs", 1, "--seed", 3).code == 0
     table = nnx.datasets.load_table(houses)
     kept = ~held_out(table.y, 3)
-    card = nnx.load("h.safetensors", backend="numpy").metadata["card"]
-    assert card["columns"] == ["rooms", "age", "noise"]
-    assert card["mean"] == pytest.approx(table.x[kept].mean(axis=0, dtype=np.float64))
-    assert card["target"] == pytest.approx([table.y[kept].mean(), table.y[kept].std()], rel=1e-5)
+    about = nnx.load("h.safetensors", backend="numpy").metadata["card"]
+    assert about["columns"] == ["rooms", "age", "noise"]
+    assert about["mean"] == pytest.approx(table.x[kept].mean(axis=0, dtype=np.float64))
+    assert about["target"] == pytest.approx([table.y[kept].mean(), table.y[kept].std()], rel=1e-5)
 
 
 def test_a_fifth_of_every_class_is_held_out():
@@ -260,7 +260,7 @@ def test_predict_takes_models_made_in_python(cli: Cli):
     ],
     ids=lambda damage: next(iter(damage)),
 )
-def test_predict_refuses_a_card_that_does_not_fit(cli: Cli, houses: Path, damage: dict[str, object]):
+def test_predict_refuses_metadata_that_do_not_fit(cli: Cli, houses: Path, damage: dict[str, object]):
     cli("train", houses, "--epochs", 1, "--save", "m")
     model = nnx.load("m", backend="numpy")
     model.metadata["card"].update(damage)
@@ -408,7 +408,7 @@ def test_long_history_is_thinned_out_alike_in_one_go_or_in_parts():
 # Ends that come early -----------------------------------------------------------------------------
 
 # Saves at every epoch, and as often as it can.
-EAGER = "import sys, nnx.cli.keeper as k; k.SECONDS = 0; from nnx.cli import main; sys.exit(main(sys.argv[1:]))"
+EAGER = "import sys, nnx.cli.checkpointer as k; k.SECONDS = 0; from nnx.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 @pytest.fixture
@@ -559,7 +559,7 @@ WRONG = [
     ("train digits --batch-size -1", "--batch-size=-1"),
     ("train digits --layers 64,x", "--layers=64,x"),
     ("train digits --layers 0", "--layers=0"),
-    ("train digits --activation relux", "expected one of 'relu', 'tanh', 'sigmoid'"),
+    ("train digits --activation relux", "expected one of 'relu', 'sigmoid', 'tanh'"),
     ("train digits --optimizer adem", "--optimizer='adem'"),
     ("train digits --dropout 1", "--dropout=1.0"),
     ("train digits --lr 0", "--lr=0.0"),

@@ -7,21 +7,28 @@ table of kernels is that of the `.cu` files. (The emulation's own tests: test_cu
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from operator import neg
 
 import numpy as np
 import pytest
-from cuda_on_cpu import missing, run_sanitized, sanitizer, signatures
+from cuda_on_cpu import CpuModule, missing, run_sanitized, sanitizer, signatures
 from cuda_proofs import BITS, OPTIMIZERS, PROOFS, Run, column_sums, fused, module, prove_bfloat16, rows_launch
 
+from nnx.backends.array_math import math_of
 from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operations import Operations
 from nnx.kernels import cuda
-from nnx.kernels.cuda import FILES, KERNELS, Launch, source
+from nnx.kernels.cuda import ACTIVATIONS, FILES, KERNELS, Launch, formulas, options, source
+from nnx.kernels.cuda.formulas import HEADERS
 from nnx.kernels.cuda.launches import TILE_COLUMNS
 from nnx.kernels.cuda.table import FOLDER
+from nnx.kernels.cuda.written import function
+from nnx.kernels.elementwise import KINDS
 from nnx.kernels.philox import dropout_words, keep_threshold
 from nnx.kernels.step_state import STEP
 from nnx.testing import cases, reference
@@ -58,9 +65,9 @@ def test_every_file_is_in_the_table():
 
 
 def test_every_header_is_part_of_a_kernel_and_stands_in_it_once():
-    for header in FOLDER.glob("*.cuh"):
-        counts = {source(file).count(f'#line 1 "{header.name}"') for file in FILES}
-        assert counts in ({1}, {0, 1}), header.name
+    for header in (*(path.name for path in FOLDER.glob("*.cuh")), *HEADERS):
+        counts = {source(file).count(f'#line 1 "{header}"') for file in FILES}
+        assert counts in ({1}, {0, 1}), header
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -77,7 +84,7 @@ def test_every_kernel_has_a_proof():
 
 def test_numbers_of_the_files_are_those_of_python():
     from nnx.kernels import step_state
-    from nnx.kernels.cuda import launches, table
+    from nnx.kernels.cuda import launches
 
     header, dense = (FOLDER / "common.cuh").read_text(), source("dense.cu")
     assert f"#define THREADS {launches.THREADS} " in header
@@ -89,8 +96,6 @@ def test_numbers_of_the_files_are_those_of_python():
     ):
         assert f"enum {{ {names}" in header
         assert [getattr(step_state, name) for name in names.split(", ")] == list(range(len(names.split(", "))))
-    assert list(table.ACTIVATIONS.values()) == [0, 1, 2, 3]
-    assert "{ NO_ACTIVATION, RELU, SIGMOID, TANH }" in dense
 
 
 def test_arguments_are_of_the_parameters_types():
@@ -245,7 +250,7 @@ def test_two_stages_as_planned(dtype: str):
     count = cuda.slices(40, 3, 700)
     assert count > 1
     parts, c = run.write((count, 40, 3)), run.write((40, 3))
-    run(cuda.product(40, 3, 700), a, b, None, parts, 40, 3, 700, 1, 0, 0)
+    run(cuda.product(40, 3, 700), a, b, None, parts, 40, 3, 700, 1, 0, ACTIVATIONS[None])
     run(cuda.column_sums(count, 120)[-1], parts, c, count, 120)
     size = np.abs(wide(a)).T @ np.abs(wide(b))
     compare(c, Wanted(wide(a).T @ wide(b), size), "sum", dtype, "product in slices")
@@ -314,8 +319,60 @@ def test_more_columns_than_threads(columns: int):
     for shift in (0, 1):
         y, bias = make.normal(3, columns + shift), make.normal(1, columns + shift)
         wanted = y + bias
-        run(Launch("bias_activation", (1,), (256,)), y, bias, *y.shape, 0)
+        run(Launch("bias_activation", (1,), (256,)), y, bias, *y.shape, ACTIVATIONS[None])
         np.testing.assert_array_equal(y, wanted)
+
+
+@pytest.mark.parametrize("kind", [-2, len(KINDS), KINDS.index("leaky_relu"), KINDS.index("square")])
+def test_a_kind_that_no_dense_layer_applies_stops_the_kernel(kind: int):
+    run, x = Run("float32"), np.ones((2, 2), np.float32)
+    with pytest.raises(RuntimeError, match="__trap"):
+        run(cuda.product(2, 2, 2), x, x, None, run.write((2, 2)), 2, 2, 2, 0, 0, kind)
+    with pytest.raises(RuntimeError, match="__trap"):
+        run(cuda.bias_activation(2, 2), run.write((2, 2)), x[:1], 2, 2, kind)
+
+
+# ---- formulas as C text ----------------------------------------------------------------------------------------------
+
+# Each is exact in whole numbers and their halves, so that only a wrong order, sign or choice makes another result.
+WRITTEN = {
+    "differences": lambda m, x, y: x - (y - (x - 3)) - -2,
+    "quotients": lambda m, x, y: 8 / (2 / (4 / (x * x + 1))) * 0.5 + y,
+    "signs": lambda m, x, y: -(-x - -y) * -(x + y) - neg(neg(-x)),
+    "choices": lambda m, x, y: m.where(m.where(x < 0, y, 1) > 0, m.where(y <= 0, 2, x), x) - m.where(x > y, 0.5, -y),
+    "answers": lambda m, x, y: m.where((x > 0) == (y > 0), 1, m.where((x >= 1) & (y != -1), 2, x)),
+    "shared": lambda m, x, y: ((z := abs(x) + y) - 1) * z + m.where(z == 3, z, 1 - z),
+    "long": lambda m, x, y: sum(((k * x + y) * (x - k) for k in range(20)), start=x),
+    "constants": lambda m, x, y: m.where(x > 0, math.nan, m.where(y > 0, -math.inf, y)),
+    "large": lambda m, x, y: m.where(x > y, 1e30, y) * -1e12,
+    "types": lambda m, x, y: x * (32 if m.single(x) else 64) + y,
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_c_text_computes_what_numpy_does(dtype: str):
+    x, y = (a.ravel() for a in np.mgrid[-3:4, -3:4].astype(dtype))
+    text = (FOLDER / "common.cuh").read_text()
+    for name, formula in WRITTEN.items():
+        definition, _ = function(f"{name}_of", formula, ("x", "y"))
+        text += f"""{definition}
+        extern "C" __global__ void run_{name}(const REAL* x, const REAL* y, REAL* out) {{
+          out[threadIdx.x] = {name}_of(x[threadIdx.x], y[threadIdx.x]);
+        }}
+        """
+    compiled = CpuModule.of_text(text, options(dtype))
+    for name, formula in WRITTEN.items():
+        got = np.empty_like(x)
+        compiled.kernel(f"run_{name}")((1,), (x.size,), (x, y, got))
+        with np.errstate(all="ignore"):
+            np.testing.assert_array_equal(got, formula(math_of(np), x, y), name)
+
+
+def test_what_is_used_twice_is_worked_out_once_and_lines_are_short():
+    for text, _ in formulas.WRITTEN.values():
+        calls = re.findall(r"exponential\([^;]*?\)", text)
+        assert len(calls) == len(set(calls)) or "constexpr" in text
+        assert max(map(len, text.splitlines())) <= 120
 
 
 # ---- dropout and optimizers ------------------------------------------------------------------------------------------
@@ -398,6 +455,7 @@ def test_kernels_stay_within_their_arrays():
     """Under the address sanitizer, which sees what is read beyond an array too."""
     done = run_sanitized("""
 from concurrent.futures import ThreadPoolExecutor
+from operator import neg
 import cuda_proofs, test_cuda_kernels as tests
 from nnx.kernels.cuda import FILES
 with ThreadPoolExecutor() as pool:

@@ -33,6 +33,11 @@ extern "C" __global__ void shuffle_of_the_returned(float* x) {
   x[threadIdx.x] = __shfl_xor_sync(0xffffffffu, x[threadIdx.x], 1);
 }
 
+extern "C" __global__ void trapped(float* x) {
+  if (threadIdx.x == 40) __trap();
+  x[threadIdx.x] = 1;
+}
+
 extern "C" __global__ void neighbours(float* x, int wait) {
   __shared__ float shared[64];
   shared[threadIdx.x] = threadIdx.x;
@@ -95,6 +100,15 @@ def fault(name: str, *arguments: Any, threads: int = 64, **options: Any) -> None
 def test_barriers_that_not_all_reach_are_reported(kernel: str, arguments: tuple[Any, ...], message: str):
     with pytest.raises(RuntimeError, match=message):
         fault(kernel, np.zeros(64, np.float32), *arguments)
+
+
+def test_a_trap_is_reported_and_the_next_launch_is_a_new_one():
+    x = np.zeros(64, np.float32)
+    with pytest.raises(RuntimeError, match="a thread met a __trap"):
+        fault("trapped", x)
+    assert x[40] == 0
+    fault("trapped", x, threads=40)
+    assert x[:40].all()
 
 
 def test_a_missing_barrier_shows():

@@ -23,12 +23,12 @@ import nnx
 from nnx.backends import BackendUnavailable
 from nnx.backends.cupy import backend as cupy
 from nnx.backends.cupy import driver as cuda_driver
-from nnx.backends.cupy.backend import CupyBackend
+from nnx.backends.cupy.backend import CupyBackend, MultiGpuCupyBackend
 from nnx.backends.cupy.diagnosis import OLDEST
 from nnx.backends.cupy.launch import STREAMS
-from nnx.backends.cupy.multi_gpu import CupyBackendOfSeveral
 from nnx.backends.memory import parse_limit, readable
 from nnx.backends.operations import OPERATIONS, Operations
+from nnx.backends.recorder import Call
 from nnx.errors import DeviceMemoryError, InputError, InputTypeError, NonFiniteError
 from nnx.kernels.cuda import KERNELS
 from nnx.testing import check_backend
@@ -153,6 +153,32 @@ def test_outputs_that_are_not_contiguous_are_written_all_the_same(backend: CupyB
     backend.dense_gradients(x, result, wide, backend.zeros((2, 5), "float64")[::2])
     wanted = backend.to_numpy(x).T @ backend.to_numpy(result)
     np.testing.assert_allclose(backend.to_numpy(wide), wanted, rtol=rounding(32), atol=rounding(32))
+
+
+@pytest.mark.parametrize("contiguous", [True, False])
+@pytest.mark.parametrize("operation", ["dense_backward", "dense_gradients"])
+def test_relus_gradient_fused_into_a_dense_layers_is_the_same(operation: str, contiguous: bool, backend: CupyBackend):
+    random = np.random.default_rng(6)
+    y, dy, x, w = of(backend, *(random.normal(size=shape) for shape in ((7, 5), (7, 5), (7, 4), (4, 5))))
+    if not contiguous:
+        dy = of(backend, np.ascontiguousarray(backend.to_numpy(dy).T))[0].T
+    results = []
+    for fused in (True, False):
+        through, dx, dw, db = (backend.zeros(shape, "float64") for shape in ((7, 5), (7, 4), (4, 5), (1, 5)))
+        operands = {"x": x, "w": w, "dy": through, "dw": dw, "db": db, "out": dx}
+        dense = Call(
+            operation, {name: operands[name] for name in OPERATIONS[operation].signature.parameters if name in operands}
+        )
+        if fused:
+            backend.relu_and_dense_backward(y, dy, through, dense)
+        else:
+            backend.relu_backward(y, dy, through)
+            getattr(backend, operation)(*dense.operands.values())
+        results.append([backend.to_numpy(a) for a in (through, dx, dw, db)])
+    for got, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=rounding(16), atol=rounding(16))
+    if backend.cupy.__name__ == "fake_cupy":
+        assert machine.launched["relu_backward_column_sums"] == contiguous
 
 
 MIXED = ["dense", "relu_backward", "softmax_backward", "mean_squared_error", "cross_entropy", "binary_cross_entropy"]
@@ -501,7 +527,7 @@ def second() -> CupyBackend:
     """The backend on the second of two GPUs, while the first is the current one."""
     stand_in()
     machine.reset(devices=2)
-    return CupyBackendOfSeveral(fake_cupy, 1)
+    return MultiGpuCupyBackend(fake_cupy, 1)
 
 
 def test_the_second_gpu_conforms_while_the_first_is_current(second: CupyBackend):
@@ -533,7 +559,7 @@ def test_a_model_trains_on_the_second_gpu(second: CupyBackend):
 
 
 def test_an_array_of_another_gpu_is_refused(second: CupyBackend):
-    first = CupyBackendOfSeveral(fake_cupy, 0)
+    first = MultiGpuCupyBackend(fake_cupy, 0)
     a = first.asarray([1.0])
     assert first.owns(a)
     assert not second.owns(a)
@@ -543,7 +569,7 @@ def test_an_array_of_another_gpu_is_refused(second: CupyBackend):
 
 def test_guarded_operations_keep_their_signatures():
     for name, spec in OPERATIONS.items():
-        assert inspect.signature(getattr(CupyBackendOfSeveral, name)) == inspect.signature(getattr(CupyBackend, name))
+        assert inspect.signature(getattr(MultiGpuCupyBackend, name)) == inspect.signature(getattr(CupyBackend, name))
         assert [*inspect.signature(getattr(CupyBackend, name)).parameters] == [*spec.signature.parameters]
 
 
@@ -579,7 +605,7 @@ def test_create_gives_the_gpu_that_was_asked_for(works: SimpleNamespace):
     assert cupy.create("0", precision="full").precision == "full"
     machine.reset(devices=3)
     backend = cupy.create("2")
-    assert isinstance(backend, CupyBackendOfSeveral)
+    assert isinstance(backend, MultiGpuCupyBackend)
     assert backend.device.startswith("cuda:2 ")
     assert cupy.create(gpu_memory_limit="50%").gpu_memory_limit == 1 << 29
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nnx.backends.cupy import diagnosis as cuda_reasons
+from nnx.backends.cupy import diagnosis
 from nnx.backends.cupy import driver as cuda_driver
 from nnx.backends.cupy.driver import Driver
 
@@ -128,7 +128,7 @@ def test_a_driver_too_old_for_the_wheel_names_the_one_that_fits(stub: str):
     told, imported = python(SCRIPT, **working(stub, "11040"))
     assert "the NVIDIA driver is too old for this CuPy (status 35). Update the driver" in told
     assert imported
-    if [name for name in cuda_reasons.wheels() if name.startswith("cupy-cuda")] == ["cupy-cuda13x"]:
+    if [name for name in diagnosis.wheels() if name.startswith("cupy-cuda")] == ["cupy-cuda13x"]:
         told, _ = python(SCRIPT, **working(stub, "12040"))
         assert "runs CUDA up to 12.4, and this CuPy needs a newer one" in told
         assert "pip install cupy-cuda12x" in told
@@ -207,9 +207,9 @@ MEANINGS = [
 @pytest.mark.parametrize("named", ["/home/me", "/home/me/.cupy", "/home/me/.cupy/kernel_cache/tmp7", "/other/x.so"])
 def test_a_folder_for_kernels_that_cannot_be_written_is_told(named: str, monkeypatch: pytest.MonkeyPatch):
     """CuPy makes it when it is imported, and writes there when it has compiled the first kernel."""
-    monkeypatch.setattr(cuda_reasons, "wheels", lambda: ["cupy-cuda13x"])
+    monkeypatch.setattr(diagnosis, "wheels", lambda: ["cupy-cuda13x"])
     monkeypatch.setenv("CUPY_CACHE_DIR", "/home/me/.cupy/kernel_cache")
-    reason, remedy = cuda_reasons.explain_error(PermissionError(13, "Permission denied", named), WORKS)
+    reason, remedy = diagnosis.explain_error(PermissionError(13, "Permission denied", named), WORKS)
     is_that = named.startswith("/home")
     assert reason.startswith("CuPy cannot keep compiled kernels" if is_that else "CuPy does not load")
     assert ("Set CUPY_CACHE_DIR" in remedy) == is_that
@@ -217,8 +217,8 @@ def test_a_folder_for_kernels_that_cannot_be_written_is_told(named: str, monkeyp
 
 @pytest.mark.parametrize(("error", "reason", "remedy"), MEANINGS, ids=lambda value: str(value)[:30].strip())
 def test_what_an_exception_means(error: Exception, reason: str, remedy: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cuda_reasons, "wheels", lambda: ["cupy-cuda13x"])
-    told = cuda_reasons.explain_error(error, WORKS)
+    monkeypatch.setattr(diagnosis, "wheels", lambda: ["cupy-cuda13x"])
+    told = diagnosis.explain_error(error, WORKS)
     assert reason in told[0]
     assert remedy in told[1]
     assert "\n" not in "".join(told)
@@ -232,9 +232,9 @@ def test_two_wheels_are_the_first_suspect(monkeypatch: pytest.MonkeyPatch):
         if name not in installed:
             raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(cuda_reasons.metadata, "distribution", distribution)
-    assert cuda_reasons.wheels() == ["cupy-cuda12x", "cupy-cuda13x"]
-    reason, remedy = cuda_reasons.explain_error(CUDARuntimeError(35), Driver("", (12, 4), 0, ("A100",)))
+    monkeypatch.setattr(diagnosis.metadata, "distribution", distribution)
+    assert diagnosis.wheels() == ["cupy-cuda12x", "cupy-cuda13x"]
+    reason, remedy = diagnosis.explain_error(CUDARuntimeError(35), Driver("", (12, 4), 0, ("A100",)))
     assert reason.startswith("cupy-cuda12x and cupy-cuda13x are installed, which overwrite one another's files (")
     assert "12.4" in reason
     assert remedy.endswith("pip uninstall -y cupy-cuda12x cupy-cuda13x; pip install cupy-cuda12x.")
@@ -271,10 +271,10 @@ def test_the_real_one_raises_what_is_explained():
     cupy = load()
     with pytest.raises(RuntimeError) as raised:
         cupy.zeros(3)
-    reason, _ = cuda_reasons.explain_error(raised.value, Driver("libcuda.so.1"))
+    reason, _ = diagnosis.explain_error(raised.value, Driver("libcuda.so.1"))
     assert "too old for this CuPy (status 35)" in reason
     with pytest.raises((ImportError, RuntimeError)) as raised:
         importlib.import_module("cupy_backends.cuda.libs.cublas").create()
     if not isinstance(raised.value, ImportError):
         pytest.skip("cuBLAS is installed here")
-    assert "cuBLAS, which multiplies matrices, is missing" in cuda_reasons.explain_error(raised.value, WORKS)[0]
+    assert "cuBLAS, which multiplies matrices, is missing" in diagnosis.explain_error(raised.value, WORKS)[0]

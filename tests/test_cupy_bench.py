@@ -23,8 +23,8 @@ from test_cupy_absent import needs_no_driver
 import nnx
 from nnx.backends.cupy import driver as cuda_driver
 from nnx.benchmark import report
-from nnx.benchmark.players import Absent
-from nnx.benchmark.players import jax as jax_player
+from nnx.benchmark.libraries import Absent
+from nnx.benchmark.libraries import jax as jax_player
 from nnx.kernels.cuda import KERNELS, elementwise
 from nnx.testing import conformance
 
@@ -34,6 +34,7 @@ sys.path.append(str(ROOT / "bench"))
 import gpu  # noqa: E402
 import gpu_checks  # noqa: E402
 import gpu_diagnostics  # noqa: E402
+import gpu_facts  # noqa: E402
 import gpu_kernels  # noqa: E402
 import gpu_persistent  # noqa: E402
 import gpu_races  # noqa: E402
@@ -207,7 +208,7 @@ def test_precisions_and_streams_on_the_stand_in(stand_in: Any, monkeypatch: pyte
     found = gpu_checks.streaming(saved.append, 500, 20, 50, 1)
     assert found["resident"]["note"] is None
     assert "is streamed" in found["streamed"]["note"]
-    assert stand_in.streams is None
+    assert stand_in.streaming is None
 
 
 def test_the_persistent_kernel_is_timed_beside_graphs(stand_in: Any, monkeypatch: pytest.MonkeyPatch):
@@ -378,7 +379,7 @@ def test_stages_for_which_no_time_is_left_say_so(broken: Any, monkeypatch: pytes
 
 def test_each_command_stays_below_nine_minutes():
     """Its last stage's limit, and a process that outlives being killed, then nvidia-smi that does so too."""
-    assert gpu.TOTAL + 2 * gpu.gpu_process.PATIENCE + gpu_report.ASKED < 540
+    assert gpu.TOTAL + 2 * gpu.gpu_process.PATIENCE + gpu_facts.ASKED < 540
     assert all(0 < most <= gpu.TOTAL for stages in gpu.KINDS.values() for _, most in stages.values())
 
 

@@ -16,6 +16,7 @@ if cuda_on_cpu.missing():
     pytest.skip(str(cuda_on_cpu.missing()), allow_module_level=True)
 
 import fake_cupy
+import networks
 from cupy_calls import of
 from fake_cublaslt import FakeLt
 from fake_cupy import machine
@@ -23,14 +24,14 @@ from networks import ALIKE, NETS, Net
 
 import nnx
 from nnx.backends.cupy.backend import CupyBackend
-from nnx.backends.cupy.matmul import cublaslt as cuda_lt
-from nnx.backends.cupy.matmul import cublaslt_products as cuda_products
-from nnx.backends.cupy.matmul.cublaslt import Found, Lt, LtError, alignment
+from nnx.backends.cupy.matmul import cublaslt, cublaslt_products
+from nnx.backends.cupy.matmul.cublaslt import HeuristicResult, Lt, LtError, alignment
 from nnx.backends.cupy.matmul.cublaslt_products import GraphProducts, NotCaptured
 from nnx.backends.cupy.programs import graph as cuda_graph
-from nnx.backends.cupy.programs.graph import GraphProgram, kept
+from nnx.backends.cupy.programs.graph import GraphProgram, carried_state
 from nnx.errors import InputError
 from nnx.kernels.cuda import ACTIVATIONS
+from nnx.kernels.elementwise import FUNCTIONS, NAMES, Elementwise
 from nnx.testing.rounding import rounding
 
 Array = Any
@@ -123,7 +124,7 @@ def test_the_run_before_the_capture_leaves_nothing_behind(make: Any):
 
 def test_what_a_step_changes_for_the_next_is_parameters_moments_and_counters(make: Any):
     model, program = recorded(NETS["relu"], make())
-    state = {model.backend.address(a): a.size for a in kept(model.backend, program.calls)}  # type: ignore[arg-type]
+    state = {model.backend.address(a): a.size for a in carried_state(model.backend, program.calls)}  # type: ignore[arg-type]
     trainer: Any = model._trainer
     for array in (trainer.counters, *(getattr(model.flat, name) for name in ("values", "first", "second"))):
         assert state[model.backend.address(array)] >= array.size
@@ -166,12 +167,14 @@ def test_on_a_gpu_a_step_with_large_products_is_one_graph():
 
 
 @pytest.mark.parametrize("graph", [True, False])
-@pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid"])
-def test_a_dense_layer_and_its_activation_are_one_operation(name: str, graph: bool, make: Any):
-    """But for the steps that are recorded, of both sizes."""
-    model, _ = trained(NETS[name], make(graph=graph), epochs=3)
-    assert (model.replay_reason, machine.launched[f"{name}_forward"]) == (None, 2)
-    expected, _ = trained(NETS[name], "numpy", epochs=3)
+@pytest.mark.parametrize("row", FUNCTIONS, ids=NAMES)
+def test_a_dense_layer_and_its_activation_are_one_operation(row: Elementwise, graph: bool, make: Any):
+    """But for the steps that are recorded, of both sizes; and not if the gradient needs its input, or it a number."""
+    net = networks.FUNCTIONS[row.name]
+    model, _ = trained(net, make(graph=graph), epochs=3)
+    assert model.replay_reason is None
+    assert (machine.launched[f"{row.name}_forward"] == 2) == (row.of == "y" and not row.parameter)
+    expected, _ = trained(net, "numpy", epochs=3)
     np.testing.assert_allclose(numbers(model), numbers(expected), **ALIKE)
 
 
@@ -237,7 +240,7 @@ def test_all_that_a_graph_uses_lives_as_long_as_it_does(make: Any):
     backend = make("blas", lt=FakeLt(workspace=5000))
     own = make_scratch(backend)
     model, program = recorded(WIDE, backend)
-    scratch = program._graph._scratch._rooms  # type: ignore[union-attr]
+    scratch = program._graph._scratch._arrays  # type: ignore[union-attr]
     assert scratch["uint8"].size >= 5000
     backend.release()
     make_scratch(backend, 100_000)
@@ -263,7 +266,7 @@ def test_scratch_of_a_graph_is_its_own_and_no_larger_than_it_must_be(make: Any):
     _, program = recorded(WIDE, backend)
     own = program._graph._scratch  # type: ignore[union-attr]
     assert own(1, "float64").data.ptr != backend._scratch(1, "float64").data.ptr
-    assert own._rooms["float64"].size == 2 * 40 * 3  # the weights' gradient of the last layer, in two slices
+    assert own._arrays["float64"].size == 2 * 40 * 3  # the weights' gradient of the last layer, in two slices
 
 
 def test_a_graph_lives_beside_another_and_beside_single_operations(make: Any):
@@ -314,7 +317,9 @@ def test_a_stage_that_fails_is_a_reason_and_costs_no_numbers(name: str, time: in
     reason = f"{STAGES[name]} (RuntimeError: cudaErrorUnknown: {name} fails, as it was told to)"
     assert (model.eager_reason, model.replay_reason) == (None, reason)
     assert f"a recorded step runs one operation at a time, because {reason}" in backend.info().notes
-    assert f"steps are replayed one operation at a time: {reason}" in model.summary()
+    summary = " ".join(model.summary().split())  # it folds long lines
+    assert f"steps are replayed one operation at a time: {reason}" in summary
+    assert "one operation after the other" in summary.partition("training steps: ")[2]
     assert machine.captured is None
     assert not machine.streams
     expected, _ = trained(net, "numpy", epochs=5)
@@ -400,7 +405,7 @@ def test_a_product_that_cublaslt_cannot_do_is_nnxs_kernels(fault: str, time: int
     lt = FakeLt()
     backend = make(lt=lt)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nnx.backends.cupy.dense.SMALL", 0)
+        patch.setattr("nnx.backends.cupy.matmul.dispatch.SMALL", 0)
         machine.faults[fault] = time
         model, _ = trained(NETS["tanh"], backend, epochs=3)
     assert (model.replay_reason, lt.complaints, lt.open) == (None, [], 0)
@@ -422,12 +427,12 @@ def test_a_product_that_fails_in_the_capture_makes_no_graph(make: Any):
 
 
 def test_without_cublaslt_nnxs_kernel_does_so_much_and_no_more(make: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("nnx.backends.cupy.dense.SMALL", 0)
+    monkeypatch.setattr("nnx.backends.cupy.matmul.dispatch.SMALL", 0)
     backend = make()
     assert "no graph beyond 67,108,864 multiply-adds of them a step, because the stand-in" in backend.info().notes[3]
     model, _ = trained(NETS["relu"], backend, epochs=1)
     assert model.replay_reason is None
-    monkeypatch.setattr(cuda_products, "MOST", 500)
+    monkeypatch.setattr(cublaslt_products, "MOST_OWN_WORK", 500)
     model, _ = trained(NETS["relu"], backend, epochs=1)
     assert "its products need cuBLAS, which cannot be captured" in str(model.replay_reason)
     assert "the stand-in has no cuBLASLt" in str(model.replay_reason)
@@ -532,7 +537,7 @@ def test_what_is_asked_of_cublaslt_is_asked_before_the_capture(make: Any):
 
 def test_alignment_and_sizes():
     assert [alignment(address) for address in (0, 1024, 512 + 64, 12, 7)] == [256, 256, 64, 4, 1]
-    assert ctypes.sizeof(Found) == 96
+    assert ctypes.sizeof(HeuristicResult) == 96
 
 
 def test_a_library_that_is_not_there_or_too_old_is_a_reason(make: Any, monkeypatch: pytest.MonkeyPatch):
@@ -542,7 +547,7 @@ def test_a_library_that_is_not_there_or_too_old_is_a_reason(make: Any, monkeypat
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.setattr(pathfinder, "load_nvidia_dynamic_lib", missing)
-    monkeypatch.setattr(cuda_lt.ctypes, "CDLL", missing)
+    monkeypatch.setattr(cublaslt.ctypes, "CDLL", missing)
     with pytest.raises(LtError, match=r"cuBLASLt of CUDA 13 is missing \(libcublasLt.so.13\): pip install"):
         fake_cupy._load_real(fake_cupy)
     with pytest.raises(LtError, match="this cuBLASLt has no cublasLtCreate"):

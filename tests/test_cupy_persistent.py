@@ -25,11 +25,12 @@ import nnx
 from nnx.backends.cupy.backend import CupyBackend
 from nnx.backends.cupy.programs import persistent as cuda_persistent
 from nnx.backends.cupy.programs.persistent import MOST_WORK, PersistentProgram, compile_program
-from nnx.backends.cupy.programs.shared_memory import ALWAYS, Room, end, furnish
+from nnx.backends.cupy.programs.shared_memory import ALWAYS, Buffer, end, place_buffers
 from nnx.errors import InputError, NonFiniteError
 from nnx.kernels.cuda import options, source
 from nnx.kernels.cuda import program_table as t
 from nnx.kernels.cuda.table import FOLDER
+from nnx.kernels.elementwise import KINDS
 
 NOTE = "a recorded step is no persistent kernel, because "
 
@@ -111,7 +112,7 @@ def names(kind: str) -> list[str]:
 
 def test_names_and_numbers_are_those_of_the_kernel():
     assert names("Op") == list(t.OPERATIONS)
-    assert names("Kind") == list(t.KINDS)
+    assert names("Kind") == ["none = -1", *KINDS]
     assert names("Optimizer") == list(t.OPTIMIZERS)
     text = (FOLDER / "program.cuh").read_text()
     struct = re.sub(r"//.*", "", text[text.index("struct Row {") : text.index("};", text.index("struct Row {"))])
@@ -122,7 +123,7 @@ def test_names_and_numbers_are_those_of_the_kernel():
     assert (int(numbers["PROGRAM_THREADS"]), int(numbers["AHEAD"])) == (t.THREADS, t.AHEAD)
     assert numbers["SHARED_PLACES"] == "(1 << 20)"
     assert t.SHARED_PLACES == 1 << 20
-    rates = (FOLDER / "descent.cuh").read_text()
+    rates = (FOLDER / "optimizers.cuh").read_text()
     rates = re.sub(r"//.*", "", rates[rates.index("struct Rates {") : rates.index("};")])
     assert len(re.findall(r"\w+(?=[,;])", rates)) == t.RATES
 
@@ -279,7 +280,7 @@ def test_what_does_not_fit_lies_elsewhere(make: Any):
         _, program = recorded(net, backend)
         kernel = program._kernel
         assert kernel is not None
-        assert bool(kernel._elsewhere) == elsewhere
+        assert bool(kernel._global_memory) == elsewhere
         assert kernel._launch.shared <= backend.shared_memory
         assert (kernel._table.get()[:, t.FIELDS.index("x") :] >= t.SHARED_PLACES).any()
     compare(net, backend, epochs=4)
@@ -287,7 +288,7 @@ def test_what_does_not_fit_lies_elsewhere(make: Any):
 
 @pytest.mark.parametrize("shared", range(32 << 10, 64 << 10, 2 << 10))
 def test_however_much_memory_there_is(shared: int, make: Any):
-    """Rooms that are used for one thing after another, and some that are elsewhere: in ever other combinations."""
+    """Buffers that are used for one thing after another, and some that are elsewhere: in ever other combinations."""
     net = net_of(5, 20, 20, 3, rows=40)
     got, _ = trained(net, make(shared=shared), epochs=4)
     expected, _ = trained(net, "numpy", epochs=4)
@@ -329,33 +330,33 @@ def test_a_network_that_does_not_fit_is_a_graph(make: Any, monkeypatch: pytest.M
 
 @settings(max_examples=60)
 @given(
-    rooms=st.lists(st.tuples(st.integers(0, 700), st.integers(0, 9), st.integers(0, 9)), max_size=14),
+    buffers=st.lists(st.tuples(st.integers(0, 700), st.integers(0, 9), st.integers(0, 9)), max_size=14),
     capacity=st.integers(0, 4096),
 )
-def test_rooms_needed_at_the_same_time_share_nothing(rooms: list[tuple[int, int, int]], capacity: int) -> None:
-    made = [Room(size, first=min(a, b), last=max(a, b)) for size, a, b in rooms]
+def test_buffers_needed_at_the_same_time_share_nothing(buffers: list[tuple[int, int, int]], capacity: int) -> None:
+    made = [Buffer(size, first=min(a, b), last=max(a, b)) for size, a, b in buffers]
     sizes: list[int] = []
 
     def allocate(size: int) -> int:
         sizes.append(size)
         return (1 << 30) + sum(sizes)
 
-    furnish(made, 128, capacity, allocate)
-    inside = [room for room in made if room.begin < 1 << 30]
+    place_buffers(made, 128, capacity, allocate)
+    inside = [buffer for buffer in made if buffer.begin < 1 << 30]
     assert len(inside) + len(sizes) == len(made)
-    for number, room in enumerate(inside):
-        assert 128 <= room.begin <= end(room) <= capacity
-        assert room.begin % 128 == 0
+    for number, buffer in enumerate(inside):
+        assert 128 <= buffer.begin <= end(buffer) <= capacity
+        assert buffer.begin % 128 == 0
         for other in inside[:number]:
-            assert not room.meets(other) or end(room) <= other.begin or end(other) <= room.begin
+            assert not buffer.interferes(other) or end(buffer) <= other.begin or end(other) <= buffer.begin
 
 
-def test_a_room_is_used_again_only_where_there_is_no_fresh_one():
-    rooms = [Room(100, first=k, last=k) for k in range(3)]
-    furnish(rooms, 0, 256, lambda size: 1 << 30)
-    assert [room.begin for room in rooms] == [0, 128, 0]
-    late = Room(100, first=0, last=ALWAYS)
-    furnish([late, Room(300, first=2, last=2)], 0, 128, lambda size: 1 << 30)
+def test_a_buffer_is_used_again_only_where_there_is_no_fresh_one():
+    buffers = [Buffer(100, first=k, last=k) for k in range(3)]
+    place_buffers(buffers, 0, 256, lambda size: 1 << 30)
+    assert [buffer.begin for buffer in buffers] == [0, 128, 0]
+    late = Buffer(100, first=0, last=ALWAYS)
+    place_buffers([late, Buffer(300, first=2, last=2)], 0, 128, lambda size: 1 << 30)
     assert late.begin == 0
 
 
@@ -364,7 +365,7 @@ def test_a_room_is_used_again_only_where_there_is_no_fresh_one():
 
 def test_a_launch_is_many_steps_and_asks_for_nothing(make: Any):
     _, program = recorded(NETS["l1 and l2"], make())
-    assert (program.native, program.way) == (True, "persistent kernel")
+    assert (program.native, program.description) == (True, "persistent kernel")
     kernel = program._kernel
     assert kernel is not None
     before, kernel.most = machine.launched["program"], 20
@@ -417,6 +418,28 @@ def test_what_it_cannot_do_is_a_reason_and_a_graph(make: Any):
     assert failures(backend) == [f"{NOTE}a step has one optimizer and one end; recorded were 0 and 0"]
 
 
+def test_a_kind_that_there_is_not_is_refused_and_stops_the_kernel(make: Any, monkeypatch: pytest.MonkeyPatch):
+    _, program = recorded(NETS["tanh"], make())
+    table, kinds = program._kernel._table, t.FIELDS.index("kind")  # type: ignore[union-attr]
+    before = table.get()
+    for op, number in (("elementwise", -1), ("elementwise", len(KINDS)), ("update", len(t.OPTIMIZERS))):
+        changed = before.copy()
+        changed[before[:, 0] == t.OPERATIONS.index(op), kinds] = number
+        table[...] = fake_cupy.asarray(changed)
+        with pytest.raises(RuntimeError, match="__trap"):
+            program._kernel.launch(1)  # type: ignore[union-attr]
+    changed = before.copy()
+    changed[-1, 0] = len(t.OPERATIONS)
+    table[...] = fake_cupy.asarray(changed)
+    with pytest.raises(RuntimeError, match="__trap"):
+        program._kernel.launch(1)  # type: ignore[union-attr]
+    monkeypatch.setattr("nnx.kernels.elementwise.KINDS", KINDS[:2])
+    backend = make()
+    trained(NETS["tanh"], backend, epochs=1)
+    assert "'tanh' is no elementwise operation" in failures(backend)[0]
+    assert machine.graphs["launch"]
+
+
 @pytest.mark.parametrize("failing", ["compiling", "launching"])
 def test_a_kernel_that_fails_is_a_graph_with_the_same_numbers(failing: str, make: Any, monkeypatch: pytest.MonkeyPatch):
     backend = make()
@@ -458,7 +481,7 @@ def test_work_and_memory_of_the_spiral(make: Any):
     _, program = recorded(net, make(), "float32")
     kernel = program._kernel
     assert kernel is not None
-    assert not kernel._elsewhere
+    assert not kernel._global_memory
     before, each = kernel._numbers[:2]
     table = kernel._table.get()[before : before + each]
     assert table[:, t.FIELDS.index("barrier")].sum() == 6

@@ -21,9 +21,8 @@ from fake_cupy import machine
 from networks import NETS
 
 import nnx
-from nnx.backends.cupy.backend import CupyBackend
-from nnx.backends.cupy.matmul import cublaslt_products as cuda_products
-from nnx.backends.cupy.multi_gpu import CupyBackendOfSeveral
+from nnx.backends.cupy.backend import CupyBackend, MultiGpuCupyBackend
+from nnx.backends.cupy.matmul import cublaslt_products
 from nnx.backends.precision import ERRORS
 from nnx.errors import InputError, InputTypeError
 from nnx.testing.rounding import assert_within, rounding
@@ -44,7 +43,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv("NNX_GRAPH", graph)
         monkeypatch.setenv("NNX_GEMM", gemm)
         monkeypatch.setenv("NNX_PERSISTENT", "0")
-        monkeypatch.setattr("nnx.backends.cupy.dense.SMALL", 0)
+        monkeypatch.setattr("nnx.backends.cupy.matmul.dispatch.SMALL", 0)
         return CupyBackend(fake_cupy, precision=precision)
 
     return make
@@ -272,7 +271,7 @@ def test_what_cublaslt_cannot_do_is_done_in_full_precision_and_said(graph: str, 
 
 
 def test_plans_are_few_and_threads_share_them(make: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cuda_products, "PLANS", 4)
+    monkeypatch.setattr(cublaslt_products, "PLANS", 4)
     lt = FakeLt()
     model = nnx.Sequential(nnx.Dense(4, 3), nnx.ReLU(), backend=make(lt, graph="0"), precision="bf16")
     wanted = {rows: model.predict(np.ones((rows, 4), np.float32)) for rows in range(1, 12)}
@@ -302,7 +301,7 @@ def test_a_bf16_product_is_the_same_one_wherever_its_copies_stand(make: Any, mon
         lambda n, dtype: room[(p := next(places)) : p + n] if dtype == "uint16" else scratch(n, dtype),
     )
     a, b, _ = factors()
-    products = cuda_products.RoundedProducts(backend.lt())
+    products = cublaslt_products.RoundedProducts(backend.lt())
     c = backend.zeros((33, 21))
     for _ in range(3):
         c.fill(0)
@@ -317,7 +316,7 @@ def test_on_the_second_gpu_while_the_first_is_current(make: Any):
     make()
     machine.reset(devices=2)
     machine.cublaslt = FakeLt()
-    backend = CupyBackendOfSeveral(fake_cupy, 1)
+    backend = MultiGpuCupyBackend(fake_cupy, 1)
     net = NETS["relu"]
     model = nnx.Sequential(*net.layers(), backend=backend, precision="bf16").compile(net.loss(), net.optimizer())
     model.fit(*net.samples(), epochs=2, batch_size=16, verbose=0)

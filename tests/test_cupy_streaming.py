@@ -21,9 +21,8 @@ from networks import ALIKE, NETS, Net
 from test_programs import always_eager
 
 import nnx
-from nnx.backends.cupy import streaming as cuda_stream
-from nnx.backends.cupy.backend import CupyBackend
-from nnx.backends.cupy.multi_gpu import CupyBackendOfSeveral
+from nnx.backends.cupy import streaming as cuda_streaming
+from nnx.backends.cupy.backend import CupyBackend, MultiGpuCupyBackend
 from nnx.backends.cupy.streaming import DoubleBuffer
 from nnx.errors import DeviceMemoryError, InputError, NonFiniteError
 
@@ -37,7 +36,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def make(wish: str = "1", half: int = 1, memory: int = 1 << 30) -> CupyBackend:
         machine.reset(memory=memory)
         monkeypatch.setenv("NNX_STREAM", wish)
-        monkeypatch.setattr(cuda_stream, "HALF", half)  # bytes of a chunk: 1 is a single batch
+        monkeypatch.setattr(cuda_streaming, "HALF", half)  # bytes of a chunk: 1 is a single batch
         return CupyBackend(fake_cupy)
 
     yield make
@@ -99,7 +98,7 @@ def test_on_the_second_gpu_while_the_first_is_current(make: Any):
     resident = trained(NETS["relu"], make("0"))
     make("1")
     machine.reset(devices=2)
-    streamed = trained(NETS["relu"], CupyBackendOfSeveral(fake_cupy, 1))
+    streamed = trained(NETS["relu"], MultiGpuCupyBackend(fake_cupy, 1))
     assert (machine.used[0], machine.current) == (0, 0)
     same(streamed, resident)
 
@@ -156,19 +155,19 @@ def test_what_does_not_fit_is_streamed_and_says_so(make: Any):
 
 def test_a_limit_counts_as_much_as_the_gpus_memory(make: Any):
     backend = make("")
-    assert cuda_stream.free_bytes(backend) == 1 << 30
+    assert cuda_streaming.free_bytes(backend) == 1 << 30
     backend.gpu_memory_limit = 1000
-    assert cuda_stream.free_bytes(backend) == 1000
+    assert cuda_streaming.free_bytes(backend) == 1000
     kept = backend.zeros(50)
-    assert cuda_stream.free_bytes(backend) == 800
+    assert cuda_streaming.free_bytes(backend) == 800
     backend.gpu_memory_limit = None
     del kept
-    assert cuda_stream.free_bytes(backend) == 1 << 30
+    assert cuda_streaming.free_bytes(backend) == 1 << 30
 
 
 def test_the_wish_is_read(make: Any):
-    assert make("").streams is None
-    assert make("0").streams is False
+    assert make("").streaming is None
+    assert make("0").streaming is False
     with pytest.raises(InputError, match="NNX_STREAM='perhaps': expected 1 or 0"):
         make("perhaps")
 

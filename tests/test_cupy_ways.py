@@ -11,11 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from networks import NETS
+from networks import FUNCTIONS, NETS
 from test_cupy import gpu, stand_in
+from test_programs import always_eager
 
+import nnx
 from nnx.backends.cupy.backend import CupyBackend
+from nnx.backends.cupy.inference import InferenceGraph
 from nnx.backends.precision import ERRORS
+from nnx.kernels.elementwise import BY_NAME
 
 Array = Any
 TOLERANCE = {"float32": {"rtol": 2e-3, "atol": 2e-4}, "float64": {"rtol": 1e-7, "atol": 1e-8}}
@@ -39,10 +43,11 @@ def backend(request: pytest.FixtureRequest) -> CupyBackend:
 
 def steps(backend: Any, name: str, dtype: str, count: int = 30) -> tuple[np.ndarray, str]:
     """Take steps; return all state, and how they ran."""
-    model, (x, y) = NETS[name].model(dtype, backend), NETS[name].samples()
+    net = (NETS | FUNCTIONS)[name]
+    model, (x, y) = net.model(dtype, backend), net.samples()
     model.steps(x, y, count)
     ((_, program),) = model._trainer._staged.values()  # type: ignore[union-attr]
-    return np.array(model.backend.to_numpy(model.flat.state)), getattr(program, "way", "")
+    return np.array(model.backend.to_numpy(model.flat.state)), program.description
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -52,12 +57,53 @@ def test_steps_in_each_way_are_numpys(name: str, dtype: str, backend: CupyBacken
     for persistent, graphs, way in (
         (True, True, "persistent kernel"),
         (False, True, "CUDA graph"),
-        (False, False, "single operations"),
+        (False, False, "one operation after the other"),
     ):
         backend.persistent, backend.graphs = persistent, graphs
         got, took = steps(backend, name, dtype)
         assert took == way, backend.info().notes
         np.testing.assert_allclose(got, wanted, **TOLERANCE[dtype], err_msg=way)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_each_function_trains_and_predicts_in_each_way(name: str, dtype: str, backend: CupyBackend):
+    """And eagerly."""
+    wanted, _ = steps("numpy", name, dtype, 10)
+    for persistent, graphs, way in (
+        (True, True, "persistent kernel"),
+        (False, True, "CUDA graph"),
+        (False, False, "one operation after the other"),
+    ):
+        backend.persistent, backend.graphs = persistent, graphs
+        got, took = steps(backend, name, dtype, 10)
+        assert took == way, backend.info().notes
+        np.testing.assert_allclose(got, wanted, **TOLERANCE[dtype], err_msg=way)
+    with always_eager():
+        got, _ = steps(backend, name, dtype, 10)
+    np.testing.assert_allclose(got, wanted, **TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_each_function_is_predicted_by_a_graph(name: str, dtype: str, backend: CupyBackend):
+    """First, after a dense layer, after itself, last; in the tails too, and with a number of its own."""
+    x = (np.random.default_rng(1).normal(size=(9, 5)) * np.logspace(-3, 1.5, 9)[:, None]).astype(dtype)
+    model, numpys = (nnx.Sequential(*around(name), backend=where, dtype=dtype, seed=3) for where in (backend, "numpy"))
+    for _ in range(4):
+        np.testing.assert_allclose(model.predict(x), numpys.predict(x), **TOLERANCE[dtype])
+    assert isinstance(model._inference.native._graphs[x.shape], InferenceGraph)  # type: ignore[union-attr]
+
+
+def around(name: str) -> list[nnx.Layer]:
+    """Two dense layers, and a function at every place."""
+    functions = [FUNCTIONS[name].layers()[1] for _ in range(4)]
+    parameter = BY_NAME[name].parameter
+    for number, layer in enumerate(functions):
+        if parameter:
+            setattr(layer, parameter, 0.1 * number)
+    first, second, third, last = functions
+    return [first, nnx.Dense(5, 7), second, third, nnx.Dropout(0.5), nnx.Dense(7, 3), last]
 
 
 @pytest.mark.parametrize("rule", ["own", "blas"])
@@ -96,7 +142,7 @@ def test_products_are_off_by_no_more_than_is_stated(precision: str, backend: Cup
 def test_streamed_training_is_resident_training(backend: CupyBackend):
     ends = []
     for wish in (False, True):
-        backend.streams = wish
+        backend.streaming = wish
         model, (x, y) = NETS["relu"].model("float32", backend), NETS["relu"].samples()
         history = model.fit(x, y, epochs=3, batch_size=16, verbose=0)
         assert bool(history.streamed) == wish

@@ -69,7 +69,7 @@ def snapshot(net: nnx.Sequential) -> tuple[Any, ...]:
         net.flat.arena.tobytes(), net.penalties.tobytes(), net.layers, net.loss, net.optimizer, net.metrics,
         [] if net.optimizer is None else [net.optimizer.hyper.tobytes(), net.optimizer.counters.tobytes()],
         net.epochs_done, net.dtype, net.seed, net.backend, dict(net.metadata), net.stop_training, net.eager_reason,
-        None if net._trainer is None else (net._trainer.precision, net._trainer.counters.tobytes()),
+        None if net._trainer is None else (net._trainer.tolerance, net._trainer.counters.tobytes()),
         [layer.config() for layer in net.layers], [layer.values() for layer in net.layers if not layer.shapes],
     )  # fmt: skip
 

@@ -699,7 +699,7 @@ def test_class_names_that_no_encoding_has_are_written(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     "value", [[], [1], [10**400, 1], [1e308, 1e308], [1e-320, 1e-320], "x", None, {"a": 1}, [None, None]]
 )
-def test_a_card_that_makes_no_sense_is_an_error_of_the_file(shown: Any, name: str, value: Any, tmp_path: Path) -> None:
+def test_metadata_that_make_no_sense_is_an_error_of_the_file(shown: Any, name: str, value: Any, tmp_path: Path) -> None:
     data = table(tmp_path / "t.csv", ["a", "b", "label"], ROWS)
     net = small()
     net.metadata["card"] = {

@@ -11,6 +11,7 @@ import pytest
 import nnx
 from nnx.errors import InputError
 from nnx.model.inference import stages_of
+from nnx.model.network import Network
 from nnx.testing.rounding import rounding
 
 pytestmark = pytest.mark.rounding
@@ -258,3 +259,15 @@ def test_predicting_leaves_what_the_layers_keep():
     wanted = net.layers[0].forward(x).copy()
     net.predict(numbers(3, 4) + 1)
     np.testing.assert_array_equal(net.layers[0].output, wanted)
+
+
+def test_a_network_predicts_moves_and_is_copied_without_anything_that_trains_it():
+    x, kinds = numbers(5, 3), (nnx.Sequential, Network)
+    whole, net = (kind(nnx.Dense(3, 4), nnx.Tanh(), nnx.Dense(4, 2), backend="numpy", seed=3) for kind in kinds)
+    expected = whole.predict(x)
+    assert np.array_equal(net.predict(x), expected)
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), net.to("numba")):
+        assert type(other) is Network
+        np.testing.assert_allclose(other.predict(x), expected, rtol=TOLERANCE["float32"], atol=CLOSE)
+    net.layers = [*net.layers, nnx.ReLU()]
+    np.testing.assert_allclose(net.predict(x), np.maximum(expected, 0), rtol=TOLERANCE["float32"], atol=CLOSE)

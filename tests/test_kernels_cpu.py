@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from functools import partial
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
-from nnx.backends import threads
+from nnx.backends import get_backend, threads
 from nnx.backends.numba.backend import NumbaBackend, create, offer
 from nnx.backends.numpy import NumpyBackend
+from nnx.backends.operations import Operations
 from nnx.errors import BackendUnavailable, InputError
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import Unfit
@@ -378,12 +380,17 @@ def test_set_threads(monkeypatch, numba):
     finally:
         threads.set_threads(None)
     monkeypatch.setenv("NNX_THREADS", "3")
-    assert create().info().threads == 3
+    assert made_anew().info().threads == 3
     monkeypatch.setenv("NNX_THREADS", "many")
     with pytest.raises(InputError, match="NNX_THREADS='many'"):
-        create()
+        made_anew()
     monkeypatch.delenv("NNX_THREADS")
     threads.set_threads(None)
+
+
+def made_anew():
+    import_module("nnx.backends.resolve")._load.cache_clear()  # the package's own `resolve` is the function
+    return get_backend("numba")
 
 
 # ---- facts -----------------------------------------------------------------------------------------------------------
@@ -400,7 +407,7 @@ def test_info_names_what_exists(numba):
             module, kernel = name.split(".")
             assert where == "numba"
             assert hasattr(getattr(numba.kernels, module), kernel), f"{operation}: there is no {implementation}"
-        assert getattr(NumbaBackend, operation) is not getattr(NumpyBackend, operation) or where == "numpy"
+        assert getattr(NumbaBackend, operation) is not getattr(NumpyBackend, operation) or where in ("numpy", "xp")
 
 
 def test_a_device_is_refused():
@@ -427,3 +434,11 @@ def test_numba_missing_or_broken(monkeypatch):
     monkeypatch.setattr(NumbaBackend, "__init__", broken)
     with pytest.raises(BackendUnavailable, match=r"Numba needs NumPy 2\.4 or less"):
         create()
+
+
+def test_info_names_whose_operation_runs(numba, monkeypatch):
+    for name in ("square", "halve"):  # operations that Numba has no kernel for, and NumPy has one of
+        monkeypatch.setattr(Operations, name, lambda self, x: x, raising=False)
+    monkeypatch.setattr(NumpyBackend, "square", lambda self, x: x * x, raising=False)
+    names = {op: numba.implementation(op) for op in ("softmax", "square", "halve")}
+    assert names == {"softmax": "numba:softmax.forward", "square": "numpy:square", "halve": "xp"}

@@ -28,7 +28,7 @@ pytest.importorskip("numba")
 
 import nnx
 from nnx.backends.numba import warmup
-from nnx.kernels import telling
+from nnx.kernels import user_warnings
 from nnx.kernels.cpu.jit import cache
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import ONLY_LINKED, PART
@@ -296,7 +296,7 @@ def places(monkeypatch):
     """Make the cache look for its folders anew, in the list that is returned."""
     found = []
     monkeypatch.setattr(cache, "places", lambda: iter(found))
-    monkeypatch.setattr(telling, "_told", {})
+    monkeypatch.setattr(user_warnings, "_given", {})
     caches = (cache.readable, cache.writable)
     for function in caches:
         function.cache_clear()
@@ -500,7 +500,7 @@ def test_nothing_is_written_where_it_would_not_be_read(places, tmp_path, monkeyp
         assert compiled() == 0
     assert not list((tmp_path / "everybodys").rglob("*.nbc"))
     assert compiled() == 1
-    monkeypatch.setattr(telling, "_told", {})
+    monkeypatch.setattr(user_warnings, "_given", {})
     del places[1]
     cache.readable.cache_clear()
     cache.writable.cache_clear()

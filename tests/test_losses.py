@@ -355,3 +355,49 @@ def test_evaluate_leaves_penalties_out_and_fit_lists_both() -> None:
     assert history["regularization_loss"] == [pytest.approx(1)]
     assert history["loss"] == [pytest.approx(2)]
     assert model.step(x, y) == pytest.approx(2)
+
+
+# ---- Huber -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_huber_is_half_a_square_and_then_its_tangent(backend):
+    if backend == "numba":
+        pytest.importorskip("numba")
+    y, target = np.array([[0.0, 0.5], [2.0, -3.0], [0.5, -0.5]]), np.zeros((3, 2))
+    with nnx.use_backend(backend):
+        loss = nnx.HuberLoss(0.5)
+        np.testing.assert_allclose(loss.forward(y, target), [0.0625, (0.875 + 1.375) / 2, 0.125])
+        np.testing.assert_allclose(loss.backward(y, target), np.array([[0, 0.5], [0.5, -0.5], [0.5, -0.5]]) / 6)
+        far = np.array([[np.inf, 1], [np.nan, 1], [-1e30, 1]])
+        assert np.isposinf(loss.forward(far, target)[0])
+        assert np.isnan(loss.forward(far, target)[1])
+        np.testing.assert_array_equal(loss.backward(far, target)[:, 0] * 6, [0.5, np.nan, -0.5])
+
+
+@pytest.mark.parametrize("family", ["rows", "lanes"])
+def test_huber_in_a_recorded_step_and_with_another_delta(family, monkeypatch, tmp_path):
+    pytest.importorskip("numba")
+    monkeypatch.setenv("NNX_PROGRAM", family)
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(37, 3)), 3 * random.normal(size=(37, 2))
+    losses = []
+    for backend in ("numpy", "numba"):
+        layers = nnx.Dense(3, 20), nnx.Tanh(), nnx.Dense(20, 2)
+        model = nnx.Sequential(*layers, backend=backend, dtype="float64", seed=1)
+        model.compile(nnx.HuberLoss(0.5), nnx.SGD(0.1))
+        history = model.fit(x, y, epochs=2, batch_size=19, verbose=0)["loss"]
+        model.loss.delta = 2.0
+        losses.append([*history, *model.fit(x, y, epochs=2, batch_size=19, verbose=0)["loss"]])
+        assert model.eager_reason is None
+    np.testing.assert_allclose(*losses, rtol=1e-9)
+    assert losses[0][2] > 1.5 * losses[0][1]
+    pytest.importorskip("safetensors")
+    model.save(tmp_path / "model.safetensors")
+    assert nnx.load(tmp_path / "model.safetensors").loss.delta == 2.0
+
+
+@pytest.mark.parametrize("delta", [0, -1.0, np.nan, np.inf, "1"])
+def test_a_delta_that_is_no_bound_is_refused(delta):
+    with pytest.raises(nnx.InputError, match=r"HuberLoss: delta=.*: expected a number above 0"):
+        nnx.HuberLoss(delta)

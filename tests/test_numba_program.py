@@ -20,7 +20,7 @@ from nnx.backends.numpy import NumpyBackend
 from nnx.errors import NotReplayable
 from nnx.kernels.cpu.program import table as t
 from nnx.testing.rounding import rounding
-from nnx.training.step import Eager
+from nnx.training.trainer import Eager
 
 pytestmark = pytest.mark.rounding
 
@@ -295,7 +295,7 @@ def test_steps_go_on_where_they_ended_and_calls_may_have_any_length():
         for model in models:
             model.steps(x, y, steps)
     for model in models:
-        model.resume(5, model._trainer.precision)
+        model.resume(5, model._trainer.tolerance)
         model.steps(x, y, 4)
     assert difference([models[1].flat.state], [models[0].flat.state]) < EXACT
 

@@ -83,13 +83,13 @@ def test_operands_that_numba_takes_for_others(operation, dtype, odd, seen):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_kernel_refuses_what_it_would_misread(dtype, seen):
-    kernel = create().kernels.activations.forward
+    kernel = create().kernels.elementwise.forward
     x, y = np.ones((2, 3), dtype), np.zeros((2, 3), dtype)
     for odd in (unaligned(x), foreign(x)):
-        assert not kernel(odd, y, 1)
-        assert not kernel(x, odd, 1)
+        assert not kernel(odd, y, 1, 0.0)
+        assert not kernel(x, odd, 1, 0.0)
         assert not y.any()
-    assert kernel(x, y, 1)
+    assert kernel(x, y, 1, 0.0)
     assert y.all()
 
 

@@ -17,6 +17,7 @@ import nnx
 from nnx.backends import BackendUnavailable
 from nnx.backends.numpy import BLOCK, NumpyBackend
 from nnx.backends.operations import OPERATIONS, Operations
+from nnx.kernels.elementwise import FUNCTIONS
 from nnx.kernels.philox import LOW, dropout_words, keep_threshold, philox4x32
 from nnx.testing import reference
 
@@ -121,8 +122,8 @@ def matrices(shape: tuple[int, int], dtype: Any = np.float64, limit: float = 50.
     return arrays(dtype, shape, elements=numbers, fill=numbers)
 
 
-UNARY = ["relu", "sigmoid", "tanh", "softmax"]
-WITH_GRADIENT = ["relu_backward", "sigmoid_backward", "tanh_backward", "softmax_backward"]
+UNARY = [*(row.name for row in FUNCTIONS if not row.parameter), "softmax"]
+WITH_GRADIENT = [f"{name}_backward" for name in UNARY]
 ERRORS = ["mean_squared_error", "mean_squared_error_backward", "mean_absolute_error", "mean_absolute_error_backward"]
 
 

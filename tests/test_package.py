@@ -1,6 +1,7 @@
 """The distribution: what is in it, what it needs, what it imports, and that it runs with NumPy alone."""
 
 import ast
+import graphlib
 import os
 import re
 import subprocess
@@ -180,9 +181,9 @@ def test_link_at_the_top_leads_into_the_package(name: str):
     assert link.samefile(PACKAGE / name)
 
 
-def imported(path: Path) -> set[str]:
-    """The absolute names of all that a module imports, wherever in it the import stands."""
-    package = path.relative_to(ROOT).parent.parts
+def imported(path: Path, root: Path = ROOT) -> set[str]:
+    """The absolute names of all that a module imports, wherever in it the import stands: in a function, for types."""
+    package = path.relative_to(root).parent.parts
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), path)):
         if isinstance(node, ast.Import):
@@ -210,6 +211,87 @@ def test_imports_point_down(floor: str, allowed: tuple[str, ...]):
     }
     assert modules
     assert not upward
+
+
+def imports(root: Path) -> dict[str, set[str]]:
+    """Which modules of nnx and of bench each of them imports by name.
+
+    A package is a module like any other, its `__init__.py`: whoever imports from it depends on all that it hands on.
+    That Python runs it before any module in it does not count.
+    """
+    files: dict[str, Path] = {}
+    for top, folder in ((root, "nnx"), (root / "bench", "")):  # a benchmark names its neighbours alone
+        for path in (top / folder).rglob("*.py"):
+            parts = path.relative_to(top).with_suffix("").parts
+            files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    found = {}
+    for name, path in files.items():
+        named = {whole if whole in files else whole.rpartition(".")[0] for whole in imported(path, root)}
+        found[name] = named & files.keys() - {name}
+    return found
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a loop, the first once more at the end; none: an empty list."""
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = imports(ROOT)
+    assert {"nnx", "nnx.model.network", "nnx.backends.numba.backend", "gpu_report"} <= graph.keys()
+    assert graph["nnx.sklearn"] >= {"nnx.sequential", "nnx.layers"}
+    assert not circle(graph)
+
+
+def test_no_folders_import_each_other_in_a_circle():
+    """A folder of nnx counts as one, whatever stands in it, and so does a file that is in none."""
+    folders: dict[str, set[str]] = {}
+    for name, names in imports(ROOT).items():
+        folder, *others = (".".join(each.split(".")[:2]) for each in (name, *names))
+        folders.setdefault(folder, set()).update(set(others) - {folder})
+    assert folders["nnx.training"] >= {"nnx.model", "nnx.layers"}
+    assert not circle(folders)
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "import nnx.a.one",
+        "from nnx.a import one",
+        "from nnx.a.one import One",
+        "from ..a.one import One",
+        "def later():\n    from nnx.a.one import One",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from nnx.a.one import One",
+        "from nnx.a import One",
+    ],
+    ids=["module", "from package", "from module", "relative", "in a function", "for types", "by its package"],
+)
+def test_a_circle_is_found_however_it_is_closed(back: str, tmp_path: Path):
+    for path, text in {
+        "nnx/__init__.py": "from nnx.b.two import Two\n",
+        "nnx/a/__init__.py": "from nnx.a.one import One\n",
+        "nnx/a/one.py": "from nnx.b.two import Two\nOne = Two\n",
+        "nnx/b/__init__.py": "",
+        "nnx/b/two.py": "Two = 2\n",
+        "bench/run.py": "import tools\n",
+        "bench/tools.py": "import nnx\n",
+    }.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    assert not circle(imports(tmp_path))
+    (tmp_path / "nnx/b/two.py").write_text(back)
+    assert {"nnx.a.one", "nnx.b.two"} <= set(circle(imports(tmp_path)))
+
+
+def test_a_circle_is_found_among_the_benchmarks(tmp_path: Path):
+    for name, text in {"run": "import tools\n", "tools": "def later():\n    import run\n"}.items():
+        (tmp_path / "bench").mkdir(exist_ok=True)
+        (tmp_path / "bench" / f"{name}.py").write_text(text)
+    assert set(circle(imports(tmp_path))) == {"run", "tools"}
 
 
 # The constraints ----------------------------------------------------------------------------------

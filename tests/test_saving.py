@@ -112,6 +112,21 @@ def test_resumes_bit_for_bit(loss: str, optimizer: str, dtype: str, tmp_path: Pa
         assert half[name] + rest[name] == whole[name]
 
 
+def test_what_is_read_is_data_that_is_written_alike(tmp_path: Path) -> None:
+    from nnx.model import checkpoint
+
+    net = build("squared")
+    net.fit(X, Y[LOSSES["squared"][2]], 2, batch_size=8, verbose=0)
+    net.save(tmp_path / "a")
+    saved = checkpoint.read(tmp_path / "a")
+    checkpoint.write(tmp_path / "b", saved)
+    assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
+    assert saved.training is not None
+    assert (saved.epochs_done, saved.training.iterations) == (2, net.optimizer.iterations)
+    for name, array in net.parameters().items():
+        np.testing.assert_array_equal(saved.parameters[name], array)
+
+
 @pytest.mark.parametrize(
     "copied",
     [copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))],

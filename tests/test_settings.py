@@ -45,7 +45,7 @@ def trained(model: Any, way: str, n: int, y: Any = Y, callbacks: Any = ()) -> li
 def at_the_state_of(model: Any, other: Any) -> Any:
     """A model, moved to where training has brought another one."""
     model.flat.state[...] = other.flat.state
-    model.resume(other.optimizer.iterations, other._trainer.precision)
+    model.resume(other.optimizer.iterations, other._trainer.tolerance)
     model.epochs_done = other.epochs_done
     return model
 

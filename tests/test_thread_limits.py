@@ -23,7 +23,7 @@ from nnx.backends.base import real_numbers
 from nnx.backends.numba import warmup
 from nnx.backends.once import Once
 from nnx.errors import BackendUnavailable, InputError
-from nnx.kernels import telling
+from nnx.kernels import user_warnings
 from nnx.training import progress
 
 CPUS = "as many as the CPUs that this process may run on"
@@ -37,7 +37,7 @@ def own_state(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(threads, "usable", lambda: 8)
     monkeypatch.setattr(threads, "quota", lambda: None)
     monkeypatch.setattr(threads, "blas_limit", lambda: None)
-    monkeypatch.setattr(telling, "_told", {})
+    monkeypatch.setattr(user_warnings, "_given", {})
     yield
     monkeypatch.undo()
     threads.set_threads(None)
@@ -348,7 +348,7 @@ def test_more_threads_than_cpus_are_capped_and_said_once(monkeypatch: pytest.Mon
     nnx.get_backend("auto")  # a second warning would be an error
     assert threads.get_threads() == 8
     assert threads.explain() == "8 threads: NNX_THREADS=64, capped at the CPUs that this process may run on"
-    monkeypatch.setattr(telling, "_told", {})
+    monkeypatch.setattr(user_warnings, "_given", {})
     with pytest.warns(RuntimeWarning, match=r"set_threads\(9\): nnx takes 8"):
         assert nnx.set_threads(9) == 8
     assert nnx.set_threads(np.int64(3)) == 3
@@ -435,6 +435,62 @@ def test_a_system_without_groups_has_no_quota(tmp_path: Path) -> None:
     assert quota.find(tmp_path / "nothing") is None
 
 
+def test_kernels_and_recorded_steps_have_the_same_helping_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    backend, helpers = nnx.get_backend("numba"), pool().Helpers()
+    monkeypatch.setattr(pool(), "helpers", helpers)
+    threads.set_threads(2)
+    backend.relu(np.ones((1000, 1000), np.float32))
+    assert len(helpers.threads) == 1
+    layers = nnx.Dense(256, 512), nnx.ReLU(), nnx.Dense(512, 2), nnx.Softmax()
+    model = nnx.Sequential(*layers, backend="numba").compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.001))
+    given: list[Any] = []
+    monkeypatch.setattr(helpers, "assist", lambda *arguments: given.append(arguments[1]))
+    model.steps(np.ones((256, 256), np.float32), np.zeros(256, int), 3)
+    assert given[-1] == 1
+
+
+def test_a_program_that_is_run_again_keeps_its_helper_and_one_at_rest_lets_it_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("numba")
+    nnx.get_backend("numba")
+    monkeypatch.setattr(pool(), "helpers", helpers := pool().Helpers())
+
+    class Program:
+        def __init__(self) -> None:
+            self.running, self.helped = True, list[int]()
+            self.came, self.go = threading.Semaphore(0), threading.Semaphore(0)
+
+        def help(self, number: int) -> None:
+            self.helped.append(number)
+            self.came.release()
+            assert self.go.acquire(timeout=30)
+
+    program = Program()
+    for _ in range(3):
+        helpers.assist(program, 1)  # asked for again while it is there
+    assert program.came.acquire(timeout=30)
+    program.go.release()
+    assert program.came.acquire(timeout=30)  # it runs on, and nobody else waits
+    assert len(helpers.assisted) == len(helpers.threads) == 1
+    program.running = False
+    program.go.release()
+    done: list[int] = []
+    pool().set_limit(2)
+    pool().run([lambda: done.append(1)] * 2)
+    while helpers.assisted:
+        time.sleep(0.001)
+    assert len(done) == 2
+    assert program.helped == [1, 1]
+    program.running = True
+    helpers.assist(program, 1)
+    assert program.came.acquire(timeout=30)
+    program.running = False
+    program.go.release()
+    assert program.helped == [1, 1, 1]
+
+
 # ---- where no thread can be started ----------------------------------------------------------------------------------
 
 
@@ -442,18 +498,15 @@ def test_a_system_without_groups_has_no_quota(tmp_path: Path) -> None:
 def no_more_threads(monkeypatch: pytest.MonkeyPatch) -> list[threading.Thread]:
     """A system that starts no thread, with two wanted, whose helpers have gone; returns those that were tried for."""
     pytest.importorskip("numba")
-    from nnx.backends.numba import runtime
-
     tried: list[threading.Thread] = []
 
     def refuse(thread: threading.Thread) -> None:
         tried.append(thread)
         raise RuntimeError("can't start new thread")
 
-    nnx.get_backend("numba")
-    monkeypatch.setattr(runtime, "helpers", runtime.Helpers())
-    for name, value in (("_workers", []), ("_asleep", []), ("_queue", type(pool()._queue)())):
-        monkeypatch.setattr(pool(), name, value)
+    for name in ("numba", "numpy"):  # a backend that is made lets threads be tried for again
+        nnx.get_backend(name)
+    monkeypatch.setattr(pool(), "helpers", pool().Helpers())
     threads.set_threads(2)
     monkeypatch.setattr(threading.Thread, "start", refuse)
     return tried
@@ -482,9 +535,9 @@ def test_without_another_thread_one_does_all_the_work(no_more_threads: list[thre
     np.testing.assert_allclose(backend.softmax(wide), nnx.get_backend("numpy").softmax(wide), rtol=1e-4)
     np.testing.assert_array_equal(backend.relu(wide), np.maximum(wide, 0))
     assert len(no_more_threads) == 1  # it is not tried again and again
-    assert pool()._queue.empty()  # nothing is left there for nobody
+    assert pool().helpers.queue.empty()  # nothing is left there for nobody
     np.testing.assert_allclose(found, losses("numpy"), rtol=1e-4)
-    telling._told.clear()
+    user_warnings._given.clear()
     nnx.set_threads(2)
     with pytest.warns(RuntimeWarning, match="no helping thread"):
         backend.relu(wide)
@@ -545,13 +598,13 @@ def test_warmup_goes_alone_where_no_process_can_be_started(monkeypatch: pytest.M
     assert started[0].killed
 
 
-# ---- telling ---------------------------------------------------------------------------------------------------------
+# ---- warnings --------------------------------------------------------------------------------------------------------
 
 
 def test_a_warning_is_given_once_by_whichever_thread() -> None:
     with pytest.warns(RuntimeWarning, match="the first") as caught:
-        in_threads(*[lambda: telling.warn_once("the first", "this")] * 8)
-    telling.warn_once("another", "this")
+        in_threads(*[lambda: user_warnings.warn_once("the first", "this")] * 8)
+    user_warnings.warn_once("another", "this")
     assert len(caught) == 1
     assert caught[0].filename == __file__
 
@@ -559,12 +612,12 @@ def test_a_warning_is_given_once_by_whichever_thread() -> None:
 def test_a_warning_that_cannot_be_shown_is_no_error() -> None:
     code = """
 import os, sys, warnings
-from nnx.kernels import telling
+from nnx.kernels import user_warnings
 warnings.simplefilter("always")
 plain, closed = sys.stderr, open(os.devnull, "w")
 closed.close()
 for sys.stderr in (None, object(), closed):
-    telling.warn("x", UserWarning)
+    user_warnings.warn("x", UserWarning)
 sys.stderr = plain
 """
     assert child(code) == (0, "")
@@ -574,4 +627,4 @@ def test_a_warning_that_is_an_error_is_raised() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(RuntimeWarning, match="x"):
-            telling.warn_once("x")
+            user_warnings.warn_once("x")

@@ -18,7 +18,7 @@ import pytest
 import nnx
 from nnx.errors import InputError, InUseError
 from nnx.owner import Owner
-from nnx.training.step import Trainer
+from nnx.training.trainer import Trainer
 
 BACKENDS = ["numpy", "numba"]
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")

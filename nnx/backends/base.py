@@ -189,7 +189,7 @@ class Backend(Operations):
     # ---- programs ----------------------------------------------------------------------------------------------------
 
     def record(self, known: Iterable[Array]) -> Recorder:
-        """Return a stand-in for this backend that notes every operation called on it (program.py).
+        """Return a stand-in for this backend that notes every operation called on it (recorder.py).
 
         Args:
             known: the buffers that hold their contents before the step begins: data and parameters.
@@ -205,7 +205,7 @@ class Backend(Operations):
         return Program(self, recorder.calls)
 
     def stream(self, data: Sequence[np.ndarray], batch: int) -> Stream | None:
-        """Return what brings data to the device chunk by chunk, or None where all of it can be there (stream.py).
+        """Return what brings data to the device chunk by chunk, or None where all of it can be there (streaming.py).
 
         Args:
             data: arrays of equally many rows. batch: how many of them a step takes.
@@ -221,6 +221,15 @@ class Backend(Operations):
             stages: what the model does; their weights and biases are views of `parameters`, whose numbers may change.
         """
         return None
+
+    def planned_step(self) -> str:
+        """Say how recorded steps will run here, before one is recorded; `Program.description` says how one does."""
+        return Program.description if type(self).compile is Backend.compile else "as its compile() decides"
+
+    def planned_prediction(self) -> str:
+        """Say how a model will predict here, before it does; `Inference.description` says how it does."""
+        ours = type(self).compile_forward is Backend.compile_forward
+        return Program.description if ours else "as its compile_forward() decides"
 
     def __repr__(self) -> str:
         return f"<nnx backend {self.name!r} on {self.device}>"

@@ -1,4 +1,4 @@
-"""From recorded calls to what is done with which values: the first pass of compiling a step, for CPUs and for GPUs.
+"""Data flow of a recorded step, the first pass of compiling it: which operation reads which value. For CPUs and GPUs.
 
 A buffer is known by its address and may be written several times in a step. Each write makes a new `Value`, so that
 work that is put off to the end of the step (weight gradients) finds what it would have found at its turn.
@@ -17,24 +17,16 @@ import numpy as np
 
 from nnx.backends.errors import NotReplayable
 from nnx.backends.recorder import Call
+from nnx.kernels.elementwise import BY_NAME, FUNCTIONS
+from nnx.kernels.losses import LOSSES, Loss
 from nnx.kernels.philox import keep_threshold
 
 Array = Any  # NumPy's or CuPy's
 OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")
-# What is done to each number by itself has a name, its kind: those below, and logit, logit_back, above, near, equal,
-# surprise, surprise_back, known.
-ACTIVATIONS = ("relu", "sigmoid", "tanh")
-SLOPES = {"relu_backward": "relu_back", "sigmoid_backward": "sigmoid_back", "tanh_backward": "tanh_back"}
-LOSSES = {  # of each output, averaged over a sample's outputs
-    "mean_squared_error": "square",
-    "mean_absolute_error": "distance",
-    "binary_cross_entropy": "binary",
-}
-LOSS_GRADIENTS = {  # kind, and the factor besides 1 / (samples * outputs)
-    "mean_squared_error_backward": ("square_back", 2.0),
-    "mean_absolute_error_backward": ("distance_back", 1.0),
-    "binary_cross_entropy_backward": ("binary_back", 1.0),
-}
+# What is done to each number by itself has a name, its kind: one of nnx/kernels/elementwise.py's KINDS.
+GRADIENTS = {row.gradient: row for row in FUNCTIONS}
+LOSSES_BY_NAME = {row.name: row for row in LOSSES}
+LOSS_GRADIENTS = {row.gradient: row for row in LOSSES}
 UNCLIPPED = (0.0, math.inf)
 
 
@@ -162,15 +154,15 @@ class Reader:
             method: Callable[..., None] | None = getattr(self, f"on_{call.name}", None)
             if method is not None:
                 method(**call.operands)
-            elif call.name in ACTIVATIONS:
-                self.elementwise(call.name, call.operands["x"], None, call.operands["out"])
-            elif call.name in SLOPES:
-                self.elementwise(SLOPES[call.name], call.operands["y"], call.operands["dy"], call.operands["out"])
-            elif call.name in LOSSES:
-                self.loss(LOSSES[call.name], *call.operands.values())
+            elif call.name in BY_NAME:
+                self.function(**call.operands)
+            elif call.name in GRADIENTS:
+                self.function_gradient(GRADIENTS[call.name].of, **call.operands)
+            elif call.name in LOSSES_BY_NAME:
+                self.loss(LOSSES_BY_NAME[call.name], *call.operands.values())
             elif call.name in LOSS_GRADIENTS:
-                kind, factor = LOSS_GRADIENTS[call.name]
-                self.loss_gradient(kind, factor, *call.operands.values())
+                row = LOSS_GRADIENTS[call.name]
+                self.loss_gradient(row, *call.operands.values())
             elif call is not self.step.end and call is not self.step.optimizer:
                 raise NotReplayable(f"no compiled kernel replays {call.name}")
         if self.step.losses is None:
@@ -281,13 +273,19 @@ class Reader:
         reads = self.read(x), None if y is None else self.read(y)
         self.add("elementwise", *reads, self.write(out), kind=kind, constants=constants)
 
+    def function(self, x: Array, out: Array, a: float = 0.0) -> None:
+        self.elementwise(self.call.name, x, None, out, (a, 0.0))
+
+    def function_gradient(self, of: str, dy: Array, out: Array, a: float = 0.0, **operands: Array) -> None:
+        self.elementwise(self.call.name, operands[of], dy, out, (a, 0.0))
+
     def on_softmax(self, x: Array, out: Array) -> None:
         value = self.read(x)
         self.add("softmax", value, None, self.write(out))
 
     def on_softmax_backward(self, y: Array, dy: Array, out: Array) -> None:
         values = self.read(y), self.read(dy)
-        self.add("softmax_back", *values, self.write(out))
+        self.add("softmax_backward", *values, self.write(out))
 
     def on_dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array) -> None:
         self.count(counters)
@@ -298,14 +296,15 @@ class Reader:
 
     # ---- losses ------------------------------------------------------------------------------------------------------
 
-    def loss(self, kind: str, prediction: Array, target: Array, out: Array) -> None:
-        each = Value(prediction.shape[1])
-        self.add("elementwise", self.read(prediction), self.read(target), each, kind=kind)
+    def loss(self, row: Loss, prediction: Array, target: Array, *more: Any) -> None:
+        (*parameter, out), each = more, Value(prediction.shape[1])
+        constants = (0.0, *(parameter or (0.0,)))
+        self.add("elementwise", self.read(prediction), self.read(target), each, kind=row.part, constants=constants)
         self.add("mean", each, None, self.write(out), constants=(1 / each.width, 0.0))
 
-    def loss_gradient(self, kind: str, factor: float, prediction: Array, target: Array, out: Array) -> None:
-        scale = factor / (prediction.shape[0] * prediction.shape[1])
-        self.elementwise(kind, prediction, target, out, (scale, 0.0))
+    def loss_gradient(self, row: Loss, prediction: Array, target: Array, *more: Any) -> None:
+        (*parameter, out), scale = more, row.factor / (prediction.shape[0] * prediction.shape[1])
+        self.elementwise(f"{row.part}_backward", prediction, target, out, (scale, *(parameter or (0.0,))))
 
     def on_sigmoid_cross_entropy(
         self, logits: Array, target: Array, losses: Array, probabilities: Array | None, clip: float, out: Array
@@ -316,7 +315,7 @@ class Reader:
         if probabilities is not None:
             self.add("elementwise", x, None, self.write(probabilities), kind="sigmoid")
         scale = 1 / (logits.shape[0] * logits.shape[1])
-        self.add("elementwise", x, t, self.write(out), kind="logit_back", constants=(scale, 0.0))
+        self.add("elementwise", x, t, self.write(out), kind="logit_backward", constants=(scale, 0.0))
 
     def on_softmax_cross_entropy(
         self, logits: Array, target: Array, losses: Array, probabilities: Array | None, clip: float, out: Array
@@ -341,7 +340,7 @@ class Reader:
 
     def on_cross_entropy(self, p: Array, target: Array, out: Array) -> None:
         each, classes = Value(p.shape[1]), p.shape[1]
-        self.add("elementwise", self.read(p), self.rows_of(target, classes), each, kind="surprise")
+        self.add("elementwise", self.read(p), self.rows_of(target, classes), each, kind="nll")
         if target.ndim == 2:
             self.add("mean", each, None, self.write(out), constants=(1.0, 0.0))
             return
@@ -352,12 +351,12 @@ class Reader:
 
     def on_cross_entropy_backward(self, p: Array, target: Array, out: Array) -> None:
         x, t = self.read(p), self.rows_of(target, p.shape[1])
-        self.add("elementwise", x, t, self.write(out), kind="surprise_back", constants=(1 / len(p), 0.0))
+        self.add("elementwise", x, t, self.write(out), kind="nll_backward", constants=(1 / len(p), 0.0))
 
     # ---- the end of the step -----------------------------------------------------------------------------------------
 
     def on_tally(
-        self, losses: Array, outputs: Array, target: Array, metric: str | None, precision: float, stats: Array
+        self, losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array
     ) -> None:
         if self.step.losses is not None or self.step.end is None or not same(self.step.end.operands["stats"], stats):
             raise NotReplayable("tally: the step tells its loss twice, or where nobody logs it")
@@ -382,7 +381,7 @@ class Reader:
             return
         right = Value(x.width)
         kind = "near" if metric == "regression" else "above"
-        limit = precision if metric == "regression" else 0.0 if metric == "logits" else 0.5
+        limit = tolerance if metric == "regression" else 0.0 if metric == "logits" else 0.5
         self.add("elementwise", x, self.read(target), right, kind=kind, constants=(limit, 0.0))
         self.add("mean", right, None, hits, constants=(1 / x.width, 0.0))
 
@@ -426,7 +425,7 @@ def fuse(step: Step) -> None:
         node.out.source = used_up
         if maker.op == "dense" and node.op == "elementwise" and node.kind == "relu":
             maker.relu = True
-        elif maker.op == "dense_dx" and node.op == "elementwise" and node.kind == "relu_back" and not maker.relu:
+        elif maker.op == "dense_dx" and node.op == "elementwise" and node.kind == "relu_backward" and not maker.relu:
             maker.y, maker.relu = node.x, True
         else:
             continue

@@ -1,4 +1,4 @@
-"""Every error that nnx raises on purpose. Each says what was given, what was expected and what to do."""
+"""Errors that nnx raises on purpose. Each says what was given, what was expected and what to do."""
 
 from __future__ import annotations
 

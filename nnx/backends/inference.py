@@ -1,4 +1,4 @@
-"""What a network is when it only predicts: stages in a row, each an operation or two on parameters that lie fixed."""
+"""Stages of a forward pass: a network that only predicts, as operations in a row on parameters that lie fixed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from nnx.backends.operations import loud
+from nnx.kernels.elementwise import BY_NAME
 
 Array = Any
-# What `Backend.compile_forward` returns: new outputs for a NumPy array, or None where it does not take this one.
+# What `Backend.compile_forward` returns: new outputs for a NumPy array, or None where it does not take this one. It may
+# have a `description`, which says what it is.
 Forward = Callable[[np.ndarray], np.ndarray | None]
 
 
@@ -22,13 +24,15 @@ class Stage:
     Attributes:
         weights: [I, O], or None: only the activation is applied. biases: [1, O]. Both are views of a model's
             parameters, so they change as it is trained.
-        activation: the name of an operation, or None. With weights it is one that `dense` takes; "softmax" stands by
-            itself.
+        activation: the name of an operation, or None. With weights it is one that `dense` takes; "softmax", and a
+            function that has a parameter of its own, stand by themselves.
+        parameter: that parameter (nnx/kernels/elementwise.py); 0 where there is none.
     """
 
     weights: Array | None
     biases: Array | None
     activation: str | None
+    parameter: float = 0.0
 
     def bound(self, backend: Any) -> Callable[[Array, Array | None], Array]:
         """Return a function that gives the outputs for x, in `out` if there is one, by a backend's operations.
@@ -37,7 +41,8 @@ class Stage:
         """
         weights, biases, activation = self.weights, self.biases, self.activation
         if weights is None:
-            operation = loud(getattr(backend, str(activation)))
-            return lambda x, out: operation(x, out=out)
+            operation, row = loud(getattr(backend, str(activation))), BY_NAME.get(str(activation))
+            more = (self.parameter,) if row is not None and row.parameter else ()
+            return lambda x, out: operation(x, *more, out=out)
         dense = loud(backend.dense)
         return lambda x, out: dense(x, weights, biases, activation, out=out)

@@ -1,4 +1,4 @@
-"""What people give as numbers: lists, NumPy arrays, frames, tensors, and what looks like them but holds none.
+"""Input conversion: lists, NumPy arrays, frames and tensors to numbers, and refusal of what looks like them but is not.
 
 Whatever means a number is taken: True and False, columns of several types, bfloat16, decimal numbers. Anything else is
 refused by its name, along with the conversion. No library is imported: its objects are told by what they can do.

@@ -1,4 +1,4 @@
-"""How much memory there is and who has it: the same figures for a GPU's pool and for a process on the CPU."""
+"""Memory figures: used, held and free, the same for a GPU's pool and for a process on the CPU."""
 
 from __future__ import annotations
 

@@ -1,13 +1,17 @@
-"""Making a thing once in a process, whichever of many threads asks first; the others wait for it."""
+"""One-time initialisation: a thing is made once in a process, whichever of many threads asks first; the others wait."""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from nnx.kernels.uninterrupted import whose
+
 Made = TypeVar("Made")
+LOOK = 0.001  # seconds between two looks whether another thread has made a thing
 
 
 class Once(Generic[Made]):
@@ -26,47 +30,50 @@ class Once(Generic[Made]):
             os.register_at_fork(after_in_child=self._forget)  # who makes and who waits was in the parent alone
 
     def _forget(self) -> None:
-        self._makers: dict[str, tuple[int, threading.Event]] = {}  # name: (thread, set when it is done)
-        self._waiting: dict[int, str] = {}  # thread: name
+        self._makers: dict[str, Making] = {}
+        self._waiting: dict[int, str | None] = {}  # thread: name
         self._lock = threading.RLock()  # a signal's handler may ask while it is held
 
     def __call__(self, name: str) -> Made:
         """Return what belongs to a name."""
+        me = whose()
         while name not in self._made:
-            done = self._begin(name)
-            if done is None:
-                return self._finish(name)
+            mine = Making(me)
             try:
-                done.wait()
-            finally:
-                self._waiting.pop(threading.get_ident(), None)
+                other = self._begin(name, mine)
+                if other is None:
+                    if name not in self._made:  # another thread was ready just before
+                        self._made[name] = self._make(name)
+                    return self._made[name]
+                while not other.over:
+                    time.sleep(LOOK)
+            finally:  # without a call, in which a signal's handler could raise
+                mine.over = True
+                self._waiting[me] = None
         return self._made[name]
 
     def cache_clear(self) -> None:
         """Make everything anew when it is next asked for."""
         self._made.clear()
 
-    def _begin(self, name: str) -> threading.Event | None:
+    def _begin(self, name: str, mine: Making) -> Making | None:
         """Return what to wait for; None: it is this thread that is to make it."""
-        me = threading.get_ident()
         with self._lock:
-            if name not in self._makers:
-                self._makers[name] = me, threading.Event()
+            other = self._makers.get(name)
+            if other is None or other.over:
+                self._makers[name] = mine
                 return None
             awaited: str | None = name
-            while awaited in self._makers:  # who makes it may wait, too, for what another makes, and so on
-                maker, _ = self._makers[awaited]
-                if maker == me:
+            while awaited in self._makers and not (maker := self._makers[awaited]).over:
+                if maker.thread == mine.thread:
                     raise RecursionError(f"{name!r} is being made by what asks for it")
-                awaited = self._waiting.get(maker)
-            self._waiting[me] = name
-            return self._makers[name][1]
+                awaited = self._waiting.get(maker.thread)  # who makes it may wait for what another makes, too
+            self._waiting[mine.thread] = name
+            return other
 
-    def _finish(self, name: str) -> Made:
-        try:
-            if name not in self._made:  # another thread was ready just before
-                self._made[name] = self._make(name)
-            return self._made[name]
-        finally:
-            with self._lock:
-                self._makers.pop(name)[1].set()
+
+class Making:
+    """One thread's attempt to make a thing."""
+
+    def __init__(self, thread: int) -> None:
+        self.thread, self.over = thread, False

@@ -13,10 +13,14 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from nnx.backends.array_math import ArrayMath, math_of
+from nnx.backends.errors import InputError
+from nnx.kernels.elementwise import BY_NAME, FUNCTIONS, Elementwise
+from nnx.kernels.losses import huber, huber_backward
 from nnx.kernels.philox import dropout_words, keep_threshold
 from nnx.kernels.rounding import RUN
 from nnx.kernels.step_state import (
@@ -96,7 +100,66 @@ def write(out: Array | None, value: Array) -> Array:
     return out
 
 
+def with_functions(backend: type[Kind]) -> type[Kind]:
+    """Give a class the operations of nnx/kernels/elementwise.py: each function `f(x, out)`, and `f_backward`.
+
+    Where the function has a parameter, it is the operand `a`, before `out`. What a gradient is computed from is named x
+    or y. They call the class's own `_function` and `_gradient`, which a backend can replace for all of them.
+    """
+    for row in FUNCTIONS:
+        for name, method, reads, formula in (
+            (row.name, function_of(row), "x", row.forward),
+            (row.gradient, gradient_of(row), f"{row.of} dy", row.backward),
+        ):
+            method.__name__, method.__qualname__ = name, f"{backend.__name__}.{name}"
+            method.__doc__ = formula.__doc__
+            setattr(backend, name, operation(reads)(method))
+    return backend
+
+
+def function_of(row: Elementwise) -> Callable[..., Any]:
+    """Return a method that is a function of the table."""
+
+    def plain(self: Any, x: Array, out: Array | None = None) -> Array:
+        return self._function(row, x, 0.0, out)
+
+    def shaped(self: Any, x: Array, a: float, out: Array | None = None) -> Array:
+        return self._function(row, x, a, out)
+
+    return shaped if row.parameter else plain
+
+
+def gradient_of(row: Elementwise) -> Callable[..., Any]:
+    """Return a method that is its gradient."""
+
+    def of_input(self: Any, x: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._gradient(row, x, dy, 0.0, out)
+
+    def of_output(self: Any, y: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._gradient(row, y, dy, 0.0, out)
+
+    def shaped_of_input(self: Any, x: Array, dy: Array, a: float, out: Array | None = None) -> Array:
+        return self._gradient(row, x, dy, a, out)
+
+    def shaped_of_output(self: Any, y: Array, dy: Array, a: float, out: Array | None = None) -> Array:
+        return self._gradient(row, y, dy, a, out)
+
+    if row.parameter:
+        return shaped_of_input if row.of == "x" else shaped_of_output
+    return of_input if row.of == "x" else of_output
+
+
+def fusible(activation: str) -> str:
+    """Return the name of a function that `dense` applies to its own result; refuse any other."""
+    row = BY_NAME.get(activation)
+    if row is None or row.parameter:
+        names = ", ".join(row.name for row in FUNCTIONS if not row.parameter)
+        raise InputError(f"dense: activation={activation!r}: expected one of {names}, or None")
+    return activation
+
+
 @quiet
+@with_functions
 class Operations:
     """The named operations with their default bodies. `self.xp` is the array namespace."""
 
@@ -106,13 +169,13 @@ class Operations:
 
     @operation("x w b")
     def dense(self, x: Array, w: Array, b: Array, activation: str | None = None, out: Array | None = None) -> Array:
-        """Return `x @ w + b` [N, O], passed through `activation` ("relu", "sigmoid", "tanh") if one is named.
+        """Return `x @ w + b` [N, O], passed through `activation` if a function without a parameter is named.
 
         Args:
             x: inputs [N, I]. w: weights [I, O]. b: biases [1, O].
         """
         y = write(out, self.xp.matmul(x, w) + b)
-        return y if activation is None else getattr(self, activation)(y, out=y)
+        return y if activation is None else getattr(self, fusible(activation))(y, out=y)
 
     @operation("x w dy", "dw db out")
     def dense_backward(self, x: Array, w: Array, dy: Array, dw: Array, db: Array, out: Array | None = None) -> Array:
@@ -140,39 +203,24 @@ class Operations:
         write(penalty, l1 * xp.sum(xp.abs(w)) + l2 * xp.sum(w * w))
 
     # ---- activations -------------------------------------------------------------------------------------------------
-    # Each gradient is written with the activation's own output y, which is kept anyway.
+    # Those that act on each number by itself come from their table: see `with_functions`.
 
-    @operation("x")
-    def relu(self, x: Array, out: Array | None = None) -> Array:
-        """Return max(x, 0). nan stays nan."""
-        return write(out, self.xp.where(x < 0, self.xp.zeros_like(x), x))
+    if TYPE_CHECKING:
 
-    @operation("y dy")
-    def relu_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        """Return `dy` where the output y is positive, else 0; the gradient at 0 is 0."""
-        return write(out, self.xp.where(y > 0, dy, self.xp.zeros_like(dy)))
+        def __getattr__(self, name: str) -> Callable[..., Array]: ...
 
-    @operation("x")
-    def sigmoid(self, x: Array, out: Array | None = None) -> Array:
-        """Return 1 / (1 + exp(-x)), computed from exp(-|x|) so that nothing overflows."""
-        xp = self.xp
-        e = xp.exp(-xp.abs(x))
-        return write(out, xp.where(x >= 0, xp.ones_like(e), e) / (1 + e))
+    @property
+    def _math(self) -> ArrayMath:
+        """The mathematics that formulas of the table are given."""
+        return math_of(self.xp)
 
-    @operation("y dy")
-    def sigmoid_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        """Return `dy * y * (1 - y)`."""
-        return write(out, dy * y * (1 - y))
+    def _function(self, row: Elementwise, x: Array, a: float, out: Array | None) -> Array:
+        """Return a function of the table of x; `a` is its parameter, or nothing."""
+        return write(out, row.forward(self._math, x, *row.given(a)))
 
-    @operation("x")
-    def tanh(self, x: Array, out: Array | None = None) -> Array:
-        """Return the hyperbolic tangent."""
-        return write(out, self.xp.tanh(x))
-
-    @operation("y dy")
-    def tanh_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        """Return `dy * (1 - y**2)`."""
-        return write(out, dy * (1 - y * y))
+    def _gradient(self, row: Elementwise, of: Array, dy: Array, a: float, out: Array | None) -> Array:
+        """Return dy times the slope of a function of the table; `of` is its input or its output, as its row says."""
+        return write(out, row.backward(self._math, of, dy, *row.given(a)))
 
     @operation("x")
     def softmax(self, x: Array, out: Array | None = None) -> Array:
@@ -301,6 +349,17 @@ class Operations:
         sign = self.xp.sign(prediction - target)
         return write(out, sign * (1 / (prediction.shape[0] * prediction.shape[1])))
 
+    @operation("prediction target")
+    def huber_loss(self, prediction: Array, target: Array, delta: float, out: Array | None = None) -> Array:
+        """Return the mean over outputs of error**2 / 2, or its tangent where |error| > delta: [N, O] -> [N]."""
+        return write(out, self.xp.mean(huber(self._math, prediction, target, 0.0, delta), axis=1))
+
+    @operation("prediction target")
+    def huber_loss_backward(self, prediction: Array, target: Array, delta: float, out: Array | None = None) -> Array:
+        """Return the gradient of the mean over samples of `huber_loss`: [N, O]."""
+        scale = 1 / (prediction.shape[0] * prediction.shape[1])
+        return write(out, huber_backward(self._math, prediction, target, scale, delta))
+
     # ---- one training step -------------------------------------------------------------------------------------------
 
     @operation("source order counters")
@@ -327,19 +386,19 @@ class Operations:
 
     @operation("losses outputs target", "stats")
     def tally(
-        self, losses: Array, outputs: Array, target: Array, metric: str | None, precision: float, stats: Array
+        self, losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array
     ) -> None:
         """Write the mean of `losses` and the number of right outputs to `stats`.
 
         Args:
             metric: "categorical" (the largest output is the wanted class), "binary" (outputs above 0.5, or
-                "logits" above 0, on the same side as the target), "regression" (within `precision` of the
+                "logits" above 0, on the same side as the target), "regression" (within `tolerance` of the
                 target), None. With several outputs a sample counts by the share of them that are right.
         """
         xp = self.xp
         stats[LOSS] = xp.mean(xp.astype(losses, xp.float64))
         if metric is not None:
-            stats[HITS] = xp.sum(self._hits(outputs, target, metric, precision))
+            stats[HITS] = xp.sum(self._hits(outputs, target, metric, tolerance))
 
     @operation("stats penalties counters", "stats history counters")
     def end_step(self, stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> None:
@@ -434,13 +493,13 @@ class Operations:
         """0 .. count - 1 as int64, on the device of `like`."""
         return self.xp.arange(count, dtype=self.xp.int64, device=like.device)
 
-    def _hits(self, outputs: Array, target: Array, metric: str, precision: float) -> Array:
+    def _hits(self, outputs: Array, target: Array, metric: str, tolerance: float) -> Array:
         xp = self.xp
         if metric == "categorical":
             wanted = xp.argmax(target, axis=1) if target.ndim == 2 else target
             return xp.astype(xp.argmax(outputs, axis=1) == wanted, xp.float64)
         if metric == "regression":
-            right = xp.abs(outputs - target) < precision
+            right = xp.abs(outputs - target) < tolerance
         else:
             right = (outputs > (0 if metric == "logits" else 0.5)) == (target > 0.5)
         return xp.mean(xp.astype(right, xp.float64), axis=1)

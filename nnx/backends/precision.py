@@ -1,4 +1,4 @@
-"""How precisely float32 matrix products multiply. Parameters, activations, sums and all else stay float32."""
+"""Precision of float32 matrix products: full, TF32 or bf16. Parameters, activations, sums and all else stay float32."""
 
 from __future__ import annotations
 

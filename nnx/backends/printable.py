@@ -1,4 +1,4 @@
-"""Text from elsewhere, made fit to be shown: names of files, columns and classes may hold what steers a terminal."""
+"""Escaping of text from elsewhere before it is shown: names of files and columns may hold what steers a terminal."""
 
 from __future__ import annotations
 

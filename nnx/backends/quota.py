@@ -1,4 +1,4 @@
-"""How much CPU time a container may take: the quota of Linux's control groups, in CPUs.
+"""CPU quota of a container: how much CPU time Linux's control groups let it have, in CPUs.
 
 A process is in a group of each hierarchy, and every group above it limits it too. Version 2 has one hierarchy, and
 quota and period in `cpu.max`; version 1 has one for CPU time, with a file for each. Both may be mounted.

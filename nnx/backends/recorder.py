@@ -1,4 +1,4 @@
-"""Record a training step once, replay it at full speed.
+"""Recorder and program: a training step is recorded once, and replayed at full speed.
 
 `Recorder` stands in for a backend while the model runs one step: it passes every operation on, and notes it with its
 operands. `Program` replays the notes. Everything that differs between steps lives in arrays that the operations read,
@@ -8,19 +8,34 @@ so the replayed step needs no Python numbers and no layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 
 from nnx.backends.errors import NotReplayable
 from nnx.backends.operations import OPERATIONS, QUIET, OperationSpec, loud
 
-if TYPE_CHECKING:
-    from nnx.backends.base import Backend
-
 Array = Any
+AS_WRITTEN = "layer by layer, as written"  # how steps and predictions run that no program stands for
+
+
+class Arrays(Protocol):
+    """What a recorder asks of its backend beside the operations: where arrays are, and what is in them."""
+
+    def address(self, a: Array) -> int:
+        """Return where in memory an array begins."""
+
+    def dtype_name(self, dtype: Any) -> str:
+        """Return a type's name."""
+
+    def asarray(self, x: Any, dtype: Any = None) -> Array:
+        """Return `x` as an array of this backend."""
+
+    def to_numpy(self, a: Array) -> np.ndarray:
+        """Return an array of this backend as a NumPy array."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +58,7 @@ class Recorder:
         by: another backend with the same arrays, which carries the operations out; None means `backend` itself.
     """
 
-    def __init__(self, backend: Backend, known: Iterable[Array], by: Backend | None = None) -> None:
+    def __init__(self, backend: Arrays, known: Iterable[Array], by: Arrays | None = None) -> None:
         self.backend, self.by = backend, by or backend
         self.calls: list[Call] = []
         self._kept = list(known)  # keeps each buffer alive, so that no other can take its address
@@ -108,12 +123,16 @@ class Program:
     Attributes:
         native: whether no Python runs between the operations.
         reason: why that is not so on a backend that can, or None.
+        description: how it runs, in words. kernels: which kernel does an operation, by its name, where that is not the
+            backend's own (`Backend.implementation`).
     """
 
     native = False
     reason: str | None = None
+    description = "one operation after the other"
+    kernels: Mapping[str, str] = MappingProxyType({})
 
-    def __init__(self, backend: Backend, calls: list[Call]) -> None:
+    def __init__(self, backend: object, calls: list[Call]) -> None:
         self.calls = calls
         self._bound = [(loud(getattr(backend, call.name)), tuple(call.operands.values())) for call in calls]
 

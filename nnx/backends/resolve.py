@@ -1,4 +1,4 @@
-"""From a wish ("auto", a name, a list) to one backend that works, with the reason when it is not the first choice."""
+"""Choice of a backend: from a wish ("auto", a name, a list) to one that works, with the reason if not the first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
@@ -16,7 +16,8 @@ from nnx.backends.base import Backend
 from nnx.backends.errors import BackendFallbackWarning, BackendUnavailable, InputError, InputTypeError
 from nnx.backends.memory import Memory
 from nnx.backends.once import Once
-from nnx.kernels.telling import warn
+from nnx.kernels.uninterrupted import uninterrupted
+from nnx.kernels.user_warnings import warn
 
 AUTO = ("cupy", "numba", "numpy")
 Wish = str | Sequence[str] | Backend | None
@@ -190,6 +191,16 @@ def _load(name: str) -> Backend | BackendUnavailable:
     Raises:
         InputError: the environment asks one of nnx's own for what there is not, such as NNX_GEMM=fast.
     """
+    if name.partition(":")[0] != "numba":
+        return _make(name)
+    found = uninterrupted(partial(_make, name))  # to import Numba is to fill its registries
+    if isinstance(found, Backend):
+        threads.apply()  # here, as a BLAS that takes its threads from OpenMP keeps a number for each that calls it
+    return found
+
+
+def _make(name: str) -> Backend | BackendUnavailable:
+    """Make and probe a backend; return why not where it does not work."""
     base, _, device = name.partition(":")
     backend: Any = None
     try:

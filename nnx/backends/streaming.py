@@ -1,4 +1,4 @@
-"""A data set that does not fit on the device: what a backend gives to train on it all the same."""
+"""Streaming of a data set that does not fit on the device: what a backend gives to train on it all the same."""
 
 from __future__ import annotations
 

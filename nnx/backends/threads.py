@@ -1,4 +1,4 @@
-"""How many CPU threads nnx takes: one number for BLAS and for the Numba backend's kernels and training steps.
+"""Number of CPU threads that nnx takes: one for BLAS and for the Numba backend's kernels and training steps.
 
 Order: `set_threads`, then NNX_THREADS; else the least of what anybody allows: the CPUs that this process may run on,
 the quota of its container, the variables that limit other libraries (and by which joblib limits its workers), and what
@@ -23,7 +23,7 @@ import numpy as np
 from nnx.backends.errors import InputError, InputTypeError
 from nnx.backends.quota import quota
 from nnx.kernels.forking import hold_at_fork
-from nnx.kernels.telling import warn_once
+from nnx.kernels.user_warnings import warn_once
 
 NUMBAS = "NUMBA_NUM_THREADS"
 VARIABLES = (

@@ -1,5 +1,6 @@
-"""The benchmark behind `nnx bench`: which backend, how fast, how near the limit, against whom.
+"""Benchmark behind `nnx bench`: which backend, how fast, how near the limit, against whom.
 
-workloads.py says what is measured, players/ who takes part, race.py how: a process for each player, validated first,
-then rounds that alternate. report.py holds what was found, table.py and page.py show it, compare.py tells two apart.
+workloads.py says what is measured, libraries/ by whom, runner.py how: a worker process for each player (a library in
+one of its ways to run), validated first, then rounds that alternate. report.py holds what was found, table.py and page/
+show it, compare.py tells two apart.
 """

@@ -1,4 +1,4 @@
-"""Whether what a player gave is what float64 NumPy gives: before it is measured, and for all of it."""
+"""Validation of a player's results: they must be float64 NumPy's, before anything is measured, and in every number."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from nnx.benchmark.libraries.notes import Training
 from nnx.benchmark.operations import OPERATIONS, expected, normal, tolerance_class
-from nnx.benchmark.players.notes import Training
 from nnx.benchmark.workloads import Workload
 from nnx.testing.compare import compare
 from nnx.testing.reference import Wanted
@@ -65,7 +65,7 @@ def _check_operation(workload: Workload, got: Mapping[str, np.ndarray], wanted: 
 def _check_steps(got: Mapping[str, np.ndarray], wanted: dict[str, Wanted], slack: float) -> None:
     losses = wanted["losses"].value
     off = np.abs(got["losses"] - losses) / losses
-    assert np.all(off <= LOSS * slack), f"losses {_told(got['losses'])} instead of {_told(losses)}"
+    assert np.all(off <= LOSS * slack), f"losses {_shown(got['losses'])} instead of {_shown(losses)}"
     start, end = wanted["start"].value, wanted["parameters"].value
     assert got["parameters"].shape == end.shape, f"{got['parameters'].size} parameters instead of {end.size}"
     strayed = float(np.linalg.norm(got["parameters"] - end) / np.linalg.norm(end - start))
@@ -78,5 +78,5 @@ def _check_outputs(got: np.ndarray, wanted: np.ndarray, slack: float) -> None:
     assert worst <= CLOSE * slack, f"a probability is off by {worst:.3g}"
 
 
-def _told(losses: np.ndarray) -> str:
+def _shown(losses: np.ndarray) -> str:
     return ", ".join(f"{loss:.5g}" for loss in losses)

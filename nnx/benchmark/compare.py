@@ -1,4 +1,4 @@
-"""Two reports of one machine: what became slower or faster by more than chance.
+"""Comparison of two reports of one machine: what became slower or faster by more than chance.
 
 Compared is the best time of each player, because what else a machine does can only add to it; `doubt` says how well a
 best is known. Where the players that are not nnx, in unchanged versions, all moved one way, the machine did: that is

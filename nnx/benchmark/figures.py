@@ -1,4 +1,4 @@
-"""From the chunks that were timed to the figures that are told."""
+"""Statistics of the chunks that were timed: median, quarters, best, and how well the best is known."""
 
 from __future__ import annotations
 

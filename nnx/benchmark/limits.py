@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured on the spot: multiply-adds, bytes to and from each level of memory, a call.
+"""Limits of the machine, measured on the spot: multiply-adds, bytes to and from each level of memory, a call.
 
 No training step can be faster than its multiply-adds at the first rate, nor than its bytes at the second: that is its
 floor on the roofline. What fits in a cache moves faster than what does not, so the second depends on the size.
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.benchmark.players import Player
+from nnx.benchmark.libraries import Player
 
 SIDES = (512, 1024, 2048)  # of square matrices
 SIZES = tuple(2**power for power in range(15, 28, 2))  # bytes of two arrays: 32 KiB to 128 MiB

@@ -1,4 +1,4 @@
-"""What a run was made on: facts that belong beside every figure."""
+"""Machine facts that belong beside every figure: processor, GPU, system, BLAS, threads, environment."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def facts() -> dict[str, Any]:
         "threads": report["numpy"]["threads"],
         "environment": {name: value for name, value in report["environment"].items() if value and "/" not in value},
         "backends": {
-            name: None if told["works"] else f"{told['reason']}. {told['remedy']}"
-            for name, told in report["backends"].items()
+            name: None if entry["works"] else f"{entry['reason']}. {entry['remedy']}"
+            for name, entry in report["backends"].items()
         },
     }
 

@@ -1,4 +1,4 @@
-"""The networks that are trained and asked: Dense and ReLU in turn, softmax and cross-entropy at the end."""
+"""Networks that are measured: Dense and ReLU in turn, softmax and cross-entropy at the end."""
 
 from __future__ import annotations
 

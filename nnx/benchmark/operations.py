@@ -1,4 +1,4 @@
-"""The operations that are measured: operands at each size, what they must give, and what that takes at least."""
+"""Operations that are measured: operands at each size, what they must give, and what that takes at least."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nnx.kernels.elementwise import FUNCTIONS, Elementwise
 from nnx.kernels.step_state import STEP
 from nnx.testing import reference
 from nnx.testing.compare import CLASS
@@ -20,6 +21,7 @@ DENSE = ((300, 2, 64), (128, 784, 512), (512, 2048, 2048))  # rows, inputs, neur
 ROWS = ((300, 64), (128, 512), (4096, 2048))
 CLASSES = ((300, 3), (1024, 10), (1024, 1000))
 PARAMETERS = ((448,), (669_760,), (8_388_608,))
+QUICK = ("relu_backward", "sigmoid")  # of the activations, those of a short run
 HYPER = {  # rate, decay, beta_1 (momentum, rho), beta_2, epsilon, weight decay
     "sgd": (1e-3, 0, 0.9, 0, 0, 0),
     "adagrad": (1e-3, 0, 0, 0, 1e-7, 0),
@@ -73,6 +75,25 @@ def shares(rows: int, classes: int) -> np.ndarray:
 def one(n: int, c: int) -> dict[str, Any]:
     """Return the operand of an activation."""
     return {"x": normal(n, c)}
+
+
+def function(row: Elementwise) -> Operation:
+    """Return an activation function."""
+    setting = {"a": row.default} if row.parameter else {}
+    quick = "M" if row.name in QUICK else ""
+    return Operation(ROWS, lambda n, c: {**one(n, c), **setting}, lambda n, c: 2 * n * c, quick=quick)
+
+
+def function_gradient(row: Elementwise) -> Operation:
+    """Return its gradient."""
+    setting = {"a": row.default} if row.parameter else {}
+
+    def operands(n: int, c: int) -> dict[str, Any]:
+        x = normal(n, c)
+        y = getattr(reference, row.name)(x.astype(np.float64), **setting)["out"].value.astype(np.float32)
+        return {row.of: x if row.of == "x" else y, "dy": normal(n, c, seed=1), **setting}
+
+    return Operation(ROWS, operands, lambda n, c: 3 * n * c, quick="M" if row.gradient in QUICK else "")
 
 
 def dense(n: int, i: int, o: int) -> dict[str, Any]:
@@ -129,13 +150,8 @@ OPERATIONS: dict[str, Operation] = {
         DENSE, dense_backward, lambda n, i, o: 2 * n * i + 2 * i * o + n * o + o,
         lambda n, i, o: {"dw": (i, o), "db": (1, o), "out": (n, i)}, lambda n, i, o: 4 * n * i * o, "SM",
     ),
-    "relu": Operation(ROWS, one, lambda n, c: 2 * n * c),
-    "relu_backward": Operation(
-        ROWS, lambda n, c: {"y": np.maximum(normal(n, c), 0), "dy": normal(n, c, seed=1)}, lambda n, c: 3 * n * c,
-        quick="M",
-    ),
-    "sigmoid": Operation(ROWS, one, lambda n, c: 2 * n * c, quick="M"),
-    "tanh": Operation(ROWS, one, lambda n, c: 2 * n * c),
+    **{row.name: function(row) for row in FUNCTIONS},
+    **{row.gradient: function_gradient(row) for row in FUNCTIONS},
     "softmax": Operation(CLASSES, one, lambda n, c: 2 * n * c, quick="M"),
     "cross_entropy": Operation(
         CLASSES, lambda n, c: {"p": shares(n, c), "target": labels(n, c)}, lambda n, c: 4 * n,

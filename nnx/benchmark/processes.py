@@ -1,4 +1,4 @@
-"""The players' processes, seen from outside: started alike, stopped while others are measured."""
+"""Worker processes of the players, seen from outside: started alike, stopped while others are measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from nnx.benchmark.players import Player
+from nnx.benchmark.libraries import Player
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NNX_THREADS", "NUMBA_NUM_THREADS")
@@ -37,7 +37,7 @@ class Process:
         mine = player.threads or threads
         with _bound_to(mine if player.device == "cpu" else None):
             self.process = subprocess.Popen(
-            [sys.executable, "-m", "nnx.benchmark.child", json.dumps(asdict(player))],
+            [sys.executable, "-m", "nnx.benchmark.worker", json.dumps(asdict(player))],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, encoding="utf-8",
             env=environment(player, mine, precision), start_new_session=True,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How quiet the machine is: a benchmark waits for a free moment, and says how free it was."""
+"""Load of the machine by others: a benchmark waits for a quiet moment, and says how quiet it was."""
 
 from __future__ import annotations
 

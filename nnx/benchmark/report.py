@@ -1,4 +1,4 @@
-"""What a run found, as data: the figures of every player in every workload, and what they are worth.
+"""Report of a run, as data: the figures of every player in every workload, and what they are worth.
 
 `schema.json` says what is in it. Everything else that shows results (the table, the page, comparisons) reads this.
 """
@@ -15,12 +15,11 @@ from typing import Any
 from nnx.backends import get_backend
 from nnx.benchmark import limits, machine, schema
 from nnx.benchmark.figures import sum_up
-from nnx.benchmark.players import Player
-from nnx.benchmark.race import Method, Results
+from nnx.benchmark.libraries import Player
+from nnx.benchmark.runner import Method, Results
 from nnx.benchmark.workloads import SUITES, Workload
-from nnx.datasets.needs import existing_file
 from nnx.errors import FileFormatError
-from nnx.files import read_file
+from nnx.files import existing_file, read_file
 
 FORMAT = "nnx-bench/1"
 MOST = 1 << 28  # bytes of a report: a hundred times as many as the largest has

@@ -1,4 +1,4 @@
-"""Whether data is what a JSON schema says, as far as schema.json needs: the first fault, in words.
+"""JSON schema validation, as far as schema.json needs it: the first fault, in words.
 
 What a schema does not name is left alone, so that a report of a later version can be read.
 """
@@ -30,12 +30,12 @@ def _faults(value: Any, rule: Any, schema: dict[str, Any], where: str) -> Iterat
     types = rule.get("type", [])
     types = [types] if isinstance(types, str) else types
     if types and not any(_is(value, name) for name in types):
-        yield f"{where} is {_told(value)}, expected {' or '.join(types)}"
+        yield f"{where} is {_shown(value)}, expected {' or '.join(types)}"
         return
     if "const" in rule or "enum" in rule:
         choices = [rule["const"]] if "const" in rule else rule["enum"]
         if value not in choices:
-            yield f"{where} is {_told(value)}, expected {' or '.join(map(repr, choices))}"
+            yield f"{where} is {_shown(value)}, expected {' or '.join(map(repr, choices))}"
     if "oneOf" in rule:
         found = [next(_faults(value, choice, schema, where), None) for choice in rule["oneOf"]]
         if None not in found:
@@ -56,7 +56,7 @@ def _numbers(value: float, rule: dict[str, Any], where: str) -> Iterator[str]:
     low, high = rule.get("minimum", -math.inf), rule.get("maximum", math.inf)
     above = rule.get("exclusiveMinimum", -math.inf)
     if not (low <= value <= high and above < value and abs(value) <= sys.float_info.max):
-        yield f"{where} is {_told(value)}, which is out of range"
+        yield f"{where} is {_shown(value)}, which is out of range"
 
 
 def _members(value: dict[str, Any], rule: dict[str, Any], schema: dict[str, Any], where: str) -> Iterator[str]:
@@ -78,7 +78,7 @@ def _items(value: list[Any], rule: dict[str, Any], schema: dict[str, Any], where
         yield from _faults(item, each, schema, f"{where}[{number}]")
 
 
-def _told(value: Any) -> str:
+def _shown(value: Any) -> str:
     """Write a value out, or as much of it as says what it is."""
     text = repr(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,4 +1,4 @@
-"""A report in a terminal: one table for each suite, one line for each player."""
+"""Tables of a report for a terminal: one for each suite, one line for each player."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ def closing(data: dict[str, Any]) -> Text:
     others, stolen = quiet["others"], quiet["stolen"]
     if others is not None:
         busy = others > BUSY or (stolen or 0) > BUSY
-        told = f"others took {units.share(others)} of the processors' time"
-        told += f", and other machines {units.share(stolen)}" if stolen else ""
+        load = f"others took {units.share(others)} of the processors' time"
+        load += f", and other machines {units.share(stolen)}" if stolen else ""
         text.append(
-            f"{'The machine was busy' if busy else 'The machine was quiet'}: {told}",
+            f"{'The machine was busy' if busy else 'The machine was quiet'}: {load}",
             style="bold yellow" if busy else "",
         )
         text.append("; ratios hold, times less so." if busy else ".", style="")
@@ -104,8 +104,8 @@ def comparison(found: Comparison) -> RenderableType:
     """Return what changed between two reports."""
     parts: list[RenderableType] = [_text(f"! {warning}", style="yellow") for warning in found.warnings]
     if found.drift != 1:
-        told = f"{abs(found.drift - 1):.0%} {'slower' if found.drift > 1 else 'faster'}"
-        parts.append(_text(f"all that is not nnx was {told} the second time: taken off below", style="dim"))
+        drift = f"{abs(found.drift - 1):.0%} {'slower' if found.drift > 1 else 'faster'}"
+        parts.append(_text(f"all that is not nnx was {drift} the second time: taken off below", style="dim"))
     changed = [change for change in found.changes if change.verdict != "same"]
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name, justify in (
@@ -119,10 +119,10 @@ def comparison(found: Comparison) -> RenderableType:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for change in sorted(changed, key=lambda change: -change.ratio):
         style = "bold red" if change.verdict == "slower" else "green"
-        told = f"{change.ratio - 1:+.0%} {change.verdict}"
+        text = f"{change.ratio - 1:+.0%} {change.verdict}"
         table.add_row(
             _text(change.workload), _text(change.player), units.duration(change.before), units.duration(change.after),
-            _text(told, style=style), f"+-{change.noise:.0%}",
+            _text(text, style=style), f"+-{change.noise:.0%}",
         )  # fmt: skip
     parts += [table] if changed else []
     parts += [

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Number formatting: durations, rates and shares as people read them."""
 
 from __future__ import annotations
 

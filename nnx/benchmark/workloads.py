@@ -1,4 +1,4 @@
-"""Everything that is measured, defined once: for `nnx bench`, for the suite in bench/, and for `make gpu`.
+"""Workloads, defined once: all that `nnx bench`, the suite in bench/ and `make gpu` measure.
 
 A workload is a name, what to do, and the arithmetic and the memory traffic that nobody can do without, which say how
 near a time is to what the machine could do. What it does it to is made from its name alone, the same in every process.

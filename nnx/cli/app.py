@@ -1,4 +1,4 @@
-"""The commands, put together."""
+"""The application `nnx`: all commands, put together."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from nnx.backends.precision import check_precision
 from nnx.checks import integer
 from nnx.cli import outputs
-from nnx.cli.console import telling
+from nnx.cli.console import best_effort
 from nnx.cli.errors import Failed, writing
 from nnx.errors import InputError
 
@@ -66,8 +66,8 @@ def bench(
     """
     if compare is not None:
         raise typer.Exit(_compare(*compare))
-    from nnx.benchmark.cast import cast
-    from nnx.benchmark.race import FULL, QUICK
+    from nnx.benchmark.runner import FULL, QUICK
+    from nnx.benchmark.selection import select
     from nnx.benchmark.workloads import chosen
 
     outputs.check("--json", as_json)
@@ -79,7 +79,7 @@ def bench(
     if rounds is not None:
         method = replace(method, rounds=integer(rounds, "--rounds"))
     workloads = chosen(_suites(suite), quick)
-    players, absent = cast(
+    players, absent = select(
         _names("--backends", backends), [] if peers == "none" else _names("--peers", peers), method.threads, quick
     )
     _run(players, absent, method, workloads, quick, as_json, html)
@@ -90,25 +90,25 @@ def _run(
 ) -> None:
     """Measure, showing each workload when its last pass is done; write what there is even when interrupted."""
     from nnx.benchmark import quiet, table
-    from nnx.benchmark.race import Race
     from nnx.benchmark.report import Report
+    from nnx.benchmark.runner import Runner
 
     console = _console(as_json is None and html is None)
     report, watch = Report(players, absent, method, quick), quiet.Watch()
     suite, last = "", method.passes - 1
-    with _telling(console) as told:
+    with _status(console) as status:
         try:
             for number in range(method.passes):
 
-                def tell(text: str, number: int = number) -> None:
-                    told(f"pass {number + 1} of {method.passes}: {text}")
+                def progress(text: str, number: int = number) -> None:
+                    status(f"pass {number + 1} of {method.passes}: {text}")
 
-                with Race(players, method, tell, watch) as race:
-                    report.set_limits(race.limits())
+                with Runner(players, method, progress, watch) as runner:
+                    report.set_limits(runner.limits())
                     if number == 0:
                         console.print(table.heading(report.data))
                     for workload in workloads:
-                        row = report.add(workload, race.measure(workload))
+                        row = report.add(workload, runner.measure(workload))
                         if number < last or not row["results"]:
                             continue
                         if workload.suite != suite:
@@ -151,17 +151,17 @@ def _console(needed: bool = True) -> Console:
     Args:
         needed: whether the work is for nothing where nobody reads it.
     """
-    console = Console(highlight=False, emoji=False, markup=False) if needed else telling(sys.stdout)
+    console = Console(highlight=False, emoji=False, markup=False) if needed else best_effort(sys.stdout)
     if not console.is_terminal:
         console.width = FILE
     return console
 
 
 @contextmanager
-def _telling(console: Console) -> Iterator[Callable[[str], None]]:
+def _status(console: Console) -> Iterator[Callable[[str], None]]:
     """Show on a terminal what is being done."""
     if not console.is_terminal:
-        console = telling(sys.stderr)
+        console = best_effort(sys.stderr)
     with Live(Text(""), console=console, auto_refresh=False, transient=True) as live:
         yield lambda text: live.update(Text(text), refresh=True)
 

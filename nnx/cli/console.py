@@ -1,4 +1,4 @@
-"""How the commands speak: labelled lines, coloured and folded on a terminal, plain and unbroken elsewhere."""
+"""Console output of the commands: labelled lines, coloured and folded on a terminal, plain and unbroken elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Report:
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.console = telling(sys.stdout)
+        self.console = best_effort(sys.stdout)
 
     def line(self, label: str, *texts: str, always: bool = False) -> None:
         """Write a label and what belongs to it: the first text, then the others under it, dimmed."""
@@ -49,8 +49,8 @@ class Report:
             self.console.print()
 
 
-def telling(stream: Any) -> Console:
-    """Return a console for what tells of work, on stdout or stderr, and fails nothing where it cannot be told."""
+def best_effort(stream: Any) -> Console:
+    """Return a console on stdout or stderr for news of the work, which goes on where the news cannot be written."""
     return Console(file=cast(IO[str], Output(stream)), highlight=False, emoji=False, markup=False)
 
 

@@ -1,4 +1,4 @@
-"""From an exception to one message on stderr and an exit code."""
+"""Error handling: from an exception to one message on stderr and an exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work of `nnx train`: data, network, training, test; and going on where a file stopped."""
+"""Training job of `nnx train`: data, network, training, test; and resuming where a file stopped."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import nnx
-from nnx.cli import card
+from nnx.cli import metadata
+from nnx.cli.checkpointer import Checkpointer, curves
 from nnx.cli.console import Report, explain, seconds
 from nnx.cli.errors import Failed, note, writing
-from nnx.cli.keeper import Keeper, curves
 from nnx.cli.recipe import Recipe, changes, choose, read
 from nnx.cli.result import Result
 from nnx.cli.sets import Problem, Source
@@ -48,9 +48,9 @@ class Job:
             self._check_same_data(model, problem)
         else:
             recipe = choose(problem, self.given)
-            with _fallback_untold():
+            with _no_fallback_warning():
                 model = recipe.build(problem, self.backend)
-            model.metadata[card.KEY] = problem.card.to_json()
+            model.metadata[metadata.KEY] = problem.metadata.to_json()
             if self.save is not None:
                 model.metadata[KEY] = {"data": str(problem), "fingerprint": problem.fingerprint()}
         if self.save is not None:
@@ -66,7 +66,7 @@ class Job:
         if self.save is None or not self.save.exists():
             self.report.line("resume", f"there is no {self.save} yet: starting anew")
             return None
-        with _fallback_untold():
+        with _no_fallback_warning():
             model = nnx.load(self.save, backend=self.backend)
         if KEY not in model.metadata:
             raise InputError(f"--resume: {self.save} does not come from nnx train; use nnx.load() and fit() in Python")
@@ -104,16 +104,16 @@ class Job:
         if model.epochs_done:
             self.report.line("resume", f"going on after epoch {model.epochs_done}")
         self.report.gap()
-        keeper = Keeper(self.save, recipe.steps(problem))
+        checkpointer = Checkpointer(self.save, recipe.steps(problem))
         history = model.fit(
             problem.x, problem.y, epochs=left, batch_size=recipe.batch_size or None,
-            validation_data=(problem.x_test, problem.y_test), callbacks=[keeper],
+            validation_data=(problem.x_test, problem.y_test), callbacks=[checkpointer],
             verbose=0 if self.report.quiet else "auto",
         )  # fmt: skip
         self.report.gap()
         if history.interrupted:
             epoch = f"epoch {model.epochs_done + 1} of {recipe.epochs}"
-            raise Failed(f"interrupted in {epoch}; {self._how_to_go_on(keeper)}")
+            raise Failed(f"interrupted in {epoch}; {self._how_to_go_on(checkpointer)}")
         self.report.line(
             "speed", f"{seconds(history.seconds)} in training steps, {history.samples_per_second:,.0f} samples a second"
         )
@@ -123,16 +123,16 @@ class Job:
             self.report.line("note", f"steps were replayed one operation at a time: {model.replay_reason}")
         return True
 
-    def _how_to_go_on(self, keeper: Keeper) -> str:
+    def _how_to_go_on(self, checkpointer: Checkpointer) -> str:
         if self.save is None:
             return "nothing was kept; with --save FILE a training can go on later"
-        if keeper.saved_epoch is None:
+        if checkpointer.saved_epoch is None:
             return f"that was too early to save anything{': the file is as it was' if self.save.exists() else ''}"
         line = [word for word in self.line if word not in ("--resume", "--overwrite")]
         command = shlex.join([*line, "--resume"])
-        return f"{self.save} holds the network as of epoch {keeper.saved_epoch}. Go on with: nnx {command}"
+        return f"{self.save} holds the network as of epoch {checkpointer.saved_epoch}. Go on with: nnx {command}"
 
-    # ---- telling -----------------------------------------------------------------------------------------------------
+    # ---- reporting ---------------------------------------------------------------------------------------------------
 
     def _introduce(self, model: nnx.Sequential, problem: Problem, recipe: Recipe) -> None:
         samples = f"{len(problem.x):,} to learn from, {len(problem.x_test):,} for the test"
@@ -172,7 +172,7 @@ class Job:
         return f"nnx predict {shlex.quote(str(self.save))} FILE   ({what})"
 
 
-class _fallback_untold(warnings.catch_warnings):
+class _no_fallback_warning(warnings.catch_warnings):
     """The report says which backend was taken and why; the warning would say it twice."""
 
     def __enter__(self) -> Any:

@@ -1,4 +1,4 @@
-"""Files to be written: looked at before any work is done for them."""
+"""Output paths: looked at before any work is done for them."""
 
 from __future__ import annotations
 

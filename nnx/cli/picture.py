@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from nnx import plots
-from nnx.cli.keeper import curves
+from nnx.cli.checkpointer import curves
 from nnx.cli.result import Result
 from nnx.cli.sets import Problem
-from nnx.model.sequential import Sequential
+from nnx.sequential import Sequential
 
 NAMES = {"spiral": "Spiral", "digits": "Handwritten digits", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 
@@ -23,8 +23,8 @@ def draw(path: Path, model: Sequential, problem: Problem, result: Result, subtit
 
 
 def _panel(model: Sequential, problem: Problem, result: Result) -> plots.Panel:
-    names = problem.card.classes
-    if problem.card.task == "regression":
+    names = problem.metadata.classes
+    if problem.metadata.task == "regression":
         return plots.regression(result.outputs, result.wanted)
     if problem.picture is not None:
         columns, rows = (6, 4) if max(map(len, names)) < 3 else (5, 4)
@@ -35,7 +35,7 @@ def _panel(model: Sequential, problem: Problem, result: Result) -> plots.Panel:
         x, x_test = (problem.unscaled(part) for part in (problem.x, problem.x_test))
 
         def predict(points: np.ndarray) -> np.ndarray:
-            return model.predict(problem.card.scale(points))
+            return model.predict(problem.metadata.scale(points))
 
-        return plots.boundary(predict, x, problem.y, x_test, problem.y_test, names, problem.card.columns)
+        return plots.boundary(predict, x, problem.y, x_test, problem.y_test, names, problem.metadata.columns)
     return plots.confusion(result.outputs.argmax(axis=1), result.wanted, names)

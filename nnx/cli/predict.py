@@ -15,8 +15,8 @@ import typer
 import nnx
 from nnx.backends.printable import printable
 from nnx.cli import outputs
-from nnx.cli.card import Card, card_of
 from nnx.cli.errors import Failed, leave_stdout, note, writing
+from nnx.cli.metadata import Metadata, metadata_of
 from nnx.datasets.tables import read_features
 from nnx.errors import FileFormatError, InputError
 from nnx.files import write_atomically
@@ -46,15 +46,19 @@ def predict(
         raise Failed("there is no stdout to write to; name a file: --output FILE")
     network = nnx.load(model, backend=backend)
     try:
-        card = card_of(network)
+        metadata = metadata_of(network)
     except InputError as error:
         raise FileFormatError(f"{model}: {error}") from error
-    x, notes = read_features(file, card.preparation or card.columns or _width(network, model), header)
+    x, notes = read_features(file, metadata.preparation or metadata.columns or _width(network, model), header)
     for text in notes:
         note(f"note: {text}")
-    _warn(card, x, file)
-    answers = network.predict(_rounded(card.scale(x), file))
-    rows = _classes(network, card, answers, probabilities) if card.task == "classification" else _numbers(card, answers)
+    _warn(metadata, x, file)
+    answers = network.predict(_rounded(metadata.scale(x), file))
+    rows = (
+        _classes(network, metadata, answers, probabilities)
+        if metadata.task == "classification"
+        else _numbers(metadata, answers)
+    )
     if output is None:
         _print(rows)
     else:
@@ -77,11 +81,11 @@ def _rounded(x: np.ndarray, file: Path) -> np.ndarray:
     return rounded
 
 
-def _warn(card: Card, x: np.ndarray, file: Path) -> None:
+def _warn(metadata: Metadata, x: np.ndarray, file: Path) -> None:
     """Say so where inputs are clearly in other units than in training: 0 to 255 instead of 0 to 1, say."""
-    if card.limits is None:
+    if metadata.limits is None:
         return
-    low, high = card.limits
+    low, high = metadata.limits
     least, most, room = float(x.min()), float(x.max()), FAR * (high - low)
     if least < low - room or most > high + room:
         note(
@@ -90,29 +94,31 @@ def _warn(card: Card, x: np.ndarray, file: Path) -> None:
         )
 
 
-def _classes(network: nnx.Sequential, card: Card, answers: np.ndarray, probabilities: bool) -> Iterator[list[str]]:
+def _classes(
+    network: nnx.Sequential, metadata: Metadata, answers: np.ndarray, probabilities: bool
+) -> Iterator[list[str]]:
     """Yield a header, then the likeliest class of each row and its probability."""
     if type(network.layers[-1]).__name__ != "Softmax":  # logits, of a network trained with the fused loss
         answers = np.exp(answers - answers.max(axis=1, keepdims=True))
         answers /= answers.sum(axis=1, keepdims=True)
-    names = card.class_names(answers.shape[1])
+    names = metadata.class_names(answers.shape[1])
     yield ["class", *([f"p({name})" for name in names] if probabilities else ["probability"])]
     for best, row in zip(answers.argmax(axis=1).tolist(), answers.tolist(), strict=True):
         yield [names[best], *(f"{p:.6g}" for p in (row if probabilities else row[best : best + 1]))]
 
 
-def _numbers(card: Card, answers: np.ndarray) -> Iterator[list[str]]:
+def _numbers(metadata: Metadata, answers: np.ndarray) -> Iterator[list[str]]:
     """Yield a header, then the numbers predicted for each row."""
     width = answers.shape[1]
     yield ["prediction"] if width == 1 else [f"prediction {i}" for i in range(1, width + 1)]
-    if card.target == (0.0, 1.0):
+    if metadata.target == (0.0, 1.0):
         for row in answers:
             yield [str(value) for value in row]  # the shortest text that is this float32
         return
     with np.errstate(over="ignore"):  # what is too large is written as inf
-        numbers = card.unscale_target(answers)
+        numbers = metadata.unscale_target(answers)
     for row in numbers.tolist():
-        yield [_written(value, card.target[1]) for value in row]
+        yield [_written(value, metadata.target[1]) for value in row]
 
 
 def _written(value: float, spread: float) -> str:

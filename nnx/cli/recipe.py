@@ -1,4 +1,4 @@
-"""How a network is built and trained: given on the command line, else as a file to be resumed says, else by default."""
+"""Training recipe (hyperparameters): from the command line, else from the file that is resumed, else by default."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from nnx import SGD, AdaGrad, Adam, AdamW, Dense, Dropout, ReLU, RMSprop, Sequential, Sigmoid, Softmax, Tanh, checks
+from nnx import SGD, AdaGrad, Adam, AdamW, Dense, Dropout, RMSprop, Sequential, Softmax, checks
 from nnx.cli.sets import Problem
 from nnx.errors import InputError
+from nnx.kernels.elementwise import BY_NAME
+from nnx.layers import ELEMENTWISE
 from nnx.losses import CategoricalCrossEntropy, MeanSquaredError
 from nnx.optimizers import Optimizer
 
-ACTIVATIONS = {"relu": ReLU, "tanh": Tanh, "sigmoid": Sigmoid}
 OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, float], float]] = {  # class, arguments, usual learning rate
     "adam": (Adam, {}, 0.001),
     "adamw": (AdamW, {}, 0.001),
@@ -48,13 +49,13 @@ class Recipe:
     def build(self, problem: Problem, backend: Any) -> Sequential:
         """Return a network for a data set, with everything drawn from the seed."""
         layers: list[Any] = []
-        width, init = problem.x.shape[1], "he" if self.activation == "relu" else "glorot"
+        width, init = problem.x.shape[1], BY_NAME[self.activation].init
         for neurons in self.layers:
-            layers += [Dense(width, neurons, weight_l2=self.l2, init=init), ACTIVATIONS[self.activation]()]
+            layers += [Dense(width, neurons, weight_l2=self.l2, init=init), ELEMENTWISE[self.activation]()]
             layers += [Dropout(self.dropout)] if self.dropout else []
             width = neurons
         layers.append(Dense(width, problem.outputs, weight_l2=self.l2, init="glorot"))
-        classes = problem.card.task == "classification"
+        classes = problem.metadata.task == "classification"
         model = Sequential(*layers, *([Softmax()] if classes else []), backend=backend, seed=self.seed)
         kind, arguments, _ = OPTIMIZERS[self.optimizer]
         loss = CategoricalCrossEntropy() if classes else MeanSquaredError()
@@ -69,7 +70,7 @@ class Recipe:
         """Return the network in words: "64 -> 128 relu -> 10 softmax"."""
         thinned = f" (dropout {self.dropout:g})" if self.dropout else ""
         hidden = [f"{neurons} {self.activation}{thinned}" for neurons in self.layers]
-        last = "softmax" if problem.card.task == "classification" else "linear"
+        last = "softmax" if problem.metadata.task == "classification" else "linear"
         return " -> ".join([str(problem.x.shape[1]), *hidden, f"{problem.outputs} {last}"])
 
     def training(self, problem: Problem) -> str:
@@ -143,7 +144,7 @@ def checked(recipe: Recipe) -> Recipe:
     """Return the recipe, after checking every number of it."""
     for neurons in recipe.layers:
         checks.integer(neurons, "--layers")
-    checks.choice(recipe.activation, "--activation", ACTIVATIONS)
+    checks.choice(recipe.activation, "--activation", ELEMENTWISE)
     checks.choice(recipe.optimizer, "--optimizer", OPTIMIZERS)
     checks.real(recipe.dropout, "--dropout", high=1.0)
     checks.real(recipe.l2, "--l2")

@@ -1,4 +1,4 @@
-"""How good a network is, measured once, for the report and the picture."""
+"""Evaluation of a network, made once, for the report and the picture."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnx.cli.sets import Problem
-from nnx.model.sequential import Sequential
+from nnx.sequential import Sequential
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,18 +30,18 @@ class Result:
     def of(cls, model: Sequential, problem: Problem) -> Result:
         """Measure a network on both parts of a data set."""
         outputs = model.predict(problem.x_test)
-        if problem.card.task == "classification":
+        if problem.metadata.task == "classification":
             test, train = (_classification(model, x, y) for x, y in problem.parts)
             right = int(np.count_nonzero(outputs.argmax(axis=1) == problem.y_test))
             count = f"{right:,} of {len(outputs):,}"
             headline = f"{count} test samples right ({right / len(outputs):.1%})"
             counts = np.bincount(problem.y, minlength=problem.outputs)
             common = int(counts.argmax())  # what one would say without looking
-            name, share = problem.card.class_names(problem.outputs)[common], np.mean(problem.y_test == common)
+            name, share = problem.metadata.class_names(problem.outputs)[common], np.mean(problem.y_test == common)
             words = f"{test} ({count} right; always {name}: {share:.4f})"
             return cls(words, train, headline, outputs, problem.y_test)
-        outputs, wanted = (problem.card.unscale_target(a) for a in (outputs, problem.y_test))
-        learned, goal = (problem.card.unscale_target(a) for a in (model.predict(problem.x), problem.y))
+        outputs, wanted = (problem.metadata.unscale_target(a) for a in (outputs, problem.y_test))
+        learned, goal = (problem.metadata.unscale_target(a) for a in (model.predict(problem.x), problem.y))
         test, train = _regression(outputs, wanted), _regression(learned, goal)
         mean = np.sqrt(np.mean((goal.mean() - wanted) ** 2))  # what one would say without looking
         absolute = _amount(np.mean(np.abs(outputs - wanted)))

@@ -1,4 +1,4 @@
-"""What `nnx train` can learn from, all in one form: ready to train on, with a part held out for the test."""
+"""Data sets of `nnx train`, all in one form: ready to train on, with a part held out for the test."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 
 from nnx import datasets
 from nnx.checks import choice
-from nnx.cli.card import Card
+from nnx.cli.metadata import Metadata
 from nnx.cli.told import Told
 from nnx.datasets.columns import Rows
-from nnx.datasets.needs import existing_file
 from nnx.datasets.reading import KIND, read_rows
 from nnx.datasets.tables import arrays, is_npz
 from nnx.datasets.understanding import Reading, Wishes, understood
 from nnx.errors import InputError
+from nnx.files import existing_file
 
 FASHION = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -35,7 +35,7 @@ class Problem:
         name: as on the command line; a file's without its folder.
         title: in words.
         x, y, x_test, y_test: [N, F] float32 in the network's units, and classes [N] or numbers [N, 1].
-        card: how to read them.
+        metadata: how to read them.
         picture: height and width where each sample is a picture.
         told: what was understood of a table.
     """
@@ -46,14 +46,14 @@ class Problem:
     y: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
-    card: Card
+    metadata: Metadata
     picture: tuple[int, int] | None = None
     told: Told | None = None
 
     @property
     def outputs(self) -> int:
         """How many outputs a network for it has."""
-        return len(self.card.classes) if self.card.task == "classification" else 1
+        return len(self.metadata.classes) if self.metadata.task == "classification" else 1
 
     @property
     def parts(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -62,7 +62,7 @@ class Problem:
 
     def unscaled(self, x: np.ndarray) -> np.ndarray:
         """Return inputs [N, F] in the units of the data."""
-        return x * self.card.std + self.card.mean if self.card.mean else x
+        return x * self.metadata.std + self.metadata.mean if self.metadata.mean else x
 
     def fingerprint(self) -> str:
         """Return a number that tells this data from other data of the same name."""
@@ -143,14 +143,14 @@ def _spiral(source: Source) -> Problem:
 
 def _digits(source: Source) -> Problem:
     x, y, x_test, y_test = datasets.digits()
-    card = _classes("0123456789", x)
-    return Problem("digits", "handwritten digits of 8 x 8 pixels", x, y, x_test, y_test, card, (8, 8))
+    metadata = _classes("0123456789", x)
+    return Problem("digits", "handwritten digits of 8 x 8 pixels", x, y, x_test, y_test, metadata, (8, 8))
 
 
 def _mnist(source: Source) -> Problem:
     x, y, x_test, y_test = datasets.mnist(source.folder)
-    card = _classes("0123456789", x)
-    return Problem("mnist", "handwritten digits of 28 x 28 pixels", x, y, x_test, y_test, card, (28, 28))
+    metadata = _classes("0123456789", x)
+    return Problem("mnist", "handwritten digits of 28 x 28 pixels", x, y, x_test, y_test, metadata, (28, 28))
 
 
 def _fashion(source: Source) -> Problem:
@@ -158,8 +158,8 @@ def _fashion(source: Source) -> Problem:
     return Problem("fashion-mnist", "clothes of 28 x 28 pixels", x, y, x_test, y_test, _classes(FASHION, x), (28, 28))
 
 
-def _classes(names: str | tuple[str, ...], x: np.ndarray) -> Card:
-    return Card("classification", classes=tuple(names), limits=(float(x.min()), float(x.max())))
+def _classes(names: str | tuple[str, ...], x: np.ndarray) -> Metadata:
+    return Metadata("classification", classes=tuple(names), limits=(float(x.min()), float(x.max())))
 
 
 BUILT_IN: dict[str, Callable[[Source], Problem]] = {
@@ -183,20 +183,20 @@ def _table(source: Source) -> Problem:
     test = _held_out(path, y, source.seed)
     preparation, x = reading.learn(~test)
     columns = preparation.features if preparation.named else ()
-    card = Card(reading.target.task, columns, reading.target.classes, preparation=preparation)
+    metadata = Metadata(reading.target.task, columns, reading.target.classes, preparation=preparation)
     told = Told(reading, preparation)
-    return _scaled(path, card, x[~test], y[~test], x[test], y[test], told)
+    return _scaled(path, metadata, x[~test], y[~test], x[test], y[test], told)
 
 
 def _arrays(source: Source, path: Path) -> Problem:
     """Take what a file holds for the test; hold out a fifth where it holds nothing."""
     source.refuse_options(path)
     table, test = arrays(existing_file("load_table", path, KIND), source.task)
-    card = Card(table.task, (), table.classes)
+    metadata = Metadata(table.task, (), table.classes)
     if test is not None:
-        return _scaled(path, card, table.x, table.y, *test)
+        return _scaled(path, metadata, table.x, table.y, *test)
     out = _held_out(path, table.y, source.seed)
-    return _scaled(path, card, table.x[~out], table.y[~out], table.x[out], table.y[out])
+    return _scaled(path, metadata, table.x[~out], table.y[~out], table.x[out], table.y[out])
 
 
 def _held_out(path: Path, y: np.ndarray, seed: int) -> np.ndarray:
@@ -206,17 +206,16 @@ def _held_out(path: Path, y: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _scaled(
-    path: Path, card: Card, x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray,
+    path: Path, metadata: Metadata, x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray,
     told: Told | None = None,
 ) -> Problem:  # fmt: skip
-    card = card.fitted(x, y)
-    kind = f"{len(card.classes)} classes" if card.classes else "numbers to predict"
+    metadata = metadata.fitted(x, y)
+    kind = f"{len(metadata.classes)} classes" if metadata.classes else "numbers to predict"
     count = x.shape[1] if told is None else len(told.preparation.used)
     title = f"{count} column{'s' * (count != 1)}, {kind}"
-    return Problem(
-        path.name, title, card.scale(x), card.scale_target(y), card.scale(x_test), card.scale_target(y_test), card,
-        told=told,
-    )  # fmt: skip
+    inputs, targets = map(metadata.scale, (x, x_test)), map(metadata.scale_target, (y, y_test))
+    (x, x_test), (y, y_test) = inputs, targets
+    return Problem(path.name, title, x, y, x_test, y_test, metadata, told=told)
 
 
 def held_out(y: np.ndarray, seed: int) -> np.ndarray:

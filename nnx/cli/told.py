@@ -1,4 +1,4 @@
-"""What was understood of a table, in words: all of it for `nnx data`, the gist for `nnx train`."""
+"""The report on a table: all of what was understood for `nnx data`, the gist for `nnx train`."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from nnx.cli.console import Report
 from nnx.cli.recipe import check_given, parse_layers
 from nnx.cli.sets import Source
 from nnx.errors import InputError
+from nnx.layers import ELEMENTWISE
 
 LABEL = "A table's column of labels: its name, or its position (1: the first, -1: the last)."
 DROP = "Columns not to be used, by name or position, with commas between."
@@ -29,7 +30,7 @@ def train(
         str | None, typer.Option(help='Neurons of the hidden layers, as 64,32; or "none".', rich_help_panel=NETWORK)
     ] = None,
     activation: Annotated[
-        str | None, typer.Option(help="Of the hidden layers: relu, tanh, sigmoid.", rich_help_panel=NETWORK)
+        str | None, typer.Option(help=f"Of the hidden layers: {', '.join(ELEMENTWISE)}.", rich_help_panel=NETWORK)
     ] = None,
     dropout: Annotated[
         float | None, typer.Option(help="Share dropped after each hidden layer.", rich_help_panel=NETWORK)

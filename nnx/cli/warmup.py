@@ -9,7 +9,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from nnx import checks
-from nnx.cli.console import telling
+from nnx.cli.console import best_effort
 from nnx.output import say
 
 
@@ -26,7 +26,7 @@ def warmup(
     dtypes = DTYPES if dtype is None else (checks.dtype(dtype),)
 
     columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=telling(sys.stderr), auto_refresh=False) as bar:  # there may be no other thread
+    with Progress(*columns, console=best_effort(sys.stderr), auto_refresh=False) as bar:  # there may be no other thread
         task = bar.add_task("importing Numba", total=None)
 
         def show(done: int, total: int, name: str) -> None:

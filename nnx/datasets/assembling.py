@@ -1,4 +1,4 @@
-"""From a first line and what is below it to a table: what has a name, which lines are no samples."""
+"""Table assembly: names from the first line, samples from those below it that are some."""
 
 from __future__ import annotations
 

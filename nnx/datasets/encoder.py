@@ -1,4 +1,4 @@
-"""What becomes of one column of a table: learned from the rows that are trained on, applied to any.
+"""Encoders: what becomes of one column of a table, learned from the rows that are trained on, applied to any.
 
 What is learned here is little and plain: a median for blanks, the names of a category. (scikit-learn's transformers do
 the same, but must be there to predict, and take more code to be written as JSON than this has.) Numbers stay float64.

@@ -1,4 +1,4 @@
-"""Whether a table's first line holds names: told by its own cells, and by what is below them."""
+"""Header detection: by a first line's own cells, and by what is below them."""
 
 from __future__ import annotations
 

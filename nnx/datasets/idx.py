@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 
 from nnx.backends.printable import printable
 from nnx.errors import FileFormatError
-from nnx.files import check_size, open_file, size_of
+from nnx.files import as_path, check_size, open_file, size_of
 
 from .download import Source, fetch
-from .needs import as_path
 
 MNIST = Source(
     "mnist",

@@ -1,4 +1,4 @@
-"""Where the columns that a network was trained on are in another table: by name, or by place where there are none."""
+"""Column matching: those that a network was trained on, found by name, or by place where there are no names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a table's columns to the numbers that a network takes: kept as JSON in the model's file, to predict by."""
+"""Preparation of a table: from columns to the numbers that a network takes, kept as JSON in the model's file."""
 
 from __future__ import annotations
 

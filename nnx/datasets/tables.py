@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from nnx.checks import choice, integer
 from nnx.errors import FileFormatError, InputError, InputTypeError
+from nnx.files import existing_file
 
 from .archive import X_NAMES, as_features, as_labels, read_archive, read_parts
 from .columns import Column, numbered
 from .frames import from_frame, is_frame
 from .matching import made_up, plain_numbers, prepare
-from .needs import existing_file
 from .preparation import Preparation
 from .reading import KIND, read_rows
 from .target import Task, encode

@@ -1,4 +1,4 @@
-"""From a table's column of labels to what a network learns: class indices or numbers."""
+"""Label encoding: from a table's column of labels to class indices, or to numbers."""
 
 from __future__ import annotations
 

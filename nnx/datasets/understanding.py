@@ -1,4 +1,4 @@
-"""What is understood of a table, before anything is learned from it: the label, and the kind of every other column."""
+"""A table's label, and the kind of every other column: understood before anything is learned from it."""
 
 from __future__ import annotations
 

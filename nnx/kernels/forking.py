@@ -1,4 +1,4 @@
-"""Forking while other threads work: a child has none of its parent's threads, and finds locks as they left them."""
+"""Fork safety: a child has none of its parent's threads, and finds locks as they left them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long sums are divided so that rounding hardly grows with their length, on every backend.
+"""Long sums in runs, on every backend, so that their rounding error hardly grows with their length.
 
 One number after the other, a sum of n numbers may be off by n halves of a unit in the last place, and where they are
 alike it is: four million float32 gave a gradient that was off by 1.6%. So RUN of them are added up, then those sums.

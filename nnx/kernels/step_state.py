@@ -1,4 +1,4 @@
-"""Where things stand in a training step's arrays, so that kernels and operations agree.
+"""Layout of a training step's state arrays, on which kernels and operations agree.
 
 `counters` is int64 [3]: optimizer steps done, next row of the shuffled order, rows of history written. `hyper` is
 float64 [6]. `stats` is float64 [3]: mean loss, hits, regularization penalty; `history` [capacity, 3] holds one such row

@@ -1,8 +1,16 @@
 """Layers: a forward pass that keeps what the backward pass needs."""
 
-from nnx.layers.activations import Activation, Linear, ReLU, Sigmoid, Softmax, Tanh
+from nnx.kernels.elementwise import NAMES
+from nnx.layers import activations
+from nnx.layers.activations import *  # noqa: F403 - the names in its __all__
+from nnx.layers.activations import Activation
 from nnx.layers.base import Layer, seed
 from nnx.layers.dense import Dense
 from nnx.layers.dropout import Dropout
 
-__all__ = ["Activation", "Dense", "Dropout", "Layer", "Linear", "ReLU", "Sigmoid", "Softmax", "Tanh", "seed"]
+__all__ = ["Dense", "Dropout", "Layer", "seed"]
+__all__ += activations.__all__
+
+# Those that act on each number by itself, by the names of their operations, in the order of the table.
+_kinds = {kind().operation: kind for kind in Activation.__subclasses__()}
+ELEMENTWISE: dict[str, type[Activation]] = {name: _kinds[name] for name in NAMES if name in _kinds}

@@ -1,4 +1,4 @@
-"""What every layer shares: its backend, its workspace, and its parameters as views into one flat buffer."""
+"""Base class of the layers: backend, workspace, and parameters as views into one flat buffer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nnx import checks
 from nnx.backends import Backend, get_backend
 from nnx.backends.base import FLOATS, host_array
 from nnx.errors import InputAttributeError, InputError
-from nnx.layers.flat_buffer import ParameterBuffer
+from nnx.flat_buffer import ParameterBuffer
 from nnx.owner import Owner
 from nnx.settings import Assignable, is_own
 

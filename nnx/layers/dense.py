@@ -34,6 +34,7 @@ class Dense(Layer):
         InputError: an argument cannot be used, or inputs do not fit the weights.
     """
 
+    operation: ClassVar[str] = "dense"
     weight_l1, weight_l2 = Setting(checks.real), Setting(checks.real)
     bias_l1, bias_l2 = Setting(checks.real), Setting(checks.real)
     _facts: ClassVar[dict[str, str]] = dict.fromkeys(

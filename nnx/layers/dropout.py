@@ -29,6 +29,7 @@ class Dropout(Layer):
         inputs, output, dinputs: [N, C].
     """
 
+    operation: ClassVar[str] = "dropout"
     rate = Setting(partial(checks.real, high=1.0))
     seed = Setting(partial(checks.integer, low=0), "in a model masks follow from Sequential(..., seed=...)")
     number = Setting(partial(checks.integer, low=0), "in a model it is the layer's place")

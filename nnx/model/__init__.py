@@ -1,1 +1,1 @@
-"""A model: layers in a row, its forward pass, what it looks like in words, and how it is saved."""
+"""A network: layers in a row, their forward pass, what may stand together, a summary in words, and files."""

@@ -1,4 +1,4 @@
-"""Saving and loading: one safetensors file with the parameters, the optimizer's moments, and all else as JSON.
+"""Checkpoints: one safetensors file with the parameters, the optimizer's moments, and all else as JSON.
 
 A file is written whole or not at all, and the same model gives the same bytes. Loading checks every part before it
 builds anything, and runs no code from the file.
@@ -10,36 +10,76 @@ import json
 import math
 import os
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from nnx import checks, layers, losses, optimizers
-from nnx.backends import resolve
-from nnx.datasets.needs import as_path, existing_file
 from nnx.errors import FileFormatError, InputError, MissingExtra
-from nnx.files import open_file, size_of, write_atomically
+from nnx.files import as_path, open_file, size_of, write_atomically
 from nnx.layers import Layer
 from nnx.losses import Loss
-from nnx.model.sequential import Sequential
 from nnx.optimizers import Optimizer
 
 FORMAT = "nnx-1"
 KIND = "a file that model.save() wrote"
+PARAMETERS, MOMENTS = "parameters.", "moments."  # what the names of arrays begin with
 LONGEST = 100_000_000  # bytes of a header, in the format itself
-LAYERS = {name: getattr(layers, name) for name in ("Dense", "Dropout", "Linear", "ReLU", "Sigmoid", "Softmax", "Tanh")}
+LAYERS = {
+    kind.__name__: kind
+    for kind in (layers.Dense, layers.Dropout, layers.Linear, layers.Softmax, *layers.ELEMENTWISE.values())
+}
 LOSSES = {
     name: getattr(losses, name)
     for name in (
-        "BinaryCrossEntropy", "CategoricalCrossEntropy", "MeanAbsoluteError", "MeanSquaredError", "SigmoidCrossEntropy",
-        "SoftmaxCrossEntropy",
+        "BinaryCrossEntropy", "CategoricalCrossEntropy", "HuberLoss", "MeanAbsoluteError", "MeanSquaredError",
+        "SigmoidCrossEntropy", "SoftmaxCrossEntropy",
     )
 }  # fmt: skip
 OPTIMIZERS = {name: getattr(optimizers, name) for name in ("SGD", "AdaGrad", "Adam", "AdamW", "RMSprop")}
 
 
-def save(model: Sequential, path: str | os.PathLike[str]) -> None:
+@dataclass(frozen=True)
+class Training:
+    """What a file holds of a compiled model's training.
+
+    Attributes:
+        loss, optimizer: as the model was compiled with. iterations: how many steps the optimizer has done.
+        tolerance: how near a regression's output must be to count as right; 0 before a fit.
+        moments: the parts of the flat buffer that the optimizer keeps, by their names.
+    """
+
+    loss: Loss
+    optimizer: Optimizer
+    iterations: int
+    tolerance: float
+    moments: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds of a model.
+
+    Attributes:
+        parameters: by their names, as "0.weights".
+        training: None where the model was not compiled.
+    """
+
+    layers: Sequence[Layer]
+    dtype: str
+    seed: int
+    epochs_done: int
+    metrics: Sequence[str]
+    metadata: dict[str, Any]
+    parameters: dict[str, np.ndarray]
+    training: Training | None
+
+
+def write(path: str | os.PathLike[str], model: Checkpoint) -> None:
     """Write a model to `path`.
 
     Raises:
@@ -49,33 +89,35 @@ def save(model: Sequential, path: str | os.PathLike[str]) -> None:
         MissingExtra: safetensors is not installed.
     """
     path, text = as_path("save", path), _describe(model)
-    tensors = {f"parameters.{name}": _host(model, a) for name, a in model.parameters().items()}
-    if model.optimizer is not None:
-        tensors |= {f"moments.{name}": _host(model, getattr(model.flat, name)) for name in model.optimizer.moments}
+    tensors = {f"{PARAMETERS}{name}": np.ascontiguousarray(a) for name, a in model.parameters.items()}
+    if model.training is not None:
+        tensors |= {f"{MOMENTS}{name}": np.ascontiguousarray(a) for name, a in model.training.moments.items()}
     for name, a in tensors.items():
         checks.finite(a, "save", name)
     header = {"format": FORMAT, "model": text, "crc32": checksum(text, tensors)}
     write_atomically(path, *_sorted(_safetensors().save(tensors, metadata=header)))
 
 
-def load(path: str | os.PathLike[str], backend: Any = None) -> Sequential:
-    """Read a model that `save` wrote, on any backend; training goes on where it stopped.
+def read(path: Path) -> Checkpoint:
+    """Read what `write` wrote, in this version or an earlier one.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        FileFormatError: it is truncated, damaged, or no nnx model. InputError: no backend has that name.
-        BackendUnavailable: the backend does not work here. MissingExtra: safetensors is not installed.
+        FileFormatError: the file is truncated, damaged, or no nnx model.
+        MissingExtra: safetensors is not installed.
     """
-    path = existing_file("load", path, KIND)
-    resolve(backend)  # its errors are not the file's
     header, tensors = _read(path)
+    with making_sense(path):
+        return _understood(header, tensors)
+
+
+@contextmanager
+def making_sense(path: Path) -> Iterator[None]:
+    """Say of whatever a file's description leads to that the file is to blame."""
     try:
-        model = _build(header, tensors, backend)
-        _fill(model, header, tensors)
+        yield
     except (InputError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise FileFormatError(f"{path} does not describe a model that this nnx can build: {reason}") from error
-    return model
 
 
 def _safetensors() -> Any:
@@ -99,10 +141,6 @@ def _sorted(data: bytes) -> tuple[bytes, memoryview]:
     return len(text).to_bytes(8, "little") + text, memoryview(data)[end:]
 
 
-def _host(model: Sequential, a: Any) -> np.ndarray:
-    return np.ascontiguousarray(model.backend.to_numpy(a))
-
-
 def checksum(text: str, tensors: dict[str, np.ndarray]) -> str:
     """Return the CRC-32 of a model's description and arrays: a changed byte in either is found."""
     value = zlib.crc32(text.encode())
@@ -114,7 +152,7 @@ def checksum(text: str, tensors: dict[str, np.ndarray]) -> str:
 # ---- what a model is, as JSON ----------------------------------------------------------------------------------------
 
 
-def _describe(model: Sequential) -> str:
+def _describe(model: Checkpoint) -> str:
     if not isinstance(model.metadata, dict):
         raise InputError(f"save: model.metadata is {model.metadata!r}; expected a dict of what JSON can hold")
     described = {
@@ -125,14 +163,13 @@ def _describe(model: Sequential) -> str:
         "metrics": list(model.metrics),
         "metadata": model.metadata,
     }
-    if model.optimizer is not None:
-        trainer = model._compiled("save")
-        trainer.check()  # what it refuses could not be loaded
+    training = model.training
+    if training is not None:
         described |= {
-            "loss": _part(model.loss, LOSSES, "the loss"),
-            "optimizer": _part(model.optimizer, OPTIMIZERS, "the optimizer"),
-            "iterations": model.optimizer.iterations,
-            "precision": trainer.precision,
+            "loss": _part(training.loss, LOSSES, "the loss"),
+            "optimizer": _part(training.optimizer, OPTIMIZERS, "the optimizer"),
+            "iterations": training.iterations,
+            "precision": training.tolerance,  # the name that it had when the first files were written
         }
     try:
         return json.dumps(described, allow_nan=False)
@@ -214,37 +251,44 @@ def _finite(text: str) -> float:
     return number
 
 
-def _build(header: dict[str, Any], tensors: dict[str, np.ndarray], backend: Any) -> Sequential:
+def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Checkpoint:
+    """Return what a description and the arrays with it mean, if they fit each other."""
     parts = [_make(layer, LAYERS) for layer in header["layers"]]
-    expected = {f"parameters.{i}.{name}": shape for i, part in enumerate(parts) for name, shape in part.shapes.items()}
-    found = {name: a.shape for name, a in tensors.items() if not name.startswith("moments.")}
+    moments = {name.removeprefix(MOMENTS): a for name, a in tensors.items() if name.startswith(MOMENTS)}
+    expected = {f"{PARAMETERS}{i}.{name}": shape for i, part in enumerate(parts) for name, shape in part.shapes.items()}
+    found = {name: a.shape for name, a in tensors.items() if not name.startswith(MOMENTS)}
     if found != expected:  # asked before anything of that size is allocated
         raise InputError(f"the arrays are {found}, but the layers need {expected}")
-    model = Sequential(*parts, backend=backend, dtype=header["dtype"], seed=header["seed"])
-    if not isinstance(header["metrics"], list) or not isinstance(header["metadata"], dict):
-        raise InputError("metrics must be a list, and metadata an object")
-    if "optimizer" in header:
-        loss, optimizer = _make(header["loss"], LOSSES), _make(header["optimizer"], OPTIMIZERS)
-        model.compile(loss, optimizer, metrics=header["metrics"])
-    return model
-
-
-def _fill(model: Sequential, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
-    moments = () if model.optimizer is None else model.optimizer.moments
-    expected = {f"moments.{name}": (model.flat.size,) for name in moments}
-    found = {name: a.shape for name, a in tensors.items() if name.startswith("moments.")}
-    if found != expected:
-        raise InputError(f"the optimizer's arrays are {found}, expected {expected}")
-    if any(a.dtype.name != model.dtype for a in tensors.values()):
-        raise InputError(f"the arrays are not all {model.dtype}")
+    dtype = checks.dtype(header["dtype"])
+    if any(a.dtype.name != dtype for a in tensors.values()):
+        raise InputError(f"the arrays are not all {dtype}")
     for name, a in tensors.items():
         checks.finite(a, "the file", name)
-    model.epochs_done, model.metadata = _count(header, "epochs_done"), header["metadata"]
-    model.set_parameters({name: tensors[f"parameters.{name}"] for name in model.parameters()})
-    for name in moments:
-        getattr(model.flat, name)[...] = model.backend.asarray(tensors[f"moments.{name}"], model.dtype)
-    if model.optimizer is not None:
-        model.resume(_count(header, "iterations"), checks.real(header["precision"], "precision"))
+    if not isinstance(header["metrics"], list) or not isinstance(header["metadata"], dict):
+        raise InputError("metrics must be a list, and metadata an object")
+    return Checkpoint(
+        layers=parts,
+        dtype=dtype,
+        seed=header["seed"],
+        epochs_done=_count(header, "epochs_done"),
+        metrics=header["metrics"],
+        metadata=header["metadata"],
+        parameters={name.removeprefix(PARAMETERS): tensors[name] for name in expected},
+        training=_training(header, moments),
+    )
+
+
+def _training(header: dict[str, Any], moments: dict[str, np.ndarray]) -> Training | None:
+    names: tuple[str, ...] = ()
+    training = None
+    if "optimizer" in header:
+        loss, optimizer = _make(header["loss"], LOSSES), _make(header["optimizer"], OPTIMIZERS)
+        names = optimizer.moments
+        tolerance = checks.real(header["precision"], "precision")
+        training = Training(loss, optimizer, _count(header, "iterations"), tolerance, moments)
+    if moments.keys() != set(names):
+        raise InputError(f"the optimizer's arrays are {', '.join(moments)}; expected {', '.join(names)}")
+    return training
 
 
 def _count(header: dict[str, Any], name: str) -> int:

@@ -1,4 +1,4 @@
-"""A model's forward pass without its layers: how `predict` and `evaluate` run where all layers are nnx's own.
+"""Inference: a model's forward pass without its layers, for `predict` and `evaluate` where all layers are nnx's own.
 
 A layer keeps its inputs and output for the backward pass, and checks both each time. Prediction needs none of that:
 the layers are reduced once to stages, which the backend's operations run one after the other, or, where the backend can
@@ -10,26 +10,30 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from nnx.backends import Backend
 from nnx.backends.inference import Forward, Stage
-from nnx.layers import Dense, Dropout, Layer, Linear, ReLU, Sigmoid, Softmax, Tanh
+from nnx.backends.recorder import AS_WRITTEN, Program
+from nnx.kernels.elementwise import BY_NAME
+from nnx.layers import ELEMENTWISE, Activation, Dense, Dropout, Layer, Linear, Softmax
+from nnx.owner import Owner
 from nnx.settings import replaced
 
-if TYPE_CHECKING:
-    from nnx.model.sequential import Sequential
-
 Array = Any
-FUSED = {ReLU: "relu", Sigmoid: "sigmoid", Tanh: "tanh"}  # what `dense` applies to its own result
+ELEMENTWISE_KINDS = frozenset(ELEMENTWISE.values())
 PASSED = (Linear, Dropout)  # what does nothing here
 
 
 class Inference:
-    """The forward pass of a model as its layers and its backend are now; parameters may change.
+    """The forward pass of a network as its layers and its backend are now; parameters may change.
 
-    The model makes another one when it gets other layers, or a layer another setting or method.
+    The network makes another one when it gets other layers, or a layer another setting or method.
+
+    Args:
+        layers: attached to `backend`. owner: of their network, whose `flat` holds all their parameters.
 
     Attributes:
         layers: what it was made of.
@@ -37,14 +41,23 @@ class Inference:
         native: predicts a few rows in one call, or returns None.
     """
 
-    def __init__(self, model: Sequential) -> None:
-        self.backend, self.layers = model.backend, model.layers
-        self.stages = stages_of(model.layers)
-        self._bound = [stage.bound(self.backend) for stage in self.stages or ()]
-        compiled = None if self.stages is None else self.backend.compile_forward(self.stages, model.flat.values)
+    def __init__(self, layers: Sequence[Layer], backend: Backend, owner: Owner) -> None:
+        self.backend, self.layers = backend, layers
+        self.stages = stages_of(layers)
+        self._bound = [stage.bound(backend) for stage in self.stages or ()]
+        compiled = None if self.stages is None else backend.compile_forward(self.stages, owner.flat.values)
         self.native: Forward = compiled or refuse
-        self._owner = model._owner
+        self._owner = owner
         self._own = threading.local()
+
+    @property
+    def description(self) -> str:
+        """How it runs, in words."""
+        if self.stages is None:
+            return AS_WRITTEN
+        if self.native is refuse:
+            return Program.description
+        return str(getattr(self.native, "description", "one native function, where it takes the rows"))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Return the outputs [N, O] for x [N, I], contiguous and of the model's type: always a new array.
@@ -92,18 +105,30 @@ def stages_of(layers: Sequence[Layer]) -> list[Stage] | None:
     """Reduce layers to stages; None if one of them is not nnx's own, or nothing is left."""
     stages: list[Stage] = []
     for layer in layers:
-        kind, last = type(layer), stages[-1] if stages else None
+        kind = type(layer)
         if replaced(layer):
             return None
         if isinstance(layer, Dense) and kind is Dense:
             stages.append(Stage(layer.weights, layer.biases, None))
-        elif kind in FUSED and last is not None and last.weights is not None and last.activation is None:
-            stages[-1] = Stage(last.weights, last.biases, FUSED[kind])
-        elif kind in FUSED or kind is Softmax:
-            stages.append(Stage(None, None, FUSED.get(kind, "softmax")))
+        elif kind is Softmax:
+            stages.append(Stage(None, None, "softmax"))
+        elif isinstance(layer, Activation) and kind in ELEMENTWISE_KINDS:
+            add_function(stages, layer.operation, layer.config())
         elif kind not in PASSED:
             return None
     return stages or None
+
+
+def add_function(stages: list[Stage], name: str, settings: dict[str, Any]) -> None:
+    """Add a function of each number by itself; to the dense stage before it, if `dense` applies that to its own result.
+
+    Nothing is kept for a gradient here, so that is any function without a parameter.
+    """
+    parameter, last = BY_NAME[name].parameter, stages[-1] if stages else None
+    if parameter or last is None or last.weights is None or last.activation is not None:
+        stages.append(Stage(None, None, name, settings[parameter] if parameter else 0.0))
+    else:
+        stages[-1] = Stage(last.weights, last.biases, name)
 
 
 def refuse(x: np.ndarray) -> None:

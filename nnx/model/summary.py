@@ -1,36 +1,75 @@
-"""`Sequential.summary`: layers, shapes, parameters, and how they run."""
+"""Summary of a model: layers, shapes, parameters, and which kernels and programs run them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 
 from nnx.backends.printable import printable
+from nnx.layers import Layer
+from nnx.model.network import Network
+from nnx.model.validation import written
 
-if TYPE_CHECKING:
-    from nnx.model.sequential import Sequential
+WIDTH = 80  # columns
+NARROWEST = 20  # columns that a layer's own text gets, however wide the others are
+TITLES = ("layer", "", "outputs", "parameters", "kernel")
 
 
-def summarize(model: Sequential) -> str:
-    """Return the table as text."""
-    rows = [("layer", "", "outputs", "parameters")]
+def summarize(model: Network, training: Iterable[str], kernels: Mapping[str, str], fused: Sequence[Layer] = ()) -> str:
+    """Return the table as text.
+
+    Args:
+        training: sentences on how the model is trained.
+        kernels: which kernel does an operation in training, where it is not the backend's own: see `Program`.
+        fused: layers that the loss takes over in training.
+    """
+    rows = [TITLES]
     width = None
     total = 0
     for number, layer in enumerate(model.layers):
         width = layer.output_width(width)
         count = sum(rows_ * columns for rows_, columns in layer.shapes.values())
         total += count
-        rows.append((str(number), str(layer), "any" if width is None else str(width), f"{count:,}" if count else ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
-    lines.insert(1, "-" * len(lines[0]))
-    lines.append("")
-    lines.append(f"{total:,} parameters, {model.dtype}; backend {model.backend.name} ({model.resolution.reason})")
+        outputs = "any" if width is None else str(width)
+        kernel = "fused into the loss" if layer in fused else kernel_of(layer, model, kernels)
+        rows.append((str(number), str(layer), outputs, f"{count:,}" if count else "", kernel))
+    sentences = [f"{total:,} parameters, {model.dtype}; backend {model.backend.name} ({model.resolution.reason})"]
     if model.backend.precision != "full" and model.dtype == "float32":
-        lines.append(f"large products round what they multiply: precision={model.backend.precision!r}")
-    if model.loss is not None:
-        lines.append(f"{model.loss}, {model.optimizer}; {model.epochs_done} epochs done")
-    if model.eager_reason is not None:
-        lines.append(f"steps run eagerly, not replayed: {model.eager_reason}")
-    if model.replay_reason is not None:
-        lines.append(f"steps are replayed one operation at a time: {model.replay_reason}")
+        sentences.append(f"large products round what they multiply: precision={model.backend.precision!r}")
+    sentences += [f"predictions: {predictions_of(model)}", *training]
+    lines = [*table(rows), "", *(line for sentence in sentences for line in folded(sentence))]
     return printable("\n".join(lines), keep="\n")
+
+
+def predictions_of(model: Network) -> str:
+    """Return how the model predicts; before it first does, how it will."""
+    if model._inference is None:  # making it may take a compiler's time
+        return f"none yet; planned: {model.backend.planned_prediction()}"
+    return model._inference.description
+
+
+def kernel_of(layer: Layer, model: Network, kernels: Mapping[str, str]) -> str:
+    """Return what runs a layer's forward pass, as far as it is known."""
+    operation = getattr(layer, "operation", None)
+    if written(layer, "forward"):
+        return "its own forward()"
+    return "" if operation is None else kernels.get(operation) or model.backend.implementation(operation)
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows in columns, the first of them as titles; a layer's own text goes on below where it is long."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    others = sum(widths) - widths[1] + 2 * (len(widths) - 1)
+    widths[1] = min(widths[1], max(NARROWEST, WIDTH - others))
+    lines = []
+    for number, layer, outputs, parameters, kernel in rows:
+        first, *more = textwrap.wrap(layer, widths[1], break_on_hyphens=False) or [""]
+        cells = f"{number:<{widths[0]}}", f"{first:<{widths[1]}}", f"{outputs:>{widths[2]}}"
+        lines.append("  ".join([*cells, f"{parameters:>{widths[3]}}", kernel]).rstrip())
+        lines += [" " * (widths[0] + 2) + text for text in more]
+    return [lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]]
+
+
+def folded(text: str) -> list[str]:
+    """Return a sentence in lines, of which all but the first are indented."""
+    return textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)

@@ -1,12 +1,13 @@
-"""What may stand together in a model: layers in a row, and a loss after the last of them."""
+"""Validation of a model's architecture: layers that fit in a row, and a loss that suits the last of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from nnx import checks
 from nnx.errors import InputError, InputTypeError
-from nnx.layers import Activation, Dense, Dropout, Layer, Linear, ReLU, Softmax, Tanh
+from nnx.layers import ELEMENTWISE, Activation, Dense, Dropout, Layer, Linear, Sigmoid, Softmax
 from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy, FusedLoss, Loss
 from nnx.settings import is_own
 
@@ -22,7 +23,7 @@ def fitting_layers(layers: Sequence[Any], kept: Sequence[Layer] = ()) -> tuple[L
     if not layers:
         raise InputError("Sequential(): expected at least one layer, such as Dense(2, 64)")
     for number, layer in enumerate(layers):
-        expect_instance(layer, Layer, f"layer {number}", "ReLU()")
+        checks.instance(layer, Layer, f"layer {number}", "ReLU()")
         if isinstance(layer, Loss):
             raise InputTypeError(f"layer {number} is {layer}, a loss; give it to compile(loss=...)")
         if any(layer is other for other in layers[:number]):
@@ -47,14 +48,6 @@ def chain(layers: Sequence[Layer]) -> tuple[int | None, int | None]:
     return first, width
 
 
-def expect_instance(value: Any, kind: type, what: str, example: str) -> None:
-    """Refuse what is no instance of a class of nnx, the class itself above all."""
-    if isinstance(value, type) and issubclass(value, kind):
-        raise InputTypeError(f"{what} is the class {value.__name__}; give an instance: {value.__name__}(...)")
-    if not isinstance(value, kind):
-        raise InputTypeError(f"{what} is {value!r}; expected a {kind.__name__}, such as nnx.{example}")
-
-
 def check_loss(loss: Loss) -> None:
     """Refuse a loss that says by hand what a model asks otherwise: it would be trained by the loss it was made from."""
     for name, ours in (("forward", "losses"), ("backward", "gradients")):
@@ -74,7 +67,8 @@ def check_ending(last: Layer, loss: Loss) -> None:
     """Refuse the two mistakes that train without an error, and badly."""
     if isinstance(loss, FusedLoss) and type(last).__name__ in ("Softmax", "Sigmoid"):
         raise InputError(f"compile: {loss} takes logits, but the last layer is {last}; drop that layer")
-    if isinstance(loss, CategoricalCrossEntropy | BinaryCrossEntropy) and type(last) in (Dense, Linear, ReLU, Tanh):
+    shares = type(last) not in (Dense, Linear, *ELEMENTWISE.values()) or type(last) is Sigmoid
+    if isinstance(loss, CategoricalCrossEntropy | BinaryCrossEntropy) and not shares:
         ending = "Softmax()" if isinstance(loss, CategoricalCrossEntropy) else "Sigmoid()"
         raise InputError(f"compile: {loss} takes probabilities, but the last layer is {last}; add {ending}")
     if isinstance(loss, BinaryCrossEntropy) and type(last) is Softmax:

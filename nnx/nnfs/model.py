@@ -11,6 +11,7 @@ import numpy as np
 from nnx import checks, targets
 from nnx.backends.base import real_numbers
 from nnx.errors import InputError
+from nnx.nnfs import saving
 from nnx.nnfs.activations import Activation_Softmax
 from nnx.nnfs.layers import Layer_Input
 from nnx.nnfs.losses import Activation_Softmax_Loss_CategoricalCrossentropy, Loss_CategoricalCrossentropy
@@ -210,31 +211,31 @@ class Model:
 
     def save_parameters(self, path: str | os.PathLike[str]) -> None:
         """Write the parameters to an .npz file, whatever its name: see nnx/nnfs/saving.py."""
-        from nnx.nnfs import saving
-
         self._expect("save_parameters")
-        saving.save_parameters(self, path)
+        saving.save_parameters(self.get_parameters(), path)
 
     def load_parameters(self, path: str | os.PathLike[str]) -> None:
         """Read parameters that `save_parameters` wrote, into a model built alike."""
-        from nnx.nnfs import saving
-
         self._expect("load_parameters")
-        saving.load_parameters(self, path)
+        self.set_parameters(saving.load_parameters(path))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole model, the optimizer's state included, to a file that `nnx.load` opens too."""
-        from nnx.nnfs import saving
-
         self._expect("save")
-        saving.save(self, path)
+        saving.save(saving.Parts(self.layers, self.loss, self.accuracy, self.optimizer), path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Model:
         """Read a model that `save` wrote, or `nnx.Sequential.save`; ready to train, evaluate and predict."""
-        from nnx.nnfs import saving
+        return saving.load(path, Model._made_of)
 
-        return saving.load(path)
+    @staticmethod
+    def _made_of(parts: saving.Parts) -> Model:
+        model = Model()
+        model.layers = parts.layers
+        model.set(loss=parts.loss, optimizer=parts.optimizer, accuracy=parts.accuracy)
+        model.finalize()
+        return model
 
     def _expect(self, what: str, *parts: str) -> None:
         """Refuse to go on before finalize(), or without a part that set() gives."""

@@ -1,4 +1,4 @@
-"""How the book's classes compute: with the book's own rounding, or with nnx's fast backends.
+"""Precision of the book's classes: the book's own rounding, or nnx's fast backends.
 
 The book's `nnfs.init()` replaces functions of NumPy itself, for the whole process, so that normal numbers and zeros are
 float32 and dot products are computed in float64 and rounded to float32. Here NumPy stays as it is: the classes round by

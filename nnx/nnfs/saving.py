@@ -11,18 +11,17 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 import nnx
 from nnx.datasets.archive import open_archive
-from nnx.datasets.needs import as_path, existing_file
 from nnx.errors import FileFormatError, InputError
-from nnx.files import open_file, write_atomically
-from nnx.model import checkpoint as files
+from nnx.files import as_path, existing_file, open_file, write_atomically
 from nnx.nnfs.accuracy import Accuracy_Categorical, Accuracy_Regression
 from nnx.nnfs.activations import Activation_Linear, Activation_ReLU, Activation_Sigmoid, Activation_Softmax
 from nnx.nnfs.layers import Layer_Dense, Layer_Dropout
@@ -32,9 +31,10 @@ from nnx.nnfs.losses import (
     Loss_MeanAbsoluteError,
     Loss_MeanSquaredError,
 )
-from nnx.nnfs.model import Model
 from nnx.nnfs.optimizers import Optimizer_Adagrad, Optimizer_Adam, Optimizer_RMSprop, Optimizer_SGD
 
+Array = Any
+Model = TypeVar("Model")
 PathLike = str | os.PathLike[str]
 
 # The book's class, and what it is in nnx.
@@ -63,34 +63,32 @@ PLACES = {"momentums": "first", "cache": "second"}  # an optimizer's state on a 
 # ---- parameters ------------------------------------------------------------------------------------------------------
 
 
-def save_parameters(model: Model, path: PathLike) -> None:
-    """Write every trainable layer's parameters as "0.weights", "0.biases", ...; OSError where it cannot be written."""
+def save_parameters(parameters: Iterable[tuple[Array, Array]], path: PathLike) -> None:
+    """Write layers' weights and biases as "0.weights", "0.biases", ...; OSError where the file cannot be written."""
     path, data = as_path("save_parameters", path), io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:  # numpy.savez puts the time into it
-        for number, pair in enumerate(model.get_parameters()):
+        for number, pair in enumerate(parameters):
             for name, array in zip(("weights", "biases"), pair, strict=True):
                 with archive.open(zipfile.ZipInfo(f"{number}.{name}.npy"), "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
     write_atomically(path, data.getbuffer())
 
 
-def load_parameters(model: Model, path: PathLike) -> None:
-    """Copy parameters from a file into a model of the same shapes.
+def load_parameters(path: PathLike) -> list[tuple[Array, Array]]:
+    """Return layers' weights and biases from a file.
 
     Raises:
         FileNotFoundError: there is no such file. FileFormatError: `save_parameters` did not write it, or it is damaged.
-        InputError: the model's layers have other shapes.
     """
     path = _readable(path, "save_parameters()")
     try:
         with open_archive(path, "a file that save_parameters() wrote") as archive:
             names = [(f"{number}.weights", f"{number}.biases") for number in range((len(archive.names) + 1) // 2)]
-            pairs = [
+            return [
                 (archive.array(weights) + 0.0, archive.array(biases) + 0.0) for weights, biases in names
             ]  # numbers, or TypeError
     except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(f"{path} is no file of parameters, or is damaged: {error}") from error
-    model.set_parameters(pairs)
 
 
 def _readable(path: PathLike, writer: str) -> Path:
@@ -109,36 +107,46 @@ def _readable(path: PathLike, writer: str) -> Path:
 # ---- whole models ----------------------------------------------------------------------------------------------------
 
 
-def save(model: Model, path: PathLike) -> None:
+@dataclass(frozen=True)
+class Parts:
+    """What the book's model is made of; loss, accuracy and optimizer are None where they were not set."""
+
+    layers: list[Any]
+    loss: Any
+    accuracy: Any
+    optimizer: Any
+
+
+def save(model: Parts, path: PathLike) -> None:
     """Write a model.
 
     Raises:
         InputError: a part is a class of your own. OSError: the file cannot be written; an old one is untouched.
         MissingExtra: safetensors is not installed.
     """
-    files.save(to_sequential(model), path)
+    to_sequential(model).save(path)
 
 
-def load(path: PathLike) -> Model:
-    """Read a model, finalized.
+def load(path: PathLike, build: Callable[[Parts], Model]) -> Model:
+    """Read a model, built from its parts.
 
     Raises:
         FileNotFoundError: there is no such file. MissingExtra: safetensors is not installed.
         FileFormatError: the file is damaged, or holds no model that the book has classes for.
     """
     path = _readable(path, "save()")
-    sequential = files.load(path, backend="numpy")
+    sequential = nnx.load(path, backend="numpy")
     try:
-        return from_sequential(sequential)
+        return build(from_sequential(sequential))
     except (InputError, AttributeError, KeyError, TypeError) as error:
         raise FileFormatError(f"{path} does not hold a model of the book's classes: {error}") from error
 
 
-def to_sequential(model: Model) -> nnx.Sequential:
-    """Return a finalized model as an `nnx.Sequential`, on NumPy, with the optimizer's state."""
+def to_sequential(model: Parts) -> nnx.Sequential:
+    """Return a model as an `nnx.Sequential`, on NumPy, with the optimizer's state."""
     if model.optimizer is not None and model.loss is None:
         raise InputError("Model.save: the model has an optimizer, but no loss; give it by set(loss=...)")
-    dtype = model.trainable_layers[0].dtype if model.trainable_layers else "float32"
+    dtype = next((layer.dtype for layer in model.layers if hasattr(layer, "weights")), "float32")
     sequential = nnx.Sequential(*[_to_layer(layer) for layer in model.layers], backend="numpy", dtype=dtype)
     accuracy = model.accuracy
     if accuracy is not None and type(accuracy) not in (Accuracy_Categorical, Accuracy_Regression):
@@ -157,31 +165,32 @@ def to_sequential(model: Model) -> nnx.Sequential:
             numbers["learning_rate"] = model.optimizer.current_learning_rate
         sequential.compile(_partner(LOSSES, model.loss)(), type(optimizer)(**numbers))
         sequential.resume(model.optimizer.iterations, float(precision or 0))
-        for layer, name, view in _states(model, sequential):
+        for layer, name, view in _states(model.layers, model.optimizer, sequential):
             view[...] = getattr(layer, name, 0)
     return sequential
 
 
-def from_sequential(sequential: nnx.Sequential) -> Model:
-    """Return an `nnx.Sequential` as the book's model, finalized, with the optimizer's state."""
-    model, named = Model(), sequential.metadata.get("nnfs") or _named(sequential)
-    for part in sequential.layers:
-        model.add(_from_layer(part))
+def from_sequential(sequential: nnx.Sequential) -> Parts:
+    """Return an `nnx.Sequential` as what the book's model is made of, with the optimizer's state."""
+    named = sequential.metadata.get("nnfs") or _named(sequential)
+    layers: list[Any] = [_from_layer(part) for part in sequential.layers]
+    loss: Any = None
+    accuracy: Any = None
+    optimizer: Any = None
     if named["loss"] is not None:
-        model.set(loss={partner.__name__: own for own, partner in LOSSES.items()}[named["loss"]]())
+        loss = {partner.__name__: own for own, partner in LOSSES.items()}[named["loss"]]()
     if named["accuracy"] == "Accuracy_Categorical":
-        model.set(accuracy=Accuracy_Categorical(binary=bool(named["binary"])))
+        accuracy = Accuracy_Categorical(binary=bool(named["binary"]))
     elif named["accuracy"] is not None:
-        model.set(accuracy=Accuracy_Regression())
-        model.accuracy.precision = named["precision"]
-    model.finalize()
+        accuracy = Accuracy_Regression()
+        accuracy.precision = named["precision"]
     if sequential.optimizer is not None:
-        model.set(optimizer=_own(OPTIMIZERS, sequential.optimizer)(**sequential.optimizer.config()))
-        model.optimizer.iterations = sequential.optimizer.iterations
-        if model.optimizer.iterations:
-            for layer, name, view in _states(model, sequential):
+        optimizer = _own(OPTIMIZERS, sequential.optimizer)(**sequential.optimizer.config())
+        optimizer.iterations = sequential.optimizer.iterations
+        if optimizer.iterations:
+            for layer, name, view in _states(layers, optimizer, sequential):
                 setattr(layer, name, view.copy())
-    return model
+    return Parts(layers, loss, accuracy, optimizer)
 
 
 def _named(sequential: nnx.Sequential) -> dict[str, Any]:
@@ -193,11 +202,11 @@ def _named(sequential: nnx.Sequential) -> dict[str, Any]:
     return {"loss": type(loss).__name__, "accuracy": accuracy, "binary": loss.metric == "binary", "precision": None}
 
 
-def _states(model: Model, sequential: nnx.Sequential) -> Iterator[tuple[Any, str, np.ndarray]]:
+def _states(layers: list[Any], optimizer: Any, sequential: nnx.Sequential) -> Iterator[tuple[Any, str, np.ndarray]]:
     """Give, for each state of the optimizer, its layer, the attribute's name, and its view in nnx's flat buffer."""
-    for moment in model.optimizer.moments:
+    for moment in optimizer.moments:
         views = iter(sequential.flat.views(getattr(sequential.flat, PLACES[moment])))
-        for layer in model.trainable_layers:
+        for layer in (layer for layer in layers if hasattr(layer, "weights")):
             for prefix in ("weight", "bias"):
                 yield layer, f"{prefix}_{moment}", next(views)
 

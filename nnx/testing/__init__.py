@@ -1,4 +1,4 @@
-"""For whoever writes a backend: `check_backend` holds it to the protocol. Needs nothing but NumPy."""
+"""Conformance testing for whoever writes a backend: `check_backend` holds it to the protocol. It needs NumPy alone."""
 
 from nnx.testing.compare import Report
 from nnx.testing.conformance import check_backend

@@ -1,4 +1,4 @@
-"""One call of one operation: operands laid out in every way the protocol allows, results and side effects compared."""
+"""Test calls: one call of one operation, operands laid out in every way the protocol allows, results compared."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import numpy as np
 from nnx.backends import Backend
 from nnx.backends.errors import NotReplayable
 from nnx.backends.operations import OPERATIONS
+from nnx.kernels.elementwise import NAMES
 from nnx.testing.cases import Case
 from nnx.testing.compare import CLASS, Report, compare, unchanged
 
 Array = Any
 READ_ANY_WAY = ("x", "w", "dy", "y", "p", "target", "logits", "prediction", "outputs", "source")
-IN_PLACE = ("relu", "sigmoid", "tanh", "softmax")  # `out` may be `x` itself
+IN_PLACE = (*NAMES, "softmax")  # `out` may be `x` itself
 GUARD = 3  # rows behind what is written, which must stay as they are
 
 

@@ -1,4 +1,4 @@
-"""Ugly operands for every operation, and what it must make of them.
+"""Test cases for every operation: ugly operands, and what it must make of them.
 
 Sizes are odd, rows and columns are single, numbers are huge, infinite or equal. `CASES` names every operation but the
 optimizers, which are run over many steps instead (optimizers.py).
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from nnx.backends.operations import OPERATIONS
+from nnx.kernels.elementwise import FUNCTIONS, Elementwise
 from nnx.testing import reference
 from nnx.testing.reference import Results
 
@@ -135,7 +136,7 @@ def wide(operand: Any) -> Any:
 
 
 def dense(make: Maker) -> Iterator[Case]:
-    activations = cycle((None, "relu", "sigmoid", "tanh"))
+    activations = cycle((None, *(row.name for row in FUNCTIONS if not row.parameter)))
     for n, i, o in DENSE * 3:
         x, w, b = make.normal(n, i), make.normal(i, o), make.normal(1, o)
         name = next(activations)
@@ -168,33 +169,63 @@ def regularize(make: Maker) -> Iterator[Case]:
 # ---- activations -----------------------------------------------------------------------------------------------------
 
 
-def activation(operation: str) -> Callable[[Maker], Iterator[Case]]:
+def softmax(make: Maker) -> Iterator[Case]:
+    for shape in SHAPES:
+        for name, x in make.logits(shape):
+            yield make.case("softmax", name, x=x)
+
+
+def softmax_backward(make: Maker) -> Iterator[Case]:
+    for shape in SHAPES:
+        y, dy = next(iter(make.probabilities(shape)))[1], make.normal(*shape)
+        yield make.case("softmax_backward", "plain", y=y, dy=dy)
+        yield make.case("softmax_backward", "one huge row", y=y, dy=make.huge_row(dy))
+
+
+def function(row: Elementwise) -> Callable[[Maker], Iterator[Case]]:
     def cases(make: Maker) -> Iterator[Case]:
+        settings = cycle(settings_of(row))
         for shape in SHAPES:
             for name, x in make.logits(shape):
-                yield make.case(operation, name, x=x)
-        if operation != "softmax":  # a row with nan or inf has none
-            yield make.case(operation, "signed zeros, infinities, nan", x=edges(make))
+                yield make.case(row.name, name, x=x, **next(settings))
+        yield make.case(row.name, "signed zeros, infinities, nan", x=edges(make), **next(settings))
 
     return cases
+
+
+def function_gradient(row: Elementwise) -> Callable[[Maker], Iterator[Case]]:
+    def operands(x: Array, setting: dict[str, float]) -> dict[str, Any]:
+        return {row.of: x if row.of == "x" else outputs(row, x, setting), **setting}
+
+    def cases(make: Maker) -> Iterator[Case]:
+        settings = cycle(settings_of(row))
+        for shape in SHAPES:
+            given, dy = operands(4 * make.normal(*shape), next(settings)), make.normal(*shape)
+            yield make.case(row.gradient, "plain", dy=dy, **given)
+            yield make.case(row.gradient, "one huge row", dy=make.huge_row(dy), **given)
+        x = edges(make)
+        yield make.case(row.gradient, "infinities, nan", dy=make.normal(*x.shape), **operands(x, next(settings)))
+        if row.name == "relu":
+            y = np.array([[0, 1, 0], [2, -0.0, 3]], make.kind)
+            dy = np.array([[np.inf, np.inf, np.nan], [np.nan, -np.inf, 1]], make.kind)
+            yield make.case(row.gradient, "what is not finite, masked and not", y=y, dy=dy)
+
+    return cases
+
+
+def settings_of(row: Elementwise) -> list[dict[str, Any]]:
+    """Values of a function's parameter, if it has one."""
+    return [{"a": row.default}, {"a": 0.3}, {"a": 2.0}] if row.parameter else [{}]
+
+
+def outputs(row: Elementwise, x: Array, setting: dict[str, float]) -> Array:
+    with np.errstate(all="ignore"):
+        y: Array = getattr(reference, row.name)(wide(x), **setting)["out"].value.astype(x.dtype)
+    return y
 
 
 def edges(make: Maker) -> Array:
     return np.array([[0, -0.0, np.inf], [-np.inf, 1e-30, -1e-30], [np.nan, 1, -1]], make.kind)
-
-
-def gradient(operation: str, outputs: Callable[[Maker, tuple[int, int]], Array]) -> Callable[[Maker], Iterator[Case]]:
-    def cases(make: Maker) -> Iterator[Case]:
-        for shape in SHAPES:
-            y, dy = outputs(make, shape), make.normal(*shape)
-            yield make.case(operation, "plain", y=y, dy=dy)
-            yield make.case(operation, "one huge row", y=y, dy=make.huge_row(dy))
-        if operation == "relu_backward":
-            y = np.array([[0, 1, 0], [2, -0.0, 3]], make.kind)
-            dy = np.array([[np.inf, np.inf, np.nan], [np.nan, -np.inf, 1]], make.kind)
-            yield make.case(operation, "what is not finite, masked and not", y=y, dy=dy)
-
-    return cases
 
 
 def softmax_jacobian(make: Maker) -> Iterator[Case]:
@@ -243,14 +274,16 @@ def binary(operation: str) -> Callable[[Maker], Iterator[Case]]:
     return cases
 
 
-def regression(operation: str) -> Callable[[Maker], Iterator[Case]]:
+def regression(operation: str, *settings: dict[str, Any]) -> Callable[[Maker], Iterator[Case]]:
     def cases(make: Maker) -> Iterator[Case]:
         for shape in SHAPES:
             prediction, target = make.normal(*shape), make.normal(*shape)
             target.flat[::3] = prediction.flat[::3]
-            yield make.case(operation, "plain", prediction=prediction, target=target)
-            prediction = make.huge_row(prediction, 1e15)
-            yield make.case(operation, "one huge row", prediction=prediction, target=target)
+            huge = make.huge_row(prediction, 1e15)
+            for setting in settings:
+                given = {"target": target, **setting}
+                yield make.case(operation, "plain", prediction=prediction, **given)
+                yield make.case(operation, "one huge row", prediction=huge, **given)
 
     return cases
 
@@ -307,7 +340,7 @@ def tally(make: Maker) -> Iterator[Case]:
         )
         for metric, outputs, targets in metrics:
             for (name, values), (kind, target) in combined(outputs, targets, turn):
-                operands: dict[str, Any] = {"outputs": values, "target": target, "metric": metric, "precision": 0.05}
+                operands: dict[str, Any] = {"outputs": values, "target": target, "metric": metric, "tolerance": 0.05}
                 losses = np.abs(make.normal(shape[0]))
                 yield make.case("tally", f"{metric}, {name}, targets {kind}", losses=losses, stats=stats, **operands)
 
@@ -323,23 +356,15 @@ def end_step(make: Maker) -> Iterator[Case]:
         yield make.case("end_step", f"{penalties} penalties, row {done} of {capacity}", rows=17, **operands)
 
 
-def softmax_outputs(make: Maker, shape: tuple[int, int]) -> Array:
-    return next(iter(make.probabilities(shape)))[1]
-
-
 CASES: dict[str, Callable[[Maker], Iterator[Case]]] = {
     "dense": dense,
     "dense_backward": dense_backward,
     "dense_gradients": dense_gradients,
     "regularize": regularize,
-    "relu": activation("relu"),
-    "relu_backward": gradient("relu_backward", lambda make, shape: np.maximum(make.normal(*shape), 0)),
-    "sigmoid": activation("sigmoid"),
-    "sigmoid_backward": gradient("sigmoid_backward", lambda make, shape: make.random.random(shape).astype(make.kind)),
-    "tanh": activation("tanh"),
-    "tanh_backward": gradient("tanh_backward", lambda make, shape: np.tanh(4 * make.normal(*shape))),
-    "softmax": activation("softmax"),
-    "softmax_backward": gradient("softmax_backward", softmax_outputs),
+    **{row.name: function(row) for row in FUNCTIONS},
+    **{row.gradient: function_gradient(row) for row in FUNCTIONS},
+    "softmax": softmax,
+    "softmax_backward": softmax_backward,
     "softmax_jacobian": softmax_jacobian,
     "cross_entropy": cross_entropy("cross_entropy"),
     "cross_entropy_backward": cross_entropy("cross_entropy_backward"),
@@ -347,10 +372,12 @@ CASES: dict[str, Callable[[Maker], Iterator[Case]]] = {
     "binary_cross_entropy": binary("binary_cross_entropy"),
     "binary_cross_entropy_backward": binary("binary_cross_entropy_backward"),
     "sigmoid_cross_entropy": fused("sigmoid_cross_entropy", Maker.shares),
-    "mean_squared_error": regression("mean_squared_error"),
-    "mean_squared_error_backward": regression("mean_squared_error_backward"),
-    "mean_absolute_error": regression("mean_absolute_error"),
-    "mean_absolute_error_backward": regression("mean_absolute_error_backward"),
+    "mean_squared_error": regression("mean_squared_error", {}),
+    "mean_squared_error_backward": regression("mean_squared_error_backward", {}),
+    "mean_absolute_error": regression("mean_absolute_error", {}),
+    "mean_absolute_error_backward": regression("mean_absolute_error_backward", {}),
+    "huber_loss": regression("huber_loss", {"delta": 1.0}, {"delta": 0.3}),
+    "huber_loss_backward": regression("huber_loss_backward", {"delta": 1.0}, {"delta": 0.3}),
     "gather_rows": gather_rows,
     "dropout": dropout,
     "tally": tally,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from nnx.kernels.elementwise import FUNCTIONS
 from nnx.testing.reference import Wanted
 from nnx.testing.rounding import rounding
 
@@ -23,13 +24,13 @@ ROUNDINGS = {
 CLASSES = {
     "exact": "relu relu_backward gather_rows",
     "rounded": "regularize sigmoid_backward tanh_backward softmax_jacobian cross_entropy_backward dropout "
-    "binary_cross_entropy_backward mean_squared_error_backward mean_absolute_error_backward",
-    "function": "sigmoid tanh",
+    "binary_cross_entropy_backward mean_squared_error_backward mean_absolute_error_backward huber_loss_backward",
     "sum": "dense dense_backward dense_gradients softmax softmax_backward cross_entropy softmax_cross_entropy "
-    "binary_cross_entropy sigmoid_cross_entropy mean_squared_error mean_absolute_error tally end_step",
+    "binary_cross_entropy sigmoid_cross_entropy mean_squared_error mean_absolute_error huber_loss tally end_step",
     "steps": "sgd adagrad rmsprop adam",
 }
-CLASS = {operation: name for name, operations in CLASSES.items() for operation in operations.split()}
+CLASS = {operation: "function" for row in FUNCTIONS for operation in (row.name, row.gradient)}
+CLASS |= {operation: name for name, operations in CLASSES.items() for operation in operations.split()}
 DTYPES = ("float32", "float64")
 TINY = 1e-30  # what lies below may be flushed to 0
 

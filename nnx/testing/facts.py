@@ -1,4 +1,4 @@
-"""What a backend's arrays must be able to do, and what `info()` must say."""
+"""Checks of a backend's arrays, and of what its `info()` says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every operation must give: the formulas once more, in float64 NumPy, written for clarity and not from the code.
+"""Reference results: every operation's formula once more, in float64 NumPy, for clarity and not from the code.
 
 Each function takes an operation's operands by name, floats as float64, and returns what the operation must write, by
 the name of the operand ("out" for the result). Beside a value stands `size`: the sum of the magnitudes that were added
@@ -9,6 +9,7 @@ up to it. Errors are measured against that, because no arithmetic can do better 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ from nnx.kernels.step_state import (
 
 Array = np.ndarray
 CLIP = 1e-7  # as in chapter 5
+FLUSHED = 1e-30  # a slope below it may be 0
 
 
 @dataclass
@@ -51,9 +53,9 @@ Results = dict[str, Wanted]
 def dense(x: Array, w: Array, b: Array, activation: str | None = None) -> Results:
     y = np.einsum("ni,io->no", x, w) + b
     size = np.abs(x) @ np.abs(w) + np.abs(b)
-    if activation is not None:  # no slope is above 1, so errors do not grow
-        y = {"relu": np.maximum(y, 0), "sigmoid": logistic(y), "tanh": np.tanh(y)}[activation]
-    return {"out": Wanted(y, size)}
+    if activation is None:
+        return {"out": Wanted(y, size)}
+    return {"out": Wanted(globals()[activation](y)["out"].value, 1.2 * size)}  # no slope is steeper
 
 
 def dense_backward(x: Array, w: Array, dy: Array) -> Results:
@@ -115,6 +117,96 @@ def tanh(x: Array) -> Results:
 
 def tanh_backward(y: Array, dy: Array) -> Results:
     return {"out": Wanted(dy * (1 - y) * (1 + y), np.abs(dy) * (1 + y * y))}
+
+
+def leaky_relu(x: Array, a: float) -> Results:
+    return {"out": Wanted(np.maximum(x, 0) + a * np.minimum(x, 0))}
+
+
+def leaky_relu_backward(y: Array, dy: Array, a: float) -> Results:
+    return {"out": Wanted(np.array([1, a])[np.where(y > 0, 0, 1)] * dy)}
+
+
+def elu(x: Array, a: float) -> Results:
+    return {"out": Wanted(np.maximum(x, 0) + a * np.expm1(np.minimum(x, 0)))}
+
+
+def elu_backward(y: Array, dy: Array, a: float) -> Results:
+    return {"out": Wanted(dy * np.where(y > 0, 1, y + a), np.abs(dy) * (np.abs(y) + a + 1))}
+
+
+def gated(x: Array, share: Array, slope: Array, power: Array) -> tuple[Wanted, Wanted]:
+    """x * share(x) and its slope, given the slope of the share, and the exponent in it, by which rounding grows."""
+    growth = 1 + np.minimum(np.abs(power), 1e3)
+    y = np.where(x == -np.inf, 0, x * share)
+    turn = np.where(np.isinf(x), 0, x * slope)
+    return Wanted(y, np.abs(y) * growth), Wanted(share + turn, (share + np.abs(turn)) * growth)
+
+
+def gaussian(x: Array) -> tuple[Wanted, Wanted]:
+    share = np.vectorize(math.erfc, otypes=[float])(-x / math.sqrt(2)) / 2
+    return gated(x, share, np.exp(-x * x / 2) / math.sqrt(2 * math.pi), x * x / 2)
+
+
+def gaussian_by_tanh(x: Array) -> tuple[Wanted, Wanted]:
+    v = math.sqrt(8 / math.pi) * (x + 0.044715 * x**3)
+    steepness = math.sqrt(8 / math.pi) * (1 + 0.134145 * x**2)
+    return gated(x, logistic(v), logistic(v) * logistic(-v) * np.where(np.abs(x) > 1e6, 0, steepness), v)
+
+
+def swish(x: Array) -> tuple[Wanted, Wanted]:
+    return gated(x, logistic(x), logistic(x) * logistic(-x), x)
+
+
+def softplus_gate(x: Array) -> tuple[Wanted, Wanted]:
+    plus = np.logaddexp(0, x)
+    return gated(x, np.tanh(plus), logistic(x) / np.cosh(np.minimum(plus, 300)) ** 2, x)
+
+
+def times(dy: Array, slope: Wanted) -> Results:
+    assert slope.size is not None
+    return {"out": Wanted(dy * slope.value, np.abs(dy) * (slope.size + FLUSHED))}
+
+
+def gelu(x: Array) -> Results:
+    return {"out": gaussian(x)[0]}
+
+
+def gelu_backward(x: Array, dy: Array) -> Results:
+    return times(dy, gaussian(x)[1])
+
+
+def gelu_tanh(x: Array) -> Results:
+    return {"out": gaussian_by_tanh(x)[0]}
+
+
+def gelu_tanh_backward(x: Array, dy: Array) -> Results:
+    return times(dy, gaussian_by_tanh(x)[1])
+
+
+def silu(x: Array) -> Results:
+    return {"out": swish(x)[0]}
+
+
+def silu_backward(x: Array, dy: Array) -> Results:
+    return times(dy, swish(x)[1])
+
+
+def mish(x: Array) -> Results:
+    return {"out": softplus_gate(x)[0]}
+
+
+def mish_backward(x: Array, dy: Array) -> Results:
+    return times(dy, softplus_gate(x)[1])
+
+
+def softplus(x: Array) -> Results:
+    y = np.logaddexp(0, x)
+    return {"out": Wanted(y, y * (1 + np.minimum(np.abs(x), 1e3)))}
+
+
+def softplus_backward(y: Array, dy: Array) -> Results:
+    return {"out": Wanted(-dy * np.expm1(-y))}
 
 
 def softmax(x: Array) -> Results:
@@ -226,6 +318,16 @@ def mean_absolute_error_backward(prediction: Array, target: Array) -> Results:
     return {"out": Wanted((1.0 * (prediction > target) - (prediction < target)) / prediction.size)}
 
 
+def huber_loss(prediction: Array, target: Array, delta: float) -> Results:
+    error = np.abs(prediction - target)
+    near = np.minimum(error, delta)
+    return {"out": Wanted((near * error - near**2 / 2).mean(axis=1))}
+
+
+def huber_loss_backward(prediction: Array, target: Array, delta: float) -> Results:
+    return {"out": Wanted(np.clip(prediction - target, -delta, delta) / prediction.size)}
+
+
 # ---- one training step -----------------------------------------------------------------------------------------------
 
 
@@ -241,7 +343,7 @@ def dropout(x: Array, rate: float, seed: int, layer: int, counters: Array) -> Re
     return {"out": Wanted(np.divide(x, 1 - rate, out=np.zeros_like(x), where=kept))}
 
 
-def tally(losses: Array, outputs: Array, target: Array, metric: str | None, precision: float, stats: Array) -> Results:
+def tally(losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array) -> Results:
     stats = stats.copy()
     stats[LOSS] = losses.mean()
     if metric == "categorical":
@@ -251,7 +353,7 @@ def tally(losses: Array, outputs: Array, target: Array, metric: str | None, prec
         right = {
             "binary": (outputs > 0.5) == (target > 0.5),
             "logits": (outputs > 0) == (target > 0.5),
-            "regression": np.abs(outputs - target) < precision,
+            "regression": np.abs(outputs - target) < tolerance,
         }[metric]
         stats[HITS] = right.mean(axis=1).sum()
     return {"stats": Wanted(stats)}

@@ -1,4 +1,4 @@
-"""What rounding alone can do to a result, on any processor: what tolerances are made of.
+"""Rounding error bounds, for any processor: what tolerances are made of.
 
 Each processor's BLAS, and each width of vectors, adds numbers up in an order of its own, fuses a multiply-add or does
 not, and has an exp of its own. A tolerance that was found on one of them is a guess about the others.

@@ -1,4 +1,4 @@
-"""Does a replayed step do what the eager one did?
+"""Agreement test: does a replayed step do what the eager one did?
 
 Two ways to add up the same numbers differ by rounding, and where a gradient is itself no more than rounding, as behind
 a saturated tanh, so may the direction in which Adam moves. So a step that ends elsewhere is looked at again: what
@@ -7,16 +7,14 @@ rounding can do to each gradient is measured, by the recorded operations with ea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nnx.backends.precision import ERRORS
 from nnx.backends.recorder import Program, Recorder, Rounded
 from nnx.errors import NotReplayable
-
-if TYPE_CHECKING:
-    from nnx.training.step import Trainer
+from nnx.training.step import TrainingStep
 
 State = tuple[Any, Any]
 
@@ -28,83 +26,82 @@ MARGIN = 10  # by how much rounding may do more than was measured
 TRIALS = 4  # how often it is measured, where once is not enough: a number near a kink falls to either side
 
 
-def check_agreement(trainer: Trainer, recorder: Recorder, before: State, eager: State, eager_loss: float) -> None:
-    """Refuse a replay that does not do what the eager step did. The trainer stands where the replay ended.
+def check_agreement(step: TrainingStep, recorder: Recorder, before: State, eager: State, eager_loss: float) -> None:
+    """Refuse a replay that does not do what the eager step did. The step stands where the replay ended.
 
     Args:
         recorder: what noted the eager step. before: where both began. eager: where the eager step ended.
         eager_loss: and with which loss.
     """
-    start, wanted, got = (numbers(trainer, state[0]) for state in (before, eager, trainer.state()))
-    tolerance = LOSS_TOLERANCE[trainer.model.dtype]
-    same_loss = np.isclose(trainer.last_loss(), eager_loss, rtol=tolerance, atol=tolerance, equal_nan=True)
-    if same_loss and (near(got, wanted, start, trainer) or not np.isfinite(np.linalg.norm(wanted - start))):
+    start, wanted, got = (numbers(step, state[0]) for state in (before, eager, step.state()))
+    tolerance = LOSS_TOLERANCE[step.flat.dtype]
+    same_loss = np.isclose(step.last_loss(), eager_loss, rtol=tolerance, atol=tolerance, equal_nan=True)
+    if same_loss and (near(got, wanted, start, step) or not np.isfinite(np.linalg.norm(wanted - start))):
         return
-    if not rounding_explains(trainer, recorder, before, eager):
+    if not rounding_explains(step, recorder, before, eager):
         raise NotReplayable(
             "a replayed step differs from the eager one: a layer changes a buffer in place, or keeps numbers of "
             "its own from step to step"
         )
 
 
-def near(a: np.ndarray, b: np.ndarray, start: np.ndarray, trainer: Trainer) -> bool:
+def near(a: np.ndarray, b: np.ndarray, start: np.ndarray, step: TrainingStep) -> bool:
     """Tell whether two steps from the same start ended at the same place, but for the rounding of where that is.
 
     Parameters, first and second moments are compared one after the other: the moments are often much smaller.
     """
-    eps = float(np.finfo(trainer.model.dtype).eps)
+    eps = float(np.finfo(step.flat.dtype).eps)
     return all(
         bool(np.linalg.norm(x - y) <= PATH_TOLERANCE * np.linalg.norm(y - z) + eps * np.linalg.norm(y))
         for x, y, z in zip(*(np.split(state, 3) for state in (a, b, start)), strict=True)
     )
 
 
-def rounding_explains(trainer: Trainer, recorder: Recorder, before: State, eager: State) -> bool:
-    """Tell whether rounding explains why the replay, where the trainer stands, is not where the eager step ended.
+def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eager: State) -> bool:
+    """Tell whether rounding explains why the replay, where the step stands, is not where the eager step ended.
 
     Three things must hold: the eager step did no more than its operations; the replay moved the parameters as its own
     gradients say; and these are the eager step's, but for what rounding makes of them.
     """
-    model, start = trainer.model, numbers(trainer, before[0])
-    got, gradients = numbers(trainer, model.flat.state), trainer.copy_of(model.flat.gradients)
-    replayed, loss = pieces(trainer), trainer.last_loss()
+    flat, start = step.flat, numbers(step, before[0])
+    got, gradients = numbers(step, flat.state), step.copy_of(flat.gradients)
+    replayed, loss = gradients_of(step), step.last_loss()
 
-    trainer.restore(before)
-    model.flat.gradients[...] = gradients
-    model.optimizer.update(model.flat, trainer.hyper, trainer.counters, recorder.by)
-    if not near(got, numbers(trainer, model.flat.state), start, trainer):
+    step.restore(before)
+    flat.gradients[...] = gradients
+    step.optimizer.update(flat, step.hyper, step.counters, recorder.by)
+    if not near(got, numbers(step, flat.state), start, step):
         return False
 
-    trainer.restore(before)
+    step.restore(before)
     Program(recorder.by, recorder.calls).run(1)
-    if not near(numbers(trainer, eager[0]), numbers(trainer, model.flat.state), start, trainer):
+    if not near(numbers(step, eager[0]), numbers(step, flat.state), start, step):
         return False
 
-    wanted, wanted_loss = pieces(trainer), trainer.last_loss()
+    wanted, wanted_loss = gradients_of(step), step.last_loss()
     errors = [abs(loss - wanted_loss), *map(distance, replayed, wanted)]
-    allowed = [LOSS_TOLERANCE[model.dtype] * abs(wanted_loss), *(PATH_TOLERANCE * np.linalg.norm(a) for a in wanted)]
-    unit = max(float(np.finfo(model.dtype).eps), ERRORS[trainer.backend.precision] * (model.dtype == "float32"))
+    allowed = [LOSS_TOLERANCE[flat.dtype] * abs(wanted_loss), *(PATH_TOLERANCE * np.linalg.norm(a) for a in wanted)]
+    unit = max(float(np.finfo(flat.dtype).eps), ERRORS[step.backend.precision] * (flat.dtype == "float32"))
     rounded, noise = Rounded(recorder, unit), np.zeros(len(errors))
     for _ in range(TRIALS):
-        trainer.restore(before)
-        rounded.nudge(model.flat.values)
+        step.restore(before)
+        rounded.nudge(flat.values)
         rounded.run(1)
-        trial = [abs(trainer.last_loss() - wanted_loss), *map(distance, pieces(trainer), wanted)]
+        trial = [abs(step.last_loss() - wanted_loss), *map(distance, gradients_of(step), wanted)]
         noise = np.maximum(noise, trial)
         if bool(np.all(np.array(errors) <= np.array(allowed) + MARGIN * noise)):
             return True
     return False
 
 
-def numbers(trainer: Trainer, a: Any) -> np.ndarray:
-    """Return an array of the trainer's backend in float64, as a copy."""
-    return np.array(trainer.backend.to_numpy(a), np.float64)
+def numbers(step: TrainingStep, a: Any) -> np.ndarray:
+    """Return an array of the step's backend in float64, as a copy."""
+    return np.array(step.backend.to_numpy(a), np.float64)
 
 
-def pieces(trainer: Trainer) -> list[np.ndarray]:
+def gradients_of(step: TrainingStep) -> list[np.ndarray]:
     """Return the gradient of each parameter."""
-    flat = trainer.model.flat
-    return [numbers(trainer, a) for a in flat.views(flat.gradients)]
+    return [numbers(step, a) for a in step.flat.views(step.flat.gradients)]
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:

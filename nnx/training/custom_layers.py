@@ -1,4 +1,4 @@
-"""Layers, losses and optimizers of the user's own while a step is recorded: they may count, draw, or edit their inputs.
+"""Custom layers, losses and optimizers while a step is recorded: they may count, draw, or edit their inputs.
 
 Recording runs a step that does not count, so whatever such a part keeps for itself is put back afterwards. And where
 one of its numbers changed, the recording would hold the old one fast: then the step cannot be replayed. Numbers that

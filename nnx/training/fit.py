@@ -1,4 +1,4 @@
-"""`Sequential.fit`: epochs, order of rows, validation, callbacks, progress and Ctrl-C around a recorded step.
+"""Training loop of `Sequential.fit`: epochs, order of rows, validation, callbacks, progress, Ctrl-C around a step.
 
 Epochs run in blocks. Where something must happen after each epoch (a callback, validation) a block is one epoch;
 otherwise it is as many as keep the order of rows small. Within a block steps run in chunks of about 0.2 seconds
@@ -8,78 +8,56 @@ otherwise it is as many as keep the order of rows small. Within a block steps ru
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from nnx.backends.recorder import Program
+from nnx.callbacks import Callback, Model
+from nnx.errors import NonFiniteError
 from nnx.history import History
 from nnx.kernels.step_state import HITS, LOSS, PENALTY
 from nnx.training import progress
-from nnx.training.batches import samples_for
+from nnx.training.batches import batches_for
 from nnx.training.interrupt import Interrupt
-from nnx.training.step import HISTORY, Eager, Feed, Trainer
-
-if TYPE_CHECKING:
-    from nnx.callbacks import Callback
-    from nnx.model.sequential import Sequential
-
-Array = Any
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A number of steps of one batch size, within an epoch or running over several."""
-
-    feed: Feed
-    runner: Any
-    steps: int
+from nnx.training.step import HISTORY, Feed
+from nnx.training.trainer import Eager, Trainer, explain
 
 
 class Fit:
     """One call of `fit`, with everything checked; x and y are NumPy arrays."""
 
     def __init__(
-        self, model: Sequential, trainer: Trainer, x: np.ndarray, y: np.ndarray, batch: int, shuffle: bool,
+        self, model: Model, trainer: Trainer, x: np.ndarray, y: np.ndarray, batch: int, shuffle: bool,
         validation: tuple[Any, Any] | None, callbacks: Sequence[Callback],
     ) -> None:  # fmt: skip
-        self.model, self.trainer, self.rows = model, trainer, len(x)
-        self.batch, self.tail = min(batch, self.rows), self.rows % min(batch, self.rows)
+        self.model, self.trainer, self.rows, self.batch = model, trainer, len(x), min(batch, len(x))
         self.validation, self.callbacks = validation, callbacks
-        self.steps_per_epoch = -(-self.rows // self.batch)
-        self.samples = samples_for(model, trainer, x, y, self.batch, shuffle, self.each_epoch)
-        self.full: tuple[Feed, Any] | None = None
-        self.last: tuple[Feed, Any] | None = None
-        self.edition = 0  # of the settings that both were recorded with
+        self.batches = batches_for(trainer, x, y, self.batch, shuffle, each_epoch=bool(callbacks or validation))
+        self.runners: dict[Feed, Program | Eager] = {}
+        self.edition = 0  # of the settings that they were recorded with
         self.regularized = False  # whether penalties are listed apart
 
-    @property
-    def each_epoch(self) -> bool:
-        """Whether something must happen after every epoch."""
-        return bool(self.callbacks or self.validation)
-
     def record(self) -> None:
-        """Record the steps of both batch sizes: the full one, and the last of an epoch; anew where settings changed."""
+        """Record a step of each size of batch; anew where settings changed."""
         self.edition = self.trainer.refresh()
         self.model.eager_reason = self.model.replay_reason = None
-        self.full, self.last = self._runner(self.batch, self.full), self._runner(self.tail, self.last)
+        for feed in self.batches.feeds:
+            self.batches.begin(self.model.epochs_done, 1)
+            self.runners[feed] = self.trainer.runner(feed)
+            explain(self.model, self.runners[feed])
+        self._note()
 
-    def _runner(self, rows: int, before: tuple[Feed, Any] | None) -> tuple[Feed, Any] | None:
-        if rows == 0:
-            return None
-        feed = self.samples.feed(rows) if before is None else before[0]
-        self.samples.begin(self.model.epochs_done, 1)
-        runner = self.trainer.runner(feed)
-        if isinstance(runner, Eager):
-            self.model.eager_reason = runner.reason
-        return feed, runner
+    def _note(self) -> None:
+        """Note how steps run, for `Sequential.summary`."""
+        self.trainer.note(list(self.runners.values()))
 
     def run(self, epochs: int, verbose: Any) -> History:
         """Train for so many epochs."""
         model, history = self.model, History(self.model.epochs_done)
-        history.streamed = self.samples.reason
+        history.streamed = self.batches.reason
         model.stop_training = False
         interrupt = Interrupt()
         try:
@@ -98,14 +76,15 @@ class Fit:
         try:
             for callback in self.callbacks:
                 callback.on_fit_begin(model)
-            self.regularized = model.regularized  # as a table's columns, the same for all epochs
+            self.regularized = self.trainer.network.regularized  # as a table's columns, the same for all epochs
             self.record()  # may compile, so under the bar
             while history.epochs < epochs and not (interrupt.asked or model.stop_training):
-                self._block(min(self.samples.epochs, epochs - history.epochs), history, interrupt, bar)
+                self._block(min(self.batches.epochs, epochs - history.epochs), history, interrupt, bar)
             history.interrupted = interrupt.asked and history.epochs < epochs
             history.complete = not history.interrupted
         finally:
-            self.samples.close()
+            self.batches.close()
+            self._note()  # again: what CUDA refuses while it runs goes on otherwise
             for callback in self.callbacks:
                 callback.on_fit_end(model, history)
 
@@ -115,45 +94,43 @@ class Fit:
             callback.on_epoch_begin(self.model, first)
         if self.trainer.refresh() != self.edition:  # a callback has changed a setting
             self.record()
-        self.samples.begin(first, epochs)
         rows = [np.empty((0, 3))]  # Ctrl-C may come before the first step
         done = 0
-        for piece in self._pieces(epochs):
-            left = piece.steps
-            while left and not interrupt.asked:
-                ready = min(left, HISTORY, self.samples.ready(done))
-                steps = piece.feed.pace.chunk(ready, self.model._owner)
-                begin = time.perf_counter()
-                epoch_of = partial(self._epoch, first, done)
-                part, error = self.trainer.run_guarded(piece.runner, piece.feed, steps, epoch_of, self.samples.fetch)
+        for feed, ready in self.batches.block(first, epochs):
+            while ready and not interrupt.asked:
+                steps = feed.pace.chunk(min(ready, HISTORY), self.trainer._owner)
+                part, error = self._steps(feed, steps, partial(self._epoch, first, done), history)
                 rows.append(part)
                 if error is not None:
                     self._close(first, np.concatenate(rows), history, bar)
                     raise error
-                seconds = time.perf_counter() - begin
-                piece.feed.pace.seconds = seconds / steps
-                history.seconds += seconds
-                done, left = done + steps, left - steps
-                bar.advance(steps / self.steps_per_epoch)
+                done, ready = done + steps, ready - steps
+                bar.advance(steps / len(self.batches.sizes))
+            if interrupt.asked:
+                break
         self._close(first, np.concatenate(rows), history, bar)
 
-    def _epoch(self, first: int, done: int, more: int) -> int:
-        return int(first + (done + more) // self.steps_per_epoch)
+    def _steps(
+        self, feed: Feed, steps: int, epoch_of: Callable[[int], int], history: History
+    ) -> tuple[np.ndarray, NonFiniteError | None]:
+        """Run some steps of one size, and note how long they took."""
+        begin, runner = time.perf_counter(), self.runners[feed]
+        done = self.trainer.run_guarded(runner, feed, steps, epoch_of, self.batches.fetch)
+        explain(self.model, runner)
+        seconds = time.perf_counter() - begin
+        feed.pace.seconds = seconds / steps
+        history.seconds += seconds
+        return done
 
-    def _pieces(self, epochs: int) -> list[Piece]:
-        assert self.full is not None
-        if self.last is None:
-            return [Piece(*self.full, epochs * self.steps_per_epoch)]
-        return epochs * [Piece(*self.full, self.steps_per_epoch - 1), Piece(*self.last, 1)]
+    def _epoch(self, first: int, done: int, more: int) -> int:
+        return int(first + (done + more) // len(self.batches.sizes))
 
     def _close(self, first: int, rows: np.ndarray, history: History, bar: progress.Progress) -> None:
         """Turn the steps of whole epochs into the epochs' values, and do what is due after each."""
-        weights = np.full(self.steps_per_epoch, float(self.batch))
-        if self.tail:
-            weights[-1] = self.tail
-        whole = len(rows) // self.steps_per_epoch
-        for number, steps in enumerate(rows[: whole * self.steps_per_epoch].reshape(whole, self.steps_per_epoch, 3)):
-            logs = self._logs(weights @ steps[:, [LOSS, PENALTY]] / self.rows, steps[:, HITS].sum() / self.rows)
+        sizes = self.batches.sizes
+        for number in range(len(rows) // len(sizes)):
+            steps = rows[number * len(sizes) : (number + 1) * len(sizes)]
+            logs = self._logs(sizes @ steps[:, [LOSS, PENALTY]] / self.rows, steps[:, HITS].sum() / self.rows)
             self.model.epochs_done = first + number + 1
             if self.validation is not None:
                 scores = self.model.evaluate(*self.validation, batch_size=max(self.batch, 256))

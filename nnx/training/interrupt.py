@@ -1,4 +1,4 @@
-"""Ctrl-C that ends work at the next safe place instead of in the middle of a step."""
+"""Interrupts: Ctrl-C that ends work at the next safe place instead of in the middle of a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a fit shows how far it is: a bar on a terminal, a line now and then elsewhere, or nothing."""
+"""Progress display of a fit: a bar on a terminal, a line now and then elsewhere, or nothing."""
 
 from __future__ import annotations
 

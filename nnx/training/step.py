@@ -1,34 +1,25 @@
-"""One training step of a model: run layer by layer, recorded, and replayed.
+"""Training step of a network, run layer by layer, and the arrays that it reads and writes.
 
-`Trainer.step` is the step itself. `Trainer.runner` records it on the backend and gives back something that runs n steps
-in one call; where that cannot be, it runs the step eagerly and says why. All that changes from step to step, and
-all that comes out, lives in arrays of the backend, read once for each call.
+All that changes from step to step, and all that comes out, lives in arrays of the backend, so that a recorded step can
+be replayed (trainer.py).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 from weakref import proxy
 
 import numpy as np
 
-from nnx.backends.recorder import Program
-from nnx.errors import InputError, NonFiniteError, NotReplayable
-from nnx.kernels.step_state import LOSS, PENALTY, STEP
-from nnx.model.validation import check_ending, check_loss, written
-from nnx.owner import Owner, changing
-from nnx.training.agreement import check_agreement
-from nnx.training.custom_layers import Foreign, Held
-
-if TYPE_CHECKING:
-    from nnx.model.sequential import Sequential
+from nnx.kernels.step_state import LOSS
+from nnx.losses import Loss
+from nnx.model.network import Network
+from nnx.optimizers import Optimizer
+from nnx.owner import Owner
 
 Array = Any
-Result = TypeVar("Result")
-BATCH_SIZES = 8  # for how many sizes of batches step() keeps its recording
 HISTORY = 8192  # steps whose losses fit on the device at once
 CHUNK = 0.2  # seconds of training between two looks at the clock and the keyboard
 WANTED = 0.01  # the same where other threads have waited to predict
@@ -51,7 +42,7 @@ class Pace:
         return min(left, max(1, int((WANTED if wanted else CHUNK) / self.seconds)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Feed:
     """Where a step takes its samples from.
 
@@ -71,112 +62,46 @@ class Feed:
         return [self.x, self.y] if self.source is None else list(self.source)
 
 
-class Eager:
-    """Runs a step layer by layer, as written.
+class TrainingStep:
+    """A network with a loss, an optimizer and a metric: what one step of training does.
 
-    Attributes:
-        reason: why it is not replayed.
-    """
-
-    native = False
-
-    def __init__(self, trainer: Trainer, feed: Feed, reason: str) -> None:
-        self._trainer, self._feed, self.reason = proxy(trainer), feed, reason
-
-    def run(self, steps: int) -> None:
-        """Run `steps` steps. An optimizer of the user's own may read and set its numbers in each of them."""
-        trainer, own = self._trainer, written(self._trainer.model.optimizer, "update")
-        for step in range(steps):
-            if own and step:
-                trainer.begin()
-            trainer.step(self._feed)
-            if own:
-                trainer.count()
-
-
-class Trainer:
-    """Holds what a compiled model's training steps need.
-
-    It knows its model, and what it keeps knows it, by weak references: a circle would keep the memory of a model that
+    It knows its network, and what it keeps knows it, by weak references: a circle would keep the memory of a model that
     is no more until Python looks for circles, and that goes by the number of objects, not by their size.
 
     Attributes:
-        flat: the model's parameters, gradients and moments.
+        flat: the network's parameters, gradients and moments.
         hyper, counters, stats, history: arrays of the backend; see nnx/kernels/step_state.py.
-        precision: how near a regression's output must be to count as right.
-        edition: how often settings have changed; what was recorded holds those of the edition it was recorded in.
-        outdated: whether they have changed since: see `refresh`.
+        layers, loss: as a step runs them: where the last layer and the loss can be one, `loss` is both.
+        metric: what counts as right (see `Operations.tally`), or None.
+        tolerance: how near a regression's output must be to count as right.
     """
 
-    def __init__(self, model: Sequential) -> None:
-        self.model: Sequential = proxy(model)
-        self.backend, self._owner = model.backend, model._owner
-        self.flat = model.flat
-        backend, optimizer = self.backend, model.optimizer
-        self.precision = 0.0
-        self.edition, self.outdated = 0, True
-        self._held: list[Held] = []  # what recordings hold of parts that nnx did not define
+    def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, metrics: Sequence[str]) -> None:
+        self.network: Network = proxy(network)
+        self.given_loss, self.optimizer, self.metrics = loss, optimizer, metrics
+        self.backend, self._owner, self.flat = network.backend, network._owner, network.flat
+        backend = self.backend
+        self.tolerance = 0.0
         self.hyper = backend.asarray(optimizer.hyper.copy(), "float64")  # for a step to write into
         self.counters = backend.asarray(optimizer.counters, "int64")
         self.stats = backend.zeros(3, "float64")
         self.history = backend.zeros((HISTORY, 3), "float64")
-        self._saved: tuple[Array, Array] | None = None
-        self._staged: dict[tuple[int, ...], tuple[Feed, Program | Eager]] = {}
-        for number, layer in enumerate(model.layers):
+        for number, layer in enumerate(network.layers):
             if hasattr(layer, "follow"):
-                layer.follow(self.counters, model.seed, number)
-        for part in (model.loss, optimizer):
-            part.listen(model)
+                layer.follow(self.counters, network.seed, number)
+        for part in (loss, optimizer):
+            part.listen(network)
         self._fuse()
 
     def _fuse(self) -> None:
         """Take the loss together with the last layer where that can be, as both are now."""
-        model = self.model
-        fused = model.loss.fused_with(model.layers[-1])
-        self.loss = fused or model.loss
-        self.loss.backend = model.loss.backend = self.backend
-        self.loss._owner = model.loss._owner = self._owner
-        self.layers = model.layers[:-1] if fused else model.layers
-        self.metric = self.loss.metric if "accuracy" in model.metrics else None
-
-    def check(self) -> None:
-        """Refuse what cannot be trained any more, because layers or methods were exchanged."""
-        if self.model.flat.size == 0:
-            raise InputError("the model has no parameters, so there is nothing to train; add a Dense layer")
-        check_loss(self.model.loss)
-        check_ending(self.model.layers[-1], self.model.loss)
-
-    def refresh(self) -> int:
-        """Take over the settings of layers, loss and optimizer as they are now; return which edition that is.
-
-        What was recorded in another edition must be recorded anew.
-
-        Raises:
-            InputError: see `check`.
-        """
-        if self.outdated or (self._held and any(held.changed() for held in self._held)):
-            self.check()
-            whole = False
-            try:
-                self.outdated = False  # before anything is read: another thread may be changing settings
-                self._fuse()
-                self.model.penalties[...] = 0  # a step writes only those that there are
-                self._staged.clear()
-                self._held.clear()
-                self.edition += 1
-                whole = True
-            finally:
-                if not whole:  # cut short by Ctrl-C (owner.py)
-                    self.outdated = True
-        return self.edition
-
-    def quantities(self, validated: bool) -> list[str]:
-        """Return the names of what a fit measures, in the order of its history."""
-        parts = ["data_loss", "regularization_loss"] if self.model.regularized else []
-        scores = ["loss", *(["accuracy"] if self.metric is not None else [])]
-        return [scores[0], *parts, *scores[1:], *([f"val_{name}" for name in scores] if validated else [])]
-
-    # ---- the step ----------------------------------------------------------------------------------------------------
+        layers = self.network.layers
+        fused = self.given_loss.fused_with(layers[-1])
+        self.loss = fused or self.given_loss
+        self.loss.backend = self.given_loss.backend = self.backend
+        self.loss._owner = self.given_loss._owner = self._owner
+        self.layers = layers[:-1] if fused else layers
+        self.metric = self.loss.metric if "accuracy" in self.metrics else None
 
     def step(self, feed: Feed, backend: Any = None) -> None:
         """Do one training step: gather, forward, loss, backward, update, and log."""
@@ -194,155 +119,17 @@ class Trainer:
             dvalues = layer.backward(dvalues)
         for layer in self.layers[first : first + 1]:
             layer.backward_parameters(dvalues)
-        backend.tally(losses, outputs, feed.y, self.metric, self.precision, self.stats)
-        self.model.optimizer.update(self.flat, self.hyper, self.counters, backend)
-        backend.end_step(self.stats, self.model.penalties, self.history, self.counters, feed.x.shape[0])
-
-    # ---- recording ---------------------------------------------------------------------------------------------------
-
-    @changing
-    def runner(self, feed: Feed) -> Program | Eager:
-        """Return something with `run(steps)`: a replay of the step where that can be, the step itself otherwise.
-
-        The step is run once while it is recorded, and once from its recording; both must agree. The model is as
-        before when this returns.
-        """
-        optimizer = self.model.optimizer
-        if written(optimizer, "update"):  # it may clip, warm up or skip steps, and one step would not show it
-            return Eager(self, feed, f"{optimizer} has an update() of its own, which may differ from step to step")
-        before, state, counters = self.state(), self.flat.state, self.counters
-        foreign = Foreign([*self.model.layers, self.loss, self.model.optimizer], feed.x, self.backend.xp)
-        known = [*feed.arrays(), self.hyper, self.counters, self.model.penalties, *self.model.buffers()]
-        recorder = self.backend.record(known)
-        try:
-            try:
-                self._owner.recorder = recorder
-                with np.errstate(all="ignore"):
-                    self.step(feed, recorder)
-            finally:
-                self._owner.recorder = None
-            foreign.check()
-            eager, eager_loss = self.state(), self.last_loss()
-            self.restore(before)
-            foreign.restore()
-            program = self.backend.compile(recorder)
-            with np.errstate(all="ignore"):
-                program.run(1)
-                check_agreement(self, recorder, before, eager, eager_loss)
-        except NotReplayable as reason:
-            return Eager(self, feed, str(reason))
-        finally:  # whatever comes in between (owner.py)
-            state[...], counters[...] = before
-            try:
-                foreign.restore()
-            finally:
-                foreign.restore()
-        held = foreign.held()
-        self._held += [] if held is None else [held]
-        return program
-
-    # ---- running -----------------------------------------------------------------------------------------------------
-
-    @changing
-    def run(self, runner: Program | Eager, steps: int) -> np.ndarray:
-        """Run up to HISTORY steps; return their (mean loss, hits, penalty): float64 [steps, 3].
-
-        Where that is interrupted the model is as it was after the last whole call, or this one: never after a part of
-        a step.
-        """
-        if runner.native:  # Python hears of a signal once all steps are done
-            return self._run(runner, steps)
-        return self._whole(lambda before: self._run(runner, steps))
-
-    def run_all(self, feed: Feed, runner: Program | Eager, steps: int) -> np.ndarray:
-        """Run any number of steps as `run` does, in chunks between which Ctrl-C is heard."""
-        if steps == 1:
-            return self.run(runner, 1)
-        rows, done, pace = [], 0, feed.pace
-        while done < steps:
-            begin = time.perf_counter()
-            rows.append(self.run(runner, pace.chunk(min(HISTORY, steps - done), self._owner)))
-            done += len(rows[-1])
-            pace.seconds = (time.perf_counter() - begin) / len(rows[-1])
-        return np.concatenate(rows)
-
-    def _run(self, runner: Program | Eager, steps: int, meanwhile: Callable[[], None] | None = None) -> np.ndarray:
-        self.begin()
-        with np.errstate(all="ignore"):  # what is not finite is found in the losses
-            runner.run(steps)
-        if meanwhile is not None:
-            meanwhile()
-        if not isinstance(runner, Eager) and runner.reason is not None:
-            self.model.replay_reason = runner.reason
-        self.count()
-        return self._rows(steps)
+        backend.tally(losses, outputs, feed.y, self.metric, self.tolerance, self.stats)
+        self.optimizer.update(self.flat, self.hyper, self.counters, backend)
+        backend.end_step(self.stats, self.network.penalties, self.history, self.counters, feed.x.shape[0])
 
     def begin(self) -> None:
         """Give the steps to come the optimizer's numbers."""
-        self.hyper[...] = self.backend.asarray(self.model.optimizer.hyper, "float64")
+        self.hyper[...] = self.backend.asarray(self.optimizer.hyper, "float64")
 
     def count(self) -> None:
         """Tell the optimizer how many steps were done."""
-        self.model.optimizer.counters[...] = self.backend.to_numpy(self.counters)
-
-    @changing
-    def run_guarded(
-        self, runner: Program | Eager, feed: Feed, steps: int, epoch_of: Callable[[int], int],
-        meanwhile: Callable[[], None] | None = None,
-    ) -> tuple[np.ndarray, NonFiniteError | None]:  # fmt: skip
-        """Run steps as `run` does, up to the first one whose loss is not finite; then also return the error to raise.
-
-        The model is then as it was before that step. `epoch_of` gives the epoch of the nth of these steps.
-        `meanwhile` is what the host does once the steps are asked for, before it waits for them.
-        """
-        return self._whole(lambda before: self._guarded(before, runner, feed, steps, epoch_of, meanwhile))
-
-    def _guarded(
-        self, before: tuple[Array, Array], runner: Program | Eager, feed: Feed, steps: int,
-        epoch_of: Callable[[int], int], meanwhile: Callable[[], None] | None,
-    ) -> tuple[np.ndarray, NonFiniteError | None]:  # fmt: skip
-        rows = self._run(runner, steps, meanwhile)
-        bad = np.flatnonzero(~np.isfinite(rows[:, LOSS] + rows[:, PENALTY]))
-        if not bad.size:
-            return rows, None
-        self.restore(before)
-        self._run(runner, int(bad[0]))
-        with np.errstate(all="ignore"):
-            return rows[: bad[0]], NonFiniteError(self._diagnosis(feed, rows[bad[0]], epoch_of(int(bad[0]))))
-
-    def _whole(self, work: Callable[[tuple[Array, Array]], Result]) -> Result:
-        """Do some work, given the state before it. Where it is cut short, go back to that state."""
-        state, counters, counted = self.flat.state, self.counters, self.model.optimizer.counters
-        iterations, before, whole = counted.copy(), None, False
-        try:
-            before = self._snapshot()
-            result = work(before)
-            whole = True
-            return result
-        finally:
-            if not whole and before is not None:
-                (state[...], counters[...]), counted[...] = before, iterations
-
-    def staged(self, x: np.ndarray, y: Array) -> tuple[Feed, Program | Eager]:
-        """Copy a batch into a buffer of its size; return the feed and its runner, made once for each size."""
-        key = (*x.shape, *y.shape[1:])
-        if key not in self._staged:
-            if len(self._staged) == BATCH_SIZES:
-                self._staged.pop(next(iter(self._staged)))
-            feed = Feed(self.backend.asarray(x.copy()), self.backend.asarray(self.backend.to_numpy(y).copy(), y.dtype))
-            self._staged[key] = feed, self.runner(feed)
-        feed, runner = self._staged[key]
-        reason = runner.reason if isinstance(runner, Eager) else None
-        if reason is not self.model.eager_reason:
-            self.model.eager_reason = reason
-        feed.x[...], feed.y[...] = self.backend.asarray(x), y
-        return feed, runner
-
-    def set_precision(self, precision: float) -> None:
-        """Set how near a regression's output must be to count as right; recorded steps hold the old number."""
-        if precision != self.precision:
-            self.precision = precision
-            self._staged.clear()
+        self.optimizer.counters[...] = self.backend.to_numpy(self.counters)
 
     # ---- state -------------------------------------------------------------------------------------------------------
 
@@ -358,15 +145,8 @@ class Trainer:
         """Go back to a state."""
         self.flat.state[...], self.counters[...] = state
 
-    def _snapshot(self) -> tuple[Array, Array]:
-        """Return the state in buffers that the next snapshot overwrites: fresh memory would cost more than the copy."""
-        if self._saved is None:
-            self._saved = self.state()
-        else:
-            self._saved[0][...], self._saved[1][...] = self.flat.state, self.counters
-        return self._saved
-
-    def _rows(self, steps: int) -> np.ndarray:
+    def rows(self, steps: int) -> np.ndarray:
+        """Return (mean loss, hits, penalty) of the last steps: float64 [steps, 3]."""
         done = int(self.backend.to_numpy(self.counters)[2])
         first, last = (done - steps) % HISTORY, (done - 1) % HISTORY + 1
         if first < last:  # a copy of these rows alone, which for a single step is all the difference
@@ -375,24 +155,4 @@ class Trainer:
 
     def last_loss(self) -> float:
         """Return the mean loss of the last step, without penalties."""
-        return float(self._rows(1)[0, LOSS])
-
-    def _diagnosis(self, feed: Feed, row: np.ndarray, epoch: int) -> str:
-        """Run the step's forward pass once more and name the first place with a number that is not finite."""
-        backend, model = self.backend, self.model
-        if feed.source is not None:
-            backend.gather_rows(feed.source[0], feed.source[2], self.counters, out=feed.x)
-        place, outputs = "the loss itself", feed.x
-        for number, layer in enumerate(self.layers):
-            name = f"layer {number}, {layer}"
-            bad = [p for p in layer.shapes if not np.isfinite(backend.to_numpy(layer.parameter(p))).all()]
-            outputs = layer.forward(outputs, training=True)
-            if bad or not np.isfinite(backend.to_numpy(outputs)).all():
-                place = f"the {bad[0]} of {name}" if bad else f"the output of {name}"
-                break
-        step = int(backend.to_numpy(self.counters)[STEP]) + 1
-        return (
-            f"the loss became {row[LOSS] + row[PENALTY]} in step {step} (epoch {epoch + 1}); the first numbers that "
-            f"are not finite are in {place}. The model is as it was before that step. Lower the learning rate (now "
-            f"{model.optimizer.learning_rate:g}) or scale the inputs to about -1 .. 1"
-        )
+        return float(self.rows(1)[0, LOSS])

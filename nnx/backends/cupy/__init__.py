@@ -1,12 +1,14 @@
-"""The CuPy backend: CUDA GPUs. backend.py is the whole of it; this is what it is made of, from the driver up.
+"""The CuPy backend: NVIDIA GPUs by CUDA kernels of nnx's own, cuBLAS and CUDA graphs.
 
-* Is there a GPU, and if not, why: driver, diagnosis.
-* Arrays and kernels: device is the GPU as their home, operands makes them fit, launch compiles kernels and calls them;
-  multi_gpu is for more than one GPU.
-* Matrix products: dense is the layer's; those in a CUDA graph, and the rounded ones, are cuBLASLt's (matmul/).
-* Recorded steps (programs/): replay runs one operation after the other, graph makes one CUDA graph of them (capture),
-  persistent does many steps in one launch, by a table (lowering) of operations and of places in shared memory.
-* Prediction is inference. Data that does not fit on the GPU is streamed, through pinned memory.
+From the bottom up:
+
+* driver, diagnosis: is there a GPU, and if not, why; device: memory, copies, timing; multi_gpu: more than one GPU.
+* launch, operands: kernels compiled (NVRTC) and launched, on arrays that are made fit for them.
+* matmul/: matrix products by nnx's kernel, cuBLAS or cuBLASLt (dispatch says which); dense: dense layers.
+* programs/: recorded training steps, as single operations (replay), a CUDA graph (graph, capture), or many of them in
+  one launch of a persistent kernel (persistent, lowering, barriers, shared_memory).
+* inference: predictions by CUDA graphs; streaming, pinned: data sets larger than the GPU's memory.
+* backend: all of it in one class, and `create`, which makes one.
 """
 
 from nnx.backends.cupy.backend import CupyBackend, create

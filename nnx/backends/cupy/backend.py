@@ -1,7 +1,8 @@
 """The CuPy backend: CUDA GPUs, by the kernels of nnx/kernels/cuda and, for large matrix products, cuBLAS.
 
 Every operation has the same form: operands are made fit for a kernel (cupy/operands.py), and it is launched; dense
-layers have a page of their own (cupy/dense.py). Nothing here waits for the GPU.
+layers have a page of their own (cupy/dense.py), and so has what is done to each number by itself (cupy/elementwise.py).
+Nothing here waits for the GPU.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ import numpy as np
 from nnx.backends.base import BackendInfo
 from nnx.backends.cupy import driver as cuda_driver
 from nnx.backends.cupy.dense import PRECISION, ROUNDED, CudaDense
-from nnx.backends.cupy.device import flag
 from nnx.backends.cupy.diagnosis import explain_version, explained
-from nnx.backends.cupy.inference import GraphForward
-from nnx.backends.cupy.matmul.cublaslt_products import MOST
+from nnx.backends.cupy.elementwise import CudaElementwise
+from nnx.backends.cupy.inference import InferenceGraphs
+from nnx.backends.cupy.matmul.cublaslt_products import MOST_OWN_WORK
+from nnx.backends.cupy.multi_gpu import each_on_its_gpu
 from nnx.backends.cupy.operands import FLOAT64, INT64, as_they_are, writable
-from nnx.backends.cupy.programs.persistent import MOST_WORK, compile_program
+from nnx.backends.cupy.programs.graph import GraphProgram
+from nnx.backends.cupy.programs.persistent import MOST_WORK, PersistentProgram, compile_program
 from nnx.backends.cupy.programs.replay import CupyProgram
 from nnx.backends.cupy.streaming import stream
+from nnx.backends.environment import flag
 from nnx.backends.errors import BackendUnavailable, InputTypeError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.operations import Operations
@@ -41,14 +45,14 @@ STREAM = "NNX_STREAM"  # 1: every data set is streamed to the GPU, 0: none; othe
 PERSISTENT = "NNX_PERSISTENT"  # 1: a recorded step is the persistent kernel whenever it fits; 0: never
 
 
-class CupyBackend(CudaDense):
+class CupyBackend(CudaElementwise, CudaDense):
     """Arrays are `cupy.ndarray`s; see the module, and `CudaDevice` for the arguments."""
 
     name = "cupy"
 
     def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None, precision: str | None = None) -> None:
         super().__init__(cupy, number, gpu_memory_limit, precision)
-        self.graphs, self.streams = flag(GRAPH) is not False, flag(STREAM)
+        self.graphs, self.streaming = flag(GRAPH) is not False, flag(STREAM)
         self.persistent = flag(PERSISTENT)
 
     def implementation(self, op: str) -> str:
@@ -70,7 +74,7 @@ class CupyBackend(CudaDense):
         lt = self.lt()
         who = "cuBLASLt"
         if isinstance(lt, str):
-            who = f"nnx's kernel, or no graph beyond {MOST:,} multiply-adds of them a step, because {lt}"
+            who = f"nnx's kernel, or no graph beyond {MOST_OWN_WORK:,} multiply-adds of them a step, because {lt}"
         return f"recorded steps: one CUDA graph each, in it for cuBLAS: {who}; {GRAPH}=0 for one operation at a time"
 
     def _persistent_rule(self) -> list[str]:
@@ -107,57 +111,31 @@ class CupyBackend(CudaDense):
         return compile_program(self, recorder.calls, self.persistent)
 
     def stream(self, data: Sequence[np.ndarray], batch: int) -> Stream | None:
-        found = stream(self, data, batch, self.streams)
+        found = stream(self, data, batch, self.streaming)
         if found is not None:
             self.note(found.reason)
         return found
 
     def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
         has_weights = any(stage.weights is not None for stage in stages)
-        return GraphForward(self, stages, parameters) if self.graphs and has_weights else None
+        return InferenceGraphs(self, stages, parameters) if self.graphs and has_weights else None
 
-    # ---- activations -------------------------------------------------------------------------------------------------
+    def planned_step(self) -> str:
+        if not self.graphs:
+            return CupyProgram.description
+        small = f", or {PersistentProgram.description} for a small network" if self.persistent is not False else ""
+        return f"{GraphProgram.description}{small}"
 
-    def relu(self, x: Array, out: Array | None = None) -> Array:
-        return self._forward("relu", x, out)
+    def planned_prediction(self) -> str:
+        return InferenceGraphs.description if self.graphs else CupyProgram.description
 
-    def sigmoid(self, x: Array, out: Array | None = None) -> Array:
-        return self._forward("sigmoid", x, out)
-
-    def tanh(self, x: Array, out: Array | None = None) -> Array:
-        return self._forward("tanh", x, out)
-
-    def relu_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        return self._elementwise("relu_backward", y, dy, out)
-
-    def sigmoid_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        return self._elementwise("sigmoid_backward", y, dy, out)
-
-    def tanh_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        return self._elementwise("tanh_backward", y, dy, out)
-
-    def _forward(self, name: str, x: Array, out: Array | None) -> Array:
-        kind = self._kind(x)
-        if kind is None:
-            return otherwise(self, name, x, out)
-        y = self._room(out, x.shape, x)
-        self._launch(plans.elementwise(f"{name}_forward", x.size), kind, self._read(x), y, x.size)
-        return self._deliver(y, out)
-
-    def _elementwise(self, name: str, a: Array, b: Array, out: Array | None) -> Array:
-        """Run a kernel over two arrays of one shape; it is named as its operation."""
-        kind = self._kind(a, b)
-        if kind is None or a.shape != b.shape:
-            return otherwise(self, name, a, b, out)
-        result = self._room(out, a.shape, a)
-        self._launch(plans.elementwise(name, a.size), kind, self._read(a), self._read(b), result, a.size)
-        return self._deliver(result, out)
+    # ---- softmax -----------------------------------------------------------------------------------------------------
 
     def softmax(self, x: Array, out: Array | None = None) -> Array:
         kind = self._kind(x)
         if kind is None or x.ndim != 2:
             return super().softmax(x, out)
-        y = self._room(out, x.shape, x)
+        y = self._output(out, x.shape, x)
         self._launch(plans.softmax_rows("softmax", *x.shape), kind, self._read(x), y, *x.shape)
         return self._deliver(y, out)
 
@@ -165,7 +143,7 @@ class CupyBackend(CudaDense):
         kind = self._kind(y, dy)
         if kind is None or y.ndim != 2 or y.shape != dy.shape:
             return super().softmax_backward(y, dy, out)
-        dx = self._room(out, y.shape, y)
+        dx = self._output(out, y.shape, y)
         launch = plans.softmax_rows("softmax_backward", *y.shape)
         self._launch(launch, kind, self._read(y), self._read(dy), dx, *y.shape)
         return self._deliver(dx, out)
@@ -174,7 +152,7 @@ class CupyBackend(CudaDense):
         kind = self._kind(y)
         if kind is None or y.ndim != 2:
             return super().softmax_jacobian(y, out)
-        matrices = self._room(out, (*y.shape, y.shape[1]), y)
+        matrices = self._output(out, (*y.shape, y.shape[1]), y)
         self._launch(plans.softmax_jacobian(*y.shape), kind, self._read(y), matrices, *y.shape)
         return self._deliver(matrices, out)
 
@@ -184,7 +162,7 @@ class CupyBackend(CudaDense):
         kind, labels = self._kind(p), self._target_kind(target, p)
         if kind is None or labels is None or p.ndim != 2:
             return super().cross_entropy(p, target, out)
-        losses = self._room(out, p.shape[:1], p)
+        losses = self._output(out, p.shape[:1], p)
         launch = plans.row_groups(f"cross_entropy_{labels}", *p.shape)
         self._launch(launch, kind, self._read(p), self._read(target), losses, *p.shape)
         return self._deliver(losses, out)
@@ -193,7 +171,7 @@ class CupyBackend(CudaDense):
         kind, labels = self._kind(p), self._target_kind(target, p)
         if kind is None or labels is None or p.ndim != 2:
             return super().cross_entropy_backward(p, target, out)
-        gradient = self._room(out, p.shape, p)
+        gradient = self._output(out, p.shape, p)
         launch = plans.row_groups(f"cross_entropy_backward_{labels}", *p.shape)
         self._launch(launch, kind, self._read(p), self._read(target), gradient, *p.shape)
         return self._deliver(gradient, out)
@@ -235,38 +213,10 @@ class CupyBackend(CudaDense):
         kept = probabilities is None or writable(probabilities, shape, dtype)
         if kind is None or launch is None or not (kept and writable(losses, shape[:1], dtype)):
             return getattr(Operations, name)(self, logits, target, losses, probabilities, clip, out)
-        gradient, bounds = self._room(out, shape, logits), plans.loss_bounds(clip)
+        gradient, bounds = self._output(out, shape, logits), plans.loss_bounds(clip)
         operands = self._read(logits), self._read(target), losses, probabilities, gradient
         self._launch(launch, kind, *operands, *shape, *bounds)
         return self._deliver(gradient, out)
-
-    def binary_cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
-        return self._by_rows("binary_cross_entropy", p, target, out)
-
-    def mean_squared_error(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
-        return self._by_rows("mean_squared_error", prediction, target, out)
-
-    def mean_absolute_error(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
-        return self._by_rows("mean_absolute_error", prediction, target, out)
-
-    def binary_cross_entropy_backward(self, p: Array, target: Array, out: Array | None = None) -> Array:
-        return self._elementwise("binary_cross_entropy_backward", p, target, out)
-
-    def mean_squared_error_backward(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
-        return self._elementwise("mean_squared_error_backward", prediction, target, out)
-
-    def mean_absolute_error_backward(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
-        return self._elementwise("mean_absolute_error_backward", prediction, target, out)
-
-    def _by_rows(self, name: str, outputs: Array, target: Array, out: Array | None) -> Array:
-        """Run a loss that is a mean over each row; its kernel is named as it is."""
-        kind = self._kind(outputs, target)
-        if kind is None or outputs.ndim != 2 or outputs.shape != target.shape:
-            return otherwise(self, name, outputs, target, out)
-        losses = self._room(out, outputs.shape[:1], outputs)
-        launch = plans.row_groups(name, *outputs.shape)
-        self._launch(launch, kind, self._read(outputs), self._read(target), losses, *outputs.shape)
-        return self._deliver(losses, out)
 
     # ---- one training step -------------------------------------------------------------------------------------------
 
@@ -294,19 +244,19 @@ class CupyBackend(CudaDense):
                 f"dropout: x is {x.dtype} {x.shape} and counters {counters.dtype}, expected float32 or float64 [N, C] "
                 "and contiguous int64"
             )
-        y = self._room(out, x.shape, x)
+        y = self._output(out, x.shape, x)
         words = (seed & (LOW << 32 | LOW), layer & LOW, keep_threshold(rate))
         self._launch(plans.dropout(*x.shape), kind, self._read(x), y, *x.shape, counters, *words, 1 / (1 - rate))
         return self._deliver(y, out)
 
     def tally(
-        self, losses: Array, outputs: Array, target: Array, metric: str | None, precision: float, stats: Array
+        self, losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array
     ) -> None:
         how = self._tally_kind(outputs, target, metric)
         kind = self._kind(losses, outputs)
         fits = outputs.ndim == 2 and losses.shape == outputs.shape[:1]
         if kind is None or how is None or not (fits and writable(stats, (3,), FLOAT64)):
-            super().tally(losses, outputs, target, metric, precision, stats)
+            super().tally(losses, outputs, target, metric, tolerance, stats)
             return
         rows, columns = outputs.shape
         operands = [self._read(losses)]
@@ -314,7 +264,7 @@ class CupyBackend(CudaDense):
             operands += [self._read(outputs), self._read(target)]
         sizes = [rows] if how == "losses" else [rows, columns]
         if metric in ("binary", "logits", "regression"):
-            sizes.append({"binary": 0.5, "logits": 0.0}.get(metric, precision))
+            sizes.append({"binary": 0.5, "logits": 0.0}.get(metric, tolerance))
         first, *second = plans.tally(how, rows, columns)
         blocks = first.grid[0]
         parts = self._scratch(2 * blocks, "float64") if second else None
@@ -329,7 +279,7 @@ class CupyBackend(CudaDense):
         if metric == "categorical":
             return self._target_kind(target, outputs)
         fits = target.shape == outputs.shape and target.dtype == outputs.dtype
-        return ("distances" if metric == "regression" else "sides") if fits else None
+        return ("near" if metric == "regression" else "above") if fits else None
 
     def end_step(self, stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> None:
         if not (as_they_are(FLOAT64, stats, penalties, history) and as_they_are(INT64, counters)):
@@ -371,11 +321,6 @@ def overrides() -> list[str]:
     ]
 
 
-def otherwise(backend: CupyBackend, name: str, *operands: Any) -> Array:
-    """Run an operation's default body."""
-    return getattr(Operations, name)(backend, *operands)
-
-
 TINY_STEP = [[3.0, 4.0], [1.0], [2.0], [1.0]]  # of inputs, weights (two rows), biases
 
 
@@ -390,6 +335,11 @@ def _tiny_step(backend: CupyBackend, kind: type[Operations], x: Array) -> list[l
 
 
 # ---- making one ------------------------------------------------------------------------------------------------------
+
+
+@each_on_its_gpu
+class MultiGpuCupyBackend(CupyBackend):
+    """The same, where there are several GPUs."""
 
 
 def create(device: Any = "", gpu_memory_limit: Any = None, precision: str | None = None) -> CupyBackend:
@@ -416,9 +366,7 @@ def create(device: Any = "", gpu_memory_limit: Any = None, precision: str | None
             raise BackendUnavailable(name, *found)
         count = cupy.cuda.runtime.getDeviceCount()
         if number < count:
-            from nnx.backends.cupy.multi_gpu import CupyBackendOfSeveral  # it is made from this file's class
-
-            kind = CupyBackend if count == 1 else CupyBackendOfSeveral
+            kind = CupyBackend if count == 1 else MultiGpuCupyBackend
             return kind(cupy, number, gpu_memory_limit, precision)
     seen = "GPU 0 is" if count == 1 else f"GPUs 0 to {count - 1} are"
     raise BackendUnavailable(

@@ -1,4 +1,4 @@
-"""One GPU as a home for arrays, by CuPy: ways in and out, memory, time, and what `info()` says. No arithmetic."""
+"""One CUDA device, by CuPy: arrays to and from the host, memory pool and limit, timing, versions. No arithmetic."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import numpy as np
 
 from nnx.backends.base import Backend, BackendInfo
 from nnx.backends.cupy.diagnosis import wheels
-from nnx.backends.cupy.launch import Launcher, Rooms, Scratch
-from nnx.backends.errors import DeviceMemoryError, InputError, InputTypeError
+from nnx.backends.cupy.launch import Launcher, Scratch, ScratchPerStream
+from nnx.backends.errors import DeviceMemoryError, InputTypeError
 from nnx.backends.memory import Memory, parse_limit, readable
 from nnx.backends.timer import EventTimer, Timer
 
 Array = Any
 LIMIT = "NNX_GPU_MEMORY_LIMIT"
-FULL = ("OutOfMemoryError", "ALLOC_FAILED", "MemoryAllocation", "OUT_OF_MEMORY")  # CuPy, cuBLAS, runtime, driver
+# What errors for want of memory have in their names or texts: CuPy's, cuBLAS's, the runtime's, the driver's.
+OUT_OF_MEMORY = ("OutOfMemoryError", "ALLOC_FAILED", "MemoryAllocation", "OUT_OF_MEMORY")
 
 
 class CudaDevice(Backend):
@@ -33,7 +34,7 @@ class CudaDevice(Backend):
     def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None) -> None:
         self.cupy = self.xp = cupy
         self.number = number
-        self._several = cupy.cuda.runtime.getDeviceCount() > 1
+        self._multi_gpu = cupy.cuda.runtime.getDeviceCount() > 1
         self._gpu = cupy.cuda.Device(number)
         properties = cupy.cuda.runtime.getDeviceProperties(number)
         self.capability = (int(properties["major"]), int(properties["minor"]))
@@ -41,7 +42,8 @@ class CudaDevice(Backend):
         name = properties["name"]
         self.device = f"cuda:{number} ({name.decode() if isinstance(name, bytes) else name})"
         self._launch = Launcher(cupy)
-        self._scratch: Scratch | Rooms = Scratch(cupy)
+        self._scratch: ScratchPerStream | Scratch = ScratchPerStream(cupy)
+        self._met: list[str] = []
         given = os.environ.get(LIMIT) if gpu_memory_limit is None else gpu_memory_limit
         if given:
             self._set_limit(given, LIMIT if gpu_memory_limit is None else "gpu_memory_limit")
@@ -66,7 +68,7 @@ class CudaDevice(Backend):
         return host
 
     def owns(self, a: Any) -> bool:
-        return isinstance(a, self.cupy.ndarray) and (not self._several or a.device.id == self.number)
+        return isinstance(a, self.cupy.ndarray) and (not self._multi_gpu or a.device.id == self.number)
 
     def address(self, a: Array) -> int:
         return int(a.data.ptr)
@@ -85,12 +87,12 @@ class CudaDevice(Backend):
     def timer(self) -> Timer:
         return EventTimer(self)
 
-    def active(self) -> Active:
-        return Active(self)
+    def active(self) -> ActiveDevice:
+        return ActiveDevice(self)
 
-    def elsewhere(self) -> Any:
+    def on_device(self) -> Any:
         """Return a context in which this GPU is the current one; nothing to do where there is no other."""
-        return self.cupy.cuda.Device(self.number) if self._several else nullcontext()
+        return self.cupy.cuda.Device(self.number) if self._multi_gpu else nullcontext()
 
     def _range(self, count: int, like: Array) -> Array:
         return self.cupy.arange(count, dtype=np.int64)  # CuPy's takes no `device`
@@ -100,7 +102,7 @@ class CudaDevice(Backend):
     @property
     def gpu_memory_limit(self) -> int | None:
         """The most bytes that CuPy's pool may take of this GPU, None without a limit. It holds for all of CuPy."""
-        with self.elsewhere():
+        with self.on_device():
             return int(self.cupy.get_default_memory_pool().get_limit()) or None
 
     @gpu_memory_limit.setter
@@ -108,20 +110,20 @@ class CudaDevice(Backend):
         self._set_limit(limit, "gpu_memory_limit")
 
     def _set_limit(self, limit: Any, what: str) -> None:
-        with self.elsewhere():
+        with self.on_device():
             total = self.cupy.cuda.runtime.memGetInfo()[1]
             self.cupy.get_default_memory_pool().set_limit(size=parse_limit(limit, total, what) or 0)
 
     def memory(self) -> Memory:
-        with self.elsewhere():
+        with self.on_device():
             pool = self.cupy.get_default_memory_pool()
             free, total = self.cupy.cuda.runtime.memGetInfo()
             return Memory(self.device, pool.used_bytes(), pool.total_bytes(), free, total, self.gpu_memory_limit)
 
     def release(self) -> int:
         """Give what is held and not used back to the GPU, for other programs."""
-        with self.elsewhere():
-            if isinstance(self._scratch, Scratch):
+        with self.on_device():
+            if isinstance(self._scratch, ScratchPerStream):
                 self._scratch.drop()
             pool = self.cupy.get_default_memory_pool()
             before = int(pool.total_bytes())
@@ -141,6 +143,11 @@ class CudaDevice(Backend):
             "compute capability": "{}.{}".format(*self.capability),
         }
 
+    def note(self, text: str) -> None:
+        """Add to the notes of `info()` what a step, a prediction or a data set ran into."""
+        if text not in self._met:
+            self._met.append(text)
+
     def info(self) -> BackendInfo:
         plain = super().info()
         limit = readable(self.gpu_memory_limit) if self.gpu_memory_limit else "none but the GPU's own"
@@ -150,19 +157,19 @@ class CudaDevice(Backend):
         return BackendInfo(plain.name, plain.device, plain.versions, plain.threads, plain.ops, tuple(notes))
 
 
-class Active:
+class ActiveDevice:
     """While it lasts the backend's GPU is the current one, and running out of its memory says what to do."""
 
     def __init__(self, backend: CudaDevice) -> None:
         self._backend = backend
 
     def __enter__(self) -> None:
-        self._device = self._backend.elsewhere()
+        self._device = self._backend.on_device()
         self._device.__enter__()
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._device.__exit__(kind, error, traceback)
-        if error is not None and any(mark in f"{type(error).__name__} {error}" for mark in FULL):
+        if error is not None and any(mark in f"{type(error).__name__} {error}" for mark in OUT_OF_MEMORY):
             raise DeviceMemoryError(out_of_memory(self._backend, error)) from error
 
 
@@ -179,12 +186,3 @@ def out_of_memory(backend: CudaDevice, error: BaseException) -> str:
 
 def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
-
-
-def flag(variable: str) -> bool | None:
-    """Return what an environment variable says; None where it says nothing."""
-    text = os.environ.get(variable, "")
-    word = text.strip().lower()
-    if word in ("", "1", "0", "true", "false", "yes", "no"):
-        return None if not word else word in ("1", "true", "yes")
-    raise InputError(f"{variable}={text!r}: expected 1 or 0")

@@ -1,4 +1,4 @@
-"""Why CuPy does not work here, in a line, and what to do: for whatever it raises when it is loaded and tried."""
+"""Diagnosis of a CuPy that does not work: the reason and the remedy, for whatever it raises when it is tried."""
 
 from __future__ import annotations
 

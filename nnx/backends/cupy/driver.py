@@ -1,4 +1,4 @@
-"""NVIDIA's driver, asked without any package: whether it is there, which CUDA it runs, which GPUs it sees.
+"""NVIDIA's driver, queried by ctypes alone: whether it is there, which CUDA it runs, which GPUs it sees.
 
 It takes a millisecond where there is no driver, and spares everybody else's machine the half second of `import cupy`.
 """

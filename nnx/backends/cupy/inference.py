@@ -1,4 +1,4 @@
-"""A model's forward pass as CUDA graphs, one for each number of rows: how `CupyBackend.compile_forward` does it.
+"""Inference on the GPU: a forward pass as CUDA graphs, one for each number of rows, for `CupyBackend.compile_forward`.
 
 Called operation by operation, a small network's prediction is all Python. Here the host copies the rows into pinned
 memory, launches, waits once, and copies the outputs out; the ways to the GPU and back are in the graph too. It is
@@ -11,17 +11,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from nnx.backends.cupy.dense import CudaDense
 from nnx.backends.cupy.matmul.cublaslt_products import NotCaptured
 from nnx.backends.cupy.pinned import Pinned
-from nnx.backends.cupy.programs.capture import Captured, Work, in_a_line, stage
+from nnx.backends.cupy.programs.capture import CapturedGraph, Work, attempt, in_a_line
 from nnx.backends.inference import Stage
-
-if TYPE_CHECKING:
-    from nnx.backends.cupy.backend import CupyBackend
 
 Array = Any
 GRAPHS = 16  # numbers of rows that are remembered: those used last
@@ -30,25 +28,27 @@ ASKED = 3  # how often a number of rows is asked for before it gets a graph; a s
 REFUSED = -1
 
 
-class GraphForward:
+class InferenceGraphs:
     """Predicts by CUDA graphs. A number of rows gets its own when it comes again.
 
     It is called as `Forward` says: what it does not take, the operations do, or say what is wrong with it.
     """
 
-    def __init__(self, backend: CupyBackend, stages: Sequence[Stage], parameters: Array) -> None:
+    description = "a CUDA graph for each number of rows that comes again"
+
+    def __init__(self, backend: CudaDense, stages: Sequence[Stage], parameters: Array) -> None:
         self._backend, self._stages = backend, stages
         self._dtype, self._widths = np.dtype(parameters.dtype), widths_of(stages)
-        self._graphs: OrderedDict[tuple[int, ...], ForwardGraph | int] = OrderedDict()
+        self._graphs: OrderedDict[tuple[int, ...], InferenceGraph | int] = OrderedDict()
         self._lock = threading.Lock()  # a graph has one place for its inputs, and one for its outputs
 
     def __call__(self, x: np.ndarray) -> np.ndarray | None:
         """Return new outputs for a NumPy array, or None."""
         if type(x) is not np.ndarray or x.dtype != self._dtype:
             return None
-        with self._lock, self._backend.elsewhere():
+        with self._lock, self._backend.on_device():
             found = self._graphs.get(x.shape, 0)
-            graph = self._other(x.shape, found) if isinstance(found, int) else found
+            graph = self._graph_for(x.shape, found) if isinstance(found, int) else found
             if graph is None:
                 return None
             self._graphs.move_to_end(x.shape)
@@ -58,7 +58,7 @@ class GraphForward:
                 self._give_up(x.shape, f"launching it failed ({in_a_line(error)})")
                 return None
 
-    def _other(self, shape: tuple[int, ...], asked: int) -> ForwardGraph | None:
+    def _graph_for(self, shape: tuple[int, ...], asked: int) -> InferenceGraph | None:
         """Make a graph for what has been asked for before, and may have one; count how often it has been."""
         if asked == REFUSED or len(shape) != 2 or not shape[0] or shape[1] != self._widths[0]:
             return None
@@ -70,8 +70,8 @@ class GraphForward:
                 self._graphs.popitem(last=False)
             return None
         try:
-            with stage("preparing it"):  # whatever no stage of its own names
-                graph = self._graphs[shape] = ForwardGraph(self._backend, self._stages, shape[0], self._widths)
+            with attempt("preparing it"):  # whatever no attempt inside it names
+                graph = self._graphs[shape] = InferenceGraph(self._backend, self._stages, shape[0], self._widths)
         except NotCaptured as reason:
             self._give_up(shape, str(reason))
             return None
@@ -84,50 +84,51 @@ class GraphForward:
         self._backend.note(f"a prediction of {shape[0]} rows runs one operation at a time, because {reason}")
 
 
-class ForwardGraph(Captured):
+class InferenceGraph(CapturedGraph):
     """The forward pass of so many rows.
 
     Args:
         widths: of the inputs, and of what each stage puts out.
 
     Raises:
-        NotCaptured: see `Captured`.
+        NotCaptured: see `CapturedGraph`.
     """
 
-    def __init__(self, backend: CupyBackend, stages: Sequence[Stage], rows: int, widths: Sequence[int]) -> None:
+    def __init__(self, backend: CudaDense, stages: Sequence[Stage], rows: int, widths: Sequence[int]) -> None:
         self._stages = stages  # a graph keeps nothing alive: this does
         dtype = next(stage.weights.dtype for stage in stages if stage.weights is not None)
         self._inputs = backend.empty((rows, widths[0]), dtype)
-        self._between = [backend.empty(rows * max(widths), dtype) for _ in range(2)]  # stages write by turns
-        self._given, self._answer = (Pinned(backend.cupy, (rows, width), dtype) for width in (widths[0], widths[-1]))
-        self._numbers = self._given.array.reshape(-1)
+        self._activations = [backend.empty(rows * max(widths), dtype) for _ in range(2)]  # stages write by turns
+        self._host_inputs = Pinned(backend.cupy, (rows, widths[0]), dtype)
+        self._host_outputs = Pinned(backend.cupy, (rows, widths[-1]), dtype)
+        self._flat_inputs = self._host_inputs.array.reshape(-1)
         self._current = backend.cupy.cuda.get_current_stream
 
-        def work(inner: CupyBackend) -> Work:
-            calls: Work = [(self._given.upload, (self._inputs,))]
+        def work(inner: CudaDense) -> Work:
+            calls: Work = [(self._host_inputs.upload, (self._inputs,))]
             outputs = self._inputs
-            for turn, (stage_, width) in enumerate(zip(stages, widths[1:], strict=True)):
-                inputs, outputs = outputs, self._between[turn % 2][: rows * width].reshape(rows, width)
-                calls.append((stage_.bound(inner), (inputs, outputs)))
-            return [*calls, (self._answer.download, (outputs,))]
+            for turn, (stage, width) in enumerate(zip(stages, widths[1:], strict=True)):
+                inputs, outputs = outputs, self._activations[turn % 2][: rows * width].reshape(rows, width)
+                calls.append((stage.bound(inner), (inputs, outputs)))
+            return [*calls, (self._host_outputs.download, (outputs,))]
 
         super().__init__(backend, work, [])
 
     def run(self, x: np.ndarray) -> np.ndarray | None:
         """Return the outputs for x [rows, I], or None where it holds what is not finite."""
-        np.copyto(self._given.array, x)
-        size = np.vdot(self._numbers, self._numbers)  # one pass; too large a sum is left to the operations too
+        np.copyto(self._host_inputs.array, x)
+        size = np.vdot(self._flat_inputs, self._flat_inputs)  # one pass; too large a sum is left to the operations too
         if size - size != 0:
             return None
         self._graph.launch()
         self._current().synchronize()
-        return self._answer.array.copy()
+        return self._host_outputs.array.copy()
 
 
 def widths_of(stages: Sequence[Stage]) -> list[int]:
     """Return how many numbers a row has before the first stage, and after each."""
     width = next(stage.weights.shape[0] for stage in stages if stage.weights is not None)
     widths = [int(width)]
-    for stage_ in stages:
-        widths.append(widths[-1] if stage_.weights is None else int(stage_.weights.shape[1]))
+    for stage in stages:
+        widths.append(widths[-1] if stage.weights is None else int(stage.weights.shape[1]))
     return widths

@@ -1,4 +1,7 @@
-"""Launching the kernels of nnx/kernels/cuda: compiled when first used, one module for each file and float type."""
+"""Kernel launches: the sources of nnx/kernels/cuda compiled by NVRTC when first used, and scratch memory for them.
+
+There is one module for each file and float type.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from nnx.kernels.cuda import KERNELS, Launch, options, source
 from nnx.kernels.cuda.table import SCALARS
 
 Array = Any
-STREAMS = 8  # of a thread, whose rooms are kept
+STREAMS = 8  # of a thread, whose scratch is kept
 
 
 class Launcher:
@@ -32,7 +35,7 @@ class Launcher:
         arguments = [kind(value) for kind, value in zip(types, values, strict=True)]
         run(launch.grid, launch.block, tuple(arguments), shared_mem=launch.shared)
 
-    def allow(self, name: str, dtype: str, size: int) -> None:
+    def allow_shared_memory(self, name: str, dtype: str, size: int) -> None:
         """Let a kernel have so many bytes of dynamic shared memory: without being asked, a GPU gives 48 KiB at most."""
         run, _ = self._kernels.get((name, dtype)) or self._load(name, dtype)
         run.max_dynamic_shared_size_bytes = size
@@ -56,49 +59,49 @@ def pointer(array: Array | None) -> Any:
     return np.uintp(0) if array is None else array
 
 
-class Rooms:
-    """Room for what a kernel leaves to the next one: one array for each type, kept, and taken again by each call.
+class Scratch:
+    """Scratch memory, for what a kernel leaves to the next one: one array for each type, reused by each call.
 
-    So whatever asks for room must be done with it before it asks again: what runs in the order of its launches is.
+    So whatever asks for scratch must be done with it before it asks again: what runs in the order of its launches is.
 
     Args:
-        times: how much larger a new room is than what is asked for, so that it soon stops growing.
+        times: how much larger a new array is than what is asked for, so that it soon stops growing.
     """
 
     def __init__(self, cupy: Any, times: int = 2) -> None:
         self._cupy, self._times = cupy, times
-        self._rooms: dict[str, Array] = {}
+        self._arrays: dict[str, Array] = {}
 
     def __call__(self, count: int, dtype: str) -> Array:
-        """Return room for `count` numbers, which the next call hands out again."""
-        room = self._rooms.get(dtype)
-        if room is None or room.size < count:
-            room = self._rooms[dtype] = self._cupy.empty(self._times * count, dtype)
-        return room[:count]
+        """Return an array of `count` numbers, which the next call hands out again."""
+        array = self._arrays.get(dtype)
+        if array is None or array.size < count:
+            array = self._arrays[dtype] = self._cupy.empty(self._times * count, dtype)
+        return array[:count]
 
 
-class Scratch(threading.local):
-    """Rooms for the operations that are called one by one: a step in its steady state allocates nothing.
+class ScratchPerStream(threading.local):
+    """Scratch for the operations that are called one by one: a step in its steady state allocates nothing.
 
     Each thread and each stream has its own, because what is launched on one stream runs in order and nothing else does.
     Those of the streams used last are kept: nobody says when a stream is gone. What is dropped goes back to CuPy's pool
     of that same stream, so work on it that is still to come is safe.
-    A captured step has rooms of its own, which no other call makes larger or drops (graph.py).
+    A CUDA graph has a `Scratch` of its own, which no other call makes larger or drops (programs/capture.py).
     """
 
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
-        self._streams: dict[int, Rooms] = {}
+        self._streams: dict[int, Scratch] = {}
 
     def __call__(self, count: int, dtype: str) -> Array:
-        """Return room for `count` numbers, which the next call on this stream hands out again."""
+        """Return an array of `count` numbers, which the next call on this stream hands out again."""
         stream = self._cupy.cuda.get_current_stream().ptr
-        rooms = self._streams.pop(stream, None) or Rooms(self._cupy)
-        self._streams[stream] = rooms  # the last one now
+        scratch = self._streams.pop(stream, None) or Scratch(self._cupy)
+        self._streams[stream] = scratch  # the last one now
         if len(self._streams) > STREAMS:
             del self._streams[next(iter(self._streams))]
-        return rooms(count, dtype)
+        return scratch(count, dtype)
 
     def drop(self) -> None:
-        """Give this thread's rooms up."""
+        """Give this thread's scratch up."""
         self._streams.clear()

@@ -1,34 +1,36 @@
-"""The CuPy backend on a machine with several GPUs: an operation makes the backend's own the current one first.
+"""Several GPUs on one machine: each operation of a CuPy backend first makes that backend's own GPU the current one.
 
-With a single GPU there is nothing to make sure of, and this class is not used.
+CUDA launches kernels on the thread's current device, wherever their operands are. With a single GPU there is nothing to
+make sure of, and none of this is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
-from nnx.backends.cupy.backend import CupyBackend
+from nnx.backends.cupy.dense import CudaDense
 from nnx.backends.operations import OPERATIONS
 
-
-class CupyBackendOfSeveral(CupyBackend):
-    """The same operations, each on its own GPU whichever is the current one: see the end of this file."""
+Kind = TypeVar("Kind", bound=type[CudaDense])
 
 
 def on_its_gpu(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Run a method of the backend on its GPU; where that is the current one, for the price of asking."""
+    """Run a method of a backend on its GPU; where that is the current one, for the price of asking."""
 
     @wraps(method)
-    def guarded(self: CupyBackend, *args: Any, **kwargs: Any) -> Any:
+    def guarded(self: CudaDense, *args: Any, **kwargs: Any) -> Any:
         if self.cupy.cuda.runtime.getDevice() == self.number:
             return method(self, *args, **kwargs)
-        with self.elsewhere():
+        with self.on_device():
             return method(self, *args, **kwargs)
 
     return guarded
 
 
-for _name in (*OPERATIONS, "relu_and_dense_backward", "probe"):
-    setattr(CupyBackendOfSeveral, _name, on_its_gpu(getattr(CupyBackend, _name)))
+def each_on_its_gpu(kind: Kind) -> Kind:
+    """Let all operations of a class of backends run on its GPU, whichever is the current one."""
+    for name in (*OPERATIONS, "relu_and_dense_backward", "probe"):
+        setattr(kind, name, on_its_gpu(getattr(kind, name)))
+    return kind

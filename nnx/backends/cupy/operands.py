@@ -1,4 +1,4 @@
-"""What kernels can take as it is, and what is done about everything else.
+"""Operands of CUDA kernels: which arrays a kernel can take as they are, and copies or default bodies for all others.
 
 A kernel takes contiguous arrays of one float type whose shapes fit, because it knows nothing of strides and would read
 another type's bits as numbers. So what it reads is copied where it is not contiguous; what it writes goes through an
@@ -37,7 +37,7 @@ class CudaOperands(CudaDevice):
     def _read(self, a: Array) -> Array:
         return a if a.flags.c_contiguous else self.cupy.ascontiguousarray(a)
 
-    def _room(self, out: Array | None, shape: tuple[int, ...], like: Array) -> Array:
+    def _output(self, out: Array | None, shape: tuple[int, ...], like: Array) -> Array:
         """Return what a kernel may write to: `out` itself where that can be."""
         if out is not None and writable(out, shape, like.dtype):
             return out

@@ -1,4 +1,4 @@
-"""Pinned host memory: its pages stay where they are, so the GPU copies by itself while the host goes on."""
+"""Pinned (page-locked) host memory, for asynchronous copies: the GPU makes them by itself while the host goes on."""
 
 from __future__ import annotations
 

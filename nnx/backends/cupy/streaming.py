@@ -1,4 +1,4 @@
-"""Rows streamed to the GPU while it computes: how `CupyBackend.stream` trains on more than fits there.
+"""Double buffering of data sets larger than the GPU's memory: copies overlap with training. See `CupyBackend.stream`.
 
 The host gathers rows into pinned memory, a stream of its own copies them, and events keep the two apart: copies wait
 until steps are done with what stood there, steps wait for what they read, and the host for the memory it writes to.
@@ -33,7 +33,7 @@ class DoubleBuffer:
         cuda = backend.cupy.cuda
         self._cuda, self._data, self.rows, self.reason = cuda, data, rows, reason
         self.arrays: Sequence[Array] = [backend.zeros((2 * rows, *a.shape[1:]), a.dtype) for a in data]
-        self._rooms = [[Pinned(backend.cupy, (rows, *a.shape[1:]), a.dtype) for a in data] for _ in range(2)]
+        self._staging = [[Pinned(backend.cupy, (rows, *a.shape[1:]), a.dtype) for a in data] for _ in range(2)]
         self._stream = cuda.Stream(non_blocking=True)
         self._filled, self._left = ([cuda.Event(disable_timing=True) for _ in range(2)] for _ in range(2))
         for half in range(2):
@@ -45,9 +45,9 @@ class DoubleBuffer:
         first = half * self.rows
         self._stream.wait_event(self._left[half])
         with self._stream:
-            for source, room, array in zip(self._data, self._rooms[half], self.arrays, strict=True):
-                np.take(source, rows, axis=0, out=room.array[: len(rows)], mode="clip")  # "raise" would copy twice
-                room.upload(array[first : first + len(rows)])
+            for source, pinned, array in zip(self._data, self._staging[half], self.arrays, strict=True):
+                np.take(source, rows, axis=0, out=pinned.array[: len(rows)], mode="clip")  # "raise" would copy twice
+                pinned.upload(array[first : first + len(rows)])
             self._filled[half].record(self._stream)
 
     def enter(self, half: int) -> None:

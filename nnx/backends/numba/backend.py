@@ -21,25 +21,27 @@ import numpy as np
 
 from nnx.backends import threads
 from nnx.backends.base import BackendInfo
+from nnx.backends.environment import gemm_rule
 from nnx.backends.errors import BackendUnavailable, InputError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.numpy import NumpyBackend
-from nnx.backends.operations import QUIET
+from nnx.backends.operations import QUIET, fusible, with_functions
 from nnx.backends.recorder import Program, Recorder
 from nnx.kernels.cpu.jit.signature import Unfit
+from nnx.kernels.elementwise import FUNCTIONS, KINDS, Elementwise, number_of
 from nnx.kernels.philox import LOW, keep_threshold
 from nnx.kernels.rounding import RUN
 from nnx.kernels.step_state import STEP
 
 Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
-GEMM_RULES = ("auto", "own", "blas")
 ALONE = 2e5  # ns of work below which one thread is quicker than two
 
 
 MODULES = {
     "matmul": "blas gemm",
-    "ops": "activations cross_entropy dropout losses optimizers reductions softmax step",
+    "ops": "cross_entropy dropout elementwise losses optimizers softmax step sums",
+    "program": "compiled inference",
     "threads": "pool",
 }
 
@@ -58,9 +60,7 @@ class Kernels:
 
 # What each operation runs; whatever is not here is NumPy's.
 IMPLEMENTATIONS = {
-    "regularize": "step.regularize", "relu": "activations.forward", "relu_backward": "activations.backward",
-    "sigmoid": "activations.forward", "sigmoid_backward": "activations.backward", "tanh": "activations.forward",
-    "tanh_backward": "activations.backward", "softmax": "softmax.forward", "softmax_backward": "softmax.backward",
+    "regularize": "step.regularize", "softmax": "softmax.forward", "softmax_backward": "softmax.backward",
     "softmax_jacobian": "softmax.jacobian", "cross_entropy": "losses.cross_entropy_indices",
     "cross_entropy_backward": "losses.cross_entropy_indices_backward", "softmax_cross_entropy": "cross_entropy.indices",
     "binary_cross_entropy": "losses.binary_cross_entropy",
@@ -70,9 +70,16 @@ IMPLEMENTATIONS = {
     "mean_absolute_error_backward": "losses.regression_backward", "gather_rows": "step.gather",
     "dropout": "dropout.dropout", "tally": "step.tally", "end_step": "step.end_step", "sgd": "optimizers.sgd",
     "adagrad": "optimizers.adagrad", "rmsprop": "optimizers.rmsprop", "adam": "optimizers.adam",
+    **{row.name: "elementwise.forward" for row in FUNCTIONS},
+    **{row.gradient: "elementwise.backward" for row in FUNCTIONS},
 }  # fmt: skip
 
+NUMBERS = {kind: number_of(kind) for kind in KINDS}
+GRADIENTS = {row.name: number_of(row.gradient) for row in FUNCTIONS}
+PLAIN = NumpyBackend()
 
+
+@with_functions
 class NumbaBackend(NumpyBackend):
     """Arrays are `numpy.ndarray`s; the hot loops are compiled."""
 
@@ -82,6 +89,7 @@ class NumbaBackend(NumpyBackend):
         self.kernels = Kernels()
         self.bound = bool(self.kernels.blas.available())  # whether compiled code can call NumPy's BLAS
         self.gemm_rule = gemm_rule()
+        self._forward, self._backward = self.kernels.elementwise.forward, self.kernels.elementwise.backward
         self._softmax, self._board = self.kernels.softmax, self.kernels.pool.board
 
     # ---- facts -------------------------------------------------------------------------------------------------------
@@ -90,7 +98,10 @@ class NumbaBackend(NumpyBackend):
         if op.startswith("dense"):
             product = {"auto": "gemm/blas", "own": "gemm", "blas": "blas"}[self.gemm_rule]
             return f"numba:{product}"  # which of the two is chosen for each shape: see the notes
-        return f"numba:{IMPLEMENTATIONS[op]}" if op in IMPLEMENTATIONS else f"numpy:{op}"
+        if op in IMPLEMENTATIONS:
+            return f"numba:{IMPLEMENTATIONS[op]}"
+        inherited = super().implementation(op)  # NumPy's, or the default body
+        return inherited if inherited == "xp" else f"numpy:{op}"
 
     def versions(self) -> dict[str, str]:
         import llvmlite
@@ -123,7 +134,7 @@ class NumbaBackend(NumpyBackend):
 
     def record(self, known: Iterable[Array]) -> Recorder:
         """Return the stand-in. NumPy carries out what it notes: for one step no operation is worth being compiled."""
-        return Recorder(self, known, by=NumpyBackend())
+        return Recorder(self, known, by=PLAIN)
 
     def compile(self, recorder: Recorder) -> Program:
         from nnx.backends.numba.program import compile_program  # here, because it imports Numba
@@ -135,18 +146,27 @@ class NumbaBackend(NumpyBackend):
 
         return compile_forward(stages, parameters)
 
+    def planned_step(self) -> str:
+        from nnx.backends.numba.program import wanted_family
+        from nnx.backends.numba.runtime import WAYS
+
+        return f"one compiled function, samples {WAYS.get(wanted_family(), ' or '.join(WAYS.values()))}"
+
+    def planned_prediction(self) -> str:
+        return f"one compiled function for a few rows, beyond that {Program.description}"
+
     # ---- dense -------------------------------------------------------------------------------------------------------
 
     def dense(self, x: Array, w: Array, b: Array, activation: str | None = None, out: Array | None = None) -> Array:
         (n, inputs), outputs, k = x.shape, w.shape[1], self.kernels
         y = np.empty((n, outputs), x.dtype) if out is None else out
-        kind = k.activations.KINDS[activation]
+        kind = k.elementwise.NONE if activation is None else NUMBERS[fusible(activation)]
         if not self._own(n, outputs, inputs, x.itemsize, True):
             if offer(k.blas.dense, x, w, b, y, kind) if self.bound else self._by_numpy(x, w, b, y, kind):
                 return y
-        elif b.shape == (1, outputs) and self._product(x, w, y, b, kind == k.activations.RELU):
-            if kind > k.activations.RELU:
-                self._elementwise(k.activations.activate, 1.0, (y,), kind)
+        elif b.shape == (1, outputs) and self._product(x, w, y, b, kind == k.elementwise.RELU):
+            if kind not in (k.elementwise.NONE, k.elementwise.RELU):
+                self._elementwise(k.elementwise.forward, 1.0, (y, y), kind, 0.0)
             return y
         return super().dense(x, w, b, activation, out)
 
@@ -169,7 +189,7 @@ class NumbaBackend(NumpyBackend):
         else:
             part = np.empty_like(dw)
             self._in_runs(len(dy), lambda run: self._weight_gradient(x[run], dy[run], part), dw)
-        if not (len(dy) and offer(self.kernels.reductions.sum_rows, dy, db)):
+        if not (len(dy) and offer(self.kernels.sums.bias_gradient, dy, db)):
             self._bias_gradient(dy, db)
 
     def _weight_gradient(self, x: Array, dy: Array, dw: Array) -> Array:
@@ -183,7 +203,7 @@ class NumbaBackend(NumpyBackend):
         if not (x.dtype == w.dtype == b.dtype == y.dtype and b.shape == (1, y.shape[1])):
             return False
         np.matmul(x, w, out=y)
-        return offer(self.kernels.activations.finish, y, b, kind)
+        return offer(self.kernels.elementwise.finish, y, b, kind)
 
     def _own(self, m: int, n: int, k: int, itemsize: int, fused: bool) -> bool:
         if self.gemm_rule == "auto":
@@ -223,33 +243,15 @@ class NumbaBackend(NumpyBackend):
 
     # ---- activations -------------------------------------------------------------------------------------------------
 
-    def relu(self, x: Array, out: Array | None = None) -> Array:
-        return self._forward(super().relu, "relu", 0.3, x, out)
-
-    def sigmoid(self, x: Array, out: Array | None = None) -> Array:
-        return self._forward(super().sigmoid, "sigmoid", 0.8, x, out)
-
-    def tanh(self, x: Array, out: Array | None = None) -> Array:
-        return self._forward(super().tanh, "tanh", 1.0, x, out)
-
-    def relu_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        return self._backward(super().relu_backward, "relu", y, dy, out)
-
-    def sigmoid_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        return self._backward(super().sigmoid_backward, "sigmoid", y, dy, out)
-
-    def tanh_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        return self._backward(super().tanh_backward, "tanh", y, dy, out)
-
-    def _forward(self, otherwise: Callable[..., Array], name: str, cost: float, x: Array, out: Array | None) -> Array:
+    def _function(self, row: Elementwise, x: Array, a: float, out: Array | None) -> Array:
         y = np.empty(x.shape, x.dtype) if out is None else out
-        k = self.kernels.activations
-        return y if self._elementwise(k.forward, cost, (x, y), k.KINDS[name]) else otherwise(x, out)
+        done = self._elementwise(self._forward, row.cost, (x, y), NUMBERS[row.name], a)
+        return y if done else getattr(PLAIN, row.name)(x, *row.given(a), out=out)
 
-    def _backward(self, otherwise: Callable[..., Array], name: str, y: Array, dy: Array, out: Array | None) -> Array:
+    def _gradient(self, row: Elementwise, of: Array, dy: Array, a: float, out: Array | None) -> Array:
         dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        k = self.kernels.activations
-        return dx if self._elementwise(k.backward, 0.4, (y, dy, dx), k.KINDS[name]) else otherwise(y, dy, out)
+        done = self._elementwise(self._backward, row.cost, (of, dy, dx), GRADIENTS[row.name], a)
+        return dx if done else getattr(PLAIN, row.gradient)(of, dy, *row.given(a), out=out)
 
     def softmax(self, x: Array, out: Array | None = None) -> Array:
         y = np.empty(x.shape, x.dtype) if out is None else out
@@ -377,16 +379,16 @@ class NumbaBackend(NumpyBackend):
         return y if done else super().dropout(x, rate, seed, layer, counters, out)
 
     def tally(
-        self, losses: Array, outputs: Array, target: Array, metric: str | None, precision: float, stats: Array
+        self, losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array
     ) -> None:
         k = self.kernels.step
         if metric == "categorical" and target.ndim == 1:
             done = offer(k.tally_labels, losses, outputs, target, stats)
         else:
             target = outputs if metric is None else target
-            done = offer(k.tally, losses, outputs, target, stats, k.METRICS[metric], float(precision or 0))
+            done = offer(k.tally, losses, outputs, target, stats, k.METRICS[metric], float(tolerance or 0))
         if not done:
-            super().tally(losses, outputs, target, metric, precision, stats)
+            super().tally(losses, outputs, target, metric, tolerance, stats)
 
     def end_step(self, stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> None:
         if not offer(self.kernels.step.end_step, stats, penalties, history, counters, rows):
@@ -476,14 +478,6 @@ def bounds(clip: float) -> tuple[float, float]:
     return (-math.log1p(-clip), -math.log(clip)) if clip else (-math.inf, math.inf)
 
 
-def gemm_rule() -> str:
-    """NNX_GEMM, or "auto"."""
-    rule = os.environ.get("NNX_GEMM", "").strip().lower() or "auto"
-    if rule not in GEMM_RULES:
-        raise InputError(f"NNX_GEMM={rule!r}: expected one of {', '.join(GEMM_RULES)}")
-    return rule
-
-
 def setting(name: str) -> int | None:
     """Return one of Numba's variables as Numba reads it: anything but a number is no setting, about which it warns."""
     with suppress(ValueError):
@@ -507,10 +501,8 @@ def create(device: str = "") -> NumbaBackend:
     if (number := setting(threads.NUMBAS)) is not None and number < 1:
         raise BackendUnavailable("numba", f"{threads.NUMBAS}={number}, with which Numba does not load", "Unset it.")
     try:
-        backend = NumbaBackend()
+        return NumbaBackend()
     except InputError:
         raise
     except Exception as error:  # Numba refuses a NumPy that is too new by ImportError, LLVM fails in its own ways
         raise BackendUnavailable("numba", f"Numba does not load ({type(error).__name__}: {error})", install) from error
-    threads.apply()
-    return backend

@@ -1,17 +1,20 @@
-"""A model's forward pass in one compiled function, for a few rows: how `NumbaBackend.compile_forward` does it."""
+"""Inference on the CPU, for a few rows: a forward pass in one compiled function, for `NumbaBackend.compile_forward`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import pack, unpack
 from typing import Any
 
 import numpy as np
 
 from nnx.backends.dataflow import Array, address
 from nnx.backends.inference import Forward, Stage
+from nnx.backends.recorder import Program
 from nnx.kernels.cpu.jit.simd import WIDTH
-from nnx.kernels.cpu.ops.activations import KINDS
+from nnx.kernels.cpu.ops.elementwise import NONE
 from nnx.kernels.cpu.program import inference as f
+from nnx.kernels.elementwise import number_of
 
 # A row takes some 150 ns and 55 ps a weight (from the second-level cache). Stage by stage all rows together take 20 us
 # in Python, then less for each. And a product of two to four rows takes BLAS as long as eight of them.
@@ -42,6 +45,8 @@ def compile_forward(stages: Sequence[Stage], parameters: Array) -> Forward | Non
                 pass
         return None
 
+    most = f"{table[f.ROWS]} row{'s' if table[f.ROWS] > 1 else ''}"
+    forward.description = f"one compiled function up to {most}, beyond that {Program.description}"  # type: ignore[attr-defined]
     forward.alive = table, parameters  # type: ignore[attr-defined]  # of which compiled code has the addresses alone
     return forward
 
@@ -61,12 +66,24 @@ def table_of(stages: Sequence[Stage], parameters: Array) -> Array | None:
             if None in found:
                 return None
             places = [at for at in found if at is not None]
-        kind = f.SOFTMAX if stage.activation == "softmax" else KINDS[stage.activation]
-        rows.append([inputs, width, *places, kind])
+        rows.append([inputs, width, *places, kind_of(stage.activation), as_integer(stage.parameter)])
     if weights > WEIGHTS or max(max(row[:2]) for row in rows) > f.STACK:
         return None
     header = [len(rows), max(FEW, int(SAVED / (ROW + weights * WEIGHT))), weights, address(parameters)]
     return np.array([*header, *(number for row in rows for number in row)], np.int64)
+
+
+def as_integer(number: float) -> int:
+    """The bits of a float64 as int64, as the table holds them."""
+    bits: int = unpack("=q", pack("=d", number))[0]
+    return bits
+
+
+def kind_of(activation: str | None) -> int:
+    """What the kernel knows an activation by."""
+    if activation is None:
+        return NONE
+    return f.SOFTMAX if activation == "softmax" else number_of(activation)
 
 
 def place(a: Any, parameters: Array) -> int | None:

@@ -1,4 +1,4 @@
-"""From a step that was read to the int64 table that nnx/kernels/cpu/program/compiled.py runs.
+"""Lowering for the CPU: from a step's data flow to the int64 table that nnx/kernels/cpu/program/compiled.py interprets.
 
 `Layout` hands out memory and columns; `Rows` and `Lanes` say how samples lie: row by row, for matrix products by
 gemm.py, or feature by feature with samples in the vector lanes, for narrow networks.
@@ -18,8 +18,11 @@ from nnx.backends.dataflow import Array, Gradient, Node, Step, Value, address, s
 from nnx.backends.errors import NotReplayable
 from nnx.kernels.cpu.matmul import register_tile
 from nnx.kernels.cpu.matmul.gemm import STRIPS
+from nnx.kernels.cpu.ops import optimizers
 from nnx.kernels.cpu.program import table as t
 from nnx.kernels.cpu.program.lanes_matmul import SAMPLES
+from nnx.kernels.elementwise import number_of
+from nnx.kernels.losses import LOSSES
 from nnx.kernels.rounding import RUN
 
 PADDING = 64  # numbers that a buffer of the step's own is a multiple of
@@ -217,7 +220,7 @@ class Layout:
         header[t.REGIONS], header[t.ROWS] = len(regions), rows
         header[t.M_DELTA] = self.parameter(operands.get("m", operands["p"])) - self.p
         header[t.V_DELTA] = self.parameter(operands.get("v", operands["p"])) - self.p
-        header[t.OPTIMIZER] = number_of(step.optimizer.name)
+        header[t.OPTIMIZER] = optimizers.NUMBERS[step.optimizer.name]
         header[t.LOSSES] = self.place(step.losses)
         header[t.HITS] = self.place(step.hits) if step.hits is not None else t.NOWHERE
         if self.scratch:
@@ -263,12 +266,12 @@ class Rows(Layout):
                 assert node.weights is not None
                 assert node.biases is not None
                 w, b = self.panels_of(node.weights, False), self.parameter(node.biases)
-                return [row(t.DENSE, KIND=kind_of(node), K=n, N=node.weights.shape[1], X=x, W=w, B=b, Y=out)]
+                return [row(t.DENSE, KIND=int(node.relu), K=n, N=node.weights.shape[1], X=x, W=w, B=b, Y=out)]
             case "dense_dx":
                 assert node.weights is not None
                 w = self.panels_of(node.weights, True)
                 columns = {"K": node.weights.shape[0], "N": n, "D": x, "W": w, "G": out}
-                return [row(t.DENSE_DX, KIND=kind_of(node), X=0 if node.y is None else place(node.y), **columns)]
+                return [row(t.DENSE_DX, KIND=int(node.relu), X=0 if node.y is None else place(node.y), **columns)]
             case "elementwise":
                 y = t.NOWHERE if node.y is None else place(node.y)
                 return [row(t.ELEMENTWISE, KIND=number_of(node.kind), N=n, X=x, Y=y, G=out, COEF=c)]
@@ -276,8 +279,8 @@ class Rows(Layout):
                 layer, seed, threshold = node.details
                 return [row(t.DROPOUT, KIND=layer, N=n, X=x, Y=out, R0=seed, R1=threshold, COEF=c)]
             case "softmax":
-                return [row(t.SOFTMAX, N=n, X=x, Y=out, D=self.room(1))]
-            case "softmax_back":
+                return [row(t.SOFTMAX, N=n, X=x, Y=out)]
+            case "softmax_backward":
                 assert node.y is not None
                 return [row(t.SOFTMAX_BACK, N=n, X=x, Y=place(node.y), G=out)]
             case "cross_entropy" | "cross_entropy_soft":
@@ -285,7 +288,7 @@ class Rows(Layout):
                 assert node.also is not None
                 op = t.CROSS_ENTROPY if node.op == "cross_entropy" else t.CROSS_ENTROPY_SOFT
                 hits = t.NOWHERE if node.hits is None else place(node.hits)
-                columns = {"X": x, "B": place(node.y), "G": out, "Y": place(node.also), "D": self.room(1), "W": hits}
+                columns = {"X": x, "B": place(node.y), "G": out, "Y": place(node.also), "W": hits}
                 return [row(op, N=n, COEF=c, **columns)]
             case "argmax":
                 return [row(t.ARGMAX, N=n, X=x, Y=out)]
@@ -389,11 +392,11 @@ class Lanes(Layout):
                 assert node.weights is not None
                 assert node.biases is not None
                 w, b = self.parameter(node.weights), self.parameter(node.biases)
-                return [row(t.LANES_DENSE, KIND=kind_of(node), K=n, N=node.weights.shape[1], X=x, W=w, B=b, Y=out)]
+                return [row(t.LANES_DENSE, KIND=int(node.relu), K=n, N=node.weights.shape[1], X=x, W=w, B=b, Y=out)]
             case "dense_dx":
                 assert node.weights is not None
                 columns = {"K": node.weights.shape[0], "N": n, "D": x, "W": self.parameter(node.weights), "G": out}
-                return [row(t.LANES_DX, KIND=kind_of(node), X=0 if node.y is None else place(node.y), **columns)]
+                return [row(t.LANES_DX, KIND=int(node.relu), X=0 if node.y is None else place(node.y), **columns)]
             case "elementwise":
                 y = t.NOWHERE if node.y is None else place(node.y)
                 rows = [row(t.ELEMENTWISE, KIND=number_of(node.kind), N=n, X=x, Y=y, G=out, COEF=c)]
@@ -432,16 +435,6 @@ class Lanes(Layout):
 
 
 # Gradients of losses, which are not 0 of their own accord for samples that are not there.
-LOSS_SLOPES = ("square_back", "distance_back", "binary_back", "logit_back")
+LOSS_SLOPES = (*(f"{row.part}_backward" for row in LOSSES), "logit_backward")
 # What lanes have kernels for.
 IN_LANES = {"labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean"}
-
-
-def number_of(name: str) -> int:
-    """What the table calls a kind of operation, or an optimizer."""
-    return int(getattr(t, name.upper()))
-
-
-def kind_of(node: Node) -> int:
-    """RELU if it was folded into this product, else no kind at all."""
-    return t.RELU if node.relu else -1

@@ -1,4 +1,4 @@
-"""A recorded training step, run by one compiled function: how `NumbaBackend.compile` does it.
+"""Compiler of a recorded training step for the CPU: how `NumbaBackend.compile` makes one compiled function run it.
 
 nnx/backends/dataflow.py reads the recorded calls, `lowering.py` writes them as a table of integers, row by row or
 feature by feature, `runtime.py` runs it. The compiled function interprets the table
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnx.backends.dataflow import Array, Reader, Step, address, fuse
-from nnx.backends.errors import NotReplayable
+from nnx.backends.errors import InputError, NotReplayable
 from nnx.backends.numba.lowering import IN_LANES, THREADED, Lanes, Rows
 from nnx.backends.numba.runtime import NumbaProgram
 from nnx.backends.recorder import Call
@@ -43,13 +43,19 @@ def compile_program(
     arena = flat_buffer(step)
     if threads is None:
         threads = int(backend.threads() or 1) if step.work > THREADED else 1
-    family = family or os.environ.get("NNX_PROGRAM") or choose(step)
-    if family not in ("rows", "lanes"):
-        raise ValueError(f"NNX_PROGRAM={family!r}: expected rows or lanes")
+    family = family or wanted_family() or choose(step)
     if family == "lanes" and not {node.op for node in step.nodes} <= IN_LANES:
         family = "rows"
     layout = (Lanes if family == "lanes" else Rows)(step, arena, threads)
     return NumbaProgram(step, layout, calls, backend.threads)
+
+
+def wanted_family() -> str:
+    """NNX_PROGRAM: "rows", "lanes", or nothing."""
+    family = os.environ.get("NNX_PROGRAM", "").strip().lower()
+    if family not in ("", "rows", "lanes"):
+        raise InputError(f"NNX_PROGRAM={family!r}: expected rows or lanes")
+    return family
 
 
 def choose(step: Step) -> str:

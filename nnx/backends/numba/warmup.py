@@ -1,4 +1,4 @@
-"""Compile every kernel of the Numba backend now, so that no training has to wait for it: `nnx warmup`.
+"""Ahead-of-time compiling: every kernel of the Numba backend now, so that no training has to wait: `nnx warmup`.
 
 Each kernel is called once, in each number type, on operands of a few numbers; the code is kept on disk
 (nnx/kernels/cpu/jit/cache.py). Numba compiles one function at a time, so several processes go through them, each its
@@ -142,8 +142,7 @@ def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
         "end_step": lambda: backend.end_step(stats, np.zeros(1), history, counters, n),
         "waiting": lambda: pool.stay_awake(counters, 1, 1),
         "helping": lambda: pool.serve(pool.board, 1, order.copy(), counters, 1, 0),
-        "activate": lambda: backend.kernels.activations.activate(y, 0),
-        "finish": lambda: backend.kernels.activations.finish(y, b, 0),
+        "finish": lambda: backend.kernels.elementwise.finish(y, b, backend.kernels.elementwise.NONE),
         "relu": lambda: backend.relu(x, y),
         "relu_backward": lambda: backend.relu_backward(x, gradient, y),
         "binary_cross_entropy": lambda: backend.binary_cross_entropy(soft, soft, losses),

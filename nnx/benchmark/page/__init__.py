@@ -1,4 +1,4 @@
-"""A report as a page: one HTML file with all it needs in it, for a browser without a network.
+"""HTML page of a report: one file with all it needs in it, for a browser without a network.
 
 It says nothing that the report does not: which backend is fastest, what pays from where on, and how far the times can
 be trusted are all worked out from the figures.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnx.benchmark.page import pictures, words
+from nnx.benchmark.page import pictures, text
 from nnx.benchmark.page.charts import escape
 from nnx.benchmark.page.findings import works
 from nnx.benchmark.workloads import SUITES
@@ -32,16 +32,16 @@ def render(data: dict[str, Any]) -> str:
     for suite in ("steps", "inference", "softmax", "ops", "transfers"):
         sections[suite] = (SUITES[suite].capitalize(), pictures.ratios(suites[suite]))
     sections["start"] = (SUITES["start"].capitalize(), pictures.starts(suites["start"]))
-    sections["table"] = ("Every figure", words.table(found))
-    sections["method"] = ("How it was measured", words.method(data))
+    sections["table"] = ("Every figure", text.table(found))
+    sections["method"] = ("How it was measured", text.method(data))
     shown = {name: section for name, section in sections.items() if section[1]}
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark">'
-        f"<title>nnx bench: {escape(words.processor(data))}</title><style>{_file('page.css')}</style></head><body>"
-        + words.header(data, found, networks)
+        f"<title>nnx bench: {escape(text.processor(data))}</title><style>{_file('page.css')}</style></head><body>"
+        + text.header(data, found, networks)
         + _contents({name: title for name, (title, _) in shown.items()})
         + f"<main>{''.join(_section(name, *section) for name, section in shown.items())}</main>"
         + f'<div id="tip" role="tooltip" hidden></div><script>{_file("page.js")}</script></body></html>\n'

@@ -1,4 +1,4 @@
-"""What a report says: each workload's figures, fastest first, and from where on one player beats another."""
+"""Findings of a report: each workload's figures, fastest first, and from which size on one player beats another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Figure:
     """What one player needed for a workload, in us; or why there is no such time.
 
     Attributes:
-        key: where it is in the table. css: the class that gives it its colour. told: the report's own words.
+        key: where it is in the table. css: the class that gives it its colour. entry: what the report says of it.
     """
 
     key: str
@@ -23,27 +23,27 @@ class Figure:
     ours: bool
     device: str
     css: str
-    told: Mapping[str, Any]
+    entry: Mapping[str, Any]
 
     @property
     def refused(self) -> str:
         """Why it was not measured; empty when it was."""
-        return "" if self.told.get("median_us") else str(self.told.get("refused") or "not measured")
+        return "" if self.entry.get("median_us") else str(self.entry.get("refused") or "not measured")
 
     @property
     def median(self) -> float:
         """The time to go by."""
-        return float(self.told["median_us"])
+        return float(self.entry["median_us"])
 
     @property
     def low(self) -> float:
         """A quarter of the rounds were faster."""
-        return float(self.told.get("low_us") or self.median)
+        return float(self.entry.get("low_us") or self.median)
 
     @property
     def high(self) -> float:
         """A quarter of the rounds were slower."""
-        return float(self.told.get("high_us") or self.median)
+        return float(self.entry.get("high_us") or self.median)
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,12 @@ def works(data: dict[str, Any]) -> list[Work]:
     found = []
     for number, row in enumerate(data.get("workloads", [])):
         figures = []
-        for place, (name, told) in enumerate(row.get("results", {}).items()):
+        for place, (name, entry) in enumerate(row.get("results", {}).items()):
             player = known.get(name, {})
             ours = bool(player.get("ours"))
-            figures.append(Figure(f"{number}-{place}", name, ours, player.get("device", "cpu"), _css(name, ours), told))
+            figures.append(
+                Figure(f"{number}-{place}", name, ours, player.get("device", "cpu"), _css(name, ours), entry)
+            )
         figures.sort(key=lambda figure: float("inf") if figure.refused else figure.median)
         flops, moved = (float(row.get(name) or 0.0) for name in ("flops", "bytes"))
         found.append(Work(row.get("suite", ""), row.get("title", "?"), row.get("rows") or 1, flops, moved, figures))

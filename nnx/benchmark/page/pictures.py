@@ -1,4 +1,4 @@
-"""The page's pictures: which backend for which network, from where on what pays, and how near the machine's limits."""
+"""Figures of the page: which backend for which network, from where on what pays, and how near the machine's limits."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def _batch(network: str, found: Sequence[Work], threads: int) -> str:
         series.append(charts.Series(name, own[0][1].css, points))
     verdicts = list(_verdicts(found, threads))
     marks = [(float(size), short) for size, short, _ in verdicts if size]
-    told = "".join(f"<p>{escape(text)}</p>" for _, _, text in verdicts)
+    caption = "".join(f"<p>{escape(text)}</p>" for _, _, text in verdicts)
     plot = _both(partial(charts.lines, series, marks, label=f"Rows a second by batch size, {network}"), 540, 340)
-    return f"<figure><figcaption><h3>{escape(network)}</h3>{told}</figcaption>{plot}</figure>"
+    return f"<figure><figcaption><h3>{escape(network)}</h3>{caption}</figcaption>{plot}</figure>"
 
 
 def _verdicts(found: Sequence[Work], threads: int) -> Iterable[tuple[int | None, str, str]]:
@@ -108,8 +108,8 @@ def _verdicts(found: Sequence[Work], threads: int) -> Iterable[tuple[int | None,
             yield None, "", f"{name}: {what} never {pay}, up to {most} rows (at best {times(gain)})."
         else:
             rows = "every batch size" if size == both[0] else f"{size} rows on"
-            told = "at" if size == both[0] else "from"
-            yield size, f"{what} {pay} from {size}", f"{name}: {what} {pay} {told} {rows}, up to {times(gain)}."
+            preposition = "at" if size == both[0] else "from"
+            yield size, f"{what} {pay} from {size}", f"{name}: {what} {pay} {preposition} {rows}, up to {times(gain)}."
     if not any(what != "the GPU" for what, _, _ in pairs):
         yield None, "", "One thread and several were not compared."
     if not any(figure.device != "cpu" for figure in ours.values()):
@@ -193,7 +193,7 @@ def shares(found: Sequence[Work]) -> str:
 
 
 def _share(figure: Figure) -> float:
-    return float(figure.told.get("of_limit") or 0.0)
+    return float(figure.entry.get("of_limit") or 0.0)
 
 
 def _share_row(work: Work, own: Figure, scale: Scale) -> str:
@@ -216,8 +216,8 @@ def ratios(found: Sequence[Work]) -> str:
     scale = _speeds(raced)
     cards = "".join(_ratio_card(work, scale) for work in raced)
     how = "; the scale is logarithmic" if scale.log else ""
-    told = f"Speed against {NUMPY}, the line at 1{TIMES}: right of it is faster{how}."
-    return f'<p>{told}</p><div class="cards">{cards}</div>'
+    caption = f"Speed against {NUMPY}, the line at 1{TIMES}: right of it is faster{how}."
+    return f'<p>{caption}</p><div class="cards">{cards}</div>'
 
 
 def _speeds(found: Sequence[Work]) -> Scale:

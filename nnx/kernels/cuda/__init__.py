@@ -13,6 +13,7 @@ launches.py plans launches.
 All arrays are C-contiguous. `REAL` is float or double, fixed at compile time. A pointer that says "or null" takes None.
 """
 
+from nnx.kernels.cuda.formulas import ACTIVATIONS
 from nnx.kernels.cuda.launches import (
     Launch,
     bands,
@@ -29,7 +30,7 @@ from nnx.kernels.cuda.launches import (
     softmax_rows,
     tally,
 )
-from nnx.kernels.cuda.table import ACTIVATIONS, FILES, KERNELS, Kernel, options, source
+from nnx.kernels.cuda.table import FILES, KERNELS, Kernel, options, source
 
 __all__ = [
     "ACTIVATIONS",

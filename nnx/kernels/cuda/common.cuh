@@ -103,6 +103,8 @@ __device__ __forceinline__ void map(const REAL* a, const REAL* b, REAL* c, i64 n
 
 __device__ __forceinline__ float exponential(float x) { return expf(x); }
 __device__ __forceinline__ double exponential(double x) { return exp(x); }
+__device__ __forceinline__ float exponential_less_1(float x) { return expm1f(x); }
+__device__ __forceinline__ double exponential_less_1(double x) { return expm1(x); }
 __device__ __forceinline__ float logarithm(float x) { return logf(x); }
 __device__ __forceinline__ double logarithm(double x) { return log(x); }
 __device__ __forceinline__ float logarithm_of_1_plus(float x) { return log1pf(x); }
@@ -114,19 +116,10 @@ __device__ __forceinline__ double square_root(double x) { return sqrt(x); }
 __device__ __forceinline__ float magnitude(float x) { return fabsf(x); }
 __device__ __forceinline__ double magnitude(double x) { return fabs(x); }
 __device__ __forceinline__ REAL infinity() { return (REAL)__int_as_float(0x7f800000); }
-
-// 1 / (1 + exp(-x)), from exp(-|x|) so that nothing overflows.
-__device__ __forceinline__ REAL logistic(REAL x) {
-  REAL e = exponential(-magnitude(x));
-  return (x >= 0 ? (REAL)1 : e) / (1 + e);
-}
+__device__ __forceinline__ REAL not_a_number() { return infinity() - infinity(); }
 
 // NaN passes: every comparison with it is false.
-__device__ __forceinline__ REAL relu(REAL x) { return x < 0 ? (REAL)0 : x; }
 __device__ __forceinline__ REAL clamp(REAL x, REAL low, REAL high) { return x < low ? low : x > high ? high : x; }
-
-// A probability kept from 0 and 1 before a logarithm or a division (chapter 5).
-__device__ __forceinline__ REAL clipped(REAL p) { return clamp(p, (REAL)1e-7, (REAL)(1 - 1e-7)); }
 
 // ---- reductions -----------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ extern "C" __global__ void cross_entropy_labels(const REAL* p, const long long* 
                                                 long long columns) {
   for (i64 row = grid_thread(); row < rows; row += grid_threads()) {
     i64 label = target[row];
-    losses[row] = is_class(label, columns) ? -logarithm(clipped(p[row * columns + label])) : not_a_number();
+    losses[row] = is_class(label, columns) ? nll_of(p[row * columns + label], 1) : not_a_number();
   }
 }
 
@@ -22,30 +22,30 @@ extern "C" __global__ void cross_entropy_distributions(const REAL* p, const REAL
     REAL total = 0;
     for (i64 j = team.lane; j < width; j += team.size) {
       i64 i = row * columns + j;
-      total += surprise(p[i], target[i]);
+      total += nll_of(p[i], target[i]);
     }
     total = team.reduce(total, Sum());
-    if (row >= 0 && team.lane == 0) losses[row] = -total;
+    if (row >= 0 && team.lane == 0) losses[row] = total;
   });
 }
 
 extern "C" __global__ void cross_entropy_backward_labels(const REAL* p, const long long* target, REAL* dp,
                                                          long long rows, long long columns) {
+  REAL scale = (REAL)1 / (REAL)rows;
   for_each_row_by_lanes(rows, columns, [&](auto team, i64 row, i64 width) {
     if (row < 0) return;
     i64 label = target[row];
     for (i64 j = team.lane; j < width; j += team.size) {
       i64 i = row * columns + j;
-      dp[i] = surprise_slope(p[i], (REAL)(j == label)) / (REAL)rows;
+      dp[i] = nll_backward_of(p[i], (REAL)(j == label), scale);
     }
   });
 }
 
 extern "C" __global__ void cross_entropy_backward_distributions(const REAL* p, const REAL* target, REAL* dp,
                                                                 long long rows, long long columns) {
-  map(p, target, dp, rows * columns, [&](REAL probability, REAL wanted) {
-    return surprise_slope(probability, wanted) / (REAL)rows;
-  });
+  REAL scale = (REAL)1 / (REAL)rows;
+  map(p, target, dp, rows * columns, [&](REAL share, REAL wanted) { return nll_backward_of(share, wanted, scale); });
 }
 
 // ---- of logits ------------------------------------------------------------------------------------------------------

@@ -91,11 +91,11 @@ struct ThroughRelu {
     return {load_some<ALIGNED>(y + i, count), load_some<ALIGNED>(dy + i, count)};
   }
   __device__ __forceinline__ Numbers<WIDE> number(i64 i, int count, const Loaded& loaded) const {
-    Numbers<WIDE> slopes;
+    Numbers<WIDE> gradients;
 #pragma unroll
-    for (int k = 0; k < WIDE; k++) slopes.at[k] = relu_slope(loaded.y.at[k], loaded.dy.at[k]);
-    store_some<ALIGNED>(dx + i, slopes, count);
-    return slopes;
+    for (int k = 0; k < WIDE; k++) gradients.at[k] = relu_backward_of(loaded.y.at[k], loaded.dy.at[k]);
+    store_some<ALIGNED>(dx + i, gradients, count);
+    return gradients;
   }
 };
 
@@ -225,6 +225,9 @@ __device__ __forceinline__ void multiply_tiles(const Tile& left, const Tile& rig
   }
 }
 
+// A call: within the kernel all activations would take registers that its loop needs, and stand there four times.
+__device__ __noinline__ REAL activated(REAL x, int activation) { return activate(x, activation); }
+
 extern "C" __global__ void product(const REAL* a, const REAL* b, const REAL* bias, REAL* c, long long m, long long n,
                                    long long k, int a_transposed, int b_transposed, int activation) {
   __shared__ Tile left, right;
@@ -256,7 +259,7 @@ extern "C" __global__ void product(const REAL* a, const REAL* b, const REAL* bia
       if (r >= m || col >= n) continue;
       REAL sum = sums[quarter / 2][quarter % 2];
       if (complete && bias) sum += bias[col];
-      c[(blockIdx.y * m + r) * n + col] = complete ? activate(sum, activation) : sum;
+      c[(blockIdx.y * m + r) * n + col] = complete ? activated(sum, activation) : sum;
     }
   }
 }

@@ -1,4 +1,4 @@
-"""Plans: grid, block and shared memory of a kernel for a shape.
+"""Launch configurations: grid, block and shared memory of a kernel for a shape.
 
 Every kernel walks its data in strides of the whole grid, so it is right for any grid, and the plans are about speed.
 They depend on shapes alone, never on the device: sums are added in the same order on every GPU.
@@ -114,7 +114,7 @@ def tally(metric: str, rows: int, columns: int) -> tuple[Launch, ...]:
     """One launch, or two: the first into parts [grid.x, 2] float64, the second, tally_total, from there.
 
     Args:
-        metric: "losses", "labels", "distributions", "sides" or "distances".
+        metric: "losses", "labels", "distributions", "above" or "near".
     """
     work = rows if metric == "losses" else rows * columns
     return _two_stages(f"tally_{metric}", "tally_total", work)

@@ -17,17 +17,7 @@ __device__ __forceinline__ void mean_of_rows(const REAL* a, const REAL* b, REAL*
   });
 }
 
-// ---- binary cross-entropy -------------------------------------------------------------------------------------------
-
-extern "C" __global__ void binary_cross_entropy(const REAL* p, const REAL* target, REAL* losses, long long rows,
-                                                long long columns) {
-  mean_of_rows(p, target, losses, rows, columns, [](REAL share, REAL t) { return binary_cost(share, t); });
-}
-
-extern "C" __global__ void binary_cross_entropy_backward(const REAL* p, const REAL* target, REAL* gradient,
-                                                         long long n) {
-  map(p, target, gradient, n, [&](REAL share, REAL t) { return binary_slope(share, t) / (REAL)n; });
-}
+#include "losses.cuh"
 
 extern "C" __global__ void sigmoid_cross_entropy(const REAL* logits, const REAL* target, REAL* losses,
                                                  REAL* probabilities, REAL* gradient, long long rows, long long columns,
@@ -37,36 +27,12 @@ extern "C" __global__ void sigmoid_cross_entropy(const REAL* logits, const REAL*
     REAL total = 0;
     for (i64 j = team.lane; j < width; j += team.size) {
       i64 i = row * columns + j;
-      REAL x = logits[i], t = target[i], p = logistic(x);
-      total += sigmoid_cost(x, t, low, high);
+      REAL x = logits[i], t = target[i], p = sigmoid_of(x);
+      total += logit_of(x, t, low, high);
       if (probabilities) probabilities[i] = p;
       gradient[i] = (p - t) / count;
     }
     total = team.reduce(total, Sum());
     if (row >= 0 && team.lane == 0) losses[row] = total / (REAL)columns;
   });
-}
-
-// ---- errors ---------------------------------------------------------------------------------------------------------
-
-extern "C" __global__ void mean_squared_error(const REAL* prediction, const REAL* target, REAL* losses, long long rows,
-                                              long long columns) {
-  mean_of_rows(prediction, target, losses, rows, columns, [](REAL a, REAL b) { return square_cost(a, b); });
-}
-
-extern "C" __global__ void mean_squared_error_backward(const REAL* prediction, const REAL* target, REAL* gradient,
-                                                       long long n) {
-  REAL scale = (REAL)(2.0 / (double)n);
-  map(prediction, target, gradient, n, [&](REAL a, REAL b) { return (a - b) * scale; });
-}
-
-extern "C" __global__ void mean_absolute_error(const REAL* prediction, const REAL* target, REAL* losses, long long rows,
-                                               long long columns) {
-  mean_of_rows(prediction, target, losses, rows, columns, [](REAL a, REAL b) { return distance_cost(a, b); });
-}
-
-extern "C" __global__ void mean_absolute_error_backward(const REAL* prediction, const REAL* target, REAL* gradient,
-                                                        long long n) {
-  REAL scale = (REAL)(1.0 / (double)n);
-  map(prediction, target, gradient, n, [&](REAL a, REAL b) { return distance_slope(a, b, scale); });
 }

@@ -3,7 +3,7 @@
 // Floor: every buffer moved once: in float 20 bytes a parameter, Adam 28. Arithmetic is a tenth of that time, so square
 // root and division are the exact ones.
 // The rates and the step stand in device memory: a recorded launch reads those of its own step whenever it is replayed.
-#include "descent.cuh"
+#include "optimizers.cuh"
 
 // The first thread of a block works the rates out for all.
 __device__ __forceinline__ Rates shared_rates(Rates* shared, const double* hyper, const i64* counters, bool adam) {

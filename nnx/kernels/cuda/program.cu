@@ -3,8 +3,8 @@
 //
 // Floor: what the operations cost on one multiprocessor, and a barrier wherever one reads what other threads wrote; no
 // launch, and no trip to global memory but for the batch.
-#include "closing.cuh"
-#include "descent.cuh"
+#include "step_end.cuh"
+#include "optimizers.cuh"
 #include "elementwise.cuh"
 #include "program.cuh"
 #include "program_gradients.cuh"
@@ -59,11 +59,11 @@ __device__ __forceinline__ void rates(Row row, i64 step) {
 // out += the gradient of a * sum|weights| + b * sum weights**2, of `inputs` weights; also: each warp's part of that in
 // double, which `penalty` adds up.
 __device__ __forceinline__ void regularize(Row row) {
-  REAL slope_1 = (REAL)row.a, slope_2 = (REAL)(2 * row.b);
+  REAL l1 = (REAL)row.a, twice_l2 = (REAL)(2 * row.b);
   double sizes = 0, squares = 0;
   for_items((int)row.inputs, [&](int i) {
     REAL weight = row.weights[i];
-    row.out[i] = regularized(row.out[i], weight, slope_1, slope_2);
+    row.out[i] = regularized(row.out[i], weight, l1, twice_l2);
     sizes += magnitude((double)weight);
     squares += (double)weight * (double)weight;
   });
@@ -89,6 +89,7 @@ __device__ __forceinline__ void update(Row row, i64 step) {
     case Optimizer::ADAGRAD: return for_items(n, [&](int i) { adagrad_step(by, p[i], g[i], v[i]); });
     case Optimizer::RMSPROP: return for_items(n, [&](int i) { rmsprop_step(by, p[i], g[i], v[i]); });
     case Optimizer::ADAM: return for_items(n, [&](int i) { adam_step(by, p[i], g[i], m[i], v[i]); });
+    default: __trap();  // no optimizer has this number
   }
 }
 
@@ -106,8 +107,8 @@ __device__ __forceinline__ void end_step(Row row, int samples) {
   if (lane_of_warp() > 0) return;
   double* stats = reinterpret_cast<double*>(row.y);
   write_stats(stats, loss, hits, samples, row.hits);
-  close_step(stats, reinterpret_cast<double*>(row.weights), row.inputs, reinterpret_cast<double*>(row.out), row.outputs,
-             reinterpret_cast<i64*>(row.also), samples);
+  log_step(stats, reinterpret_cast<double*>(row.weights), row.inputs, reinterpret_cast<double*>(row.out), row.outputs,
+           reinterpret_cast<i64*>(row.also), samples);
 }
 
 // ---- the loop -------------------------------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ __device__ __forceinline__ void perform(const Row& row, int samples, i64 step) {
     case Op::REGULARIZE: return regularize(row);
     case Op::PENALTY: return penalty(row);
     case Op::UPDATE: return update(row, step);
-    case Op::CLOSE: return end_step(row, samples);
+    case Op::END_STEP: return end_step(row, samples);
     default: return each_sample(row, samples);
   }
 }

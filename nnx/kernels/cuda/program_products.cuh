@@ -3,6 +3,7 @@
 // Floor: 128 multiply-adds a clock in float. For OUTPUTS * SAMPLES of them a thread reads SAMPLES words, which the
 // lanes of its warp have side by side, and OUTPUTS weights, which are the same for all of them: three accesses for
 // eight.
+#include "elementwise.cuh"
 #include "program.cuh"
 
 #define SAMPLES 2  // of a thread's tile
@@ -100,7 +101,7 @@ __device__ __forceinline__ void dense(Row row, int samples) {
   int inputs = (int)row.inputs, outputs = (int)row.outputs;
   auto finish = [&](int output, int sample, REAL sum) {
     sum += row.biases[output];
-    row.out[output * samples + sample] = row.kind ? relu(sum) : sum;
+    row.out[output * samples + sample] = row.kind ? relu_of(sum) : sum;
   };
   if (outputs % OUTPUTS == 0 && aligned(row.weights)) {
     multiply(row.x, samples, inputs, outputs, [&](int output) { return AlongOutputs{row.weights + output, outputs}; },
@@ -118,7 +119,7 @@ __device__ __forceinline__ void dense_backward(Row row, int samples) {
   int inputs = (int)row.inputs, outputs = (int)row.outputs;
   auto finish = [&](int input, int sample, REAL sum) {
     int i = input * samples + sample;
-    row.out[i] = row.kind ? relu_slope(row.y[i], sum) : sum;
+    row.out[i] = row.kind ? relu_backward_of(row.y[i], sum) : sum;
   };
   if (outputs % WIDE == 0 && aligned(row.weights)) {
     auto weights_of = [&](int input) { return pointed(AlongInputs{row.weights, {}}, input, inputs, outputs); };

@@ -8,38 +8,12 @@
 
 // ---- each number by itself ------------------------------------------------------------------------------------------
 
-// out = f(x, y) for `inputs` numbers of each sample; y is x where there is no second operand. out may be either.
-template <class F>
-__device__ __forceinline__ void map_samples(const Row& row, int samples, F f) {
-  for_items((int)row.inputs * samples, [&](int i) { row.out[i] = f(row.x[i], row.y[i]); });
-}
-
-// a: a factor, a limit or a lower bound; b: an upper bound.
+// out = f(x, y) for `inputs` numbers of each sample; y is x where there is no second operand. out may be either. a, b: the
+// kind's constants.
 __device__ __forceinline__ void elementwise(Row row, int samples) {
-  REAL a = (REAL)row.a, b = (REAL)row.b;
-  auto map = [&](auto f) { map_samples(row, samples, f); };
-  switch ((Kind)row.kind) {
-    case Kind::RELU: return map([](REAL x, REAL) { return relu(x); });
-    case Kind::SIGMOID: return map([](REAL x, REAL) { return logistic(x); });
-    case Kind::TANH: return map([](REAL x, REAL) { return hyperbolic_tangent(x); });
-    case Kind::RELU_BACK: return map([](REAL y, REAL dy) { return relu_slope(y, dy); });
-    case Kind::SIGMOID_BACK: return map([](REAL y, REAL dy) { return sigmoid_slope(y, dy); });
-    case Kind::TANH_BACK: return map([](REAL y, REAL dy) { return tanh_slope(y, dy); });
-    case Kind::SQUARE: return map([](REAL x, REAL t) { return square_cost(x, t); });
-    case Kind::SQUARE_BACK: return map([=](REAL x, REAL t) { return (x - t) * a; });
-    case Kind::DISTANCE: return map([](REAL x, REAL t) { return distance_cost(x, t); });
-    case Kind::DISTANCE_BACK: return map([=](REAL x, REAL t) { return distance_slope(x, t, a); });
-    case Kind::BINARY: return map([](REAL p, REAL t) { return binary_cost(p, t); });
-    case Kind::BINARY_BACK: return map([=](REAL p, REAL t) { return binary_slope(p, t) * a; });
-    case Kind::LOGIT: return map([=](REAL x, REAL t) { return sigmoid_cost(x, t, a, b); });
-    case Kind::LOGIT_BACK: return map([=](REAL x, REAL t) { return (logistic(x) - t) * a; });
-    case Kind::ABOVE: return map([=](REAL x, REAL t) { return (REAL)((x > a) == (t > (REAL)0.5)); });
-    case Kind::NEAR: return map([=](REAL x, REAL t) { return (REAL)(magnitude(x - t) < a); });
-    case Kind::EQUAL: return map([](REAL x, REAL y) { return (REAL)(x == y); });
-    case Kind::SURPRISE: return map([](REAL p, REAL t) { return -surprise(p, t); });
-    case Kind::SURPRISE_BACK: return map([=](REAL p, REAL t) { return surprise_slope(p, t) * a; });
-    case Kind::KNOWN: return map([=](REAL x, REAL t) { return t >= 0 && t < a ? x : not_a_number(); });
-  }
+  with_kind(row.kind, (REAL)row.a, (REAL)row.b, [&](auto f) {
+    for_items((int)row.inputs * samples, [&](int i) { row.out[i] = f(row.x[i], row.y[i]); });
+  });
 }
 
 // kind: the layer; word: the seed; outputs: the threshold; a: the scale; y: counters. A thread has one Philox counter,
@@ -114,11 +88,12 @@ __device__ __forceinline__ void each_sample(Row row, int samples) {
       return for_items((int)row.outputs * samples, [&](int i) {
         row.out[i] = (REAL)(row.x[i % samples] == (REAL)(i / samples));
       });
-    default:  // MEAN, times a
+    case Op::MEAN:  // times a
       return for_items(samples, [&](int s) {
         REAL total = 0;
         for (i64 j = 0; j < row.inputs; j++) total += at(row.x, s)[j];
         row.out[s] = total * (REAL)row.a;
       });
+    default: __trap();  // no operation has this number
   }
 }

@@ -1,7 +1,8 @@
-"""The table that `program` (program.cu) interprets: a row of sixteen words for each operation of a training step.
+"""Instruction table of the persistent kernel (program.cu): a row of sixteen words for each operation of a step.
 
 An operand is a *place*: the address of an array, or, below SHARED_PLACES, a byte of the block's shared memory; or it
-is NOWHERE. The tests hold names and numbers to program.cuh.
+is NOWHERE. The tests hold names and numbers to program.cuh. The kinds of "elementwise" are numbered in
+nnx/kernels/elementwise.py.
 """
 
 from __future__ import annotations
@@ -21,12 +22,7 @@ NOWHERE = -1
 OPERATIONS = (
     "copy", "load", "labels", "rates", "dense", "dense_backward", "gradient", "elementwise", "dropout", "softmax",
     "softmax_backward", "cross_entropy", "cross_entropy_soft", "argmax", "one_hot", "mean", "regularize", "penalty",
-    "update", "close",
-)  # fmt: skip
-KINDS = (
-    "relu", "sigmoid", "tanh", "relu_back", "sigmoid_back", "tanh_back", "square", "square_back", "distance",
-    "distance_back", "binary", "binary_back", "logit", "logit_back", "above", "near", "equal", "surprise",
-    "surprise_back", "known",
+    "update", "end_step",
 )  # fmt: skip
 OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")
 

@@ -2,19 +2,19 @@
 //
 // Floor: w read, dw read and written: 3 arrays in one pass. The sum is in double and in a fixed order: each block adds
 // up its share, a second launch the blocks; a lone block writes the result itself.
-#include "descent.cuh"
+#include "optimizers.cuh"
 
 extern "C" __global__ void regularize(const REAL* w, REAL* dw, double* parts, double* penalty, long long n, double l1,
                                       double l2) {
   __shared__ double shared[WARPS];
-  REAL slope_1 = (REAL)l1, slope_2 = (REAL)(2 * l2);
+  REAL each = (REAL)l1, twice_l2 = (REAL)(2 * l2);
   double sizes = 0, squares = 0;
   for_each(n, aligned(w) && aligned(dw), [&](auto span) {
     auto weights = span.load_from(w), gradients = span.load_from(dw);
 #pragma unroll
     for (int k = 0; k < span.count; k++) {
       REAL weight = weights.at[k];
-      gradients.at[k] = regularized(gradients.at[k], weight, slope_1, slope_2);
+      gradients.at[k] = regularized(gradients.at[k], weight, each, twice_l2);
       sizes += magnitude((double)weight);
       squares += (double)weight * (double)weight;
     }

@@ -29,7 +29,6 @@ __device__ __forceinline__ void softmax_backward_row(Team team, Y y, Y dy, X dx,
 
 // A label that is no class makes its loss NaN, instead of reading beyond the row.
 __device__ __forceinline__ bool is_class(i64 label, i64 columns) { return label >= 0 && label < columns; }
-__device__ __forceinline__ REAL not_a_number() { return infinity() - infinity(); }
 
 // The row's own view of its target: which share of class j is wanted, and whether it makes sense.
 struct Label {

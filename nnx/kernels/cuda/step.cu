@@ -3,8 +3,9 @@
 // Floor: the outputs and targets read once; no number goes to the host.
 // Sums are in double and in a fixed order: each block adds up its share, a second launch adds up the blocks. One block
 // writes the result itself, because a launch costs more than a small batch.
-#include "closing.cuh"
+#include "elementwise.cuh"
 #include "rows.cuh"
+#include "step_end.cuh"
 
 // The losses of a block's share, one of its threads' parts of that.
 __device__ __forceinline__ double sum_of_losses(const REAL* losses, i64 rows) {
@@ -77,20 +78,20 @@ __device__ __forceinline__ double share_of_right(const REAL* outputs, const REAL
   return (double)count / (double)columns;
 }
 
-extern "C" __global__ void tally_sides(const REAL* losses, const REAL* outputs, const REAL* target, double* parts,
+extern "C" __global__ void tally_above(const REAL* losses, const REAL* outputs, const REAL* target, double* parts,
                                        double* stats, long long rows, long long columns, REAL threshold) {
   __shared__ double shared[WARPS];
   double hits = share_of_right(outputs, target, rows, columns, [&](REAL output, REAL wanted) {
-    return (output > threshold) == (wanted > (REAL)0.5);
+    return above_of(output, wanted, threshold) != 0;
   });
   finish(sum_of_losses(losses, rows), hits, parts, stats, rows, true, shared);
 }
 
-extern "C" __global__ void tally_distances(const REAL* losses, const REAL* outputs, const REAL* target, double* parts,
-                                           double* stats, long long rows, long long columns, REAL precision) {
+extern "C" __global__ void tally_near(const REAL* losses, const REAL* outputs, const REAL* target, double* parts,
+                                           double* stats, long long rows, long long columns, REAL tolerance) {
   __shared__ double shared[WARPS];
   double hits = share_of_right(outputs, target, rows, columns, [&](REAL output, REAL wanted) {
-    return magnitude(output - wanted) < precision;
+    return near_of(output, wanted, tolerance) != 0;
   });
   finish(sum_of_losses(losses, rows), hits, parts, stats, rows, true, shared);
 }
@@ -114,5 +115,5 @@ extern "C" __global__ void tally_total(const double* parts, double* stats, long 
 extern "C" __global__ void end_step(double* stats, const double* penalties, long long penalty_count, double* history,
                                     long long capacity, long long* counters, long long rows) {
   if (grid_thread() > 0) return;
-  close_step(stats, penalties, penalty_count, history, capacity, counters, rows);
+  log_step(stats, penalties, penalty_count, history, capacity, counters, rows);
 }

@@ -1,4 +1,4 @@
-"""The table of kernels: what each takes and does, and the text to compile. The tests hold it to the `.cu` files."""
+"""Registry of the CUDA kernels: what each takes and does, and the text to compile. Tests hold it to the `.cu` files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from nnx.kernels.cuda.formulas import HEADERS, signatures
+from nnx.kernels.elementwise import FUNCTIONS
+from nnx.kernels.losses import LOSSES
+
 FOLDER = Path(__file__).parent
 REALS = {"float32": "float", "float64": "double"}
-ACTIVATIONS = {None: 0, "relu": 1, "sigmoid": 2, "tanh": 3}  # as in elementwise.cuh
 SCALARS: dict[str, Any] = {
     "long long": np.int64,
     "int": np.int32,
@@ -104,24 +107,12 @@ _TABLE = (
     ),
     # ---- activations -------------------------------------------------------------------------------------------------
     *(
-        Kernel(f"{name}_forward", "activations.cu", "const REAL* x, REAL* y, long long n", f"y = {what}; y may be x.")
-        for name, what in (
-            ("relu", "max(x, 0), nan stays nan"),
-            ("sigmoid", "1 / (1 + exp(-x))"),
-            ("tanh", "tanh(x)"),
-        )
-    ),
-    *(
-        Kernel(
-            f"{name}_backward",
-            "activations.cu",
-            "const REAL* y, const REAL* dy, REAL* dx, long long n",
-            f"dx = {what}; dx may be dy.",
-        )
-        for name, what in (
-            ("relu", "dy where y > 0, else 0"),
-            ("sigmoid", "dy * y * (1 - y)"),
-            ("tanh", "dy * (1 - y * y)"),
+        Kernel(name, "activations.cu", signature, what)
+        for row in FUNCTIONS
+        for (name, signature), what in zip(
+            signatures(row).items(),
+            (f"y = {row.name}(x); y may be x.", f"dx = dy * {row.name}'(x); dx may be dy."),
+            strict=True,
         )
     ),
     # ---- softmax -----------------------------------------------------------------------------------------------------
@@ -181,29 +172,15 @@ _TABLE = (
     ),
     # ---- other losses ------------------------------------------------------------------------------------------------
     *(
-        Kernel(
-            name,
-            "losses.cu",
-            f"const REAL* {given}, const REAL* target, REAL* losses, {_SHAPE}",
-            f"losses [rows] = mean over columns of {what}.",
-        )
-        for name, given, what in (
-            ("binary_cross_entropy", "p", "-(t log p + (1 - t) log(1 - p))"),
-            ("mean_squared_error", "prediction", "(prediction - target)**2"),
-            ("mean_absolute_error", "prediction", "|prediction - target|"),
-        )
-    ),
-    *(
-        Kernel(
-            f"{name}_backward",
-            "losses.cu",
-            f"const REAL* {given}, const REAL* target, REAL* gradient, long long n",
-            f"gradient = {what} / n.",
-        )
-        for name, given, what in (
-            ("binary_cross_entropy", "p", "((1 - t) / (1 - p) - t / p)"),
-            ("mean_squared_error", "prediction", "2 (prediction - target)"),
-            ("mean_absolute_error", "prediction", "sign(prediction - target)"),
+        Kernel(name, "losses.cu", signature, what)
+        for row in LOSSES
+        for (name, signature), what in zip(
+            signatures(row).items(),
+            (
+                f"losses [rows] = mean over columns of {row.part}(x, t).",
+                f"gradient = {row.part}_backward(x, t) * {row.factor} / n.",
+            ),
+            strict=True,
         )
     ),
     Kernel(
@@ -253,16 +230,16 @@ _TABLE = (
                 "; stats[HITS] = rows whose largest output is where the target's largest is",
             ),
             (
-                "sides",
+                "above",
                 "const REAL* outputs, const REAL* target, ",
                 f"{_SHAPE}, REAL threshold",
                 "; stats[HITS] = share of columns where output > threshold is target > 0.5, over all rows",
             ),
             (
-                "distances",
+                "near",
                 "const REAL* outputs, const REAL* target, ",
-                f"{_SHAPE}, REAL precision",
-                "; stats[HITS] = share of columns where |output - target| < precision, over all rows",
+                f"{_SHAPE}, REAL tolerance",
+                "; stats[HITS] = share of columns where |output - target| < tolerance, over all rows",
             ),
         )
     ),
@@ -328,7 +305,7 @@ def source(file: str) -> str:
 def _with_headers(file: str, there: set[str]) -> str:
     """Return a file's text, headers that are not there yet in place of their `#include`, lines counted as before."""
     lines = []
-    for number, line in enumerate((FOLDER / file).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_text(file).splitlines(), 1):
         header = line.removeprefix('#include "').rstrip('"') if line.startswith('#include "') else ""
         if not header:
             lines.append(line)
@@ -338,6 +315,11 @@ def _with_headers(file: str, there: set[str]) -> str:
         else:
             lines.append("")
     return "\n".join(lines) + "\n"
+
+
+def _text(file: str) -> str:
+    """Return a file's text, or that of a header which is made."""
+    return HEADERS[file] if file in HEADERS else (FOLDER / file).read_text(encoding="utf-8")
 
 
 def options(dtype: str) -> tuple[str, ...]:

@@ -1,1 +1,1 @@
-"""Matrix products on the GPU: nnx's kernel, cuBLAS, or cuBLASLt."""
+"""Matrix products (GEMM): nnx's own kernel, cuBLAS or cuBLASLt."""

@@ -61,7 +61,7 @@ class Algorithm(ctypes.Structure):
     _fields_ = [("data", c_uint64 * 8)]
 
 
-class Found(ctypes.Structure):
+class HeuristicResult(ctypes.Structure):
     """cublasLtMatmulHeuristicResult_t: an algorithm and the workspace it needs."""
 
     _fields_ = [
@@ -109,7 +109,7 @@ class Lt:
                 raise LtError(f"this cuBLASLt has no {name}: expected that of CUDA 12 or newer")
             function.argtypes, function.restype = types, c_int
             self._functions[name] = function
-        self.handle = self.made("cublasLtCreate")  # kept as long as the process: what runs may still need it
+        self.handle = self.create("cublasLtCreate")  # kept as long as the process: what runs may still need it
 
     def __call__(self, name: str, *arguments: Any) -> None:
         """Call a function; a status other than 0 is an error."""
@@ -117,7 +117,7 @@ class Lt:
         if status:
             raise LtError(f"{name}: {STATUS.get(status, 'failed')} (status {status})")
 
-    def made(self, name: str, *arguments: Any) -> c_void_p:
+    def create(self, name: str, *arguments: Any) -> c_void_p:
         """Call a function that makes something; return its handle."""
         handle = c_void_p()
         self(name, byref(handle), *arguments)
@@ -200,11 +200,11 @@ class Plan:
             rows, columns = columns, rows
         return self._make("cublasLtMatrixLayout", kind, columns, rows, columns)
 
-    def take(self, candidate: Found) -> None:
+    def take(self, candidate: HeuristicResult) -> None:
         """Let `run` use this one from now on."""
         self._found, self.workspace = candidate, int(candidate.workspace)
 
-    def candidates(self, most: int) -> list[Found]:
+    def candidates(self, most: int) -> list[HeuristicResult]:
         """Return up to so many algorithms, the one that cuBLASLt thinks fastest first.
 
         Raises:
@@ -216,7 +216,7 @@ class Plan:
         wishes += [(wish, c_uint32(bytes_)) for wish, bytes_ in zip(ALIGNMENTS, (b, a, c, c), strict=True)]  # type: ignore[misc]
         for wish, value in wishes:
             self._lt.set("cublasLtMatmulPreferenceSetAttribute", preference, wish, value)
-        found, count = (Found * most)(), c_int(0)
+        found, count = (HeuristicResult * most)(), c_int(0)
         layouts = self._b, self._a, self._c, self._c
         self._lt(
             "cublasLtMatmulAlgoGetHeuristic", self._lt.handle, self._matmul, *layouts, preference, most, byref(found),
@@ -228,7 +228,7 @@ class Plan:
         return able
 
     def _make(self, what: str, *arguments: Any) -> c_void_p:
-        handle = self._lt.made(f"{what}Create", *arguments)
+        handle = self._lt.create(f"{what}Create", *arguments)
         self._made.callback(self._lt, f"{what}Destroy", handle)
         return handle
 

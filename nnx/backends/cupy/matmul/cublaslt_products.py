@@ -1,4 +1,4 @@
-"""Large matrix products by cuBLASLt: where CuPy's cuBLAS cannot be captured, or cannot round as it is wished.
+"""Large matrix products by cuBLASLt: in CUDA graphs, as CuPy's cuBLAS cannot be captured, and in TF32 and bf16.
 
 A kind of product is planned when it is first met, and its plan is tried. What cuBLASLt cannot do is done otherwise, in
 full precision: in a captured step by nnx's kernel, elsewhere by cuBLAS.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nnx.backends.cupy.matmul.cublaslt import (
     ALIGNED,
@@ -23,16 +23,14 @@ from nnx.backends.cupy.matmul.cublaslt import (
     Product,
     alignment,
 )
+from nnx.backends.cupy.matmul.dispatch import CudaMatmul
 from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import ACTIVATIONS
-
-if TYPE_CHECKING:
-    from nnx.backends.cupy.dense import CudaDense
 
 Array = Any
 # Multiply-adds of a step's large products up to which nnx's kernel does them where cuBLASLt cannot. A guess: about what
 # costs as much more than cuBLAS as launching a step's operations one by one does.
-MOST = 1 << 26
+MOST_OWN_WORK = 1 << 26
 PLANS = 256  # kinds of products that are remembered where no graph is captured
 EPILOGUES = {ACTIVATIONS[None]: BIAS, ACTIVATIONS["relu"]: RELU_BIAS}
 
@@ -57,7 +55,7 @@ class LtProducts:
         self.notes: list[str] = []
 
     def __call__(
-        self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
+        self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
     ) -> None:
         """c = activation(a @ b + bias), on the current stream.
 
@@ -66,23 +64,23 @@ class LtProducts:
         """
         # A bias that begins anywhere is added by a kernel of ours.
         epilogue = NONE if bias is None or bias.data.ptr % WORD else EPILOGUES.get(activation, NONE)
-        plan = self._done(backend, kind, a, b, c, bias, (epilogue, NONE))
+        plan = self._multiply(backend, kind, a, b, c, bias, (epilogue, NONE))
         if plan is None:
-            self._otherwise(backend, kind, a, b, c, bias, activation)
+            self._fall_back(backend, kind, a, b, c, bias, activation)
         elif bias is not None and plan.product.epilogue == NONE:
             backend._launch(plans.bias_activation(*c.shape), kind, c, bias, *c.shape, activation)
 
-    def with_column_sums(self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, sums: Array) -> bool:
+    def with_column_sums(self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, sums: Array) -> bool:
         """c = a @ b, and sums = b's column sums: the gradients of weights and biases in one; False if that cannot be.
 
         Not of rounded factors, whose sums would be rounded too.
         """
         if sums.data.ptr % WORD or (kind == "float32" and backend.precision != "full"):
             return False
-        return self._done(backend, kind, a, b, c, sums, (BIAS_GRADIENT,)) is not None
+        return self._multiply(backend, kind, a, b, c, sums, (BIAS_GRADIENT,)) is not None
 
-    def _done(
-        self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, bias: Array | None,
+    def _multiply(
+        self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None,
         epilogues: tuple[int, ...],
     ) -> Plan | None:  # fmt: skip
         """Multiply with the first of the epilogues that cuBLASLt has; return the plan, or None if it has none."""
@@ -92,7 +90,7 @@ class LtProducts:
         begin, other, end = (alignment(matrix.data.ptr) for matrix in (a, b, c))
         if precision == "bf16":
             a, b = rounded(backend, a, b)
-            begin = other = WORD  # wherever that room stands just now: else it would be another product next time
+            begin = other = WORD  # wherever that scratch stands just now: else it would be another product next time
         operands, aligned = (a, b, c, bias), (begin, other, end)
         product = Product(m, n, k, a_transposed, b_transposed, kind, precision, epilogues[0], aligned)
         if product not in self._plans:
@@ -103,7 +101,7 @@ class LtProducts:
         return plan
 
     def _plan(
-        self, backend: CudaDense, wanted: Product, epilogues: tuple[int, ...], operands: tuple[Array, ...]
+        self, backend: CudaMatmul, wanted: Product, epilogues: tuple[int, ...], operands: tuple[Array, ...]
     ) -> Plan | None:
         """Return a plan that cuBLASLt can run, with the first epilogue that it can; None if it can do none."""
         if isinstance(self._lt, str):
@@ -115,7 +113,7 @@ class LtProducts:
                 self.notes.append(str(error))
         return None
 
-    def _tried(self, backend: CudaDense, plan: Plan, operands: tuple[Array, ...]) -> Plan:
+    def _tried(self, backend: CudaMatmul, plan: Plan, operands: tuple[Array, ...]) -> Plan:
         """Return a plan that has worked once."""
         try:
             self._run(backend, plan, operands)
@@ -124,14 +122,14 @@ class LtProducts:
             raise
         return plan
 
-    def _run(self, backend: CudaDense, plan: Plan, operands: tuple[Array, ...]) -> None:
+    def _run(self, backend: CudaMatmul, plan: Plan, operands: tuple[Array, ...]) -> None:
         a, b, c, bias = operands
-        room = backend._scratch(plan.workspace, "uint8").data.ptr if plan.workspace else 0
+        scratch = backend._scratch(plan.workspace, "uint8").data.ptr if plan.workspace else 0
         stream = backend.cupy.cuda.get_current_stream().ptr
-        plan.run(a.data.ptr, b.data.ptr, c.data.ptr, 0 if bias is None else bias.data.ptr, room, stream)
+        plan.run(a.data.ptr, b.data.ptr, c.data.ptr, 0 if bias is None else bias.data.ptr, scratch, stream)
 
-    def _otherwise(
-        self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
+    def _fall_back(
+        self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
     ) -> None:
         """Do what cuBLASLt cannot."""
         raise NotImplementedError
@@ -156,8 +154,8 @@ class GraphProducts(LtProducts):
         self._own = 0  # multiply-adds that nnx's kernel does
         self.planning = True
 
-    def _otherwise(
-        self, backend: CudaDense, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
+    def _fall_back(
+        self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
     ) -> None:
         """Leave it to nnx's kernel.
 
@@ -167,15 +165,15 @@ class GraphProducts(LtProducts):
         self._count(backend, c.size * a.shape[1])
         backend.own_product(kind, a, b, c, bias, activation)
 
-    def _count(self, backend: CudaDense, work: int) -> None:
+    def _count(self, backend: CudaMatmul, work: int) -> None:
         if not self.planning:
             return
         self._own += work
-        if self._own > MOST or backend.gemm_rule == "blas":
+        if self._own > MOST_OWN_WORK or backend.gemm_rule == "blas":
             why = self._lt if isinstance(self._lt, str) else "; ".join(dict.fromkeys(self.notes))
             raise NotCaptured(
                 f"its products need cuBLAS, which cannot be captured ({self._own:,} multiply-adds; nnx's kernel does "
-                f"up to {MOST:,} of a graph's large ones), and cuBLASLt does not do them: {why}"
+                f"up to {MOST_OWN_WORK:,} of a graph's large ones), and cuBLASLt does not do them: {why}"
             )
 
 
@@ -186,27 +184,27 @@ class RoundedProducts(LtProducts):
         super().__init__(lt)
         self._lock = threading.Lock()  # a plan has one place for the address of a bias
 
-    def _done(self, *product: Any) -> Plan | None:
+    def _multiply(self, *product: Any) -> Plan | None:
         with self._lock:
-            plan = super()._done(*product)
+            plan = super()._multiply(*product)
             if len(self._plans) > PLANS:
                 oldest = self._plans.pop(next(iter(self._plans)))
                 if oldest is not None:
                     oldest.close()
         return plan
 
-    def _otherwise(self, backend: CudaDense, *product: Any) -> None:
+    def _fall_back(self, backend: CudaMatmul, *product: Any) -> None:
         """Leave it to cuBLAS, and say so."""
         why = "; ".join(dict.fromkeys(self.notes)) if isinstance(self._lt, Lt) else self._lt
         backend.note(f"products are in full precision where cuBLASLt cannot do them in {backend.precision}: {why}")
         backend.blas_product(*product)
 
 
-def rounded(backend: CudaDense, a: Array, b: Array) -> tuple[Array, Array]:
+def rounded(backend: CudaMatmul, a: Array, b: Array) -> tuple[Array, Array]:
     """Return both factors in bf16, standing as they stand; the next product takes the place."""
     begin = -(-a.size // ALIGNED) * ALIGNED
-    room = backend._scratch(begin + b.size, "uint16")
-    a_rounded, b_rounded = room[: a.size], room[begin:]
+    scratch = backend._scratch(begin + b.size, "uint16")
+    a_rounded, b_rounded = scratch[: a.size], scratch[begin:]
     launch = plans.elementwise("round_to_bfloat16", max(a.size, b.size))
     flat = [f.T if not f.flags.c_contiguous else f for f in (a, b)]
     backend._launch(launch, "float32", *flat, a_rounded, b_rounded, a.size, b.size)

@@ -1,1 +1,1 @@
-"""Recorded steps on the GPU: one operation at a time, a CUDA graph, or the persistent kernel."""
+"""Recorded training steps: replayed one operation at a time, as a CUDA graph, or by the persistent kernel."""

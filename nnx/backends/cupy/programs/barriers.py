@@ -1,4 +1,4 @@
-"""Operations of the persistent kernel, and before which of them its threads must wait for one another."""
+"""Barriers of the persistent kernel: its operations, and before which of them its threads must wait for one another."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def with_barriers(operations: list[Operation]) -> Iterator[np.ndarray]:
     written: list[Operand] = []
     for number, operation in enumerate(operations):
         reads, writes = list(operation.reads.values()), list(operation.writes.values())
-        barrier = number == 0 or meet(reads + writes, written) or meet(writes, read)
+        barrier = number == 0 or overlap(reads + writes, written) or overlap(writes, read)
         if barrier:
             read, written = [], []
         read, written = read + reads, written + writes
         yield operation.row(barrier)
 
 
-def meet(some: list[Operand], others: list[Operand]) -> bool:
+def overlap(some: list[Operand], others: list[Operand]) -> bool:
     """Tell whether any of some operands shares memory with any of others."""
     return any(a.overlaps(b) for a in some for b in others)

@@ -1,4 +1,4 @@
-"""Work captured as a CUDA graph: what Python would launch operation by operation, the GPU then launches by itself.
+"""Capture of CUDA graphs: what Python would launch operation by operation, the GPU then launches by itself.
 
 A graph holds addresses, so all that its kernels touch must live as long as it does, and nothing may come from CuPy's
 pool while it is captured: what is freed then is handed to somebody else, and each replay would write over it. Operands
@@ -13,20 +13,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nnx.backends.cupy.launch import Rooms
+from nnx.backends.cupy.dense import CudaDense
+from nnx.backends.cupy.launch import Scratch
 from nnx.backends.cupy.matmul.cublaslt_products import GraphProducts, NotCaptured
 from nnx.backends.errors import NotReplayable
-
-if TYPE_CHECKING:
-    from nnx.backends.cupy.backend import CupyBackend
 
 Array = Any
 Work = list[tuple[Callable[..., Any], tuple[Any, ...]]]
 
 
-class Captured:
+class CapturedGraph:
     """Some work as a CUDA graph.
 
     Args:
@@ -40,34 +38,34 @@ class Captured:
         NotCaptured: some stage of it failed; the arrays are then as they were, and no capture is open.
     """
 
-    def __init__(self, backend: CupyBackend, work: Callable[[CupyBackend], Work], state: list[Array]) -> None:
+    def __init__(self, backend: CudaDense, work: Callable[[CudaDense], Work], state: list[Array]) -> None:
         self._cupy = backend.cupy
         cuda = self._cupy.cuda
-        with stage("making its stream"):
+        with attempt("making its stream"):
             self._stream = cuda.Stream(non_blocking=True)
             self._before, self._after = cuda.Event(disable_timing=True), cuda.Event(disable_timing=True)
         # The graph's own backend: the same kernels, with scratch that belongs to this graph and products that may be
         # captured. The user's goes on as it is.
         inner = copy.copy(backend)
-        inner._scratch = self._scratch = Rooms(self._cupy, times=1)
+        inner._scratch = self._scratch = Scratch(self._cupy, times=1)
         inner.products = products = GraphProducts(backend.lt())
         calls = work(inner)
         try:
-            with self._aside():
-                with stage("running it once before"):
+            with self._on_own_stream():
+                with attempt("running it once before"):
                     self._warm_up(calls, state)
                 products.planning = False
-                self._graph = self._captured(calls)
+                self._graph = self._capture(calls)
                 # What the run before the capture took from the pool stands under this stream, where nobody looks again.
                 self._cupy.get_default_memory_pool().free_all_blocks(self._stream)
-                with stage("uploading it"):
+                with attempt("uploading it"):
                     self._graph.upload(self._stream)
         finally:
             products.close()
         self.notes = tuple(dict.fromkeys(products.notes))
 
     @contextmanager
-    def _aside(self) -> Iterator[None]:
+    def _on_own_stream(self) -> Iterator[None]:
         """Work on the graph's stream: after all that the caller's was given before, and before all that follows."""
         current = self._cupy.cuda.get_current_stream()
         self._before.record(current)
@@ -87,18 +85,18 @@ class Captured:
         """Do the work, and undo it."""
         saved = [(array, array.copy()) for array in state]
         try:
-            replay(work)
+            call_all(work)
         finally:
             for array, before in saved:
                 array[...] = before
 
-    def _captured(self, work: Work) -> Any:
-        with stage("beginning the capture"):
+    def _capture(self, work: Work) -> Any:
+        with attempt("beginning the capture"):
             self._stream.begin_capture()
         try:
-            with stage("capturing it"), self._cupy.cuda.using_allocator(refuse):
-                replay(work)
-            with stage("making a graph of it"):
+            with attempt("capturing it"), self._cupy.cuda.using_allocator(refuse_allocation):
+                call_all(work)
+            with attempt("making a graph of it"):
                 return self._stream.end_capture()
         except BaseException:  # Ctrl-C too: a capture left open would poison all that follows
             with suppress(Exception):  # where `end_capture` itself has failed there is none any more, and it says so
@@ -106,19 +104,19 @@ class Captured:
             raise
 
 
-def replay(work: Work) -> None:
+def call_all(work: Work) -> None:
     """Call one after the other."""
     for method, operands in work:
         method(*operands)
 
 
-def refuse(size: int) -> Any:
+def refuse_allocation(size: int) -> Any:
     """Allocate nothing."""
     raise RuntimeError(f"an operation allocates {size:,} bytes: expected operands that need no copy")
 
 
 @contextmanager
-def stage(what: str) -> Iterator[None]:
+def attempt(what: str) -> Iterator[None]:
     """Turn whatever fails inside into a reason."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""A recorded step as ONE CUDA graph (capture.py), one for each size of batch.
+"""CUDA graph of a recorded step (capture.py): ONE launch a step, one graph for each size of batch.
 
 Its stream waits for what the caller's stream was given before, and the caller's stream waits for it: to whoever calls
 `run` there is one order.
@@ -6,16 +6,14 @@ Its stream waits for what the caller's stream was given before, and the caller's
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nnx.backends.cupy.dense import CudaDense
 from nnx.backends.cupy.matmul.cublaslt_products import NotCaptured
-from nnx.backends.cupy.programs.capture import Captured, stage
+from nnx.backends.cupy.programs.capture import CapturedGraph, attempt
 from nnx.backends.cupy.programs.replay import CupyProgram, bound, span
 from nnx.backends.operations import OPERATIONS
 from nnx.backends.recorder import Call
-
-if TYPE_CHECKING:
-    from nnx.backends.cupy.backend import CupyBackend
 
 Array = Any
 
@@ -24,12 +22,12 @@ class GraphProgram(CupyProgram):
     """Replays the step as a CUDA graph, captured by the first `run`; where that fails, one operation at a time.
 
     Attributes:
-        reason: why it is not a graph, or None. native: whether it is one. way: how it runs.
+        reason: why it is not a graph, or None. native: whether it is one.
     """
 
-    way = "CUDA graph"
+    description = "CUDA graph"
 
-    def __init__(self, backend: CupyBackend, calls: list[Call]) -> None:
+    def __init__(self, backend: CudaDense, calls: list[Call]) -> None:
         super().__init__(backend, calls)
         self._backend = backend
         self._graph: StepGraph | None = None
@@ -39,7 +37,7 @@ class GraphProgram(CupyProgram):
         """Replay `steps` steps."""
         if steps < 1:
             return
-        with self._backend.elsewhere():
+        with self._backend.on_device():
             if not self._tried:
                 self._capture()
             left = steps if self._graph is None else self._launch(self._graph, steps)
@@ -49,7 +47,7 @@ class GraphProgram(CupyProgram):
     def _capture(self) -> None:
         self._tried = True
         try:
-            with stage("preparing it"):  # whatever no stage of its own names
+            with attempt("preparing it"):  # whatever no attempt inside it names
                 self._graph = StepGraph(self._backend, self.calls)
             self.native = True
             for note in self._graph.notes:
@@ -67,22 +65,22 @@ class GraphProgram(CupyProgram):
         return 0
 
     def _give_up(self, reason: NotCaptured) -> None:
-        self._graph, self.native, self.reason, self.way = None, False, str(reason), CupyProgram.way
+        self._graph, self.native, self.reason, self.description = None, False, str(reason), CupyProgram.description
         self._backend.note(f"a recorded step runs one operation at a time, because {self.reason}")
 
 
-class StepGraph(Captured):
+class StepGraph(CapturedGraph):
     """A captured step.
 
     Attributes:
         done: how many steps the last `run` launched.
 
     Raises:
-        NotCaptured: see `Captured`.
+        NotCaptured: see `CapturedGraph`.
     """
 
-    def __init__(self, backend: CupyBackend, calls: list[Call]) -> None:
-        super().__init__(backend, lambda inner: bound(inner, calls), kept(backend, calls))
+    def __init__(self, backend: CudaDense, calls: list[Call]) -> None:
+        super().__init__(backend, lambda inner: bound(inner, calls), carried_state(backend, calls))
         self.done = 0
 
     def run(self, steps: int) -> None:
@@ -93,7 +91,7 @@ class StepGraph(Captured):
         """
         launch, stream = self._graph.launch, self._stream
         self.done = 0
-        with stage("launching it"), self._aside():
+        with attempt("launching it"), self._on_own_stream():
             for self.done in range(steps):  # counts the launches, also if one fails
                 launch(stream)
             self.done = steps
@@ -102,7 +100,7 @@ class StepGraph(Captured):
 # ---- what one step leaves to the next --------------------------------------------------------------------------------
 
 
-def kept(backend: CupyBackend, calls: list[Call]) -> list[Array]:
+def carried_state(backend: CudaDense, calls: list[Call]) -> list[Array]:
     """Return the arrays that a step changes after it has read them as they were: parameters, moments, counters."""
     asked: list[tuple[int, int]] = []
     written: dict[tuple[int, int], Array] = {}

@@ -1,4 +1,4 @@
-"""From a step that was read (flow.py) to the table that the persistent kernel goes through (program_table.py)."""
+"""Lowering for the GPU: from a step's data flow to the persistent kernel's table (program_table.py)."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import Any
 import numpy as np
 
 from nnx.backends.cupy.programs.barriers import Operation, with_barriers
-from nnx.backends.cupy.programs.shared_memory import ALWAYS, Operand, Room, furnish, round_up
+from nnx.backends.cupy.programs.shared_memory import ALWAYS, Buffer, Operand, place_buffers, round_up
 from nnx.backends.dataflow import Gradient, Node, Step, Value, address
 from nnx.backends.errors import NotReplayable
 from nnx.kernels.cuda import program_table as t
+from nnx.kernels.elementwise import number_of
 
 Array = Any
 WORD = 4  # bytes of what `copy` counts
 MOST_NUMBERS = 1 << 31  # of a value: what the kernel's indices reach
 # What a node is in the table where it is not called the same.
-NAMES = {"gather": "load", "dense_dx": "dense_backward", "softmax_back": "softmax_backward"}
+NAMES = {"gather": "load", "dense_dx": "dense_backward"}
 
 
 class TooLarge(NotReplayable):
     """One multiprocessor is not enough, or is not thought to be."""
 
 
-class Layout:
-    """The operations of one step, and where their operands lie.
+class LoweredStep:
+    """One step as the persistent kernel takes it: its operations, and where their operands lie.
 
     Args:
         capacity: bytes of shared memory. threads: of the block. allocate: gives so many bytes elsewhere; their address.
@@ -43,10 +44,10 @@ class Layout:
         assert step.end is not None
         self.step, self.threads = step, threads
         self.itemsize = step.optimizer.operands["p"].dtype.itemsize
-        self.kept: list[Room] = []  # for as long as a launch
-        self.passing: list[Room] = []  # for some of a step's operations
-        self.rooms: dict[int, Room] = {}  # of values, by their home
-        self.residents: list[tuple[Array, Room]] = []
+        self.kept: list[Buffer] = []  # for as long as a launch
+        self.temporaries: list[Buffer] = []  # for some of a step's operations
+        self.buffers: dict[int, Buffer] = {}  # of values, by their home
+        self.residents: list[tuple[Array, Buffer]] = []
         self.start: list[Operation] = []
         self.each: list[Operation] = []
         self.finish: list[Operation] = []
@@ -57,7 +58,7 @@ class Layout:
         self._gradients()
         self._regularization()
         self._end()
-        self._furnish(capacity, allocate)
+        self._place_buffers(capacity, allocate)
         rows = [*with_barriers(self.start), *with_barriers(self.each), *with_barriers(self.finish)]
         self.table = np.array(rows)
         self.before, self.after = len(self.start), len(self.finish)
@@ -68,47 +69,46 @@ class Layout:
         """Keep an array in shared memory: it is copied there at the beginning, and back at the end if it changes."""
         if not array.flags.c_contiguous:
             raise NotReplayable(f"parameters, or what counts steps, {array.shape} are not contiguous")
-        room, there = self._keep(array.nbytes), given(array)
-        inside, words = Operand(room, 0, array.nbytes), {"inputs": array.nbytes // WORD}
-        self.residents.append((array, room))
+        buffer, there = self._keep(array.nbytes), in_global_memory(array)
+        inside, words = Operand(buffer, 0, array.nbytes), {"inputs": array.nbytes // WORD}
+        self.residents.append((array, buffer))
         self.start.append(Operation("copy", {"x": there}, {"out": inside}, words))
         if changes:
             self.finish.append(Operation("copy", {"x": inside}, {"out": there}, words))
         return inside
 
-    def _keep(self, size: int) -> Room:
-        self.kept.append(Room(size, first=-1, last=ALWAYS))
+    def _keep(self, size: int) -> Buffer:
+        self.kept.append(Buffer(size, first=-1, last=ALWAYS))
         return self.kept[-1]
 
     def _part(self, array: Array) -> Operand:
         """Return an array that lies in a resident one."""
-        for whole, room in self.residents:
+        for whole, buffer in self.residents:
             offset = address(array) - address(whole)
             if offset >= 0 and offset + array.nbytes <= whole.nbytes:
-                return Operand(room, offset, array.nbytes)
+                return Operand(buffer, offset, array.nbytes)
         raise NotReplayable(f"parameters or gradients {array.shape} lie outside the model's flat buffer")
 
     def _value(self, value: Value) -> Operand:
-        """Return a value's room; an array from outside is loaded into one when a launch begins."""
+        """Return a value's buffer; an array from outside is loaded into one when a launch begins."""
         home = value.home
         if home.width * self.step.rows >= MOST_NUMBERS:
             raise TooLarge(f"{self.step.rows:,} samples of {home.width:,} numbers are more than its indices reach")
         size = home.width * self.step.rows * self.itemsize
-        if id(home) not in self.rooms:
+        if id(home) not in self.buffers:
             if home.array is None:
-                self.rooms[id(home)] = room = Room(size)
-                self.passing.append(room)
+                self.buffers[id(home)] = buffer = Buffer(size)
+                self.temporaries.append(buffer)
             else:
-                self.rooms[id(home)] = room = self._keep(size)
-                self.start.append(
-                    Operation("load", {"x": given(home.array)}, {"out": Operand(room, 0, size)}, {"inputs": home.width})
-                )
-        return Operand(self.rooms[id(home)], 0, size)
+                self.buffers[id(home)] = buffer = self._keep(size)
+                reads, writes = {"x": in_global_memory(home.array)}, {"out": Operand(buffer, 0, size)}
+                self.start.append(Operation("load", reads, writes, {"inputs": home.width}))
+        return Operand(self.buffers[id(home)], 0, size)
 
-    def _furnish(self, capacity: int, allocate: Callable[[int], int]) -> None:
+    def _place_buffers(self, capacity: int, allocate: Callable[[int], int]) -> None:
         rows = len(self.start) + len(self.each) + len(self.finish)
         begin = round_up(rows * t.ROW_BYTES)
-        needed = begin + sum(round_up(room.size) for _, room in self.residents)
+        needed = begin + sum(round_up(buffer.size) for _, buffer in self.residents)
         if needed > capacity:
             raise TooLarge(
                 f"its parameters, gradients and moments take {needed:,} bytes, and a block's shared memory is "
@@ -116,14 +116,14 @@ class Layout:
             )
         for number, operation in enumerate(self.each):
             for operand in operation.operands:
-                operand.room.used(number)
+                operand.buffer.used(number)
         for operation in self.start:  # what it writes, every step of the launch reads
             for operand in operation.writes.values():
-                operand.room.used(-1)
-                operand.room.used(ALWAYS)
-        furnish([*self.kept, *self.passing], begin, capacity, allocate)
-        inside = [room for room in (*self.kept, *self.passing) if room.begin < t.SHARED_PLACES]
-        self.shared = max(room.begin + round_up(room.size) for room in inside)
+                operand.buffer.used(-1)
+                operand.buffer.used(ALWAYS)
+        place_buffers([*self.kept, *self.temporaries], begin, capacity, allocate)
+        inside = [buffer for buffer in (*self.kept, *self.temporaries) if buffer.begin < t.SHARED_PLACES]
+        self.shared = max(buffer.begin + round_up(buffer.size) for buffer in inside)
 
     # ---- operations --------------------------------------------------------------------------------------------------
 
@@ -166,7 +166,7 @@ class Layout:
             case "dense_dx":
                 numbers |= {"kind": int(node.relu), "inputs": numbers["outputs"], "outputs": node.x.width}
             case "elementwise":
-                numbers |= {"kind": t.KINDS.index(node.kind), "a": node.constants[0], "b": node.constants[1]}
+                numbers |= {"kind": number_of(node.kind), "a": node.constants[0], "b": node.constants[1]}
             case "dropout":
                 layer, seed, threshold = node.details
                 numbers |= {"kind": layer, "word": seed, "outputs": threshold, "a": node.constants[0]}
@@ -183,8 +183,8 @@ class Layout:
     def _reads(self, node: Node) -> dict[str, Operand]:
         if node.op in ("gather", "labels"):
             source = node.x.array if node.op == "gather" else self.step.labels
-            reads = {"x": given(source)}
-            return reads | ({"y": given(self.step.order), "also": self.counters} if node.ordered else {})
+            reads = {"x": in_global_memory(source)}
+            return reads | ({"y": in_global_memory(self.step.order), "also": self.counters} if node.ordered else {})
         reads = {"x": self._value(node.x)}
         if node.y is not None or node.op == "elementwise":  # which always takes two
             reads["y"] = self._value(node.y or node.x)
@@ -196,18 +196,18 @@ class Layout:
         return reads
 
     def _gradients(self) -> None:
-        """Put each layer's gradients right behind what makes their operands, so that rooms are free soon."""
+        """Put each layer's gradients right behind what makes their operands, so that buffers are free soon."""
         self.written: set[Operand] = set()
         for gradient in self.step.gradients:
             operation = self._gradient(gradient)
             if operation.writes["out"] in self.written:
                 raise NotReplayable("a gradient is written twice in one step: two layers share their parameters")
             self.written |= set(operation.writes.values())
-            rooms = [operand.room for operand in operation.reads.values()]
+            buffers = [operand.buffer for operand in operation.reads.values()]
             makers = [
                 number
                 for number, other in enumerate(self.each)
-                if any(operand.room in rooms for operand in other.writes.values())
+                if any(operand.buffer in buffers for operand in other.writes.values())
             ]
             self.each.insert(max(makers, default=0) + 1, operation)
 
@@ -224,8 +224,8 @@ class Layout:
             if gradient not in self.written:
                 raise NotReplayable("regularize: a parameter that no dense layer's gradient was written for")
             size = self.threads // 32 * 8
-            self.passing.append(Room(size))
-            parts = Operand(self.passing[-1], 0, size)
+            self.temporaries.append(Buffer(size))
+            parts = Operand(self.temporaries[-1], 0, size)
             reads, writes = {"x": gradient, "weights": weights}, {"out": gradient, "also": parts}
             numbers = {"inputs": o["w"].size, "a": o["l1"], "b": o["l2"]}
             self.each.append(Operation("regularize", reads, writes, numbers))
@@ -245,11 +245,11 @@ class Layout:
         reads = {"x": self._value(self.step.losses), "weights": self.penalties}
         if self.step.hits is not None:
             reads["hits"] = self._value(self.step.hits)
-        writes = {"y": self.stats, "out": given(history), "also": self.counters}
+        writes = {"y": self.stats, "out": in_global_memory(history), "also": self.counters}
         numbers = {"inputs": penalties.size, "outputs": history.shape[0]}
-        self.each.append(Operation("close", reads, writes, numbers))
+        self.each.append(Operation("end_step", reads, writes, numbers))
 
 
-def given(array: Array) -> Operand:
+def in_global_memory(array: Array) -> Operand:
     """Return an array as it lies in global memory."""
-    return Operand(Room(array.nbytes, address(array)), 0, array.nbytes)
+    return Operand(Buffer(array.nbytes, address(array)), 0, array.nbytes)

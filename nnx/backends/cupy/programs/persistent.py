@@ -1,4 +1,4 @@
-"""A recorded step of a small network: many steps in ONE launch of one kernel, whose block keeps the network to itself.
+"""Persistent kernel: many steps of a small network in ONE launch, whose block keeps the network to itself.
 
 A graph's launch costs some microseconds, and each of its ten kernels one or two more, which is more than a small
 network's arithmetic. A single block needs neither: parameters, gradients and moments stay in its shared memory, and a
@@ -7,52 +7,51 @@ barrier is all that parts one operation from the next (nnx/kernels/cuda/program.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nnx.backends.cupy.dense import CudaDense
 from nnx.backends.cupy.matmul.cublaslt_products import NotCaptured
-from nnx.backends.cupy.programs.capture import stage
+from nnx.backends.cupy.programs.capture import attempt
 from nnx.backends.cupy.programs.graph import GraphProgram
-from nnx.backends.cupy.programs.lowering import Layout, TooLarge
+from nnx.backends.cupy.programs.lowering import LoweredStep, TooLarge
 from nnx.backends.dataflow import Reader, Step, fuse
 from nnx.backends.errors import NotReplayable
 from nnx.backends.recorder import Call
 from nnx.kernels.cuda import program_table as t
 
-if TYPE_CHECKING:
-    from nnx.backends.cupy.backend import CupyBackend
-
 Array = Any
 # Multiply-adds of a step up to which one multiprocessor is left to do them. A guess: some 10 us, when a graph of ten
 # kernels takes 20 or more.
 MOST_WORK = 1 << 20
-NUMBER = 8  # multiply-adds that writing a number for a sample counts as, which is most of what tall, thin steps do
-# A launch is kept to LAUNCH seconds, reckoned as if it were slow: so a display goes on, and Ctrl-C is heard soon.
-LAUNCH = 0.05
-PACE = 10e9  # multiply-adds a second
-OPERATION = 2e-6  # seconds
+NUMBER_WORK = 8  # multiply-adds that writing a number for a sample counts as, most of what tall, thin steps do
+# A launch is kept to so many seconds, reckoned as if it were slow: so a display goes on, and Ctrl-C is heard soon.
+LAUNCH_SECONDS = 0.05
+WORK_RATE = 10e9  # multiply-adds a second
+OPERATION_SECONDS = 2e-6
 
 
 class PersistentProgram(GraphProgram):
     """Replays steps by the persistent kernel; should a launch fail, as a CUDA graph."""
 
     native = True
-    way = "persistent kernel"
+    description = "persistent kernel"
 
-    def __init__(self, backend: CupyBackend, calls: list[Call], kernel: PersistentKernel) -> None:
+    def __init__(self, backend: CudaDense, calls: list[Call], kernel: PersistentKernel) -> None:
         super().__init__(backend, calls)
         self._kernel: PersistentKernel | None = kernel
+        self.kernels = dict.fromkeys((call.name for call in calls), "cupy:program")
 
     def run(self, steps: int) -> None:
         """Replay `steps` steps."""
-        with self._backend.elsewhere():
+        with self._backend.on_device():
             while steps > 0 and self._kernel is not None:
                 some = min(steps, self._kernel.most)
                 try:
-                    with stage("launching the persistent kernel"):
+                    with attempt("launching the persistent kernel"):
                         self._kernel.launch(some)
                     steps -= some
                 except NotCaptured as reason:
-                    self._kernel, self.way = None, GraphProgram.way
+                    self._kernel, self.description, self.kernels = None, GraphProgram.description, GraphProgram.kernels
                     self._backend.note(f"a recorded step is no persistent kernel, because {reason}")
         super().run(steps)
 
@@ -64,29 +63,29 @@ class PersistentKernel:
         most: steps of one launch.
     """
 
-    def __init__(self, backend: CupyBackend, step: Step) -> None:
+    def __init__(self, backend: CudaDense, step: Step) -> None:
         self._backend, self._dtype = backend, step.dtype
-        self._elsewhere: list[Array] = []
-        layout = Layout(step, backend.shared_memory, t.THREADS, self._allocate)
-        self._table = backend.asarray(layout.table, "int64")
-        rows = len(layout.table)
-        each = rows - layout.before - layout.after
-        self._numbers = (layout.before, each, layout.after, step.rows)
-        self._launch = t.launch(t.THREADS, layout.shared)
-        self.most = max(1, int(LAUNCH / (work_of(step) / PACE + each * OPERATION)))
-        backend._launch.allow("program", step.dtype, backend.shared_memory)
+        self._global_memory: list[Array] = []
+        lowered = LoweredStep(step, backend.shared_memory, t.THREADS, self._allocate)
+        self._table = backend.asarray(lowered.table, "int64")
+        rows = len(lowered.table)
+        each = rows - lowered.before - lowered.after
+        self._numbers = (lowered.before, each, lowered.after, step.rows)
+        self._launch = t.launch(t.THREADS, lowered.shared)
+        self.most = max(1, int(LAUNCH_SECONDS / (work_of(step) / WORK_RATE + each * OPERATION_SECONDS)))
+        backend._launch.allow_shared_memory("program", step.dtype, backend.shared_memory)
 
     def _allocate(self, size: int) -> int:
         """Return where so many bytes of the GPU's memory are, for what the block has no room for."""
-        self._elsewhere.append(self._backend.empty(size, "uint8"))
-        return self._backend.address(self._elsewhere[-1])
+        self._global_memory.append(self._backend.empty(size, "uint8"))
+        return self._backend.address(self._global_memory[-1])
 
     def launch(self, steps: int) -> None:
         """Launch so many steps, at most `most`."""
         self._backend._launch(self._launch, self._dtype, self._table, *self._numbers, steps)
 
 
-def compile_program(backend: CupyBackend, calls: list[Call], wanted: bool | None) -> GraphProgram:
+def compile_program(backend: CudaDense, calls: list[Call], wanted: bool | None) -> GraphProgram:
     """Return a recorded step as a persistent kernel where that can be, else as a CUDA graph.
 
     Args:
@@ -103,7 +102,7 @@ def compile_program(backend: CupyBackend, calls: list[Call], wanted: bool | None
     return GraphProgram(backend, calls)
 
 
-def kernel_of(backend: CupyBackend, calls: list[Call], wanted: bool | None) -> PersistentKernel:
+def kernel_of(backend: CudaDense, calls: list[Call], wanted: bool | None) -> PersistentKernel:
     """Return a step as the persistent kernel takes it.
 
     Raises:
@@ -117,11 +116,11 @@ def kernel_of(backend: CupyBackend, calls: list[Call], wanted: bool | None) -> P
     work = work_of(step)
     if not wanted and work > MOST_WORK:
         raise TooLarge(f"{work:,} multiply-adds a step are more than one multiprocessor should do: {MOST_WORK:,}")
-    with stage("preparing it"), backend.elsewhere():
+    with attempt("preparing it"), backend.on_device():
         return PersistentKernel(backend, step)
 
 
 def work_of(step: Step) -> int:
     """Return what a step costs, in multiply-adds, roughly."""
     written = sum(value.width for node in step.nodes for value in (node.out, node.also) if value is not None)
-    return step.work + NUMBER * step.rows * written
+    return step.work + NUMBER_WORK * step.rows * written

@@ -1,33 +1,29 @@
-"""A recorded step on the GPU: its operations one after the other, two of them in one kernel where that saves a pass."""
+"""Replay of a recorded step on the GPU: one operation after the other, two in one kernel where that saves a pass."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nnx.backends.cupy.dense import CudaDense
 from nnx.backends.operations import OPERATIONS
 from nnx.backends.recorder import Call, Program
-
-if TYPE_CHECKING:
-    from nnx.backends.cupy.backend import CupyBackend
+from nnx.kernels.cuda import ACTIVATIONS
 
 Array = Any
 DENSE = ("dense_backward", "dense_gradients")
-ACTIVATIONS = ("relu", "sigmoid", "tanh")  # those that `dense` applies to its own result
 
 
 class CupyProgram(Program):
     """Replays the step. Nothing in it waits for the GPU, so Python runs ahead and the launches queue up."""
 
-    way = "single operations"
-
-    def __init__(self, backend: CupyBackend, calls: list[Call]) -> None:
+    def __init__(self, backend: CudaDense, calls: list[Call]) -> None:
         super().__init__(backend, calls)
         self._bound = [*bound(backend, calls)]
 
 
-def bound(backend: CupyBackend, calls: list[Call]) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
+def bound(backend: CudaDense, calls: list[Call]) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
     """Return what to call: activations and ReLU's gradient along with their dense layer, all else as recorded."""
     work: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
     joined = False
@@ -36,10 +32,10 @@ def bound(backend: CupyBackend, calls: list[Call]) -> list[tuple[Callable[..., A
         operands = tuple(call.operands.values())
         if joined:  # done along with the one before
             joined = False
-        elif following is not None and feeds(backend, call, following):
+        elif following is not None and fuses_relu_gradient(backend, call, following):
             joined = True
             work.append((backend.relu_and_dense_backward, (*operands, following)))
-        elif following is not None and activates(backend, call, following, calls):
+        elif following is not None and fuses_activation(backend, call, following, calls):
             joined = True
             x, w, b = (call.operands[name] for name in ("x", "w", "b"))
             work.append((backend.dense, (x, w, b, following.name, following.operands["out"])))
@@ -48,7 +44,7 @@ def bound(backend: CupyBackend, calls: list[Call]) -> list[tuple[Callable[..., A
     return work
 
 
-def feeds(backend: CupyBackend, call: Call, following: Call) -> bool:
+def fuses_relu_gradient(backend: CudaDense, call: Call, following: Call) -> bool:
     """Tell whether a call is ReLU's gradient, and the next one takes it through a dense layer."""
     if call.name != "relu_backward" or following.name not in DENSE:
         return False
@@ -56,7 +52,7 @@ def feeds(backend: CupyBackend, call: Call, following: Call) -> bool:
     return made.shape == taken.shape and backend.address(made) == backend.address(taken)
 
 
-def activates(backend: CupyBackend, call: Call, following: Call, calls: list[Call]) -> bool:
+def fuses_activation(backend: CudaDense, call: Call, following: Call, calls: list[Call]) -> bool:
     """Tell whether a call is a dense layer, and the next one its activation, the only one that reads what it made."""
     if call.name != "dense" or call.operands["activation"] is not None or following.name not in ACTIVATIONS:
         return False
@@ -71,7 +67,7 @@ def activates(backend: CupyBackend, call: Call, following: Call, calls: list[Cal
     return alone and bool(following.operands["x"].shape == call.operands["out"].shape)
 
 
-def span(backend: CupyBackend, array: Array) -> tuple[int, int]:
+def span(backend: CudaDense, array: Array) -> tuple[int, int]:
     """Return where in memory an array begins and ends."""
     begin = backend.address(array)
     reach = sum((count - 1) * stride for count, stride in zip(array.shape, array.strides, strict=True))

@@ -1,1 +1,1 @@
-"""How kernels are compiled: the cache on disk, the argument types, and arrays and vectors as compiled code has them."""
+"""Just-in-time compiling of kernels: the cache on disk, argument types, and arrays and vectors in compiled code."""

@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""What a kernel asks of arrays before it touches them: does it read their bytes as NumPy does, do two share memory?
+"""Alignment, byte order and aliasing, asked of arrays by compiled code before it touches them.
 
 Numba tells types apart without alignment or byte order wherever it has seen an unaligned array before, in whatever
 function: the next one in the other byte order would be read as if it were this machine's. So kernels ask NumPy's own

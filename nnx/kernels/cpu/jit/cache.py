@@ -1,4 +1,4 @@
-"""Compiled kernels on disk: `njit`, which is Numba's own but for what `cache=True` means.
+"""Kernel cache on disk: `njit`, which is Numba's own but for what `cache=True` means.
 
 Numba's cache asks only whether the file of a function has changed, so a kernel would keep the old code of every helper
 it imports; two processes that fill one cache at once can pair a signature with the other's code (its index and its
@@ -24,11 +24,10 @@ import shutil
 import stat
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +41,12 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime.nrt import rtsys
 
 from nnx.kernels.forking import hold_at_fork
-from nnx.kernels.telling import warn_once
+from nnx.kernels.uninterrupted import LOCK, NEEDED, pause, uninterrupted
+from nnx.kernels.user_warnings import warn_once
 
-LOCK = threading.RLock()
 hold_at_fork(global_compiler_lock._lock)  # Numba's
 hold_at_fork(LOCK)  # this one last, for what comes last is taken first, as in `typed`
+NEEDED.append(global_compiler_lock._lock)
 CPU = Path(__file__).parent.parent  # the folder of all kernels for the CPU
 REBUILD: Any = CompileResult._rebuild
 KEPT = 4  # folders of entries, one for each version of the sources, that are kept; the oldest goes first
@@ -58,23 +58,43 @@ def njit(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Compile a function as `numba.njit` does; with `cache=True` keep the code as described above.
 
     It is compiled when first called, once for each combination of argument types; to name the types, see `typed`.
+    Either way no handler of a signal cuts it: see uninterrupted.py.
     """
     if function is None:
         return lambda function: njit(function, **options)
     cached = options.pop("cache", False)
     dispatcher = numba.njit(**options)(function)
-    if cached and hasattr(dispatcher, "_cache"):  # with NUMBA_DISABLE_JIT=1 it is the function itself
+    if not hasattr(dispatcher, "_compile_for_args"):  # with NUMBA_DISABLE_JIT=1 it is the function itself
+        return dispatcher
+    whole(dispatcher)
+    if cached:
         plain = {name: sorted(value) if isinstance(value, set) else value for name, value in options.items()}
         dispatcher._cache = KernelCache(function, repr(sorted(plain.items())))
     return dispatcher
 
 
+def whole(dispatcher: Any) -> None:
+    """Have what Numba's dispatch calls for operands of new types done without interruption, with pauses in between."""
+    compile_for, compile_one = dispatcher._compile_for_args, dispatcher.compile
+
+    def compile_after_a_pause(signature: Any) -> Any:  # each function, also those that others call
+        pause()
+        return compile_one(signature)
+
+    dispatcher.compile = compile_after_a_pause
+    dispatcher._compile_for_args = lambda *operands: uninterrupted(partial(compile_for, *operands))
+
+
 def typed(dispatcher: Any, *types: Any) -> Any:
     """Compile a function for these argument types, unless it is; return it."""
-    with LOCK:
-        if types not in dispatcher.overloads:
-            with uncollected():
+
+    def work() -> None:
+        with LOCK, uncollected():
+            if types not in dispatcher.overloads:
                 dispatcher.compile(types)
+
+    if types not in dispatcher.overloads:
+        uninterrupted(work)
     return dispatcher
 
 

@@ -1,4 +1,4 @@
-"""What a kernel accepts from Python: `takes` names its operands, and whatever else comes is refused, not compiled for.
+"""Signatures of kernels: `takes` names the operands, and whatever else comes is refused, not compiled for.
 
 Without it Numba would compile a kernel again for every layout, for read-only arrays and for mixtures of types, at a
 second each. Looking at arrays in Python costs 2 us a call, ten times the call itself; here Numba's own dispatch looks,

@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""The vocabulary of the CPU kernels: how they are compiled, parts of arrays, and vectors of 16 numbers.
+"""SIMD vectors of 16 numbers, parts of arrays, and compiler options: the vocabulary of the CPU kernels.
 
 Everything is generic over float32 and float64: Numba compiles the same source for either. Arrays are given as such and
 positions as indices into them, never as addresses: an access through an integer has no object it belongs to, and LLVM
@@ -20,6 +20,7 @@ from numba.extending import intrinsic, models, register_model
 from nnx.kernels.cpu.jit.span import Span, data_of, make_matrix, make_span, size_of
 
 WIDTH = 16  # numbers in a vector; LLVM splits it into what the machine has (AVX-512 1, AVX2 2, NEON 4 registers)
+ALIGNED = 64  # bytes: vectors that lie across two cache lines take twice as long
 
 TRIED = (0, 61), (0, 68)  # the first and the last version of Numba that compilers.py was tried with
 LEAN: dict[str, Any] = {}
@@ -98,6 +99,44 @@ def row(typing, array, index):
         return make_span(context, builder, signature.return_type, data, columns)
 
     return Span(array.dtype)(array, types.intp), codegen
+
+
+@intrinsic(prefer_literal=True)
+def on_stack(typing, dtype, count):
+    """Room for `count` numbers, a constant, of a type, until the calling function ends."""
+    numbers = count.literal_value
+
+    def codegen(context, builder, signature, args):
+        size = ir.Constant(ir.IntType(64), numbers)
+        data = cgutils.alloca_once(builder, context.get_data_type(signature.return_type.dtype), size)
+        data.align = ALIGNED
+        return make_span(context, builder, signature.return_type, data, size)
+
+    return Span(dtype.dtype)(dtype, count), codegen
+
+
+# ---- whole numbers ---------------------------------------------------------------------------------------------------
+# Numba's min, max and int are functions that it compiles anew for each set of options, 16 ms each time.
+
+
+@intrinsic
+def smaller(typing, a, b):
+    """The smaller of two whole numbers."""
+
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.icmp_signed("<", *args), *args)
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def larger(typing, a, b):
+    """The larger of two whole numbers."""
+
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.icmp_signed(">", *args), *args)
+
+    return types.int64(types.int64, types.int64), codegen
 
 
 # ---- vectors ---------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from nnx.kernels.cpu.jit.behaved import apart, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS
-from nnx.kernels.cpu.ops.activations import finish
+from nnx.kernels.cpu.ops.elementwise import finish
 
 ROW_MAJOR, PLAIN, TRANSPOSED = np.int32(101), np.int32(111), np.int32(112)
 LIBRARIES = (  # NumPy's wheels for Linux and Windows, for macOS
@@ -91,7 +91,7 @@ def _multiply(a, b, c):
 @takes("mmmm")
 @njit(**OPTIONS)
 def dense(x, w, b, y, kind):
-    """y = activation(x @ w + b); `kind` is one of activations.py's."""
+    """y = activation(x @ w + b); `kind` is of a function without a parameter, or NONE."""
     (n, inputs), (depth, outputs) = x.shape, w.shape
     if depth != inputs or b.shape != (1, outputs) or y.shape != (n, outputs) or not x.size * w.size:
         return False

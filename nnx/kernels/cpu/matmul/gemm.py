@@ -21,7 +21,7 @@ from numba import types
 
 from nnx.kernels.cpu.jit.behaved import apart, behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
-from nnx.kernels.cpu.jit.simd import PART, view
+from nnx.kernels.cpu.jit.simd import PART, larger, smaller, view
 from nnx.kernels.cpu.matmul.packing import pack_strips, panels_from_columns, panels_from_rows
 from nnx.kernels.cpu.matmul.register_tile import (
     ROWS,
@@ -55,10 +55,11 @@ def multiply(a, panels, tall, c, bias, active, relu, accumulating, strips):
     """
     (m, whole), n, columns = a.shape, c.shape[1], VECTORS * (WIDTH // c.itemsize)
     packed, empty = n > UNPACKED * columns, new_tile(c, ROWS, VECTORS)
-    blocks = max(1, -(-m // BLOCK_ROWS))
-    height = max(1, -(-m // (blocks * ROWS))) * ROWS  # as equal as tiles allow: a low block has little use of a panel
-    for k in range(0, max(whole, 1), BLOCK_DEPTH):
-        depth = min(BLOCK_DEPTH, whole - k)
+    blocks = larger(1, -(-m // BLOCK_ROWS))
+    # blocks as equal as tiles allow: a low one has little use of a panel
+    height = larger(1, -(-m // (blocks * ROWS))) * ROWS
+    for k in range(0, larger(whole, 1), BLOCK_DEPTH):
+        depth = smaller(BLOCK_DEPTH, whole - k)
         first, last = k == 0 and not accumulating, k + depth >= whole
         for i0 in range(0, m, height):
             some = a[i0 : i0 + height, k : k + depth]
@@ -128,8 +129,8 @@ def make(itemsize: int) -> Any:
             raise ValueError("gemm: an operand is not contiguous")
         if not behaved(a, b, c, bias) or not apart(c, a, b, bias):
             return False
-        wide = (min(n, BLOCK_COLUMNS) + columns - 1) // columns * columns
-        strip_numbers = (min(m, BLOCK_ROWS) + ROWS) * min(depth, BLOCK_DEPTH) + columns
+        wide = (smaller(n, BLOCK_COLUMNS) + columns - 1) // columns * columns
+        strip_numbers = (smaller(m, BLOCK_ROWS) + ROWS) * smaller(depth, BLOCK_DEPTH) + columns
         memory = np.empty(wide * depth + strip_numbers + 64, c.dtype)
         in_blocks(a, b, c, bias, active, relu, accumulating, wide, memory)
         return True

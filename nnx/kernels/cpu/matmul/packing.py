@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit takes has no types for Python.)
-"""Copies of matrices in the order in which a product reads them.
+"""Packing: copies of matrices in the order in which a product reads them.
 
 * A **panel** is a strip of columns of `b`, as wide as a tile, row after row.
 * A **strip** is a strip of rows of `a`, as high as a tile, column after column.
@@ -13,7 +13,7 @@ pages.
 from __future__ import annotations
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import PART
+from nnx.kernels.cpu.jit.simd import PART, larger, smaller
 from nnx.kernels.cpu.matmul.register_tile import (
     ROWS,
     VECTORS,
@@ -37,7 +37,7 @@ def panels_from_rows(b, panels, depth, first):
     columns = VECTORS * lanes
     for j0 in range(0, b.shape[1], TOGETHER * columns):
         for k in range(b.shape[0]):
-            for j in range(j0, min(j0 + TOGETHER * columns, b.shape[1]), columns):
+            for j in range(j0, smaller(j0 + TOGETHER * columns, b.shape[1]), columns):
                 row = rows_of(panels, j * depth + (first + k) * columns, 1, columns, columns)
                 store(load(new_tile(b, 1, VECTORS), b, k, j), row, 0, 0)
 
@@ -55,7 +55,7 @@ def panels_from_columns(b, panels, depth):
                 store(transpose(load(square_tile(b), b, j + v * lanes, k)), panel, k, v * lanes)
         for k in range(whole, depth):
             for c in range(columns):
-                panel[k, c] = b[min(j + c, n - 1), k]
+                panel[k, c] = b[smaller(j + c, n - 1), k]
 
 
 # A vector may hold more numbers than a column of a strip: what is written later overwrites what is too much. Hence the
@@ -97,11 +97,11 @@ def strips_from_columns(a, strips):
     for k0 in range(0, depth - 1, AT_ONCE):
         for i in range(0, whole, rows):
             columns = rows_of(strips, i * depth, depth, rows + lanes, rows)
-            for k in range(k0, min(k0 + AT_ONCE, depth - 1)):
+            for k in range(k0, smaller(k0 + AT_ONCE, depth - 1)):
                 for r in range((rows - 1) // lanes * lanes, -1, -lanes):
                     store(load(new_tile(a, 1, 1), a.T, k, i + r), columns, k, r)
     for i in range(0, m, rows):
-        strip_by_numbers(a, i, strips, max(depth - 1, 0) if i < whole else 0, depth)
+        strip_by_numbers(a, i, strips, larger(depth - 1, 0) if i < whole else 0, depth)
 
 
 @njit(**PART)
@@ -110,4 +110,4 @@ def strip_by_numbers(a, i, strips, first, last):
     m, depth = a.shape
     for k in range(first, last):
         for r in range(ROWS):
-            strips[i * depth + k * ROWS + r] = a[min(i + r, m - 1), k]
+            strips[i * depth + k * ROWS + r] = a[smaller(i + r, m - 1), k]

@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""A block of a matrix held in vector registers, as one Numba value, and the few operations a product needs of it.
+"""Register tile: a block of a matrix in vector registers, as one Numba value, and the operations a product needs.
 
 Each operation emits the LLVM instructions it stands for; loops, packing and epilogue are plain Numba (gemm.py). Tiles
 clip at the edges of an array: columns past the right edge read as zero and are not written; rows past the bottom repeat

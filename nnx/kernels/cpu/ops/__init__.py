@@ -1,1 +1,1 @@
-"""One module for each kind of operation: the formulas, and the kernels that Python calls."""
+"""Kernels of the operations that Python calls one by one, and their formulas; one module for each kind."""

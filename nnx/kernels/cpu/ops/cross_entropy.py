@@ -13,9 +13,12 @@ import numpy as np
 from nnx.kernels.cpu.jit.behaved import apart, apart_or_same, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
-from nnx.kernels.cpu.jit.simd import EXACT, INLINED, OPTIONS, flat, row, view
-from nnx.kernels.cpu.ops.math import exp, log
-from nnx.kernels.cpu.ops.softmax import BLOCK, exponential, shifted
+from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, PART, flat, on_stack, smaller, view
+from nnx.kernels.cpu.ops.loss_formulas import class_of, cost_of, logistic, scalar, within
+from nnx.kernels.cpu.ops.math import exponentials, logarithms
+from nnx.kernels.cpu.ops.softmax import LONG, ROWS, is_first, rows_of_block, scale, shift_rows
+
+logit, logit_gradient = scalar("logit"), scalar("logit_backward")
 
 
 @njit(**INLINED)
@@ -30,16 +33,115 @@ def fit(logits, losses, probabilities, gradient):
 
 
 @njit(**INLINED)
-def clamp(cost, low, high):
-    """Keep -log(p) within what p in [clip, 1 - clip] would give; NaN stays."""
-    cost = low if cost < low else cost
-    return high if cost > high else cost
+def copy_scaled(a, factor, out, kept):
+    """out = a * factor, if anything is kept."""
+    if kept:
+        for j in range(len(a)):
+            out[j] = a[j] * factor
 
 
-@njit(**EXACT)
-def cost_of(logarithm, z, top):
-    """-log(p). With sums reordered it would be (logarithm + top) - z, which loses all digits where logits are 1e4."""
-    return logarithm - (z - top)
+# ---- a block of rows: also what recorded steps run -------------------------------------------------------------------
+
+
+@njit(**PART)
+def of_labels(logits, labels, losses, probabilities, gradient, hits, c, factor, low, high):
+    """Losses, probabilities and gradient of rows of c logits, a block of them at a time; see `indices`.
+
+    `hits` becomes 1 where the label's logit is the first of the largest ones. It may be empty, and so may
+    `probabilities`, or None.
+    """
+    number, step = logits.dtype.type, rows_of_block(c)
+    totals = on_stack(logits.dtype, ROWS)
+    for first in range(0, len(losses), step):
+        rows = smaller(step, len(losses) - first)
+        block, wanted = view(gradient, first * c, rows * c), view(losses, first, rows)
+        shift_rows(view(logits, first * c, rows * c), block, wanted, c)
+        for r in range(rows):
+            g, (label, known) = view(block, r * c, c), class_of(labels[first + r], c)
+            wanted[r] = g[label] if known else number(np.nan)
+            if len(hits):
+                hits[first + r] = known and is_first(g, label, number(0))
+        exponentials(block)
+        for r in range(rows):
+            g, (label, known), total = view(block, r * c, c), class_of(labels[first + r], c), number(0)
+            for j in range(c):
+                total += g[j]
+            totals[r] = total
+            if probabilities is not None:
+                copy_scaled(g, number(1) / total, view(probabilities, (first + r) * c, c), len(probabilities))
+            inverse = factor / total
+            for j in range(c):
+                g[j] *= inverse
+            g[label] -= factor if known else number(0)
+        logarithms(view(totals, 0, rows))
+        for r in range(rows):
+            wanted[r] = within(totals[r] - wanted[r], low, high)
+
+
+@njit(**PART)
+def of_distributions(logits, target, losses, probabilities, gradient, c, factor, low, high):
+    """The same where distributions are wanted; see `distributions`."""
+    number, step = logits.dtype.type, rows_of_block(c)
+    totals = on_stack(logits.dtype, ROWS)
+    for first in range(0, len(losses), step):
+        rows = smaller(step, len(losses) - first)
+        block, tops = view(gradient, first * c, rows * c), view(losses, first, rows)
+        shift_rows(view(logits, first * c, rows * c), block, tops, c)
+        exponentials(block)
+        for r in range(rows):
+            g, total = view(block, r * c, c), number(0)
+            for j in range(c):
+                total += g[j]
+            totals[r] = total
+            scale(g, total)
+            if probabilities is not None:
+                copy_scaled(g, number(1), view(probabilities, (first + r) * c, c), len(probabilities))
+        logarithms(view(totals, 0, rows))
+        for r in range(rows):
+            at = (first + r) * c
+            z, t, g = view(logits, at, c), view(target, at, c), view(gradient, at, c)
+            logarithm, top, loss = totals[r], tops[r], number(0)
+            for j in range(c):
+                share = t[j]
+                part = share * within(cost_of(logarithm, z[j], top), low, high)
+                loss += part if share > number(0) else number(0)  # one with logit -inf costs nothing unless wanted
+                g[j] = (g[j] - share) * factor
+            tops[r] = loss
+
+
+@njit(**INLINED)
+def binary_long(logits, target, losses, gradient, c, factor, low, high):
+    """`binary` for long rows: the exponential is for loss and gradient. 256x1000 takes 0.45 ms, in blocks 0.6."""
+    for i in range(len(losses)):
+        z, t, g = view(logits, i * c, c), view(target, i * c, c), view(gradient, i * c, c)
+        loss = logits.dtype.type(0)
+        for j in range(c):
+            x, wanted = z[j], t[j]
+            loss += logit(x, wanted, low, high)
+            g[j] = logit_gradient(x, wanted, factor)
+        losses[i] = loss / logits.dtype.type(c)
+
+
+@njit(**INLINED)
+def binary_blocks(logits, target, losses, gradient, c, factor, low, high):
+    """`binary` for short rows, which do not fill a vector: a block of them at once. 300x3 takes 4 us, by rows 17."""
+    step = rows_of_block(c)
+    for first in range(0, len(losses), step):
+        rows = smaller(step, len(losses) - first)
+        at, size = first * c, rows * c
+        z, t, g = view(logits, at, size), view(target, at, size), view(gradient, at, size)
+        for j in range(size):
+            g[j] = logit(z[j], t[j], low, high)
+        for r in range(rows):
+            each, loss = view(g, r * c, c), logits.dtype.type(0)
+            for j in range(c):
+                loss += each[j]
+            losses[first + r] = loss / logits.dtype.type(c)
+        for j in range(size):
+            g[j] = logit_gradient(z[j], t[j], factor)
+
+
+# ---- kernels ---------------------------------------------------------------------------------------------------------
 
 
 @takes("mivmm")
@@ -57,33 +159,10 @@ def indices(logits, labels, losses, probabilities, gradient, low, high, scale):
     if not behaved(labels) or not apart(gradient, labels):
         return False
     number = gradient.dtype.type
-    step, keep = max(1, BLOCK // c), probabilities.size > 0
-    least, most, factor = number(low), number(high), number(scale)
-    for first in range(0, n, step):
-        last = min(first + step, n)
-        for i in range(first, last):
-            g = row(gradient, i)
-            shifted(row(logits, i), g)
-            label = labels[i]
-            losses[i] = g[label] if 0 <= label < c else number(np.nan)
-        exponential(view(gradient, first * c, (last - first) * c))
-        for i in range(first, last):
-            g = row(gradient, i)
-            total = number(0)
-            for j in range(c):
-                total += g[j]
-            losses[i] = clamp(log(total) - losses[i], least, most)
-            inverse = number(1) / total
-            if keep:
-                p = row(probabilities, i)
-                for j in range(c):
-                    p[j] = g[j] * inverse
-            inverse *= factor
-            for j in range(c):
-                g[j] *= inverse
-            label = labels[i]
-            if 0 <= label < c:
-                g[label] -= factor
+    of_labels(
+        flat(logits), flat(labels), flat(losses), flat(probabilities), flat(gradient), view(losses, 0, 0), c,
+        number(scale), number(low), number(high),
+    )  # fmt: skip
     return True
 
 
@@ -91,36 +170,16 @@ def indices(logits, labels, losses, probabilities, gradient, low, high, scale):
 @njit(**OPTIONS)
 def distributions(logits, target, losses, probabilities, gradient, low, high, scale):
     """For distributions `target` [N, C]; the rest as in `indices`."""
-    n, c = logits.shape
+    c = logits.shape[1]
     if not fit(logits, losses, probabilities, gradient) or target.shape != logits.shape:
         return False
     if not behaved(target) or not apart(gradient, target, logits) or not apart(losses, target):
         return False
     number = gradient.dtype.type
-    zero = number(0)
-    keep = probabilities.size > 0
-    least, most, factor = number(low), number(high), number(scale)
-    for i in range(n):
-        z, g, t = row(logits, i), row(gradient, i), row(target, i)
-        top = shifted(z, g)
-        exponential(g)
-        total = zero
-        for j in range(c):
-            total += g[j]
-        logarithm = log(total)
-        loss = zero
-        for j in range(c):
-            cost, share = clamp(cost_of(logarithm, z[j], top), least, most), t[j]
-            product = share * cost
-            loss += product if share > zero else zero  # a class with logit -inf costs nothing unless it is wanted
-        losses[i] = loss
-        inverse = number(1) / total
-        if keep:
-            p = row(probabilities, i)
-            for j in range(c):
-                p[j] = g[j] * inverse
-        for j in range(c):
-            g[j] = (g[j] * inverse - t[j]) * factor
+    of_distributions(
+        flat(logits), flat(target), flat(losses), flat(probabilities), flat(gradient), c,
+        number(scale), number(low), number(high),
+    )  # fmt: skip
     return True
 
 
@@ -128,33 +187,19 @@ def distributions(logits, target, losses, probabilities, gradient, low, high, sc
 @njit(**OPTIONS)
 def binary(logits, target, losses, probabilities, gradient, low, high, scale):
     """Sigmoid and binary cross-entropy for `target` [N, O]; the loss of a sample is the mean over its outputs."""
-    n, c = logits.shape
+    c = logits.shape[1]
     if not fit(logits, losses, probabilities, gradient) or target.shape != logits.shape:
         return False
     if not behaved(target) or not apart(gradient, target, logits) or not apart(losses, target):
         return False
-    number = gradient.dtype.type
-    zero, one = number(0), number(1)
-    keep = probabilities.size > 0
+    number, keep = gradient.dtype.type, probabilities.size > 0
     least, most, factor = number(low), number(high), number(scale)
-    for i in range(n):
-        z, g, t = row(logits, i), row(gradient, i), row(target, i)
-        loss = zero
-        for j in range(c):
-            x, wanted = z[j], t[j]
-            e = exp(-abs(x))
-            more = log(one + e)
-            yes = clamp(more - (x if x < zero else zero), least, most)  # -log(p)
-            no = clamp(more + (zero if x < zero else x), least, most)  # -log(1 - p)
-            a, b = wanted * yes, (one - wanted) * no
-            # the right answer at an infinite logit costs nothing, though 0 * inf is NaN
-            loss += (zero if wanted == zero else a) + (zero if wanted == one else b)
-            g[j] = ((one if x >= zero else e) / (one + e) - wanted) * factor
-        losses[i] = loss / number(c)
+    if c >= LONG:
+        binary_long(flat(logits), flat(target), losses, flat(gradient), c, factor, least, most)
+    else:
+        binary_blocks(flat(logits), flat(target), losses, flat(gradient), c, factor, least, most)
     if keep:
         a, p = flat(logits), flat(probabilities)
         for j in range(a.size):
-            x = a[j]
-            e = exp(-abs(x))
-            p[j] = (one if x >= zero else e) / (one + e)
+            p[j] = logistic(a[j])
     return True

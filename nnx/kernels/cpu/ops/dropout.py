@@ -5,6 +5,8 @@
 Floor: 25 integer operations an element (ten rounds of two 32x32-bit products for four elements), which is more than the
 8 bytes it moves. The counters of a block are written out first and the words computed over that block, in 64-bit lanes
 holding 32 bits, which is what the vector multiplier takes: computed row by row the loop did not vectorise (1.9 ns).
+Recorded steps call `dropout_rows`; with samples in the lanes the words come in the order in which they are needed, so
+that body (lanes_kernels.py) shares `philox` alone.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ import numpy as np
 from nnx.kernels.cpu.jit.behaved import apart_or_same, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
-from nnx.kernels.cpu.jit.simd import EXACT, OPTIONS, view
+from nnx.kernels.cpu.jit.simd import EXACT, OPTIONS, PART, flat, on_stack, smaller, view
 from nnx.kernels.philox import ADD_0, ADD_1, LAYERS, LOW, MULTIPLY_0, MULTIPLY_1, ROUNDS
 
 U = np.uint64
 M0, M1, A0, A1, MASK, HALF, ABOVE = U(MULTIPLY_0), U(MULTIPLY_1), U(ADD_0), U(ADD_1), U(LOW), U(32), U(LAYERS)
 GROUPS = 256  # counters, of four words each, in a block
+WORDS = 4 * GROUPS
 
 
 @njit(**EXACT)
@@ -31,6 +34,43 @@ def philox(row, group, step, layer, k0, k1):
         c0, c1, c2, c3 = (p1 >> HALF) ^ c1 ^ k0, p1 & MASK, (p0 >> HALF) ^ c3 ^ k1, p0 & MASK
         k0, k1 = (k0 + A0) & MASK, (k1 + A1) & MASK
     return c0, c1, c2, c3
+
+
+@njit(**PART)
+def dropout_rows(x, y, first_row, rows, columns, step, layer, key_0, key_1, threshold, scale):
+    """`dropout` of rows of so many columns; `rows` of them, of which the first is `first_row` of the batch."""
+    groups = (columns + 3) // 4
+    factor, zero = y.dtype.type(scale), y.dtype.type(0)
+    c2, c3, k0, k1, limit = U(step), U(layer), U(key_0), U(key_1), np.uint32(threshold)
+    which_row, which_group = on_stack(np.uint64, GROUPS), on_stack(np.uint64, GROUPS)
+    words = on_stack(np.uint32, WORDS)
+    r = g = 0
+    while r < rows:
+        # up to GROUPS counters from group g of row r on: whole rows if a row fits, else a part of one row
+        wide = smaller(groups - g, GROUPS)
+        tall = smaller(GROUPS // wide, rows - r) if g == 0 and wide == groups else 1
+        n = 0
+        for i in range(tall):
+            for j in range(wide):
+                which_row[n + j] = U(first_row + r + i)
+                which_group[n + j] = U(g + j)
+            n += wide
+        for j in range(n):
+            w0, w1, w2, w3 = philox(which_row[j], which_group[j], c2, c3, k0, k1)
+            words[4 * j] = w0
+            words[4 * j + 1] = w1
+            words[4 * j + 2] = w2
+            words[4 * j + 3] = w3
+        wanted = smaller(4 * wide, columns - 4 * g)
+        for i in range(tall):
+            start = (r + i) * columns + 4 * g
+            a, b, w = view(x, start, wanted), view(y, start, wanted), view(words, 4 * wide * i, wanted)
+            for j in range(wanted):
+                v = a[j] * factor
+                b[j] = v if w[j] >= limit else zero
+        g += wide
+        if g == groups:
+            r, g = r + tall, 0
 
 
 @takes("mm")
@@ -45,36 +85,5 @@ def dropout(x, y, first_row, step, layer, key_0, key_1, threshold, scale):
     rows, columns = x.shape
     if not behaved(x, y) or x.shape != y.shape or not x.size or not apart_or_same(y, x):
         return False
-    groups = (columns + 3) // 4
-    factor, zero = y.dtype.type(scale), y.dtype.type(0)
-    c2, c3, k0, k1, limit = U(step), U(layer), U(key_0), U(key_1), np.uint32(threshold)
-    which_row, which_group = np.empty(GROUPS, np.uint64), np.empty(GROUPS, np.uint64)
-    words = np.empty(4 * GROUPS, np.uint32)
-    r = g = 0
-    while r < rows:
-        # up to GROUPS counters from group g of row r on: whole rows if a row fits, else a part of one row
-        wide = min(groups - g, GROUPS)
-        tall = min(GROUPS // wide, rows - r) if g == 0 and wide == groups else 1
-        n = 0
-        for i in range(tall):
-            for j in range(wide):
-                which_row[n + j] = U(first_row + r + i)
-                which_group[n + j] = U(g + j)
-            n += wide
-        for j in range(n):
-            w0, w1, w2, w3 = philox(which_row[j], which_group[j], c2, c3, k0, k1)
-            words[4 * j] = w0
-            words[4 * j + 1] = w1
-            words[4 * j + 2] = w2
-            words[4 * j + 3] = w3
-        wanted = min(4 * wide, columns - 4 * g)
-        for i in range(tall):
-            start = (r + i) * columns + 4 * g
-            a, b, w = view(x, start, wanted), view(y, start, wanted), view(words, 4 * wide * i, wanted)
-            for j in range(wanted):
-                v = a[j] * factor
-                b[j] = v if w[j] >= limit else zero
-        g += wide
-        if g == groups:
-            r, g = r + tall, 0
+    dropout_rows(flat(x), flat(y), first_row, rows, columns, step, layer, key_0, key_1, threshold, scale)
     return True

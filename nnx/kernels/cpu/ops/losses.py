@@ -12,18 +12,13 @@ import numpy as np
 from nnx.kernels.cpu.jit.behaved import apart, apart_or_same, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
-from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, flat, row
-from nnx.kernels.cpu.ops.math import log
+from nnx.kernels.cpu.jit.simd import OPTIONS, flat, row
+from nnx.kernels.cpu.ops.loss_formulas import class_of, scalar
 
-CLIP = 1e-7  # probabilities are kept this far from 0 and 1 (chapter 5)
+nll, nll_gradient, binary, binary_gradient = map(scalar, ("nll", "nll_backward", "binary", "binary_backward"))
+squared, squared_gradient = scalar("square"), scalar("square_backward")
+absolute, absolute_gradient = scalar("abs_error"), scalar("abs_error_backward")
 SQUARED, ABSOLUTE = range(2)
-
-
-@njit(**INLINED)
-def clipped(p, low, high):
-    """p within [low, high]; NaN stays."""
-    p = low if p < low else p
-    return high if p > high else p
 
 
 @takes("miv")
@@ -36,10 +31,9 @@ def cross_entropy_indices(p, labels, losses):
         return False
     n, c = p.shape
     number = p.dtype.type
-    low, high = number(CLIP), number(1 - CLIP)
     for i in range(n):
-        label = labels[i]
-        losses[i] = -log(clipped(p[i, label], low, high)) if 0 <= label < c else number(np.nan)
+        label, known = class_of(labels[i], c)
+        losses[i] = nll(row(p, i)[label], number(1)) if known else number(np.nan)
     return True
 
 
@@ -51,13 +45,11 @@ def cross_entropy_distributions(p, target, losses):
         return False
     if not behaved(p, target, losses) or not apart(losses, p, target):
         return False
-    number = p.dtype.type
-    low, high = number(CLIP), number(1 - CLIP)
     for i in range(p.shape[0]):
         a, t = row(p, i), row(target, i)
-        total = number(0)
+        total = p.dtype.type(0)
         for j in range(a.size):
-            total -= t[j] * log(clipped(a[j], low, high))
+            total += nll(a[j], t[j])
         losses[i] = total
     return True
 
@@ -72,14 +64,13 @@ def cross_entropy_indices_backward(p, labels, gradient, scale):
         return False
     n, c = p.shape
     number = p.dtype.type
-    low, high, factor = number(CLIP), number(1 - CLIP), number(scale)
-    g = flat(gradient)
+    factor, g = number(scale), flat(gradient)
     for j in range(g.size):
         g[j] = number(0)
     for i in range(n):
-        label = labels[i]
-        if 0 <= label < c:
-            gradient[i, label] = -factor / clipped(p[i, label], low, high)
+        label, known = class_of(labels[i], c)
+        if known:
+            row(gradient, i)[label] = nll_gradient(row(p, i)[label], number(1), factor)
     return True
 
 
@@ -91,11 +82,9 @@ def cross_entropy_distributions_backward(p, target, gradient, scale):
         return False
     if not behaved(p, target, gradient) or not apart_or_same(gradient, p, target):
         return False
-    number = p.dtype.type
-    low, high, factor = number(CLIP), number(1 - CLIP), number(scale)
-    a, t, g = flat(p), flat(target), flat(gradient)
+    factor, a, t, g = p.dtype.type(scale), flat(p), flat(target), flat(gradient)
     for j in range(a.size):
-        g[j] = -factor * t[j] / clipped(a[j], low, high)
+        g[j] = nll_gradient(a[j], t[j], factor)
     return True
 
 
@@ -108,14 +97,11 @@ def binary_cross_entropy(p, target, losses):
     if not behaved(p, target, losses) or not apart(losses, p, target):
         return False
     number = p.dtype.type
-    one = number(1)
-    low, high = number(CLIP), number(1 - CLIP)
     for i in range(p.shape[0]):
         a, t = row(p, i), row(target, i)
         total = number(0)
         for j in range(a.size):
-            v, wanted = clipped(a[j], low, high), t[j]
-            total -= wanted * log(v) + (one - wanted) * log(one - v)
+            total += binary(a[j], t[j])
         losses[i] = total / number(a.size)
     return True
 
@@ -128,13 +114,9 @@ def binary_cross_entropy_backward(p, target, gradient, scale):
         return False
     if not behaved(p, target, gradient) or not apart_or_same(gradient, p, target):
         return False
-    number = p.dtype.type
-    one = number(1)
-    low, high, factor = number(CLIP), number(1 - CLIP), number(scale)
-    a, t, g = flat(p), flat(target), flat(gradient)
+    factor, a, t, g = p.dtype.type(scale), flat(p), flat(target), flat(gradient)
     for j in range(a.size):
-        v, wanted = clipped(a[j], low, high), t[j]
-        g[j] = factor * ((one - wanted) / (one - v) - wanted / v)
+        g[j] = binary_gradient(a[j], t[j], factor)
     return True
 
 
@@ -152,11 +134,10 @@ def regression(prediction, target, losses, kind):
         total = number(0)
         if kind == SQUARED:
             for j in range(a.size):
-                error = a[j] - t[j]
-                total += error * error
+                total += squared(a[j], t[j])
         else:
             for j in range(a.size):
-                total += abs(a[j] - t[j])
+                total += absolute(a[j], t[j])
         losses[i] = total / number(a.size)
     return True
 
@@ -169,16 +150,13 @@ def regression_backward(prediction, target, gradient, kind, scale):
         return False
     if not behaved(prediction, target, gradient) or not apart_or_same(gradient, prediction, target):
         return False
-    number = prediction.dtype.type
-    zero, factor = number(0), number(scale)
+    factor = prediction.dtype.type(scale)
     twice = factor + factor
     a, t, g = flat(prediction), flat(target), flat(gradient)
     if kind == SQUARED:
         for j in range(a.size):
-            g[j] = (a[j] - t[j]) * twice
+            g[j] = squared_gradient(a[j], t[j], twice)
     else:
         for j in range(a.size):
-            error = a[j] - t[j]
-            sign = factor if error > zero else -factor
-            g[j] = sign if abs(error) > zero else error
+            g[j] = absolute_gradient(a[j], t[j], factor)
     return True

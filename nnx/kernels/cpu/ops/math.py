@@ -1,11 +1,11 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""exp, log and tanh that LLVM vectorises.
+"""exp, expm1, log, log1p and tanh, for loops that LLVM vectorises.
 
 float32: polynomials, within 2e-7 relative of the exact value, right for infinities, NaN, and whatever overflows; about
 0.2 ns an element in a loop of AVX-512 (`np.exp` in Numba calls the C library for each element: 2.3 ns; NumPy 0.5 ns).
 Results below the smallest normal number may be 0: subnormal ones would slow down everything after them. float64: the C
-library's exp and log. The coefficients are Cephes' (S. Moshier, netlib.org/cephes).
+library's exp, expm1 and log. The coefficients are Cephes' (S. Moshier, netlib.org/cephes).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import EXACT
+from nnx.kernels.cpu.jit.simd import EXACT, PART
 
 F, I = np.float32, np.int32  # noqa: E741
 ZERO, HALF, ONE, INFINITY, NAN = F(0), F(0.5), F(1), F(np.inf), F(np.nan)
 LOG2E, LN2_HIGH, LN2_LOW = F(1.4426950408889634), F(0.693359375), F(-2.12194440e-4)
-EXP_LOW, EXP_HIGH = F(-86.9), F(88.722839)
+EXP_LOW, EXP_HIGH, EXPM1_LOW = F(-86.9), F(88.722839), F(-20)
 E0, E1, E2, E3, E4, E5 = map(
     F, (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 0.5)
 )
@@ -80,6 +80,20 @@ def exp_float32(x):
 
 
 @njit(**EXACT)
+def expm1_float32(x):
+    """2**n (e**r - 1) + (2**n - 1), with the polynomial and the r of `exp_float32`: exact to the last bits near 0."""
+    inside = x if x > EXPM1_LOW else EXPM1_LOW
+    inside = inside if inside < EXP_HIGH else EXP_HIGH
+    n = _floor(inside * LOG2E + HALF)
+    r = inside - n * LN2_HIGH - n * LN2_LOW
+    p = ((((E0 * r + E1) * r + E2) * r + E3) * r + E4) * r + E5
+    half = _as_float((I(n) + I(126)) << I(23))  # of 2**n, since 2**128 itself is no number
+    p = (p * (r * r) + r) * half + (half - HALF)
+    p = INFINITY if x > EXP_HIGH else p + p
+    return x if x != x else p
+
+
+@njit(**EXACT)
 def log_float32(x):
     """The exponent times ln(2), plus a polynomial of the mantissa, between sqrt(1/2) and sqrt(2)."""
     small = x < TINY
@@ -95,6 +109,14 @@ def log_float32(x):
     p = p if x < INFINITY else x  # inf and NaN
     p = p if x != ZERO else -INFINITY
     return NAN if x < ZERO else p
+
+
+@njit(**EXACT)
+def log1p_small(e):
+    """The error of 1 + e is made up for by a factor (Goldberg, 1991)."""
+    one = type(e)(1)
+    u = one + e
+    return e if u == one else log(u) * (e / (u - one))
 
 
 @njit(**EXACT)
@@ -126,6 +148,16 @@ def exp(x):
     return math.exp(x)
 
 
+def expm1(x):
+    """e**x - 1, exact also near 0, for use inside kernels."""
+    return math.expm1(x)
+
+
+def log1p(e):
+    """log(1 + e) for e in 0 .. 1, to the last bits also where e is small, for use inside kernels."""
+    return math.log1p(e)
+
+
 def log(x):
     """The natural logarithm, for use inside kernels."""
     return math.log(x)
@@ -141,6 +173,16 @@ def _exp(x):
     return (lambda x: exp_float32(x)) if x == types.float32 else (lambda x: math.exp(x))
 
 
+@overload(expm1, jit_options=EXACT)
+def _expm1(x):
+    return (lambda x: expm1_float32(x)) if x == types.float32 else (lambda x: math.expm1(x))
+
+
+@overload(log1p, jit_options=EXACT)
+def _log1p(e):
+    return lambda e: log1p_small(e)
+
+
 @overload(log, jit_options=EXACT)
 def _log(x):
     return (lambda x: log_float32(x)) if x == types.float32 else (lambda x: math.log(x))
@@ -149,3 +191,20 @@ def _log(x):
 @overload(tanh, jit_options=EXACT)
 def _tanh(x):
     return (lambda x: tanh_float32(x)) if x == types.float32 else (lambda x: tanh_float64(x))
+
+
+# ---- whole arrays ----------------------------------------------------------------------------------------------------
+
+
+@njit(**PART)
+def exponentials(a):
+    """a = exp(a). A loop of its own, as long as can be: rows of three or ten numbers would not fill a vector."""
+    for j in range(len(a)):
+        a[j] = exp(a[j])
+
+
+@njit(**PART)
+def logarithms(a):
+    """a = log(a)."""
+    for j in range(len(a)):
+        a[j] = log(a[j])

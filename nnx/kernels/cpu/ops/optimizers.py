@@ -1,58 +1,117 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""Every optimizer, in one pass over the flat buffers: parameters p, gradients g, moments m and v.
+"""Optimizer kernels, each one pass over the flat buffers: parameters p, gradients g, moments m and v.
 
 Floor: each array read once and all but g written once, Adam 28 bytes an element in float32. In the second-level cache
 it takes 0.3 ns an element; beyond the caches it runs at the speed of memory, NumPy's ten passes at a fifth of it.
 
-Learning rate and step count are read from `hyper` and `counters` (operations.py says what stands where). The constants
-are computed in float64, whatever the parameters are: in float32, 1 - 0.999 alone is off by 5e-5.
+Learning rate and step count are read from `hyper` and `counters` (step_state.py says what stands where). The constants
+are computed in float64, whatever the parameters are: in float32, 1 - 0.999 alone is off by 5e-5. Recorded steps call
+`sizes`, once a step, and `update`, for each piece of the parameters.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
-from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS
+from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, PART, flat
+from nnx.kernels.step_state import BETA_1, BETA_2, DECAY, EPSILON, LEARNING_RATE, STEP, WEIGHT_DECAY
 
-STEP = 0
-LEARNING_RATE, DECAY, BETA_1, BETA_2, EPSILON, WEIGHT_DECAY = range(6)
+SGD, ADAGRAD, RMSPROP, ADAM = range(4)
+NUMBERS = {"sgd": SGD, "adagrad": ADAGRAD, "rmsprop": RMSPROP, "adam": ADAM}
+
+
+# ---- the formulas ----------------------------------------------------------------------------------------------------
 
 
 @njit(**INLINED)
-def rate_of(hyper, counters):
-    """The learning rate of this step (chapter 10)."""
-    return hyper[LEARNING_RATE] / (1.0 + hyper[DECAY] * counters[STEP])
+def gone(beta, time):
+    """By what a moment is too small after so many steps."""
+    return 1.0 - beta ** np.float64(time)  # to a whole number's power: 75 ms more to compile
+
+
+@njit(**INLINED)
+def sizes(kind, hyper, done):
+    """What changes from step to step: a step's size (chapter 10), Adam's correction of v, and by what it shrinks p."""
+    rate = hyper[LEARNING_RATE] / (1.0 + hyper[DECAY] * done)
+    size, correction, shrink = rate, 1.0, 1.0
+    if kind == ADAM:
+        size, correction = rate / gone(hyper[BETA_1], done + 1), 1.0 / gone(hyper[BETA_2], done + 1)
+        shrink = 1.0 - rate * hyper[WEIGHT_DECAY]
+    return size, correction, shrink
+
+
+@njit(**INLINED)
+def momentum(p, g, m, size, beta):
+    """m = beta * m - size * g; p += m."""
+    number = p.dtype.type
+    step, keep = number(size), number(beta)
+    for j in range(len(p)):
+        moved = keep * m[j] - step * g[j]
+        m[j] = moved
+        p[j] += moved
+
+
+@njit(**INLINED)
+def adaptive(p, g, v, size, old, new, epsilon):
+    """v = old * v + new * g**2; p -= size * g / (sqrt(v) + epsilon)."""
+    number = p.dtype.type
+    step, keep, add, small = number(size), number(old), number(new), number(epsilon)
+    for j in range(len(p)):
+        slope = g[j]
+        square = keep * v[j] + add * slope * slope
+        v[j] = square
+        p[j] -= step * slope / (math.sqrt(square) + small)
+
+
+@njit(**INLINED)
+def moments(p, g, m, v, size, correction, shrink, hyper):
+    """Adam with decoupled weight decay; the moments are corrected by 1 - beta**(t + 1)."""
+    number = p.dtype.type
+    step, fix, less, small = number(size), number(correction), number(shrink), number(hyper[EPSILON])
+    b1, b2, c1, c2 = (
+        number(hyper[BETA_1]),
+        number(hyper[BETA_2]),
+        number(1.0 - hyper[BETA_1]),
+        number(1.0 - hyper[BETA_2]),
+    )
+    for j in range(len(p)):
+        slope = g[j]
+        mean, square = b1 * m[j] + c1 * slope, b2 * v[j] + c2 * slope * slope
+        m[j] = mean
+        v[j] = square
+        p[j] = less * p[j] - step * mean / (math.sqrt(square * fix) + small)
+
+
+@njit(**PART)
+def update(kind, p, g, m, v, hyper, size, correction, shrink):
+    """One step of an optimizer on parameters p with gradients g and moments m, v."""
+    if kind == ADAM:
+        moments(p, g, m, v, size, correction, shrink, hyper)
+    elif kind == SGD:
+        momentum(p, g, m, size, hyper[BETA_1])
+    elif kind == ADAGRAD or kind == RMSPROP:  # noqa: SIM109 - `in` would be a call
+        old, new = (1.0, 1.0) if kind == ADAGRAD else (hyper[BETA_1], 1.0 - hyper[BETA_1])
+        adaptive(p, g, v, size, old, new, hyper[EPSILON])
+
+
+# ---- kernels ---------------------------------------------------------------------------------------------------------
 
 
 @takes("vvvdi")
 @njit(**OPTIONS)
 def sgd(p, g, m, hyper, counters):
-    """m = momentum * m - rate * g; p += m."""
+    """Stochastic gradient descent, with momentum if hyper[BETA_1] is not 0."""
     if not behaved(p, g, m, hyper, counters) or g.size != p.size or m.size != p.size:
         return False
-    number = p.dtype.type
-    size, keep = number(rate_of(hyper, counters)), number(hyper[BETA_1])
-    for j in range(p.size):
-        update = keep * m[j] - size * g[j]
-        m[j] = update
-        p[j] += update
+    size, _, _ = sizes(SGD, hyper, counters[STEP])
+    momentum(flat(p), flat(g), flat(m), size, hyper[BETA_1])
     return True
-
-
-@njit(**INLINED)
-def adaptive(p, g, v, rate, keep, add, epsilon):
-    """v = keep * v + add * g**2; p -= rate * g / (sqrt(v) + epsilon)."""
-    number = p.dtype.type
-    size, old, new, small = number(rate), number(keep), number(add), number(epsilon)
-    for j in range(p.size):
-        slope = g[j]
-        square = old * v[j] + new * slope * slope
-        v[j] = square
-        p[j] -= size * slope / (math.sqrt(square) + small)
 
 
 @takes("vvvdi")
@@ -61,7 +120,8 @@ def adagrad(p, g, v, hyper, counters):
     """v += g**2; p -= rate * g / (sqrt(v) + epsilon)."""
     if not behaved(p, g, v, hyper, counters) or g.size != p.size or v.size != p.size:
         return False
-    adaptive(p, g, v, rate_of(hyper, counters), 1.0, 1.0, hyper[EPSILON])
+    size, _, _ = sizes(ADAGRAD, hyper, counters[STEP])
+    adaptive(flat(p), flat(g), flat(v), size, 1.0, 1.0, hyper[EPSILON])
     return True
 
 
@@ -71,25 +131,17 @@ def rmsprop(p, g, v, hyper, counters):
     """v = rho * v + (1 - rho) * g**2; p -= rate * g / (sqrt(v) + epsilon)."""
     if not behaved(p, g, v, hyper, counters) or g.size != p.size or v.size != p.size:
         return False
-    adaptive(p, g, v, rate_of(hyper, counters), hyper[BETA_1], 1.0 - hyper[BETA_1], hyper[EPSILON])
+    size, _, _ = sizes(RMSPROP, hyper, counters[STEP])
+    adaptive(flat(p), flat(g), flat(v), size, hyper[BETA_1], 1.0 - hyper[BETA_1], hyper[EPSILON])
     return True
 
 
 @takes("vvvvdi")
 @njit(**OPTIONS)
 def adam(p, g, m, v, hyper, counters):
-    """Adam with decoupled weight decay; the moments are corrected by 1 - beta**(t + 1)."""
+    """See `moments`."""
     if not behaved(p, g, m, v, hyper, counters) or g.size != p.size or m.size != p.size or v.size != p.size:
         return False
-    number, time = p.dtype.type, counters[STEP] + 1
-    rate, beta_1, beta_2 = rate_of(hyper, counters), hyper[BETA_1], hyper[BETA_2]
-    shrink, small = number(1.0 - rate * hyper[WEIGHT_DECAY]), number(hyper[EPSILON])
-    size, fix = number(rate / (1.0 - beta_1**time)), number(1.0 / (1.0 - beta_2**time))
-    b1, b2, c1, c2 = number(beta_1), number(beta_2), number(1.0 - beta_1), number(1.0 - beta_2)
-    for j in range(p.size):
-        slope = g[j]
-        mean, square = b1 * m[j] + c1 * slope, b2 * v[j] + c2 * slope * slope
-        m[j] = mean
-        v[j] = square
-        p[j] = shrink * p[j] - size * mean / (math.sqrt(square * fix) + small)
+    size, correction, shrink = sizes(ADAM, hyper, counters[STEP])
+    moments(flat(p), flat(g), flat(m), flat(v), size, correction, shrink, hyper)
     return True

@@ -1,22 +1,118 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""What else a training step does: take rows in shuffled order, regularize, count hits, log.
+"""Step kernels beside the layers: gather rows in shuffled order, regularize, count hits, log.
 
 Floor of each: the bytes it touches, once. For the networks of the notes a call takes 0.5 us, where NumPy's take 2 to 6.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from nnx.kernels.cpu.jit.behaved import apart, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
-from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, flat, row
-from nnx.kernels.cpu.ops.softmax import largest
+from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, PART, flat, larger, row, smaller, view
+from nnx.kernels.cpu.ops.loss_formulas import class_of, scalar
+from nnx.kernels.cpu.ops.softmax import first_largest, is_first, largest
+from nnx.kernels.step_state import CURSOR, DONE, HITS, LOSS, PENALTY, STEP
 
 NONE, DISTRIBUTIONS, BINARY, LOGITS, REGRESSION = range(5)  # metrics of `tally`
 METRICS = {None: NONE, "categorical": DISTRIBUTIONS, "binary": BINARY, "logits": LOGITS, "regression": REGRESSION}
-STEP, CURSOR, DONE = range(3)  # places in `counters`
-LOSS, HITS, PENALTY = range(3)  # and in `stats`
+
+above, near = scalar("above"), scalar("near")
+
+
+# ---- what recorded steps do, too -------------------------------------------------------------------------------------
+
+
+@njit(**INLINED)
+def named(order, place, last):
+    """The row that `order` names at a place. Places and rows that are not there become the nearest that is."""
+    return smaller(larger(order[smaller(larger(place, 0), len(order) - 1)], 0), last)
+
+
+@njit(**PART)
+def gather_rows(source, order, first, out, rows, n, last):
+    """Copy the `rows` rows of `source` [last + 1, n] that `order` names from `first` on to `out`."""
+    for r in range(rows):
+        a, b = view(source, named(order, first + r, last) * n, n), view(out, r * n, n)
+        for j in range(n):
+            b[j] = a[j]
+
+
+@njit(**INLINED)
+def gather_numbers(source, order, first, out):
+    """The same for a number in each row."""
+    for r in range(len(out)):
+        out[r] = source[named(order, first + r, len(source) - 1)]
+
+
+@njit(**PART)
+def penalize(w, dw, l1, l2):
+    """dw += l1 * sign(w) + 2 * l2 * w; return l1 * sum|w| + l2 * sum(w**2), added up in float64 (chapter 14)."""
+    number = w.dtype.type
+    up, twice = number(l1), number(2.0 * l2)
+    lengths = squares = 0.0
+    for j in range(len(w)):
+        v = w[j]
+        wide = np.float64(v)
+        lengths += abs(wide)
+        squares += wide * wide
+        dw[j] += (-up if v < number(0) else up) + twice * v
+    return l1 * lengths + l2 * squares
+
+
+@njit(**INLINED)
+def total(a):
+    """The sum of a's numbers, added up in float64."""
+    whole = 0.0
+    for i in range(len(a)):
+        whole += a[i]
+    return whole
+
+
+@njit(**INLINED)
+def log_step(stats, history, counters, rows):
+    """Log the step in the next row of `history`, which is flat, and move the counters on."""
+    size = len(stats)
+    log = view(history, counters[DONE] % (len(history) // size) * size, size)
+    for i in range(size):
+        log[i] = stats[i]
+    counters[STEP] += 1
+    counters[CURSOR] += rows
+    counters[DONE] += 1
+
+
+@njit(**PART)
+def argmax_rows(x, out, n):
+    """The first place of each row's maximum, as a number of the row's own type."""
+    for r in range(len(out)):
+        out[r] = first_largest(view(x, r * n, n))
+
+
+@njit(**PART)
+def one_hot_rows(labels, out, n):
+    """Rows of zeros with a one where the label says, if it is one of n classes."""
+    one, zero = out.dtype.type(1), out.dtype.type(0)
+    for r in range(len(labels)):
+        b, (label, known) = view(out, r * n, n), class_of(labels[r], n)
+        for j in range(n):
+            b[j] = one if known and j == label else zero
+
+
+@njit(**PART)
+def mean_rows(x, out, n, scale):
+    """Each row's sum times `scale`."""
+    factor = x.dtype.type(scale)
+    for r in range(len(out)):
+        a, whole = view(x, r * n, n), x.dtype.type(0)
+        for j in range(n):
+            whole += a[j]
+        out[r] = whole * factor
+
+
+# ---- kernels ---------------------------------------------------------------------------------------------------------
 
 
 @takes("miim")
@@ -27,11 +123,8 @@ def gather(source, order, counters, out):
         return False
     if source.shape[1] != out.shape[1] or not source.size * order.size:
         return False
-    first, last, n = counters[CURSOR], order.size - 1, source.shape[0] - 1
-    for i in range(out.shape[0]):
-        a, b = row(source, min(max(order[min(max(first + i, 0), last)], 0), n)), row(out, i)
-        for j in range(b.size):
-            b[j] = a[j]
+    rows, n = out.shape
+    gather_rows(flat(source), flat(order), counters[CURSOR], flat(out), rows, n, source.shape[0] - 1)
     return True
 
 
@@ -41,9 +134,7 @@ def gather_labels(source, order, counters, out):
     """The same for class indices."""
     if not behaved(source, order, counters, out) or not apart(out, source, order) or not source.size * order.size:
         return False
-    first, last, n = counters[CURSOR], order.size - 1, source.size - 1
-    for i in range(out.size):
-        out[i] = source[min(max(order[min(max(first + i, 0), last)], 0), n)]
+    gather_numbers(flat(source), flat(order), counters[CURSOR], flat(out))
     return True
 
 
@@ -53,42 +144,13 @@ def regularize(w, dw, penalty, l1, l2):
     """dw += l1 * sign(w) + 2 * l2 * w; penalty = l1 * sum|w| + l2 * sum(w**2), added up in float64."""
     if not behaved(w, dw, penalty) or w.shape != dw.shape or penalty.size != 1 or not apart(dw, w):
         return False
-    number = w.dtype.type
-    zero = number(0)
-    up, twice = number(l1), number(2.0 * l2)
-    a, g = flat(w), flat(dw)
-    sizes = squares = 0.0
-    for j in range(a.size):
-        v = a[j]
-        wide = float(v)
-        sizes += abs(wide)
-        squares += wide * wide
-        g[j] += (-up if v < zero else up) + twice * v
-    penalty[0] = l1 * sizes + l2 * squares
+    penalty[0] = penalize(flat(w), flat(dw), l1, l2)
     return True
-
-
-@njit(**INLINED)
-def first_largest(a):
-    """The first place of a row's maximum."""
-    top, place = largest(a), 0
-    while place < a.size - 1 and a[place] < top:
-        place += 1
-    return place
-
-
-@njit(**INLINED)
-def mean(losses):
-    """The mean, added up in float64."""
-    total = 0.0
-    for i in range(losses.size):
-        total += losses[i]
-    return total / losses.size
 
 
 @takes("vmmd")
 @njit(**OPTIONS)
-def tally(losses, outputs, target, stats, metric, precision):
+def tally(losses, outputs, target, stats, metric, tolerance):
     """Write the mean loss and the number of right outputs; `target` is a matrix, unless `metric` is NONE any one."""
     n, c = outputs.shape
     if not behaved(losses, outputs, target, stats) or target.shape != outputs.shape:
@@ -96,10 +158,9 @@ def tally(losses, outputs, target, stats, metric, precision):
     if losses.size != n or stats.size != 3 or not outputs.size:
         return False
     number = outputs.dtype.type
-    stats[LOSS] = mean(losses)
+    stats[LOSS] = total(losses) / n
     hits = 0
-    a, t = flat(outputs), flat(target)
-    half, zero, near = number(0.5), number(0), number(precision)
+    a, t, limit = flat(outputs), flat(target), number(tolerance)
     if metric == NONE:
         return True
     if metric == DISTRIBUTIONS:
@@ -109,11 +170,11 @@ def tally(losses, outputs, target, stats, metric, precision):
         return True
     if metric == REGRESSION:
         for j in range(a.size):
-            hits += abs(a[j] - t[j]) < near
+            hits += near(a[j], t[j], limit) > 0
     else:
-        level = zero if metric == LOGITS else half
+        level = number(0) if metric == LOGITS else number(0.5)
         for j in range(a.size):
-            hits += (a[j] > level) == (t[j] > half)
+            hits += above(a[j], t[j], level) > 0
     stats[HITS] = hits / c
     return True
 
@@ -129,14 +190,9 @@ def tally_labels(losses, outputs, labels, stats):
         return False
     hits = 0
     for i in range(n):
-        a, label = row(outputs, i), labels[i]
-        top = largest(a)
-        if 0 <= label < c and a[label] == top:
-            earlier = 0
-            for j in range(label):
-                earlier += a[j] == top
-            hits += earlier == 0
-    stats[LOSS], stats[HITS] = mean(losses), hits
+        a, (label, known) = row(outputs, i), class_of(labels[i], c)
+        hits += known and is_first(a, label, largest(a))
+    stats[LOSS], stats[HITS] = total(losses) / n, hits
     return True
 
 
@@ -148,14 +204,6 @@ def end_step(stats, penalties, history, counters, rows):
         return False
     if stats.size != 3 or counters.size != 3:
         return False
-    total = 0.0
-    for j in range(penalties.size):
-        total += penalties[j]
-    stats[PENALTY] = total
-    log = row(history, counters[DONE] % history.shape[0])
-    for j in range(3):
-        log[j] = stats[j]
-    counters[STEP] += 1
-    counters[CURSOR] += rows
-    counters[DONE] += 1
+    stats[PENALTY] = total(penalties)
+    log_step(flat(stats), flat(history), flat(counters), rows)
     return True

@@ -1,11 +1,15 @@
-"""Long sums in two stages (rounding.py). Floor: the bytes, read once."""
-
-# mypy: allow-untyped-defs, no-check-untyped-defs
+# mypy: ignore-errors
+# (What @njit and @intrinsic take has no types for Python.)
+"""Long sums in two stages (rounding.py), and the gradient of a dense layer's biases. Floor: the bytes, read once."""
 
 from __future__ import annotations
 
+import numpy as np
+
+from nnx.kernels.cpu.jit.behaved import apart, behaved
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import PART, view
+from nnx.kernels.cpu.jit.signature import takes
+from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, smaller, view
 from nnx.kernels.rounding import RUN
 
 
@@ -43,7 +47,7 @@ def sum_rows(d, rows, n, out, scratch):
     """out [n] = the sum of the rows of d [rows, n]; `scratch` holds n numbers where there are more than RUN rows."""
     run = out if rows <= RUN else scratch
     for first in range(0, rows, RUN):
-        add_rows(d, first, min(first + RUN, rows), n, run)
+        add_rows(d, first, smaller(first + RUN, rows), n, run)
         if rows > RUN:
             collect(out, run, first == 0)
 
@@ -53,8 +57,28 @@ def sum_numbers(a):
     """The sum of a's numbers: runs in their own type, their sums in float64."""
     total = 0.0
     for first in range(0, len(a), RUN):
-        run, part = view(a, first, min(RUN, len(a) - first)), a.dtype.type(0)
+        run, part = view(a, first, smaller(RUN, len(a) - first)), a.dtype.type(0)
         for i in range(len(run)):
             part += run[i]
         total += part
     return total
+
+
+@njit(**PART)
+def sum_long(dy, rows, n, db, scratch):
+    """`sum_rows` with an array for its scratch, which its maker frees when this is through; of a span it would not."""
+    sum_rows(dy, rows, n, db, flat(scratch))
+
+
+@takes("mm")
+@njit(**OPTIONS)
+def bias_gradient(dy, db):
+    """db [1, O] = the sum of the rows of dy [N, O]."""
+    n, outputs = dy.shape
+    if not behaved(dy, db) or db.shape != (1, outputs) or not apart(db, dy):
+        return False
+    if n <= RUN:
+        sum_rows(flat(dy), n, outputs, flat(db), flat(db))
+    else:
+        sum_long(flat(dy), n, outputs, flat(db), np.empty(outputs, db.dtype))
+    return True

@@ -1,1 +1,1 @@
-"""A whole training step, or a prediction, in one compiled function that interprets a table of integers."""
+"""Compiled programs: a whole training step, or a prediction, in one function that interprets a table of integers."""

@@ -1,7 +1,7 @@
-"""One compiled function for each family of programs, which replays any recorded training step many times in one call.
+"""Compiled step: one function for each family of programs, which replays any recorded step many times in one call.
 
 `run_rows` and `run_lanes` take:
-    table: int64, flat: see program_table.py.
+    table: int64, flat: see table.py.
     work, arena, inputs, targets: the arrays that places name, all of one type.
     labels, order: int64, what LABELS and GATHER read.
     hyper, counters, stats, penalties, history: operations.py says what they hold; all flat.

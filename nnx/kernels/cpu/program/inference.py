@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""`forward`: one compiled function that predicts a few rows with any network of dense layers and activations.
+"""Compiled prediction, `forward`: a few rows through any network of dense layers and activations.
 
 It interprets a table of integers (below) that says which parts of the flat parameter buffer are whose weights, so it
 sees every change of them, and no network costs compile time. Each row goes through all layers by itself, in two
@@ -19,30 +19,28 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
 from nnx.kernels.cpu.jit.signature import takes
-from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, WIDTH, row, vfill, vfma, view, vload, vmax, vstore, vsum, vtop
+from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, WIDTH, on_stack, row, vfill, vfma, view, vload, vstore
 from nnx.kernels.cpu.jit.span import Span, make_span
-from nnx.kernels.cpu.ops.activations import RELU, SIGMOID, TANH
-from nnx.kernels.cpu.ops.math import exp, tanh
+from nnx.kernels.cpu.ops.elementwise import NONE, apply_function
+from nnx.kernels.cpu.ops.softmax import forward_long
 
 # The table: a header (how many layers, the most rows, how many weights, the parameters' address), then a row for each
 # layer: its widths, the places of its parameters (NOWHERE: an activation by itself), and what is done to its outputs:
-# one of activations.py's kinds, or SOFTMAX.
+# a function by its number (nnx/kernels/elementwise.py) and that function's own parameter, a float64; SOFTMAX, or NONE.
 STAGES, ROWS, SIZE, PARAMETERS, HEADER = range(5)
-K, N, WEIGHTS, BIASES, KIND, COLUMNS = range(6)
-NOWHERE, SOFTMAX = -1, TANH + 1
+K, N, WEIGHTS, BIASES, KIND, PARAMETER, COLUMNS = range(7)
+NOWHERE, SOFTMAX = -1, -2  # numbers of functions are not below 0
 STACK = 2048  # numbers of the widest layer: its two buffers lie on the stack, since allocating them takes 60 ns
+BUFFERS = 2 * STACK
 SOON = 20_000  # weights that take 1 us: up to then Python's other threads wait, since letting them go on takes 0.1 us
 let_python_go_on = types.ExternalFunction("PyEval_SaveThread", types.uintp())
 come_back = types.ExternalFunction("PyEval_RestoreThread", types.void(types.uintp))
-ALIGNED = 64  # bytes: vectors that lie across two cache lines take twice as long
 
 
 @intrinsic
@@ -55,19 +53,6 @@ def numbers_at(typing, address, dtype):
         return make_span(context, builder, kind, data, args[0].type(0))
 
     return Span(dtype.dtype)(address, dtype), codegen
-
-
-@intrinsic
-def on_stack(typing, like):
-    """2 * STACK numbers of the type of an array, which are gone when the function ends."""
-
-    def codegen(context, builder, signature, args):
-        count, number = ir.Constant(ir.IntType(64), 2 * STACK), context.get_data_type(like.dtype)
-        data = cgutils.alloca_once(builder, number, count)
-        data.align = ALIGNED
-        return make_span(context, builder, signature.return_type, data, count)
-
-    return Span(like.dtype)(like), codegen
 
 
 @njit(**INLINED)
@@ -115,43 +100,10 @@ def wide_product(values, w, b, k, n, x, y):
 
 
 @njit(**INLINED)
-def bend(y, n, kind):
-    """Pass whole vectors through relu, sigmoid or tanh, in place."""
-    zero, one = y.dtype.type(0), y.dtype.type(1)
-    for first in range(0, whole(n), WIDTH):
-        a = view(y, first, WIDTH)
-        if kind == RELU:
-            for j in range(WIDTH):
-                v = a[j]
-                a[j] = zero if v < zero else v
-        elif kind == SIGMOID:
-            for j in range(WIDTH):
-                v = a[j]
-                e = exp(-abs(v))
-                a[j] = (one if v >= zero else e) / (one + e)
-        elif kind == TANH:
-            for j in range(WIDTH):
-                a[j] = tanh(a[j])
-
-
-@njit(**INLINED)
-def softmax_row(y, n):
-    """Softmax of n numbers, in place. Lanes past them become -inf, whose exponential is 0."""
-    columns, least = whole(n), y.dtype.type(-np.inf)
-    for j in range(n, columns):
-        y[j] = least
-    tops = vfill(least)
-    for j in range(0, columns, WIDTH):
-        tops = vmax(vload(y, j), tops)
-    top, totals, one = vtop(tops), vfill(y.dtype.type(0)), vfill(y.dtype.type(1))
-    for first in range(0, columns, WIDTH):
-        a = view(y, first, WIDTH)
-        for j in range(WIDTH):
-            a[j] = exp(a[j] - top)
-        totals = vfma(one, vload(a, 0), totals)
-    inverse = y.dtype.type(1) / vsum(totals)
-    for j in range(n):
-        y[j] *= inverse
+def bend(y, n, kind, a):
+    """Pass whole vectors through a function, in place."""
+    part = view(y, 0, whole(n))
+    apply_function(kind, part, part, part, a, 0.0)
 
 
 @njit(**INLINED)
@@ -167,10 +119,10 @@ def copy_finite(source, target):
 
 
 @njit(**INLINED)
-def every_row(table, values, x, out):
-    """`forward` for operands that fit; False if a number is not finite."""
+def every_row(table, constants, values, x, out):
+    """`forward` for operands that fit; False if a number is not finite. `constants`: the table, read as float64."""
     first, last = HEADER, HEADER + (table[STAGES] - 1) * COLUMNS
-    memory = on_stack(values)
+    memory = on_stack(values.dtype, BUFFERS)
     for i in range(x.shape[0]):
         a, b = view(memory, 0, STACK), view(memory, STACK, STACK)
         if not copy_finite(row(x, i), a):
@@ -184,9 +136,10 @@ def every_row(table, values, x, out):
                     wide_product(values, table[at + WEIGHTS], table[at + BIASES], table[at + K], n, a, b)
                 a, b = b, a
             if kind == SOFTMAX:
-                softmax_row(a, n)
-            elif kind >= RELU:
-                bend(a, n, kind)
+                outputs = view(a, 0, n)
+                forward_long(outputs, outputs, n)
+            elif kind != NONE:
+                bend(a, n, kind, constants[at + PARAMETER])
         result = row(out, i)
         for j in range(result.size):
             result[j] = a[j]
@@ -212,7 +165,7 @@ def forward(x, out, place):
     thread = types.uintp(0)
     if rows * table[SIZE] > SOON:
         thread = let_python_go_on()
-    done = every_row(table, values, x, out)
+    done = every_row(table, numbers_at(place, np.float64), values, x, out)
     if thread != 0:
         come_back(thread)
     return done

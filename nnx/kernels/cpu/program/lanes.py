@@ -1,6 +1,6 @@
-"""`run_lanes`: replays a recorded training step whose samples lie in the vector lanes, many times in one call.
+"""Interpreter `run_lanes`: replays a recorded step whose samples lie in the vector lanes, many times in one call.
 
-Matrices are [features, stride]. It interprets the table described in program_table.py: 30 to 50 ns an operation.
+Matrices are [features, stride]. It interprets the table described in table.py: 30 to 50 ns an operation.
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -8,7 +8,7 @@ Matrices are [features, stride]. It interprets the table described in program_ta
 from __future__ import annotations
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import PART
+from nnx.kernels.cpu.jit.simd import PART, larger, smaller
 from nnx.kernels.cpu.ops.sums import collect
 from nnx.kernels.cpu.program.lanes_kernels import (
     lanes_clear,
@@ -38,8 +38,8 @@ from nnx.kernels.cpu.program.table import (
     PARAMETERS,
     R0,
     R1,
-    RELU,
     STRIDE,
+    WITH_RELU,
     B,
     D,
     G,
@@ -61,7 +61,7 @@ def weight_gradient(t, memory, samples, at):
     n, stride, high = t[N], t[STRIDE], t[R1] - t[R0]
     size, many = high * n, samples > RUN
     for first in range(0, samples, RUN):
-        count = min(RUN, samples - first)
+        count = smaller(RUN, samples - first)
         x, d = (
             grid(memory, t[X] + t[R0] * stride + first, high, count, stride, 1),
             grid(memory, t[D] + first, n, count, stride, 1),
@@ -93,16 +93,16 @@ def product(t, header, memory, hyper, numbers, r0, count):
             grid(memory, t[D] + r0, n, count, stride, 1),
             grid(memory, t[G] + r0, k, count, stride, 1),
         )
-        if t[KIND] == RELU:
+        if t[KIND] == WITH_RELU:
             active = grid(memory, t[X] + r0, k, count, stride, 1)
-    lanes_product(w, x, y, bias, active, op == LANES_DENSE and t[KIND] == RELU)
+    lanes_product(w, x, y, bias, active, op == LANES_DENSE and t[KIND] == WITH_RELU)
 
 
 @njit(inline="always")
 def cross_entropy(t, memory, numbers, r0, rows, count):
     """Softmax with cross-entropy. X logits, B targets, G gradient, Y losses, D scratch, W hits if they are counted."""
     n, c = t[N], t[COEF]
-    hits = part(memory, max(t[W], 0) + r0, rows if t[W] >= 0 else 0)
+    hits = part(memory, larger(t[W], 0) + r0, rows if t[W] >= 0 else 0)
     span = (n - 1) * t[STRIDE] + count
     z, out, scratch = (
         part(memory, t[X] + r0, span),
@@ -119,7 +119,7 @@ def cross_entropy(t, memory, numbers, r0, rows, count):
 def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread):
     """Carry out one operation of the table on samples r0 .. r0 + rows. Codes that it does not know do nothing."""
     op, n, stride, c = t[OP], t[N], t[STRIDE], t[COEF]
-    count = min((rows + SAMPLES - 1) // SAMPLES * SAMPLES, stride - r0)
+    count = smaller((rows + SAMPLES - 1) // SAMPLES * SAMPLES, stride - r0)
     if LANES_DENSE <= op <= LANES_DW:
         product(t, header, memory, hyper, numbers, r0, count)
     elif op == LANES_CROSS_ENTROPY:
@@ -131,7 +131,7 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
     elif op == LANES_DB or op == PARAMETERS:  # noqa: SIM109
         parameter_task(t, header, memory, hyper, numbers)
     elif op == LANES_LOAD:
-        first, out = max(counters[CURSOR], 0) if t[KIND] else -1, part(memory, t[Y] + r0, (n - 1) * stride + count)
+        first, out = larger(counters[CURSOR], 0) if t[KIND] else -1, part(memory, t[Y] + r0, (n - 1) * stride + count)
         lanes_load(part(memory, t[X], 0), order, first, t[R1] - 1, out, n, stride, r0, rows)
     elif op == LANES_DROPOUT:
         span = (n + 3) * stride

@@ -1,4 +1,4 @@
-"""What else a recorded step does to samples that lie in the vector lanes: the way in, cross-entropy, dropout.
+"""Kernels on samples in the vector lanes, beside the products: transposing on the way in, cross-entropy, dropout.
 
 Matrices are [features, stride], flat; a block is some samples of every feature. Floor: reading and writing each number
 once; softmax and cross-entropy reach about 0.7 ns a number, the transposition on the way in 0.5, dropout 1.3.
@@ -13,9 +13,9 @@ import numpy as np
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import PART, view
 from nnx.kernels.cpu.ops.dropout import HALF, MASK, philox
-from nnx.kernels.cpu.ops.elementwise import log_all
-from nnx.kernels.cpu.ops.math import exp
-from nnx.kernels.cpu.ops.rows import named
+from nnx.kernels.cpu.ops.loss_formulas import within
+from nnx.kernels.cpu.ops.math import exp, logarithms
+from nnx.kernels.cpu.ops.step import named
 
 
 @njit(**PART)
@@ -33,7 +33,10 @@ def lanes_load(source, order, first, last, out, n, stride, r0, rows):
 
 @njit(**PART)
 def lanes_cross_entropy(z, labels, out, losses, hits, scratch, n, stride, rows, scale, low, high):
-    """As `cross_entropy_rows`, on a block of samples: out = (p - one hot) * scale, 0 past `rows`.
+    """As `of_labels` (cross_entropy.py), on a block of samples: out = (p - one hot) * scale, 0 past `rows`.
+
+    A second body, since here each step is taken by all samples at once: 320 samples of three classes take 1.2 us, row
+    by row 3.2 (AVX-512).
 
     Args:
         z, out: the logits and their gradient, from the block's first sample on. labels, losses, hits (or empty):
@@ -87,11 +90,9 @@ def lanes_cross_entropy(z, labels, out, losses, hits, scratch, n, stride, rows, 
             e[s] = e[s] * top[s] - (factor if labels[s] == index else zero)
         for s in range(rows, count):
             e[s] = zero
-    log_all(total)
+    logarithms(total)
     for s in range(rows):
-        loss = total[s] - losses[s]
-        loss = least if loss < least else loss
-        losses[s] = most if loss > most else loss
+        losses[s] = within(total[s] - losses[s], least, most)
 
 
 @njit(**PART)
@@ -117,7 +118,10 @@ def lanes_clear(x, n, stride, rows, count):
 
 @njit(**PART)
 def lanes_dropout(x, out, n, stride, r0, count, threshold, scale, layer, step, seed):
-    """The very masks of `dropout_rows`, feature by feature. Features are padded to four."""
+    """The very masks of `dropout_rows`, feature by feature. Features are padded to four.
+
+    A second body, since the samples' words come as they are needed: 64 features of 320 samples take 8 us, by rows 19.
+    """
     least, factor, zero = np.uint64(threshold), x.dtype.type(scale), x.dtype.type(0)
     c2, c3, k0, k1 = np.uint64(step), np.uint64(layer), np.uint64(seed) & MASK, np.uint64(seed) >> HALF
     for j in range(0, n, 4):

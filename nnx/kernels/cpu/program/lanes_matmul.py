@@ -1,4 +1,4 @@
-"""Dense layers feature by feature: matrices [features, stride], samples in the vector lanes. For narrow networks.
+"""Matrix products of narrow layers, feature by feature: [features, stride], samples in the vector lanes.
 
 Floor: 2 k n FLOP a sample. A layer three wide leaves most of a tile empty when samples lie by rows; here the samples
 fill the vectors, whatever the widths, and nothing is packed: the samples of a tile are read as they lie. Samples past
@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import PART
+from nnx.kernels.cpu.jit.simd import PART, larger, smaller
 from nnx.kernels.cpu.jit.span import data_of, size_of
 from nnx.kernels.cpu.matmul.register_tile import (
     INT64,
@@ -120,9 +120,9 @@ def lanes_product(w, x, y, bias, active, relu):
     n, k = w.shape
     width, step = WIDE // x.itemsize, x.strides[0] // x.itemsize
     # So many samples at a time that their inputs stay in the first-level cache while all outputs are made of them.
-    block = max(width, NEAR // max(k, 1) // width * width)
+    block = larger(width, NEAR // larger(k, 1) // width * width)
     for first in range(0, x.shape[1], block):
-        last = min(first + block, x.shape[1])
+        last = smaller(first + block, x.shape[1])
         for j in range(0, n, OUTPUTS):
             start = output_tile(bias, j) if bias.size else new_tile(bias, OUTPUTS, VECTORS)
             for s in range(first, last, width):

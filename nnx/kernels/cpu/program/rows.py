@@ -1,6 +1,6 @@
-"""`run_rows`: replays a recorded training step whose samples lie row by row, many times in one call.
+"""Interpreter `run_rows`: replays a recorded training step whose samples lie row by row, many times in one call.
 
-It interprets the table described in program_table.py: 30 to 50 ns an operation.
+It interprets the table described in table.py: 30 to 50 ns an operation.
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -8,21 +8,14 @@ It interprets the table described in program_table.py: 30 to 50 ns an operation.
 from __future__ import annotations
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import PART
+from nnx.kernels.cpu.jit.simd import PART, larger, smaller
 from nnx.kernels.cpu.matmul.gemm import multiply
 from nnx.kernels.cpu.matmul.packing import panels_from_columns, panels_from_rows
 from nnx.kernels.cpu.matmul.register_tile import VECTORS, WIDTH
-from nnx.kernels.cpu.ops.rows import (
-    argmax_rows,
-    cross_entropy_rows,
-    cross_entropy_soft_rows,
-    dropout_rows,
-    gather,
-    mean_rows,
-    one_hot_rows,
-    softmax_back_rows,
-    softmax_rows,
-)
+from nnx.kernels.cpu.ops.cross_entropy import of_distributions, of_labels
+from nnx.kernels.cpu.ops.dropout import HALF, MASK, U, dropout_rows
+from nnx.kernels.cpu.ops.softmax import backward_rows, forward_blocks
+from nnx.kernels.cpu.ops.step import argmax_rows, gather_rows, mean_rows, one_hot_rows
 from nnx.kernels.cpu.ops.sums import collect
 from nnx.kernels.cpu.program.parameters import finish
 from nnx.kernels.cpu.program.schedule import make_run
@@ -47,7 +40,6 @@ from nnx.kernels.cpu.program.table import (
     PANELS_ACROSS,
     R0,
     R1,
-    RELU,
     ROW_MEAN,
     SCRATCH,
     SCRATCH_SIZE,
@@ -56,6 +48,7 @@ from nnx.kernels.cpu.program.table import (
     STRIPS,
     STRIPS_SIZE,
     UPDATE,
+    WITH_RELU,
     B,
     D,
     G,
@@ -98,13 +91,13 @@ def product(t, header, memory, hyper, numbers, r0, rows, thread):
         elif op == DENSE_DX:
             a, c = grid(memory, t[D] + r0 * n, rows, n, n, 1), grid(memory, t[G] + r0 * k, rows, k, k, 1)
             panels, tall = part(memory, t[W], 0), n
-            if t[KIND] == RELU:
+            if t[KIND] == WITH_RELU:
                 active = grid(memory, t[X] + r0 * k, rows, k, k, 1)
         else:
-            a = grid(memory, t[X] + first * k + t[R0], high, min(RUN, rows - first), 1, k)
+            a = grid(memory, t[X] + first * k + t[R0], high, smaller(RUN, rows - first), 1, k)
             c = grid(memory, scratch + size if many else at, high, n, n, 1)
             panels, tall = part(memory, t[D] + first * VECTORS * (WIDTH // c.itemsize), 0), rows
-        multiply(a, panels, tall, c, bias, active, op == DENSE and t[KIND] == RELU, False, strips)
+        multiply(a, panels, tall, c, bias, active, op == DENSE and t[KIND] == WITH_RELU, False, strips)
         if many:
             collect(part(memory, at, size), part(memory, scratch + size, size), first == 0)
     if op == DENSE_DW:
@@ -117,17 +110,15 @@ def product(t, header, memory, hyper, numbers, r0, rows, thread):
 
 @njit(inline="always")
 def cross_entropy(t, memory, numbers, r0, rows):
-    """Softmax with cross-entropy. X logits, B targets, G gradient, Y losses, D scratch, W hits if they are counted."""
-    n, at, c = t[N], r0 * t[N], t[COEF]
-    losses = part(memory, t[Y] + r0, rows)
-    hits = part(memory, max(t[W], 0) + r0, rows if t[W] >= 0 else 0)
-    x, out, totals = part(memory, t[X] + at, rows * n), part(memory, t[G] + at, rows * n), part(memory, t[D] + r0, rows)
+    """Softmax with cross-entropy. X logits, B targets, G gradient, Y losses, W hits if they are counted."""
+    n, at, c, number = t[N], r0 * t[N], t[COEF], memory[0].dtype.type
+    factor, low, high = number(numbers[c]), number(numbers[c + 1]), number(numbers[c + 2])
+    x, out, losses = part(memory, t[X] + at, rows * n), part(memory, t[G] + at, rows * n), part(memory, t[Y] + r0, rows)
     if t[OP] == CROSS_ENTROPY:
-        labels = part(memory, t[B] + r0, rows)
-        cross_entropy_rows(x, labels, out, losses, totals, hits, n, numbers[c], numbers[c + 1], numbers[c + 2])
+        hits = part(memory, larger(t[W], 0) + r0, rows if t[W] >= 0 else 0)
+        of_labels(x, part(memory, t[B] + r0, rows), losses, None, out, hits, n, factor, low, high)
     else:
-        target = part(memory, t[B] + at, rows * n)
-        cross_entropy_soft_rows(x, target, out, losses, totals, n, numbers[c], numbers[c + 1], numbers[c + 2])
+        of_distributions(x, part(memory, t[B] + at, rows * n), losses, None, out, n, factor, low, high)
 
 
 @njit(inline="always")
@@ -148,19 +139,18 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
     elif op >= BIAS:
         parameter_task(t, header, memory, hyper, numbers)
     elif op == GATHER:
-        gather(part(memory, t[X], 0), order, counters[CURSOR] + r0, part(memory, t[Y] + at, 0), rows, n, t[R1] - 1)
+        gather_rows(part(memory, t[X], 0), order, counters[CURSOR] + r0, part(memory, t[Y] + at, 0), rows, n, t[R1] - 1)
     elif op == DROPOUT:
         x, y = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
-        dropout_rows(x, y, r0, rows, n, t[R1], numbers[c], t[KIND], counters[STEP], t[R0])
+        key_0, key_1 = U(t[R0]) & MASK, U(t[R0]) >> HALF
+        dropout_rows(x, y, r0, rows, n, counters[STEP], t[KIND], key_0, key_1, t[R1], numbers[c])
     elif op == ROW_MEAN:
         mean_rows(part(memory, t[X] + at, rows * n), part(memory, t[Y] + r0, rows), n, numbers[c])
     elif op == SOFTMAX:
-        softmax_rows(
-            part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n), part(memory, t[D] + r0, rows), n
-        )
+        forward_blocks(part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n), n)
     elif op == SOFTMAX_BACK:
         x, d = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
-        softmax_back_rows(x, d, part(memory, t[G] + at, rows * n), rows, n)
+        backward_rows(x, d, part(memory, t[G] + at, rows * n), n, 0)
     elif op == ARGMAX:
         argmax_rows(part(memory, t[X] + at, rows * n), part(memory, t[Y] + r0, rows), n)
     elif op == ONE_HOT:

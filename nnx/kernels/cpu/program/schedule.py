@@ -1,4 +1,4 @@
-"""Who does what, and when: blocks and tasks of a replayed step, drawn by one or several threads.
+"""Work scheduler of the compiled training step: its blocks and tasks, drawn by one or several threads.
 
 Several threads may call `run_rows` or `run_lanes` at once with the same arguments but for `thread`: number 0 leads, the
 others help. A region's blocks or tasks are drawn from one ticket, an atomic int64 that holds (phase, region, next
@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, view
+from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, smaller, view
 from nnx.kernels.cpu.program.parameters import begin_step, end_step
 from nnx.kernels.cpu.program.table import (
     AT_REGION,
@@ -32,7 +32,6 @@ from nnx.kernels.cpu.program.table import (
     ONCE,
     OP,
     OPTIMIZER,
-    PATIENCE,
     PHASE,
     REGIONS,
     ROWS,
@@ -40,12 +39,8 @@ from nnx.kernels.cpu.program.table import (
     TASKS,
     TASKS_ONCE,
     TICKET,
-    atomic_load,
-    atomic_store,
-    finish_one,
-    let_others,
-    replace_if,
 )
+from nnx.kernels.cpu.threads.atomics import PATIENCE, atomic_load, atomic_store, finish_one, let_others, replace_if
 
 LINGER = 20  # times that a helper lets others go first before it leaves: the next call often comes at once
 INDEX, REGION_BITS = (1 << 24) - 1, 24
@@ -144,11 +139,11 @@ def extent(header, table, ticket):
     if place[OP] >= TASKS:
         return place[FIRST] + index, place[FIRST] + index + 1, 0, header[ROWS]
     r0 = index * place[BLOCK]
-    return place[FIRST], place[LAST], r0, min(place[BLOCK], header[ROWS] - r0)
+    return place[FIRST], place[LAST], r0, smaller(place[BLOCK], header[ROWS] - r0)
 
 
 def make_run(operation: Any) -> Any:
-    """The function that replays steps whose table `operation` carries out; see program_step.py for its arguments."""
+    """The function that replays steps whose table `operation` carries out; see compiled.py for its arguments."""
 
     @njit(**OPTIONS)
     def run(

@@ -1,4 +1,4 @@
-"""What a recorded step does to samples however they lie, and to parameters.
+"""Kernels of a recorded step that rows and lanes share: on samples however they lie, and on parameters.
 
 Floor: reading and writing each number once.
 """
@@ -8,9 +8,9 @@ Floor: reading and writing each number once.
 from __future__ import annotations
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import PART
+from nnx.kernels.cpu.jit.simd import PART, larger
 from nnx.kernels.cpu.ops.elementwise import elementwise
-from nnx.kernels.cpu.ops.rows import named
+from nnx.kernels.cpu.ops.step import gather_numbers
 from nnx.kernels.cpu.ops.sums import sum_rows
 from nnx.kernels.cpu.program.parameters import finish, sum_lanes
 from nnx.kernels.cpu.program.table import BIAS, COEF, KIND, LANES_DB, OP, ROWS, STRIDE, D, G, N, W, X, Y, part
@@ -28,16 +28,19 @@ def apply_elementwise(t, memory, numbers, r0, rows, count):
             length, pieces = n * stride, 1
     for piece in range(pieces):
         place = start + piece * stride
-        x, y = part(memory, t[X] + place, length), part(memory, max(t[Y], 0) + place, length)
+        x, y = part(memory, t[X] + place, length), part(memory, larger(t[Y], 0) + place, length)
         elementwise(t[KIND], x, y, part(memory, t[G] + place, length), numbers[c], numbers[c + 1])
 
 
 @njit(**PART)
 def copy_labels(t, memory, labels, order, counters, r0, rows):
     """Labels of samples r0 .. r0 + rows, in the order of the samples if there is one, as numbers of the step's type."""
-    wanted, first = part(memory, t[Y] + r0, rows), counters[CURSOR] if t[KIND] else 0
-    for r in range(r0, r0 + rows):
-        wanted[r - r0] = labels[named(order, first + r, len(labels) - 1) if t[KIND] else r]
+    wanted = part(memory, t[Y] + r0, rows)
+    if t[KIND]:
+        gather_numbers(labels, order, counters[CURSOR] + r0, wanted)
+    else:
+        for r in range(rows):
+            wanted[r] = labels[r0 + r]
 
 
 @njit(**PART)
@@ -46,7 +49,7 @@ def parameter_task(t, header, memory, hyper, numbers):
     op, n, stride = t[OP], t[N], t[STRIDE]
     if op == BIAS:
         rows = header[ROWS]
-        sum_rows(part(memory, t[D], rows * n), rows, n, part(memory, t[G], n), part(memory, max(t[Y], 0), n))
+        sum_rows(part(memory, t[D], rows * n), rows, n, part(memory, t[G], n), part(memory, larger(t[Y], 0), n))
     elif op == LANES_DB:
         sum_lanes(part(memory, t[D], n * stride), n, stride, part(memory, t[G], n))
     finish(t, header, memory, hyper, numbers, t[W], t[G], n)

@@ -1,4 +1,4 @@
-"""The table that the compiled step interprets: its columns, its operations, and where their operands lie.
+"""Instruction table of the compiled step: its columns, its operations, and where their operands lie.
 
 A recorded training step becomes an int64 table [rows, COLUMNS], flattened: row 0 is the header, then come the regions,
 then the operations. A region is a part of the step that several threads may share: BLOCKS of samples that go through
@@ -13,9 +13,6 @@ every address is computed from the array that it belongs to (simd.py says why th
 
 from __future__ import annotations
 
-import os
-
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -48,18 +45,13 @@ PANELS, PANELS_ACROSS = range(3, 5)  # a matrix, or its transpose, in the order 
 GATHER, DROPOUT, SOFTMAX, SOFTMAX_BACK, CROSS_ENTROPY, CROSS_ENTROPY_SOFT, ARGMAX, ONE_HOT, ROW_MEAN = range(10, 19)
 LANES_DENSE, LANES_DX, LANES_DW, LANES_DB = range(20, 24)
 LANES_LOAD, LANES_DROPOUT, LANES_CROSS_ENTROPY, LANES_MEAN, LANES_CLEAR = range(30, 35)
-LABELS, ELEMENTWISE = 40, 41
+LABELS, ELEMENTWISE = 40, 41  # the kind of the latter: nnx/kernels/elementwise.py
 BIAS, PARAMETERS = 50, 51  # tasks: the gradient of biases; a segment of parameters whose gradient is there already
 
-# Kinds of ELEMENTWISE: x (and y) to the result.
-RELU, SIGMOID, TANH, RELU_BACK, SIGMOID_BACK, TANH_BACK = range(6)
-SQUARE, SQUARE_BACK, DISTANCE, DISTANCE_BACK, BINARY, BINARY_BACK = range(6, 12)
-LOGIT, LOGIT_BACK, ABOVE, NEAR, EQUAL, SURPRISE, SURPRISE_BACK, KNOWN = range(12, 20)
-
-SGD, ADAGRAD, RMSPROP, ADAM = range(4)
+WITH_RELU = 1  # the kind of a product that ReLU, or the mask of its gradient, follows in the same pass
 
 # ---- numbers: float64 that operations read ---------------------------------------------------------------------------
-RATE, STEP_SIZE, CORRECTION, SHRINK, FINAL, CONSTANTS = 0, 1, 2, 3, 4, 8
+STEP_SIZE, CORRECTION, SHRINK, FINAL, CONSTANTS = 0, 1, 2, 3, 8
 # ---- sync: int64; what several threads write stands on cache lines of its own, the rest is the leader's -------------
 TICKET, DONE, PHASE, EXPECTED, AT_REGION, STEPS_LEFT, BEGUN, SYNC = 0, 16, 32, 48, 49, 50, 51, 64
 
@@ -96,58 +88,3 @@ def _pointer(context, builder, memory_type, memory, place):
     for n, other in enumerate(pointers[1:], 1):
         pointer = builder.select(builder.icmp_unsigned("==", number, word(n)), other, pointer)
     return builder.gep(pointer, [builder.and_(place, word(OFFSET))])
-
-
-# ---- threads ---------------------------------------------------------------------------------------------------------
-
-# What a thread does that has waited for a while: the other may need its core.
-let_others = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
-PATIENCE = 2000  # looks (some 10 us) before others may have the core
-
-
-@intrinsic
-def atomic_load(typing, array, index):
-    """`array[index]` (int64), and with it everything written before what is there was stored."""
-
-    def codegen(context, builder, signature, args):
-        return builder.load_atomic(_element(context, builder, signature, args), "acquire", 8)
-
-    return types.int64(array, types.intp), codegen
-
-
-@intrinsic
-def atomic_store(typing, array, index, value):
-    """Set `array[index]` (int64) after everything written before."""
-
-    def codegen(context, builder, signature, args):
-        builder.store_atomic(args[2], _element(context, builder, signature, args), "release", 8)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, types.int64), codegen
-
-
-@intrinsic
-def finish_one(typing, array, index):
-    """Add 1 to `array[index]` (int64) after everything written before."""
-
-    def codegen(context, builder, signature, args):
-        builder.atomic_rmw("add", _element(context, builder, signature, args), ir.IntType(64)(1), "release")
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp), codegen
-
-
-@intrinsic
-def replace_if(typing, array, index, old, new):
-    """Set `array[index]` (int64) to `new` if it is still `old`; tell whether it was."""
-
-    def codegen(context, builder, signature, args):
-        place = _element(context, builder, signature, args)
-        pair = builder.cmpxchg(place, args[2], args[3], "acq_rel", "acquire")
-        return builder.extract_value(pair, 1)
-
-    return types.boolean(array, types.intp, types.int64, types.int64), codegen
-
-
-def _element(context, builder, signature, args):
-    return builder.gep(data_of(context, builder, signature.args[0], args[0]), [args[1]])

@@ -1,4 +1,4 @@
-"""Helping threads: starting them, and keeping them off the core of the thread they help.
+"""Thread affinity: helping threads, started and kept off the core of the thread that they help.
 
 A system that saves cores wakes a helper where its waker runs, and moves it only after milliseconds: until then two
 threads take turns on one core. A step of 128x64-128-64-10 on two threads of a virtual machine took 118 us at best and
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from nnx.kernels.telling import warn_once
+from nnx.kernels.user_warnings import warn_once
 
 try:
     _current = ctypes.CDLL(None).sched_getcpu if hasattr(os, "sched_setaffinity") else None

@@ -1,10 +1,11 @@
-"""Threads for the kernels: a few workers that take parts of one large operation.
+"""Thread pool of the kernels: a few workers take parts of one large operation, and work on recorded steps.
 
 Kernels release the interpreter's lock, so Python's own threads run them side by side. Against Numba's parallel regions
 that costs some 10 us instead of 1 (omp; workqueue 69) for each operation, and buys that every kernel is compiled once,
 not twice; that it does not matter which threading layer Numba finds; that any number of Python threads may call kernels
 at once, which ends the process with workqueue; and that a fork does no harm, which ends it with GNU's omp. It pays for
-operations from 200 us on. A kernel that hands out its parts itself, in compiled code, needs 1 us too: see team.py.
+operations from 200 us on. A kernel that hands out its parts itself, in compiled code, needs 1 us too: see team.py. So
+does a recorded step, for as long as helpers are with it: see program/schedule.py.
 
 BLAS has threads of its own. No part of a job calls it, so the two never compete for the same cores.
 """
@@ -18,15 +19,16 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import OPTIONS
-from nnx.kernels.cpu.program.table import atomic_load
 from nnx.kernels.cpu.threads import affinity
+from nnx.kernels.cpu.threads.atomics import atomic_load
 from nnx.kernels.cpu.threads.team import BOARD, HELPERS, serve
 
 limit = 1  # the most threads that an operation may take, the caller's included; `set_limit` changes it
@@ -34,12 +36,8 @@ _just_now: Callable[[], int] | None = None  # how many at this moment, if that c
 _found, _until = 1, 0.0  # what it returned, and until when that counts
 SOON = 1e-3  # seconds: to ask takes 3 us, a tenth of the smallest operation that is shared
 board = np.zeros(BOARD, np.int64)  # where kernels and workers meet: see team.py
-_queue: SimpleQueue[Job | None] = SimpleQueue()  # None: only to wake up
-_asleep: list[int] = []  # numbers of workers that wait for it; how many they are is what counts
 _nobody = np.zeros(1, np.int64)  # in place of what a waiting caller looks at
-_workers: list[int] = []  # their native ids
-_lock = threading.RLock()  # a signal's handler may call a kernel while it is held
-_rung = np.zeros(1, np.int64)  # how many jobs there have been
+_rung = np.zeros(1, np.int64)  # how often there has been something to do
 AWAKE = 100_000  # looks, some 100 us
 
 
@@ -49,6 +47,19 @@ def stay_awake(word, seen, looks):
     for _ in range(looks):
         if atomic_load(word, 0) != seen:
             return
+
+
+class Program(Protocol):
+    """A recorded step that several threads may work on.
+
+    Attributes:
+        running: whether it is, and helpers are wanted.
+    """
+
+    running: bool
+
+    def help(self, number: int) -> None:
+        """Work on it as helper 1, 2 ..., beside the thread that runs it, until that has ended."""
 
 
 class Job:
@@ -76,15 +87,81 @@ class Job:
         return _nobody
 
 
+class Helpers:
+    """The helping threads of this process, started when first needed: each takes what comes next.
+
+    Attributes:
+        queue: what to call next, which returns what to set to 1 so that a caller goes on (see `serve`), or None, after
+            which a helper sleeps at once. None in the queue is only to wake up, for a kernel that hands out its parts.
+        threads: their native ids. asleep: numbers of those that wait for the queue; how many they are is what counts.
+        assisted: which programs have which helpers, or will have.
+    """
+
+    def __init__(self) -> None:
+        self.queue: SimpleQueue[Callable[[], np.ndarray | None] | None] = SimpleQueue()
+        self.threads: list[int] = []
+        self.asleep: list[int] = []
+        self.assisted: set[tuple[int, int]] = set()
+        self._lock = threading.RLock()  # a signal's handler may call a kernel while it is held
+
+    def gather(self, wanted: int, watching: bool = True) -> int:
+        """Have so many threads, if they can be had, on other cores than this thread's; return how many there are.
+
+        Args:
+            watching: whether one that is started looks for kernels' parts first, as after a job.
+        """
+        if wanted < 1:
+            return 0
+        with self._lock:
+            while len(self.threads) < wanted:
+                number = len(self.threads) + 1
+                native = affinity.start(self._serve, number, watching, name=f"nnx-{number}")
+                if not native:
+                    break
+                self.threads.append(native)
+            found = self.threads[:wanted]
+        affinity.keep_off_mine(found)
+        return len(found)
+
+    def assist(self, program: Program, wanted: int) -> None:
+        """Send so many helpers to a program that is run at once, or those that there are. Who is still there stays."""
+        for number in range(1, self.gather(wanted, watching=False) + 1):
+            key = id(program), number
+            if key not in self.assisted:
+                self.assisted.add(key)
+                self.queue.put(partial(self._assist, program, number))
+                _rung[0] += 1
+
+    def _assist(self, program: Program, number: int) -> None:
+        program.help(number)
+        while program.running and self.queue.empty():  # it left just as the next run began, and nobody else waits
+            program.help(number)
+        self.assisted.discard((id(program), number))
+
+    def _serve(self, number: int, watching: bool) -> None:
+        over = _nobody if watching else None
+        while True:
+            if over is not None:  # the next operation often comes at once
+                seen, looks = int(_rung[0]), AWAKE if self.queue.empty() else 0
+                serve(board, number, over, _rung, seen, looks)
+            self.asleep.append(number)
+            work = self.queue.get()
+            self.asleep.pop()
+            over = work() if work else _nobody
+            del work  # a program's arrays are large
+
+
+helpers = Helpers()
+
+
 def run(parts: Sequence[Callable[[], Any]]) -> None:
     """Call all parts, in any order, on up to `limit` threads; return when all are done. The caller works too."""
     if len(parts) == 1:
         parts[0]()
         return
-    helpers = _gather(min(limit, len(parts)) - 1)
     job = Job(parts)
-    for _ in range(helpers):
-        _queue.put(job)
+    for _ in range(helpers.gather(min(limit, len(parts)) - 1)):
+        helpers.queue.put(job.work)
     _rung[0] += 1
     if job.work() is _nobody:
         stay_awake(job.over, 0, AWAKE)
@@ -96,9 +173,9 @@ def run(parts: Sequence[Callable[[], Any]]) -> None:
 def summon() -> np.ndarray:
     """Wake the workers up for a kernel that is called at once; return the board by which they help it."""
     if limit > 1:
-        helpers = board[HELPERS] = lately() - 1
-        for _ in range(min(_gather(helpers), len(_asleep))):
-            _queue.put(None)
+        wanted = board[HELPERS] = lately() - 1
+        for _ in range(min(helpers.gather(wanted), len(helpers.asleep))):
+            helpers.queue.put(None)
     return board
 
 
@@ -143,37 +220,10 @@ def lately() -> int:
     return _found if time.monotonic() < _until else allowed()
 
 
-def _gather(wanted: int) -> int:
-    """Have so many workers, if they can be had, on other cores than this thread's; return how many there are."""
-    if wanted < 1:
-        return 0
-    with _lock:
-        while len(_workers) < wanted:
-            number = len(_workers) + 1
-            worker = affinity.start(_serve, _queue, number, name=f"nnx-{number}")
-            if not worker:
-                break
-            _workers.append(worker)
-        helpers = _workers[:wanted]
-    affinity.keep_off_mine(helpers)
-    return len(helpers)
-
-
-def _serve(queue: SimpleQueue[Job | None], number: int) -> None:
-    over = _nobody
-    while True:
-        seen, looks = int(_rung[0]), AWAKE if queue.empty() else 0  # the next operation often comes at once
-        serve(board, number, over, _rung, seen, looks)
-        _asleep.append(number)
-        job = queue.get()
-        _asleep.pop()
-        over = job.work() if job else _nobody
-
-
 def _after_fork() -> None:
     """A forked process has none of its parent's threads, and perhaps a lock that one of them held."""
-    global _queue, _asleep, _workers, _lock
-    _queue, _asleep, _workers, _lock = SimpleQueue(), [], [], threading.RLock()
+    global helpers
+    helpers = Helpers()
     board[:] = 0
     set_limit(limit, _just_now)
 

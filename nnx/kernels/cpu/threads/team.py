@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""A team: threads that take parts of a kernel's work without leaving compiled code.
+"""Thread team: threads that take parts of a kernel's work without leaving compiled code.
 
 A thread that comes back to Python needs the interpreter's lock, and if another holds it just then, sleeps: waking up
 takes 20 to 50 us on a virtual machine. For an operation of 100 us on two threads that is what decides: softmax backward
@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import OPTIONS, PART
-from nnx.kernels.cpu.program.table import PATIENCE, atomic_load, atomic_store, finish_one, let_others, replace_if
+from nnx.kernels.cpu.threads.atomics import PATIENCE, atomic_load, atomic_store, finish_one, let_others, replace_if
 
 # The board, int64, by which they know of each other; what several threads write stands on cache lines of its own.
 TICKET, DONE, LEADER, HELPERS, WORK, OPERANDS, BOARD = 0, 16, 32, 48, 49, 50, 64

@@ -1,0 +1,101 @@
+"""Elementwise operations and losses on GPUs: those of the tables in nnx/kernels/elementwise.py and losses.py.
+
+A function and its gradient are a kernel each, over any shape; so is a loss that is a mean over a sample's outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nnx.backends.array_math import ArrayMath
+from nnx.backends.cupy.operands import CudaOperands
+from nnx.backends.operations import Operations, with_functions
+from nnx.kernels import cuda as plans
+from nnx.kernels.elementwise import Elementwise
+from nnx.kernels.losses import LOSSES, Loss
+
+Array = Any
+
+
+class CupyMath(ArrayMath):
+    """The mathematics of CuPy's arrays, whose functions take NumPy's numbers beside them, without a copy."""
+
+    def _array(self, a: Array | float, like: Array) -> Any:
+        return like.dtype.type(a) if isinstance(a, int | float) else a
+
+
+def with_losses(backend: type[CudaElementwise]) -> type[CudaElementwise]:
+    """Give a class the operations of the losses, whose first operands are named as in the table."""
+    for row in LOSSES:
+        setattr(backend, row.name, of_outputs(row, backend._loss, row.name))
+        setattr(backend, row.gradient, of_outputs(row, backend._loss_gradient, row.gradient))
+    return backend
+
+
+def of_outputs(row: Loss, method: Callable[..., Array], name: str) -> Callable[..., Array]:
+    """Return the operation of that name, which is a method that is told the name."""
+
+    def of_probabilities(self: CudaElementwise, p: Array, target: Array, out: Array | None = None) -> Array:
+        return method(self, name, p, target, (), out)
+
+    def of_predictions(self: CudaElementwise, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        return method(self, name, prediction, target, (), out)
+
+    def shaped(
+        self: CudaElementwise, prediction: Array, target: Array, delta: float, out: Array | None = None
+    ) -> Array:
+        return method(self, name, prediction, target, (delta,), out)
+
+    return shaped if row.parameter else of_probabilities if row.outputs == "p" else of_predictions
+
+
+@with_losses
+@with_functions
+class CudaElementwise(CudaOperands):
+    """The operations of the tables."""
+
+    @property
+    def _math(self) -> ArrayMath:
+        return CupyMath(self.xp)
+
+    def _function(self, row: Elementwise, x: Array, a: float, out: Array | None) -> Array:
+        kind = self._kind(x)
+        if kind is None:
+            return super()._function(row, x, a, out)
+        y = self._output(out, x.shape, x)
+        launch = plans.elementwise(f"{row.name}_forward", x.size)
+        self._launch(launch, kind, self._read(x), y, x.size, *row.given(a))
+        return self._deliver(y, out)
+
+    def _gradient(self, row: Elementwise, of: Array, dy: Array, a: float, out: Array | None) -> Array:
+        kind = self._kind(of, dy)
+        if kind is None or of.shape != dy.shape:
+            return super()._gradient(row, of, dy, a, out)
+        return self._of_two(row.gradient, kind, of, dy, row.given(a), out)
+
+    def _loss(self, name: str, outputs: Array, target: Array, b: tuple[float, ...], out: Array | None) -> Array:
+        kind = self._kind(outputs, target)
+        if kind is None or outputs.ndim != 2 or outputs.shape != target.shape:
+            return getattr(Operations, name)(self, outputs, target, *b, out)
+        losses = self._output(out, outputs.shape[:1], outputs)
+        launch = plans.row_groups(name, *outputs.shape)
+        self._launch(launch, kind, self._read(outputs), self._read(target), losses, *outputs.shape, *b)
+        return self._deliver(losses, out)
+
+    def _loss_gradient(
+        self, name: str, outputs: Array, target: Array, b: tuple[float, ...], out: Array | None
+    ) -> Array:
+        kind = self._kind(outputs, target)
+        if kind is None or outputs.shape != target.shape:
+            return getattr(Operations, name)(self, outputs, target, *b, out)
+        return self._of_two(name, kind, outputs, target, b, out)
+
+    def _of_two(
+        self, name: str, kind: str, first: Array, second: Array, a: tuple[float, ...], out: Array | None
+    ) -> Array:
+        """Run a kernel over two arrays of one shape."""
+        result = self._output(out, first.shape, first)
+        launch = plans.elementwise(name, first.size)
+        self._launch(launch, kind, self._read(first), self._read(second), result, first.size, *a)
+        return self._deliver(result, out)

@@ -1,0 +1,108 @@
+"""Dispatch of matrix products (GEMM): nnx's own kernel does small ones, cuBLAS or cuBLASLt the large ones.
+
+NNX_GEMM=own or blas gives all of them to one. `CudaMatmul.products` stands in for cuBLAS where a step is captured as a
+CUDA graph, or where products are rounded to TF32 or bf16 (cublaslt_products.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from nnx.backends.cupy.matmul import cublaslt
+from nnx.backends.cupy.matmul.cublaslt import Lt, LtError
+from nnx.backends.cupy.operands import CudaOperands
+from nnx.backends.environment import gemm_rule
+from nnx.kernels import cuda as plans
+from nnx.kernels.cuda import ACTIVATIONS
+
+Array = Any
+SMALL = 1 << 20  # multiply-adds up to which a product is the own kernel's: one launch, bias and activation included
+
+
+class LargeProducts(Protocol):
+    """Does large products in cuBLAS's place."""
+
+    def __call__(
+        self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
+    ) -> None:
+        """c = activation(a @ b + bias), on the current stream."""
+
+    def with_column_sums(self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, sums: Array) -> bool:
+        """c = a @ b, and sums = b's column sums, in one; False if that cannot be."""
+
+
+class CudaMatmul(CudaOperands):
+    """Matrix products, with a bias and an activation at their end.
+
+    Attributes:
+        gemm_rule: who multiplies: NNX_GEMM, or "auto".
+        products: who does large products in cuBLAS's place, or None.
+    """
+
+    products: LargeProducts | None = None
+
+    def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None) -> None:
+        super().__init__(cupy, number, gpu_memory_limit)
+        self.gemm_rule = gemm_rule()
+        self._lt: Lt | str | None = None
+
+    def lt(self) -> Lt | str:
+        """Return cuBLASLt, which is loaded when it is first asked for, or why it is not there."""
+        if self._lt is None:
+            try:
+                with self.on_device():
+                    self._lt = Lt(cublaslt.load(self.cupy))
+            except LtError as error:
+                self._lt = str(error)
+        return self._lt
+
+    def product_rule(self) -> str:
+        """Return in words which of the two multiplies."""
+        by_size = f"nnx's kernel up to {SMALL:,} multiply-adds, else cuBLAS"
+        return {"own": "nnx's kernel", "blas": "cuBLAS"}.get(self.gemm_rule, by_size)
+
+    def _product(
+        self, kind: str, a: Array, b: Array, c: Array, bias: Array | None = None, activation: int = ACTIVATIONS[None]
+    ) -> None:
+        """c = activation(a @ b + bias): in one kernel where it is small, else by cuBLAS and a kernel for the rest."""
+        (m, n), k = c.shape, a.shape[1]
+        if self._is_small(m * n * k):
+            self.own_product(kind, a, b, c, bias, activation)
+            return
+        if self.products is not None:
+            self.products(self, kind, a, b, c, bias, activation)
+            return
+        self.blas_product(kind, a, b, c, bias, activation)
+
+    def _is_small(self, work: int) -> bool:
+        """Tell whether nnx's kernel does a product of so many multiply-adds."""
+        return self.gemm_rule == "own" or (self.gemm_rule == "auto" and work <= SMALL)
+
+    def blas_product(self, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int) -> None:
+        """c = activation(a @ b + bias), by cuBLAS through CuPy."""
+        (m, n) = c.shape
+        self.cupy.matmul(self.oriented(a)[0], self.oriented(b)[0], out=c)
+        if bias is not None:
+            self._launch(plans.bias_activation(m, n), kind, c, bias, m, n, activation)
+
+    def own_product(self, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int) -> None:
+        """c = activation(a @ b + bias), by nnx's kernel."""
+        (m, n), k = c.shape, a.shape[1]
+        (a, a_transposed), (b, b_transposed) = self.oriented(a), self.oriented(b)
+        launch = plans.product(m, n, k)
+        a, b = a.T if a_transposed else a, b.T if b_transposed else b
+        slices = launch.grid[1]
+        if slices == 1:
+            self._launch(launch, kind, a, b, bias, c, m, n, k, a_transposed, b_transposed, activation)
+            return
+        shares = self._scratch(slices * m * n, kind)
+        self._launch(launch, kind, a, b, None, shares, m, n, k, a_transposed, b_transposed, ACTIVATIONS[None])
+        self._launch(plans.column_sums(1, m * n)[0], kind, shares, c, slices, m * n)  # in one band, into one sum
+        if bias is not None:
+            self._launch(plans.bias_activation(m, n), kind, c, bias, m, n, activation)
+
+    def oriented(self, a: Array) -> tuple[Array, int]:
+        """Return a matrix whose numbers stand side by side, by rows or (then 1) by columns: products take both."""
+        if a.flags.c_contiguous:
+            return a, 0
+        return (a, 1) if a.flags.f_contiguous else (self.cupy.ascontiguousarray(a), 0)

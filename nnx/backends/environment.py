@@ -1,0 +1,26 @@
+"""Environment variables that choose how a backend computes; what none of them can mean is an error, never ignored."""
+
+from __future__ import annotations
+
+import os
+
+from nnx.backends.errors import InputError
+
+GEMM_RULES = ("auto", "own", "blas")
+
+
+def gemm_rule() -> str:
+    """Return who does matrix products: what NNX_GEMM says, or "auto"."""
+    rule = os.environ.get("NNX_GEMM", "").strip().lower() or "auto"
+    if rule not in GEMM_RULES:
+        raise InputError(f"NNX_GEMM={rule!r}: expected one of {', '.join(GEMM_RULES)}")
+    return rule
+
+
+def flag(variable: str) -> bool | None:
+    """Return whether a variable says yes or no; None where it says nothing."""
+    text = os.environ.get(variable, "")
+    word = text.strip().lower()
+    if word in ("", "1", "0", "true", "false", "yes", "no"):
+        return None if not word else word in ("1", "true", "yes")
+    raise InputError(f"{variable}={text!r}: expected 1 or 0")

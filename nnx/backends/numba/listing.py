@@ -1,0 +1,59 @@
+"""Listing of a compiled step: which kernel does what, and the table that the compiled function interprets, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nnx.backends.dataflow import Array, Step
+from nnx.kernels.cpu.program import table as t
+from nnx.kernels.elementwise import number_of
+
+PRODUCTS = {"rows": "gemm", "lanes": "lanes_matmul"}  # the modules of nnx/kernels/cpu that multiply matrices
+REGIONS = {t.ONCE: "once", t.TASKS_ONCE: "once", t.BLOCKS: "block", t.TASKS: "task"}
+OPERATIONS = {
+    getattr(t, name): name
+    for name in (
+        "DENSE", "DENSE_DX", "DENSE_DW", "PANELS", "PANELS_ACROSS", "GATHER", "DROPOUT", "SOFTMAX", "SOFTMAX_BACK",
+        "CROSS_ENTROPY", "CROSS_ENTROPY_SOFT", "ARGMAX", "ONE_HOT", "ROW_MEAN", "LANES_DENSE", "LANES_DX", "LANES_DW",
+        "LANES_DB", "LANES_LOAD", "LANES_DROPOUT", "LANES_CROSS_ENTROPY", "LANES_MEAN", "LANES_CLEAR", "LABELS",
+        "ELEMENTWISE", "BIAS", "PARAMETERS",
+    )
+}  # fmt: skip
+WITH_RELU = (t.DENSE, t.DENSE_DX, t.LANES_DENSE, t.LANES_DX)  # which may do ReLU, or its gradient, on the way
+
+
+def kernels_of(step: Step, family: str) -> dict[str, str]:
+    """Return which kernel does each operation on samples, by the operation's name.
+
+    Args:
+        family: "rows" or "lanes".
+    """
+    product = f"numba:{PRODUCTS[family]}"
+    kernels = {node.kind or node.op: f"numba:{family}.{node.kind or node.op}" for node in step.nodes}
+    if any(node.relu and node.op == "dense" for node in step.nodes):
+        kernels.setdefault("relu", f"fused into {PRODUCTS[family]}")
+    return kernels | {"dense": product}
+
+
+def kinds_of(step: Step) -> dict[int, str]:
+    """Return what the numbers of elementwise functions stand for, of those that the step has."""
+    return {number_of(node.kind): node.kind for node in step.nodes if node.kind}
+
+
+def listing(table: Array, kinds: Mapping[int, str]) -> str:
+    """Return a step's table [rows, COLUMNS] in words: a line for each operation, in the order of the table.
+
+    In front stands when it is done: "once" in a call, or in each step for every "block" of samples, or as a "task" by
+    itself. Then its name, its widths (inputs -> outputs of a product, else numbers a sample, or parameters), and the
+    function that is applied to each number.
+    """
+    lines = []
+    for region in table[1 : 1 + table[0][t.REGIONS]]:
+        for number in range(region[t.FIRST], region[t.LAST]):
+            row, begins = table[number], number == region[t.FIRST]
+            widths = f"{row[t.K]} -> {row[t.N]}" if row[t.K] else str(row[t.N])
+            place = REGIONS[int(region[t.OP])] if begins else ""
+            kind = kinds[int(row[t.KIND])] if row[t.OP] == t.ELEMENTWISE else ""
+            kind = "relu" if row[t.OP] in WITH_RELU and row[t.KIND] else kind
+            lines.append(f"{place:<7}{OPERATIONS[int(row[t.OP])]:<20}{widths:<12}{kind}".rstrip())
+    return "\n".join(lines)

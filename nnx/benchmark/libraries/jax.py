@@ -1,0 +1,244 @@
+"""JAX: a step under jit, and many steps in one scan; on a GPU too."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from nnx.benchmark.libraries import Absent, Ready, taking_turns
+from nnx.benchmark.networks import BETA_1, BETA_2, CHECKED, EPSILON, MOMENTUM, RATE, Network
+from nnx.benchmark.operations import HYPER, OPERATIONS
+
+Run = Callable[[int], Any]
+Call = Callable[[Any], Any]
+PRECISIONS = {"full": "highest", "tf32": "tensorfloat32"}  # left to itself, JAX multiplies float32 in TF32 on a GPU
+
+
+def prepare(workload: Any, how: str, device: str) -> Ready:
+    """Get a workload ready. how: "jit" or "scan"."""
+    import jax
+
+    jax.config.update("jax_platforms", device)
+    if not jax.devices(device):
+        raise Absent("this JAX sees no GPU")
+    if device == "cuda":
+        precision = os.environ.get("NNX_PRECISION") or "full"
+        if precision not in PRECISIONS:
+            raise Absent(f"is not measured in {precision}")
+        jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
+    if workload.kind == "step":
+        return _scan(workload.what) if how == "scan" else _step(workload.what)
+    if workload.kind == "predict":
+        return _predict(workload.what, device)
+    if workload.kind in CALLS:
+        return _operation(workload.kind, workload.what)
+    raise Absent("is not measured here")
+
+
+def held() -> int | None:
+    """Return how many bytes JAX has used at most."""
+    import jax
+
+    peak: int | None = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return peak
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def _start(network: Network) -> Any:
+    """Return parameters, two states of the optimizer, and the number of steps done."""
+    import jax
+    import jax.numpy as jnp
+
+    parameters = [(jnp.asarray(w), jnp.zeros(w.shape[1], jnp.float32)) for w in network.weights()]
+    first, second = (jax.tree.map(jnp.zeros_like, parameters) for _ in range(2))
+    return parameters, first, second, jnp.int32(0)
+
+
+def _training(network: Network) -> Callable[[Any, Any, Any], Any]:
+    """Return a whole step: state and batch in, state and loss out."""
+    import jax
+    import jax.numpy as jnp
+
+    each = jax.tree.map
+
+    def loss_of(parameters: Any, x: Any, y: Any) -> Any:
+        logs = jax.nn.log_softmax(_logits(parameters, x))
+        return -jnp.mean(jnp.take_along_axis(logs, y[:, None], 1))
+
+    def step(state: Any, x: Any, y: Any) -> Any:
+        parameters, first, second, count = state
+        loss, gradient = jax.value_and_grad(loss_of)(parameters, x, y)
+        count += 1
+        if network.optimizer == "adam":
+            time = count.astype(jnp.float32)
+            first = each(lambda m, g: BETA_1 * m + (1 - BETA_1) * g, first, gradient)
+            second = each(lambda v, g: BETA_2 * v + (1 - BETA_2) * g * g, second, gradient)
+            fix_1, fix_2 = 1 - BETA_1**time, 1 - BETA_2**time
+            parameters = each(
+                lambda p, m, v: p - RATE * (m / fix_1) / (jnp.sqrt(v / fix_2) + EPSILON), parameters, first, second
+            )
+        else:
+            first = each(lambda m, g: MOMENTUM * m - RATE * g, first, gradient)
+            parameters = each(jnp.add, parameters, first)
+        return (parameters, first, second, count), loss
+
+    return step
+
+
+def _logits(parameters: Any, x: Any) -> Any:
+    import jax.numpy as jnp
+
+    for w, b in parameters[:-1]:
+        x = jnp.maximum(x @ w + b, 0)
+    return x @ parameters[-1][0] + parameters[-1][1]
+
+
+def _results(losses: Any, state: Any) -> dict[str, np.ndarray]:
+    parameters = [np.asarray(a).ravel() for pair in state[0] for a in pair]
+    return {"losses": np.array([float(loss) for loss in losses]), "parameters": np.concatenate(parameters)}
+
+
+def _step(network: Network) -> Ready:
+    import jax
+    import jax.numpy as jnp
+
+    step, state = jax.jit(_training(network), donate_argnums=0), _start(network)
+    x, y = network.batches()
+    parts = np.split(x, network.turns), np.split(y, network.turns)
+    batches = [(jnp.asarray(a), jnp.asarray(b)) for a, b in zip(*parts, strict=True)]
+    losses = []
+    for number in range(CHECKED):
+        state, loss = step(state, *batches[number % network.turns])
+        losses.append(loss)
+    results, held = _results(losses, state), [state]
+
+    def run(steps: int) -> None:
+        state = held[0]
+        for _ in range(steps // len(batches)):
+            for x, y in batches:
+                state, _ = step(state, x, y)
+        held[0] = jax.block_until_ready(state)
+
+    return Ready(run, results, "", network.turns)
+
+
+def _scan(network: Network) -> Ready:
+    import jax
+    import jax.numpy as jnp
+
+    step = _training(network)
+    x, y = network.batches()
+    xs, ys = jnp.asarray(x.reshape(network.turns, network.rows, -1)), jnp.asarray(y.reshape(network.turns, -1))
+
+    def many(state: Any, places: Any) -> Any:
+        return jax.lax.scan(lambda state, i: step(state, xs[i], ys[i]), state, places)
+
+    many = jax.jit(many, donate_argnums=0)
+    state, losses = many(_start(network), jnp.arange(CHECKED) % network.turns)
+    results, held = _results(losses, state), [state]
+
+    def run(steps: int) -> None:
+        held[0], losses = many(held[0], jnp.arange(steps) % network.turns)
+        jax.block_until_ready(losses)
+
+    return Ready(run, results, "", network.turns)
+
+
+# ---- prediction and operations ---------------------------------------------------------------------------------------
+
+
+def _predict(network: Network, device: str) -> Ready:
+    """Get prediction ready, with JAX's and NumPy's arrays, weights as arguments and as constants: the best counts."""
+    import jax
+    import jax.numpy as jnp
+
+    parameters = _start(network)[0]
+
+    def predict(parameters: Any, x: Any) -> Any:
+        return jax.nn.softmax(_logits(parameters, x))
+
+    given, fixed = jax.jit(predict), jax.jit(lambda x: predict(parameters, x))
+    calls: list[Call] = [lambda x: given(parameters, x).block_until_ready(), lambda x: fixed(x).block_until_ready()]
+    inputs = np.split(network.batches()[0], network.turns)
+    outputs = np.concatenate([np.asarray(calls[0](x)) for x in inputs])
+    kinds = [[(x,) for x in inputs], [(jnp.asarray(x),) for x in inputs]]
+    if device == "cuda":  # from the host and back there, as nnx's
+        calls, kinds = [partial(_to_numpy, call) for call in calls], kinds[:1]
+    run, turns = _fastest([taking_turns(call, kind) for call in calls for kind in kinds])
+    return Ready(run, {"out": outputs}, "", turns)
+
+
+def _to_numpy(call: Call, x: Any) -> np.ndarray:
+    return np.asarray(call(x))
+
+
+def _operation(kind: str, shape: tuple[int, ...]) -> Ready:
+    import jax
+    import jax.numpy as jnp
+
+    operands = [
+        a for a in OPERATIONS[kind].operands(*shape).values() if isinstance(a, np.ndarray) and a.dtype != np.float64
+    ]
+    names, function = CALLS[kind]
+    formula = jax.jit(lambda *given: function(jax, *given))
+    outputs = formula(*operands)
+    results = dict(zip(names, map(np.asarray, outputs if isinstance(outputs, tuple) else (outputs,)), strict=True))
+
+    def call(*given: Any) -> None:
+        jax.block_until_ready(formula(*given))
+
+    kinds = (operands, [jnp.asarray(a) for a in operands])
+    run, _ = _fastest([taking_turns(call, [tuple(kind)]) for kind in kinds])
+    return Ready(run, results)
+
+
+def _fastest(ways: list[tuple[Run, int]]) -> tuple[Run, int]:
+    """Return the one that is quickest here."""
+
+    def seconds(way: tuple[Run, int]) -> float:
+        run, turns = way
+        run(turns)
+        times = []
+        for _ in range(10):
+            begin = time.perf_counter()
+            run(turns)
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    return min(ways, key=seconds)
+
+
+def _softmax_cross_entropy(jax: Any, logits: Any, target: Any) -> Any:
+    rows = jax.numpy.arange(len(target))
+    logs = jax.nn.log_softmax(logits)
+    gradient = jax.numpy.exp(logs).at[rows, target].add(-1) / len(target)
+    return -logs[rows, target], gradient
+
+
+def _adam(jax: Any, p: Any, g: Any, m: Any, v: Any, *_: Any) -> Any:
+    rate, _decay, beta_1, beta_2, epsilon, _weight_decay = HYPER["adam"]
+    m, v = beta_1 * m + (1 - beta_1) * g, beta_2 * v + (1 - beta_2) * g * g
+    return p - rate * (m / (1 - beta_1)) / (jax.numpy.sqrt(v / (1 - beta_2)) + epsilon), m, v
+
+
+OUT = ("out",)
+CALLS: dict[str, tuple[tuple[str, ...], Any]] = {
+    "dense": (OUT, lambda jax, x, w, b: x @ w + b),
+    "dense_backward": (("dw", "db", "out"), lambda jax, x, w, dy: (x.T @ dy, dy.sum(0, keepdims=True), dy @ w.T)),
+    "relu": (OUT, lambda jax, x: jax.numpy.maximum(x, 0)),
+    "relu_backward": (OUT, lambda jax, y, dy: dy * (y > 0)),
+    "sigmoid": (OUT, lambda jax, x: jax.nn.sigmoid(x)),
+    "tanh": (OUT, lambda jax, x: jax.numpy.tanh(x)),
+    "softmax": (OUT, lambda jax, x: jax.nn.softmax(x)),
+    "softmax_cross_entropy": (("losses", "out"), _softmax_cross_entropy),
+    "softmax_backward": (OUT, lambda jax, y, dy: y * (dy - (y * dy).sum(1, keepdims=True))),
+    "mean_squared_error": (OUT, lambda jax, prediction, target: ((prediction - target) ** 2).mean(1)),
+    "adam": (("p", "m", "v"), _adam),
+}

@@ -1,0 +1,188 @@
+"""Adapter of nnx itself, on one backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+import nnx
+from nnx.backends.operations import OPERATIONS as SPECIFIED
+from nnx.benchmark.libraries import Ready, Refused, repeated, taking_turns
+from nnx.benchmark.networks import CHECKED, EPSILON, MOMENTUM, RATE, Network
+from nnx.benchmark.operations import OPERATIONS, normal
+from nnx.kernels.step_state import CURSOR
+from nnx.training.fit import Fit
+from nnx.training.step import HISTORY
+
+
+def prepare(workload: Any, name: str, device: str) -> Ready:
+    """Get a workload ready on a backend.
+
+    Raises:
+        Refused: the backend would run something else than its own.
+    """
+    backend: Any = nnx.get_backend(name)
+    if backend.name != name.partition(":")[0]:
+        raise Refused(f"{name} was asked for, and {backend.name} came")
+    if workload.kind == "step":
+        ready = _step(workload.what, backend)
+    elif workload.kind == "predict":
+        ready = _predict(workload.what, backend)
+    elif workload.kind in ("to device", "to host"):
+        ready = _transfer(workload.kind, workload.what, backend)
+    elif workload.kind == "jacobian_product":
+        ready = _jacobian_product(workload.what, backend)
+    else:
+        ready = _operation(workload.kind, workload.what, backend)
+    if device == "cuda" and workload.kind != "predict":  # which ends on the host
+        ready.timed = partial(_by_events, backend, ready.run)
+    return ready
+
+
+def held() -> int | None:
+    """Return how many bytes CuPy has taken."""
+    return nnx.memory("cupy").held
+
+
+def _by_events(backend: Any, run: Callable[[int], Any], times: int) -> float:
+    with backend.timer() as timer:
+        run(times)
+    return float(timer.seconds)
+
+
+# ---- operations ------------------------------------------------------------------------------------------------------
+
+
+def _operation(kind: str, shape: tuple[int, ...], backend: Any) -> Ready:
+    how = own(backend, kind)
+    written = OPERATIONS[kind].written(*shape)
+    arrays = {name: _there(backend, value) for name, value in OPERATIONS[kind].operands(*shape).items()}
+    arrays |= {name: backend.empty(size, "float32") for name, size in written.items()}
+    needed = {
+        name: arrays.get(name) for name, p in SPECIFIED[kind].signature.parameters.items() if p.default is p.empty
+    }
+    needed.pop("self", None)
+    call = partial(getattr(backend, kind), **needed | ({"out": arrays["out"]} if "out" in arrays else {}))
+    call()
+    changed = {name: backend.to_numpy(arrays[name]).copy() for name in SPECIFIED[kind].writes if name in arrays}
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            call()
+        backend.synchronize()
+
+    return Ready(run, changed, how)
+
+
+def own(backend: Any, kind: str) -> str:
+    """Return which implementation of an operation runs.
+
+    Raises:
+        Refused: it is not the backend's own.
+    """
+    how: str = backend.info().ops[kind]
+    owner = how.partition(":")[0]
+    if owner != backend.name and not (owner == "xp" and (backend.name == "numpy" or backend.xp is not np)):
+        raise Refused(f"{backend.name} has no {kind} of its own: {how} would run")
+    return how
+
+
+def _there(backend: Any, value: Any) -> Any:
+    return backend.asarray(value.copy(), value.dtype.name) if isinstance(value, np.ndarray) else value
+
+
+def _jacobian_product(shape: tuple[int, ...], backend: Any) -> Ready:
+    """Get the notes' way ready: the Jacobian of every row, then its product with what comes back."""
+    how, xp = own(backend, "softmax_jacobian"), backend.xp
+    y, dy = (_there(backend, a) for a in OPERATIONS["jacobian_product"].operands(*shape).values())
+    jacobians, column = backend.empty((*shape, shape[1]), "float32"), dy.reshape(*shape, 1)
+
+    def call() -> Any:
+        return xp.matmul(backend.softmax_jacobian(y, jacobians), column)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            call()
+        backend.synchronize()
+
+    return Ready(run, {"out": backend.to_numpy(call()).reshape(shape)}, how)
+
+
+def _transfer(kind: str, shape: tuple[int, ...], backend: Any) -> Ready:
+    here = normal(*shape)
+    there = backend.asarray(here)
+    if kind == "to host":
+        return Ready(repeated(lambda: np.array(backend.to_numpy(there))), {"out": backend.to_numpy(there)})
+    out = backend.empty(shape, "float32")
+
+    def upload() -> None:
+        out[...] = backend.asarray(here)
+
+    def run(times: int) -> None:
+        for _ in range(times):
+            upload()
+        backend.synchronize()
+
+    run(1)
+    return Ready(run, {"out": backend.to_numpy(out)})
+
+
+# ---- networks --------------------------------------------------------------------------------------------------------
+
+
+def build(network: Network, backend: Any) -> nnx.Sequential:
+    """Return a network with the benchmark's own weights."""
+    layers: list[nnx.Layer] = []
+    for a, b in pairwise(network.widths):
+        layers += [nnx.Dense(a, b), nnx.ReLU()]
+    model = nnx.Sequential(*layers[:-1], nnx.Softmax(), backend=backend)
+    for number, weights in enumerate(network.weights()):
+        model.layers[2 * number].weights = weights  # type: ignore[attr-defined]
+    adam = network.optimizer == "adam"
+    model.compile(
+        nnx.CategoricalCrossEntropy(), nnx.Adam(RATE, epsilon=EPSILON) if adam else nnx.SGD(RATE, momentum=MOMENTUM)
+    )
+    return model
+
+
+def _step(network: Network, backend: Any) -> Ready:
+    """Get a fit ready, without its bookkeeping between epochs: what is measured is the step."""
+    model = build(network, backend)
+    x, y = network.batches()
+    trainer = model._trainer
+    assert trainer is not None
+    job = Fit(model, trainer, x, model._host_targets(y, x, "bench"), network.rows, False, None, [])
+    job.record()
+    if model.eager_reason is not None:
+        raise Refused(f"the step is not replayed on {backend.name}: {model.eager_reason}")
+    chunk = min(job.batches.epochs, HISTORY // network.turns) * network.turns
+    job.batches.begin(0, job.batches.epochs)
+    (runner,) = job.runners.values()
+
+    def run(steps: int) -> np.ndarray:
+        losses = np.zeros(0)
+        for first in range(0, steps, chunk):
+            job.trainer.counters[CURSOR] = 0  # the job keeps its model, to which a trainer refers weakly
+            losses = job.trainer.run(runner, min(steps - first, chunk))[:, 0]
+        return losses
+
+    losses = run(CHECKED)
+    if runner.reason is not None:
+        raise Refused(f"the step is not replayed whole on {backend.name}: {runner.reason}")
+    parameters = [backend.to_numpy(value).ravel() for value in model.parameters().values()]
+    how = getattr(runner, "way", "program")  # on a GPU there are several
+    return Ready(run, {"losses": losses, "parameters": np.concatenate(parameters)}, how, network.turns)
+
+
+def _predict(network: Network, backend: Any) -> Ready:
+    """Get `model.predict` ready: a NumPy array in and a new one out, all checks included."""
+    model = build(network, backend)
+    x, _ = network.batches()
+    inputs = np.split(x, network.turns)
+    outputs = np.concatenate([model.predict(each) for each in inputs])
+    run, turns = taking_turns(model.predict, [(each,) for each in inputs])
+    return Ready(run, {"out": outputs}, "predict", turns)

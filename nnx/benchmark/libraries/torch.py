@@ -1,0 +1,228 @@
+"""PyTorch: eager, and under torch.compile; on a GPU too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from nnx.benchmark.libraries import Absent, Ready, repeated, taking_turns
+from nnx.benchmark.networks import BETA_1, BETA_2, CHECKED, EPSILON, MOMENTUM, RATE, Network
+from nnx.benchmark.operations import HYPER, OPERATIONS
+
+Finish = Callable[[Any], Any]
+
+
+def prepare(workload: Any, how: str, device: str) -> Ready:
+    """Get a workload ready. how: "eager", "compile", "reduce-overhead", or "kernel" for softmax's gradient alone."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise Absent("this PyTorch sees no GPU")
+    if device == "cuda" and os.environ.get("NNX_PRECISION") == "bf16":
+        raise Absent("is not measured in bf16")
+    torch.set_num_threads(int(os.environ["NNX_THREADS"]))
+    torch.backends.cuda.matmul.allow_tf32 = os.environ.get("NNX_PRECISION") == "tf32"
+    if workload.kind == "step":
+        ready = _step(workload.what, _finish(how), device, how != "eager")
+    elif workload.kind == "predict":
+        ready = _predict(workload.what, _finish(how), device)
+    elif workload.kind in CALLS:
+        ready = _operation(workload.kind, workload.what, how, device)
+    else:
+        raise Absent("is not measured here")
+    return _on_gpu(ready) if device == "cuda" and workload.kind != "predict" else ready
+
+
+def held() -> int:
+    """Return how many bytes PyTorch has taken at most."""
+    import torch
+
+    return int(torch.cuda.max_memory_reserved())
+
+
+def _finish(how: str) -> Finish:
+    import torch
+
+    if how in ("eager", "kernel"):
+        return lambda function: function
+    return lambda function: torch.compile(function, mode=None if how == "compile" else how)
+
+
+def _on_gpu(ready: Ready) -> Ready:
+    """Let the GPU's own clock count, and wait until it is done."""
+    import torch
+
+    enqueue = ready.run
+
+    def run(times: int) -> None:
+        enqueue(times)
+        torch.cuda.synchronize()
+
+    def timed(times: int) -> float:
+        first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        first.record()
+        enqueue(times)
+        last.record()
+        last.synchronize()
+        return float(first.elapsed_time(last)) / 1e3
+
+    return Ready(run, ready.results, ready.how, ready.turns, timed)
+
+
+# ---- networks --------------------------------------------------------------------------------------------------------
+
+
+def _build(network: Network, device: str) -> Any:
+    """Return the network up to its logits."""
+    import torch
+
+    layers: list[Any] = []
+    for a, b in pairwise(network.widths):
+        layers += [torch.nn.Linear(a, b), torch.nn.ReLU()]
+    model = torch.nn.Sequential(*layers[:-1])
+    with torch.no_grad():
+        for number, weights in enumerate(network.weights()):
+            model[2 * number].weight.copy_(torch.from_numpy(weights.T.copy()))
+            model[2 * number].bias.zero_()
+    return model.to(device)
+
+
+def _batches(network: Network, device: str) -> list[tuple[Any, Any]]:
+    import torch
+
+    x, y = (torch.from_numpy(a).to(device).chunk(network.turns) for a in network.batches())
+    return [(each.clone(), labels.clone()) for each, labels in zip(x, y, strict=True)]
+
+
+def _step(network: Network, finish: Finish, device: str, compiled: bool) -> Ready:
+    """Get whole steps ready: forward, loss, backward and optimizer, all of it compiled where anything is."""
+    import torch
+
+    model, batches = _build(network, device), _batches(network, device)
+    faster = {} if device == "cpu" else {"capturable": True} if compiled else {"fused": True}
+    if network.optimizer == "adam":
+        optimizer: Any = torch.optim.Adam(model.parameters(), RATE, (BETA_1, BETA_2), EPSILON, **faster)
+    else:
+        optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM)
+    loss_of = torch.nn.CrossEntropyLoss()
+
+    def step(x: Any, y: Any) -> Any:
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    step = finish(step)
+    losses = [float(step(*batches[number % network.turns]).detach()) for number in range(CHECKED)]
+    parameters = np.concatenate([p.detach().cpu().numpy().T.ravel() for p in model.parameters()])
+    run, turns = taking_turns(step, batches)
+    return Ready(run, {"losses": np.array(losses), "parameters": parameters}, "", turns)
+
+
+def _predict(network: Network, finish: Finish, device: str) -> Ready:
+    """Get prediction ready: tensors in and out; with a GPU they come from the host and go back there, as nnx's do."""
+    import torch
+
+    model = finish(torch.nn.Sequential(_build(network, device), torch.nn.Softmax(dim=1)).eval())
+    call: Any = model if device == "cpu" else lambda x: model(x.to(device)).cpu()
+    inputs = [(x,) for x, _ in _batches(network, "cpu")]
+    with torch.inference_mode():
+        outputs = np.concatenate([call(x).numpy() for (x,) in inputs])
+    run, turns = taking_turns(call, inputs)
+    return Ready(_without_gradients(run), {"out": outputs}, "", turns)
+
+
+def _without_gradients(run: Callable[[int], Any]) -> Callable[[int], Any]:
+    import torch
+
+    def within(times: int) -> None:
+        with torch.inference_mode():
+            run(times)
+
+    return within
+
+
+# ---- operations ------------------------------------------------------------------------------------------------------
+
+
+def _operation(kind: str, shape: tuple[int, ...], how: str, device: str) -> Ready:
+    import torch
+
+    operands = {
+        name: torch.from_numpy(value.copy()).to(device)
+        for name, value in OPERATIONS[kind].operands(*shape).items()
+        if isinstance(value, np.ndarray)
+    }
+    if how == "kernel":
+        call: Any = lambda: torch._softmax_backward_data(operands["dy"], operands["y"], 1, torch.float32)  # noqa: E731
+    elif kind in WITH_GRADIENTS:
+        call = WITH_GRADIENTS[kind](**operands)
+    else:
+        formula, given = _finish(how)(CALLS[kind]), list(operands.values())
+        call = lambda: formula(*given)  # noqa: E731
+    with torch.set_grad_enabled(kind in WITH_GRADIENTS):
+        outputs = call()
+        results = {
+            name: value.detach().cpu().numpy().copy()
+            for name, value in zip(
+                RESULTS.get(kind, ("out",)), outputs if isinstance(outputs, tuple) else (outputs,), strict=True
+            )
+        }
+    run = repeated(call)
+    return Ready(run if kind in WITH_GRADIENTS else _without_gradients(run), results)
+
+
+def _softmax_cross_entropy(logits: Any, target: Any) -> Callable[[], Any]:
+    import torch
+
+    logits.requires_grad_(True)
+
+    def call() -> Any:
+        losses = torch.nn.functional.cross_entropy(logits, target, reduction="none")
+        (gradient,) = torch.autograd.grad(losses.mean(), logits)
+        return losses, gradient
+
+    return call
+
+
+def _adam(p: Any, g: Any, m: Any, v: Any, **_: Any) -> Callable[[], Any]:
+    import torch
+
+    rate, _decay, beta_1, beta_2, epsilon, _weight_decay = HYPER["adam"]
+    parameter = torch.nn.Parameter(p)
+    parameter.grad = g
+    optimizer = torch.optim.Adam([parameter], rate, (beta_1, beta_2), epsilon)
+    step = torch.zeros((), device=p.device if p.device.type == "cpu" else None)
+    optimizer.state[parameter] = {"step": step, "exp_avg": m, "exp_avg_sq": v}
+
+    def call() -> Any:
+        optimizer.step()
+        return parameter, m, v
+
+    return call
+
+
+def _relu_backward(y: Any, dy: Any) -> Any:
+    return dy * (y > 0)
+
+
+CALLS: dict[str, Any] = {
+    "dense": lambda x, w, b: b + x @ w,
+    "dense_backward": lambda x, w, dy: (x.T @ dy, dy.sum(0, keepdim=True), dy @ w.T),
+    "relu": lambda x: x.relu(),
+    "relu_backward": _relu_backward,
+    "sigmoid": lambda x: x.sigmoid(),
+    "tanh": lambda x: x.tanh(),
+    "softmax": lambda x: x.softmax(1),
+    "softmax_cross_entropy": None,
+    "softmax_backward": lambda y, dy: y * (dy - (y * dy).sum(1, keepdim=True)),
+    "mean_squared_error": lambda prediction, target: (prediction - target).square().mean(1),
+    "adam": None,
+}
+WITH_GRADIENTS: dict[str, Any] = {"softmax_cross_entropy": _softmax_cross_entropy, "adam": _adam}
+RESULTS = {"dense_backward": ("dw", "db", "out"), "softmax_cross_entropy": ("losses", "out"), "adam": ("p", "m", "v")}

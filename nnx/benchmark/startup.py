@@ -1,0 +1,54 @@
+"""Startup time: how long a new process takes to import, and to its first training step, compiled before or not.
+
+Each figure is that of a whole process, with the caches that it would find in daily use, or with empty ones, in a
+temporary folder.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+
+from nnx.benchmark.libraries import Player
+from nnx.benchmark.processes import ROOT, environment
+from nnx.benchmark.workloads import Workload
+
+IMPORTS = {"nnx": "nnx", "notes": "numpy", "torch": "torch", "jax": "jax, jax.numpy",
+           "sklearn": "sklearn.neural_network", "thinc": "thinc.api"}  # fmt: skip
+# The benchmark's own imports are timed and taken off: nobody needs them but the benchmark.
+FIRST_STEP = """
+import {package}, json, sys, time
+begin = time.perf_counter()
+from nnx.benchmark.libraries import Player
+from nnx.benchmark.workloads import every
+player, workload = Player(**json.loads(sys.argv[1])), next(w for w in every() if w.kind == "step")
+print(time.perf_counter() - begin)
+player.prepare(workload)
+"""
+CACHES = ("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUPY_CACHE_DIR", "TRITON_CACHE_DIR")
+
+
+def seconds(workload: Workload, player: Player, threads: int) -> float:
+    """Run a process that does it, and return how long that took.
+
+    Raises:
+        RuntimeError: it failed; the message has its last words.
+    """
+    package = IMPORTS[player.module]
+    importing = workload.kind == "start import"
+    script = f"import {package}" if importing else FIRST_STEP.format(package="nnx" if player.ours else "numpy")
+    with tempfile.TemporaryDirectory() as folder:
+        given = environment(player, player.threads or threads)
+        if workload.kind == "start cold first step":
+            given |= dict.fromkeys(CACHES, folder)
+        command = [sys.executable, "-c", script, json.dumps(asdict(player))]
+        begin = time.perf_counter()
+        done = subprocess.run(command, env=given, capture_output=True, text=True, cwd=ROOT, check=False)
+        took = time.perf_counter() - begin
+    if done.returncode:
+        raise RuntimeError(" ".join(done.stderr.split())[-300:])
+    return took if importing else took - float(done.stdout.split()[0])

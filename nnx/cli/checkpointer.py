@@ -1,0 +1,96 @@
+"""Checkpoints of `nnx train`: a callback that keeps the history, and the file that a training can be resumed from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnx import checks
+from nnx.callbacks import Callback, Model
+from nnx.cli.errors import writing
+from nnx.errors import InputError
+from nnx.history import History
+
+KEY = "history"
+LONGEST = 1000  # epochs of history kept; with more, every second one is dropped, then every fourth, ...
+LARGEST = float(np.finfo(np.float32).max)
+SECONDS = 1.0  # at least so long between two saves, and ten times as long as a save takes
+
+
+class Checkpointer(Callback):
+    """Keeps the history in the model's metadata, and the model in a file, as of the end of an epoch.
+
+    Args:
+        path: the file, or None. steps_per_epoch: tells the end of an epoch from its middle, after Ctrl-C.
+
+    Attributes:
+        saved_epoch: the epoch after which the file was written, or None.
+    """
+
+    def __init__(self, path: Path | None, steps_per_epoch: int) -> None:
+        self.path, self.steps_per_epoch = path, steps_per_epoch
+        self.saved_epoch: int | None = None
+        self._due = time.monotonic() + SECONDS
+
+    def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
+        """Note the epoch's values, and save if it is time."""
+        record(model.metadata, epoch + 1, logs)
+        if self.path is not None and time.monotonic() >= self._due:
+            self._save(model, self.path)
+
+    def on_fit_end(self, model: Model, history: History) -> None:
+        """Save the last epoch that is whole."""
+        whole = model.optimizer.iterations == model.epochs_done * self.steps_per_epoch
+        if self.path is not None and whole and history.epochs and self.saved_epoch != model.epochs_done:
+            self._save(model, self.path)
+
+    def _save(self, model: Model, path: Path) -> None:
+        begin = time.monotonic()
+        with writing(path):
+            model.save(path)
+        self.saved_epoch = model.epochs_done
+        self._due = time.monotonic() + max(SECONDS, 10 * (time.monotonic() - begin))
+
+
+def record(metadata: dict[str, Any], epoch: int, logs: Mapping[str, float]) -> None:
+    """Append an epoch, counted from 1, to a history; thin it out where it grows long.
+
+    Which epochs are kept depends on their number alone, so that a resumed history equals an uninterrupted one.
+    """
+    history = metadata.setdefault(KEY, {"every": 1, "epoch": []})
+    if epoch % history["every"]:
+        return
+    history["epoch"].append(epoch)
+    for name, value in logs.items():
+        # JSON has no infinity; the test's loss may get there while that of the training does not.
+        history.setdefault(name, []).append(float(np.clip(np.nan_to_num(value, nan=LARGEST), -LARGEST, LARGEST)))
+    if len(history["epoch"]) > LONGEST:
+        history["every"] *= 2
+        keep = [i for i, number in enumerate(history["epoch"]) if number % history["every"] == 0]
+        for name in curves(metadata):
+            history[name] = [history[name][i] for i in keep]
+
+
+def curves(metadata: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Return the values kept, by name; "epoch" holds their epochs, counted from 1.
+
+    Raises:
+        InputError: they are not what `record` writes.
+    """
+    history = metadata.get(KEY, {"epoch": []})
+    try:
+        found = {name: values for name, values in history.items() if name != "every"}
+        checks.integer(history.get("every", 1), "every")
+        if any(len(values) != len(found["epoch"]) or not all(map(_is_number, values)) for values in found.values()):
+            raise ValueError("its lists are not all numbers, and as many")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"its history cannot be read: {error}") from error
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST

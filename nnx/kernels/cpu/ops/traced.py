@@ -1,0 +1,200 @@
+# mypy: ignore-errors
+# (What @intrinsic takes has no types for Python.)
+"""Compiled loops from the formulas of nnx/kernels/elementwise.py: a formula is run once, on numbers that write code.
+
+`Traced` stands for a number that a loop will hold: an operation with it adds an instruction to the loop. So a formula
+is written once for arrays and for compiled code, has no source text to be put together, and costs no time in Numba,
+which would otherwise infer the types of each one. A Python number takes the type of the one beside it, as with NumPy.
+
+Of the arrays of a loop each is either the result itself or apart from it, and LLVM is told so
+(`llvm.loop.parallel_accesses`): left to find out, it would use a scalar loop where a result is written in place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+from llvmlite import ir
+from llvmlite.ir.values import MDValue
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from nnx.kernels.cpu.jit.span import data_of, size_of
+from nnx.kernels.cpu.ops import math as kernels
+
+EXACT = ("contract",)  # multiply-adds may be fused, and nothing else, as in simd.py
+
+
+class Traced:
+    """A number, or the answer to a question, that compiled code will hold."""
+
+    def __init__(self, builder, value):
+        self.builder, self.value = builder, value
+
+    def beside(self, other):
+        """Another number as a value of this one's type."""
+        return other.value if isinstance(other, Traced) else ir.Constant(self.value.type, other)
+
+    def _binary(name, swapped=False):
+        def operation(self, other):
+            pair = self.value, self.beside(other)
+            return Traced(self.builder, getattr(self.builder, name)(*(pair[::-1] if swapped else pair), flags=EXACT))
+
+        return operation
+
+    def _question(sign):
+        def question(self, other):
+            value, other = self.value, self.beside(other)
+            if isinstance(value.type, ir.IntType):  # of two answers: whether they are the same
+                return Traced(self.builder, self.builder.icmp_unsigned(sign, value, other))
+            ask = self.builder.fcmp_unordered if sign == "!=" else self.builder.fcmp_ordered  # NaN is unlike all
+            return Traced(self.builder, ask(sign, value, other))
+
+        return question
+
+    __add__, __radd__ = _binary("fadd"), _binary("fadd", True)
+    __sub__, __rsub__ = _binary("fsub"), _binary("fsub", True)
+    __mul__, __rmul__ = _binary("fmul"), _binary("fmul", True)
+    __truediv__, __rtruediv__ = _binary("fdiv"), _binary("fdiv", True)
+    __lt__, __le__, __gt__, __ge__ = _question("<"), _question("<="), _question(">"), _question(">=")
+    __eq__, __ne__ = _question("=="), _question("!=")
+    __hash__ = None
+
+    def __and__(self, other):
+        """Whether both answers are yes."""
+        return Traced(self.builder, self.builder.and_(self.value, other.value))
+
+    def __neg__(self):
+        """The number with the other sign."""
+        return Traced(self.builder, self.builder.fneg(self.value))
+
+    def __abs__(self):
+        """The number without its sign."""
+        kind = self.value.type
+        name = f"llvm.fabs.f{32 if kind == ir.FloatType() else 64}"
+        function = cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(kind, [kind]), name)
+        return Traced(self.builder, self.builder.call(function, [self.value]))
+
+
+class TracedMath:
+    """The mathematics of traced numbers: see nnx/kernels/elementwise.py."""
+
+    def __init__(self, context, builder, kind):
+        self.context, self.builder, self.kind = context, builder, kind
+        self.zero = ir.Constant(context.get_value_type(kind), 0.0)
+
+    def where(self, condition, a, b):
+        """a where the condition holds, else b: both are computed, and no branch is left."""
+        like = Traced(self.builder, self.zero)
+        return Traced(self.builder, self.builder.select(condition.value, like.beside(a), like.beside(b)))
+
+    def single(self, x):
+        """Whether the numbers are float32."""
+        return self.zero.type == ir.FloatType()
+
+    def _call(function):
+        def call(self, x):
+            typing = self.context.typing_context
+            callee = typing.resolve_value_type(function)
+            signature = typing.resolve_function_type(callee, (self.kind,), {})
+            return Traced(self.builder, self.context.get_function(callee, signature)(self.builder, [x.value]))
+
+        return call
+
+    exp, expm1, log, log1p, tanh = map(_call, (kernels.exp, kernels.expm1, kernels.log, kernels.log1p, kernels.tanh))
+
+
+class Distinct(MDValue):
+    """A node of metadata that is like no other, and may name itself; llvmlite has no such."""
+
+    __eq__, __ne__, __hash__ = object.__eq__, object.__ne__, object.__hash__
+
+    def __init__(self, module, operands=(), itself=False):
+        super().__init__(module, operands, name=str(len(module.metadata)))
+        self.operands = (self, *self.operands) if itself else self.operands
+
+    def descr(self, text):
+        """Write it."""
+        text += (f"distinct !{{ {', '.join(each.get_reference() for each in self.operands)} }}", "\n")
+
+
+@contextmanager
+def loop(builder, count):
+    """A loop over 0 .. count - 1 whose turns need no order; yields the index and a mark for accesses."""
+    group = Distinct(builder.module)
+    accesses = builder.module.add_metadata(["llvm.loop.parallel_accesses", group])
+    before, body, after = builder.block, *(builder.append_basic_block(name) for name in ("number", "done"))
+    builder.cbranch(builder.icmp_signed(">", count, count.type(0)), body, after)
+    builder.position_at_end(body)
+    index = builder.phi(count.type)
+    index.add_incoming(count.type(0), before)
+    yield index, lambda access: access.set_metadata("llvm.access.group", group)
+    following = builder.add(index, count.type(1), flags=("nsw",))
+    index.add_incoming(following, builder.block)
+    more = builder.cbranch(builder.icmp_signed("<", following, count), body, after)
+    more.set_metadata("llvm.loop", Distinct(builder.module, [accesses], itself=True))
+    builder.position_at_end(after)
+
+
+def made_of(formulas: dict[int, Callable[..., Any]]) -> Any:
+    """Return `apply(kind, x, y, out, c0, c1)` for kernels: out = formulas[kind](m, x, y, c0, c1), number by number.
+
+    Each of x and y is `out` itself or shares nothing with it, and both are as long. An unknown kind gives NaN.
+    """
+
+    def nothing(m, x, *others):
+        return Traced(x.builder, ir.Constant(x.value.type, math.nan))
+
+    def write(context, builder, signature, args, formula):
+        kinds, number = signature.args, context.get_value_type(signature.args[3].dtype)
+        x, y, out = (data_of(context, builder, kinds[place], args[place]) for place in (1, 2, 3))
+        m = TracedMath(context, builder, kinds[3].dtype)
+        constants = [
+            Traced(builder, context.cast(builder, args[place], kinds[place], kinds[3].dtype)) for place in (4, 5)
+        ]
+        with loop(builder, size_of(context, builder, kinds[3], args[3])) as (index, mark):
+            reads = [builder.load(builder.gep(data, [index], inbounds=True)) for data in (x, y)]
+            result = formula(m, *(Traced(builder, read) for read in reads), *constants)
+            assert result.value.type == number
+            written = builder.store(result.value, builder.gep(out, [index], inbounds=True))
+            for access in (*reads, written):
+                mark(access)
+
+    @intrinsic
+    def apply(typing, kind, x, y, out, c0, c1):
+        def codegen(context, builder, signature, args):
+            end, unknown = (builder.append_basic_block(name) for name in ("end", "unknown"))
+            switch = builder.switch(args[0], unknown)
+            for number, formula in (*formulas.items(), (None, nothing)):
+                block = unknown if number is None else builder.append_basic_block("kind")
+                if number is not None:
+                    switch.add_case(args[0].type(number), block)
+                builder.position_at_end(block)
+                write(context, builder, signature, args, formula)
+                builder.branch(end)
+            builder.position_at_end(end)
+            return context.get_dummy_value()
+
+        return types.void(kind, x, y, out, c0, c1), codegen
+
+    return apply
+
+
+def scalar(formula: Callable[..., Any]) -> Any:
+    """Return `apply(*numbers)` for kernels: formula(m, *numbers), of numbers of one type."""
+
+    @intrinsic
+    def apply(typing, *numbers):
+        kind = numbers[0]
+
+        def codegen(context, builder, signature, args):
+            given = cgutils.unpack_tuple(builder, args[0])
+            return formula(TracedMath(context, builder, kind), *(Traced(builder, number) for number in given)).value
+
+        return kind(types.StarArgTuple([kind] * len(numbers))), codegen
+
+    return apply

@@ -1,0 +1,74 @@
+// One step of an optimizer for one parameter, and what regularization adds to its gradient (chapters 10 and 14; Kingma
+// and Ba, 2015; Loshchilov and Hutter, 2019).
+#include "common.cuh"
+
+// ---- what a step needs of `hyper` and `counters` --------------------------------------------------------------------
+
+// Worked out in double, by few threads: every thread's own division of doubles would cost more than its parameters do.
+struct Rates {
+  REAL rate, epsilon;
+  REAL keep_1, add_1, keep_2, add_2;  // beta and 1 - beta of the two moments
+  REAL grow_1, grow_2;                // 1 / (1 - beta**t) of the two: Adam's bias correction
+  REAL shrink;                        // 1 - rate * weight decay
+};
+
+__device__ __forceinline__ double rate_of(const double* hyper, i64 step) {
+  return hyper[LEARNING_RATE] / (1 + hyper[DECAY] * (double)step);
+}
+
+// By squaring: the power of a step number, in a few registers.
+__device__ __forceinline__ double power(double base, i64 exponent) {
+  double result = 1;
+  for (; exponent > 0; exponent >>= 1, base *= base)
+    if (exponent & 1) result *= base;
+  return result;
+}
+
+__device__ __forceinline__ void set_rates(Rates& rates, const double* hyper, i64 step) {
+  rates.rate = (REAL)rate_of(hyper, step);
+  rates.epsilon = (REAL)hyper[EPSILON];
+  rates.keep_1 = (REAL)hyper[BETA_1];
+  rates.add_1 = (REAL)(1 - hyper[BETA_1]);
+}
+
+__device__ __forceinline__ void set_adam_rates(Rates& rates, const double* hyper, i64 step) {
+  i64 time = step + 1;
+  rates.keep_2 = (REAL)hyper[BETA_2];
+  rates.add_2 = (REAL)(1 - hyper[BETA_2]);
+  rates.grow_1 = (REAL)(1 / (1 - power(hyper[BETA_1], time)));
+  rates.grow_2 = (REAL)(1 / (1 - power(hyper[BETA_2], time)));
+  rates.shrink = (REAL)(1 - rate_of(hyper, step) * hyper[WEIGHT_DECAY]);
+}
+
+// ---- one parameter --------------------------------------------------------------------------------------------------
+
+// m = momentum * m - rate * g; p += m. The momentum stands in hyper[BETA_1].
+__device__ __forceinline__ void sgd_step(const Rates& by, REAL& p, REAL g, REAL& m) {
+  m = by.keep_1 * m - by.rate * g;
+  p += m;
+}
+
+// v += g**2; p -= rate * g / (sqrt(v) + epsilon).
+__device__ __forceinline__ void adagrad_step(const Rates& by, REAL& p, REAL g, REAL& v) {
+  v += g * g;
+  p -= by.rate * g / (square_root(v) + by.epsilon);
+}
+
+// v = rho * v + (1 - rho) * g**2; p -= rate * g / (sqrt(v) + epsilon). rho stands in hyper[BETA_1].
+__device__ __forceinline__ void rmsprop_step(const Rates& by, REAL& p, REAL g, REAL& v) {
+  v = by.keep_1 * v + by.add_1 * g * g;
+  p -= by.rate * g / (square_root(v) + by.epsilon);
+}
+
+// Both moments, corrected for their start at 0; the weight decay is the parameter's own, not the gradient's (AdamW).
+__device__ __forceinline__ void adam_step(const Rates& by, REAL& p, REAL g, REAL& m, REAL& v) {
+  m = by.keep_1 * m + by.add_1 * g;
+  v = by.keep_2 * v + by.add_2 * g * g;
+  REAL descent = by.rate * (m * by.grow_1) / (square_root(v * by.grow_2) + by.epsilon);
+  p = p * by.shrink - descent;
+}
+
+// The gradient g of a weight w with that of l1 |w| + l2 w**2. The gradient of |w| at 0 is taken as +1.
+__device__ __forceinline__ REAL regularized(REAL g, REAL w, REAL l1, REAL twice_l2) {
+  return g + (w >= 0 ? l1 : -l1) + twice_l2 * w;
+}

@@ -1,0 +1,296 @@
+"""The activation functions that act on each number by itself: a table with one row for each.
+
+A row holds the function's name, what its gradient is computed from, and its formulas, for arrays of any library, for
+compiled code and for GPUs alike. The operations of the backends, the compiled programs, the CUDA kernels, the layers'
+choices and the tests' cases are made from the rows, so a new function is written once, here. Its number, by which
+compiled code knows it, is its place in the table and stands nowhere else.
+
+A formula is given the mathematics `m` of whatever it works on: `where`, `exp`, `expm1`, `log`, `log1p` (of 0 .. 1) and
+`tanh`. With arrays it computes (nnx/backends/array_math.py); with numbers that compiled code will hold it writes that
+code, LLVM's (nnx/kernels/cpu/ops/traced.py) or C's (nnx/kernels/cuda/written.py).
+
+Infinity times 0 is NaN, where these functions have limits. So what is multiplied by a share that may be 0 is first kept
+within -FAR .. FAR: further out all shares are 0 or 1, in float64 as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nnx.kernels.normal import normal
+
+Number = Any  # an array, or what stands for a number in compiled code
+FAR = 1000.0
+TWICE_ROOT, CUBIC = 1.5957691216057308, 0.044715  # 2 sqrt(2 / pi), and the other constant of the approximate GELU
+
+
+# ---- formulas of x, and of a parameter a; of x or y and dy -----------------------------------------------------------
+
+
+def above(m: Any, x: Number) -> Number:
+    """x, or -FAR below it."""
+    return m.where(x < -FAR, -FAR, x)
+
+
+def within(m: Any, x: Number) -> Number:
+    """x, kept within -FAR .. FAR."""
+    x = above(m, x)
+    return m.where(x > FAR, FAR, x)
+
+
+def relu(m: Any, x: Number) -> Number:
+    """max(x, 0)."""
+    return m.where(x < 0, 0.0, x)
+
+
+def relu_backward(m: Any, y: Number, dy: Number) -> Number:
+    """A choice, not a product: where y is 0, even an infinite dy gives 0."""
+    return m.where(y > 0, dy, 0.0)
+
+
+def sigmoid(m: Any, x: Number) -> Number:
+    """1 / (1 + exp(-x)), from exp(-|x|) so that nothing overflows."""
+    e = m.exp(-abs(x))
+    return m.where(x >= 0, 1.0, e) / (1 + e)
+
+
+def sigmoid_backward(m: Any, y: Number, dy: Number) -> Number:
+    """The slope is y (1 - y)."""
+    return dy * (y * (1 - y))
+
+
+def tanh(m: Any, x: Number) -> Number:
+    """The hyperbolic tangent."""
+    return m.tanh(x)
+
+
+def tanh_backward(m: Any, y: Number, dy: Number) -> Number:
+    """The slope is 1 - y**2."""
+    return dy * (1 - y * y)
+
+
+def leaky_relu(m: Any, x: Number, slope: Number) -> Number:
+    """x, or slope * x below 0."""
+    return m.where(x < 0, slope * x, x)
+
+
+def leaky_relu_backward(m: Any, y: Number, dy: Number, slope: Number) -> Number:
+    """At 0 the slope is that of the left side, as ReLU's is."""
+    return m.where(y > 0, dy, slope * dy)
+
+
+def elu(m: Any, x: Number, alpha: Number) -> Number:
+    """x, or alpha * (exp(x) - 1) below 0."""
+    return m.where(x > 0, x, alpha * m.expm1(m.where(x > 0, 0.0, x)))
+
+
+def elu_backward(m: Any, y: Number, dy: Number, alpha: Number) -> Number:
+    """Below 0 the slope is alpha * exp(x) = y + alpha."""
+    return m.where(y > 0, dy, dy * (y + alpha))
+
+
+def gelu(m: Any, x: Number) -> Number:
+    """x times the share of the normal distribution that lies below x."""
+    share, _ = normal(m, x)
+    return above(m, x) * share
+
+
+def gelu_backward(m: Any, x: Number, dy: Number) -> Number:
+    """The slope is share + x * density."""
+    x = within(m, x)
+    share, density = normal(m, x)
+    return dy * (share + x * density)
+
+
+def gelu_tanh(m: Any, x: Number) -> Number:
+    """x (1 + tanh(u)) / 2 = x sigmoid(2 u), which loses nothing where u is far below 0."""
+    inside = within(m, x)
+    return above(m, x) * sigmoid(m, inside * (TWICE_ROOT * (1 + CUBIC * inside * inside)))
+
+
+def gelu_tanh_backward(m: Any, x: Number, dy: Number) -> Number:
+    """The slope is sigmoid(v) + x sigmoid'(v) v', v = 2 u."""
+    x = within(m, x)
+    square = x * x
+    v = x * (TWICE_ROOT * (1 + CUBIC * square))
+    return dy * (sigmoid(m, v) + x * sigmoid_slope(m, v) * (TWICE_ROOT * (1 + 3 * CUBIC * square)))
+
+
+def silu(m: Any, x: Number) -> Number:
+    """x * sigmoid(x)."""
+    return above(m, x) * sigmoid(m, x)
+
+
+def silu_backward(m: Any, x: Number, dy: Number) -> Number:
+    """The slope is sigmoid(x) + x sigmoid'(x)."""
+    x = within(m, x)
+    return dy * (sigmoid(m, x) + x * sigmoid_slope(m, x))
+
+
+def sigmoid_slope(m: Any, x: Number) -> Number:
+    """sigmoid'(x) = e / (1 + e)**2, e = exp(-|x|), which is exact where sigmoid itself is rounded to 1."""
+    e = m.exp(-abs(x))
+    return e / ((1 + e) * (1 + e))
+
+
+def softplus(m: Any, x: Number) -> Number:
+    """log(1 + exp(x)), from exp(-|x|) so that nothing overflows."""
+    return m.where(x < 0, 0.0, x) + m.log1p(m.exp(-abs(x)))
+
+
+def softplus_backward(m: Any, y: Number, dy: Number) -> Number:
+    """The slope is sigmoid(x) = 1 - exp(-y)."""
+    return -dy * m.expm1(-y)
+
+
+def mish(m: Any, x: Number) -> Number:
+    """x tanh(softplus(x))."""
+    share, _ = share_of_mish(m, x)
+    return above(m, x) * share
+
+
+def mish_backward(m: Any, x: Number, dy: Number) -> Number:
+    """The slope is share + x share'."""
+    x = within(m, x)
+    share, slope = share_of_mish(m, x)
+    return dy * (share + x * slope)
+
+
+def share_of_mish(m: Any, x: Number) -> tuple[Number, Number]:
+    """tanh(log(1 + n)) = n (n + 2) / (n (n + 2) + 2), n = exp(x), and its slope, both from e = exp(-|x|)."""
+    e = m.exp(-abs(x))
+    top = m.where(x < 0, e * (e + 2), 1 + 2 * e)
+    bottom = top + m.where(x < 0, 2.0, 2 * e * e)
+    return top / bottom, 4 * e * (1 + e) * m.where(x < 0, 1.0, e) / (bottom * bottom)
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """One function y = f(x) of a number.
+
+    Attributes:
+        name: of the operation; that of its gradient is `name + "_backward"`.
+        of: what the gradient is computed from besides dy: "x", the function's input, or "y", its output.
+        forward, backward: the formulas: forward(m, x) and backward(m, x or y, dy), and the parameter after these, if
+            there is one.
+        parameter, default, low: the name of the one number that shapes the function, its value where none is given, and
+            the smallest that makes sense; "" where there is none.
+        init: the initial weights that fit a dense layer before it.
+        cost: about how many ns a number takes a CPU, which decides how many threads share the work.
+    """
+
+    name: str
+    of: str
+    forward: Callable[..., Number]
+    backward: Callable[..., Number]
+    parameter: str = ""
+    default: float = 0.0
+    low: float = 0.0
+    init: str = "he"
+    cost: float = 1.0
+
+    def given(self, a: float) -> tuple[float, ...]:
+        """The parameter as the formulas take it: not at all where there is none."""
+        return (a,) if self.parameter else ()
+
+    @property
+    def gradient(self) -> str:
+        """The name of the gradient's operation."""
+        return f"{self.name}_backward"
+
+
+FUNCTIONS = (
+    Elementwise(  # chapter 4; the gradient is a choice, not a product: where y is 0, even an infinite dy gives 0
+        "relu",
+        of="y",
+        forward=relu,
+        backward=relu_backward,
+        cost=0.3,
+    ),
+    Elementwise(  # chapter 16
+        "sigmoid",
+        of="y",
+        forward=sigmoid,
+        backward=sigmoid_backward,
+        init="glorot",
+        cost=0.8,
+    ),
+    Elementwise(
+        "tanh",
+        of="y",
+        forward=tanh,
+        backward=tanh_backward,
+        init="glorot",
+    ),
+    Elementwise(  # Maas and others, 2013
+        "leaky_relu",
+        of="y",
+        forward=leaky_relu,
+        backward=leaky_relu_backward,
+        parameter="slope",
+        default=0.01,
+        cost=0.3,
+    ),
+    Elementwise(  # Clevert and others, 2016
+        "elu",
+        of="y",
+        forward=elu,
+        backward=elu_backward,
+        parameter="alpha",
+        default=1.0,
+    ),
+    Elementwise(  # Hendrycks and Gimpel, 2016: x times the share of the normal distribution that is below x
+        "gelu",
+        of="x",
+        forward=gelu,
+        backward=gelu_backward,
+    ),
+    Elementwise(  # its approximation, 0.5 x (1 + tanh(u)) = x / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x**3)
+        "gelu_tanh",
+        of="x",
+        forward=gelu_tanh,
+        backward=gelu_tanh_backward,
+    ),
+    Elementwise(  # Elfwing and others, 2017; Swish
+        "silu",
+        of="x",
+        forward=silu,
+        backward=silu_backward,
+    ),
+    Elementwise(  # log(1 + exp(x)); its gradient is sigmoid(x) = 1 - exp(-y)
+        "softplus",
+        of="y",
+        forward=softplus,
+        backward=softplus_backward,
+    ),
+    Elementwise(  # Misra, 2019
+        "mish",
+        of="x",
+        forward=mish,
+        backward=mish_backward,
+    ),
+)
+NAMES = tuple(row.name for row in FUNCTIONS)
+BY_NAME = {row.name: row for row in FUNCTIONS}
+
+# What compiled programs do to each number by itself, by name; its number is its place here, for CPUs and for GPUs.
+# After the functions and their gradients come the parts of losses and of accuracies (nnx/kernels/losses.py).
+KINDS = (
+    *NAMES,
+    *(row.gradient for row in FUNCTIONS),
+    *("square", "square_backward", "abs_error", "abs_error_backward", "binary", "binary_backward"),
+    *("huber", "huber_backward"),
+    *("logit", "logit_backward", "above", "near", "equal", "nll", "nll_backward", "known"),
+)
+
+
+def number_of(kind: str) -> int:
+    """What compiled code knows a kind by."""
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} is no elementwise operation: expected one of {', '.join(KINDS)}")
+    return KINDS.index(kind)

@@ -1,0 +1,306 @@
+"""Network: layers in a row, one flat buffer for all their parameters on a backend, and their forward pass.
+
+What trains it, saves it or describes it stands above and knows it; it knows none of them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from nnx import casting, checks, rng
+from nnx.backends import Backend, resolve
+from nnx.backends.base import host_array, on_its_device, real_numbers
+from nnx.errors import InputError, InputTypeError
+from nnx.flat_buffer import ParameterBuffer
+from nnx.layers import Layer
+from nnx.model.inference import Inference, refuse
+from nnx.model.validation import chain, fitting_layers
+from nnx.owner import Owner, alone, alone_or_within, changing, reading
+from nnx.settings import Assignable
+
+Array = Any
+ROWS = 4096  # how many rows are predicted at a time where no batch size is given
+
+
+class Network(Assignable):
+    """Layers in a row on one backend; see `Sequential` for arguments and attributes."""
+
+    backend: Backend
+    dtype: str
+    penalties: Array
+    _inference: Inference | None
+    _facts: ClassVar[Mapping[str, str]] = {
+        "backend": "use model.to(backend)",
+        "dtype": "use model.to(backend, dtype=...)",
+        "precision": "use model.to(backend, precision=...)",
+        "seed": "it is given when the model is made: Sequential(..., seed=...)",
+        **dict.fromkeys(("resolution", "flat", "penalties"), "it follows from model.to(...)"),
+        **dict.fromkeys(("n_inputs", "n_outputs"), "it follows from the layers"),
+    }
+
+    def __init__(
+        self, *layers: Layer, backend: Any = None, dtype: str = "float32", precision: str | None = None, seed: int = 0
+    ) -> None:
+        self._owner = Owner()
+        self._layers = fitting_layers(layers)
+        self.dtype = checks.dtype(dtype)
+        self.seed = checks.integer(seed, "seed", low=0)
+        self.n_inputs, self.n_outputs = chain(self.layers)
+        self.resolution = resolve(backend)
+        self.precision = precision
+        chosen = precise(self.resolution.backend, self.dtype, precision)
+        for layer in self.layers:
+            layer.check_values(self.dtype)
+        for number, layer in enumerate(self.layers):
+            layer.draw_missing(rng.generator(self.seed, rng.WEIGHTS, number))
+        self._settle(chosen, self.dtype)
+
+    # ---- where its parameters are ------------------------------------------------------------------------------------
+
+    def _settle(self, backend: Backend, dtype: str) -> None:
+        """Move all layers into one flat buffer on a backend."""
+        self.__dict__.update(backend=backend, dtype=dtype)
+        self._forget()
+        self._allocate(backend, dtype)
+
+    @on_its_device
+    def _allocate(self, backend: Backend, dtype: str) -> None:
+        shapes = [shape for layer in self.layers for shape in layer.shapes.values()]
+        flat, penalties = ParameterBuffer(backend, dtype, shapes), backend.zeros(len(shapes), "float64")
+        self._owner.flat = flat
+        self.__dict__.update(penalties=penalties)
+        self.__dict__.pop("flat", None)
+        values, gradients = iter(flat.views(flat.values)), iter(flat.views(flat.gradients))
+        slots = iter(penalties[i : i + 1] for i in range(len(shapes)))
+        for layer in self.layers:
+            layer.attach(
+                backend,
+                dtype,
+                _take(values, layer.shapes),
+                _take(gradients, layer.shapes),
+                _take(slots, layer.shapes),
+            )
+            layer.listen(self)
+            layer._owner = self._owner
+
+    @alone
+    @changing
+    def to(self, backend: Any, dtype: str | None = None, precision: str | None = None) -> Self:
+        """Move to another backend (or type, or precision), with parameters and the optimizer's state; return self."""
+        target = resolve(backend)
+        dtype = self.dtype if dtype is None else checks.dtype(dtype)
+        precision = self.precision if precision is None else precision
+        chosen = precise(target.backend, dtype, precision)
+        for layer in self.layers:
+            layer.check_values(dtype)
+        state = self._state()
+        self.__dict__.update(resolution=target, precision=precision)
+        self._settle(chosen, dtype)
+        self._set_state(state)
+        return self
+
+    # ---- layers ------------------------------------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, in order."""
+        return self._layers
+
+    @layers.setter
+    @alone
+    @changing
+    def layers(self, layers: Sequence[Layer]) -> None:
+        if not isinstance(layers, list | tuple):
+            raise InputTypeError(f"layers={layers!r}: expected a list or a tuple of layers")
+        self._exchange(fitting_layers(layers, kept=self._layers))
+
+    @on_its_device
+    def _exchange(self, layers: tuple[Layer, ...]) -> None:
+        """Take other layers. The optimizer goes on, but where parameters come that it has never moved."""
+        n_inputs, n_outputs = chain(layers)
+        for layer in layers:
+            layer.check_values(self.dtype)
+        old = self._layers
+        new = [layer for layer in layers if not any(layer is other for other in old)]
+        anew = any(layer.shapes for layer in new)
+        moments = {name: self._by_layer(getattr(self.flat, name)) for name in ("first", "second") if not anew}
+        for number, layer in enumerate(layers):
+            layer.draw_missing(rng.generator(self.seed, rng.WEIGHTS, number))
+        if anew:
+            self._untrained()
+        self._layers = layers
+        self.__dict__.update(n_inputs=n_inputs, n_outputs=n_outputs)
+        self._settle(self.backend, self.dtype)
+        for name, before in moments.items():
+            for place, values in self._by_layer(getattr(self.flat, name)).items():
+                values[...] = before[place]
+        for layer in old:
+            if not any(layer is other for other in layers):
+                layer.detach()
+
+    def _untrained(self) -> None:
+        """Be told that parameters come in which no step has moved yet."""
+
+    def _by_layer(self, part: Array) -> dict[tuple[int, str], Array]:
+        """Return each parameter's view into a part of the flat buffer, by its layer and its name."""
+        places = [(id(layer), name) for layer in self.layers for name in layer.shapes]
+        return dict(zip(places, self.flat.views(part), strict=True))
+
+    def settings_changed(self) -> None:
+        """Be told that a setting or a method of a layer, the loss or the optimizer is another one now."""
+        self._forget()
+
+    # ---- parameters --------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def flat(self) -> ParameterBuffer:
+        """The buffer that holds all parameters."""
+        return self._owner.flat
+
+    @property
+    def regularized(self) -> bool:
+        """Whether any layer has an L1 or L2 penalty."""
+        return any(layer.strengths() for layer in self.layers)
+
+    def parameters(self) -> dict[str, Array]:
+        """Return every parameter by its layer's number and its name, as "0.weights"; arrays of the backend."""
+        return {f"{i}.{name}": layer.parameter(name) for i, layer in enumerate(self.layers) for name in layer.shapes}
+
+    @alone_or_within
+    @changing
+    @on_its_device
+    def set_parameters(self, values: Any) -> None:
+        """Copy values into all parameters: a mapping with the names and shapes of `parameters()`, checked first."""
+        own = self.parameters()
+        if not isinstance(values, Mapping) or values.keys() != own.keys():
+            given = ", ".join(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
+            raise InputError(f"set_parameters: {given} given, expected {', '.join(own)}")
+        ready = []
+        for name, value in values.items():
+            number, _, parameter = name.partition(".")
+            layer = self.layers[int(number)]
+            ready.append((layer, parameter, layer.checked(parameter, value)))
+        for layer, parameter, host in ready:
+            layer.assign(parameter, host)
+
+    def buffers(self) -> list[Array]:
+        """Return the flat buffer's parts and every view into them: what a recorded step may read from the start."""
+        flat = self.flat
+        views = flat.views(flat.values) + flat.views(flat.gradients)
+        return [flat.values, flat.first, flat.second, flat.gradients, *views]
+
+    # ---- the forward pass --------------------------------------------------------------------------------------------
+
+    def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
+        """Return the last layer's outputs for x [N, I]: a new NumPy array [N, O].
+
+        The layers themselves keep what they had. Any number of threads may call it at once, also while one trains: see
+        `fit`. How many rows are predicted together may change their last digit: sums are made in another order.
+        """
+        if batch_size is None:
+            owner = self._owner
+            mark, native = owner.mark, owner.native
+            outputs = native(x)  # a few rows, ready as they are, take a microsecond: so nothing else comes before
+            if outputs is not None and mark is not None and mark is owner.mark:  # nothing changed meanwhile
+                return outputs
+        return self._predict(x, batch_size)
+
+    @reading
+    @on_its_device
+    def _predict(self, x: Any, batch_size: int | None) -> np.ndarray:
+        host = self._inputs(x, "predict: x")
+        rows = ROWS if batch_size is None else checks.integer(batch_size, "predict: batch_size")
+        predict = self.inference().predict
+        parts = [predict(host[i : i + rows]) for i in range(0, len(host), rows)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def inference(self) -> Inference:
+        """Return the forward pass of the layers as they are."""
+        inference = self._inference
+        if inference is None:
+            inference = self._inference = Inference(self.layers, self.backend, self._owner)
+            self._owner.native = inference.native
+        return inference
+
+    def _forget(self) -> None:
+        """Drop what was made of the layers as they were."""
+        self._inference = None
+        self._owner.native = refuse
+
+    def _inputs(self, x: Any, what: str) -> np.ndarray:
+        """Return inputs as a finite NumPy array [N, n_inputs] of the model's type, contiguous."""
+        given = real_numbers(self._from_device(x), what)
+        a = host_array(given, self.dtype)
+        who, _, name = what.partition(": ")
+        checks.matrix(a.shape, who, name)
+        if self.n_inputs is not None and a.shape[1] != self.n_inputs:
+            raise InputError(
+                f"{what} has {a.shape[1]} features (shape {a.shape}), but the first layer takes {self.n_inputs}"
+            )
+        checks.finite(a, who, name, given, x)
+        casting.check_lost(a, given, x, what)
+        return np.ascontiguousarray(a)
+
+    def _from_device(self, a: Any) -> Any:
+        """Return an array of the backend as a NumPy array, anything else as it is."""
+        return self.backend.to_numpy(a) if not isinstance(a, np.ndarray) and self.backend.owns(a) else a
+
+    # ---- copying and pickling ----------------------------------------------------------------------------------------
+
+    def _state(self) -> dict[str, np.ndarray]:
+        """Return parameters and moments as NumPy arrays.
+
+        Parameters too, although layers bring their own: a copy asks layer after layer, and another thread may train
+        meanwhile.
+        """
+        names = ("values", "first", "second")
+        return {name: np.array(self.backend.to_numpy(getattr(self.flat, name))) for name in names}
+
+    @on_its_device
+    def _set_state(self, state: dict[str, np.ndarray]) -> None:
+        for name, value in state.items():
+            getattr(self.flat, name)[...] = self.backend.asarray(value, self.dtype)
+
+    def __copy__(self) -> Self:
+        """Return what `copy.deepcopy` does: two models never share parameters, so a copy is one to keep."""
+        return copy.deepcopy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        other = memo[id(self)] = object.__new__(type(self))
+        other.__setstate__({**copy.deepcopy(self.__getstate__(), memo), "_wish": self.backend})
+        return other
+
+    @reading
+    def __getstate__(self) -> dict[str, Any]:
+        return self._contents()
+
+    def _contents(self) -> dict[str, Any]:
+        """Return what a copy is made of: attributes, the backend's name, and the numbers in the flat buffer."""
+        skip = ("backend", "resolution", "flat", "penalties", "_inference", "_listener")
+        kept = {name: value for name, value in self.__dict__.items() if name not in skip}
+        return {**kept, "_wish": self.backend.name, "_moments": self._state()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        wish, moments = state.pop("_wish"), state.pop("_moments")
+        found = resolve([wish, "numpy"] if isinstance(wish, str) and wish != "numpy" else wish)
+        self.__dict__.update(state, resolution=found)
+        kept = self.precision if wish in (found.backend, found.backend.name) else None  # another may lack it
+        self._settle(precise(found.backend, self.dtype, kept), self.dtype)
+        self._set_state(moments)
+
+
+def precise(backend: Backend, dtype: str, precision: str | None) -> Backend:
+    """Return the backend in the precision that was asked for, if any."""
+    chosen = backend if precision is None else backend.with_precision(precision)
+    if precision not in (None, "full") and dtype != "float32":
+        raise InputError(f"precision={precision!r} rounds float32 products, and dtype={dtype!r}: give one of the two")
+    return chosen
+
+
+def _take(items: Iterator[Array], names: Mapping[str, Any]) -> list[Array]:
+    return [next(items) for _ in names]

@@ -1,0 +1,260 @@
+"""Sequential model: a network, what trains it, and what can be done with both (chapter 18).
+
+What not every program does, fitting and files, is imported where it is done, so that `import nnx` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnx import checks
+from nnx.backends import resolve
+from nnx.backends.base import on_its_device
+from nnx.callbacks import Callback, check_callbacks, check_monitors, watched
+from nnx.errors import InputError, InputTypeError
+from nnx.files import existing_file
+from nnx.history import History
+from nnx.kernels.step_state import LOSS, PENALTY
+from nnx.layers import Layer
+from nnx.model.network import ROWS
+from nnx.model.summary import summarize
+from nnx.output import say
+from nnx.owner import alone, reading
+from nnx.training.evaluation import mean_scores, tolerance_of
+from nnx.training.trainable import Trainable
+from nnx.training.trainer import Eager, explain
+
+if TYPE_CHECKING:
+    from nnx.model.checkpoint import Checkpoint
+
+
+class Sequential(Trainable):
+    """Layers in a row, trained, used and saved.
+
+    Args:
+        layers: in order. Each may belong to one model only.
+        backend: a backend or its name; a list, as "cupy,numba"; "auto", the best that works. None: the active one.
+            Resolved once, here.
+        dtype: "float32" or "float64".
+        precision: "full"; or "tf32" or "bf16", where large products of float32 may round what they multiply, on a GPU
+            (docs/gpu.md). None: what the backend does by itself. Parameters and all else stay as dtype says.
+        seed: of the weights, the order of rows and the dropout masks.
+
+    Attributes:
+        layers: a tuple; assign another one to exchange layers. Those that stay keep their parameters.
+        backend: resolved; `resolution.reason` says why it is this one.
+        precision: what was asked for, or None; `backend.precision` is what it has.
+        loss, optimizer, metrics: what `compile` was given; copies of its own. Assigning a loss or an optimizer copies
+            it too.
+        epochs_done: epochs trained so far, over all fits.
+        eager_reason: why the last `fit` did not replay its steps, or None.
+        replay_reason: why it replayed them one operation at a time on a backend that can do better, or None.
+        metadata: anything that JSON can hold, saved along with the model.
+
+    Raises:
+        InputError: layers do not fit together, or an argument cannot be used.
+        BackendUnavailable: the backend does not work here.
+    """
+
+    _names = ("metadata", "epochs_done", "stop_training", "eager_reason", "replay_reason")
+    _results = frozenset(_names)
+
+    def __init__(
+        self, *layers: Layer, backend: Any = None, dtype: str = "float32", precision: str | None = None, seed: int = 0
+    ) -> None:
+        self.metadata: dict[str, Any] = {}
+        self.epochs_done = 0
+        self.stop_training = False
+        self.eager_reason: str | None = None
+        self.replay_reason: str | None = None
+        super().__init__(*layers, backend=backend, dtype=dtype, precision=precision, seed=seed)
+
+    def __repr__(self) -> str:
+        return f"<Sequential {' -> '.join(map(str, self.layers))}, {self.dtype} on {self.backend.name}>"
+
+    # ---- training ----------------------------------------------------------------------------------------------------
+
+    @alone
+    @on_its_device
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        epochs: int = 1,
+        batch_size: int | None = None,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        callbacks: Sequence[Callback] = (),
+        verbose: Any = "auto",
+    ) -> History:
+        """Train, and return how it went. Calling it again goes on where it ended.
+
+        Args:
+            x: [N, I]. y: what the loss takes for N samples. Labels are copied, and changing them meanwhile is an error.
+            epochs: how many more. batch_size: rows a step, or None: all at once.
+            validation_data: (x, y), evaluated after each epoch.
+            shuffle: draw a new order of rows for every epoch (where there is more than one batch).
+            callbacks: see nnx.callbacks.
+            verbose: "auto" shows progress, a bar on a terminal and lines elsewhere; 0 is silent.
+
+        Ctrl-C ends the fit after the steps at hand, some 0.2 s; the history then says `interrupted`. A second one
+        raises KeyboardInterrupt, and the model is as it was before those steps. Where SIGINT is ignored, or the program
+        has a handler of its own, fit leaves it alone.
+
+        While it runs, a callback may change parameters, the learning rate and the layers' own numbers, and predict,
+        evaluate, save and copy the model. Other threads may predict, evaluate, save and copy it too: they wait for the
+        steps at hand. What would change the model otherwise, or train it, is refused.
+
+        Raises:
+            InputError: data or an argument cannot be used; nothing was changed.
+            InUseError: the model is being trained by another thread, for more than half a second from now on, or by the
+                fit whose callback called this.
+            NonFiniteError: the loss became nan or infinite; the model is as it was before that step.
+        """
+        from nnx.training.fit import Fit
+
+        trainer = self._trainable("fit")
+        epochs = checks.integer(epochs, "fit: epochs")
+        batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
+        shuffle = checks.flag(shuffle, "fit: shuffle")
+        check_callbacks(callbacks)
+        host = self._inputs(x, "fit: x")
+        target = self._host_targets(y, host, "fit")
+        validation = None if validation_data is None else self._held_out(validation_data)
+        check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
+        if self.loss.metric == "regression":
+            trainer.set_tolerance(tolerance_of(target))
+        self.eager_reason = self.replay_reason = None
+        job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, watched(callbacks, y, target))
+        return job.run(epochs, verbose)
+
+    def step(self, x: Any, y: Any) -> float:
+        """Do one training step on a batch; return its loss, penalties included: nan where it went wrong (see `fit`)."""
+        return float(self.steps(x, y, 1)[0])
+
+    @alone
+    @on_its_device
+    def steps(self, x: Any, y: Any, n: int) -> np.ndarray:
+        """Do n training steps on the same batch in one call; return their losses, penalties included: float64 [n].
+
+        Ctrl-C raises KeyboardInterrupt after the steps at hand, some 0.2 s; the model has then done whole steps.
+        """
+        trainer = self._trainable("steps")
+        n = checks.integer(n, "steps: n")
+        host = self._inputs(x, "steps: x")
+        target = self._targets(y, host, "steps")
+        if self.loss.metric == "regression" and not trainer.tolerance:
+            trainer.set_tolerance(tolerance_of(self.backend.to_numpy(target)))
+        feed, runner = trainer.staged(host, target)
+        if self.eager_reason is not None and not isinstance(runner, Eager):
+            self.eager_reason = None
+        rows = trainer.run_all(feed, runner, n)
+        explain(self, runner)
+        losses: np.ndarray = rows[:, LOSS] + rows[:, PENALTY]
+        return losses
+
+    def _held_out(self, validation_data: Any) -> tuple[np.ndarray, Any]:
+        """Return inputs and targets to evaluate after each epoch, checked."""
+        if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+            given = type(validation_data).__name__ if hasattr(validation_data, "shape") else repr(validation_data)
+            raise InputTypeError(f"fit: validation_data={given[:60]}: expected a pair (x, y)")
+        x = self._inputs(validation_data[0], "fit: validation x")
+        self._host_targets(validation_data[1], x, "fit: validation")
+        return x, validation_data[1]
+
+    # ---- use ---------------------------------------------------------------------------------------------------------
+
+    @reading
+    @on_its_device
+    def evaluate(self, x: Any, y: Any, batch_size: int | None = None) -> dict[str, float]:
+        """Return the mean loss over x [N, I] and y, without penalties, and the metrics, by name.
+
+        Any number of threads may call it at once, also while one trains: see `fit`.
+        """
+        trainer = self._compiled("evaluate")
+        trainer.check()
+        host = self._inputs(x, "evaluate: x")
+        target = self._targets(y, host, "evaluate")
+        rows = ROWS if batch_size is None else checks.integer(batch_size, "evaluate: batch_size")
+        metric = self.loss.metric if "accuracy" in self.metrics else None
+        tolerance = trainer.tolerance or (
+            tolerance_of(self.backend.to_numpy(target)) if metric == "regression" else 0.0
+        )
+        return mean_scores(self.inference(), self.loss, metric, tolerance, host, target, rows)
+
+    def summary(self) -> str:
+        """Return, and print, the layers with their shapes and parameters, and how they run."""
+        trainer, ran = self._trainer, None if self._trainer is None else self._trainer.ran
+        training = []
+        if self.loss is not None:
+            epochs = f"{self.epochs_done} epoch{'s' * (self.epochs_done != 1)} done"
+            training.append(f"{self.loss}, {self.optimizer}; {epochs}")
+        planned = f"none yet; planned: {self.backend.planned_step()}"
+        training.append(f"training steps: {planned if ran is None else ran.description}")
+        if self.eager_reason is not None:
+            training.append(f"steps run eagerly, not replayed: {self.eager_reason}")
+        if self.replay_reason is not None:
+            training.append(f"steps are replayed one operation at a time: {self.replay_reason}")
+        fused = [] if trainer is None else [layer for layer in self.layers if layer not in trainer.layers]
+        text = summarize(self, training, {} if ran is None else ran.kernels, fused)
+        say(text)
+        return text
+
+    # ---- files -------------------------------------------------------------------------------------------------------
+
+    @reading
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write parameters, architecture and the optimizer's state to a safetensors file, whole or not at all."""
+        from nnx.model import checkpoint
+
+        host, training = self.backend.to_numpy, None
+        if self.optimizer is not None:
+            trainer = self._compiled("save")
+            trainer.check()  # what it refuses could not be loaded
+            moments = {name: host(getattr(self.flat, name)) for name in self.optimizer.moments}
+            training = checkpoint.Training(
+                self.loss, self.optimizer, self.optimizer.iterations, trainer.tolerance, moments
+            )
+        parameters = {name: host(a) for name, a in self.parameters().items()}
+        model = checkpoint.Checkpoint(
+            self.layers, self.dtype, self.seed, self.epochs_done, self.metrics, self.metadata, parameters, training
+        )
+        checkpoint.write(path, model)
+
+    @on_its_device
+    def _restore(self, saved: Checkpoint) -> None:
+        """Go on where a model of these layers was saved."""
+        training = saved.training
+        if training is not None:
+            self.compile(training.loss, training.optimizer, metrics=saved.metrics)
+            for name, moment in training.moments.items():
+                part = getattr(self.flat, name)
+                if moment.shape != part.shape:
+                    raise InputError(f"the optimizer's {name} is {moment.shape}, expected {part.shape}")
+                part[...] = self.backend.asarray(moment, self.dtype)
+            self.resume(training.iterations, training.tolerance)
+        self.set_parameters(saved.parameters)
+        self.epochs_done, self.metadata = saved.epochs_done, saved.metadata
+
+
+def load(path: str | os.PathLike[str], backend: Any = None) -> Sequential:
+    """Read a model that `save` wrote, on any backend; training goes on where it stopped.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FileFormatError: it is truncated, damaged, or no nnx model. InputError: no backend has that name.
+        BackendUnavailable: the backend does not work here. MissingExtra: safetensors is not installed.
+    """
+    from nnx.model import checkpoint
+
+    path = existing_file("load", path, checkpoint.KIND)
+    resolve(backend)  # its errors are not the file's
+    saved = checkpoint.read(path)
+    with checkpoint.making_sense(path):
+        model = Sequential(*saved.layers, backend=backend, dtype=saved.dtype, seed=saved.seed)
+        model._restore(saved)
+    return model

@@ -1,0 +1,40 @@
+"""Evaluation on samples that are not trained on: the mean loss, and the share of right outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nnx.losses import Loss
+from nnx.model.inference import Inference
+
+Array = Any
+
+
+def tolerance_of(y: np.ndarray) -> float:
+    """Return how near a regression's output must be to count as right (chapter 17)."""
+    with np.errstate(all="ignore"):
+        return float(np.std(y, dtype=np.float64)) / 250  # float32 overflows from 2e19 on
+
+
+def mean_scores(
+    inference: Inference, loss: Loss, metric: str | None, tolerance: float, x: np.ndarray, target: Array, rows: int
+) -> dict[str, float]:
+    """Return the mean loss, without penalties, and the accuracy, if there is a metric, by name.
+
+    Args:
+        x: inputs [N, I]. target: as the loss prepared it, an array of the backend. rows: how many are taken at a time.
+        metric, tolerance: what counts as right: see `Operations.tally`.
+    """
+    backend, own = inference.backend, loss.apart()
+    stats, total, hits = backend.zeros(3, "float64"), 0.0, 0.0
+    for i in range(0, len(x), rows):
+        wanted = target[i : min(i + rows, len(x)), ...]
+        with inference.layers_alone():
+            outputs = inference.outputs(x[i : i + rows])
+            backend.tally(own.losses(outputs, wanted), outputs, wanted, metric, tolerance, stats)
+        mean, right, _ = backend.to_numpy(stats).tolist()
+        total, hits = total + mean * wanted.shape[0], hits + right
+    scores = {"loss": float(total / len(x))}
+    return scores if metric is None else {**scores, "accuracy": float(hits / len(x))}

@@ -1,0 +1,208 @@
+"""Trainable network: one with a loss, an optimizer and metrics, and what trains it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from nnx import checks, targets
+from nnx.backends import Backend
+from nnx.backends.base import on_its_device
+from nnx.casting import check_lost
+from nnx.errors import InputError, InputTypeError
+from nnx.layers import Layer
+from nnx.losses import Loss
+from nnx.model.network import Network
+from nnx.model.validation import check_ending, check_loss
+from nnx.optimizers import Optimizer
+from nnx.owner import alone, changing
+from nnx.settings import assignable
+from nnx.training.trainer import Trainer
+
+Array = Any
+METRICS = ("accuracy",)
+
+
+class Trainable(Network):
+    """A network and, once compiled, its loss, optimizer and metrics; see `Sequential`."""
+
+    _facts: ClassVar[Mapping[str, str]] = {
+        **Network._facts,
+        "metrics": "use model.compile(loss, optimizer, metrics=[...])",
+    }
+
+    def __init__(self, *layers: Layer, **arguments: Any) -> None:
+        self._loss: Any = None  # a Loss and an Optimizer, once compiled
+        self._optimizer: Any = None
+        self._trainer: Trainer | None = None
+        self.metrics: tuple[str, ...] = ()
+        super().__init__(*layers, **arguments)
+
+    def _unknown(self, name: str) -> str:
+        if name in assignable(type(self.optimizer)):
+            return f"{self} takes no attribute {name!r}: did you mean model.optimizer.{name}?"
+        return super()._unknown(name)
+
+    # ---- loss and optimizer ------------------------------------------------------------------------------------------
+
+    @alone
+    @changing
+    @on_its_device
+    def compile(self, loss: Loss, optimizer: Optimizer, metrics: Any = ("accuracy",)) -> Self:
+        """Say what is minimised and how. The model takes copies, and starts the optimizer anew.
+
+        Args:
+            loss: such as `CategoricalCrossEntropy()`. optimizer: such as `Adam(0.01)`.
+            metrics: [] or ["accuracy"]: the share of right classes; of outputs on the right side of 0.5 for binary
+                cross-entropy; of outputs within std(y) / 250 of the target for regression (chapter 17).
+        """
+        self._check_loss(loss)
+        _check_optimizer(optimizer)
+        if not isinstance(metrics, list | tuple) or any(m not in METRICS for m in metrics):
+            raise InputError(f"compile: metrics={metrics!r}; expected [] or ['accuracy']")
+        if self.flat.size == 0:
+            raise InputError("compile: no layer has parameters, so there is nothing to train; add a Dense layer")
+        self._loss, self._optimizer = copy.deepcopy(loss), copy.deepcopy(optimizer)
+        self.__dict__.update(metrics=tuple(metrics))
+        self._trainer = None
+        self._begin()
+        return self
+
+    def _check_loss(self, loss: Any) -> None:
+        checks.instance(loss, Loss, "loss", "CategoricalCrossEntropy()")
+        if type(loss) is Loss:
+            raise InputTypeError(f"compile: {loss}: expected one of the classes made from Loss")
+        check_loss(loss)
+        check_ending(self.layers[-1], loss)
+
+    @property
+    def loss(self) -> Any:
+        """What is minimised, or None before `compile`."""
+        return self._loss
+
+    @loss.setter
+    @alone
+    @changing
+    @on_its_device
+    def loss(self, loss: Loss) -> None:
+        self._compiled("loss")
+        self._check_loss(loss)
+        self._loss = copy.deepcopy(loss)
+        self._renew()
+
+    @property
+    def optimizer(self) -> Any:
+        """What moves the parameters, or None before `compile`; another one begins anew."""
+        return self._optimizer
+
+    @optimizer.setter
+    @alone
+    @changing
+    @on_its_device
+    def optimizer(self, optimizer: Optimizer) -> None:
+        self._compiled("optimizer")
+        _check_optimizer(optimizer)
+        self._optimizer = copy.deepcopy(optimizer)
+        self._begin()
+
+    # ---- what trains it ----------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Start the optimizer anew."""
+        self.optimizer.counters[:] = 0
+        self.flat.first[...] = 0
+        self.flat.second[...] = 0
+        self._renew()
+
+    def _renew(self) -> None:
+        """Make what trains the model as it is now."""
+        tolerance = self._trainer.tolerance if self._trainer is not None else 0.0
+        self._trainer = Trainer(self, self.loss, self.optimizer, self.metrics)
+        self._trainer.set_tolerance(tolerance)
+
+    @on_its_device
+    def _allocate(self, backend: Backend, dtype: str) -> None:
+        super()._allocate(backend, dtype)
+        if self.loss is not None:
+            self._renew()
+
+    def _untrained(self) -> None:
+        if self.optimizer is not None:
+            self.optimizer.counters[:] = 0
+
+    def settings_changed(self) -> None:
+        """Be told that a setting or a method of a layer, the loss or the optimizer is another one now."""
+        super().settings_changed()
+        if self._trainer is not None:
+            self._trainer.outdated = True
+
+    def _compiled(self, what: str) -> Trainer:
+        if self._trainer is None:
+            raise InputError(
+                f"{what}: the model has no loss and no optimizer yet; call model.compile(loss=..., optimizer=...) first"
+            )
+        return self._trainer
+
+    def _trainable(self, what: str) -> Trainer:
+        """Return what trains the model, with all settings as they are now."""
+        trainer = self._compiled(what)
+        trainer.refresh()
+        return trainer
+
+    # ---- targets -----------------------------------------------------------------------------------------------------
+
+    def _targets(self, y: Any, x: np.ndarray, who: str) -> Array:
+        """Return targets as an array of the backend, after checking them against x and the outputs."""
+        target = self._host_targets(y, x, who)
+        return self.backend.asarray(target, target.dtype.name)
+
+    def _host_targets(self, y: Any, x: np.ndarray, who: str) -> np.ndarray:
+        """Return targets as the loss wants them, as a NumPy array."""
+        width = self.n_outputs
+        if width is None:  # a layer of the user's own, whose width shows only in its output
+            with self.inference().layers_alone():
+                width = self.inference().outputs(x[:1]).shape[1]
+        given = targets.given(self._from_device(y), f"{who}: y")
+        if not given.shape or given.shape[0] != len(x):
+            raise InputError(f"{who}: x has {len(x)} rows, y has shape {given.shape}; expected one target for each row")
+        target = np.ascontiguousarray(self.loss.host_targets(given, (len(x), width), self.dtype))
+        if target.size == given.size and target.dtype.kind == "f":
+            check_lost(target, given.reshape(target.shape), y, f"{who}: y")
+        return target
+
+    # ---- going on elsewhere ------------------------------------------------------------------------------------------
+
+    @alone
+    @changing
+    @on_its_device
+    def resume(self, iterations: int, tolerance: float) -> None:
+        """Go on from so many optimizer steps: for a model that was loaded or moved."""
+        trainer = self._compiled("resume")
+        self.optimizer.counters[:] = (iterations, 0, 0)
+        trainer.counters[...] = self.backend.asarray(self.optimizer.counters, "int64")
+        trainer.set_tolerance(tolerance)
+
+    def _contents(self) -> dict[str, Any]:
+        return {
+            **super()._contents(),
+            "_trainer": None,
+            "_tolerance": None if self._trainer is None else self._trainer.tolerance,
+            "_counters": None if self.optimizer is None else self.optimizer.counters.copy(),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        tolerance, counters = state.pop("_tolerance"), state.pop("_counters")
+        if counters is not None:
+            state["_optimizer"].counters[:] = counters
+        super().__setstate__(state)
+        if self._trainer is not None:
+            self._trainer.set_tolerance(tolerance)
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    checks.instance(optimizer, Optimizer, "optimizer", "Adam(0.01)")
+    if type(optimizer) is Optimizer:
+        raise InputTypeError(f"compile: {optimizer}: expected one of the classes made from Optimizer")

@@ -1,0 +1,304 @@
+"""Trainer: a step that is recorded once and replayed many times.
+
+`Trainer.runner` records a step on the backend and gives back something that runs n steps in one call; where that cannot
+be, it runs the step eagerly and says why. Steps come whole or not at all: what is cut short is undone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeVar
+from weakref import proxy
+
+import numpy as np
+
+from nnx.backends.recorder import AS_WRITTEN, Program
+from nnx.callbacks import Model
+from nnx.errors import InputError, NonFiniteError, NotReplayable
+from nnx.kernels.step_state import LOSS, PENALTY, STEP
+from nnx.losses import Loss
+from nnx.model.network import Network
+from nnx.model.validation import check_ending, check_loss, written
+from nnx.optimizers import Optimizer
+from nnx.owner import changing
+from nnx.training.agreement import check_agreement
+from nnx.training.custom_layers import Foreign, Held
+from nnx.training.step import HISTORY, Feed, TrainingStep
+
+Array = Any
+Result = TypeVar("Result")
+BATCH_SIZES = 8  # for how many sizes of batches step() keeps its recording
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How steps ran, without what ran them, which holds their data.
+
+    Attributes:
+        description, kernels: see `Program`.
+    """
+
+    description: str
+    kernels: Mapping[str, str]
+
+
+class Eager:
+    """Runs a step layer by layer, as written.
+
+    Attributes:
+        reason: why it is not replayed.
+    """
+
+    native = False
+    description = AS_WRITTEN
+    kernels: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, trainer: Trainer, feed: Feed, reason: str) -> None:
+        self._trainer, self._feed, self.reason = proxy(trainer), feed, reason
+
+    def run(self, steps: int) -> None:
+        """Run `steps` steps. An optimizer of the user's own may read and set its numbers in each of them."""
+        trainer, own = self._trainer, written(self._trainer.optimizer, "update")
+        for step in range(steps):
+            if own and step:
+                trainer.begin()
+            trainer.step(self._feed)
+            if own:
+                trainer.count()
+
+
+class Trainer(TrainingStep):
+    """Records and runs the training steps of a compiled model.
+
+    Attributes:
+        edition: how often settings have changed; what was recorded holds those of the edition it was recorded in.
+        outdated: whether they have changed since: see `refresh`.
+        ran: how the last steps ran; None before the first.
+    """
+
+    def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, metrics: Sequence[str]) -> None:
+        self.edition, self.outdated = 0, True
+        self.ran: Program | Eager | Execution | None = None
+        self._held: list[Held] = []  # what recordings hold of parts that nnx did not define
+        self._saved: tuple[Array, Array] | None = None
+        self._staged: dict[tuple[int, ...], tuple[Feed, Program | Eager]] = {}
+        super().__init__(network, loss, optimizer, metrics)
+
+    def check(self) -> None:
+        """Refuse what cannot be trained any more, because layers or methods were exchanged."""
+        if self.network.flat.size == 0:
+            raise InputError("the model has no parameters, so there is nothing to train; add a Dense layer")
+        check_loss(self.given_loss)
+        check_ending(self.network.layers[-1], self.given_loss)
+
+    def refresh(self) -> int:
+        """Take over the settings of layers, loss and optimizer as they are now; return which edition that is.
+
+        What was recorded in another edition must be recorded anew.
+
+        Raises:
+            InputError: see `check`.
+        """
+        if self.outdated or (self._held and any(held.changed() for held in self._held)):
+            self.check()
+            whole = False
+            try:
+                self.outdated = False  # before anything is read: another thread may be changing settings
+                self._fuse()
+                self.network.penalties[...] = 0  # a step writes only those that there are
+                self._staged.clear()
+                self._held.clear()
+                self.edition += 1
+                whole = True
+            finally:
+                if not whole:  # cut short by Ctrl-C (owner.py)
+                    self.outdated = True
+        return self.edition
+
+    def quantities(self, validated: bool) -> list[str]:
+        """Return the names of what a fit measures, in the order of its history."""
+        parts = ["data_loss", "regularization_loss"] if self.network.regularized else []
+        scores = ["loss", *(["accuracy"] if self.metric is not None else [])]
+        return [scores[0], *parts, *scores[1:], *([f"val_{name}" for name in scores] if validated else [])]
+
+    # ---- recording ---------------------------------------------------------------------------------------------------
+
+    @changing
+    def runner(self, feed: Feed) -> Program | Eager:
+        """Return something with `run(steps)`: a replay of the step where that can be, the step itself otherwise.
+
+        The step is run once while it is recorded, and once from its recording; both must agree. The model is as
+        before when this returns.
+        """
+        optimizer = self.optimizer
+        if written(optimizer, "update"):  # it may clip, warm up or skip steps, and one step would not show it
+            return Eager(self, feed, f"{optimizer} has an update() of its own, which may differ from step to step")
+        before, state, counters = self.state(), self.flat.state, self.counters
+        foreign = Foreign([*self.network.layers, self.loss, self.optimizer], feed.x, self.backend.xp)
+        known = [*feed.arrays(), self.hyper, self.counters, self.network.penalties, *self.network.buffers()]
+        recorder = self.backend.record(known)
+        try:
+            try:
+                self._owner.recorder = recorder
+                with np.errstate(all="ignore"):
+                    self.step(feed, recorder)
+            finally:
+                self._owner.recorder = None
+            foreign.check()
+            eager, eager_loss = self.state(), self.last_loss()
+            self.restore(before)
+            foreign.restore()
+            program = self.backend.compile(recorder)
+            with np.errstate(all="ignore"):
+                program.run(1)
+                check_agreement(self, recorder, before, eager, eager_loss)
+        except NotReplayable as reason:
+            return Eager(self, feed, str(reason))
+        finally:  # whatever comes in between (owner.py)
+            state[...], counters[...] = before
+            try:
+                foreign.restore()
+            finally:
+                foreign.restore()
+        held = foreign.held()
+        self._held += [] if held is None else [held]
+        return program
+
+    # ---- running -----------------------------------------------------------------------------------------------------
+
+    @changing
+    def run(self, runner: Program | Eager, steps: int) -> np.ndarray:
+        """Run up to HISTORY steps; return their (mean loss, hits, penalty): float64 [steps, 3].
+
+        Where that is interrupted the model is as it was after the last whole call, or this one: never after a part of
+        a step.
+        """
+        if runner.native:  # Python hears of a signal once all steps are done
+            return self._run(runner, steps)
+        return self._whole(lambda before: self._run(runner, steps))
+
+    def run_all(self, feed: Feed, runner: Program | Eager, steps: int) -> np.ndarray:
+        """Run any number of steps as `run` does, in chunks between which Ctrl-C is heard."""
+        if steps == 1:
+            return self.run(runner, 1)
+        rows, done, pace = [], 0, feed.pace
+        while done < steps:
+            begin = time.perf_counter()
+            rows.append(self.run(runner, pace.chunk(min(HISTORY, steps - done), self._owner)))
+            done += len(rows[-1])
+            pace.seconds = (time.perf_counter() - begin) / len(rows[-1])
+        return np.concatenate(rows)
+
+    def _run(self, runner: Program | Eager, steps: int, meanwhile: Callable[[], None] | None = None) -> np.ndarray:
+        self.begin()
+        with np.errstate(all="ignore"):  # what is not finite is found in the losses
+            runner.run(steps)
+        if meanwhile is not None:
+            meanwhile()
+        self.count()
+        return self.rows(steps)
+
+    @changing
+    def run_guarded(
+        self, runner: Program | Eager, feed: Feed, steps: int, epoch_of: Callable[[int], int],
+        meanwhile: Callable[[], None] | None = None,
+    ) -> tuple[np.ndarray, NonFiniteError | None]:  # fmt: skip
+        """Run steps as `run` does, up to the first one whose loss is not finite; then also return the error to raise.
+
+        The model is then as it was before that step. `epoch_of` gives the epoch of the nth of these steps.
+        `meanwhile` is what the host does once the steps are asked for, before it waits for them.
+        """
+        return self._whole(lambda before: self._guarded(before, runner, feed, steps, epoch_of, meanwhile))
+
+    def _guarded(
+        self, before: tuple[Array, Array], runner: Program | Eager, feed: Feed, steps: int,
+        epoch_of: Callable[[int], int], meanwhile: Callable[[], None] | None,
+    ) -> tuple[np.ndarray, NonFiniteError | None]:  # fmt: skip
+        rows = self._run(runner, steps, meanwhile)
+        bad = np.flatnonzero(~np.isfinite(rows[:, LOSS] + rows[:, PENALTY]))
+        if not bad.size:
+            return rows, None
+        self.restore(before)
+        self._run(runner, int(bad[0]))
+        with np.errstate(all="ignore"):
+            return rows[: bad[0]], NonFiniteError(self._diagnosis(feed, rows[bad[0]], epoch_of(int(bad[0]))))
+
+    def _whole(self, work: Callable[[tuple[Array, Array]], Result]) -> Result:
+        """Do some work, given the state before it. Where it is cut short, go back to that state."""
+        state, counters, counted = self.flat.state, self.counters, self.optimizer.counters
+        iterations, before, whole = counted.copy(), None, False
+        try:
+            before = self._snapshot()
+            result = work(before)
+            whole = True
+            return result
+        finally:
+            if not whole and before is not None:
+                (state[...], counters[...]), counted[...] = before, iterations
+
+    def staged(self, x: np.ndarray, y: Array) -> tuple[Feed, Program | Eager]:
+        """Copy a batch into a buffer of its size; return the feed and its runner, made once for each size."""
+        key = (*x.shape, *y.shape[1:])
+        if key not in self._staged:
+            if len(self._staged) == BATCH_SIZES:
+                self._staged.pop(next(iter(self._staged)))
+            feed = Feed(self.backend.asarray(x.copy()), self.backend.asarray(self.backend.to_numpy(y).copy(), y.dtype))
+            self._staged[key] = feed, self.runner(feed)
+        feed, runner = self._staged[key]
+        self.ran = runner
+        feed.x[...], feed.y[...] = self.backend.asarray(x), y
+        return feed, runner
+
+    def note(self, runners: Sequence[Program | Eager]) -> None:
+        """Note how the steps of a fit run: those of the full batch first, then those of a smaller last one, if any."""
+        if runners:
+            how, *others = dict.fromkeys(runner.description for runner in runners)
+            description = "; an epoch's last: ".join([how, *others])
+            self.ran = Execution(description, runners[0].kernels)
+
+    def set_tolerance(self, tolerance: float) -> None:
+        """Set how near a regression's output must be to count as right; recorded steps hold the old number."""
+        if tolerance != self.tolerance:
+            self.tolerance = tolerance
+            self._staged.clear()
+
+    def _snapshot(self) -> tuple[Array, Array]:
+        """Return the state in buffers that the next snapshot overwrites: fresh memory would cost more than the copy."""
+        if self._saved is None:
+            self._saved = self.state()
+        else:
+            self._saved[0][...], self._saved[1][...] = self.flat.state, self.counters
+        return self._saved
+
+    def _diagnosis(self, feed: Feed, row: np.ndarray, epoch: int) -> str:
+        """Run the step's forward pass once more and name the first place with a number that is not finite."""
+        backend = self.backend
+        if feed.source is not None:
+            backend.gather_rows(feed.source[0], feed.source[2], self.counters, out=feed.x)
+        place, outputs = "the loss itself", feed.x
+        for number, layer in enumerate(self.layers):
+            name = f"layer {number}, {layer}"
+            bad = [p for p in layer.shapes if not np.isfinite(backend.to_numpy(layer.parameter(p))).all()]
+            outputs = layer.forward(outputs, training=True)
+            if bad or not np.isfinite(backend.to_numpy(outputs)).all():
+                place = f"the {bad[0]} of {name}" if bad else f"the output of {name}"
+                break
+        step = int(backend.to_numpy(self.counters)[STEP]) + 1
+        return (
+            f"the loss became {row[LOSS] + row[PENALTY]} in step {step} (epoch {epoch + 1}); the first numbers that "
+            f"are not finite are in {place}. The model is as it was before that step. Lower the learning rate (now "
+            f"{self.optimizer.learning_rate:g}) or scale the inputs to about -1 .. 1"
+        )
+
+
+def explain(model: Model, runner: Program | Eager) -> None:
+    """Note on a model why its steps are not replayed, or not as its backend could, if that is so."""
+    if runner.reason is None:
+        return
+    if isinstance(runner, Eager):
+        model.eager_reason = runner.reason
+    else:
+        model.replay_reason = runner.reason
