@@ -19,9 +19,9 @@ help: ## list what there is to make
 
 run: $(VENV)/.run ## set up, train on handwritten digits and on the spiral; pictures and model go to out/
 	@mkdir -p out
-	@$(BIN)/nnx train digits --save out/digits.safetensors --plot out/digits.png
+	@$(BIN)/nnx train digits --save out/digits.safetensors --overwrite --plot out/digits.png
 	@echo
-	@$(BIN)/nnx train spiral --save out/spiral.safetensors --plot out/spiral.png
+	@$(BIN)/nnx train spiral --save out/spiral.safetensors --overwrite --plot out/spiral.png
 	@echo
 	@echo "Open out/digits.png (how it went, and what was misread) and out/spiral.png (the decision boundary)."
 

@@ -301,6 +301,31 @@ def test_resume_needs_no_repeating_of_options(cli: Cli):
     assert nnx.load("m", backend="numpy").epochs_done == 3
 
 
+def test_a_network_is_not_overwritten_unasked(cli: Cli):
+    assert cli("train", "spiral", "--epochs", 2, "--save", "m").code == 0
+    before = Path("m").read_bytes()
+    done = cli("train", "spiral", "--epochs", 1, "--save", "m")
+    assert (done.code, done.out) == (2, "")
+    assert "there is such a file; go on with it by --resume, or replace it by --overwrite" in done.err
+    assert cli("train", "spiral", "--save", "m", "--resume", "--overwrite").code == 2
+    assert Path("m").read_bytes() == before
+    assert cli("train", "spiral", "--epochs", 1, "--save", "m", "--overwrite").code == 0
+    assert nnx.load("m", backend="numpy").epochs_done == 1
+
+
+def test_scores_stand_beside_what_one_would_guess(cli: Cli, flowers: Path, houses: Path):
+    out = cli("train", flowers, "--epochs", 1, "-q").out
+    assert "; always iris: 0.3333)" in out
+    out = cli("train", houses, "--epochs", 60, "-q").out
+    numbers = re.search(
+        r"error ([\d,]+) \(always the mean: ([\d,]+)\), mean absolute error ([\d,]+)$", out, re.MULTILINE
+    )
+    assert numbers, out
+    error, mean, absolute = (float(text.replace(",", "")) for text in numbers.groups())
+    assert absolute < error < mean
+    assert 40_000 < mean < 80_000
+
+
 def test_resume_without_a_file_starts_anew(cli: Cli):
     done = cli("train", "spiral", "--epochs", 2, "--save", "m", "--resume")
     assert done.code == 0
@@ -542,13 +567,22 @@ WRONG = [
     ("train digits --l2 -1", "--l2=-1.0"),
     ("train digits --seed 4294967296", "--seed=4294967296"),
     ("train digits --backend banana", "'banana' is no backend"),
-    ("train digits --label y", "--label, --header and --task: only for CSV and npz files"),
+    ("train digits --label y", "--label, --header and --task: only for files"),
     ("train spiral --data .", "--data: only for mnist"),
     ("train good.csv --data .", "--data: only for mnist"),
     ("train mnist --data nowhere", "there is no such folder"),
     ("train mnist --data .", "train-images-idx3-ubyte.gz"),
     ("train good.csv --label nothing", "there is no such column"),
     ("train good.csv --task guess", "expected one of"),
+    ("train good.csv --label clas", "Did you mean 'class'?"),
+    ("train good.csv --label 4", "has 3 columns, counted from 1"),
+    ("train good.csv --drop c", "there is no such column"),
+    ("train good.csv --drop a,b", "no column is left to learn from"),
+    ("train good.csv --drop a --keep a", "'a' is to be kept, too"),
+    ("train spiral --drop a", "only for files"),
+    ("data spiral", "there is no such file"),
+    ("data data.npz", "an npz file holds arrays without names"),
+    ("data ragged.csv", "line 3: the row has 2 cells, expected 3"),
     ("train good.csv --task regression", "expected a number for regression"),
     ("train data.npz --label y", "label and header are for CSV files"),
     ("train spiral --resume", "--save FILE"),
@@ -563,8 +597,8 @@ WRONG = [
     ("train spiral --save broken.safetensors --resume", "is truncated"),
     ("train empty.csv", "the file is empty"),
     ("train ragged.csv", "line 3: the row has 2 cells, expected 3"),
-    ("train text.csv", "line 2, column 1 ('a'): 'red' is not a number"),
-    ("train blank.csv", "the cell is blank"),
+    ("train text.csv", "no column is left to learn from ('a': no two cells are alike)"),
+    ("train blank.csv", "line 3, column 3 ('class'): the label is missing"),
     ("train infinite.csv", "expected a finite number"),
     ("train single.csv", "there is a single column"),
     ("train alike.csv", "expected at least two classes"),
@@ -596,9 +630,9 @@ def mistakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "good.csv": "a,b,class\n" + "1,2,x\n2,1,y\n" * 5,
         "empty.csv": "",
         "ragged.csv": "1,2,x\n2,1,y\n1,2\n",
-        "text.csv": "a,b,class\nred,2,x\n",
-        "blank.csv": "a,b,class\n1,,x\n",
-        "infinite.csv": "a,b,class\n1,inf,x\n",
+        "text.csv": "a,class\nred,x\nblue,y\ngreen,x\npink,y\ncyan,y\n",
+        "blank.csv": "a,b,class\n1,,x\n2,3,\n",
+        "infinite.csv": "a,b,class\n1,inf,x\n2,3,y\n" * 5,
         "single.csv": "1\n2\n",
         "alike.csv": "a,b,class\n" + "1,2,x\n" * 9,
         "few.csv": "a,b,class\n" + "1,2,x\n2,1,y\n" * 2,

@@ -43,7 +43,19 @@ def python(code: str) -> str:
 
 
 def test_importing_brings_nothing_optional() -> None:
-    optional = {"sklearn", "pooch", "requests", "pandas", "scipy", "numba", "cupy", "matplotlib"}
+    optional = {
+        "sklearn",
+        "pooch",
+        "requests",
+        "pandas",
+        "narwhals",
+        "openpyxl",
+        "pyarrow",
+        "scipy",
+        "numba",
+        "cupy",
+        "matplotlib",
+    }
     assert python(f"import sys, nnx.datasets; print(sorted({optional!r} & set(sys.modules)))").strip() == "[]"
 
 
@@ -293,18 +305,19 @@ def test_gzip_is_told_by_the_contents(tmp_path: Path) -> None:
     check(datasets.mnist(tmp_path))
 
 
-def test_a_feature_that_float32_makes_constant_is_refused_by_name(tmp_path: Path) -> None:
+def test_what_float32_would_lose_stays_float64(tmp_path: Path) -> None:
     clock, y = 1.7e12 + 10.0 * np.arange(40), np.arange(40) % 2
     lines = "".join(f"{i % 7},{at:.0f},{label}\n" for i, (at, label) in enumerate(zip(clock, y, strict=True)))
     (tmp_path / "clock.csv").write_text("a,ms,label\n" + lines)
     (tmp_path / "bare.csv").write_text(lines)
     np.savez(tmp_path / "clock.npz", x=np.c_[np.arange(40) % 7, clock], y=y)
-    for file, name in (("clock.csv", "ms"), ("bare.csv", "column 2"), ("clock.npz", "column 2")):
-        with pytest.raises(FileFormatError, match=rf"{file}: the feature '{name}' varies by 390 around 1.7e\+12"):
-            datasets.load_table(tmp_path / file)
-    assert datasets.load_features(tmp_path / "clock.csv", 2).shape == (40, 2)  # rows to predict may be close
-    np.savez(tmp_path / "clock.npz", x=np.c_[np.arange(40) % 7, clock - clock.mean()], y=y)
-    assert datasets.load_table(tmp_path / "clock.npz").x[:, 1].std() > 100
+    for name in ("clock.csv", "bare.csv", "clock.npz"):
+        x = datasets.load_table(tmp_path / name).x
+        assert x.dtype == np.float64
+        assert x[:, 1].tolist() == clock.tolist()
+        assert datasets.load_features(tmp_path / name, 2).tolist() == x.tolist()
+    prices = datasets.load_table(csv_file(tmp_path, "a,y\n" + "".join(f"{i},{4e7 + i / 8}\n" for i in range(40))))
+    assert (prices.y.dtype, prices.y[:2, 0].tolist()) == (np.float64, [4e7, 4e7 + 1 / 8])
 
 
 def test_nnx_data_names_the_folder_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -576,41 +589,33 @@ BAD_TABLES: list[tuple[str, str | bytes, dict[str, Any], str]] = [
     ("a BOM alone", b"\xef\xbb\xbf", {}, r"the file is empty"),
     ("header alone", "a,b,label\n", {}, r"a header and no rows"),
     ("one column", "a\n1\n2\n", {}, r"a single column, expected features and a label; separate the columns"),
-    ("bad cell", "a,b,label\n1,2,p\n3,oops,q\n", {}, r"line 3, column 2 \('b'\): 'oops' is not a number"),
-    ("bad cell after a quoted line break", 'a,label\n1,"p\nq"\nx,r\n', {}, r"line 4, column 1 \('a'\): 'x'"),
-    ("bad cell without header", "1,2,p\n3,x,q\n", {}, r"line 2, column 2: 'x' is not a number"),
-    ("half a header", "a,2020,kind\n1,2,p\n", {}, r"line 1, column 1: 'a' is not a number.*say header=True"),
-    ("Python's underscores", "1,2,p\n3,1_0,q\n", {}, r"line 2, column 2: '1_0' is not a number"),
-    ("a separator of information", "1,2,p\n3,4\x1c,q\n", {}, r"line 2, column 2: .* is not a number"),
-    ("decimal commas", "a;label\n0,5;p\n", {}, r"line 2, column 1 \('a'\): '0,5' is not a number"),
-    ("blank cell", "a,b,label\n1,,p\n", {}, r"line 2, column 2 \('b'\): the cell is blank"),
-    ("cell of spaces", "a,b,label\n1,  ,p\n", {}, r"line 2, column 2 \('b'\): the cell is blank"),
-    ("nan", "a,b,label\n1,2,p\n3,NaN,q\n", {}, r"line 3, column 2 \('b'\): the cell is nan.*fill it in"),
     ("infinity", "a,b,label\n1,2,p\n-inf,3,q\n", {}, r"line 3, column 1 \('a'\): the cell is -inf"),
-    ("too large", "a,b,label\n1,1e39,p\n3,3,q\n", {}, r"line 2, column 2 \('b'\): the cell is inf in float32"),
     ("ragged, short", "1,2,p\n3,q\n", {}, r"line 2: the row has 2 cells, expected 3"),
     ("ragged, long", "1,2,p\n3,4,5,q\n", {}, r"line 2: the row has 4 cells, expected 3 .*add or remove"),
     ("same name twice", "a,b,a,label\n1,2,3,p\n", {}, r"line 1: columns 1 and 3 are both called 'a'"),
-    ("name missing", ",a,label\n0,1,p\n", {}, r"line 1: column 1 has no name.*index=False"),
     ("label missing", "a,label\n1,p\n2,\n", {}, r"line 3, column 2 \('label'\): the label is missing"),
     ("label nan among names", "a,label\n1,p\n2,nan\n", {}, r"line 3, column 2 \('label'\): the label is missing"),
     ("label nan among numbers", "a,label\n1,0.5\n2,NaN\n", {}, r"line 3, column 2 \('label'\): the label is missing"),
     ("label infinite", "a,label\n1,0.5\n2,inf\n", {}, r"line 3, column 2 \('label'\): the label is inf"),
-    ("label too large", "a,label\n1,0.5\n2,1e39\n", {}, r"line 3, column 2 \('label'\): the label 1e\+39 is too large"),
     ("one class", "a,label\n1,p\n2,p\n", {}, r"all other labels are 'p', expected at least two classes"),
     ("one number as class", "1,3\n2,3\n", {}, r"are '3', expected at least two.*task=\"regression\""),
     ("names for regression", "1,2.5\n2,p\n", {"task": "regression"}, r"line 2, column 2: the label is 'p'"),
     ("NUL bytes", b"1,2\x00,p\n", {}, r"this is a binary file"),
-    ("npy", b"\x93NUMPY\x01\x00v\x00", {}, r"this is a binary file.*save it as CSV"),
-    ("UTF-16", "a,label\n1,p\n".encode("utf-16"), {}, r"binary file, or text in UTF-16"),
-    ("Latin-1", "a,label\n1,caf\xe9\n".encode("latin-1"), {}, r"line 2: the byte 0xe9 is not UTF-8"),
-    ("open quote", 'a,label\n1,"p\n', {}, r"line 2: unexpected end of data; expected CSV"),
-    ("text after a quote", 'a,label\n1,"p"q\n', {}, r"line 2: .*expected CSV, with a quote inside quotes doubled"),
-    ("unknown label", "a,b\n1,p\n2,q\n", {"label": "c"}, r"there is no such column; the columns are 'a', 'b'"),
-    ("label without header", IRIS, {"label": "c"}, r"there is no such column; the file has no header"),
+    ("npy", b"\x93NUMPY\x01\x00v\x00", {}, r"a binary file.*save it as CSV"),
+    ("open quote", 'a,label\n1,"p\n', {}, r"line 2: a quote is opened and never closed; expected CSV"),
+    ("unknown label", "a,b\n1,p\n2,q\n", {"label": "c"}, r"there is no such column in .*; the columns are 'a', 'b'"),
+    ("label without header", IRIS, {"label": "c"}, r"there is no such column in .*; the file has no header; name one"),
     ("unknown task", IRIS, {"task": "guess"}, r"task='guess': expected one of 'auto', 'classification'"),
     ("task is None", IRIS, {"task": None}, r"task=None: expected one of"),
-    ("label is no name", IRIS, {"label": 2}, r"label is a int, expected a column's name"),
+    ("label is no name", IRIS, {"label": 2.5}, r"label is a float, expected a column's name or position"),
+    ("a position beyond", IRIS, {"label": 4}, r"has 3 columns, counted from 1; -1 is the last one"),
+    ("a position of none", IRIS, {"label": "0"}, r"has 3 columns, counted from 1"),
+    ("nearly a name", "Age,Kind\n1,p\n2,q\n", {"label": "kind"}, r"Did you mean 'Kind'\?"),
+    ("dropping the label", "a,b\n1,p\n2,q\n", {"drop": "b"}, r"'b' is the label"),
+    ("dropping what is kept", "a,b,c\n1,3,p\n2,4,q\n", {"drop": "b", "keep": ["b"]}, r"'b' is to be kept, too"),
+    ("nothing left", "a,b\n1,p\n1,q\n", {}, r"no column is left to learn from \('a': all cells are '1'\)"),
+    ("damaged UTF-8", "é,label\n1,p\n".encode() + b"\xff,q\n", {}, r"line 3: the byte 0xff is not UTF-8"),
+    ("a binary file in the middle", b"a,label\n" + b"1,p\n2,q\n" * 999 + b"\x00,p\n", {}, r"this is a binary file"),
     ("header is no boolean", IRIS, {"header": 0}, r"header is a int, expected True or False"),
 ]  # fmt: skip
 
@@ -626,9 +631,9 @@ def test_bad_csv(text: Any, arguments: Any, message: str, tmp_path: Path) -> Non
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     for name in ("a.csv", "a.npz"):
         for call in (datasets.load_table, lambda path: datasets.load_features(path, 2)):
-            with pytest.raises(FileNotFoundError, match=r"there is no such file, expected a CSV or npz file"):
+            with pytest.raises(FileNotFoundError, match=r"there is no such file, expected a table \(CSV, Excel"):
                 call(tmp_path / name)
-    with pytest.raises(FileFormatError, match=r"this is a folder, expected a CSV or npz file"):
+    with pytest.raises(FileFormatError, match=r"this is a folder, expected a table"):
         datasets.load_table(tmp_path)
 
 
@@ -658,12 +663,18 @@ def test_csv_round_trip(data: st.DataObject, tmp_path_factory: pytest.TempPathFa
     )
     file = csv_file(tmp_path_factory.mktemp("csv"), out.getvalue())
 
+    varying = [i for i in range(width) if len({row[i] for row in rows}) > 1]
+    if not varying:
+        with pytest.raises(FileFormatError, match="no column is left to learn from"):
+            datasets.load_table(file)
+        return
     table = datasets.load_table(file)
-    assert table.x.tobytes() == np.array(rows, np.float32).tobytes()
+    np.testing.assert_array_equal(table.x, np.array(rows)[:, varying])
     assert [table.classes[i] for i in table.y] == labels
     assert table.classes == tuple(sorted(set(labels)))
-    assert table.columns == (tuple(columns) if header else tuple(f"column {i + 1}" for i in range(width)))
-    assert datasets.load_features(file, table.columns).tobytes() == table.x.tobytes()
+    names = columns if header else [f"column {i + 1}" for i in range(width)]
+    assert table.columns == tuple(names[i] for i in varying)
+    assert datasets.load_features(file, table).tobytes() == table.x.tobytes()
 
 
 @settings(deadline=None, max_examples=100)
@@ -772,25 +783,23 @@ Y = [0, 1, 0, 1]
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({}, r"there is no array called x or X \(it holds nothing\)"),
-        ({"data": X, "y": Y}, r"there is no array called x or X \(it holds data, y\); expected an npz file; write one"),
-        ({"x": X}, r"there is no array called y \(it holds x\)"),
+        ({}, r"there is no array called x, X, x_train, X_train or arr_0 \(it holds nothing\)"),
+        ({"data": X, "y": Y}, r"there is no array called x, .* \(it holds data, y\); expected an npz file; write one"),
+        ({"x": X}, r"there is no array called y, Y, y_train, Y_train or arr_1 \(it holds x\)"),
         ({"x": np.array(X, object), "y": Y}, r"x cannot be read: .*Python objects"),
         ({"x": X, "y": np.array(["a", "b", None, 1], object)}, r"y cannot be read: .*Python objects"),
         ({"x": np.array(X) * 1j, "y": Y}, r"x holds complex128, expected real numbers"),
         ({"x": [["a"]] * 4, "y": Y}, r"x holds <U1, expected real numbers"),
         ({"x": np.arange(4), "y": Y}, r"x has the shape \(4,\), expected \[samples, features\].*x.reshape\(-1, 1\)"),
-        ({"x": np.zeros((4, 2, 2)), "y": Y}, r"x has the shape \(4, 2, 2\).*save x.reshape\(len\(x\), -1\)"),
         ({"x": 1.0, "y": Y}, r"x has the shape \(\)"),
         ({"x": np.zeros((0, 2)), "y": []}, r"x has the shape \(0, 2\), expected .* at least one of each"),
         ({"x": np.zeros((4, 0)), "y": Y}, r"x has the shape \(4, 0\)"),
         ({"x": [[1, 2], [3, np.nan]] * 2, "y": Y}, r"x\[1, 1\] is nan"),
-        ({"x": [[1, 2], [1e39, 3]] * 2, "y": Y}, r"x\[1, 0\] is inf in float32"),
+        ({"x": [[1, 2], [-np.inf, 3]] * 2, "y": Y}, r"x\[1, 0\] is -inf"),
         ({"x": X, "y": [0, 1]}, r"y has the shape \(2,\), expected \(4,\) or \(4, 1\); save one label for each row"),
         ({"x": X, "y": np.eye(4)}, r"y has the shape \(4, 4\), expected .*save y.argmax\(axis=1\)"),
         ({"x": X, "y": [b"a", b"b", b"a", b"b"]}, r"y holds \|S1, expected numbers or strings"),
         ({"x": X, "y": [0, 1, np.nan, 1]}, r"y\[2\]: the label is nan"),
-        ({"x": X, "y": [0.5, 1, 2, 1e39]}, r"y\[3\]: the label 1e\+39 is too large for float32"),
         ({"x": X, "y": ["a", "b", " ", "a"]}, r"y\[2\]: the label is missing"),
         ({"x": X, "y": [3, 3, 3, 3]}, r"y\[0\] and all other labels are '3', expected at least two"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
@@ -28,8 +29,12 @@ from nnx.benchmark import page
 from nnx.benchmark.report import read
 from nnx.benchmark.schema import fault
 from nnx.cli import main
-from nnx.datasets import archive, idx, sheet
-from nnx.errors import FileFormatError, InputError
+from nnx.datasets import archive, csvfile, idx, reading
+from nnx.datasets.columns import Column, Rows
+from nnx.datasets.encoder import Encoder
+from nnx.datasets.matching import match
+from nnx.datasets.preparation import Preparation
+from nnx.errors import FileFormatError, InputError, MissingExtra
 from nnx.nnfs import Model
 
 pytest.importorskip("safetensors.numpy")
@@ -476,46 +481,36 @@ def test_a_gzip_file_is_read_no_further_than_its_header_says(
     assert idx.MOST == 1 << 30
 
 
-class Name(str):
-    """A name that counts how often it is compared."""
+def test_names_of_columns_are_found_in_linear_time() -> None:
+    class Name(str):
+        compared = 0
+        __hash__ = str.__hash__
 
-    compared = 0
-    __hash__ = str.__hash__
+        def __eq__(self, other: object) -> bool:
+            Name.compared += 1
+            return str.__eq__(self, other)
 
-    def __eq__(self, other: object) -> bool:
-        Name.compared += 1
-        return str.__eq__(self, other)
-
-
-def test_names_of_columns_are_found_in_linear_time(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("a,b,label\n1,2,p\n3,4,q\n")
-    opened, count = sheet.Sheet(tmp_path / "a.csv"), 300
-    names = [Name(f"gene {i}") for i in range(count)]
+    names = [Name(f"gene {i}") for i in range(300)]
+    rows = Rows("t", tuple(Column(name, ["1"]) for name in names), True, str)
+    wanted = Preparation(tuple(Encoder(name, "number") for name in reversed(names)), "label")
     Name.compared = 0
-    opened.names = opened._checked_names(1, names)
-    assert datasets.tables._by_name(opened, tuple(reversed(names))) == list(reversed(range(count)))
-    assert Name.compared <= 10 * count
-    with pytest.raises(FileFormatError, match=r"columns 1 and 301 are both called 'gene 0'"):
-        opened._checked_names(1, [*names, names[0]])
+    assert match(wanted, rows)[0] == list(reversed(range(300)))
+    assert Name.compared <= 3000
 
 
 def test_columns_and_bytes_of_a_csv_file_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.csv"
     path.write_text("a,b,label\n1,2,p\n3,4,q\n")
     with monkeypatch.context() as few:
-        few.setattr(sheet, "WIDEST", 2)
+        few.setattr(csvfile, "WIDEST", 2)
         with pytest.raises(FileFormatError, match=r"there are 3 columns, expected at most 2; save it as .npz"):
             datasets.load_table(path)
-    monkeypatch.setattr(sheet, "MOST", 10)
+    monkeypatch.setattr(reading, "MOST", 10)
     with pytest.raises(FileFormatError, match=r"the file has 22 B, expected at most 10 B; take a part of it"):
         datasets.load_table(path)
 
 
-@pytest.mark.parametrize("piece", [1, 2, 7, 100, 1 << 20])
-def test_text_is_checked_across_the_pieces_that_it_is_read_in(
-    piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sheet, "PIECE", piece)
+def test_wrong_bytes_among_utf8_are_found_with_their_line(tmp_path: Path) -> None:
     path, data = tmp_path / "a.csv", "a;é;label\n1;2;漢🎉\n3;4;q\n".encode()
     path.write_bytes(data)
     assert datasets.load_table(path).classes == ("q", "漢🎉")
@@ -529,6 +524,34 @@ def test_text_is_checked_across_the_pieces_that_it_is_read_in(
         while start < len(data) and data[start] & 0xC0 == 0x80:
             start -= 1
         assert f"line {data.count(10, 0, at) + 1}: the byte 0x{bad[start]:02x} is not UTF-8" in str(caught.value)
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
+
+
+@pytest.mark.parametrize("kind", [*PACKERS, "zip"])
+def test_compressed_tables_expand_to_a_stated_size(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "EXPANDED", 10_000)
+    for rows, path in ((100, tmp_path / "a.csv"), (100_000, tmp_path / "bomb.csv")):
+        data = b"a,label\n" + b"1,p\n2,q\n" * rows
+        if kind == "zip":
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("table.csv", data)
+        else:
+            path.write_bytes(PACKERS[kind](data))
+    assert len(datasets.load_table(tmp_path / "a.csv").x) == 200
+    with pytest.raises(FileFormatError, match=r"the file expands to .*, expected at most 9.8 KiB"):
+        datasets.load_table(tmp_path / "bomb.csv")
+
+
+@pytest.mark.parametrize(
+    "magic", [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"PK\x03\x04", b"PAR1", b"(\xb5/\xfd", b"[", b'{"a']
+)
+def test_what_only_begins_like_a_kind_of_file_is_refused_in_words(magic: bytes, tmp_path: Path) -> None:
+    for junk in (b"", b"junk" * 20, bytes(100)):
+        (tmp_path / "a.csv").write_bytes(magic + junk)
+        with pytest.raises((FileFormatError, MissingExtra)):
+            datasets.load_table(tmp_path / "a.csv")
 
 
 def test_blank_lines_before_a_table_hide_no_delimiter(tmp_path: Path) -> None:
@@ -605,14 +628,17 @@ TRAIN = ("--epochs", 1, "--layers", 2)
 
 def test_names_in_a_table_do_not_steer_the_terminal(shown: Any, tmp_path: Path) -> None:
     head = ["a" + EVIL, "b", "label"]
-    for name, first, rest in (
-        ("cell", [["x", 1, "yes"]], ROWS), ("quoted", [[EVIL, 1, "yes"]], ROWS),
-        ("one", [], [[a, b, EVIL] for a, b, _ in ROWS]),
-    ):  # fmt: skip
-        code, text = shown("train", table(tmp_path / f"{name}.csv", head, first + rest), *TRAIN)
-        assert code == 2
-        assert "error: " in text
+    for name, wanted, rows in (
+        ("cell", 2, [[1, 1, "x" + EVIL], *([a, b, a] for a, b, _ in ROWS)]),
+        ("noted", 0, [[1, EVIL, 1], *([1, i, 2] for i in range(19))]),
+        ("words", 0, [[1, EVIL * (i % 2), i % 3] for i in range(20)]),
+        ("one", 2, [[a, b, EVIL] for a, b, _ in ROWS]),
+    ):
+        file = table(tmp_path / f"{name}.csv", head, rows)
+        code, text = shown("train", file, *TRAIN)
+        assert code == wanted
         assert "\\x1b" in text
+        assert shown("data", file)[0] == wanted
     good = table(tmp_path / f"good{EVIL.replace('/', '')}.csv", ["a", "b", "label"], ROWS)
     code, text = shown("train", good, *TRAIN, "--label", "none")
     assert code == 2

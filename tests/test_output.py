@@ -251,7 +251,7 @@ def test_commands_within_a_program_whose_stdout_is_odd(
     monkeypatch.chdir(folder)
     out = make()
     monkeypatch.setattr(sys, "stdout", out)
-    assert main(["train", "spiral", "--epochs", "1", "--save", "new", "--backend", "numpy"]) == 0
+    assert main(["train", "spiral", "--epochs", "1", "--save", "new", "--overwrite", "--backend", "numpy"]) == 0
     if isinstance(out, Writes):
         assert "test" in out.text
         out.text = ""

@@ -1,4 +1,4 @@
-"""The command line: `nnx doctor`, `nnx train`, `nnx predict`.
+"""The command line: `nnx doctor`, `nnx data`, `nnx train`, `nnx predict`.
 
 Exit codes: 0 done, 1 the work failed, 2 the command line or the data are wrong. Messages go to stderr; a traceback is
 shown with --debug alone.

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from nnx.backends.printable import printable
 from nnx.cli.bench import bench
+from nnx.cli.data import data
 from nnx.cli.doctor import doctor
 from nnx.cli.predict import predict
 from nnx.cli.train import train
@@ -51,7 +52,7 @@ class _Commands(TyperGroup):
 
 
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (doctor, train, predict, bench, warmup):
+for command in (doctor, data, train, predict, bench, warmup):
     app.command()(command)
 
 

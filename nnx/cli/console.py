@@ -39,6 +39,10 @@ class Report:
             else:
                 self.console.print(f"{shown:<{LABEL}}  {text}".rstrip(), soft_wrap=True)
 
+    def text(self, line: str) -> None:
+        """Write a line as it is."""
+        self.console.print(Text(line), soft_wrap=True)
+
     def gap(self) -> None:
         """Write an empty line."""
         if not self.quiet:

@@ -13,7 +13,7 @@ import nnx
 from nnx.cli import metadata
 from nnx.cli.checkpointer import Checkpointer, curves
 from nnx.cli.console import Report, explain, seconds
-from nnx.cli.errors import Failed, writing
+from nnx.cli.errors import Failed, note, writing
 from nnx.cli.recipe import Recipe, changes, choose, read
 from nnx.cli.result import Result
 from nnx.cli.sets import Problem, Source
@@ -78,7 +78,7 @@ class Job:
         if different := changes(recipe, self.given):
             raise InputError(
                 f"--resume: {self.save} was trained otherwise: {'; '.join(different)}. Leave that out to go on as "
-                "there, or leave --resume out to start anew"
+                "there, or say --overwrite instead of --resume to start anew"
             )
         return model, replace(recipe, epochs=self.given.get("epochs", recipe.epochs))
 
@@ -89,7 +89,7 @@ class Job:
             raise InputError(
                 f"--resume: {self.save} was trained on {known.get('data')}, not on {'this ' if same else ''}{problem}"
                 + ("; its numbers differ" if same else "")
-                + ". Give the data that it was trained on, or leave --resume out to start anew"
+                + ". Give the data that it was trained on, or say --overwrite instead of --resume to start anew"
             )
 
     # ---- training ----------------------------------------------------------------------------------------------------
@@ -128,16 +128,20 @@ class Job:
             return "nothing was kept; with --save FILE a training can go on later"
         if checkpointer.saved_epoch is None:
             return f"that was too early to save anything{': the file is as it was' if self.save.exists() else ''}"
-        line = self.line if "--resume" in self.line else [*self.line, "--resume"]
-        return (
-            f"{self.save} holds the network as of epoch {checkpointer.saved_epoch}. Go on with: nnx {shlex.join(line)}"
-        )
+        line = [word for word in self.line if word not in ("--resume", "--overwrite")]
+        command = shlex.join([*line, "--resume"])
+        return f"{self.save} holds the network as of epoch {checkpointer.saved_epoch}. Go on with: nnx {command}"
 
     # ---- reporting ---------------------------------------------------------------------------------------------------
 
     def _introduce(self, model: nnx.Sequential, problem: Problem, recipe: Recipe) -> None:
         samples = f"{len(problem.x):,} to learn from, {len(problem.x_test):,} for the test"
         self.report.line("data", f"{problem.name}: {problem.title}", samples)
+        if problem.told is not None:
+            for label, *texts in problem.told.brief():
+                self.report.line(label, *texts)
+            if doubt := problem.told.doubt():
+                note(doubt)
         self.report.line("backend", *explain(model.resolution))
         parameters = sum(a.size for a in model.parameters().values())
         self.report.line("network", f"{recipe.network(problem)}: {parameters:,} parameters")
@@ -164,7 +168,8 @@ class Job:
         if self.save is None:
             also = "" if self.plot is not None else f", --plot {stem}.png draws it"
             return f"--save {stem}.safetensors keeps the network{also}"
-        return f"nnx predict {shlex.quote(str(self.save))} FILE   (csv or npz, {problem.x.shape[1]} numbers a row)"
+        what = "with the same columns" if problem.told else f"csv or npz, {problem.x.shape[1]} numbers a row"
+        return f"nnx predict {shlex.quote(str(self.save))} FILE   ({what})"
 
 
 class _no_fallback_warning(warnings.catch_warnings):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnx.checks import choice
+from nnx.datasets.preparation import Preparation
 from nnx.errors import InputError
 from nnx.sequential import Sequential
 
@@ -25,6 +26,7 @@ class Metadata:
         mean, std: of each input in training, [F] each; inputs are taken minus mean, over std. Empty: as they are.
         target: mean and standard deviation of the numbers learned: what the network puts out is in these units.
         limits: the smallest and the largest input in training, before scaling.
+        preparation: how a table's columns become inputs; None where they are numbers already.
     """
 
     task: str
@@ -34,15 +36,20 @@ class Metadata:
     std: tuple[float, ...] = ()
     target: tuple[float, float] = (0.0, 1.0)
     limits: tuple[float, float] | None = None
+    preparation: Preparation | None = None
 
     def fitted(self, x: np.ndarray, y: np.ndarray) -> Metadata:
         """Return it with the scale of some training data: x [N, F], and y [N, 1] for regression."""
         target = _spread(y) if self.task == "regression" else ((0.0,), (1.0,))
         mean, std = _spread(x)
+        if self.preparation is not None:  # what is 0 or 1 stays that
+            measured = self.preparation.measured
+            mean = tuple(m if own else 0.0 for m, own in zip(mean, measured, strict=True))
+            std = tuple(s if own else 1.0 for s, own in zip(std, measured, strict=True))
         return replace(self, mean=mean, std=std, target=(target[0][0], target[1][0]))
 
     def scale(self, x: np.ndarray) -> np.ndarray:
-        """Return inputs [N, F] as the network takes them."""
+        """Return inputs [N, F] as the network takes them: centred in float64, before they are rounded."""
         if not self.mean:
             return x
         with np.errstate(over="ignore"):  # from a file that others wrote; predict refuses what is not finite
@@ -50,7 +57,9 @@ class Metadata:
 
     def scale_target(self, y: np.ndarray) -> np.ndarray:
         """Return the numbers to learn [N, 1] in the network's units; classes as they are."""
-        return y if self.task != "regression" else ((y - self.target[0]) / self.target[1]).astype(np.float32)
+        if self.task != "regression":
+            return y
+        return ((y.astype(np.float64) - self.target[0]) / self.target[1]).astype(np.float32)
 
     def unscale_target(self, outputs: np.ndarray) -> np.ndarray:
         """Return the network's outputs [N, O] in the units of the data: float64."""
@@ -62,7 +71,8 @@ class Metadata:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON holds it."""
-        return asdict(self)
+        prepared = None if self.preparation is None else self.preparation.to_json()
+        return {**asdict(replace(self, preparation=None)), "preparation": prepared}
 
 
 def metadata_of(model: Sequential) -> Metadata:
@@ -83,6 +93,7 @@ def metadata_of(model: Sequential) -> Metadata:
         ("columns", metadata.columns, model.n_inputs),
         ("mean", metadata.mean, model.n_inputs),
         ("std", metadata.std, model.n_inputs),
+        ("features", () if metadata.preparation is None else metadata.preparation.features, model.n_inputs),
         ("classes", metadata.classes, model.n_outputs),
     ):
         if values and len(values) != width:
@@ -97,7 +108,7 @@ def _parse(given: dict[str, Any]) -> Metadata:
     if len(numbers["mean"]) != len(numbers["std"]):
         raise ValueError("there must be a mean for each std")
     centre, spread = numbers["target"]
-    limits = given["limits"]
+    limits, prepared = given["limits"], given.get("preparation")  # which files of earlier versions do not have
     return Metadata(
         choice(given["task"], "task", ("classification", "regression")),
         tuple(map(str, given["columns"])),
@@ -106,11 +117,13 @@ def _parse(given: dict[str, Any]) -> Metadata:
         numbers["std"],
         (centre, spread),
         None if limits is None else (float(limits[0]), float(limits[1])),
+        None if prepared is None else Preparation.read(prepared),
     )
 
 
 def _spread(a: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each column; 1 where a column is the same everywhere."""
     mean, std = a.mean(axis=0, dtype=np.float64), a.std(axis=0, dtype=np.float64)
-    # What rounding to float32 leaves of a constant is no spread.
-    return tuple(mean.tolist()), tuple(np.where(std > 1e-7 * np.abs(mean), std, 1.0).tolist())
+    # What rounding leaves of a constant is no spread.
+    least = (64 * np.finfo(np.float64).eps if a.dtype == np.float64 else 1e-7) * np.abs(mean)
+    return tuple(mean.tolist()), tuple(np.where(std > least, std, 1.0).tolist())

@@ -17,7 +17,7 @@ from nnx.backends.printable import printable
 from nnx.cli import outputs
 from nnx.cli.errors import Failed, leave_stdout, note, writing
 from nnx.cli.metadata import Metadata, metadata_of
-from nnx.datasets import load_features
+from nnx.datasets.tables import read_features
 from nnx.errors import FileFormatError, InputError
 from nnx.files import write_atomically
 from nnx.output import Output
@@ -27,7 +27,10 @@ FAR = 1.0  # how far outside the range seen in training, in units of that range,
 
 def predict(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A file that nnx train --save wrote.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Inputs: CSV or npz. A column of labels is left alone.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Inputs: a table, as for nnx train. A column of labels is left alone."),
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write here, not to stdout.")] = None,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Write every class's probability, not just the likeliest's.")
@@ -46,9 +49,11 @@ def predict(
         metadata = metadata_of(network)
     except InputError as error:
         raise FileFormatError(f"{model}: {error}") from error
-    x = load_features(file, metadata.columns or _width(network, model), header=header)
+    x, notes = read_features(file, metadata.preparation or metadata.columns or _width(network, model), header)
+    for text in notes:
+        note(f"note: {text}")
     _warn(metadata, x, file)
-    answers = network.predict(metadata.scale(x))
+    answers = network.predict(_rounded(metadata.scale(x), file))
     rows = (
         _classes(network, metadata, answers, probabilities)
         if metadata.task == "classification"
@@ -65,6 +70,15 @@ def _width(network: nnx.Sequential, model: Path) -> int:
     if network.n_inputs is None:
         raise FileFormatError(f"{model}: the network has no layer with weights, so it takes no particular inputs")
     return network.n_inputs
+
+
+def _rounded(x: np.ndarray, file: Path) -> np.ndarray:
+    """Return inputs as a network takes them."""
+    with np.errstate(over="ignore"):
+        rounded = x.astype(np.float32)
+    if not np.isfinite(rounded).all():
+        raise FileFormatError(f"{file}: a number is too large for the network, expected at most 3.4e38 after scaling")
+    return rounded
 
 
 def _warn(metadata: Metadata, x: np.ndarray, file: Path) -> None:
@@ -97,10 +111,22 @@ def _numbers(metadata: Metadata, answers: np.ndarray) -> Iterator[list[str]]:
     """Yield a header, then the numbers predicted for each row."""
     width = answers.shape[1]
     yield ["prediction"] if width == 1 else [f"prediction {i}" for i in range(1, width + 1)]
-    with np.errstate(over="ignore"):  # what is too large for float32 is written as inf
-        numbers = metadata.unscale_target(answers).astype(np.float32)
-    for row in numbers:
-        yield [str(value) for value in row]  # the shortest text that is this float32
+    if metadata.target == (0.0, 1.0):
+        for row in answers:
+            yield [str(value) for value in row]  # the shortest text that is this float32
+        return
+    with np.errstate(over="ignore"):  # what is too large is written as inf
+        numbers = metadata.unscale_target(answers)
+    for row in numbers.tolist():
+        yield [_written(value, metadata.target[1]) for value in row]
+
+
+def _written(value: float, spread: float) -> str:
+    """Return a number with the digits that the network is good for: its own have seven, in units of the spread."""
+    if not np.isfinite(value) or not 1e-12 < spread < 1e12:
+        return f"{value:.9g}"
+    text = f"{value:.{max(0, 6 - int(np.floor(np.log10(spread))))}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _lines(rows: Iterator[list[str]]) -> Iterator[str]:

@@ -35,11 +35,18 @@ class Result:
             right = int(np.count_nonzero(outputs.argmax(axis=1) == problem.y_test))
             count = f"{right:,} of {len(outputs):,}"
             headline = f"{count} test samples right ({right / len(outputs):.1%})"
-            return cls(f"{test} ({count} right)", train, headline, outputs, problem.y_test)
+            counts = np.bincount(problem.y, minlength=problem.outputs)
+            common = int(counts.argmax())  # what one would say without looking
+            name, share = problem.metadata.class_names(problem.outputs)[common], np.mean(problem.y_test == common)
+            words = f"{test} ({count} right; always {name}: {share:.4f})"
+            return cls(words, train, headline, outputs, problem.y_test)
         outputs, wanted = (problem.metadata.unscale_target(a) for a in (outputs, problem.y_test))
         learned, goal = (problem.metadata.unscale_target(a) for a in (model.predict(problem.x), problem.y))
         test, train = _regression(outputs, wanted), _regression(learned, goal)
-        return cls(test, train, test, outputs, wanted)
+        mean = np.sqrt(np.mean((goal.mean() - wanted) ** 2))  # what one would say without looking
+        absolute = _amount(np.mean(np.abs(outputs - wanted)))
+        words = f"{test} (always the mean: {_amount(mean)}), mean absolute error {absolute}"
+        return cls(words, train, test, outputs, wanted)
 
 
 def _classification(model: Sequential, x: np.ndarray, y: np.ndarray) -> str:
@@ -50,4 +57,11 @@ def _regression(outputs: np.ndarray, wanted: np.ndarray) -> str:
     """Write R2, the share of the variance that is explained, and the root mean squared error."""
     error, spread = np.mean((outputs - wanted) ** 2), np.var(wanted)
     explained = f"R2 {1 - error / spread:.4f}, " if spread > 0 else ""
-    return f"{explained}root mean squared error {np.sqrt(error):.4g}"
+    return f"{explained}root mean squared error {_amount(np.sqrt(error))}"
+
+
+def _amount(value: float) -> str:
+    """Write an amount with four digits or more, and without an exponent where people would not use one."""
+    if not 1e-4 <= value < 1e12:
+        return f"{value:.4g}"
+    return f"{value:,.{max(0, 3 - int(np.floor(np.log10(value))))}f}"

@@ -7,13 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nnx import datasets
+from nnx.checks import choice
 from nnx.cli.metadata import Metadata
+from nnx.cli.told import Told
+from nnx.datasets.columns import Rows
+from nnx.datasets.reading import KIND, read_rows
+from nnx.datasets.tables import arrays, is_npz
+from nnx.datasets.understanding import Reading, Wishes, understood
 from nnx.errors import InputError
+from nnx.files import existing_file
 
 FASHION = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -31,6 +37,7 @@ class Problem:
         x, y, x_test, y_test: [N, F] float32 in the network's units, and classes [N] or numbers [N, 1].
         metadata: how to read them.
         picture: height and width where each sample is a picture.
+        told: what was understood of a table.
     """
 
     name: str
@@ -41,6 +48,7 @@ class Problem:
     y_test: np.ndarray
     metadata: Metadata
     picture: tuple[int, int] | None = None
+    told: Told | None = None
 
     @property
     def outputs(self) -> int:
@@ -73,7 +81,8 @@ class Source:
 
     Attributes:
         name: a built-in data set, or a file. seed: of the spiral's noise, and of which rows of a file are held out.
-        folder: of MNIST's files. label, header, task: see `nnx.datasets.load_table`.
+        folder: of MNIST's files. header: see `nnx.datasets.load_table`.
+        label, task, drop, keep, categorical: likewise; the last three with commas between names.
     """
 
     name: str
@@ -82,6 +91,9 @@ class Source:
     label: str | None = None
     header: bool | None = None
     task: str = "auto"
+    drop: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
 
     def load(self) -> Problem:
         """Return the data set.
@@ -92,10 +104,31 @@ class Source:
         if self.name not in BUILT_IN:
             self._refuse("--data", self.folder is not None, "mnist and fashion-mnist")
             return _table(self)
-        about_a_file = self.label is not None or self.header is not None or self.task != "auto"
-        self._refuse("--label, --header and --task", about_a_file, "CSV and npz files")
+        about_a_file = self.label is not None or self.header is not None or self.task != "auto" or self._columns
+        self._refuse("--label, --header and --task", bool(about_a_file), "files")
         self._refuse("--data", self.folder is not None and "mnist" not in self.name, "mnist and fashion-mnist")
         return BUILT_IN[self.name](self)
+
+    def read(self, path: Path) -> Reading:
+        """Read a table, and say what its columns are."""
+        task = choice(self.task, "--task", ("auto", "classification", "regression"))
+        rows = read_rows(existing_file("load_table", path, KIND), self.header)
+        lists = (self._names(rows, given) for given in (self.drop, self.keep, self.categorical))
+        return understood(rows, Wishes(self.label, task, *lists))
+
+    def refuse_options(self, path: Path) -> None:
+        """Refuse what only files with columns can be told."""
+        if self.label is not None or self.header is not None or self._columns:
+            raise InputError(f"{path}: label and header are for CSV files; leave them out for npz")
+
+    @property
+    def _columns(self) -> bool:
+        return bool(self.drop or self.keep or self.categorical)
+
+    @staticmethod
+    def _names(rows: Rows, given: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the names in an option: one that has commas itself, or several with commas between."""
+        return tuple(n for text in given for n in ([text] if text in rows.names else map(str.strip, text.split(","))))
 
     def _refuse(self, options: str, given: bool, kind: str) -> None:
         if given:
@@ -135,24 +168,54 @@ BUILT_IN: dict[str, Callable[[Source], Problem]] = {
 
 
 def _table(source: Source) -> Problem:
-    """Read a file, hold out a fifth of it, and scale all of it by the rest."""
+    """Read a file, hold out a fifth of it, and prepare and scale all of it by the rest."""
     path = Path(source.name)
     if not path.suffix and not path.exists():
         near = get_close_matches(source.name, BUILT_IN, 1)
         raise InputError(
-            f"there is no data set {source.name!r}; expected {', '.join(BUILT_IN)}, or a CSV or npz file"
+            f"there is no data set {source.name!r}; expected {', '.join(BUILT_IN)}, or a file with a table"
             + (f". Did you mean {near[0]}?" if near else "")
         )
-    table = datasets.load_table(path, task=source.task, label=source.label, header=source.header)
-    if len(table.x) < FEWEST:
-        raise InputError(f"{path}: {len(table.x)} rows, expected {FEWEST} or more: a fifth is held out for the test")
-    test = held_out(table.y, source.seed)
-    columns: Any = table.columns if any(name != f"column {i}" for i, name in enumerate(table.columns, 1)) else ()
-    metadata = Metadata(table.task, columns, table.classes).fitted(table.x[~test], table.y[~test])
-    x, y = metadata.scale(table.x), metadata.scale_target(table.y)
+    if is_npz(path):
+        return _arrays(source, path)
+    reading = source.read(path)
+    y = reading.target.y
+    test = _held_out(path, y, source.seed)
+    preparation, x = reading.learn(~test)
+    columns = preparation.features if preparation.named else ()
+    metadata = Metadata(reading.target.task, columns, reading.target.classes, preparation=preparation)
+    told = Told(reading, preparation)
+    return _scaled(path, metadata, x[~test], y[~test], x[test], y[test], told)
+
+
+def _arrays(source: Source, path: Path) -> Problem:
+    """Take what a file holds for the test; hold out a fifth where it holds nothing."""
+    source.refuse_options(path)
+    table, test = arrays(existing_file("load_table", path, KIND), source.task)
+    metadata = Metadata(table.task, (), table.classes)
+    if test is not None:
+        return _scaled(path, metadata, table.x, table.y, *test)
+    out = _held_out(path, table.y, source.seed)
+    return _scaled(path, metadata, table.x[~out], table.y[~out], table.x[out], table.y[out])
+
+
+def _held_out(path: Path, y: np.ndarray, seed: int) -> np.ndarray:
+    if len(y) < FEWEST:
+        raise InputError(f"{path}: {len(y)} rows, expected {FEWEST} or more: a fifth is held out for the test")
+    return held_out(y, seed)
+
+
+def _scaled(
+    path: Path, metadata: Metadata, x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray,
+    told: Told | None = None,
+) -> Problem:  # fmt: skip
+    metadata = metadata.fitted(x, y)
     kind = f"{len(metadata.classes)} classes" if metadata.classes else "numbers to predict"
-    title = f"{table.x.shape[1]} columns, {kind}"
-    return Problem(path.name, title, x[~test], y[~test], x[test], y[test], metadata)
+    count = x.shape[1] if told is None else len(told.preparation.used)
+    title = f"{count} column{'s' * (count != 1)}, {kind}"
+    inputs, targets = map(metadata.scale, (x, x_test)), map(metadata.scale_target, (y, y_test))
+    (x, x_test), (y, y_test) = inputs, targets
+    return Problem(path.name, title, x, y, x_test, y_test, metadata, told=told)
 
 
 def held_out(y: np.ndarray, seed: int) -> np.ndarray:

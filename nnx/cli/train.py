@@ -14,13 +14,17 @@ from nnx.cli.sets import Source
 from nnx.errors import InputError
 from nnx.layers import ELEMENTWISE
 
+LABEL = "A table's column of labels: its name, or its position (1: the first, -1: the last)."
+DROP = "Columns not to be used, by name or position, with commas between."
+KEEP = "Columns to be used though they look like ids or free text."
+CATEGORICAL = "Columns of numbers that are names."
 NETWORK, TRAINING, DATA, OUTPUT = "The network", "The training", "The data", "What comes out"
 
 
 def train(
     ctx: typer.Context,
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="spiral, digits, mnist, fashion-mnist, or a CSV or npz file.")
+        str, typer.Argument(metavar="DATA", help="spiral, digits, mnist, fashion-mnist, or a file with a table.")
     ],
     layers: Annotated[
         str | None, typer.Option(help='Neurons of the hidden layers, as 64,32; or "none".', rich_help_panel=NETWORK)
@@ -57,7 +61,10 @@ def train(
         Path | None,
         typer.Option("--data", help="Folder of the four files of MNIST or Fashion-MNIST.", rich_help_panel=DATA),
     ] = None,
-    label: Annotated[str | None, typer.Option(help="A CSV file's column of labels.", rich_help_panel=DATA)] = None,
+    label: Annotated[str | None, typer.Option(help=LABEL, rich_help_panel=DATA)] = None,
+    drop: Annotated[list[str] | None, typer.Option(help=DROP, rich_help_panel=DATA)] = None,
+    keep: Annotated[list[str] | None, typer.Option(help=KEEP, rich_help_panel=DATA)] = None,
+    categorical: Annotated[list[str] | None, typer.Option(help=CATEGORICAL, rich_help_panel=DATA)] = None,
     header: Annotated[
         bool | None,
         typer.Option("--header/--no-header", help="Whether a CSV file's first line holds names.", rich_help_panel=DATA),
@@ -71,6 +78,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the network in --save's file.", rich_help_panel=OUTPUT)
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew, and replace --save's file.", rich_help_panel=OUTPUT)
+    ] = False,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the training and its result here.", rich_help_panel=OUTPUT)
     ] = None,
@@ -80,8 +90,8 @@ def train(
 ) -> None:
     """Train a network, and test it on samples that it never saw.
 
-    What is not given is chosen to suit the data. A file's labels are its column "label", "class", "target" or "y", or
-    the last one; a fifth of its rows is held out for the test.
+    What is not given is chosen to suit the data. A table's labels are its column "label", "class", "target" or "y", or
+    the last one; a fifth of its rows is held out for the test. "nnx data FILE" says what is understood of a table.
     """
     given = check_given(
         {
@@ -93,9 +103,23 @@ def train(
     if resume and save is None:
         raise InputError("--resume: from which file? Name it: --save FILE")
     outputs.check("--save", save, (Path(data),), needs=("safetensors", "train"))
+    if resume and overwrite:
+        raise InputError("--resume goes on with a file, --overwrite begins anew: say one of the two")
+    if save is not None and save.exists() and not (resume or overwrite):
+        raise InputError(
+            f"--save {save}: there is such a file; go on with it by --resume, or replace it by --overwrite"
+        )
     outputs.check("--plot", plot, (Path(data),), needs=("matplotlib", "plots"))
     outputs.check_picture("--plot", plot)
     if save is not None and plot is not None and save.absolute() == plot.absolute():
         raise InputError(f"--save and --plot are both {save}; give them different names")
-    source = Source(data, given.get("seed", 0), folder, label, header, task)
+    source = Source(
+        data,
+        given.get("seed", 0),
+        folder,
+        label,
+        header,
+        task,
+        *map(tuple, (drop or (), keep or (), categorical or ())),
+    )
     job.Job(source, given, backend, save, plot, Report(quiet), list(ctx.obj or ())).run(resume)

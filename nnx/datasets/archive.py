@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from nnx.errors import FileFormatError
 from nnx.files import check_size, open_file, size_of
 
+from .columns import EXACT, Column
+
 UNREADABLE = (
     ValueError, TypeError, EOFError, OSError, KeyError, RuntimeError, OverflowError, struct.error, zipfile.BadZipFile,
     zlib.error,
@@ -29,6 +31,9 @@ UNREADABLE = (
 EXPANDED = 1 << 30  # bytes that the compressed arrays of a file may expand to: a thousandth of that may be in the file
 CONTENTS = 1 << 20  # bytes of a zip file's table of contents: some ten thousand arrays
 CHUNK = 1 << 18  # bytes read at once
+X_NAMES = ("x", "X", "x_train", "X_train", "arr_0")
+Y_NAMES = ("y", "Y", "y_train", "Y_train", "arr_1")
+TEST_NAMES = (("x_test", "X_test", "arr_2"), ("y_test", "Y_test", "arr_3"))
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that numpy writes
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
@@ -112,32 +117,43 @@ def read_archive(path: Path, *choices: Sequence[str]) -> list[NDArray[Any]]:
         return [_member(path, archive, names) for names in choices]
 
 
-def as_features(path: Path, x: NDArray[Any]) -> NDArray[np.float32]:
-    """Return features as a network takes them: [N, F] float32, all finite.
+def read_parts(path: Path) -> tuple[NDArray[Any], NDArray[Any], tuple[NDArray[Any], NDArray[Any]] | None]:
+    """Read features and labels from an npz file, and those for a test where it has some, as Keras writes them.
 
     Raises:
-        FileFormatError: it is not a matrix of real numbers, or empty, or some are nan, infinite or too large.
+        FileFormatError: see `read_archive`.
+    """
+    with open_archive(path, EXPECTED) as archive:
+        x, y = _member(path, archive, X_NAMES), _member(path, archive, Y_NAMES)
+        names = [next((name for name in choices if name in archive.names), "") for choices in TEST_NAMES]
+        return x, y, (archive.array(names[0]), archive.array(names[1])) if all(names) else None
+
+
+def as_features(path: Path, x: NDArray[Any]) -> NDArray[np.float64]:
+    """Return features [N, F], all finite. What a sample holds in several dimensions, as pictures do, is put in a row.
+
+    Raises:
+        FileFormatError: it is no array of real numbers, or empty, or some are nan or infinite.
     """
     if x.dtype.kind not in "fiub":
         raise FileFormatError(f"{path}: x holds {x.dtype}, expected real numbers; convert it, as with x.astype('f4')")
-    if x.ndim != 2 or 0 in x.shape:
-        remedy = {1: "for a single feature, save x.reshape(-1, 1)"}.get(x.ndim, "save x.reshape(len(x), -1)")
+    if x.ndim < 2 or 0 in x.shape:
+        remedy = "for a single feature, save x.reshape(-1, 1)" if x.ndim == 1 else "save the samples one by one in x"
         raise FileFormatError(
             f"{path}: x has the shape {x.shape}, expected [samples, features] with at least one of each; {remedy}"
         )
-    with np.errstate(over="ignore"):
-        converted = x.astype(np.float32, copy=False)
+    converted = x.reshape(len(x), -1).astype(np.float64, copy=False)
     if not (finite := np.isfinite(converted)).all():
-        row, column = divmod(int(np.argmin(finite)), x.shape[1])
+        row, column = divmod(int(np.argmin(finite)), converted.shape[1])
         raise FileFormatError(
-            f"{path}: x[{row}, {column}] is {converted[row, column]} in float32, expected a finite number; "
+            f"{path}: x[{row}, {column}] is {converted[row, column]}, expected a finite number; "
             f"fill it in or remove the row"
         )
     return converted
 
 
-def as_labels(path: Path, y: NDArray[Any], samples: int) -> list[str] | NDArray[Any]:
-    """Return labels as `nnx.datasets.labels.encode` takes them: [N] text or numbers.
+def as_labels(path: Path, y: NDArray[Any], samples: int) -> Column:
+    """Return labels as a column of text or numbers.
 
     Raises:
         FileFormatError: they are of another type or shape, or not as many as the samples.
@@ -148,9 +164,9 @@ def as_labels(path: Path, y: NDArray[Any], samples: int) -> list[str] | NDArray[
         remedy = "for one-hot labels, save y.argmax(axis=1)" if y.ndim == 2 else "save one label for each row of x"
         raise FileFormatError(f"{path}: y has the shape {y.shape}, expected ({samples},) or ({samples}, 1); {remedy}")
     y = y.reshape(-1)
-    if y.dtype.kind != "U":
-        return y.astype(np.int64) if y.dtype.kind == "b" else y
-    return [name.strip() for name in y.tolist()]
+    if y.dtype.kind == "U" or (y.dtype.kind in "iu" and (y.astype(np.float64) > EXACT).any()):
+        return Column("y", [str(name).strip() for name in y.tolist()])
+    return Column("y", numbers=y.astype(np.float64))
 
 
 EXPECTED = "an npz file; write one with numpy.savez(file, x=..., y=...)"
@@ -160,9 +176,8 @@ def _member(path: Path, archive: Archive, names: Sequence[str]) -> NDArray[Any]:
     name = next((name for name in names if name in archive.names), None)
     if name is None:
         there = ", ".join(archive.names[:10]) or "nothing"
-        raise FileFormatError(
-            f"{path}: there is no array called {' or '.join(names)} (it holds {there}); expected {EXPECTED}"
-        )
+        wanted = f"{', '.join(names[:-1])} or {names[-1]}"
+        raise FileFormatError(f"{path}: there is no array called {wanted} (it holds {there}); expected {EXPECTED}")
     return archive.array(name)
 
 

@@ -1,4 +1,4 @@
-"""Your own data: tables of features and labels from CSV and npz files."""
+"""Your own data: tables of features and labels from files and frames, and what is understood of them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnx.casting import lost
 from nnx.checks import choice, integer
 from nnx.errors import FileFormatError, InputError, InputTypeError
 from nnx.files import existing_file
 
-from .archive import as_features, as_labels, read_archive
-from .labels import Encoded, Task, encode
-from .sheet import Sheet
+from .archive import X_NAMES, as_features, as_labels, read_archive, read_parts
+from .columns import Column, numbered
+from .frames import from_frame, is_frame
+from .matching import made_up, plain_numbers, prepare
+from .preparation import Preparation
+from .reading import KIND, read_rows
+from .target import Task, encode
+from .understanding import Wishes, understood
 
-KIND = "a CSV or npz file"
+Source = str | os.PathLike[str] | Any
+Names = str | int | Sequence[str | int]
+ENOUGH = 1e-3  # of a column's standard deviation: float32 may move its numbers by so much
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,160 +34,185 @@ class Table:
     """Samples to learn from.
 
     Attributes:
-        x: [N, F] float32, the features.
-        y: [N] int64 class indices, or [N, 1] float32 numbers to predict.
-        columns: the features' names; "column 1", "column 2" ... where the file has none.
+        x: [N, F] float32, the features, all finite; float64 where float32 would lose what varies in them.
+        y: [N] int64 class indices, or [N, 1] float32 (or float64, as above) numbers to predict.
+        columns: the features' names, such as "age", "color=red" and "age is missing"; "column 1", "column 2" ... where
+            the file has none.
         classes: the classes' names by index; empty for regression.
         task: "classification" or "regression".
+        label: the name of the column of labels.
+        preparation: how the features come from the file's columns: `load_features` takes it for other files. None for
+            arrays, which are taken as they are.
+        notes: what was decided on the way.
     """
 
-    x: NDArray[np.float32]
-    y: NDArray[np.int64] | NDArray[np.float32]
+    x: NDArray[np.float32] | NDArray[np.float64]
+    y: NDArray[np.int64] | NDArray[np.float32] | NDArray[np.float64]
     columns: tuple[str, ...]
     classes: tuple[str, ...]
     task: Task
+    label: str = ""
+    preparation: Preparation | None = None
+    notes: tuple[str, ...] = ()
 
 
 def load_table(
-    path: str | os.PathLike[str], *, task: str = "auto", label: str | None = None, header: bool | None = None
+    source: Source,
+    *,
+    task: str = "auto",
+    label: str | int | None = None,
+    header: bool | None = None,
+    drop: Names = (),
+    keep: Names = (),
+    categorical: Names = (),
 ) -> Table:
-    """Read features and labels from a CSV file, or from the arrays `x` (or `X`) and `y` of an npz file.
+    """Read features and labels, ready to learn from.
 
-    In a CSV file the labels are the column called label, class, target or y (the first of these that there is), or
-    the last column. All other columns are features, and must be numbers. Text labels, and whole numbers with few
-    distinct values, are classes; the index of a class is its place among the names in order.
+    The labels are the column called label, class, target or y (the first of these that there is), or the last column.
+    Text labels, and whole numbers with few distinct values, are classes; the index of a class is its place among the
+    names in order. What the other columns are is decided by all of their cells: numbers stay numbers, with the median
+    for a blank, and a feature that says so; True and False become 1 and 0, dates days since 1970, categories a feature
+    for each name. Columns that are constant, number the rows, or hold free text are left out: `preparation.columns`
+    says which and why.
 
     Args:
-        path: the file; .npz is numpy's, everything else is read as CSV (with commas, semicolons or tabs; UTF-8).
+        source: a file: CSV (any separator, decimal commas, compressed), Excel, JSON, Parquet, or numpy's npz with `x`
+            and `y`; or a frame of pandas, polars or pyarrow.
         task: "classification" or "regression" where "auto" decides wrongly.
-        label: the name of the column of labels (CSV with a header only).
+        label: the column of labels, by name or by position: 1 is the first, -1 the last.
         header: whether a CSV file's first line holds names, where looking at it decides wrongly.
+        drop: columns not to be used. keep: columns to be used though they look like ids, or like free text.
+        categorical: columns of numbers that are names.
 
     Returns:
-        A `Table`: x [N, F] float32, y [N] int64 or [N, 1] float32, and the names of columns and classes.
+        A `Table`: x [N, F], y [N] or [N, 1], and the names of columns and classes.
 
     Raises:
         FileNotFoundError: the file is not there.
         FileFormatError: the file is damaged, foreign, or holds something that cannot be learned from.
-        InputError: an argument cannot be used.
+        InputError: an argument cannot be used. MissingExtra: a package that reads such files is not installed.
     """
-    choice(task, "load_table: task", ("auto", "classification", "regression"))
-    file = existing_file("load_table", path, KIND)
-    _check_options("load_table", file, label, header)
-    return _from_archive(file, task) if _is_npz(file) else _from_sheet(Sheet(file, header), task, label)
+    wishes = Wishes(label, choice(task, "load_table: task", ("auto", "classification", "regression")),
+                    _listed("drop", drop), _listed("keep", keep), _listed("categorical", categorical))  # fmt: skip
+    if is_frame(source):
+        reading = understood(from_frame(source), wishes)
+    else:
+        file = existing_file("load_table", source, KIND)
+        _check_options("load_table", file, label, header, wishes)
+        if is_npz(file):
+            return arrays(file, task)[0]
+        reading = understood(read_rows(file, header), wishes)
+    preparation, x = reading.learn()
+    target = reading.target
+    y = target.y if target.task == "classification" else narrowed(target.y)
+    return Table(
+        narrowed(x), y, preparation.features, target.classes, target.task, reading.label, preparation, reading.notes
+    )  # fmt: skip
 
 
 def load_features(
-    path: str | os.PathLike[str], columns: Sequence[str] | int, *, header: bool | None = None
-) -> NDArray[np.float32]:
+    source: Source, columns: Table | Preparation | Sequence[str] | int, *, header: bool | None = None
+) -> NDArray[np.float32] | NDArray[np.float64]:
     """Read the features that a trained network expects; labels may be there or not, and are not read.
 
-    Where both the file and `columns` have names, columns are found by name, in whatever order they are, and others
-    are left alone. Otherwise they are taken by position, and one column more than expected is taken for the labels:
-    the one called label, class, target or y, or else the last.
+    Columns are found by their names, in whatever order they are, and others are left alone; a file without names must
+    have the columns of the training file, in their order, and at most the label besides. Blanks are filled, and
+    categories and dates turned into numbers, as in training.
 
     Args:
-        path: a CSV file, or an npz file with an array `x` (or `X`).
-        columns: `Table.columns` of the training file, or just the number of features.
+        source: a file or a frame, as for `load_table`.
+        columns: the `Table` of the training file, or its `preparation`; or the features' names, or just their number,
+            where all of them are numbers.
         header: whether a CSV file's first line holds names, where looking at it decides wrongly.
 
     Returns:
-        x: [N, F] float32, in the order of `columns`.
+        x: [N, F] float32 in the order of training, or float64 where float32 would lose what varies.
 
     Raises:
         FileNotFoundError: the file is not there.
-        FileFormatError: the file is damaged, foreign, or lacks features.
+        FileFormatError: the file is damaged, foreign, lacks features, or has others of another kind.
         InputError: an argument cannot be used.
     """
-    expected = _expected_columns(columns)
-    file = existing_file("load_features", path, KIND)
-    _check_options("load_features", file, None, header)
-    if _is_npz(file):
-        x = as_features(file, read_archive(file, ("x", "X"))[0])
-        if x.shape[1] != len(expected):
-            raise FileFormatError(f"{file}: x has {x.shape[1]} features, expected {len(expected)} as in training")
-        return x
-    named = expected != _numbered(len(expected))
-    sheet = Sheet(file, header, known=expected if named else ())
-    by_name = named and sheet.names is not None
-    return sheet.read(_by_name(sheet, expected) if by_name else _by_position(sheet, len(expected)))[0]
+    return narrowed(read_features(source, columns, header)[0])
 
 
-def _from_archive(path: Path, task: str) -> Table:
-    x, y = read_archive(path, ("x", "X"), ("y",))
+def read_features(
+    source: Source, columns: Table | Preparation | Sequence[str] | int, header: bool | None = None
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Do what `load_features` does, but return float64, and what is to be said of the file."""
+    if isinstance(columns, Table):
+        columns = columns.preparation or columns.columns
+    expected = columns if isinstance(columns, Preparation) else _expected_columns(columns)
+    if is_frame(source):
+        rows = from_frame(source)
+    else:
+        file = existing_file("load_features", source, KIND)
+        _check_options("load_features", file, None, header, Wishes())
+        if is_npz(file):
+            return _of_archive(file, expected), []
+        known = [c.name for c in expected.used] if isinstance(expected, Preparation) and expected.named else expected
+        rows = read_rows(file, header, known if isinstance(known, Sequence) and not made_up(known) else ())
+    if isinstance(expected, Preparation):
+        x, notes = prepare(expected, rows)
+        return x, [*rows.notes, *notes]
+    return plain_numbers(rows, expected), list(rows.notes)
+
+
+def narrowed(a: NDArray[Any]) -> NDArray[np.float32] | NDArray[np.float64]:
+    """Return float32, unless that moves the numbers of a column by much for how they vary, or makes them infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = a.astype(np.float32)
+        moved = np.abs(narrow - a).max(axis=0, initial=0.0)
+        enough = moved <= ENOUGH * a.std(axis=0)
+    constant = a.min(axis=0) == a.max(axis=0)
+    return narrow if bool((np.isfinite(narrow).all(axis=0) & (enough | constant)).all()) else a
+
+
+# ---- arrays ----------------------------------------------------------------------------------------------------------
+
+
+def arrays(path: Path, task: str) -> tuple[Table, tuple[NDArray[Any], NDArray[Any]] | None]:
+    """Return the table in an npz file, and features and labels for a test where it holds some.
+
+    The labels of the test are classes of the table, or numbers.
+    """
+    x, y, test = read_parts(path)
     features = as_features(path, x)
-    _check_cast(path, features, x, _numbered(features.shape[1]))
-    encoded = encode(as_labels(path, y, len(features)), task, lambda row: f"{path}: y[{row}]")
-    return _table(features, encoded, _numbered(features.shape[1]))
+    both, count = as_labels(path, y, len(features)), len(features)
+    if test is not None:
+        x_test = as_features(path, test[0])
+        if x_test.shape[1] != features.shape[1]:
+            raise FileFormatError(f"{path}: the test has {x_test.shape[1]} features, expected {features.shape[1]}")
+        more = as_labels(path, test[1], len(x_test))
+        both = Column("y", [*both.text, *more.text]) if both.numbers is None or more.numbers is None else Column(
+            "y", numbers=np.concatenate([both.numbers, more.numbers])
+        )  # fmt: skip
+    target = encode(both, task, lambda row: f"{path}: y[{row}]" if row < count else f"{path}: y_test[{row - count}]")
+    labels = target.y if target.task == "classification" else narrowed(target.y)
+    table = Table(
+        narrowed(features), labels[:count], numbered(features.shape[1]), target.classes, target.task, "y"
+    )  # fmt: skip
+    return table, None if test is None else (narrowed(x_test), labels[count:])
 
 
-def _from_sheet(sheet: Sheet, task: str, label: str | None) -> Table:
-    if sheet.width < 2:
-        raise FileFormatError(
-            f"{sheet.path}: there is a single column, expected features and a label; "
-            f"separate the columns by commas, semicolons or tabs"
-        )
-    column = _label_column(sheet, label)
-    features = [i for i in range(sheet.width) if i != column]
-    x, exact, labels, lines = sheet.read(features, column)
-    names = tuple(sheet.names[i] for i in features) if sheet.names else _numbered(len(features))
-    _check_cast(sheet.path, x, exact, names)
-    encoded = encode(labels, task, lambda row: sheet.place(lines[row], column))
-    return _table(x, encoded, names)
+def _of_archive(path: Path, expected: Preparation | tuple[str, ...]) -> NDArray[np.float64]:
+    x = as_features(path, read_archive(path, X_NAMES)[0])
+    plain = expected.features == tuple(c.name for c in expected.used) if isinstance(expected, Preparation) else True
+    count = len(expected.features) if isinstance(expected, Preparation) else len(expected)
+    if x.shape[1] != count:
+        raise FileFormatError(f"{path}: x has {x.shape[1]} features, expected {count} as in training")
+    if not plain:
+        raise FileFormatError(f"{path}: an array has no names, but the network was trained on columns of several kinds")
+    return x
 
 
-def _check_cast(path: Path, x: NDArray[np.float32], exact: NDArray[Any], names: tuple[str, ...]) -> None:
-    """Refuse features that rounding makes constant: nothing could be learned from them."""
-    if (found := lost(x, exact)) is not None:
-        column, why = found
-        raise FileFormatError(f"{path}: the feature {names[column]!r} {why}")
-
-
-def _table(x: NDArray[np.float32], encoded: Encoded, columns: tuple[str, ...]) -> Table:
-    y, classes, task = encoded
-    return Table(x, y, columns, classes, task)
-
-
-def _label_column(sheet: Sheet, label: str | None) -> int:
-    """Return the index of the column of labels."""
-    if label is None:
-        column = sheet.label_column()
-        return sheet.width - 1 if column is None else column
-    if sheet.names is None or label not in sheet.names:
-        there = "the file has no header" if sheet.names is None else f"the columns are {_few(sheet.names)}"
-        raise InputError(f"load_table({sheet.path}, label={label!r}): there is no such column; {there}")
-    return sheet.names.index(label)
-
-
-def _by_name(sheet: Sheet, expected: tuple[str, ...]) -> list[int]:
-    names = sheet.names or ()
-    places = {name: column for column, name in enumerate(names)}
-    missing = [name for name in expected if name not in places]
-    if missing:
-        raise FileFormatError(
-            f"{sheet.path}: {_few(missing)} {'is' if len(missing) == 1 else 'are'} not among the columns "
-            f"({_few(names)}), expected all {len(expected)} features of the training file; add the missing ones"
-        )
-    return [places[name] for name in expected]
-
-
-def _by_position(sheet: Sheet, features: int) -> list[int]:
-    columns = list(range(sheet.width))
-    if sheet.width == features + 1:
-        label = sheet.label_column()
-        columns.pop(-1 if label is None else label)
-    if len(columns) != features:
-        raise FileFormatError(
-            f"{sheet.path}: there are {sheet.width} columns, expected {features} features as in training, "
-            f"and at most a label besides"
-        )
-    return columns
+# ---- arguments -------------------------------------------------------------------------------------------------------
 
 
 def _expected_columns(columns: Sequence[str] | int) -> tuple[str, ...]:
     """Return the names of the features expected; made up ones when only their number is known."""
     if isinstance(columns, str) or not isinstance(columns, Sequence):
-        return _numbered(integer(columns, "load_features: columns"))
+        return numbered(integer(columns, "load_features: columns"))
     if not columns or not all(isinstance(name, str) for name in columns):
         raise InputTypeError(
             f"load_features(columns={columns!r}): expected the features' names, as in Table.columns, or their number"
@@ -189,24 +220,27 @@ def _expected_columns(columns: Sequence[str] | int) -> tuple[str, ...]:
     return tuple(columns)
 
 
-def _check_options(call: str, path: Path, label: object, header: object) -> None:
-    """Check what only CSV files can be told."""
-    if not (label is None or isinstance(label, str)):
-        raise InputTypeError(f"{call}(label={label!r}): label is a {type(label).__name__}, expected a column's name")
+def _listed(what: str, names: Names) -> tuple[str | int, ...]:
+    listed = (names,) if isinstance(names, str | int) else tuple(names)
+    if any(type(name) not in (str, int) for name in listed):
+        raise InputTypeError(f"load_table({what}={names!r}): expected names of columns, or their positions")
+    return listed
+
+
+def _check_options(call: str, path: Path, label: object, header: object, wishes: Wishes) -> None:
+    """Check what only files with columns can be told."""
+    if not (label is None or (isinstance(label, str | int) and not isinstance(label, bool))):
+        raise InputTypeError(
+            f"{call}(label={label!r}): label is a {type(label).__name__}, expected a column's name or position"
+        )
     if not (header is None or isinstance(header, bool)):
         raise InputTypeError(f"{call}(header={header!r}): header is a {type(header).__name__}, expected True or False")
-    if _is_npz(path) and not (label is None and header is None):
+    if is_npz(path) and not (
+        label is None and header is None and not (wishes.drop or wishes.keep or wishes.categorical)
+    ):
         raise InputError(f"{call}({path}): label and header are for CSV files; leave them out for npz")
 
 
-def _is_npz(path: Path) -> bool:
+def is_npz(path: Path) -> bool:
+    """Tell whether a file holds arrays, by its name."""
     return path.suffix.lower() == ".npz"
-
-
-def _numbered(features: int) -> tuple[str, ...]:
-    return tuple(f"column {i + 1}" for i in range(features))
-
-
-def _few(names: Sequence[str]) -> str:
-    """Write out at most ten names."""
-    return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

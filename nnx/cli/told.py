@@ -1,0 +1,129 @@
+"""The report on a table: all of what was understood for `nnx data`, the gist for `nnx train`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnx.backends.printable import printable
+from nnx.datasets.columns import is_missing
+from nnx.datasets.encoder import Encoder
+from nnx.datasets.kinds import CATEGORY, DATE, FLAG, NUMBER, TEXT, Understood
+from nnx.datasets.preparation import Preparation
+from nnx.datasets.understanding import Reading
+
+WIDTH = 80
+MOST = 8  # names that are written out
+PLURALS = {NUMBER: "numbers", FLAG: "true or false", CATEGORY: "categories", DATE: "dates"}
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """A table, and what becomes of it.
+
+    Attributes:
+        reading: what was understood of it. preparation: what becomes of its columns.
+    """
+
+    reading: Reading
+    preparation: Preparation
+
+    def label(self) -> str:
+        """Say which column is learned, and as what."""
+        target, place = self.reading.target, self.reading.place + 1
+        name = f"{self.reading.label!r} (column {place})" if self.reading.rows.named else f"column {place}"
+        if target.task == "regression":
+            low, high = float(target.y.min()), float(target.y.max())
+            what = f"numbers from {_number(low)} to {_number(high)}"
+        else:
+            counts = np.bincount(target.y, minlength=len(target.classes))
+            most = sorted(range(len(counts)), key=lambda i: -counts[i])[:MOST]
+            what = f"{len(counts)} classes: " + ", ".join(
+                f"{target.classes[i]} ({counts[i]:,})" for i in sorted(most)
+            ) + (" ..." if len(counts) > MOST else "")  # fmt: skip
+        return f"{name}, {self.reading.chosen}: {what}"
+
+    def brief(self) -> Iterator[tuple[str, ...]]:
+        """Yield labels and texts: what is learned, what from, what is left out, and what was noticed."""
+        yield "learns", self.label()
+        for number, kind in enumerate(PLURALS):
+            names = [encoder.name for encoder in self.preparation.columns if encoder.kind == kind]
+            if names:
+                first = all(e.kind not in list(PLURALS)[:number] for e in self.preparation.columns)
+                yield "from" if first else "", f"{PLURALS[kind]}: {_few(names)}"
+        left = [f"{e.name} ({e.why})" for e in self.preparation.columns if e.kind not in PLURALS]
+        if left:
+            yield "left out", "; ".join(left[:MOST]) + (f"; and {len(left) - MOST} more" if len(left) > MOST else "")
+        for text in self.reading.notes:
+            yield "note", text
+
+    def doubt(self) -> str:
+        """Say so where the last column was taken for the label, and the first looks more like one."""
+        first = self.reading.found[0]
+        if self.reading.rows.named or self.reading.chosen != "the last column" or first.kind not in (CATEGORY, FLAG):
+            return ""
+        if any(found.kind in (CATEGORY, FLAG) for found in self.reading.found[1:]):
+            return ""
+        if self.reading.target.task == "classification" and not _all_numbers(self.reading.target.classes):
+            return ""
+        last = self.reading.place + 1
+        return f"note: column {last}, the last one, is taken for the label; if it is the first, say --label 1"
+
+    def table(self) -> Iterator[str]:
+        """Yield the lines of a table of all columns, 80 wide."""
+        head = ("column", "kind", "missing", "distinct", "what becomes of it")
+        encoders = iter(self.preparation.columns)
+        places = [i for i in range(len(self.reading.rows.columns)) if i != self.reading.place]
+        rows = dict(zip(places, (self._row(f, next(encoders)) for f in self.reading.found), strict=True))
+        rows[self.reading.place] = self._label_row()
+        cells = [[printable(cell) for cell in rows[i]] for i in sorted(rows)]
+        names = min(24, max(len(head[0]), *(len(row[0]) for row in cells)))
+        widths = (names, 10, 7, 8, WIDTH - names - 10 - 7 - 8 - 8)
+        for row in (head, *cells):
+            yield "  ".join(
+                _fit(cell, width, i in (2, 3)) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+
+    def _row(self, found: Understood, encoder: Encoder) -> tuple[str, ...]:
+        missing = int(found.column.missing.sum()) + len(found.odd)
+        return found.column.name, found.kind, f"{missing:,}" if missing else "", f"{found.distinct:,}", becomes(encoder)
+
+    def _label_row(self) -> tuple[str, ...]:
+        column, target = self.reading.rows.columns[self.reading.place], self.reading.target
+        distinct = len(np.unique(target.y))
+        kind = "classes" if target.classes else "number"
+        return column.name, kind, "", f"{distinct:,}", "the label"
+
+
+def becomes(encoder: Encoder) -> str:
+    """Say what becomes of a column."""
+    parts = {
+        NUMBER: "a number", FLAG: "1 and 0", DATE: "days since 1970",
+        CATEGORY: f"{len(encoder.features) - encoder.blank} features",
+    }.get(encoder.kind, f"left out: {encoder.why}")  # fmt: skip
+    if encoder.kind == TEXT and encoder.blank:
+        return f"whether it is there ({encoder.why})"
+    if encoder.cycles:
+        parts += f", time of {', '.join(encoder.cycles)}"
+    if encoder.blank:
+        parts += " + whether it is missing"
+    return parts
+
+
+def _all_numbers(names: tuple[str, ...]) -> bool:
+    return all(name.lstrip("-").replace(".", "", 1).isdecimal() for name in names if not is_missing(name))
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:MOST]) + (f" and {len(names) - MOST} more" if len(names) > MOST else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.6g}" if abs(value) < 1e6 else f"{value:,.2f}"
+
+
+def _fit(text: str, width: int, right: bool) -> str:
+    text = text if len(text) <= width else text[: width - 1] + "…"
+    return text.rjust(width) if right else text.ljust(width)

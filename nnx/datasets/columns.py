@@ -1,0 +1,201 @@
+"""A table as it was read, before anything is understood of it: columns of text, or of numbers where these are typed.
+
+Every source becomes this: CSV holds text anyway, and what Excel, Parquet, JSON and frames hold besides numbers is
+written as text. So there is one set of rules for what a column is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnx.errors import InputError
+
+BLANKS = " \t\r\n\v\f\xa0\ufeff"
+# What stands where nothing is known, in capitals or not.
+PLACEHOLDERS = frozenset(
+    {"", "na", "n/a", "n.a.", "#n/a", "nan", "<na>", "nat", "null", "none", "?", "-", "--", "."}
+)  # fmt: skip
+CODE = re.compile("0[0-9]+|[0-9]{16,}")  # digits that may be a name: 007, or more than float64 tells apart
+LONGEST_PLACEHOLDER = max(map(len, PLACEHOLDERS))
+LONGEST = 40  # characters of a cell that are shown
+EXACT = 2.0**53  # the whole numbers that float64 tells apart end here
+
+
+class Column:
+    """A column of a table.
+
+    Args:
+        name: its name. text: [N] cells without blanks around them. numbers: [N] float64, nan where one is missing.
+            One of the two is given. nameless: the file has names, but none for this column.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        text: Sequence[str] | None = None,
+        numbers: NDArray[np.float64] | None = None,
+        nameless: bool = False,
+    ) -> None:
+        self.name, self.numbers, self.nameless = name, numbers, nameless
+        if text is not None:
+            self.text = list(text)
+
+    def __len__(self) -> int:
+        return len(self.text) if self.numbers is None else len(self.numbers)
+
+    @cached_property
+    def text(self) -> list[str]:
+        """The cells as text: whole numbers without a point."""
+        numbers = [] if self.numbers is None else self.numbers.tolist()
+        return ["" if n != n else str(int(n)) if n == n // 1 and abs(n) < EXACT else repr(n) for n in numbers]
+
+    @cached_property
+    def _distinct(self) -> tuple[list[str], NDArray[np.int64]]:
+        values = list(dict.fromkeys(self.text))
+        index = {value: i for i, value in enumerate(values)}
+        return values, np.fromiter(map(index.__getitem__, self.text), np.int64, len(self.text))
+
+    @property
+    def values(self) -> list[str]:
+        """The different cells, in the order in which they come."""
+        return self._distinct[0]
+
+    @property
+    def codes(self) -> NDArray[np.int64]:
+        """[N] which of the values each cell is."""
+        return self._distinct[1]
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """How often each of the values occurs."""
+        return np.bincount(self.codes, minlength=len(self.values))
+
+    @cached_property
+    def plain(self) -> NDArray[np.float64] | None:
+        """The cells as numbers, where each is one as programs write it, and none may be a code: the quick way."""
+        if self.numbers is not None:
+            return None
+        try:
+            numbers = np.array(list(map(float, self.text)), dtype=np.float64)
+        except ValueError:
+            return None
+        # float() takes 1_000, as Python's source does; in a table it is no number
+        odd = np.isnan(numbers).any() or "_" in "".join(self.text) or any(map(CODE.fullmatch, self.text))
+        return None if odd else numbers
+
+    @cached_property
+    def missing(self) -> NDArray[np.bool_]:
+        """[N] whether a cell holds nothing, or a placeholder."""
+        if self.numbers is not None:
+            return np.isnan(self.numbers)
+        if self.plain is not None:
+            return np.zeros(len(self), dtype=bool)
+        return self.holes[self.codes]
+
+    @cached_property
+    def holes(self) -> NDArray[np.bool_]:
+        """Which of the values say that nothing is known."""
+        return np.array([is_missing(value) for value in self.values], dtype=bool)
+
+    @cached_property
+    def parsed(self) -> dict[str, tuple[NDArray[np.float64], str]]:
+        """What `kinds.numbers_in` found, by the decimal mark that it was told: parsing takes longer than all else."""
+        return {}
+
+    def taken(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Column:
+        """Return some rows of it."""
+        if self.numbers is not None:
+            return Column(self.name, numbers=self.numbers[rows], nameless=self.nameless)
+        return Column(self.name, np.array(self.text, dtype=object)[rows].tolist(), nameless=self.nameless)
+
+
+def is_missing(cell: str) -> bool:
+    """Tell whether a cell says that nothing is known."""
+    return len(cell) <= LONGEST_PLACEHOLDER and cell.casefold() in PLACEHOLDERS
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A table as it was read.
+
+    Attributes:
+        source: the file, or what else it is, for messages. columns: all of the same length.
+        named: whether the source has names for its columns; if not, they are "column 1", "column 2" ...
+        at: says where a row stands, such as "line 7". notes: what was decided on the way.
+        decimal: the decimal mark to be expected where a column does not show it.
+    """
+
+    source: str
+    columns: tuple[Column, ...]
+    named: bool
+    at: Callable[[int], str]
+    notes: tuple[str, ...] = ()
+    decimal: str = "."
+
+    names: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(column.name for column in self.columns))
+
+    def __len__(self) -> int:
+        return len(self.columns[0]) if self.columns else 0
+
+    def place(self, row: int, column: int) -> str:
+        """Say where a cell is."""
+        name = f" ({self.names[column]!r})" if self.named else ""
+        return f"{self.source}, {self.at(row)}, column {column + 1}{name}"
+
+    def noting(self, *notes: str) -> Rows:
+        """Return the same table with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
+    def find(self, wanted: str | int, what: str) -> int:
+        """Return the index of a column by its name, or else by its position: 1 is the first, -1 the last.
+
+        Raises:
+            InputError: there is none.
+        """
+        if isinstance(wanted, str) and wanted in self.names:
+            return self.names.index(wanted)
+        position, count = _whole(wanted), len(self.columns)
+        if position is not None and 1 <= abs(position) <= count:
+            return position - 1 if position > 0 else count + position
+        if position is not None:
+            raise InputError(
+                f"{what}={wanted!r}: {self.source} has {count} columns, counted from 1; -1 is the last one"
+            )
+        near = get_close_matches(str(wanted), self.names, 1) if self.named else []
+        there = f"the columns are {few(self.names)}" if self.named else (
+            f"the file has no header; name one of its {count} columns by its position, 1 to {count}"
+        )  # fmt: skip
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{what}={wanted!r}: there is no such column in {self.source}; {there}{hint}")
+
+
+def _whole(wanted: str | int) -> int | None:
+    try:
+        return int(wanted)
+    except ValueError:
+        return None
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Return names for columns that have none."""
+    return tuple(f"column {i + 1}" for i in range(count))
+
+
+def short(cell: str) -> str:
+    """Write out a cell, or its beginning."""
+    return repr(cell) if len(cell) <= LONGEST else f"{cell[:LONGEST]!r}..."
+
+
+def few(names: Sequence[str]) -> str:
+    """Write out at most ten names."""
+    return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -1,0 +1,244 @@
+"""CSV files: pandas reads the cells; what it must be told for that is found out here.
+
+Which encoding, which separator, and where the table begins. Every cell stays the text that it is.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from nnx.errors import FileFormatError
+
+from .assembling import assemble
+from .columns import BLANKS, Rows
+from .encoding import as_utf8
+from .header import is_number
+from .needs import optional
+
+WIDEST = 1 << 20  # columns
+LOOKS = 100  # records that settle the separator
+MARKS = ",;\t|"
+SPACES = r"\s+"
+DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+")
+SAYS_SEPARATOR = re.compile(rb"\s*\"?sep=(.)\"?[ ,;\t]*(\r\n|\r|\n)", re.IGNORECASE)
+LINE = re.compile(rb"[^\r\n]*(\r\n|\r|\n|$)")
+
+
+def read_csv(path: Path, data: bytes, header: bool | None = None, known: Collection[str] = ()) -> Rows:
+    """Read a CSV file.
+
+    Args:
+        path: the file, for messages. data: its bytes.
+        header: whether the first line holds names; None looks at it and at what is below it.
+        known: names that make the first line a header when it holds them all.
+
+    Raises:
+        FileFormatError: it is no text, empty, or not a table. MissingExtra: pandas is not installed.
+    """
+    pandas = optional("pandas", "tables", "reading CSV files")
+    data, notes = as_utf8(path, data)
+    return _Reader(path, data, notes).rows(pandas, header, known)
+
+
+class _Reader:
+    """Reads one file: its table begins at `start` in `data`, and what is below its first line at `begin`."""
+
+    def __init__(self, path: Path, data: bytes, notes: list[str]) -> None:
+        self.path, self.data, self.notes, self.start = path, data, notes, 0
+        self.mark = ""
+        if said := SAYS_SEPARATOR.match(data):
+            self.mark, self.start = said[1].decode("latin-1"), said.end()
+        comments = self._skip_comments()
+        self._skip_blanks()
+        if not self.mark:
+            self.mark = self._find_mark()
+        self.first, others = self._head()
+        names = _record(comments[-1], self.mark) if comments else []
+        self.names_given = 1 < len(names) == len(self.first)
+        if self.names_given:  # #id,a,b
+            self.first, self.begin = names, self.start
+        self.width = self._find_width(others)
+
+    def rows(self, pandas: Any, header: bool | None, known: Collection[str]) -> Rows:
+        """Return the whole table."""
+        if self.width > WIDEST:
+            raise FileFormatError(
+                f"{self.path}: there are {self.width} columns, expected at most {WIDEST}; save it as .npz for numpy"
+            )
+        first = [cell.strip(BLANKS) for cell in self.first]
+        return assemble(
+            str(self.path), first, self._cells(pandas), lambda record: f"line {self._line(record)}",
+            header if header is not None or not self.names_given else True,
+            known=known, notes=self.notes, decimal="," if self.mark == ";" else ".",
+        )  # fmt: skip
+
+    # ---- where the table begins --------------------------------------------------------------------------------------
+
+    def _skip_blanks(self) -> None:
+        found = re.compile(rb"\S").search(self.data, self.start)
+        if found is None:
+            raise FileFormatError(f"{self.path}: the file is empty, expected a line of numbers for each sample")
+        line = max(self.data.rfind(b"\n", self.start, found.start()), self.data.rfind(b"\r", self.start, found.start()))
+        self.start = line + 1 if line >= 0 else self.start
+
+    def _skip_comments(self) -> list[str]:
+        """Go past lines at the top that begin with #; return them without it."""
+        comments = []
+        self._skip_blanks()
+        while self.data.startswith(b"#", self.start):
+            line = LINE.match(self.data, self.start)
+            assert line is not None
+            if line.end() == len(self.data):
+                break
+            comments.append(line[0].decode().strip().lstrip("# \t"))
+            self.start = line.end()
+        if comments:
+            self._skip_blanks()
+        return comments
+
+    # ---- separator, width --------------------------------------------------------------------------------------------
+
+    def _text(self, start: int) -> io.TextIOWrapper:
+        stream = io.BytesIO(self.data)
+        stream.seek(start)
+        return io.TextIOWrapper(stream, "utf-8", newline="")
+
+    def _records(self, start: int, mark: str) -> Iterator[tuple[int, list[str]]]:
+        """Yield the number of the last line and the cells of every record that is not blank."""
+        lines: Iterator[str] = self._text(start)
+        if mark == SPACES:
+            lines, mark = (re.sub(r"[ \t]+", " ", line).strip(" ") for line in lines), " "
+        reader = csv.reader(lines, delimiter=mark, skipinitialspace=True)
+        try:
+            for cells in reader:
+                if len(cells) > 1 or any(cell.strip(BLANKS) for cell in cells):
+                    yield reader.line_num, cells
+        except csv.Error as error:
+            line = self._lines_before(start) + reader.line_num
+            raise FileFormatError(
+                f"{self.path}, line {line}: {error}; expected CSV, with a quote inside quotes doubled"
+            ) from error
+
+    def _find_mark(self) -> str:
+        """Return what separates the cells: what divides all lines alike, into the most cells."""
+        heads = {mark: self._sample(mark) for mark in MARKS}
+        even = {mark: head for mark, head in heads.items() if _even(head)}
+        for mark in ";\t|":
+            commas = [c.strip() for r in even.get(mark, [])[1:] for c in r if "," in c]
+            if commas and all(map(DECIMAL_COMMA.fullmatch, commas)):
+                return mark
+        if even:
+            return max(even, key=lambda mark: len(even[mark][0]))
+        if all(len(head[0]) == 1 for head in heads.values() if head):
+            return SPACES if _even(self._sample(SPACES)) else ","
+        return max(heads, key=lambda mark: len(heads[mark][0]) if heads[mark] else 0)
+
+    def _sample(self, mark: str) -> list[list[str]]:
+        """Return some records as a separator divides them; none where it makes no sense of the quotes."""
+        try:
+            return [cells for _, cells in islice(self._records(self.start, mark), LOOKS)]
+        except FileFormatError:
+            return []
+
+    def _head(self) -> tuple[list[str], list[list[str]]]:
+        """Return the first record, and some after it; note where the second begins."""
+        records = self._records(self.start, self.mark)
+        line, first = next(records, (0, [""]))
+        self.begin = self.start
+        for _ in range(line):
+            found = LINE.match(self.data, self.begin)
+            assert found is not None
+            self.begin = found.end()
+        return first, [cells for _, cells in islice(records, LOOKS)]
+
+    def _find_width(self, others: list[list[str]]) -> int:
+        """Return the number of columns; the first line may lack a name for names of rows, or a comma at the end."""
+        width, widths = len(self.first), {len(cells) for cells in others}
+        several = len(others) > 1
+        if several and widths == {width + 1} and not any(cells[-1].strip(BLANKS) for cells in others):
+            self.first = [*self.first, ""]
+        elif several and widths == {width + 1} and not any(map(is_number, self.first)):
+            self.first, self.names_given = ["", *self.first], True
+        elif widths == {width - 1} and not self.first[-1].strip(BLANKS):
+            self.first = self.first[:-1]
+        elif others and len(others[0]) > width:  # pandas would take what is too much for names of rows
+            self.width = width
+            line = next(islice(self._records(self.start, self.mark), 1, None))[0]
+            raise self._wrong_width(self._lines_before(self.start) + line, len(others[0]))
+        return len(self.first)
+
+    # ---- cells -------------------------------------------------------------------------------------------------------
+
+    def _cells(self, pandas: Any) -> list[list[str]]:
+        """Return the columns below the first record, as pandas reads them, without blanks around the cells."""
+        try:
+            frame = pandas.read_csv(
+                io.BytesIO(memoryview(self.data)[self.begin :]), sep=self.mark, header=None, names=range(self.width),
+                index_col=False if self.width == 1 else None, dtype=object, keep_default_na=False,
+                skipinitialspace=True, encoding="utf-8", low_memory=False,
+            )  # fmt: skip
+        except pandas.errors.EmptyDataError:
+            return [[] for _ in range(self.width)]
+        except (pandas.errors.ParserError, ValueError) as error:
+            raise self._refusal(str(error)) from error
+        columns = [[cell.strip(BLANKS) for cell in column] for column in frame.to_numpy(dtype=object).T.tolist()]
+        if self.width > 1 and "" in columns[-1]:  # a row that is too short is filled up without a word
+            self._check_widths()
+        return columns
+
+    def _refusal(self, message: str) -> FileFormatError:
+        before = self._lines_before(self.begin)
+        if found := re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", message):
+            return self._wrong_width(before + int(found[2]), int(found[3]))
+        if found := re.search(r"EOF inside string starting at row (\d+)", message):
+            return FileFormatError(
+                f"{self.path}, line {self._line(int(found[1]))}: a quote is opened and never closed; expected CSV, "
+                "with a quote inside quotes doubled"
+            )
+        return FileFormatError(f"{self.path}: {message}; expected CSV")
+
+    def _wrong_width(self, line: int, cells: int) -> FileFormatError:
+        remedy = f"put quotes around text with {' ' if self.mark == SPACES else self.mark!r} in it"
+        if self.width == 1:
+            remedy = "remove the lines above the table"
+        return FileFormatError(
+            f"{self.path}, line {line}: the row has {cells} cells, expected {self.width} as in the first; "
+            f"add or remove cells, and {remedy}"
+        )
+
+    def _check_widths(self) -> None:
+        before = self._lines_before(self.begin)
+        for line, cells in self._records(self.begin, self.mark):
+            if len(cells) != self.width and self.mark != SPACES:
+                raise self._wrong_width(before + line, len(cells))
+
+    def _lines_before(self, start: int) -> int:
+        return len(re.findall(rb"\r\n|\r|\n", self.data[:start]))
+
+    def _line(self, record: int) -> int:
+        """Return the line of a record, counted from 0 below the first one; -1 is that one."""
+        if record < 0:
+            return self._lines_before(self.begin)
+        found = next(islice(self._records(self.begin, self.mark), record, None), (1, []))
+        return self._lines_before(self.begin) + found[0]
+
+
+def _even(head: list[list[str]]) -> bool:
+    """Tell whether a separator divides all lines alike; the first may have one cell more or less."""
+    widths = Counter(len(cells) for cells in head[1:] or head)
+    if len(widths) != 1 or min(widths) < 2:
+        return False
+    return abs(len(head[0]) - min(widths)) <= 1
+
+
+def _record(line: str, mark: str) -> list[str]:
+    if mark == SPACES:
+        return line.split()
+    return next(csv.reader([line], delimiter=mark, skipinitialspace=True), [])

@@ -1,0 +1,46 @@
+"""Text in whatever encoding it came, as UTF-8."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+from pathlib import Path
+
+from nnx.errors import FileFormatError
+
+LOOKS = 1000  # bytes that tell UTF-16
+
+
+def as_utf8(path: Path, data: bytes) -> tuple[bytes, list[str]]:
+    """Return a file's text in UTF-8, without a mark at its start, and what is to be said of its encoding."""
+    for mark, encoding in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
+        if data.startswith(mark):
+            try:
+                return data[2:].decode(encoding).encode(), []
+            except UnicodeDecodeError as error:
+                raise FileFormatError(f"{path}: this is no UTF-16, though it begins like it: {error}") from error
+    data = data.removeprefix(codecs.BOM_UTF8).removesuffix(b"\x1a")  # which ended files once
+    for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):  # without a mark: every second byte of plain text is 0
+        half = data[start:LOOKS:2]
+        if half.count(0) > 0.9 * len(half) and 0 not in data[1 - start : LOOKS : 2]:
+            with contextlib.suppress(UnicodeDecodeError):
+                return data.decode(encoding).encode(), []
+    if b"\0" in data:
+        raise FileFormatError(
+            f"{path}: this is a binary file, or text in UTF-16, expected CSV in UTF-8; save it as CSV (UTF-8), "
+            f"or as .npz for numpy"
+        )
+    try:
+        data.decode()
+        return data, []
+    except UnicodeDecodeError as error:
+        line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
+        try:
+            if not data.decode(errors="ignore").isascii():  # what is left is UTF-8, so this is damage
+                raise ValueError
+            text = data.decode("cp1252").encode()
+        except ValueError:
+            raise FileFormatError(
+                f"{path}, line {line}: the byte 0x{byte:02x} is not UTF-8, expected CSV in UTF-8; save it as such"
+            ) from error
+        return text, [f"line {line} is not UTF-8: the file is read as Windows-1252"]

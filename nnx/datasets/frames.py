@@ -1,0 +1,82 @@
+"""Frames of pandas, polars, pyarrow and others, read through narwhals, which imports none of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from nnx.errors import FileFormatError, InputError, InputTypeError
+
+from .columns import BLANKS, EXACT, Column, Rows
+from .needs import optional
+
+
+def is_frame(given: object) -> bool:
+    """Tell whether something may be a frame: it has columns.
+
+    Raises:
+        InputTypeError: it is an array, or a column alone.
+    """
+    kind = type(given)
+    if hasattr(kind, "columns") or hasattr(kind, "column_names"):
+        return True
+    if hasattr(kind, "__array__"):
+        raise InputTypeError(
+            f"a {kind.__name__} was given, expected a file's name or a frame; arrays need no reading: fit() takes them"
+        )
+    return False
+
+
+def from_frame(given: Any, source: str = "the frame") -> Rows:
+    """Return what is in a frame.
+
+    Raises:
+        InputTypeError: it is none. InputError: two columns have the same name. MissingExtra: narwhals is not installed.
+    """
+    narwhals = optional("narwhals", "tables", "reading frames")
+    given = _with_text_names(given)
+    try:
+        frame = narwhals.from_native(given, eager_only=True)
+    except TypeError as error:
+        advice = "compute it by .collect()" if hasattr(given, "collect") else "give a file's name, or a frame"
+        raise InputTypeError(f"{source}: a {type(given).__name__} was given, expected a frame: {advice}") from error
+    if not len(frame):
+        raise FileFormatError(f"{source}: there are no rows, expected one for each sample")
+    columns = tuple(_column(narwhals, name, frame[name]) for name in frame.columns)
+    return Rows(source, columns, True, lambda row: f"row {row + 1}")
+
+
+def _with_text_names(given: Any) -> Any:
+    """Return a frame of pandas with the names of its columns as text, all different."""
+    if not (hasattr(given, "iloc") and hasattr(given, "columns")):
+        return given
+    names = [str(name).strip(BLANKS) for name in given.columns]
+    if twice := [name for i, name in enumerate(names) if name in set(names[:i])][:1]:
+        raise InputError(f"the frame: two columns are both called {twice[0]!r}, expected different names; rename one")
+    copy = given.copy(deep=False)
+    copy.columns = names
+    return copy
+
+
+def _column(narwhals: Any, name: str, series: Any) -> Column:
+    kind = series.dtype
+    codes = kind.is_integer() and max(abs(series.min() or 0), abs(series.max() or 0)) > EXACT
+    if kind.is_numeric() and not codes and not isinstance(kind, narwhals.Decimal):
+        return Column(name, numbers=np.asarray(series.cast(narwhals.Float64).to_numpy(), dtype=np.float64))
+    return Column(name, [as_text(cell) for cell in series.to_list()])
+
+
+def as_text(cell: Any) -> str:
+    """Return what a cell holds as text; "" for nothing."""
+    if cell is None or type(cell).__name__ in ("NAType", "NaTType") or (isinstance(cell, float) and cell != cell):
+        return ""
+    if isinstance(cell, str):
+        return cell.strip(BLANKS)
+    if isinstance(cell, float | np.floating):
+        number = float(cell)
+        return str(int(number)) if number == number // 1 and abs(number) < EXACT else repr(number)
+    if hasattr(cell, "isoformat"):
+        return str(cell.isoformat())
+    return json.dumps(cell, default=str) if isinstance(cell, dict | list) else str(cell)

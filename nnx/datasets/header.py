@@ -1,0 +1,72 @@
+"""Header detection: by a first line's own cells, and by what is below them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from .columns import Column, is_missing
+from .kinds import SHARE, numbers_in
+
+LABEL_NAMES = ("label", "class", "target", "y")  # in order of preference, in capitals or not
+MANY = 5  # whole numbers in order at the head of so many columns are names
+
+
+def is_header(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
+    """Tell whether a first line holds names.
+
+    Args:
+        first: its cells. below: the columns without it.
+    """
+    if again := equal_rows(first, below):  # of files that were put together, or a sample that is there twice
+        gone = set(again)
+        below = [[cell for row, cell in enumerate(column) if row not in gone] for column in below]
+    pairs = list(zip(first, below, strict=True))
+    if any(cell.lower() in LABEL_NAMES and cell not in column for cell, column in pairs):
+        return True
+    if counts_columns(first):
+        if first[-1] == str(len(first) - 1 - (not first[0])) and (len(first) > MANY or not first[0]):
+            return True
+        fresh = all(cell not in column for cell, column in pairs)
+        return fresh and not all(cell.isdecimal() for column in below for cell in column)
+    words = [(cell, column) for cell, column in pairs if not is_number(cell) and not is_missing(cell)]
+    values = sum(cell in column for cell, column in words)  # a name seldom is a value too
+    above_numbers = sum(_are_numbers(column) for _, column in words)
+    if above_numbers or values:
+        return above_numbers > values
+    return bool(words) and (not any(map(is_number, first)) or _counts_up(first))
+
+
+def equal_rows(first: Sequence[str], below: Sequence[Sequence[str]]) -> list[int]:
+    """Return the rows that have the same cells as the first line."""
+    if not below:
+        return []
+    starts = (row for row, cell in enumerate(below[0]) if cell == first[0])
+    return [row for row in starts if all(column[row] == cell for column, cell in zip(below, first, strict=True))]
+
+
+def counts_columns(first: Sequence[str]) -> bool:
+    """Tell whether a line is 0, 1, 2 ... as pandas writes for a frame without names, or 1, 2, 3 ..."""
+    cells = list(first[1:] if not first[0] else first)
+    return len(first) > 1 and any(cells == [str(i + start) for i in range(len(cells))] for start in (0, 1))
+
+
+def _counts_up(first: Sequence[str]) -> bool:
+    """Tell whether the numbers of a line count up, as years do that are names of columns."""
+    numbers = [int(cell) for cell in first if cell.isdecimal() and len(cell) < 16]
+    return len(numbers) > 2 and all(b - a == 1 for a, b in pairwise(numbers))
+
+
+def _are_numbers(column: Sequence[str]) -> bool:
+    read = Column("", column)
+    numbers = int((~np.isnan(numbers_in(read)[0])).sum())
+    return numbers > 0 and numbers >= SHARE * int((~read.missing).sum())
+
+
+def is_number(cell: str) -> bool:
+    """Tell whether a cell is a number, however written."""
+    if is_missing(cell):
+        return False
+    return not np.isnan(numbers_in(Column("", [cell]))[0][0])

@@ -1,0 +1,97 @@
+"""Preparation of a table: from columns to the numbers that a network takes, kept as JSON in the model's file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnx.errors import FileFormatError, InputError
+
+from .columns import Column, Rows
+from .encoder import Encoder, read_encoder
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What becomes of a table.
+
+    Attributes:
+        columns: of each column of the file, in order, but for the label. label: its name, or "". place: where it was.
+        named: whether the columns had names; if not, they are taken by position.
+        labels: what stood in the label's column, of classes in a file without names: it is told by them.
+    """
+
+    columns: tuple[Encoder, ...]
+    label: str = ""
+    place: int = 0
+    named: bool = True
+    labels: tuple[str, ...] = ()
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the features, in order."""
+        return tuple(name for column in self.columns for name in column.features)
+
+    @property
+    def measured(self) -> tuple[bool, ...]:
+        """Which features are amounts, to be centred and scaled."""
+        return tuple(measured for column in self.columns for measured in column.measured)
+
+    @property
+    def used(self) -> tuple[Encoder, ...]:
+        """The columns that become features."""
+        return tuple(column for column in self.columns if column.features)
+
+    def encode(self, columns: Sequence[Column]) -> NDArray[np.float64]:
+        """Return features [N, F] of the columns that are used, in their order."""
+        return np.hstack([encoder.encode(column) for encoder, column in zip(self.used, columns, strict=True)])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON holds it, and as `read` takes it."""
+        plain = {field: value for field, value in asdict(Encoder("", "")).items() if field not in ("name", "kind")}
+        columns = [{k: v for k, v in asdict(c).items() if k not in plain or v != plain[k]} for c in self.columns]
+        about = {"label": self.label, "place": self.place, "named": self.named, "labels": list(self.labels)}
+        return {"columns": columns, **about}
+
+    @classmethod
+    def read(cls, given: Any) -> Preparation:
+        """Return what `to_json` wrote.
+
+        Raises:
+            TypeError, ValueError, LookupError, AttributeError, InputError: it is something else.
+        """
+        columns = tuple(read_encoder(column) for column in given["columns"])
+        names = [column.name for column in columns]
+        if len(set(names)) < len(names):
+            raise ValueError("two columns have the same name")
+        place = int(given["place"])
+        if not 0 <= place <= len(columns):
+            raise ValueError("the label is in no column")
+        labels = tuple(map(str, given["labels"]))
+        return cls(columns, str(given["label"]), place, bool(given["named"]), labels)
+
+
+def refuse_infinite(x: NDArray[np.float64], preparation: Preparation, rows: Rows, places: Sequence[int]) -> None:
+    """Refuse features that are infinite."""
+    finite = np.isfinite(x)
+    if finite.all():
+        return
+    row, feature = divmod(int(np.argmin(finite)), x.shape[1])
+    owners = [place for encoder, place in zip(preparation.used, places, strict=True) for _ in encoder.features]
+    raise FileFormatError(
+        f"{rows.place(row, owners[feature])}: the cell is {x[row, feature]}, expected a finite number; fill it in or "
+        "remove the row"
+    )
+
+
+def nothing_left(rows: Rows, preparation: Preparation) -> InputError:
+    """Return the error that no column of a table can be used."""
+    reasons = "; ".join(f"{column.name!r}: {column.why}" for column in preparation.columns[:10])
+    return FileFormatError(
+        f"{rows.source}: no column is left to learn from ({reasons or 'there is a single column, the label'}); "
+        "keep some of them in spite of that (--keep), or give a table with features and a label"
+    )

@@ -1,0 +1,216 @@
+"""Files with tables, told by what is in them, whatever they are called: CSV, Excel, JSON, Parquet, compressed too."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import re
+import zipfile
+import zlib
+from collections.abc import Collection, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from nnx.errors import FileFormatError
+from nnx.files import check_size, open_file, size_of
+
+from .archive import EXPANDED
+from .assembling import assemble
+from .columns import BLANKS, Column, Rows
+from .csvfile import read_csv
+from .frames import as_text, from_frame
+from .needs import optional
+
+KIND = "a table (CSV, Excel, JSON, Parquet or npz)"
+MOST = 4 << 30  # bytes; an npz file takes less room, and is read a hundred times as fast
+PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"(\xb5/\xfd": "zstd"}
+UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, KeyError)
+FOREIGN = {
+    b"\xd0\xcf\x11\xe0": ("an old Excel workbook (.xls)", "save it as .xlsx or CSV"),
+    b"%PDF": ("a PDF document", "copy its table into a spreadsheet, and save that as CSV"),
+    b"SQLite format 3": ("an SQLite database", "export the table as CSV"),
+    b"\x89HDF\r\n": ("an HDF5 file", "read it with h5py or pandas, and give the arrays or the frame"),
+    b"\x89PNG": ("a picture", "give a table"),
+    b"\xff\xd8\xff": ("a picture", "give a table"),
+    b"version https://git-lfs": ("a Git LFS pointer, not the data", "fetch the data: git lfs pull"),
+    b"\x93NUMPY": ("a single array of numpy, a binary file", "save it as CSV, or as .npz with x and y"),
+    b"@relation": ("an ARFF file", "save it as CSV"),
+    b"<?xml": ("an XML file", "save it as CSV"),
+    b"ARROW1": ("an Arrow (Feather) file", "read it with pandas or polars, and give the frame"),
+    b"\x80\x04": ("a pickle, which may run code when it is opened", "save what is in it as CSV or Parquet"),
+    b"\x80\x05": ("a pickle, which may run code when it is opened", "save what is in it as CSV or Parquet"),
+}  # fmt: skip
+PAGE = re.compile(rb"\s*(<!doctype html|<html|<head|<body|<table)", re.IGNORECASE)
+
+
+def read_rows(path: Path, header: bool | None = None, known: Collection[str] = ()) -> Rows:
+    """Read a table; see `read_csv` for the arguments.
+
+    Raises:
+        FileFormatError: it is something else, damaged, or too large. MissingExtra: a package for it is not installed.
+    """
+    with open_file(path, KIND, MOST) as file:
+        data = file.read(size_of(file))
+    packed = next((name for magic, name in PACKED.items() if data.startswith(magic)), "")
+    if packed:
+        data = _unpacked(path, data, packed)
+    elif data.startswith(b"PK\x03\x04"):
+        return _zipped(path, data, header, known)
+    return _read(path, data, header, known)
+
+
+def _read(path: Path, data: bytes, header: bool | None, known: Collection[str]) -> Rows:
+    start = data[:1024].lstrip(b"\xef\xbb\xbf").lower()
+    for magic, (what, remedy) in FOREIGN.items():
+        if data.startswith(magic) or (magic.isascii() and start.lstrip().startswith(magic.lower())):
+            raise FileFormatError(f"{path}: this is {what}, expected {KIND}; {remedy}")
+    if PAGE.match(start):
+        raise FileFormatError(f"{path}: this is a web page (HTML), expected {KIND}; download the file itself")
+    if data.startswith(b"PAR1"):
+        return _parquet(path, data)
+    if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+        return _json(path, data)
+    return read_csv(path, data, header, known)
+
+
+# ---- compressed files ------------------------------------------------------------------------------------------------
+
+
+def _unpacked(path: Path, data: bytes, how: str) -> bytes:
+    """Return what a compressed file expands to."""
+    try:
+        stream = _expander(path, how)(io.BytesIO(data))
+        with stream:
+            return _bounded(path, stream)
+    except FileFormatError:
+        raise
+    except UNREADABLE as error:
+        raise FileFormatError(f"{path}: it is compressed by {how}, and cannot be unpacked: {error}") from error
+
+
+def _bounded(path: Path, stream: Any) -> bytes:
+    """Return all that a stream holds, unless that is too much."""
+    data: bytes = stream.read(EXPANDED + 1)
+    check_size(path, len(data), EXPANDED, "expands to more than", "unpack it, and give what is in it")
+    return data
+
+
+def _expander(path: Path, how: str) -> Any:
+    if how != "zstd":
+        return {"gzip": lambda f: gzip.GzipFile(fileobj=f), "bzip2": bz2.BZ2File, "xz": lzma.LZMAFile}[how]
+    for module, name in (("compression.zstd", "ZstdFile"), ("backports.zstd", "ZstdFile")):
+        try:
+            return getattr(import_module(module), name)
+        except ImportError:
+            continue
+    raise FileFormatError(
+        f"{path}: it is compressed by zstd, which Python reads from 3.14 on, or with the package backports.zstd; "
+        f"unpack it: unzstd {path.name}"
+    )
+
+
+def _zipped(path: Path, data: bytes, header: bool | None, known: Collection[str]) -> Rows:
+    """Read a zip file: an Excel workbook is one, too."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = [info for info in archive.infolist() if not info.is_dir()]
+            names = [info.filename for info in members]
+            size = sum(info.file_size for info in members)
+            check_size(path, size, EXPANDED, "expands to", "save it as CSV, or take a part of it")
+            if any(name.startswith("xl/") for name in names):
+                return _excel(path, data, header, known)
+            tables = [name for name in names if not name.startswith("__MACOSX/")]
+            if len(tables) == 1:
+                with archive.open(tables[0]) as stream:
+                    return _read(path, _bounded(path, stream), header, known).noting(
+                        f"read {tables[0]} in the zip file"
+                    )
+    except FileFormatError:
+        raise
+    except UNREADABLE as error:
+        raise FileFormatError(f"{path}: this is a zip file that cannot be read: {error}") from error
+    if any(name.endswith(".npy") for name in names):
+        raise FileFormatError(f"{path}: this is an npz file of numpy; give it a name that ends in .npz")
+    listed = ", ".join(names[:5]) or "nothing"
+    raise FileFormatError(f"{path}: this is a zip file that holds {listed}; unpack it, and give one table")
+
+
+# ---- files with types ------------------------------------------------------------------------------------------------
+
+
+def _excel(path: Path, data: bytes, header: bool | None, known: Collection[str]) -> Rows:
+    pandas = optional("pandas", "tables", "reading Excel workbooks")
+    optional("openpyxl", "tables", "reading Excel workbooks")
+    try:
+        with pandas.ExcelFile(io.BytesIO(data), engine="openpyxl") as book:
+            sheets = list(book.sheet_names)
+            frame = pandas.read_excel(book, header=None, dtype=object, na_filter=False)
+    except Exception as error:  # whatever a damaged workbook makes of it
+        raise FileFormatError(
+            f"{path}: this looks like an Excel workbook, but cannot be read: {error}; save it as CSV"
+        ) from error
+    cells = [[as_text(cell) for cell in frame[name].tolist()] for name in frame.columns]
+    cells = [column for column in cells if any(column)]
+    start = next((i for i in range(len(cells[0]) if cells else 0) if any(column[i] for column in cells)), None)
+    if start is None:
+        raise FileFormatError(f"{path}: the first sheet of this Excel workbook is empty, expected a row a sample")
+    notes = [f"the first of {len(sheets)} sheets, {sheets[0]!r}, is read"] if len(sheets) > 1 else []
+    return assemble(
+        f"{path} (Excel)", [column[start] for column in cells], [column[start + 1 :] for column in cells],
+        lambda record: f"row {start + record + 2}", header, known=known, notes=notes,
+    )  # fmt: skip
+
+
+def _json(path: Path, data: bytes) -> Rows:
+    """Read a list of records, or a record on each line."""
+    try:
+        text = data.decode("utf-8-sig")
+        try:
+            given = json.loads(text)
+        except ValueError:
+            given = [json.loads(line) for line in text.splitlines() if line.strip(BLANKS)]
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path}: this looks like JSON, but cannot be read: {error}; expected {KIND}") from error
+    records = _records(given)
+    if not records:
+        raise FileFormatError(
+            f"{path}: this is JSON, but no table: expected a list of records, or a record on each line, as "
+            '{"age": 31, "label": "yes"}'
+        )
+    names = list(dict.fromkeys(name for record in records for name in record))
+    columns = [Column(name, [as_text(record.get(name)) for record in records]) for name in names]
+    return Rows(f"{path} (JSON)", tuple(columns), True, lambda row: f"record {row + 1}")
+
+
+def _records(given: Any) -> list[Mapping[str, Any]]:
+    """Return the records in what a JSON file holds, as pandas and others write them; none if it is no table."""
+    if isinstance(given, Mapping) and isinstance(given.get("columns"), list) and isinstance(given.get("data"), list):
+        given = [dict(zip(given["columns"], row, strict=False)) for row in given["data"] if isinstance(row, list)]
+    elif isinstance(given, Mapping) and given and all(isinstance(column, list) for column in given.values()):
+        given = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=False)]
+    elif isinstance(given, Mapping) and given and all(isinstance(column, Mapping) for column in given.values()):
+        index = dict.fromkeys(key for column in given.values() for key in column)
+        given = [{name: column.get(key) for name, column in given.items()} for key in index]
+    records = [given] if isinstance(given, Mapping) else given
+    good = isinstance(records, list) and all(isinstance(record, Mapping) for record in records)
+    return records if good else []
+
+
+def _parquet(path: Path, data: bytes) -> Rows:
+    parquet = optional("pyarrow.parquet", "parquet", "reading Parquet files")
+    try:
+        file = parquet.ParquetFile(io.BytesIO(data))
+        size = 8 * file.metadata.num_rows * file.metadata.num_columns
+        groups = range(file.metadata.num_row_groups)
+        size = max(size, sum(file.metadata.row_group(i).total_byte_size for i in groups))
+        check_size(path, size, MOST, "expands to", "take a part of it")
+        table = file.read()
+    except FileFormatError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of it
+        raise FileFormatError(f"{path}: this looks like a Parquet file, but cannot be read: {error}") from error
+    return from_frame(table, str(path))

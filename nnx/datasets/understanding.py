@@ -1,0 +1,131 @@
+"""A table's label, and the kind of every other column: understood before anything is learned from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnx.errors import FileFormatError, InputError
+
+from .columns import Column, Rows, short
+from .encoder import learn
+from .header import LABEL_NAMES
+from .kinds import CATEGORY, DROPPED, Understood, understand
+from .preparation import Preparation, nothing_left, refuse_infinite
+from .target import Target, encode
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is said of a table's columns, by names or positions (1 is the first, -1 the last).
+
+    Attributes:
+        label: to be learned. task: "auto", "classification" or "regression". drop: not to be used.
+        keep: to be used though they look like ids or free text. categorical: numbers that are names.
+    """
+
+    label: str | int | None = None
+    task: str = "auto"
+    drop: tuple[str | int, ...] = ()
+    keep: tuple[str | int, ...] = ()
+    categorical: tuple[str | int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A table, and what is understood of it, before anything is learned from it.
+
+    Attributes:
+        rows: as read. target: the labels. place: of the label's column. chosen: why it is the label.
+        found: the other columns, in order, with the kind of each.
+    """
+
+    rows: Rows
+    target: Target
+    place: int
+    chosen: str
+    found: tuple[Understood, ...]
+
+    label: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "label", self.rows.names[self.place])
+
+    def learn(self, part: NDArray[np.bool_] | None = None) -> tuple[Preparation, NDArray[np.float64]]:
+        """Return what becomes of the columns, learned from a part of the rows (bool [N]), and all features [N, F].
+
+        Raises:
+            FileFormatError: nothing is left to learn from, or a number is infinite.
+        """
+        tells = self.target.task == "classification" and not self.rows.named
+        labels = tuple(self.rows.columns[self.place].values) if tells else ()
+        columns = tuple(learn(found, part) for found in self.found)
+        preparation = Preparation(columns, self.label, self.place, self.rows.named, labels)
+        if not preparation.features:
+            raise nothing_left(self.rows, preparation)
+        places = [i for i in range(len(self.rows.columns)) if i != self.place]
+        used = [place for place, column in zip(places, preparation.columns, strict=True) if column.features]
+        x = preparation.encode([self.rows.columns[place] for place in used])
+        refuse_infinite(x, preparation, self.rows, used)
+        return preparation, x
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided on the way, and which cells are not of their column's kind."""
+        odd = []
+        for place, found in zip((i for i in range(len(self.rows.columns)) if i != self.place), self.found, strict=True):
+            if found.odd:
+                cell = found.column.text[found.odd[0]]
+                more = f", like {len(found.odd) - 1} more" if len(found.odd) > 1 else ""
+                odd.append(
+                    f"{self.rows.at(found.odd[0])}, column {place + 1} ({found.column.name!r}): {short(cell)} is no "
+                    f"{found.kind}, and taken for missing{more}"
+                )
+        return (*self.rows.notes, *odd)
+
+
+def understood(rows: Rows, wishes: Wishes) -> Reading:
+    """Say what a table's columns are.
+
+    Raises:
+        FileFormatError: the labels cannot be used. InputError: a column that is named is not there.
+    """
+    if len(rows.columns) < 2:
+        raise FileFormatError(
+            f"{rows.source}: there is a single column, expected features and a label; "
+            f"separate the columns by commas, semicolons or tabs"
+        )
+    place, chosen = _label(rows, wishes.label)
+    sets = {
+        name: {rows.find(wanted, name) for wanted in getattr(wishes, name)} for name in ("drop", "keep", "categorical")
+    }
+    for name, places in sets.items():
+        if place in places:
+            raise InputError(f"{name}: {rows.names[place]!r} is the label; name another column, or another label")
+    if both := sets["drop"] & (sets["keep"] | sets["categorical"]):
+        raise InputError(f"drop: {rows.names[min(both)]!r} is to be kept, too; say one of the two")
+    target = encode(rows.columns[place], wishes.task, lambda row: rows.place(row, place), rows.decimal)
+    found = tuple(
+        _understood(column, rows.decimal, i, sets) for i, column in enumerate(rows.columns) if i != place
+    )  # fmt: skip
+    return Reading(rows, target, place, chosen, found)
+
+
+def _understood(column: Column, decimal: str, place: int, sets: dict[str, set[int]]) -> Understood:
+    if place in sets["drop"]:
+        return Understood(column, DROPPED, why="as you said")
+    wish = CATEGORY if place in sets["categorical"] else "keep" if place in sets["keep"] else ""
+    return understand(column, decimal, wish)
+
+
+def _label(rows: Rows, label: str | int | None) -> tuple[int, str]:
+    """Return the place of the column of labels, and why it is that."""
+    if label is not None:
+        return rows.find(label, "label"), "as you said"
+    names = [name.lower() for name in rows.names] if rows.named else []
+    for name in LABEL_NAMES:
+        if name in names:
+            return names.index(name), "by its name"
+    return len(rows.columns) - 1, "the last column"
