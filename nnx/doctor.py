@@ -34,7 +34,6 @@ PACKAGES = {  # distributions, any of which will do: (what for, extra)
     ("scipy",): ("BLAS inside Numba", "cpu"),
     ("threadpoolctl",): ("setting and showing threads", "cpu"),
     ("cupy-cuda12x", "cupy-cuda13x", "cupy"): ("the cupy backend", "cuda12"),
-    ("mpi4py",): ("several processes", "mpi"),
     ("typer",): ("nnx train, nnx predict", "train"),
     ("rich",): ("progress bars and tables", "train"),
     ("safetensors",): ("saving and loading", "train"),
