@@ -258,7 +258,7 @@ def _operations(ops: dict[str, str]) -> list[Row]:
     for op, how in ops.items():
         owner, _, name = how.partition(":")
         groups.setdefault(owner, []).append(op if name in ("", op) else f"{op} ({name})")
-    return [("default" if owner == "xp" else owner, ", ".join(names), True) for owner, names in groups.items()]
+    return [("default bodies" if owner == "xp" else owner, ", ".join(names), True) for owner, names in groups.items()]
 
 
 def _environment(variables: dict[str, str | None]) -> list[Row]:

@@ -77,7 +77,7 @@ def suite_title(suite: str) -> Text:
     return _text(f"\n{suite}: {SUITES[suite]}\n", style="bold")
 
 
-def closing(data: dict[str, Any]) -> Text:
+def footer(data: dict[str, Any]) -> Text:
     """Return what to know of the whole run: how quiet it was, and how to read it."""
     quiet = data["quiet"]
     text = _text(
@@ -85,6 +85,7 @@ def closing(data: dict[str, Any]) -> Text:
         style="dim",
     )
     text.append("x NumPy, x others: how many times faster than nnx on NumPy, and than the best that is not nnx. ")
+    text.append("notes: the book's own NumPy. " if "notes" in data["players"] else "")
     text.append("at least: the time at the hardware's limit; limit: that as a share of the median.\n")
     others, stolen = quiet["others"], quiet["stolen"]
     if others is not None:
