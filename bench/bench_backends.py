@@ -1,4 +1,4 @@
-"""The throughput of every backend that works here, and of the notes' own NumPy: `make bench`.
+"""The throughput of every backend that works here, and of the book's own NumPy: `make bench`.
 
 The workloads and players are those of `nnx bench`, without other libraries and within one process. Each is checked
 against float64 NumPy before it is timed. `make bench ARGS=--all` takes all of them; `ARGS="-k adam"` some.

@@ -1,4 +1,4 @@
-"""Precision lost in casting to the model's type: in float32 a clock in milliseconds stands still for minutes.
+"""Checks of casts to the model's type: in float32 a column may become constant, as a clock in milliseconds does.
 
 Where a column's numbers are large and vary by little, rounding moves them by as much as they vary, and the model sees
 noise, or a constant. Columns near 0 lose nothing that counts, so a look at a few rows is enough for nearly all data.

@@ -34,7 +34,6 @@ PACKAGES = {  # distributions, any of which will do: (what for, extra)
     ("scipy",): ("BLAS inside Numba", "cpu"),
     ("threadpoolctl",): ("setting and showing threads", "cpu"),
     ("cupy-cuda12x", "cupy-cuda13x", "cupy"): ("the cupy backend", "cuda12"),
-    ("mpi4py",): ("several processes", "mpi"),
     ("typer",): ("nnx train, nnx predict", "train"),
     ("rich",): ("progress bars and tables", "train"),
     ("safetensors",): ("saving and loading", "train"),
@@ -259,7 +258,7 @@ def _operations(ops: dict[str, str]) -> list[Row]:
     for op, how in ops.items():
         owner, _, name = how.partition(":")
         groups.setdefault(owner, []).append(op if name in ("", op) else f"{op} ({name})")
-    return [("default" if owner == "xp" else owner, ", ".join(names), True) for owner, names in groups.items()]
+    return [("default bodies" if owner == "xp" else owner, ", ".join(names), True) for owner, names in groups.items()]
 
 
 def _environment(variables: dict[str, str | None]) -> list[Row]:

@@ -45,7 +45,7 @@ class Optimizer(Assignable):
 
     The learning rate of step t, counted from 0, is `learning_rate / (1 + decay * t)`.
 
-    Used by hand, as in the notes: `pre_update_params()`, `update_params(layer)` for each layer, `post_update_params()`.
+    Used by hand, as in the book: `pre_update_params()`, `update_params(layer)` for each layer, `post_update_params()`.
 
     Attributes:
         learning_rate, decay, and whatever numbers an optimizer takes: assignable at any time, right from the next step.
@@ -77,10 +77,10 @@ class Optimizer(Assignable):
         """The rate of the next step."""
         return float(self.learning_rate / (1.0 + self.decay * self.iterations))
 
-    # ---- by hand, as in the notes ------------------------------------------------------------------------------------
+    # ---- by hand, as in the book ------------------------------------------------------------------------------------
 
     def pre_update_params(self) -> None:
-        """Do nothing: the rate of the step is computed from `iterations`. The notes call it before each update."""
+        """Do nothing: the rate of the step is computed from `iterations`. The book calls it before each update."""
 
     def update_params(self, layer: Layer) -> None:
         """Move the parameters of one layer against their gradients. Layers without parameters stay as they are."""

@@ -1,4 +1,4 @@
-"""Standard output that may be closed, without a reader, `write` alone, or None: progress is shown if it can be.
+"""Progress output that cannot fail: stdout may be closed, a broken pipe, an object with `write` alone, or None.
 
 That there is nowhere to tell of it is no reason for a training to fail. What a command is for is another matter: `nnx
 predict` ends with an error where its answers cannot be written.

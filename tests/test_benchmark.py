@@ -184,7 +184,7 @@ def process():
 def test_a_players_process_answers_and_outlives_what_goes_wrong(process, tmp_path):
     file = str(tmp_path / "results.npz")
     assert "KeyError" in process.ask(prepare="no such workload", results=file)["refused"]
-    assert process.ask(prepare=STEP.name, results=file)["how"] == "program"
+    assert process.ask(prepare=STEP.name, results=file)["how"] == "one operation after the other"
     with np.load(file) as got:
         assert check.fault(STEP, dict(got), check.reference(STEP)) is None
     assert process.ask(calibrate=0.001)["calls"] >= 1

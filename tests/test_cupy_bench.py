@@ -25,6 +25,8 @@ from nnx.backends.cupy import driver as cuda_driver
 from nnx.benchmark import report
 from nnx.benchmark.libraries import Absent
 from nnx.benchmark.libraries import jax as jax_player
+from nnx.benchmark.libraries import nnx as nnx_player
+from nnx.benchmark.networks import Network
 from nnx.kernels.cuda import KERNELS, elementwise
 from nnx.testing import conformance
 
@@ -452,6 +454,12 @@ def test_a_race_saves_its_rows_and_fails_without_a_figure_of_ours(monkeypatch: p
     monkeypatch.setattr(gpu_races, "PLAYERS", players[1:])
     with pytest.raises(RuntimeError, match="nnx finished no race"):
         gpu_races.race(workloads, saved.append)
+
+
+def test_a_race_says_what_ran_its_steps(stand_in: Any):
+    for persistent, how in ((True, "persistent kernel"), (False, "CUDA graph")):
+        stand_in.persistent = persistent
+        assert nnx_player._step(Network(20, (2, 4, 3)), stand_in).how == how
 
 
 def test_clocks_are_noted_while_a_race_runs(monkeypatch: pytest.MonkeyPatch):

@@ -224,7 +224,7 @@ def test_warmup_leaves_nothing_to_compile():
 @pytest.mark.parametrize("processes", range(1, 7))
 def test_each_process_goes_its_own_way_through_all_steps(processes):
     steps = list(range(11))
-    ways = [warmup.way(steps, processes, number) for number in range(processes)]
+    ways = [warmup.order_of(steps, processes, number) for number in range(processes)]
     assert all(sorted(way) == steps for way in ways)
     assert ways[0] == steps
     assert len({way[0] for way in ways}) == processes
@@ -263,7 +263,7 @@ def test_a_helper_is_a_process(tmp_path):
 
 def test_a_helper_leaves_where_nothing_can_be_handed_over(monkeypatch):
     monkeypatch.setattr(cache, "writable", lambda: None)
-    monkeypatch.setattr(warmup, "way", lambda *all: pytest.fail("it compiles"))
+    monkeypatch.setattr(warmup, "order_of", lambda *all: pytest.fail("it compiles"))
     warmup._help("2", "1", "float32")
 
 

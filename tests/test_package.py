@@ -26,7 +26,6 @@ CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines(
 OPTIONAL = [
     "cupy",
     "matplotlib",
-    "mpi4py",
     "narwhals",
     "numba",
     "openpyxl",

@@ -557,7 +557,7 @@ SCRIPT = """
 import sys
 import nnx
 import nnx.backends, nnx.testing
-optional = {"numba", "cupy", "scipy", "matplotlib", "sklearn", "mpi4py", "torch", "typer", "rich", "safetensors"}
+optional = {"numba", "cupy", "scipy", "matplotlib", "sklearn", "torch", "typer", "rich", "safetensors"}
 print(sorted(optional & sys.modules.keys()))
 print(nnx.backends.names())
 print(nnx.get_backend("numpy").name, sorted(optional & sys.modules.keys()))

@@ -51,6 +51,18 @@ def test_before_the_first_step_it_says_what_is_planned():
     assert "predictions: none yet; planned: one compiled function for a few rows" in numbas
 
 
+def test_a_layer_of_ones_own_predicts_as_written_and_the_plan_says_so():
+    class Twice(nnx.Layer):
+        def forward(self, inputs, training=False):
+            self.inputs, self.output = inputs, 2 * inputs
+            return self.output
+
+    net = nnx.Sequential(nnx.Dense(2, 3), Twice(), backend="numpy")
+    assert "predictions: none yet; planned: layer by layer, as written" in told(net)
+    net.predict([[1, 2]])
+    assert "predictions: layer by layer, as written" in told(net)
+
+
 def test_numpy_runs_one_operation_after_the_other():
     net = model("numpy")
     net.fit(*samples(), epochs=1, verbose=0)

@@ -1,4 +1,4 @@
-"""Environment variables that choose how a backend computes; what none of them can mean is an error, never ignored."""
+"""Parsing of the environment variables that choose how a backend computes; a value that none can have is an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stages of a forward pass: a network that only predicts, as operations in a row on parameters that lie fixed."""
+"""Stages of a forward pass, for inference: dense products with their activations, one after the other."""
 
 from __future__ import annotations
 

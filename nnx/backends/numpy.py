@@ -1,7 +1,7 @@
 """The NumPy backend: complete, with no dependency but numpy, and the judge of the others.
 
 Each body here says the same as the default one (operations.py), without temporary arrays where they cost: on the
-networks of the notes most of a step's time goes into allocating results and into Python itself. A second body stays for
+networks of the book most of a step's time goes into allocating results and into Python itself. A second body stays for
 its speed alone. At 300x3 in float32, default and here, in us: softmax 59 and 9, its gradient 10 and 5, softmax with
 cross-entropy of labels 139 and 44, gradient of the squared error 2.2 and 1.7, gather_rows 24 and 2.3, tally 12 and 5,
 end_step 7 and 2.4; of 900 parameters SGD 9 and 3.3, AdaGrad 10 and 4.6, RMSprop 31 and 6, Adam 70 and 8.7.

@@ -239,7 +239,7 @@ class Operations:
 
     @operation("y")
     def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:
-        """Return the notes' matrix for every sample, `diagflat(y) - y @ y.T`: [N, C, C]."""
+        """Return the book's matrix for every sample, `diagflat(y) - y @ y.T`: [N, C, C]."""
         identity = self._distribution(self._range(y.shape[1], y), y)
         return write(out, y[:, :, None] * identity - y[:, :, None] * y[:, None, :])
 

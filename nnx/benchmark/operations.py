@@ -90,7 +90,7 @@ def function_gradient(row: Elementwise) -> Operation:
 
     def operands(n: int, c: int) -> dict[str, Any]:
         x = normal(n, c)
-        y = getattr(reference, row.name)(x.astype(np.float64), **setting)["out"].value.astype(np.float32)
+        y = reference.formula(row.name)(x.astype(np.float64), **setting)["out"].value.astype(np.float32)
         return {row.of: x if row.of == "x" else y, "dy": normal(n, c, seed=1), **setting}
 
     return Operation(ROWS, operands, lambda n, c: 3 * n * c, quick="M" if row.gradient in QUICK else "")
@@ -190,7 +190,7 @@ def expected(kind: str, shape: Shape) -> Results:
         return _after_a_step(kind, operands)
     if kind in ("softmax_backward", "jacobian_product"):
         return _gradient_of_softmax(**operands)
-    formula = getattr(reference, kind)
+    formula = reference.formula(kind)
     given = operands | {"kind": np.float32, "batch": shape[0]}
     results: Results = formula(**{name: given[name] for name in inspect.signature(formula).parameters if name in given})
     return {name: wanted for name, wanted in results.items() if name in OPERATIONS[kind].written(*shape)}

@@ -77,15 +77,16 @@ def suite_title(suite: str) -> Text:
     return _text(f"\n{suite}: {SUITES[suite]}\n", style="bold")
 
 
-def closing(data: dict[str, Any]) -> Text:
+def footer(data: dict[str, Any]) -> Text:
     """Return what to know of the whole run: how quiet it was, and how to read it."""
     quiet = data["quiet"]
     text = _text(
-        "\nmedian of rounds in which all players take turns; +- is half of where most rounds of all passes lie.\n",
+        "\nmedian: of rounds in which all players take turns; +-: half the span of their middle half, as a share.\n",
         style="dim",
     )
     text.append("x NumPy, x others: how many times faster than nnx on NumPy, and than the best that is not nnx. ")
-    text.append("limit: share of what the machine could do at most.\n")
+    text.append("notes: the book's own NumPy. " if "notes" in data["players"] else "")
+    text.append("at least: the time at the hardware's limit; limit: that as a share of the median.\n")
     others, stolen = quiet["others"], quiet["stolen"]
     if others is not None:
         busy = others > BUSY or (stolen or 0) > BUSY

@@ -60,7 +60,7 @@ def bench(
         ),
     ] = None,
 ) -> None:
-    """Measure the backends against each other, the notes' own NumPy, and other libraries.
+    """Measure the backends against each other, the book's own NumPy, and other libraries.
 
     Each is first checked against float64 NumPy; a wrong result, or one that another backend computed, gets no figure.
     """
@@ -118,7 +118,7 @@ def _run(
         finally:
             report.finish(watch.seconds, watch.report())
             _write(report, as_json, html)
-    console.print(table.closing(report.data))
+    console.print(table.footer(report.data))
     if not report.measured:
         raise Failed("nothing could be measured: each line above says why")
 

@@ -1,4 +1,4 @@
-"""Output paths: looked at before any work is done for them."""
+"""Validation of output paths (`--save`, `--plot`, `--html`), before any work is done for them."""
 
 from __future__ import annotations
 

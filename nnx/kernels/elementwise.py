@@ -1,4 +1,4 @@
-"""The activation functions that act on each number by itself: a table with one row for each.
+"""Elementwise activation functions: a table with one row for each.
 
 A row holds the function's name, what its gradient is computed from, and its formulas, for arrays of any library, for
 compiled code and for GPUs alike. The operations of the backends, the compiled programs, the CUDA kernels, the layers'

@@ -1,4 +1,4 @@
-"""The losses of each output by itself, and the parts of these and others that are worked out number by number.
+"""Elementwise loss functions (squared, absolute, binary, Huber), and the elementwise parts of the other losses.
 
 `PARTS` has formulas like those of nnx/kernels/elementwise.py, by kind: each is given the mathematics `m`, an output x,
 what it should be, t, and two constants a and b, of which most need one or none.

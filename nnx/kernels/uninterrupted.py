@@ -1,4 +1,4 @@
-"""Work that the handler of a signal cannot cut: compiling, and whatever else would leave Numba half done.
+"""Signal safety: compiling, and what else would leave Numba half done, runs in a thread that no handler interrupts.
 
 Python runs handlers in the main thread alone, between any two instructions. What one raises, such as KeyboardInterrupt
 at Ctrl-C, would leave a registry of Numba's half filled, or a module of LLVM's with two owners; the next compilation

@@ -160,14 +160,14 @@ class Tanh(Activation):
 class Softmax(Activation):
     """exp(x) / sum exp(x) for each row: positive numbers that add up to 1 (chapter 4).
 
-    The row's maximum is subtracted first, so that nothing overflows. `backward` is the notes' product of each
+    The row's maximum is subtracted first, so that nothing overflows. `backward` is the book's product of each
     sample's Jacobian with its gradient (chapter 9), computed without the Jacobian.
     """
 
     operation = "softmax"
 
     def jacobian(self) -> Array:
-        """Return the notes' matrix of every sample of the last forward, diagflat(y) - y y': [N, C, C]."""
+        """Return the book's matrix of every sample of the last forward, diagflat(y) - y y': [N, C, C]."""
         if "output" not in self.__dict__:
             raise InputError("Softmax(): jacobian() was called before forward(); call that first, with the inputs")
         return self.backend.softmax_jacobian(self.output)

@@ -23,7 +23,7 @@ class Dense(Layer):
             Assignable at any time, right from the next step on.
         init: "he" (normal, standard deviation sqrt(2 / n_inputs); He et al., 2015), "glorot" (uniform within
             sqrt(6 / (n_inputs + n_neurons)); Glorot and Bengio, 2010), a number (normal with that standard
-            deviation; the notes' is 0.01), or the weights themselves as an array.
+            deviation; the book's is 0.01), or the weights themselves as an array.
 
     Attributes:
         weights: [n_inputs, n_neurons]; biases: [1, n_neurons]. Assigning copies into place.

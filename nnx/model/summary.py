@@ -6,7 +6,9 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from nnx.backends.printable import printable
+from nnx.backends.recorder import AS_WRITTEN
 from nnx.layers import Layer
+from nnx.model.inference import stages_of
 from nnx.model.network import Network
 from nnx.model.validation import written
 
@@ -44,7 +46,8 @@ def summarize(model: Network, training: Iterable[str], kernels: Mapping[str, str
 def predictions_of(model: Network) -> str:
     """Return how the model predicts; before it first does, how it will."""
     if model._inference is None:  # making it may take a compiler's time
-        return f"none yet; planned: {model.backend.planned_prediction()}"
+        planned = AS_WRITTEN if stages_of(model.layers) is None else model.backend.planned_prediction()
+        return f"none yet; planned: {planned}"
     return model._inference.description
 
 

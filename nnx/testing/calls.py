@@ -49,8 +49,8 @@ def ways(case: Case, random: np.random.Generator) -> Iterator[Way]:
         yield Way(in_place=True)
 
 
-class Room:
-    """An array to be written: the first rows of a larger one, of which the others must stay as they are."""
+class Guarded:
+    """An array to be written: the first rows of a larger one, of which the others, its guard, must stay as they are."""
 
     def __init__(self, backend: Backend, values: np.ndarray) -> None:
         self.backend, self.rows = backend, len(values)
@@ -91,22 +91,22 @@ def _check_call(backend: Backend, case: Case, dtype: str, way: Way, report: Repo
     what = f"{backend.name}: {case.operation}, {case.name}, {dtype}, {way}"
     arrays = {name: value for name, value in case.operands.items() if isinstance(value, np.ndarray)}
     written = {name for name in arrays if name in OPERATIONS[case.operation].writes or (way.in_place and name == "x")}
-    rooms = {name: Room(backend, arrays[name]) for name in written}
+    guarded = {name: Guarded(backend, arrays[name]) for name in written}
     read = {
         name: laid_out(backend, values, way.layout if name in READ_ANY_WAY else "contiguous")
         for name, values in arrays.items()
         if name not in written
     }
-    operands = case.operands | read | {name: room.array for name, room in rooms.items()}
+    operands = case.operands | read | {name: one.array for name, one in guarded.items()}
     if case.out is not None and way.with_out:
-        rooms["out"] = (
-            rooms["x"] if way.in_place else Room(backend, np.full(case.out, 55, next(iter(arrays.values())).dtype))
+        guarded["out"] = (
+            guarded["x"] if way.in_place else Guarded(backend, np.full(case.out, 55, next(iter(arrays.values())).dtype))
         )
-    result = _call(backend, case, operands, rooms, way)
+    result = _call(backend, case, operands, guarded, way)
     if result is NotReplayable:
         return
-    _check_result(backend, case, result, operands, rooms, what)
-    got = {name: room.read(f"{what}: {name}") for name, room in rooms.items()}
+    _check_result(backend, case, result, operands, guarded, what)
+    got = {name: one.read(f"{what}: {name}") for name, one in guarded.items()}
     if case.out is not None:
         got["out"] = backend.to_numpy(result)
     errors = [
@@ -118,8 +118,8 @@ def _check_call(backend: Backend, case: Case, dtype: str, way: Way, report: Repo
     report.replayed += way.replayed
 
 
-def _call(backend: Backend, case: Case, operands: dict[str, Any], rooms: dict[str, Room], way: Way) -> Any:
-    extra = {"out": rooms["out"].array} if "out" in rooms else {}
+def _call(backend: Backend, case: Case, operands: dict[str, Any], guarded: dict[str, Guarded], way: Way) -> Any:
+    extra = {"out": guarded["out"].array} if "out" in guarded else {}
     if not way.replayed:
         return getattr(backend, case.operation)(*operands.values(), **extra)
     recorder = backend.record([a for a in operands.values() if backend.owns(a)])
@@ -128,14 +128,14 @@ def _call(backend: Backend, case: Case, operands: dict[str, Any], rooms: dict[st
         program = backend.compile(recorder)
     except NotReplayable:  # a lone operation need not be; whole training steps must (training/step.py)
         return NotReplayable
-    for room in rooms.values():
-        room.reset()
+    for one in guarded.values():
+        one.reset()
     program.run(1)
     return result
 
 
 def _check_result(
-    backend: Backend, case: Case, result: Any, operands: dict[str, Any], rooms: dict[str, Room], what: str
+    backend: Backend, case: Case, result: Any, operands: dict[str, Any], guarded: dict[str, Guarded], what: str
 ) -> None:
     if case.out is None:
         assert result is None, f"{what}: returns {result!r}, expected None"
@@ -144,8 +144,8 @@ def _check_result(
     first = next(a for a in operands.values() if backend.owns(a))
     kind, wanted = backend.dtype_name(result.dtype), backend.dtype_name(first.dtype)
     assert kind == wanted, f"{what}: the result is {kind}, expected {wanted}, that of the operands"
-    if "out" in rooms:
-        same = backend.address(result) == backend.address(rooms["out"].array)
+    if "out" in guarded:
+        same = backend.address(result) == backend.address(guarded["out"].array)
         assert same, f"{what}: returns another array than `out`"
     else:
         places = {name: backend.address(a) for name, a in operands.items() if backend.owns(a)}

@@ -57,7 +57,7 @@ class Maker:
             batch: rows of `out`, for the operation whose result's size nothing else tells.
         """
         spec = OPERATIONS[operation]
-        formula = getattr(reference, operation)
+        formula = reference.formula(operation)
         known = {**operands, "kind": self.kind, "batch": batch}
         with np.errstate(all="ignore"):
             wanted: Results = formula(
@@ -220,7 +220,7 @@ def settings_of(row: Elementwise) -> list[dict[str, Any]]:
 
 def outputs(row: Elementwise, x: Array, setting: dict[str, float]) -> Array:
     with np.errstate(all="ignore"):
-        y: Array = getattr(reference, row.name)(wide(x), **setting)["out"].value.astype(x.dtype)
+        y: Array = reference.formula(row.name)(wide(x), **setting)["out"].value.astype(x.dtype)
     return y
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from nnx.backends import Backend
 from nnx.backends.operations import OPERATIONS
 from nnx.testing import reference
-from nnx.testing.calls import Room
+from nnx.testing.calls import Guarded
 from nnx.testing.compare import Report, compare, unchanged
 from nnx.testing.reference import Wanted
 
@@ -36,8 +36,8 @@ def _run(backend: Backend, operation: str, hyper: np.ndarray, size: int, steps: 
     scales = 10.0 ** random.integers(-12, 4, size) * live  # from gradients that vanish to some that explode
     start = (random.normal(size=size) * live).astype(dtype)
     names = [name for name in ("p", "m", "v") if name in OPERATIONS[operation].writes]
-    rooms = {name: Room(backend, start if name == "p" else np.zeros(size, dtype)) for name in names}
-    p, *moments = (rooms[name].array for name in names)
+    guarded = {name: Guarded(backend, start if name == "p" else np.zeros(size, dtype)) for name in names}
+    p, *moments = (guarded[name].array for name in names)
     g, numbers, counters = (
         backend.zeros(size, dtype),
         backend.asarray(hyper.copy(), "float64"),
@@ -61,7 +61,7 @@ def _run(backend: Backend, operation: str, hyper: np.ndarray, size: int, steps: 
 
     for name, array, values in (("g", g, given), ("hyper", numbers, hyper), ("counters", counters, count)):
         assert unchanged(backend.to_numpy(array), values), f"{what}: changes {name}, which it may only read"
-    got = {name: room.read(f"{what}: {name}") for name, room in rooms.items()}
+    got = {name: one.read(f"{what}: {name}") for name, one in guarded.items()}
     for name, values in got.items():
         assert not values[~live].any(), f"{what}: {name} is not 0 where it only pads the buffer"
     return max(compare(got[n], Wanted(exact[n], way[n]), "steps", dtype, f"{what}: {n}") for n in names)

@@ -10,6 +10,7 @@ up to it. Errors are measured against that, because no arithmetic can do better 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,17 @@ class Wanted:
 Results = dict[str, Wanted]
 
 
+def formula(operation: str) -> Callable[..., Results]:
+    """Return the function of this module that works out an operation; one that it has not is an error that says so."""
+    found: Callable[..., Results] | None = globals().get(operation)
+    if found is None:
+        raise NotImplementedError(
+            f"nnx/testing/reference.py has no function {operation!r}: write the formula there once more, in float64, "
+            "by which all backends are judged"
+        )
+    return found
+
+
 # ---- dense -----------------------------------------------------------------------------------------------------------
 
 
@@ -55,7 +67,7 @@ def dense(x: Array, w: Array, b: Array, activation: str | None = None) -> Result
     size = np.abs(x) @ np.abs(w) + np.abs(b)
     if activation is None:
         return {"out": Wanted(y, size)}
-    return {"out": Wanted(globals()[activation](y)["out"].value, 1.2 * size)}  # no slope is steeper
+    return {"out": Wanted(formula(activation)(y)["out"].value, 1.2 * size)}  # no slope is steeper
 
 
 def dense_backward(x: Array, w: Array, dy: Array) -> Results:

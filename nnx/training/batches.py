@@ -1,4 +1,4 @@
-"""Batches of a fit: samples all on the device, or streamed to it while it computes.
+"""Mini-batches of a fit: samples all on the device, or streamed to it while it computes.
 
 Either way a step gathers its rows from arrays on the device, by an order and a cursor that are there too (`Feed`). What
 differs is what stands in those arrays, and in which order.

@@ -1,4 +1,4 @@
-"""Custom layers, losses and optimizers while a step is recorded: they may count, draw, or edit their inputs.
+"""State of custom layers, losses and optimizers that a recording would miss: counters, random draws, edited inputs.
 
 Recording runs a step that does not count, so whatever such a part keeps for itself is put back afterwards. And where
 one of its numbers changed, the recording would hold the old one fast: then the step cannot be replayed. Numbers that
@@ -29,7 +29,7 @@ PLAIN = (int, float, complex, str, bytes, np.generic, type(None))
 NAMESPACES = ("types", "argparse")  # whose objects hold a user's numbers, as those of the user's own classes do
 
 
-class Foreign:
+class CustomParts:
     """Remembers the parts that nnx did not define, or not as they are now, and the inputs of the step."""
 
     def __init__(self, parts: Sequence[Assignable], inputs: Any, xp: Any) -> None:

@@ -25,7 +25,7 @@ from nnx.model.validation import check_ending, check_loss, written
 from nnx.optimizers import Optimizer
 from nnx.owner import changing
 from nnx.training.agreement import check_agreement
-from nnx.training.custom_layers import Foreign, Held
+from nnx.training.custom_layers import CustomParts, Held
 from nnx.training.step import HISTORY, Feed, TrainingStep
 
 Array = Any
@@ -137,7 +137,7 @@ class Trainer(TrainingStep):
         if written(optimizer, "update"):  # it may clip, warm up or skip steps, and one step would not show it
             return Eager(self, feed, f"{optimizer} has an update() of its own, which may differ from step to step")
         before, state, counters = self.state(), self.flat.state, self.counters
-        foreign = Foreign([*self.network.layers, self.loss, self.optimizer], feed.x, self.backend.xp)
+        custom = CustomParts([*self.network.layers, self.loss, self.optimizer], feed.x, self.backend.xp)
         known = [*feed.arrays(), self.hyper, self.counters, self.network.penalties, *self.network.buffers()]
         recorder = self.backend.record(known)
         try:
@@ -147,10 +147,10 @@ class Trainer(TrainingStep):
                     self.step(feed, recorder)
             finally:
                 self._owner.recorder = None
-            foreign.check()
+            custom.check()
             eager, eager_loss = self.state(), self.last_loss()
             self.restore(before)
-            foreign.restore()
+            custom.restore()
             program = self.backend.compile(recorder)
             with np.errstate(all="ignore"):
                 program.run(1)
@@ -160,10 +160,10 @@ class Trainer(TrainingStep):
         finally:  # whatever comes in between (owner.py)
             state[...], counters[...] = before
             try:
-                foreign.restore()
+                custom.restore()
             finally:
-                foreign.restore()
-        held = foreign.held()
+                custom.restore()
+        held = custom.held()
         self._held += [] if held is None else [held]
         return program
 

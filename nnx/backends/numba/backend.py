@@ -228,7 +228,7 @@ class NumbaBackend(NumpyBackend):
         parts = pool.split(m if by_rows else n, work, 96)  # a multiple of every tile's rows and columns
         if len(parts) == 1:
             return bool(gemm(a, b, c, added, nothing, relu, False))
-        if meets(c, a, b, added):
+        if may_overlap(c, a, b, added):
             return False
         if by_rows:
             return together(pool, [partial(gemm, a[p], b, c[p], added, nothing, relu, False) for p in parts])
@@ -372,7 +372,7 @@ class NumbaBackend(NumpyBackend):
         parts = pool.split(len(x), x.size * 1.2 / 1e5) if x.shape == y.shape else [slice(0, len(x))]
         if len(parts) == 1:
             done = offer(kernel, x, y, 0, *more)
-        elif meet_in_part((x, y)):
+        elif overlap_in_part((x, y)):
             done = False
         else:
             done = together(pool, [partial(offer, kernel, x[p], y[p], p.start, *more) for p in parts])
@@ -425,7 +425,7 @@ class NumbaBackend(NumpyBackend):
         if pool.limit == 1 or first.size * cost < ALONE:
             return offer(kernel, *arrays, *more)
         rows = len(first)
-        if any(len(a) not in (rows, 0) for a in arrays) or meet_in_part(arrays):
+        if any(len(a) not in (rows, 0) for a in arrays) or overlap_in_part(arrays):
             return False
         parts = pool.split(rows, first.size * cost / 1e5)
         calls = [partial(offer, kernel, *(a[p] if len(a) else a for a in arrays), *more) for p in parts]
@@ -462,15 +462,15 @@ def together(pool: Any, calls: Sequence[Callable[[], Any]]) -> bool:
     return not refused
 
 
-def meets(out: Array, *others: Array) -> bool:
+def may_overlap(out: Array, *others: Array) -> bool:
     """Tell whether `out` may share memory with others. Kernels ask that themselves, but of parts."""
     return any(np.may_share_memory(out, other) for other in others)
 
 
-def meet_in_part(arrays: Sequence[Array]) -> bool:
+def overlap_in_part(arrays: Sequence[Array]) -> bool:
     """Tell whether any two arrays share memory, but for two that are the same."""
     places = [(a.__array_interface__["data"][0], a) for a in arrays]
-    return any(meets(a, b) for n, (at, a) in enumerate(places) for begin, b in places[:n] if at != begin)
+    return any(may_overlap(a, b) for n, (at, a) in enumerate(places) for begin, b in places[:n] if at != begin)
 
 
 def bounds(clip: float) -> tuple[float, float]:

@@ -282,7 +282,7 @@ class Rows(Layout):
                 return [row(t.SOFTMAX, N=n, X=x, Y=out)]
             case "softmax_backward":
                 assert node.y is not None
-                return [row(t.SOFTMAX_BACK, N=n, X=x, Y=place(node.y), G=out)]
+                return [row(t.SOFTMAX_BACKWARD, N=n, X=x, Y=place(node.y), G=out)]
             case "cross_entropy" | "cross_entropy_soft":
                 assert node.y is not None
                 assert node.also is not None
@@ -400,7 +400,7 @@ class Lanes(Layout):
             case "elementwise":
                 y = t.NOWHERE if node.y is None else place(node.y)
                 rows = [row(t.ELEMENTWISE, KIND=number_of(node.kind), N=n, X=x, Y=y, G=out, COEF=c)]
-                if node.kind in LOSS_SLOPES and stride > self.step.rows:
+                if node.kind in LOSS_GRADIENTS and stride > self.step.rows:
                     rows.append(row(t.LANES_CLEAR, N=n, X=out))
                 return rows
             case "dropout":
@@ -435,6 +435,6 @@ class Lanes(Layout):
 
 
 # Gradients of losses, which are not 0 of their own accord for samples that are not there.
-LOSS_SLOPES = (*(f"{row.part}_backward" for row in LOSSES), "logit_backward")
+LOSS_GRADIENTS = (*(f"{row.part}_backward" for row in LOSSES), "logit_backward")
 # What lanes have kernels for.
 IN_LANES = {"labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean"}

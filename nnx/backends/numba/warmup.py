@@ -41,7 +41,7 @@ def warmup(progress: Callable[[int, int, str], None] | None = None, dtypes: tupl
 
         steps = _steps(backend, dtypes)
         with uncollected():
-            for done, (name, call) in enumerate(way(steps, processes, 0)):
+            for done, (name, call) in enumerate(order_of(steps, processes, 0)):
                 if progress is not None:
                     progress(done, len(steps), name)
                 call()
@@ -59,7 +59,7 @@ def most_processes() -> int:
     return 1 if alone else min(get_threads(), PROCESSES)
 
 
-def way(steps: Sequence[Step], processes: int, number: int) -> list[Step]:
+def order_of(steps: Sequence[Step], processes: int, number: int) -> list[Step]:
     """Return all steps in the order in which one of the processes goes through them.
 
     Two and two begin at the ends of a stretch and go towards each other. Where they meet the rest is on the disk.
@@ -73,7 +73,7 @@ def way(steps: Sequence[Step], processes: int, number: int) -> list[Step]:
 
 @contextmanager
 def helpers(processes: int, dtypes: Sequence[str]) -> Iterator[None]:
-    """Have other processes go the same way from elsewhere. What one that fails has not done is left to this process."""
+    """Have other processes go through the same steps in other orders. What one that fails leaves out, this one does."""
     commands = [
         [sys.executable, "-m", "nnx.backends.numba.warmup", str(processes), str(n), *dtypes]
         for n in range(1, processes)
@@ -98,7 +98,7 @@ def _help(processes: str, number: str, *dtypes: str) -> None:
     if writable() is None:  # nothing could be handed over
         return
     with uncollected():  # nobody asks here whether the backend works, since that compiles `dense` as the other does
-        for _, call in way(_steps(create(), dtypes), int(processes), int(number)):
+        for _, call in order_of(_steps(create(), dtypes), int(processes), int(number)):
             call()
 
 

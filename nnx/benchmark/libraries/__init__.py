@@ -1,4 +1,4 @@
-"""Libraries that are measured: nnx's backends, the notes' own NumPy, and others where they are installed.
+"""Libraries that are measured: nnx's backends, the book's own NumPy, and others where they are installed.
 
 Each module here has one function, `prepare(workload, how, device)`, which runs in a process of the player's own. It
 returns a `Ready`, or raises `Absent` where there is nothing to measure, `Refused` where a figure would not be what it

@@ -96,7 +96,7 @@ def _there(backend: Any, value: Any) -> Any:
 
 
 def _jacobian_product(shape: tuple[int, ...], backend: Any) -> Ready:
-    """Get the notes' way ready: the Jacobian of every row, then its product with what comes back."""
+    """Get the book's way ready: the Jacobian of every row, then its product with what comes back."""
     how, xp = own(backend, "softmax_jacobian"), backend.xp
     y, dy = (_there(backend, a) for a in OPERATIONS["jacobian_product"].operands(*shape).values())
     jacobians, column = backend.empty((*shape, shape[1]), "float32"), dy.reshape(*shape, 1)
@@ -174,7 +174,7 @@ def _step(network: Network, backend: Any) -> Ready:
     if runner.reason is not None:
         raise Refused(f"the step is not replayed whole on {backend.name}: {runner.reason}")
     parameters = [backend.to_numpy(value).ravel() for value in model.parameters().values()]
-    how = getattr(runner, "way", "program")  # on a GPU there are several
+    how = runner.description.partition(",")[0]
     return Ready(run, {"losses": losses, "parameters": np.concatenate(parameters)}, how, network.turns)
 
 

@@ -1,4 +1,4 @@
-"""The notes' network as the notes write it: plain NumPy, every result a new array. In float64 it is the judge."""
+"""The notes: a network as the book writes it, in plain NumPy, every result a new array. In float64 it is the judge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C text of the formulas of nnx/kernels/elementwise.py: each is run once, on numbers that note what is done to them.
+"""C code generation from the formulas of nnx/kernels/elementwise.py: each is traced, run once on symbolic numbers.
 
     function("tanh_backward_of", lambda m, y, dy: dy * (1 - y * y), ("y", "dy"))
 

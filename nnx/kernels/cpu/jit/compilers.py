@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Numba compilers that do less: a helper of kernels goes to LLVM's intermediate code, and no further.
+"""Numba compilers that do less work: a helper, which is inlined into kernels, is compiled to LLVM's IR and no further.
 
 Numba optimises every function by itself and translates it to machine code, also one that becomes part of all its
 callers, where it is optimised and translated again: the first time was for nothing. `LinkedCompiler` leaves it out.

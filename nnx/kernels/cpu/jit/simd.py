@@ -103,7 +103,7 @@ def row(typing, array, index):
 
 @intrinsic(prefer_literal=True)
 def on_stack(typing, dtype, count):
-    """Room for `count` numbers, a constant, of a type, until the calling function ends."""
+    """A buffer on the stack for `count` numbers, a constant, of a type, until the calling function ends."""
     numbers = count.literal_value
 
     def codegen(context, builder, signature, args):

@@ -30,8 +30,8 @@ NUMBERS = {"sgd": SGD, "adagrad": ADAGRAD, "rmsprop": RMSPROP, "adam": ADAM}
 
 
 @njit(**INLINED)
-def gone(beta, time):
-    """By what a moment is too small after so many steps."""
+def bias_factor(beta, time):
+    """By what a moment is too small after so many steps, since it began at 0 (Kingma and Ba, 2015)."""
     return 1.0 - beta ** np.float64(time)  # to a whole number's power: 75 ms more to compile
 
 
@@ -41,7 +41,7 @@ def sizes(kind, hyper, done):
     rate = hyper[LEARNING_RATE] / (1.0 + hyper[DECAY] * done)
     size, correction, shrink = rate, 1.0, 1.0
     if kind == ADAM:
-        size, correction = rate / gone(hyper[BETA_1], done + 1), 1.0 / gone(hyper[BETA_2], done + 1)
+        size, correction = rate / bias_factor(hyper[BETA_1], done + 1), 1.0 / bias_factor(hyper[BETA_2], done + 1)
         shrink = 1.0 - rate * hyper[WEIGHT_DECAY]
     return size, correction, shrink
 

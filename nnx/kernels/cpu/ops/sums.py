@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""Long sums in two stages (rounding.py), and the gradient of a dense layer's biases. Floor: the bytes, read once."""
+"""Reductions: long sums in two stages (rounding.py), and the gradient of a dense layer's biases. Memory-bound."""
 
 from __future__ import annotations
 

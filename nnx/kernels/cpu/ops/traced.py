@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @intrinsic takes has no types for Python.)
-"""Compiled loops from the formulas of nnx/kernels/elementwise.py: a formula is run once, on numbers that write code.
+"""Tracing of the formulas of nnx/kernels/elementwise.py into compiled loops: each is run once, on symbolic numbers.
 
 `Traced` stands for a number that a loop will hold: an operation with it adds an instruction to the loop. So a formula
 is written once for arrays and for compiled code, has no source text to be put together, and costs no time in Numba,

@@ -39,8 +39,8 @@ NOWHERE, SOFTMAX = -1, -2  # numbers of functions are not below 0
 STACK = 2048  # numbers of the widest layer: its two buffers lie on the stack, since allocating them takes 60 ns
 BUFFERS = 2 * STACK
 SOON = 20_000  # weights that take 1 us: up to then Python's other threads wait, since letting them go on takes 0.1 us
-let_python_go_on = types.ExternalFunction("PyEval_SaveThread", types.uintp())
-come_back = types.ExternalFunction("PyEval_RestoreThread", types.void(types.uintp))
+release_gil = types.ExternalFunction("PyEval_SaveThread", types.uintp())
+acquire_gil = types.ExternalFunction("PyEval_RestoreThread", types.void(types.uintp))
 
 
 @intrinsic
@@ -100,7 +100,7 @@ def wide_product(values, w, b, k, n, x, y):
 
 
 @njit(**INLINED)
-def bend(y, n, kind, a):
+def activate(y, n, kind, a):
     """Pass whole vectors through a function, in place."""
     part = view(y, 0, whole(n))
     apply_function(kind, part, part, part, a, 0.0)
@@ -139,7 +139,7 @@ def every_row(table, constants, values, x, out):
                 outputs = view(a, 0, n)
                 forward_long(outputs, outputs, n)
             elif kind != NONE:
-                bend(a, n, kind, constants[at + PARAMETER])
+                activate(a, n, kind, constants[at + PARAMETER])
         result = row(out, i)
         for j in range(result.size):
             result[j] = a[j]
@@ -164,10 +164,10 @@ def forward(x, out, place):
     values = numbers_at(table[PARAMETERS], x.dtype)
     thread = types.uintp(0)
     if rows * table[SIZE] > SOON:
-        thread = let_python_go_on()
+        thread = release_gil()
     done = every_row(table, numbers_at(place, np.float64), values, x, out)
     if thread != 0:
-        come_back(thread)
+        acquire_gil(thread)
     return done
 
 

@@ -44,7 +44,7 @@ from nnx.kernels.cpu.program.table import (
     SCRATCH,
     SCRATCH_SIZE,
     SOFTMAX,
-    SOFTMAX_BACK,
+    SOFTMAX_BACKWARD,
     STRIPS,
     STRIPS_SIZE,
     UPDATE,
@@ -148,7 +148,7 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         mean_rows(part(memory, t[X] + at, rows * n), part(memory, t[Y] + r0, rows), n, numbers[c])
     elif op == SOFTMAX:
         forward_blocks(part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n), n)
-    elif op == SOFTMAX_BACK:
+    elif op == SOFTMAX_BACKWARD:
         x, d = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
         backward_rows(x, d, part(memory, t[G] + at, rows * n), n, 0)
     elif op == ARGMAX:

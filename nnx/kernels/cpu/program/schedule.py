@@ -40,7 +40,7 @@ from nnx.kernels.cpu.program.table import (
     TASKS_ONCE,
     TICKET,
 )
-from nnx.kernels.cpu.threads.atomics import PATIENCE, atomic_load, atomic_store, finish_one, let_others, replace_if
+from nnx.kernels.cpu.threads.atomics import PATIENCE, atomic_load, atomic_store, finish_one, replace_if, yield_core
 
 LINGER = 20  # times that a helper lets others go first before it leaves: the next call often comes at once
 INDEX, REGION_BITS = (1 << 24) - 1, 24
@@ -125,7 +125,7 @@ def next_ticket(header, table, memory, hyper, counters, stats, penalties, histor
         looks += 1
         if looks > PATIENCE:
             looks = 0
-            let_others()
+            yield_core()
             if thread > 0 and region_of(atomic_load(sync, TICKET)) == 0:
                 rests += 1
                 if rests > LINGER:

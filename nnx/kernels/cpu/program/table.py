@@ -42,7 +42,7 @@ ONCE, BLOCKS, TASKS, TASKS_ONCE = range(4)  # ONCE: blocks, or tasks, in the fir
 # Products of matrices by rows, then what is done to samples by rows, by features, and to either.
 DENSE, DENSE_DX, DENSE_DW = range(3)
 PANELS, PANELS_ACROSS = range(3, 5)  # a matrix, or its transpose, in the order in which a product reads it
-GATHER, DROPOUT, SOFTMAX, SOFTMAX_BACK, CROSS_ENTROPY, CROSS_ENTROPY_SOFT, ARGMAX, ONE_HOT, ROW_MEAN = range(10, 19)
+GATHER, DROPOUT, SOFTMAX, SOFTMAX_BACKWARD, CROSS_ENTROPY, CROSS_ENTROPY_SOFT, ARGMAX, ONE_HOT, ROW_MEAN = range(10, 19)
 LANES_DENSE, LANES_DX, LANES_DW, LANES_DB = range(20, 24)
 LANES_LOAD, LANES_DROPOUT, LANES_CROSS_ENTROPY, LANES_MEAN, LANES_CLEAR = range(30, 35)
 LABELS, ELEMENTWISE = 40, 41  # the kind of the latter: nnx/kernels/elementwise.py

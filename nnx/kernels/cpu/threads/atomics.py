@@ -1,4 +1,4 @@
-"""Words that several threads read and write in compiled code, and what one does that waits for another."""
+"""Atomic integers that threads share in compiled code, and what a thread does while it waits for another."""
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
 
@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 from nnx.kernels.cpu.jit.span import data_of
 
 # What a thread does that has waited for a while: the other may need its core.
-let_others = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
+yield_core = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
 PATIENCE = 2000  # looks (some 10 us) before others may have the core
 
 

@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import OPTIONS, PART
-from nnx.kernels.cpu.threads.atomics import PATIENCE, atomic_load, atomic_store, finish_one, let_others, replace_if
+from nnx.kernels.cpu.threads.atomics import PATIENCE, atomic_load, atomic_store, finish_one, replace_if, yield_core
 
 # The board, int64, by which they know of each other; what several threads write stands on cache lines of its own.
 TICKET, DONE, LEADER, HELPERS, WORK, OPERANDS, BOARD = 0, 16, 32, 48, 49, 50, 64
@@ -120,7 +120,7 @@ def make_together(function):
         while atomic_load(board, DONE) < parts:
             looks += 1
             if looks > PATIENCE:  # the one that has the last part may need this core
-                let_others()
+                yield_core()
         atomic_store(board, LEADER, 0)
 
     return together
