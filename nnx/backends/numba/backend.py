@@ -220,7 +220,7 @@ class NumbaBackend(NumpyBackend):
             return False
         if not (a.flags.forc and b.flags.forc and added.flags.carray and c.flags.carray):
             return False
-        if a.shape[0] != m or b.shape != (k, n) or not (c.size and b.flags.writeable and a.flags.writeable):
+        if a.shape[0] != m or b.shape != (k, n) or not (c.size and b.flags.behaved and a.flags.behaved):
             return False
         gemm = self.kernels.gemm.ready(kind)
         by_rows = m >= n
