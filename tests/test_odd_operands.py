@@ -14,7 +14,7 @@ import numba
 
 import nnx
 from nnx.backends.numba.backend import create, offer
-from nnx.backends.operations import OPERATIONS
+from nnx.backends.operation_table import OPERATIONS
 from nnx.kernels.cpu.threads import pool
 from nnx.testing.cases import CASES, Maker
 from nnx.testing.compare import CLASS, compare
