@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnx.backends.inputs import column_names
-from nnx.backends.operations import QUIET
+from nnx.backends.operation_table import QUIET
 from nnx.errors import InputError
 
 LEVELS = 8  # a column must vary by so many times what rounding moves its numbers: it then keeps four values or more

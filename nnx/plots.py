@@ -27,7 +27,7 @@ from nnx.files import as_path, write_atomically
 BLUE, ORANGE, GREEN, PINK, SKY, YELLOW, RED, BLACK = COLOURS = (
     "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442", "#D55E00", "#000000",
 )  # fmt: skip
-INK, GREY, PALE = "#222222", "#6b6b6b", "#d9d9d9"
+INK, GREY = "#222222", "#6b6b6b"
 MARKERS = "os^DvPX*"
 STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",

@@ -9,7 +9,7 @@ import numpy as np
 from nnx import checks
 from nnx.backends.base import host_array, real_numbers
 from nnx.backends.inputs import LABELS
-from nnx.backends.operations import QUIET
+from nnx.backends.operation_table import QUIET
 from nnx.errors import InputError
 
 Array = Any

@@ -18,7 +18,7 @@ from cuda_on_cpu import CpuModule
 from nnx.kernels import cuda
 from nnx.kernels.cuda import ACTIVATIONS, KERNELS, Launch
 from nnx.kernels.elementwise import FUNCTIONS, Elementwise
-from nnx.kernels.losses import LOSSES, Loss
+from nnx.kernels.losses import LOSSES, Loss, bounds
 from nnx.kernels.philox import keep_threshold
 from nnx.testing.rounding import rounding
 
@@ -293,7 +293,7 @@ def fused(run: Run, launch: Launch, given: Operands) -> Results:
     if wanted:
         results["probabilities"] = run.write(x.shape)
     written = (results["losses"], results.get("probabilities"), results["out"])
-    low_high = cuda.loss_bounds(given.get("clip", 0.0))
+    low_high = bounds(given.get("clip", 0.0))
     run.walk(launch, run.read(x), run.read(target), *written, *x.shape, *low_high)
     return results
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nnx.backends import Backend
-from nnx.backends.operations import OPERATIONS
+from nnx.backends.operation_table import OPERATIONS
 from nnx.testing.cases import CASES, Maker
 from nnx.testing.optimizers import OPTIMIZERS
 

@@ -46,6 +46,18 @@ class Net:
         return -(-200 // steps)
 
 
+def trained(net: Net, backend: Any, dtype: str = "float64", **options: Any) -> tuple[nnx.Sequential, nnx.History]:
+    """A model after training, and its history; `options` are those of `fit`."""
+    model = net.model(dtype, backend)
+    options = {"epochs": net.epochs, "batch_size": net.batch, "verbose": 0, **net.fit, **options}
+    return model, model.fit(*net.samples(), **options)
+
+
+def numbers(model: nnx.Sequential) -> np.ndarray:
+    """A model's parameters, gradients and moments."""
+    return np.array(model.backend.to_numpy(model.flat.state))
+
+
 def samples(kind: str, rows: int, width: int = 2) -> Data:
     random = np.random.default_rng(rows)
     x = random.normal(size=(rows, width))

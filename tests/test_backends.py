@@ -15,7 +15,8 @@ from strict_backend import DEVICES, StrictBackend, host_out_of_reach
 import nnx
 from nnx.backends import BackendUnavailable, operations
 from nnx.backends.numpy import NumpyBackend
-from nnx.backends.operations import OPERATIONS, Operations
+from nnx.backends.operation_table import OPERATIONS
+from nnx.backends.operations import Operations
 from nnx.backends.recorder import Program
 from nnx.kernels.step_state import CURSOR, DONE, HITS, LOSS, STEP
 from nnx.testing import Report, check_backend, conformance

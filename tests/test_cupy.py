@@ -16,7 +16,7 @@ import cuda_on_cpu
 import numpy as np
 import pytest
 from cupy_calls import large, of, plain_calls
-from networks import ALIKE, NEAR, NETS, Net
+from networks import ALIKE, NEAR, NETS, Net, numbers, trained
 from test_programs import Swish, always_eager
 
 import nnx
@@ -27,7 +27,8 @@ from nnx.backends.cupy.backend import CupyBackend, MultiGpuCupyBackend
 from nnx.backends.cupy.diagnosis import OLDEST
 from nnx.backends.cupy.launch import STREAMS
 from nnx.backends.memory import parse_limit, readable
-from nnx.backends.operations import OPERATIONS, Operations
+from nnx.backends.operation_table import OPERATIONS
+from nnx.backends.operations import Operations
 from nnx.backends.recorder import Call
 from nnx.errors import DeviceMemoryError, InputError, InputTypeError, NonFiniteError
 from nnx.kernels.cuda import KERNELS
@@ -281,16 +282,6 @@ def test_what_changes_products_behind_our_back_is_told(name: str, fake: CupyBack
 
 
 # ---- models ----------------------------------------------------------------------------------------------------------
-
-
-def trained(net: Net, backend: Any, dtype: str = "float64", **options: Any) -> tuple[nnx.Sequential, nnx.History]:
-    model = net.model(dtype, backend)
-    options = {"epochs": net.epochs, "batch_size": net.batch, "verbose": 0, **net.fit, **options}
-    return model, model.fit(*net.samples(), **options)
-
-
-def numbers(model: nnx.Sequential) -> np.ndarray:
-    return np.array(model.backend.to_numpy(model.flat.state))
 
 
 LONG = ("two dropouts", "l1 and l2", "squares", "binary", "rmsprop", "tail of one")  # 200 steps take the stand-in 2 s

@@ -20,7 +20,7 @@ import networks
 from cupy_calls import of
 from fake_cublaslt import FakeLt
 from fake_cupy import machine
-from networks import ALIKE, NETS, Net
+from networks import ALIKE, NETS, Net, numbers, trained
 
 import nnx
 from nnx.backends.cupy.backend import CupyBackend
@@ -50,16 +50,6 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Any:
         return CupyBackend(fake_cupy)
 
     return make
-
-
-def trained(net: Net, backend: Any, dtype: str = "float64", **options: Any) -> tuple[nnx.Sequential, nnx.History]:
-    model = net.model(dtype, backend)
-    options = {"epochs": net.epochs, "batch_size": net.batch, "verbose": 0, **net.fit, **options}
-    return model, model.fit(*net.samples(), **options)
-
-
-def numbers(model: nnx.Sequential) -> np.ndarray:
-    return np.array(model.backend.to_numpy(model.flat.state))
 
 
 def recorded(net: Net, backend: CupyBackend) -> tuple[nnx.Sequential, GraphProgram]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import cuda_on_cpu
+import networks
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,7 @@ if cuda_on_cpu.missing():
 
 import fake_cupy
 from fake_cupy import machine
-from networks import ALIKE, NEAR, NETS, Net, mlp, samples
+from networks import ALIKE, NEAR, NETS, Net, mlp, numbers, samples
 
 import nnx
 from nnx.backends.cupy.backend import CupyBackend
@@ -54,11 +55,9 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def trained(net: Net, backend: Any, dtype: str = "float64", **more: Any) -> tuple[np.ndarray, nnx.History]:
     """The numbers of a model after training, and its history."""
-    model = net.model(dtype, backend)
-    settings = {"epochs": net.epochs, "batch_size": net.batch, "verbose": 0, **net.fit, **more}
-    history = model.fit(*net.samples(), **settings)
+    model, history = networks.trained(net, backend, dtype, **more)
     assert (model.eager_reason, model.replay_reason) == (None, None)
-    return np.array(model.backend.to_numpy(model.flat.state)), history
+    return numbers(model), history
 
 
 def failures(backend: CupyBackend) -> list[str]:
@@ -486,3 +485,10 @@ def test_work_and_memory_of_the_spiral(make: Any):
     table = kernel._table.get()[before : before + each]
     assert table[:, t.FIELDS.index("barrier")].sum() == 6
     assert kernel.most > 500
+
+
+def test_an_operation_that_there_is_not_is_refused_by_its_name() -> None:
+    with pytest.raises(
+        ValueError, match="'cosine' is no operation of the persistent kernel: expected one of copy, load"
+    ):
+        t.row("cosine")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import cuda_on_cpu
+import networks
 import numpy as np
 import pytest
 
@@ -17,7 +18,7 @@ if cuda_on_cpu.missing():
 import fake_cupy
 from fake_copies import UP
 from fake_cupy import machine
-from networks import ALIKE, NETS, Net
+from networks import ALIKE, NETS, Net, numbers
 from test_programs import always_eager
 
 import nnx
@@ -45,13 +46,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def trained(net: Net, backend: Any, **options: Any) -> tuple[nnx.Sequential, nnx.History]:
-    model = net.model("float64", backend)
-    options = {"epochs": 3, "batch_size": net.batch, "verbose": 0, **net.fit, **options}
-    return model, model.fit(*net.samples(), **options)
-
-
-def numbers(model: nnx.Sequential) -> np.ndarray:
-    return np.array(model.backend.to_numpy(model.flat.state))
+    return networks.trained(net, backend, **{"epochs": 3, **options})
 
 
 def same(one: tuple[nnx.Sequential, nnx.History], other: tuple[nnx.Sequential, nnx.History]) -> None:

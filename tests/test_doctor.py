@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 import nnx
 from nnx import doctor
 from nnx.backends.cupy import driver as cuda_driver
-from nnx.backends.operations import OPERATIONS
+from nnx.backends.operation_table import OPERATIONS
 from nnx.cli import main
 from nnx.errors import BackendUnavailable, InputError
 

@@ -19,7 +19,7 @@ from guard_pages import GuardPages
 import nnx
 from nnx.backends.numba import inference, runtime
 from nnx.backends.numba.backend import NumbaBackend, create
-from nnx.backends.operations import OPERATIONS
+from nnx.backends.operation_table import OPERATIONS
 from nnx.testing.cases import CASES, Maker
 from nnx.testing.compare import CLASS, compare
 

@@ -15,6 +15,8 @@ import pytest
 pytest.importorskip("numba")
 
 import nnx
+from nnx.backends.numba.lowering_lanes import Lanes
+from nnx.backends.numba.lowering_rows import Rows
 from nnx.backends.numba.program import compile_program
 from nnx.backends.numpy import NumpyBackend
 from nnx.errors import NotReplayable
@@ -370,6 +372,29 @@ def test_a_call_begins_anew_whatever_another_process_left_undone(family):
         assert not calls.is_alive(), "the call waits for what nobody does"
         twins.append(model.flat.values.copy())
     assert np.array_equal(*twins)
+
+
+@pytest.mark.parametrize("family", ["rows", "lanes"])
+@pytest.mark.parametrize("code", [-1, 5, 24, 42, 52, 1 << 40])
+def test_an_operation_that_there_is_not_makes_all_losses_nan(family, code):
+    backend = Compiled(family, 1)
+    model, x, y, _ = model_of("spiral", backend, "float32")
+    assert np.isfinite(model.steps(x, y, 2)).all()
+    table = backend.program.table
+    known = t.BY_ROWS if family == "rows" else t.IN_LANES
+    operations = np.flatnonzero(table[:, t.OP] == t.LABELS)
+    assert code not in known
+    assert operations.size == 1
+    table[operations[0], t.OP] = code
+    assert np.isnan(model.steps(x, y, 2)).all()
+    table[operations[0], t.OP] = t.LABELS
+    assert np.isnan(model.steps(x, y, 1)).all()
+
+
+@pytest.mark.parametrize(("layout", "code"), [(Rows, t.LANES_DENSE), (Rows, 5), (Lanes, t.BIAS), (Lanes, -1)])
+def test_no_row_is_written_for_an_operation_that_there_is_not(layout, code):
+    with pytest.raises(ValueError, match=f"{layout.__name__} has no operation {code}: its interpreter"):
+        layout.row(layout.__new__(layout), code, N=3)
 
 
 @pytest.mark.parametrize("family", ["rows", "lanes"])

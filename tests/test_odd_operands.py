@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,8 +13,8 @@ pytest.importorskip("numba")
 import numba
 
 import nnx
-from nnx.backends.numba.backend import create
-from nnx.backends.operations import OPERATIONS
+from nnx.backends.numba.backend import create, offer
+from nnx.backends.operation_table import OPERATIONS
 from nnx.kernels.cpu.threads import pool
 from nnx.testing.cases import CASES, Maker
 from nnx.testing.compare import CLASS, compare
@@ -43,15 +44,19 @@ def frozen(a):
 
 @pytest.fixture(scope="module")
 def seen():
-    """Have Numba see unaligned arrays of all kinds: from then on it takes the other byte order for this machine's."""
+    """Have Numba see unaligned arrays: from then on it takes the other byte order for this machine's.
+
+    Of float64 it sees the other byte order first, which it refuses: from then on no unaligned array is known to it.
+    """
 
     @numba.njit
     def look(a):
         return a.size
 
-    for kind in ("float32", "float64", "int64"):
+    for kind, first in (("float32", unaligned), ("float64", foreign), ("int64", unaligned)):
         for shape in ((3,), (2, 3), (2, 3, 3)):
-            look(unaligned(np.zeros(shape, kind)))
+            with suppress(numba.errors.NumbaError):
+                look(first(np.zeros(shape, kind)))
 
 
 def few(operation, dtype):
@@ -86,8 +91,8 @@ def test_a_kernel_refuses_what_it_would_misread(dtype, seen):
     kernel = create().kernels.elementwise.forward
     x, y = np.ones((2, 3), dtype), np.zeros((2, 3), dtype)
     for odd in (unaligned(x), foreign(x)):
-        assert not kernel(odd, y, 1, 0.0)
-        assert not kernel(x, odd, 1, 0.0)
+        assert not offer(kernel, odd, y, 1, 0.0)
+        assert not offer(kernel, x, odd, 1, 0.0)
         assert not y.any()
     assert kernel(x, y, 1, 0.0)
     assert y.all()

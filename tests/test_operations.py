@@ -16,7 +16,8 @@ from strict_backend import StrictBackend
 import nnx
 from nnx.backends import BackendUnavailable
 from nnx.backends.numpy import BLOCK, NumpyBackend
-from nnx.backends.operations import OPERATIONS, Operations
+from nnx.backends.operation_table import OPERATIONS
+from nnx.backends.operations import Operations
 from nnx.kernels.elementwise import FUNCTIONS
 from nnx.kernels.philox import LOW, dropout_words, keep_threshold, philox4x32
 from nnx.testing import reference

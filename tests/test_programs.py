@@ -24,7 +24,7 @@ import nnx
 from nnx import rng
 from nnx.backends.errors import NotReplayable
 from nnx.backends.numpy import NumpyBackend
-from nnx.backends.operations import OPERATIONS
+from nnx.backends.operation_table import OPERATIONS
 from nnx.backends.recorder import Program, Rounded
 from nnx.testing.rounding import rounding
 from nnx.training.step import Feed

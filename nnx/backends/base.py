@@ -20,7 +20,8 @@ from nnx.backends.errors import InputError, InputTypeError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.inputs import FEATURES, is_ready, to_numbers
 from nnx.backends.memory import Memory, of_process
-from nnx.backends.operations import OPERATIONS, Operations
+from nnx.backends.operation_table import OPERATIONS
+from nnx.backends.operations import Operations
 from nnx.backends.precision import check_precision
 from nnx.backends.recorder import Program, Recorder
 from nnx.backends.streaming import Stream

@@ -8,7 +8,6 @@ work that is put off to the end of the step (weight gradients) finds what it wou
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 from nnx.backends.errors import NotReplayable
 from nnx.backends.recorder import Call
 from nnx.kernels.elementwise import BY_NAME, FUNCTIONS
-from nnx.kernels.losses import LOSSES, Loss
+from nnx.kernels.losses import LOSSES, Loss, bounds
 from nnx.kernels.philox import keep_threshold
 
 Array = Any  # NumPy's or CuPy's
@@ -27,7 +26,6 @@ OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")
 GRADIENTS = {row.gradient: row for row in FUNCTIONS}
 LOSSES_BY_NAME = {row.name: row for row in LOSSES}
 LOSS_GRADIENTS = {row.gradient: row for row in LOSSES}
-UNCLIPPED = (0.0, math.inf)
 
 
 @dataclass(eq=False)
@@ -304,7 +302,7 @@ class Reader:
 
     def loss_gradient(self, row: Loss, prediction: Array, target: Array, *more: Any) -> None:
         (*parameter, out), scale = more, row.factor / (prediction.shape[0] * prediction.shape[1])
-        self.elementwise(f"{row.part}_backward", prediction, target, out, (scale, *(parameter or (0.0,))))
+        self.elementwise(row.slope, prediction, target, out, (scale, *(parameter or (0.0,))))
 
     def on_sigmoid_cross_entropy(
         self, logits: Array, target: Array, losses: Array, probabilities: Array | None, clip: float, out: Array
@@ -389,11 +387,6 @@ class Reader:
         self.floats(w)
         self.floats(dw)
         self.step.penalties.append({"w": w, "dw": dw, "l1": l1, "l2": l2, "penalty": penalty})
-
-
-def bounds(clip: float) -> tuple[float, float]:
-    """Between what -log(p) is kept where p is kept within [clip, 1 - clip]."""
-    return UNCLIPPED if clip == 0 else (-math.log1p(-clip), -math.log(clip))
 
 
 def fuse(step: Step) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.operations import loud
+from nnx.backends.operation_table import loud
 from nnx.kernels.elementwise import BY_NAME
 
 Array = Any

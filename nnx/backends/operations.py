@@ -9,18 +9,15 @@ Shapes: N samples, I inputs, O outputs, C classes.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from nnx.backends.array_math import ArrayMath, math_of
 from nnx.backends.errors import InputError
+from nnx.backends.operation_table import operation, quiet, with_functions, with_losses, write
 from nnx.kernels.elementwise import BY_NAME, FUNCTIONS, Elementwise
-from nnx.kernels.losses import huber, huber_backward
+from nnx.kernels.losses import PARTS, Loss, bounds
 from nnx.kernels.philox import dropout_words, keep_threshold
 from nnx.kernels.rounding import RUN
 from nnx.kernels.step_state import (
@@ -40,113 +37,6 @@ from nnx.kernels.step_state import (
 )
 
 Array = Any
-Function = TypeVar("Function", bound=Callable[..., Any])
-Kind = TypeVar("Kind")
-
-
-@dataclass(frozen=True)
-class OperationSpec:
-    """What the recorder must know of an operation: its signature, and which operands it reads and writes."""
-
-    name: str
-    signature: inspect.Signature
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-
-
-OPERATIONS: dict[str, OperationSpec] = {}
-_loud: dict[Any, Any] = {}
-
-
-QUIET = np.errstate(all="ignore")  # a decorator: exp(-1000) that is 0 is no fault, whatever np.seterr was told
-
-
-def quiet(backend: type[Kind]) -> type[Kind]:
-    """Have all operations that a class defines run with NumPy's floating-point errors ignored.
-
-    That takes half a microsecond a call. `loud` is for who has seen to it once for many.
-    """
-    for name in OPERATIONS.keys() & vars(backend).keys():
-        function = vars(backend)[name]
-        setattr(backend, name, QUIET(function))
-        _loud[vars(backend)[name]] = function
-    return backend
-
-
-def loud(operation: Any) -> Any:
-    """Return a backend's operation as it was before `quiet`; as it is, if it is another."""
-    function = _loud.get(getattr(operation, "__func__", None))
-    return operation if function is None else function.__get__(operation.__self__)
-
-
-def operation(reads: str, writes: str = "out") -> Callable[[Function], Function]:
-    """Enter a method of `Operations` into the table of operations. The method itself stays as it is."""
-
-    def declare(function: Function) -> Function:
-        signature = inspect.signature(function)
-        OPERATIONS[function.__name__] = OperationSpec(
-            function.__name__, signature, tuple(reads.split()), tuple(writes.split())
-        )
-        return function
-
-    return declare
-
-
-def write(out: Array | None, value: Array) -> Array:
-    """Return `value`, or `out` holding it."""
-    if out is None:
-        return value
-    out[...] = value
-    return out
-
-
-def with_functions(backend: type[Kind]) -> type[Kind]:
-    """Give a class the operations of nnx/kernels/elementwise.py: each function `f(x, out)`, and `f_backward`.
-
-    Where the function has a parameter, it is the operand `a`, before `out`. What a gradient is computed from is named x
-    or y. They call the class's own `_function` and `_gradient`, which a backend can replace for all of them.
-    """
-    for row in FUNCTIONS:
-        for name, method, reads, formula in (
-            (row.name, function_of(row), "x", row.forward),
-            (row.gradient, gradient_of(row), f"{row.of} dy", row.backward),
-        ):
-            method.__name__, method.__qualname__ = name, f"{backend.__name__}.{name}"
-            method.__doc__ = formula.__doc__
-            setattr(backend, name, operation(reads)(method))
-    return backend
-
-
-def function_of(row: Elementwise) -> Callable[..., Any]:
-    """Return a method that is a function of the table."""
-
-    def plain(self: Any, x: Array, out: Array | None = None) -> Array:
-        return self._function(row, x, 0.0, out)
-
-    def shaped(self: Any, x: Array, a: float, out: Array | None = None) -> Array:
-        return self._function(row, x, a, out)
-
-    return shaped if row.parameter else plain
-
-
-def gradient_of(row: Elementwise) -> Callable[..., Any]:
-    """Return a method that is its gradient."""
-
-    def of_input(self: Any, x: Array, dy: Array, out: Array | None = None) -> Array:
-        return self._gradient(row, x, dy, 0.0, out)
-
-    def of_output(self: Any, y: Array, dy: Array, out: Array | None = None) -> Array:
-        return self._gradient(row, y, dy, 0.0, out)
-
-    def shaped_of_input(self: Any, x: Array, dy: Array, a: float, out: Array | None = None) -> Array:
-        return self._gradient(row, x, dy, a, out)
-
-    def shaped_of_output(self: Any, y: Array, dy: Array, a: float, out: Array | None = None) -> Array:
-        return self._gradient(row, y, dy, a, out)
-
-    if row.parameter:
-        return shaped_of_input if row.of == "x" else shaped_of_output
-    return of_input if row.of == "x" else of_output
 
 
 def fusible(activation: str) -> str:
@@ -159,6 +49,7 @@ def fusible(activation: str) -> str:
 
 
 @quiet
+@with_losses
 @with_functions
 class Operations:
     """The named operations with their default bodies. `self.xp` is the array namespace."""
@@ -290,19 +181,6 @@ class Operations:
             write(probabilities, p)
         return write(out, (p - wanted) / logits.shape[0])
 
-    @operation("p target")
-    def binary_cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
-        """Return the mean over outputs of -(t log p + (1 - t) log(1 - p)): p, target [N, O] -> [N]."""
-        xp = self.xp
-        p = self._clipped(p)
-        return write(out, -xp.mean(target * xp.log(p) + (1 - target) * xp.log(1 - p), axis=1))
-
-    @operation("p target")
-    def binary_cross_entropy_backward(self, p: Array, target: Array, out: Array | None = None) -> Array:
-        """Return the gradient of the mean over samples of `binary_cross_entropy`: [N, O]."""
-        p = self._clipped(p)
-        return write(out, ((1 - target) / (1 - p) - target / p) / (p.shape[0] * p.shape[1]))
-
     @operation("logits target", "out losses probabilities")
     def sigmoid_cross_entropy(
         self,
@@ -327,38 +205,16 @@ class Operations:
             write(probabilities, p)
         return write(out, (p - target) / (logits.shape[0] * logits.shape[1]))
 
-    @operation("prediction target")
-    def mean_squared_error(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
-        """Return the mean over outputs of (prediction - target)**2: [N, O] -> [N]."""
-        error = prediction - target
-        return write(out, self.xp.mean(error * error, axis=1))
+    # The losses of each output by itself come from their table: see `with_losses`.
 
-    @operation("prediction target")
-    def mean_squared_error_backward(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
-        """Return the gradient of the mean over samples of `mean_squared_error`: [N, O]."""
-        return write(out, (prediction - target) * (2 / (prediction.shape[0] * prediction.shape[1])))
+    def _loss(self, row: Loss, outputs: Array, target: Array, b: float, out: Array | None) -> Array:
+        """Return a loss of the table; `b` is its parameter, or nothing."""
+        return write(out, self.xp.mean(PARTS[row.part](self._math, outputs, target, 0.0, b), axis=1))
 
-    @operation("prediction target")
-    def mean_absolute_error(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
-        """Return the mean over outputs of |prediction - target|: [N, O] -> [N]."""
-        return write(out, self.xp.mean(self.xp.abs(prediction - target), axis=1))
-
-    @operation("prediction target")
-    def mean_absolute_error_backward(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
-        """Return the gradient of the mean over samples of `mean_absolute_error`: [N, O]."""
-        sign = self.xp.sign(prediction - target)
-        return write(out, sign * (1 / (prediction.shape[0] * prediction.shape[1])))
-
-    @operation("prediction target")
-    def huber_loss(self, prediction: Array, target: Array, delta: float, out: Array | None = None) -> Array:
-        """Return the mean over outputs of error**2 / 2, or its tangent where |error| > delta: [N, O] -> [N]."""
-        return write(out, self.xp.mean(huber(self._math, prediction, target, 0.0, delta), axis=1))
-
-    @operation("prediction target")
-    def huber_loss_backward(self, prediction: Array, target: Array, delta: float, out: Array | None = None) -> Array:
-        """Return the gradient of the mean over samples of `huber_loss`: [N, O]."""
-        scale = 1 / (prediction.shape[0] * prediction.shape[1])
-        return write(out, huber_backward(self._math, prediction, target, scale, delta))
+    def _loss_gradient(self, row: Loss, outputs: Array, target: Array, b: float, out: Array | None) -> Array:
+        """Return the gradient of the mean over samples of a loss of the table."""
+        scale = row.factor / (outputs.shape[0] * outputs.shape[1])
+        return write(out, PARTS[row.slope](self._math, outputs, target, scale, b))
 
     # ---- one training step -------------------------------------------------------------------------------------------
 
@@ -460,7 +316,7 @@ class Operations:
         """Bound -log(p) as if p had been clipped: the logarithm is monotone."""
         if clip == 0:
             return cost
-        return self.xp.clip(cost, -math.log1p(-clip), -math.log(clip))
+        return self.xp.clip(cost, *bounds(clip))
 
     def _in_runs(self, rows: int, part: Callable[[slice], Array], out: Array) -> None:
         """out = part(all rows); of many rows, the parts of RUN at a time, added up in float64."""

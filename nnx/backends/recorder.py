@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from nnx.backends.errors import NotReplayable
-from nnx.backends.operations import OPERATIONS, QUIET, OperationSpec, loud
+from nnx.backends.operation_table import OPERATIONS, QUIET, OperationSpec, loud
 
 Array = Any
 AS_WRITTEN = "layer by layer, as written"  # how steps and predictions run that no program stands for

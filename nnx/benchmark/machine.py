@@ -14,7 +14,6 @@ PACKAGES = (
     "numpy", "numba", "llvmlite", "scipy", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax", "jaxlib", "thinc",
     "scikit-learn",
 )  # fmt: skip
-PRIVATE = ("executable", "folder")  # where things lie is nobody else's business
 
 
 def facts() -> dict[str, Any]:

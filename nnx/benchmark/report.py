@@ -17,7 +17,7 @@ from nnx.benchmark import limits, machine, schema
 from nnx.benchmark.figures import sum_up
 from nnx.benchmark.libraries import Player
 from nnx.benchmark.runner import Method, Results
-from nnx.benchmark.workloads import SUITES, Workload
+from nnx.benchmark.workloads import Workload
 from nnx.errors import FileFormatError
 from nnx.files import existing_file, read_file
 
@@ -149,8 +149,3 @@ def read(file: Path) -> dict[str, Any]:
     if strangers := {name for row in data["workloads"] for name in row["results"]} - data["players"].keys():
         raise FileFormatError(f"{file} is damaged: {min(strangers)!r} has figures, but is none of its players")
     return data
-
-
-def by_suite(data: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return a report's workloads by suite, in the order of SUITES."""
-    return {suite: rows for suite in SUITES if (rows := [row for row in data["workloads"] if row["suite"] == suite])}

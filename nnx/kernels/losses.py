@@ -21,9 +21,20 @@ def clamp(m: Any, v: Number, low: Number, high: Number) -> Number:
     return m.where(v > high, high, v)
 
 
+def bounds(clip: float) -> tuple[float, float]:
+    """The least and the greatest of -log(p) where p is kept within [clip, 1 - clip]; 0 is no limit."""
+    return (-math.log1p(-clip), -math.log(clip)) if clip else (-math.inf, math.inf)
+
+
 def clipped(m: Any, p: Number) -> Number:
     """A probability kept within [CLIP, 1 - CLIP]."""
     return clamp(m, p, CLIP, 1 - CLIP)
+
+
+def square(m: Any, x: Number, t: Number, *_: Number) -> Number:
+    """The square of the error."""
+    error = x - t
+    return error * error
 
 
 def abs_error_backward(m: Any, x: Number, t: Number, scale: Number, _: Number) -> Number:
@@ -65,7 +76,7 @@ def logit(m: Any, x: Number, t: Number, low: Number, high: Number) -> Number:
 
 
 PARTS: dict[str, Callable[..., Number]] = {
-    "square": lambda m, x, t, *_: (x - t) * (x - t),
+    "square": square,
     "square_backward": lambda m, x, t, scale, _: (x - t) * scale,
     "abs_error": lambda m, x, t, *_: abs(x - t),
     "abs_error_backward": abs_error_backward,
@@ -93,25 +104,39 @@ class Loss:
     Attributes:
         name: of the operation; that of its gradient is `name + "_backward"`.
         part: its cost's kind; that of the gradient is `part + "_backward"`, whose constant a is `factor` / count.
+        formula: what is averaged, in words of its operands.
         outputs: the name of its first operand; the second is `target`.
         parameter: the name of its third, where a number shapes it: the constant b of both parts.
+        cost, slope_cost: ns a number of the Numba kernels of it and of its gradient, on one thread.
     """
 
     name: str
     part: str
+    formula: str
     outputs: str = "prediction"
     factor: float = 1.0
     parameter: str = ""
+    cost: float = 0.3
+    slope_cost: float = 0.4
+
+    @property
+    def slope(self) -> str:
+        """The kind of its gradient."""
+        return f"{self.part}_backward"
 
     @property
     def gradient(self) -> str:
         """The name of the gradient's operation."""
         return f"{self.name}_backward"
 
+    def given(self, b: float) -> tuple[float, ...]:
+        """Return what its operations are given besides arrays."""
+        return (b,) if self.parameter else ()
+
 
 LOSSES = (
-    Loss("binary_cross_entropy", "binary", outputs="p"),
-    Loss("mean_squared_error", "square", factor=2.0),
-    Loss("mean_absolute_error", "abs_error"),
-    Loss("huber_loss", "huber", parameter="delta"),
+    Loss("binary_cross_entropy", "binary", "-(t log p + (1 - t) log(1 - p))", outputs="p", cost=2.0, slope_cost=0.8),
+    Loss("mean_squared_error", "square", "(prediction - target)**2", factor=2.0),
+    Loss("mean_absolute_error", "abs_error", "|prediction - target|"),
+    Loss("huber_loss", "huber", "error**2 / 2, or its tangent where |error| > delta", parameter="delta"),
 )

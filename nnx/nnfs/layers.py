@@ -11,7 +11,7 @@ import numpy as np
 
 from nnx import checks
 from nnx.backends.base import host_array
-from nnx.backends.operations import QUIET
+from nnx.backends.operation_table import QUIET
 from nnx.errors import InputError
 from nnx.nnfs.precision import backend, default_dtype, floats, outputs_of, randn
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from nnx import checks, targets
 from nnx.backends.base import host_array
-from nnx.backends.operations import QUIET
+from nnx.backends.operation_table import QUIET
 from nnx.errors import InputError
 from nnx.nnfs.activations import Activation_Softmax
 from nnx.nnfs.precision import backend, floats, target_type

@@ -16,7 +16,7 @@ from nnx import checks
 from nnx.backends import Backend, get_backend, resolve
 from nnx.backends.base import FLOATS, host_array
 from nnx.backends.numpy import NumpyBackend, rate_of
-from nnx.backends.operations import quiet, write
+from nnx.backends.operation_table import quiet, write
 from nnx.errors import BackendFallbackWarning, BackendUnavailable, InputError
 from nnx.kernels.step_state import BETA_1, BETA_2, CLIP, EPSILON, STEP, WEIGHT_DECAY
 

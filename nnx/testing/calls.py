@@ -10,7 +10,7 @@ import numpy as np
 
 from nnx.backends import Backend
 from nnx.backends.errors import NotReplayable
-from nnx.backends.operations import OPERATIONS
+from nnx.backends.operation_table import OPERATIONS
 from nnx.kernels.elementwise import NAMES
 from nnx.testing.cases import Case
 from nnx.testing.compare import CLASS, Report, compare, unchanged

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.operations import OPERATIONS
+from nnx.backends.operation_table import OPERATIONS
 from nnx.kernels.elementwise import FUNCTIONS, Elementwise
 from nnx.testing import reference
 from nnx.testing.reference import Results

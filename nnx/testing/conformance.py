@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 
 from nnx.backends import Backend
-from nnx.backends.operations import OPERATIONS
+from nnx.backends.operation_table import OPERATIONS
 from nnx.testing import reference
 from nnx.testing.calls import check_case
 from nnx.testing.cases import CASES, Maker

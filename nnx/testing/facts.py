@@ -8,7 +8,8 @@ import numpy as np
 
 from nnx.backends import Backend
 from nnx.backends.errors import InputError
-from nnx.backends.operations import OPERATIONS, Operations
+from nnx.backends.operation_table import OPERATIONS
+from nnx.backends.operations import Operations
 from nnx.testing.compare import DTYPES, unchanged
 
 ROUND_TRIPS = (  # what is given, as what, and the type that must come back

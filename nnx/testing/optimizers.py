@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nnx.backends import Backend
-from nnx.backends.operations import OPERATIONS
+from nnx.backends.operation_table import OPERATIONS
 from nnx.testing import reference
 from nnx.testing.calls import Guarded
 from nnx.testing.compare import Report, compare, unchanged

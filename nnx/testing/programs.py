@@ -8,7 +8,7 @@ import numpy as np
 
 from nnx.backends import Backend
 from nnx.backends.errors import NotReplayable
-from nnx.backends.operations import OPERATIONS
+from nnx.backends.operation_table import OPERATIONS
 from nnx.kernels.step_state import CURSOR, LEARNING_RATE
 from nnx.testing.compare import compare
 from nnx.testing.optimizers import OPTIMIZERS

@@ -37,6 +37,7 @@ from nnx.backends.recorder import Program, Recorder
 from nnx.backends.streaming import Stream
 from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import Launch
+from nnx.kernels.losses import bounds
 from nnx.kernels.philox import LOW, keep_threshold
 
 Array = Any
@@ -213,9 +214,9 @@ class CupyBackend(CudaElementwise, CudaDense):
         kept = probabilities is None or writable(probabilities, shape, dtype)
         if kind is None or launch is None or not (kept and writable(losses, shape[:1], dtype)):
             return getattr(Operations, name)(self, logits, target, losses, probabilities, clip, out)
-        gradient, bounds = self._output(out, shape, logits), plans.loss_bounds(clip)
+        gradient = self._output(out, shape, logits)
         operands = self._read(logits), self._read(target), losses, probabilities, gradient
-        self._launch(launch, kind, *operands, *shape, *bounds)
+        self._launch(launch, kind, *operands, *shape, *bounds(clip))
         return self._deliver(gradient, out)
 
     # ---- one training step -------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 from nnx.backends.cupy.dense import CudaDense
-from nnx.backends.operations import OPERATIONS
+from nnx.backends.operation_table import OPERATIONS
 
 Kind = TypeVar("Kind", bound=type[CudaDense])
 

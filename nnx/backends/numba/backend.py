@@ -8,7 +8,6 @@ alone.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -25,10 +24,12 @@ from nnx.backends.environment import gemm_rule
 from nnx.backends.errors import BackendUnavailable, InputError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.numpy import NumpyBackend
-from nnx.backends.operations import QUIET, fusible, with_functions
+from nnx.backends.operation_table import QUIET, with_functions, with_losses
+from nnx.backends.operations import fusible
 from nnx.backends.recorder import Program, Recorder
 from nnx.kernels.cpu.jit.signature import Unfit
 from nnx.kernels.elementwise import FUNCTIONS, KINDS, Elementwise, number_of
+from nnx.kernels.losses import LOSSES, Loss, bounds
 from nnx.kernels.philox import LOW, keep_threshold
 from nnx.kernels.rounding import RUN
 from nnx.kernels.step_state import STEP
@@ -63,22 +64,21 @@ IMPLEMENTATIONS = {
     "regularize": "step.regularize", "softmax": "softmax.forward", "softmax_backward": "softmax.backward",
     "softmax_jacobian": "softmax.jacobian", "cross_entropy": "losses.cross_entropy_indices",
     "cross_entropy_backward": "losses.cross_entropy_indices_backward", "softmax_cross_entropy": "cross_entropy.indices",
-    "binary_cross_entropy": "losses.binary_cross_entropy",
-    "binary_cross_entropy_backward": "losses.binary_cross_entropy_backward",
-    "sigmoid_cross_entropy": "cross_entropy.binary", "mean_squared_error": "losses.regression",
-    "mean_squared_error_backward": "losses.regression_backward", "mean_absolute_error": "losses.regression",
-    "mean_absolute_error_backward": "losses.regression_backward", "gather_rows": "step.gather",
+    "sigmoid_cross_entropy": "cross_entropy.binary", "gather_rows": "step.gather",
     "dropout": "dropout.dropout", "tally": "step.tally", "end_step": "step.end_step", "sgd": "optimizers.sgd",
     "adagrad": "optimizers.adagrad", "rmsprop": "optimizers.rmsprop", "adam": "optimizers.adam",
     **{row.name: "elementwise.forward" for row in FUNCTIONS},
     **{row.gradient: "elementwise.backward" for row in FUNCTIONS},
+    **{row.name: "losses.of_outputs" for row in LOSSES},
+    **{row.gradient: "losses.of_outputs_backward" for row in LOSSES},
 }  # fmt: skip
 
 NUMBERS = {kind: number_of(kind) for kind in KINDS}
-GRADIENTS = {row.name: number_of(row.gradient) for row in FUNCTIONS}
+SLOPES = {row.part: number_of(row.slope) for row in LOSSES}
 PLAIN = NumpyBackend()
 
 
+@with_losses
 @with_functions
 class NumbaBackend(NumpyBackend):
     """Arrays are `numpy.ndarray`s; the hot loops are compiled."""
@@ -220,7 +220,7 @@ class NumbaBackend(NumpyBackend):
             return False
         if not (a.flags.forc and b.flags.forc and added.flags.carray and c.flags.carray):
             return False
-        if a.shape[0] != m or b.shape != (k, n) or not (c.size and b.flags.writeable and a.flags.writeable):
+        if a.shape[0] != m or b.shape != (k, n) or not (c.size and b.flags.behaved and a.flags.behaved):
             return False
         gemm = self.kernels.gemm.ready(kind)
         by_rows = m >= n
@@ -250,7 +250,7 @@ class NumbaBackend(NumpyBackend):
 
     def _gradient(self, row: Elementwise, of: Array, dy: Array, a: float, out: Array | None) -> Array:
         dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        done = self._elementwise(self._backward, row.cost, (of, dy, dx), GRADIENTS[row.name], a)
+        done = self._elementwise(self._backward, row.cost, (of, dy, dx), NUMBERS[row.gradient], a)
         return dx if done else getattr(PLAIN, row.gradient)(of, dy, *row.given(a), out=out)
 
     def softmax(self, x: Array, out: Array | None = None) -> Array:
@@ -304,16 +304,6 @@ class NumbaBackend(NumpyBackend):
             return gradient
         return super().softmax_cross_entropy(logits, target, losses, probabilities, clip, out)
 
-    def binary_cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
-        losses = np.empty(len(p), p.dtype) if out is None else out
-        done = self._rows(self.kernels.losses.binary_cross_entropy, 2.0, (p, target, losses))
-        return losses if done else super().binary_cross_entropy(p, target, out)
-
-    def binary_cross_entropy_backward(self, p: Array, target: Array, out: Array | None = None) -> Array:
-        gradient = np.empty(p.shape, p.dtype) if out is None else out
-        done = self._rows(self.kernels.losses.binary_cross_entropy_backward, 0.8, (p, target, gradient), 1 / p.size)
-        return gradient if done else super().binary_cross_entropy_backward(p, target, out)
-
     def sigmoid_cross_entropy(
         self,
         logits: Array,
@@ -330,34 +320,16 @@ class NumbaBackend(NumpyBackend):
             return gradient
         return super().sigmoid_cross_entropy(logits, target, losses, probabilities, clip, out)
 
-    def mean_squared_error(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
-        return self._regression(super().mean_squared_error, "SQUARED", prediction, target, out)
+    def _loss(self, row: Loss, outputs: Array, target: Array, b: float, out: Array | None) -> Array:
+        losses = np.empty(len(outputs), outputs.dtype) if out is None else out
+        done = self._rows(self.kernels.losses.of_outputs, row.cost, (outputs, target, losses), NUMBERS[row.part], b)
+        return losses if done else getattr(PLAIN, row.name)(outputs, target, *row.given(b), out=out)
 
-    def mean_absolute_error(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
-        return self._regression(super().mean_absolute_error, "ABSOLUTE", prediction, target, out)
-
-    def mean_squared_error_backward(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
-        return self._regression_backward(super().mean_squared_error_backward, "SQUARED", prediction, target, out)
-
-    def mean_absolute_error_backward(self, prediction: Array, target: Array, out: Array | None = None) -> Array:
-        return self._regression_backward(super().mean_absolute_error_backward, "ABSOLUTE", prediction, target, out)
-
-    def _regression(
-        self, otherwise: Callable[..., Array], kind: str, prediction: Array, target: Array, out: Array | None
-    ) -> Array:
-        k = self.kernels.losses
-        losses = np.empty(len(prediction), prediction.dtype) if out is None else out
-        done = self._rows(k.regression, 0.3, (prediction, target, losses), getattr(k, kind))
-        return losses if done else otherwise(prediction, target, out)
-
-    def _regression_backward(
-        self, otherwise: Callable[..., Array], kind: str, prediction: Array, target: Array, out: Array | None
-    ) -> Array:
-        k = self.kernels.losses
-        gradient = np.empty(prediction.shape, prediction.dtype) if out is None else out
-        more = (getattr(k, kind), 1 / prediction.size)
-        done = self._elementwise(k.regression_backward, 0.4, (prediction, target, gradient), *more)
-        return gradient if done else otherwise(prediction, target, out)
+    def _loss_gradient(self, row: Loss, outputs: Array, target: Array, b: float, out: Array | None) -> Array:
+        gradient = np.empty(outputs.shape, outputs.dtype) if out is None else out
+        kernel, arrays = self.kernels.losses.of_outputs_backward, (outputs, target, gradient)
+        done = self._elementwise(kernel, row.slope_cost, arrays, SLOPES[row.part], row.factor / outputs.size, b)
+        return gradient if done else getattr(PLAIN, row.gradient)(outputs, target, *row.given(b), out=out)
 
     # ---- one training step -------------------------------------------------------------------------------------------
 
@@ -434,11 +406,11 @@ class NumbaBackend(NumpyBackend):
     def _elementwise(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
         """The same for a kernel that does not know rows: one long row can be divided too."""
         first = arrays[0]
-        if self.kernels.pool.limit > 1 and first.size * cost >= ALONE:
-            if any(a.shape != first.shape or not a.flags.c_contiguous for a in arrays):
-                return False
-            arrays = tuple(a.reshape(-1, 1) for a in arrays)
-        return self._rows(kernel, cost, arrays, *more)
+        if first.size * cost < ALONE or self.kernels.pool.limit == 1:
+            return offer(kernel, *arrays, *more)
+        if any(a.shape != first.shape or not a.flags.c_contiguous for a in arrays):
+            return False
+        return self._rows(kernel, cost, tuple(a.reshape(-1, 1) for a in arrays), *more)
 
 
 def offer(kernel: Any, *operands: Any) -> bool:
@@ -471,11 +443,6 @@ def overlap_in_part(arrays: Sequence[Array]) -> bool:
     """Tell whether any two arrays share memory, but for two that are the same."""
     places = [(a.__array_interface__["data"][0], a) for a in arrays]
     return any(may_overlap(a, b) for n, (at, a) in enumerate(places) for begin, b in places[:n] if at != begin)
-
-
-def bounds(clip: float) -> tuple[float, float]:
-    """The least and the greatest loss if probabilities were kept within [clip, 1 - clip]."""
-    return (-math.log1p(-clip), -math.log(clip)) if clip else (-math.inf, math.inf)
 
 
 def setting(name: str) -> int | None:

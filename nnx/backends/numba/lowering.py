@@ -1,15 +1,11 @@
 """Lowering for the CPU: from a step's data flow to the int64 table that nnx/kernels/cpu/program/compiled.py interprets.
 
-`Layout` hands out memory and columns; `Rows` and `Lanes` say how samples lie: row by row, for matrix products by
-gemm.py, or feature by feature with samples in the vector lanes, for narrow networks.
+`Layout` hands out memory and columns; how samples lie is said by `Rows` (lowering_rows.py) and `Lanes`
+(lowering_lanes.py).
 """
-
-# ruff: noqa: D102 - what an operation or a layout does is described once, where it is declared
 
 from __future__ import annotations
 
-import math
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,13 +13,8 @@ import numpy as np
 from nnx.backends.dataflow import Array, Gradient, Node, Step, Value, address, same
 from nnx.backends.errors import NotReplayable
 from nnx.kernels.cpu.matmul import register_tile
-from nnx.kernels.cpu.matmul.gemm import STRIPS
 from nnx.kernels.cpu.ops import optimizers
 from nnx.kernels.cpu.program import table as t
-from nnx.kernels.cpu.program.lanes_matmul import SAMPLES
-from nnx.kernels.elementwise import number_of
-from nnx.kernels.losses import LOSSES
-from nnx.kernels.rounding import RUN
 
 PADDING = 64  # numbers that a buffer of the step's own is a multiple of
 PIECE = 1 << 16  # numbers in a piece of a weight gradient: it stays in the second-level cache until it is used
@@ -45,6 +36,7 @@ class Layout:
         inputs: at most two arrays given from outside, such as the data and the targets.
     """
 
+    operations: frozenset[int]  # those that the family's interpreter carries out
     strips = 0  # numbers that each thread needs for packing
     grain = register_tile.ROWS  # blocks are a multiple of this many samples
 
@@ -141,6 +133,8 @@ class Layout:
 
     def row(self, op: int, **columns: int) -> list[int]:
         """A row of the table; operands that are not named are nowhere."""
+        if op not in self.operations:
+            raise ValueError(f"{type(self).__name__} has no operation {op}: its interpreter would not carry it out")
         row = [0] * t.COLUMNS
         row[t.OP], row[t.Y], row[t.W] = op, t.NOWHERE, t.NOWHERE
         row[t.COEF] = t.CONSTANTS
@@ -242,199 +236,3 @@ class Layout:
             table.append(region)
             first += len(operations)
         self.table = np.array(table + [row for _, operations in regions for row in operations], np.int64)
-
-
-class Rows(Layout):
-    """Samples row by row."""
-
-    strips = STRIPS
-
-    def room(self, width: int) -> int:
-        return self.new(self.step.rows * width)
-
-    def rows_of(self, node: Node) -> list[list[int]]:
-        row, place, x = self.row, self.place, self.place(node.x)
-        out = self.place(node.out) if node.out is not None else t.NOWHERE
-        n, c = node.x.width, self.constants(*node.constants)
-        match node.op:
-            case "gather":
-                assert node.x.array is not None
-                return [row(t.GATHER, N=n, X=x, Y=out, R1=len(node.x.array))]
-            case "labels":
-                return [row(t.LABELS, N=1, Y=out, KIND=int(node.ordered))]
-            case "dense":
-                assert node.weights is not None
-                assert node.biases is not None
-                w, b = self.panels_of(node.weights, False), self.parameter(node.biases)
-                return [row(t.DENSE, KIND=int(node.relu), K=n, N=node.weights.shape[1], X=x, W=w, B=b, Y=out)]
-            case "dense_dx":
-                assert node.weights is not None
-                w = self.panels_of(node.weights, True)
-                columns = {"K": node.weights.shape[0], "N": n, "D": x, "W": w, "G": out}
-                return [row(t.DENSE_DX, KIND=int(node.relu), X=0 if node.y is None else place(node.y), **columns)]
-            case "elementwise":
-                y = t.NOWHERE if node.y is None else place(node.y)
-                return [row(t.ELEMENTWISE, KIND=number_of(node.kind), N=n, X=x, Y=y, G=out, COEF=c)]
-            case "dropout":
-                layer, seed, threshold = node.details
-                return [row(t.DROPOUT, KIND=layer, N=n, X=x, Y=out, R0=seed, R1=threshold, COEF=c)]
-            case "softmax":
-                return [row(t.SOFTMAX, N=n, X=x, Y=out)]
-            case "softmax_backward":
-                assert node.y is not None
-                return [row(t.SOFTMAX_BACKWARD, N=n, X=x, Y=place(node.y), G=out)]
-            case "cross_entropy" | "cross_entropy_soft":
-                assert node.y is not None
-                assert node.also is not None
-                op = t.CROSS_ENTROPY if node.op == "cross_entropy" else t.CROSS_ENTROPY_SOFT
-                hits = t.NOWHERE if node.hits is None else place(node.hits)
-                columns = {"X": x, "B": place(node.y), "G": out, "Y": place(node.also), "W": hits}
-                return [row(op, N=n, COEF=c, **columns)]
-            case "argmax":
-                return [row(t.ARGMAX, N=n, X=x, Y=out)]
-            case "one_hot":
-                assert node.out is not None
-                return [row(t.ONE_HOT, N=node.out.width, X=x, Y=out)]
-            case "mean":
-                return [row(t.ROW_MEAN, N=n, X=x, Y=out, COEF=c)]
-        raise NotReplayable(f"no compiled kernel by rows for {node.op}")
-
-    def panels_of(self, weights: Array, across: bool) -> int:
-        """Where weights, or their transpose, are copied to in the order in which products read them."""
-        source, (k, n) = self.parameter(weights), weights.shape
-        key = source, across
-        if key not in self.panels:
-            self.panels[key] = place = self.new(round_up(k, self.wide) * n if across else k * round_up(n, self.wide))
-            op = t.PANELS_ACROSS if across else t.PANELS
-            self.before[key] = [self.row(op, K=k, N=n, X=source, Y=place, R0=r0, R1=r1) for r0, r1 in self.pieces(k, n)]
-        return self.panels[key]
-
-    def refreshed(self, weights: int) -> dict[str, int]:
-        """The columns that say where new weights go as soon as they are there; a step need not begin with that then."""
-        columns = {}
-        for name, across in (("Y", False), ("B", True)):
-            if not self.whole and (weights, across) in self.panels:
-                columns[name] = self.panels[weights, across]
-                self.first += self.before.pop((weights, across))
-        return columns
-
-    @property
-    def wide(self) -> int:
-        """Columns of a panel."""
-        return register_tile.VECTORS * register_tile.WIDTH // int(self.arena.itemsize)
-
-    def gradient(self, gradient: Gradient) -> None:
-        k, n = gradient.dw.shape
-        d, rows, weights = self.place(gradient.d), self.step.rows, self.values_of(gradient.dw)
-        panels = self.new(rows * round_up(n, self.wide))
-        self.local.append(self.row(t.PANELS, K=rows, N=n, X=d, Y=panels))
-        columns = {"K": k, "N": n, "X": self.place(gradient.x), "D": panels, "W": weights, "B": t.NOWHERE}
-        columns |= {"G": self.parameter(gradient.dw), **self.refreshed(weights)}
-        for r0, r1 in self.pieces(k, n):
-            self.scratch = max(self.scratch, (r1 - r0) * n * (1 if rows <= RUN else 2))
-            row = self.row(t.DENSE_DW, R0=r0, R1=r1, **columns, **self.updated(gradient.dw, r0, r1 - r0))
-            self.tasks.append(((r1 - r0) * n, row))
-        places = {"D": d, "W": self.values_of(gradient.db), "G": self.parameter(gradient.db)}
-        if rows > RUN:
-            places["Y"] = self.new(n)
-        self.tasks.append((n, self.row(t.BIAS, N=n, **places, **self.updated(gradient.db, 0, n))))
-
-    def pieces(self, k: int, n: int) -> list[tuple[int, int]]:
-        """Rows of a weight gradient that are made, regularized and used in one go: whole tiles, and whole panels.
-
-        The last ones are lower, so that threads end together.
-        """
-        grain = math.lcm(register_tile.ROWS, self.wide)
-        high = min(max(PIECE // n // grain, 1) * grain, round_up(-(-k // self.parts_wanted), grain))
-        low = max(high // 2 // grain, 1) * grain
-        starts = [0]
-        while (left := k - starts[-1]) > 0:
-            starts.append(min(k, starts[-1] + (high if left > 2 * high else low)))
-        return list(pairwise(starts))
-
-
-class Lanes(Layout):
-    """Samples in the vector lanes, feature by feature: [features, stride]."""
-
-    grain = SAMPLES
-
-    def __init__(self, step: Step, arena: Array, threads: int) -> None:
-        self.stride = round_up(step.rows, SAMPLES)
-        self.loads: dict[int, list[int]] = {}
-        super().__init__(step, arena, threads)
-
-    def room(self, width: int) -> int:
-        return self.new((width + 4) * self.stride)  # dropout looks at four features at a time
-
-    def given(self, a: Array) -> int:
-        """Data is transposed on its way in."""
-        source, width = super().given(a), 1 if a.ndim == 1 else a.shape[1]
-        out = self.room(width)
-        self.once.append(self.row(t.LANES_LOAD, STRIDE=self.stride, N=width, X=source, Y=out))
-        return out
-
-    def rows_of(self, node: Node) -> list[list[int]]:
-        stride = self.stride
-
-        def row(op: int, **columns: int) -> list[int]:
-            return self.row(op, STRIDE=stride, **columns)
-
-        out = self.place(node.out) if node.out is not None else t.NOWHERE
-        n, c, place = node.x.width, self.constants(*node.constants), self.place
-        if node.op == "labels":
-            return [row(t.LABELS, N=1, Y=out, KIND=int(node.ordered))]
-        if node.op == "gather":
-            assert node.x.array is not None
-            return [row(t.LANES_LOAD, KIND=1, N=n, X=super().given(node.x.array), Y=out, R1=len(node.x.array))]
-        x = self.place(node.x)
-        match node.op:
-            case "dense":
-                assert node.weights is not None
-                assert node.biases is not None
-                w, b = self.parameter(node.weights), self.parameter(node.biases)
-                return [row(t.LANES_DENSE, KIND=int(node.relu), K=n, N=node.weights.shape[1], X=x, W=w, B=b, Y=out)]
-            case "dense_dx":
-                assert node.weights is not None
-                columns = {"K": node.weights.shape[0], "N": n, "D": x, "W": self.parameter(node.weights), "G": out}
-                return [row(t.LANES_DX, KIND=int(node.relu), X=0 if node.y is None else place(node.y), **columns)]
-            case "elementwise":
-                y = t.NOWHERE if node.y is None else place(node.y)
-                rows = [row(t.ELEMENTWISE, KIND=number_of(node.kind), N=n, X=x, Y=y, G=out, COEF=c)]
-                if node.kind in LOSS_GRADIENTS and stride > self.step.rows:
-                    rows.append(row(t.LANES_CLEAR, N=n, X=out))
-                return rows
-            case "dropout":
-                layer, seed, threshold = node.details
-                return [row(t.LANES_DROPOUT, KIND=layer, N=n, X=x, Y=out, R0=seed, R1=threshold, COEF=c)]
-            case "cross_entropy":
-                assert node.y is not None
-                assert node.also is not None
-                hits = t.NOWHERE if node.hits is None else place(node.hits)
-                scratch = self.new(2 * stride)
-                columns = {"X": x, "B": place(node.y), "G": out, "Y": place(node.also), "D": scratch, "W": hits}
-                return [row(t.LANES_CROSS_ENTROPY, N=n, COEF=c, **columns)]
-            case "mean":
-                return [row(t.LANES_MEAN, N=n, X=x, Y=out, COEF=c)]
-        raise NotReplayable(f"no compiled kernel by features for {node.op}")
-
-    def gradient(self, gradient: Gradient) -> None:
-        k, n = gradient.dw.shape
-        x, d = self.place(gradient.x), self.place(gradient.d)
-        columns = {"STRIDE": self.stride, "K": k, "N": n, "X": x, "D": d}
-        tile = max(4, round_up(-(-k // self.parts_wanted), 4))
-        for r0 in range(0, k, tile):
-            r1 = min(k, r0 + tile)
-            columns |= {"R0": r0, "R1": r1, "W": self.values_of(gradient.dw), "G": self.parameter(gradient.dw)}
-            if self.stride > RUN:
-                columns["Y"] = self.new((r1 - r0) * n)
-            row = self.row(t.LANES_DW, **columns, **self.updated(gradient.dw, r0, r1 - r0))
-            self.tasks.append(((r1 - r0) * n, row))
-        places = {"D": d, "W": self.values_of(gradient.db), "G": self.parameter(gradient.db)}
-        row = self.row(t.LANES_DB, STRIDE=self.stride, N=n, **places, **self.updated(gradient.db, 0, n))
-        self.tasks.append((n, row))
-
-
-# Gradients of losses, which are not 0 of their own accord for samples that are not there.
-LOSS_GRADIENTS = (*(f"{row.part}_backward" for row in LOSSES), "logit_backward")
-# What lanes have kernels for.
-IN_LANES = {"labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean"}

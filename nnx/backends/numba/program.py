@@ -14,7 +14,9 @@ import numpy as np
 
 from nnx.backends.dataflow import Array, Reader, Step, address, fuse
 from nnx.backends.errors import InputError, NotReplayable
-from nnx.backends.numba.lowering import IN_LANES, THREADED, Lanes, Rows
+from nnx.backends.numba.lowering import THREADED
+from nnx.backends.numba.lowering_lanes import NODES, Lanes
+from nnx.backends.numba.lowering_rows import Rows
 from nnx.backends.numba.runtime import NumbaProgram
 from nnx.backends.recorder import Call
 
@@ -44,7 +46,7 @@ def compile_program(
     if threads is None:
         threads = int(backend.threads() or 1) if step.work > THREADED else 1
     family = family or wanted_family() or choose(step)
-    if family == "lanes" and not {node.op for node in step.nodes} <= IN_LANES:
+    if family == "lanes" and not {node.op for node in step.nodes} <= NODES:
         family = "rows"
     layout = (Lanes if family == "lanes" else Rows)(step, arena, threads)
     return NumbaProgram(step, layout, calls, backend.threads)

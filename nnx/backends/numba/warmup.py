@@ -145,8 +145,6 @@ def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
         "finish": lambda: backend.kernels.elementwise.finish(y, b, backend.kernels.elementwise.NONE),
         "relu": lambda: backend.relu(x, y),
         "relu_backward": lambda: backend.relu_backward(x, gradient, y),
-        "binary_cross_entropy": lambda: backend.binary_cross_entropy(soft, soft, losses),
-        "binary_cross_entropy_backward": lambda: backend.binary_cross_entropy_backward(soft, soft, y),
         "mean_squared_error": lambda: backend.mean_squared_error(x, soft, losses),
         "mean_squared_error_backward": lambda: backend.mean_squared_error_backward(x, soft, y),
         "sigmoid_cross_entropy": lambda: backend.sigmoid_cross_entropy(x, soft, losses, None, 0.0, y),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import nnx
-from nnx.backends.operations import OPERATIONS as SPECIFIED
+from nnx.backends.operation_table import OPERATIONS as SPECIFIED
 from nnx.benchmark.libraries import Ready, Refused, repeated, taking_turns
 from nnx.benchmark.networks import CHECKED, EPSILON, MOMENTUM, RATE, Network
 from nnx.benchmark.operations import OPERATIONS, normal

@@ -137,7 +137,7 @@ def kernels(row: Elementwise | Loss) -> str:
     (forward, its), (backward, own) = signatures(row).items()
     names = {"forward": forward, "its": its, "backward": backward, "own": own}
     if isinstance(row, Loss):
-        cost, gradient = called(row.part), called(f"{row.part}_backward")
+        cost, gradient = called(row.part), called(row.slope)
         return LOSS.format(**names, outputs=row.outputs, factor=row.factor, cost=cost, gradient=gradient)
     function, gradient = called(row.name), called(row.gradient)
     return ACTIVATION.format(**names, of=row.of, by="=" if row.parameter else "", function=function, gradient=gradient)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class Launch:
@@ -130,10 +128,3 @@ def _two_stages(first: str, second: str, work: int) -> tuple[Launch, ...]:
     blocks = 1 if work <= 32 * THREADS else _blocks(_ceil(work, 8), PARTS)
     head = Launch(first, (blocks,), (THREADS,))
     return (head,) if blocks == 1 else (head, Launch(second, (1,), (THREADS,)))
-
-
-def loss_bounds(clip: float) -> tuple[float, float]:
-    """Return `low` and `high` of the fused losses: -log(p) as if p were within [clip, 1 - clip]; clip 0 is exact."""
-    if clip == 0:
-        return -np.inf, np.inf
-    return float(-np.log1p(-clip)), float(-np.log(clip))

@@ -35,6 +35,8 @@ ROW_BYTES = 8 * len(FIELDS)
 
 def row(op: str, **fields: Any) -> np.ndarray:
     """Return a row: int64 [16]. Numbers and constants that are not named are 0, places are NOWHERE."""
+    if op not in OPERATIONS:
+        raise ValueError(f"{op!r} is no operation of the persistent kernel: expected one of {', '.join(OPERATIONS)}")
     words = np.zeros(len(FIELDS), np.int64)
     words[FIELDS.index(PLACES[0]) :] = NOWHERE
     words[0] = OPERATIONS.index(op)

@@ -165,7 +165,7 @@ _TABLE = (
             "cross_entropy.cu",
             f"const REAL* logits, const {pointer}* target, {_FUSED}",
             f"losses, gradient (p - target) / rows and probabilities (or null), a {team} a row; target: {what}; "
-            "low, high: see loss_bounds.",
+            "low, high: see losses.bounds.",
         )
         for kind, pointer, what in (("labels", "long long", "[rows]"), ("distributions", "REAL", "[rows, columns]"))
         for team in ("warp", "block")
@@ -178,7 +178,7 @@ _TABLE = (
             signatures(row).items(),
             (
                 f"losses [rows] = mean over columns of {row.part}(x, t).",
-                f"gradient = {row.part}_backward(x, t) * {row.factor} / n.",
+                f"gradient = {row.slope}(x, t) * {row.factor} / n.",
             ),
             strict=True,
         )
@@ -187,7 +187,7 @@ _TABLE = (
         "sigmoid_cross_entropy",
         "losses.cu",
         f"const REAL* logits, const REAL* target, {_FUSED}",
-        "losses, gradient (p - target) / (rows columns) and probabilities (or null); low, high: see loss_bounds.",
+        "losses, gradient (p - target) / (rows columns) and probabilities (or null); low, high: see losses.bounds.",
     ),
     # ---- one training step -------------------------------------------------------------------------------------------
     Kernel(

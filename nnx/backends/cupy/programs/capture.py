@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from nnx.backends.cupy.dense import CudaDense
+from nnx.backends.cupy.diagnosis import first_line
 from nnx.backends.cupy.launch import Scratch
 from nnx.backends.cupy.matmul.cublaslt_products import GraphProducts, NotCaptured
 from nnx.backends.errors import NotReplayable
@@ -128,5 +129,4 @@ def attempt(what: str) -> Iterator[None]:
 
 def in_a_line(error: Exception) -> str:
     """Return an error's type and the first line of its text."""
-    text = (str(error).strip() or "no words").splitlines()[0]
-    return f"{type(error).__name__}: {text}"
+    return f"{type(error).__name__}: {first_line(error)}"

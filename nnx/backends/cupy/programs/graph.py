@@ -12,7 +12,7 @@ from nnx.backends.cupy.dense import CudaDense
 from nnx.backends.cupy.matmul.cublaslt_products import NotCaptured
 from nnx.backends.cupy.programs.capture import CapturedGraph, attempt
 from nnx.backends.cupy.programs.replay import CupyProgram, bound, span
-from nnx.backends.operations import OPERATIONS
+from nnx.backends.operation_table import OPERATIONS
 from nnx.backends.recorder import Call
 
 Array = Any

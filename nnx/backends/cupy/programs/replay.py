@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from nnx.backends.cupy.dense import CudaDense
-from nnx.backends.operations import OPERATIONS
+from nnx.backends.operation_table import OPERATIONS
 from nnx.backends.recorder import Call, Program
 from nnx.kernels.cuda import ACTIVATIONS
 

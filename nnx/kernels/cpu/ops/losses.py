@@ -14,11 +14,13 @@ from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import OPTIONS, flat, row
 from nnx.kernels.cpu.ops.loss_formulas import class_of, scalar
+from nnx.kernels.cpu.ops.traced import made_of, total_of
+from nnx.kernels.elementwise import number_of
+from nnx.kernels.losses import LOSSES, PARTS
 
-nll, nll_gradient, binary, binary_gradient = map(scalar, ("nll", "nll_backward", "binary", "binary_backward"))
-squared, squared_gradient = scalar("square"), scalar("square_backward")
-absolute, absolute_gradient = scalar("abs_error"), scalar("abs_error_backward")
-SQUARED, ABSOLUTE = range(2)
+nll, nll_gradient = scalar("nll"), scalar("nll_backward")
+add_up_costs = total_of({number_of(loss.part): PARTS[loss.part] for loss in LOSSES})
+apply_slope = made_of({number_of(loss.slope): PARTS[loss.slope] for loss in LOSSES})
 
 
 @takes("miv")
@@ -90,73 +92,25 @@ def cross_entropy_distributions_backward(p, target, gradient, scale):
 
 @takes("mmv")
 @njit(**OPTIONS)
-def binary_cross_entropy(p, target, losses):
-    """losses = -mean(t log(p) + (1 - t) log(1 - p))."""
-    if target.shape != p.shape or losses.shape[0] != p.shape[0] or not p.size:
+def of_outputs(outputs, target, losses, kind, b):
+    """losses = the mean over each row of a cost of the table, whose constant is b."""
+    if target.shape != outputs.shape or losses.shape[0] != outputs.shape[0] or not outputs.size:
         return False
-    if not behaved(p, target, losses) or not apart(losses, p, target):
+    if not behaved(outputs, target, losses) or not apart(losses, outputs, target):
         return False
-    number = p.dtype.type
-    for i in range(p.shape[0]):
-        a, t = row(p, i), row(target, i)
-        total = number(0)
-        for j in range(a.size):
-            total += binary(a[j], t[j])
-        losses[i] = total / number(a.size)
+    number = outputs.dtype.type
+    for i in range(outputs.shape[0]):
+        losses[i] = add_up_costs(kind, row(outputs, i), row(target, i), 0.0, b) / number(outputs.shape[1])
     return True
 
 
 @takes("mmm")
 @njit(**OPTIONS)
-def binary_cross_entropy_backward(p, target, gradient, scale):
-    """gradient = scale * ((1 - t) / (1 - p) - t / p)."""
-    if target.shape != p.shape or gradient.shape != p.shape or not p.size:
+def of_outputs_backward(outputs, target, gradient, kind, scale, b):
+    """gradient = scale times the slope of a cost of the table, whose constant is b."""
+    if target.shape != outputs.shape or gradient.shape != outputs.shape or not outputs.size:
         return False
-    if not behaved(p, target, gradient) or not apart_or_same(gradient, p, target):
+    if not behaved(outputs, target, gradient) or not apart_or_same(gradient, outputs, target):
         return False
-    factor, a, t, g = p.dtype.type(scale), flat(p), flat(target), flat(gradient)
-    for j in range(a.size):
-        g[j] = binary_gradient(a[j], t[j], factor)
-    return True
-
-
-@takes("mmv")
-@njit(**OPTIONS)
-def regression(prediction, target, losses, kind):
-    """losses = mean((prediction - target)**2), or the mean of its absolute value."""
-    if target.shape != prediction.shape or losses.shape[0] != prediction.shape[0] or not prediction.size:
-        return False
-    if not behaved(prediction, target, losses) or not apart(losses, prediction, target):
-        return False
-    number = prediction.dtype.type
-    for i in range(prediction.shape[0]):
-        a, t = row(prediction, i), row(target, i)
-        total = number(0)
-        if kind == SQUARED:
-            for j in range(a.size):
-                total += squared(a[j], t[j])
-        else:
-            for j in range(a.size):
-                total += absolute(a[j], t[j])
-        losses[i] = total / number(a.size)
-    return True
-
-
-@takes("mmm")
-@njit(**OPTIONS)
-def regression_backward(prediction, target, gradient, kind, scale):
-    """gradient = 2 * scale * (prediction - target), or scale times its sign; NaN stays."""
-    if target.shape != prediction.shape or gradient.shape != prediction.shape or not prediction.size:
-        return False
-    if not behaved(prediction, target, gradient) or not apart_or_same(gradient, prediction, target):
-        return False
-    factor = prediction.dtype.type(scale)
-    twice = factor + factor
-    a, t, g = flat(prediction), flat(target), flat(gradient)
-    if kind == SQUARED:
-        for j in range(a.size):
-            g[j] = squared_gradient(a[j], t[j], twice)
-    else:
-        for j in range(a.size):
-            g[j] = absolute_gradient(a[j], t[j], factor)
+    apply_slope(kind, flat(outputs), flat(target), flat(gradient), scale, b)
     return True

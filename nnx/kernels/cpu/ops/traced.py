@@ -27,6 +27,7 @@ from nnx.kernels.cpu.jit.span import data_of, size_of
 from nnx.kernels.cpu.ops import math as kernels
 
 EXACT = ("contract",)  # multiply-adds may be fused, and nothing else, as in simd.py
+REORDERED = (*EXACT, "reassoc")  # of sums
 
 
 class Traced:
@@ -146,42 +147,80 @@ def made_of(formulas: dict[int, Callable[..., Any]]) -> Any:
     Each of x and y is `out` itself or shares nothing with it, and both are as long. An unknown kind gives NaN.
     """
 
-    def nothing(m, x, *others):
-        return Traced(x.builder, ir.Constant(x.value.type, math.nan))
-
-    def write(context, builder, signature, args, formula):
-        kinds, number = signature.args, context.get_value_type(signature.args[3].dtype)
-        x, y, out = (data_of(context, builder, kinds[place], args[place]) for place in (1, 2, 3))
-        m = TracedMath(context, builder, kinds[3].dtype)
-        constants = [
-            Traced(builder, context.cast(builder, args[place], kinds[place], kinds[3].dtype)) for place in (4, 5)
-        ]
-        with loop(builder, size_of(context, builder, kinds[3], args[3])) as (index, mark):
-            reads = [builder.load(builder.gep(data, [index], inbounds=True)) for data in (x, y)]
-            result = formula(m, *(Traced(builder, read) for read in reads), *constants)
-            assert result.value.type == number
-            written = builder.store(result.value, builder.gep(out, [index], inbounds=True))
-            for access in (*reads, written):
-                mark(access)
-
     @intrinsic
     def apply(typing, kind, x, y, out, c0, c1):
         def codegen(context, builder, signature, args):
-            end, unknown = (builder.append_basic_block(name) for name in ("end", "unknown"))
-            switch = builder.switch(args[0], unknown)
-            for number, formula in (*formulas.items(), (None, nothing)):
-                block = unknown if number is None else builder.append_basic_block("kind")
-                if number is not None:
-                    switch.add_case(args[0].type(number), block)
-                builder.position_at_end(block)
-                write(context, builder, signature, args, formula)
-                builder.branch(end)
-            builder.position_at_end(end)
+            kinds = signature.args
+            sources = Numbers(context, builder, kinds, args, (1, 2), (4, 5))
+            result = data_of(context, builder, kinds[3], args[3])
+            for formula in cases(builder, args[0], formulas):
+                with loop(builder, sources.count) as (index, mark):
+                    value, reads = sources.at(index, formula)
+                    written = builder.store(value, builder.gep(result, [index], inbounds=True))
+                    for access in (*reads, written):
+                        mark(access)
             return context.get_dummy_value()
 
         return types.void(kind, x, y, out, c0, c1), codegen
 
     return apply
+
+
+def total_of(formulas: dict[int, Callable[..., Any]]) -> Any:
+    """Return `add_up(kind, x, y, c0, c1)` for kernels: the sum of formulas[kind](m, x, y, c0, c1) over all numbers."""
+
+    @intrinsic
+    def add_up(typing, kind, x, y, c0, c1):
+        def codegen(context, builder, signature, args):
+            sources = Numbers(context, builder, signature.args, args, (1, 2), (3, 4))
+            total = cgutils.alloca_once_value(builder, sources.m.zero)
+            for formula in cases(builder, args[0], formulas):
+                with loop(builder, sources.count) as (index, _):
+                    value, _ = sources.at(index, formula)
+                    builder.store(builder.fadd(builder.load(total), value, flags=REORDERED), total)
+            return builder.load(total)
+
+        return x.dtype(kind, x, y, c0, c1), codegen
+
+    return add_up
+
+
+class Numbers:
+    """The arrays that a loop reads, of which the first gives type and length, and the constants beside them."""
+
+    def __init__(self, context, builder, kinds, args, arrays, constants):
+        self.builder, number = builder, kinds[arrays[0]].dtype
+        self.m = TracedMath(context, builder, number)
+        self.count = size_of(context, builder, kinds[arrays[0]], args[arrays[0]])
+        self.data = [data_of(context, builder, kinds[place], args[place]) for place in arrays]
+        self.constants = [
+            Traced(builder, context.cast(builder, args[place], kinds[place], number)) for place in constants
+        ]
+
+    def at(self, index, formula):
+        """A formula's result of the numbers there, and the instructions that read them."""
+        reads = [self.builder.load(self.builder.gep(data, [index], inbounds=True)) for data in self.data]
+        result = formula(self.m, *(Traced(self.builder, read) for read in reads), *self.constants)
+        assert result.value.type == self.m.zero.type
+        return result.value, reads
+
+
+def cases(builder, kind, formulas):
+    """Yield each formula where its code goes, in a switch over the kinds; for an unknown kind one that gives NaN."""
+
+    def nothing(m, x, *others):
+        return Traced(x.builder, ir.Constant(x.value.type, math.nan))
+
+    end, unknown = (builder.append_basic_block(name) for name in ("end", "unknown"))
+    switch = builder.switch(kind, unknown)
+    for number, formula in (*formulas.items(), (None, nothing)):
+        block = unknown if number is None else builder.append_basic_block("kind")
+        if number is not None:
+            switch.add_case(kind.type(number), block)
+        builder.position_at_end(block)
+        yield formula
+        builder.branch(end)
+    builder.position_at_end(end)
 
 
 def scalar(formula: Callable[..., Any]) -> Any:

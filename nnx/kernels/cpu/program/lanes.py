@@ -7,6 +7,8 @@ Matrices are [features, stride]. It interprets the table described in table.py: 
 
 from __future__ import annotations
 
+import numpy as np
+
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import PART, larger, smaller
 from nnx.kernels.cpu.ops.sums import collect
@@ -39,6 +41,7 @@ from nnx.kernels.cpu.program.table import (
     R0,
     R1,
     STRIDE,
+    UNKNOWN,
     WITH_RELU,
     B,
     D,
@@ -117,7 +120,7 @@ def cross_entropy(t, memory, numbers, r0, rows, count):
 
 @njit(inline="always")
 def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread):
-    """Carry out one operation of the table on samples r0 .. r0 + rows. Codes that it does not know do nothing."""
+    """Carry out one operation of the table on samples r0 .. r0 + rows; one that there is not: table.py."""
     op, n, stride, c = t[OP], t[N], t[STRIDE], t[COEF]
     count = smaller((rows + SAMPLES - 1) // SAMPLES * SAMPLES, stride - r0)
     if LANES_DENSE <= op <= LANES_DW:
@@ -142,6 +145,8 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         lanes_mean(part(memory, t[X] + r0, span), part(memory, t[Y] + r0, count), n, stride, numbers[c])
     elif op == LANES_CLEAR:
         lanes_clear(part(memory, t[X] + r0, (n - 1) * stride + count), n, stride, rows, count)
+    else:
+        numbers[UNKNOWN] = np.nan
 
 
 run_lanes = make_run(operation)

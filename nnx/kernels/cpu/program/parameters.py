@@ -28,6 +28,7 @@ from nnx.kernels.cpu.program.table import (
     SHRINK,
     SLOT,
     STEP_SIZE,
+    UNKNOWN,
     UPDATE,
     V_DELTA,
     part,
@@ -46,7 +47,7 @@ def begin_step(optimizer, hyper, counters, numbers):
 def end_step(header, memory, counters, stats, penalties, history, numbers):
     """Add up losses, hits and penalties, each in one fixed order whatever the threads; log them; count the step."""
     rows = header[ROWS]
-    stats[LOSS] = total(part(memory, header[LOSSES], rows)) / rows
+    stats[LOSS] = total(part(memory, header[LOSSES], rows)) / rows + numbers[UNKNOWN]
     if header[HITS] != NOWHERE:
         stats[STEP_HITS] = total(part(memory, header[HITS], rows))
     at, whole = header[PENALTIES], 0.0

@@ -7,6 +7,8 @@ It interprets the table described in table.py: 30 to 50 ns an operation.
 
 from __future__ import annotations
 
+import numpy as np
+
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import PART, larger, smaller
 from nnx.kernels.cpu.matmul.gemm import multiply
@@ -37,7 +39,9 @@ from nnx.kernels.cpu.program.table import (
     LABELS,
     ONE_HOT,
     OP,
+    PANELS,
     PANELS_ACROSS,
+    PARAMETERS,
     R0,
     R1,
     ROW_MEAN,
@@ -47,6 +51,7 @@ from nnx.kernels.cpu.program.table import (
     SOFTMAX_BACKWARD,
     STRIPS,
     STRIPS_SIZE,
+    UNKNOWN,
     UPDATE,
     WITH_RELU,
     B,
@@ -123,20 +128,20 @@ def cross_entropy(t, memory, numbers, r0, rows):
 
 @njit(inline="always")
 def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread):
-    """Carry out one operation of the table on samples r0 .. r0 + rows. Codes that it does not know do nothing."""
+    """Carry out one operation of the table on samples r0 .. r0 + rows; one that there is not: table.py."""
     op, n, at, c = t[OP], t[N], r0 * t[N], t[COEF]
-    if op <= DENSE_DW:
+    if DENSE <= op <= DENSE_DW:
         product(t, header, memory, hyper, numbers, r0, rows, thread)
-    elif op <= PANELS_ACROSS:
+    elif op == PANELS or op == PANELS_ACROSS:  # noqa: SIM109 - `in` is a call
         first, count = (t[R0], t[R1] - t[R0]) if t[R1] > 0 else (r0, rows)
         fill_panels(memory, t[X], t[K], t[N], first, count, t[Y], op == PANELS_ACROSS)
-    elif op == CROSS_ENTROPY or op == CROSS_ENTROPY_SOFT:  # noqa: SIM109 - `in` is a call
+    elif op == CROSS_ENTROPY or op == CROSS_ENTROPY_SOFT:  # noqa: SIM109
         cross_entropy(t, memory, numbers, r0, rows)
     elif op == ELEMENTWISE:
         apply_elementwise(t, memory, numbers, r0, rows, rows)
     elif op == LABELS:
         copy_labels(t, memory, labels, order, counters, r0, rows)
-    elif op >= BIAS:
+    elif op == BIAS or op == PARAMETERS:  # noqa: SIM109
         parameter_task(t, header, memory, hyper, numbers)
     elif op == GATHER:
         gather_rows(part(memory, t[X], 0), order, counters[CURSOR] + r0, part(memory, t[Y] + at, 0), rows, n, t[R1] - 1)
@@ -155,6 +160,8 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         argmax_rows(part(memory, t[X] + at, rows * n), part(memory, t[Y] + r0, rows), n)
     elif op == ONE_HOT:
         one_hot_rows(part(memory, t[X] + r0, rows), part(memory, t[Y] + at, rows * n), n)
+    else:
+        numbers[UNKNOWN] = np.nan
 
 
 run_rows = make_run(operation)

@@ -47,11 +47,17 @@ LANES_DENSE, LANES_DX, LANES_DW, LANES_DB = range(20, 24)
 LANES_LOAD, LANES_DROPOUT, LANES_CROSS_ENTROPY, LANES_MEAN, LANES_CLEAR = range(30, 35)
 LABELS, ELEMENTWISE = 40, 41  # the kind of the latter: nnx/kernels/elementwise.py
 BIAS, PARAMETERS = 50, 51  # tasks: the gradient of biases; a segment of parameters whose gradient is there already
+# What each interpreter carries out. One that meets any other makes the losses of all steps from there on NaN.
+BY_ROWS = frozenset((*range(DENSE, DENSE_DW + 1), PANELS, PANELS_ACROSS, *range(GATHER, ROW_MEAN + 1)))
+BY_ROWS |= {LABELS, ELEMENTWISE, BIAS, PARAMETERS}
+IN_LANES = frozenset((*range(LANES_DENSE, LANES_DB + 1), *range(LANES_LOAD, LANES_CLEAR + 1)))
+IN_LANES |= {LABELS, ELEMENTWISE, PARAMETERS}
 
 WITH_RELU = 1  # the kind of a product that ReLU, or the mask of its gradient, follows in the same pass
 
 # ---- numbers: float64 that operations read ---------------------------------------------------------------------------
-STEP_SIZE, CORRECTION, SHRINK, FINAL, CONSTANTS = 0, 1, 2, 3, 8
+# UNKNOWN is added to each step's loss: 0, or NaN once an operation was met that there is not.
+STEP_SIZE, CORRECTION, SHRINK, FINAL, UNKNOWN, CONSTANTS = 0, 1, 2, 3, 4, 8
 # ---- sync: int64; what several threads write stands on cache lines of its own, the rest is the leader's -------------
 TICKET, DONE, PHASE, EXPECTED, AT_REGION, STEPS_LEFT, BEGUN, SYNC = 0, 16, 32, 48, 49, 50, 51, 64
 

@@ -1,0 +1,100 @@
+"""Lowering of samples in the vector lanes, feature by feature, for narrow networks: the operations of `run_lanes`."""
+
+# ruff: noqa: D102 - what an operation or a layout does is described once, where it is declared
+
+from __future__ import annotations
+
+from nnx.backends.dataflow import Array, Gradient, Node, Step
+from nnx.backends.errors import NotReplayable
+from nnx.backends.numba.lowering import Layout, round_up
+from nnx.kernels.cpu.program import table as t
+from nnx.kernels.cpu.program.lanes_matmul import SAMPLES
+from nnx.kernels.elementwise import number_of
+from nnx.kernels.losses import LOSSES
+from nnx.kernels.rounding import RUN
+
+# Gradients of losses, which are not 0 of their own accord for samples that are not there.
+LOSS_GRADIENTS = (*(row.slope for row in LOSSES), "logit_backward")
+# Operations of a step's data flow that lanes have kernels for.
+NODES = {"labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean"}
+
+
+class Lanes(Layout):
+    """Samples in the vector lanes, feature by feature: [features, stride]."""
+
+    operations = t.IN_LANES
+    grain = SAMPLES
+
+    def __init__(self, step: Step, arena: Array, threads: int) -> None:
+        self.stride = round_up(step.rows, SAMPLES)
+        super().__init__(step, arena, threads)
+
+    def room(self, width: int) -> int:
+        return self.new((width + 4) * self.stride)  # dropout looks at four features at a time
+
+    def given(self, a: Array) -> int:
+        """Data is transposed on its way in."""
+        source, width = super().given(a), 1 if a.ndim == 1 else a.shape[1]
+        out = self.room(width)
+        self.once.append(self.row(t.LANES_LOAD, STRIDE=self.stride, N=width, X=source, Y=out))
+        return out
+
+    def rows_of(self, node: Node) -> list[list[int]]:
+        stride = self.stride
+
+        def row(op: int, **columns: int) -> list[int]:
+            return self.row(op, STRIDE=stride, **columns)
+
+        out = self.place(node.out) if node.out is not None else t.NOWHERE
+        n, c, place = node.x.width, self.constants(*node.constants), self.place
+        if node.op == "labels":
+            return [row(t.LABELS, N=1, Y=out, KIND=int(node.ordered))]
+        if node.op == "gather":
+            assert node.x.array is not None
+            return [row(t.LANES_LOAD, KIND=1, N=n, X=super().given(node.x.array), Y=out, R1=len(node.x.array))]
+        x = self.place(node.x)
+        match node.op:
+            case "dense":
+                assert node.weights is not None
+                assert node.biases is not None
+                w, b = self.parameter(node.weights), self.parameter(node.biases)
+                return [row(t.LANES_DENSE, KIND=int(node.relu), K=n, N=node.weights.shape[1], X=x, W=w, B=b, Y=out)]
+            case "dense_dx":
+                assert node.weights is not None
+                columns = {"K": node.weights.shape[0], "N": n, "D": x, "W": self.parameter(node.weights), "G": out}
+                return [row(t.LANES_DX, KIND=int(node.relu), X=0 if node.y is None else place(node.y), **columns)]
+            case "elementwise":
+                y = t.NOWHERE if node.y is None else place(node.y)
+                rows = [row(t.ELEMENTWISE, KIND=number_of(node.kind), N=n, X=x, Y=y, G=out, COEF=c)]
+                if node.kind in LOSS_GRADIENTS and stride > self.step.rows:
+                    rows.append(row(t.LANES_CLEAR, N=n, X=out))
+                return rows
+            case "dropout":
+                layer, seed, threshold = node.details
+                return [row(t.LANES_DROPOUT, KIND=layer, N=n, X=x, Y=out, R0=seed, R1=threshold, COEF=c)]
+            case "cross_entropy":
+                assert node.y is not None
+                assert node.also is not None
+                hits = t.NOWHERE if node.hits is None else place(node.hits)
+                scratch = self.new(2 * stride)
+                columns = {"X": x, "B": place(node.y), "G": out, "Y": place(node.also), "D": scratch, "W": hits}
+                return [row(t.LANES_CROSS_ENTROPY, N=n, COEF=c, **columns)]
+            case "mean":
+                return [row(t.LANES_MEAN, N=n, X=x, Y=out, COEF=c)]
+        raise NotReplayable(f"no compiled kernel by features for {node.op}")
+
+    def gradient(self, gradient: Gradient) -> None:
+        k, n = gradient.dw.shape
+        x, d = self.place(gradient.x), self.place(gradient.d)
+        columns = {"STRIDE": self.stride, "K": k, "N": n, "X": x, "D": d}
+        tile = max(4, round_up(-(-k // self.parts_wanted), 4))
+        for r0 in range(0, k, tile):
+            r1 = min(k, r0 + tile)
+            columns |= {"R0": r0, "R1": r1, "W": self.values_of(gradient.dw), "G": self.parameter(gradient.dw)}
+            if self.stride > RUN:
+                columns["Y"] = self.new((r1 - r0) * n)
+            row = self.row(t.LANES_DW, **columns, **self.updated(gradient.dw, r0, r1 - r0))
+            self.tasks.append(((r1 - r0) * n, row))
+        places = {"D": d, "W": self.values_of(gradient.db), "G": self.parameter(gradient.db)}
+        row = self.row(t.LANES_DB, STRIDE=self.stride, N=n, **places, **self.updated(gradient.db, 0, n))
+        self.tasks.append((n, row))

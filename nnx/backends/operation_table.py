@@ -1,0 +1,154 @@
+"""The table of operations: what the recorder knows of each, and how a class comes to have them.
+
+A method of `Operations` (operations.py) enters by `@operation`. Those whose formulas stand in a table, the elementwise
+functions and the losses of each output by itself, are made of its rows, for every backend alike.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from nnx.kernels.elementwise import FUNCTIONS, Elementwise
+from nnx.kernels.losses import LOSSES, Loss
+
+Array = Any
+Function = TypeVar("Function", bound=Callable[..., Any])
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class OperationSpec:
+    """What the recorder must know of an operation: its signature, and which operands it reads and writes."""
+
+    name: str
+    signature: inspect.Signature
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+
+
+OPERATIONS: dict[str, OperationSpec] = {}
+QUIET = np.errstate(all="ignore")  # a decorator: exp(-1000) that is 0 is no fault, whatever np.seterr was told
+_loud: dict[Any, Any] = {}
+
+
+def quiet(backend: type[Kind]) -> type[Kind]:
+    """Have all operations that a class defines run with NumPy's floating-point errors ignored.
+
+    That takes half a microsecond a call. `loud` is for who has seen to it once for many.
+    """
+    for name in OPERATIONS.keys() & vars(backend).keys():
+        function = vars(backend)[name]
+        setattr(backend, name, QUIET(function))
+        _loud[vars(backend)[name]] = function
+    return backend
+
+
+def loud(operation: Any) -> Any:
+    """Return a backend's operation as it was before `quiet`; as it is, if it is another."""
+    function = _loud.get(getattr(operation, "__func__", None))
+    return operation if function is None else function.__get__(operation.__self__)
+
+
+def operation(reads: str, writes: str = "out") -> Callable[[Function], Function]:
+    """Enter a method of `Operations` into the table of operations. The method itself stays as it is."""
+
+    def declare(function: Function) -> Function:
+        signature = inspect.signature(function)
+        OPERATIONS[function.__name__] = OperationSpec(
+            function.__name__, signature, tuple(reads.split()), tuple(writes.split())
+        )
+        return function
+
+    return declare
+
+
+def write(out: Array | None, value: Array) -> Array:
+    """Return `value`, or `out` holding it."""
+    if out is None:
+        return value
+    out[...] = value
+    return out
+
+
+def with_functions(backend: type[Kind]) -> type[Kind]:
+    """Give a class the operations of nnx/kernels/elementwise.py: each function `f(x, out)`, and `f_backward`.
+
+    Where the function has a parameter, it is the operand `a`, before `out`. What a gradient is computed from is named x
+    or y. They call the class's own `_function` and `_gradient`, which a backend can replace for all of them.
+    """
+    for row in FUNCTIONS:
+        enter(backend, row.name, function_of(row), "x", row.forward.__doc__)
+        enter(backend, row.gradient, gradient_of(row), f"{row.of} dy", row.backward.__doc__)
+    return backend
+
+
+def with_losses(backend: type[Kind]) -> type[Kind]:
+    """Give a class the operations of nnx/kernels/losses.py: each loss `f(outputs, target, out)`, and `f_backward`.
+
+    The first operand is called what its row says; where a number shapes the loss it is the third, `delta`. They call
+    the class's own `_loss` and `_loss_gradient`.
+    """
+    for row in LOSSES:
+        mean = f"Return the mean over outputs of {row.formula}: {row.outputs}, target [N, O] -> [N]."
+        slope = f"Return the gradient of the mean over samples of `{row.name}`: [N, O]."
+        enter(backend, row.name, loss_of(row, "_loss"), f"{row.outputs} target", mean)
+        enter(backend, row.gradient, loss_of(row, "_loss_gradient"), f"{row.outputs} target", slope)
+    return backend
+
+
+def enter(backend: type, name: str, method: Callable[..., Any], reads: str, doc: str | None) -> None:
+    """Make a method an operation of a class."""
+    method.__name__, method.__qualname__, method.__doc__ = name, f"{backend.__name__}.{name}", doc
+    setattr(backend, name, operation(reads)(method))
+
+
+def function_of(row: Elementwise) -> Callable[..., Any]:
+    """Return a method that is a function of the table."""
+
+    def plain(self: Any, x: Array, out: Array | None = None) -> Array:
+        return self._function(row, x, 0.0, out)
+
+    def shaped(self: Any, x: Array, a: float, out: Array | None = None) -> Array:
+        return self._function(row, x, a, out)
+
+    return shaped if row.parameter else plain
+
+
+def gradient_of(row: Elementwise) -> Callable[..., Any]:
+    """Return a method that is its gradient."""
+
+    def of_input(self: Any, x: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._gradient(row, x, dy, 0.0, out)
+
+    def of_output(self: Any, y: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._gradient(row, y, dy, 0.0, out)
+
+    def shaped_of_input(self: Any, x: Array, dy: Array, a: float, out: Array | None = None) -> Array:
+        return self._gradient(row, x, dy, a, out)
+
+    def shaped_of_output(self: Any, y: Array, dy: Array, a: float, out: Array | None = None) -> Array:
+        return self._gradient(row, y, dy, a, out)
+
+    if row.parameter:
+        return shaped_of_input if row.of == "x" else shaped_of_output
+    return of_input if row.of == "x" else of_output
+
+
+def loss_of(row: Loss, method: str) -> Callable[..., Any]:
+    """Return a method that hands a loss of the table, or its gradient, to the class's own `method`."""
+
+    def of_probabilities(self: Any, p: Array, target: Array, out: Array | None = None) -> Array:
+        return getattr(self, method)(row, p, target, 0.0, out)
+
+    def of_predictions(self: Any, prediction: Array, target: Array, out: Array | None = None) -> Array:
+        return getattr(self, method)(row, prediction, target, 0.0, out)
+
+    def shaped(self: Any, prediction: Array, target: Array, delta: float, out: Array | None = None) -> Array:
+        return getattr(self, method)(row, prediction, target, delta, out)
+
+    return shaped if row.parameter else of_probabilities if row.outputs == "p" else of_predictions
