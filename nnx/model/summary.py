@@ -6,7 +6,9 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from nnx.backends.printable import printable
+from nnx.backends.recorder import AS_WRITTEN
 from nnx.layers import Layer
+from nnx.model.inference import stages_of
 from nnx.model.network import Network
 from nnx.model.validation import written
 
@@ -32,7 +34,7 @@ def summarize(model: Network, training: Iterable[str], kernels: Mapping[str, str
         total += count
         outputs = "any" if width is None else str(width)
         kernel = "fused into the loss" if layer in fused else kernel_of(layer, model, kernels)
-        rows.append((str(number), str(layer), outputs, f"{count:,}" if count else "", kernel))
+        rows.append((str(number), printable(str(layer), keep="\n"), outputs, f"{count:,}" if count else "", kernel))
     sentences = [f"{total:,} parameters, {model.dtype}; backend {model.backend.name} ({model.resolution.reason})"]
     if model.backend.precision != "full" and model.dtype == "float32":
         sentences.append(f"large products round what they multiply: precision={model.backend.precision!r}")
@@ -44,7 +46,7 @@ def summarize(model: Network, training: Iterable[str], kernels: Mapping[str, str
 def predictions_of(model: Network) -> str:
     """Return how the model predicts; before it first does, how it will."""
     if model._inference is None:  # making it may take a compiler's time
-        return f"none yet; planned: {model.backend.planned_prediction()}"
+        return f"none yet; planned: {model.backend.planned_prediction() if stages_of(model.layers) else AS_WRITTEN}"
     return model._inference.description
 
 
