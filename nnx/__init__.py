@@ -25,7 +25,7 @@ from nnx.layers.activations import *  # noqa: F403 - the names in its __all__
 from nnx.losses import (
     BinaryCrossEntropy,
     CategoricalCrossEntropy,
-    HuberLoss,
+    Huber,
     Loss,
     MeanAbsoluteError,
     MeanSquaredError,
@@ -51,7 +51,7 @@ __all__ = [
     "DeviceMemoryError",
     "Dropout",
     "History",
-    "HuberLoss",
+    "Huber",
     "InUseError",
     "InputError",
     "Layer",

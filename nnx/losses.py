@@ -149,7 +149,7 @@ class MeanAbsoluteError(MeanSquaredError):
     operation = "mean_absolute_error"
 
 
-class HuberLoss(MeanSquaredError):
+class Huber(MeanSquaredError):
     """error**2 / 2 up to |error| = delta, beyond that the tangent, averaged over the outputs (Huber, 1964).
 
     Errors far off pull no harder than `delta`, where squares would let them rule. y_pred and y_true: as for

@@ -109,7 +109,7 @@ NETS: dict[str, Net] = {
     "unfused binary": Net(mlp(nnx.ReLU, last=lambda: Halved()), nnx.BinaryCrossEntropy, data="shares"),
     "squares": Net(mlp(nnx.Tanh, last=None), nnx.MeanSquaredError, data="numbers"),
     "magnitudes": Net(mlp(nnx.Tanh, last=nnx.Linear), nnx.MeanAbsoluteError, data="numbers"),
-    "huber": Net(mlp(nnx.Tanh, last=None), lambda: nnx.HuberLoss(0.5), data="numbers"),
+    "huber": Net(mlp(nnx.Tanh, last=None), lambda: nnx.Huber(0.5), data="numbers"),
     "one feature, one output": Net(
         lambda: [nnx.Dense(1, 5), nnx.Tanh(), nnx.Dense(5, 1)], nnx.MeanSquaredError, data="number"
     ),

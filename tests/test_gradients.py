@@ -98,7 +98,7 @@ LOSSES = [
     (nnx.BinaryCrossEntropy, "shares", lambda n, c: np.random.default_rng(1).uniform(0.1, 0.9, (n, c))),
     (nnx.MeanSquaredError, "numbers", inputs),
     (nnx.MeanAbsoluteError, "numbers", inputs),
-    (nnx.HuberLoss, "numbers", inputs),
+    (nnx.Huber, "numbers", inputs),
 ]
 
 
@@ -108,7 +108,7 @@ def test_losses(kind: type[nnx.Loss], wanted: str, outputs: Callable[..., Any], 
     assert nnx.gradcheck(kind(), outputs(*shape), targets(wanted, *shape)) < BOUND
 
 
-@pytest.mark.parametrize("kind", [nnx.SigmoidCrossEntropy, nnx.MeanSquaredError, nnx.MeanAbsoluteError, nnx.HuberLoss])
+@pytest.mark.parametrize("kind", [nnx.SigmoidCrossEntropy, nnx.MeanSquaredError, nnx.MeanAbsoluteError, nnx.Huber])
 @pytest.mark.parametrize("rows", [1, 6])
 def test_losses_of_one_column(kind: type[nnx.Loss], rows: int) -> None:
     y = targets("shares" if kind is nnx.SigmoidCrossEntropy else "numbers", rows, 1)

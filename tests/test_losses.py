@@ -366,7 +366,7 @@ def test_huber_is_half_a_square_and_then_its_tangent(backend):
         pytest.importorskip("numba")
     y, target = np.array([[0.0, 0.5], [2.0, -3.0], [0.5, -0.5]]), np.zeros((3, 2))
     with nnx.use_backend(backend):
-        loss = nnx.HuberLoss(0.5)
+        loss = nnx.Huber(0.5)
         np.testing.assert_allclose(loss.forward(y, target), [0.0625, (0.875 + 1.375) / 2, 0.125])
         np.testing.assert_allclose(loss.backward(y, target), np.array([[0, 0.5], [0.5, -0.5], [0.5, -0.5]]) / 6)
         far = np.array([[np.inf, 1], [np.nan, 1], [-1e30, 1]])
@@ -385,7 +385,7 @@ def test_huber_in_a_recorded_step_and_with_another_delta(family, monkeypatch, tm
     for backend in ("numpy", "numba"):
         layers = nnx.Dense(3, 20), nnx.Tanh(), nnx.Dense(20, 2)
         model = nnx.Sequential(*layers, backend=backend, dtype="float64", seed=1)
-        model.compile(nnx.HuberLoss(0.5), nnx.SGD(0.1))
+        model.compile(nnx.Huber(0.5), nnx.SGD(0.1))
         history = model.fit(x, y, epochs=2, batch_size=19, verbose=0)["loss"]
         model.loss.delta = 2.0
         losses.append([*history, *model.fit(x, y, epochs=2, batch_size=19, verbose=0)["loss"]])
@@ -399,5 +399,5 @@ def test_huber_in_a_recorded_step_and_with_another_delta(family, monkeypatch, tm
 
 @pytest.mark.parametrize("delta", [0, -1.0, np.nan, np.inf, "1"])
 def test_a_delta_that_is_no_bound_is_refused(delta):
-    with pytest.raises(nnx.InputError, match=r"HuberLoss: delta=.*: expected a number above 0"):
-        nnx.HuberLoss(delta)
+    with pytest.raises(nnx.InputError, match=r"Huber: delta=.*: expected a number above 0"):
+        nnx.Huber(delta)

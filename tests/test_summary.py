@@ -118,6 +118,7 @@ def test_a_layer_of_ones_own_is_told_and_long_ones_are_folded():
 
     name = " ".join(["many words"] * 12)
     net = model("numpy", 16, Scaled(name))
+    assert "predictions: none yet; planned: layer by layer, as written" in told(net)
     net.predict(samples()[0])
     text = told(net)
     assert "its own forward()" in text

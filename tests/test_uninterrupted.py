@@ -44,6 +44,26 @@ def test_work_of_another_thread_or_within_work_is_done_where_it_is() -> None:
     assert uninterrupted(lambda: uninterrupted(threading.get_ident) == threading.get_ident())
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_waits_for_the_work_of_any_thread() -> None:
+    """Such as the import of Numba, of which a child would have the first half for ever."""
+    begun, done = threading.Event(), []
+
+    def work() -> None:
+        begun.set()
+        time.sleep(0.1)
+        done.append(True)
+
+    thread = threading.Thread(target=uninterrupted, args=(work,))
+    thread.start()
+    begun.wait()
+    if (child := os.fork()) == 0:
+        os._exit(0 if done else 1)
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_an_error_of_the_work_comes_as_it_is_and_keeps_nothing_alive() -> None:
     class Operand:
         """What an error's frames refer to."""

@@ -23,6 +23,7 @@ import numpy as np
 from nnx.backends.errors import InputError, InputTypeError
 from nnx.backends.quota import quota
 from nnx.kernels.forking import hold_at_fork
+from nnx.kernels.uninterrupted import LOCK
 from nnx.kernels.user_warnings import warn_once
 
 NUMBAS = "NUMBA_NUM_THREADS"
@@ -37,6 +38,7 @@ _told: int | None = None  # how many threads BLAS was last told to take, from he
 _wished = False  # whether the number in force was asked for
 _lock = threading.RLock()
 hold_at_fork(_lock)
+hold_at_fork(LOCK)  # first, as by who imports Numba and then sets its threads
 
 
 def set_threads(threads: int | None) -> int:

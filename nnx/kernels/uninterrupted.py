@@ -24,7 +24,7 @@ from nnx.kernels.forking import hold_at_fork
 Result = TypeVar("Result")
 LOOK = 0.001  # seconds between two looks whether work that nobody waits for has ended
 STACK = 8 << 20  # bytes that a compiler may take, whatever the program has chosen for threads; what main threads have
-LOCK = threading.RLock()  # held by a thread of ours while it works
+LOCK = threading.RLock()  # held while there is work, so that no child is forked with half of it
 hold_at_fork(LOCK)
 NEEDED: list[Any] = [LOCK]  # what work may wait for; a handler may ask for work while the main thread holds one of them
 _working: dict[int, FrameType] = {}  # our threads at work, and who asked for it
@@ -38,8 +38,11 @@ def uninterrupted(work: Callable[[], Result]) -> Result:
 
     Where no thread can be had the work is done here, as it is in any thread but the main one.
     """
-    if threading.get_ident() != threading.main_thread().ident or any(lock._is_owned() for lock in NEEDED):
+    if any(lock._is_owned() for lock in NEEDED):
         return work()
+    if threading.get_ident() != threading.main_thread().ident:
+        with LOCK:
+            return work()
     settle()
     # Not threading's own Thread and Event: they are written in Python, so a handler's exception may leave them locked.
     context, over, main = copy_context(), allocate_lock(), threading.get_native_id()

@@ -36,7 +36,7 @@ LAYERS = {
 LOSSES = {
     name: getattr(losses, name)
     for name in (
-        "BinaryCrossEntropy", "CategoricalCrossEntropy", "HuberLoss", "MeanAbsoluteError", "MeanSquaredError",
+        "BinaryCrossEntropy", "CategoricalCrossEntropy", "Huber", "MeanAbsoluteError", "MeanSquaredError",
         "SigmoidCrossEntropy", "SoftmaxCrossEntropy",
     )
 }  # fmt: skip

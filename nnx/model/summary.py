@@ -34,7 +34,7 @@ def summarize(model: Network, training: Iterable[str], kernels: Mapping[str, str
         total += count
         outputs = "any" if width is None else str(width)
         kernel = "fused into the loss" if layer in fused else kernel_of(layer, model, kernels)
-        rows.append((str(number), str(layer), outputs, f"{count:,}" if count else "", kernel))
+        rows.append((str(number), printable(str(layer), keep="\n"), outputs, f"{count:,}" if count else "", kernel))
     sentences = [f"{total:,} parameters, {model.dtype}; backend {model.backend.name} ({model.resolution.reason})"]
     if model.backend.precision != "full" and model.dtype == "float32":
         sentences.append(f"large products round what they multiply: precision={model.backend.precision!r}")
