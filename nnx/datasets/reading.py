@@ -20,7 +20,7 @@ from nnx.files import check_size, open_file, size_of
 
 from .archive import EXPANDED
 from .assembling import assemble
-from .columns import BLANKS, Column, Rows
+from .columns import BLANKS, Column, Rows, short
 from .csvfile import read_csv
 from .frames import as_text, from_frame
 from .needs import optional
@@ -123,7 +123,7 @@ def _zipped(path: Path, data: bytes, header: bool | None, known: Collection[str]
             check_size(path, size, EXPANDED, "expands to", "save it as CSV, or take a part of it")
             if any(name.startswith("xl/") for name in names):
                 return _excel(path, data, header, known)
-            tables = [name for name in names if not name.startswith("__MACOSX/")]
+            tables = [n for n in names if not n.startswith("__MACOSX/") and not Path(n).name.startswith(".")]
             if len(tables) == 1:
                 with archive.open(tables[0]) as stream:
                     return _read(path, _bounded(path, stream), header, known).noting(
@@ -170,12 +170,14 @@ def _json(path: Path, data: bytes) -> Rows:
     try:
         text = data.decode("utf-8-sig")
         try:
-            given = json.loads(text)
-        except ValueError:
-            given = [json.loads(line) for line in text.splitlines() if line.strip(BLANKS)]
-    except (ValueError, RecursionError) as error:
+            given = json.loads(text, object_pairs_hook=_record)
+        except json.JSONDecodeError as error:
+            if "Extra data" not in str(error):
+                raise
+            given = [_line(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip(BLANKS)]
+        records = _records(given)
+    except (ValueError, TypeError, RecursionError) as error:
         raise FileFormatError(f"{path}: this looks like JSON, but cannot be read: {error}; expected {KIND}") from error
-    records = _records(given)
     if not records:
         raise FileFormatError(
             f"{path}: this is JSON, but no table: expected a list of records, or a record on each line, as "
@@ -186,12 +188,42 @@ def _json(path: Path, data: bytes) -> Rows:
     return Rows(f"{path} (JSON)", tuple(columns), True, lambda row: f"record {row + 1}")
 
 
+def _line(number: int, line: str) -> Any:
+    try:
+        return json.loads(line, object_pairs_hook=_record)
+    except ValueError as error:
+        raise ValueError(f"line {number} of the file: {error}") from error
+
+
+def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; Python would keep the last of two that have the same name."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError(f"a record has one of its names twice: {', '.join(name for name, _ in pairs[:10])}")
+    return record
+
+
+def _row(names: list[str], cells: Any) -> dict[str, Any]:
+    if not isinstance(cells, list) or len(cells) != len(names):
+        raise ValueError(f"a row is {short(str(cells))}, expected a list of {len(names)} cells")
+    return dict(zip(names, cells, strict=True))
+
+
 def _records(given: Any) -> list[Mapping[str, Any]]:
-    """Return the records in what a JSON file holds, as pandas and others write them; none if it is no table."""
+    """Return the records in what a JSON file holds, as pandas and others write them; none if it is no table.
+
+    Raises:
+        ValueError: columns are not equally long, or a row has more or fewer cells than there are columns.
+    """
+    if isinstance(given, Mapping):
+        lists = [v for v in given.values() if isinstance(v, list) and v and all(isinstance(r, Mapping) for r in v)]
+        given = lists[0] if len(lists) == 1 else given  # {"data": [{...}, {...}]}
     if isinstance(given, Mapping) and isinstance(given.get("columns"), list) and isinstance(given.get("data"), list):
-        given = [dict(zip(given["columns"], row, strict=False)) for row in given["data"] if isinstance(row, list)]
+        given = [_row(given["columns"], row) for row in given["data"]]
     elif isinstance(given, Mapping) and given and all(isinstance(column, list) for column in given.values()):
-        given = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=False)]
+        if len(set(map(len, given.values()))) > 1:
+            raise ValueError("its columns are not equally long")
+        given = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
     elif isinstance(given, Mapping) and given and all(isinstance(column, Mapping) for column in given.values()):
         index = dict.fromkeys(key for column in given.values() for key in column)
         given = [{name: column.get(key) for name, column in given.items()} for key in index]
