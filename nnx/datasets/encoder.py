@@ -108,22 +108,41 @@ class Encoder:
             column: the column. rows, at: the table it is in, and where, for messages.
         """
         filled = ~column.missing
-        if self.kind == CATEGORY:
-            new = [value for value in column.values if value not in self.levels and not is_missing(value)]
-            more = f" (and {len(new) - 1} more)" if len(new) > 1 else ""
-            return [f"{self.name!r} is {short(new[0])}{more}, not or hardly seen in training"] if new else []
         if self.kind not in USED:
             return []
+        blank = int(len(column) - filled.sum())
+        notes = [f"{self.name!r} is missing in {blank:,} of {len(column):,} rows, in training in none"]
+        notes = notes if blank > (1 - SHARE) * len(column) and not self.blank else []
+        if self.kind == CATEGORY:
+            return [*notes, *self._new_names(column, rows, at)]
         odd = np.flatnonzero(filled & np.isnan(self.values(column)))
         if not len(odd):
-            return []
+            return notes
         cell, place = column.text[odd[0]], rows.place(int(odd[0]), at)
         if len(odd) > (1 - SHARE) * filled.sum():
             what = {NUMBER: "a number", FLAG: "true or false", DATE: f"a date ({self.format})"}[self.kind]
             raise FileFormatError(f"{place}: {short(cell)} is not {what}, expected one as in training")
-        return [
-            f"{place}: {short(cell)} is taken for missing" + (f", like {len(odd) - 1} more" if len(odd) > 1 else "")
-        ]
+        more = f", like {len(odd) - 1} more" if len(odd) > 1 else ""
+        return [*notes, f"{place}: {short(cell)} is taken for missing{more}"]
+
+    def _new_names(self, column: Column, rows: Rows, at: int) -> list[str]:
+        new = [i for i, value in enumerate(column.values) if value not in self.levels and not is_missing(value)]
+        if not new:
+            return []
+        first, count = column.values[new[0]], int(column.counts[new].sum())
+        every = count == int((~column.missing).sum())
+        if every and _are_numbers(column) and not _are_numbers(Column("", self.levels)):
+            place = rows.place(int(np.argmax(column.codes == new[0])), at)
+            raise FileFormatError(
+                f"{place}: {short(first)} is a number, expected a name as in training, such as {short(self.levels[0])}"
+            )
+        more = f" (and {len(new) - 1} more)" if len(new) > 1 else ""
+        where = f"in {count:,} of {len(column):,} rows"
+        return [f"{self.name!r} is {short(first)}{more} {where}, not or hardly seen in training"]
+
+
+def _are_numbers(column: Column) -> bool:
+    return len(column) > 0 and not np.isnan(numbers_in(column)[0][~column.missing]).any()
 
 
 def _one_hot(column: Column, levels: Sequence[str], other: bool) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,9 +13,11 @@ from nnx.errors import FileFormatError, InputError
 from .columns import Column, Rows, short
 from .encoder import learn
 from .header import LABEL_NAMES
-from .kinds import CATEGORY, DROPPED, Understood, understand
+from .kinds import CATEGORY, DROPPED, Understood, dates_in, numbers_in, understand
 from .preparation import Preparation, nothing_left, refuse_infinite
 from .target import Target, encode
+
+TURNED = {f"%{a}{mark}%{b}": f"%{b}{mark}%{a}" for a, b in ("md", "dm") for mark in "/.-"}  # 1/2/2024
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,31 @@ class Reading:
                     f"{self.rows.at(found.odd[0])}, column {place + 1} ({found.column.name!r}): {short(cell)} is no "
                     f"{found.kind}, and taken for missing{more}"
                 )
-        return (*self.rows.notes, *odd)
+        return (*self.rows.notes, *odd, *self._doubts())
+
+    def _doubts(self) -> list[str]:
+        """Say which classes and dates may be taken for something else."""
+        seen: dict[str, str] = {}
+        doubts = [
+            f"{seen[key]!r} and {name!r} are two classes; if they mean the same, write them alike"
+            for name in self.target.classes
+            if seen.setdefault(key := _plainly(name), name) != name
+        ]
+        if self.target.task == "regression" and self.target.y.min() == self.target.y.max():
+            doubts.append(f"all labels are {short(self.rows.columns[self.place].text[0])}: there is nothing to learn")
+        for found in self.found:
+            if turned := TURNED.get(found.format[:5]):
+                days, _ = dates_in(found.column, turned + found.format[5:])
+                if not np.isnan(days[~np.isnan(found.numbers)]).any():
+                    order = "month, day" if found.format.startswith("%m") else "day, month"
+                    doubts.append(f"{found.column.name!r} could have day and month in either order: read as {order}")
+        return doubts
+
+
+def _plainly(name: str) -> str:
+    """Return a name without what readers do not tell apart: capitals, accents in one piece or two, blanks."""
+    normal = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(char for char in normal if not char.isspace() and unicodedata.category(char) != "Cf")
 
 
 def understood(rows: Rows, wishes: Wishes) -> Reading:
@@ -110,7 +137,22 @@ def understood(rows: Rows, wishes: Wishes) -> Reading:
     found = tuple(
         _understood(column, rows.decimal, i, sets) for i, column in enumerate(rows.columns) if i != place
     )  # fmt: skip
+    _refuse_other_headers(rows, target, found)
     return Reading(rows, target, place, chosen, found)
+
+
+def _refuse_other_headers(rows: Rows, target: Target, found: tuple[Understood, ...]) -> None:
+    """Refuse a row of words where all others have numbers or dates, with a label of its own: a second header."""
+    typed = [set(each.odd) for each in found if each.numbers is not None]
+    for row in sorted(set.intersection(*typed)) if typed else []:
+        cells = [column.text[row] for column in rows.columns]
+        alone = target.task == "regression" or (target.y == target.y[row]).sum() == 1
+        if alone and np.isnan(numbers_in(Column("", cells))[0]).all():
+            raise FileFormatError(
+                f"{rows.source}, {rows.at(row)}: the cells ({', '.join(map(short, cells[:3]))} ...) are of another "
+                "kind than those of all other rows, as in a second header; remove this row, or what is above it if "
+                "the table begins here"
+            )
 
 
 def _understood(column: Column, decimal: str, place: int, sets: dict[str, set[int]]) -> Understood:
@@ -125,7 +167,8 @@ def _label(rows: Rows, label: str | int | None) -> tuple[int, str]:
     if label is not None:
         return rows.find(label, "label"), "as you said"
     names = [name.lower() for name in rows.names] if rows.named else []
-    for name in LABEL_NAMES:
-        if name in names:
-            return names.index(name), "by its name"
+    candidates = [names.index(name) for name in LABEL_NAMES if name in names]
+    if candidates:
+        others = "".join(f", before {rows.names[place]!r}" for place in candidates[1:2])
+        return candidates[0], f"by its name{others}"
     return len(rows.columns) - 1, "the last column"
