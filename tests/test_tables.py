@@ -272,6 +272,21 @@ def test_excel(tmp_path: Path) -> None:
         load_table(tmp_path / "t.xlsx")
 
 
+def test_a_cell_far_from_the_table_costs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.append(["a", "b", "k"])
+    for i in range(N):
+        book.active.append([i, "#DIV/0!" if i == 3 else i * i, "xy"[i % 2]])
+    book.active["XFD2000"] = " "
+    book.save(tmp_path / "t.xlsx")
+    table = load_table(tmp_path / "t.xlsx")
+    assert (table.columns, len(table.x)) == (("a", "b", "b is missing"), N)
+    monkeypatch.setattr("nnx.datasets.reading.MOST_CELLS", 1 << 14)
+    with pytest.raises(FileFormatError, match="has more than 16,384 cells"):
+        load_table(tmp_path / "t.xlsx")
+
+
 def test_json(tmp_path: Path) -> None:
     records = [
         {k: v.isoformat() if isinstance(v, datetime.datetime) else v for k, v in zip(TYPED, row, strict=True)}
@@ -429,7 +444,7 @@ def test_what_may_be_meant_otherwise_is_told(load: Any) -> None:
     table = load("when,k\n" + rows(lambda i: f"{i % 12 + 1}/{i % 9 + 1}/2024,{kinds[i % 4]}"))
     assert table.classes == tuple(sorted(kinds))
     assert [note for note in table.notes if "'Iris'" in note and "two classes" in note] == list(table.notes[:2])
-    assert "'when' could have day and month in either order: read as month, day" in table.notes
+    assert any("'when' could have day and month in either order: read as month, day" in note for note in table.notes)
     assert load("a,y\n" + rows(lambda i: f"{i},2.5")).notes == ("all labels are '2.5': there is nothing to learn",)
 
 

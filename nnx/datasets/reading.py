@@ -10,7 +10,7 @@ import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ FOREIGN = {
     b"\x80\x04": ("a pickle, which may run code when it is opened", "save what is in it as CSV or Parquet"),
     b"\x80\x05": ("a pickle, which may run code when it is opened", "save what is in it as CSV or Parquet"),
 }  # fmt: skip
+MOST_CELLS = 1 << 26  # of a sheet of Excel: 64 columns as long as it can be
+EXCEL_ERRORS = ("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A")
 PAGE = re.compile(rb"\s*(<!doctype html|<html|<head|<body|<table)", re.IGNORECASE)
 
 
@@ -143,26 +145,47 @@ def _zipped(path: Path, data: bytes, header: bool | None, known: Collection[str]
 
 
 def _excel(path: Path, data: bytes, header: bool | None, known: Collection[str]) -> Rows:
-    pandas = optional("pandas", "tables", "reading Excel workbooks")
-    optional("openpyxl", "tables", "reading Excel workbooks")
+    openpyxl = optional("openpyxl", "tables", "reading Excel workbooks")
     try:
-        with pandas.ExcelFile(io.BytesIO(data), engine="openpyxl") as book:
-            sheets = list(book.sheet_names)
-            frame = pandas.read_excel(book, header=None, dtype=object, na_filter=False)
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        rows = dict(_filled_rows(path, book.worksheets[0]))
+    except FileFormatError:
+        raise
     except Exception as error:  # whatever a damaged workbook makes of it
         raise FileFormatError(
             f"{path}: this looks like an Excel workbook, but cannot be read: {error}; save it as CSV"
         ) from error
-    cells = [[as_text(cell) for cell in frame[name].tolist()] for name in frame.columns]
-    cells = [column for column in cells if any(column)]
-    start = next((i for i in range(len(cells[0]) if cells else 0) if any(column[i] for column in cells)), None)
-    if start is None:
+    if not rows:
         raise FileFormatError(f"{path}: the first sheet of this Excel workbook is empty, expected a row a sample")
-    notes = [f"the first of {len(sheets)} sheets, {sheets[0]!r}, is read"] if len(sheets) > 1 else []
+    used = sorted({place for row in rows.values() for place, cell in enumerate(row) if cell})
+    _check_cells(path, len(rows) * len(used))
+    cells = [[row[place] if place < len(row) else "" for row in rows.values()] for place in used]
+    numbers, count = list(rows), len(book.sheetnames)
+    notes = [f"the first of {count} sheets, {book.sheetnames[0]!r}, is read"] if count > 1 else []
     return assemble(
-        f"{path} (Excel)", [column[start] for column in cells], [column[start + 1 :] for column in cells],
-        lambda record: f"row {start + record + 2}", header, known=known, notes=notes,
+        f"{path} (Excel)", [column[0] for column in cells], [column[1:] for column in cells],
+        lambda record: f"row {numbers[record + 1]}", header, known=known, notes=notes,
     )  # fmt: skip
+
+
+def _filled_rows(path: Path, sheet: Any) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the cells of every row of a sheet that holds something."""
+    sheet.reset_dimensions()  # which a file may state as it likes
+    count = 0
+    for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
+        count += len(row)  # a cell far to the right makes a row long
+        _check_cells(path, count)
+        cells = ["" if cell in EXCEL_ERRORS else as_text(cell) for cell in row]
+        if any(cells):
+            yield number, cells
+
+
+def _check_cells(path: Path, count: int) -> None:
+    if count > MOST_CELLS:
+        raise FileFormatError(
+            f"{path}: the first sheet of this Excel workbook has more than {MOST_CELLS:,} cells, if all rows are as "
+            "long as the longest; remove what stands far from the table, or save the table as CSV"
+        )
 
 
 def _json(path: Path, data: bytes) -> Rows:

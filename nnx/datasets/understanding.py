@@ -103,7 +103,10 @@ class Reading:
                 days, _ = dates_in(found.column, turned + found.format[5:])
                 if not np.isnan(days[~np.isnan(found.numbers)]).any():
                     order = "month, day" if found.format.startswith("%m") else "day, month"
-                    doubts.append(f"{found.column.name!r} could have day and month in either order: read as {order}")
+                    doubts.append(
+                        f"{found.column.name!r} could have day and month in either order: read as {order}; dates as "
+                        "2024-12-31 leave no doubt"
+                    )
         return doubts
 
 
