@@ -355,6 +355,21 @@ def test_the_decimal_mark_is_that_of_the_file(text: str, first: list[float], loa
     assert (table.x[:, 1] == [999, 1234]).all() or "999" not in text
 
 
+def test_a_file_has_its_own_decimal_mark(tmp_path: Path) -> None:
+    """And another one than the training file may have."""
+    with_points = "a,b,k\n1.5,2.125,p\n2.5,1.125,q\n"
+    ours, theirs = tmp_path / "ours.csv", tmp_path / "theirs.csv"
+    for text, other in (
+        (with_points, "a;b\n1,5;2,125\n"),
+        (with_points.replace(",", ";").replace(".", ","), "a,b\n1.5,2.125\n"),
+    ):
+        ours.write_text(text)
+        theirs.write_text(other)
+        assert load_features(theirs, load_table(ours)).tolist() == [[1.5, 2.125]]
+    theirs.write_text("a;b\n7;1.125\n")  # which shows none
+    assert load_features(theirs, load_table(ours)).tolist() == [[7, 1125]]
+
+
 # Kinds ------------------------------------------------------------------------------------------------------------
 
 

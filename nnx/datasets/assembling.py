@@ -25,7 +25,7 @@ def assemble(
     *,
     known: Collection[str] = (),
     notes: Sequence[str] = (),
-    decimal: str = ".",
+    decimal: str = "",
 ) -> Rows:
     """Return a table.
 

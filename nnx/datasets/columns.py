@@ -131,7 +131,7 @@ class Rows:
         source: the file, or what else it is, for messages. columns: all of the same length.
         named: whether the source has names for its columns; if not, they are "column 1", "column 2" ...
         at: says where a row stands, such as "line 7". notes: what was decided on the way.
-        decimal: the decimal mark to be expected where a column does not show it.
+        decimal: the decimal mark that the source shows, which tells where a column does not; "" if it shows none.
     """
 
     source: str
@@ -139,7 +139,7 @@ class Rows:
     named: bool
     at: Callable[[int], str]
     notes: tuple[str, ...] = ()
-    decimal: str = "."
+    decimal: str = ""
 
     names: tuple[str, ...] = field(init=False)
 

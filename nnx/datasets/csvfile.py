@@ -248,11 +248,11 @@ def _even(head: list[list[str]]) -> bool:
 
 
 def _decimal(mark: str, records: list[list[str]]) -> str:
-    """Return the decimal mark of a file: that of most cells which cannot be read with the other one."""
+    """Return the decimal mark of a file: that of most cells which cannot be read with the other one; "" if none."""
     cells = [cell.strip(BLANKS) for record in records for cell in record]
     commas, points = (sum(map(bool, map(clear.fullmatch, cells))) for clear in (CLEAR_COMMA, CLEAR_POINT))
     if commas == points:
-        return "," if mark == ";" and any(map(DECIMAL_COMMA.fullmatch, cells)) else "."
+        return "," if mark == ";" and any(map(DECIMAL_COMMA.fullmatch, cells)) else ""
     return "," if commas > points else "."
 
 

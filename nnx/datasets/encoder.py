@@ -79,12 +79,12 @@ class Encoder:
         """Which features are amounts, to be centred and scaled; the others are 0 or 1."""
         return tuple(self.kind in (NUMBER, DATE) and i == 0 for i in range(len(self.features)))
 
-    def encode(self, column: Column) -> NDArray[np.float64]:
-        """Return [N, features], all finite."""
+    def encode(self, column: Column, decimal: str = "") -> NDArray[np.float64]:
+        """Return [N, features], all finite. See `values` for the arguments."""
         if self.kind == CATEGORY:
             parts = [_one_hot(column, self.levels, self.other)]
         elif self.kind in (NUMBER, FLAG, DATE):
-            values = self.values(column)
+            values = self.values(column, decimal)
             filled = np.where(np.isnan(values), self.fill, values)
             angles = [2 * np.pi * filled / CYCLES[cycle] for cycle in self.cycles]
             parts = [filled[:, None], *(np.column_stack([np.sin(a), np.cos(a)]) for a in angles)]
@@ -95,10 +95,14 @@ class Encoder:
             parts.append(blank[:, None].astype(np.float64))
         return np.hstack(parts) if parts else np.empty((len(column), 0))
 
-    def values(self, column: Column) -> NDArray[np.float64]:
-        """Return a column as numbers [N], nan where one is missing or cannot be read."""
+    def values(self, column: Column, decimal: str = "") -> NDArray[np.float64]:
+        """Return a column as numbers [N], nan where one is missing or cannot be read.
+
+        Args:
+            column: the column. decimal: the decimal mark of the file that it is in; "" is that of the training file.
+        """
         if self.kind == NUMBER:
-            return numbers_in(column, self.decimal)[0]
+            return numbers_in(column, decimal or self.decimal)[0]
         return flags_in(column) if self.kind == FLAG else dates_in(column, self.format)[0]
 
     def check(self, column: Column, rows: Rows, at: int) -> list[str]:
@@ -115,7 +119,7 @@ class Encoder:
         notes = notes if blank > (1 - SHARE) * len(column) and not self.blank else []
         if self.kind == CATEGORY:
             return [*notes, *self._new_names(column, rows, at)]
-        odd = np.flatnonzero(filled & np.isnan(self.values(column)))
+        odd = np.flatnonzero(filled & np.isnan(self.values(column, rows.decimal)))
         if not len(odd):
             return notes
         cell, place = column.text[odd[0]], rows.place(int(odd[0]), at)

@@ -96,7 +96,7 @@ def numbers_in(column: Column, decimal: str = ".") -> tuple[NDArray[np.float64],
     """Return a column's numbers, nan where there is none, and the decimal mark that they are written with."""
     if column.numbers is not None:
         return column.numbers, "."
-    if column.plain is not None and (decimal == "." or "." not in "".join(column.text)):
+    if column.plain is not None and (decimal != "," or "." not in "".join(column.text)):
         return column.plain, "."
     if decimal not in column.parsed:
         column.parsed[decimal] = _parsed(column, decimal)

@@ -70,7 +70,7 @@ class Reading:
             raise nothing_left(self.rows, preparation)
         places = [i for i in range(len(self.rows.columns)) if i != self.place]
         used = [place for place, column in zip(places, preparation.columns, strict=True) if column.features]
-        x = preparation.encode([self.rows.columns[place] for place in used])
+        x = preparation.encode([self.rows.columns[place] for place in used], self.rows.decimal)
         refuse_infinite(x, preparation, self.rows, used)
         return preparation, x
 
