@@ -470,6 +470,19 @@ def test_codes_that_float64_merges_stay_apart(load: Any) -> None:
         )
 
 
+def test_what_numbers_the_rows_is_not_learned_unasked(load: Any) -> None:
+    text = "kind,a,id\n" + rows(lambda i: f"{'pq'[i % 2]},{i % 7},{i + 1}")
+    with pytest.raises(FileFormatError, match=r"the last column, 'id', numbers the rows.*name the label"):
+        load(text)
+    assert load(text, label="kind").columns == ("a",)
+    assert load(text, label="id").task == "regression"
+
+
+def test_decimal_commas_without_quotes_shift_no_column(load: Any) -> None:
+    with pytest.raises(FileFormatError, match="line 2: the row has 3 cells, expected 2"):
+        load("a,k\n" + rows(lambda i: f"{i % 9},{i % 7},{'pq'[i % 2]}"))
+
+
 def test_odd_cells_are_told_and_taken_for_missing(load: Any) -> None:
     table = load("a,b,kind\n" + rows(lambda i: f"{'<1.0' if i in (7, 9) else i},{i % 5},{'pq'[i % 2]}"))
     assert table.notes == ("line 9, column 1 ('a'): '<1.0' is no number, and taken for missing, like 1 more",)

@@ -111,12 +111,6 @@ class Column:
         """What `kinds.numbers_in` found, by the decimal mark that it was told: parsing takes longer than all else."""
         return {}
 
-    def taken(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Column:
-        """Return some rows of it."""
-        if self.numbers is not None:
-            return Column(self.name, numbers=self.numbers[rows], nameless=self.nameless)
-        return Column(self.name, np.array(self.text, dtype=object)[rows].tolist(), nameless=self.nameless)
-
 
 def is_missing(cell: str) -> bool:
     """Tell whether a cell says that nothing is known."""

@@ -171,7 +171,7 @@ class _Reader:
         several = len(others) > 1
         if several and widths == {width + 1} and not any(cells[-1].strip(BLANKS) for cells in others):
             self.first = [*self.first, ""]
-        elif several and widths == {width + 1} and not any(map(is_number, self.first)):
+        elif several and widths == {width + 1} and _names_rows(others) and not any(map(is_number, self.first)):
             self.first, self.names_given = ["", *self.first], True
         elif widths == {width - 1} and not self.first[-1].strip(BLANKS):
             self.first = self.first[:-1]
@@ -245,6 +245,11 @@ def _even(head: list[list[str]]) -> bool:
     if len(widths) != 1 or min(widths) < 2:
         return False
     return abs(len(head[0]) - min(widths)) <= 1
+
+
+def _names_rows(records: list[list[str]]) -> bool:
+    """Tell whether the first cells may name the rows: no two are alike, as those before a decimal comma would be."""
+    return len({cells[0] for cells in records}) == len(records)
 
 
 def _decimal(mark: str, records: list[list[str]]) -> str:

@@ -13,7 +13,7 @@ from nnx.errors import FileFormatError, InputError
 from .columns import Column, Rows, short
 from .encoder import learn
 from .header import LABEL_NAMES
-from .kinds import CATEGORY, DROPPED, Understood, dates_in, numbers_in, understand
+from .kinds import CATEGORY, DROPPED, NAME, Understood, dates_in, numbers_in, understand
 from .preparation import Preparation, nothing_left, refuse_infinite
 from .target import Target, encode
 
@@ -99,7 +99,7 @@ class Reading:
         if self.target.task == "regression" and self.target.y.min() == self.target.y.max():
             doubts.append(f"all labels are {short(self.rows.columns[self.place].text[0])}: there is nothing to learn")
         for found in self.found:
-            if turned := TURNED.get(found.format[:5]):
+            if found.numbers is not None and (turned := TURNED.get(found.format[:5])):
                 days, _ = dates_in(found.column, turned + found.format[5:])
                 if not np.isnan(days[~np.isnan(found.numbers)]).any():
                     order = "month, day" if found.format.startswith("%m") else "day, month"
@@ -137,11 +137,21 @@ def understood(rows: Rows, wishes: Wishes) -> Reading:
     if both := sets["drop"] & (sets["keep"] | sets["categorical"]):
         raise InputError(f"drop: {rows.names[min(both)]!r} is to be kept, too; say one of the two")
     target = encode(rows.columns[place], wishes.task, lambda row: rows.place(row, place), rows.decimal)
+    if wishes.label is None and target.task == "regression":
+        _refuse_row_numbers(rows, place)
     found = tuple(
         _understood(column, rows.decimal, i, sets) for i, column in enumerate(rows.columns) if i != place
     )  # fmt: skip
     _refuse_other_headers(rows, target, found)
     return Reading(rows, target, place, chosen, found)
+
+
+def _refuse_row_numbers(rows: Rows, place: int) -> None:
+    if understand(rows.columns[place], rows.decimal).kind == NAME:
+        raise FileFormatError(
+            f"{rows.source}: the last column, {rows.names[place]!r}, numbers the rows, so it is hardly what is to be "
+            "learned; name the label: --label, or label=... in Python"
+        )
 
 
 def _refuse_other_headers(rows: Rows, target: Target, found: tuple[Understood, ...]) -> None:
