@@ -218,6 +218,21 @@ def test_frames_of_pandas() -> None:
         load_table(frame[:0])
 
 
+def test_what_a_frame_cannot_be_asked() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({0: [1.0, 2.0, 3.0], 1: [3.0, 2.0, 5.0], 2: ["a", "b", "a"]})
+    with pytest.raises(InputError, match=r"label=2: the frame has a column of that name.*say label='2'"):
+        load_table(frame, label=2)
+    assert (load_table(frame, label="2").label, load_table(frame, label=-1).label) == ("2", "2")
+    with pytest.raises(InputError, match="a frame has names; leave header out"):
+        load_table(frame, header=True)
+    for wrong in ({"label": True}, {"label": 1.5}, {"drop": None}, {"drop": 1.5}, {"header": "yes"}):
+        with pytest.raises(InputTypeError):
+            load_table(frame, **wrong)
+    smallest = pandas.DataFrame({"a": [-(2**63), -(2**63) + 1] * 3, "k": list("pqpqpq")})
+    assert kinds(load_table(smallest)) == {"a": "category"}
+
+
 def test_frames_of_polars() -> None:
     polars = pytest.importorskip("polars")
     check_typed(polars.DataFrame(TYPED))
@@ -257,6 +272,21 @@ def test_excel(tmp_path: Path) -> None:
         load_table(tmp_path / "t.xlsx")
 
 
+def test_a_cell_far_from_the_table_costs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.append(["a", "b", "k"])
+    for i in range(N):
+        book.active.append([i, "#DIV/0!" if i == 3 else i * i, "xy"[i % 2]])
+    book.active["XFD2000"] = " "
+    book.save(tmp_path / "t.xlsx")
+    table = load_table(tmp_path / "t.xlsx")
+    assert (table.columns, len(table.x)) == (("a", "b", "b is missing"), N)
+    monkeypatch.setattr("nnx.datasets.reading.MOST_CELLS", 1 << 14)
+    with pytest.raises(FileFormatError, match="has more than 16,384 cells"):
+        load_table(tmp_path / "t.xlsx")
+
+
 def test_json(tmp_path: Path) -> None:
     records = [
         {k: v.isoformat() if isinstance(v, datetime.datetime) else v for k, v in zip(TYPED, row, strict=True)}
@@ -276,6 +306,70 @@ def test_json(tmp_path: Path) -> None:
         load_table(tmp_path / "t.json")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"p": [1, 2, 3], "k": ["a", "b"]}, "not equally long"),
+        ({"columns": ["p", "k"], "data": [[1, "a"], [2]]}, r"a row is '\[2\]', expected a list of 2 cells"),
+        ('[{"p": 1, "p": 2, "k": "a"}]', "one of its names twice: p, p, k"),
+        ('{"p": 1, "k": "a"}\n{"p": 2,\n{"p": 3, "k": "b"}', "line 2 of the file"),
+    ],
+)
+def test_no_record_of_json_is_lost(given: Any, message: str, load: Any) -> None:
+    with pytest.raises(FileFormatError, match=message):
+        load(given if isinstance(given, str) else json.dumps(given), "t.json")
+
+
+def test_records_in_an_object_of_json(load: Any) -> None:
+    records = [{"p": i, "k": "ab"[i % 2]} for i in range(N)]
+    assert load(json.dumps({"count": N, "rows": records}), "t.json").x.shape == (N, 1)
+
+
+def test_a_title_above_the_names_is_left_out(load: Any) -> None:
+    table = load("Report of 2024,,\n,,\n" + PLAIN)
+    assert (table.columns, table.classes, len(table.x)) == (("a", "b"), ("p", "q"), N)
+    assert table.notes == ("line 1: 'Report of 2024' stands above the table, and is left out",)
+
+
+@pytest.mark.parametrize("place", [1, 30])
+def test_a_second_header_is_no_sample(place: int, load: Any) -> None:
+    lines = PLAIN.splitlines()
+    lines.insert(place, "number,number,text")
+    with pytest.raises(FileFormatError, match=f"line {place + 1}: the cells \\('number'.*as in a second header"):
+        load("\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("a;b;k\n1,5;999;p\n2,5;1.234;q\n", [1.5, 999]),  # the decimal commas of one column tell about another
+        ("a\tb\tk\n1,5\t2,125\tp\n2,5\t1,125\tq\n", [1.5, 2.125]),
+        ("a;b;k\n1.5;2.125;p\n2.5;1.125;q\n", [1.5, 2.125]),
+        ('a,b,k\n1.5,"2,125",p\n2.5,"1,125",q\n', [1.5, 2125]),
+        ("a;b;k\n1,125;7;p\n2,125;8;q\n", [1.125, 7]),
+    ],
+)
+def test_the_decimal_mark_is_that_of_the_file(text: str, first: list[float], load: Any) -> None:
+    table = load(text)
+    assert table.x[0].tolist() == first
+    assert (table.x[:, 1] == [999, 1234]).all() or "999" not in text
+
+
+def test_a_file_has_its_own_decimal_mark(tmp_path: Path) -> None:
+    """And another one than the training file may have."""
+    with_points = "a,b,k\n1.5,2.125,p\n2.5,1.125,q\n"
+    ours, theirs = tmp_path / "ours.csv", tmp_path / "theirs.csv"
+    for text, other in (
+        (with_points, "a;b\n1,5;2,125\n"),
+        (with_points.replace(",", ";").replace(".", ","), "a,b\n1.5,2.125\n"),
+    ):
+        ours.write_text(text)
+        theirs.write_text(other)
+        assert load_features(theirs, load_table(ours)).tolist() == [[1.5, 2.125]]
+    theirs.write_text("a;b\n7;1.125\n")  # which shows none
+    assert load_features(theirs, load_table(ours)).tolist() == [[7, 1125]]
+
+
 # Kinds ------------------------------------------------------------------------------------------------------------
 
 
@@ -288,7 +382,11 @@ def test_json(tmp_path: Path) -> None:
         (["0,5", "1.234", "1,5"], [0.5, 1234, 1.5]),
         (["1 234,5", "7 000", "3,25"], [1234.5, 7000, 3.25]),
         (["1'234.50", "2'000"], [1234.5, 2000]),
-        (["$99", "-$1,000.50", "12 €"], [99, -1000.5, 12]),
+        (["$99", "-$1,000.50", "12"], [99, -1000.5, 12]),
+        (["12 €", "12,50 €", "7"], [12, 12.5, 7]),
+        (["$5", "7 €", "8 €"], [np.nan, 7, 8]),
+        (["5%", "6%", "0.05"], [5, 6, np.nan]),
+        (["0,234", "0,567"], [0.234, 0.567]),
         (["12%", "3.5 %"], [12, 3.5]),
         (["\u22125", "+7"], [-5, 7]),
         (["1_000", "1,2,3", "<1.0", "12-3", "0x1f"], [np.nan] * 5),
@@ -332,6 +430,10 @@ def test_dates_as_people_write_them(cells: list[str], form: str) -> None:
         ("a", lambda i: f"{10**18 + i % 5}", "category"),
         ("a", lambda i: ("True", "False", "")[i % 3], "true/false"),
         ("a", lambda i: ("yes", "NO")[i % 2], "true/false"),
+        ("a", lambda i: "N" if i % 15 else "Q", "category"),
+        ("a", lambda i: "yes" if i % 3 else "", "true/false"),
+        ("a", lambda i: f"{-(10**18) - i % 5}", "category"),
+        ("a", lambda i: f"{i % 12 + 1:02}-{i % 28 + 1:02}-2020", "date"),
         ("a", lambda i: ("red", "blue", "?")[i % 3], "category"),
         ("a", lambda i: f"2020-01-{i % 28 + 1:02}" if i != 7 else "soon", "date"),
         ("a", lambda i: "same", "constant"),
@@ -350,6 +452,35 @@ def test_dates_as_people_write_them(cells: list[str], form: str) -> None:
 )
 def test_what_a_column_is(name: str, cell: Callable[[int], str], kind: str) -> None:
     assert understand(Column(name, [cell(i) for i in range(N)])).kind == kind
+
+
+def test_what_may_be_meant_otherwise_is_told(load: Any) -> None:
+    kinds = ("Iris", "iris", "i\u200bris", "rose")
+    table = load("when,k\n" + rows(lambda i: f"{i % 12 + 1}/{i % 9 + 1}/2024,{kinds[i % 4]}"))
+    assert table.classes == tuple(sorted(kinds))
+    assert [note for note in table.notes if "'Iris'" in note and "two classes" in note] == list(table.notes[:2])
+    assert any("'when' could have day and month in either order: read as month, day" in note for note in table.notes)
+    assert load("a,y\n" + rows(lambda i: f"{i},2.5")).notes == ("all labels are '2.5': there is nothing to learn",)
+
+
+def test_codes_that_float64_merges_stay_apart(load: Any) -> None:
+    for code in (2**53, -(10**17) - 1):
+        assert load("a,k\n" + rows(lambda i, code=code: f"{i},{code + i % 2}")).classes == tuple(  # type: ignore[misc]
+            sorted((str(code), str(code + 1)))
+        )
+
+
+def test_what_numbers_the_rows_is_not_learned_unasked(load: Any) -> None:
+    text = "kind,a,id\n" + rows(lambda i: f"{'pq'[i % 2]},{i % 7},{i + 1}")
+    with pytest.raises(FileFormatError, match=r"the last column, 'id', numbers the rows.*name the label"):
+        load(text)
+    assert load(text, label="kind").columns == ("a",)
+    assert load(text, label="id").task == "regression"
+
+
+def test_decimal_commas_without_quotes_shift_no_column(load: Any) -> None:
+    with pytest.raises(FileFormatError, match="line 2: the row has 3 cells, expected 2"):
+        load("a,k\n" + rows(lambda i: f"{i % 9},{i % 7},{'pq'[i % 2]}"))
 
 
 def test_odd_cells_are_told_and_taken_for_missing(load: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from nnx.errors import FileFormatError
 
@@ -24,7 +25,7 @@ def assemble(
     *,
     known: Collection[str] = (),
     notes: Sequence[str] = (),
-    decimal: str = ".",
+    decimal: str = "",
 ) -> Rows:
     """Return a table.
 
@@ -32,16 +33,20 @@ def assemble(
         source: for messages. first: the cells of its first line. below: its columns without that.
         at: says where a row below is, counted from 0; the first line is -1.
         header: whether the first line holds names; None looks at it, and at what is below it.
-        known: names that make it a header when it holds them all.
+        known: names that make it a header when it holds half of them.
         notes, decimal: see `Rows`.
 
     Raises:
         FileFormatError: there are no samples, or two columns have the same name.
     """
+    if titles := _titles(first, below) if header is not False else 0:
+        notes = (*notes, f"{at(-1)}: {first[0]!r} stands above the table, and is left out")
+        first, below = [column[titles - 1] for column in below], [column[titles:] for column in below]
+        at = partial(_further, at, titles)
     looks = header is not False and is_header(first, below)
     given = header is not None
     if header is None:
-        header = (bool(known) and set(known) <= set(first)) or looks
+        header = (bool(known) and 2 * len(set(known) & set(first)) >= len(set(known))) or looks
     cells = below if header else [[cell, *column] for cell, column in zip(first, below, strict=True)]
     start, count = (0 if header else -1), len(cells[0])
     skipped, said = _no_samples(first if looks else (), cells, lambda row: at(row + start))
@@ -63,6 +68,21 @@ def assemble(
         for i in filled
     )
     return Rows(source, tuple(columns), bool(header), lambda row: at(kept[row] + start), (*notes, *said), decimal)
+
+
+def _titles(first: Sequence[str], below: Cells) -> int:
+    """Return how many lines stand above a line of names: titles in the first cell, and blank ones."""
+    if len(first) < 3 or not first[0] or any(first[1:]):
+        return 0
+    count = next((row for row, cells in enumerate(zip(*below, strict=True)) if any(cells[1:])), None)
+    if count is None:
+        return 0
+    names = [column[count] for column in below]
+    return count + 1 if all(names) and is_header(names, [column[count + 1 :] for column in below]) else 0
+
+
+def _further(at: Callable[[int], str], lines: int, row: int) -> str:
+    return at(row + lines)
 
 
 def _no_samples(head: Sequence[str], cells: Cells, at: Callable[[int], str]) -> tuple[set[int], list[str]]:

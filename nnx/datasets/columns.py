@@ -22,7 +22,8 @@ BLANKS = " \t\r\n\v\f\xa0\ufeff"
 PLACEHOLDERS = frozenset(
     {"", "na", "n/a", "n.a.", "#n/a", "nan", "<na>", "nat", "null", "none", "?", "-", "--", "."}
 )  # fmt: skip
-CODE = re.compile("0[0-9]+|[0-9]{16,}")  # digits that may be a name: 007, or more than float64 tells apart
+CODE = re.compile("0[0-9]+|-?[0-9]{16,}")  # digits that may be a name: 007, or more than float64 tells apart
+CODES = re.compile(f"^(?:{CODE.pattern})$", re.MULTILINE)  # in cells, one a line
 LONGEST_PLACEHOLDER = max(map(len, PLACEHOLDERS))
 LONGEST = 40  # characters of a cell that are shown
 EXACT = 2.0**53  # the whole numbers that float64 tells apart end here
@@ -86,8 +87,9 @@ class Column:
             numbers = np.array(list(map(float, self.text)), dtype=np.float64)
         except ValueError:
             return None
+        cells = "\n".join(self.text)  # one search is quicker than one a cell
         # float() takes 1_000, as Python's source does; in a table it is no number
-        odd = np.isnan(numbers).any() or "_" in "".join(self.text) or any(map(CODE.fullmatch, self.text))
+        odd = np.isnan(numbers).any() or "_" in cells or CODES.search(cells)
         return None if odd else numbers
 
     @cached_property
@@ -109,12 +111,6 @@ class Column:
         """What `kinds.numbers_in` found, by the decimal mark that it was told: parsing takes longer than all else."""
         return {}
 
-    def taken(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Column:
-        """Return some rows of it."""
-        if self.numbers is not None:
-            return Column(self.name, numbers=self.numbers[rows], nameless=self.nameless)
-        return Column(self.name, np.array(self.text, dtype=object)[rows].tolist(), nameless=self.nameless)
-
 
 def is_missing(cell: str) -> bool:
     """Tell whether a cell says that nothing is known."""
@@ -129,7 +125,7 @@ class Rows:
         source: the file, or what else it is, for messages. columns: all of the same length.
         named: whether the source has names for its columns; if not, they are "column 1", "column 2" ...
         at: says where a row stands, such as "line 7". notes: what was decided on the way.
-        decimal: the decimal mark to be expected where a column does not show it.
+        decimal: the decimal mark that the source shows, which tells where a column does not; "" if it shows none.
     """
 
     source: str
@@ -137,7 +133,7 @@ class Rows:
     named: bool
     at: Callable[[int], str]
     notes: tuple[str, ...] = ()
-    decimal: str = "."
+    decimal: str = ""
 
     names: tuple[str, ...] = field(init=False)
 
@@ -165,13 +161,19 @@ class Rows:
         if isinstance(wanted, str) and wanted in self.names:
             return self.names.index(wanted)
         position, count = _whole(wanted), len(self.columns)
+        if not isinstance(wanted, str) and self.named and str(wanted) in self.names:
+            raise InputError(
+                f"{what}={wanted!r}: {self.source} has a column of that name, so this may be a name or a position; "
+                f"say {what}={str(wanted)!r} for the name, or name another column by its name"
+            )
         if position is not None and 1 <= abs(position) <= count:
             return position - 1 if position > 0 else count + position
         if position is not None:
             raise InputError(
                 f"{what}={wanted!r}: {self.source} has {count} columns, counted from 1; -1 is the last one"
             )
-        near = get_close_matches(str(wanted), self.names, 1) if self.named else []
+        lower = {name.casefold(): name for name in reversed(self.names)}
+        near = [lower[key] for key in get_close_matches(str(wanted).casefold(), lower, 1)] if self.named else []
         there = f"the columns are {few(self.names)}" if self.named else (
             f"the file has no header; name one of its {count} columns by its position, 1 to {count}"
         )  # fmt: skip

@@ -19,14 +19,18 @@ from nnx.errors import FileFormatError
 from .assembling import assemble
 from .columns import BLANKS, Rows
 from .encoding import as_utf8
-from .header import is_number
+from .kinds import is_number
 from .needs import optional
 
 WIDEST = 1 << 20  # columns
 LOOKS = 100  # records that settle the separator
 MARKS = ",;\t|"
+MAY_BE_BLANKS = (b'"', *(blank.encode() for blank in BLANKS if blank not in "\r\n"))  # within quotes, also these
 SPACES = r"\s+"
 DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+")
+# What is no group of thousands in front of it: 1,5 and 0,125 and 1.234,5
+CLEAR_COMMA = re.compile(r"[-+]?(?:\d*,(?!\d{3}$)\d+|0?,\d+|\d{4,},\d+|\d{1,3}(?:\.\d{3})+,\d+)")
+CLEAR_POINT = re.compile(r"[-+]?(?:\d*\.(?!\d{3}$)\d+|0?\.\d+|\d{4,}\.\d+|\d{1,3}(?:,\d{3})+\.\d+)")
 SAYS_SEPARATOR = re.compile(rb"\s*\"?sep=(.)\"?[ ,;\t]*(\r\n|\r|\n)", re.IGNORECASE)
 LINE = re.compile(rb"[^\r\n]*(\r\n|\r|\n|$)")
 
@@ -37,7 +41,7 @@ def read_csv(path: Path, data: bytes, header: bool | None = None, known: Collect
     Args:
         path: the file, for messages. data: its bytes.
         header: whether the first line holds names; None looks at it and at what is below it.
-        known: names that make the first line a header when it holds them all.
+        known: names that make the first line a header when it holds half of them.
 
     Raises:
         FileFormatError: it is no text, empty, or not a table. MissingExtra: pandas is not installed.
@@ -65,6 +69,7 @@ class _Reader:
         if self.names_given:  # #id,a,b
             self.first, self.begin = names, self.start
         self.width = self._find_width(others)
+        self.decimal = _decimal(self.mark, others)
 
     def rows(self, pandas: Any, header: bool | None, known: Collection[str]) -> Rows:
         """Return the whole table."""
@@ -76,7 +81,7 @@ class _Reader:
         return assemble(
             str(self.path), first, self._cells(pandas), lambda record: f"line {self._line(record)}",
             header if header is not None or not self.names_given else True,
-            known=known, notes=self.notes, decimal="," if self.mark == ";" else ".",
+            known=known, notes=self.notes, decimal=self.decimal,
         )  # fmt: skip
 
     # ---- where the table begins --------------------------------------------------------------------------------------
@@ -121,9 +126,11 @@ class _Reader:
                 if len(cells) > 1 or any(cell.strip(BLANKS) for cell in cells):
                     yield reader.line_num, cells
         except csv.Error as error:
-            line = self._lines_before(start) + reader.line_num
+            line, long = self._lines_before(start) + reader.line_num, "limit" in str(error)
+            what = f"a cell is longer than {csv.field_size_limit():,} characters" if long else str(error)
+            remedy = "; remove it, if no quote is missing" if long else ""
             raise FileFormatError(
-                f"{self.path}, line {line}: {error}; expected CSV, with a quote inside quotes doubled"
+                f"{self.path}, line {line}: {what}; expected CSV, with a quote inside quotes doubled{remedy}"
             ) from error
 
     def _find_mark(self) -> str:
@@ -164,7 +171,7 @@ class _Reader:
         several = len(others) > 1
         if several and widths == {width + 1} and not any(cells[-1].strip(BLANKS) for cells in others):
             self.first = [*self.first, ""]
-        elif several and widths == {width + 1} and not any(map(is_number, self.first)):
+        elif several and widths == {width + 1} and _names_rows(others) and not any(map(is_number, self.first)):
             self.first, self.names_given = ["", *self.first], True
         elif widths == {width - 1} and not self.first[-1].strip(BLANKS):
             self.first = self.first[:-1]
@@ -188,7 +195,9 @@ class _Reader:
             return [[] for _ in range(self.width)]
         except (pandas.errors.ParserError, ValueError) as error:
             raise self._refusal(str(error)) from error
-        columns = [[cell.strip(BLANKS) for cell in column] for column in frame.to_numpy(dtype=object).T.tolist()]
+        columns: list[list[str]] = frame.to_numpy(dtype=object).T.tolist()
+        if any(self.data.find(mark, self.begin) >= 0 for mark in MAY_BE_BLANKS):  # which are seldom there
+            columns = [[cell.strip(BLANKS) for cell in column] for column in columns]
         if self.width > 1 and "" in columns[-1]:  # a row that is too short is filled up without a word
             self._check_widths()
         return columns
@@ -236,6 +245,20 @@ def _even(head: list[list[str]]) -> bool:
     if len(widths) != 1 or min(widths) < 2:
         return False
     return abs(len(head[0]) - min(widths)) <= 1
+
+
+def _names_rows(records: list[list[str]]) -> bool:
+    """Tell whether the first cells may name the rows: no two are alike, as those before a decimal comma would be."""
+    return len({cells[0] for cells in records}) == len(records)
+
+
+def _decimal(mark: str, records: list[list[str]]) -> str:
+    """Return the decimal mark of a file: that of most cells which cannot be read with the other one; "" if none."""
+    cells = [cell.strip(BLANKS) for record in records for cell in record]
+    commas, points = (sum(map(bool, map(clear.fullmatch, cells))) for clear in (CLEAR_COMMA, CLEAR_POINT))
+    if commas == points:
+        return "," if mark == ";" and any(map(DECIMAL_COMMA.fullmatch, cells)) else ""
+    return "," if commas > points else "."
 
 
 def _record(line: str, mark: str) -> list[str]:

@@ -79,12 +79,12 @@ class Encoder:
         """Which features are amounts, to be centred and scaled; the others are 0 or 1."""
         return tuple(self.kind in (NUMBER, DATE) and i == 0 for i in range(len(self.features)))
 
-    def encode(self, column: Column) -> NDArray[np.float64]:
-        """Return [N, features], all finite."""
+    def encode(self, column: Column, decimal: str = "") -> NDArray[np.float64]:
+        """Return [N, features], all finite. See `values` for the arguments."""
         if self.kind == CATEGORY:
             parts = [_one_hot(column, self.levels, self.other)]
         elif self.kind in (NUMBER, FLAG, DATE):
-            values = self.values(column)
+            values = self.values(column, decimal)
             filled = np.where(np.isnan(values), self.fill, values)
             angles = [2 * np.pi * filled / CYCLES[cycle] for cycle in self.cycles]
             parts = [filled[:, None], *(np.column_stack([np.sin(a), np.cos(a)]) for a in angles)]
@@ -95,10 +95,14 @@ class Encoder:
             parts.append(blank[:, None].astype(np.float64))
         return np.hstack(parts) if parts else np.empty((len(column), 0))
 
-    def values(self, column: Column) -> NDArray[np.float64]:
-        """Return a column as numbers [N], nan where one is missing or cannot be read."""
+    def values(self, column: Column, decimal: str = "") -> NDArray[np.float64]:
+        """Return a column as numbers [N], nan where one is missing or cannot be read.
+
+        Args:
+            column: the column. decimal: the decimal mark of the file that it is in; "" is that of the training file.
+        """
         if self.kind == NUMBER:
-            return numbers_in(column, self.decimal)[0]
+            return numbers_in(column, decimal or self.decimal)[0]
         return flags_in(column) if self.kind == FLAG else dates_in(column, self.format)[0]
 
     def check(self, column: Column, rows: Rows, at: int) -> list[str]:
@@ -108,22 +112,41 @@ class Encoder:
             column: the column. rows, at: the table it is in, and where, for messages.
         """
         filled = ~column.missing
-        if self.kind == CATEGORY:
-            new = [value for value in column.values if value not in self.levels and not is_missing(value)]
-            more = f" (and {len(new) - 1} more)" if len(new) > 1 else ""
-            return [f"{self.name!r} is {short(new[0])}{more}, not or hardly seen in training"] if new else []
         if self.kind not in USED:
             return []
-        odd = np.flatnonzero(filled & np.isnan(self.values(column)))
+        blank = int(len(column) - filled.sum())
+        notes = [f"{self.name!r} is missing in {blank:,} of {len(column):,} rows, in training in none"]
+        notes = notes if blank > (1 - SHARE) * len(column) and not self.blank else []
+        if self.kind == CATEGORY:
+            return [*notes, *self._new_names(column, rows, at)]
+        odd = np.flatnonzero(filled & np.isnan(self.values(column, rows.decimal)))
         if not len(odd):
-            return []
+            return notes
         cell, place = column.text[odd[0]], rows.place(int(odd[0]), at)
         if len(odd) > (1 - SHARE) * filled.sum():
             what = {NUMBER: "a number", FLAG: "true or false", DATE: f"a date ({self.format})"}[self.kind]
             raise FileFormatError(f"{place}: {short(cell)} is not {what}, expected one as in training")
-        return [
-            f"{place}: {short(cell)} is taken for missing" + (f", like {len(odd) - 1} more" if len(odd) > 1 else "")
-        ]
+        more = f", like {len(odd) - 1} more" if len(odd) > 1 else ""
+        return [*notes, f"{place}: {short(cell)} is taken for missing{more}"]
+
+    def _new_names(self, column: Column, rows: Rows, at: int) -> list[str]:
+        new = [i for i, value in enumerate(column.values) if value not in self.levels and not is_missing(value)]
+        if not new:
+            return []
+        first, count = column.values[new[0]], int(column.counts[new].sum())
+        every = count == int((~column.missing).sum())
+        if every and _are_numbers(column) and not _are_numbers(Column("", self.levels)):
+            place = rows.place(int(np.argmax(column.codes == new[0])), at)
+            raise FileFormatError(
+                f"{place}: {short(first)} is a number, expected a name as in training, such as {short(self.levels[0])}"
+            )
+        more = f" (and {len(new) - 1} more)" if len(new) > 1 else ""
+        where = f"in {count:,} of {len(column):,} rows"
+        return [f"{self.name!r} is {short(first)}{more} {where}, not or hardly seen in training"]
+
+
+def _are_numbers(column: Column) -> bool:
+    return len(column) > 0 and not np.isnan(numbers_in(column)[0][~column.missing]).any()
 
 
 def _one_hot(column: Column, levels: Sequence[str], other: bool) -> NDArray[np.float64]:

@@ -42,6 +42,8 @@ def from_frame(given: Any, source: str = "the frame") -> Rows:
     except TypeError as error:
         advice = "compute it by .collect()" if hasattr(given, "collect") else "give a file's name, or a frame"
         raise InputTypeError(f"{source}: a {type(given).__name__} was given, expected a frame: {advice}") from error
+    except narwhals.exceptions.DuplicateError as error:
+        raise InputError(f"{source}: two columns have the same name, expected different names; rename one") from error
     if not len(frame):
         raise FileFormatError(f"{source}: there are no rows, expected one for each sample")
     columns = tuple(_column(narwhals, name, frame[name]) for name in frame.columns)
@@ -62,7 +64,7 @@ def _with_text_names(given: Any) -> Any:
 
 def _column(narwhals: Any, name: str, series: Any) -> Column:
     kind = series.dtype
-    codes = kind.is_integer() and max(abs(series.min() or 0), abs(series.max() or 0)) > EXACT
+    codes = kind.is_integer() and max(abs(int(series.min() or 0)), abs(int(series.max() or 0))) > EXACT
     if kind.is_numeric() and not codes and not isinstance(kind, narwhals.Decimal):
         return Column(name, numbers=np.asarray(series.cast(narwhals.Float64).to_numpy(), dtype=np.float64))
     return Column(name, [as_text(cell) for cell in series.to_list()])

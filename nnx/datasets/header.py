@@ -8,9 +8,10 @@ from itertools import pairwise
 import numpy as np
 
 from .columns import Column, is_missing
-from .kinds import SHARE, numbers_in
+from .kinds import SHARE, is_number, numbers_in
 
 LABEL_NAMES = ("label", "class", "target", "y")  # in order of preference, in capitals or not
+LOOKS = 1000  # cells that tell whether a column is one of numbers
 MANY = 5  # whole numbers in order at the head of so many columns are names
 
 
@@ -60,13 +61,6 @@ def _counts_up(first: Sequence[str]) -> bool:
 
 
 def _are_numbers(column: Sequence[str]) -> bool:
-    read = Column("", column)
+    read = Column("", column[:LOOKS])
     numbers = int((~np.isnan(numbers_in(read)[0])).sum())
     return numbers > 0 and numbers >= SHARE * int((~read.missing).sum())
-
-
-def is_number(cell: str) -> bool:
-    """Tell whether a cell is a number, however written."""
-    if is_missing(cell):
-        return False
-    return not np.isnan(numbers_in(Column("", [cell]))[0][0])

@@ -7,6 +7,7 @@ cells of ten are numbers, the others are taken for missing, and told.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -22,7 +23,7 @@ NUMBER, FLAG, CATEGORY, DATE = "number", "true/false", "category", "date"
 CONSTANT, NAME, TEXT, EMPTY, DROPPED = "constant", "id", "text", "empty", "dropped"
 USED = (NUMBER, FLAG, CATEGORY, DATE)
 
-TRUE, FALSE = ("true", "yes", "t", "y"), ("false", "no", "f", "n")
+FLAGS = {"true": 1.0, "yes": 1.0, "t": 1.0, "y": 1.0, "false": 0.0, "no": 0.0, "f": 0.0, "n": 0.0}
 NAMES_OF_IDS = re.compile(r"(?i:unnamed: ?\d+|id|index|idx|row|nr|no\.?|#|.*[ _.-]id|row[ _.-]?\w*)|.*[a-z0-9]I[dD]")
 WORDS = 4  # so many in a cell, on average, are sentences
 
@@ -74,7 +75,9 @@ def understand(column: Column, decimal: str = ".", wish: str = "") -> Understood
             return Understood(column, NAME, distinct=distinct, why="it numbers the rows")
         return Understood(column, NUMBER, numbers, distinct, _odd(numbers, missing), mark)
     for kind, values, form in ((FLAG, flags_in(column), ""), (DATE, *dates_in(column))):
-        if int((~np.isnan(values)).sum()) >= SHARE * filled:
+        fits = int((~np.isnan(values)).sum())
+        both = kind != FLAG or fits == filled or {0.0, 1.0} <= set(values.tolist())  # N alone may be north
+        if fits >= SHARE * filled and both:
             return Understood(column, kind, values, distinct, _odd(values, missing), format=form)
     if distinct <= filled / 2 or wish == "keep":
         return Understood(column, CATEGORY, distinct=distinct)
@@ -93,7 +96,7 @@ def numbers_in(column: Column, decimal: str = ".") -> tuple[NDArray[np.float64],
     """Return a column's numbers, nan where there is none, and the decimal mark that they are written with."""
     if column.numbers is not None:
         return column.numbers, "."
-    if column.plain is not None:
+    if column.plain is not None and (decimal != "," or "." not in "".join(column.text)):
         return column.plain, "."
     if decimal not in column.parsed:
         column.parsed[decimal] = _parsed(column, decimal)
@@ -105,12 +108,23 @@ def _parsed(column: Column, decimal: str) -> tuple[NDArray[np.float64], str]:
     filled = np.flatnonzero(~column.holes)
     values = [column.values[i] for i in filled.tolist()] if column.holes.any() else column.values
     ways = {".": [_written(value, ".") for value in values]}
-    if any("," in value for value in values):
+    if decimal == "," or any("," in value for value in values):
         ways[","] = [_written(value, ",") for value in values]
     counts = column.counts[filled]
     mark = min(ways, key=lambda mark: (-counts[~np.isnan(ways[mark])].sum(), mark != decimal))
-    numbers[filled] = ways[mark]
+    numbers[filled] = _of_one_unit(values, np.array(ways[mark]), counts)
     return numbers[column.codes], mark
+
+
+def _of_one_unit(values: Sequence[str], numbers: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return numbers with nan for those of another unit than most: 5% is not 5, and $5 is not 5 euros."""
+    if not UNIT.search("\n".join(values)):
+        return numbers
+    units = np.array([(UNIT.findall(value) or [""])[-1] for value in values])
+    shares = {unit: counts[(units == unit) & ~np.isnan(numbers)].sum() for unit in dict.fromkeys(units.tolist())}
+    most = max(shares, key=lambda unit: (shares[unit], unit), default="")
+    others = [unit for unit in shares if unit != most and ("%" in (unit, most) or (unit and most))]
+    return np.where(np.isin(units, others), np.nan, numbers)
 
 
 def decorated(column: Column) -> NDArray[np.bool_]:
@@ -122,19 +136,20 @@ def decorated(column: Column) -> NDArray[np.bool_]:
 
 def flags_in(column: Column) -> NDArray[np.float64]:
     """Return 1 and 0 for true and false (or yes and no), nan for all else."""
-    known = {**dict.fromkeys(TRUE, 1.0), **dict.fromkeys(FALSE, 0.0)}
-    return np.array([known.get(value.casefold(), np.nan) for value in column.values])[column.codes]
+    return np.array([FLAGS.get(value.casefold(), np.nan) for value in column.values])[column.codes]
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
 
 SIGNS = re.compile(r"^([-+]?)\s*(?:[$€£¥]|(?:USD|EUR|GBP|CHF)\s)?\s*(.*?)\s*(?:[%$€£¥]|\s(?:USD|EUR|GBP|CHF))?$")
+UNIT = re.compile("[%$€£¥]|USD|EUR|GBP|CHF")
 LONGEST_NUMBER = 400  # characters; float64 has numbers of 326
 MINUS = "\u2212"
 GROUPED = {
-    ".": re.compile(r"[-+]?\d{1,3}(?:(?:,\d{3})+|(?:[ '\u2019\xa0\u202f]\d{3})+)(?:\.\d*)?"),
+    ".": re.compile(r"[-+]?[1-9]\d{0,2}(?:(?:,\d{3})+|(?:[ '\u2019\xa0\u202f]\d{3})+)(?:\.\d*)?"),
     ",": re.compile(
-        r"[-+]?(?:\d+|\d{1,3}(?:(?:\.\d{3})+|(?:[ '\u2019\xa0\u202f]\d{3})+))(?:,\d*)?(?:[eE][-+]?\d+)?|[-+]?,\d+"
+        r"[-+]?(?:\d+|[1-9]\d{0,2}(?:(?:\.\d{3})+|(?:[ '\u2019\xa0\u202f]\d{3})+))(?:,\d*)?(?:[eE][-+]?\d+)?"
+        r"|[-+]?,\d+"
     ),
 }  # fmt: skip
 GROUPS = {".": str.maketrans("", "", ", '\u2019\xa0\u202f"), ",": str.maketrans(",", ".", ". '\u2019\xa0\u202f")}
@@ -163,6 +178,11 @@ def _written(cell: str, mark: str) -> float:
     return _plain(sign + body.translate(GROUPS[mark]))
 
 
+def is_number(cell: str) -> bool:
+    """Tell whether a cell is a number, however written."""
+    return not is_missing(cell) and any(number == number for number in (_written(cell, mark) for mark in GROUPED))
+
+
 def are_codes(column: Column, numbers: NDArray[np.float64]) -> bool:
     """Tell whether digits are codes, not amounts: 007, or more digits than float64 tells apart."""
     if column.numbers is not None or column.plain is not None:
@@ -170,10 +190,10 @@ def are_codes(column: Column, numbers: NDArray[np.float64]) -> bool:
     special = [i for i, value in enumerate(column.values) if CODE.fullmatch(value)]
     if not special:
         return False
-    digits = [i for i, value in enumerate(column.values) if value.isdecimal()]
+    digits = [i for i, value in enumerate(column.values) if value.removeprefix("-").isdecimal()]
     total = column.counts[digits].sum()
     zeros = column.counts[[i for i in special if column.values[i][0] == "0"]].sum()
-    long = column.counts[[i for i in special if float(column.values[i]) > EXACT]].sum()
+    long = column.counts[[i for i in special if abs(int(column.values[i])) > EXACT]].sum()
     alike = len({len(column.values[i]) for i in digits}) == 1 and total >= SHARE * len(numbers)
     return bool(max(zeros, long) >= (1 - SHARE) * total or (zeros and alike))
 
@@ -187,7 +207,8 @@ def _name_rows(column: Column, numbers: NDArray[np.float64], distinct: int) -> b
 
 # ---- dates -----------------------------------------------------------------------------------------------------------
 
-DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%d %b %Y", "%d-%b-%Y", "%d-%b-%y",
+DATES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y-%m",
+         "%d %b %Y", "%d-%b-%Y", "%d-%b-%y",
          "%b %d, %Y", "%d %B %Y", "%B %d, %Y", "%m/%d/%y", "%d/%m/%y", "%d.%m.%y")  # fmt: skip
 TIMES = ("", " %H:%M:%S", " %H:%M", "T%H:%M:%S", "T%H:%M", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
 ISO = "ISO"

@@ -88,7 +88,7 @@ def prepare(preparation: Preparation, rows: Rows) -> tuple[NDArray[np.float64], 
         raise FileFormatError(f"{rows.source}: there are no rows")
     for encoder, place in zip(preparation.used, places, strict=True):
         notes += encoder.check(rows.columns[place], rows, place)
-    x = preparation.encode([rows.columns[place] for place in places])
+    x = preparation.encode([rows.columns[place] for place in places], rows.decimal)
     refuse_infinite(x, preparation, rows, places)
     return x, notes
 

@@ -46,9 +46,9 @@ class Preparation:
         """The columns that become features."""
         return tuple(column for column in self.columns if column.features)
 
-    def encode(self, columns: Sequence[Column]) -> NDArray[np.float64]:
-        """Return features [N, F] of the columns that are used, in their order."""
-        return np.hstack([encoder.encode(column) for encoder, column in zip(self.used, columns, strict=True)])
+    def encode(self, columns: Sequence[Column], decimal: str = "") -> NDArray[np.float64]:
+        """Return features [N, F] of the columns that are used, in their order; see `Encoder.values` for `decimal`."""
+        return np.hstack([encoder.encode(column, decimal) for encoder, column in zip(self.used, columns, strict=True)])
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON holds it, and as `read` takes it."""

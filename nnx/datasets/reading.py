@@ -10,7 +10,7 @@ import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from nnx.files import check_size, open_file, size_of
 
 from .archive import EXPANDED
 from .assembling import assemble
-from .columns import BLANKS, Column, Rows
+from .columns import BLANKS, Column, Rows, short
 from .csvfile import read_csv
 from .frames import as_text, from_frame
 from .needs import optional
@@ -44,6 +44,8 @@ FOREIGN = {
     b"\x80\x04": ("a pickle, which may run code when it is opened", "save what is in it as CSV or Parquet"),
     b"\x80\x05": ("a pickle, which may run code when it is opened", "save what is in it as CSV or Parquet"),
 }  # fmt: skip
+MOST_CELLS = 1 << 26  # of a sheet of Excel: 64 columns as long as it can be
+EXCEL_ERRORS = ("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A")
 PAGE = re.compile(rb"\s*(<!doctype html|<html|<head|<body|<table)", re.IGNORECASE)
 
 
@@ -123,7 +125,7 @@ def _zipped(path: Path, data: bytes, header: bool | None, known: Collection[str]
             check_size(path, size, EXPANDED, "expands to", "save it as CSV, or take a part of it")
             if any(name.startswith("xl/") for name in names):
                 return _excel(path, data, header, known)
-            tables = [name for name in names if not name.startswith("__MACOSX/")]
+            tables = [n for n in names if not n.startswith("__MACOSX/") and not Path(n).name.startswith(".")]
             if len(tables) == 1:
                 with archive.open(tables[0]) as stream:
                     return _read(path, _bounded(path, stream), header, known).noting(
@@ -143,26 +145,47 @@ def _zipped(path: Path, data: bytes, header: bool | None, known: Collection[str]
 
 
 def _excel(path: Path, data: bytes, header: bool | None, known: Collection[str]) -> Rows:
-    pandas = optional("pandas", "tables", "reading Excel workbooks")
-    optional("openpyxl", "tables", "reading Excel workbooks")
+    openpyxl = optional("openpyxl", "tables", "reading Excel workbooks")
     try:
-        with pandas.ExcelFile(io.BytesIO(data), engine="openpyxl") as book:
-            sheets = list(book.sheet_names)
-            frame = pandas.read_excel(book, header=None, dtype=object, na_filter=False)
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        rows = dict(_filled_rows(path, book.worksheets[0]))
+    except FileFormatError:
+        raise
     except Exception as error:  # whatever a damaged workbook makes of it
         raise FileFormatError(
             f"{path}: this looks like an Excel workbook, but cannot be read: {error}; save it as CSV"
         ) from error
-    cells = [[as_text(cell) for cell in frame[name].tolist()] for name in frame.columns]
-    cells = [column for column in cells if any(column)]
-    start = next((i for i in range(len(cells[0]) if cells else 0) if any(column[i] for column in cells)), None)
-    if start is None:
+    if not rows:
         raise FileFormatError(f"{path}: the first sheet of this Excel workbook is empty, expected a row a sample")
-    notes = [f"the first of {len(sheets)} sheets, {sheets[0]!r}, is read"] if len(sheets) > 1 else []
+    used = sorted({place for row in rows.values() for place, cell in enumerate(row) if cell})
+    _check_cells(path, len(rows) * len(used))
+    cells = [[row[place] if place < len(row) else "" for row in rows.values()] for place in used]
+    numbers, count = list(rows), len(book.sheetnames)
+    notes = [f"the first of {count} sheets, {book.sheetnames[0]!r}, is read"] if count > 1 else []
     return assemble(
-        f"{path} (Excel)", [column[start] for column in cells], [column[start + 1 :] for column in cells],
-        lambda record: f"row {start + record + 2}", header, known=known, notes=notes,
+        f"{path} (Excel)", [column[0] for column in cells], [column[1:] for column in cells],
+        lambda record: f"row {numbers[record + 1]}", header, known=known, notes=notes,
     )  # fmt: skip
+
+
+def _filled_rows(path: Path, sheet: Any) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the cells of every row of a sheet that holds something."""
+    sheet.reset_dimensions()  # which a file may state as it likes
+    count = 0
+    for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
+        count += len(row)  # a cell far to the right makes a row long
+        _check_cells(path, count)
+        cells = ["" if cell in EXCEL_ERRORS else as_text(cell) for cell in row]
+        if any(cells):
+            yield number, cells
+
+
+def _check_cells(path: Path, count: int) -> None:
+    if count > MOST_CELLS:
+        raise FileFormatError(
+            f"{path}: the first sheet of this Excel workbook has more than {MOST_CELLS:,} cells, if all rows are as "
+            "long as the longest; remove what stands far from the table, or save the table as CSV"
+        )
 
 
 def _json(path: Path, data: bytes) -> Rows:
@@ -170,12 +193,14 @@ def _json(path: Path, data: bytes) -> Rows:
     try:
         text = data.decode("utf-8-sig")
         try:
-            given = json.loads(text)
-        except ValueError:
-            given = [json.loads(line) for line in text.splitlines() if line.strip(BLANKS)]
-    except (ValueError, RecursionError) as error:
+            given = json.loads(text, object_pairs_hook=_record)
+        except json.JSONDecodeError as error:
+            if "Extra data" not in str(error):
+                raise
+            given = [_line(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip(BLANKS)]
+        records = _records(given)
+    except (ValueError, TypeError, RecursionError) as error:
         raise FileFormatError(f"{path}: this looks like JSON, but cannot be read: {error}; expected {KIND}") from error
-    records = _records(given)
     if not records:
         raise FileFormatError(
             f"{path}: this is JSON, but no table: expected a list of records, or a record on each line, as "
@@ -186,12 +211,42 @@ def _json(path: Path, data: bytes) -> Rows:
     return Rows(f"{path} (JSON)", tuple(columns), True, lambda row: f"record {row + 1}")
 
 
+def _line(number: int, line: str) -> Any:
+    try:
+        return json.loads(line, object_pairs_hook=_record)
+    except ValueError as error:
+        raise ValueError(f"line {number} of the file: {error}") from error
+
+
+def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; Python would keep the last of two that have the same name."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise ValueError(f"a record has one of its names twice: {', '.join(name for name, _ in pairs[:10])}")
+    return record
+
+
+def _row(names: list[str], cells: Any) -> dict[str, Any]:
+    if not isinstance(cells, list) or len(cells) != len(names):
+        raise ValueError(f"a row is {short(str(cells))}, expected a list of {len(names)} cells")
+    return dict(zip(names, cells, strict=True))
+
+
 def _records(given: Any) -> list[Mapping[str, Any]]:
-    """Return the records in what a JSON file holds, as pandas and others write them; none if it is no table."""
+    """Return the records in what a JSON file holds, as pandas and others write them; none if it is no table.
+
+    Raises:
+        ValueError: columns are not equally long, or a row has more or fewer cells than there are columns.
+    """
+    if isinstance(given, Mapping):
+        lists = [v for v in given.values() if isinstance(v, list) and v and all(isinstance(r, Mapping) for r in v)]
+        given = lists[0] if len(lists) == 1 else given  # {"data": [{...}, {...}]}
     if isinstance(given, Mapping) and isinstance(given.get("columns"), list) and isinstance(given.get("data"), list):
-        given = [dict(zip(given["columns"], row, strict=False)) for row in given["data"] if isinstance(row, list)]
+        given = [_row(given["columns"], row) for row in given["data"]]
     elif isinstance(given, Mapping) and given and all(isinstance(column, list) for column in given.values()):
-        given = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=False)]
+        if len(set(map(len, given.values()))) > 1:
+            raise ValueError("its columns are not equally long")
+        given = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
     elif isinstance(given, Mapping) and given and all(isinstance(column, Mapping) for column in given.values()):
         index = dict.fromkeys(key for column in given.values() for key in column)
         given = [{name: column.get(key) for name, column in given.items()} for key in index]

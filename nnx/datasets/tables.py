@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,12 +94,14 @@ def load_table(
     """
     wishes = Wishes(label, choice(task, "load_table: task", ("auto", "classification", "regression")),
                     _listed("drop", drop), _listed("keep", keep), _listed("categorical", categorical))  # fmt: skip
+    _check_types("load_table", label, header)
     if is_frame(source):
+        _refuse_header("load_table", header)
         reading = understood(from_frame(source), wishes)
     else:
         file = existing_file("load_table", source, KIND)
-        _check_options("load_table", file, label, header, wishes)
         if is_npz(file):
+            _refuse_options("load_table", file, label, header, wishes)
             return arrays(file, task)[0]
         reading = understood(read_rows(file, header), wishes)
     preparation, x = reading.learn()
@@ -143,12 +145,14 @@ def read_features(
     if isinstance(columns, Table):
         columns = columns.preparation or columns.columns
     expected = columns if isinstance(columns, Preparation) else _expected_columns(columns)
+    _check_types("load_features", None, header)
     if is_frame(source):
+        _refuse_header("load_features", header)
         rows = from_frame(source)
     else:
         file = existing_file("load_features", source, KIND)
-        _check_options("load_features", file, None, header, Wishes())
         if is_npz(file):
+            _refuse_options("load_features", file, None, header, Wishes())
             return _of_archive(file, expected), []
         known = [c.name for c in expected.used] if isinstance(expected, Preparation) and expected.named else expected
         rows = read_rows(file, header, known if isinstance(known, Sequence) and not made_up(known) else ())
@@ -221,23 +225,29 @@ def _expected_columns(columns: Sequence[str] | int) -> tuple[str, ...]:
 
 
 def _listed(what: str, names: Names) -> tuple[str | int, ...]:
-    listed = (names,) if isinstance(names, str | int) else tuple(names)
+    listed = (names,) if isinstance(names, str) or not isinstance(names, Iterable) else tuple(names)
     if any(type(name) not in (str, int) for name in listed):
         raise InputTypeError(f"load_table({what}={names!r}): expected names of columns, or their positions")
     return listed
 
 
-def _check_options(call: str, path: Path, label: object, header: object, wishes: Wishes) -> None:
-    """Check what only files with columns can be told."""
+def _check_types(call: str, label: object, header: object) -> None:
     if not (label is None or (isinstance(label, str | int) and not isinstance(label, bool))):
         raise InputTypeError(
             f"{call}(label={label!r}): label is a {type(label).__name__}, expected a column's name or position"
         )
     if not (header is None or isinstance(header, bool)):
         raise InputTypeError(f"{call}(header={header!r}): header is a {type(header).__name__}, expected True or False")
-    if is_npz(path) and not (
-        label is None and header is None and not (wishes.drop or wishes.keep or wishes.categorical)
-    ):
+
+
+def _refuse_header(call: str, header: object) -> None:
+    if header is not None:
+        raise InputError(f"{call}(header={header!r}): a frame has names; leave header out")
+
+
+def _refuse_options(call: str, path: Path, label: object, header: object, wishes: Wishes) -> None:
+    """Refuse what only files with columns can be told."""
+    if label is not None or header is not None or wishes.drop or wishes.keep or wishes.categorical:
         raise InputError(f"{call}({path}): label and header are for CSV files; leave them out for npz")
 
 

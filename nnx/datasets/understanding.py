@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,9 +13,11 @@ from nnx.errors import FileFormatError, InputError
 from .columns import Column, Rows, short
 from .encoder import learn
 from .header import LABEL_NAMES
-from .kinds import CATEGORY, DROPPED, Understood, understand
+from .kinds import CATEGORY, DROPPED, NAME, Understood, dates_in, numbers_in, understand
 from .preparation import Preparation, nothing_left, refuse_infinite
 from .target import Target, encode
+
+TURNED = {f"%{a}{mark}%{b}": f"%{b}{mark}%{a}" for a, b in ("md", "dm") for mark in "/.-"}  # 1/2/2024
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Reading:
             raise nothing_left(self.rows, preparation)
         places = [i for i in range(len(self.rows.columns)) if i != self.place]
         used = [place for place, column in zip(places, preparation.columns, strict=True) if column.features]
-        x = preparation.encode([self.rows.columns[place] for place in used])
+        x = preparation.encode([self.rows.columns[place] for place in used], self.rows.decimal)
         refuse_infinite(x, preparation, self.rows, used)
         return preparation, x
 
@@ -83,7 +86,34 @@ class Reading:
                     f"{self.rows.at(found.odd[0])}, column {place + 1} ({found.column.name!r}): {short(cell)} is no "
                     f"{found.kind}, and taken for missing{more}"
                 )
-        return (*self.rows.notes, *odd)
+        return (*self.rows.notes, *odd, *self._doubts())
+
+    def _doubts(self) -> list[str]:
+        """Say which classes and dates may be taken for something else."""
+        seen: dict[str, str] = {}
+        doubts = [
+            f"{seen[key]!r} and {name!r} are two classes; if they mean the same, write them alike"
+            for name in self.target.classes
+            if seen.setdefault(key := _plainly(name), name) != name
+        ]
+        if self.target.task == "regression" and self.target.y.min() == self.target.y.max():
+            doubts.append(f"all labels are {short(self.rows.columns[self.place].text[0])}: there is nothing to learn")
+        for found in self.found:
+            if found.numbers is not None and (turned := TURNED.get(found.format[:5])):
+                days, _ = dates_in(found.column, turned + found.format[5:])
+                if not np.isnan(days[~np.isnan(found.numbers)]).any():
+                    order = "month, day" if found.format.startswith("%m") else "day, month"
+                    doubts.append(
+                        f"{found.column.name!r} could have day and month in either order: read as {order}; dates as "
+                        "2024-12-31 leave no doubt"
+                    )
+        return doubts
+
+
+def _plainly(name: str) -> str:
+    """Return a name without what readers do not tell apart: capitals, accents in one piece or two, blanks."""
+    normal = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(char for char in normal if not char.isspace() and unicodedata.category(char) != "Cf")
 
 
 def understood(rows: Rows, wishes: Wishes) -> Reading:
@@ -107,10 +137,35 @@ def understood(rows: Rows, wishes: Wishes) -> Reading:
     if both := sets["drop"] & (sets["keep"] | sets["categorical"]):
         raise InputError(f"drop: {rows.names[min(both)]!r} is to be kept, too; say one of the two")
     target = encode(rows.columns[place], wishes.task, lambda row: rows.place(row, place), rows.decimal)
+    if wishes.label is None and target.task == "regression":
+        _refuse_row_numbers(rows, place)
     found = tuple(
         _understood(column, rows.decimal, i, sets) for i, column in enumerate(rows.columns) if i != place
     )  # fmt: skip
+    _refuse_other_headers(rows, target, found)
     return Reading(rows, target, place, chosen, found)
+
+
+def _refuse_row_numbers(rows: Rows, place: int) -> None:
+    if understand(rows.columns[place], rows.decimal).kind == NAME:
+        raise FileFormatError(
+            f"{rows.source}: the last column, {rows.names[place]!r}, numbers the rows, so it is hardly what is to be "
+            "learned; name the label: --label, or label=... in Python"
+        )
+
+
+def _refuse_other_headers(rows: Rows, target: Target, found: tuple[Understood, ...]) -> None:
+    """Refuse a row of words where all others have numbers or dates, with a label of its own: a second header."""
+    typed = [set(each.odd) for each in found if each.numbers is not None]
+    for row in sorted(set.intersection(*typed)) if typed else []:
+        cells = [column.text[row] for column in rows.columns]
+        alone = target.task == "regression" or (target.y == target.y[row]).sum() == 1
+        if alone and np.isnan(numbers_in(Column("", cells))[0]).all():
+            raise FileFormatError(
+                f"{rows.source}, {rows.at(row)}: the cells ({', '.join(map(short, cells[:3]))} ...) are of another "
+                "kind than those of all other rows, as in a second header; remove this row, or what is above it if "
+                "the table begins here"
+            )
 
 
 def _understood(column: Column, decimal: str, place: int, sets: dict[str, set[int]]) -> Understood:
@@ -125,7 +180,8 @@ def _label(rows: Rows, label: str | int | None) -> tuple[int, str]:
     if label is not None:
         return rows.find(label, "label"), "as you said"
     names = [name.lower() for name in rows.names] if rows.named else []
-    for name in LABEL_NAMES:
-        if name in names:
-            return names.index(name), "by its name"
+    candidates = [names.index(name) for name in LABEL_NAMES if name in names]
+    if candidates:
+        others = "".join(f", before {rows.names[place]!r}" for place in candidates[1:2])
+        return candidates[0], f"by its name{others}"
     return len(rows.columns) - 1, "the last column"
