@@ -50,9 +50,9 @@ CPUS = {  # by the name that OpenBLAS has for its kernels
 }  # fmt: skip
 TAKEN = """
 import numpy, scipy.linalg, threadpoolctl
-from nnx.kernels.cpu import tile
+from nnx.kernels.cpu.matmul import register_tile
 blas = {library["architecture"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
-print(*sorted(blas), tile.vector_bytes())
+print(*sorted(blas), register_tile.vector_bytes())
 """
 
 
@@ -75,8 +75,10 @@ def why_not(name: str) -> str | None:
     if not CPUS[name].needs & set.union(*extensions()):
         return "this machine lacks its instructions"
     done = subprocess.run([sys.executable, "-c", TAKEN], env=environment(name), capture_output=True, text=True)
+    if done.returncode > 0:  # Python's own exit: nothing that a processor does
+        raise RuntimeError(f"{name}: what computes there cannot be asked:\n{done.stderr}")
     if done.returncode:
-        return (done.stderr.splitlines() or ["it fails"])[-1]
+        return f"a process ends with {done.returncode} there"
     *taken, width = done.stdout.split()
     assert int(width) == CPUS[name].vector, f"{name}: Numba's vectors have {width} bytes"
     return None if taken == [name] else f"OpenBLAS takes other kernels for it ({', '.join(taken)})"

@@ -1,5 +1,6 @@
 """The bounds that tolerances are made of, and the program that computes as other processors would."""
 
+import platform
 import subprocess
 from types import SimpleNamespace
 
@@ -76,3 +77,12 @@ def test_other_processors_are_told_apart_and_a_failure_is_an_exit_code(monkeypat
 def test_a_processor_whose_instructions_are_not_here_is_left_out(monkeypatch):
     monkeypatch.setattr(cpus, "extensions", lambda: ({"SSE42"}, set()))
     assert cpus.why_not("SkylakeX") == "this machine lacks its instructions"
+
+
+def test_a_processor_is_left_out_for_what_it_is_and_not_for_a_fault_of_ours(monkeypatch):
+    here = [name for name in cpus.CPUS if cpus.why_not(name) is None]
+    assert here or platform.machine() not in ("x86_64", "AMD64")
+    monkeypatch.setattr(cpus, "TAKEN", "from nnx.kernels.cpu import nothing_of_that_name")
+    for name in here[:1]:
+        with pytest.raises(RuntimeError, match="nothing_of_that_name"):
+            cpus.why_not(name)
