@@ -6,10 +6,15 @@ Nothing is downloaded, and nothing optional imported, before the function that n
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .digits import digits
 from .idx import fashion_mnist, mnist
-from .tables import Table, load_features, load_table
 from .toy import draw_spiral, draw_vertical, sine, spiral, vertical
+
+if TYPE_CHECKING:
+    from .tables import Table, load_features, load_table
 
 __all__ = [
     "Table",
@@ -24,3 +29,9 @@ __all__ = [
     "spiral",
     "vertical",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Table", "load_features", "load_table"):  # imported when first asked for: they are many modules
+        return getattr(import_module("nnx.datasets.tables"), name)
+    raise AttributeError(f"module 'nnx.datasets' has no attribute {name!r}")
