@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from nnx.kernels.forking import hold_at_fork
 
 Result = TypeVar("Result")
+LOST = 0.1  # seconds after which a signal is heard that came just before the wait for the work began
 LOOK = 0.001  # seconds between two looks whether work that nobody waits for has ended
 STACK = 8 << 20  # bytes that a compiler may take, whatever the program has chosen for threads; what main threads have
 LOCK = threading.RLock()  # held while there is work, so that no child is forked with half of it
@@ -73,7 +74,8 @@ def uninterrupted(work: Callable[[], Result]) -> Result:
             over.release()
         finally:
             threading.stack_size(usual)
-        over.acquire()
+        while not over.acquire(timeout=LOST):
+            pass
     except BaseException:  # a handler's
         atexit.register(finish)  # now, to come before what Numba has registered
         raise
