@@ -75,8 +75,7 @@ class Told:
         """Yield the lines of a table of all columns, 80 wide."""
         head = ("column", "kind", "missing", "distinct", "what becomes of it")
         encoders = iter(self.preparation.columns)
-        places = [i for i in range(len(self.reading.rows.columns)) if i != self.reading.place]
-        rows = dict(zip(places, (self._row(f, next(encoders)) for f in self.reading.found), strict=True))
+        rows = dict(zip(self.reading.places, (self._row(f, next(encoders)) for f in self.reading.found), strict=True))
         rows[self.reading.place] = self._label_row()
         cells = [[printable(cell) for cell in rows[i]] for i in sorted(rows)]
         names = min(24, max(len(head[0]), *(len(row[0]) for row in cells)))

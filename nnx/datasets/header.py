@@ -64,3 +64,9 @@ def _are_numbers(column: Sequence[str]) -> bool:
     read = Column("", column[:LOOKS])
     numbers = int((~np.isnan(numbers_in(read)[0])).sum())
     return numbers > 0 and numbers >= SHARE * int((~read.missing).sum())
+
+
+def label_places(names: Sequence[str]) -> list[int]:
+    """Return where the columns are that are called as labels are, in order of preference."""
+    lower = [name.lower() for name in names]
+    return [lower.index(name) for name in LABEL_NAMES if name in lower]

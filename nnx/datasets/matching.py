@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from nnx.errors import FileFormatError
 
 from .columns import Column, Rows, few, is_missing, numbered, short
-from .header import LABEL_NAMES
+from .header import label_places
 from .kinds import numbers_in
-from .preparation import Preparation, refuse_infinite
+from .preparation import Preparation, encoded
 
 
 def match(preparation: Preparation, rows: Rows) -> tuple[list[int], list[str]]:
@@ -88,9 +88,7 @@ def prepare(preparation: Preparation, rows: Rows) -> tuple[NDArray[np.float64], 
         raise FileFormatError(f"{rows.source}: there are no rows")
     for encoder, place in zip(preparation.used, places, strict=True):
         notes += encoder.check(rows.columns[place], rows, place)
-    x = preparation.encode([rows.columns[place] for place in places], rows.decimal)
-    refuse_infinite(x, preparation, rows, places)
-    return x, notes
+    return encoded(preparation, rows, places), notes
 
 
 # ---- columns of numbers, of which only names or their number are known -----------------------------------------------
@@ -128,8 +126,7 @@ def _by_number(rows: Rows, count: int) -> list[int]:
     """Return all columns, which must be as many; one more may be the labels, by its name, its words or its place."""
     every = list(range(len(rows.columns)))
     if len(every) == count + 1:
-        names = [name.lower() for name in rows.names] if rows.named else []
-        by_name = next((names.index(name) for name in LABEL_NAMES if name in names), None)
+        by_name = next(iter(label_places(rows.names if rows.named else ())), None)
         words = [i for i in every if rows.columns[i].missing.all() or np.isnan(numbers_in(rows.columns[i])[0]).all()]
         if by_name is not None or len(words) == 1:
             every.remove(words[0] if by_name is None else by_name)

@@ -75,11 +75,15 @@ class Preparation:
         return cls(columns, str(given["label"]), place, bool(given["named"]), labels)
 
 
-def refuse_infinite(x: NDArray[np.float64], preparation: Preparation, rows: Rows, places: Sequence[int]) -> None:
-    """Refuse features that are infinite."""
-    finite = np.isfinite(x)
-    if finite.all():
-        return
+def encoded(preparation: Preparation, rows: Rows, places: Sequence[int]) -> NDArray[np.float64]:
+    """Return features [N, F] of a table whose used columns stand in these places.
+
+    Raises:
+        FileFormatError: a number is infinite.
+    """
+    x = preparation.encode([rows.columns[place] for place in places], rows.decimal)
+    if (finite := np.isfinite(x)).all():
+        return x
     row, feature = divmod(int(np.argmin(finite)), x.shape[1])
     owners = [place for encoder, place in zip(preparation.used, places, strict=True) for _ in encoder.features]
     raise FileFormatError(

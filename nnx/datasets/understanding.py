@@ -12,9 +12,9 @@ from nnx.errors import FileFormatError, InputError
 
 from .columns import Column, Rows, short
 from .encoder import learn
-from .header import LABEL_NAMES
+from .header import label_places
 from .kinds import CATEGORY, DROPPED, NAME, Understood, dates_in, numbers_in, understand
-from .preparation import Preparation, nothing_left, refuse_infinite
+from .preparation import Preparation, encoded, nothing_left
 from .target import Target, encode
 
 TURNED = {f"%{a}{mark}%{b}": f"%{b}{mark}%{a}" for a, b in ("md", "dm") for mark in "/.-"}  # 1/2/2024
@@ -56,6 +56,11 @@ class Reading:
     def __post_init__(self) -> None:
         object.__setattr__(self, "label", self.rows.names[self.place])
 
+    @property
+    def places(self) -> list[int]:
+        """Where the columns but for the label's stand, as `found` has them."""
+        return [i for i in range(len(self.rows.columns)) if i != self.place]
+
     def learn(self, part: NDArray[np.bool_] | None = None) -> tuple[Preparation, NDArray[np.float64]]:
         """Return what becomes of the columns, learned from a part of the rows (bool [N]), and all features [N, F].
 
@@ -68,17 +73,14 @@ class Reading:
         preparation = Preparation(columns, self.label, self.place, self.rows.named, labels)
         if not preparation.features:
             raise nothing_left(self.rows, preparation)
-        places = [i for i in range(len(self.rows.columns)) if i != self.place]
-        used = [place for place, column in zip(places, preparation.columns, strict=True) if column.features]
-        x = preparation.encode([self.rows.columns[place] for place in used], self.rows.decimal)
-        refuse_infinite(x, preparation, self.rows, used)
-        return preparation, x
+        used = [place for place, column in zip(self.places, preparation.columns, strict=True) if column.features]
+        return preparation, encoded(preparation, self.rows, used)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was decided on the way, and which cells are not of their column's kind."""
         odd = []
-        for place, found in zip((i for i in range(len(self.rows.columns)) if i != self.place), self.found, strict=True):
+        for place, found in zip(self.places, self.found, strict=True):
             if found.odd:
                 cell = found.column.text[found.odd[0]]
                 more = f", like {len(found.odd) - 1} more" if len(found.odd) > 1 else ""
@@ -179,8 +181,7 @@ def _label(rows: Rows, label: str | int | None) -> tuple[int, str]:
     """Return the place of the column of labels, and why it is that."""
     if label is not None:
         return rows.find(label, "label"), "as you said"
-    names = [name.lower() for name in rows.names] if rows.named else []
-    candidates = [names.index(name) for name in LABEL_NAMES if name in names]
+    candidates = label_places(rows.names if rows.named else ())
     if candidates:
         others = "".join(f", before {rows.names[place]!r}" for place in candidates[1:2])
         return candidates[0], f"by its name{others}"

@@ -87,14 +87,15 @@ def whole(dispatcher: Any) -> None:
 
 def typed(dispatcher: Any, *types: Any) -> Any:
     """Compile a function for these argument types, unless it is; return it."""
+    if types in dispatcher.overloads:
+        return dispatcher
 
     def work() -> None:
         with LOCK, uncollected():
             if types not in dispatcher.overloads:
                 dispatcher.compile(types)
 
-    if types not in dispatcher.overloads:
-        uninterrupted(work)
+    uninterrupted(work)
     return dispatcher
 
 
