@@ -520,6 +520,27 @@ def test_sigterm_is_ctrl_c_unless_it_is_ignored_or_taken(
     assert ("interrupted in epoch 2 of 3" in done.err) == ends
 
 
+ENDING = """
+import atexit, sys, time
+atexit.register(lambda: (print("ending", flush=True), time.sleep(60)))
+from nnx.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("command", ["doctor --json", "train nothing.csv"])
+def test_ctrl_c_while_the_process_ends_is_no_traceback(command: str, tmp_path: Path):
+    line = [sys.executable, "-c", ENDING, *command.split()]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert process.stdout is not None
+    while process.stdout.readline() != "ending\n":
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT
+    assert "Traceback" not in err
+
+
 def test_ctrl_c_elsewhere(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
