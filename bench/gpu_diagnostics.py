@@ -230,12 +230,12 @@ def proposals(backend: Any, product: Product, most: int) -> Found:
     if not isinstance(lt, Lt):
         return found | {"cuBLASLt": lt}
     try:
-        plan = Plan(lt, replace(product, alignments=tuple(alignment(array.data.ptr) for array in (a, b, c))))
+        plan = Plan(lt, replace(product, alignments=tuple(alignment(array.data.ptr) for array in (a, b, c))), most)
     except Exception as error:
         return found | {"cuBLASLt": str(error)}
     stream = backend.cupy.cuda.get_current_stream
-    for place, one in enumerate(plan.candidates(most)):
-        plan.take(one)
+    for place in range(len(plan.proposals)):
+        plan.take(place)
         room = backend.empty(max(1, plan.workspace), "uint8")
         addresses = [array.data.ptr for array in (a, b, c, bias, room)]
         try:

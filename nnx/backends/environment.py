@@ -6,6 +6,7 @@ import os
 
 from nnx.backends.errors import InputError
 
+TUNE = "NNX_TUNE"
 GEMM_RULES = ("auto", "own", "blas")
 
 
@@ -15,6 +16,21 @@ def gemm_rule() -> str:
     if rule not in GEMM_RULES:
         raise InputError(f"NNX_GEMM={rule!r}: expected one of {', '.join(GEMM_RULES)}")
     return rule
+
+
+def tuning() -> bool:
+    """Return whether what is fastest may be measured where a program runs: yes, unless NNX_TUNE=off."""
+    text = os.environ.get(TUNE, "")
+    word = text.strip().lower()
+    if word in ("", "on", "off"):
+        return word != "off"
+    raise InputError(f"{TUNE}={text!r}: expected off, or on, which is the default")
+
+
+def cublas_overrides() -> list[str]:
+    """Return, as "NAME=value", what the environment tells cuBLAS about products, whoever calls it."""
+    names = sorted(name for name in os.environ if name == "NVIDIA_TF32_OVERRIDE" or "CUBLAS_EMULAT" in name)
+    return [f"{name}={os.environ[name]}" for name in names]
 
 
 def flag(variable: str) -> bool | None:

@@ -1,15 +1,19 @@
 """Large matrix products by cuBLASLt: in CUDA graphs, as CuPy's cuBLAS cannot be captured, and in TF32 and bf16.
 
 A kind of product is planned when it is first met, and its plan is tried. What cuBLASLt cannot do is done otherwise, in
-full precision: in a captured step by nnx's kernel, elsewhere by cuBLAS.
+full precision: in a captured step by nnx's kernel, elsewhere by cuBLAS. For a graph, which comes again and again, the
+fastest of what cuBLASLt proposes is looked for (timing.py) and kept (choices.py); elsewhere its first is taken.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
+from nnx.backends.cupy.matmul.choices import Choice, Choices
 from nnx.backends.cupy.matmul.cublaslt import (
     ALIGNED,
     BIAS,
@@ -24,6 +28,7 @@ from nnx.backends.cupy.matmul.cublaslt import (
     alignment,
 )
 from nnx.backends.cupy.matmul.dispatch import CudaMatmul
+from nnx.backends.cupy.matmul.timing import TURN, Agreement, bounds, timed
 from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import ACTIVATIONS
 
@@ -31,12 +36,27 @@ Array = Any
 # Multiply-adds of a step's large products up to which nnx's kernel does them where cuBLASLt cannot. A guess: about what
 # costs as much more than cuBLAS as launching a step's operations one by one does.
 MOST_OWN_WORK = 1 << 26
+CANDIDATES = 8  # proposals of cuBLASLt for a product of a graph, of which the fastest is taken
 PLANS = 256  # kinds of products that are remembered where no graph is captured
 EPILOGUES = {ACTIVATIONS[None]: BIAS, ACTIVATIONS["relu"]: RELU_BIAS}
 
 
 class NotCaptured(RuntimeError):
     """A step cannot be one CUDA graph; the message says why."""
+
+
+class Operands(NamedTuple):
+    """What a plan runs on: the matrices as they stand in memory, and what is read or written beside them.
+
+    Attributes:
+        factors: a and b before they were rounded, as matrices.
+    """
+
+    a: Array
+    b: Array
+    c: Array
+    bias: Array | None
+    factors: tuple[Array, Array]
 
 
 class LtProducts:
@@ -87,11 +107,12 @@ class LtProducts:
         (a, a_transposed), (b, b_transposed) = backend.oriented(a), backend.oriented(b)
         (m, n), k = c.shape, a.shape[1]
         precision = backend.precision if kind == "float32" else "full"
+        factors = a, b
         begin, other, end = (alignment(matrix.data.ptr) for matrix in (a, b, c))
         if precision == "bf16":
             a, b = rounded(backend, a, b)
             begin = other = WORD  # wherever that scratch stands just now: else it would be another product next time
-        operands, aligned = (a, b, c, bias), (begin, other, end)
+        operands, aligned = Operands(a, b, c, bias, factors), (begin, other, end)
         product = Product(m, n, k, a_transposed, b_transposed, kind, precision, epilogues[0], aligned)
         if product not in self._plans:
             self._plans[product] = self._plan(backend, product, epilogues, operands)
@@ -101,32 +122,46 @@ class LtProducts:
         return plan
 
     def _plan(
-        self, backend: CudaMatmul, wanted: Product, epilogues: tuple[int, ...], operands: tuple[Array, ...]
+        self, backend: CudaMatmul, wanted: Product, epilogues: tuple[int, ...], operands: Operands
     ) -> Plan | None:
-        """Return a plan that cuBLASLt can run, with the first epilogue that it can; None if it can do none."""
+        """Return a plan to run, with the first epilogue that cuBLASLt can do; None if there is none."""
         if isinstance(self._lt, str):
             return None
         for product in [replace(wanted, epilogue=epilogue) for epilogue in dict.fromkeys(epilogues)]:
             try:
-                return self._tried(backend, Plan(self._lt, product), operands)
+                return self._tried(backend, Plan(self._lt, product, self._most()), operands)
             except LtError as error:
                 self.notes.append(str(error))
         return None
 
-    def _tried(self, backend: CudaMatmul, plan: Plan, operands: tuple[Array, ...]) -> Plan:
-        """Return a plan that has worked once."""
+    def _tried(self, backend: CudaMatmul, plan: Plan, operands: Operands) -> Plan | None:
+        """Return a plan that has worked once; None where something else than a plan is better."""
         try:
-            self._run(backend, plan, operands)
+            if self._choose(backend, plan, operands):
+                self._run(backend, plan, operands)
+                return plan
         except BaseException:
             plan.close()
             raise
-        return plan
+        plan.close()
+        return None
 
-    def _run(self, backend: CudaMatmul, plan: Plan, operands: tuple[Array, ...]) -> None:
-        a, b, c, bias = operands
-        scratch = backend._scratch(plan.workspace, "uint8").data.ptr if plan.workspace else 0
+    def _most(self) -> int:
+        """Return how many algorithms to ask for."""
+        return 1
+
+    def _choose(self, backend: CudaMatmul, plan: Plan, operands: Operands) -> bool:
+        """Let a plan take the best of its proposals; False if something else is better."""
+        return True
+
+    def _run(self, backend: CudaMatmul, plan: Plan, operands: Operands, room: Array | None = None) -> None:
+        """Run a plan, with a workspace of the backend's or the one that is given."""
+        a, b, c, bias, _ = operands
+        if room is None and plan.workspace:
+            room = backend._scratch(plan.workspace, "uint8")
+        begin = room.data.ptr if room is not None and plan.workspace else 0
         stream = backend.cupy.cuda.get_current_stream().ptr
-        plan.run(a.data.ptr, b.data.ptr, c.data.ptr, 0 if bias is None else bias.data.ptr, scratch, stream)
+        plan.run(a.data.ptr, b.data.ptr, c.data.ptr, 0 if bias is None else bias.data.ptr, begin, stream)
 
     def _fall_back(
         self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
@@ -145,14 +180,104 @@ class LtProducts:
 class GraphProducts(LtProducts):
     """The products of a step that is captured. Its first run plans them; then it may be captured.
 
+    Args:
+        choices: of algorithms, where they are kept; None: cuBLASLt's first is taken for all.
+
     Attributes:
         planning: whether it is that first run.
     """
 
-    def __init__(self, lt: Lt | str) -> None:
+    def __init__(self, lt: Lt | str, choices: Choices | None = None) -> None:
         super().__init__(lt)
+        self._choices = choices
         self._own = 0  # multiply-adds that nnx's kernel does
         self.planning = True
+
+    def _most(self) -> int:
+        return CANDIDATES if self._choices is not None and self.planning else 1
+
+    def _choose(self, backend: CudaMatmul, plan: Plan, operands: Operands) -> bool:
+        """Take the proposal that is kept as the fastest, or time them; False if column sums are better added up apart.
+
+        Raises:
+            LtError: none of them works.
+        """
+        product, of = str(plan.product), len(plan.proposals)
+        summed = plan.product.epilogue == BIAS_GRADIENT
+        choices = self._choices
+        if choices is None or not self.planning or (of == 1 and not summed):
+            return True
+        choice = choices.get(product, of)
+        if choice is not None and 0 < choice.taken < of and not self._still_works(backend, plan, operands, choice):
+            backend.note(f"cuBLASLt's first algorithm is taken, because what is kept of it does not hold: {product}")
+            return True
+        if choice is None and choices.ready():
+            try:
+                choice = self._fastest(backend, plan, operands)
+            except LtError:
+                raise
+            except Exception as error:  # CUDA's, or want of memory for what only timing needs
+                backend.note(
+                    f"cuBLASLt's first algorithm is taken untimed ({type(error).__name__}: {error}): {product}"
+                )
+            choice = choice and choices.keep(product, of, choice)
+        taken = 0 if choice is None or choice.taken == of else choice.taken
+        plan.take(taken)
+        return not (summed and choice is not None and choice.taken == of)
+
+    def _fastest(self, backend: CudaMatmul, plan: Plan, operands: Operands) -> Choice:
+        """Return the choice that timing makes.
+
+        Raises:
+            LtError: nothing works.
+        """
+        of, ways = len(plan.proposals), self._ways(backend, plan, operands)
+        if plan.product.epilogue == BIAS_GRADIENT and operands.b.flags.c_contiguous:
+            product = replace(plan.product, epilogue=NONE)
+            alone = operands._replace(bias=None)
+            if product not in self._plans:
+                self._plans[product] = self._plan(backend, product, (NONE,), alone)
+            if (plain := self._plans[product]) is not None:
+                ways.append(partial(self._apart, backend, plain, alone, operands.bias))
+        with TURN:
+            seconds = timed(backend.cupy, ways, self._agreement(backend, plan, operands))
+        taken = min(range(len(ways)), key=seconds.__getitem__)
+        if seconds[taken] == math.inf:
+            raise LtError(f"none of cuBLASLt's {of} algorithms works for {plan.product}")
+        return Choice(taken, seconds[taken], None if seconds[0] == math.inf else seconds[0])
+
+    def _ways(self, backend: CudaMatmul, plan: Plan, operands: Operands) -> list[Any]:
+        """Return what runs each of a plan's proposals, in room that is theirs alone: a graph keeps what it has had."""
+        most = max(one.workspace for one in plan.proposals)
+        room = backend.cupy.empty(max(1, most), "uint8")
+
+        def run(place: int) -> None:
+            plan.take(place)
+            self._run(backend, plan, operands, room)
+
+        return [partial(run, place) for place in range(len(plan.proposals))]
+
+    def _apart(self, backend: CudaMatmul, plain: Plan, operands: Operands, sums: Array) -> None:
+        """Multiply, and add up columns by nnx's kernel."""
+        self._run(backend, plain, operands)
+        backend._column_sums(plain.product.dtype, (operands.b,), operands.b.shape, sums)
+
+    def _still_works(self, backend: CudaMatmul, plan: Plan, operands: Operands, choice: Choice) -> bool:
+        """Tell whether a proposal does what the first does: a file may say what it likes."""
+        ways, agrees = self._ways(backend, plan, operands), self._agreement(backend, plan, operands)
+        try:
+            return (choice.first is None or agrees(ways[0])) and agrees(ways[choice.taken])
+        except Exception:
+            return False
+        finally:
+            plan.take(0)
+
+    def _agreement(self, backend: CudaMatmul, plan: Plan, operands: Operands) -> Agreement:
+        ending, bias = plan.product.epilogue, operands.bias
+        added = bias if ending in (BIAS, RELU_BIAS) else None
+        sums = bias if ending == BIAS_GRADIENT else None
+        apart = bounds(backend.cupy, *operands.factors, plan.product.precision, added, sums is not None)
+        return Agreement(backend.cupy, [operands.c, *([] if sums is None else [sums])], apart)
 
     def _fall_back(
         self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
