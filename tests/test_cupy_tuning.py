@@ -22,7 +22,7 @@ from networks import ALIKE, NETS, numbers, trained
 
 from nnx.backends.cupy.backend import CupyBackend, MultiGpuCupyBackend
 from nnx.backends.cupy.matmul import choices as kept_choices
-from nnx.backends.cupy.matmul import cublaslt_products, timing
+from nnx.backends.cupy.matmul import cublaslt_products, timing, trials
 from nnx.backends.cupy.matmul.choices import Choice, Choices
 from nnx.backends.cupy.matmul.cublaslt import BIAS_GRADIENT, Plan, alignment
 from nnx.backends.cupy.programs import capture
@@ -129,10 +129,10 @@ def test_timing_that_fails_costs_no_numbers_and_is_said(make: Any, monkeypatch: 
     def fails(*args: Any) -> Any:
         raise MemoryError("no room to time in")
 
-    monkeypatch.setattr(cublaslt_products, "timed", fails)
+    monkeypatch.setattr(trials, "timed", fails)
     backend = make(lt := FakeLt(candidates=PROPOSED))
     assert places(replayed(backend, lt)) == {0}
-    assert any("first algorithm is taken untimed (MemoryError: no room" in note for note in backend.info().notes)
+    assert any("first algorithm is taken untried (MemoryError: no room" in note for note in backend.info().notes)
     assert lines(folder) == []
 
 
@@ -197,7 +197,7 @@ def test_the_next_process_takes_the_same_without_timing(make: Any, folder: Path,
     lt = FakeLt(candidates=PROPOSED)
     first = replayed(make(lt), lt)
     kept = lines(folder)
-    monkeypatch.setattr(cublaslt_products, "timed", lambda *args: pytest.fail("timed again"))
+    monkeypatch.setattr(trials, "timed", lambda *args: pytest.fail("timed again"))
     lt.candidates = PROPOSED[::-1]  # on that day the other way round
     backend = make(lt)
     assert replayed(backend, lt) == first
@@ -255,7 +255,7 @@ def test_a_file_that_lies_is_found_out(make: Any, folder: Path):
         lt.candidates = (Candidate(), Candidate(), Candidate(**{flaw: True}), Candidate())
         backend = make(lt)
         assert places(replayed(backend, lt)) == {0}
-        assert any("because what is kept of it does not hold" in note for note in backend.info().notes)
+        assert any("for the kept one does not work" in note for note in backend.info().notes)
     (file,) = folder.iterdir()
     file.write_text(file.read_text(encoding="utf-8").replace(", 4, 2,", ", 4, 4,"), encoding="utf-8")
     assert places(replayed(make(lt), lt)) == {0}  # no column sums were asked for
@@ -348,7 +348,7 @@ def test_nnx_tune_off_takes_the_first(make: Any, folder: Path, monkeypatch: pyte
 def test_nothing_is_timed_while_a_stream_is_captured(make: Any, monkeypatch: pytest.MonkeyPatch):
     """Both hold the same lock, and a step's capture has all of its products planned before."""
     held: list[str] = []
-    timed, begin = cublaslt_products.timed, capture.CapturedGraph._capture
+    timed, begin = trials.timed, capture.CapturedGraph._capture
 
     def timing_begins(*args: Any) -> Any:
         assert machine.captured is None
@@ -363,7 +363,7 @@ def test_nothing_is_timed_while_a_stream_is_captured(make: Any, monkeypatch: pyt
         for method, operands in work:
             method(*operands)
 
-    monkeypatch.setattr(cublaslt_products, "timed", timing_begins)
+    monkeypatch.setattr(trials, "timed", timing_begins)
     monkeypatch.setattr(capture, "call_all", call_all)
     backend = make(lt := FakeLt(candidates=PROPOSED))
     replayed(backend, lt)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MOST = 1 << 20  # bytes of the file, some thousand choices; in one that is larger no more are looked for or kept
-SHOWN = 16  # choices in `info()`
+SHOWN = 16  # choices in `info()`: the last ones
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,15 @@ class Choices:
             self.reason = f"what was written to it cannot be read again: {self.file}"
         return found
 
-    def notes(self) -> list[str]:
-        """Return in words what is kept where, and the choices that were asked for here."""
+    def notes(self, most: int = SHOWN) -> list[str]:
+        """Return in words what is kept where, and the choices that were asked for here, at most so many."""
         if self.reason is not None:
             rule = f"those that it names first, because no choice can be kept ({self.reason})"
         else:
             rule = f"the fastest that it names, timed once and kept in {self.file}; NNX_TUNE=off for its first"
         lines = [choice.words(*key) for key, choice in list(self._used.items())]
-        more = [f"and {len(lines) - SHOWN} more products"] if len(lines) > SHOWN else []
-        return [f"cuBLASLt's algorithms in graphs: {rule}", *lines[:SHOWN], *more]
+        more = [f"and {len(lines) - most} products before"] if len(lines) > most else []
+        return [f"cuBLASLt's algorithms in graphs: {rule}", *lines[-most:], *more]
 
     def _append(self, line: bytes) -> None:
         """Write to the end of the file, which is made if need be.

@@ -2,18 +2,16 @@
 
 A kind of product is planned when it is first met, and its plan is tried. What cuBLASLt cannot do is done otherwise, in
 full precision: in a captured step by nnx's kernel, elsewhere by cuBLAS. For a graph, which comes again and again, the
-fastest of what cuBLASLt proposes is looked for (timing.py) and kept (choices.py); elsewhere its first is taken.
+fastest of what cuBLASLt proposes is looked for (trials.py) and kept (choices.py); elsewhere its first is taken.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 from dataclasses import replace
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from nnx.backends.cupy.matmul.choices import Choice, Choices
+from nnx.backends.cupy.matmul.choices import Choices
 from nnx.backends.cupy.matmul.cublaslt import (
     ALIGNED,
     BIAS,
@@ -28,7 +26,8 @@ from nnx.backends.cupy.matmul.cublaslt import (
     alignment,
 )
 from nnx.backends.cupy.matmul.dispatch import CudaMatmul
-from nnx.backends.cupy.matmul.timing import TURN, Agreement, bounds, timed
+from nnx.backends.cupy.matmul.timing import Way
+from nnx.backends.cupy.matmul.trials import Operands, Trial, run
 from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import ACTIVATIONS
 
@@ -43,20 +42,6 @@ EPILOGUES = {ACTIVATIONS[None]: BIAS, ACTIVATIONS["relu"]: RELU_BIAS}
 
 class NotCaptured(RuntimeError):
     """A step cannot be one CUDA graph; the message says why."""
-
-
-class Operands(NamedTuple):
-    """What a plan runs on: the matrices as they stand in memory, and what is read or written beside them.
-
-    Attributes:
-        factors: a and b before they were rounded, as matrices.
-    """
-
-    a: Array
-    b: Array
-    c: Array
-    bias: Array | None
-    factors: tuple[Array, Array]
 
 
 class LtProducts:
@@ -118,7 +103,7 @@ class LtProducts:
             self._plans[product] = self._plan(backend, product, epilogues, operands)
         plan = self._plans[product]
         if plan is not None:
-            self._run(backend, plan, operands)
+            run(backend, plan, operands)
         return plan
 
     def _plan(
@@ -138,7 +123,7 @@ class LtProducts:
         """Return a plan that has worked once; None where something else than a plan is better."""
         try:
             if self._choose(backend, plan, operands):
-                self._run(backend, plan, operands)
+                run(backend, plan, operands)
                 return plan
         except BaseException:
             plan.close()
@@ -153,15 +138,6 @@ class LtProducts:
     def _choose(self, backend: CudaMatmul, plan: Plan, operands: Operands) -> bool:
         """Let a plan take the best of its proposals; False if something else is better."""
         return True
-
-    def _run(self, backend: CudaMatmul, plan: Plan, operands: Operands, room: Array | None = None) -> None:
-        """Run a plan, with a workspace of the backend's or the one that is given."""
-        a, b, c, bias, _ = operands
-        if room is None and plan.workspace:
-            room = backend._scratch(plan.workspace, "uint8")
-        begin = room.data.ptr if room is not None and plan.workspace else 0
-        stream = backend.cupy.cuda.get_current_stream().ptr
-        plan.run(a.data.ptr, b.data.ptr, c.data.ptr, 0 if bias is None else bias.data.ptr, begin, stream)
 
     def _fall_back(
         self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
@@ -208,76 +184,38 @@ class GraphProducts(LtProducts):
         if choices is None or not self.planning or (of == 1 and not summed):
             return True
         choice = choices.get(product, of)
-        if choice is not None and 0 < choice.taken < of and not self._still_works(backend, plan, operands, choice):
-            backend.note(f"cuBLASLt's first algorithm is taken, because what is kept of it does not hold: {product}")
-            return True
-        if choice is None and choices.ready():
-            try:
-                choice = self._fastest(backend, plan, operands)
-            except LtError:
-                raise
-            except Exception as error:  # CUDA's, or want of memory for what only timing needs
-                backend.note(
-                    f"cuBLASLt's first algorithm is taken untimed ({type(error).__name__}: {error}): {product}"
-                )
-            choice = choice and choices.keep(product, of, choice)
+        try:
+            if choice is None and choices.ready():
+                others = self._apart(backend, plan.product, operands) if summed else []
+                choice = choices.keep(product, of, Trial(backend, plan, operands).fastest(others))
+            elif choice and 0 < choice.taken < of and not Trial(backend, plan, operands).still_works(choice):
+                choice = None
+                backend.note(f"cuBLASLt's first algorithm is taken, for the kept one does not work: {product}")
+        except LtError:
+            raise
+        except Exception as error:  # CUDA's, or want of memory for what only a trial needs
+            choice = None
+            backend.note(f"cuBLASLt's first algorithm is taken untried ({type(error).__name__}: {error}): {product}")
         taken = 0 if choice is None or choice.taken == of else choice.taken
         plan.take(taken)
         return not (summed and choice is not None and choice.taken == of)
 
-    def _fastest(self, backend: CudaMatmul, plan: Plan, operands: Operands) -> Choice:
-        """Return the choice that timing makes.
+    def _apart(self, backend: CudaMatmul, wanted: Product, operands: Operands) -> list[Way]:
+        """Return what multiplies and adds up columns one after the other, if that can be."""
+        if not operands.b.flags.c_contiguous:
+            return []
+        product, alone = replace(wanted, epilogue=NONE), operands._replace(bias=None)
+        if product not in self._plans:
+            self._plans[product] = self._plan(backend, product, (NONE,), alone)
+        plain = self._plans[product]
+        if plain is None:
+            return []
 
-        Raises:
-            LtError: nothing works.
-        """
-        of, ways = len(plan.proposals), self._ways(backend, plan, operands)
-        if plan.product.epilogue == BIAS_GRADIENT and operands.b.flags.c_contiguous:
-            product = replace(plan.product, epilogue=NONE)
-            alone = operands._replace(bias=None)
-            if product not in self._plans:
-                self._plans[product] = self._plan(backend, product, (NONE,), alone)
-            if (plain := self._plans[product]) is not None:
-                ways.append(partial(self._apart, backend, plain, alone, operands.bias))
-        with TURN:
-            seconds = timed(backend.cupy, ways, self._agreement(backend, plan, operands))
-        taken = min(range(len(ways)), key=seconds.__getitem__)
-        if seconds[taken] == math.inf:
-            raise LtError(f"none of cuBLASLt's {of} algorithms works for {plan.product}")
-        return Choice(taken, seconds[taken], None if seconds[0] == math.inf else seconds[0])
+        def both(plain: Plan = plain) -> None:
+            run(backend, plain, alone)
+            backend._column_sums(wanted.dtype, (operands.b,), operands.b.shape, operands.bias)
 
-    def _ways(self, backend: CudaMatmul, plan: Plan, operands: Operands) -> list[Any]:
-        """Return what runs each of a plan's proposals, in room that is theirs alone: a graph keeps what it has had."""
-        most = max(one.workspace for one in plan.proposals)
-        room = backend.cupy.empty(max(1, most), "uint8")
-
-        def run(place: int) -> None:
-            plan.take(place)
-            self._run(backend, plan, operands, room)
-
-        return [partial(run, place) for place in range(len(plan.proposals))]
-
-    def _apart(self, backend: CudaMatmul, plain: Plan, operands: Operands, sums: Array) -> None:
-        """Multiply, and add up columns by nnx's kernel."""
-        self._run(backend, plain, operands)
-        backend._column_sums(plain.product.dtype, (operands.b,), operands.b.shape, sums)
-
-    def _still_works(self, backend: CudaMatmul, plan: Plan, operands: Operands, choice: Choice) -> bool:
-        """Tell whether a proposal does what the first does: a file may say what it likes."""
-        ways, agrees = self._ways(backend, plan, operands), self._agreement(backend, plan, operands)
-        try:
-            return (choice.first is None or agrees(ways[0])) and agrees(ways[choice.taken])
-        except Exception:
-            return False
-        finally:
-            plan.take(0)
-
-    def _agreement(self, backend: CudaMatmul, plan: Plan, operands: Operands) -> Agreement:
-        ending, bias = plan.product.epilogue, operands.bias
-        added = bias if ending in (BIAS, RELU_BIAS) else None
-        sums = bias if ending == BIAS_GRADIENT else None
-        apart = bounds(backend.cupy, *operands.factors, plan.product.precision, added, sums is not None)
-        return Agreement(backend.cupy, [operands.c, *([] if sums is None else [sums])], apart)
+        return [both]
 
     def _fall_back(
         self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int

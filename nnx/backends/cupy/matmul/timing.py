@@ -11,6 +11,7 @@ import statistics
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -102,9 +103,8 @@ def timed(cupy: Any, ways: Sequence[Way], agrees: Agreement) -> list[float]:
             graphs[place].launch(stream)  # the first time is another
             spent += 2 * once
     rounds = max(1, min(ROUNDS, int(PATIENCE / max(spent, 1e-9))))
-    marks = [
-        (place, mark(cupy, lambda g=graph: g.launch(stream))) for _ in range(rounds) for place, graph in graphs.items()
-    ]
+    turns = [turn for _ in range(rounds) for turn in graphs.items()]
+    marks = [(place, mark(cupy, partial(graph.launch, stream))) for place, graph in turns]
     stream.synchronize()
     found: dict[int, list[float]] = {place: [] for place in graphs}
     for place, (first, last) in marks:
