@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 
@@ -269,7 +268,7 @@ def proposals(backend: Any, product: Product, most: int) -> Found:
     except Exception as error:
         return found | {"cuBLASLt": str(error)}
     stream = backend.cupy.cuda.get_current_stream
-    found["algorithms"] = " ".join(f"{crc32(bytes(one.algorithm)):08x}" for one in plan.proposals)
+    found["algorithms"] = " ".join(f"{number:08x}" for number in plan.fingerprints())
     for place in range(len(plan.proposals)):
         plan.take(place)
         room = backend.empty(max(1, plan.workspace), "uint8")

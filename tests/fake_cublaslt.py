@@ -52,6 +52,7 @@ class Candidate:
         seconds: what it takes, where the stand-in's clock is one of given times. workspace: None: the library's.
         fails: whether it refuses to run. state: whether it says so when it is proposed.
         wrong: whether one of its numbers is. idle: whether it writes none at all.
+        name: what it is known by, wherever it stands among the proposals; None: its place there.
     """
 
     seconds: float = 0.0
@@ -60,6 +61,7 @@ class Candidate:
     state: int = 0
     wrong: bool = False
     idle: bool = False
+    name: str | None = None
 
 
 class Result(ctypes.Structure):
@@ -98,6 +100,7 @@ class FakeLt:
         self.complaints: list[str] = []
         self._things: dict[int, Any] = {}
         self._algorithms: dict[int, Any] = {}
+        self._known_by: dict[Any, int] = {}
         self._numbers = iter(range(0x1000, 1 << 30))
         for name, types in PROTOTYPES.items():
             function = CFUNCTYPE(c_int, *types)(functools.partial(self._call, getattr(self, f"_{name[8:]}")))
@@ -195,10 +198,11 @@ class FakeLt:
         proposed = (self.gradients if epilogue == 256 else self.candidates)[:wanted]
         for place, candidate in enumerate(proposed):
             found = Result.from_address(results + place * ctypes.sizeof(Result))
-            number = next(self._numbers)
+            facts = self._kind(it, (a, b, c, d)), alignments, place if candidate.name is None else candidate.name
+            number = self._known_by.setdefault(facts, next(self._numbers))  # the same whenever it is asked for
             needed = min(self.workspace, wishes.get(1, 0)) if candidate.workspace is None else candidate.workspace
             found.algorithm[0], found.workspace, found.state = number, needed, candidate.state
-            self._algorithms[number] = self._kind(it, (a, b, c, d)), alignments, needed, candidate, place
+            self._algorithms[number] = *facts[:2], needed, candidate, place
         count[0] = len(proposed)
         return None
 

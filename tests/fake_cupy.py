@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import operator
 import threading
 import time
@@ -55,6 +56,8 @@ from nnx.kernels.step_state import CURSOR
 
 __version__ = "14.1 (a stand-in)"
 STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel gets without asking
+REGISTERS = 1 << 16  # of a block, on every GPU from sm_75 to sm_120
+MOST_REGISTERS = 128  # of a thread, to which test_cuda_compile.py holds kernels
 
 
 class OutOfMemoryError(MemoryError):
@@ -547,6 +550,8 @@ class RawKernel:
     def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
         if shared_mem > self.max_dynamic_shared_size_bytes:
             raise RuntimeError("CUDA_ERROR_INVALID_VALUE: raise max_dynamic_shared_size_bytes first")
+        if math.prod(block) * MOST_REGISTERS > REGISTERS:
+            raise RuntimeError("CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES: too many resources requested for launch")
         machine.launched[self.name] += 1
         machine.count_kernel()
         given = [seen(a) if isinstance(a, ndarray) else lower(a) for a in args]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,9 +226,20 @@ def test_but_not_for_another_machine(change: str, make: Any, folder: Path, monke
     assert len(list(folder.iterdir())) == (1 if change == "another number of proposals" else 2)
 
 
+def test_an_algorithm_is_known_again_wherever_it_is_named(make: Any):
+    lt = FakeLt(candidates=[Candidate(us * US, name=f"it takes {us}") for us in (5, 3, 1, 2)])
+    replayed(make(lt), lt)
+    lt.candidates = lt.candidates[::-1]
+    assert places(replayed(make(lt), lt)) == {1}
+    lt.candidates = [replace(one, name=f"other than when {one.name}") for one in lt.candidates]
+    backend = make(lt)
+    assert places(replayed(backend, lt)) == {2}
+    assert any("names other algorithms than when they were timed" in note for note in backend.info().notes)
+
+
 JUNK = [
     b"\xff\xfe\x00", b"[]", b"null", b"7", b'{"machine": 1}', b'["half a li', b"[" * 100_000,
-    b'["another machine", "[1, 1] @ [1, 1]", 4, 3, 1e-6, 1e-6]',
+    b'["another machine", "[1, 1] @ [1, 1]", 4, 3, 7, 1e-6, 1e-6]',
 ]  # fmt: skip
 
 
@@ -237,7 +249,8 @@ def test_a_damaged_file_is_read_as_far_as_it_goes_and_added_to(make: Any, folder
     (file,) = folder.iterdir()
     some = [line for line in file.read_bytes().splitlines() if line]
     machine_name, product, *_ = json.loads(some[0])
-    wrong = [[4, 5, 1e-6, 1e-6], [4, -1, 1e-6, 1e-6], [4, "x", 1, 1], [4, 1, None, 1], [4, 1, 1]]
+    wrong = [[4, 5, 7, 1e-6, 1e-6], [4, -1, 7, 1e-6, 1e-6], [4, "x", 7, 1, 1], [4, 1, 7, None, 1], [4, 1, None, 1, 1],
+             [4, 1, 1, 1]]  # fmt: skip
     junk = [*JUNK, *(json.dumps([machine_name, product, *numbers]).encode() for numbers in wrong)]
     damaged = [*junk, *some[1:], some[1].replace(b", 4, 2,", b", 4, 3,"), some[1][:30]]
     file.write_bytes(b"\n".join(damaged))
@@ -298,7 +311,7 @@ def test_of_two_who_time_at_once_the_first_to_write_is_right_for_both(folder: Pa
     folder.mkdir()
 
     def keep(taken: int) -> None:
-        made.append(Choices("a machine", folder).keep("a product", 4, Choice(taken, US, US)))
+        made.append(Choices("a machine", folder).keep("a product", 4, Choice(taken, 7, US, US)))
 
     threads = [threading.Thread(target=keep, args=(taken,)) for taken in range(4)]
     for thread in threads:

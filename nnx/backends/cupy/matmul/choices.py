@@ -27,10 +27,12 @@ class Choice:
     Attributes:
         taken: the place of a proposal among those that there were; their number stands for none of them, but a plain
             product and column sums by a kernel of nnx's own.
+        algorithm: the fingerprint of that proposal.
         seconds: what it took. first: what the first proposal took; None where that failed.
     """
 
     taken: int
+    algorithm: int
     seconds: float
     first: float | None
 
@@ -84,7 +86,9 @@ class Choices:
         """Keep a choice; return what counts, which another process may have been first with. None: it is not kept."""
         times = [None if time is None else round(time, 10) for time in (choice.seconds, choice.first)]
         try:
-            self._append(f"\n{json.dumps([self.machine, product, of, choice.taken, *times])}\n".encode())
+            self._append(
+                f"\n{json.dumps([self.machine, product, of, choice.taken, choice.algorithm, *times])}\n".encode()
+            )
         except OSError as error:
             self.reason = f"{error.strerror or error}: {self.file}"
         self._kept = None
@@ -130,9 +134,10 @@ class Choices:
         found: dict[tuple[str, int], Choice] = {}
         for line in lines:
             try:
-                machine, product, of, taken, seconds, first = json.loads(line)
+                machine, product, of, taken, algorithm, seconds, first = json.loads(line)
                 if machine == self.machine and 0 <= int(taken) <= int(of):
-                    choice = Choice(int(taken), float(seconds), None if first is None else float(first))
+                    times = float(seconds), None if first is None else float(first)
+                    choice = Choice(int(taken), int(algorithm), *times)
                     found.setdefault((str(product), int(of)), choice)
             except (ValueError, TypeError, OverflowError, RecursionError):  # half a line, or somebody else's
                 continue

@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from ctypes import byref, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 Array = Any
 WORKSPACE = 32 << 20  # bytes that an algorithm may ask for at most: what NVIDIA advises for its larger GPUs
@@ -229,6 +230,10 @@ class Plan:
         """Let `run` use this one of the proposals from now on."""
         self._found = self.proposals[place]
         self.workspace = int(self._found.workspace)
+
+    def fingerprints(self) -> list[int]:
+        """Return numbers by which the proposals are known again: an algorithm's bytes hold good for a cuBLASLt."""
+        return [crc32(bytes(one.algorithm)) for one in self.proposals]
 
     def _propose(self, most: int) -> list[HeuristicResult]:
         preference = self._make("cublasLtMatmulPreference")

@@ -11,7 +11,7 @@ import threading
 from dataclasses import replace
 from typing import Any
 
-from nnx.backends.cupy.matmul.choices import Choices
+from nnx.backends.cupy.matmul.choices import Choice, Choices
 from nnx.backends.cupy.matmul.cublaslt import (
     ALIGNED,
     BIAS,
@@ -184,21 +184,33 @@ class GraphProducts(LtProducts):
         if choices is None or not self.planning or (of == 1 and not summed):
             return True
         choice = choices.get(product, of)
+        taken = 0
         try:
             if choice is None and choices.ready():
                 others = self._apart(backend, plan.product, operands) if summed else []
                 choice = choices.keep(product, of, Trial(backend, plan, operands).fastest(others))
-            elif choice and 0 < choice.taken < of and not Trial(backend, plan, operands).still_works(choice):
-                choice = None
-                backend.note(f"cuBLASLt's first algorithm is taken, for the kept one does not work: {product}")
+                taken = choice.taken if choice else 0
+            elif choice is not None:
+                taken = self._place(backend, plan, choice)
+                if 0 < taken < of and not Trial(backend, plan, operands).still_works(taken, choice):
+                    taken = 0
+                    backend.note(f"cuBLASLt's first algorithm is taken, for the kept one does not work: {product}")
         except LtError:
             raise
         except Exception as error:  # CUDA's, or want of memory for what only a trial needs
-            choice = None
+            taken = 0
             backend.note(f"cuBLASLt's first algorithm is taken untried ({type(error).__name__}: {error}): {product}")
-        taken = 0 if choice is None or choice.taken == of else choice.taken
-        plan.take(taken)
-        return not (summed and choice is not None and choice.taken == of)
+        plan.take(taken if taken < of else 0)
+        return taken < of or not summed
+
+    def _place(self, backend: CudaMatmul, plan: Plan, choice: Choice) -> int:
+        """Return which proposal was chosen: the one with its fingerprint, wherever cuBLASLt names it now."""
+        known = plan.fingerprints()
+        if choice.taken < len(known) and choice.algorithm != known[choice.taken]:
+            if choice.algorithm in known:
+                return known.index(choice.algorithm)
+            backend.note(f"cuBLASLt names other algorithms than when they were timed, for {plan.product}")
+        return choice.taken
 
     def _apart(self, backend: CudaMatmul, wanted: Product, operands: Operands) -> list[Way]:
         """Return what multiplies and adds up columns one after the other, if that can be."""

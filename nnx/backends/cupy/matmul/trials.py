@@ -68,14 +68,13 @@ class Trial:
         taken = min(range(len(ways)), key=seconds.__getitem__)
         if seconds[taken] == math.inf:
             raise LtError(f"none of cuBLASLt's {of} algorithms works for {self._plan.product}")
-        return Choice(taken, seconds[taken], None if seconds[0] == math.inf else seconds[0])
+        algorithm = [*self._plan.fingerprints(), *(0 for _ in others)][taken]
+        return Choice(taken, algorithm, seconds[taken], None if seconds[0] == math.inf else seconds[0])
 
-    def still_works(self, choice: Choice) -> bool:
+    def still_works(self, taken: int, choice: Choice) -> bool:
         """Tell whether a proposal that was chosen does what the first does, if that worked: files may say anything."""
+        places = [taken] if choice.first is None else [0, taken]
         try:
-            return all(
-                self._agrees(partial(self._run, place))
-                for place in (choice.taken, *([] if choice.first is None else [0]))
-            )
+            return all(self._agrees(partial(self._run, place)) for place in places)
         except Exception:  # CUDA's, cuBLASLt's
             return False
