@@ -332,12 +332,22 @@ def test_a_forked_child_times_nothing(make: Any, folder: Path, monkeypatch: pyte
     assert lines(folder) == []
 
 
-def test_each_gpu_has_its_own_choices(make: Any, folder: Path):
+def test_each_gpu_has_its_own_choices(make: Any, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """And is timed while another is the current one."""
+    properties = fake_cupy.cuda.runtime.getDeviceProperties
+    monkeypatch.setattr(
+        fake_cupy.cuda.runtime,
+        "getDeviceProperties",
+        lambda number: {**properties(number), "name": f"GPU {number}".encode()},
+    )
     lt = FakeLt(candidates=PROPOSED)
-    backend = make(lt, devices=2, number=1)
-    assert places(replayed(backend, lt)) == {2}
-    assert (machine.current, machine.used[0]) == (0, 0)
-    assert lines(folder)
+    for number in (1, 0):
+        backend = make(lt, devices=2, number=number)
+        assert places(replayed(backend, lt)) == {1 + number}
+        assert (machine.current, machine.used[1 - number]) == (0, 0)
+        lt.candidates = PROPOSED[::-1]
+    first, second = (set(json.loads(path.read_text().splitlines()[1])[0].split(",")[:1]) for path in folder.iterdir())
+    assert first | second == {"GPU 0", "GPU 1"}
 
 
 # ---- when not --------------------------------------------------------------------------------------------------------

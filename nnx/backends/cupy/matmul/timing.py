@@ -7,7 +7,6 @@ captured, some launches in a graph, and graphs are timed: by turns, by events on
 from __future__ import annotations
 
 import math
-import statistics
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -109,7 +108,7 @@ def timed(cupy: Any, ways: Sequence[Way], agrees: Agreement) -> list[float]:
     found: dict[int, list[float]] = {place: [] for place in graphs}
     for place, (first, last) in marks:
         found[place].append(cupy.cuda.get_elapsed_time(first, last) / 1e3 / launches[place])
-    return [statistics.median(found[place]) if place in found else math.inf for place in launches]
+    return [float(np.median(found[place])) if place in found else math.inf for place in launches]
 
 
 def elapsed(cupy: Any, way: Way) -> float:
