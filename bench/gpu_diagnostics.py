@@ -194,17 +194,17 @@ def chosen(backend: Any, rows: int, widths: tuple[int, ...]) -> Found:
     """Return a step's time with the algorithms that cuBLASLt names first and with those that were timed, and these."""
     times: dict[bool, list[float]] = {}
     others, programs = {}, {}
-    for tuning in (False, True):
-        others[tuning] = copy.copy(backend)
-        others[tuning].persistent, others[tuning].tuning = False, tuning
+    for tuned in (False, True):
+        others[tuned] = copy.copy(backend)
+        others[tuned].persistent, others[tuned].tuned = False, tuned
         begin = time.perf_counter()
-        programs[tuning] = step_of(others[tuning], rows, widths)
-        times[tuning] = [time.perf_counter() - begin]
+        programs[tuned] = step_of(others[tuned], rows, widths)
+        times[tuned] = [time.perf_counter() - begin]
     prepared = times[True].pop() - times[False].pop()
     for _ in range(2):  # by turns
-        for tuning, program in programs.items():
-            times[tuning].append(timed(backend, lambda p=program: p.run(1)))
-    first, fastest = (min(times[tuning]) for tuning in (False, True))
+        for tuned, program in programs.items():
+            times[tuned].append(timed(backend, lambda p=program: p.run(1)))
+    first, fastest = (min(times[tuned]) for tuned in (False, True))
     found: Found = {
         "the step, with cuBLASLt's first, in us": in_us(first),
         "the step, with the fastest, in us": in_us(fastest),

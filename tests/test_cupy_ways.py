@@ -130,7 +130,7 @@ def test_algorithms_that_were_timed_are_kept_and_give_the_same_bits_again(
     ends, kept = [], []
     for _ in range(2):
         there = copy.copy(backend)
-        there.persistent, there.gemm_rule, there._met = False, "blas", []
+        there.persistent, there.gemm_rule, there.tuned, there._met = False, "blas", True, []
         there._choices = Choices("this machine", tmp_path)
         got, took = steps(there, "relu", "float32")
         assert took == "CUDA graph", there.info().notes

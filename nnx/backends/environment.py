@@ -6,7 +6,6 @@ import os
 
 from nnx.backends.errors import InputError
 
-TUNE = "NNX_TUNE"
 GEMM_RULES = ("auto", "own", "blas")
 
 
@@ -18,13 +17,12 @@ def gemm_rule() -> str:
     return rule
 
 
-def tuning() -> bool:
-    """Return whether what is fastest may be measured where a program runs: yes, unless NNX_TUNE=off."""
-    text = os.environ.get(TUNE, "")
-    word = text.strip().lower()
-    if word in ("", "on", "off"):
-        return word != "off"
-    raise InputError(f"{TUNE}={text!r}: expected off, or on, which is the default")
+def tuned() -> bool:
+    """Return whether measured choices may be taken: what NNX_TUNE says."""
+    word = os.environ.get("NNX_TUNE", "")
+    if word.strip().lower() not in ("", "auto", "off"):
+        raise InputError(f"NNX_TUNE={word!r}: expected auto or off")
+    return word.strip().lower() != "off"
 
 
 def cublas_overrides() -> list[str]:

@@ -28,7 +28,7 @@ from nnx.backends.cupy.programs.graph import GraphProgram
 from nnx.backends.cupy.programs.persistent import MOST_WORK, PersistentProgram, compile_program
 from nnx.backends.cupy.programs.replay import CupyProgram
 from nnx.backends.cupy.streaming import stream
-from nnx.backends.environment import TUNE, cublas_overrides, flag
+from nnx.backends.environment import cublas_overrides, flag
 from nnx.backends.errors import BackendUnavailable, InputTypeError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.operations import Operations
@@ -92,7 +92,7 @@ class CupyBackend(CudaElementwise, CudaDense):
             return []
         choices = self.choices()
         if choices is None:
-            return [f"cuBLASLt's algorithms in graphs: those that it names first, by {TUNE}=off"]
+            return ["cuBLASLt's algorithms in graphs: those that it names first, by NNX_TUNE=off"]
         return choices.notes()
 
     def probe(self) -> None:

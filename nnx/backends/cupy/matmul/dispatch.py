@@ -14,7 +14,7 @@ from nnx.backends.cupy.matmul import cublaslt
 from nnx.backends.cupy.matmul.choices import Choices
 from nnx.backends.cupy.matmul.cublaslt import Lt, LtError
 from nnx.backends.cupy.operands import CudaOperands
-from nnx.backends.environment import cublas_overrides, gemm_rule, tuning
+from nnx.backends.environment import cublas_overrides, gemm_rule, tuned
 from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import ACTIVATIONS
 
@@ -39,7 +39,7 @@ class CudaMatmul(CudaOperands):
 
     Attributes:
         gemm_rule: who multiplies: NNX_GEMM, or "auto".
-        tuning: whether the fastest of cuBLASLt's algorithms may be looked for: not if NNX_TUNE=off.
+        tuned: whether the fastest of cuBLASLt's algorithms may be looked for: not if NNX_TUNE=off.
         products: who does large products in cuBLAS's place, or None.
     """
 
@@ -47,7 +47,7 @@ class CudaMatmul(CudaOperands):
 
     def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None) -> None:
         super().__init__(cupy, number, gpu_memory_limit)
-        self.gemm_rule, self.tuning = gemm_rule(), tuning()
+        self.gemm_rule, self.tuned = gemm_rule(), tuned()
         self._lt: Lt | str | None = None
         self._choices: Choices | None = None
 
@@ -64,7 +64,7 @@ class CudaMatmul(CudaOperands):
     def choices(self) -> Choices | None:
         """Return which of cuBLASLt's algorithms were the fastest on this GPU; None: its first is to be taken."""
         lt = self.lt()
-        if isinstance(lt, str) or not self.tuning:
+        if isinstance(lt, str) or not self.tuned:
             return None
         if self._choices is None:
             driver = self.cupy.cuda.runtime.driverGetVersion()
