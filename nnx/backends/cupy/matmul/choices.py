@@ -100,7 +100,7 @@ class Choices:
     def notes(self, most: int = SHOWN) -> list[str]:
         """Return in words what is kept where, and the choices that were asked for here, at most so many."""
         if self.reason is not None:
-            rule = f"those that it names first, because no choice can be kept ({self.reason})"
+            rule = f"those that it names first but where one is kept, because no choice can be kept ({self.reason})"
         else:
             rule = f"the fastest that it names, timed once and kept in {self.file}; NNX_TUNE=off for its first"
         lines = [choice.words(*key) for key, choice in list(self._used.items())]
