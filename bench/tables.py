@@ -288,9 +288,9 @@ def judge(task: str, name: str, wanted: Any, answers: Any, shares: Any) -> dict[
 HEAD = """\
 # Tables: nnx's defaults beside scikit-learn's
 
-`python bench/tables.py` writes this: {seeds} seeds each, mean ± standard deviation on the rows held out. `nnx train`
-with `nnx predict`, HistGradientBoosting, and MLP (imputed, scaled, one-hot, targets scaled) have all their defaults, and
-learn from the same rows. titanic, houses, california and imbalanced are made; `--made N` makes other samples of them.
+`python bench/tables.py` writes this: {seeds} seeds each, mean ± standard deviation on the rows held out. All have their
+defaults and learn from the same rows: `nnx train` with `nnx predict`, HistGradientBoosting, and MLP (imputed, scaled,
+one-hot, targets scaled). titanic, houses, california and imbalanced are made; `--made N` makes other samples of them.
 
 | table | metric | {contenders} | nnx is |
 |---|---|{lines}---|

@@ -108,7 +108,8 @@ DEFAULTS = {
     "mnist": Recipe((128, 128), decay=5e-5, batch_size=128),
     "fashion-mnist": Recipe((128, 128), decay=5e-5, batch_size=128),
 }
-TABLE = Recipe((64, 32), dropout=0.2, l2=1e-3, lr=0.003, decay=1e-4)  # held up on small tables and on noisy ones
+TABLE = Recipe((64, 32), lr=0.003, decay=1e-4)  # and what goes by the number of rows: see _for_table
+FEW, MANY = 50, 4000  # rows to learn from: below the first, a fifth of them tells nothing of when to stop
 
 
 def check_given(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,9 +142,14 @@ def _all_epochs(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _for_table(rows: int) -> Recipe:
-    """Return a recipe of some 6000 steps, and of 20 to 300 epochs."""
+    """Return a recipe for so many rows to learn from: the more there are, the less it must be held back."""
     return replace(
-        TABLE, epochs=min(300, max(20, 200_000 // rows)), batch_size=32 if rows < 10_000 else 256, patience=20
+        TABLE,
+        dropout=0.2 if rows < MANY else 0.1,
+        l2=min(0.003, float(f"{2 / rows:.1g}")),
+        batch_size=32 if rows < 10_000 else 256,
+        epochs=int(min(300, max(20, 3e6 // rows))),
+        patience=20 if rows >= FEW else 0,
     )
 
 

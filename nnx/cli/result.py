@@ -45,13 +45,15 @@ class Result:
         names, wanted = problem.metadata.class_names(problem.outputs), problem.y_test
         table = scores.confusion(outputs.argmax(axis=1), wanted, problem.outputs)
         right, total = int(np.trace(table)), len(wanted)
-        common = int(np.bincount(problem.y, minlength=problem.outputs).argmax())  # what one would say without looking
+        common = int(
+            np.bincount(problem.targets, minlength=problem.outputs).argmax()
+        )  # what one would say without looking
         always = f"always {names[common]}: {np.mean(wanted == common):.4f}"
         test = f"{_classification(outputs, wanted)} ({right:,} of {total:,} right; {always})"
         area = scores.auc(outputs, wanted)
-        kind = "AUC" if problem.outputs == 2 else "AUC, each class against the others,"
+        kind = "" if problem.outputs == 2 else " (mean of each class against the others)"
         more = f"balanced accuracy {scores.balanced_accuracy(table):.4f}" + (
-            f", {kind} {area:.4f}" if not np.isnan(area) else ""
+            f", AUC {area:.4f}{kind}" if not np.isnan(area) else ""
         )
         headline = f"{right:,} of {total:,} test samples right ({right / total:.1%})"
         mistakes = _written(table, names) if len(names) <= FEW else ()
@@ -65,7 +67,7 @@ class Result:
             map(unscaled, (learned, problem.y)),
         )
         test, train = _regression(outputs, wanted), _regression(learned, goal)
-        mean = np.full_like(wanted, goal.mean())  # what one would say without looking
+        mean = np.full_like(wanted, unscaled(problem.targets).mean())  # what one would say without looking
         more = f"mean absolute error {amount(scores.mae(outputs, wanted))}"
         words = f"{test} (always the mean: {amount(scores.rmse(mean, wanted))})"
         return cls((words, more), train, test, outputs, wanted)

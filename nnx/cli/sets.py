@@ -58,9 +58,9 @@ class Problem:
         return len(self.metadata.classes) if self.metadata.task == "classification" else 1
 
     @property
-    def parts(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """Inputs and targets of the test, then of the training part."""
-        return (self.x_test, self.y_test), (self.x, self.y)
+    def targets(self) -> np.ndarray:
+        """All targets but those of the test."""
+        return self.y if self.validation is None else np.concatenate([self.y, self.validation[1]])
 
     def with_validation(self, seed: int) -> Problem:
         """Return it with a fifth of the training part set apart, chosen as the test was."""
