@@ -124,7 +124,7 @@ def _curves(part: Any, history: History, held_out: str, kept: int | None) -> Non
         _draw_lines(axes, epochs, lines, "{:.1%}".format if name == "accuracy" else _three_digits, 0.055 * len(names))
         if kept is not None:
             axes.axvline(kept, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), zorder=2)
-            if number == 0:
+            if number == len(names) - 1:  # the loss falls, so there is room above it
                 right = kept > 0.6 * max(epochs)
                 axes.annotate(
                     f"epoch {kept} is kept", (kept, 1.0), (-4 if right else 4, -2), xycoords=("data", "axes fraction"),

@@ -158,7 +158,7 @@ def test_pictures_from_a_folder(cli: Cli, tmp_path: Path, name: str):
 def test_classes_of_a_table(cli: Cli, flowers: Path, tmp_path: Path):
     done = cli("train", flowers, "--save", "f.safetensors", "--plot", "f.png")
     assert done.code == 0, done.err
-    assert "58 to learn from, 14 to choose the epoch by, 18 for the test" in done.out
+    assert "58 to learn from, 14 apart to choose the epoch by, 18 for the test" in done.out
     assert accuracy_in(done.out) > 0.9
 
     # By name and in any order; labels, and columns that training did not know, are left alone.

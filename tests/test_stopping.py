@@ -65,7 +65,7 @@ def replayed(path: str, epochs: int) -> nnx.Sequential:
 def test_training_stops_and_the_best_epoch_is_the_network(run: Run):
     said = run("train", *SPLIT, "m", "--patience", 4)
     model = nnx.load("m", backend="numpy")
-    losses, known = curves(model.metadata)["val_loss"], best(model.metadata)
+    losses, known = curves(model.metadata)["val_loss"], best(model)
     assert known is not None
     assert model.epochs_done == known["epoch"] + 4 == len(losses)
     assert known["loss"] == min(losses) == losses[known["epoch"] - 1]
@@ -106,7 +106,7 @@ def test_the_test_part_is_not_looked_at_until_the_end(run: Run):
 def test_epochs_that_are_asked_for_are_all_done_and_the_best_is_kept(run: Run):
     said = run("train", *SPLIT, "m", "--epochs", 30)
     model = nnx.load("m", backend="numpy")
-    known = best(model.metadata)
+    known = best(model)
     assert known is not None
     assert (model.epochs_done, known["epoch"] < 30) == (30, True)
     assert "30 epochs of" in said
@@ -117,12 +117,12 @@ def test_without_patience_all_of_the_training_part_is_learned_from(run: Run):
     said = run("train", *SPLIT, "m", "--epochs", 3, "--patience", 0)
     assert "120 to learn from, 30 for the test" in said
     model = nnx.load("m", backend="numpy")
-    assert (model.epochs_done, best(model.metadata)) == (3, None)
+    assert (model.epochs_done, best(model)) == (3, None)
 
 
 def test_patience_of_a_built_in_set(run: Run):
     said = run("train", "spiral", "--epochs", 40, "--patience", 1, "--lr", 0.5, "--plot", "s.png")
-    assert "240 to learn from, 60 to choose the epoch by, 300 for the test" in said
+    assert "240 to learn from, 60 apart to choose the epoch by, 300 for the test" in said
     assert re.search(r"kept +epoch \d+, the best of \d+$", said, re.MULTILINE)
 
 
@@ -183,7 +183,7 @@ def stop_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
 @pytest.mark.parametrize("after", [0, 1, 3])  # epochs since the best one
 def test_interrupted_and_resumed_equals_uninterrupted(run: Run, stop_in: Callable[[int], None], after: int):
     run("train", *SPLIT, "whole", "--patience", 4)
-    known = best(nnx.load("whole", backend="numpy").metadata)
+    known = best(nnx.load("whole", backend="numpy"))
     assert known is not None
     stop_in(known["epoch"] + after)
     said = run("train", *SPLIT, "m", "--patience", 4, code=1)
@@ -198,8 +198,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(run: Run, stop_in: Callabl
 
 @pytest.mark.parametrize(
     "damage",
-    [{"epoch": 0}, {"loss": "low"}, {"last": "!"}, {"last": "AAAA"}],
-    ids=["epoch", "loss", "last", "another network"],
+    [{"epoch": 0}, {"loss": "low"}, {"last": "!"}, {"last": "AAAA"}, {"of": 2}],
+    ids=["epoch", "loss", "last", "another network", "trained further elsewhere"],
 )
 def test_resume_refuses_a_damaged_best_epoch(run: Run, damage: dict[str, object]):
     run("train", *SPLIT, "m", "--epochs", 3)
@@ -222,6 +222,16 @@ def test_data_prepared_by_another_version_are_refused_with_its_name(run: Run):
     assert f"made by nnx 0.0.7, which may have prepared the table otherwise than {nnx.__version__} does" in said
 
 
+def test_a_file_from_before_there_was_early_stopping_goes_on_without(run: Run):
+    run("train", *SPLIT, "m", "--epochs", 2, "--patience", 0)
+    model = nnx.load("m", backend="numpy")
+    del model.metadata["training"]["recipe"]["patience"], model.metadata["training"]["version"]
+    model.save("m")
+    assert "going on after epoch 2" in run("train", "data.csv", "--save", "m", "--resume", "--epochs", 4)
+    run("train", *SPLIT, "whole", "--epochs", 4, "--patience", 0)
+    assert content("m")[:3] == content("whole")[:3]
+
+
 # What is said -------------------------------------------------------------------------------------
 
 
@@ -230,10 +240,10 @@ def test_scores_and_mistakes_of_classes_are_told(run: Run):
     for told in (
         r"^test +accuracy 0\.\d{4}, log loss 0\.\d{4} \(\d+ of 30 right; always no: 0\.\d{4}\)$",
         r"^ +balanced accuracy 0\.\d{4}, AUC 0\.\d{4}$",
-        r"^mistakes +taken for +no +yes$",
+        r"^mistakes +no +yes$",
         r"^mattered +a 0\.\d{3}",
     ):
         assert re.search(told, said, re.MULTILINE), said
-    table = re.findall(r"^ +(?:no|yes) +(\d+) +(\d+)$", said, re.MULTILINE)
+    table = re.findall(r"^ +(?:no|yes) taken for +(\d+) +(\d+)$", said, re.MULTILINE)
     assert sum(int(n) for row in table for n in row) == 30
     assert Path("p.png").stat().st_size > 10_000

@@ -78,7 +78,7 @@ class Job:
         try:
             recipe = read(model.metadata[KEY])
             curves(model.metadata)
-            best(model.metadata)
+            best(model)
         except InputError as error:
             raise InputError(f"--resume: {self.save}: {error}") from error
         if different := changes(recipe, self.given):
@@ -106,7 +106,7 @@ class Job:
     def _train(self, model: nnx.Sequential, problem: Problem, recipe: Recipe) -> bool:
         """Train for the epochs that are left; return whether there were any."""
         left = recipe.epochs - model.epochs_done
-        known = best(model.metadata) if recipe.patience else None
+        known = best(model) if recipe.patience else None
         if left <= 0:
             done = f"{self.save} has {model.epochs_done} epochs already: nothing to do; --epochs asks for more"
             self.report.line("resume", done)
@@ -136,7 +136,7 @@ class Job:
         self.report.line(
             "speed", f"{seconds(history.seconds)} in training steps, {history.samples_per_second:,.0f} samples a second"
         )
-        if (known := best(model.metadata)) is not None:
+        if (known := best(model)) is not None:
             self.report.line("kept", f"epoch {known['epoch']}, the best of {model.epochs_done}")
         if model.eager_reason is not None:
             self.report.line("note", f"steps were not replayed: {model.eager_reason}")
@@ -156,7 +156,7 @@ class Job:
     # ---- reporting ---------------------------------------------------------------------------------------------------
 
     def _introduce(self, model: nnx.Sequential, problem: Problem, recipe: Recipe) -> None:
-        apart = f", {len(problem.validation[0]):,} to choose the epoch by" if problem.validation else ""
+        apart = f", {len(problem.validation[0]):,} apart to choose the epoch by" if problem.validation else ""
         samples = f"{len(problem.x):,} to learn from{apart}, {len(problem.x_test):,} for the test"
         self.report.line("data", f"{problem.name}: {problem.title}", samples)
         if problem.told is not None:
@@ -181,7 +181,7 @@ class Job:
         if self.plot is not None:
             from nnx.cli.picture import draw
 
-            known, done = best(model.metadata), f"{model.epochs_done:,} epoch{'s' if model.epochs_done > 1 else ''}"
+            known, done = best(model), f"{model.epochs_done:,} epoch{'s' if model.epochs_done > 1 else ''}"
             epochs = f"after {done}" if known is None else f"epoch {known['epoch']:,} of {model.epochs_done:,}"
             subtitle = f"{recipe.network(problem)}, {epochs} on the {model.backend.name} backend"
             with writing(self.plot):

@@ -23,7 +23,7 @@ def draw(
     """Draw a training, its result and, where that is known, which columns mattered."""
     name = NAMES.get(problem.name, problem.name)
     title, subtitle = f"{name}: {result.headline}", subtitle.replace(" -> ", " \u2192 ")
-    known = best(model.metadata)
+    known = best(model)
     figure = plots.compose(
         title, subtitle, curves(model.metadata), _panel(model, problem, result),
         side=None if worth is None else _importance(worth), held_out="validation" if problem.validation else "test",

@@ -88,7 +88,10 @@ def _written(table: np.ndarray, names: tuple[str, ...]) -> tuple[str, ...]:
     """Return the lines of a confusion table: a row for each true class."""
     shown = [printable(name) for name in names]
     short = [name if len(name) <= WIDEST else f"{name[: WIDEST - 1]}…" for name in shown]
-    rows = [["taken for", *short], *([name, *(f"{n:,}" for n in row)] for name, row in zip(short, table, strict=True))]
+    rows = [
+        ["", *short],
+        *([f"{name} taken for", *(f"{n:,}" for n in row)] for name, row in zip(short, table, strict=True)),
+    ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return tuple(
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])

@@ -16,7 +16,9 @@ from nnx import checks
 from nnx.callbacks import EarlyStopping, Model
 from nnx.errors import InputError
 
-KEY = "best"  # {"epoch": counted from 1, "loss": of the validation part, "last": parameters, unless they are the best}
+# {"epoch": the best, counted from 1; "of": how many were done; "loss": of the validation part in the best;
+# "last": parameters of the last epoch, unless that is the best}
+KEY = "best"
 
 
 class Best(EarlyStopping):
@@ -28,7 +30,7 @@ class Best(EarlyStopping):
     def on_fit_begin(self, model: Model) -> None:
         """Take up what an earlier fit has found, and put its last parameters back."""
         super().on_fit_begin(model)
-        if (known := best(model.metadata)) is None:
+        if (known := best(model)) is None:
             return
         self.best, self.best_epoch = known["loss"], known["epoch"] - 1
         self._parameters = _copies(model)
@@ -39,7 +41,7 @@ class Best(EarlyStopping):
         """Note the best epoch, or stop."""
         super().on_epoch_end(model, epoch, logs)
         if self._parameters is not None:
-            model.metadata[KEY] = {"epoch": self.best_epoch + 1, "loss": float(self.best)}
+            model.metadata[KEY] = {"epoch": self.best_epoch + 1, "of": epoch + 1, "loss": float(self.best)}
 
     @contextlib.contextmanager
     def in_place(self, model: Model) -> Iterator[None]:
@@ -57,15 +59,17 @@ class Best(EarlyStopping):
             model.metadata[KEY].pop("last", None)
 
 
-def best(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+def best(model: Model) -> dict[str, Any] | None:
     """Return what is known of the best epoch, or None.
 
     Raises:
-        InputError: it is not what `Best` writes.
+        InputError: it is not what `Best` writes, or the model has been trained otherwise since.
     """
-    if (known := metadata.get(KEY)) is None:
+    if (known := model.metadata.get(KEY)) is None:
         return None
     try:
+        if checks.integer(known["of"], "of") != model.epochs_done:
+            raise ValueError(f"it is that of {known['of']} epochs, and the network has {model.epochs_done}")
         checks.integer(known["epoch"], "epoch")
         checks.real(known["loss"], "loss")
         base64.b64decode(known.get("last", ""), validate=True)
