@@ -1,4 +1,4 @@
-"""How good `nnx train` is on tables: its defaults beside scikit-learn's, on the same rows.
+"""Comparison of `nnx train` on tables with scikit-learn: the defaults of both, on the same rows.
 
     python bench/tables.py                   # all tables, five seeds each: prints the table, and writes it
     python bench/tables.py --only wine,titanic --seeds 0,1

@@ -1,5 +1,7 @@
 """Scores of predictions: NumPy's are scikit-learn's, and what they say of a table's columns."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn import metrics
@@ -70,7 +72,7 @@ def test_amounts_have_no_exponent(value: float, text: str):
 # Columns that mattered ----------------------------------------------------------------------------
 
 
-def test_importance_is_that_of_columns_and_the_same_for_the_same_seed(tmp_path):
+def test_importance_is_that_of_columns_and_the_same_for_the_same_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     random = np.random.RandomState(0)
     town, size, noise = random.randint(3, size=300), random.standard_normal(300), random.standard_normal(300)
     price = 1e6 + 2e5 * (town == 1) + 3e5 * size
@@ -89,3 +91,8 @@ def test_importance_is_that_of_columns_and_the_same_for_the_same_seed(tmp_path):
     assert found.rises[0] == pytest.approx(3e5 * 2**0.5, rel=0.3)
     assert abs(found.rises[2]) < 0.05 * found.rises[0]
     assert found.words()[0].startswith(f"size {found.rises[0]:,.0f}, town ")
+
+    monkeypatch.setattr("nnx.cli.importance.WORK", 1000)
+    unmeasured = importance(model, problem, 0)
+    assert unmeasured is not None
+    assert (unmeasured.names, unmeasured.words()[0][:12]) == ((), "not measured")

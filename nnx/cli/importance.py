@@ -16,7 +16,7 @@ from nnx.cli.sets import Problem
 from nnx.sequential import Sequential
 
 REPEATS = 5
-ROWS = 2000  # of the test part, at most
+ROWS, FEWEST = 2000, 50  # of the test part, at most; and, where there are more, at least
 MOST = 6  # columns that are told of
 LOG_LOSS = "log loss"
 WORK = 2e10  # multiplications in all: about a second
@@ -27,8 +27,8 @@ class Importance:
     """What columns are worth.
 
     Attributes:
-        names: of the columns, the one that matters most first. rises: by how much the error grows, [N] each.
-        spreads: standard deviations between repeats.
+        names: of the columns, the one that matters most first; none where there are too many to be measured soon.
+        rises: by how much the error grows, one for each. spreads: standard deviations between repeats.
         error: what grows, in words.
     """
 
@@ -37,8 +37,10 @@ class Importance:
     spreads: tuple[float, ...]
     error: str
 
-    def words(self) -> tuple[str, str]:
+    def words(self) -> tuple[str, ...]:
         """Say which columns mattered most, and what the numbers are."""
+        if not self.names:
+            return ("not measured: there are too many columns for it to be soon done",)
         first = list(zip(self.names, self.rises, strict=True))[:MOST]
         told = ", ".join(f"{name} {self._written(rise)}" for name, rise in first if rise > 0) or "no column by itself"
         return told, f"by so much the {self.error} rises on the test part where that column is shuffled"
@@ -48,16 +50,17 @@ class Importance:
 
 
 def importance(model: Sequential, problem: Problem, seed: int) -> Importance | None:
-    """Measure each column of a table; None where there is no table, one column, or more than can be measured soon."""
-    if problem.told is None or len(columns := problem.told.preparation.used) < 2:
+    """Measure each column of a table; None where there is no table, or nothing to compare."""
+    if problem.told is None or len(columns := problem.told.preparation.used) < 2 or len(problem.x_test) < 2:
         return None
+    error = LOG_LOSS if problem.metadata.task == "classification" else "root mean squared error"
+    row = len(columns) * sum(a.size for a in model.parameters().values())  # multiplications
+    count = min(ROWS, len(problem.x_test), int(WORK / row))
+    if count < min(FEWEST, len(problem.x_test)):
+        return Importance((), (), (), error)
     random = np.random.RandomState(seed)
-    rows = random.permutation(len(problem.x_test))[:ROWS]
-    x, y = problem.x_test[rows], problem.y_test[rows]
-    each = len(columns) * len(x) * sum(a.size for a in model.parameters().values())
-    repeats = min(REPEATS, int(WORK / each))
-    if len(x) < 2 or not repeats:
-        return None
+    rows = random.permutation(len(problem.x_test))[:count]
+    x, y, repeats = problem.x_test[rows], problem.y_test[rows], min(REPEATS, int(WORK / (row * count)))
     base = _error(problem, model.predict(x), y)
     measured, first = [], 0
     for column in columns:
@@ -70,7 +73,6 @@ def importance(model: Sequential, problem: Problem, seed: int) -> Importance | N
         measured.append((float(np.mean(errors)), float(np.std(errors)), column.name))
     measured.sort(key=lambda found: -found[0])
     rises, spreads, names = zip(*measured, strict=True)
-    error = LOG_LOSS if problem.metadata.task == "classification" else "root mean squared error"
     return Importance(names, rises, spreads, error)
 
 
