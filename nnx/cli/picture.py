@@ -26,7 +26,8 @@ def draw(
     known = best(model)
     figure = plots.compose(
         title, subtitle, curves(model.metadata), _panel(model, problem, result),
-        side=None if worth is None or not worth.names else _importance(worth), held_out="validation" if problem.validation else "test",
+        side=_importance(worth) if worth is not None and worth.names else None,
+        held_out="validation" if problem.validation else "test",
         kept=None if known is None else known["epoch"],
     )  # fmt: skip
     plots.save(figure, path)
