@@ -1,6 +1,7 @@
 """Early stopping of `nnx train`: on a part of the training rows, to the best epoch, and on from there."""
 
 import dataclasses
+import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from nnx.cli.sets import Source, held_out
 from nnx.cli.stopping import best
 from nnx.training import interrupt
 
+ROOT = Path(__file__).resolve().parent.parent
 Run = Callable[..., str]
 FAST = ("--layers", "8", "--batch-size", "32", "--lr", "0.03")
 SPLIT = ("data.csv", *FAST, "--save")
@@ -247,3 +249,22 @@ def test_scores_and_mistakes_of_classes_are_told(run: Run):
     table = re.findall(r"^ +(?:no|yes) taken for +(\d+) +(\d+)$", said, re.MULTILINE)
     assert sum(int(n) for row in table for n in row) == 30
     assert Path("p.png").stat().st_size > 10_000
+
+
+def test_the_comparison_with_scikit_learn_judges_the_rows_that_train_holds_out(run: Run, tmp_path: Path):
+    specification = importlib.util.spec_from_file_location("tables", ROOT / "bench/tables.py")
+    assert specification is not None
+    assert specification.loader is not None
+    bench = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(bench)
+    frame = bench.TABLES["wine"](0)
+    frame.to_csv("wine.csv", index=False)
+    test = held_out(frame["target"].to_numpy(), 2)
+    answers, shares = bench.of_nnx(tmp_path / "wine.csv", frame, "target", test, "classification", 2)
+    found = bench.judge("classification", "wine", frame.loc[test, "target"].to_numpy(), answers, shares)
+    said = run("train", "wine.csv", "--save", "wine.safetensors", "--resume", "-q")
+    assert f"accuracy {found['accuracy']:.4f}, log loss {found['log loss']:.4f} " in said
+    for name in ("MLP", "HistGradientBoosting"):
+        columns = [*frame.columns[:-1]]
+        guess, _ = bench.of_sklearn(name, frame, "target", columns, test, "classification", 2)
+        assert np.mean(guess == frame.loc[test, "target"].astype(str)) > 0.8
