@@ -53,6 +53,7 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
 }
 WIDTH, HEIGHT, DPI = 12.0, 6.2, 150
+MOST_NAMES = 24  # of classes along an axis
 SIDE = 4.4  # how much wider a figure with a third part is
 
 Figure = Any
@@ -427,8 +428,11 @@ def confusion(guess: np.ndarray, wanted: np.ndarray, names: Sequence[str]) -> Pa
                         column, row, f"{number:,}", ha="center", va="center", color=colour,
                         fontweight="bold" if row == column else "normal", fontsize=11 if count <= 8 else 8,
                     )  # fmt: skip
-        axes.set_xticks(range(count), short, rotation=0 if count <= 5 else 45, ha="center" if count <= 5 else "right")
-        axes.set_yticks(range(count), short)
+        some = slice(None, None, -(-count // MOST_NAMES))
+        axes.set_xticks(
+            range(count)[some], short[some], rotation=0 if count <= 5 else 45, ha="center" if count <= 5 else "right"
+        )
+        axes.set_yticks(range(count)[some], short[some])
         for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
             text.set_parse_math(False)
         axes.tick_params(length=0)

@@ -59,6 +59,7 @@ PANELS = {
     "one and the same number": plots.regression(np.zeros(4), np.zeros(4)),
     "large numbers": plots.regression(RANDOM.uniform(3e5, 4e7, 50), RANDOM.uniform(3e5, 4e7, 50), "price"),
     "3 classes": plots.confusion(np.arange(90) % 3, np.arange(90) // 30, ["setosa", "virginica $", "a" * 40]),
+    "300 classes": plots.confusion(np.arange(900) % 300, np.arange(900) // 3, [f"class {i}" for i in range(300)]),
     "20 classes": plots.confusion(np.arange(90) % 20, np.arange(90) % 19, [f"class {i}" for i in range(20)]),
 }
 

@@ -63,7 +63,14 @@ def test_scores_of_numbers_are_those_of_scikit_learn():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(19_360.4, "19,360"), (0.0123456, "0.01235"), (1.9e9, "1,900,000,000"), (0.0, "0")]
+    ("value", "text"),
+    [
+        (19_360.4, "19,360"),
+        (0.0123456, "0.01235"),
+        (1.9e9, "1,900,000,000"),
+        (1.051e13, "10,510,000,000,000"),
+        (0.0, "0"),
+    ],
 )
 def test_amounts_have_no_exponent(value: float, text: str):
     assert amount(value) == text

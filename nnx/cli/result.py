@@ -101,6 +101,6 @@ def _written(table: np.ndarray, names: tuple[str, ...]) -> tuple[str, ...]:
 
 def amount(value: float) -> str:
     """Write an amount with four digits or more, and without an exponent where people would not use one."""
-    if not 1e-4 <= value < 1e12:
+    if not 1e-4 <= value < 1e15:
         return f"{value:.4g}"
     return f"{value:,.{max(0, 3 - int(np.floor(np.log10(value))))}f}"
