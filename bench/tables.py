@@ -286,8 +286,8 @@ HEAD = """\
 `python bench/tables.py` writes this: {seeds} seeds each, mean ± standard deviation on the rows held out. All have their
 defaults and learn from the same rows: `nnx train` with `nnx predict`, HistGradientBoosting, and MLP (imputed, scaled,
 one-hot, targets scaled). titanic, houses, california and imbalanced are made; `--made N` makes other samples of them.
-The defaults were chosen on other samples of these four, on other splits of those that come with scikit-learn, and on two
-tables that are not here.
+The defaults were chosen on other samples of these four, on other splits of those that come with scikit-learn, and on
+two tables that are not here.
 
 | table | metric | {contenders} | nnx is |
 |---|---|{lines}---|
