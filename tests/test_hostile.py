@@ -876,6 +876,7 @@ def test_names_in_pictures_are_text(tmp_path: Path) -> None:
          ["$\\frac{$", f" _hidden{SHOWN}", "caf\\udce9"]),
         (plots.images(np.ones((4, 4)), wanted, shares, (2, 2), names, rows=1, columns=2), ["caf\\udce9\n100% sure"]),
         (plots.regression(x[:, 0], x[:, 1], names[2] + EVIL), [f"true caf\\udce9{SHOWN}"]),
+        (plots.bars([*names, names[2] + EVIL], [3, 2, 1, 0], [1] * 4, "t", "l"), ["$\\frac{$", "caf\\udce9"]),
     ):  # fmt: skip
         figure = plots.compose(names[0] + EVIL, names[2], history, panel)
         found = {text.get_text(): text for text in figure.findobj(Text)}

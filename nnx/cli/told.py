@@ -53,7 +53,11 @@ class Told:
             if names:
                 first = all(e.kind not in list(PLURALS)[:number] for e in self.preparation.columns)
                 yield "from" if first else "", f"{PLURALS[kind]}: {_few(names)}"
-        left = [f"{e.name} ({e.why})" for e in self.preparation.columns if e.kind not in PLURALS]
+        left = [
+            f"{e.name} ({e.why}{'; whether it is there is used' if e.blank else ''})"
+            for e in self.preparation.columns
+            if e.kind not in PLURALS
+        ]
         if left:
             yield "left out", "; ".join(left[:MOST]) + (f"; and {len(left) - MOST} more" if len(left) > MOST else "")
         for text in self.reading.notes:
