@@ -27,6 +27,11 @@ class Report:
         self.quiet, self.verbose = quiet, verbose
         self.console = best_effort(sys.stdout)
 
+    @property
+    def width(self) -> int:
+        """How many columns a line may have: those of the terminal, 80 where there is none."""
+        return self.console.width if self.console.is_terminal else 80
+
     def line(self, label: str, *texts: str, always: bool = False) -> None:
         """Write a label and what belongs to it: the first text, then the others under it, dimmed."""
         if self.quiet and not always:

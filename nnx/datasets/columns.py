@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,8 +108,8 @@ class Column:
         return np.array([is_missing(value) for value in self.values], dtype=bool)
 
     @cached_property
-    def parsed(self) -> dict[str, tuple[NDArray[np.float64], str]]:
-        """What `kinds.numbers_in` found, by the decimal mark that it was told: parsing takes longer than all else."""
+    def parsed(self) -> dict[tuple[str, str | None], Any]:
+        """What `numbers_in` found, by the mark and the unit that it was told: parsing takes longer than all else."""
         return {}
 
 

@@ -19,8 +19,8 @@ from nnx.errors import FileFormatError
 from .assembling import assemble
 from .columns import BLANKS, Rows
 from .encoding import as_utf8
-from .kinds import is_number
 from .needs import optional
+from .written import is_number
 
 WIDEST = 1 << 20  # columns
 LOOKS = 100  # records that settle the separator

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from nnx.errors import FileFormatError
 
 from .columns import Column, short
-from .kinds import SHARE, are_codes, decorated, numbers_in
+from .kinds import are_codes
+from .written import SHARE, decorated, numbers_in
 
 Task = Literal["classification", "regression"]
 
@@ -53,7 +54,7 @@ def encode(column: Column, task: str, where: Callable[[int], str], decimal: str 
         FileFormatError: a label is missing, or cannot be used for this task.
     """
     _check_present(column, where)
-    numbers, _ = numbers_in(column, decimal)
+    numbers, _, unit, _ = numbers_in(column, decimal)
     numeric = not are_codes(column, numbers)
     mostly = numeric and np.count_nonzero(~np.isnan(numbers)) >= SHARE * len(numbers)
     if mostly or task == "regression":
@@ -67,7 +68,7 @@ def encode(column: Column, task: str, where: Callable[[int], str], decimal: str 
             return Target(numbers.reshape(-1, 1), (), "regression")
     elif task == "auto":
         _refuse_free_text(column, where)
-    plain = mostly and not np.isnan(numbers).any()
+    plain = mostly and not unit and not np.isnan(numbers).any()
     y, classes = _by_value(numbers) if plain else _by_name(column)
     if len(classes) == 1:
         raise FileFormatError(
