@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nnx.checks import choice
 from nnx.errors import FileFormatError
 
-from .columns import Column, Rows, is_missing, short
+from .columns import Column, Rows, is_missing, like, short
 from .kinds import (
     CATEGORY,
     DATE,
@@ -131,8 +131,7 @@ class Encoder:
             unit = f" in {self.unit}" if self.unit else ""
             what = {NUMBER: f"a number{unit}", FLAG: "true or false", DATE: f"a date ({self.format})"}[self.kind]
             raise FileFormatError(f"{place}: {short(cell)} is not {what}, expected one as in training")
-        more = f", like {len(odd) - 1} more" if len(odd) > 1 else ""
-        return [*notes, f"{place}: {short(cell)} is taken for missing{more}"]
+        return [*notes, f"{place}: {short(cell)} is taken for missing{like(odd)}"]
 
     def _new_names(self, column: Column, rows: Rows, at: int) -> list[str]:
         new = [i for i, value in enumerate(column.values) if value not in self.levels and not is_missing(value)]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .columns import CODE, EXACT, Column, is_missing, short
-from .written import SHARE, example, numbers_in
+from .written import LONGEST_NUMBER, SHARE, example, numbers_in
 
 MOST_UNITS = 4  # more of them are no units
 MIXED = 0.5  # from here on, a column of text is told to hold numbers too
@@ -118,9 +118,14 @@ def are_codes(column: Column, numbers: NDArray[np.float64]) -> bool:
     digits = [i for i, value in enumerate(column.values) if value.removeprefix("-").isdecimal()]
     total = column.counts[digits].sum()
     zeros = column.counts[[i for i in special if column.values[i][0] == "0"]].sum()
-    long = column.counts[[i for i in special if abs(int(column.values[i])) > EXACT]].sum()
+    long = column.counts[[i for i in special if _exceeds(column.values[i])]].sum()
     alike = len({len(column.values[i]) for i in digits}) == 1 and total >= SHARE * len(numbers)
     return bool(max(zeros, long) >= (1 - SHARE) * total or (zeros and alike))
+
+
+def _exceeds(digits: str) -> bool:
+    """Tell whether a whole number is more than float64 tells apart; Python itself reads no more than 4,300 digits."""
+    return len(digits) > LONGEST_NUMBER or abs(int(digits)) > EXACT
 
 
 def _name_rows(column: Column, numbers: NDArray[np.float64], distinct: int) -> bool:

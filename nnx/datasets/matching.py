@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nnx.errors import FileFormatError
 
-from .columns import Column, Rows, few, is_missing, numbered, short
+from .columns import Column, Rows, few, is_missing, not_finite, numbered, short
 from .header import label_places
 from .preparation import Preparation, encoded
 from .written import numbers_in
@@ -98,8 +98,8 @@ def plain_numbers(rows: Rows, expected: tuple[str, ...]) -> NDArray[np.float64]:
     """Return columns of numbers, without a blank: found by name, or all that there are but for a label."""
     places = _by_name(rows, expected) if rows.named and not made_up(expected) else _by_number(rows, len(expected))
     x = np.column_stack([numbers_in(rows.columns[place], rows.decimal).values for place in places])
-    if not (finite := np.isfinite(x)).all():
-        row, column = divmod(int(np.argmin(finite)), x.shape[1])
+    if place := not_finite(x):
+        row, column = place
         cell = rows.columns[places[column]].text[row]
         what = "the cell is blank, expected a number"
         if cell:

@@ -11,16 +11,14 @@ from numpy.typing import NDArray
 
 from nnx.errors import FileFormatError
 
-from .columns import Column, short
+from .columns import Column, digits_of, short
 from .kinds import are_codes
 from .written import SHARE, decorated, numbers_in
 
 Task = Literal["classification", "regression"]
 
 MOST_CLASSES = 32  # whole numbers with more distinct values than this are taken for measurements
-ODD = (
-    0.05  # a share of cells: what is written with $ or 1,000 in fewer of them is a slip, not how the column is written
-)
+ODD = 0.05  # a share: what is written with $ or 1,000 in fewer cells is a slip, not how the column is written
 NAMED = 0.05  # "none" and "-" are classes where so many labels are that
 ENOUGH = 10  # rows that tell free text from classes
 
@@ -156,5 +154,4 @@ def _by_name(column: Column) -> tuple[NDArray[np.int64], tuple[str, ...]]:
 
 def _by_value(numbers: NDArray[np.float64]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     values, indices = np.unique(numbers, return_inverse=True)
-    names = tuple(str(int(value)) if value == int(value) else repr(float(value)) for value in values.tolist())
-    return indices.astype(np.int64), names
+    return indices.astype(np.int64), tuple(map(digits_of, values.tolist()))

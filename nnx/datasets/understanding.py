@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nnx.errors import FileFormatError, InputError
 
-from .columns import Column, Rows, short
+from .columns import Column, Rows, like, short
 from .encoder import learn
 from .header import label_places
 from .kinds import CATEGORY, DROPPED, NAME, Understood, dates_in, understand
@@ -84,10 +84,9 @@ class Reading:
         for place, found in zip(self.places, self.found, strict=True):
             if found.odd:
                 cell = found.column.text[found.odd[0]]
-                more = f", like {len(found.odd) - 1} more" if len(found.odd) > 1 else ""
                 odd.append(
                     f"{self.rows.at(found.odd[0])}, column {place + 1} ({found.column.name!r}): {short(cell)} is no "
-                    f"{found.kind}, and taken for missing{more}"
+                    f"{found.kind}, and taken for missing{like(found.odd)}"
                 )
         return (*self.rows.notes, *odd, *self._doubts())
 
