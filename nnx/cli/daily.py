@@ -1,4 +1,4 @@
-"""What is worth saying once a day, not in every run: a stamp beside the compiled kernels tells when it was said."""
+"""Daily notes, said once a day instead of in every run: a stamp beside the compiled kernels tells when they were."""
 
 from __future__ import annotations
 

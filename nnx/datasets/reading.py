@@ -23,7 +23,7 @@ from . import archive
 from .archive import EXPANDED
 from .assembling import assemble
 from .columns import BLANKS, Column, Rows, short
-from .csvfile import read_csv
+from .csvfile import WIDEST, read_csv, too_wide
 from .frames import as_text, from_frame
 from .needs import optional
 from .written import LONGEST_NUMBER
@@ -267,6 +267,8 @@ def _parquet(path: Path, data: bytes) -> Rows:
     arrow, parquet = (optional(name, "parquet", "reading Parquet files") for name in ("pyarrow", "pyarrow.parquet"))
     try:
         file = parquet.ParquetFile(io.BytesIO(data))
+        if (width := file.metadata.num_columns) > WIDEST:
+            raise too_wide(path, width)
         size = 8 * file.metadata.num_rows * file.metadata.num_columns
         check_size(path, size, MOST, "expands to", "take a part of it")
         # Texts stay where they are stored once: one of them in millions of rows takes no room in the file.
