@@ -400,8 +400,11 @@ def test_a_file_has_its_own_decimal_mark(tmp_path: Path) -> None:
         (["3,5 cm", "4,25 cm"], [3.5, 4.25]),
         (["20 °C", "-4.5 °C"], [20, -4.5]),
         (["9 m2", "10 km/h", "11 m2"], [9, np.nan, 11]),
+        (["1 year", "2 years", "3 years"], [1, 2, 3]),
+        (["900 sq ft", "1,050 sq ft"], [900, 1050]),
+        (["1 of 3", "12 Main St", "4 out of 5", "2h 30m"], [np.nan, 12, np.nan, np.nan]),
         (["12", "12A", "13"], [12, np.nan, 13]),  # houses in a street
-        (["007A", "12 Main St", "Q1", "1:2"], [np.nan] * 4),
+        (["007A", "Q1", "1:2"], [np.nan] * 3),
         (["10:30", "0:05", "-1:30", "630"], [630, 5, -90, np.nan]),
         (["1:02:03", "0:00:59.5"], [3723, 59.5]),
         (["10:30 PM", "12:15 am", "1:00 p.m."], [1350, 15, 780]),
@@ -421,6 +424,14 @@ def test_a_unit_is_told_and_several_are_refused(load: Any) -> None:
     assert "'a' is taken for a category: numbers in several units ('g', 'kg'); write all in one" in few.notes
     assert understand(Column("a", ["1 234", "2"])).why == "'1 234' is 1234"
     assert understand(Column("a", ["1234", "2"])).why == ""
+
+
+def test_durations_of_a_frame_are_seconds() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": pandas.to_timedelta([90, 90_061.5, None], unit="s"), "b": [1, 2, 3], "y": [1, 2, 1]})
+    table = load_table(frame)
+    assert table.x[:, 0].tolist() == [90, 90_061.5, 45_075.75]
+    assert (table.preparation.columns[0].unit, table.columns[1]) == ("s", "a is missing")  # type: ignore[union-attr]
 
 
 def test_labels_with_a_unit_stay_the_text_they_are(load: Any) -> None:

@@ -44,7 +44,7 @@ class Told:
         name = f"{self.reading.label!r} (column {place})" if self.reading.rows.named else f"column {place}"
         if target.task == "regression":
             low, high = float(target.y.min()), float(target.y.max())
-            written = example(self.reading.rows.columns[place - 1], target.y.reshape(-1))
+            written = example(self.reading.rows.columns[place - 1], target.y.reshape(-1).astype(np.float64))
             what = f"numbers from {_number(low)} to {_number(high)}" + (f" ({written})" if written else "")
         else:
             counts = np.bincount(target.y, minlength=len(target.classes))

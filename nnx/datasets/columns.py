@@ -7,7 +7,7 @@ written as text. So there is one set of rules for what a column is.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -195,7 +195,7 @@ def _whole(wanted: str | int) -> int | None:
         return None
 
 
-def like(rows: Sequence[int]) -> str:
+def like(rows: Sized) -> str:
     """Say how many more rows there are besides the first."""
     return f", like {len(rows) - 1} more" if len(rows) > 1 else ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,8 @@ def as_text(cell: Any) -> str:
         return cell.strip(BLANKS)
     if isinstance(cell, float | np.floating):
         return digits_of(float(cell))
+    if isinstance(cell, timedelta):
+        return f"{digits_of(cell.total_seconds())} s"
     if hasattr(cell, "isoformat"):
         return str(cell.isoformat())
     return json.dumps(cell, default=str) if isinstance(cell, dict | list) else str(cell)

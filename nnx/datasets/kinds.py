@@ -77,8 +77,8 @@ def understand(column: Column, decimal: str = ".", wish: str = "") -> Understood
             return Understood(column, CONSTANT, distinct=1, why=f"all cells are {short(column.text[0])}")
         if wish != "keep" and _name_rows(column, numbers, distinct):
             return Understood(column, NAME, distinct=distinct, why="it numbers the rows")
-        odd = _odd(numbers, missing)
-        return Understood(column, NUMBER, numbers, distinct, odd, mark, unit, why=example(column, numbers))
+        strange, why = _odd(numbers, missing), example(column, numbers)
+        return Understood(column, NUMBER, numbers, distinct, strange, mark, unit, why=why)
     for kind, values, form in ((FLAG, flags_in(column), ""), (DATE, *dates_in(column))):
         fits = int((~np.isnan(values)).sum())
         both = kind != FLAG or fits == filled or {0.0, 1.0} <= set(values.tolist())  # N alone may be north

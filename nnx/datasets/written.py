@@ -12,13 +12,14 @@ from .columns import Column, is_missing, short
 
 SHARE = 0.9  # of the cells that are filled: so many must be of a kind
 CURRENCIES = ("$", "€", "£", "¥", "₹", "USD", "EUR", "GBP", "CHF", "INR")
+SYMBOLS = "%$€£¥₹"
 _MONEY = "[$€£¥₹]|(?:USD|EUR|GBP|CHF|INR)"
 SIGNS = re.compile(rf"([-+]?)\s*({_MONEY}(?=\s)|[$€£¥₹])?\s*(.*?)\s*(%|[$€£¥₹]|(?<=\s)(?:{_MONEY}))?")
 ACCOUNTS = re.compile(r"([$€£¥₹]?)\s*\(\s*([^-+()]+?)\s*\)")  # (1,234) is -1,234, where accountants write
 TIME = re.compile(r"(\d{1,4}):([0-5]\d)(?::([0-5]\d(?:\.\d+)?))?(?:\s?([AaPp])\.?[Mm]\.?)?")
 TIMES_OF_DAY = ("h:m", "h:m:s", "h:m am", "h:m:s am")
-# 12 kg, 3.5cm, 20 °C, 9 m2, 4 km/h
-MEASURE = re.compile(r"(.*\d\.?)\s?([^\W\d_][^\s\d]{0,14}[23]?|°[CFK]?|[\"'\u2032\u2033‰])")
+# 12 kg, 3.5cm, 20 °C, 9 m2, 4 km/h, 900 sq ft, 1 year and 2 years
+MEASURE = re.compile(r"(.*\d\.?)\s?({0}(?: {0})?|°[CFK]?|[\"'\u2032\u2033‰])".format(r"[^\W\d_][^\s\d]{0,14}[23]?"))
 LONGEST_NUMBER = 400  # characters; float64 has numbers of 326
 LONGEST_MEASURE = 40
 MINUS = "\u2212"
@@ -67,7 +68,8 @@ def _parsed(column: Column, decimal: str, unit: str | None) -> Numbers:
     values = [column.values[i] for i in filled.tolist()] if column.holes.any() else column.values
     ways = {".": [_written(value, ".") for value in values]}
     if decimal == "," or any("," in value for value in values):
-        ways[","] = [_written(value, ",") for value in values]
+        both = zip(values, ways["."], strict=True)  # what has neither mark is the same either way
+        ways[","] = [_written(value, ",") if "," in value or "." in value else known for value, known in both]
     counts = column.counts[filled]
     read = {mark: np.array([number for number, _ in way], dtype=np.float64) for mark, way in ways.items()}
     mark = min(read, key=lambda mark: (-counts[~np.isnan(read[mark])].sum(), mark != decimal))
@@ -125,18 +127,24 @@ def _written(cell: str, mark: str) -> tuple[float, str]:
     cell = cell.replace(MINUS, "-")
     if mark == "." and (number := _plain(cell)) == number:
         return number, ""
-    if owed := ACCOUNTS.fullmatch(cell):
+    if cell[:1].isalpha() and cell[:3] not in CURRENCIES:
+        return np.nan, ""
+    if "(" in cell and (owed := ACCOUNTS.fullmatch(cell)):
         cell = f"-{owed[1]}{owed[2]}"
-    sign, before, body, after = SIGNS.fullmatch(cell).groups("")  # type: ignore[union-attr]
+    sign = before = after = ""
+    body = cell
+    if not cell[:1].isdigit() or cell[-1:] in SYMBOLS or cell[-3:] in CURRENCIES:  # the pattern takes long
+        sign, before, body, after = SIGNS.fullmatch(cell).groups("")  # type: ignore[union-attr]
     number, unit = _digits(sign, body, mark), after or before
     if number == number or unit or len(body) > LONGEST_MEASURE:
         return number, unit
-    if time := TIME.fullmatch(body):
+    if ":" in body and (time := TIME.fullmatch(body)):
         return _elapsed(time) * (-1 if sign == "-" else 1), _kind_of_time(time)
     measure = MEASURE.fullmatch(body)
     if measure is None or re.match(r"0\d", body):  # 007A is a code
         return np.nan, ""
-    return _digits(sign, measure[1], mark), measure[2]
+    unit = measure[2].removesuffix("s") if len(measure[2]) > 2 else measure[2]
+    return _digits(sign, measure[1], mark), unit
 
 
 def _digits(sign: str, body: str, mark: str) -> float:
