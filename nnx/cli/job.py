@@ -164,7 +164,7 @@ class Job:
                 self.report.line(label, *texts)
             if doubt := problem.told.doubt():
                 note(doubt)
-        self.report.line("backend", *explain(model.resolution))
+        self.report.line("backend", *explain(model.resolution, self.report.verbose))
         parameters = sum(a.size for a in model.parameters().values())
         self.report.line("network", f"{recipe.network(problem)}: {parameters:,} parameters")
         self.report.line("training", *filter(None, (recipe.training(problem), recipe.ending())))

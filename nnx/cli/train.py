@@ -92,6 +92,9 @@ def train(
     plot: Annotated[
         Path | None, typer.Option(help="Draw the training and its result here.", rich_help_panel=OUTPUT)
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say also what is said once a day.", rich_help_panel=OUTPUT)
+    ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print the result alone.", rich_help_panel=OUTPUT)
     ] = False,
@@ -131,4 +134,6 @@ def train(
         task,
         *map(tuple, (drop or (), keep or (), categorical or ())),
     )
-    job.Job(source, given, backend, save, plot, Report(quiet), list(ctx.obj or ())).run(resume)
+    report = Report(quiet, verbose)
+    with report.compiling():
+        job.Job(source, given, backend, save, plot, report, list(ctx.obj or ())).run(resume)
