@@ -9,6 +9,7 @@ from nnx import backends, callbacks, datasets, errors, schedules
 from nnx.backends import get_backend, set_backend, use_backend
 from nnx.backends.resolve import memory, release
 from nnx.backends.threads import set_threads
+from nnx.converters import from_onnx, from_torch
 from nnx.errors import (
     BackendFallbackWarning,
     BackendUnavailable,
@@ -70,6 +71,8 @@ __all__ = [
     "callbacks",
     "datasets",
     "errors",
+    "from_onnx",
+    "from_torch",
     "get_backend",
     "gradcheck",
     "load",

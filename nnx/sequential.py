@@ -225,6 +225,35 @@ class Sequential(Trainable):
         )
         checkpoint.write(path, model)
 
+    @reading
+    def to_onnx(self, path: str | os.PathLike[str]) -> None:
+        """Write the forward pass to an ONNX file, whole or not at all: opset 20, input "x" [N, I], output "y" [N, O].
+
+        The file computes in the model's type. docs/interchange.md says what it consists of.
+
+        Raises:
+            InputError: a layer is of your own, or a number is not finite, or the parameters exceed 2 GiB.
+            MissingExtra: onnx is not installed. OSError: the file cannot be written.
+        """
+        from nnx.interchange import onnx_writer
+
+        parameters = {name: self.backend.to_numpy(a) for name, a in self.parameters().items()}
+        onnx_writer.write(path, self.layers, self.dtype, self.n_inputs, parameters)
+
+    @reading
+    def to_torch_state_dict(self) -> dict[str, Any]:
+        """Return the parameters as torch's tensors, for `load_state_dict` of a torch.nn.Sequential built alike.
+
+        Layer 0's are "0.weight" [n_neurons, n_inputs], torch's order, and "0.bias" [n_neurons].
+
+        Raises:
+            InputError: a layer of your own has parameters. ImportError: torch is not installed.
+        """
+        from nnx.interchange import pytorch
+
+        parameters = {name: self.backend.to_numpy(a) for name, a in self.parameters().items()}
+        return pytorch.to_state_dict(self.layers, parameters)
+
     @on_its_device
     def _restore(self, saved: Checkpoint) -> None:
         """Go on where a model of these layers was saved."""

@@ -93,7 +93,7 @@ def _read(x: Any, what: str) -> np.ndarray:
     if isinstance(x, list | tuple) and x and hasattr(x[0], "filled"):  # NumPy would take what is masked for numbers
         raise InputTypeError(f"{what}masked arrays were given: fill or drop the masked numbers first, e.g. x.filled(0)")
     try:
-        a = np.asarray(x)
+        a = np.asarray(_widened(x))
         return np.asarray(x.to_numpy()) if a.dtype.kind == "O" and a.ndim == 0 and hasattr(x, "to_numpy") else a
     except Exception as error:  # a foreign type that refuses, such as a tensor on a GPU
         if isinstance(error, ValueError) and "inhomogeneous" in str(error):
@@ -101,6 +101,11 @@ def _read(x: Any, what: str) -> np.ndarray:
                 f"{what}the rows given have different lengths ({error}): every row must be as long as the first"
             ) from error
         raise InputTypeError(f"{what}{_named(x)} cannot be read as an array ({error}): convert it{_by(x)}") from error
+
+
+def _widened(x: Any) -> Any:
+    """Return a tensor of PyTorch's bfloat16, which NumPy has not, as float32, which holds its numbers exactly."""
+    return x.float() if str(getattr(x, "dtype", "")) == "torch.bfloat16" and hasattr(x, "float") else x
 
 
 def _of_objects(a: np.ndarray, what: str, words: str) -> np.ndarray:

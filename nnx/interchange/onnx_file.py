@@ -1,0 +1,105 @@
+"""ONNX files as they come from anywhere: parsed, and every part checked before it is used or anything is allocated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnx.errors import FileFormatError
+from nnx.files import read_file
+from nnx.interchange.needs import onnx_package
+
+KIND = "an ONNX file"
+DOMAINS = ("", "ai.onnx")
+FIELDS = {  # of the types that are read: how many bytes a number has, and where it stands if not in raw_data
+    "FLOAT": (4, "float_data"), "DOUBLE": (8, "double_data"), "FLOAT16": (2, "int32_data"),
+    "BFLOAT16": (2, "int32_data"), "INT64": (8, "int64_data"), "INT32": (4, "int32_data"),
+}  # fmt: skip
+FLOATS = ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")
+
+
+class OnnxFile:
+    """A parsed file with one graph.
+
+    Attributes:
+        path: for messages. graph, opset: what it holds, and which version of the operators it means.
+        constants: arrays by their names: initializers, and what `constant` was given.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.onnx, self.path = onnx_package("from_onnx"), path
+        data = read_file(path, KIND, most=2**31)
+        try:
+            model = self.onnx.load_model_from_string(data)
+        except MemoryError:
+            raise
+        except Exception as error:  # protobuf has several, of several versions
+            raise self.error(f"no ONNX file, or it is truncated or damaged: {error}") from error
+        if not model.HasField("graph") or not model.graph.node:
+            raise self.error("no ONNX file, or an empty one: it holds no graph with nodes")
+        versions = [entry.version for entry in model.opset_import if entry.domain in DOMAINS]
+        self.graph, self.opset = model.graph, max(versions, default=1)
+        self.constants: dict[str, np.ndarray] = {}
+        if self.graph.sparse_initializer:
+            raise self.error("sparse initializers are not read; write dense ones")
+        for tensor in self.graph.initializer:
+            self.constants[tensor.name] = self.array(tensor, f"initializer {tensor.name!r}")
+
+    def error(self, fact: str) -> FileFormatError:
+        """Return the error that says what is the matter with the file."""
+        return FileFormatError(f"{self.path}: {fact}")
+
+    def node_error(self, node: Any, fact: str) -> FileFormatError:
+        """Return the error that says what is the matter with a node."""
+        domain = "" if node.domain in DOMAINS else f"{node.domain}."
+        return self.error(f"node {node.name or ', '.join(node.output)!r} ({domain}{node.op_type}): {fact}")
+
+    # ---- arrays ------------------------------------------------------------------------------------------------------
+
+    def array(self, tensor: Any, what: str) -> np.ndarray:
+        """Return a tensor as a NumPy array; small floats as float32."""
+        kinds = self.onnx.TensorProto
+        if tensor.data_location == kinds.EXTERNAL or tensor.external_data:
+            raise self.error(
+                f"{what} lies in another file (external data), which a file from anywhere could make any file of this "
+                "machine; write one file, as by onnx.save(onnx.load(path), path, save_as_external_data=False)"
+            )
+        known = {value: name for name, value in kinds.DataType.items()}
+        kind = known.get(tensor.data_type, f"type {tensor.data_type}")
+        if kind not in FIELDS:
+            raise self.error(f"{what} is {kind}, expected one of {', '.join(FIELDS)}")
+        itemsize, field = FIELDS[kind]
+        shape = tuple(tensor.dims)
+        held = len(tensor.raw_data) / itemsize if tensor.HasField("raw_data") else len(getattr(tensor, field))
+        if any(side < 0 for side in shape) or math.prod(shape) != held:
+            raise self.error(f"{what} is damaged: its shape is {list(shape)}, but it holds {held:g} numbers")
+        a: np.ndarray = self.onnx.numpy_helper.to_array(tensor)
+        return a.astype(np.float32) if kind in ("FLOAT16", "BFLOAT16") else a
+
+    def attributes(self, node: Any, **defaults: Any) -> dict[str, Any]:
+        """Return a node's attributes, of which it may have those given, each of the type of what it is by default.
+
+        A default of None stands for a tensor.
+        """
+        values = dict(defaults)
+        for attribute in node.attribute:
+            if attribute.name not in defaults or attribute.ref_attr_name:
+                raise self.node_error(node, f"attribute {attribute.name!r} is not understood")
+            if defaults[attribute.name] is None:
+                values[attribute.name] = self.array(attribute.t, f"the value of node {node.name!r}")
+                continue
+            value = self.onnx.helper.get_attribute_value(attribute)
+            value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+            value = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+            if type(value) is not type(defaults[attribute.name]):
+                raise self.node_error(node, f"attribute {attribute.name} is {str(value)[:60]}, of the wrong type")
+            values[attribute.name] = value
+        return values
+
+    def scalar_type(self, value: int) -> str:
+        """Return the name of a type of numbers."""
+        return {number: name for name, number in self.onnx.TensorProto.DataType.items()}.get(value, str(value))
