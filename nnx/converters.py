@@ -6,11 +6,12 @@ import os
 from typing import Any
 
 from nnx.backends import resolve
+from nnx.backends.resolve import Wish
 from nnx.files import existing_file
 from nnx.sequential import Sequential
 
 
-def from_onnx(path: str | os.PathLike[str], backend: Any = None) -> Sequential:
+def from_onnx(path: str | os.PathLike[str], backend: Wish = None) -> Sequential:
     """Read a network of dense layers and activation functions from an ONNX file that another library wrote.
 
     By which operators it is written does not matter, as long as layers stand in a row: docs/interchange.md says what
@@ -35,7 +36,7 @@ def from_onnx(path: str | os.PathLike[str], backend: Any = None) -> Sequential:
         return Sequential(*layers, backend=backend, dtype=dtype)
 
 
-def from_torch(source: Any, activations: Any = None, backend: Any = None) -> Sequential:
+def from_torch(source: Any, activations: Any = None, backend: Wish = None) -> Sequential:
     """Make a model of a PyTorch network of dense layers and activation functions; PyTorch itself is not imported.
 
     The model is float64 where the weights are, else float32; half precision becomes float32. It is not compiled: call

@@ -58,6 +58,10 @@ class OnnxFile:
         domain = "" if node.domain in DOMAINS else f"{node.domain}."
         return self.error(f"node {node.name or ', '.join(node.output)!r} ({domain}{node.op_type}): {fact}")
 
+    def refusal(self, node: Any, fact: str) -> FileFormatError:
+        """Return the error that says why a node is not read."""
+        return self.node_error(node, f"{fact}. from_onnx reads dense layers and activation functions in a row")
+
     # ---- arrays ------------------------------------------------------------------------------------------------------
 
     def array(self, tensor: Any, what: str) -> np.ndarray:
@@ -68,8 +72,7 @@ class OnnxFile:
                 f"{what} lies in another file (external data), which a file from anywhere could make any file of this "
                 "machine; write one file, as by onnx.save(onnx.load(path), path, save_as_external_data=False)"
             )
-        known = {value: name for name, value in kinds.DataType.items()}
-        kind = known.get(tensor.data_type, f"type {tensor.data_type}")
+        kind = self.scalar_type(tensor.data_type)
         if kind not in FIELDS:
             raise self.error(f"{what} is {kind}, expected one of {', '.join(FIELDS)}")
         itemsize, field = FIELDS[kind]
@@ -102,4 +105,9 @@ class OnnxFile:
 
     def scalar_type(self, value: int) -> str:
         """Return the name of a type of numbers."""
-        return {number: name for name, number in self.onnx.TensorProto.DataType.items()}.get(value, str(value))
+        names = {number: name for name, number in self.onnx.TensorProto.DataType.items()}
+        return str(names.get(value, value))
+
+    def cast_to(self, node: Any) -> str:
+        """Return the name of the type that a Cast makes."""
+        return self.scalar_type(self.attributes(node, to=0, saturate=1, round_mode="up")["to"])

@@ -8,8 +8,7 @@ next dense layer, or at the end, is refused with the nodes that it came from.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ import numpy as np
 
 from nnx.errors import FileFormatError
 from nnx.interchange.formulas import Polynomial, TooLarge, X, applied, constant, recognised, same
+from nnx.interchange.onnx_constants import FOLDED, folded
 from nnx.interchange.onnx_file import DOMAINS, FLOATS, OnnxFile
+from nnx.interchange.onnx_graph import OnnxGraph
 from nnx.kernels.elementwise import BY_NAME
 from nnx.layers import ELEMENTWISE, GELU, Dense, Layer, Sigmoid, Softmax
 
 UNARY = ("Relu", "Sigmoid", "Tanh", "Softplus", "Mish", "Erf", "Exp", "Log", "Abs")
 ALPHA = {"LeakyRelu": 0.01, "Elu": 1.0}  # operators with a parameter, and what it is by default
-FOLDED = ("Identity", "Cast", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Constant")  # done to constants at once
 PASSED = ("Identity", "Cast", "Dropout", "Flatten", "Reshape")  # change no number of a prediction
 LABELS = ("ai.onnx.ml", "ZipMap")  # names probabilities, after the network
 
@@ -48,60 +48,11 @@ class _Walk:
     """
 
     def __init__(self, file: OnnxFile) -> None:
-        self.file, self.graph = file, file.graph
-        given = [entry for entry in self.graph.input if entry.name not in file.constants]
-        if len(given) != 1:
-            names = ", ".join(entry.name for entry in given) or "none"
-            raise file.error(f"the graph has {len(given)} inputs ({names}), expected one: rows of features")
-        self.input = given[0]
-        self.output, self.nodes = self._needed()
-        self.last_use = {name: i for i, node in enumerate(self.nodes) for name in node.input}
-        self.last_use[self.output] = len(self.nodes)
+        self.file, self.graph = file, OnnxGraph(file)
+        self.nodes, self.last_use, self.width = self.graph.nodes, self.graph.last_use, self.graph.width
         self.layers: list[Layer] = []
-        self.width = self._declared_width()
         self.double = False
-        self._begin(self.input.name)
-
-    # ---- which nodes count -------------------------------------------------------------------------------------------
-
-    def _needed(self) -> tuple[str, list[Any]]:
-        """Return the output that holds numbers, and the nodes that lead to it, in order."""
-        made: dict[str, int] = {}
-        for i, node in enumerate(self.graph.node):
-            for name in filter(None, node.output):
-                if name in made or name in self.file.constants or name == self.input.name:
-                    raise self.file.node_error(node, f"its output {name!r} exists already: the graph is damaged")
-                made[name] = i
-        output = self._numeric_output()
-        pending, needed = [output], set()
-        while pending:
-            name = pending.pop()
-            if name in made and made[name] not in needed:
-                needed.add(made[name])
-                pending += filter(None, self.graph.node[made[name]].input)
-        return output, [self.graph.node[i] for i in sorted(needed)]
-
-    def _numeric_output(self) -> str:
-        """Return the output that is floats: classifiers have labels beside it."""
-        outputs = list(self.graph.output)
-        if len(outputs) > 1:
-            outputs = [
-                entry for entry in outputs
-                if self.file.scalar_type(entry.type.tensor_type.elem_type) in FLOATS
-                or entry.type.WhichOneof("value") == "sequence_type"  # of ZipMap
-            ]  # fmt: skip
-        if len(outputs) != 1:
-            names = ", ".join(entry.name for entry in self.graph.output) or "none"
-            raise self.file.error(
-                f"the graph's outputs are {names}; expected one of numbers, and at most labels beside"
-            )
-        return str(outputs[0].name)
-
-    def _declared_width(self) -> int | None:
-        """Return how many features a row has, as the input says: what is not known is none."""
-        dims = self.input.type.tensor_type.shape.dim[1:]
-        sides = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in dims]
-        return math.prod(sides) if sides and min(sides) > 0 else None
+        self._begin(self.graph.input)
 
     # ---- the walk ----------------------------------------------------------------------------------------------------
 
@@ -113,10 +64,10 @@ class _Walk:
             except FileFormatError:
                 raise
             except TooLarge:
-                raise self._refusal(node, "together with the nodes before it is no function that nnx has") from None
+                raise self.file.refusal(node, "with the nodes before it is no function that nnx has") from None
             except (ArithmeticError, AttributeError, TypeError, ValueError) as error:  # of numbers, or of onnx itself
-                raise self._refusal(node, f"{error}") from error
-        if self.output not in self.values or not self.values[self.output].is_x():
+                raise self.file.refusal(node, f"{error}") from error
+        if self.graph.output not in self.values or not self.values[self.graph.output].is_x():
             raise self._leftover()
         if not self.layers:
             raise self.file.error("the graph holds no layer: its output is its input")
@@ -133,12 +84,14 @@ class _Walk:
         while inputs and not inputs[-1]:  # optional ones that are left out
             inputs.pop()
         if len(node.output) == 0 or (len(node.output) > 1 and node.op_type != "Dropout"):
-            raise self._refusal(node, "has several outputs, or none")
+            raise self.file.refusal(node, "has several outputs, or none")
         if node.op_type in FOLDED and node.domain in DOMAINS and all(name in self.file.constants for name in inputs):
-            self.file.constants[node.output[0]] = self._folded(node, [self.file.constants[name] for name in inputs])
+            self.file.constants[node.output[0]] = folded(
+                self.file, node, [self.file.constants[name] for name in inputs]
+            )
             return
         for name in inputs:
-            if name not in self.values and name not in self.file.constants:
+            if name and name not in self.values and name not in self.file.constants:
                 raise self._unknown_input(i, node, name)
         method = self._method(node)
         result = method(i, node, inputs)
@@ -159,7 +112,7 @@ class _Walk:
             found: Callable[[int, Any, list[str]], Polynomial | None] | None = getattr(self, f"_on_{name}", None)
             if found is not None:
                 return found
-        raise self._refusal(node, "is no dense layer and no activation function of nnx")
+        raise self.file.refusal(node, "is no dense layer and no activation function of nnx")
 
     def _keep(self, i: int, node: Any, result: Polynomial) -> None:
         """Note what a node computes; make a layer of it where nothing before it is read any more."""
@@ -180,7 +133,7 @@ class _Walk:
     def _on_Gemm(self, i: int, node: Any, inputs: list[str]) -> None:
         a = self.file.attributes(node, alpha=1.0, beta=1.0, transA=0, transB=0)
         if a["transA"] or len(inputs) not in (2, 3):
-            raise self._refusal(node, "multiplies transposed inputs, or has too few; expected x @ weights + biases")
+            raise self.file.refusal(node, "multiplies transposed inputs, or has too few; expected x @ weights + biases")
         weights = self._weights(i, node, inputs)
         weights = (weights.T if a["transB"] else weights) * a["alpha"]
         self._dense(node, weights, self._vector(node, inputs[2], weights.shape[1]) * a["beta"] if inputs[2:] else 0.0)
@@ -191,11 +144,11 @@ class _Walk:
 
     def _weights(self, i: int, node: Any, inputs: list[str]) -> np.ndarray:
         if len(inputs) < 2 or inputs[0] not in self.values or inputs[1] not in self.file.constants:
-            raise self._refusal(node, "expected a value times constant weights")
+            raise self.file.refusal(node, "expected a value times constant weights")
         self._expect_x(i, node, inputs[0])
         weights = self.file.constants[inputs[1]]
         if weights.ndim != 2 or 0 in weights.shape or weights.dtype.kind != "f":
-            raise self._refusal(
+            raise self.file.refusal(
                 node, f"its weights are {weights.dtype} {list(weights.shape)}; expected a matrix of floats"
             )
         self.double |= weights.dtype == np.float64
@@ -206,13 +159,17 @@ class _Walk:
         a = self.file.constants.get(name)
         if a is None or a.size not in (1, width) or a.shape != (1,) * (a.ndim - 1) + a.shape[-1:] or a.ndim > 2:
             shape = "no constant" if a is None else f"of shape {list(a.shape)}"
-            raise self._refusal(node, f"{name!r} is {shape}; expected one number, or one for each of {width} columns")
+            raise self.file.refusal(
+                node, f"{name!r} is {shape}; expected one number, or one for each of {width} columns"
+            )
         return np.broadcast_to(a.reshape(-1).astype(np.float64), (width,))
 
     def _dense(self, node: Any, weights: np.ndarray, biases: np.ndarray | float) -> None:
         if self.width not in (None, weights.shape[0]):
-            raise self._refusal(node, f"takes {weights.shape[0]} features, but is given {self.width}: it is damaged")
-        layer = Dense(*weights.shape, init=weights)
+            raise self.file.refusal(
+                node, f"takes {weights.shape[0]} features, but is given {self.width}: it is damaged"
+            )
+        layer = Dense(weights.shape[0], weights.shape[1], init=weights)
         layer.biases = np.broadcast_to(biases, (1, weights.shape[1]))
         self.layers.append(layer)
         self.width = weights.shape[1]
@@ -239,7 +196,7 @@ class _Walk:
             raise self._leftover()
         if self.horizon > i:
             again = self.nodes[min(self.horizon, len(self.nodes) - 1)]
-            raise self._refusal(
+            raise self.file.refusal(
                 again, f"reads what came before {node.op_type} {node.name!r} again: layers must be in a row"
             )
 
@@ -249,7 +206,7 @@ class _Walk:
         axis = self.file.attributes(node, axis=-1 if self.file.opset >= 13 else 1)["axis"]
         self._expect_x(i, node, self._only(node, inputs))
         if axis not in (-1, 1):
-            raise self._refusal(node, f"its axis is {axis}, expected that of the columns, -1 or 1")
+            raise self.file.refusal(node, f"its axis is {axis}, expected that of the columns, -1 or 1")
         self.layers.append(Softmax())
 
     def _on_Concat(self, i: int, node: Any, inputs: list[str]) -> None:
@@ -258,9 +215,9 @@ class _Walk:
         a, b = (self._polynomial(node, name) for name in self._two_of(node, inputs))
         dense = self.layers[-2] if len(self.layers) > 1 and isinstance(self.layers[-1], Sigmoid) else None
         if not (isinstance(dense, Dense) and b.is_x() and same(a, X * -1.0 + 1.0) and self.horizon <= i):
-            raise self._refusal(node, "joins something else than the two probabilities 1 - p and p of a sigmoid")
+            raise self.file.refusal(node, "joins something else than the two probabilities 1 - p and p of a sigmoid")
         if dense.n_neurons != 1 or axis not in (1, -1):
-            raise self._refusal(node, f"joins probabilities of {dense.n_neurons} outputs on axis {axis}")
+            raise self.file.refusal(node, f"joins probabilities of {dense.n_neurons} outputs on axis {axis}")
         before = dense.values()
         del self.layers[-2:]
         self.width = dense.n_inputs
@@ -294,7 +251,7 @@ class _Walk:
         a, b = self._two(node, inputs)
         divisor = self._polynomial(node, b).number()
         if not divisor:
-            raise self._refusal(node, "divides by something else than a number")
+            raise self.file.refusal(node, "divides by something else than a number")
         return self._polynomial(node, a) * (1 / divisor)
 
     def _on_Greater(self, i: int, node: Any, inputs: list[str]) -> Polynomial:
@@ -304,7 +261,7 @@ class _Walk:
     def _on_Where(self, i: int, node: Any, inputs: list[str]) -> Polynomial:
         self.file.attributes(node)
         if len(inputs) != 3:
-            raise self._refusal(node, f"has {len(inputs)} inputs, expected three")
+            raise self.file.refusal(node, f"has {len(inputs)} inputs, expected three")
         chosen, a, b = (self._polynomial(node, name) for name in inputs)
         return chosen * a + b + chosen * b * -1.0
 
@@ -315,7 +272,7 @@ class _Walk:
         a, b = self._two(node, inputs)
         x, power = self._polynomial(node, a), self._polynomial(node, b).number()
         if power not in (1, 2, 3):
-            raise self._refusal(node, "raises to something else than the power of 1, 2 or 3")
+            raise self.file.refusal(node, "raises to something else than the power of 1, 2 or 3")
         result = x
         for _ in range(int(power) - 1):
             result = result * x
@@ -328,7 +285,7 @@ class _Walk:
 
     def _only(self, node: Any, inputs: list[str]) -> str:
         if len(inputs) != 1:
-            raise self._refusal(node, f"has {len(inputs)} inputs, expected one")
+            raise self.file.refusal(node, f"has {len(inputs)} inputs, expected one")
         return inputs[0]
 
     def _two(self, node: Any, inputs: list[str]) -> tuple[str, str]:
@@ -337,7 +294,7 @@ class _Walk:
 
     def _two_of(self, node: Any, inputs: list[str]) -> tuple[str, str]:
         if len(inputs) != 2:
-            raise self._refusal(node, f"has {len(inputs)} inputs, expected two")
+            raise self.file.refusal(node, f"has {len(inputs)} inputs, expected two")
         return inputs[0], inputs[1]
 
     def _polynomial(self, node: Any, name: str) -> Polynomial:
@@ -346,7 +303,7 @@ class _Walk:
             return self.values[name]
         a = self.file.constants[name]
         if a.size != 1 or a.dtype.kind not in "fi" or not np.isfinite(a).all():
-            raise self._refusal(
+            raise self.file.refusal(
                 node, f"{name!r} has shape {list(a.shape)}; outside of dense layers expected single finite numbers"
             )
         return constant(float(str(a.reshape(())[()])))
@@ -355,7 +312,7 @@ class _Walk:
 
     def _passed(self, i: int, node: Any, inputs: list[str]) -> Polynomial:
         if not inputs or inputs[0] not in self.values:
-            raise self._refusal(node, "works on constants, which is not understood")
+            raise self.file.refusal(node, "works on constants, which is not understood")
         if node.domain in DOMAINS:
             check: Callable[[Any, list[str]], None] | None = getattr(self, f"_check_{node.op_type}", None)
             if check is not None:
@@ -363,107 +320,50 @@ class _Walk:
         return self.values[inputs[0]]
 
     def _check_Cast(self, node: Any, inputs: list[str]) -> None:
-        kind = self.file.scalar_type(self.file.attributes(node, to=0, saturate=1, round_mode="up")["to"])
+        kind = self.file.cast_to(node)
         if kind not in FLOATS:
-            raise self._refusal(node, f"makes {kind} of numbers, expected floats")
+            raise self.file.refusal(node, f"makes {kind} of numbers, expected floats")
 
     def _check_Dropout(self, node: Any, inputs: list[str]) -> None:
         modes = [self.file.constants.get(name) for name in inputs[2:] if name]
         if any(mode is None or mode.any() for mode in modes) or (
             len(node.output) > 1 and node.output[1] in self.last_use
         ):
-            raise self._refusal(node, "drops numbers in predictions too, or its mask is used; export for inference")
+            raise self.file.refusal(node, "drops numbers in predictions too, or its mask is used; export for inference")
 
     def _check_Flatten(self, node: Any, inputs: list[str]) -> None:
         if self.file.attributes(node, axis=1)["axis"] != 1:
-            raise self._refusal(node, "expected axis=1: a row for each sample")
+            raise self.file.refusal(node, "expected axis=1: a row for each sample")
 
     def _check_Reshape(self, node: Any, inputs: list[str]) -> None:
         self.file.attributes(node, allowzero=0)
         shape = self.file.constants.get(inputs[1]) if len(inputs) == 2 else None
-        sides = None if shape is None else shape.reshape(-1).tolist()
-        width = self.width
-        if (
-            sides is None
-            or len(sides) != 2
-            or sides[0] not in (-1, 0)
-            or sides[1] not in (width, -1 - sides[0], width or sides[1])
-        ):
-            raise self._refusal(node, f"makes {sides or 'a computed shape'} of rows of {width}; expected the same rows")
-        if sides[1] > 0:
-            self.width = sides[1]
-
-    # ---- constants ---------------------------------------------------------------------------------------------------
-
-    def _folded(self, node: Any, given: list[np.ndarray]) -> np.ndarray:
-        """Return what a node makes of constants."""
-        name = node.op_type
-        if name == "Constant":
-            values = self.file.attributes(
-                node, value=None, value_float=0.0, value_int=0, value_floats=[], value_ints=[]
+        sides = [] if shape is None else shape.reshape(-1).tolist()
+        width = self.width or max([1, *sides[1:2]])
+        if sides not in ([-1, width], [0, width], [0, -1]):
+            raise self.file.refusal(
+                node, f"makes {sides or 'a computed shape'} of rows of {width}; expected the same rows"
             )
-            names = [attribute.name for attribute in node.attribute]
-            if len(names) != 1:
-                raise self._refusal(node, "expected one value")
-            kind = np.float32 if "float" in names[0] else np.int64
-            return values[names[0]] if names[0] == "value" else np.array(values[names[0]], kind)
-        if not given:
-            raise self._refusal(node, "has no input")
-        if name == "Transpose":
-            perm = self.file.attributes(node, perm=[])["perm"] or list(range(given[0].ndim))[::-1]
-            if sorted(perm) != list(range(given[0].ndim)):
-                raise self._refusal(node, f"perm={perm} for {given[0].ndim} axes")
-            return given[0].transpose(perm)
-        if name == "Cast":
-            kind_name = self.file.scalar_type(self.file.attributes(node, to=0, saturate=1, round_mode="up")["to"])
-            if kind_name not in (*FLOATS, "INT64", "INT32"):
-                raise self._refusal(node, f"makes {kind_name} of constants")
-            kinds = {"DOUBLE": np.float64, "INT64": np.int64, "INT32": np.int32}
-            return given[0].astype(kinds.get(kind_name, np.float32))
-        if name == "Identity":
-            return given[0]
-        return self._reshaped(node, given)
-
-    def _reshaped(self, node: Any, given: list[np.ndarray]) -> np.ndarray:
-        """Return constants in another shape: sides of 1 that are added or left out, or any other of as many numbers."""
-        a = given[0]
-        try:
-            if node.op_type == "Reshape":
-                allow = self.file.attributes(node, allowzero=0)["allowzero"]
-                sides = [int(side) for side in given[1].reshape(-1)]
-                return a.reshape([side or (side if allow else a.shape[k]) for k, side in enumerate(sides)])
-            axes = self.file.attributes(node, axes=[])["axes"] or [int(axis) for axis in given[1].reshape(-1)]
-            return np.expand_dims(a, tuple(axes)) if node.op_type == "Unsqueeze" else np.squeeze(a, tuple(axes))
-        except (ValueError, IndexError) as error:
-            raise self._refusal(node, f"{error}") from None
+        if sides[1] > 0:
+            self.width = width
 
     # ---- refusals ----------------------------------------------------------------------------------------------------
-
-    def _refusal(self, node: Any, fact: str) -> FileFormatError:
-        return self.file.node_error(node, f"{fact}. from_onnx reads dense layers and activation functions in a row")
 
     def _unknown_input(self, i: int, node: Any, name: str) -> FileFormatError:
         if any(name in later.output for later in self.nodes[i:]):
             return self.file.node_error(
                 node, f"reads {name!r} before it is made: the graph has a cycle, or is out of order"
             )
-        if name == self.input.name or any(name in earlier.output for earlier in self.nodes[:i]):
-            return self._refusal(node, f"reads {name!r} from before the last layer")
+        if name == self.graph.input or any(name in earlier.output for earlier in self.nodes[:i]):
+            return self.file.refusal(node, f"reads {name!r} from before the last layer")
         return self.file.node_error(node, f"reads {name!r}, which nothing makes: the graph is damaged")
 
     def _leftover(self) -> FileFormatError:
         """Say which nodes compute what is no layer."""
-        nodes = list(self._named(self.since))
-        if not nodes:
-            return self.file.error(f"the output {self.output!r} is made by no node: the graph is damaged")
-        return self._refusal(
-            self.since[-1],
-            f"together with what comes right before it ({' -> '.join(nodes)}) is no function that nnx has",
-        )
-
-    def _named(self, nodes: list[Any]) -> Iterator[str]:
-        for node in nodes[-12:]:
-            yield node.op_type
+        if not self.since:
+            return self.file.error(f"the output {self.graph.output!r} is made by no node: the graph is damaged")
+        nodes = " -> ".join(node.op_type for node in self.since[-12:])
+        return self.file.refusal(self.since[-1], f"{nodes}, taken together, is no function that nnx has")
 
 
 def _layer(function: str, parameter: float) -> Layer:

@@ -20,7 +20,7 @@ from nnx import checks
 from nnx.backends.inputs import to_numbers
 from nnx.errors import FileFormatError, InputError, InputTypeError, MissingExtra
 from nnx.files import existing_file, read_file
-from nnx.layers import ELEMENTWISE, GELU, Activation, Dense, Dropout, Layer, Linear, Softmax
+from nnx.layers import ELEMENTWISE, ELU, GELU, Activation, Dense, Dropout, Layer, LeakyReLU, Linear, Softmax
 
 Array = Any
 KIND = "a safetensors file with PyTorch's names"
@@ -104,9 +104,9 @@ def _activation(torch: Any, part: Any, name: str) -> Layer:
     if kind in plain:
         return ACTIVATIONS[plain[kind]]()
     if kind is nn.LeakyReLU:
-        return ACTIVATIONS["leaky_relu"](slope=part.negative_slope)
+        return LeakyReLU(part.negative_slope)
     if kind is nn.ELU:
-        return ACTIVATIONS["elu"](alpha=part.alpha)
+        return ELU(part.alpha)
     if kind is nn.GELU:
         return GELU(part.approximate)
     if kind is nn.Softplus and part.beta == 1:
@@ -136,10 +136,10 @@ def _of_state(state: Mapping[Any, Any], activations: Any) -> tuple[list[Layer], 
     """Return dense layers with the activation functions given."""
     parts: dict[str, dict[str, np.ndarray]] = {}
     for key, value in state.items():
-        name, _, part = str(key).rpartition(".")
-        if part not in ("weight", "bias"):
-            raise InputError(f"from_torch: {key!r} is no weight and no bias of a Linear, {_guess(part)}")
-        parts.setdefault(name, {})[part] = _numbers(value, str(key))
+        name, _, kind = str(key).rpartition(".")
+        if kind not in ("weight", "bias"):
+            raise InputError(f"from_torch: {key!r} is no weight and no bias of a Linear, {_guess(kind)}")
+        parts.setdefault(name, {})[kind] = _numbers(value, str(key))
     if not parts:
         raise InputError("from_torch: the state dict is empty; expected names such as '0.weight' and '0.bias'")
     denses = []
@@ -150,7 +150,7 @@ def _of_state(state: Mapping[Any, Any], activations: Any) -> tuple[list[Layer], 
     for (name, _), before, dense in zip(list(parts.items())[1:], denses, denses[1:], strict=False):
         if dense.n_inputs != before.n_neurons:
             raise InputError(
-                f"from_torch: {name!r} takes {dense.n_inputs} inputs, but the one before it gives {before.n_neurons}: the "
+                f"from_torch: {name!r} takes {dense.n_inputs} inputs, the one before it gives {before.n_neurons}: the "
                 f"order is {', '.join(parts)}: give a dict in the order in which they are run"
             )
     layers: list[Layer] = []
@@ -194,12 +194,12 @@ def _guess(part: str) -> str:
 def _of_file(path: Path) -> dict[str, np.ndarray]:
     """Return the tensors of a safetensors file, in the natural order of their names: the file's own says nothing."""
     try:
-        import safetensors
+        import safetensors  # its numpy part knows no bfloat16
     except ImportError as error:
         raise MissingExtra("safetensors", "train", "reading safetensors files") from error
     data = read_file(path, KIND)
     try:
-        found = dict(safetensors.deserialize(data))
+        found: dict[str, dict[str, Any]] = dict(safetensors.deserialize(data))
     except MemoryError:
         raise
     except Exception as error:  # the library has an error type of its own
@@ -277,8 +277,8 @@ def to_state_dict(layers: Sequence[Layer], parameters: Mapping[str, np.ndarray])
         ) from error
     state = {}
     for name, a in parameters.items():
-        number, _, part = name.partition(".")
+        place, _, part = name.partition(".")
         weights = part == "weights"
         array = np.array((a.T if weights else a.reshape(-1)), order="C")
-        state[f"{number}.{'weight' if weights else 'bias'}"] = torch.from_numpy(array)
+        state[f"{place}.{'weight' if weights else 'bias'}"] = torch.from_numpy(array)
     return state

@@ -15,6 +15,7 @@ import numpy as np
 
 from nnx.kernels.step_state import LOSS
 from nnx.losses import Loss
+from nnx.metrics import Metric
 from nnx.model.network import Network
 from nnx.optimizers import Optimizer
 from nnx.owner import Owner
@@ -76,7 +77,7 @@ class TrainingStep:
         tolerance: how near a regression's output must be to count as right.
     """
 
-    def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, metrics: Sequence[str]) -> None:
+    def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, metrics: Sequence[Metric]) -> None:
         self.network: Network = proxy(network)
         self.given_loss, self.optimizer, self.metrics = loss, optimizer, metrics
         self.backend, self._owner, self.flat = network.backend, network._owner, network.flat
