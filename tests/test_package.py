@@ -4,6 +4,7 @@ import ast
 import graphlib
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -176,6 +177,11 @@ def test_dir_shows_what_is_public_and_nothing_else():
     assert set(dir(nnx)) == {*nnx.__all__, "nnfs", "testing", "xp", "__version__"}
     assert [name for name in dir(nnx) if not hasattr(nnx, name)] == []
     assert {"Any", "annotations", "casting", "import_module", "owner"}.isdisjoint(dir(nnx))
+
+
+def test_a_users_program_that_the_types_are_checked_with_runs():
+    names = runpy.run_path(str(ROOT / "tests/user_code.py"))
+    assert names["error"] < 1e-6
 
 
 # The layout ---------------------------------------------------------------------------------------

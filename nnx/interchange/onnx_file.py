@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from nnx.datasets.needs import optional
 from nnx.errors import FileFormatError
 from nnx.files import read_file
-from nnx.interchange.needs import onnx_package
 
 KIND = "an ONNX file"
 DOMAINS = ("", "ai.onnx")
@@ -31,7 +31,7 @@ class OnnxFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.onnx, self.path = onnx_package("from_onnx"), path
+        self.onnx, self.path = optional("onnx", "onnx", "from_onnx()"), path
         data = read_file(path, KIND, most=2**31)
         try:
             model = self.onnx.load_model_from_string(data)

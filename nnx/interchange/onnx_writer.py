@@ -15,10 +15,10 @@ import numpy as np
 
 from nnx import checks
 from nnx.backends.memory import readable
+from nnx.datasets.needs import optional
 from nnx.errors import InputError
 from nnx.files import as_path, write_atomically
 from nnx.interchange.formulas import COMPOSED, IN_FLOAT64, OPERATORS
-from nnx.interchange.needs import onnx_package
 from nnx.layers import ELEMENTWISE, Activation, Dense, Dropout, Layer, Linear, Softmax
 from nnx.settings import replaced
 
@@ -40,7 +40,7 @@ def write(
         InputError: a layer is not nnx's own, or a number is not finite, or there are too many for one file.
         MissingExtra: onnx is not installed. OSError: the file cannot be written.
     """
-    onnx, path = onnx_package("to_onnx"), as_path("to_onnx", path)
+    onnx, path = optional("onnx", "onnx", "to_onnx()"), as_path("to_onnx", path)
     for number, layer in enumerate(layers):
         _check(number, layer)
     size = sum(a.nbytes for a in parameters.values())
@@ -60,7 +60,8 @@ def write(
 
 def _check(number: int, layer: Layer) -> None:
     known = (Dense, Dropout, Linear, Softmax, *ELEMENTWISE.values())
-    if type(layer) not in known or replaced(layer):
+    unwritten = isinstance(layer, Activation) and layer.operation not in ("softmax", *OPERATORS, *COMPOSED)
+    if type(layer) not in known or replaced(layer) or unwritten:
         raise InputError(
             f"to_onnx: layer {number} is {layer}, which nnx knows no ONNX operators for; expected "
             f"{', '.join(kind.__name__ for kind in known)}, none with a method of your own"

@@ -18,7 +18,8 @@ import numpy as np
 
 from nnx import checks
 from nnx.backends.inputs import to_numbers
-from nnx.errors import FileFormatError, InputError, InputTypeError, MissingExtra
+from nnx.datasets.needs import optional
+from nnx.errors import FileFormatError, InputError, InputTypeError
 from nnx.files import existing_file, read_file
 from nnx.layers import ELEMENTWISE, ELU, GELU, Activation, Dense, Dropout, Layer, LeakyReLU, Linear, Softmax
 
@@ -193,10 +194,7 @@ def _guess(part: str) -> str:
 
 def _of_file(path: Path) -> dict[str, np.ndarray]:
     """Return the tensors of a safetensors file, in the natural order of their names: the file's own says nothing."""
-    try:
-        import safetensors  # its numpy part knows no bfloat16
-    except ImportError as error:
-        raise MissingExtra("safetensors", "train", "reading safetensors files") from error
+    safetensors = optional("safetensors", "train", "reading safetensors files")  # whose numpy part knows no bfloat16
     data = read_file(path, KIND)
     try:
         found: dict[str, dict[str, Any]] = dict(safetensors.deserialize(data))

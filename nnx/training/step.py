@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from weakref import proxy
 
 import numpy as np
@@ -78,7 +78,7 @@ class TrainingStep:
     """
 
     def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, metrics: Sequence[Metric]) -> None:
-        self.network: Network = proxy(network)
+        self.network = cast(Network, proxy(network))
         self.given_loss, self.optimizer, self.metrics = loss, optimizer, metrics
         self.backend, self._owner, self.flat = network.backend, network._owner, network.flat
         backend = self.backend
