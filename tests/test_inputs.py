@@ -23,6 +23,16 @@ PLAIN = np.array([[1, 0.5], [0, -2], [1, 8], [0, 3]])  # exact in every type bel
 LABELS = np.array([0, 1, 0, 1])
 
 
+class OnlyDLPack:
+    """An array of another library, whose one way out is DLPack."""
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return PLAIN.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return PLAIN.__dlpack_device__()
+
+
 class Column:
     """A column as pandas has it: of whatever type."""
 
@@ -114,6 +124,7 @@ TAKEN: dict[str, Any] = {
     "a frame with objects": Frame(a=PLAIN[:, 0].astype(np.int64), b=PLAIN[:, 1].astype(object)),
     "a frame of one type": Frame(a=PLAIN[:, 0], b=PLAIN[:, 1]),
     "what has only to_numpy()": OnlyToNumpy(),
+    "what has only DLPack": OnlyDLPack(),
 }
 
 

@@ -94,7 +94,11 @@ def _read(x: Any, what: str) -> np.ndarray:
         raise InputTypeError(f"{what}masked arrays were given: fill or drop the masked numbers first, e.g. x.filled(0)")
     try:
         a = np.asarray(_widened(x))
-        return np.asarray(x.to_numpy()) if a.dtype.kind == "O" and a.ndim == 0 and hasattr(x, "to_numpy") else a
+        if a.dtype.kind != "O" or a.ndim > 0:
+            return a
+        if hasattr(x, "to_numpy"):
+            return np.asarray(x.to_numpy())
+        return np.from_dlpack(x) if hasattr(type(x), "__dlpack__") else a
     except Exception as error:  # a foreign type that refuses, such as a tensor on a GPU
         if isinstance(error, ValueError) and "inhomogeneous" in str(error):
             raise InputError(
