@@ -322,6 +322,20 @@ def huge_polynomial(g: Graph) -> str:
     return g.node("Gemm", x, W1)
 
 
+def many_copies(g: Graph) -> str:
+    """A file of 70 kB that would need 33 MB, or as many as there are nodes."""
+    x, weights = g.node("MatMul", "x", np.ones((4, 64))), g.constant(np.ones((64, 64)))
+    for _ in range(10):
+        weights = g.node("Cast", weights, to=DOUBLE)
+    for _ in range(1000):
+        x = g.node("MatMul", x, weights)
+    return x
+
+
+def rank_three(g: Graph) -> str:
+    return g.node("Relu", g.node("Reshape", "x", g.constant([-1, 2, 2], np.int64)))
+
+
 REFUSED: dict[str, tuple[Callable[[Graph], str], list[str]]] = {
     "a convolution": (convolution, ["n_v0", "Conv", "dense layers"]),
     "a skip connection": (skipping, ["n_v2", "again"]),
@@ -334,7 +348,7 @@ REFUSED: dict[str, tuple[Callable[[Graph], str], list[str]]] = {
     "weights that are computed": (lambda g: g.node("MatMul", "x", g.node("Relu", "x")), ["n_v1", "constant weights"]),
     "weights in integers": (lambda g: g.node("MatMul", "x", g.constant(np.ones((4, 2)), np.int64)), ["n_v0", "int64"]),
     "nan in weights": (lambda g: g.node("MatMul", "x", W1 * np.nan), ["n_v0", "not finite"]),
-    "a width that does not fit": (lambda g: g.node("Gemm", g.node("Gemm", "x", W1), W1), ["n_v1", "given 5"]),
+    "a width that does not fit": (lambda g: g.node("Gemm", g.node("Gemm", "x", W1), W1), ["n_v1", "row has 5"]),
     "biases that do not fit": (lambda g: g.node("Gemm", "x", W1, np.ones(2)), ["n_v0", "5 columns"]),
     "transposed inputs": (lambda g: g.node("Gemm", "x", W1, transA=1), ["n_v0", "transposed"]),
     "an attribute of the wrong type": (lambda g: g.node("Elu", "x", alpha="much"), ["n_v0", "alpha", "type"]),
@@ -346,6 +360,8 @@ REFUSED: dict[str, tuple[Callable[[Graph], str], list[str]]] = {
     "quantized weights": (lambda g: g.node("DequantizeLinear", "x", 1), ["n_v0", "DequantizeLinear"]),
     "another domain's operator": (lambda g: g.node("Relu", "x", domain="com.me"), ["com.me.Relu"]),
     "a polynomial without end": (huge_polynomial, ["no function"]),
+    "many copies": (many_copies, ["more than"]),
+    "three axes": (rank_three, ["n_v0", "[-1, 2, 2]"]),
     "another shape": (lambda g: g.node("Reshape", "x", g.constant([-1, 2], np.int64)), ["n_v0", "[-1, 2]"]),
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ FIELDS = {  # of the types that are read: how many bytes a number has, and where
     "FLOAT": (4, "float_data"), "DOUBLE": (8, "double_data"), "FLOAT16": (2, "int32_data"),
     "BFLOAT16": (2, "int32_data"), "INT64": (8, "int64_data"), "INT32": (4, "int32_data"),
 }  # fmt: skip
+GROWTH = 32  # bytes that may be made of each byte of a file: types become wider, and a few arrays are used twice
 FLOATS = ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")
 
 
@@ -43,6 +44,7 @@ class OnnxFile:
             raise self.error("no ONNX file, or an empty one: it holds no graph with nodes")
         versions = [entry.version for entry in model.opset_import if entry.domain in DOMAINS]
         self.graph, self.opset = model.graph, max(versions, default=1)
+        self._room = 2**20 + GROWTH * len(data)
         self.constants: dict[str, np.ndarray] = {}
         if self.graph.sparse_initializer:
             raise self.error("sparse initializers are not read; write dense ones")
@@ -82,6 +84,13 @@ class OnnxFile:
             raise self.error(f"{what} is damaged: its shape is {list(shape)}, but it holds {held:g} numbers")
         a: np.ndarray = self.onnx.numpy_helper.to_array(tensor)
         return a.astype(np.float32) if kind in ("FLOAT16", "BFLOAT16") else a
+
+    def accounted(self, a: np.ndarray) -> np.ndarray:
+        """Return an array that was made of others; refuse a small file that says how to make very many of them."""
+        self._room -= a.nbytes
+        if self._room < 0:
+            raise self.error(f"it makes more than {GROWTH} times its size of its constants: it is damaged")
+        return a
 
     def attributes(self, node: Any, **defaults: Any) -> dict[str, Any]:
         """Return a node's attributes, of which it may have those given, each of the type of what it is by default.

@@ -86,9 +86,8 @@ class _Walk:
         if len(node.output) == 0 or (len(node.output) > 1 and node.op_type != "Dropout"):
             raise self.file.refusal(node, "has several outputs, or none")
         if node.op_type in FOLDED and node.domain in DOMAINS and all(name in self.file.constants for name in inputs):
-            self.file.constants[node.output[0]] = folded(
-                self.file, node, [self.file.constants[name] for name in inputs]
-            )
+            made = folded(self.file, node, [self.file.constants[name] for name in inputs])
+            self.file.constants[node.output[0]] = self.file.accounted(made)
             return
         for name in inputs:
             if name and name not in self.values and name not in self.file.constants:
@@ -152,7 +151,7 @@ class _Walk:
                 node, f"its weights are {weights.dtype} {list(weights.shape)}; expected a matrix of floats"
             )
         self.double |= weights.dtype == np.float64
-        return weights.astype(np.float64)
+        return self.file.accounted(weights.astype(np.float64))
 
     def _vector(self, node: Any, name: str, width: int) -> np.ndarray:
         """Return constants that are added to, or multiply, each of so many columns."""
@@ -166,9 +165,7 @@ class _Walk:
 
     def _dense(self, node: Any, weights: np.ndarray, biases: np.ndarray | float) -> None:
         if self.width not in (None, weights.shape[0]):
-            raise self.file.refusal(
-                node, f"takes {weights.shape[0]} features, but is given {self.width}: it is damaged"
-            )
+            raise self.file.refusal(node, f"takes {weights.shape[0]} features, but a row has {self.width}")
         layer = Dense(weights.shape[0], weights.shape[1], init=weights)
         layer.biases = np.broadcast_to(biases, (1, weights.shape[1]))
         self.layers.append(layer)
