@@ -103,6 +103,14 @@ def test_anything_else_is_refused_by_its_name(name: str):
         nnx.from_torch(state, activations)
 
 
+def test_names_are_ordered_as_people_count():
+    from nnx.interchange.pytorch import natural
+
+    names = ["fc10.weight", "fc2.weight", "fc\u00b2.weight", "weight", "2.weight", "10.weight", ""]
+    assert sorted(names, key=natural)[:3] == ["", "2.weight", "10.weight"]
+    assert sorted(names, key=natural).index("fc2.weight") < sorted(names, key=natural).index("fc10.weight")
+
+
 def test_what_is_no_source_is_refused(tmp_path: Path):
     with pytest.raises(InputTypeError, match="state_dict"):
         nnx.from_torch(3, "relu")
@@ -165,6 +173,7 @@ def test_torchs_other_modules_are_refused_by_name():
         nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)): "'1'.*BatchNorm1d",
         nn.Sequential(nn.Conv2d(1, 2, 3)): "Conv2d",
         nn.Sequential(nn.Linear(2, 2), nn.Softplus(beta=2)): "beta=2",
+        nn.Sequential(nn.Linear(2, 2), nn.Softplus(threshold=5)): "threshold=5",
         nn.Sequential(nn.Linear(2, 2), nn.Flatten()): "Flatten",
         hooked: "hooks",
         nn.Bilinear(2, 2, 2): "forward",

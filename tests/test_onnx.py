@@ -278,6 +278,13 @@ def test_images_are_flattened_at_the_front(tmp_path: Path):
     np.testing.assert_allclose(nnx.from_onnx(path).predict(X), run(path, X.reshape(-1, 2, 2)), rtol=1e-5, atol=1e-6)
 
 
+def test_a_softmax_over_one_of_several_axes_is_none_over_rows(tmp_path: Path):
+    g = Graph()
+    out = g.node("Gemm", g.node("Flatten", g.node("Softmax", g.node("Relu", "x"), axis=-1)), W1)
+    with pytest.raises(FileFormatError, match=r"n_v1.*3 axes"):
+        nnx.from_onnx(g.write(tmp_path / "m.onnx", (out, FLOAT), shape=["N", 2, 2]))
+
+
 # ---- refusals --------------------------------------------------------------------------------------------------------
 
 

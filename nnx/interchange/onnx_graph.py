@@ -14,7 +14,7 @@ class OnnxGraph:
     Attributes:
         input, output: their names. nodes: those that lead to the output, in order.
         last_use: the last node that reads a name; one more than there are reads the output.
-        width: how many features a row has, where the input says so.
+        width, axes: how many features a row has in all, and how many axes the input has, where it says so.
     """
 
     def __init__(self, file: OnnxFile) -> None:
@@ -24,7 +24,7 @@ class OnnxGraph:
             names = ", ".join(entry.name for entry in given) or "none"
             raise file.error(f"the graph has {len(given)} inputs ({names}), expected one: rows of features")
         self.input: str = given[0].name
-        self.width = _declared_width(given[0])
+        self.width, self.axes = _declared(given[0])
         self.output = self._numeric_output()
         self.nodes = self._needed()
         self.last_use = {name: i for i, node in enumerate(self.nodes) for name in node.input}
@@ -63,8 +63,8 @@ class OnnxGraph:
         return str(outputs[0].name)
 
 
-def _declared_width(entry: Any) -> int | None:
-    """Return how many features a row has, as an input says: what is not known is none."""
-    dims = entry.type.tensor_type.shape.dim[1:]
-    sides = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in dims]
-    return math.prod(sides) if sides and min(sides) > 0 else None
+def _declared(entry: Any) -> tuple[int | None, int | None]:
+    """Return how many features a row has, and how many axes there are, as an input says: what is not known is none."""
+    dims = entry.type.tensor_type.shape.dim
+    sides = [dim.dim_value if dim.HasField("dim_value") else 0 for dim in dims[1:]]
+    return math.prod(sides) if sides and min(sides) > 0 else None, len(dims) or None

@@ -44,12 +44,13 @@ class _Walk:
     Attributes:
         layers: found so far. values: what names stand for, as polynomials of the last layer's output.
         since: the nodes that these came from. horizon: the last node that reads any of them.
-        width: how many columns x has, or None.
+        width, axes: how many columns x has, and how many axes, or None.
     """
 
     def __init__(self, file: OnnxFile) -> None:
         self.file, self.graph = file, OnnxGraph(file)
-        self.nodes, self.last_use, self.width = self.graph.nodes, self.graph.last_use, self.graph.width
+        self.nodes, self.last_use = self.graph.nodes, self.graph.last_use
+        self.width, self.axes = self.graph.width, self.graph.axes
         self.layers: list[Layer] = []
         self.double = False
         self._begin(self.graph.input)
@@ -191,6 +192,8 @@ class _Walk:
         """Refuse a layer whose input is not all that came before, or is read again."""
         if not self.values[name].is_x():
             raise self._leftover()
+        if self.axes not in (2, None):
+            raise self.file.refusal(node, f"works on {self.axes} axes; expected a Flatten before it")
         if self.horizon > i:
             again = self.nodes[min(self.horizon, len(self.nodes) - 1)]
             raise self.file.refusal(
@@ -299,7 +302,7 @@ class _Walk:
         if name in self.values:
             return self.values[name]
         a = self.file.constants[name]
-        if a.size != 1 or a.dtype.kind not in "fi" or not np.isfinite(a).all():
+        if a.size != 1 or a.ndim > 2 or a.dtype.kind not in "fi" or not np.isfinite(a).all():
             raise self.file.refusal(
                 node, f"{name!r} has shape {list(a.shape)}; outside of dense layers expected single finite numbers"
             )
@@ -331,6 +334,7 @@ class _Walk:
     def _check_Flatten(self, node: Any, inputs: list[str]) -> None:
         if self.file.attributes(node, axis=1)["axis"] != 1:
             raise self.file.refusal(node, "expected axis=1: a row for each sample")
+        self.axes = 2
 
     def _check_Reshape(self, node: Any, inputs: list[str]) -> None:
         self.file.attributes(node, allowzero=0)
@@ -341,8 +345,7 @@ class _Walk:
             raise self.file.refusal(
                 node, f"makes {sides or 'a computed shape'} of rows of {width}; expected the same rows"
             )
-        if sides[1] > 0:
-            self.width = width
+        self.width, self.axes = width if sides[1] > 0 else self.width, 2
 
     # ---- refusals ----------------------------------------------------------------------------------------------------
 

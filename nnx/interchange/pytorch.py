@@ -73,7 +73,7 @@ def _of_modules(torch: Any, module: Any) -> tuple[list[Layer], str]:
     layers: list[Layer] = []
     types: list[str] = []
     for name, part in _flat(torch, module, ""):
-        if type(part) is torch.nn.Flatten and not layers and part.start_dim == 1:
+        if type(part) is torch.nn.Flatten and not layers and (part.start_dim, part.end_dim) == (1, -1):
             continue
         if type(part) is torch.nn.Linear:
             weight, bias = _numbers(part.weight, name), None if part.bias is None else _numbers(part.bias, name)
@@ -88,7 +88,7 @@ def _flat(torch: Any, module: Any, prefix: str) -> list[tuple[str, Any]]:
     """Return the modules that a Sequential runs, by their names; refuse what runs beside them."""
     if module._forward_hooks or module._forward_pre_hooks:
         raise InputError(
-            f"from_torch: module {prefix or 'given'!r} has forward hooks, which nnx would not run; remove them"
+            f"from_torch: module {prefix.rstrip('.')!r} has forward hooks, which nnx would not run; remove them"
         )
     if type(module) is not torch.nn.Sequential:
         return [(prefix, module)]
@@ -110,7 +110,7 @@ def _activation(torch: Any, part: Any, name: str) -> Layer:
         return ELU(part.alpha)
     if kind is nn.GELU:
         return GELU(part.approximate)
-    if kind is nn.Softplus and part.beta == 1:
+    if kind is nn.Softplus and part.beta == 1 and part.threshold >= 15:  # from where on it is x, within 3e-7
         return ACTIVATIONS["softplus"]()
     if kind is nn.Softmax and part.dim in (1, -1, None):
         return Softmax()
@@ -118,8 +118,8 @@ def _activation(torch: Any, part: Any, name: str) -> Layer:
         return Dropout(part.p)
     raise InputError(
         f"from_torch: module {name.rstrip('.')!r} is {part}, which nnx has no layer for; expected Linear, "
-        f"{', '.join(kind.__name__ for kind in plain)}, LeakyReLU, ELU, GELU, Softplus(beta=1), Softmax(dim=1), "
-        "Dropout, or a Flatten at the front"
+        f"{', '.join(kind.__name__ for kind in plain)}, LeakyReLU, ELU, GELU, Softplus(beta=1, threshold=20), "
+        "Softmax(dim=1), Dropout, or a Flatten at the front"
     )
 
 
@@ -220,7 +220,7 @@ def _stored(path: Path, name: str, tensor: dict[str, Any]) -> np.ndarray:
 
 def natural(name: str) -> list[tuple[int, int, str]]:
     """Return what sorts names as people count: "fc2" before "fc10"."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 # ---- both ways -------------------------------------------------------------------------------------------------------
