@@ -83,6 +83,12 @@ class Scipys(Sparse):
     toarray = Sparse.todense
 
 
+class Torchs:
+    """A sparse tensor, which PyTorch tells by its layout."""
+
+    shape, layout, to_dense = (4, 2), "torch.sparse_csr", Sparse.todense
+
+
 class SparseFrame(Frame):
     """A frame of sparse columns, as pandas' accessor shows it."""
 
@@ -194,6 +200,7 @@ def test_targets_that_are_not_contiguous_are_replayed_all_the_same() -> None:
 REFUSED: dict[str, tuple[Any, list[str]]] = {
     "sparse": (Sparse(), ["sparse Sparse", r"\(4, 2\)", r"\.todense\(\)", "64 bytes"]),
     "sparse, SciPy's": (Scipys(), ["sparse Scipys", r"\.toarray\(\)"]),
+    "sparse, PyTorch's": (Torchs(), ["sparse Torchs", r"by \.to_dense\(\)"]),
     "sparse rows": ([Scipys(), Scipys()], ["sparse", r"\[0\]", "toarray"]),
     "a sparse frame": (SparseFrame(a=LABELS), ["sparse", r"\.sparse\.to_dense\(\)"]),
     "a tensor": (Tensor(), ["Tensor", "requires grad", r"\.detach\(\)\.float\(\)\.cpu\(\)\.numpy\(\)"]),

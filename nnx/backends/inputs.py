@@ -63,8 +63,9 @@ def _is_mixed_frame(x: Any) -> bool:
 
 
 def _is_sparse(x: Any) -> bool:
-    """Tell whether `x` is sparse: SciPy's, pydata's, or pandas'. Made dense it might take all memory there is."""
-    return hasattr(type(x), "todense") or hasattr(getattr(x, "sparse", None), "to_dense")
+    """Tell whether `x` is sparse: of SciPy, pydata, pandas or PyTorch. Made dense it might take all memory."""
+    theirs = str(getattr(x, "layout", "")).startswith("torch.sparse")
+    return theirs or hasattr(type(x), "todense") or hasattr(getattr(x, "sparse", None), "to_dense")
 
 
 def _numbers(x: Any, what: str, words: str) -> np.ndarray:
@@ -135,14 +136,16 @@ def _named(x: Any) -> str:
     if x is None or isinstance(x, str | bytes):
         return f"{'' if x is None else type(x).__name__ + ' '}{repr(x)[:40]}"
     return (
-        f"a sparse {type(x).__name__} of shape {x.shape}" if _is_sparse(x) else f"an object of type {type(x).__name__}"
+        f"a sparse {type(x).__name__} of shape {tuple(x.shape)}"
+        if _is_sparse(x)
+        else f"an object of type {type(x).__name__}"
     )
 
 
 def _refusal(fact: str, x: Any, words: str) -> str:
     """Say what was given, what was expected, and how to convert an object."""
     if _is_sparse(x):
-        dense = next((way for way in ("toarray", "todense") if hasattr(x, way)), "sparse.to_dense")
+        dense = next((way for way in ("toarray", "todense", "to_dense") if hasattr(x, way)), "sparse.to_dense")
         return f"{fact}; expected a dense array: convert it by .{dense}(), which takes {8 * math.prod(x.shape):,} bytes"
     if hasattr(x, "requires_grad"):
         advice = f"convert it{_by(x)}"
