@@ -285,6 +285,27 @@ def test_a_softmax_over_one_of_several_axes_is_none_over_rows(tmp_path: Path):
         nnx.from_onnx(g.write(tmp_path / "m.onnx", (out, FLOAT), shape=["N", 2, 2]))
 
 
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+def test_what_pytorchs_exporter_writes_is_read(tmp_path: Path):
+    torch = pytest.importorskip("torch")
+    nn, path = torch.nn, tmp_path / "m.onnx"
+    torch.manual_seed(0)
+    functions = {
+        nn.ReLU(): "ReLU()", nn.LeakyReLU(0.2): "LeakyReLU(0.2)", nn.ELU(0.7): "ELU(0.7)", nn.GELU(): "GELU()",
+        nn.GELU("tanh"): "GELU(approximate='tanh')", nn.SiLU(): "SiLU()", nn.Softplus(): "Softplus()",
+        nn.Mish(): "Mish()",
+        nn.Sigmoid(): "Sigmoid()", nn.Tanh(): "Tanh()",
+    }  # fmt: skip
+    parts = [part for function in functions for part in (nn.Linear(4, 4), function, nn.Dropout(0.1))]
+    network = nn.Sequential(nn.Flatten(), *parts, nn.Linear(4, 3, bias=False), nn.Softmax(dim=1)).eval()
+    images = torch.from_numpy(X).reshape(-1, 2, 2)
+    options = {"dynamo": False, "opset_version": 17, "input_names": ["x"], "dynamic_axes": {"x": {0: "N"}}}
+    torch.onnx.export(network, (images,), path, **options)
+    model = nnx.from_onnx(path)
+    assert list(map(repr, model.layers[1:-2:2])) == list(functions.values())
+    np.testing.assert_allclose(model.predict(X), network(images).detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
 # ---- refusals --------------------------------------------------------------------------------------------------------
 
 
