@@ -60,8 +60,8 @@ class Trainable(Network):
             metrics: a list of "accuracy": the share of right classes; of outputs on the right side of 0.5 for binary
                 cross-entropy; of outputs within std(y) / 250 of the target for regression (chapter 17). In evaluation
                 and validation also "precision", "recall", "f1", "auc", "balanced_accuracy", "top_5" (any number) for
-                classes, "mae", "rmse", "r2" for numbers, as nnx.metrics has them, and functions f(y_true, y_pred) of your own, called with all
-                targets and all outputs of `predict` at once and listed by their names.
+                classes, "mae", "rmse", "r2" for numbers, as nnx.metrics has them, and functions f(y_true, y_pred) of
+                your own, called with all targets and all outputs of `predict` at once and listed by their names.
         """
         self._check_loss(loss)
         _check_optimizer(optimizer)
