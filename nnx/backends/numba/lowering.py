@@ -44,6 +44,7 @@ class Layout:
         assert step.optimizer is not None
         assert step.losses is not None
         self.step, self.arena, self.threads = step, arena, threads
+        self.begin = address(arena)
         self.work, self.places, self.inputs = 0, dict[int, int](), list[Array]()
         self.numbers: list[float] = [0.0] * t.CONSTANTS
         self.known: dict[tuple[float, ...], int] = {}
@@ -82,7 +83,7 @@ class Layout:
 
     def parameter(self, a: Array) -> int:
         """The place of parameters, gradients or moments."""
-        first = (address(a) - address(self.arena)) // int(self.arena.itemsize)
+        first = (address(a) - self.begin) // int(self.arena.itemsize)
         if first < 0 or first + a.size > self.arena.size or not a.flags.c_contiguous:
             raise NotReplayable(f"parameters or gradients {a.shape} lie outside the model's flat buffer")
         return t.ARENA + first

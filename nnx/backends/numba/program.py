@@ -70,13 +70,14 @@ def flat_buffer(step: Step) -> Array:
     """The one array that holds all parameters, gradients and moments."""
     assert step.optimizer is not None
     parts = [step.optimizer.operands[name] for name in ("p", "g", "m", "v") if name in step.optimizer.operands]
-    first = min(parts, key=address)
+    places = [address(a) for a in parts]
+    begin, end = min(places), max(place + a.nbytes for place, a in zip(places, parts, strict=True))
+    first = parts[places.index(begin)]
     owner = first if first.base is None else first.base
-    end = max(address(a) + a.nbytes for a in parts)
     mine = all((a if a.base is None else a.base) is owner and a.dtype == first.dtype for a in parts)
-    if not (mine and isinstance(owner, np.ndarray) and address(owner) <= address(first)):
+    if not (mine and isinstance(owner, np.ndarray) and owner.flags.c_contiguous and address(owner) <= begin):
         raise NotReplayable("parameters, gradients and moments are not views into one buffer")
     if address(owner) + owner.nbytes < end or first.dtype.name not in ("float32", "float64"):
         raise NotReplayable(f"the model's flat buffer is {first.dtype}, or shorter than its parts")
-    count = (end - address(first)) // first.itemsize
-    return np.lib.stride_tricks.as_strided(first.reshape(-1), (count,), (first.itemsize,))
+    skipped = (begin - address(owner)) // first.itemsize
+    return owner.reshape(-1)[skipped : skipped + (end - begin) // first.itemsize]
