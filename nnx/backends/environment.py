@@ -17,6 +17,14 @@ def gemm_rule() -> str:
     return rule
 
 
+def tuned() -> bool:
+    """Return whether measured choices may be taken: what NNX_TUNE says."""
+    word = os.environ.get("NNX_TUNE", "")
+    if word not in ("", "off") and word.strip().lower() not in ("", "auto", "off"):
+        raise InputError(f"NNX_TUNE={word!r}: expected auto or off")
+    return word.strip().lower() != "off"
+
+
 def flag(variable: str) -> bool | None:
     """Return whether a variable says yes or no; None where it says nothing."""
     text = os.environ.get(variable, "")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from nnx import checks
+from nnx.backends.environment import tuned
 from nnx.cli.console import best_effort
 from nnx.output import say
 
@@ -19,7 +21,11 @@ def warmup(
         typer.Option(help="float32 or float64: for this number type only, in two thirds of the time. Default: both."),
     ] = None,
 ) -> None:
-    """Compile every kernel of the Numba backend now, so that no training has to wait for it."""
+    """Compile every kernel of the Numba backend now, so that no training has to wait; measure what is faster here.
+
+    What was measured is kept beside the kernels, for this processor and this number of threads. NNX_TUNE=off measures
+    nothing.
+    """
     from nnx.backends.numba.warmup import DTYPES
     from nnx.backends.numba.warmup import warmup as compile_all
 
@@ -33,4 +39,19 @@ def warmup(
             bar.update(task, completed=done, total=total, description=name, refresh=True)
 
         count = compile_all(show, dtypes)
+        chosen = _measured(dtypes, lambda what: bar.update(task, description=f"measuring {what}", refresh=True))
     say(f"compiled, or found on disk: {count} kernels")
+    say(chosen)
+
+
+def _measured(dtypes: tuple[str, ...], progress: Callable[[str], None]) -> str:
+    """Measure what is faster on this machine and keep it; return what became of it."""
+    if not tuned():
+        return "measured: nothing, because NNX_TUNE=off"
+    from nnx.backends.numba import measuring, tuning
+
+    choices = measuring.measure(dtypes, progress)
+    try:
+        return f"measured what is faster here: {tuning.keep(choices)}"
+    except OSError as error:
+        return f"measured what is faster here, but it is not kept: {error.strerror or error}"
