@@ -233,6 +233,15 @@ def test_measuring_gives_choices_that_the_file_takes(folder, monkeypatch):
     assert json.loads(json.dumps(asdict(choices)))["lanes_weights"] == choices.lanes_weights
 
 
+def test_a_program_that_has_its_processors_to_itself_is_told_from_one_that_has_not(monkeypatch):
+    monkeypatch.setattr(measuring, "LOOKS", 1000)
+    assert 0 < measuring.had_to_itself() <= 1.5  # the two clocks tick apart
+    clock = iter(range(100))
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: 4.0 * next(clock))
+    monkeypatch.setattr(measuring.time, "thread_time", lambda: 1.0 * next(clock))
+    assert measuring.had_to_itself() < 1
+
+
 def test_a_limit_is_where_all_sizes_together_lose_least():
     half = {1.0: 2.0, 4.0: 1.5, 16.0: 0.6, 64.0: 0.5}  # twice as slow, half as slow again, faster
     assert measuring.limit(half, 1.0, upwards=True) == 8

@@ -14,6 +14,8 @@ from nnx.backends.environment import tuned
 from nnx.cli.console import best_effort
 from nnx.output import say
 
+QUIET = 0.9  # the share of its processors that a program must have for its times to tell anything
+
 
 def warmup(
     dtype: Annotated[
@@ -50,7 +52,12 @@ def _measured(dtypes: tuple[str, ...], progress: Callable[[str], None]) -> str:
         return "measured: nothing, because NNX_TUNE=off"
     from nnx.backends.numba import measuring, tuning
 
-    choices = measuring.measure(dtypes, progress)
+    before, choices, after = measuring.had_to_itself(), measuring.measure(dtypes, progress), measuring.had_to_itself()
+    if (share := min(before, after)) < QUIET:
+        return (
+            f"measured what is faster here, but it is not kept: other programs left this one {share:.0%} of a "
+            "processor; run nnx warmup again when they are done"
+        )
     try:
         return f"measured what is faster here: {tuning.keep(choices)}"
     except OSError as error:

@@ -1,7 +1,7 @@
 """Measurement behind the choices of tuning.py: what is faster here, of two ways to do the same.
 
-Each pair of ways takes turns, in rounds, so that what else the machine does meets both; what counts is the median of
-their quotients. Where two are within TIE of each other, the choice stays as it was derived.
+Each pair of ways takes turns, in rounds, so that what else the machine does meets both; what counts is the best round
+of each. Where two are within TIE of each other, the choice stays as it was derived.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ ROWS = 128
 
 PYTHON = 12.0  # us that `predict` takes in Python around the stages of a network, roughly
 SHARED = tuple(50 * 2**n for n in range(6))  # us of work that one or two threads do
+LOOKS = 20_000_000  # of a thread that only waits: some 20 ms
 PAUSE = 300e-6  # seconds after which helping threads sleep
 Progress = Callable[[str], None]
 Timed = Callable[[int], float | None]  # does something so often, and may say how many seconds of that count
@@ -62,6 +63,19 @@ def measure(dtypes: Sequence[str] = ("float32", "float64"), progress: Progress =
     progress("prediction")
     row, weight = prediction_us(backend, first)
     return Choices(tuple(products), lanes, threads, share, row, weight, PYTHON + stages_us(backend, first))
+
+
+def had_to_itself() -> float:
+    """Return what share of the time a processor was this program's, of one for each thread: less where others run."""
+    shares, nothing = list[float](), np.zeros(1, np.int64)
+
+    def spin() -> None:
+        wall, own = time.perf_counter(), time.thread_time()
+        pool.stay_awake(nothing, 0, LOOKS)
+        shares.append((time.thread_time() - own) / (time.perf_counter() - wall))
+
+    pool.run([spin] * pool.limit)
+    return min(shares)
 
 
 # ---- what is measured ------------------------------------------------------------------------------------------------
@@ -219,13 +233,10 @@ def after_a_pause(call: Callable[[], Any]) -> Timed:
 
 
 def quotient(one: Timed, other: Timed) -> float:
-    """Return how long `one` takes, over `other`."""
-    counts = [times(run) for run in (one, other)]
-    found = []
-    for _ in range(ROUNDS):
-        took = [seconds(run, count) / count for run, count in zip((one, other), counts, strict=True)]
-        found.append(took[0] / took[1])
-    return float(np.median(found))
+    """Return how long `one` takes, over `other`: the best of each, for other programs make both only slower."""
+    runs = [(run, times(run)) for run in (one, other)]
+    took = [[seconds(run, count) / count for run, count in runs] for _ in range(ROUNDS)]
+    return min(first for first, _ in took) / min(second for _, second in took)
 
 
 def times(run: Timed) -> int:
