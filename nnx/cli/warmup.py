@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from nnx import checks
 from nnx.backends.environment import tuned
 from nnx.cli.console import best_effort
+from nnx.cli.errors import Failed, writing
 from nnx.output import say
 
 QUIET = 0.9  # the share of its processors that a program must have for its times to tell anything
@@ -22,6 +24,13 @@ def warmup(
         str | None,
         typer.Option(help="float32 or float64: for this number type only, in two thirds of the time. Default: both."),
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Copy it all there, for an image: with NUMBA_CACHE_DIR=DIR nothing is compiled on such a processor.",
+        ),
+    ] = None,
 ) -> None:
     """Compile every kernel of the Numba backend now, so that no training has to wait; measure what is faster here.
 
@@ -29,6 +38,7 @@ def warmup(
     nothing.
     """
     from nnx.backends.numba.warmup import DTYPES
+    from nnx.backends.numba.warmup import export as copy_all
     from nnx.backends.numba.warmup import warmup as compile_all
 
     dtypes = DTYPES if dtype is None else (checks.dtype(dtype),)
@@ -44,6 +54,12 @@ def warmup(
         chosen = _measured(dtypes, lambda what: bar.update(task, description=f"measuring {what}", refresh=True))
     say(f"compiled, or found on disk: {count} kernels")
     say(chosen)
+    if export is not None:
+        with writing(export):
+            files = copy_all(export)
+        if not files:
+            raise Failed("nothing was exported, because compiled kernels cannot be kept on disk here")
+        say(f"exported {files} files: set NUMBA_CACHE_DIR to {export.resolve()} where they are used")
 
 
 def _measured(dtypes: tuple[str, ...], progress: Callable[[str], None]) -> str:

@@ -137,6 +137,12 @@ class NumbaBackend(NumpyBackend):
         rule = "the own product where it was measured to be faster" if measured else self.kernels.gemm.RULE
         return f"{rule}, else BLAS{how}; NNX_GEMM=own or blas overrides"
 
+    def probe(self) -> None:
+        """Compile a small kernel, and run it: `dense`, which takes a second to compile, is for those who need it."""
+        taken = self.gather_rows(np.array([3, 5, 7]), np.array([2, 0]), np.zeros(3, np.int64), np.zeros(2, np.int64))
+        if taken.tolist() != [7, 3]:
+            raise RuntimeError(f"rows 2 and 0 of [3 5 7] are {taken.tolist()}, not [7 3]")
+
     # ---- programs ----------------------------------------------------------------------------------------------------
 
     def record(self, known: Iterable[Array]) -> Recorder:
