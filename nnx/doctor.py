@@ -66,7 +66,7 @@ def report() -> dict[str, Any]:
             "executable": sys.executable,
         },
         "platform": platform.platform(),
-        "cpu": {"model": processor.model(), "usable": threads.usable(), "cores": os.cpu_count(), "simd": _simd()},
+        "cpu": {"model": processor.model(), "usable": threads.usable(), "cores": os.cpu_count(), "simd": simd()},
         "threads": _threads(),
         "gpu": gpu,
         "numpy": {"version": np.__version__, "blas": _blas(), "threads": _thread_pools()},
@@ -88,7 +88,7 @@ def _threads() -> dict[str, Any]:
     return {"taken": taken, "why": why, "limits": threads.limits()}
 
 
-def _simd() -> list[str]:
+def simd() -> list[str]:
     """Return the vector instructions that NumPy found."""
     found = _numpy_facts("SIMD Extensions")
     return [name for kind in ("baseline", "found") for name in found.get(kind, ())]

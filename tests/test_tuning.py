@@ -71,6 +71,9 @@ def test_a_processors_name_becomes_the_name_of_a_file():
     }.items():  # fmt: skip
         assert processor.slug(name) == short
     assert processor.slug("(R)")
+    assert processor.short(["X86_V2", "X86_V3"]) == f"{processor.slug()}-avx2"
+    assert processor.short(["X86_V3", "X86_V4", "AVX512_SPR"]) == f"{processor.slug()}-amx"
+    assert processor.short([]) == processor.slug()
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------
@@ -257,3 +260,52 @@ def test_ways_that_tie_leave_the_choice_as_it_was_derived():
         assert measuring.faster(0.98, expected) is expected
     assert measuring.faster(0.5, False)
     assert not measuring.faster(1.5, True)
+
+
+# ---- nnx warmup ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def warmed(folder, monkeypatch):
+    """Return what runs `nnx warmup` where all is compiled, and what it measures is known; share: of a processor."""
+    pytest.importorskip("typer")
+    from nnx.backends.numba import warmup
+    from nnx.cli.warmup import warmup as command
+
+    def run(capsys, share=1.0, files=3, **options):
+        monkeypatch.setattr(warmup, "warmup", lambda progress, dtypes: len(dtypes))
+        monkeypatch.setattr(warmup, "export", lambda path: files)
+        monkeypatch.setattr(measuring, "measure", lambda dtypes, progress: MEASURED)
+        monkeypatch.setattr(measuring, "had_to_itself", lambda: share)
+        command(**options)
+        return " ".join(capsys.readouterr().out.split())
+
+    return run
+
+
+def test_warmup_keeps_what_it_measured(warmed, folder, capsys):
+    said = warmed(capsys, dtype=None, export=None)
+    assert "measured what is faster here:" in said
+    assert tuning.current().choices == MEASURED
+
+
+def test_warmup_keeps_nothing_that_it_measured_beside_other_programs(warmed, folder, capsys):
+    said = warmed(capsys, share=0.5, dtype="float32", export=None)
+    assert "not kept: other programs left this one 50% of a processor" in said
+    assert not list(folder.iterdir())
+
+
+def test_warmup_says_why_nothing_is_kept_and_measures_nothing_when_it_is_off(warmed, monkeypatch, capsys):
+    monkeypatch.setattr(tuning, "writable", lambda: None)
+    assert "it is not kept: there is no folder" in warmed(capsys, dtype=None, export=None)
+    monkeypatch.setenv("NNX_TUNE", "off")
+    assert "measured: nothing, because NNX_TUNE=off" in warmed(capsys, dtype=None, export=None)
+
+
+def test_warmup_exports_to_a_folder(warmed, tmp_path, capsys):
+    from nnx.cli.errors import Failed
+
+    said = warmed(capsys, dtype=None, export=tmp_path / "image")
+    assert "exported 3 files: set NUMBA_CACHE_DIR to" in said
+    with pytest.raises(Failed, match="cannot be kept on disk"):
+        warmed(capsys, files=0, dtype=None, export=tmp_path / "image")

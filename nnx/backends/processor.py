@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,22 @@ def model() -> str:
         return platform.processor() or platform.machine()
     numbers = ", ".join(f"{name} {facts[name]}" for name in ("cpu family", "model", "stepping") if name in facts)
     return f"{facts['model name']} ({numbers})" if numbers else facts["model name"]
+
+
+VECTORS = {  # what NumPy calls instructions: widest first
+    "AVX512_SPR": "amx", "X86_V4": "avx512", "AVX512_SKX": "avx512", "AVX512F": "avx512", "X86_V3": "avx2",
+    "AVX2": "avx2", "ASIMD": "neon", "NEON": "neon",
+}  # fmt: skip
+
+
+def short(simd: Iterable[str]) -> str:
+    """Return the processor's name and its widest instructions, for the name of a file: epyc-7763-avx2.
+
+    Args:
+        simd: the instructions that it has, as NumPy calls them.
+    """
+    have = set(simd)
+    return "-".join([slug(), *[name for known, name in VECTORS.items() if known in have][:1]])
 
 
 def slug(name: str | None = None) -> str:
