@@ -177,7 +177,7 @@ def test_derived_choices_follow_from_caches_and_vectors(monkeypatch):
     assert 0 < here.lanes_weights <= caches.caches().l1 // 4
     monkeypatch.setattr(tuning, "caches", lambda: Caches(8 * KIB, 64 * KIB, 64 * KIB))
     assert tuning.derived().lanes_weights <= 2 * KIB < here.lanes_weights
-    monkeypatch.setattr(gemm, "WIDTH", 2 * gemm.WIDTH)
+    monkeypatch.setattr(tuning, "WIDTH", 2 * tuning.WIDTH)
     assert tuning.derived().threads_from == 2 * here.threads_from
 
 

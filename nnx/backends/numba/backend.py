@@ -36,6 +36,7 @@ from nnx.kernels.step_state import STEP
 
 Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
+LEAST = 5e4  # ns of work that nowhere are worth a second thread
 
 
 MODULES = {
@@ -407,7 +408,7 @@ class NumbaBackend(NumpyBackend):
             arrays: divided by rows. One without rows, an operand left out, stays as it is. more: the same for all.
         """
         first, pool = arrays[0], self.kernels.pool
-        if pool.limit == 1 or first.size * cost < 1e3 * self._tuning.current().choices.share_us:
+        if self._alone(first.size * cost):
             return offer(kernel, *arrays, *more)
         rows = len(first)
         if any(len(a) not in (rows, 0) for a in arrays) or overlap_in_part(arrays):
@@ -415,6 +416,10 @@ class NumbaBackend(NumpyBackend):
         parts = self._split(rows, first.size * cost)
         calls = [partial(offer, kernel, *(a[p] if len(a) else a for a in arrays), *more) for p in parts]
         return together(pool, calls)
+
+    def _alone(self, work: float) -> bool:
+        """Tell whether so many ns of work are done by one thread."""
+        return work < LEAST or self.kernels.pool.limit == 1 or work < 1e3 * self._tuning.current().choices.share_us
 
     def _split(self, length: int, work: float, grain: int = 1) -> list[slice]:
         """Divide rows among the threads, for so many ns of work: see `pool.split`."""
@@ -426,7 +431,7 @@ class NumbaBackend(NumpyBackend):
     def _elementwise(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
         """The same for a kernel that does not know rows: one long row can be divided too."""
         first = arrays[0]
-        if self.kernels.pool.limit == 1 or first.size * cost < 1e3 * self._tuning.current().choices.share_us:
+        if self._alone(first.size * cost):
             return offer(kernel, *arrays, *more)
         if any(a.shape != first.shape or not a.flags.c_contiguous for a in arrays):
             return False

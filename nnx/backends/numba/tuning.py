@@ -27,6 +27,7 @@ from nnx.backends.processor import model, slug
 from nnx.kernels.cpu.caches import KIB, caches
 from nnx.kernels.cpu.jit.cache import read, readable, replace, writable
 from nnx.kernels.cpu.matmul import gemm
+from nnx.kernels.cpu.matmul.register_tile import ROWS, WIDTH
 from nnx.kernels.cpu.threads import pool
 from nnx.kernels.user_warnings import warn_once
 
@@ -96,7 +97,7 @@ def forget() -> None:
 # ---- derived ---------------------------------------------------------------------------------------------------------
 
 DERIVED = (
-    f"derived from {caches().l1 // KIB} and {caches().l2 // KIB} KiB of cache a core, and vectors of {gemm.WIDTH} bytes"
+    f"derived from {caches().l1 // KIB} and {caches().l2 // KIB} KiB of cache a core, and vectors of {WIDTH} bytes"
 )
 
 
@@ -107,8 +108,8 @@ def derived() -> Choices:
     bytes products by rows are twice as fast, and the limit half as high. Waking a second thread, and meeting it some
     six times a step, costs what one does meanwhile: some 125000 multiply-adds for each number in a vector.
     """
-    lanes = min(1 << 13, caches().l1 // 4 * 32 // max(32, gemm.WIDTH))
-    return Choices(None, lanes, 125e3 * gemm.WIDTH / 4, 200.0, 0.15, 55e-6, 20.0)
+    lanes = min(1 << 13, caches().l1 // 4 * 32 // max(32, WIDTH))
+    return Choices(None, lanes, 125e3 * WIDTH / 4, 200.0, 0.15, 55e-6, 20.0)
 
 
 # ---- products --------------------------------------------------------------------------------------------------------
@@ -119,7 +120,7 @@ def kind_of(m: int, n: int, k: int, itemsize: int, fused: bool) -> str:
     if k == 1 and m > 1:
         return OUTER
     lanes = gemm.LANES[itemsize]
-    fill = m * n / ((-(-m // gemm.ROWS) * gemm.ROWS) * (-(-n // lanes) * lanes))
+    fill = m * n / ((-(-m // ROWS) * ROWS) * (-(-n // lanes) * lanes))
     work = m * n * k
     size = "small" if work < SMALL else "large" if work >= LARGE and fill >= 0.75 else "middle"
     tiles = "thin" if fill < 0.5 else "half" if fill < 0.75 else "full"
@@ -128,7 +129,7 @@ def kind_of(m: int, n: int, k: int, itemsize: int, fused: bool) -> str:
 
 def examples(itemsize: int) -> Iterator[tuple[str, tuple[int, int, int, bool]]]:
     """Yield a product [m, n], depth, and whether bias and ReLU follow, for each kind of one number type."""
-    lanes, m = gemm.LANES[itemsize], 12 * gemm.ROWS
+    lanes, m = gemm.LANES[itemsize], 12 * ROWS
     half, thin = max(1, lanes * 5 // 8), max(1, lanes // 4)
     shapes = [(m, 64, 64), (2 * m, 512, 784), (8 * m, 512, 784), (m, half, 64), (8 * m, half, 1024), (m, thin, 64)]
     for shape in [*shapes, (8 * m, thin, 1024)]:
@@ -161,12 +162,12 @@ def key(threads: int) -> dict[str, Any]:
     """Return what measured choices hold for."""
     package = getattr(sys.modules.get("nnx"), "__version__", "")
     versions = {"nnx": package, "numba": numba.__version__, "numpy": np.__version__}
-    return {"cpu": model(), "vector_bytes": gemm.WIDTH, "caches": list(caches()), "threads": threads, **versions}
+    return {"cpu": model(), "vector_bytes": WIDTH, "caches": list(caches()), "threads": threads, **versions}
 
 
 def file_name(threads: int) -> str:
     """Return the name of the file for so many threads on this processor."""
-    return f"tuning-{slug()}-{8 * gemm.WIDTH}bit-{threads}.json"
+    return f"tuning-{slug()}-{8 * WIDTH}bit-{threads}.json"
 
 
 def parse(content: bytes, wanted: dict[str, Any]) -> tuple[Choices, str]:
