@@ -101,7 +101,7 @@ def own_products(dtype: str, here: bool) -> list[str]:
 
 def lanes_weights(backend: Any, dtype: str) -> int:
     """Return up to how many weights of the widest layer a step is faster with its samples in the vector lanes."""
-    found = {}
+    found = dict[float, float]()
     for widths in NETWORKS:
         calls = recorded(backend, ROWS, widths, dtype)
         lanes, rows = (compile_program(backend, calls, family) for family in ("lanes", "rows"))
@@ -113,7 +113,7 @@ def threads_from(backend: Any, dtype: str, lanes: int) -> float:
     """Return from how many multiply-adds a step is faster on all threads than on one."""
     if pool.limit == 1:
         return derived().threads_from
-    found = {}
+    found = dict[float, float]()
     for widths in NETWORKS:
         for rows in (ROWS, 4 * ROWS):
             family = "lanes" if max(a * b for a, b in pairwise(widths)) <= lanes else "rows"
@@ -127,7 +127,7 @@ def share_us(backend: Any, dtype: str) -> float:
     """Return from how many microseconds of work an operation is faster on several threads, which are asleep by then."""
     if pool.limit == 1:
         return derived().share_us
-    found, row, kernel = {}, BY_NAME["tanh"], backend.kernels.elementwise.forward
+    found, row, kernel = dict[float, float](), BY_NAME["tanh"], backend.kernels.elementwise.forward
     for microseconds in SHARED:
         x = np.linspace(-1, 1, round(1e3 * microseconds / row.cost), dtype=dtype).reshape(-1, 1)
         y, parts = np.empty_like(x), pool.split(len(x), pool.limit)
@@ -274,9 +274,9 @@ def recorded(backend: Any, rows: int, widths: Sequence[int], dtype: str) -> list
     note = Recorder(backend, [x, labels, hyper, counters, penalties, p, g, m, v, *views])
     note.watching = False
     outputs, kept = x, []
-    for number, (w, _, b, _) in enumerate(layers):
+    for number, (w, _, bias, _) in enumerate(layers):
         kept.append(outputs)
-        outputs = note.dense(outputs, w, b, None, zeros((rows, w.shape[1])))
+        outputs = note.dense(outputs, w, bias, None, zeros((rows, w.shape[1])))
         outputs = outputs if number == len(layers) - 1 else note.relu(outputs, zeros(outputs.shape))
     losses = zeros(rows)
     d = note.softmax_cross_entropy(outputs, labels, losses, None, 0.0, zeros(outputs.shape))

@@ -82,10 +82,10 @@ def _found(threads: int) -> Tuning:
         try:
             choices, when = parse(content, wanted)
         except ValueError as error:
-            why = f"; {place / name} is left alone: {error}"
-            warn_once(f"choices of `nnx warmup` are derived anew{why}; nnx warmup measures again", "choices left alone")
+            why = f"; {name} is left alone: {error}"  # without its folder, since reports of benchmarks show this
+            warn_once(f"{place / name} is left alone: {error}; nnx warmup measures again", "choices left alone")
             continue
-        return Tuning(choices, f"measured {when} with {threads} thread{'s' * (threads > 1)} ({place / name})")
+        return Tuning(choices, f"measured {when} with {threads} thread{'s' * (threads > 1)} ({name})")
     return Tuning(derived(), f"{DERIVED}; nnx warmup measures{why}")
 
 
