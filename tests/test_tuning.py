@@ -78,7 +78,7 @@ def test_a_processors_name_becomes_the_name_of_a_file():
 
 # ---- the file --------------------------------------------------------------------------------------------------------
 
-MEASURED = tuning.Choices(("a column by a row", "float32, full, large"), 1234, 5e6, 70.0, 0.1, 1e-5, 15.0)
+MEASURED = tuning.Choices(("float32, a column by a row", "float32, full, large"), 1234, 5e6, 70.0, 0.1, 1e-5, 15.0)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ DAMAGED = {
     "a word for a number": lambda text: text.replace("1234", '"many"'), "nan": lambda text: text.replace("1234", "NaN"),
     "true": lambda text: text.replace("1234", "true"), "negative": lambda text: text.replace("1234", "-1"),
     "a choice more": lambda text: text.replace('"share_us"', '"more": 1, "share_us"'),
-    "numbers for products": lambda text: text.replace('"a column by a row"', "1"),
+    "numbers for products": lambda text: text.replace('"float32, a column by a row"', "1"),
 }  # fmt: skip
 
 
@@ -204,7 +204,7 @@ def test_products_are_whose_they_were_measured_to_be(chosen):
             assert not backend._own(m, n, k, itemsize, fused)
             chosen(own_products=None)
             assert backend._own(m, n, k, itemsize, fused) == gemm.prefer_own(m, n, k, itemsize, fused)
-    assert tuning.kind_of(5, 7, 1, 4, True) == tuning.OUTER
+    assert tuning.kind_of(5, 7, 1, 4, True) == "float32, a column by a row"
 
 
 def test_operations_are_shared_and_rows_predicted_as_chosen(chosen, two_threads):
@@ -230,7 +230,7 @@ def test_measuring_gives_choices_that_the_file_takes(folder, monkeypatch):
     assert len(steps) == 4
     tuning.keep(choices)
     assert tuning.current().choices == choices
-    known = {kind for itemsize in (4, 8) for kind, _ in tuning.examples(itemsize)} | {tuning.OUTER}
+    known = {kind for itemsize in (4, 8) for kind, _ in tuning.examples(itemsize)}
     assert set(choices.own_products) <= known
     assert all(getattr(choices, field.name) is not None for field in fields(choices))
     assert json.loads(json.dumps(asdict(choices)))["lanes_weights"] == choices.lanes_weights

@@ -33,7 +33,6 @@ from nnx.kernels.user_warnings import warn_once
 
 LARGEST = 1 << 16  # bytes of a file
 SMALL, LARGE = 2e6, 1e8  # multiply-adds of a product
-OUTER = "a column by a row"
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,8 @@ def derived() -> Choices:
 
 def kind_of(m: int, n: int, k: int, itemsize: int, fused: bool) -> str:
     """Return which kind of product [m, k] by [k, n] is: by the share of its tiles that is used, and by its size."""
-    if k == 1 and m > 1:
-        return OUTER
+    if k == 1 and m > 1:  # the gradient of weights at batch 1
+        return f"float{8 * itemsize}, a column by a row"
     lanes = gemm.LANES[itemsize]
     fill = m * n / ((-(-m // ROWS) * ROWS) * (-(-n // lanes) * lanes))
     work = m * n * k
@@ -135,6 +134,7 @@ def examples(itemsize: int) -> Iterator[tuple[str, tuple[int, int, int, bool]]]:
     for shape in [*shapes, (8 * m, thin, 1024)]:
         for fused in (False, True):
             yield kind_of(*shape, itemsize, fused), (*shape, fused)
+    yield kind_of(8 * m, 512, 1, itemsize, False), (8 * m, 512, 1, False)
 
 
 def prefers_own(m: int, n: int, k: int, itemsize: int, fused: bool) -> bool:
