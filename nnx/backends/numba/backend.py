@@ -153,7 +153,9 @@ class NumbaBackend(NumpyBackend):
         return f"one compiled function, samples {WAYS.get(wanted_family(), ' or '.join(WAYS.values()))}"
 
     def planned_prediction(self) -> str:
-        return f"one compiled function for a few rows, beyond that {Program.description}"
+        from nnx.backends.numba.inference import PLANNED
+
+        return PLANNED
 
     # ---- dense -------------------------------------------------------------------------------------------------------
 
