@@ -140,7 +140,7 @@ def a_few():
     softmax.backward(x, x, y, pool.board)
     assert np.allclose(y, x * (x - (x * x).sum(axis=1, keepdims=True)), atol=rounding(160, "float32"))  # terms up to 20
     p, m = np.ones(3, np.float32), np.zeros(3, np.float32)
-    optimizers.sgd(p, p.copy(), m, np.array([0.1, 0, 0, 0, 0, 0]), np.zeros(3, np.int64))
+    optimizers.sgd(p, p.copy(), m, np.array([0.1, 0, 0, 0, 0, 0]), np.zeros(3, np.int64), pool.board, 1)
     assert np.allclose(p, 0.9)
     return 2, [softmax.backward, optimizers.sgd]
 
