@@ -17,21 +17,21 @@ from nnx.backends.dataflow import Array, address
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.recorder import Program
 from nnx.kernels.cpu.jit.simd import WIDTH
-from nnx.kernels.cpu.matmul.register_tile import ROWS
+from nnx.kernels.cpu.matmul.register_tile import ROWS, vector_bytes
 from nnx.kernels.cpu.ops.elementwise import NONE
 from nnx.kernels.cpu.program import inference as f
 from nnx.kernels.cpu.program import inference_many as m
-from nnx.kernels.cpu.program.inference_many import PANEL_BYTES, VECTOR_BYTES
+from nnx.kernels.cpu.program.inference_many import PANEL_BYTES
 from nnx.kernels.cpu.threads import pool
 from nnx.kernels.elementwise import number_of
 from nnx.kernels.rounding import RUN
 
-# ns, on an Emerald Rapids. A row by itself takes 150, and 0.055 a weight (from the second-level cache); among many 20,
-# and 0.0105 a weight, with vectors half as wide twice that. A call for many takes 1500 beside its rows, and as long for
-# one row as for a panel of them. So row by row is as quick up to a third of a panel, and longer where a row is short:
-# ten rows of 784-512-512-10 take 370 us either way, twenty of 2-64-3 take 3.
-ROW, WEIGHT, CALL = 150.0, 0.055, 1500.0
-AMONG_MANY, WEIGHT_AMONG_MANY = 20.0, 0.0105 * 64 / VECTOR_BYTES
+# ns, on an Emerald Rapids. A row by itself takes 100, and 0.03 a weight, but 0.1 where those do not stay in the
+# second-level cache. A call for many takes 2000 beside its rows, 0.17 to pack a weight, and 20 a row and 0.0105 a row
+# and weight (with vectors half as wide twice that), for whole panels. So row by row is as quick up to 5 rows of
+# 784-512-512-10, 18 of 64-128-64-10, and 25 of 2-64-3.
+ROW, WEIGHT, FAR_WEIGHT = 100.0, 0.03, 0.1
+CALL, PACKED, AMONG_MANY, WEIGHT_AMONG_MANY = 2000.0, 0.17, 20.0, 0.0105 * 64 / vector_bytes()
 SHARED = 40_000.0  # ns of work from which a second thread pays: it may have to wake up
 AT_ONCE = 1e8  # ns of work in one call, so that Ctrl-C is heard
 BLOCK = 1 << 19  # bytes of a block's two buffers: half a second-level cache of 1 MB; L2 of 512 KB holds one of them
@@ -77,7 +77,9 @@ def refuse(*operands: Any) -> bool:
 
 def few_rows(weights: int, itemsize: int) -> int:
     """Up to how many rows it is as quick to take each by itself."""
-    return panel_rows(itemsize) // 3 + int(CALL / (ROW + weights * WEIGHT))
+    numbers, rows = weights * itemsize / 4, panel_rows(itemsize)
+    alone = ROW + numbers * (WEIGHT if weights * itemsize <= BLOCK else FAR_WEIGHT)
+    return max(1, int((CALL + numbers * PACKED + rows * (AMONG_MANY + numbers * WEIGHT_AMONG_MANY)) / alone))
 
 
 def panel_rows(itemsize: int) -> int:
