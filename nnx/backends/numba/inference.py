@@ -126,10 +126,13 @@ class Many:
         return bool(self._kernel(x, out, memory, marks, board, self.place, height, room, strips, threads))
 
     def _memory(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return at least so many numbers for this thread alone, and marks: memory that is new takes twice the time."""
+        """Return at least so many numbers for this thread alone, and marks: memory that is new takes twice the time.
+
+        Zeros at first, since lanes of no row are computed too, and subnormal numbers would take ten times as long.
+        """
         kept: tuple[np.ndarray, np.ndarray] | None = getattr(self._own, "memory", None)
         if kept is None or kept[0].size < size:
-            kept = self._own.memory = np.empty(size, self.dtype), np.zeros(m.MARKS, np.int64)
+            kept = self._own.memory = np.zeros(size, self.dtype), np.zeros(m.MARKS, np.int64)
         return kept
 
 

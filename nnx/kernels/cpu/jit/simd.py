@@ -252,8 +252,8 @@ def vsub(typing, a, b):
 
 
 @intrinsic
-def vfirst(typing, a, count):
-    """The first `count` lanes of a, and 0 in the others."""
+def vfirst(typing, a, count, other):
+    """The first `count` lanes of a, and those of `other` after them."""
 
     def codegen(context, builder, signature, args):
         integers = ir.VectorType(ir.IntType(64), WIDTH)
@@ -261,9 +261,9 @@ def vfirst(typing, a, count):
         one = builder.insert_element(undefined, args[1], ir.IntType(32)(0))
         limit = builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH))
         kept = builder.icmp_signed("<", ir.Constant(integers, list(range(WIDTH))), limit)
-        return builder.select(kept, args[0], ir.Constant(args[0].type, [0.0] * WIDTH))
+        return builder.select(kept, args[0], args[2])
 
-    return a(a, types.int64), codegen
+    return a(a, types.int64, a), codegen
 
 
 @intrinsic(prefer_literal=True)

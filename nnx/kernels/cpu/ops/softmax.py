@@ -249,7 +249,7 @@ def backward_vectors(y, dy, dx, c):
     """The same for rows of 8 to 16, a vector each: all but the last."""
     for at in range(0, y.size - c, c):
         a, b = vload(y, at), vload(dy, at)
-        total = vsum(vfirst(vmul(a, b), c))
+        total = vsum(vfirst(vmul(a, b), c, vfill(y.dtype.type(0))))
         vstore(dx, at, vmul(a, vsub(b, vfill(total))))
     return y.size - c
 

@@ -194,9 +194,20 @@ def narrow_layer(values, w, b, k, n, memory, source, out, ones):
                 store(add(pair, add(even, tile)), out, i, 0)
 
 
+@njit(**EXACT)
+def wide_tile(empty, out, i, begin, relu, biases, ones, memory, strip, at, depth, soon, share):
+    """Row i of `out` and those after it: a chain goes on, or begins with the biases; perhaps it ends with ReLU."""
+    columns = out.shape[1]
+    tile = biases_of(empty, biases, i, ones, columns) if begin else load(empty, out, i, 0)
+    tile = accumulate(tile, out, i, memory, strip, True, memory, at, columns, depth, soon, share)
+    if relu:
+        tile = without_negative(tile, tile)
+    store(tile, out, i, 0)
+
+
 @njit(**IN_ORDER)
-def wide_layer(values, w, b, k, n, memory, source, target, panels, strips, ready, relu, ones, x, away):
-    """W' x + b of some panels, one chain for each number, and ReLU.
+def wide_layer(values, w, b, k, n, memory, source, target, rows, strips, ready, relu, ones, x, away):
+    """W' x + b of the panels of some rows, one chain for each number, and ReLU.
 
     Args:
         source, target: where the panels begin. strips: packed weights if they are `ready`, else room for a group.
@@ -204,10 +215,11 @@ def wide_layer(values, w, b, k, n, memory, source, target, panels, strips, ready
     """
     columns, wide = VECTORS * (VECTOR_BYTES // x.itemsize), GROUP * ROWS
     biases, blocks = rows_of(values, b, 1, n, n).T, larger(1, (k + DEPTH - 1) // DEPTH)
-    step, empty = (k + blocks - 1) // blocks, new_tile(x, ROWS, VECTORS)
+    step, panels = (k + blocks - 1) // blocks, (rows + columns - 1) // columns
+    empty, slim = new_tile(x, ROWS, VECTORS), new_tile(x, ROWS, 1)  # of rows that one vector holds
     for k0 in range(0, larger(k, 1), larger(step, 1)):
         depth = smaller(step, k - k0)
-        last = k0 + depth >= k
+        cut = relu and k0 + depth >= k
         for j0 in range(0, n, wide):
             j1, tall, first = smaller(j0 + wide, n), k, strips + j0 * k + k0 * ROWS
             if not ready:
@@ -221,11 +233,10 @@ def wide_layer(values, w, b, k, n, memory, source, target, panels, strips, ready
                     strip = first + (i - j0) * tall
                     soon = following + i - j0 if fetch else strip + ROWS * tall
                     share = (n if fetch else ROWS) * x.itemsize
-                    tile = load(empty, out, i, 0) if k0 > 0 else biases_of(empty, biases, i, ones, columns)
-                    tile = accumulate(tile, out, i, memory, strip, True, memory, at, columns, depth, soon, share)
-                    if relu and last:
-                        tile = without_negative(tile, tile)
-                    store(tile, out, i, 0)
+                    if rows * VECTORS <= columns:
+                        wide_tile(slim, out, i, k0 == 0, cut, biases, ones, memory, strip, at, depth, soon, share)
+                    else:
+                        wide_tile(empty, out, i, k0 == 0, cut, biases, ones, memory, strip, at, depth, soon, share)
 
 
 @njit(**INLINED)
@@ -263,7 +274,7 @@ def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, ones, aw
                 )
         elif w != NOWHERE:
             fused = kind == RELU
-            wide_layer(values, w, bias, k, n, memory, a, b, panels, strips, ready, fused, ones, x, away)
+            wide_layer(values, w, bias, k, n, memory, a, b, rows, strips, ready, fused, ones, x, away)
             strips += packed_size(table, at) if ready else 0
         if w != NOWHERE:
             a, b = b, a

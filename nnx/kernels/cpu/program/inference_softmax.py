@@ -18,6 +18,7 @@ from nnx.kernels.cpu.jit.simd import (
     on_stack,
     vadd,
     vfill,
+    vfirst,
     vfolded,
     view,
     vload,
@@ -36,10 +37,9 @@ PARTS = WIDTH * SIDE_BY_SIDE
 @njit(**EXACT)
 def softmax_row(a, n):
     """a = softmax(a), of n numbers; up to the next whole vector, there is room for more."""
-    size, least = (n + WIDTH - 1) // WIDTH * WIDTH, a.dtype.type(-np.inf)
-    for j in range(n, size):
-        a[j] = least  # which neither is a maximum nor adds anything
-    tops = vfill(least)
+    size, tops = (n + WIDTH - 1) // WIDTH * WIDTH, vfill(a.dtype.type(-np.inf))
+    end = size - WIDTH
+    vstore(a, end, vfirst(vload(a, end), n - end, tops))  # which neither are a maximum nor add anything
     for j in range(0, size, WIDTH):
         tops = vmax(vload(a, j), tops)
     top = vfill(vtop(tops))
