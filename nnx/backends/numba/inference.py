@@ -59,7 +59,7 @@ def compile_forward(stages: Sequence[Stage], parameters: Array) -> Forward | Non
         if type(x) is ndarray:  # a masked array would lose its mask
             try:
                 out = empty((len(x), width), dtype)
-                if kernel(x, out, place) if len(x) <= few else many(x, out):
+                if kernel(x, out, place) or (len(x) > few and many(x, out)):
                     return out
             except TypeError:  # it has no rows, or is not as the kernel takes it: of another type, not contiguous
                 pass

@@ -10,6 +10,8 @@ here may be reordered, or the last digit of a prediction would tell with how man
 from __future__ import annotations
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import (
@@ -28,10 +30,29 @@ from nnx.kernels.cpu.jit.simd import (
     vsub,
     vtop,
 )
-from nnx.kernels.cpu.ops.math import exponentials
+from nnx.kernels.cpu.ops.math import exp, exponentials
 
 SIDE_BY_SIDE = 32  # rows at most: two vectors of AVX-512
 PARTS = WIDTH * SIDE_BY_SIDE
+
+
+def row_exponentials(a, n):
+    """a = exp(a), of n numbers; what is left of the last vector becomes 0. For use inside kernels."""
+    a[:n] = np.exp(a[:n])
+
+
+@overload(row_exponentials, jit_options=EXACT)
+def _row_exponentials(a, n):
+    def vectors(a, n):  # whole ones, of which the loop has nothing left to do number by number
+        exponentials(view(a, 0, (n + WIDTH - 1) // WIDTH * WIDTH))
+
+    def numbers(a, n):  # a call for each
+        end = (n - 1) // WIDTH * WIDTH
+        for j in range(n):
+            a[j] = exp(a[j])
+        vstore(a, end, vfirst(vload(a, end), n - end, vfill(a.dtype.type(0))))
+
+    return vectors if a.dtype == types.float32 else numbers
 
 
 @njit(**EXACT)
@@ -45,7 +66,7 @@ def softmax_row(a, n):
     top = vfill(vtop(tops))
     for j in range(0, size, WIDTH):
         vstore(a, j, vsub(vload(a, j), top))
-    exponentials(view(a, 0, size))
+    row_exponentials(a, n)
     parts = vload(a, 0)
     for j in range(WIDTH, size, WIDTH):
         parts = vadd(parts, vload(a, j))
