@@ -77,7 +77,7 @@ def test_a_processors_name_becomes_the_name_of_a_file():
 
 # ---- the file --------------------------------------------------------------------------------------------------------
 
-MEASURED = tuning.Choices(("float32, a column by a row", "float32, full, large"), 1234, 5e6, 70.0, 0.1, 1e-5, 15.0)
+MEASURED = tuning.Choices(("float32, a column by a row", "float32, full, large"), 1234, 5e6, 70.0)
 
 
 @pytest.fixture
