@@ -1,0 +1,258 @@
+# mypy: ignore-errors
+# (What @njit takes has no types for Python.)
+"""Products of float32 matrices on tile registers (tile_registers.py): `c = a @ b`, with bias, ReLU, or its mask.
+
+Each number is split into parts of bfloat16 as it is packed (amx_packing.py). With three parts, of the nine products of
+parts the six that matter are added up; the rest is below 2**-24 of |a| @ |b|, as one rounding of float32. With two
+parts three are, to 2**-15; with one it is a product in bfloat16.
+
+Floor: 2 m k n FLOP, six, three or one time, at 2.8 TFLOP/s of one Emerald Rapids core: 470 GFLOP/s in float32. Reaches
+193-260 where AVX-512 reaches 130-150: it loses by packing, and by storing sums, which nothing hides.
+
+Each piece of the depth begins its sums from zero, and they are added up in `c` by plain vectors: carried on in the
+registers they would be rounded six times as often as sgemm's. Strips of a piece of `a` stay in the second-level cache.
+A panel of `b` is packed right before its use, always to the same 48 KB, while the rows of the next one are fetched; a
+recorded step has all panels ready.
+
+Results that are not finite are made once more in float32: of infinite, NaN or huge operands (from 2**104 on, or where
+sums of products go beyond 2**79). Nothing else is lost: see SCALE.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from nnx.kernels.cpu.jit.behaved import apart, behaved
+from nnx.kernels.cpu.jit.cache import njit, typed
+from nnx.kernels.cpu.jit.simd import larger, smaller, view
+from nnx.kernels.cpu.matmul import gemm as in_vectors
+from nnx.kernels.cpu.matmul.amx_packing import KERNEL, LANES, SCALE, pack_panel, pack_strips
+from nnx.kernels.cpu.matmul.register_tile import (
+    VECTORS,
+    add,
+    elementwise,
+    load,
+    new_tile,
+    rows_of,
+    store,
+    unpack,
+    where_positive,
+)
+from nnx.kernels.cpu.matmul.tile_registers import (
+    EDGE,
+    INTS,
+    MEMORY,
+    PART,
+    WORD,
+    accumulate,
+    begin,
+    configure,
+    end,
+    every,
+    fetch,
+    release,
+    tiles_of,
+)
+
+ROWS = 512  # of `a` that are packed at once
+DEPTH = 768  # numbers of depth that are, over the number of parts: a panel takes 48 KB, strips 16 times as much
+PANEL = EDGE * DEPTH // 2  # float32 that a panel takes, of any number of parts; so does a strip
+IN_FLOAT32 = in_vectors.BLOCK_DEPTH * VECTORS * LANES  # and a panel of the product in float32
+SPARE, SUMS = 16 * EDGE, 2 * EDGE * EDGE
+FIXED = SPARE + SUMS + max(PANEL, IN_FLOAT32)  # float32 of a thread's scratch beside strips
+SCRATCH = FIXED + ROWS // EDGE * PANEL  # all of it
+TILE, ACROSS = 8, EDGE // LANES  # rows that are finished at once, and vector registers in each
+
+# From these sizes on it is faster than the product with AVX-512 (measured on Emerald Rapids): in every direction, and
+# numbers multiplied, by parts.
+LEAST, WORK = 64, {1: 1 << 18, 2: 1 << 20, 3: 1 << 20}
+
+
+def prefer_amx(m: int, n: int, k: int, parts: int) -> bool:
+    """Tell whether a product of [m, k] by [k, n] is faster on tile registers than in vectors."""
+    return min(m, n, k) >= LEAST and m * n * k >= WORK[parts]
+
+
+# ---- the end of a block ----------------------------------------------------------------------------------------------
+
+unscaled = elementwise(lambda builder, x, y, zero: builder.fmul(x, ir.Constant(x.type, [SCALE**-2] * x.type.count)))
+
+
+@intrinsic
+def finite(typingctx, tile):
+    """Tell whether all numbers of a tile are finite."""
+
+    def emit(context, builder, signature, arguments):
+        most = None
+        for vector in unpack(builder, arguments[0]):
+            kind = ir.VectorType(WORD, vector.type.count)
+            bits = builder.and_(builder.bitcast(vector, kind), ir.Constant(kind, [0x7FFFFFFF] * kind.count))
+            most = bits if most is None else builder.select(builder.icmp_unsigned(">", bits, most), bits, most)
+        infinite = ir.Constant(most.type, [0x7F800000] * most.type.count)
+        odd = builder.bitcast(builder.icmp_unsigned(">=", most, infinite), ir.IntType(most.type.count))
+        return builder.icmp_unsigned("==", odd, odd.type(0))
+
+    return types.boolean(tile), emit
+
+
+@njit(**KERNEL)
+def finish(fresh, row, c, i, j, bias, active, relu, first, last):
+    """Add TILE rows of 32 sums to those in `c` at row `i`, column `j`, and finish them; tell whether all are finite.
+
+    The sums are rows `row` .. of a block.
+    """
+    empty, fits = new_tile(c, TILE, ACROSS), True
+    if i < c.shape[0]:
+        tile = load(empty, rows_of(fresh, row * EDGE, TILE, EDGE, EDGE), 0, 0)
+        tile = unscaled(tile, tile)
+        if not first:
+            tile = add(tile, load(empty, c, i, j))
+        if last:
+            fits = finite(tile)
+            if bias.size:
+                tile = add(tile, load(empty, bias, 0, j))
+            if relu:
+                tile = where_positive(tile, tile)
+            if active.size:
+                tile = where_positive(tile, load(empty, active, i, j))
+        store(tile, c, i, j)
+    return fits
+
+
+@njit(**KERNEL)
+def in_float32(a, b, c, bias, active, relu, memory):
+    """The product by vectors, a panel at a time."""
+    (m, whole), n, columns = a.shape, c.shape[1], VECTORS * LANES
+    for j in range(0, n, columns):
+        for k in range(0, larger(whole, 1), in_vectors.BLOCK_DEPTH):
+            depth = smaller(in_vectors.BLOCK_DEPTH, whole - k)
+            width = columns if k + depth >= whole else 0  # of what is done at the end
+            in_vectors.pack_panels(b[k : k + depth, j : j + columns], memory)
+            in_vectors.multiply(
+                a[:, k : k + depth], memory, depth, c[:, j : j + columns], bias[:, j : j + width],
+                active[:, j : j + width], relu and width > 0, k > 0, memory,
+            )  # fmt: skip
+
+
+# ---- the product -----------------------------------------------------------------------------------------------------
+
+
+@njit(**KERNEL)
+def share(size, most):
+    """How large to make the blocks of at most `most` that cover `size`: as equal as tiles allow."""
+    blocks = larger(1, -(-size // most))
+    return larger(1, -(-size // (blocks * EDGE))) * EDGE
+
+
+@njit(**KERNEL)
+def add_up(tiles, strips, at, panels, panel, parts):
+    """`accumulate` for a number of parts that only the caller knows."""
+    if parts == 3:
+        accumulate(tiles, strips, at, panels, panel, 3)
+    elif parts == 2:
+        accumulate(tiles, strips, at, panels, panel, 2)
+    else:
+        accumulate(tiles, strips, at, panels, panel, 1)
+
+
+@njit(**KERNEL)
+def multiply(a, b, panels, tall, c, bias, active, relu, parts, tiles, memory):
+    """``c = a @ b``, plus bias, ReLU and mask; see `gemm`.
+
+    All of `b` lies in `panels` too, `tall` pieces of 32 numbers deep; empty: it is packed on the way. `memory` is
+    scratch that begins at a cache line.
+    """
+    (m, whole), n = a.shape, c.shape[1]
+    spare, fresh, buffer = view(memory, 0, SPARE), view(memory, SPARE, SUMS), view(memory, SPARE + SUMS, 0)
+    strips, unit, ready = view(memory, FIXED, 0), parts * PART, len(panels) > 0
+    height, step = share(m, ROWS), share(whole, DEPTH // parts)
+    b_step, c_step, by_rows = b.strides[0] // b.itemsize, c.strides[0] // c.itemsize, b.strides[1] == b.itemsize
+    configure(tiles)
+    for i0 in range(0, m, height):
+        rows, fits, done = smaller(height, m - i0), True, EDGE
+        i1 = j1 = turn = 0
+        first = last = True
+        for k0 in range(0, larger(whole, 1), step):
+            depth = smaller(step, whole - k0)
+            groups = -(-depth // EDGE)
+            every = larger(1, groups * TILE // EDGE)
+            pack_strips(a[i0 : i0 + rows, k0 : k0 + depth], strips, spare, parts)
+            # Each piece of a strip fetches its share of the next panel: lines of it, or rows of `b`.
+            pieces = larger(1, -(-rows // EDGE))
+            lines, ahead = -(-parts * EDGE // pieces) if ready else 0, -(-EDGE // pieces) if by_rows and not ready else 0
+            for j in range(0, n, EDGE):
+                panel, at = buffer, 0
+                if ready:
+                    panel, at = panels, (j // EDGE * tall + k0 // EDGE) * unit
+                else:
+                    pack_panel(b[k0 : k0 + depth, j : j + EDGE], buffer, 0, spare, parts)
+                soon, line = k0, at + tall * unit
+                for i in range(i0, i0 + rows, EDGE):
+                    begin(tiles)
+                    for g in range(groups):
+                        fetch(panels, line, lines)
+                        line += lines * 16
+                        for r in range(soon, soon + ahead):
+                            fetch(b, r * b_step + j + EDGE, 2)
+                        soon += ahead
+                        for r in range(i + 4 * g, i + 4 * g + 4):
+                            fetch(c, r * c_step + j, 2)
+                        add_up(tiles, strips, ((i - i0) // EDGE * groups + g) * unit, panel, at + g * unit, parts)
+                        if done < EDGE and g % every == 0:
+                            if not finish(fresh, turn + done, c, i1 + done, j1, bias, active, relu, first, last):
+                                fits = False
+                            done += TILE
+                    while done < EDGE:
+                        if not finish(fresh, turn + done, c, i1 + done, j1, bias, active, relu, first, last):
+                            fits = False
+                        done += TILE
+                    turn = EDGE - turn
+                    end(tiles, view(fresh, turn * EDGE, 0))
+                    i1, j1, done, first, last = i, j, 0, k0 == 0, k0 + depth >= whole
+        while done < EDGE:
+            if not finish(fresh, turn + done, c, i1 + done, j1, bias, active, relu, first, last):
+                fits = False
+            done += TILE
+        if not fits:
+            i1 = i0 + rows
+            in_float32(a[i0:i1], b, c[i0:i1], bias, active[i0:i1], relu, view(memory, SPARE + SUMS, 0))
+    release(tiles)
+
+
+@njit(**KERNEL)
+def in_memory(a, b, c, bias, active, relu, parts, tiles, memory):
+    """The product, with scratch that begins somewhere in `memory`, which it must not own: see gemm.py."""
+    start = -memory.ctypes.data % 64 // 4
+    multiply(a, b, view(memory, 0, 0), 0, c, bias, active, relu, parts, tiles, view(memory, start, 0))
+
+
+@njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+def gemm(a, b, c, bias, active, relu, parts, tiles):
+    """``c = a @ b``, plus `bias` (1, n), ReLU, and zero where `active` (m, n) is not positive; empty means none.
+
+    Each of `a` and `b` is contiguous along its rows or its columns, the others along their rows. `parts` is 1 to 3,
+    `tiles` as `tiles_of` says. Returns False, having done nothing, where `c` shares memory with `a`, `b` or `bias`.
+    """
+    (m, depth), n = a.shape, b.shape[1]
+    if depth != b.shape[0] or (m, n) != c.shape or parts < 1 or parts > 3:  # noqa: PLR2004 - of bfloat16 in a float32
+        raise ValueError("gemm: shapes do not fit")
+    if (b.size and b.itemsize not in b.strides) or (c.size and c.strides[1] != c.itemsize):
+        raise ValueError("gemm: an operand is not contiguous")
+    if not behaved(a, b, c, bias) or not apart(c, a, b, bias):
+        return False
+    strips = -(-smaller(m, ROWS) // EDGE) * PANEL
+    in_memory(a, b, c, bias, active, relu, parts, tiles, np.empty(FIXED + strips + 16, np.float32))
+    return True
+
+
+@cache
+def ready(hardware: bool) -> Any:
+    """Return `gemm`, compiled for operands of any layout; without hardware, for tile registers in memory."""
+    matrix = types.Array(types.float32, 2, "A")
+    return typed(gemm, *[matrix] * 5, types.boolean, types.int64, tiles_of(hardware))
