@@ -20,7 +20,7 @@ import numpy as np
 
 from nnx.backends import threads
 from nnx.backends.base import BackendInfo
-from nnx.backends.environment import gemm_rule
+from nnx.backends.environment import flag, gemm_rule
 from nnx.backends.errors import BackendUnavailable, InputError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.numpy import NumpyBackend
@@ -36,11 +36,13 @@ from nnx.kernels.step_state import STEP
 
 Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
+AMX = "NNX_AMX"
+PARTS = {"full": 3, "bf16x3": 2, "bf16": 1}  # of bfloat16 into which products on AMX split numbers, by precision
 ALONE = 2e5  # ns of work below which one thread is quicker than two
 
 
 MODULES = {
-    "matmul": "blas gemm",
+    "matmul": "amx blas gemm tile_registers",
     "ops": "cross_entropy dropout elementwise losses optimizers softmax step sums",
     "program": "compiled inference",
     "threads": "pool",
@@ -89,6 +91,7 @@ class NumbaBackend(NumpyBackend):
         self.kernels = Kernels()
         self.bound = bool(self.kernels.blas.available())  # whether compiled code can call NumPy's BLAS
         self.gemm_rule = gemm_rule()
+        self._set_tiles()
         self._forward, self._backward = self.kernels.elementwise.forward, self.kernels.elementwise.backward
         self._softmax, self._board = self.kernels.softmax, self.kernels.pool.board
 
@@ -129,6 +132,14 @@ class NumbaBackend(NumpyBackend):
             return "always BLAS, because NNX_GEMM=blas"
         how = "" if self.bound else " through numpy.matmul, because NumPy's OpenBLAS was not found beside it"
         return f"{self.kernels.gemm.RULE}, else BLAS{how}; NNX_GEMM=own or blas overrides"
+
+    # ---- precision ---------------------------------------------------------------------------------------------------
+
+    def _set_tiles(self) -> None:
+        """Find out whether large products run on AMX, and why not where they don't."""
+        self.without_tiles = f"{AMX}=0" if flag(AMX) is False else self.kernels.tile_registers.why_not()
+        self.tiles: bool | None = None if self.without_tiles else True  # True: the processor's; see `compiled.ready`
+        self.parts = PARTS[self.precision]
 
     # ---- programs ----------------------------------------------------------------------------------------------------
 
