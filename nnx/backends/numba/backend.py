@@ -8,6 +8,7 @@ alone.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -26,6 +27,7 @@ from nnx.backends.inference import Forward, Stage
 from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operation_table import QUIET, with_functions, with_losses
 from nnx.backends.operations import fusible
+from nnx.backends.precision import VARIABLE, precision_of_environment
 from nnx.backends.recorder import Program, Recorder
 from nnx.kernels.cpu.jit.signature import Unfit
 from nnx.kernels.elementwise import FUNCTIONS, KINDS, Elementwise, number_of
@@ -38,6 +40,11 @@ Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
 AMX = "NNX_AMX"
 PARTS = {"full": 3, "bf16x3": 2, "bf16": 1}  # of bfloat16 into which products on AMX split numbers, by precision
+PRODUCTS = {
+    "full": "six products in bf16, as exact as float32",
+    "bf16x3": "three products in bf16, which keep 15 bits",
+    "bf16": "rounded to bf16, 8 bits",
+}
 ALONE = 2e5  # ns of work below which one thread is quicker than two
 
 
@@ -122,8 +129,15 @@ class NumbaBackend(NumpyBackend):
             f"vectors of {self.kernels.gemm.WIDTH} bytes",
             "threads are Python's own, since kernels release the interpreter: none of Numba's threading layers is used",
             f"dense layers: {self._rule()}",
+            f"large float32 products: {self._large()}",
+            *([self.unheeded] if self.unheeded else []),
         )
         return BackendInfo(plain.name, plain.device, plain.versions, plain.threads, plain.ops, notes)
+
+    def _large(self) -> str:
+        if self.tiles is None:
+            return f"as all others, without AMX: {self.without_tiles}"
+        return f"on AMX, {PRODUCTS[self.precision]}; {AMX}=0 goes without"
 
     def _rule(self) -> str:
         if self.gemm_rule == "own":
@@ -136,10 +150,33 @@ class NumbaBackend(NumpyBackend):
     # ---- precision ---------------------------------------------------------------------------------------------------
 
     def _set_tiles(self) -> None:
-        """Find out whether large products run on AMX, and why not where they don't."""
+        """Find out whether large products run on AMX, and in which precision the environment wants them."""
         self.without_tiles = f"{AMX}=0" if flag(AMX) is False else self.kernels.tile_registers.why_not()
         self.tiles: bool | None = None if self.without_tiles else True  # True: the processor's; see `compiled.ready`
-        self.parts = PARTS[self.precision]
+        wanted = precision_of_environment() or "full"
+        # Backends for the CPU multiply no less exactly than the variable says, and tell so; an argument is an order.
+        self.unheeded = f"{VARIABLE}={wanted} is not heeded: {why}" if (why := self._cannot(wanted)) else ""
+        self.precision = "full" if self.unheeded else wanted
+
+    @property
+    def parts(self) -> int:
+        """Into how many numbers in bfloat16 a float32 is split for products on AMX."""
+        return PARTS[self.precision]
+
+    def _cannot(self, precision: str) -> str:
+        """Why large products cannot have this precision; "" if they can."""
+        if precision not in PARTS:
+            return "it is for GPUs"
+        return "" if precision == "full" or self.tiles is not None else f"it needs AMX, and {self.without_tiles}"
+
+    def _with_precision(self, wanted: str) -> NumbaBackend:
+        if why := self._cannot(wanted):
+            raise InputError(
+                f"precision={wanted!r}, backend {self.name!r}: {why}; leave it out, or use backend='cupy' on a GPU"
+            )
+        other = copy.copy(self)
+        other.precision, other.unheeded = wanted, ""
+        return other
 
     # ---- programs ----------------------------------------------------------------------------------------------------
 
@@ -217,12 +254,21 @@ class NumbaBackend(NumpyBackend):
         return offer(self.kernels.elementwise.finish, y, b, kind)
 
     def _own(self, m: int, n: int, k: int, itemsize: int, fused: bool) -> bool:
+        if self._on_tiles(m, n, k, itemsize):
+            return True
         if self.gemm_rule == "auto":
             return bool(self.kernels.gemm.prefer_own(m, n, k, itemsize, fused))
         return self.gemm_rule == "own"
 
+    def _on_tiles(self, m: int, n: int, k: int, itemsize: int) -> bool:
+        """Tell whether a product runs on AMX. NNX_GEMM=blas goes first, unless a lower precision was asked for."""
+        wanted = self.tiles is not None and itemsize == FLOAT32.itemsize
+        if not wanted or (self.gemm_rule == "blas" and self.precision == "full"):
+            return False
+        return bool(self.kernels.amx.prefer_amx(m, n, k, self.parts))
+
     def _product(self, a: Array, b: Array, c: Array, bias: Array | None = None, relu: bool = False) -> bool:
-        """c = a @ b and epilogue by the own kernel; False, with nothing done, if it does not take these operands."""
+        """c = a @ b and epilogue by an own kernel; False, with nothing done, if it does not take these operands."""
         kind, pool = c.dtype, self.kernels.pool
         (m, n), k = c.shape, a.shape[1]
         nothing = c[:0]
@@ -233,20 +279,24 @@ class NumbaBackend(NumpyBackend):
             return False
         if a.shape[0] != m or b.shape != (k, n) or not (c.size and b.flags.behaved and a.flags.behaved):
             return False
-        gemm = self.kernels.gemm.ready(kind)
+        if self._on_tiles(m, n, k, c.itemsize):
+            gemm, more = self.kernels.amx.ready(self.tiles), (relu, self.parts)
+            work = m * n * k / 1e7  # at least 200 GFLOP/s
+        else:
+            gemm, more = self.kernels.gemm.ready(kind), (relu, False)
+            work = m * n * k * c.itemsize / 2e7  # of 100 us: some 5e6 products in float32
         by_rows = m >= n
-        work = m * n * k * c.itemsize / 2e7  # of 100 us: some 5e6 products in float32
         parts = pool.split(m if by_rows else n, work, 96)  # a multiple of every tile's rows and columns
         if len(parts) == 1:
-            return bool(gemm(a, b, c, added, nothing, relu, False))
+            return bool(gemm(a, b, c, added, nothing, *more))
         if may_overlap(c, a, b, added):
             return False
         if by_rows:
-            return together(pool, [partial(gemm, a[p], b, c[p], added, nothing, relu, False) for p in parts])
+            return together(pool, [partial(gemm, a[p], b, c[p], added, nothing, *more) for p in parts])
         gone = nothing[:, :0]
         shares = [gone if bias is None else bias[:, p] for p in parts]
         calls = zip(parts, shares, strict=True)
-        return together(pool, [partial(gemm, a, b[:, p], c[:, p], share, gone, relu, False) for p, share in calls])
+        return together(pool, [partial(gemm, a, b[:, p], c[:, p], share, gone, *more) for p, share in calls])
 
     def regularize(self, w: Array, dw: Array, l1: float, l2: float, penalty: Array) -> None:
         if not offer(self.kernels.step.regularize, w, dw, penalty, float(l1), float(l2)):

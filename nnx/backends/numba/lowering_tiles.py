@@ -11,10 +11,9 @@ from __future__ import annotations
 from nnx.backends.dataflow import Array, Gradient, Node, Step
 from nnx.backends.numba.lowering import BLOCK_ROWS, round_up
 from nnx.backends.numba.lowering_rows import Rows
-from nnx.kernels.cpu.matmul.amx import prefer_amx
+from nnx.kernels.cpu.matmul.amx import THREAD, prefer_amx
 from nnx.kernels.cpu.matmul.tile_registers import EDGE, PART
 from nnx.kernels.cpu.program import table as t
-from nnx.kernels.cpu.program.rows_amx import THREAD
 
 SPLIT = {t.DENSE: t.SPLIT_DENSE, t.DENSE_DX: t.SPLIT_DX}
 

@@ -57,7 +57,7 @@ from nnx.kernels.cpu.matmul.tile_registers import (
     every,
     fetch,
     release,
-    tiles_of,
+    require,
 )
 
 ROWS = 512  # of `a` that are packed at once
@@ -67,6 +67,7 @@ IN_FLOAT32 = in_vectors.BLOCK_DEPTH * VECTORS * LANES  # and a panel of the prod
 SPARE, SUMS = 16 * EDGE, 2 * EDGE * EDGE
 FIXED = SPARE + SUMS + max(PANEL, IN_FLOAT32)  # float32 of a thread's scratch beside strips
 SCRATCH = FIXED + ROWS // EDGE * PANEL  # all of it
+THREAD = SCRATCH + MEMORY  # and registers in memory behind
 TILE, ACROSS = 8, EDGE // LANES  # rows that are finished at once, and vector registers in each
 
 # From these sizes on it is faster than the product with AVX-512 (measured on Emerald Rapids): in every direction, and
@@ -162,16 +163,17 @@ def add_up(tiles, strips, at, panels, panel, parts):
 
 
 @njit(**KERNEL)
-def multiply(a, b, panels, tall, c, bias, active, relu, parts, tiles, memory):
+def multiply(a, b, panels, tall, c, bias, active, relu, thread, parts, tiles, memory):
     """``c = a @ b``, plus bias, ReLU and mask; see `gemm`.
 
-    All of `b` lies in `panels` too, `tall` pieces of 32 numbers deep; empty: it is packed on the way. `memory` is
-    scratch that begins at a cache line.
+    All of `b` lies in `panels` too, `tall` pieces of 32 numbers deep; empty: it is packed on the way. Each `thread` begins
+    with another of them: what one core has just fetched another gets slowly. `memory` is scratch that begins at a cache
+    line.
     """
     (m, whole), n = a.shape, c.shape[1]
     spare, fresh, buffer = view(memory, 0, SPARE), view(memory, SPARE, SUMS), view(memory, SPARE + SUMS, 0)
     strips, unit, ready = view(memory, FIXED, 0), parts * PART, len(panels) > 0
-    height, step = share(m, ROWS), share(whole, DEPTH // parts)
+    height, step, wide = share(m, ROWS), share(whole, DEPTH // parts), -(-n // EDGE)
     b_step, c_step, by_rows = b.strides[0] // b.itemsize, c.strides[0] // c.itemsize, b.strides[1] == b.itemsize
     configure(tiles)
     for i0 in range(0, m, height):
@@ -186,7 +188,8 @@ def multiply(a, b, panels, tall, c, bias, active, relu, parts, tiles, memory):
             # Each piece of a strip fetches its share of the next panel: lines of it, or rows of `b`.
             pieces = larger(1, -(-rows // EDGE))
             lines, ahead = -(-parts * EDGE // pieces) if ready else 0, -(-EDGE // pieces) if by_rows and not ready else 0
-            for j in range(0, n, EDGE):
+            for place in range(wide):
+                j = (place + thread * wide // (thread + 1)) % wide * EDGE
                 panel, at = buffer, 0
                 if ready:
                     panel, at = panels, (j // EDGE * tall + k0 // EDGE) * unit
@@ -226,33 +229,63 @@ def multiply(a, b, panels, tall, c, bias, active, relu, parts, tiles, memory):
 
 
 @njit(**KERNEL)
-def in_memory(a, b, c, bias, active, relu, parts, tiles, memory):
-    """The product, with scratch that begins somewhere in `memory`, which it must not own: see gemm.py."""
-    start = -memory.ctypes.data % 64 // 4
-    multiply(a, b, view(memory, 0, 0), 0, c, bias, active, relu, parts, tiles, view(memory, start, 0))
+def in_processor(scratch, at):
+    """What stands for the processor's tile registers: see tile_registers.py."""
+    return 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
-def gemm(a, b, c, bias, active, relu, parts, tiles):
-    """``c = a @ b``, plus `bias` (1, n), ReLU, and zero where `active` (m, n) is not positive; empty means none.
+@njit(**KERNEL)
+def in_memory(scratch, at):
+    """And for a thread's own in memory, from number `at` of its scratch on."""
+    return view(scratch, at, MEMORY)
 
-    Each of `a` and `b` is contiguous along its rows or its columns, the others along their rows. `parts` is 1 to 3,
-    `tiles` as `tiles_of` says. Returns False, having done nothing, where `c` shares memory with `a`, `b` or `bias`.
-    """
-    (m, depth), n = a.shape, b.shape[1]
-    if depth != b.shape[0] or (m, n) != c.shape or parts < 1 or parts > 3:  # noqa: PLR2004 - of bfloat16 in a float32
-        raise ValueError("gemm: shapes do not fit")
-    if (b.size and b.itemsize not in b.strides) or (c.size and c.strides[1] != c.itemsize):
-        raise ValueError("gemm: an operand is not contiguous")
-    if not behaved(a, b, c, bias) or not apart(c, a, b, bias):
-        return False
-    strips = -(-smaller(m, ROWS) // EDGE) * PANEL
-    in_memory(a, b, c, bias, active, relu, parts, tiles, np.empty(FIXED + strips + 16, np.float32))
-    return True
+
+REGISTERS = {True: in_processor, False: in_memory}
+
+
+@njit(**KERNEL)
+def aligned(memory):
+    """Scratch that begins at a cache line."""
+    return view(memory, -memory.ctypes.data % 64 // 4, memory.size)
+
+
+def make(tiles_in: Any) -> Any:
+    """The product, with registers that `tiles_in` finds."""
+
+    @njit(**KERNEL)
+    def within(a, b, c, bias, active, relu, parts, strips, memory):
+        """The product, in memory that it must not own: see gemm.py."""
+        scratch = aligned(memory)
+        tiles = tiles_in(scratch, FIXED + strips)
+        multiply(a, b, view(memory, 0, 0), 0, c, bias, active, relu, 0, parts, tiles, scratch)
+
+    @njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+    def gemm(a, b, c, bias, active, relu, parts):
+        """``c = a @ b``, plus `bias` (1, n), ReLU, and zero where `active` (m, n) is not positive; empty means none.
+
+        Each of `a` and `b` is contiguous along its rows or its columns, the others along their rows. `parts` is 1 to 3.
+        Returns False, having done nothing, where `c` shares memory with `a`, `b` or `bias`.
+        """
+        (m, depth), n = a.shape, b.shape[1]
+        if depth != b.shape[0] or (m, n) != c.shape:
+            raise ValueError("gemm: shapes do not fit")
+        if (b.size and b.itemsize not in b.strides) or (c.size and c.strides[1] != c.itemsize):
+            raise ValueError("gemm: an operand is not contiguous")
+        if not behaved(a, b, c, bias) or not apart(c, a, b, bias):
+            return False
+        strips = -(-smaller(m, ROWS) // EDGE) * PANEL
+        within(a, b, c, bias, active, relu, parts, strips, np.empty(FIXED + strips + MEMORY + 16, np.float32))
+        return True
+
+    return gemm
+
+
+PRODUCTS = {hardware: make(tiles_in) for hardware, tiles_in in REGISTERS.items()}
 
 
 @cache
 def ready(hardware: bool) -> Any:
-    """Return `gemm`, compiled for operands of any layout; without hardware, for tile registers in memory."""
+    """Return the product, compiled for operands of any layout; without hardware, by tile registers in memory."""
+    require(hardware)
     matrix = types.Array(types.float32, 2, "A")
-    return typed(gemm, *[matrix] * 5, types.boolean, types.int64, tiles_of(hardware))
+    return typed(PRODUCTS[hardware], *[matrix] * 5, types.boolean, types.int64)

@@ -8,7 +8,7 @@ registers hold 32x32 sums, two each a piece of either operand; `begin`, `accumul
 Without AMX the same code works on registers in memory, bit for bit as the processor does: slow (2 GFLOP/s), for tests.
 What the functions below take for `tiles` tells which: a number stands for the processor's, a span of MEMORY numbers of
 the thread's own is those in memory. **The first AMX instruction of a process that has not asked the operating system
-ends it** (SIGILL); so `tiles_of` is the only way to code that has them, and asks.
+ends it** (SIGILL): whoever hands out code that has them calls `require` first.
 """
 
 from __future__ import annotations
@@ -59,15 +59,14 @@ def why_not() -> str:
     return ""
 
 
-def tiles_of(hardware: bool) -> Any:
-    """Return Numba's type of what compiled code takes for `tiles`.
+def require(hardware: bool) -> None:
+    """Refuse code for the processor's registers where this process cannot use them.
 
     Raises:
-        RuntimeError: the processor's registers are wanted, and this process cannot use them.
+        RuntimeError: it cannot.
     """
     if hardware and why_not():
         raise RuntimeError(why_not())
-    return types.int64 if hardware else types.Array(types.float32, 1, "C")
 
 
 # ---- what is done to registers ---------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import numpy as np
 from numba import types
 
 from nnx.kernels.cpu.jit.cache import typed
-from nnx.kernels.cpu.matmul.tile_registers import tiles_of
+from nnx.kernels.cpu.matmul.tile_registers import require
 from nnx.kernels.cpu.program.lanes import run_lanes
 from nnx.kernels.cpu.program.rows import run_rows
 
@@ -35,7 +35,7 @@ def ready(dtype: Any, family: str, tiles: bool | None = None) -> Any:
     if tiles is not None:
         from nnx.kernels.cpu.program.rows_amx import run_tiles  # nobody else needs it
 
-        tiles_of(tiles)  # asks whether this process may
+        require(tiles)
         run = run_tiles[tiles]
     number = types.float32 if np.dtype(dtype).itemsize == 4 else types.float64
     whole, f, i, d = types.int64, *(types.Array(kind, 1, "C") for kind in (number, types.int64, types.float64))

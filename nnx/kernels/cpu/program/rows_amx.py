@@ -13,10 +13,10 @@ from typing import Any
 
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import PART, smaller, view
-from nnx.kernels.cpu.matmul.amx import SCRATCH as AMX_SCRATCH
-from nnx.kernels.cpu.matmul.amx import SPARE, multiply
+from nnx.kernels.cpu.matmul.amx import REGISTERS, SPARE, THREAD, multiply
+from nnx.kernels.cpu.matmul.amx import SCRATCH as REGISTERS_AT
 from nnx.kernels.cpu.matmul.amx_packing import pack_panels
-from nnx.kernels.cpu.matmul.tile_registers import EDGE, MEMORY
+from nnx.kernels.cpu.matmul.tile_registers import EDGE
 from nnx.kernels.cpu.matmul.tile_registers import PART as WORDS
 from nnx.kernels.cpu.ops.sums import collect
 from nnx.kernels.cpu.program import rows as by_vectors
@@ -54,9 +54,6 @@ from nnx.kernels.cpu.program.table import (
 )
 from nnx.kernels.rounding import RUN
 
-THREAD = AMX_SCRATCH + MEMORY  # numbers that each thread needs: scratch, then registers in memory
-
-
 @njit(**PART)
 def tall(depth):
     """How many pieces of 32 numbers a depth has."""
@@ -78,7 +75,7 @@ def fill_split(memory, place, k, n, r0, rows, panels, across, parts, spare):
 
 
 @njit(**PART)
-def product(t, header, memory, hyper, numbers, r0, rows, scratch, tiles, runs):
+def product(t, header, memory, hyper, numbers, r0, rows, thread, scratch, tiles, runs):
     """What `product` of rows.py does, by split panels. `runs` is where a thread's gradients are made."""
     op, k, n, high, parts = t[OP], t[K], t[N], t[R1] - t[R0], header[PARTS]
     size = high * n
@@ -103,7 +100,7 @@ def product(t, header, memory, hyper, numbers, r0, rows, scratch, tiles, runs):
                 grid(memory, t[UNSPLIT] + first * n, some, n, n, 1), t[D] + first * parts * (WORDS // EDGE), rows
             )  # fmt: skip
         relu = op == SPLIT_DENSE and t[KIND] == WITH_RELU
-        multiply(a, b, part(memory, panels, 1), tall(deep), c, bias, active, relu, parts, tiles, scratch)
+        multiply(a, b, part(memory, panels, 1), tall(deep), c, bias, active, relu, thread, parts, tiles, scratch)
         if many:
             collect(part(memory, at, size), part(memory, runs + size, size), first == 0)
     if op == SPLIT_DW:
@@ -115,32 +112,19 @@ def product(t, header, memory, hyper, numbers, r0, rows, scratch, tiles, runs):
             fill_split(memory, t[W], k, n, t[R0], high, t[B], True, parts, spare)
 
 
-@njit(**PART)
-def in_processor(memory, place):
-    """What stands for the processor's tile registers: see tile_registers.py."""
-    return 0
-
-
-@njit(**PART)
-def in_memory(memory, place):
-    """And for a thread's own in memory."""
-    return part(memory, place, MEMORY)
-
-
-def make_operation(tiles_at: Any) -> Any:
-    """What carries out one operation of the table, with the tile registers that `tiles_at` finds."""
+def make_operation(tiles_in: Any) -> Any:
+    """What carries out one operation of the table, with the tile registers that `tiles_in` finds."""
 
     @njit(inline="always")
     def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread):
         """Carry out one operation of the table on samples r0 .. r0 + rows."""
         op = t[OP]
         if SPLIT_DENSE <= op <= SPLIT_ACROSS:
-            place = header[STRIPS] + thread * header[STRIPS_SIZE]
-            scratch = part(memory, place, AMX_SCRATCH)
+            scratch = part(memory, header[STRIPS] + thread * header[STRIPS_SIZE], THREAD)
             if op <= SPLIT_DW:
                 runs = header[SCRATCH] + thread * header[SCRATCH_SIZE]
-                tiles = tiles_at(memory, place + AMX_SCRATCH)
-                product(t, header, memory, hyper, numbers, r0, rows, scratch, tiles, runs)
+                tiles = tiles_in(scratch, REGISTERS_AT)
+                product(t, header, memory, hyper, numbers, r0, rows, thread, scratch, tiles, runs)
             else:
                 first, count = (t[R0], t[R1] - t[R0]) if t[R1] > 0 else (r0, rows)
                 spare, across = view(scratch, 0, SPARE), op != SPLIT_PANELS
@@ -151,4 +135,4 @@ def make_operation(tiles_at: Any) -> Any:
     return operation
 
 
-run_tiles = {hardware: make_run(make_operation(at)) for hardware, at in ((True, in_processor), (False, in_memory))}
+run_tiles = {hardware: make_run(make_operation(tiles_in)) for hardware, tiles_in in REGISTERS.items()}
