@@ -30,6 +30,7 @@ class TileRows(Rows):
     product, products = "amx", "large products on AMX, "
     operations = t.ON_TILES
     strips = THREAD
+    piece = 1 << 18  # 1 MB, half of the second-level cache: each piece reads all panels of the outputs' gradient again
     grain = EDGE
 
     def __init__(self, step: Step, arena: Array, threads: int, tiles: bool, parts: int) -> None:

@@ -60,12 +60,12 @@ from nnx.kernels.cpu.matmul.tile_registers import (
     require,
 )
 
-ROWS = 512  # of `a` that are packed at once
+ROWS = 512  # of `a` that are packed at once; twice as much of the depth where they are half as many
 DEPTH = 768  # numbers of depth that are, over the number of parts: a panel takes 48 KB, strips 16 times as much
 PANEL = EDGE * DEPTH // 2  # float32 that a panel takes, of any number of parts; so does a strip
 IN_FLOAT32 = in_vectors.BLOCK_DEPTH * VECTORS * LANES  # and a panel of the product in float32
 SPARE, SUMS = 16 * EDGE, 2 * EDGE * EDGE
-FIXED = SPARE + SUMS + max(PANEL, IN_FLOAT32)  # float32 of a thread's scratch beside strips
+FIXED = SPARE + SUMS + max(2 * PANEL, IN_FLOAT32)  # float32 of a thread's scratch beside strips
 SCRATCH = FIXED + ROWS // EDGE * PANEL  # all of it
 THREAD = SCRATCH + MEMORY  # and registers in memory behind
 TILE, ACROSS = 8, EDGE // LANES  # rows that are finished at once, and vector registers in each
@@ -173,7 +173,8 @@ def multiply(a, b, panels, tall, c, bias, active, relu, thread, parts, tiles, me
     (m, whole), n = a.shape, c.shape[1]
     spare, fresh, buffer = view(memory, 0, SPARE), view(memory, SPARE, SUMS), view(memory, SPARE + SUMS, 0)
     strips, unit, ready = view(memory, FIXED, 0), parts * PART, len(panels) > 0
-    height, step, wide = share(m, ROWS), share(whole, DEPTH // parts), -(-n // EDGE)
+    height, wide = share(m, ROWS), -(-n // EDGE)
+    step = share(whole, (DEPTH if height > ROWS // 2 else 2 * DEPTH) // parts)
     b_step, c_step, by_rows = b.strides[0] // b.itemsize, c.strides[0] // c.itemsize, b.strides[1] == b.itemsize
     configure(tiles)
     for i0 in range(0, m, height):
@@ -182,12 +183,13 @@ def multiply(a, b, panels, tall, c, bias, active, relu, thread, parts, tiles, me
         first = last = True
         for k0 in range(0, larger(whole, 1), step):
             depth = smaller(step, whole - k0)
-            groups = -(-depth // EDGE)
-            every = larger(1, groups * TILE // EDGE)
+            groups = larger(1, -(-depth // EDGE))
+            some = share(groups * EDGE, DEPTH // parts) // EDGE  # that are added up in registers
+            every = larger(1, some * TILE // EDGE)
             pack_strips(a[i0 : i0 + rows, k0 : k0 + depth], strips, spare, parts)
             # Each piece of a strip fetches its share of the next panel: lines of it, or rows of `b`.
             pieces = larger(1, -(-rows // EDGE))
-            lines, ahead = -(-parts * EDGE // pieces) if ready else 0, -(-EDGE // pieces) if by_rows and not ready else 0
+            lines, ahead = (-(-parts * EDGE // pieces), 0) if ready else (0, -(-EDGE // pieces) if by_rows else 0)
             for place in range(wide):
                 j = (place + thread * wide // (thread + 1)) % wide * EDGE
                 panel, at = buffer, 0
@@ -197,27 +199,29 @@ def multiply(a, b, panels, tall, c, bias, active, relu, thread, parts, tiles, me
                     pack_panel(b[k0 : k0 + depth, j : j + EDGE], buffer, 0, spare, parts)
                 soon, line = k0, at + tall * unit
                 for i in range(i0, i0 + rows, EDGE):
-                    begin(tiles)
-                    for g in range(groups):
-                        fetch(panels, line, lines)
-                        line += lines * 16
-                        for r in range(soon, soon + ahead):
-                            fetch(b, r * b_step + j + EDGE, 2)
-                        soon += ahead
-                        for r in range(i + 4 * g, i + 4 * g + 4):
-                            fetch(c, r * c_step + j, 2)
-                        add_up(tiles, strips, ((i - i0) // EDGE * groups + g) * unit, panel, at + g * unit, parts)
-                        if done < EDGE and g % every == 0:
+                    for h in range(0, groups, some):
+                        begin(tiles)
+                        for g in range(h, smaller(h + some, groups)):
+                            fetch(panels, line, lines)
+                            line += lines * 16
+                            for r in range(soon, soon + ahead):
+                                fetch(b, r * b_step + j + EDGE, 2)
+                            soon += ahead
+                            for r in range(i + 4 * g, smaller(i + 4 * g + 4, i + EDGE)):
+                                fetch(c, r * c_step + j, 2)
+                            add_up(tiles, strips, ((i - i0) // EDGE * groups + g) * unit, panel, at + g * unit, parts)
+                            if done < EDGE and (g - h) % every == 0:
+                                if not finish(fresh, turn + done, c, i1 + done, j1, bias, active, relu, first, last):
+                                    fits = False
+                                done += TILE
+                        while done < EDGE:
                             if not finish(fresh, turn + done, c, i1 + done, j1, bias, active, relu, first, last):
                                 fits = False
                             done += TILE
-                    while done < EDGE:
-                        if not finish(fresh, turn + done, c, i1 + done, j1, bias, active, relu, first, last):
-                            fits = False
-                        done += TILE
-                    turn = EDGE - turn
-                    end(tiles, view(fresh, turn * EDGE, 0))
-                    i1, j1, done, first, last = i, j, 0, k0 == 0, k0 + depth >= whole
+                        turn = EDGE - turn
+                        end(tiles, view(fresh, turn * EDGE, 0))
+                        i1, j1, done, first = i, j, 0, k0 == 0 and h == 0
+                        last = k0 + depth >= whole and h + some >= groups
         while done < EDGE:
             if not finish(fresh, turn + done, c, i1 + done, j1, bias, active, relu, first, last):
                 fits = False
@@ -273,7 +277,7 @@ def make(tiles_in: Any) -> Any:
             raise ValueError("gemm: an operand is not contiguous")
         if not behaved(a, b, c, bias) or not apart(c, a, b, bias):
             return False
-        strips = -(-smaller(m, ROWS) // EDGE) * PANEL
+        strips = smaller(2 * -(-m // EDGE), ROWS // EDGE) * PANEL
         within(a, b, c, bias, active, relu, parts, strips, np.empty(FIXED + strips + MEMORY + 16, np.float32))
         return True
 
