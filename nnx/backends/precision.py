@@ -1,4 +1,4 @@
-"""Precision of float32 matrix products: full, TF32, bf16 or three times bf16. Parameters, activations, sums and all else stay float32."""
+"""Precision of float32 matrix products: full, TF32, bf16 or bf16x3. Parameters, sums and all else stay float32."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from nnx.backends.errors import InputError, InputTypeError
 
 # By how much a product may be off for its rounding of factors, relative to the sum of its terms' sizes. A factor is off
 # by at most 2**-10 in TF32, which has 10 bits behind the point and may cut the others off, and by 2**-8 in bf16, which
-# has 7 and is rounded to nearest. A term has two factors. With bf16x3 each factor is a sum of two numbers in bf16, off by
-# at most 2**-17, and the product of the two lesser parts, at most 2**-16, is left out.
+# has 7 and is rounded to nearest. A term has two factors. With bf16x3 each factor is a sum of two numbers in bf16, off
+# by at most 2**-17, and the product of the two lesser parts, at most 2**-16, is left out.
 ERRORS = {"full": 0.0, "tf32": 2e-3, "bf16": 8e-3, "bf16x3": 3.1e-5}
 VARIABLE = "NNX_PRECISION"
 

@@ -50,9 +50,7 @@ class CudaDense(CudaMatmul):
     def _set_precision(self, wanted: str) -> None:
         self.precision, self.products = check_precision(wanted, PRECISION), None
         if wanted not in ROUNDED:
-            raise InputError(
-                f"precision={wanted!r} is for the CPU; on a GPU there are {', '.join(map(repr, ROUNDED))}"
-            )
+            raise InputError(f"precision={wanted!r} is for the CPU; on a GPU there are {', '.join(map(repr, ROUNDED))}")
         core = self.cupy._core
         if wanted == "full":
             with self.on_device():  # CUPY_TF32=1 says otherwise, for all of CuPy

@@ -49,7 +49,7 @@ ALONE = 2e5  # ns of work below which one thread is quicker than two
 
 
 MODULES = {
-    "matmul": "amx blas gemm tile_registers",
+    "matmul": "blas gemm tile_registers",
     "ops": "cross_entropy dropout elementwise losses optimizers softmax step sums",
     "program": "compiled inference",
     "threads": "pool",
@@ -62,7 +62,11 @@ class Kernels:
     def __init__(self) -> None:
         for folder, names in MODULES.items():
             for name in names.split():
-                setattr(self, name, import_module(f"nnx.kernels.cpu.{folder}.{name}"))
+                self.load(folder, name)
+
+    def load(self, folder: str, name: str) -> None:
+        """Import one of them."""
+        setattr(self, name, import_module(f"nnx.kernels.cpu.{folder}.{name}"))
 
     def __getattr__(self, name: str) -> Any:  # for type checkers; every module is an attribute
         raise AttributeError(name)
@@ -153,6 +157,8 @@ class NumbaBackend(NumpyBackend):
         """Find out whether large products run on AMX, and in which precision the environment wants them."""
         self.without_tiles = f"{AMX}=0" if flag(AMX) is False else self.kernels.tile_registers.why_not()
         self.tiles: bool | None = None if self.without_tiles else True  # True: the processor's; see `compiled.ready`
+        if self.tiles:
+            self.kernels.load("matmul", "amx")
         wanted = precision_of_environment() or "full"
         # Backends for the CPU multiply no less exactly than the variable says, and tell so; an argument is an order.
         self.unheeded = f"{VARIABLE}={wanted} is not heeded: {why}" if (why := self._cannot(wanted)) else ""

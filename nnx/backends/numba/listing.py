@@ -19,7 +19,9 @@ OPERATIONS = {
         "ELEMENTWISE", "BIAS", "PARAMETERS",
     )
 }  # fmt: skip
-WITH_RELU = (t.DENSE, t.DENSE_DX, t.LANES_DENSE, t.LANES_DX, t.SPLIT_DENSE, t.SPLIT_DX)  # which may do ReLU, or its gradient, on the way
+WITH_RELU = (  # which may do ReLU, or its gradient, on the way
+    t.DENSE, t.DENSE_DX, t.LANES_DENSE, t.LANES_DX, t.SPLIT_DENSE, t.SPLIT_DX,
+)  # fmt: skip
 
 
 def kernels_of(step: Step, family: str, product: str) -> dict[str, str]:

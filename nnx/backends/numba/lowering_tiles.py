@@ -19,7 +19,7 @@ SPLIT = {t.DENSE: t.SPLIT_DENSE, t.DENSE_DX: t.SPLIT_DX}
 
 
 def on_tiles(step: Step, weights: Array, parts: int) -> bool:
-    """Tell whether a layer's products are faster on tiles. Threads do not count, or one and two would round differently."""
+    """Tell whether a layer's products are faster on tiles, whatever the threads: one and two must round alike."""
     k, n = weights.shape
     return prefer_amx(min(step.rows, BLOCK_ROWS), n, k, parts)
 

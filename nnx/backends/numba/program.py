@@ -55,11 +55,12 @@ def layout_of(step: Step, arena: Array, threads: int, family: str, backend: Any)
     """How the step's samples lie, and what multiplies."""
     if family == "lanes":
         return Lanes(step, arena, threads)
-    if backend.tiles is not None and arena.dtype == np.float32:
+    tiles = getattr(backend, "tiles", None)
+    if tiles is not None and arena.dtype == np.float32:
         from nnx.backends.numba.lowering_tiles import TileRows, on_tiles  # kernels that nobody else needs
 
         if any(on_tiles(step, gradient.dw, backend.parts) for gradient in step.gradients):
-            return TileRows(step, arena, threads, backend.tiles, backend.parts)
+            return TileRows(step, arena, threads, tiles, backend.parts)
     return Rows(step, arena, threads)
 
 

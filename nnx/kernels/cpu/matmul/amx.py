@@ -6,13 +6,15 @@ Each number is split into parts of bfloat16 as it is packed (amx_packing.py). Wi
 parts the six that matter are added up; the rest is below 2**-24 of |a| @ |b|, as one rounding of float32. With two
 parts three are, to 2**-15; with one it is a product in bfloat16.
 
-Floor: 2 m k n FLOP, six, three or one time, at 2.8 TFLOP/s of one Emerald Rapids core: 470 GFLOP/s in float32. Reaches
-193-260 where AVX-512 reaches 130-150: it loses by packing, and by storing sums, which nothing hides.
+Floor: 2 m k n FLOP, six, three or one time, at 3.7 TFLOP/s of one Emerald Rapids core: 620 GFLOP/s in float32. Reaches
+240-280 where the product in vectors reaches 160-190 (128x784x512 to 2048x512x2048); it loses by packing, and by what is
+done to sums.
 
-Each piece of the depth begins its sums from zero, and they are added up in `c` by plain vectors: carried on in the
-registers they would be rounded six times as often as sgemm's. Strips of a piece of `a` stay in the second-level cache.
-A panel of `b` is packed right before its use, always to the same 48 KB, while the rows of the next one are fetched; a
-recorded step has all panels ready.
+Every 256 numbers of depth, with three parts, sums begin from zero, and are added up in `c` by plain vectors: carried on
+in the registers they would be rounded six times as often as sgemm's. Vectors add up one block of sums while the tiles
+make the next, bit by bit: a core that has not used its vectors for 0.5 us takes 0.3 us to wake them up, a third of a
+block's time. Strips of a piece of `a` stay in the second-level cache. A panel of `b` is packed right before its use,
+always to the same memory, while the rows of the next one are fetched; a recorded step has all panels ready.
 
 Results that are not finite are made once more in float32: of infinite, NaN or huge operands (from 2**104 on, or where
 sums of products go beyond 2**79). Nothing else is lost: see SCALE.
@@ -24,37 +26,23 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.behaved import apart, behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
-from nnx.kernels.cpu.jit.simd import larger, smaller, view
+from nnx.kernels.cpu.jit.simd import larger, smaller, vfill, view, vsum
 from nnx.kernels.cpu.matmul import gemm as in_vectors
-from nnx.kernels.cpu.matmul.amx_packing import KERNEL, LANES, SCALE, pack_panel, pack_strips
-from nnx.kernels.cpu.matmul.register_tile import (
-    VECTORS,
-    add,
-    elementwise,
-    load,
-    new_tile,
-    rows_of,
-    store,
-    unpack,
-    where_positive,
-)
+from nnx.kernels.cpu.matmul.amx_finish import TILE, ZERO, finish
+from nnx.kernels.cpu.matmul.amx_packing import KERNEL, LANES, pack_panel, pack_strips
+from nnx.kernels.cpu.matmul.register_tile import VECTORS
 from nnx.kernels.cpu.matmul.tile_registers import (
     EDGE,
-    INTS,
     MEMORY,
     PART,
-    WORD,
     accumulate,
     begin,
     configure,
     end,
-    every,
     fetch,
     release,
     require,
@@ -68,7 +56,6 @@ SPARE, SUMS = 16 * EDGE, 2 * EDGE * EDGE
 FIXED = SPARE + SUMS + max(2 * PANEL, IN_FLOAT32)  # float32 of a thread's scratch beside strips
 SCRATCH = FIXED + ROWS // EDGE * PANEL  # all of it
 THREAD = SCRATCH + MEMORY  # and registers in memory behind
-TILE, ACROSS = 8, EDGE // LANES  # rows that are finished at once, and vector registers in each
 
 # From these sizes on it is faster than the product with AVX-512 (measured on Emerald Rapids): in every direction, and
 # numbers multiplied, by parts.
@@ -80,56 +67,13 @@ def prefer_amx(m: int, n: int, k: int, parts: int) -> bool:
     return min(m, n, k) >= LEAST and m * n * k >= WORK[parts]
 
 
-# ---- the end of a block ----------------------------------------------------------------------------------------------
-
-unscaled = elementwise(lambda builder, x, y, zero: builder.fmul(x, ir.Constant(x.type, [SCALE**-2] * x.type.count)))
-
-
-@intrinsic
-def finite(typingctx, tile):
-    """Tell whether all numbers of a tile are finite."""
-
-    def emit(context, builder, signature, arguments):
-        most = None
-        for vector in unpack(builder, arguments[0]):
-            kind = ir.VectorType(WORD, vector.type.count)
-            bits = builder.and_(builder.bitcast(vector, kind), ir.Constant(kind, [0x7FFFFFFF] * kind.count))
-            most = bits if most is None else builder.select(builder.icmp_unsigned(">", bits, most), bits, most)
-        infinite = ir.Constant(most.type, [0x7F800000] * most.type.count)
-        odd = builder.bitcast(builder.icmp_unsigned(">=", most, infinite), ir.IntType(most.type.count))
-        return builder.icmp_unsigned("==", odd, odd.type(0))
-
-    return types.boolean(tile), emit
-
-
-@njit(**KERNEL)
-def finish(fresh, row, c, i, j, bias, active, relu, first, last):
-    """Add TILE rows of 32 sums to those in `c` at row `i`, column `j`, and finish them; tell whether all are finite.
-
-    The sums are rows `row` .. of a block.
-    """
-    empty, fits = new_tile(c, TILE, ACROSS), True
-    if i < c.shape[0]:
-        tile = load(empty, rows_of(fresh, row * EDGE, TILE, EDGE, EDGE), 0, 0)
-        tile = unscaled(tile, tile)
-        if not first:
-            tile = add(tile, load(empty, c, i, j))
-        if last:
-            fits = finite(tile)
-            if bias.size:
-                tile = add(tile, load(empty, bias, 0, j))
-            if relu:
-                tile = where_positive(tile, tile)
-            if active.size:
-                tile = where_positive(tile, load(empty, active, i, j))
-        store(tile, c, i, j)
-    return fits
+# ---- the product -----------------------------------------------------------------------------------------------------
 
 
 @njit(**KERNEL)
 def in_float32(a, b, c, bias, active, relu, memory):
     """The product by vectors, a panel at a time."""
-    (m, whole), n, columns = a.shape, c.shape[1], VECTORS * LANES
+    whole, n, columns = a.shape[1], c.shape[1], VECTORS * LANES
     for j in range(0, n, columns):
         for k in range(0, larger(whole, 1), in_vectors.BLOCK_DEPTH):
             depth = smaller(in_vectors.BLOCK_DEPTH, whole - k)
@@ -139,9 +83,6 @@ def in_float32(a, b, c, bias, active, relu, memory):
                 a[:, k : k + depth], memory, depth, c[:, j : j + columns], bias[:, j : j + width],
                 active[:, j : j + width], relu and width > 0, k > 0, memory,
             )  # fmt: skip
-
-
-# ---- the product -----------------------------------------------------------------------------------------------------
 
 
 @njit(**KERNEL)
@@ -166,9 +107,9 @@ def add_up(tiles, strips, at, panels, panel, parts):
 def multiply(a, b, panels, tall, c, bias, active, relu, thread, parts, tiles, memory):
     """``c = a @ b``, plus bias, ReLU and mask; see `gemm`.
 
-    All of `b` lies in `panels` too, `tall` pieces of 32 numbers deep; empty: it is packed on the way. Each `thread` begins
-    with another of them: what one core has just fetched another gets slowly. `memory` is scratch that begins at a cache
-    line.
+    All of `b` lies in `panels` too, `tall` pieces of 32 numbers deep; empty: it is packed on the way. Each `thread`
+    begins with another of them: what one core has just fetched another gets slowly. `memory` is scratch that begins at
+    a cache line.
     """
     (m, whole), n = a.shape, c.shape[1]
     spare, fresh, buffer = view(memory, 0, SPARE), view(memory, SPARE, SUMS), view(memory, SPARE + SUMS, 0)
@@ -178,7 +119,7 @@ def multiply(a, b, panels, tall, c, bias, active, relu, thread, parts, tiles, me
     b_step, c_step, by_rows = b.strides[0] // b.itemsize, c.strides[0] // c.itemsize, b.strides[1] == b.itemsize
     configure(tiles)
     for i0 in range(0, m, height):
-        rows, fits, done = smaller(height, m - i0), True, EDGE
+        rows, done, odd = smaller(height, m - i0), EDGE, vfill(ZERO)
         i1 = j1 = turn = 0
         first = last = True
         for k0 in range(0, larger(whole, 1), step):
@@ -211,22 +152,21 @@ def multiply(a, b, panels, tall, c, bias, active, relu, thread, parts, tiles, me
                                 fetch(c, r * c_step + j, 2)
                             add_up(tiles, strips, ((i - i0) // EDGE * groups + g) * unit, panel, at + g * unit, parts)
                             if done < EDGE and (g - h) % every == 0:
-                                if not finish(fresh, turn + done, c, i1 + done, j1, bias, active, relu, first, last):
-                                    fits = False
+                                odd = finish(
+                                    fresh, turn + done, c, i1 + done, j1, bias, active, relu, first, last, odd
+                                )  # fmt: skip
                                 done += TILE
                         while done < EDGE:
-                            if not finish(fresh, turn + done, c, i1 + done, j1, bias, active, relu, first, last):
-                                fits = False
+                            odd = finish(fresh, turn + done, c, i1 + done, j1, bias, active, relu, first, last, odd)
                             done += TILE
                         turn = EDGE - turn
                         end(tiles, view(fresh, turn * EDGE, 0))
                         i1, j1, done, first = i, j, 0, k0 == 0 and h == 0
                         last = k0 + depth >= whole and h + some >= groups
         while done < EDGE:
-            if not finish(fresh, turn + done, c, i1 + done, j1, bias, active, relu, first, last):
-                fits = False
+            odd = finish(fresh, turn + done, c, i1 + done, j1, bias, active, relu, first, last, odd)
             done += TILE
-        if not fits:
+        if vsum(odd) != ZERO:
             i1 = i0 + rows
             in_float32(a[i0:i1], b, c[i0:i1], bias, active[i0:i1], relu, view(memory, SPARE + SUMS, 0))
     release(tiles)

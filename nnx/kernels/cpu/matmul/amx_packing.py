@@ -2,9 +2,9 @@
 # (What @njit and @intrinsic take has no types for Python.)
 """Splitting and packing for products on tile registers (amx.py): float32 into parts of bfloat16, in the tiles' order.
 
-* A **strip** is 32 rows of `a`, a **panel** 32 columns of `b`: for each 32 numbers of depth, for each part, two tiles of
-  1 KB. Numbers 16 apart along the depth share a word, which makes packing a matter of shifts; any order will do that `a`
-  and `b` share.
+* A **strip** is 32 rows of `a`, a **panel** 32 columns of `b`: for each 32 numbers of depth, for each part, two tiles
+  of 1 KB. Numbers 16 apart along the depth share a word, which makes packing a matter of shifts; any order will do that
+  `a` and `b` share.
 * With three parts, x = high + middle + low, exactly. AMX reads what is below 2**-126 as zero, so each number is first
   multiplied by SCALE: then the last bit of the smallest float32, 2**-149, is above that, and nothing is lost. What
   becomes infinite by that makes results that are not finite, which `amx.multiply` looks for.
@@ -17,8 +17,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import PART, Vector, larger, smaller, view, vload
-from nnx.kernels.cpu.matmul.register_tile import WIDTH, load, new_tile, rows_of, square_tile, store, transpose
+from nnx.kernels.cpu.jit.simd import PART, Vector, larger, view, vload
+from nnx.kernels.cpu.matmul.register_tile import WIDTH, load, rows_of, square_tile, store, transpose
 from nnx.kernels.cpu.matmul.tile_registers import EDGE, FLOATS, INTS, bytes_at, every
 from nnx.kernels.cpu.matmul.tile_registers import PART as WORDS
 
@@ -138,6 +138,6 @@ def pack_panel(b, panel, at, spare, parts):
 
 @njit(**KERNEL)
 def pack_panels(b, panels, at, tall, spare, parts):
-    """Split all of `b` into panels, `tall` pieces of 32 numbers deep; its first row goes to `at` in the first of them."""
+    """Split all of `b` into panels, `tall` pieces of 32 numbers deep; its first number goes to `panels[at]`."""
     for j in range(0, b.shape[1], EDGE):
         pack_panel(b[:, j : j + EDGE], panels, at + j // EDGE * tall * parts * WORDS, spare, parts)

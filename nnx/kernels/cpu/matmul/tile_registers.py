@@ -282,7 +282,7 @@ def accumulate(typingctx, tiles, strips, strip, panels, panel, parts):
 
 @intrinsic
 def fetch(typingctx, array, at, lines):
-    """Have some cache lines, from number `at` of an array or a span on, brought nearby. No harm where there is nothing."""
+    """Have some cache lines, from number `at` of an array or a span on, brought nearby; there may be nothing there."""
 
     def emit(context, builder, signature, arguments):
         with cgutils.for_range(builder, arguments[2]) as line:

@@ -1,8 +1,8 @@
 """Interpreter `run_rows` with products on tile registers: the operations that stand on nnx/kernels/cpu/matmul/amx.py.
 
-They are what DENSE, DENSE_DX, DENSE_DW, PANELS and PANELS_ACROSS of rows.py are; all others are that module's. Panels hold
-parts of bfloat16 and are made anew with the weights. It is a function of its own, so that nobody compiles it who has no
-AMX, and nobody's step by vectors is compiled with it.
+They are what DENSE, DENSE_DX, DENSE_DW, PANELS and PANELS_ACROSS of rows.py are; all others are that module's. Panels
+hold parts of bfloat16 and are made anew with the weights. It is a function of its own, so that nobody compiles it who
+has no AMX.
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -53,6 +53,7 @@ from nnx.kernels.cpu.program.table import (
     part,
 )
 from nnx.kernels.rounding import RUN
+
 
 @njit(**PART)
 def tall(depth):
