@@ -240,8 +240,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> NumbaBackend:
     monkeypatch.setattr(amx, "WORK", dict.fromkeys(LIMIT, 1))
     made = NumbaBackend()
     if made.tiles is None:
-        made.tiles = False
-        made.kernels.load("matmul", "amx")
+        made.use_tiles(False)
     return made
 
 
@@ -313,6 +312,18 @@ def test_more_samples_than_a_run_are_added_up_in_runs_on_tiles_too(backend: Numb
     assert "on AMX" in model.summary()
     wanted = weights - 0.01 * 2 * weights.sum()  # the gradient of each weight is 2 * output, the same for every sample
     np.testing.assert_allclose(model.layers[0].weights, wanted, rtol=rounding(200, "float32"))
+
+
+def test_info_says_what_products_run_on(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tile_registers, "why_not", lambda: "")
+    for rule, shown, told in (("", "numba:amx/gemm/blas", "on AMX, six products"), ("blas", "numba:blas", "NNX_GEMM=")):
+        monkeypatch.setenv("NNX_GEMM", rule)
+        info = NumbaBackend().info()
+        assert info.ops["dense"] == shown
+        assert any(told in note for note in info.notes)
+    low = NumbaBackend().with_precision("bf16").info()
+    assert low.ops["dense"] == "numba:amx/blas"
+    assert any("rounded to bf16" in note for note in low.notes)
 
 
 def test_layers_are_on_tiles_by_their_size_alone():

@@ -14,8 +14,7 @@ from nnx.backends.cupy.matmul.cublaslt_products import RoundedProducts
 from nnx.backends.cupy.matmul.dispatch import CudaMatmul
 from nnx.backends.cupy.operands import FLOAT64, writable
 from nnx.backends.errors import InputError
-from nnx.backends.precision import VARIABLE as PRECISION
-from nnx.backends.precision import check_precision, precision_of_environment
+from nnx.backends.precision import VARIABLE, check_precision, precision_of_environment
 from nnx.backends.recorder import Call
 from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import ACTIVATIONS
@@ -48,7 +47,7 @@ class CudaDense(CudaMatmul):
         return other
 
     def _set_precision(self, wanted: str) -> None:
-        self.precision, self.products = check_precision(wanted, PRECISION), None
+        self.precision, self.products = check_precision(wanted, VARIABLE), None
         if wanted not in ROUNDED:
             raise InputError(f"precision={wanted!r} is for the CPU; on a GPU there are {', '.join(map(repr, ROUNDED))}")
         core = self.cupy._core

@@ -111,7 +111,8 @@ class NumbaBackend(NumpyBackend):
     def implementation(self, op: str) -> str:
         if op.startswith("dense"):
             product = {"auto": "gemm/blas", "own": "gemm", "blas": "blas"}[self.gemm_rule]
-            return f"numba:{product}"  # which of the two is chosen for each shape: see the notes
+            tiles = "amx/" if self.parts else ""
+            return f"numba:{tiles}{product}"  # which of them is chosen for each shape: see the notes
         if op in IMPLEMENTATIONS:
             return f"numba:{IMPLEMENTATIONS[op]}"
         inherited = super().implementation(op)  # NumPy's, or the default body
@@ -139,8 +140,9 @@ class NumbaBackend(NumpyBackend):
         return BackendInfo(plain.name, plain.device, plain.versions, plain.threads, plain.ops, notes)
 
     def _large(self) -> str:
-        if self.tiles is None:
-            return f"as all others, without AMX: {self.without_tiles}"
+        if not self.parts:
+            why = self.without_tiles or "NNX_GEMM=blas"
+            return f"as all others, without AMX: {why}"
         return f"on AMX, {PRODUCTS[self.precision]}; {AMX}=0 goes without"
 
     def _rule(self) -> str:
@@ -156,18 +158,27 @@ class NumbaBackend(NumpyBackend):
     def _set_tiles(self) -> None:
         """Find out whether large products run on AMX, and in which precision the environment wants them."""
         self.without_tiles = f"{AMX}=0" if flag(AMX) is False else self.kernels.tile_registers.why_not()
-        self.tiles: bool | None = None if self.without_tiles else True  # True: the processor's; see `compiled.ready`
-        if self.tiles:
-            self.kernels.load("matmul", "amx")
+        self.use_tiles(None if self.without_tiles else True)
         wanted = precision_of_environment() or "full"
         # Backends for the CPU multiply no less exactly than the variable says, and tell so; an argument is an order.
         self.unheeded = f"{VARIABLE}={wanted} is not heeded: {why}" if (why := self._cannot(wanted)) else ""
         self.precision = "full" if self.unheeded else wanted
 
+    def use_tiles(self, tiles: bool | None) -> None:
+        """Multiply what is large on the processor's tile registers, or, False, on those in memory, for tests."""
+        self.tiles, self.large = tiles, float("inf")  # numbers multiplied in the least product for which to ask more
+        if tiles is not None:
+            self.kernels.load("matmul", "amx")
+            self.large = min(self.kernels.amx.WORK.values())
+
     @property
     def parts(self) -> int:
-        """Into how many numbers in bfloat16 a float32 is split for products on AMX."""
-        return PARTS[self.precision]
+        """Into how many numbers in bfloat16 a float32 is split for products on AMX; 0: none are.
+
+        NNX_GEMM=blas goes first, unless a lower precision was asked for.
+        """
+        unused = self.tiles is None or (self.gemm_rule == "blas" and self.precision == "full")
+        return 0 if unused else PARTS[self.precision]
 
     def _cannot(self, precision: str) -> str:
         """Why large products cannot have this precision; "" if they can."""
@@ -260,16 +271,15 @@ class NumbaBackend(NumpyBackend):
         return offer(self.kernels.elementwise.finish, y, b, kind)
 
     def _own(self, m: int, n: int, k: int, itemsize: int, fused: bool) -> bool:
-        if self._on_tiles(m, n, k, itemsize):
+        if m * n * k >= self.large and self._on_tiles(m, n, k, itemsize):
             return True
         if self.gemm_rule == "auto":
             return bool(self.kernels.gemm.prefer_own(m, n, k, itemsize, fused))
         return self.gemm_rule == "own"
 
     def _on_tiles(self, m: int, n: int, k: int, itemsize: int) -> bool:
-        """Tell whether a product runs on AMX. NNX_GEMM=blas goes first, unless a lower precision was asked for."""
-        wanted = self.tiles is not None and itemsize == FLOAT32.itemsize
-        if not wanted or (self.gemm_rule == "blas" and self.precision == "full"):
+        """Tell whether a product runs on AMX."""
+        if itemsize != FLOAT32.itemsize or not self.parts:
             return False
         return bool(self.kernels.amx.prefer_amx(m, n, k, self.parts))
 
@@ -285,7 +295,7 @@ class NumbaBackend(NumpyBackend):
             return False
         if a.shape[0] != m or b.shape != (k, n) or not (c.size and b.flags.behaved and a.flags.behaved):
             return False
-        if self._on_tiles(m, n, k, c.itemsize):
+        if m * n * k >= self.large and self._on_tiles(m, n, k, c.itemsize):
             gemm, more = self.kernels.amx.ready(self.tiles), (relu, self.parts)
             work = m * n * k / 1e7  # at least 200 GFLOP/s
         else:

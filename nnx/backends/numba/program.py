@@ -55,12 +55,12 @@ def layout_of(step: Step, arena: Array, threads: int, family: str, backend: Any)
     """How the step's samples lie, and what multiplies."""
     if family == "lanes":
         return Lanes(step, arena, threads)
-    tiles = getattr(backend, "tiles", None)
-    if tiles is not None and arena.dtype == np.float32:
+    parts = getattr(backend, "parts", 0)  # one with other operations has none
+    if parts and arena.dtype == np.float32:
         from nnx.backends.numba.lowering_tiles import TileRows, on_tiles  # kernels that nobody else needs
 
-        if any(on_tiles(step, gradient.dw, backend.parts) for gradient in step.gradients):
-            return TileRows(step, arena, threads, tiles, backend.parts)
+        if any(on_tiles(step, gradient.dw, parts) for gradient in step.gradients):
+            return TileRows(step, arena, threads, backend.tiles, parts)
     return Rows(step, arena, threads)
 
 
