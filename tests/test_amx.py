@@ -203,7 +203,7 @@ def test_each_thread_has_registers_of_its_own():
 
 def test_without_permission_nobody_gets_code_for_amx(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tile_registers, "why_not", lambda: "the system says no")
-    for hand_out in (lambda: amx.ready.__wrapped__(True), lambda: compiled.ready("float32", "rows", True)):
+    for hand_out in (lambda: amx.ready.__wrapped__(True), lambda: compiled.ready("float32", "rows", tiles=True)):
         with pytest.raises(RuntimeError, match="the system says no"):
             hand_out()
     backend = NumbaBackend()

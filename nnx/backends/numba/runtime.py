@@ -48,7 +48,7 @@ class NumbaProgram:
         self._kinds = listing.kinds_of(step)
         self.numbers, self.sync = np.array(layout.numbers), aligned(t.SYNC, np.dtype(np.int64))
         self.work = aligned(layout.work, dtype)
-        self._function = ready(dtype, self.family, layout.tiles)
+        self._function = ready(dtype, self.family, tiles=layout.tiles)
         self._arguments = (
             self.table.reshape(-1), self.work, plain(layout.arena), *inputs,
             nothing if step.labels is None else plain(step.labels), nothing if step.order is None else

@@ -128,7 +128,7 @@ def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
     stats, history, order, pool = np.zeros(3), np.zeros((2, 3)), np.arange(n), backend.kernels.pool
 
     on_tiles = {
-        "training, on AMX": lambda: compiled.ready(dtype, "rows", True),
+        "training, on AMX": lambda: compiled.ready(dtype, "rows", tiles=True),
         "gemm, on AMX": lambda: backend.kernels.amx.ready(True),
     }
 
