@@ -40,6 +40,7 @@ from numba.core.compiler import CompileResult
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime.nrt import rtsys
 
+from nnx.kernels.cpu.caches import caches
 from nnx.kernels.forking import hold_at_fork
 from nnx.kernels.uninterrupted import LOCK, NEEDED, pause, uninterrupted
 from nnx.kernels.user_warnings import warn_once
@@ -201,7 +202,10 @@ def value_key(value: Any) -> str:
 
 @cache
 def stamp() -> str:
-    """A hash of everything that all entries depend on: the kernels' sources, versions, and Numba's settings."""
+    """A hash of all that every entry depends on: the kernels' sources, versions, settings, and sizes of caches.
+
+    Kernels derive their blocks from those.
+    """
     digest = hashlib.sha256()
     for file in sources():
         digest.update(file.relative_to(CPU.parent).as_posix().encode() + b"\0" + file.read_bytes())
@@ -214,7 +218,7 @@ def stamp() -> str:
     )
     package = getattr(sys.modules.get("nnx"), "__version__", "")
     settings = [getattr(config, name, None) for name in SETTINGS]
-    digest.update(repr((versions, package, settings)).encode())
+    digest.update(repr((versions, package, settings, tuple(caches()))).encode())
     return digest.hexdigest()[:16]
 
 
