@@ -217,6 +217,7 @@ class Layout:
         header[t.OPTIMIZER] = optimizers.NUMBERS[step.optimizer.name]
         header[t.LOSSES] = self.place(step.losses)
         header[t.HITS] = self.place(step.hits) if step.hits is not None else t.NOWHERE
+        header[t.THREADS] = self.threads
         if self.scratch:
             header[t.SCRATCH_SIZE] = round_up(self.scratch, PADDING)
             header[t.SCRATCH] = self.new(header[t.SCRATCH_SIZE] * self.threads)

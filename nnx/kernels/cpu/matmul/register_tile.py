@@ -38,6 +38,7 @@ def vector_bytes() -> int:
 WIDTH = vector_bytes()
 # Rows and vectors of a product's tile: as large as 32 vector registers (AVX-512, Arm) or 16 (other x86) hold.
 ROWS, VECTORS = (8, 2) if WIDTH == 64 or platform.machine() in ("aarch64", "arm64") else (6, 2)
+EVEN = ROWS & (ROWS - 1) == 0  # whether whole vectors make a column of a strip
 
 
 # ---- the type --------------------------------------------------------------------------------------------------------
@@ -135,6 +136,14 @@ def square_tile(typingctx, array):
     """A tile of zeros with as many rows as a vector has lanes."""
     tile = Tile(array.dtype, lanes_of(array.dtype), 1, lanes_of(array.dtype))
     return tile(array), _zeros(tile)
+
+
+@intrinsic(prefer_literal=True)
+def column_tile(typingctx, array, columns):
+    """A tile of zeros for so many columns of a strip, each in vectors that are no longer than it if that comes out."""
+    lanes = lanes_of(array.dtype)
+    tile = Tile(array.dtype, columns.literal_value, 1, min(lanes, ROWS) if EVEN else lanes)
+    return tile(array, columns), _zeros(tile)
 
 
 def lanes_of(dtype: Any) -> int:
