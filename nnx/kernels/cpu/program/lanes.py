@@ -42,6 +42,7 @@ from nnx.kernels.cpu.program.table import (
     PARAMETERS,
     R0,
     R1,
+    ROWS,
     STRIDE,
     UNKNOWN,
     WITH_RELU,
@@ -82,7 +83,8 @@ def product(t, header, memory, hyper, numbers, r0, count, clock):
     op, k, n, stride = t[OP], t[K], t[N], t[STRIDE]
     of_product(clock, FORWARD if op == LANES_DENSE else BACKWARD if op == LANES_DX else GRADIENTS)
     if op == LANES_DW:
-        weight_gradient(t, memory, stride, t[G] + t[R0] * n)
+        samples = (header[ROWS] + SAMPLES - 1) // SAMPLES * SAMPLES
+        weight_gradient(t, memory, samples, t[G] + t[R0] * n)
         mark_product(clock, PRODUCT)
         finish(t, header, memory, hyper, numbers, t[W] + t[R0] * n, t[G] + t[R0] * n, (t[R1] - t[R0]) * n)
         return
