@@ -25,6 +25,7 @@ from nnx.kernels.cpu.matmul.register_tile import (
     rows_of,
     square_tile,
     store,
+    strip_of,
     transpose,
 )
 
@@ -81,8 +82,16 @@ def strips_from_rows(a, strips):
     for i in range(0, m, rows):
         columns = rows_of(strips, i * depth, depth, rows + lanes, rows)
         for k in range(0, whole, lanes):
-            for r in range((rows - 1) // lanes * lanes, -1, -lanes):
-                store(transpose(load(square_tile(a), a, i + r, k)), columns, k, r)
+            if lanes % rows == 0:  # a vector has room for as many strips
+                if i % lanes == 0:
+                    square = transpose(load(square_tile(a), a, i, k))
+                    store(strip_of(square, 0), columns, k, 0)
+                    if lanes > rows and i + rows < m:
+                        second = rows_of(strips, (i + rows) * depth, depth, rows, rows)
+                        store(strip_of(square, 1), second, k, 0)
+            else:
+                for r in range((rows - 1) // lanes * lanes, -1, -lanes):
+                    store(transpose(load(square_tile(a), a, i + r, k)), columns, k, r)
         strip_by_numbers(a, i, strips, whole, depth)
 
 

@@ -325,3 +325,17 @@ def transpose(typingctx, tile):
         return pack(builder, rows)
 
     return tile(tile), emit
+
+
+@intrinsic(prefer_literal=True)
+def strip_of(typingctx, tile, number):
+    """Of a tile whose vectors are columns of several strips, one after the other, the columns of one of them."""
+    first = min(number.literal_value * ROWS, max(tile.lanes - ROWS, 0))  # a call that is never made must compile, too
+    lanes = min(ROWS, tile.lanes)
+    part = Tile(tile.dtype, tile.rows, tile.vectors, lanes)
+
+    def emit(context, builder, signature, arguments):
+        order = ir.Constant(ir.VectorType(INT32, lanes), list(range(first, first + lanes)))
+        return pack(builder, [builder.shuffle_vector(v, v, order) for v in unpack(builder, arguments[0])])
+
+    return part(tile, number), emit
