@@ -34,7 +34,7 @@ NAMES = {
     GRADIENTS + PACKING: "weight gradients: packing inputs",
     GRADIENTS + PRODUCT: "weight gradients: products",
     GRADIENTS + EPILOGUE: "weight gradients: storing",
-    PANELS: "weight gradients: packing gradients",
+    PANELS: "packing gradients, and few weights",
     UPDATE: "biases, regularization, optimizer",
     REPACKING: "packing new weights",
     LOSS: "loss",
