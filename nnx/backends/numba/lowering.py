@@ -12,12 +12,14 @@ import numpy as np
 
 from nnx.backends.dataflow import Array, Gradient, Node, Step, Value, address, same
 from nnx.backends.errors import NotReplayable
+from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.matmul import register_tile
 from nnx.kernels.cpu.ops import optimizers
 from nnx.kernels.cpu.program import table as t
 
 PADDING = 64  # numbers that a buffer of the step's own is a multiple of
-PIECE = 1 << 16  # numbers in a piece of a weight gradient: it stays in the second-level cache until it is used
+# Numbers in a piece of a weight gradient: it stays in the second-level cache until it is used, in half of it at most.
+PIECE = min(1 << 16, caches().l2 // 8)
 WHOLE = 1 << 14  # parameters that are updated in one go, after all gradients, rather than tile by tile
 THREADED = 4e6  # multiply-adds in a step below which one thread is faster: 15 to 40 us of work
 BLOCK_ROWS = 256  # samples that go through the network together
