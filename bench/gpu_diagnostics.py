@@ -54,6 +54,7 @@ def checks(backend: Any, found: Found) -> Iterator[tuple[str, Callable[[], None]
         name = f"{rows} x {'-'.join(map(str, widths))}"
         yield check(f"nodes of a step of {name} in us", lambda r=rows, w=widths: nodes(backend, r, w))
         yield check(f"candidates for {name} in us", lambda r=rows, w=widths: candidates(backend, r, w))
+        yield check(f"choices for {name}", lambda r=rows, w=widths: chosen(backend, r, w))
 
 
 def timed(backend: Any, call: Callable[[], Any]) -> float:
@@ -162,12 +163,7 @@ def nodes(backend: Any, rows: int, widths: tuple[int, ...]) -> Found:
     """Return a step's time as a graph and what each operation takes by itself, and the graph as CUDA describes it."""
     other = copy.copy(backend)
     other.persistent = False
-    layers = [layer for a, b in pairwise(widths) for layer in (nnx.Dense(a, b), nnx.ReLU())]
-    model = nnx.Sequential(*layers[:-1], nnx.Softmax(), backend=other, seed=0)
-    model.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(1e-3))
-    random = np.random.default_rng(0)
-    model.steps(random.standard_normal((rows, widths[0]), np.float32), random.integers(0, widths[-1], rows), 3)
-    ((_, program),) = model._trainer._staged.values()  # type: ignore[union-attr]
+    program = step_of(other, rows, widths)
     found: Found = {"way": program.description, "the step": in_us(timed(other, lambda: program.run(1)))}
     graph = getattr(getattr(program, "_graph", None), "_graph", None)
     if hasattr(graph, "debug_dot_str"):
@@ -181,6 +177,43 @@ def nodes(backend: Any, rows: int, widths: tuple[int, ...]) -> Found:
 
         found[f"{place}: {method.__name__} {shapes}"] = in_a_graph(other, call)
     return found
+
+
+def step_of(backend: Any, rows: int, widths: tuple[int, ...]) -> Any:
+    """Return a step of a network with ReLUs as a program that has run."""
+    layers = [layer for a, b in pairwise(widths) for layer in (nnx.Dense(a, b), nnx.ReLU())]
+    model = nnx.Sequential(*layers[:-1], nnx.Softmax(), backend=backend, seed=0)
+    model.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(1e-3))
+    random = np.random.default_rng(0)
+    model.steps(random.standard_normal((rows, widths[0]), np.float32), random.integers(0, widths[-1], rows), 3)
+    ((_, program),) = model._trainer._staged.values()  # type: ignore[union-attr]
+    return program
+
+
+def chosen(backend: Any, rows: int, widths: tuple[int, ...]) -> Found:
+    """Return a step's time with the algorithms that cuBLASLt names first and with those that were timed, and these."""
+    times: dict[bool, list[float]] = {}
+    others, programs = {}, {}
+    for tuned in (False, True):
+        others[tuned] = copy.copy(backend)
+        others[tuned].persistent, others[tuned].tuned = False, tuned
+        begin = time.perf_counter()
+        programs[tuned] = step_of(others[tuned], rows, widths)
+        times[tuned] = [time.perf_counter() - begin]
+    prepared = times[True].pop() - times[False].pop()
+    for _ in range(2):  # by turns
+        for tuned, program in programs.items():
+            times[tuned].append(timed(backend, lambda p=program: p.run(1)))
+    first, fastest = (min(times[tuned]) for tuned in (False, True))
+    found: Found = {
+        "the step, with cuBLASLt's first, in us": in_us(first),
+        "the step, with the fastest, in us": in_us(fastest),
+        "gain": round(first / fastest, 3),
+        "timing them, or finding them in the file, in s": round(prepared, 3),
+    }
+    kept = others[True].choices()
+    notes = kept.notes(1000) if kept is not None else [str(others[True].lt())]
+    return found | {f"choice {place}" if place else "choices": note for place, note in enumerate(notes)}
 
 
 # ---- products --------------------------------------------------------------------------------------------------------
@@ -213,7 +246,8 @@ def candidates(backend: Any, rows: int, widths: tuple[int, ...]) -> Found:
 def proposals(backend: Any, product: Product, most: int) -> Found:
     """Return the times of cuBLASLt's first candidates for a product, of nnx's kernel, and of both called by Python.
 
-    A candidate's is with the product's epilogue; the others have none.
+    A candidate's is with the product's epilogue; the others have none. Two processes should name the same algorithms:
+    the choices that are kept count on it.
     """
     m, n, k = product.m, product.n, product.k
     a = backend.zeros((k, m) if product.a_transposed else (m, k))
@@ -230,12 +264,13 @@ def proposals(backend: Any, product: Product, most: int) -> Found:
     if not isinstance(lt, Lt):
         return found | {"cuBLASLt": lt}
     try:
-        plan = Plan(lt, replace(product, alignments=tuple(alignment(array.data.ptr) for array in (a, b, c))))
+        plan = Plan(lt, replace(product, alignments=tuple(alignment(array.data.ptr) for array in (a, b, c))), most)
     except Exception as error:
         return found | {"cuBLASLt": str(error)}
     stream = backend.cupy.cuda.get_current_stream
-    for place, one in enumerate(plan.candidates(most)):
-        plan.take(one)
+    found["algorithms"] = " ".join(f"{number:08x}" for number in plan.fingerprints())
+    for place in range(len(plan.proposals)):
+        plan.take(place)
         room = backend.empty(max(1, plan.workspace), "uint8")
         addresses = [array.data.ptr for array in (a, b, c, bias, room)]
         try:

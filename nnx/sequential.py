@@ -6,6 +6,7 @@ What not every program does, fitting and files, is imported where it is done, so
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +15,19 @@ import numpy as np
 from nnx import checks
 from nnx.backends import resolve
 from nnx.backends.base import on_its_device
+from nnx.backends.resolve import Wish
 from nnx.callbacks import Callback, check_callbacks, check_monitors, watched
 from nnx.errors import InputError, InputTypeError
 from nnx.files import existing_file
 from nnx.history import History
 from nnx.kernels.step_state import LOSS, PENALTY
 from nnx.layers import Layer
+from nnx.metrics import beside, measured, name_of
 from nnx.model.network import ROWS
 from nnx.model.summary import summarize
 from nnx.output import say
 from nnx.owner import alone, reading
-from nnx.training.evaluation import mean_scores, tolerance_of
+from nnx.training.evaluation import mean_scores, probabilities, tolerance_of
 from nnx.training.trainable import Trainable
 from nnx.training.trainer import Eager, explain
 
@@ -64,7 +67,7 @@ class Sequential(Trainable):
     _results = frozenset(_names)
 
     def __init__(
-        self, *layers: Layer, backend: Any = None, dtype: str = "float32", precision: str | None = None, seed: int = 0
+        self, *layers: Layer, backend: Wish = None, dtype: str = "float32", precision: str | None = None, seed: int = 0
     ) -> None:
         self.metadata: dict[str, Any] = {}
         self.epochs_done = 0
@@ -90,6 +93,7 @@ class Sequential(Trainable):
         shuffle: bool = True,
         callbacks: Sequence[Callback] = (),
         verbose: Any = "auto",
+        validation_split: float = 0.0,
     ) -> History:
         """Train, and return how it went. Calling it again goes on where it ended.
 
@@ -100,6 +104,8 @@ class Sequential(Trainable):
             shuffle: draw a new order of rows for every epoch (where there is more than one batch).
             callbacks: see nnx.callbacks.
             verbose: "auto" shows progress, a bar on a terminal and lines elsewhere; 0 is silent.
+            validation_split: instead of validation_data, the share of the samples to hold out: the last ones, before
+                anything is shuffled, so sorted samples must be shuffled first.
 
         Ctrl-C ends the fit after the steps at hand, some 0.2 s; the history then says `interrupted`. A second one
         raises KeyboardInterrupt, and the model is as it was before those steps. Where SIGINT is ignored, or the program
@@ -115,7 +121,7 @@ class Sequential(Trainable):
                 fit whose callback called this.
             NonFiniteError: the loss became nan or infinite; the model is as it was before that step.
         """
-        from nnx.training.fit import Fit
+        from nnx.training.fit import Fit, first_held_out
 
         trainer = self._trainable("fit")
         epochs = checks.integer(epochs, "fit: epochs")
@@ -124,12 +130,16 @@ class Sequential(Trainable):
         check_callbacks(callbacks)
         host = self._inputs(x, "fit: x")
         target = self._host_targets(y, host, "fit")
-        validation = None if validation_data is None else self._held_out(validation_data)
+        whole, validation = target, None if validation_data is None else self._held_out(validation_data)
+        if validation_split != 0.0:
+            first = first_held_out(validation_split, validation_data, len(host))
+            validation = host[first:], target[first:]
+            host, target = host[:first], target[:first]
         check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
         if self.loss.metric == "regression":
             trainer.set_tolerance(tolerance_of(target))
         self.eager_reason = self.replay_reason = None
-        job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, watched(callbacks, y, target))
+        job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, watched(callbacks, y, whole))
         return job.run(epochs, verbose)
 
     def step(self, x: Any, y: Any) -> float:
@@ -184,7 +194,13 @@ class Sequential(Trainable):
         tolerance = trainer.tolerance or (
             tolerance_of(self.backend.to_numpy(target)) if metric == "regression" else 0.0
         )
-        return mean_scores(self.inference(), self.loss, metric, tolerance, host, target, rows)
+        more = beside(self.metrics)
+        kept: list[np.ndarray] | None = [] if more else None
+        scores = mean_scores(self.inference(), self.loss, metric, tolerance, host, target, rows, kept)
+        if kept:
+            outputs, wanted = np.concatenate(kept), self.backend.to_numpy(target)
+            scores |= measured(more, self.loss.metric, wanted, outputs, probabilities(self.loss, outputs))
+        return scores
 
     def summary(self) -> str:
         """Return, and print, the layers with their shapes and parameters, and how they run."""
@@ -221,9 +237,40 @@ class Sequential(Trainable):
             )
         parameters = {name: host(a) for name, a in self.parameters().items()}
         model = checkpoint.Checkpoint(
-            self.layers, self.dtype, self.seed, self.epochs_done, self.metrics, self.metadata, parameters, training
-        )
+            self.layers, self.dtype, self.seed, self.epochs_done,
+            [metric for metric in self.metrics if isinstance(metric, str)], self.metadata, parameters, training,
+            [name_of(metric) for metric in self.metrics if not isinstance(metric, str)],
+        )  # fmt: skip
         checkpoint.write(path, model)
+
+    @reading
+    def to_onnx(self, path: str | os.PathLike[str]) -> None:
+        """Write the forward pass to an ONNX file, whole or not at all: opset 20, input "x" [N, I], output "y" [N, O].
+
+        The file computes in the model's type. docs/interchange.md says what it consists of.
+
+        Raises:
+            InputError: a layer is of your own, or a number is not finite, or the parameters exceed 2 GiB.
+            MissingExtra: onnx is not installed. OSError: the file cannot be written.
+        """
+        from nnx.interchange import onnx_writer
+
+        parameters = {name: self.backend.to_numpy(a) for name, a in self.parameters().items()}
+        onnx_writer.write(path, self.layers, self.dtype, self.n_inputs, parameters)
+
+    @reading
+    def to_torch_state_dict(self) -> dict[str, Any]:
+        """Return the parameters as torch's tensors, for `load_state_dict` of a torch.nn.Sequential built alike.
+
+        Layer 0's are "0.weight" [n_neurons, n_inputs], torch's order, and "0.bias" [n_neurons].
+
+        Raises:
+            InputError: a layer of your own has parameters. ImportError: torch is not installed.
+        """
+        from nnx.interchange import pytorch
+
+        parameters = {name: self.backend.to_numpy(a) for name, a in self.parameters().items()}
+        return pytorch.to_state_dict(self.layers, parameters)
 
     @on_its_device
     def _restore(self, saved: Checkpoint) -> None:
@@ -231,6 +278,12 @@ class Sequential(Trainable):
         training = saved.training
         if training is not None:
             self.compile(training.loss, training.optimizer, metrics=saved.metrics)
+            if saved.functions:
+                warnings.warn(
+                    f"load: the model was compiled with {', '.join(saved.functions)} as metrics, functions that a file "
+                    "cannot hold; call compile() again to have them, which starts the optimizer anew",
+                    stacklevel=4,
+                )
             for name, moment in training.moments.items():
                 part = getattr(self.flat, name)
                 if moment.shape != part.shape:
@@ -241,7 +294,7 @@ class Sequential(Trainable):
         self.epochs_done, self.metadata = saved.epochs_done, saved.metadata
 
 
-def load(path: str | os.PathLike[str], backend: Any = None) -> Sequential:
+def load(path: str | os.PathLike[str], backend: Wish = None) -> Sequential:
     """Read a model that `save` wrote, on any backend; training goes on where it stopped.
 
     Raises:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes import CFUNCTYPE, POINTER, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -43,6 +44,26 @@ TYPES = {0: np.dtype("f4"), 1: np.dtype("f8"), BFLOAT16: np.dtype("u2")}
 EPILOGUES = {0: (1, 4, 6), 1: (1, 4, 6), BFLOAT16: (1, 4, 6, 256)}
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """An algorithm that it proposes.
+
+    Attributes:
+        seconds: what it takes, where the stand-in's clock is one of given times. workspace: None: the library's.
+        fails: whether it refuses to run. state: whether it says so when it is proposed.
+        wrong: whether one of its numbers is. idle: whether it writes none at all.
+        name: what it is known by, wherever it stands among the proposals; None: its place there.
+    """
+
+    seconds: float = 0.0
+    workspace: int | None = None
+    fails: bool = False
+    state: int = 0
+    wrong: bool = False
+    idle: bool = False
+    name: str | None = None
+
+
 class Result(ctypes.Structure):
     _fields_ = [
         ("algorithm", c_uint64 * 8), ("workspace", c_size_t), ("state", c_int), ("waves", c_float),
@@ -55,14 +76,22 @@ class FakeLt:
 
     Args:
         without: epilogues that it has for no type. all_gradients: whether it has a bias's gradient for all of them.
+        candidates: what it proposes. gradients: the same for a bias's gradient.
 
     Attributes:
         known: epilogues by the type of the factors. workspace: what algorithms need, in bytes.
         asked, multiplied: how often, by (epilogue, compute type). complaints: what was wrong.
+        taken: how often it was done, in graphs too, by (epilogue, place of the algorithm among the proposals).
     """
 
-    def __init__(self, without: tuple[int, ...] = (), workspace: int = 4096, all_gradients: bool = False) -> None:
-        self.workspace = workspace
+    def __init__(
+        self, without: tuple[int, ...] = (), workspace: int = 4096, all_gradients: bool = False,
+        candidates: Sequence[Candidate] = (Candidate(),), gradients: Sequence[Candidate] = (Candidate(),),
+    ) -> None:  # fmt: skip
+        self.workspace, self.candidates, self.gradients = workspace, candidates, gradients
+        self.taken: Counter[Any] = Counter()
+        self.version = 130100
+        self.cublasLtGetVersion = CFUNCTYPE(c_size_t)(lambda: self.version)
         self.known = {
             TYPES[kind]: {*has, *((256,) if all_gradients else ())} - {*without} for kind, has in EPILOGUES.items()
         }
@@ -71,6 +100,7 @@ class FakeLt:
         self.complaints: list[str] = []
         self._things: dict[int, Any] = {}
         self._algorithms: dict[int, Any] = {}
+        self._known_by: dict[Any, int] = {}
         self._numbers = iter(range(0x1000, 1 << 30))
         for name, types in PROTOTYPES.items():
             function = CFUNCTYPE(c_int, *types)(functools.partial(self._call, getattr(self, f"_{name[8:]}")))
@@ -164,12 +194,16 @@ class FakeLt:
             return UNSUPPORTED
         if epilogue != 1:
             assert it.set[8] % 16 == 0, "how the bias is aligned must be told, by an address like its own"
-        found = Result.from_address(results)
-        number = next(self._numbers)
-        found.algorithm[0], found.workspace = number, min(self.workspace, wishes.get(1, 0))
         alignments = tuple(wishes.get(wish, 256) for wish in (5, 6, 7, 8))
-        self._algorithms[number] = self._kind(it, (a, b, c, d)), alignments, found.workspace
-        count[0] = 1
+        proposed = (self.gradients if epilogue == 256 else self.candidates)[:wanted]
+        for place, candidate in enumerate(proposed):
+            found = Result.from_address(results + place * ctypes.sizeof(Result))
+            facts = self._kind(it, (a, b, c, d)), alignments, place if candidate.name is None else candidate.name
+            number = self._known_by.setdefault(facts, next(self._numbers))  # the same whenever it is asked for
+            needed = min(self.workspace, wishes.get(1, 0)) if candidate.workspace is None else candidate.workspace
+            found.algorithm[0], found.workspace, found.state = number, needed, candidate.state
+            self._algorithms[number] = *facts[:2], needed, candidate, place
+        count[0] = len(proposed)
         return None
 
     # ---- the product -------------------------------------------------------------------------------------------------
@@ -183,7 +217,9 @@ class FakeLt:
             return 13
         self._thing(handle, "handle")
         it = self._thing(product, "product")
-        kind, alignments, needed = self._algorithms[c_uint64.from_address(algorithm).value]
+        kind, alignments, needed, candidate, place = self._algorithms[c_uint64.from_address(algorithm).value]
+        if candidate.fails or candidate.state:
+            return UNSUPPORTED
         layouts = a_layout, b_layout, c_layout, d_layout
         assert kind == self._kind(it, layouts), "the algorithm is another product's"
         for address, aligned in zip((a, b, c, d), alignments, strict=True):
@@ -201,6 +237,10 @@ class FakeLt:
         bias = numbers(it.set[8], views[3].shape[0], scale) if epilogue in (4, 6, 256) else np.zeros(0)
 
         def multiply(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray, bias: np.ndarray, *rooms: Any) -> None:
+            machine.pass_time(candidate.seconds)
+            self.taken[epilogue, place] += 1
+            if candidate.idle:
+                return
             for given in rooms:
                 given[:] = 0x5A
             a, b = (factor(x, it.compute) for x in (a, b))
@@ -212,6 +252,8 @@ class FakeLt:
             if epilogue in (4, 6):
                 total = total + bias[:, None]
             d[...] = np.where(total < 0, 0, total) if epilogue == 6 else total
+            if candidate.wrong:
+                d[-1, -1] += 1 + np.abs(d[-1, -1])
 
         inner = [(v.T if flip else v).shape for v, flip in zip(views, (*flips, 0, 0), strict=True)]
         assert inner[0][1] == inner[1][0], f"{inner[0]} @ {inner[1]}"

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import operator
 import threading
 import time
@@ -55,6 +56,8 @@ from nnx.kernels.step_state import CURSOR
 
 __version__ = "14.1 (a stand-in)"
 STATIC_SHARED = 48 << 10  # bytes of shared memory that a kernel gets without asking
+REGISTERS = 1 << 16  # of a block, on every GPU from sm_75 to sm_120
+MOST_REGISTERS = 128  # of a thread, to which test_cuda_compile.py holds kernels
 
 
 class OutOfMemoryError(MemoryError):
@@ -99,6 +102,8 @@ class Machine:
         self.allocator: Callable[[int], Any] | None = None
         self.live: dict[int, tuple[int, weakref.ref[np.ndarray]]] = {}  # by address: where it ends, and what is there
         self.cublaslt: Any = None
+        self.clock: float | None = None  # seconds, of a clock that only what takes a given time moves; None: the host's
+        self.takes: dict[str, float] = {}  # seconds that a kernel takes by that clock
         self.compute_type, self.capability, self.shared = 1, (9, 0), 227 << 10
         self.allocations = 0
         self.breaks: int | None = None  # the how manyth kernel from now on goes where nothing is
@@ -117,6 +122,11 @@ class Machine:
     def streams(self) -> list[Stream]:
         """Those made current in this thread on this GPU, the innermost last."""
         return self.here.streams[self.current]
+
+    def pass_time(self, seconds: float) -> None:
+        """Let the clock go on, where there is one."""
+        if self.clock is not None:
+            self.clock += seconds
 
     def count_kernel(self) -> None:
         """Count one that is launched."""
@@ -540,13 +550,20 @@ class RawKernel:
     def __call__(self, grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
         if shared_mem > self.max_dynamic_shared_size_bytes:
             raise RuntimeError("CUDA_ERROR_INVALID_VALUE: raise max_dynamic_shared_size_bytes first")
+        if math.prod(block) * MOST_REGISTERS > REGISTERS:
+            raise RuntimeError("CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES: too many resources requested for launch")
         machine.launched[self.name] += 1
         machine.count_kernel()
         given = [seen(a) if isinstance(a, ndarray) else lower(a) for a in args]
         touched = gathered if self.name.startswith("gather_") else spans_of
         if self.name == "program":
             touched = functools.partial(programmed, 4 if self._kernel.module.real == "float" else 8)
-        submit(lambda *arrays: self._kernel(grid, block, arrays, shared_mem=shared_mem), *given, touched=touched)
+
+        def run(*arrays: Any) -> None:
+            machine.pass_time(machine.takes.get(self.name, 0.0))
+            self._kernel(grid, block, arrays, shared_mem=shared_mem)
+
+        submit(run, *given, touched=touched)
 
 
 def spans_of(arguments: Sequence[Any]) -> list[tuple[int, int]]:
@@ -759,7 +776,7 @@ class Event:
 
     def record(self, stream: Any = None) -> None:
         machine.stage("event")
-        self.time = time.perf_counter()
+        self.time = time.perf_counter() if machine.clock is None else machine.clock
         self.clock = Counter(machine.clocks.get((stream or cuda.get_current_stream()).ptr, {}))
 
     def synchronize(self) -> None:
@@ -805,7 +822,7 @@ def get_default_pinned_memory_pool() -> Any:
 
 def _properties(number: int) -> dict[str, Any]:
     major, minor = machine.capability
-    size = {"totalGlobalMem": machine.memory, "sharedMemPerBlockOptin": machine.shared}
+    size = {"totalGlobalMem": machine.memory, "sharedMemPerBlockOptin": machine.shared, "multiProcessorCount": 132}
     return {"name": b"Stand-in", "major": major, "minor": minor, **size}
 
 

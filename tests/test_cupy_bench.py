@@ -151,11 +151,13 @@ def test_threads_that_predict_at_once_are_checked(monkeypatch: pytest.MonkeyPatc
         gpu_checks.threads(2, 3)
 
 
-def test_diagnostics_on_the_stand_in(stand_in: Any, monkeypatch: pytest.MonkeyPatch):
-    from fake_cublaslt import FakeLt
+def test_diagnostics_on_the_stand_in(stand_in: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    from fake_cublaslt import Candidate, FakeLt
     from fake_cupy import machine
 
-    machine.cublaslt = FakeLt()
+    machine.cublaslt = FakeLt(candidates=(Candidate(), Candidate()))
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("nnx.backends.cupy.matmul.dispatch.SMALL", 0)
     for name, value in (
         ("NETWORKS", ((4, (6, 5, 3)),)),
         ("SIDES", (4,)),
@@ -177,10 +179,18 @@ def test_diagnostics_on_the_stand_in(stand_in: Any, monkeypatch: pytest.MonkeyPa
     assert all(time > 0 for name, time in step.items() if name not in ("way", "graph"))
     lt = found["candidates for 4 x 6-5-3 in us"]
     assert len(lt) == 10
-    assert lt["forward, 4 x 5 x 6, epilogue 6"].keys() == {"nnx", "nnx, called", "cuBLAS, called", "candidate 0"}
+    ways = {"nnx", "nnx, called", "cuBLAS, called", "algorithms", "candidate 0", "candidate 1"}
+    assert lt["forward, 4 x 5 x 6, epilogue 6"].keys() == ways
     assert lt["to weights, 5 x 3 x 4, epilogue 256"]["cuBLASLt"].endswith("not supported (status 15)")
     assert all(time > 0 for values in lt.values() for time in values.values() if not isinstance(time, str))
     assert machine.cublaslt.complaints == []
+    choices = found["choices for 4 x 6-5-3"]
+    assert choices["gain"] == pytest.approx(
+        choices["the step, with cuBLASLt's first, in us"] / choices["the step, with the fastest, in us"], abs=2e-3
+    )
+    assert f"timed once and kept in {tmp_path}" in choices["choices"]
+    assert all("of cuBLASLt's 2, " in note for name, note in choices.items() if name.startswith("choice "))
+    assert len(choices) >= 4 + 1 + 5  # products of two layers; the first passes nothing on to its inputs
     page = "\n".join(gpu_report.TABLES["diagnostics"](found))
     assert "| **products across SMALL in us** | |" in page
     assert "| copy, GB/s | " in page

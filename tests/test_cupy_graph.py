@@ -39,7 +39,8 @@ Array = Any
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Makes a backend on the stand-in, which begins anew."""
+    """Makes a backend on the stand-in, which begins anew. What cuBLASLt names first is taken: test_cupy_tuning.py."""
+    monkeypatch.setenv("NNX_TUNE", "off")
 
     def make(gemm: str = "auto", graph: bool = True, lt: FakeLt | None = None) -> CupyBackend:
         machine.reset()

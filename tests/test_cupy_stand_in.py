@@ -19,6 +19,7 @@ import fake_cupy
 from cupy_api import OWN, Api, claimed, oldest, read
 from fake_copies import UP
 from fake_cupy import machine
+from test_cuda_compile import MOST_REGISTERS
 
 from nnx.backends.cupy.diagnosis import OLDEST
 from nnx.kernels.cuda import options, source
@@ -268,6 +269,16 @@ def test_a_kernel_gets_no_more_shared_memory_than_a_block_has():
     kernel.max_dynamic_shared_size_bytes = 99 << 10
     with pytest.raises(RuntimeError, match="CUDA_ERROR_INVALID_VALUE: a block has 101376 bytes"):
         kernel.max_dynamic_shared_size_bytes = 100 << 10
+
+
+def test_a_block_has_no_more_registers_than_there_are():
+    """Each thread counts as one with the most that kernels are compiled to."""
+    assert MOST_REGISTERS == fake_cupy.MOST_REGISTERS
+    kernel = fake_cupy.RawModule(code=source("activations.cu")).get_function("relu_forward")
+    x = fake_cupy.zeros(1, "float32")
+    kernel((1,), (512,), (x, x, np.int64(1)))
+    with pytest.raises(RuntimeError, match="CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"):
+        kernel((1,), (1024,), (x, x, np.int64(1)))
 
 
 def test_memory_is_counted():

@@ -7,6 +7,7 @@ each way. Here is what a GPU can be asked as well: that the way was taken, and t
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from test_programs import always_eager
 import nnx
 from nnx.backends.cupy.backend import CupyBackend
 from nnx.backends.cupy.inference import InferenceGraph
+from nnx.backends.cupy.matmul import cublaslt_products
+from nnx.backends.cupy.matmul.choices import Choices
+from nnx.backends.cupy.matmul.cublaslt import alignment
 from nnx.backends.precision import ERRORS
 from nnx.kernels.elementwise import BY_NAME
 
@@ -114,6 +118,28 @@ def test_steps_with_large_products_are_a_graph(rule: str, backend: CupyBackend):
     got, took = steps(backend, "relu", "float64")
     assert took == "CUDA graph", backend.info().notes
     np.testing.assert_allclose(got, wanted, **TOLERANCE["float64"])
+
+
+def test_algorithms_that_were_timed_are_kept_and_give_the_same_bits_again(
+    backend: CupyBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As in two processes, one after the other."""
+    if backend.cupy.__name__ == "fake_cupy":  # whose arrays begin anywhere, and which proposes a single algorithm
+        backend.cupy.machine.cublaslt.candidates *= 3
+        monkeypatch.setattr(cublaslt_products, "alignment", lambda address: min(16, alignment(address)))
+    ends, kept = [], []
+    for _ in range(2):
+        there = copy.copy(backend)
+        there.persistent, there.gemm_rule, there.tuned, there._met = False, "blas", True, []
+        there._choices = Choices("this machine", tmp_path)
+        got, took = steps(there, "relu", "float32")
+        assert took == "CUDA graph", there.info().notes
+        assert [note for note in there._met if "algorithm" in note] == []
+        (file,) = tmp_path.iterdir()
+        ends.append(got.tobytes())
+        kept.append(file.read_bytes())
+    assert ends[0] == ends[1]
+    assert kept[0] == kept[1] != b""
 
 
 def test_predictions_by_graphs_see_changed_weights(backend: CupyBackend):

@@ -596,7 +596,7 @@ COMPILE: dict[str, tuple[tuple[Any, ...], list[str]]] = {
     "a rate": ((CCE, 0.1), ["optimizer", "0.1"]),
     "the two the wrong way round": ((SGD, CCE), ["loss", "SGD"]),
     "a metric's name": ((CCE, SGD, "accuracy"), ["metrics", "'accuracy'"]),
-    "an unknown metric": ((CCE, SGD, ["f1"]), ["metrics", "f1"]),
+    "an unknown metric": ((CCE, SGD, ["f9"]), ["metrics", "f9"]),
     "no metrics": ((CCE, SGD, None), ["metrics", "None"]),
     "a number of metrics": ((CCE, SGD, 3), ["metrics", "3"]),
     "a metric's function": ((CCE, SGD, [nnx.accuracy]), ["metrics", "accuracy"]),

@@ -28,8 +28,8 @@ pytest.importorskip("numba")
 
 import nnx
 from nnx.backends.numba import warmup
-from nnx.kernels import user_warnings
-from nnx.kernels.cpu.jit import cache
+from nnx.kernels import compiling, user_warnings
+from nnx.kernels.cpu.jit import cache, shipped
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import ONLY_LINKED, PART
 from nnx.testing.rounding import rounding
@@ -103,11 +103,13 @@ def call_product():
 
 
 def predictions():
-    """Whole networks for a few rows, in both types, against NumPy."""
+    """Whole networks for few and many rows, in both types, against NumPy."""
     import nnx
-    from nnx.kernels.cpu.program import inference
+    from nnx.kernels.cpu.matmul import register_tile
+    from nnx.kernels.cpu.program import inference, inference_many
 
     random, cases = np.random.default_rng(0), 0
+    fused = register_tile.WIDTH > 16  # AVX2 and wider, which have a fused multiply-add
     for dtype in ("float32", "float64"):
         for widths in ((1, 1, 1), (2, 64, 3), (7, 33, 17, 16, 5), (50, 2048, 20)):
             for end in (nnx.Softmax, nnx.Sigmoid, nnx.Tanh, nnx.Linear):
@@ -116,15 +118,17 @@ def predictions():
                 net = nnx.Sequential(*parts, end(), dtype=dtype, backend="numba")
                 for layer in layers:
                     layer.biases = random.normal(size=layer.biases.shape)
-                x = random.normal(size=(3, widths[0])).astype(dtype)
+                x = random.normal(size=(70, widths[0])).astype(dtype)
                 outputs = net.inference().native(x)
                 assert outputs is not None, (widths, dtype)
+                few = net.inference().native(x[:3])
                 wanted = net.to("numpy").predict(x)
                 # Roundings of the longest sum go either way: ten times the root of their number.
                 bound = rounding(10 * np.sqrt(max(widths)), dtype) * max(1, np.abs(wanted).max())
                 assert np.abs(outputs - wanted).max() < bound, (widths, dtype, end)
+                assert np.abs(few - outputs[:3]).max() <= (0 if fused else bound), (widths, dtype, end)
                 cases += 1
-    return cases, [inference.forward]
+    return cases, [inference.forward, inference_many.forward_many]
 
 
 def a_few():
@@ -136,7 +140,7 @@ def a_few():
     softmax.backward(x, x, y, pool.board)
     assert np.allclose(y, x * (x - (x * x).sum(axis=1, keepdims=True)), atol=rounding(160, "float32"))  # terms up to 20
     p, m = np.ones(3, np.float32), np.zeros(3, np.float32)
-    optimizers.sgd(p, p.copy(), m, np.array([0.1, 0, 0, 0, 0, 0]), np.zeros(3, np.int64))
+    optimizers.sgd(p, p.copy(), m, np.array([0.1, 0, 0, 0, 0, 0]), np.zeros(3, np.int64), pool.board, 1)
     assert np.allclose(p, 0.9)
     return 2, [softmax.backward, optimizers.sgd]
 
@@ -182,7 +186,7 @@ def test_every_kernel_cold_and_from_the_cache(tmp_path):
 
 def test_prediction_compiled_and_from_the_cache():
     assert finish(start("predictions"))["cases"] == 32  # by whoever was first here; from now on all is there
-    assert finish(start("predictions")) == {**CACHED, "cases": 32, "kernels": 1}
+    assert finish(start("predictions")) == {**CACHED, "hits": 4, "cases": 32, "kernels": 2}
 
 
 @pytest.mark.skipif(not AMD64, reason="other CPUs' vectors can be had on x86-64 alone")
@@ -324,6 +328,17 @@ def test_a_function_is_kept_and_found_again(places, tmp_path):
     assert compiled(factor=3) == 1
 
 
+def test_who_waits_hears_of_compiling_and_not_of_loading(places, tmp_path):
+    places.append(tmp_path)
+    before = compiling.spent()
+    compiled()
+    compiled(factor=3)
+    after = compiling.spent()
+    assert after > before
+    compiled()
+    assert compiling.spent() == after
+
+
 def test_a_changed_source_or_version_is_another_cache(places, tmp_path, monkeypatch):
     places.append(tmp_path)
     compiled()
@@ -354,6 +369,48 @@ def test_the_stamp_covers_all_that_kernels_are_made_of():
     loaded = {Path(file) for file in done.stdout.split()}
     assert len(loaded) > 20
     assert loaded <= set(cache.sources())
+
+
+MACHINE = "x86_64-unknown-linux-gnu", "znver3", "+avx2"
+
+
+@pytest.fixture
+def image(places, tmp_path, monkeypatch):
+    """An image with kernels of another process, which they were shipped from."""
+    tell = cache.tell_of_shipped.__wrapped__
+    monkeypatch.setattr(cache, "tell_of_shipped", lambda machine: tell(MACHINE))
+    places.append(tmp_path / "mine")
+    compiled()
+    (Path(cache.readable()[0]) / "tuning-znver3-2.json").write_text("{}")
+    assert cache.ship(tmp_path / "image", MACHINE) == 2
+    places[:] = [tmp_path / "image" / "nnx"]
+    cache.readable.cache_clear()
+    cache.writable.cache_clear()
+    return places[0]
+
+
+def test_shipped_kernels_are_loaded_and_what_was_measured_comes_along(image):
+    assert compiled() == 1
+    assert compiled(factor=3) == 0  # which was not shipped: no word about that
+    assert [file.name for file in image.glob("kernels-*/tuning-*")] == ["tuning-znver3-2.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "why"),
+    [
+        ("processor", "sapphire\x1brapids", r"processor is znver3 here, and was 'sapphire\\x1brapids' there"),
+        ("NumPy", "0.1", "NumPy is .* here, and was '0.1' there"),
+        ("features", "+amx", "the processor has other features"),
+        ("stamp", "0", "nnx's sources, the sizes of caches or Numba's settings are others"),
+        (None, None, "its shipped.json is damaged"),
+    ],
+)
+def test_why_shipped_kernels_do_not_fit_is_told(image, name, there, why):
+    about = image / shipped.ABOUT
+    given = json.loads(about.read_text())
+    about.write_text(json.dumps(given | {name: there}) if name else "{")
+    with pytest.warns(RuntimeWarning, match=why):
+        assert compiled(factor=5) == 0
 
 
 def test_a_damaged_entry_is_compiled_again(places, tmp_path):

@@ -17,6 +17,20 @@ def gemm_rule() -> str:
     return rule
 
 
+def tuned() -> bool:
+    """Return whether measured choices may be taken: what NNX_TUNE says."""
+    word = os.environ.get("NNX_TUNE", "")
+    if word.strip().lower() not in ("", "auto", "off"):
+        raise InputError(f"NNX_TUNE={word!r}: expected auto or off")
+    return word.strip().lower() != "off"
+
+
+def cublas_overrides() -> list[str]:
+    """Return, as "NAME=value", what the environment tells cuBLAS about products, whoever calls it."""
+    names = sorted(name for name in os.environ if name == "NVIDIA_TF32_OVERRIDE" or "CUBLAS_EMULAT" in name)
+    return [f"{name}={os.environ[name]}" for name in names]
+
+
 def flag(variable: str) -> bool | None:
     """Return whether a variable says yes or no; None where it says nothing."""
     text = os.environ.get(variable, "")

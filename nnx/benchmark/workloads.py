@@ -107,7 +107,7 @@ def _step(suite: str, size: str, network: Network, quick: bool) -> Workload:
 
 
 def _inference() -> Iterator[Workload]:
-    for rows in (1, 1024):
+    for rows in (1, 64, 1024, 8192):
         for size, widths in (("S", SPIRAL), ("S", DIGITS), ("M", IMAGES)):
             yield _predict("inference", size, Network(rows, widths, turns=8 if rows == 1 else 2), rows == 1)
 
@@ -139,5 +139,6 @@ def _start() -> Iterator[Workload]:
         ("import", "import"),
         ("first step", "import and first step"),
         ("cold first step", "import and first step, nothing compiled before"),
+        ("next step", "another network and its first step"),
     ):
         yield Workload("start", "S", title, f"start {kind}", network, 1, 0, 0, 0)

@@ -24,9 +24,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Args:
-        argv: what stands after `nnx`; None takes it from the process. `--debug` counts anywhere.
+        argv: what stands after `nnx`. `--debug` counts anywhere. None takes it from the process, which ends with this
+            command: while it does, Ctrl-C ends it at once.
     """
-    from nnx.cli.errors import finish, report
+    try:
+        return _run(argv)
+    finally:
+        if argv is None:
+            _leave_ctrl_c_to_the_system()
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    from nnx.cli.errors import FAILED, finish, report
 
     _take_closed_numbers()
     given = list(sys.argv[1:] if argv is None else argv)
@@ -37,7 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _sigterm_as_ctrl_c():
             return finish(_command(arguments)(arguments))
     except BaseException as error:
-        return report(error, debug="--debug" in given)
+        try:
+            return report(error, debug="--debug" in given)
+        except KeyboardInterrupt:  # a second one, while the message of the first is written
+            return FAILED
+
+
+def _leave_ctrl_c_to_the_system() -> None:
+    """Have Ctrl-C end the process without a word: raised while Python clears up, it prints a traceback."""
+    here = threading.current_thread() is threading.main_thread()
+    if here and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _take_closed_numbers() -> None:

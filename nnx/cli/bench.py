@@ -20,8 +20,9 @@ from nnx.backends.precision import check_precision
 from nnx.checks import integer
 from nnx.cli import outputs
 from nnx.cli.console import best_effort
-from nnx.cli.errors import Failed, writing
+from nnx.cli.errors import Failed, note, writing
 from nnx.errors import InputError
+from nnx.kernels.compiling import heard_by, once
 
 FILE = 140  # columns of a table that goes to a file
 WHAT, HOW, OUTPUT = "What is measured", "How", "What comes out"
@@ -57,7 +58,10 @@ def bench(
     ] = False,
     rounds: Annotated[int | None, typer.Option(help="In which all players take turns.", rich_help_panel=HOW)] = None,
     as_json: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures here.", rich_help_panel=OUTPUT)
+        Path | None,
+        typer.Option(
+            "--json", help="Write all figures here; in a folder, into <suite>-<processor>.json.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures here.", rich_help_panel=OUTPUT)] = None,
     compare: Annotated[
@@ -79,6 +83,9 @@ def bench(
 
     if profile:
         _only_what_a_profile_takes(backends=backends, peers=peers, html=html)
+        suite = suite or "steps"
+    suites = _suites(suite)
+    as_json = _named(as_json, suites, quick)
     outputs.check("--json", as_json)
     outputs.check("--html", html)
     if as_json is not None and html is not None and as_json.resolve() == html.resolve():
@@ -88,12 +95,12 @@ def bench(
     if rounds is not None:
         method = replace(method, rounds=integer(rounds, "--rounds"))
     if profile:
-        _profile([w for w in chosen(_suites(suite or "steps"), quick) if w.kind == "step"], method, as_json)
+        _profile([w for w in chosen(suites, quick) if w.kind == "step"], method, as_json)
         return
-    workloads = chosen(_suites(suite), quick)
-    players, absent = select(
-        _names("--backends", backends), [] if peers == "none" else _names("--peers", peers), method.threads, quick
-    )
+    workloads = chosen(suites, quick)
+    others = [] if peers == "none" else _names("--peers", peers)
+    with heard_by(once(note)):
+        players, absent = select(_names("--backends", backends), others, method.threads, quick)
     _run(players, absent, method, workloads, quick, as_json, html)
 
 
@@ -233,6 +240,18 @@ def _suites(text: str | None) -> list[str]:
         if name not in SUITES:
             raise InputError(f"--suite: there is no {name!r}; known are {', '.join(SUITES)}")
     return names or list(SUITES)
+
+
+def _named(path: Path | None, suites: list[str], quick: bool) -> Path | None:
+    """Return where a report goes: in a folder, a file that is called after its suites and this machine's processor."""
+    if path is None or not path.is_dir():
+        return path
+    from nnx.backends import processor
+    from nnx.benchmark.workloads import SUITES
+    from nnx.doctor import simd
+
+    what = "quick" if quick else "all" if suites == list(SUITES) else "-".join(suites)
+    return path / f"{what}-{processor.short(simd())}.json"
 
 
 def _threads(given: int | None) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 from nnx import casting, checks, rng
 from nnx.backends import Backend, resolve
 from nnx.backends.base import host_array, on_its_device, real_numbers
+from nnx.backends.resolve import Wish
 from nnx.errors import InputError, InputTypeError
 from nnx.flat_buffer import ParameterBuffer
 from nnx.layers import Layer
@@ -44,7 +45,7 @@ class Network(Assignable):
     }
 
     def __init__(
-        self, *layers: Layer, backend: Any = None, dtype: str = "float32", precision: str | None = None, seed: int = 0
+        self, *layers: Layer, backend: Wish = None, dtype: str = "float32", precision: str | None = None, seed: int = 0
     ) -> None:
         self._owner = Owner()
         self._layers = fitting_layers(layers)
@@ -57,7 +58,8 @@ class Network(Assignable):
         for layer in self.layers:
             layer.check_values(self.dtype)
         for number, layer in enumerate(self.layers):
-            layer.draw_missing(rng.generator(self.seed, rng.WEIGHTS, number))
+            if layer.shapes:  # for a generator takes 10 us
+                layer.draw_missing(rng.generator(self.seed, rng.WEIGHTS, number))
         self._settle(chosen, self.dtype)
 
     # ---- where its parameters are ------------------------------------------------------------------------------------
@@ -90,7 +92,7 @@ class Network(Assignable):
 
     @alone
     @changing
-    def to(self, backend: Any, dtype: str | None = None, precision: str | None = None) -> Self:
+    def to(self, backend: Wish, dtype: str | None = None, precision: str | None = None) -> Self:
         """Move to another backend (or type, or precision), with parameters and the optimizer's state; return self."""
         target = resolve(backend)
         dtype = self.dtype if dtype is None else checks.dtype(dtype)
@@ -200,15 +202,21 @@ class Network(Assignable):
         """Return the last layer's outputs for x [N, I]: a new NumPy array [N, O].
 
         The layers themselves keep what they had. Any number of threads may call it at once, also while one trains: see
-        `fit`. How many rows are predicted together may change their last digit: sums are made in another order.
+        `fit`. On the Numba backend a row's outputs are the same bits however many rows are predicted with it, but for
+        very wide networks; elsewhere the last digit may differ, since sums are made in another order.
         """
         if batch_size is None:
             owner = self._owner
             mark, native = owner.mark, owner.native
-            outputs = native(x)  # a few rows, ready as they are, take a microsecond: so nothing else comes before
-            if outputs is not None and mark is not None and mark is owner.mark:  # nothing changed meanwhile
-                return outputs
+            if mark is not None:
+                outputs = native(x)  # a few rows, ready as they are, take a microsecond: so nothing else comes before
+                if outputs is not None and mark is owner.mark:  # nothing changed meanwhile
+                    return outputs
         return self._predict(x, batch_size)
+
+    def __call__(self, x: Any) -> np.ndarray:
+        """Return `predict(x)`: calling a model, as in Keras, is using it, and never training."""
+        return self.predict(x)
 
     @reading
     @on_its_device

@@ -54,7 +54,8 @@ class Batches:
         self._backend: Backend = step.backend
         self._counters, self._seed = step.counters, step.network.seed
         self._rows, self._shuffle = rows, shuffle
-        self.sizes = np.diff(np.r_[0:rows:batch, rows].astype(float))
+        self.sizes = np.full(-(-rows // batch), float(batch))
+        self.sizes[-1] = rows - batch * (len(self.sizes) - 1)
 
     def _feeds(self) -> list[Feed]:
         if self._order is None:

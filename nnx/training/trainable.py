@@ -15,6 +15,8 @@ from nnx.casting import check_lost
 from nnx.errors import InputError, InputTypeError
 from nnx.layers import Layer
 from nnx.losses import Loss
+from nnx.metrics import Metric
+from nnx.metrics import checked as checked_metrics
 from nnx.model.network import Network
 from nnx.model.validation import check_ending, check_loss
 from nnx.optimizers import Optimizer
@@ -23,7 +25,6 @@ from nnx.settings import assignable
 from nnx.training.trainer import Trainer
 
 Array = Any
-METRICS = ("accuracy",)
 
 
 class Trainable(Network):
@@ -38,7 +39,7 @@ class Trainable(Network):
         self._loss: Any = None  # a Loss and an Optimizer, once compiled
         self._optimizer: Any = None
         self._trainer: Trainer | None = None
-        self.metrics: tuple[str, ...] = ()
+        self.metrics: tuple[Metric, ...] = ()
         super().__init__(*layers, **arguments)
 
     def _unknown(self, name: str) -> str:
@@ -56,19 +57,22 @@ class Trainable(Network):
 
         Args:
             loss: such as `CategoricalCrossEntropy()`. optimizer: such as `Adam(0.01)`.
-            metrics: [] or ["accuracy"]: the share of right classes; of outputs on the right side of 0.5 for binary
-                cross-entropy; of outputs within std(y) / 250 of the target for regression (chapter 17).
+            metrics: a list of "accuracy": the share of right classes; of outputs on the right side of 0.5 for binary
+                cross-entropy; of outputs within std(y) / 250 of the target for regression (chapter 17). In evaluation
+                and validation also "precision", "recall", "f1", "auc", "balanced_accuracy", "top_5" (any number) for
+                classes, "mae", "rmse", "r2" for numbers, as nnx.metrics has them, and functions f(y_true, y_pred) of
+                your own, called with all targets and all outputs of `predict` at once and listed by their names.
         """
         self._check_loss(loss)
         _check_optimizer(optimizer)
-        if not isinstance(metrics, list | tuple) or any(m not in METRICS for m in metrics):
-            raise InputError(f"compile: metrics={metrics!r}; expected [] or ['accuracy']")
+        metrics = checked_metrics(metrics, loss.metric)
         if self.flat.size == 0:
             raise InputError("compile: no layer has parameters, so there is nothing to train; add a Dense layer")
         self._loss, self._optimizer = copy.deepcopy(loss), copy.deepcopy(optimizer)
-        self.__dict__.update(metrics=tuple(metrics))
+        self.__dict__.update(metrics=metrics)
         self._trainer = None
         self._begin()
+        self._compiled("compile").outdated = False  # all of it was just checked
         return self
 
     def _check_loss(self, loss: Any) -> None:

@@ -7,7 +7,6 @@ Nothing here waits for the GPU.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +28,7 @@ from nnx.backends.cupy.programs.graph import GraphProgram
 from nnx.backends.cupy.programs.persistent import MOST_WORK, PersistentProgram, compile_program
 from nnx.backends.cupy.programs.replay import CupyProgram
 from nnx.backends.cupy.streaming import stream
-from nnx.backends.environment import flag
+from nnx.backends.environment import cublas_overrides, flag
 from nnx.backends.errors import BackendUnavailable, InputTypeError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.operations import Operations
@@ -65,8 +64,9 @@ class CupyBackend(CudaElementwise, CudaDense):
         plain = super().info()
         products = f"float32 matrix products: {ROUNDED[self.precision]}; precision= or {PRECISION} says which"
         rule = f"dense layers: {self.product_rule()}; NNX_GEMM=own or blas overrides"
-        rules = rule, self._graph_rule(), *self._persistent_rule()
-        return replace(plain, notes=(products, *overrides(), *plain.notes, *rules, *self._met))
+        rules = rule, self._graph_rule(), *self._persistent_rule(), *self._tuning_rule()
+        said = [f"{one} changes how cuBLAS multiplies, whatever precision= says" for one in cublas_overrides()]
+        return replace(plain, notes=(products, *said, *plain.notes, *rules, *self._met))
 
     def _graph_rule(self) -> str:
         """Return in words how recorded steps run, and who then does the products that cuBLAS does elsewhere."""
@@ -85,6 +85,15 @@ class CupyBackend(CudaElementwise, CudaDense):
         most = "" if self.persistent else f" and take up to {MOST_WORK:,} multiply-adds"
         which = f"recorded steps that fit a block's {self.shared_memory:,} bytes{most}"
         return [f"{which}: many in one launch of a persistent kernel; {PERSISTENT}=0 for none, 1 for all that fit"]
+
+    def _tuning_rule(self) -> list[str]:
+        """Return in words who says which of cuBLASLt's algorithms multiply in graphs, and those of this process."""
+        if not self.graphs or isinstance(self.lt(), str):
+            return []
+        choices = self.choices()
+        if choices is None:
+            return ["cuBLASLt's algorithms in graphs: those that it names first, by NNX_TUNE=off"]
+        return choices.notes()
 
     def probe(self) -> None:
         """Do what a training step does, by kernels, by cuBLAS and by CuPy's own functions, and compare.
@@ -312,14 +321,6 @@ class CupyBackend(CudaElementwise, CudaDense):
             return
         n = arrays[0].size
         self._launch(plans.elementwise(name, n), kind, *arrays, hyper, counters, n)
-
-
-def overrides() -> list[str]:
-    """Return what the environment tells cuBLAS about products, over the head of whoever calls it."""
-    names = [name for name in os.environ if name == "NVIDIA_TF32_OVERRIDE" or "CUBLAS_EMULAT" in name]
-    return [
-        f"{name}={os.environ[name]} changes how cuBLAS multiplies, whatever precision= says" for name in sorted(names)
-    ]
 
 
 TINY_STEP = [[3.0, 4.0], [1.0], [2.0], [1.0]]  # of inputs, weights (two rows), biases

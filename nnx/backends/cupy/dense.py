@@ -129,19 +129,6 @@ class CudaDense(CudaMatmul):
         self._product(kind, x.T, dy, weights)
         self._deliver(weights, dw)
 
-    def _column_sums(
-        self, kind: str, operands: tuple[Array, ...], shape: tuple[int, int], sums: Array, kernel: str = "column_sums"
-    ) -> None:
-        """Add up columns by a kernel that takes these operands, the sums and the shape; in two rounds if tall."""
-        first, *second = plans.column_sums(*shape, kernel)
-        if not second:
-            self._launch(first, kind, *operands, sums, *shape)
-            return
-        bands = first.grid[1]
-        parts = self._scratch(bands * shape[1], kind)
-        self._launch(first, kind, *operands, parts, *shape)
-        self._launch(second[0], kind, parts, sums, bands, shape[1])
-
     def regularize(self, w: Array, dw: Array, l1: float, l2: float, penalty: Array) -> None:
         kind = self._kind(w, dw)
         if kind is None or not (writable(dw, w.shape, w.dtype) and writable(penalty, (1,), FLOAT64)):

@@ -40,7 +40,9 @@ class CudaDevice(Backend):
         self.capability = (int(properties["major"]), int(properties["minor"]))
         self.shared_memory = int(properties["sharedMemPerBlockOptin"])  # bytes, of a block that asks for all
         name = properties["name"]
-        self.device = f"cuda:{number} ({name.decode() if isinstance(name, bytes) else name})"
+        name = name.decode() if isinstance(name, bytes) else name
+        self.device = f"cuda:{number} ({name})"
+        self.model = f"{name}, {properties['multiProcessorCount']} multiprocessors"
         self._launch = Launcher(cupy)
         self._scratch: ScratchPerStream | Scratch = ScratchPerStream(cupy)
         self._met: list[str] = []

@@ -103,9 +103,14 @@ def _meaning(error: BaseException, driver: Driver) -> Explanation:
 
 def _is_of_the_cache(error: OSError) -> bool:
     """Tell whether an error is about the folder in which CuPy keeps compiled kernels, or one on the way there."""
-    cache = Path(os.path.expanduser(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")))
+    cache = kernel_cache()
     named = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else None
     return named is not None and (cache.is_relative_to(named) or named.is_relative_to(cache))
+
+
+def kernel_cache() -> Path:
+    """Return the folder in which CuPy keeps compiled kernels."""
+    return Path(os.path.expanduser(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")))
 
 
 def first_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 
 from nnx.backends import threads
 from nnx.backends.base import BackendInfo
-from nnx.backends.environment import gemm_rule
+from nnx.backends.environment import gemm_rule, tuned
 from nnx.backends.errors import BackendUnavailable, InputError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.numpy import NumpyBackend
@@ -36,7 +36,9 @@ from nnx.kernels.step_state import STEP
 
 Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
-ALONE = 2e5  # ns of work below which one thread is quicker than two
+LEAST = 5e4  # ns of work that nowhere are worth a second thread that Python has to tell of it
+SHARED = 2e4  # the same where compiled code hands out the parts: that takes 4 us, 3 of them in Python
+LINE = 64  # numbers and more of a cache line, of which no two threads write parts
 
 
 MODULES = {
@@ -89,6 +91,10 @@ class NumbaBackend(NumpyBackend):
         self.kernels = Kernels()
         self.bound = bool(self.kernels.blas.available())  # whether compiled code can call NumPy's BLAS
         self.gemm_rule = gemm_rule()
+        tuned()  # refuses what NNX_TUNE cannot mean
+        from nnx.backends.numba import tuning  # here, because it imports Numba
+
+        self._tuning = tuning
         self._forward, self._backward = self.kernels.elementwise.forward, self.kernels.elementwise.backward
         self._softmax, self._board = self.kernels.softmax, self.kernels.pool.board
 
@@ -119,6 +125,8 @@ class NumbaBackend(NumpyBackend):
             f"vectors of {self.kernels.gemm.WIDTH} bytes",
             "threads are Python's own, since kernels release the interpreter: none of Numba's threading layers is used",
             f"dense layers: {self._rule()}",
+            f"choices: {self._tuning.current().why}",
+            *self._tuning.described(self._tuning.current().choices),
         )
         return BackendInfo(plain.name, plain.device, plain.versions, plain.threads, plain.ops, notes)
 
@@ -128,7 +136,15 @@ class NumbaBackend(NumpyBackend):
         if self.gemm_rule == "blas":
             return "always BLAS, because NNX_GEMM=blas"
         how = "" if self.bound else " through numpy.matmul, because NumPy's OpenBLAS was not found beside it"
-        return f"{self.kernels.gemm.RULE}, else BLAS{how}; NNX_GEMM=own or blas overrides"
+        measured = self._tuning.current().choices.own_products is not None
+        rule = "the own product where it was measured to be faster" if measured else self.kernels.gemm.RULE
+        return f"{rule}, else BLAS{how}; NNX_GEMM=own or blas overrides"
+
+    def probe(self) -> None:
+        """Compile a small kernel, and run it: `dense`, which takes a second to compile, is for those who need it."""
+        taken = self.gather_rows(np.array([3, 5, 7]), np.array([2, 0]), np.zeros(3, np.int64), np.zeros(2, np.int64))
+        if taken.tolist() != [7, 3]:
+            raise RuntimeError(f"rows 2 and 0 of [3 5 7] are {taken.tolist()}, not [7 3]")
 
     # ---- programs ----------------------------------------------------------------------------------------------------
 
@@ -153,7 +169,9 @@ class NumbaBackend(NumpyBackend):
         return f"one compiled function, samples {WAYS.get(wanted_family(), ' or '.join(WAYS.values()))}"
 
     def planned_prediction(self) -> str:
-        return f"one compiled function for a few rows, beyond that {Program.description}"
+        from nnx.backends.numba.inference import PLANNED
+
+        return PLANNED
 
     # ---- dense -------------------------------------------------------------------------------------------------------
 
@@ -207,7 +225,7 @@ class NumbaBackend(NumpyBackend):
 
     def _own(self, m: int, n: int, k: int, itemsize: int, fused: bool) -> bool:
         if self.gemm_rule == "auto":
-            return bool(self.kernels.gemm.prefer_own(m, n, k, itemsize, fused))
+            return self._tuning.prefers_own(m, n, k, itemsize, fused)
         return self.gemm_rule == "own"
 
     def _product(self, a: Array, b: Array, c: Array, bias: Array | None = None, relu: bool = False) -> bool:
@@ -224,8 +242,8 @@ class NumbaBackend(NumpyBackend):
             return False
         gemm = self.kernels.gemm.ready(kind)
         by_rows = m >= n
-        work = m * n * k * c.itemsize / 2e7  # of 100 us: some 5e6 products in float32
-        parts = pool.split(m if by_rows else n, work, 96)  # a multiple of every tile's rows and columns
+        work = m * n * k * c.itemsize / 200  # ns: some 5e6 products in float32 take 100 us
+        parts = self._split(m if by_rows else n, work, 96)  # a multiple of every tile's rows and columns
         if len(parts) == 1:
             return bool(gemm(a, b, c, added, nothing, relu, False))
         if may_overlap(c, a, b, added):
@@ -250,7 +268,7 @@ class NumbaBackend(NumpyBackend):
 
     def _gradient(self, row: Elementwise, of: Array, dy: Array, a: float, out: Array | None) -> Array:
         dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        done = self._elementwise(self._backward, row.cost, (of, dy, dx), NUMBERS[row.gradient], a)
+        done = self._elementwise(self._backward, row.slope_cost, (of, dy, dx), NUMBERS[row.gradient], a)
         return dx if done else getattr(PLAIN, row.gradient)(of, dy, *row.given(a), out=out)
 
     def softmax(self, x: Array, out: Array | None = None) -> Array:
@@ -339,15 +357,8 @@ class NumbaBackend(NumpyBackend):
 
     def dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array | None = None) -> Array:
         y = np.empty(x.shape, x.dtype) if out is None else out
-        pool, kernel = self.kernels.pool, self.kernels.dropout.dropout
         more = (int(counters[STEP]), layer, seed & LOW, seed >> 32 & LOW, keep_threshold(rate), 1 / (1 - rate))
-        parts = pool.split(len(x), x.size * 1.2 / 1e5) if x.shape == y.shape else [slice(0, len(x))]
-        if len(parts) == 1:
-            done = offer(kernel, x, y, 0, *more)
-        elif overlap_in_part((x, y)):
-            done = False
-        else:
-            done = together(pool, [partial(offer, kernel, x[p], y[p], p.start, *more) for p in parts])
+        done = offer(self.kernels.dropout.dropout, x, y, *self._share(len(x), x.size * 1.2), *more)
         return y if done else super().dropout(x, rate, seed, layer, counters, out)
 
     def tally(
@@ -369,19 +380,25 @@ class NumbaBackend(NumpyBackend):
     # ---- optimizers --------------------------------------------------------------------------------------------------
 
     def sgd(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
-        if not self._rows(self.kernels.optimizers.sgd, 0.4, (p, g, m), hyper, counters):
+        if not offer(self.kernels.optimizers.sgd, p, g, m, hyper, counters, *self._share(p.size, p.size * 0.2, LINE)):
             super().sgd(p, g, m, hyper, counters)
 
     def adagrad(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
-        if not self._rows(self.kernels.optimizers.adagrad, 0.5, (p, g, v), hyper, counters):
+        if not offer(
+            self.kernels.optimizers.adagrad, p, g, v, hyper, counters, *self._share(p.size, p.size * 0.5, LINE)
+        ):
             super().adagrad(p, g, v, hyper, counters)
 
     def rmsprop(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
-        if not self._rows(self.kernels.optimizers.rmsprop, 0.5, (p, g, v), hyper, counters):
+        if not offer(
+            self.kernels.optimizers.rmsprop, p, g, v, hyper, counters, *self._share(p.size, p.size * 0.5, LINE)
+        ):
             super().rmsprop(p, g, v, hyper, counters)
 
     def adam(self, p: Array, g: Array, m: Array, v: Array, hyper: Array, counters: Array) -> None:
-        if not self._rows(self.kernels.optimizers.adam, 0.6, (p, g, m, v), hyper, counters):
+        if not offer(
+            self.kernels.optimizers.adam, p, g, m, v, hyper, counters, *self._share(p.size, p.size * 0.6, LINE)
+        ):
             super().adam(p, g, m, v, hyper, counters)
 
     # ---- threads -----------------------------------------------------------------------------------------------------
@@ -394,23 +411,41 @@ class NumbaBackend(NumpyBackend):
             arrays: divided by rows. One without rows, an operand left out, stays as it is. more: the same for all.
         """
         first, pool = arrays[0], self.kernels.pool
-        if pool.limit == 1 or first.size * cost < ALONE:
+        if self._alone(first.size * cost):
             return offer(kernel, *arrays, *more)
         rows = len(first)
         if any(len(a) not in (rows, 0) for a in arrays) or overlap_in_part(arrays):
             return False
-        parts = pool.split(rows, first.size * cost / 1e5)
+        parts = self._split(rows, first.size * cost)
         calls = [partial(offer, kernel, *(a[p] if len(a) else a for a in arrays), *more) for p in parts]
         return together(pool, calls)
 
+    def _alone(self, work: float) -> bool:
+        """Tell whether so many ns of work are done by one thread."""
+        return work < LEAST or self.kernels.pool.limit == 1 or work < 1e3 * self._tuning.current().choices.share_us
+
+    def _split(self, length: int, work: float, grain: int = 1) -> list[slice]:
+        """Divide rows among the threads, for so many ns of work: see `pool.split`."""
+        parts: list[slice] = self.kernels.pool.split(
+            length, work / (500 * self._tuning.current().choices.share_us), grain
+        )
+        return parts
+
     def _elementwise(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
-        """The same for a kernel that does not know rows: one long row can be divided too."""
-        first = arrays[0]
-        if first.size * cost < ALONE or self.kernels.pool.limit == 1:
-            return offer(kernel, *arrays, *more)
-        if any(a.shape != first.shape or not a.flags.c_contiguous for a in arrays):
-            return False
-        return self._rows(kernel, cost, tuple(a.reshape(-1, 1) for a in arrays), *more)
+        """The same for a kernel that does not know rows, and hands out parts itself."""
+        size = arrays[0].size
+        return offer(kernel, *arrays, *self._share(size, size * cost, LINE), *more)
+
+    def _share(self, length: int, work: float, grain: int = 1) -> tuple[Array, int]:
+        """Return the board for a kernel that hands out parts itself, and how much of `length` to take at a time.
+
+        Args:
+            work: ns on one thread. grain: a part is a multiple of this.
+        """
+        pool = self.kernels.pool
+        if work < SHARED or pool.limit == 1:
+            return self._board, length or 1
+        return pool.summon(), -(-length // (2 * pool.limit * grain)) * grain
 
 
 def offer(kernel: Any, *operands: Any) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import Any
 
@@ -48,6 +49,19 @@ def warmup(progress: Callable[[int, int, str], None] | None = None, dtypes: tupl
     if progress is not None:
         progress(len(steps), len(steps), "")
     return len(steps)
+
+
+def export(folder: Path) -> int:
+    """Copy what is compiled and measured to a folder, for NUMBA_CACHE_DIR to name in an image; return how many files.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from numba.core.registry import cpu_target
+
+    from nnx.kernels.cpu.jit.cache import ship
+
+    return ship(folder, cpu_target.target_context.codegen().magic_tuple())
 
 
 # ---- several processes -----------------------------------------------------------------------------------------------
@@ -97,7 +111,7 @@ def _help(processes: str, number: str, *dtypes: str) -> None:
 
     if writable() is None:  # nothing could be handed over
         return
-    with uncollected():  # nobody asks here whether the backend works, since that compiles `dense` as the other does
+    with uncollected():  # nobody asks here whether the backend works: the other does
         for _, call in order_of(_steps(create(), dtypes), int(processes), int(number)):
             call()
 
@@ -117,7 +131,7 @@ def _steps(backend: Any, dtypes: Sequence[str]) -> list[Step]:
 
 def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
     """Return one call for every kernel, by the name of its operation; those that take seconds are at the ends."""
-    from nnx.kernels.cpu.program import compiled, inference
+    from nnx.kernels.cpu.program import compiled, inference, inference_many
 
     n, c = 3, 4
     x, y, gradient = (np.full((n, c), 0.25, dtype) for _ in range(3))
@@ -162,6 +176,7 @@ def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
         "dense_backward": lambda: backend.dense_backward(x, w, gradient, dw, db, y),
         "softmax_backward": lambda: backend.softmax_backward(x, gradient, y),
         "prediction": lambda: inference.ready(dtype),
+        "prediction of many rows": lambda: inference_many.ready(dtype),
     }
 
 

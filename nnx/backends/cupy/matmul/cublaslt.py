@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from ctypes import byref, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 Array = Any
 WORKSPACE = 32 << 20  # bytes that an algorithm may ask for at most: what NVIDIA advises for its larger GPUs
@@ -28,6 +29,7 @@ MAX_WORKSPACE, ALIGNMENTS = 1, (5, 6, 7, 8)  # of a preference: the second ones 
 REAL_TYPES = {"float32": 0, "float64": 1}
 BFLOAT16 = 14
 COMPUTE_TYPES = {("float32", "full"): 68, ("float32", "tf32"): 77, ("float32", "bf16"): 68, ("float64", "full"): 70}
+ENDINGS = {NONE: "as it is", BIAS: "with bias", RELU_BIAS: "with bias and ReLU", BIAS_GRADIENT: "with column sums"}
 SCALES = {"float32": c_float, "float64": c_double}
 STATUS = {1: "not initialized", 3: "no memory", 7: "invalid value", 8: "wrong GPU", 13: "execution failed",
           14: "internal error", 15: "not supported"}  # fmt: skip
@@ -49,6 +51,9 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     # size, stream
     "cublasLtMatmul": (*(c_void_p,) * 14, c_size_t, c_void_p),
 }
+
+
+VERSION = "cublasLtGetVersion"  # the only one that returns no status
 
 
 class LtError(RuntimeError):
@@ -97,18 +102,25 @@ class Lt:
     Args:
         library: what `load` gives.
 
+    Attributes:
+        version: the library's, as it counts them.
+
     Raises:
         LtError: it lacks a function, or gives no handle.
     """
 
     def __init__(self, library: Any) -> None:
         self._functions = {}
-        for name, types in SIGNATURES.items():
-            function = getattr(library, name, None)
-            if function is None:
+        for name in (*SIGNATURES, VERSION):
+            if getattr(library, name, None) is None:
                 raise LtError(f"this cuBLASLt has no {name}: expected that of CUDA 12 or newer")
+        for name, types in SIGNATURES.items():
+            function = getattr(library, name)
             function.argtypes, function.restype = types, c_int
             self._functions[name] = function
+        version = getattr(library, VERSION)
+        version.argtypes, version.restype = (), c_size_t
+        self.version = int(version())
         self.handle = self.create("cublasLtCreate")  # kept as long as the process: what runs may still need it
 
     def __call__(self, name: str, *arguments: Any) -> None:
@@ -149,6 +161,15 @@ class Product:
     epilogue: int
     alignments: tuple[int, int, int]
 
+    def __str__(self) -> str:
+        """Return all of it, for people and for files."""
+        ways = "nt"[self.a_transposed] + "nt"[self.b_transposed]
+        aligned = ", ".join(map(str, self.alignments))
+        return (
+            f"[{self.m}, {self.k}] @ [{self.k}, {self.n}] {ways} {ENDINGS[self.epilogue]}, {self.dtype} "
+            f"{self.precision}, aligned to {aligned}"
+        )
+
 
 def alignment(address: int) -> int:
     """Return the largest power of two up to ALIGNED that divides an address: views begin anywhere."""
@@ -158,19 +179,24 @@ def alignment(address: int) -> int:
 class Plan:
     """Descriptors and algorithm of a kind of product. Make it before a capture; `run` may be captured.
 
+    Args:
+        most: how many algorithms to ask for.
+
     Attributes:
+        proposals: the algorithms that there are, the one that cuBLASLt thinks fastest first; `run` takes that.
         workspace: how many bytes `run` needs.
 
     Raises:
         LtError: there is no algorithm for it.
     """
 
-    def __init__(self, lt: Lt, product: Product) -> None:
+    def __init__(self, lt: Lt, product: Product, most: int = 1) -> None:
         self._lt, self.product = lt, product
         self._made = ExitStack()
         try:
             self._describe()
-            self.take(self.candidates(1)[0])
+            self.proposals = self._propose(most)
+            self.take(0)
         except BaseException:
             self.close()
             raise
@@ -200,16 +226,16 @@ class Plan:
             rows, columns = columns, rows
         return self._make("cublasLtMatrixLayout", kind, columns, rows, columns)
 
-    def take(self, candidate: HeuristicResult) -> None:
-        """Let `run` use this one from now on."""
-        self._found, self.workspace = candidate, int(candidate.workspace)
+    def take(self, place: int) -> None:
+        """Let `run` use this one of the proposals from now on."""
+        self._found = self.proposals[place]
+        self.workspace = int(self._found.workspace)
 
-    def candidates(self, most: int) -> list[HeuristicResult]:
-        """Return up to so many algorithms, the one that cuBLASLt thinks fastest first.
+    def fingerprints(self) -> list[int]:
+        """Return numbers by which the proposals are known again: an algorithm's bytes hold good for a cuBLASLt."""
+        return [crc32(bytes(one.algorithm)) for one in self.proposals]
 
-        Raises:
-            LtError: there is none.
-        """
+    def _propose(self, most: int) -> list[HeuristicResult]:
         preference = self._make("cublasLtMatmulPreference")
         a, b, c = self.product.alignments
         wishes = [(MAX_WORKSPACE, c_uint64(WORKSPACE))]
@@ -222,7 +248,7 @@ class Plan:
             "cublasLtMatmulAlgoGetHeuristic", self._lt.handle, self._matmul, *layouts, preference, most, byref(found),
             byref(count),
         )  # fmt: skip
-        able = [one for one in found[: count.value] if not one.state]
+        able = [one for one in found[: count.value] if not one.state and one.workspace <= WORKSPACE]
         if not able:
             raise LtError(f"cuBLASLt knows no way to do {self.product}")
         return able

@@ -1,7 +1,8 @@
 """Large matrix products by cuBLASLt: in CUDA graphs, as CuPy's cuBLAS cannot be captured, and in TF32 and bf16.
 
 A kind of product is planned when it is first met, and its plan is tried. What cuBLASLt cannot do is done otherwise, in
-full precision: in a captured step by nnx's kernel, elsewhere by cuBLAS.
+full precision: in a captured step by nnx's kernel, elsewhere by cuBLAS. For a graph, which comes again and again, the
+fastest of what cuBLASLt proposes is looked for (trials.py) and kept (choices.py); elsewhere its first is taken.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import threading
 from dataclasses import replace
 from typing import Any
 
+from nnx.backends.cupy.matmul.choices import Choice, Choices
 from nnx.backends.cupy.matmul.cublaslt import (
     ALIGNED,
     BIAS,
@@ -24,6 +26,8 @@ from nnx.backends.cupy.matmul.cublaslt import (
     alignment,
 )
 from nnx.backends.cupy.matmul.dispatch import CudaMatmul
+from nnx.backends.cupy.matmul.timing import Way
+from nnx.backends.cupy.matmul.trials import Operands, Trial, run
 from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import ACTIVATIONS
 
@@ -31,6 +35,7 @@ Array = Any
 # Multiply-adds of a step's large products up to which nnx's kernel does them where cuBLASLt cannot. A guess: about what
 # costs as much more than cuBLAS as launching a step's operations one by one does.
 MOST_OWN_WORK = 1 << 26
+CANDIDATES = 8  # proposals of cuBLASLt for a product of a graph, of which the fastest is taken
 PLANS = 256  # kinds of products that are remembered where no graph is captured
 EPILOGUES = {ACTIVATIONS[None]: BIAS, ACTIVATIONS["relu"]: RELU_BIAS}
 
@@ -87,46 +92,52 @@ class LtProducts:
         (a, a_transposed), (b, b_transposed) = backend.oriented(a), backend.oriented(b)
         (m, n), k = c.shape, a.shape[1]
         precision = backend.precision if kind == "float32" else "full"
+        factors = a, b
         begin, other, end = (alignment(matrix.data.ptr) for matrix in (a, b, c))
         if precision == "bf16":
             a, b = rounded(backend, a, b)
             begin = other = WORD  # wherever that scratch stands just now: else it would be another product next time
-        operands, aligned = (a, b, c, bias), (begin, other, end)
+        operands, aligned = Operands(a, b, c, bias, factors), (begin, other, end)
         product = Product(m, n, k, a_transposed, b_transposed, kind, precision, epilogues[0], aligned)
         if product not in self._plans:
             self._plans[product] = self._plan(backend, product, epilogues, operands)
         plan = self._plans[product]
         if plan is not None:
-            self._run(backend, plan, operands)
+            run(backend, plan, operands)
         return plan
 
     def _plan(
-        self, backend: CudaMatmul, wanted: Product, epilogues: tuple[int, ...], operands: tuple[Array, ...]
+        self, backend: CudaMatmul, wanted: Product, epilogues: tuple[int, ...], operands: Operands
     ) -> Plan | None:
-        """Return a plan that cuBLASLt can run, with the first epilogue that it can; None if it can do none."""
+        """Return a plan to run, with the first epilogue that cuBLASLt can do; None if there is none."""
         if isinstance(self._lt, str):
             return None
         for product in [replace(wanted, epilogue=epilogue) for epilogue in dict.fromkeys(epilogues)]:
             try:
-                return self._tried(backend, Plan(self._lt, product), operands)
+                return self._tried(backend, Plan(self._lt, product, self._most()), operands)
             except LtError as error:
                 self.notes.append(str(error))
         return None
 
-    def _tried(self, backend: CudaMatmul, plan: Plan, operands: tuple[Array, ...]) -> Plan:
-        """Return a plan that has worked once."""
+    def _tried(self, backend: CudaMatmul, plan: Plan, operands: Operands) -> Plan | None:
+        """Return a plan that has worked once; None where something else than a plan is better."""
         try:
-            self._run(backend, plan, operands)
+            if self._choose(backend, plan, operands):
+                run(backend, plan, operands)
+                return plan
         except BaseException:
             plan.close()
             raise
-        return plan
+        plan.close()
+        return None
 
-    def _run(self, backend: CudaMatmul, plan: Plan, operands: tuple[Array, ...]) -> None:
-        a, b, c, bias = operands
-        scratch = backend._scratch(plan.workspace, "uint8").data.ptr if plan.workspace else 0
-        stream = backend.cupy.cuda.get_current_stream().ptr
-        plan.run(a.data.ptr, b.data.ptr, c.data.ptr, 0 if bias is None else bias.data.ptr, scratch, stream)
+    def _most(self) -> int:
+        """Return how many algorithms to ask for."""
+        return 1
+
+    def _choose(self, backend: CudaMatmul, plan: Plan, operands: Operands) -> bool:
+        """Let a plan take the best of its proposals; False if something else is better."""
+        return True
 
     def _fall_back(
         self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int
@@ -145,14 +156,78 @@ class LtProducts:
 class GraphProducts(LtProducts):
     """The products of a step that is captured. Its first run plans them; then it may be captured.
 
+    Args:
+        choices: of algorithms, where they are kept; None: cuBLASLt's first is taken for all.
+
     Attributes:
         planning: whether it is that first run.
     """
 
-    def __init__(self, lt: Lt | str) -> None:
+    def __init__(self, lt: Lt | str, choices: Choices | None = None) -> None:
         super().__init__(lt)
+        self._choices = choices
         self._own = 0  # multiply-adds that nnx's kernel does
         self.planning = True
+
+    def _most(self) -> int:
+        return CANDIDATES if self._choices is not None and self.planning else 1
+
+    def _choose(self, backend: CudaMatmul, plan: Plan, operands: Operands) -> bool:
+        """Take the proposal that is kept as the fastest, or time them; False if column sums are better added up apart.
+
+        Raises:
+            LtError: none of them works.
+        """
+        product, of = str(plan.product), len(plan.proposals)
+        summed = plan.product.epilogue == BIAS_GRADIENT
+        choices = self._choices
+        if choices is None or not self.planning or (of == 1 and not summed):
+            return True
+        choice = choices.get(product, of)
+        taken = 0
+        try:
+            if choice is None and choices.ready():
+                others = self._apart(backend, plan.product, operands) if summed else []
+                choice = choices.keep(product, of, Trial(backend, plan, operands).fastest(others))
+                taken = choice.taken if choice else 0
+            elif choice is not None:
+                taken = self._place(backend, plan, choice)
+                if 0 < taken < of and not Trial(backend, plan, operands).still_works(taken, choice):
+                    taken = 0
+                    backend.note(f"cuBLASLt's first algorithm is taken, for the kept one does not work: {product}")
+        except LtError:
+            raise
+        except Exception as error:  # CUDA's, or want of memory for what only a trial needs
+            taken = 0
+            backend.note(f"cuBLASLt's first algorithm is taken untried ({type(error).__name__}: {error}): {product}")
+        plan.take(taken if taken < of else 0)
+        return taken < of or not summed
+
+    def _place(self, backend: CudaMatmul, plan: Plan, choice: Choice) -> int:
+        """Return which proposal was chosen: the one with its fingerprint, wherever cuBLASLt names it now."""
+        known = plan.fingerprints()
+        if choice.taken < len(known) and choice.algorithm != known[choice.taken]:
+            if choice.algorithm in known:
+                return known.index(choice.algorithm)
+            backend.note(f"cuBLASLt names other algorithms than when they were timed, for {plan.product}")
+        return choice.taken
+
+    def _apart(self, backend: CudaMatmul, wanted: Product, operands: Operands) -> list[Way]:
+        """Return what multiplies and adds up columns one after the other, if that can be."""
+        if not operands.b.flags.c_contiguous:
+            return []
+        product, alone = replace(wanted, epilogue=NONE), operands._replace(bias=None)
+        if product not in self._plans:
+            self._plans[product] = self._plan(backend, product, (NONE,), alone)
+        plain = self._plans[product]
+        if plain is None:
+            return []
+
+        def both(plain: Plan = plain) -> None:
+            run(backend, plain, alone)
+            backend._column_sums(wanted.dtype, (operands.b,), operands.b.shape, operands.bias)
+
+        return [both]
 
     def _fall_back(
         self, backend: CudaMatmul, kind: str, a: Array, b: Array, c: Array, bias: Array | None, activation: int

@@ -6,12 +6,15 @@ CUDA graph, or where products are rounded to TF32 or bf16 (cublaslt_products.py)
 
 from __future__ import annotations
 
+import os
 from typing import Any, Protocol
 
+from nnx.backends.cupy.diagnosis import kernel_cache
 from nnx.backends.cupy.matmul import cublaslt
+from nnx.backends.cupy.matmul.choices import Choices
 from nnx.backends.cupy.matmul.cublaslt import Lt, LtError
 from nnx.backends.cupy.operands import CudaOperands
-from nnx.backends.environment import gemm_rule
+from nnx.backends.environment import cublas_overrides, gemm_rule, tuned
 from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import ACTIVATIONS
 
@@ -36,6 +39,7 @@ class CudaMatmul(CudaOperands):
 
     Attributes:
         gemm_rule: who multiplies: NNX_GEMM, or "auto".
+        tuned: whether the fastest of cuBLASLt's algorithms may be looked for: not if NNX_TUNE=off.
         products: who does large products in cuBLAS's place, or None.
     """
 
@@ -43,8 +47,9 @@ class CudaMatmul(CudaOperands):
 
     def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None) -> None:
         super().__init__(cupy, number, gpu_memory_limit)
-        self.gemm_rule = gemm_rule()
+        self.gemm_rule, self.tuned = gemm_rule(), tuned()
         self._lt: Lt | str | None = None
+        self._choices: Choices | None = None
 
     def lt(self) -> Lt | str:
         """Return cuBLASLt, which is loaded when it is first asked for, or why it is not there."""
@@ -55,6 +60,18 @@ class CudaMatmul(CudaOperands):
             except LtError as error:
                 self._lt = str(error)
         return self._lt
+
+    def choices(self) -> Choices | None:
+        """Return which of cuBLASLt's algorithms were the fastest on this GPU; None: its first is to be taken."""
+        lt = self.lt()
+        if isinstance(lt, str) or not self.tuned:
+            return None
+        if self._choices is None:
+            driver = self.cupy.cuda.runtime.driverGetVersion()
+            machine = ", ".join([self.model, f"driver {driver}", f"cuBLASLt {lt.version}", *cublas_overrides()])
+            in_memory = os.environ.get("CUPY_CACHE_IN_MEMORY", "").strip() == "1"
+            self._choices = Choices(machine, None if in_memory else kernel_cache())
+        return self._choices
 
     def product_rule(self) -> str:
         """Return in words which of the two multiplies."""
@@ -100,6 +117,19 @@ class CudaMatmul(CudaOperands):
         self._launch(plans.column_sums(1, m * n)[0], kind, shares, c, slices, m * n)  # in one band, into one sum
         if bias is not None:
             self._launch(plans.bias_activation(m, n), kind, c, bias, m, n, activation)
+
+    def _column_sums(
+        self, kind: str, operands: tuple[Array, ...], shape: tuple[int, int], sums: Array, kernel: str = "column_sums"
+    ) -> None:
+        """Add up columns by a kernel that takes these operands, the sums and the shape; in two rounds if tall."""
+        first, *second = plans.column_sums(*shape, kernel)
+        if not second:
+            self._launch(first, kind, *operands, sums, *shape)
+            return
+        bands = first.grid[1]
+        parts = self._scratch(bands * shape[1], kind)
+        self._launch(first, kind, *operands, parts, *shape)
+        self._launch(second[0], kind, parts, sums, bands, shape[1])
 
     def oriented(self, a: Array) -> tuple[Array, int]:
         """Return a matrix whose numbers stand side by side, by rows or (then 1) by columns: products take both."""

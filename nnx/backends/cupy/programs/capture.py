@@ -3,7 +3,7 @@
 A graph holds addresses, so all that its kernels touch must live as long as it does, and nothing may come from CuPy's
 pool while it is captured: what is freed then is handed to somebody else, and each replay would write over it. Operands
 are kept by whoever makes the graph, scratch is the graph's own, and allocating while capturing is an error. The work
-runs once before, to compile kernels, to plan products, and to make that scratch as large as it must be.
+runs once before, to compile kernels, to plan products and time them, and to make that scratch as large as it must be.
 
 All this is on a stream of the graph's own, since CuPy's default one cannot be captured.
 """
@@ -19,6 +19,7 @@ from nnx.backends.cupy.dense import CudaDense
 from nnx.backends.cupy.diagnosis import first_line
 from nnx.backends.cupy.launch import Scratch
 from nnx.backends.cupy.matmul.cublaslt_products import GraphProducts, NotCaptured
+from nnx.backends.cupy.matmul.timing import TURN
 from nnx.backends.errors import NotReplayable
 
 Array = Any
@@ -49,7 +50,7 @@ class CapturedGraph:
         # captured. The user's goes on as it is.
         inner = copy.copy(backend)
         inner._scratch = self._scratch = Scratch(self._cupy, times=1)
-        inner.products = products = GraphProducts(backend.lt())
+        inner.products = products = GraphProducts(backend.lt(), backend.choices())
         calls = work(inner)
         try:
             with self._on_own_stream():
@@ -92,17 +93,18 @@ class CapturedGraph:
                 array[...] = before
 
     def _capture(self, work: Work) -> Any:
-        with attempt("beginning the capture"):
-            self._stream.begin_capture()
-        try:
-            with attempt("capturing it"), self._cupy.cuda.using_allocator(refuse_allocation):
-                call_all(work)
-            with attempt("making a graph of it"):
-                return self._stream.end_capture()
-        except BaseException:  # Ctrl-C too: a capture left open would poison all that follows
-            with suppress(Exception):  # where `end_capture` itself has failed there is none any more, and it says so
-                self._stream.end_capture()
-            raise
+        with TURN:  # nothing is timed meanwhile
+            with attempt("beginning the capture"):
+                self._stream.begin_capture()
+            try:
+                with attempt("capturing it"), self._cupy.cuda.using_allocator(refuse_allocation):
+                    call_all(work)
+                with attempt("making a graph of it"):
+                    return self._stream.end_capture()
+            except BaseException:  # Ctrl-C too: a capture left open would poison all that follows
+                with suppress(Exception):  # where `end_capture` itself has failed there is none any more: it says so
+                    self._stream.end_capture()
+                raise
 
 
 def call_all(work: Work) -> None:
