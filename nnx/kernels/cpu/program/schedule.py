@@ -44,6 +44,8 @@ from nnx.kernels.cpu.program.table import (
     PHASE,
     REGIONS,
     ROWS,
+    SPLIT_ACROSS,
+    SPLIT_PANELS,
     STEPS_LEFT,
     TASKS,
     TASKS_ONCE,
@@ -161,7 +163,7 @@ def phase_of(op):
     """What the time is charged to that an operation took; products have charged theirs themselves."""
     if CROSS_ENTROPY <= op <= CROSS_ENTROPY_SOFT or op == LANES_CROSS_ENTROPY:
         return LOSS
-    if PACKED <= op <= PACKED_ACROSS:
+    if PACKED <= op <= PACKED_ACROSS or SPLIT_PANELS <= op <= SPLIT_ACROSS:
         return PANELS
     return UPDATE if LANES_DW <= op <= LANES_DB or BIAS <= op <= PARAMETERS or op == DENSE_DW else SAMPLES
 
