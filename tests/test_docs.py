@@ -3,18 +3,24 @@
 import ast
 import contextlib
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import nnx
 from nnx.backends import threads
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("**/*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.MULTILINE | re.DOTALL)  # and what it prints
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+QUOTED = re.compile(r"`([^`]+)` in\s\[[^]]+\]\(([^)]+)\)")  # a line of the source, and where it stands
+TOUR = sorted((ROOT / "docs/tour").glob("*.md"))
+RUNS = [(page, None) for page in PAGES if page not in TOUR]
+RUNS += [(page, backend) for page in TOUR for backend in ("numpy", "numba")]
 SOURCES = sorted([*(ROOT / "nnx").rglob("*.py"), *(ROOT / "bench").glob("*.py")])
 
 
@@ -22,15 +28,20 @@ def named(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
-def test_examples_run_and_print_what_is_said(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    if page.name == "compilation.md":
+@pytest.mark.parametrize(
+    ("page", "backend"), RUNS, ids=lambda value: named(value) if isinstance(value, Path) else value
+)
+def test_examples_run_and_print_what_is_said(
+    page: Path, backend: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if page.name == "compilation.md" or backend == "numba":
         pytest.importorskip("numba")
     monkeypatch.chdir(tmp_path)  # what an example saves goes there
     text, names = page.read_text(encoding="utf-8"), {"__name__": "__main__"}
     for block in BLOCK.finditer(text):
         above = text[: block.start(1)].count("\n")  # so that a traceback names the page's own line
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
+        active = nnx.use_backend(backend) if backend else contextlib.nullcontext()
+        with active, contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(compile("\n" * above + block[1], str(page), "exec"), names)
         if block[2] is not None:
             assert [line.rstrip() for line in printed.getvalue().splitlines()] == block[2].splitlines()
@@ -40,6 +51,38 @@ def test_examples_run_and_print_what_is_said(page: Path, tmp_path: Path, monkeyp
 def test_links_lead_to_files(page: Path):
     links = LINK.findall(page.read_text(encoding="utf-8"))
     assert not [link for link in links if not (page.parent / link).exists()]
+
+
+# ---- the tour --------------------------------------------------------------------------------------------------------
+
+
+def test_the_tours_index_has_all_its_pages_and_each_leads_to_the_next():
+    steps = [page for page in TOUR if page.name[0].isdigit()]
+    assert [int(page.name[:2]) for page in steps] == list(range(1, len(steps) + 1))
+    index = LINK.findall((ROOT / "docs/tour/README.md").read_text(encoding="utf-8"))
+    assert index == [page.name for page in steps] + ["slips.md"]
+    for page, after in itertools.pairwise(steps):
+        title = after.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        assert f"\nNext: [{title}]({after.name})" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", [page for page in TOUR if page.name[0].isdigit()], ids=named)
+def test_what_the_tour_quotes_stands_in_the_source(page: Path):
+    text = page.read_text(encoding="utf-8")
+    assert "**In nnx's source:**" in text
+    for line, file in QUOTED.findall(text):
+        assert line in (page.parent / file).read_text(encoding="utf-8")
+
+
+def test_every_picture_is_shown_and_drawn():
+    folder = ROOT / "docs/tour/pictures"
+    shown = {link for page in TOUR for link in LINK.findall(page.read_text(encoding="utf-8")) if "pictures/" in link}
+    drawn = {f"pictures/{path.name}" for path in folder.iterdir() if path.suffix in (".svg", ".png")}
+    functions = {
+        node.name for node in ast.parse((folder / "draw.py").read_text()).body if isinstance(node, ast.FunctionDef)
+    }
+    assert shown == drawn
+    assert {Path(name).stem for name in drawn} <= functions
 
 
 # ---- environment variables -------------------------------------------------------------------------------------------
