@@ -166,7 +166,7 @@ def test_it_trains_with_numpy_alone(numpy_alone: Path):
 def test_the_tour_runs_with_numpy_alone_from_the_pages_in_the_wheel(numpy_alone: Path):
     shown = python("-I", "-m", "nnx.tour", "18", executable=numpy_alone)
     assert "computed on the backend numpy" in shown
-    assert shown.count("  > True") == 2
+    assert shown.count("  > True") == 3
 
 
 def test_import_is_silent_and_imports_nothing_optional():

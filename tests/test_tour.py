@@ -111,7 +111,7 @@ def test_pages_fit_a_screen_of_80_columns_and_leave_no_mark(name: str) -> None:
 def test_the_computed_results_are_those_on_the_page() -> None:
     path = STEPS["12"]
     said = [line for block in path.read_text(encoding="utf-8").split("```text\n")[1:] for line in block.splitlines()]
-    printed = [line for kind, lines in page(path, 78) if kind == "printed" for line in lines if line]
+    printed = [line for kind, _, lines in page(path, 78) if kind == "printed" for line in lines if line]
     assert len(printed) == 5
     assert all(line.removeprefix("  > ") in said for line in printed)
 

@@ -17,12 +17,17 @@ def walk(terminal: Terminal, names: list[str]) -> None:
     """Show pages one after the other, with a pause after each result and each page."""
     found = pages()
     for name in names:
-        for kind, lines in page(found[name], terminal.width):
-            terminal.show(lines, code=kind == "python")
+        if name != names[0]:
+            terminal.pause()
+            terminal.show(["", ""])
+        for kind, above, lines in page(found[name], terminal.width):
+            if kind == "python":
+                terminal.show(above, code=lines)
+            else:
+                terminal.show(above + lines)
             if kind == "printed":
                 terminal.pause()
-        if name != names[-1]:
-            terminal.show(["", ""])
+    terminal.show(["This is the end of the tour. Its pages, with pictures, are in docs/tour."])
 
 
 def chosen(step: str, known: list[str]) -> list[str]:

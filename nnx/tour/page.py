@@ -1,6 +1,7 @@
 """Pages of the tour: Markdown, of which only what the pages use is understood.
 
 They are docs/tour in a clone, and lie beside this module in an installed package; either way it is the same files.
+Their lines of code and of results have 76 columns at most, so that they fit a terminal.
 """
 
 from __future__ import annotations

@@ -68,15 +68,21 @@ def printed_by(code: str, names: dict[str, Any], source: str) -> list[str]:
     return text.getvalue().splitlines()
 
 
-def page(path: Path, width: int) -> Iterator[tuple[str, list[str]]]:
-    """Yield a page's parts as (kind, lines); after a block of Python comes what it printed, as `printed`.
+def page(path: Path, width: int) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield a page's parts as (kind, headings above, lines); what a block of Python printed follows it as `printed`.
 
     A block is run when its result is asked for, so after it has been shown. All of a page share their names.
     """
     names: dict[str, Any] = {"__name__": "__main__"}
+    above: list[str] = []
     for part in parts(path.read_text(encoding="utf-8")):
-        yield part.kind, lines_of(part, width)
+        lines = lines_of(part, width)
+        if part.kind == "heading":
+            above += lines
+            continue
+        yield part.kind, above, lines
+        above = []
         if part.kind == "python":
             printed = printed_by(part.text, names, path.name)
             if printed:
-                yield "printed", [*(f"  > {line}".rstrip() for line in printed), ""]
+                yield "printed", [], [*(f"  > {line}".rstrip() for line in printed), ""]

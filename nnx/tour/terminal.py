@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nnx.output import Output
 
@@ -34,13 +34,15 @@ class Terminal:
         """The columns that a line may take."""
         return min(shutil.get_terminal_size().columns, WIDTH) if self.waits else WIDTH
 
-    def show(self, lines: list[str], code: bool = False) -> None:
-        """Print lines, after a pause if the screen has no room left for them."""
-        if self._rows and self._rows + len(lines) > shutil.get_terminal_size().lines - 1:
+    def show(self, lines: Sequence[str], code: Sequence[str] = ()) -> None:
+        """Print lines, and lines of code after them; before that pause, if the screen has no room left for them."""
+        rows = len(lines) + len(code)
+        if self._rows and self._rows + rows > shutil.get_terminal_size().lines - 1:
             self.pause()
-        text = "\n".join(lines)
-        self._out.write((self._coloured(text) if code and self._coloured else text) + "\n")
-        self._rows += len(lines)
+        block = "\n".join(code)
+        self._out.write("".join(f"{line}\n" for line in lines))
+        self._out.write(f"{self._coloured(block) if self._coloured else block}\n" if code else "")
+        self._rows += rows
         if self._out.gone:
             raise Left
 
