@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -168,6 +169,12 @@ class Monitor(Callback):
         self.check(logs)
         larger = larger_is_better(self.monitor) if self.mode == "auto" else self.mode == "max"
         value = -logs[self.monitor] if larger else logs[self.monitor]
+        if math.isnan(value) and not self.monitor.endswith("loss"):  # that of a loss has no harmless reason
+            warnings.warn(
+                f"{type(self).__name__}: {self.monitor!r} is nan, which is no improvement (auc takes samples of "
+                "two classes to measure, r2 two samples)",
+                stacklevel=2,
+            )
         if not value < self.best - by:
             return False
         self.best, self.best_epoch = value, epoch

@@ -2,7 +2,7 @@
 
 `y_true` and `y_pred` are one of three pairs. Classes: class indices [N], and outputs [N, C], of which the largest is
 predicted, or predicted classes [N] as integers. Yes or no: 0 or 1, and probabilities, both [N], or [N, O] for several
-questions; above 0.5 is yes. Numbers: both [N] or [N, O].
+questions; above 0.5 is yes. Numbers: both [N] or [N, O]. One column, [N, 1], is the same as [N].
 
 Precision, recall and F1 are those of class 1 where there are two classes, else the mean over the classes that occur
 ("macro"), over the questions where there are several. What would be divided by zero counts as 0.
@@ -10,6 +10,7 @@ Precision, recall and F1 are those of class 1 where there are two classes, else 
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from nnx import checks, targets
+from nnx.backends.operation_table import QUIET
 from nnx.errors import InputError, InputTypeError
 
 Array = Any
@@ -47,23 +49,16 @@ def f1(y_true: Any, y_pred: Any) -> float:
 
 def balanced_accuracy(y_true: Any, y_pred: Any) -> float:
     """Return the mean, over the classes that occur, of the share of each that was found; over the questions too."""
-    wanted, outputs = _pair(y_true, y_pred, "balanced_accuracy")
-    if outputs.ndim == 2 and wanted.ndim == 1:
-        pairs = [(wanted, outputs.argmax(axis=1))]
-    elif outputs.ndim == 1 and outputs.dtype.kind in "iub":
-        pairs = [(wanted, outputs)]
-    else:
-        pairs = list(zip((_columns(wanted) > 0.5).T, (_columns(outputs) > 0.5).T, strict=True))
+    wanted, predicted, _ = _decided(y_true, y_pred, "balanced_accuracy")
+    pairs = list(zip(_columns(wanted).T, _columns(predicted).T, strict=True))
     return float(np.mean([np.mean([np.mean(p[w == c] == c) for c in np.unique(w)]) for w, p in pairs]))
 
 
 def confusion(y_true: Any, y_pred: Any) -> np.ndarray:
     """Count, for each true class, what it was taken for: int64 [C, C], for outputs [N, C]."""
-    wanted, outputs = _pair(y_true, y_pred, "confusion")
-    if wanted.ndim != 1 or outputs.ndim != 2:
-        raise InputError(f"confusion: expected class indices [N], outputs [N, C], not {wanted.shape}, {outputs.shape}")
+    wanted, outputs = _of_classes(y_true, y_pred, "confusion")
     table = np.zeros((outputs.shape[1], outputs.shape[1]), dtype=np.int64)
-    np.add.at(table, (wanted.astype(np.int64), outputs.argmax(axis=1)), 1)
+    np.add.at(table, (wanted, outputs.argmax(axis=1)), 1)
     return table
 
 
@@ -72,10 +67,9 @@ def log_loss(y_true: Any, y_pred: Any) -> float:
 
     No p is taken for less than what float32 tells from 0 beside 1.
     """
-    wanted, outputs = _pair(y_true, y_pred, "log_loss")
-    if wanted.ndim != 1 or outputs.ndim != 2:
-        raise InputError(f"log_loss: expected class indices [N], outputs [N, C], not {wanted.shape}, {outputs.shape}")
-    of_true = outputs[np.arange(len(wanted)), wanted.astype(np.int64)].astype(np.float64)
+    wanted, outputs = _of_classes(y_true, y_pred, "log_loss")
+    _check_shares(outputs, "log_loss", "y_pred")
+    of_true = outputs[np.arange(len(wanted)), wanted].astype(np.float64)
     return float(-np.mean(np.log(np.clip(of_true, np.finfo(np.float32).eps, 1.0))))
 
 
@@ -86,12 +80,13 @@ def auc(y_true: Any, y_pred: Any) -> float:
     every one, do not count; nan where that leaves none.
     """
     wanted, outputs = _pair(y_true, y_pred, "auc")
-    if wanted.ndim == 1 and outputs.ndim == 2:
+    if wanted.ndim < outputs.ndim:
+        wanted, outputs = _of_classes(wanted, outputs, "auc")
         scores = outputs[:, 1:] if outputs.shape[1] == 2 else outputs
         first = outputs.shape[1] - scores.shape[1]
         of_class = wanted[:, None] == np.arange(first, outputs.shape[1])
     else:
-        scores, of_class = _columns(outputs), _columns(wanted) > 0.5
+        scores, of_class = _columns(outputs), _answers(wanted, outputs, "auc", "y_true")
     areas = [_area(of_class[:, i], scores[:, i]) for i in range(scores.shape[1])]
     known = [area for area in areas if not np.isnan(area)]
     return float(np.mean(known)) if known else float("nan")
@@ -99,26 +94,19 @@ def auc(y_true: Any, y_pred: Any) -> float:
 
 def top_k(y_true: Any, y_pred: Any, k: int = 5) -> float:
     """Return the share of samples whose class is among the k largest outputs."""
-    wanted, outputs = _pair(y_true, y_pred, f"top_{k}")
-    if wanted.ndim != 1 or outputs.ndim != 2:
-        raise InputError(f"top_{k}: expected class indices [N] and outputs [N, C], not {wanted.shape}, {outputs.shape}")
+    k = checks.integer(k, "top_k: k")
+    wanted, outputs = _of_classes(y_true, y_pred, f"top_{k}")
     best = np.argsort(outputs, axis=1, kind="stable")[:, ::-1][:, :k]
     return float(np.mean((best == wanted[:, None]).any(axis=1)))
 
 
 def _counts(y_true: Any, y_pred: Any, who: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return how many samples of each class, or question, are right, how many predicted, and how many there are."""
-    wanted, outputs = _pair(y_true, y_pred, who)
-    of_classes = outputs.ndim == 2 and wanted.ndim == 1
-    if of_classes or (outputs.ndim == 1 and outputs.dtype.kind in "iub"):
-        predicted = outputs.argmax(axis=1) if of_classes else outputs.astype(np.int64)
-        classes = np.union1d(wanted, predicted)
-        if (outputs.shape[1] == 2) if of_classes else classes.max() <= 1:
-            classes = np.array([1])
-        is_wanted, is_predicted = wanted[:, None] == classes, predicted[:, None] == classes
-    else:
-        is_wanted, is_predicted = _columns(wanted) > 0.5, _columns(outputs) > 0.5
-    return (is_wanted & is_predicted).sum(axis=0), is_predicted.sum(axis=0), is_wanted.sum(axis=0)
+    wanted, predicted, classes = _decided(y_true, y_pred, who)
+    if wanted.ndim == 1:
+        counted = np.array([1]) if classes <= 2 else np.union1d(wanted, predicted)
+        wanted, predicted = wanted[:, None] == counted, predicted[:, None] == counted
+    return (wanted & predicted).sum(axis=0), predicted.sum(axis=0), wanted.sum(axis=0)
 
 
 def _area(of_class: np.ndarray, scores: np.ndarray) -> float:
@@ -135,18 +123,21 @@ def _area(of_class: np.ndarray, scores: np.ndarray) -> float:
 # ---- regression ------------------------------------------------------------------------------------------------------
 
 
+@QUIET
 def mae(y_true: Any, y_pred: Any) -> float:
     """Return the mean absolute error, over outputs too."""
     wanted, outputs = _numbers(y_true, y_pred, "mae")
     return float(np.mean(np.abs(wanted - outputs)))
 
 
+@QUIET
 def rmse(y_true: Any, y_pred: Any) -> float:
     """Return the square root of the mean squared error; the mean over the outputs."""
     wanted, outputs = _numbers(y_true, y_pred, "rmse")
     return float(np.mean(np.sqrt(np.mean((wanted - outputs) ** 2, axis=0))))
 
 
+@QUIET
 def r2(y_true: Any, y_pred: Any) -> float:
     """Return the share of the variance that is explained, the mean over the outputs; nan for a single sample.
 
@@ -157,8 +148,7 @@ def r2(y_true: Any, y_pred: Any) -> float:
         return float("nan")
     left = np.sum((wanted - outputs) ** 2, axis=0)
     total = np.sum((wanted - wanted.mean(axis=0)) ** 2, axis=0)
-    with np.errstate(all="ignore"):
-        share = np.where(total > 0, 1 - left / total, np.where(left > 0, 0.0, 1.0))
+    share = np.where(total > 0, 1 - left / total, np.where(left > 0, 0.0, 1.0))
     return float(np.mean(share))
 
 
@@ -166,20 +156,57 @@ def r2(y_true: Any, y_pred: Any) -> float:
 
 
 def _pair(y_true: Any, y_pred: Any, who: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as arrays of as many samples; of one-hot rows, or distributions, the classes."""
+    """Return both as arrays of finite numbers, of as many samples; a single column without its axis."""
     wanted, outputs = targets.given(y_true, f"{who}: y_true"), targets.given(y_pred, f"{who}: y_pred")
     checks.finite(outputs, who, "y_pred")
     checks.finite(wanted, who, "y_true")
-    fits = wanted.ndim in (1, 2) and outputs.ndim in (1, 2) and len(wanted) == len(outputs) > 0
-    if not fits or (wanted.ndim == outputs.ndim == 2 and wanted.shape != outputs.shape):
+    wanted, outputs = (a[:, 0] if a.ndim == 2 and a.shape[1] == 1 else a for a in (wanted, outputs))
+    fits = {wanted.ndim, outputs.ndim} <= {1, 2} and len(wanted) == len(outputs) and min(wanted.size, outputs.size) > 0
+    if not fits or (wanted.ndim == outputs.ndim and wanted.shape != outputs.shape):
         raise InputError(
-            f"{who}: y_true {wanted.shape} and y_pred {outputs.shape} are not of the same samples; see nnx.metrics"
+            f"{who}: y_true has shape {np.shape(y_true)} and y_pred {np.shape(y_pred)}; expected classes [N] and "
+            "outputs [N, C] or predicted classes [N], or both [N, O], of the same N samples, at least one"
         )
-    if outputs.ndim == 2 and outputs.shape[1] == 1 and wanted.ndim == 1:
-        outputs = outputs[:, 0]
-    if outputs.ndim == 1 and wanted.ndim == 2:
-        wanted = wanted[:, 0] if wanted.shape[1] == 1 else wanted.argmax(axis=1)
     return wanted, outputs
+
+
+def _decided(y_true: Any, y_pred: Any, who: str) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return what is true, what is predicted, and the number of classes: class indices [N], or answers bool [N, O]."""
+    wanted, outputs = _pair(y_true, y_pred, who)
+    if wanted.ndim < outputs.ndim:
+        wanted, outputs = _of_classes(wanted, outputs, who)
+        return wanted, outputs.argmax(axis=1), outputs.shape[1]
+    if outputs.ndim == 1 and outputs.dtype.kind in "iub":
+        wanted = wanted.argmax(axis=1) if wanted.ndim == 2 else wanted
+        classes = int(max(wanted.max(), outputs.max(), 1)) + 1
+        wanted, predicted = (targets.categorical(a, len(a), classes, who) for a in (wanted, outputs))
+        return wanted, predicted, classes
+    return _answers(wanted, outputs, who, "y_true"), _answers(outputs, wanted, who, "y_pred"), 2
+
+
+def _of_classes(y_true: Any, y_pred: Any, who: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return class indices int64 [N], also of one-hot rows, and outputs [N, C]."""
+    wanted, outputs = _pair(y_true, y_pred, who)
+    indices = targets.categorical(wanted, len(outputs), outputs.shape[1], who) if outputs.ndim == 2 else wanted
+    if indices.ndim != 1 or outputs.ndim != 2:
+        raise InputError(f"{who}: expected class indices [N], outputs [N, C], not {wanted.shape}, {outputs.shape}")
+    return indices, outputs
+
+
+def _answers(a: np.ndarray, other: np.ndarray, who: str, what: str) -> np.ndarray:
+    """Return answers to as many questions as others answer, 0 or 1 or probabilities, as bool [N, O]."""
+    if a.ndim != other.ndim:
+        raise InputError(f"{who}: {what} has shape {a.shape}, expected {other.shape}; predicted classes are integers")
+    _check_shares(a, who, what)
+    return _columns(a) > 0.5
+
+
+def _check_shares(a: np.ndarray, who: str, what: str) -> None:
+    if a.min() < 0 or a.max() > 1 + targets.SUM_TOLERANCE:
+        raise InputError(
+            f"{who}: {what} reaches from {a.min():g} to {a.max():g}; expected 0, 1 or probabilities (of logits take "
+            "the sigmoid or softmax first), or predicted classes as integers"
+        )
 
 
 def _numbers(y_true: Any, y_pred: Any, who: str) -> tuple[np.ndarray, np.ndarray]:
@@ -200,11 +227,12 @@ OF_CLASSES: dict[str, Callable[..., float]] = {
     "precision": precision, "recall": recall, "f1": f1, "auc": auc, "balanced_accuracy": balanced_accuracy,
 }  # fmt: skip
 OF_NUMBERS: dict[str, Callable[..., float]] = {"mae": mae, "rmse": rmse, "r2": r2}
+NAMED = {**OF_CLASSES, **OF_NUMBERS, "top_5": top_k}
 SMALLER = ("loss", "error", "mae", "rmse")  # what names of quantities end with that are better when smaller
 
 
 def checked(metrics: Any, task: str | None) -> tuple[Metric, ...]:
-    """Return what `compile` was given as metrics, "top_k" with its number; refuse what cannot be measured.
+    """Return what `compile` was given as metrics, nnx's own by their names; refuse what cannot be measured.
 
     Args:
         task: `Loss.metric`, or None where the loss does not say.
@@ -212,7 +240,7 @@ def checked(metrics: Any, task: str | None) -> tuple[Metric, ...]:
     names = ["accuracy", *OF_CLASSES, "top_5", *OF_NUMBERS]
     if not isinstance(metrics, list | tuple):
         raise InputTypeError(f"compile: metrics={metrics!r}; expected a list, such as ['accuracy'] or []")
-    found = tuple("top_5" if metric == "top_k" else metric for metric in metrics)
+    found = tuple(map(_by_name, metrics))
     for metric in found:
         if not (callable(metric) or (isinstance(metric, str) and (metric in names or TOP.fullmatch(metric)))):
             raise InputError(
@@ -223,12 +251,32 @@ def checked(metrics: Any, task: str | None) -> tuple[Metric, ...]:
             raise InputError(f"compile: metrics={metrics!r}; expected the name 'accuracy', not a function called so")
         if not isinstance(metric, str) and not getattr(metric, "__name__", "").isidentifier():
             raise InputError(f"compile: metrics: {metric!r} has no __name__ to stand in the history; write it by def")
-        if isinstance(metric, str) and task is not None and metric != "accuracy":
+        if not isinstance(metric, str):
+            _check_arguments(metric)
+        elif task is not None and metric != "accuracy":
             _check_task(metric, task)
     called = ["loss", *map(name_of, found)]
     if twice := [name for name in called if called.count(name) > 1]:
         raise InputError(f"compile: metrics: two quantities would be called {twice[0]!r}; leave out or rename one")
     return found
+
+
+def _by_name(metric: Any) -> Any:
+    """Return a function of this module as its name, by which it gets probabilities and not logits."""
+    given = top_k if isinstance(metric, str) and metric == "top_k" else metric
+    return next((name for name, function in NAMED.items() if function is given), metric)
+
+
+def _check_arguments(metric: Callable[..., Any]) -> None:
+    """Refuse a function that two arrays cannot be given to, before a training that would end with it."""
+    try:
+        inspect.signature(metric).bind(None, None)
+    except ValueError:  # some of C's do not say
+        return
+    except TypeError as error:
+        raise InputTypeError(
+            f"compile: metrics: {name_of(metric)} cannot be called as f(y_true, y_pred): {error}"
+        ) from None
 
 
 def _check_task(metric: str, task: str) -> None:
@@ -259,27 +307,29 @@ def measured(
     Args:
         task: `Loss.metric`. y_true: targets as the loss takes them: class indices int64 [N], or [N, O].
         y_pred: what the model puts out. shares: the same, or probabilities where these are logits. A function of one's
-            own takes y_pred.
+            own takes y_true and y_pred, copies, which it may change and keep.
     """
     wanted = y_true.argmax(axis=1) if task == "categorical" and y_true.ndim == 2 else y_true
     finite, scores = bool(np.isfinite(shares).all()), {}
     for metric in metrics:
         if not isinstance(metric, str):
-            scores[name_of(metric)] = _number(metric, metric(y_true, y_pred))
+            scores[name_of(metric)] = _number(metric, metric(y_true.copy(), y_pred.copy()))
         elif not finite:  # a training that went wrong: the loss says so
             scores[metric] = float("nan")
         elif match := TOP.fullmatch(metric):
             scores[metric] = top_k(wanted, shares, int(match[1]))
         else:
-            scores[metric] = {**OF_CLASSES, **OF_NUMBERS}[metric](wanted, shares)
+            scores[metric] = NAMED[metric](wanted, shares)
     return scores
 
 
 def _number(metric: Metric, value: Any) -> float:
     try:
+        if np.ndim(value) or isinstance(value, str | bytes):  # which float() would read
+            raise TypeError
         return float(value)
-    except (TypeError, ValueError):
-        raise InputTypeError(f"metric {name_of(metric)}: it returned {value!r}, expected a number") from None
+    except (TypeError, ValueError, OverflowError):
+        raise InputTypeError(f"metric {name_of(metric)}: it returned {repr(value)[:60]}, expected a number") from None
 
 
 def larger_is_better(quantity: str) -> bool | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,12 +78,61 @@ def test_what_has_no_value_is_nan_or_0():
     assert metrics.r2([1.0, 1.0], [1.0, 2.0]) == 0
 
 
-@pytest.mark.parametrize(
-    ("y_true", "y_pred"), [([0, 1], [0.1]), ([], []), ([[0, 1]], [[0.1, 0.2, 0.3]]), ([0, 1], [np.nan, 1.0])]
-)
-def test_operands_that_do_not_fit_are_refused(y_true: Any, y_pred: Any):
-    with pytest.raises(InputError):
-        metrics.f1(y_true, y_pred)
+THREE = [[0.2, 0.3, 0.5], [0.1, 0.8, 0.1]]  # outputs of two samples, three classes
+ODD: dict[str, tuple[Any, Any, str]] = {
+    "other samples": ([0, 1], [0.1], "same N samples"),
+    "none": ([], [], "at least one"),
+    "no column": ([0, 1], np.zeros((2, 0)), "at least one"),
+    "other columns": ([[0, 1]], [[0.1, 0.2, 0.3]], "same N samples"),
+    "nan": ([0, 1], [np.nan, 1.0], "not finite"),
+    "a label too large": ([0, 3], THREE, "label 3 is out of range"),
+    "a negative label": ([-1, 2], THREE, "label -1 is out of range"),
+    "a label between": ([0.5, 2], THREE, "no whole number"),
+    "negative classes": ([-1, 1], [1, -1], "label -1 is out of range"),
+    "no answer": ([0, 2], [0.2, 0.9], "y_true reaches from 0 to 2"),
+    "logits": ([0, 1], [-3.0, 5.0], "y_pred reaches from -3 to 5"),
+    "classes as floats": ([0, 1, 2], [0.0, 1.0, 2.0], "classes as integers"),
+    "rows and one number": (np.eye(3), [0.1, 0.5, 0.9], "expected"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("metric", [metrics.precision, metrics.recall, metrics.f1, metrics.balanced_accuracy])
+def test_operands_that_do_not_fit_are_refused(metric: Any, name: str):
+    y_true, y_pred, words = ODD[name]
+    with pytest.raises(InputError, match=words):
+        metric(y_true, y_pred)
+
+
+@pytest.mark.parametrize("metric", [metrics.confusion, metrics.log_loss, metrics.auc, metrics.top_k])
+def test_labels_of_no_class_are_refused(metric: Any):
+    for labels in ([0, 3], [-1, 2], [0.5, 2]):
+        with pytest.raises(InputError, match="label"):
+            metric(labels, THREE)
+    with pytest.raises(InputError, match="expected"):
+        metric(np.eye(3), [0.1, 0.5, 0.9])
+
+
+def test_labels_may_stand_in_a_column_and_classes_in_one_hot_rows():
+    for metric in (metrics.f1, metrics.auc, metrics.log_loss, metrics.top_k, metrics.balanced_accuracy):
+        assert metric([[0], [1]], THREE) == metric([0, 1], THREE)
+    assert metrics.f1(np.eye(3)[[0, 2, 1]], [0, 1, 1]) == metrics.f1([0, 2, 1], [0, 1, 1])
+    assert metrics.log_loss(np.eye(3)[[0, 1]], THREE) == metrics.log_loss([0, 1], THREE)
+
+
+def test_log_loss_takes_no_logits_and_numbers_no_rows():
+    with pytest.raises(InputError, match="softmax"):
+        metrics.log_loss([0, 1], [[3.0, -1.0], [0.0, 2.0]])
+    for metric in (metrics.mae, metrics.rmse, metrics.r2):
+        with pytest.raises(InputError, match="nothing is broadcast"):
+            metric([[1.0, 2.0], [3.0, 4.0]], [1.0, 2.0])
+        metric([1e308, -1e308], [-1e308, 1e308])  # no warning
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, "2", None, True])
+def test_k_counts_outputs(k: Any):
+    with pytest.raises(InputError, match="whole number"):
+        metrics.top_k([0, 1], THREE, k)
 
 
 # ---- of a model ------------------------------------------------------------------------------------------------------
@@ -90,6 +140,10 @@ def test_operands_that_do_not_fit_are_refused(y_true: Any, y_pred: Any):
 
 def misses(y_true: np.ndarray, y_pred: np.ndarray) -> float:
     return float(np.sum(y_pred.argmax(axis=1) != y_true))
+
+
+def of_three(a: np.ndarray, b: np.ndarray, c: float) -> float:
+    return c
 
 
 def classifier(names: Any, loss: nnx.Loss | None = None) -> nnx.Sequential:
@@ -115,6 +169,30 @@ def test_a_function_of_ones_own_gets_targets_and_outputs():
     history = model.fit(X, Y, 1, validation_data=(X, Y), verbose=0)
     assert history["val_misses"] == [misses(Y, model.predict(X))]
     assert "accuracy" not in history
+
+
+def test_a_function_of_ones_own_may_change_and_keep_what_it_gets():
+    kept = []
+
+    def greedy(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+        kept.append((y_true, y_pred, y_true.copy()))
+        y_true[...], y_pred[...] = 0, 0
+        return 1.0
+
+    labels = Y.copy()
+    fit = {"validation_data": (X, labels), "verbose": 0}
+    ours, theirs = classifier([greedy, "f1"]).fit(X, labels, 3, **fit), classifier(["f1"]).fit(X, labels, 3, **fit)
+    assert ours["val_f1"] == theirs["val_f1"]
+    for y_true, y_pred, given in kept:
+        assert not y_true.any()
+        assert not y_pred.any()
+        np.testing.assert_array_equal(given, Y)
+    np.testing.assert_array_equal(labels, Y)
+
+
+def test_nnxs_own_functions_stand_for_their_names():
+    model = classifier([metrics.f1, metrics.top_k], nnx.SoftmaxCrossEntropy())
+    assert model.metrics == ("f1", "top_5")
 
 
 def test_logits_are_judged_as_the_probabilities_that_they_mean():
@@ -145,6 +223,10 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "a lambda": ([lambda a, b: 0.0], "__name__"),
     "nnx's own function": ([nnx.accuracy], "'accuracy'"),
     "a word": ("f1", "list"),
+    "its own twice": (["f1", metrics.f1], "f1"),
+    "a function of one array": ([np.shape], "shape cannot be called as"),
+    "a function of three": ([of_three], "'c'"),
+    "a class": ([float], "float"),
 }
 
 
@@ -155,12 +237,20 @@ def test_metrics_that_cannot_be_are_refused(name: str):
         classifier(given)
 
 
-def test_what_a_function_returns_must_be_a_number():
+@pytest.mark.parametrize("value", ["good", "0.5", None, np.array([0.5]), [0.5], 1j, 10**400], ids=repr)
+def test_what_a_function_returns_must_be_a_number(value: Any):
     def odd(y_true: np.ndarray, y_pred: np.ndarray) -> Any:
-        return "good"
+        return value
 
-    with pytest.raises(InputError, match=r"odd.*'good'"):
+    with pytest.raises(InputError, match=rf"odd.*{re.escape(repr(value)[:60])}.*number"):
         classifier([odd]).evaluate(X, Y)
+
+
+def test_a_monitor_says_that_what_it_watches_is_no_number():
+    model, sorted_labels = classifier(["auc"]), np.sort(Y)
+    stop = nnx.callbacks.EarlyStopping("val_auc", patience=2)
+    with pytest.warns(UserWarning, match="EarlyStopping: 'val_auc' is nan, which is no improvement"):
+        model.fit(X, sorted_labels, 3, validation_split=0.1, callbacks=[stop], verbose=0)
 
 
 def test_the_largest_is_best_of_what_is_better_when_larger():
@@ -213,6 +303,10 @@ def test_a_split_that_cannot_be_is_refused(arguments: dict[str, Any], words: str
     with pytest.raises(InputError, match=words):
         model.fit(X, Y, verbose=0, **arguments)
     np.testing.assert_array_equal(model.flat.values, before)
+
+
+def test_a_split_of_nine_tenths_of_ten_leaves_one():
+    assert classifier([]).fit(X[:10], Y[:10], 1, validation_split=0.9, verbose=0).samples == 1
 
 
 def test_labels_that_a_callback_changes_are_noticed_with_a_split_too():

@@ -157,7 +157,7 @@ def first_held_out(share: Any, validation_data: Any, rows: int) -> int:
     share = checks.real(share, "fit: validation_split", high=1.0)
     if validation_data is not None:
         raise InputError(f"fit: validation_split={share:g} and validation_data were both given; give one of them")
-    first = int(rows * (1 - share))
+    first = int(round(rows * (1 - share), 6))  # 10 * (1 - 0.9) is 0.9999999999999998
     if not 0 < first < rows:
         raise InputError(
             f"fit: validation_split={share:g} of {rows} samples leaves {first} to train on and {rows - first} to hold "
