@@ -91,6 +91,8 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "biases that do not fit": ({"fc.weight": np.ones((2, 3)), "fc.bias": np.ones(3)}, None, "does not fit"),
     "integers": ({"fc.weight": np.ones((2, 3), np.int8)}, None, "int8"),
     "nothing": ({}, "relu", "empty"),
+    "a checkpoint": ({"epoch": 3, "model": STATE}, "relu", "'epoch'"),
+    "what holds a state dict": ({"model": STATE, "epoch": 3}, "relu", r"give that: \['model'\]"),
     "nan": ({"fc.weight": np.full((2, 3), np.nan)}, None, "not finite"),
     "a weight of no inputs": ({"fc.weight": np.ones((2, 0))}, None, "no side of 0"),
 }
@@ -180,10 +182,38 @@ def test_torchs_other_modules_are_refused_by_name():
     }.items():
         with pytest.raises(InputError, match=words):
             nnx.from_torch(network)
+    for network in (nn.Sequential(nn.LazyLinear(2)), nn.Sequential(nn.Linear(2, 2, device="meta"))):
+        with pytest.raises(InputError, match=r"'0'.*run the module once"):
+            nnx.from_torch(network)
     with pytest.raises(InputError, match="drop them"):
         nnx.from_torch(nn.Sequential(nn.Linear(2, 2)), "relu")
     with pytest.raises(InputError, match="Bilinear"):
         nnx.from_torch(nn.Bilinear(2, 2, 2), "relu")
+    network = torch.nn.Module()
+    network.layer = hooked[0]
+    with pytest.raises(InputError, match=r"'layer', Linear\(.*\), has forward hooks"):
+        nnx.from_torch(network, [None])
+
+
+def test_a_class_of_a_sequential_is_read_unless_it_computes_otherwise():
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+
+    class Blocks(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Linear(4, 3), nn.Tanh())
+
+    class Doubled(Blocks):
+        def forward(self, x: Any) -> Any:
+            return 2 * super().forward(x)
+
+    network = nn.Sequential(Blocks(), nn.Linear(3, 2))
+    assert repr(nnx.from_torch(network).layers) == "(Dense(4, 3), Tanh(), Dense(3, 2))"
+    patched = [nn.Sequential(nn.Linear(4, 3)) for _ in range(2)]
+    patched[0].forward = patched[1][0].forward = lambda x: x
+    for other, words in ((Doubled(), r"module Doubled\(\.\.\.\)"), *((each, r"forward\(\)") for each in patched)):
+        with pytest.raises(InputError, match=words):
+            nnx.from_torch(other)
 
 
 # ---- arrays of others ------------------------------------------------------------------------------------------------

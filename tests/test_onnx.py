@@ -182,7 +182,7 @@ def two_classes(g: Graph) -> str:
 
 
 def constants_in_nodes(g: Graph) -> str:
-    w = g.node("Transpose", g.node("Identity", W1.T), perm=[1, 0])
+    w = g.node("Transpose", g.node("Squeeze", g.node("Identity", W1.T[None])), perm=[1, 0])
     b = g.node("Constant", value=onnx.numpy_helper.from_array(B1))
     flat = g.node("Flatten", g.node("Dropout", "x"))
     scaled = g.node(
@@ -360,6 +360,10 @@ def many_copies(g: Graph) -> str:
     return x
 
 
+def odd_reshape(g: Graph) -> str:
+    return g.node("MatMul", "x", g.node("Reshape", W1, g.constant([4, 5, 0], np.int64)))
+
+
 def rank_three(g: Graph) -> str:
     return g.node("Relu", g.node("Reshape", "x", g.constant([-1, 2, 2], np.int64)))
 
@@ -390,6 +394,11 @@ REFUSED: dict[str, tuple[Callable[[Graph], str], list[str]]] = {
     "a polynomial without end": (huge_polynomial, ["no function"]),
     "many copies": (many_copies, ["more than"]),
     "three axes": (rank_three, ["n_v0", "[-1, 2, 2]"]),
+    "constants without a shape": (lambda g: g.node("MatMul", "x", g.node("Reshape", W1)), ["n_v0", "[4, 5]"]),
+    "constants of a side beyond": (odd_reshape, ["n_v0", "[4, 5, 0]"]),
+    "an axis that is not named": (lambda g: g.node("MatMul", "x", g.node("Unsqueeze", W1)), ["n_v0", "axes"]),
+    "an axis that there is not": (lambda g: g.node("MatMul", "x", g.node("Squeeze", W1, 9)), ["n_v0", "axis"]),
+    "one factor too many": (lambda g: g.node("MatMul", "x", W1, W1), ["n_v0", "3 inputs"]),
     "another shape": (lambda g: g.node("Reshape", "x", g.constant([-1, 2], np.int64)), ["n_v0", "[-1, 2]"]),
 }  # fmt: skip
 

@@ -48,10 +48,15 @@ def _constant(file: OnnxFile, node: Any) -> np.ndarray:
 
 def _reshaped(file: OnnxFile, node: Any, given: list[np.ndarray]) -> np.ndarray:
     """Return constants in another shape: with sides of 1 added or left out, or any other of as many numbers."""
-    a = given[0]
+    a, sides = given[0], tuple(int(side) for side in given[1].reshape(-1)) if given[1:] else None
     if node.op_type == "Reshape":
         allow = file.attributes(node, allowzero=0)["allowzero"]
-        sides = [int(side) for side in given[1].reshape(-1)]
+        if sides is None or (not allow and 0 in sides[a.ndim :]):
+            raise file.refusal(node, f"makes {list(sides or ())} of {list(a.shape)}")
         return a.reshape([side or (side if allow else a.shape[k]) for k, side in enumerate(sides)])
-    axes = file.attributes(node, axes=[])["axes"] or [int(axis) for axis in given[1].reshape(-1)]
-    return np.expand_dims(a, tuple(axes)) if node.op_type == "Unsqueeze" else np.squeeze(a, tuple(axes))
+    axes = tuple(file.attributes(node, axes=[])["axes"]) or sides  # an attribute until opset 13
+    if node.op_type == "Squeeze":
+        return np.squeeze(a, axes)  # of None all that can go
+    if axes is None:
+        raise file.refusal(node, "has no axes")
+    return np.expand_dims(a, axes)

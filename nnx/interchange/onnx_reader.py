@@ -66,7 +66,7 @@ class _Walk:
                 raise
             except TooLarge:
                 raise self.file.refusal(node, "with the nodes before it is no function that nnx has") from None
-            except (ArithmeticError, AttributeError, TypeError, ValueError) as error:  # of numbers, or of onnx itself
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # of numbers, onnx
                 raise self.file.refusal(node, f"{error}") from error
         if self.graph.output not in self.values or not self.values[self.graph.output].is_x():
             raise self._leftover()
@@ -139,8 +139,7 @@ class _Walk:
         self._dense(node, weights, self._vector(node, inputs[2], weights.shape[1]) * a["beta"] if inputs[2:] else 0.0)
 
     def _on_MatMul(self, i: int, node: Any, inputs: list[str]) -> None:
-        self.file.attributes(node)
-        self._dense(node, self._weights(i, node, inputs), 0.0)
+        self._dense(node, self._weights(i, node, list(self._two(node, inputs))), 0.0)
 
     def _weights(self, i: int, node: Any, inputs: list[str]) -> np.ndarray:
         if len(inputs) < 2 or inputs[0] not in self.values or inputs[1] not in self.file.constants:

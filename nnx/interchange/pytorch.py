@@ -86,13 +86,26 @@ def _of_modules(torch: Any, module: Any) -> tuple[list[Layer], str]:
 
 def _flat(torch: Any, module: Any, prefix: str) -> list[tuple[str, Any]]:
     """Return the modules that a Sequential runs, by their names; refuse what runs beside them."""
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise InputError(
-            f"from_torch: module {prefix.rstrip('.')!r} has forward hooks, which nnx would not run; remove them"
-        )
-    if type(module) is not torch.nn.Sequential:
+    _check_untouched(module, prefix)
+    if type(module).forward is not torch.nn.Sequential.forward:
         return [(prefix, module)]
     return [found for name, part in module._modules.items() for found in _flat(torch, part, f"{prefix}{name}.")]
+
+
+def _check_untouched(module: Any, name: str) -> None:
+    """Refuse a module that does something else than its class says."""
+    if hasattr(module, "has_uninitialized_params") and module.has_uninitialized_params():
+        raise InputError(f"from_torch: module {_named(module, name)} holds no numbers yet; run the module once")
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    if hooks or "forward" in vars(module):
+        what = "forward hooks" if hooks else "a forward() of its own"
+        raise InputError(f"from_torch: module {_named(module, name)} has {what}, which nnx would not run; remove it")
+
+
+def _named(module: Any, name: str) -> str:
+    """Return a module's name, if it has one, and what it is, on one line."""
+    shown = str(module) if not module._modules else f"{module._get_name()}(...)"
+    return f"{name.rstrip('.')!r}, {shown}," if name else shown
 
 
 def _activation(torch: Any, part: Any, name: str) -> Layer:
@@ -117,17 +130,21 @@ def _activation(torch: Any, part: Any, name: str) -> Layer:
     if kind is nn.Dropout:
         return Dropout(part.p)
     raise InputError(
-        f"from_torch: module {name.rstrip('.')!r} is {part}, which nnx has no layer for; expected Linear, "
+        f"from_torch: for module {_named(part, name)} nnx has no layer; expected Linear, "
         f"{', '.join(kind.__name__ for kind in plain)}, LeakyReLU, ELU, GELU, Softplus(beta=1, threshold=20), "
         "Softmax(dim=1), Dropout, or a Flatten at the front"
     )
 
 
 def _check_kinds(torch: Any, module: Any) -> None:
-    """Refuse a module with parameters or buffers in any other part than a Linear."""
+    """Refuse a module with parameters or buffers in any other part than a Linear, or with what runs beside them."""
     for name, part in module.named_modules():
+        if part is not module:
+            _check_untouched(part, name)
         if type(part) is not torch.nn.Linear and (part._parameters or part._buffers):
-            raise InputError(f"from_torch: module {name!r} is {part}; expected parameters in torch.nn.Linear alone")
+            raise InputError(
+                f"from_torch: module {_named(part, name)} has parameters; expected them in torch.nn.Linear alone"
+            )
 
 
 # ---- state dicts -----------------------------------------------------------------------------------------------------
@@ -139,7 +156,8 @@ def _of_state(state: Mapping[Any, Any], activations: Any) -> tuple[list[Layer], 
     for key, value in state.items():
         name, _, kind = str(key).rpartition(".")
         if kind not in ("weight", "bias"):
-            raise InputError(f"from_torch: {key!r} is no weight and no bias of a Linear, {_guess(kind)}")
+            inner = f". If it is a state dict, give that: [{key!r}]" if isinstance(value, Mapping) else ""
+            raise InputError(f"from_torch: {key!r} is no weight and no bias of a Linear, {_guess(kind)}{inner}")
         parts.setdefault(name, {})[kind] = _numbers(value, str(key))
     if not parts:
         raise InputError("from_torch: the state dict is empty; expected names such as '0.weight' and '0.bias'")
