@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import io
 import os
 import shutil
@@ -186,3 +187,13 @@ def test_a_block_that_fails_ends_the_tour_with_its_error(
     monkeypatch.setattr(nnx.Dense, "forward", fails)
     assert main(["1"]) == 1
     assert capsys.readouterr().err == "error: this step failed: MemoryError: no room\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full disk here")
+def test_a_full_disk_is_an_error(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    full = open("/dev/full", "w")  # noqa: SIM115 - closing it raises the error again
+    monkeypatch.setattr(sys, "stdout", full)
+    assert main(["18"]) == 1
+    assert capsys.readouterr().err == "error: stdout could not be written: No space left on device\n"
+    with contextlib.suppress(OSError):
+        full.close()

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import suppress
 
 import nnx
+from nnx.cli.errors import Failed, finish
 from nnx.errors import InputError
 from nnx.output import say
 from nnx.tour.page import pages
@@ -38,7 +40,7 @@ def chosen(step: str, known: list[str]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Walk, and return the exit code: 0 done or left, 1 a block failed, 2 the command line is wrong."""
+    """Walk, and return the exit code: 0 done or left, 1 a block failed or the disk is full, 2 a wrong command line."""
     parser = argparse.ArgumentParser(
         prog="python -m nnx.tour", description="The tour of the notes, computed as you go: Enter goes on, q quits."
     )
@@ -48,20 +50,19 @@ def main(arguments: list[str] | None = None) -> int:
         names = chosen(step, list(pages()))
         terminal, backend = Terminal(), nnx.get_backend().name
         compiled = "; it compiles its kernels when they are first used, which can take seconds" * (backend == "numba")
-        terminal.show([f"Results are computed on the backend {backend}{compiled}.", ""])
-        walk(terminal, names)
-    except Left:
-        return 0
+        with suppress(Left):
+            terminal.show([f"Results are computed on the backend {backend}{compiled}.", ""])
+            walk(terminal, names)
+        return finish(0)
     except KeyboardInterrupt:
         say("")
         return 130
-    except InputError as error:
+    except (InputError, Failed) as error:
         sys.stderr.write(f"error: {error}\n")
-        return 2
+        return 2 if isinstance(error, InputError) else 1
     except Exception as error:  # of a block: a backend that fails, or no memory
         sys.stderr.write(f"error: this step failed: {type(error).__name__}: {error}\n")
         return 1
-    return 0
 
 
 if __name__ == "__main__":
