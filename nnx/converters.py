@@ -15,8 +15,8 @@ def from_onnx(path: str | os.PathLike[str], backend: Wish = None) -> Sequential:
     """Read a network of dense layers and activation functions from an ONNX file that another library wrote.
 
     By which operators it is written does not matter, as long as layers stand in a row: docs/interchange.md says what
-    is taken. The model is float64 where its weights are, else float32; half precision
-    becomes float32. It is not compiled: call `compile` to train it on.
+    is taken. The model is float64 where its weights are, else float32; half precision becomes float32. It is not
+    compiled: call `compile` to train it on.
 
     Args:
         path: one file, with all weights in it. backend: see `Sequential`.
