@@ -474,6 +474,8 @@ ATTACKS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "another type": setting("dtype", to="float64"),
     "a rate of 0": setting("optimizer", "learning_rate", to=0),
     "an unknown metric": setting("metrics", to=["f9"]),
+    "a function called as no function is": setting("functions", to=["\x1b[31m"]),
+    "functions that are no list": setting("functions", to="misses"),
     "steps beyond int64": setting("iterations", to=2**63),
     "a list": lambda d: [d],
     "a number": lambda d: 3,

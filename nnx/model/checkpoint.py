@@ -270,6 +270,9 @@ def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Check
         checks.finite(a, "the file", name)
     if not isinstance(header["metrics"], list) or not isinstance(header["metadata"], dict):
         raise InputError("metrics must be a list, and metadata an object")
+    functions = header.get("functions", [])
+    if not isinstance(functions, list) or not all(isinstance(name, str) and name.isidentifier() for name in functions):
+        raise InputError("functions must be a list of Python's names")  # which are shown
     return Checkpoint(
         layers=parts,
         dtype=dtype,
@@ -279,7 +282,7 @@ def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Check
         metadata=header["metadata"],
         parameters={name.removeprefix(PARAMETERS): tensors[name] for name in expected},
         training=_training(header, moments),
-        functions=[str(name) for name in header.get("functions", [])],
+        functions=functions,
     )
 
 
