@@ -22,6 +22,8 @@ WHOLE = 1 << 14  # parameters that are updated in one go, after all gradients, r
 THREADED = 1e6  # multiply-adds in a step below which one thread is faster
 BLOCK_ROWS = 256  # samples that go through the network together
 
+GIVEN = t.INPUTS, t.TARGETS, t.WEIGHTS  # places of arrays from outside, in the order in which they come
+
 
 def round_up(n: int, multiple: int) -> int:
     """The next multiple from n on."""
@@ -33,7 +35,7 @@ class Layout:
 
     Attributes:
         table: int64 [rows, COLUMNS]. numbers: the constants, float64. work: how many numbers the step's buffers take.
-        inputs: at most two arrays given from outside, such as the data and the targets.
+        inputs: the arrays given from outside: data, targets and weights, or less.
     """
 
     operations: frozenset[int]  # those that the family's interpreter carries out
@@ -109,11 +111,11 @@ class Layout:
         """The place of an array from outside."""
         for number, known in enumerate(self.inputs):
             if same(known, a):
-                return (t.INPUTS, t.TARGETS)[number]
-        if len(self.inputs) == 2:
-            raise NotReplayable("the step reads more than two arrays that it does not write, besides its parameters")
+                return GIVEN[number]
+        if len(self.inputs) == len(GIVEN):
+            raise NotReplayable("the step reads more than three arrays that it does not write, besides its parameters")
         self.inputs.append(a)
-        return (t.INPUTS, t.TARGETS)[len(self.inputs) - 1]
+        return GIVEN[len(self.inputs) - 1]
 
     def place(self, value: Value) -> int:
         """The place of a value."""

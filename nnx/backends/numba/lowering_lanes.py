@@ -16,7 +16,7 @@ from nnx.kernels.rounding import RUN
 # Gradients of losses, which are not 0 of their own accord for samples that are not there.
 LOSS_GRADIENTS = (*(row.slope for row in LOSSES), "logit_backward")
 # Operations of a step's data flow that lanes have kernels for.
-NODES = {"labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean"}
+NODES = {"labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean", "weigh"}
 
 
 class Lanes(Layout):
@@ -69,6 +69,9 @@ class Lanes(Layout):
                 if node.kind in LOSS_GRADIENTS and stride > self.step.rows:
                     rows.append(row(t.LANES_CLEAR, N=n, X=out))
                 return rows
+            case "weigh":
+                assert node.y is not None
+                return [row(t.WEIGH, N=n, X=x, Y=place(node.y), G=out)]
             case "dropout":
                 layer, seed, threshold = node.details
                 return [row(t.LANES_DROPOUT, KIND=layer, N=n, X=x, Y=out, R0=seed, R1=threshold, COEF=c)]

@@ -2,7 +2,7 @@
 
 `run_rows` and `run_lanes` take:
     table: int64, flat: see table.py.
-    work, arena, inputs, targets: the arrays that places name, all of one type.
+    work, arena, inputs, targets, weights: the arrays that places name, all of one type.
     labels, order: int64, what LABELS and GATHER read.
     hyper, counters, stats, penalties, history: operations.py says what they hold; all flat.
     numbers: float64: what begin_step works out, constants, the parts of penalties.
@@ -28,5 +28,5 @@ def ready(dtype: Any, family: str) -> Any:
     run = {"rows": run_rows, "lanes": run_lanes}[family]
     number = types.float32 if np.dtype(dtype).itemsize == 4 else types.float64
     whole, f, i, d = types.int64, *(types.Array(kind, 1, "C") for kind in (number, types.int64, types.float64))
-    signature = (i, f, f, f, f, i, i, d, i, d, d, d, d, i, whole, whole)
+    signature = (i, f, f, f, f, f, i, i, d, i, d, d, d, d, i, whole, whole)
     return typed(run, *signature)
