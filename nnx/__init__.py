@@ -5,10 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from nnx import backends, callbacks, datasets, errors, schedules
+from nnx import backends, callbacks, datasets, errors, metrics, schedules
 from nnx.backends import get_backend, set_backend, use_backend
 from nnx.backends.resolve import memory, release
 from nnx.backends.threads import set_threads
+from nnx.converters import from_onnx, from_torch
 from nnx.errors import (
     BackendFallbackWarning,
     BackendUnavailable,
@@ -70,10 +71,13 @@ __all__ = [
     "callbacks",
     "datasets",
     "errors",
+    "from_onnx",
+    "from_torch",
     "get_backend",
     "gradcheck",
     "load",
     "memory",
+    "metrics",
     "release",
     "schedules",
     "seed",
@@ -85,9 +89,17 @@ __all__ += activations.__all__
 del activations  # a name of nnx.layers, not of nnx
 
 
+_LATER = ("nnfs", "testing", "xp")  # made or imported when first asked for
+
+
+def __dir__() -> list[str]:
+    """Return the public names, and not those of modules that happen to be imported."""
+    return sorted([*__all__, *_LATER, "__version__"])
+
+
 def __getattr__(name: str) -> Any:
     if name == "xp":  # the active backend's array namespace, which can change: from nnx import xp as np
         return get_backend().xp
-    if name in ("nnfs", "testing"):  # imported when first asked for
+    if name in _LATER:
         return import_module(f"nnx.{name}")
     raise AttributeError(f"module 'nnx' has no attribute {name!r}")

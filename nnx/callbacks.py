@@ -15,6 +15,7 @@ from nnx.backends import Backend
 from nnx.errors import InputError, InputTypeError
 from nnx.files import as_path
 from nnx.history import History
+from nnx.metrics import larger_is_better
 from nnx.owner import Owner
 
 
@@ -119,13 +120,14 @@ class Monitor(Callback):
     """Watches one quantity, and knows which epoch was best.
 
     Args:
-        monitor: "loss", "accuracy", "val_loss", "val_accuracy", ...; accuracies are better when larger.
+        monitor: "loss", "accuracy", "val_loss", "val_accuracy", "val_f1", ...
+        mode: whether it is better when smaller, "min", or larger, "max"; "auto" knows it of nnx's own metrics.
     """
 
-    def __init__(self, monitor: str) -> None:
+    def __init__(self, monitor: str, mode: str = "auto") -> None:
         if not isinstance(monitor, str):
             raise InputTypeError(f"{type(self).__name__}: monitor={monitor!r}: expected a name such as 'val_loss'")
-        self.monitor = monitor
+        self.monitor, self.mode = monitor, checks.choice(mode, f"{type(self).__name__}: mode", ("auto", "min", "max"))
         self.best = math.inf
         self.best_epoch = -1
         self._watched: Owner | None = None  # whose fit this watches
@@ -155,11 +157,17 @@ class Monitor(Callback):
                 f"{type(self).__name__}: monitor={self.monitor!r} is not measured; expected one of "
                 f"{', '.join(measured)}" + ("; give fit() validation_data" if self.monitor.startswith("val_") else "")
             )
+        if self.mode == "auto" and larger_is_better(self.monitor) is None:
+            raise InputError(
+                f"{type(self).__name__}: whether {self.monitor!r} is better when larger is not known; say "
+                "mode='max' or mode='min'"
+            )
 
     def improved(self, epoch: int, logs: Mapping[str, float], by: float = 0.0) -> bool:
         """Tell whether this epoch is the best so far, by more than `by`; note it if so."""
         self.check(logs)
-        value = -logs[self.monitor] if self.monitor.endswith("accuracy") else logs[self.monitor]
+        larger = larger_is_better(self.monitor) if self.mode == "auto" else self.mode == "max"
+        value = -logs[self.monitor] if larger else logs[self.monitor]
         if not value < self.best - by:
             return False
         self.best, self.best_epoch = value, epoch
@@ -172,12 +180,14 @@ class EarlyStopping(Monitor):
     Args:
         monitor: what to watch. patience: epochs without improvement after which to stop.
         min_delta: what counts as an improvement. restore_best: end with the best epoch's parameters.
+        mode: see `Monitor`.
     """
 
     def __init__(
-        self, monitor: str = "val_loss", patience: int = 10, min_delta: float = 0.0, restore_best: bool = True
-    ) -> None:
-        super().__init__(monitor)
+        self, monitor: str = "val_loss", patience: int = 10, min_delta: float = 0.0, restore_best: bool = True,
+        mode: str = "auto",
+    ) -> None:  # fmt: skip
+        super().__init__(monitor, mode)
         self.patience = checks.integer(patience, "EarlyStopping: patience")
         self.min_delta = checks.real(min_delta, "EarlyStopping: min_delta")
         self.restore_best = restore_best
@@ -210,11 +220,13 @@ class ModelCheckpoint(Monitor):
     Args:
         path: the file, in the format of `Sequential.save`.
         monitor: with a name, save only when that quantity has improved; None: after every epoch.
-        every: save after every so many epochs, and at the end.
+        every: save after every so many epochs, and at the end. mode: see `Monitor`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], monitor: str | None = None, every: int = 1) -> None:
-        super().__init__(monitor or "loss")
+    def __init__(
+        self, path: str | os.PathLike[str], monitor: str | None = None, every: int = 1, mode: str = "auto"
+    ) -> None:
+        super().__init__(monitor or "loss", mode)
         self.path, self.only_best = as_path("ModelCheckpoint", path), monitor is not None
         self.every = checks.integer(every, "ModelCheckpoint: every")
         self._saved_epoch = -1

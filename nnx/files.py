@@ -249,9 +249,14 @@ def size_of(file: BinaryIO) -> int:
 
 
 def read_file(path: Path, expected: str, most: int | None = None) -> bytes:
-    """Return what is in a file; see `open_file`."""
+    """Return what is in a file; see `open_file`. One that changes meanwhile is refused: it may be cut anywhere."""
     with open_file(path, expected, most) as file:
-        return file.read(size_of(file))
+        before = os.fstat(file.fileno())
+        data = file.read(before.st_size)
+        after = os.fstat(file.fileno())
+    if (len(data), after.st_size, after.st_mtime_ns) != (before.st_size, before.st_size, before.st_mtime_ns):
+        raise FileFormatError(f"{path}: the file changed while it was read; try again when nobody writes to it")
+    return data
 
 
 def check_size(path: Path, size: int, most: int | None = None, what: str = "has", remedy: str = "") -> None:

@@ -12,7 +12,7 @@ class History(dict[str, list[float]]):
 
     "loss" is what training minimises. Where layers are regularized it is the sum of "data_loss" and
     "regularization_loss", which are then listed too. Each is the mean over the epoch's samples, taken while training;
-    "val_..." are taken after the epoch, without regularization.
+    "val_..." are taken after the epoch, without regularization, and with all metrics: steps count the accuracy alone.
 
     Attributes:
         first_epoch: the number of the first epoch of this fit; 0 for a new model.

@@ -5,9 +5,9 @@
     figure = plots.compose("Digits", "98.1 % right", history, plots.images(x, wanted, probabilities, (8, 8)))
     plots.save(figure, "digits.png")
 
-A panel is a function that draws into a part of a figure: `images`, `boundary`, `regression` and `confusion` each return
-one. Nothing global is changed, and no window is opened. Colours are those of Okabe and Ito (2008), which remain apart
-for the colour-blind.
+A panel is a function that draws into a part of a figure: `images`, `boundary`, `regression`, `confusion` and `bars`
+each return one. Nothing global is changed, and no window is opened. Colours are those of Okabe and Ito (2008), which
+remain apart for the colour-blind.
 """
 
 from __future__ import annotations
@@ -53,31 +53,38 @@ STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
 }
 WIDTH, HEIGHT, DPI = 12.0, 6.2, 150
+MOST_NAMES = 24  # of classes along an axis
+SIDE = 4.4  # how much wider a figure with a third part is
 
 Figure = Any
 Panel = Callable[[Any], None]  # draws into a (sub)figure
 History = Mapping[str, Sequence[float]]
 
 
-def compose(title: str, subtitle: str, history: History, panel: Panel | None = None) -> Figure:
+def compose(
+    title: str, subtitle: str, history: History, panel: Panel | None = None, *, side: Panel | None = None,
+    held_out: str = "test", kept: int | None = None,
+) -> Figure:  # fmt: skip
     """Return a figure: the training's curves on the left, what came of it on the right.
 
     Args:
         title: in large letters. subtitle: under it.
         history: what `fit` returned; or a mapping that also names the epochs, as "epoch".
-        panel: what stands on the right; None gives the curves the whole width.
+        panel: what stands on the right; None gives the curves the whole width. side: more of it, in a wider figure.
+        held_out: what the quantities that begin with "val_" were measured on.
+        kept: the epoch whose parameters are the network, counted from 1; None: the last.
     """
-    figure = _figure()
+    figure = _figure(WIDTH if panel is None or side is None else WIDTH + SIDE)
     with _style():
         figure.text(0.016, 0.968, printable(title), fontsize=17, fontweight="bold", va="top", parse_math=False)
         figure.text(0.016, 0.9, printable(subtitle), fontsize=10.5, color=GREY, va="top", parse_math=False)
         figure.get_layout_engine().set(rect=(0.008, 0.01, 0.984, 0.845), wspace=0.06, hspace=0.04)
-        if panel is None:
-            _curves(figure.subfigures(1, 1), history)
-        else:
-            left, right = figure.subfigures(1, 2, width_ratios=(0.88, 1))
-            _curves(left, history)
-            panel(right)
+        panels = [draw for draw in (panel, side) if draw is not None]
+        ratios = (0.88, 1, 1.88 * SIDE / WIDTH)[: len(panels) + 1]
+        parts = figure.subfigures(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
+        _curves(parts[0], history, held_out, kept)
+        for draw, part in zip(panels, parts[1:], strict=True):
+            draw(part)
     return figure
 
 
@@ -97,8 +104,8 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
 # ---- the training ----------------------------------------------------------------------------------------------------
 
 
-def _curves(part: Any, history: History) -> None:
-    """Draw the loss, and the accuracy where there is one, of training and test."""
+def _curves(part: Any, history: History, held_out: str, kept: int | None) -> None:
+    """Draw the loss, and the accuracy where there is one, of training and what was held out; mark the epoch kept."""
     epochs = history.get("epoch") or range(1, len(history["loss"]) + 1)
     names = [name for name in ("accuracy", "loss") if name in history]
     for number, (axes, name) in enumerate(zip(_column(part, len(names)), names, strict=True)):
@@ -107,7 +114,7 @@ def _curves(part: Any, history: History) -> None:
         learned = history["data_loss"] if name == "loss" and "data_loss" in history else history[name]
         lines = [("training", learned, BLUE)]
         if f"val_{name}" in history:
-            lines.append(("test", history[f"val_{name}"], RED))
+            lines.append((held_out, history[f"val_{name}"], RED))
         values = np.concatenate([np.asarray(line, float) for _, line, _ in lines])
         if name == "accuracy":
             axes.set_ylim(*_accuracy_range(values))
@@ -116,6 +123,14 @@ def _curves(part: Any, history: History) -> None:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         _draw_lines(axes, epochs, lines, "{:.1%}".format if name == "accuracy" else _three_digits, 0.055 * len(names))
+        if kept is not None:
+            axes.axvline(kept, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), zorder=2)
+            if number == len(names) - 1:  # the loss falls, so there is room above it
+                right = kept > 0.6 * max(epochs)
+                axes.annotate(
+                    f"epoch {kept} is kept", (kept, 1.0), (-4 if right else 4, -2), xycoords=("data", "axes fraction"),
+                    textcoords="offset points", color=GREY, va="top", ha="right" if right else "left", fontsize=8.5,
+                )  # fmt: skip
         if number == len(names) - 1:
             axes.set_xlabel("epoch")
         else:
@@ -152,6 +167,8 @@ def _draw_lines(
 
 
 def _three_digits(value: float) -> str:
+    if 1000 <= abs(value) < 1e12:  # where people would not use an exponent
+        return f"{value:,.0f}"
     return f"{value:.3f}" if 0.1 <= abs(value) < 10 else f"{value:.3g}"
 
 
@@ -324,22 +341,66 @@ def _legend(part: Any, axes: Any, tested: bool) -> None:
 
 
 def regression(predicted: np.ndarray, wanted: np.ndarray, name: str = "") -> Panel:
-    """Return a panel of predicted against true numbers, [N] or [N, 1] each; on the diagonal the network is right."""
+    """Return a panel of predicted against true numbers, [N] or [N, 1] each, and of what is left under it.
+
+    On the line the network is right. What is left, true minus predicted, shows what it has not learned where it has a
+    shape: a bow, or a spread that grows.
+    """
     predicted, wanted = np.asarray(predicted).reshape(-1), np.asarray(wanted).reshape(-1)
     name = printable(name)
 
     def draw(part: Any) -> None:
-        axes = part.subplots()
-        axes.set_title("Test samples: predicted against true (on the line: right)")
+        above, under = part.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+        above.set_title("Test samples: true against predicted (on the line: right)")
         low, high = min(predicted.min(), wanted.min()), max(predicted.max(), wanted.max())
         room = 0.05 * (high - low or 1)
         limits = (low - room, high + room)
-        axes.plot(limits, limits, color=GREY, linewidth=1.2, zorder=2)
         crowd = float(np.clip(12 / np.sqrt(len(wanted)), 0.15, 0.8))
-        axes.scatter(wanted, predicted, s=26, color=BLUE, alpha=crowd, edgecolors="white", linewidths=0.4, zorder=3)
-        axes.set(xlim=limits, ylim=limits, aspect="equal", anchor="W")
-        axes.set_xlabel(f"true {name}".strip(), parse_math=False)
-        axes.set_ylabel(f"predicted {name}".strip(), parse_math=False)
+        look: dict[str, Any] = {"s": 22, "color": BLUE, "alpha": crowd, "edgecolors": "white", "linewidths": 0.4}
+        above.plot(limits, limits, color=GREY, linewidth=1.2, zorder=2)
+        above.scatter(predicted, wanted, zorder=3, **look)
+        under.axhline(0.0, color=GREY, linewidth=1.2, zorder=2)
+        under.scatter(predicted, wanted - predicted, zorder=3, **look)
+        above.set(xlim=limits, ylim=limits)
+        above.set_ylabel(f"true {name}".strip(), parse_math=False)
+        under.set_ylabel("true - predicted")
+        under.set_xlabel(f"predicted {name}".strip(), parse_math=False)
+        for axis in (above.xaxis, above.yaxis, under.yaxis):
+            axis.set_major_formatter(_plain)
+        under.xaxis.get_major_locator().set_params(nbins=6)
+
+    return draw
+
+
+def _plain(value: float, _: Any = None) -> str:
+    """Write a tick of an axis without an exponent where people would not use one."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e12 else f"{value:.6g}"
+
+
+def bars(
+    names: Sequence[str], values: Sequence[float], spreads: Sequence[float], title: str, label: str, most: int = 12
+) -> Panel:
+    """Return a panel of the first `most` of some values as bars, each with the spread of what it is the mean of."""
+    shown = [name if len(name) <= 18 else f"{name[:17]}..." for name in map(printable, names[:most])]
+
+    def draw(part: Any) -> None:
+        axes = part.subplots()
+        more = f" (first {most} of {len(names)})" if len(names) > most else ""
+        axes.set_title(title + more)
+        axes.barh(
+            range(len(shown)), values[:most], xerr=spreads[:most], height=0.65, color=SKY, ecolor=GREY,
+            error_kw={"linewidth": 1.2},
+        )  # fmt: skip
+        axes.axvline(0.0, color=GREY, linewidth=0.8)
+        axes.set_yticks(range(len(shown)), shown)
+        axes.set_ylim(max(len(shown), 4) - 0.4, -0.6)
+        for text in axes.get_yticklabels():
+            text.set_parse_math(False)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="y", visible=False)
+        axes.xaxis.set_major_formatter(_plain)
+        axes.xaxis.get_major_locator().set_params(nbins=5)
+        axes.set_xlabel(label)
 
     return draw
 
@@ -367,8 +428,11 @@ def confusion(guess: np.ndarray, wanted: np.ndarray, names: Sequence[str]) -> Pa
                         column, row, f"{number:,}", ha="center", va="center", color=colour,
                         fontweight="bold" if row == column else "normal", fontsize=11 if count <= 8 else 8,
                     )  # fmt: skip
-        axes.set_xticks(range(count), short, rotation=0 if count <= 5 else 45, ha="center" if count <= 5 else "right")
-        axes.set_yticks(range(count), short)
+        some = slice(None, None, -(-count // MOST_NAMES))
+        axes.set_xticks(
+            range(count)[some], short[some], rotation=0 if count <= 5 else 45, ha="center" if count <= 5 else "right"
+        )
+        axes.set_yticks(range(count)[some], short[some])
         for text in (*axes.get_xticklabels(), *axes.get_yticklabels()):
             text.set_parse_math(False)
         axes.tick_params(length=0)
@@ -380,13 +444,13 @@ def confusion(guess: np.ndarray, wanted: np.ndarray, names: Sequence[str]) -> Pa
 # ---- matplotlib ------------------------------------------------------------------------------------------------------
 
 
-def _figure() -> Figure:
+def _figure(width: float) -> Figure:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure as MatplotlibFigure
     except ImportError as error:
         raise MissingExtra("matplotlib", "plots", "drawing") from error
-    figure = MatplotlibFigure(figsize=(WIDTH, HEIGHT), layout="constrained", facecolor="white")
+    figure = MatplotlibFigure(figsize=(width, HEIGHT), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 

@@ -6,25 +6,28 @@ What not every program does, fitting and files, is imported where it is done, so
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnx import checks
+from nnx import checks, targets
 from nnx.backends import resolve
 from nnx.backends.base import on_its_device
+from nnx.backends.resolve import Wish
 from nnx.callbacks import Callback, check_callbacks, check_monitors, watched
 from nnx.errors import InputError, InputTypeError
 from nnx.files import existing_file
 from nnx.history import History
 from nnx.kernels.step_state import LOSS, PENALTY
 from nnx.layers import Layer
+from nnx.metrics import beside, check_weighable, measured, name_of
 from nnx.model.network import ROWS
 from nnx.model.summary import summarize
 from nnx.output import say
 from nnx.owner import alone, reading
-from nnx.training.evaluation import mean_scores, tolerance_of
+from nnx.training.evaluation import mean_scores, probabilities, tolerance_of
 from nnx.training.trainable import Trainable
 from nnx.training.trainer import Eager, explain
 
@@ -64,7 +67,7 @@ class Sequential(Trainable):
     _results = frozenset(_names)
 
     def __init__(
-        self, *layers: Layer, backend: Any = None, dtype: str = "float32", precision: str | None = None, seed: int = 0
+        self, *layers: Layer, backend: Wish = None, dtype: str = "float32", precision: str | None = None, seed: int = 0
     ) -> None:
         self.metadata: dict[str, Any] = {}
         self.epochs_done = 0
@@ -90,6 +93,7 @@ class Sequential(Trainable):
         shuffle: bool = True,
         callbacks: Sequence[Callback] = (),
         verbose: Any = "auto",
+        validation_split: float = 0.0,
         sample_weight: Any = None,
         class_weight: Any = None,
     ) -> History:
@@ -102,6 +106,8 @@ class Sequential(Trainable):
             shuffle: draw a new order of rows for every epoch (where there is more than one batch).
             callbacks: see nnx.callbacks.
             verbose: "auto" shows progress, a bar on a terminal and lines elsewhere; 0 is silent.
+            validation_split: instead of validation_data, the share of the samples to hold out: the last ones, before
+                anything is shuffled, so sorted samples must be shuffled first.
             sample_weight: how often each sample counts [N], 0 or more: the loss is sum(w * loss) / sum(w), so a whole
                 number is that many rows alike, and the accuracy is weighed alike. A step divides by its own batch's
                 sum; where that is 0 its loss and gradient are 0. An epoch's means are those over all its samples.
@@ -122,7 +128,7 @@ class Sequential(Trainable):
                 fit whose callback called this.
             NonFiniteError: the loss became nan or infinite; the model is as it was before that step.
         """
-        from nnx.training.fit import Fit
+        from nnx.training.fit import Fit, first_held_out
 
         trainer = self._trainable("fit")
         epochs = checks.integer(epochs, "fit: epochs")
@@ -131,13 +137,21 @@ class Sequential(Trainable):
         check_callbacks(callbacks)
         host = self._inputs(x, "fit: x")
         target = self._host_targets(y, host, "fit")
-        weights = self._weights(y, target, "fit", sample_weight, class_weight)
+        given = targets.given(self._from_device(y), "fit: y")
+        taken = target if self.loss.counted(given) is None else given.reshape(-1).copy()
         validation = None if validation_data is None else self._held_out(validation_data)
+        if validation_split != 0.0:
+            first = first_held_out(validation_split, validation_data, len(host))
+            samples = [] if sample_weight is None else [self._checked_weights(sample_weight, len(host), "fit")]
+            validation = self._held_out([a[first:] for a in (host, given, *samples)])
+            host, target, given, *samples = (a[:first] for a in (host, target, given, *samples))
+            sample_weight = samples[0] if samples else None
+        weights = self._weights(given, target, "fit", sample_weight, class_weight)
         check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
         if self.loss.metric == "regression":
             trainer.set_tolerance(tolerance_of(target, weights))
         self.eager_reason = self.replay_reason = None
-        watching = watched(callbacks, y, target if self.loss.counted(y) is None else np.array(y).reshape(-1))
+        watching = watched(callbacks, y, taken)
         job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, watching, weights)
         return job.run(epochs, verbose)
 
@@ -176,7 +190,8 @@ class Sequential(Trainable):
             raise InputTypeError(f"fit: validation_data={given[:60]}: expected a pair (x, y), or (x, y, sample_weight)")
         x = self._inputs(validation_data[0], "fit: validation x")
         target = self._host_targets(validation_data[1], x, "fit: validation")
-        self._weights(validation_data[1], target, "fit: validation", *validation_data[2:])
+        weights = self._weights(validation_data[1], target, "fit: validation_data", *validation_data[2:])
+        check_weighable(self.metrics, weights)
         return x, *validation_data[1:]
 
     # ---- use ---------------------------------------------------------------------------------------------------------
@@ -195,13 +210,21 @@ class Sequential(Trainable):
         host = self._inputs(x, "evaluate: x")
         target = self._targets(y, host, "evaluate")
         weights = self._weights(y, target, "evaluate", sample_weight)
+        check_weighable(self.metrics, weights)
         rows = ROWS if batch_size is None else checks.integer(batch_size, "evaluate: batch_size")
         metric = self.loss.metric if "accuracy" in self.metrics else None
         tolerance = trainer.tolerance or (
             tolerance_of(self.backend.to_numpy(target), weights) if metric == "regression" else 0.0
         )
+        more, kept = beside(self.metrics), list[np.ndarray]()
         factors = self._factors(weights)
-        return mean_scores(self.inference(), self.loss, metric, tolerance, host, target, rows, factors)
+        scores = mean_scores(
+            self.inference(), self.loss, metric, tolerance, host, target, rows, factors, kept if more else None
+        )
+        if more:
+            outputs, wanted = np.concatenate(kept), self.backend.to_numpy(target)
+            scores |= measured(more, self.loss.metric, wanted, outputs, probabilities(self.loss, outputs), weights)
+        return scores
 
     def summary(self) -> str:
         """Return, and print, the layers with their shapes and parameters, and how they run."""
@@ -238,9 +261,40 @@ class Sequential(Trainable):
             )
         parameters = {name: host(a) for name, a in self.parameters().items()}
         model = checkpoint.Checkpoint(
-            self.layers, self.dtype, self.seed, self.epochs_done, self.metrics, self.metadata, parameters, training
-        )
+            self.layers, self.dtype, self.seed, self.epochs_done,
+            [metric for metric in self.metrics if isinstance(metric, str)], self.metadata, parameters, training,
+            [name_of(metric) for metric in self.metrics if not isinstance(metric, str)],
+        )  # fmt: skip
         checkpoint.write(path, model)
+
+    @reading
+    def to_onnx(self, path: str | os.PathLike[str]) -> None:
+        """Write the forward pass to an ONNX file, whole or not at all: opset 20, input "x" [N, I], output "y" [N, O].
+
+        The file computes in the model's type. docs/interchange.md says what it consists of.
+
+        Raises:
+            InputError: a layer is of your own, or a number is not finite, or the parameters exceed 2 GiB.
+            MissingExtra: onnx is not installed. OSError: the file cannot be written.
+        """
+        from nnx.interchange import onnx_writer
+
+        parameters = {name: self.backend.to_numpy(a) for name, a in self.parameters().items()}
+        onnx_writer.write(path, self.layers, self.dtype, self.n_inputs, parameters)
+
+    @reading
+    def to_torch_state_dict(self) -> dict[str, Any]:
+        """Return the parameters as torch's tensors, for `load_state_dict` of a torch.nn.Sequential built alike.
+
+        Layer 0's are "0.weight" [n_neurons, n_inputs], torch's order, and "0.bias" [n_neurons].
+
+        Raises:
+            InputError: a layer of your own has parameters. ImportError: torch is not installed.
+        """
+        from nnx.interchange import pytorch
+
+        parameters = {name: self.backend.to_numpy(a) for name, a in self.parameters().items()}
+        return pytorch.to_state_dict(self.layers, parameters)
 
     @on_its_device
     def _restore(self, saved: Checkpoint) -> None:
@@ -248,6 +302,12 @@ class Sequential(Trainable):
         training = saved.training
         if training is not None:
             self.compile(training.loss, training.optimizer, metrics=saved.metrics)
+            if saved.functions:
+                warnings.warn(
+                    f"load: the model was compiled with {', '.join(saved.functions)} as metrics, functions that a file "
+                    "cannot hold; call compile() again to have them, which starts the optimizer anew",
+                    stacklevel=4,
+                )
             for name, moment in training.moments.items():
                 part = getattr(self.flat, name)
                 if moment.shape != part.shape:
@@ -258,7 +318,7 @@ class Sequential(Trainable):
         self.epochs_done, self.metadata = saved.epochs_done, saved.metadata
 
 
-def load(path: str | os.PathLike[str], backend: Any = None) -> Sequential:
+def load(path: str | os.PathLike[str], backend: Wish = None) -> Sequential:
     """Read a model that `save` wrote, on any backend; training goes on where it stopped.
 
     Raises:

@@ -13,16 +13,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 import nnx
+from nnx.backends.resolve import Resolution
 from nnx.cli import main
 from nnx.cli.checkpointer import LONGEST, curves, record
+from nnx.cli.console import explain as words_for
 from nnx.cli.errors import explain
 from nnx.cli.sets import held_out
 from nnx.errors import (
@@ -149,7 +152,7 @@ def test_pictures_from_a_folder(cli: Cli, tmp_path: Path, name: str):
     done = cli("train", name, "--data", tmp_path, "--epochs", 30, "--plot", "p.png", "-q")
     assert (done.code, done.err) == (0, "")
     assert accuracy_in(done.out) > 0.9
-    assert done.out.count("\n") == 2  # quiet: the result alone
+    assert done.out.count("\n") == 3  # quiet: the result alone
 
 
 # Tables -------------------------------------------------------------------------------------------
@@ -158,7 +161,7 @@ def test_pictures_from_a_folder(cli: Cli, tmp_path: Path, name: str):
 def test_classes_of_a_table(cli: Cli, flowers: Path, tmp_path: Path):
     done = cli("train", flowers, "--save", "f.safetensors", "--plot", "f.png")
     assert done.code == 0, done.err
-    assert "72 to learn from, 18 for the test" in done.out
+    assert "58 to learn from, 14 apart to choose the epoch by, 18 for the test" in done.out
     assert accuracy_in(done.out) > 0.9
 
     # By name and in any order; labels, and columns that training did not know, are left alone.
@@ -318,7 +321,7 @@ def test_scores_stand_beside_what_one_would_guess(cli: Cli, flowers: Path, house
     assert "; always iris: 0.3333)" in out
     out = cli("train", houses, "--epochs", 60, "-q").out
     numbers = re.search(
-        r"error ([\d,]+) \(always the mean: ([\d,]+)\), mean absolute error ([\d,]+)$", out, re.MULTILINE
+        r"error ([\d,]+) \(always the mean: ([\d,]+)\)\n +mean absolute error ([\d,]+)$", out, re.MULTILINE
     )
     assert numbers, out
     error, mean, absolute = (float(text.replace(",", "")) for text in numbers.groups())
@@ -703,6 +706,32 @@ def test_list_of_backends_says_why_the_first_was_not_taken(cli: Cli):
     done = cli("train", "spiral", "--epochs", 1, "--backend", "numpy:7,numpy")
     assert done.code == 0, done.err  # and no warning, which would be an error here
     assert 'not numpy:7: NumPy has one device. Ask for plain "numpy".' in done.out
+
+
+def test_why_there_is_no_gpu_is_said_once_a_day_and_when_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    cache = pytest.importorskip("nnx.kernels.cpu.jit.cache")
+    clock, folders = [time.time() + 60], [tmp_path / "file" / "no folder", tmp_path / "cache"]
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(cache, "places", lambda: iter(folders))
+    monkeypatch.setattr("nnx.cli.daily.time", SimpleNamespace(time=lambda: clock[0]))
+    missing = BackendUnavailable("cupy", "there is no driver", "Install it.")
+    found = Resolution(nnx.get_backend("numpy"), "auto", (missing,))
+
+    def said(found: Resolution, verbose: bool = False) -> bool:
+        return "not cupy: there is no driver. Install it." in words_for(found, verbose)
+
+    assert [said(found), said(found), said(found, verbose=True)] == [True, False, True]
+    assert said(replace(found, wish="cupy,numpy"))  # who asks for it hears why not
+    other = replace(found, skipped=(BackendUnavailable("cupy", "there is no device", ""),))
+    assert "not cupy: there is no device. " in words_for(other, False)  # another reason
+    assert said(found)
+    clock[0] += 86_401
+    assert [said(found), said(found)] == [True, True]  # the new stamp is of the other clock: of yesterday
+    clock[0] -= 2 * 86_401
+    assert said(found)  # and one of the future is none
+    del folders[1]
+    clock[0] = time.time() + 60
+    assert [said(found), said(found)] == [True, True]  # nowhere to write
 
 
 def test_loss_that_is_not_finite(cli: Cli, houses: Path):

@@ -693,3 +693,24 @@ def test_a_wrong_option_is_no_missing_gpu(works: SimpleNamespace, monkeypatch: p
     monkeypatch.setenv("NNX_PRECISION", "perhaps")
     with pytest.raises(InputError, match="NNX_PRECISION='perhaps': expected one of 'full', 'tf32', 'bf16'"):
         cupy.create()
+
+
+def test_metrics_and_onnx_files_are_the_same_as_on_a_cpu(backend: CupyBackend, tmp_path: Path):
+    def misses(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+        return float(np.sum(y_pred.argmax(axis=1) != y_true))
+
+    pytest.importorskip("onnx")
+    x, y = nnx.datasets.spiral(30, 3)
+    order = np.random.default_rng(0).permutation(len(x))
+    results = []
+    for each in (backend, nnx.get_backend("numpy")):
+        model = nnx.Sequential(nnx.Dense(2, 8), nnx.SiLU(), nnx.Dense(8, 3), nnx.Softmax(), backend=each)
+        model.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.05), metrics=["accuracy", "f1", "auc", misses])
+        model.to_onnx(tmp_path / f"{each.name}.onnx")
+        results.append(model.fit(x[order], y[order], 2, batch_size=16, validation_split=0.2, verbose=0))
+    assert (tmp_path / "cupy.onnx").read_bytes() == (tmp_path / "numpy.onnx").read_bytes()
+    ours, theirs = results
+    assert list(ours) == list(theirs)
+    assert ours["val_f1"] == pytest.approx(theirs["val_f1"], abs=0.2)  # one sample near a border makes a difference
+    assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-3)
+    assert ours["val_misses"] == [round((1 - share) * 18) for share in ours["val_accuracy"]]

@@ -596,7 +596,7 @@ COMPILE: dict[str, tuple[tuple[Any, ...], list[str]]] = {
     "a rate": ((CCE, 0.1), ["optimizer", "0.1"]),
     "the two the wrong way round": ((SGD, CCE), ["loss", "SGD"]),
     "a metric's name": ((CCE, SGD, "accuracy"), ["metrics", "'accuracy'"]),
-    "an unknown metric": ((CCE, SGD, ["f1"]), ["metrics", "f1"]),
+    "an unknown metric": ((CCE, SGD, ["f9"]), ["metrics", "f9"]),
     "no metrics": ((CCE, SGD, None), ["metrics", "None"]),
     "a number of metrics": ((CCE, SGD, 3), ["metrics", "3"]),
     "a metric's function": ((CCE, SGD, [nnx.accuracy]), ["metrics", "accuracy"]),
@@ -641,7 +641,8 @@ def test_before_compile(call: str) -> None:
 FIT: dict[str, tuple[dict[str, Any], list[str]]] = {
     "validation: x alone": ({"validation_data": X}, ["validation_data", r"\(x, y\)"]),
     "validation: one": ({"validation_data": (X,)}, ["validation_data", r"\(x, y\)"]),
-    "validation: three": ({"validation_data": (X, LABELS, 1)}, ["validation_data", r"\(x, y\)"]),
+    "validation: a weight": ({"validation_data": (X, LABELS, 1)}, ["validation_data: sample_weight"]),
+    "validation: four": ({"validation_data": (X, LABELS, 1, 2)}, ["validation_data", r"\(x, y\)"]),
     "validation: a name": ({"validation_data": "xy"}, ["validation_data", "'xy'"]),
     "validation: a share": ({"validation_data": 0.2}, ["validation_data", "0.2"]),
     "validation: other features": ({"validation_data": (X[:, :2], LABELS)}, ["validation x", "2 features"]),

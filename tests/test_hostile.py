@@ -544,6 +544,69 @@ def test_compressed_tables_expand_to_a_stated_size(kind: str, tmp_path: Path, mo
         datasets.load_table(tmp_path / "bomb.csv")
 
 
+@pytest.mark.parametrize("kind", PACKERS)
+def test_what_is_compressed_twice_is_said_to_be(kind: str, tmp_path: Path) -> None:
+    path, data = tmp_path / "a.csv", b"a,label\n1,p\n2,q\n"
+    path.write_bytes(gzip.compress(PACKERS[kind](data)))
+    with pytest.raises(FileFormatError, match="what is in it is compressed once more; unpack it"):
+        datasets.load_table(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.csv.gz", PACKERS[kind](data))
+    with pytest.raises(FileFormatError, match="what is in it is compressed once more; unpack it"):
+        datasets.load_table(path)
+
+
+def test_one_text_in_millions_of_rows_of_parquet_expands_to_a_stated_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(reading, "MOST", 100_000)
+    text, numbers = "x" * 1000, arrow.array(np.arange(1000) % 2)
+    for rows in (arrow.array([text] * 1000), arrow.array([text, None] * 500).dictionary_encode()):
+        parquet.write_table(arrow.table({"a": rows, "label": numbers}), tmp_path / "bomb.parquet")
+        assert (tmp_path / "bomb.parquet").stat().st_size < 10_000
+        with pytest.raises(FileFormatError, match=r"the file expands to .* KiB, expected at most 97.7 KiB"):
+            datasets.load_table(tmp_path / "bomb.parquet")
+    fits = arrow.array(["long", None] * 500).dictionary_encode()
+    parquet.write_table(arrow.table({"a": fits, "label": numbers}), tmp_path / "a.parquet")
+    assert reading.read_rows(tmp_path / "a.parquet").columns[0].text[:2] == ["long", ""]
+
+
+@pytest.mark.parametrize("after", [b"1,2,p\n" * 50, b"1,2,p\n" * 5, b"9,8,q\n" * 20])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    after: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real = tmp_path / "a.csv", os.fstat
+    path.write_bytes(b"1,2,p\n" * 20)
+    os.utime(path, (0, 0))
+    asked = []
+
+    def fstat(number: int) -> os.stat_result:
+        found = real(number)
+        asked.append(found)
+        if len(asked) == 4:  # three are those of `open_file`; then that before reading
+            path.write_bytes(after)
+        return found
+
+    monkeypatch.setattr(files.os, "fstat", fstat)
+    with pytest.raises(FileFormatError, match="the file changed while it was read; try again"):
+        datasets.load_table(path)
+
+
+def test_digits_that_python_reads_as_no_number_are_text(tmp_path: Path) -> None:
+    rows = [f"{'9' * 5000}{n},{n},{n % 2}" for n in range(20)]
+    (tmp_path / "a.csv").write_text("a,b,label\n" + "\n".join(rows))
+    assert datasets.load_table(tmp_path / "a.csv", keep="a").columns[-1] == "b"
+    (tmp_path / "a.json").write_text(f'[{{"a": {"9" * 5000}, "b": 12}}, {{"a": 1, "b": 3}}]')
+    assert reading.read_rows(tmp_path / "a.json").columns[0].text == ["9" * 5000, "1"]
+
+
+def test_a_byte_that_is_0_is_found_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"a,label\n" + b"1,p\n" * 600 + b"1,\0\n")
+    with pytest.raises(FileFormatError, match=r"a byte in line 602 is 0"):
+        datasets.load_table(tmp_path / "a.csv")
+
+
 @pytest.mark.parametrize(
     "magic", [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"PK\x03\x04", b"PAR1", b"(\xb5/\xfd", b"[", b'{"a']
 )
@@ -876,6 +939,7 @@ def test_names_in_pictures_are_text(tmp_path: Path) -> None:
          ["$\\frac{$", f" _hidden{SHOWN}", "caf\\udce9"]),
         (plots.images(np.ones((4, 4)), wanted, shares, (2, 2), names, rows=1, columns=2), ["caf\\udce9\n100% sure"]),
         (plots.regression(x[:, 0], x[:, 1], names[2] + EVIL), [f"true caf\\udce9{SHOWN}"]),
+        (plots.bars([*names, names[2] + EVIL], [3, 2, 1, 0], [1] * 4, "t", "l"), ["$\\frac{$", "caf\\udce9"]),
     ):  # fmt: skip
         figure = plots.compose(names[0] + EVIL, names[2], history, panel)
         found = {text.get_text(): text for text in figure.findobj(Text)}

@@ -23,6 +23,16 @@ PLAIN = np.array([[1, 0.5], [0, -2], [1, 8], [0, 3]])  # exact in every type bel
 LABELS = np.array([0, 1, 0, 1])
 
 
+class OnlyDLPack:
+    """An array of another library, whose one way out is DLPack."""
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return PLAIN.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return PLAIN.__dlpack_device__()
+
+
 class Column:
     """A column as pandas has it: of whatever type."""
 
@@ -73,6 +83,12 @@ class Scipys(Sparse):
     toarray = Sparse.todense
 
 
+class Torchs:
+    """A sparse tensor, which PyTorch tells by its layout."""
+
+    shape, layout, to_dense = (4, 2), "torch.sparse_csr", Sparse.todense
+
+
 class SparseFrame(Frame):
     """A frame of sparse columns, as pandas' accessor shows it."""
 
@@ -114,6 +130,7 @@ TAKEN: dict[str, Any] = {
     "a frame with objects": Frame(a=PLAIN[:, 0].astype(np.int64), b=PLAIN[:, 1].astype(object)),
     "a frame of one type": Frame(a=PLAIN[:, 0], b=PLAIN[:, 1]),
     "what has only to_numpy()": OnlyToNumpy(),
+    "what has only DLPack": OnlyDLPack(),
 }
 
 
@@ -183,6 +200,7 @@ def test_targets_that_are_not_contiguous_are_replayed_all_the_same() -> None:
 REFUSED: dict[str, tuple[Any, list[str]]] = {
     "sparse": (Sparse(), ["sparse Sparse", r"\(4, 2\)", r"\.todense\(\)", "64 bytes"]),
     "sparse, SciPy's": (Scipys(), ["sparse Scipys", r"\.toarray\(\)"]),
+    "sparse, PyTorch's": (Torchs(), ["sparse Torchs", r"by \.to_dense\(\)"]),
     "sparse rows": ([Scipys(), Scipys()], ["sparse", r"\[0\]", "toarray"]),
     "a sparse frame": (SparseFrame(a=LABELS), ["sparse", r"\.sparse\.to_dense\(\)"]),
     "a tensor": (Tensor(), ["Tensor", "requires grad", r"\.detach\(\)\.float\(\)\.cpu\(\)\.numpy\(\)"]),

@@ -28,7 +28,7 @@ pytest.importorskip("numba")
 
 import nnx
 from nnx.backends.numba import warmup
-from nnx.kernels import user_warnings
+from nnx.kernels import compiling, user_warnings
 from nnx.kernels.cpu.jit import cache
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import ONLY_LINKED, PART
@@ -322,6 +322,17 @@ def test_a_function_is_kept_and_found_again(places, tmp_path):
     assert compiled() == 1
     assert compiled(factor=3) == 0  # what is in the closure counts
     assert compiled(factor=3) == 1
+
+
+def test_who_waits_hears_of_compiling_and_not_of_loading(places, tmp_path):
+    places.append(tmp_path)
+    before = compiling.spent()
+    compiled()
+    compiled(factor=3)
+    after = compiling.spent()
+    assert after > before
+    compiled()
+    assert compiling.spent() == after
 
 
 def test_a_changed_source_or_version_is_another_cache(places, tmp_path, monkeypatch):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +17,9 @@ import numpy as np
 import pytest
 
 import nnx
+from nnx.kernels import compiling
+from nnx.kernels import uninterrupted as waiting
+from nnx.kernels.uninterrupted import uninterrupted
 from nnx.output import Output, say
 from nnx.training import progress
 
@@ -158,18 +163,134 @@ def test_a_bar_that_rich_refuses_becomes_lines(monkeypatch: pytest.MonkeyPatch, 
     assert out.text == "epoch 1/1  loss 0.5000\n"
 
 
-def test_a_bar_cuts_nothing_off_where_80_columns_are_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
+CLASSES = {"loss": 0.1234, "accuracy": 0.2345, "val_loss": 0.3456, "val_accuracy": 0.4567}
+OWN = {"loss": 1.5e9, "val_share_of_the_customers_that_came_back_within_a_year": 2.5e-5}
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Callable[[], list[str]]]:
+    """Makes a terminal of so many columns; what that returns gives the lines that were drawn last."""
     console = pytest.importorskip("rich.console")
-    out = io.StringIO()
-    narrow = console.Console(file=out, force_terminal=True, width=80, legacy_windows=False)
-    monkeypatch.setattr("rich._console", narrow)
-    logs = {"loss": 0.1234, "accuracy": 0.2345, "val_loss": 0.3456, "val_accuracy": 0.4567}
-    with progress.Bar(300, 0) as shown:
-        shown.advance(299.0)
-        out.truncate(out.seek(0))
-        shown.log(299, logs)
-    for text in ("299/300", "loss", *logs, *map(str, logs.values())):
-        assert text in out.getvalue()
+
+    def make(width: int) -> Callable[[], list[str]]:
+        out = io.StringIO()
+        monkeypatch.setattr("rich._console", console.Console(file=out, force_terminal=True, width=width))
+        return lambda: re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue()).rstrip("\n").split("\r")[-1].split("\n")
+
+    return make
+
+
+@pytest.mark.parametrize("width", [100, 80, 60, 45, 34])
+@pytest.mark.parametrize("logs", [{"loss": 0.1234}, {"loss": 0.1, "val_loss": 0.2}, CLASSES, OWN])
+def test_the_bar_fits_the_terminal_and_shows_all_of_what_it_has_to_show(
+    width: int, logs: dict[str, float], terminal: Any
+) -> None:
+    lines = terminal(width)
+    with progress.Bar(20_000, 0) as shown:
+        shown.advance(1.0)
+        shown.log(0, logs)
+    drawn = lines()
+    assert max(map(len, drawn)) <= width
+    assert re.match(r"epoch +1/20000 \S.* -?-?:?[-\d:]+", drawn[0])
+    whole = [f"{name} {progress._number(value)}" for name, value in logs.items()]
+    for word in whole:  # in one piece, where a line has room for it
+        assert word in ("\n" if len(word) <= width else "").join(
+            line.rstrip() if len(word) <= width else line for line in drawn
+        )
+    assert ("loss" in drawn[0]) == (46 + sum(2 + len(word) for word in whole) <= width)
+
+
+def test_values_are_written_as_large_or_small_as_they_are() -> None:
+    logs = {"a": 0.0, "b": 0.25, "c": 1.25e-6, "d": 1.5e9, "data_loss": 1.0, "e\x1b[2J": float("nan")}
+    assert progress.described(logs) == ["a 0.0000", "b 0.2500", "c 1.25e-06", "d 1.5e+09", "e\\x1b[2J nan"]
+
+
+def test_a_terminal_that_moves_no_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch, stdout: Any) -> None:
+    out = Writes()
+    out.isatty = lambda: True  # type: ignore[attr-defined]
+    stdout(out)
+    for kind, shown in (("dumb", progress.Lines), ("xterm", progress.Bar if find_spec("rich") else progress.Lines)):
+        monkeypatch.setenv("TERM", kind)
+        if find_spec("rich"):
+            monkeypatch.setattr("rich._console", None)
+        assert type(progress.make("auto", 1, 0)) is shown
+
+
+# ---- while kernels are compiled --------------------------------------------------------------------------------------
+
+
+def compile_for(seconds: float) -> None:
+    """Have something compiled, as nnx/kernels/cpu/jit/cache.py does."""
+
+    def work() -> None:
+        compiling.begun()
+        time.sleep(seconds)
+        compiling.ended()
+
+    uninterrupted(work)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a second pass at once."""
+    monkeypatch.setattr(compiling, "AFTER", 0.0)
+    monkeypatch.setattr(waiting, "LOST", 0.001)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_where_something_is_compiled_one_line_says_so(stdout: Any) -> None:
+    out = Writes()
+    stdout(out)
+    with progress.Lines(1, 0):
+        compile_for(0.05)
+        compile_for(0.05)
+    compile_for(0.05)  # nobody listens any more
+    assert re.fullmatch(r"first use here: compiling .*about 10 s.*\n", out.text)
+    with compiling.heard_by(lambda seconds: None), progress.Lines(1, 0):  # somebody says it already
+        compile_for(0.05)
+    with progress.make(0, 1, 0):
+        compile_for(0.05)
+    assert out.text.count("\n") == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_bar_counts_seconds_of_compiling_until_there_are_values(
+    terminal: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "DRAWN_SECONDS", 0.0)
+    lines = terminal(60)
+    with progress.Bar(3, 0) as shown:
+        compile_for(0.05)
+        assert lines()[1:] == ["first use here: compiling, 0 s (of about 10 s, once)"]
+        shown.advance(1.0)
+        shown.log(0, {"loss": 0.5})
+        assert "compiling" not in "".join(lines())
+
+
+def test_seconds_of_compiling_add_up_and_less_than_one_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, heard = [0.0], []
+    monkeypatch.setattr(compiling.time, "monotonic", lambda: now[0])
+
+    def pass_by(seconds: float) -> None:
+        now[0] += seconds
+        waiting.pause()
+
+    with compiling.heard_by(heard.append):
+        for _ in range(3):
+            compiling.begun()
+            pass_by(0.6)
+            compiling.ended()
+            pass_by(100.0)  # nothing is compiled
+        assert heard == pytest.approx([1.2, 1.8])
+    compiling.begun()
+    pass_by(5.0)
+    compiling.ended()
+    assert len(heard) == 2
+
+
+def test_a_listener_that_fails_fails_nothing(impatient: None) -> None:
+    with compiling.heard_by(lambda seconds: 1 // 0):  # type: ignore[arg-type, return-value]
+        compile_for(0.02)
 
 
 # ---- the command line ------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import ast
 import graphlib
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -28,6 +29,7 @@ OPTIONAL = [
     "matplotlib",
     "narwhals",
     "numba",
+    "onnx",
     "openpyxl",
     "pandas",
     "pooch",
@@ -166,6 +168,20 @@ def test_import_is_silent_and_imports_nothing_optional():
     """Here, where all of it is installed: absence would prove nothing."""
     script = f"import sys, nnx; print([name for name in {OPTIONAL} if name in sys.modules])"
     assert python("-W", "error", "-c", script) == "[]"
+
+
+def test_dir_shows_what_is_public_and_nothing_else():
+    """Modules and names that nnx itself imports are no names to use: an editor offers what `dir` shows."""
+    import nnx
+
+    assert set(dir(nnx)) == {*nnx.__all__, "nnfs", "testing", "xp", "__version__"}
+    assert [name for name in dir(nnx) if not hasattr(nnx, name)] == []
+    assert {"Any", "annotations", "casting", "import_module", "owner"}.isdisjoint(dir(nnx))
+
+
+def test_a_users_program_that_the_types_are_checked_with_runs():
+    names = runpy.run_path(str(ROOT / "tests/user_code.py"))
+    assert names["error"] < 1e-6
 
 
 # The layout ---------------------------------------------------------------------------------------

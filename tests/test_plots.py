@@ -57,7 +57,9 @@ PANELS = {
     "plane of 12 classes": plane(12),
     "regression": plots.regression(RANDOM.standard_normal(50), RANDOM.standard_normal((50, 1)), "price in $"),
     "one and the same number": plots.regression(np.zeros(4), np.zeros(4)),
+    "large numbers": plots.regression(RANDOM.uniform(3e5, 4e7, 50), RANDOM.uniform(3e5, 4e7, 50), "price"),
     "3 classes": plots.confusion(np.arange(90) % 3, np.arange(90) // 30, ["setosa", "virginica $", "a" * 40]),
+    "300 classes": plots.confusion(np.arange(900) % 300, np.arange(900) // 3, [f"class {i}" for i in range(300)]),
     "20 classes": plots.confusion(np.arange(90) % 20, np.arange(90) % 19, [f"class {i}" for i in range(20)]),
 }
 
@@ -71,9 +73,19 @@ def texts(part: Any) -> list[Any]:
     return [text for text in part.findobj(mpl.text.Text) if text.get_visible() and text.get_text().strip()]
 
 
-@pytest.mark.parametrize("name", PANELS)
-def test_panel_is_drawn_without_overlaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
-    figure = plots.compose("A title", "and what is under it", CURVES, PANELS[name])
+def columns(count: int, scale: float) -> plots.Panel:
+    names = [f"column {i} of a $long_name" for i in range(count)]
+    values = [scale * (count - i - 2) for i in range(count)]
+    return plots.bars(names, values, [scale] * count, "What mattered", "rise of the log loss\nwhere it is shuffled")
+
+
+SIDES = {"": None, "2 columns": columns(2, 0.01), "30 columns": columns(30, 12_345.0)}
+
+
+@pytest.mark.parametrize(("name", "side"), [(n, "") for n in PANELS] + [("3 classes", s) for s in SIDES if s])
+def test_panel_is_drawn_without_overlaps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, side: str):
+    kept = 3 if side else None
+    figure = plots.compose("A title", "and what is under it", CURVES, PANELS[name], side=SIDES[side], kept=kept)
     drawn: dict[Any, Any] = {}
     draw = mpl.text.Text.draw
 
@@ -84,7 +96,7 @@ def test_panel_is_drawn_without_overlaps(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(mpl.text.Text, "draw", note)
     picture = png(figure, tmp_path / "p.png")
-    assert picture.size == (1800, 930)
+    assert picture.size == (2460 if side else 1800, 930)
     assert len(picture.convert("RGB").getcolors(1 << 24)) > 20
     assert (tmp_path / "p.png").stat().st_size < 700_000
 
@@ -134,6 +146,14 @@ def test_mistakes_come_first_and_are_marked(tmp_path: Path):
 def test_kind_of_picture_is_that_of_the_name(tmp_path: Path, suffix: str, start: bytes):
     plots.save(plots.compose("t", "s", CURVES), tmp_path / f"p.{suffix}")
     assert (tmp_path / f"p.{suffix}").read_bytes().startswith(start)
+
+
+def test_what_curves_were_measured_on_and_the_epoch_kept_are_named(tmp_path: Path):
+    history = {"loss": [2000.0, 1500.0, 1234.5], "val_loss": [2.0, 0.5, 1.0]}
+    figure = plots.compose("t", "s", history, held_out="validation", kept=2)
+    found = {text.get_text() for text in texts(figure)}
+    assert found >= {"training 1,234", "validation 1.000", "epoch 2 is kept"}
+    plots.save(figure, tmp_path / "p.png")
 
 
 def test_names_in_any_script(tmp_path: Path):

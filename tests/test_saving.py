@@ -473,7 +473,7 @@ ATTACKS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "an ending that does not go with the loss": setting("loss", to={"class": "CategoricalCrossEntropy"}),
     "another type": setting("dtype", to="float64"),
     "a rate of 0": setting("optimizer", "learning_rate", to=0),
-    "an unknown metric": setting("metrics", to=["f1"]),
+    "an unknown metric": setting("metrics", to=["f9"]),
     "steps beyond int64": setting("iterations", to=2**63),
     "a list": lambda d: [d],
     "a number": lambda d: 3,

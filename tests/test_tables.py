@@ -18,8 +18,10 @@ import nnx
 from nnx.cli import main
 from nnx.datasets import load_features, load_table
 from nnx.datasets.columns import Column
-from nnx.datasets.kinds import dates_in, numbers_in, understand
+from nnx.datasets.encoder import read_encoder
+from nnx.datasets.kinds import dates_in, understand
 from nnx.datasets.preparation import Preparation
+from nnx.datasets.written import numbers_in
 from nnx.errors import FileFormatError, InputError, InputTypeError, MissingExtra
 
 pytest.importorskip("pandas")
@@ -390,10 +392,111 @@ def test_a_file_has_its_own_decimal_mark(tmp_path: Path) -> None:
         (["12%", "3.5 %"], [12, 3.5]),
         (["\u22125", "+7"], [-5, 7]),
         (["1_000", "1,2,3", "<1.0", "12-3", "0x1f"], [np.nan] * 5),
+        (["(1,234)", "5,000", "($1.50)", "$(2)", "-3"], [-1234, 5000, -1.5, -2, -3]),
+        (["(-5)", "(5", "((5))", "()", "(a)"], [np.nan] * 5),
+        (["1,23,456", "12,34,567.5", "99", "₹1,00,000"], [123456, 1234567.5, 99, 100000]),
+        (["1,23,45", "1,234,56"], [np.nan] * 2),
+        (["12 kg", "3.5kg", "1,200 kg", "7", "n/a"], [12, 3.5, 1200, 7, np.nan]),
+        (["3,5 cm", "4,25 cm"], [3.5, 4.25]),
+        (["20 °C", "-4.5 °C"], [20, -4.5]),
+        (["9 m2", "10 km/h", "11 m2"], [9, np.nan, 11]),
+        (["1 year", "2 years", "3 years"], [1, 2, 3]),
+        (["900 sq ft", "1,050 sq ft"], [900, 1050]),
+        (["1 of 3", "12 Main St", "4 out of 5", "2h 30m"], [np.nan, 12, np.nan, np.nan]),
+        (["12", "12A", "13"], [12, np.nan, 13]),  # houses in a street
+        (["007A", "Q1", "1:2"], [np.nan] * 3),
+        (["10:30", "0:05", "-1:30", "630"], [630, 5, -90, np.nan]),
+        (["1:02:03", "0:00:59.5"], [3723, 59.5]),
+        (["10:30 PM", "12:15 am", "1:00 p.m."], [1350, 15, 780]),
+        (["10:30:00", "10:30:01", "10:30"], [37800, 37801, np.nan]),
     ],
 )
 def test_numbers_as_people_write_them(cells: list[str], numbers: list[float]) -> None:
     np.testing.assert_array_equal(numbers_in(Column("a", cells))[0], numbers)
+
+
+def test_a_unit_is_told_and_several_are_refused(load: Any) -> None:
+    column = understand(Column("a", ["12 kg", "13 kg", "14.5 kg"]))
+    assert (column.kind, column.unit, column.why) == ("number", "kg", "'12 kg' is 12")
+    column = understand(Column("a", [f"{n} {'kg' if n % 2 else 'g'}" for n in range(20)]))
+    assert (column.kind, column.why) == ("text", "numbers in several units ('g', 'kg'); write all in one")
+    few = load("a,k\n" + "\n".join(f"{'5 kg' if n % 2 else '50 g'},{n % 2}" for n in range(20)))
+    assert "'a' is taken for a category: numbers in several units ('g', 'kg'); write all in one" in few.notes
+    assert understand(Column("a", ["1 234", "2"])).why == "'1 234' is 1234"
+    assert understand(Column("a", ["1234", "2"])).why == ""
+
+
+def test_durations_of_a_frame_are_seconds() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": pandas.to_timedelta([90, 90_061.5, None], unit="s"), "b": [1, 2, 3], "y": [1, 2, 1]})
+    table = load_table(frame)
+    assert table.x[:, 0].tolist() == [90, 90_061.5, 45_075.75]
+    assert (table.preparation.columns[0].unit, table.columns[1]) == ("s", "a is missing")  # type: ignore[union-attr]
+
+
+def test_labels_with_a_unit_stay_the_text_they_are(load: Any) -> None:
+    rows = "a,stars\n" + "\n".join(f"{n},{3 + n % 2} stars" for n in range(20))
+    assert load(rows).classes == ("3 stars", "4 stars")
+    assert load(rows, task="regression").y.tolist() == [[3 + n % 2] for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("trained", "given", "x"),
+    [
+        ("12 kg", "13 kg", 13),
+        ("12 kg", "13", 13),
+        ("12 kg", "13 g", "'13 g' is not a number in kg, expected one as in training"),
+        ("12", "13 kg", "'13 kg' is not a number, expected"),
+        ("$12", "€13", "'€13' is not a number in \\$, expected"),
+        ("5%", "0.06", "'0.06' is not a number in %, expected"),
+        ("0.05", "6%", "'6%' is not a number, expected"),
+        ("10:30", "10:31", 631),
+        ("10:30", "631", "'631' is not a number in h:m, expected"),
+        ("10:30", "10:31:00", "'10:31:00' is not a number in h:m, expected"),
+    ],
+)
+def test_the_unit_of_the_training_file_is_expected(trained: str, given: str, x: float | str, tmp_path: Path) -> None:
+    file, table = tmp_path / "t.csv", tmp_path / "u.csv"
+    file.write_text(f"a,b,k\n{trained},1,p\n{trained.replace('5', '7').replace('2', '3').replace('0:', '1:')},2,q\n")
+    preparation = Preparation.read(json.loads(json.dumps(load_table(file).preparation.to_json())))  # type: ignore[union-attr]
+    table.write_text(f"a,b\n{given},3\n")
+    if isinstance(x, str):
+        with pytest.raises(FileFormatError, match=x):
+            load_features(table, preparation)
+    else:
+        assert load_features(table, preparation).tolist() == [[x, 3]]
+
+
+def test_a_file_that_knows_no_units_takes_any() -> None:
+    """As those of earlier versions do."""
+    encoder = read_encoder({"name": "a", "kind": "number"})
+    assert encoder.encode(Column("a", ["5%", "6%"])).tolist() == [[5], [6]]
+    with pytest.raises(TypeError):
+        read_encoder({"name": "a", "kind": "number", "unit": 5})
+
+
+@pytest.mark.parametrize(
+    ("trained", "given"),
+    [("True,False", "1,0"), ("True,False", "1.0,0"), ("1,0", "True,False"), ("1,0", "no,1"), ("yes,no", "1,0")],
+)
+def test_true_and_1_mean_the_same_in_training_and_later(trained: str, given: str, tmp_path: Path) -> None:
+    file, table = tmp_path / "t.csv", tmp_path / "u.csv"
+    cells = trained.split(",")
+    file.write_text("a,b,k\n" + "\n".join(f"{cells[n % 2]},{n},{'pq'[n // 4]}" for n in range(8)) + "\n")
+    preparation = Preparation.read(json.loads(json.dumps(load_table(file).preparation.to_json())))  # type: ignore[union-attr]
+    table.write_text("a,b\n" + "\n".join(f"{cell},3" for cell in given.split(",")) + "\n")
+    assert load_features(table, preparation)[:, 0].tolist() == ([1, 0] if given[:2] != "no" else [0, 1])
+    table.write_text("a,b\n7,3\nmaybe,3\n")
+    with pytest.raises(FileFormatError, match="is not"):
+        load_features(table, preparation)
+
+
+def test_more_than_0_and_1_is_not_true_and_false(tmp_path: Path) -> None:
+    file, table = tmp_path / "t.csv", tmp_path / "u.csv"
+    file.write_text("a,b,k\n0,1,p\n1,2,p\n2,3,q\n3,4,q\n")
+    table.write_text("a,b\nTrue,3\n")
+    with pytest.raises(FileFormatError, match="'True' is not a number, expected one as in training"):
+        load_features(table, load_table(file))
 
 
 def test_decimal_marks_that_do_not_show_are_those_of_the_file() -> None:
@@ -753,3 +856,27 @@ def test_a_preparation_that_makes_no_sense_is_an_error_of_the_file(damage: Any, 
     code, out, err = cli("predict", "t", "t.csv")
     assert (code, out) == (2, "")
     assert err.startswith("error: t: ")
+
+
+# What is said of it --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [120, 80, 60, 40])
+def test_the_table_of_columns_is_as_wide_as_the_terminal_and_cuts_no_explanation(width: int, tmp_path: Path) -> None:
+    cell_len = pytest.importorskip("rich.cells").cell_len
+    pytest.importorskip("typer")
+    from nnx.cli.sets import Source
+    from nnx.cli.told import Told
+
+    path = tmp_path / "t.csv"
+    rows = (f"{n} kg,{n * n % 7},{['漢字漢字', ''][n % 2]},the text no. {n} of many,{'pq'[n % 2]}" for n in range(40))
+    path.write_text("weight,a rather long name of a column,mark,note,label\n" + "\n".join(rows), encoding="utf-8")
+    reading = Source(str(path)).read(path)
+    lines = list(Told(reading, reading.learn()[0]).table(width))
+    assert max(map(cell_len, lines)) <= width
+    text = " ".join(" ".join(lines).split())
+    assert {"weight", "note", "mark", "label"} <= set(text.split())
+    assert text.index("column kind missing distinct what becomes of it") == 0
+    folded = "".join(text.split())
+    for what in ("anumber('0kg'is0)", "leftout:notwocellsarealike", "thelabel"):
+        assert what in folded

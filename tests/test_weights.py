@@ -196,7 +196,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"class_weight": {0: 0, 1: 0, 2: 0}}, InputError, "adds up to 0"),
     ({"class_weight": "even"}, InputError, r"class_weight='even': expected one of 'balanced'"),
     ({"class_weight": [1, 2, 3]}, InputTypeError, "expected 'balanced' or a dictionary"),
-    ({"validation_data": (X, LABELS, ONES[:3])}, InputError, r"fit: validation: sample_weight has shape \(3,\)"),
+    ({"validation_data": (X, LABELS, ONES[:3])}, InputError, r"fit: validation_data: sample_weight has shape \(3,\)"),
 ]  # fmt: skip
 
 
@@ -323,3 +323,74 @@ def test_a_loss_with_settings_is_saved_and_shown(tmp_path: Any):
             (InputError, InputTypeError), match=r"CategoricalCrossEntropy: (label_smoothing|ignore_index)="
         ):
             nnx.CategoricalCrossEntropy(**wrong)  # type: ignore[arg-type]
+
+
+# ---- metrics, and what is held out -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["labels", "yes or no", "several yes or no", "numbers", "magnitudes"])
+def test_metrics_by_whole_weights_are_those_of_repeated_rows(kind: str):
+    loss, _, y = LOSSES[kind]
+    names = ["mae", "rmse", "r2"] if loss.metric == "regression" else ["precision", "recall", "f1", "auc"]
+    names += ["top_2"] if kind == "labels" else []
+    model = model_of(kind).compile(loss(), nnx.Adam(), metrics=["accuracy", *names])
+    got, wanted = model.evaluate(X, y, sample_weight=WEIGHTS), model.evaluate(X[OFTEN], y[OFTEN])
+    assert got.keys() == {"loss", "accuracy", *names}
+    assert got == pytest.approx(wanted, rel=1e-9)
+
+
+def test_metrics_by_weights_are_scikit_learns():
+    metrics = pytest.importorskip("sklearn.metrics")
+    weights, random = np.random.default_rng(8).uniform(0.1, 2, 41), np.random.default_rng(9)
+    p = random.dirichlet(np.ones(3), 41)
+    best, macro = p.argmax(axis=1), {"average": "macro", "sample_weight": weights}
+    many = metrics.roc_auc_score(LABELS, p, multi_class="ovr", sample_weight=weights)
+    for name, wanted in (
+        ("precision", metrics.precision_score(LABELS, best, **macro)),
+        ("recall", metrics.recall_score(LABELS, best, **macro)),
+        ("f1", metrics.f1_score(LABELS, best, **macro)),
+        ("auc", many),
+        ("top_k", metrics.top_k_accuracy_score(LABELS, p, k=2, sample_weight=weights)),
+    ):
+        more = {"k": 2} if name == "top_k" else {}
+        assert getattr(nnx.metrics, name)(LABELS, p, sample_weight=weights, **more) == pytest.approx(wanted, rel=1e-12)
+    y, found, each = X[:, :2], X[:, 2:], {"sample_weight": weights}
+    assert nnx.metrics.mae(y, found, weights) == pytest.approx(metrics.mean_absolute_error(y, found, **each))
+    assert nnx.metrics.rmse(y, found, weights) == pytest.approx(metrics.root_mean_squared_error(y, found, **each))
+    assert nnx.metrics.r2(y, found, weights) == pytest.approx(metrics.r2_score(y, found, **each))
+
+
+def test_a_metric_of_ones_own_sees_what_counts_and_takes_no_weights():
+    def seen(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+        assert len(y_true) == len(y_pred)
+        return len(y_true)
+
+    y = LABELS.copy()
+    y[::4] = -1
+    model = model_of("labels")
+    model.compile(nnx.CategoricalCrossEntropy(ignore_index=-1), nnx.Adam(), metrics=[seen, "f1"])
+    assert model.evaluate(X, y)["seen"] == (y >= 0).sum()
+    for call in (
+        lambda: model.evaluate(X, y, sample_weight=WEIGHTS),
+        lambda: model.fit(X, y, validation_data=(X, y, WEIGHTS), verbose=0),
+        lambda: model.fit(X, y, validation_split=0.5, sample_weight=WEIGHTS, verbose=0),
+    ):
+        with pytest.raises(InputError, match=r"metric seen: a function .* takes no weights of samples"):
+            call()
+    assert model.epochs_done == 0
+
+
+@pytest.mark.parametrize("loss", [
+    nnx.CategoricalCrossEntropy(), nnx.CategoricalCrossEntropy(label_smoothing=0.1, ignore_index=-1),
+], ids=str)  # fmt: skip
+def test_what_a_split_holds_out_keeps_its_labels_and_weights(loss: nnx.Loss):
+    y = LABELS.copy()
+    if loss.config():
+        y[::4] = -1
+    one, two = (model_of("labels").compile(loss, nnx.Adam(0.02)) for _ in range(2))
+    got = one.fit(X, y, 3, 8, sample_weight=WEIGHTS, class_weight="balanced", validation_split=0.3, verbose=0)
+    at = int(41 * 0.7)
+    held_out = X[at:], y[at:], WEIGHTS[at:]
+    wanted = two.fit(X[:at], y[:at], 3, 8, held_out, sample_weight=WEIGHTS[:at], class_weight="balanced", verbose=0)
+    assert dict(got) == dict(wanted)
+    assert got["val_loss"][-1] == two.evaluate(held_out[0], held_out[1], sample_weight=held_out[2])["loss"]

@@ -63,8 +63,9 @@ def _is_mixed_frame(x: Any) -> bool:
 
 
 def _is_sparse(x: Any) -> bool:
-    """Tell whether `x` is sparse: SciPy's, pydata's, or pandas'. Made dense it might take all memory there is."""
-    return hasattr(type(x), "todense") or hasattr(getattr(x, "sparse", None), "to_dense")
+    """Tell whether `x` is sparse: of SciPy, pydata, pandas or PyTorch. Made dense it might take all memory."""
+    theirs = str(getattr(x, "layout", "")).startswith("torch.sparse")
+    return theirs or hasattr(type(x), "todense") or hasattr(getattr(x, "sparse", None), "to_dense")
 
 
 def _numbers(x: Any, what: str, words: str) -> np.ndarray:
@@ -93,14 +94,23 @@ def _read(x: Any, what: str) -> np.ndarray:
     if isinstance(x, list | tuple) and x and hasattr(x[0], "filled"):  # NumPy would take what is masked for numbers
         raise InputTypeError(f"{what}masked arrays were given: fill or drop the masked numbers first, e.g. x.filled(0)")
     try:
-        a = np.asarray(x)
-        return np.asarray(x.to_numpy()) if a.dtype.kind == "O" and a.ndim == 0 and hasattr(x, "to_numpy") else a
+        a = np.asarray(_widened(x))
+        if a.dtype.kind != "O" or a.ndim > 0:
+            return a
+        if hasattr(x, "to_numpy"):
+            return np.asarray(x.to_numpy())
+        return np.from_dlpack(x) if hasattr(type(x), "__dlpack__") else a
     except Exception as error:  # a foreign type that refuses, such as a tensor on a GPU
         if isinstance(error, ValueError) and "inhomogeneous" in str(error):
             raise InputError(
                 f"{what}the rows given have different lengths ({error}): every row must be as long as the first"
             ) from error
         raise InputTypeError(f"{what}{_named(x)} cannot be read as an array ({error}): convert it{_by(x)}") from error
+
+
+def _widened(x: Any) -> Any:
+    """Return a tensor of PyTorch's bfloat16, which NumPy has not, as float32, which holds its numbers exactly."""
+    return x.float() if str(getattr(x, "dtype", "")) == "torch.bfloat16" and hasattr(x, "float") else x
 
 
 def _of_objects(a: np.ndarray, what: str, words: str) -> np.ndarray:
@@ -126,14 +136,16 @@ def _named(x: Any) -> str:
     if x is None or isinstance(x, str | bytes):
         return f"{'' if x is None else type(x).__name__ + ' '}{repr(x)[:40]}"
     return (
-        f"a sparse {type(x).__name__} of shape {x.shape}" if _is_sparse(x) else f"an object of type {type(x).__name__}"
+        f"a sparse {type(x).__name__} of shape {tuple(x.shape)}"
+        if _is_sparse(x)
+        else f"an object of type {type(x).__name__}"
     )
 
 
 def _refusal(fact: str, x: Any, words: str) -> str:
     """Say what was given, what was expected, and how to convert an object."""
     if _is_sparse(x):
-        dense = next((way for way in ("toarray", "todense") if hasattr(x, way)), "sparse.to_dense")
+        dense = next((way for way in ("toarray", "todense", "to_dense") if hasattr(x, way)), "sparse.to_dense")
         return f"{fact}; expected a dense array: convert it by .{dense}(), which takes {8 * math.prod(x.shape):,} bytes"
     if hasattr(x, "requires_grad"):
         advice = f"convert it{_by(x)}"

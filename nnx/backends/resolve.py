@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from nnx.backends import threads
 from nnx.backends.base import Backend
@@ -20,7 +20,8 @@ from nnx.kernels.uninterrupted import uninterrupted
 from nnx.kernels.user_warnings import warn
 
 AUTO = ("cupy", "numba", "numpy")
-Wish = str | Sequence[str] | Backend | None
+Name = Literal["auto", "numpy", "numba", "cupy"]  # what an editor offers; a list, a device or a plugin's name are str
+Wish = Name | str | Sequence[str] | Backend | None
 
 
 @dataclass(frozen=True)

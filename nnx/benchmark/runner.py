@@ -23,6 +23,7 @@ from nnx.benchmark.figures import of_rounds
 from nnx.benchmark.libraries import Player
 from nnx.benchmark.processes import Process
 from nnx.benchmark.workloads import Workload
+from nnx.kernels.compiling import USUAL
 
 Progress = Callable[[str], None]
 Results = dict[str, dict[str, Any]]
@@ -135,7 +136,8 @@ class Runner:
         wanted = check.reference(workload) if taking_part else {}
         for process in taking_part:
             name = process.player.name
-            self.progress(f"{workload.title}: {name} gets ready")
+            compiles = f"; at first use it compiles, {USUAL}" if process.player.how == "numba" else ""
+            self.progress(f"{workload.title}: {name} gets ready{compiles}")
             reply = process.answer(max(0.0, until - time.perf_counter()))
             process.pause()
             if "absent" not in reply:

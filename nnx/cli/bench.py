@@ -19,8 +19,9 @@ from nnx.backends.precision import check_precision
 from nnx.checks import integer
 from nnx.cli import outputs
 from nnx.cli.console import best_effort
-from nnx.cli.errors import Failed, writing
+from nnx.cli.errors import Failed, note, writing
 from nnx.errors import InputError
+from nnx.kernels.compiling import heard_by, once
 
 FILE = 140  # columns of a table that goes to a file
 WHAT, HOW, OUTPUT = "What is measured", "How", "What comes out"
@@ -79,9 +80,9 @@ def bench(
     if rounds is not None:
         method = replace(method, rounds=integer(rounds, "--rounds"))
     workloads = chosen(_suites(suite), quick)
-    players, absent = select(
-        _names("--backends", backends), [] if peers == "none" else _names("--peers", peers), method.threads, quick
-    )
+    others = [] if peers == "none" else _names("--peers", peers)
+    with heard_by(once(note)):
+        players, absent = select(_names("--backends", backends), others, method.threads, quick)
     _run(players, absent, method, workloads, quick, as_json, html)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from nnx import checks
 from nnx.callbacks import Callback, Model
 from nnx.cli.errors import writing
+from nnx.cli.stopping import Best
 from nnx.errors import InputError
 from nnx.history import History
 
@@ -26,31 +28,41 @@ class Checkpointer(Callback):
 
     Args:
         path: the file, or None. steps_per_epoch: tells the end of an epoch from its middle, after Ctrl-C.
+        best: stops early, and knows which parameters are to be saved; None: all epochs are done, and the last count.
 
     Attributes:
         saved_epoch: the epoch after which the file was written, or None.
     """
 
-    def __init__(self, path: Path | None, steps_per_epoch: int) -> None:
-        self.path, self.steps_per_epoch = path, steps_per_epoch
+    def __init__(self, path: Path | None, steps_per_epoch: int, best: Best | None = None) -> None:
+        self.path, self.steps_per_epoch, self.best = path, steps_per_epoch, best
         self.saved_epoch: int | None = None
         self._due = time.monotonic() + SECONDS
+
+    def on_fit_begin(self, model: Model) -> None:
+        """Go on from the last parameters, not the best ones."""
+        if self.best is not None:
+            self.best.on_fit_begin(model)
 
     def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
         """Note the epoch's values, and save if it is time."""
         record(model.metadata, epoch + 1, logs)
+        if self.best is not None:
+            self.best.on_epoch_end(model, epoch, logs)
         if self.path is not None and time.monotonic() >= self._due:
             self._save(model, self.path)
 
     def on_fit_end(self, model: Model, history: History) -> None:
-        """Save the last epoch that is whole."""
+        """Save the last epoch that is whole; end with the best parameters."""
         whole = model.optimizer.iterations == model.epochs_done * self.steps_per_epoch
         if self.path is not None and whole and history.epochs and self.saved_epoch != model.epochs_done:
             self._save(model, self.path)
+        if self.best is not None:
+            self.best.on_fit_end(model, history)
 
     def _save(self, model: Model, path: Path) -> None:
         begin = time.monotonic()
-        with writing(path):
+        with writing(path), nullcontext() if self.best is None else self.best.in_place(model):
             model.save(path)
         self.saved_epoch = model.epochs_done
         self._due = time.monotonic() + max(SECONDS, 10 * (time.monotonic() - begin))

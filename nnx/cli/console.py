@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import IO, Any, cast
 
 from rich.console import Console
@@ -11,18 +12,25 @@ from rich.text import Text
 
 from nnx.backends import Resolution
 from nnx.backends.printable import printable
+from nnx.cli.daily import is_due
 from nnx.errors import BackendUnavailable
+from nnx.kernels.compiling import heard_by, once
 from nnx.output import Output
 
 LABEL = 9  # columns
 
 
 class Report:
-    """Writes to stdout; says nothing but the result when quiet."""
+    """Writes to stdout; says nothing but the result when quiet, and also what was said today when verbose."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet, self.verbose = quiet, verbose
         self.console = best_effort(sys.stdout)
+
+    @property
+    def width(self) -> int:
+        """How many columns a line may have: those of the terminal, 80 where there is none."""
+        return self.console.width if self.console.is_terminal else 80
 
     def line(self, label: str, *texts: str, always: bool = False) -> None:
         """Write a label and what belongs to it: the first text, then the others under it, dimmed."""
@@ -39,6 +47,10 @@ class Report:
             else:
                 self.console.print(f"{shown:<{LABEL}}  {text}".rstrip(), soft_wrap=True)
 
+    def compiling(self) -> AbstractContextManager[None]:
+        """Say so, within the block, if kernels are compiled."""
+        return nullcontext() if self.quiet else heard_by(once(lambda text: self.line("compiling", text)))
+
     def text(self, line: str) -> None:
         """Write a line as it is."""
         self.console.print(Text(line), soft_wrap=True)
@@ -54,14 +66,17 @@ def best_effort(stream: Any) -> Console:
     return Console(file=cast(IO[str], Output(stream)), highlight=False, emoji=False, markup=False)
 
 
-def explain(resolution: Resolution) -> tuple[str, ...]:
-    """Say which backend was taken and why, then why not each one before it."""
+def explain(resolution: Resolution, verbose: bool = True) -> tuple[str, ...]:
+    """Say which backend was taken and why, then why not each one before it: if nobody chose, once a day."""
     backend = resolution.backend
     threads = backend.threads()
     works = f"{threads} thread{'s' if threads != 1 else ''}" if threads else ""
     where = ", ".join(filter(None, [f"on {backend.device}", works]))
     why = "the best that works here" if resolution.wish == "auto" else f"you asked for {resolution.wish}"
-    return f"{backend.name} {where}: {why}", *map(_skipped, resolution.skipped)
+    skipped = list(map(_skipped, resolution.skipped))
+    if resolution.wish == "auto" and not verbose and skipped and not is_due("\n".join(skipped)):
+        skipped = []
+    return f"{backend.name} {where}: {why}", *skipped
 
 
 def _skipped(missing: BackendUnavailable) -> str:

@@ -33,7 +33,7 @@ def data(
     reading = Source(str(file), 0, None, label, header, task, *lists).read(file)
     told = Told(reading, reading.learn()[0])
     report = Report()
-    for line in told.table():
+    for line in told.table(report.width):
         report.text(line)
     report.gap()
     features = len(told.preparation.features)

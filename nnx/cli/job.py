@@ -14,9 +14,11 @@ from nnx.cli import metadata
 from nnx.cli.checkpointer import Checkpointer, curves
 from nnx.cli.console import Report, explain, seconds
 from nnx.cli.errors import Failed, note, writing
-from nnx.cli.recipe import Recipe, changes, choose, read
+from nnx.cli.importance import importance
+from nnx.cli.recipe import Recipe, changes, choose, continued, read
 from nnx.cli.result import Result
 from nnx.cli.sets import Problem, Source
+from nnx.cli.stopping import Best, best
 from nnx.errors import BackendFallbackWarning, InputError
 
 KEY = "training"  # in the metadata of a model to be saved: the recipe, and which data it is for
@@ -52,9 +54,12 @@ class Job:
                 model = recipe.build(problem, self.backend)
             model.metadata[metadata.KEY] = problem.metadata.to_json()
             if self.save is not None:
-                model.metadata[KEY] = {"data": str(problem), "fingerprint": problem.fingerprint()}
+                about = {"data": str(problem), "fingerprint": problem.fingerprint(), "version": nnx.__version__}
+                model.metadata[KEY] = about
         if self.save is not None:
             model.metadata[KEY]["recipe"] = recipe.to_json()
+        if recipe.patience:
+            problem = problem.with_validation(recipe.seed)
         self._introduce(model, problem, recipe)
         trained = self._train(model, problem, recipe)
         self._conclude(model, problem, recipe, self.save if trained else None)
@@ -73,6 +78,7 @@ class Job:
         try:
             recipe = read(model.metadata[KEY])
             curves(model.metadata)
+            best(model)
         except InputError as error:
             raise InputError(f"--resume: {self.save}: {error}") from error
         if different := changes(recipe, self.given):
@@ -80,15 +86,18 @@ class Job:
                 f"--resume: {self.save} was trained otherwise: {'; '.join(different)}. Leave that out to go on as "
                 "there, or say --overwrite instead of --resume to start anew"
             )
-        return model, replace(recipe, epochs=self.given.get("epochs", recipe.epochs))
+        return model, continued(recipe, self.given)
 
     def _check_same_data(self, model: nnx.Sequential, problem: Problem) -> None:
         known = model.metadata[KEY]
         if known.get("fingerprint") != problem.fingerprint():
             same = known.get("data") == str(problem)
+            then = known.get("version", "an earlier version")
+            why = f"was made by nnx {then}, which may have prepared the table otherwise than {nnx.__version__} does"
             raise InputError(
                 f"--resume: {self.save} was trained on {known.get('data')}, not on {'this ' if same else ''}{problem}"
                 + ("; its numbers differ" if same else "")
+                + (f" (the file {why})" if same and then != nnx.__version__ else "")
                 + ". Give the data that it was trained on, or say --overwrite instead of --resume to start anew"
             )
 
@@ -97,17 +106,27 @@ class Job:
     def _train(self, model: nnx.Sequential, problem: Problem, recipe: Recipe) -> bool:
         """Train for the epochs that are left; return whether there were any."""
         left = recipe.epochs - model.epochs_done
+        known = best(model) if recipe.patience else None
         if left <= 0:
             done = f"{self.save} has {model.epochs_done} epochs already: nothing to do; --epochs asks for more"
             self.report.line("resume", done)
             return False
+        if known is not None and model.epochs_done - known["epoch"] >= recipe.patience:
+            done = (
+                f"{self.save} has {model.epochs_done} epochs already, and none after epoch {known['epoch']} was better"
+            )
+            self.report.line("resume", f"{done}: nothing to do; --epochs or a larger --patience asks for more")
+            return False
         if model.epochs_done:
-            self.report.line("resume", f"going on after epoch {model.epochs_done}")
+            from_best = f"; the best so far is {known['epoch']}" if known is not None else ""
+            self.report.line("resume", f"going on after epoch {model.epochs_done}{from_best}")
         self.report.gap()
-        checkpointer = Checkpointer(self.save, recipe.steps(problem))
+        checkpointer = Checkpointer(
+            self.save, recipe.steps(problem), Best(recipe.patience) if recipe.patience else None
+        )  # fmt: skip
         history = model.fit(
             problem.x, problem.y, epochs=left, batch_size=recipe.batch_size or None,
-            validation_data=(problem.x_test, problem.y_test), callbacks=[checkpointer],
+            validation_data=problem.validation or (problem.x_test, problem.y_test), callbacks=[checkpointer],
             verbose=0 if self.report.quiet else "auto",
         )  # fmt: skip
         self.report.gap()
@@ -117,6 +136,8 @@ class Job:
         self.report.line(
             "speed", f"{seconds(history.seconds)} in training steps, {history.samples_per_second:,.0f} samples a second"
         )
+        if (known := best(model)) is not None:
+            self.report.line("kept", f"epoch {known['epoch']}, the best of {model.epochs_done}")
         if model.eager_reason is not None:
             self.report.line("note", f"steps were not replayed: {model.eager_reason}")
         if model.replay_reason is not None:
@@ -135,29 +156,36 @@ class Job:
     # ---- reporting ---------------------------------------------------------------------------------------------------
 
     def _introduce(self, model: nnx.Sequential, problem: Problem, recipe: Recipe) -> None:
-        samples = f"{len(problem.x):,} to learn from, {len(problem.x_test):,} for the test"
+        apart = f", {len(problem.validation[0]):,} apart to choose the epoch by" if problem.validation else ""
+        samples = f"{len(problem.x):,} to learn from{apart}, {len(problem.x_test):,} for the test"
         self.report.line("data", f"{problem.name}: {problem.title}", samples)
         if problem.told is not None:
             for label, *texts in problem.told.brief():
                 self.report.line(label, *texts)
             if doubt := problem.told.doubt():
                 note(doubt)
-        self.report.line("backend", *explain(model.resolution))
+        self.report.line("backend", *explain(model.resolution, self.report.verbose))
         parameters = sum(a.size for a in model.parameters().values())
         self.report.line("network", f"{recipe.network(problem)}: {parameters:,} parameters")
-        self.report.line("training", recipe.training(problem))
+        self.report.line("training", *filter(None, (recipe.training(problem), recipe.ending())))
 
     def _conclude(self, model: nnx.Sequential, problem: Problem, recipe: Recipe, saved: Path | None) -> None:
         result = Result.of(model, problem)
-        self.report.line("test", result.test, f"on the samples it learned from: {result.train}", always=True)
+        self.report.line("test", *result.test, f"on the samples it learned from: {result.train}", always=True)
+        self.report.line("mistakes", *result.mistakes)
+        quiet_and_undrawn = self.report.quiet and self.plot is None
+        worth = None if quiet_and_undrawn else importance(model, problem, recipe.seed)
+        if worth is not None:
+            self.report.line("mattered", *worth.words())
         written = [str(saved)] if saved is not None else []
         if self.plot is not None:
             from nnx.cli.picture import draw
 
-            epochs = f"{model.epochs_done:,} epoch{'s' if model.epochs_done > 1 else ''}"
-            subtitle = f"{recipe.network(problem)}, after {epochs} on the {model.backend.name} backend"
+            known, done = best(model), f"{model.epochs_done:,} epoch{'s' if model.epochs_done > 1 else ''}"
+            epochs = f"after {done}" if known is None else f"epoch {known['epoch']:,} of {model.epochs_done:,}"
+            subtitle = f"{recipe.network(problem)}, {epochs} on the {model.backend.name} backend"
             with writing(self.plot):
-                draw(self.plot, model, problem, result, subtitle)
+                draw(self.plot, model, problem, result, worth, subtitle)
             written.append(str(self.plot))
         if written:
             self.report.line("wrote", ", ".join(written))

@@ -8,24 +8,42 @@ import numpy as np
 
 from nnx import plots
 from nnx.cli.checkpointer import curves
+from nnx.cli.importance import Importance
 from nnx.cli.result import Result
 from nnx.cli.sets import Problem
+from nnx.cli.stopping import best
 from nnx.sequential import Sequential
 
 NAMES = {"spiral": "Spiral", "digits": "Handwritten digits", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 
 
-def draw(path: Path, model: Sequential, problem: Problem, result: Result, subtitle: str) -> None:
-    """Draw a training and its result."""
+def draw(
+    path: Path, model: Sequential, problem: Problem, result: Result, worth: Importance | None, subtitle: str
+) -> None:
+    """Draw a training, its result and, where that is known, which columns mattered."""
     name = NAMES.get(problem.name, problem.name)
     title, subtitle = f"{name}: {result.headline}", subtitle.replace(" -> ", " \u2192 ")
-    plots.save(plots.compose(title, subtitle, curves(model.metadata), _panel(model, problem, result)), path)
+    known = best(model)
+    figure = plots.compose(
+        title, subtitle, curves(model.metadata), _panel(model, problem, result),
+        side=_importance(worth) if worth is not None and worth.names else None,
+        held_out="validation" if problem.validation else "test",
+        kept=None if known is None else known["epoch"],
+    )  # fmt: skip
+    plots.save(figure, path)
+
+
+def _importance(worth: Importance) -> plots.Panel:
+    label = f"rise of the {worth.error}\nwhere the column is shuffled"
+    return plots.bars(worth.names, worth.rises, worth.spreads, "What mattered", label)
 
 
 def _panel(model: Sequential, problem: Problem, result: Result) -> plots.Panel:
     names = problem.metadata.classes
     if problem.metadata.task == "regression":
-        return plots.regression(result.outputs, result.wanted)
+        return plots.regression(
+            result.outputs, result.wanted, "" if problem.told is None else problem.told.reading.label
+        )
     if problem.picture is not None:
         columns, rows = (6, 4) if max(map(len, names)) < 3 else (5, 4)
         return plots.images(

@@ -20,6 +20,7 @@ from nnx.cli.metadata import Metadata, metadata_of
 from nnx.datasets.tables import read_features
 from nnx.errors import FileFormatError, InputError
 from nnx.files import write_atomically
+from nnx.kernels.compiling import heard_by, once
 from nnx.output import Output
 
 FAR = 1.0  # how far outside the range seen in training, in units of that range, inputs may be without a word
@@ -44,6 +45,19 @@ def predict(
     outputs.check("--output", output, (model, file))
     if output is None and sys.stdout is None:
         raise Failed("there is no stdout to write to; name a file: --output FILE")
+    with heard_by(once(note)):
+        rows = _answers(model, file, probabilities, header, backend)
+    if output is None:
+        _print(rows)
+    else:
+        with writing(output):
+            write_atomically(output, *map(_bytes, _lines(rows)))
+
+
+def _answers(
+    model: Path, file: Path, probabilities: bool, header: bool | None, backend: str | None
+) -> Iterator[list[str]]:
+    """Return the rows of the answer, its header first, and say on stderr what is to be said of it."""
     network = nnx.load(model, backend=backend)
     try:
         metadata = metadata_of(network)
@@ -54,16 +68,9 @@ def predict(
         note(f"note: {text}")
     _warn(metadata, x, file)
     answers = network.predict(_rounded(metadata.scale(x), file))
-    rows = (
-        _classes(network, metadata, answers, probabilities)
-        if metadata.task == "classification"
-        else _numbers(metadata, answers)
-    )
-    if output is None:
-        _print(rows)
-    else:
-        with writing(output):
-            write_atomically(output, *map(_bytes, _lines(rows)))
+    if metadata.task == "classification":
+        return _classes(network, metadata, answers, probabilities)
+    return _numbers(metadata, answers)
 
 
 def _width(network: nnx.Sequential, model: Path) -> int:

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnx.backends.printable import printable
+from nnx.cli import scores
 from nnx.cli.sets import Problem
 from nnx.sequential import Sequential
+
+FEW = 6  # classes whose confusion is written out
+WIDEST = 12  # characters of a class's name in it
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,53 +20,87 @@ class Result:
     """What a network does on a data set.
 
     Attributes:
-        test, train: scores in words. headline: the one that matters.
+        test: scores in words; then more of them, for further lines. train: on the samples it learned from.
+        headline: the score that matters.
         outputs: for the test samples, probabilities [N, C], or numbers [N, 1] in the units of the data.
         wanted: classes [N], or numbers [N, 1] in the units of the data.
+        mistakes: lines that say what each class was taken for, where there are few classes.
     """
 
-    test: str
+    test: tuple[str, ...]
     train: str
     headline: str
     outputs: np.ndarray
     wanted: np.ndarray
+    mistakes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: Sequential, problem: Problem) -> Result:
         """Measure a network on both parts of a data set."""
-        outputs = model.predict(problem.x_test)
-        if problem.metadata.task == "classification":
-            test, train = (_classification(model, x, y) for x, y in problem.parts)
-            right = int(np.count_nonzero(outputs.argmax(axis=1) == problem.y_test))
-            count = f"{right:,} of {len(outputs):,}"
-            headline = f"{count} test samples right ({right / len(outputs):.1%})"
-            counts = np.bincount(problem.y, minlength=problem.outputs)
-            common = int(counts.argmax())  # what one would say without looking
-            name, share = problem.metadata.class_names(problem.outputs)[common], np.mean(problem.y_test == common)
-            words = f"{test} ({count} right; always {name}: {share:.4f})"
-            return cls(words, train, headline, outputs, problem.y_test)
-        outputs, wanted = (problem.metadata.unscale_target(a) for a in (outputs, problem.y_test))
-        learned, goal = (problem.metadata.unscale_target(a) for a in (model.predict(problem.x), problem.y))
+        make = cls._classes if problem.metadata.task == "classification" else cls._numbers
+        return make(problem, model.predict(problem.x_test), model.predict(problem.x))
+
+    @classmethod
+    def _classes(cls, problem: Problem, outputs: np.ndarray, learned: np.ndarray) -> Result:
+        names, wanted = problem.metadata.class_names(problem.outputs), problem.y_test
+        table = scores.confusion(outputs.argmax(axis=1), wanted, problem.outputs)
+        right, total = int(np.trace(table)), len(wanted)
+        common = int(
+            np.bincount(problem.targets, minlength=problem.outputs).argmax()
+        )  # what one would say without looking
+        always = f"always {names[common]}: {np.mean(wanted == common):.4f}"
+        test = f"{_classification(outputs, wanted)} ({right:,} of {total:,} right; {always})"
+        area = scores.auc(outputs, wanted)
+        kind = "" if problem.outputs == 2 else " (mean of each class against the others)"
+        more = f"balanced accuracy {scores.balanced_accuracy(table):.4f}" + (
+            f", AUC {area:.4f}{kind}" if not np.isnan(area) else ""
+        )
+        headline = f"{right:,} of {total:,} test samples right ({right / total:.1%})"
+        mistakes = _written(table, names) if len(names) <= FEW else ()
+        return cls((test, more), _classification(learned, problem.y), headline, outputs, wanted, mistakes)
+
+    @classmethod
+    def _numbers(cls, problem: Problem, outputs: np.ndarray, learned: np.ndarray) -> Result:
+        unscaled = problem.metadata.unscale_target
+        (outputs, wanted), (learned, goal) = (
+            map(unscaled, (outputs, problem.y_test)),
+            map(unscaled, (learned, problem.y)),
+        )
         test, train = _regression(outputs, wanted), _regression(learned, goal)
-        mean = np.sqrt(np.mean((goal.mean() - wanted) ** 2))  # what one would say without looking
-        absolute = _amount(np.mean(np.abs(outputs - wanted)))
-        words = f"{test} (always the mean: {_amount(mean)}), mean absolute error {absolute}"
-        return cls(words, train, test, outputs, wanted)
+        mean = np.full_like(wanted, unscaled(problem.targets).mean())  # what one would say without looking
+        more = f"mean absolute error {amount(scores.mae(outputs, wanted))}"
+        words = f"{test} (always the mean: {amount(scores.rmse(mean, wanted))})"
+        return cls((words, more), train, test, outputs, wanted)
 
 
-def _classification(model: Sequential, x: np.ndarray, y: np.ndarray) -> str:
-    return "accuracy {accuracy:.4f}, loss {loss:.4f}".format(**model.evaluate(x, y))
+def _classification(probabilities: np.ndarray, wanted: np.ndarray) -> str:
+    accuracy = np.mean(probabilities.argmax(axis=1) == wanted)
+    return f"accuracy {accuracy:.4f}, log loss {scores.log_loss(probabilities, wanted):.4f}"
 
 
 def _regression(outputs: np.ndarray, wanted: np.ndarray) -> str:
-    """Write R2, the share of the variance that is explained, and the root mean squared error."""
-    error, spread = np.mean((outputs - wanted) ** 2), np.var(wanted)
-    explained = f"R2 {1 - error / spread:.4f}, " if spread > 0 else ""
-    return f"{explained}root mean squared error {_amount(np.sqrt(error))}"
+    explained = scores.r2(outputs, wanted)
+    share = "" if np.isnan(explained) else f"R2 {explained:.4f}, "
+    return f"{share}root mean squared error {amount(scores.rmse(outputs, wanted))}"
 
 
-def _amount(value: float) -> str:
+def _written(table: np.ndarray, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the lines of a confusion table: a row for each true class."""
+    shown = [printable(name) for name in names]
+    short = [name if len(name) <= WIDEST else f"{name[: WIDEST - 1]}…" for name in shown]
+    rows = [
+        ["", *short],
+        *([f"{name} taken for", *(f"{n:,}" for n in row)] for name, row in zip(short, table, strict=True)),
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return tuple(
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    )
+
+
+def amount(value: float) -> str:
     """Write an amount with four digits or more, and without an exponent where people would not use one."""
-    if not 1e-4 <= value < 1e12:
+    if not 1e-4 <= value < 1e15:
         return f"{value:.4g}"
     return f"{value:,.{max(0, 3 - int(np.floor(np.log10(value))))}f}"

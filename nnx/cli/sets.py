@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Problem:
         name: as on the command line; a file's without its folder.
         title: in words.
         x, y, x_test, y_test: [N, F] float32 in the network's units, and classes [N] or numbers [N, 1].
+        validation: likewise, of the training part; chooses the epoch that counts. None: is learned from too.
         metadata: how to read them.
         picture: height and width where each sample is a picture.
         told: what was understood of a table.
@@ -49,6 +50,7 @@ class Problem:
     metadata: Metadata
     picture: tuple[int, int] | None = None
     told: Told | None = None
+    validation: tuple[np.ndarray, np.ndarray] | None = None
 
     @property
     def outputs(self) -> int:
@@ -56,9 +58,16 @@ class Problem:
         return len(self.metadata.classes) if self.metadata.task == "classification" else 1
 
     @property
-    def parts(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """Inputs and targets of the test, then of the training part."""
-        return (self.x_test, self.y_test), (self.x, self.y)
+    def targets(self) -> np.ndarray:
+        """All targets but those of the test."""
+        return self.y if self.validation is None else np.concatenate([self.y, self.validation[1]])
+
+    def with_validation(self, seed: int) -> Problem:
+        """Return it with a fifth of the training part set apart, chosen as the test was."""
+        if len(self.x) < 2:
+            raise InputError(f"--patience: {self.name} has {len(self.x)} row to learn from, expected 2 or more; say 0")
+        out = held_out(self.y, seed)
+        return replace(self, x=self.x[~out], y=self.y[~out], validation=(self.x[out], self.y[out]))
 
     def unscaled(self, x: np.ndarray) -> np.ndarray:
         """Return inputs [N, F] in the units of the data."""

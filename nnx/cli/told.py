@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
 
 from nnx.backends.printable import printable
 from nnx.datasets.columns import is_missing
@@ -13,8 +17,12 @@ from nnx.datasets.encoder import Encoder
 from nnx.datasets.kinds import CATEGORY, DATE, FLAG, NUMBER, TEXT, Understood
 from nnx.datasets.preparation import Preparation
 from nnx.datasets.understanding import Reading
+from nnx.datasets.written import example
 
-WIDTH = 80
+WIDTH = 80  # where there is no terminal
+NAME, LAST = 24, 30  # of a table's columns: the first may take so much, the last must have that
+LEAST = 12  # to which names are cut, for the last column to stand beside them
+PLAIN = Console(file=io.StringIO(), width=WIDTH)  # by which lines are broken
 MOST = 8  # names that are written out
 PLURALS = {NUMBER: "numbers", FLAG: "true or false", CATEGORY: "categories", DATE: "dates"}
 
@@ -36,7 +44,8 @@ class Told:
         name = f"{self.reading.label!r} (column {place})" if self.reading.rows.named else f"column {place}"
         if target.task == "regression":
             low, high = float(target.y.min()), float(target.y.max())
-            what = f"numbers from {_number(low)} to {_number(high)}"
+            written = example(self.reading.rows.columns[place - 1], target.y.reshape(-1).astype(np.float64))
+            what = f"numbers from {_number(low)} to {_number(high)}" + (f" ({written})" if written else "")
         else:
             counts = np.bincount(target.y, minlength=len(target.classes))
             most = sorted(range(len(counts)), key=lambda i: -counts[i])[:MOST]
@@ -53,7 +62,11 @@ class Told:
             if names:
                 first = all(e.kind not in list(PLURALS)[:number] for e in self.preparation.columns)
                 yield "from" if first else "", f"{PLURALS[kind]}: {_few(names)}"
-        left = [f"{e.name} ({e.why})" for e in self.preparation.columns if e.kind not in PLURALS]
+        left = [
+            f"{e.name} ({e.why}{'; whether it is there is used' if e.blank else ''})"
+            for e in self.preparation.columns
+            if e.kind not in PLURALS
+        ]
         if left:
             yield "left out", "; ".join(left[:MOST]) + (f"; and {len(left) - MOST} more" if len(left) > MOST else "")
         for text in self.reading.notes:
@@ -71,23 +84,33 @@ class Told:
         last = self.reading.place + 1
         return f"note: column {last}, the last one, is taken for the label; if it is the first, say --label 1"
 
-    def table(self) -> Iterator[str]:
-        """Yield the lines of a table of all columns, 80 wide."""
+    def table(self, width: int = WIDTH) -> Iterator[str]:
+        """Yield the lines of a table of all columns, so wide; what becomes of each is below it where that is narrow."""
         head = ("column", "kind", "missing", "distinct", "what becomes of it")
         encoders = iter(self.preparation.columns)
         rows = dict(zip(self.reading.places, (self._row(f, next(encoders)) for f in self.reading.found), strict=True))
         rows[self.reading.place] = self._label_row()
-        cells = [[printable(cell) for cell in rows[i]] for i in sorted(rows)]
-        names = min(24, max(len(head[0]), *(len(row[0]) for row in cells)))
-        widths = (names, 10, 7, 8, WIDTH - names - 10 - 7 - 8 - 8)
-        for row in (head, *cells):
-            yield "  ".join(
-                _fit(cell, width, i in (2, 3)) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
+        cells = [head, *([printable(cell) for cell in rows[i]] for i in sorted(rows))]
+        most = max(NAME, width // 3)
+        widths = [min(most, max(cell_len(row[i]) for row in cells)) for i in range(4)]
+        narrow = width - sum(widths[1:]) - 8 - LAST  # what is left for names with the last column beside
+        widths[0] = min(widths[0], narrow) if narrow >= LEAST else max(1, min(widths[0], narrow + 2 + LAST))
+        start, last = " " * 2, width - 2
+        if beside := width - sum(widths) - 8 >= LAST:
+            start, last = " " * (sum(widths) + 8), width - sum(widths) - 8
+        for row in cells:
+            line = "  ".join(_fit(cell, w, i in (2, 3)) for i, (cell, w) in enumerate(zip(row, widths, strict=False)))
+            lines = Text(row[4]).wrap(PLAIN, last)
+            if beside:
+                yield f"{line}  {lines.pop(0)}".rstrip()
+            else:
+                yield line.rstrip()
+            yield from (f"{start}{more}".rstrip() for more in lines)
 
     def _row(self, found: Understood, encoder: Encoder) -> tuple[str, ...]:
         missing = int(found.column.missing.sum()) + len(found.odd)
-        return found.column.name, found.kind, f"{missing:,}" if missing else "", f"{found.distinct:,}", becomes(encoder)
+        what = becomes(encoder) + (f" ({found.why})" if found.kind in (NUMBER, CATEGORY) and found.why else "")
+        return found.column.name, found.kind, f"{missing:,}" if missing else "", f"{found.distinct:,}", what
 
     def _label_row(self) -> tuple[str, ...]:
         column, target = self.reading.rows.columns[self.reading.place], self.reading.target
@@ -124,5 +147,6 @@ def _number(value: float) -> str:
 
 
 def _fit(text: str, width: int, right: bool) -> str:
-    text = text if len(text) <= width else text[: width - 1] + "…"
-    return text.rjust(width) if right else text.ljust(width)
+    text = text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+    blank = " " * (width - cell_len(text))
+    return blank + text if right else text + blank

@@ -37,6 +37,14 @@ def train(
     ] = None,
     l2: Annotated[float | None, typer.Option(help="Penalty on squared weights.", rich_help_panel=NETWORK)] = None,
     epochs: Annotated[int | None, typer.Option(help="How many, in all.", rich_help_panel=TRAINING)] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop after so many epochs without a better loss on a fifth of the training part, and keep the best; "
+            "0: learn from all of it, to the last epoch.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Samples in a step; 0: all of them.", rich_help_panel=TRAINING)
     ] = None,
@@ -84,6 +92,9 @@ def train(
     plot: Annotated[
         Path | None, typer.Option(help="Draw the training and its result here.", rich_help_panel=OUTPUT)
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say also what is said once a day.", rich_help_panel=OUTPUT)
+    ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print the result alone.", rich_help_panel=OUTPUT)
     ] = False,
@@ -91,13 +102,14 @@ def train(
     """Train a network, and test it on samples that it never saw.
 
     What is not given is chosen to suit the data. A table's labels are its column "label", "class", "target" or "y", or
-    the last one; a fifth of its rows is held out for the test. "nnx data FILE" says what is understood of a table.
+    the last one; a fifth of its rows is held out for the test, and a fifth of the others tells when to stop, unless
+    --epochs says it. "nnx data FILE" says what is understood of a table.
     """
     given = check_given(
         {
             "layers": None if layers is None else parse_layers(layers), "activation": activation, "dropout": dropout,
             "l2": l2, "optimizer": optimizer, "lr": lr, "decay": decay, "batch_size": batch_size, "seed": seed,
-            "epochs": epochs,
+            "epochs": epochs, "patience": patience,
         }
     )  # fmt: skip
     if resume and save is None:
@@ -122,4 +134,6 @@ def train(
         task,
         *map(tuple, (drop or (), keep or (), categorical or ())),
     )
-    job.Job(source, given, backend, save, plot, Report(quiet), list(ctx.obj or ())).run(resume)
+    report = Report(quiet, verbose)
+    with report.compiling():
+        job.Job(source, given, backend, save, plot, report, list(ctx.obj or ())).run(resume)

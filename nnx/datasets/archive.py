@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from nnx.errors import FileFormatError
 from nnx.files import check_size, open_file, size_of
 
-from .columns import EXACT, Column
+from .columns import EXACT, Column, not_finite
 
 UNREADABLE = (
     ValueError, TypeError, EOFError, OSError, KeyError, RuntimeError, OverflowError, struct.error, zipfile.BadZipFile,
@@ -143,10 +143,9 @@ def as_features(path: Path, x: NDArray[Any]) -> NDArray[np.float64]:
             f"{path}: x has the shape {x.shape}, expected [samples, features] with at least one of each; {remedy}"
         )
     converted = x.reshape(len(x), -1).astype(np.float64, copy=False)
-    if not (finite := np.isfinite(converted)).all():
-        row, column = divmod(int(np.argmin(finite)), converted.shape[1])
+    if place := not_finite(converted):
         raise FileFormatError(
-            f"{path}: x[{row}, {column}] is {converted[row, column]}, expected a finite number; "
+            f"{path}: x[{place[0]}, {place[1]}] is {converted[place]}, expected a finite number; "
             f"fill it in or remove the row"
         )
     return converted

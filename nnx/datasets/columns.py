@@ -7,10 +7,11 @@ written as text. So there is one set of rules for what a column is.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +55,7 @@ class Column:
     @cached_property
     def text(self) -> list[str]:
         """The cells as text: whole numbers without a point."""
-        numbers = [] if self.numbers is None else self.numbers.tolist()
-        return ["" if n != n else str(int(n)) if n == n // 1 and abs(n) < EXACT else repr(n) for n in numbers]
+        return list(map(digits_of, [] if self.numbers is None else self.numbers.tolist()))
 
     @cached_property
     def _distinct(self) -> tuple[list[str], NDArray[np.int64]]:
@@ -107,9 +107,16 @@ class Column:
         return np.array([is_missing(value) for value in self.values], dtype=bool)
 
     @cached_property
-    def parsed(self) -> dict[str, tuple[NDArray[np.float64], str]]:
-        """What `kinds.numbers_in` found, by the decimal mark that it was told: parsing takes longer than all else."""
+    def parsed(self) -> dict[tuple[str, str | None], Any]:
+        """What `numbers_in` found, by the mark and the unit that it was told: parsing takes longer than all else."""
         return {}
+
+
+def digits_of(number: float) -> str:
+    """Return a number as text, a whole one without a point; "" for nan."""
+    if number != number:
+        return ""
+    return str(int(number)) if number == number // 1 and abs(number) < EXACT else repr(number)
 
 
 def is_missing(cell: str) -> bool:
@@ -186,6 +193,17 @@ def _whole(wanted: str | int) -> int | None:
         return int(wanted)
     except ValueError:
         return None
+
+
+def like(rows: Sized) -> str:
+    """Say how many more rows there are besides the first."""
+    return f", like {len(rows) - 1} more" if len(rows) > 1 else ""
+
+
+def not_finite(x: NDArray[np.float64]) -> tuple[int, int] | None:
+    """Return the row and the column of the first number that is not finite; None where all are."""
+    finite = np.isfinite(x)
+    return None if finite.all() else divmod(int(np.argmin(finite)), x.shape[1])
 
 
 def numbered(count: int) -> tuple[str, ...]:

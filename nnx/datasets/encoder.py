@@ -16,21 +16,20 @@ from numpy.typing import NDArray
 from nnx.checks import choice
 from nnx.errors import FileFormatError
 
-from .columns import Column, Rows, is_missing, short
+from .columns import Column, Rows, is_missing, like, short
 from .kinds import (
     CATEGORY,
     DATE,
     DROPPED,
     FLAG,
     NUMBER,
-    SHARE,
     TEXT,
     USED,
     Understood,
     dates_in,
     flags_in,
-    numbers_in,
 )  # fmt: skip
+from .written import SHARE, numbers_in
 
 MOST_LEVELS = 64  # names of a category that get a column each
 RARE = 5  # rows of a name that tell something about it; fewer in small tables
@@ -48,7 +47,9 @@ class Encoder:
         name: of the column. kind: see kinds.py; one that is not used has no features, but for that a cell is blank.
         fill: what stands for a blank: the median. blank: whether a feature says that a cell was blank.
         levels: a category's names that get a feature each. other: whether all others together get one.
-        decimal: the decimal mark. format: of a date. cycles: of a date, which say where in the year, week or day it is.
+        decimal: the decimal mark. unit: of numbers; None, in files of earlier versions, is any. format: of a date.
+        cycles: of a date, which say where in the year, week or day it is.
+        binary: whether a number was 0 or 1 in all rows, so that True and False mean the same.
         why: in words, why it is left out.
     """
 
@@ -62,6 +63,8 @@ class Encoder:
     format: str = ""
     cycles: tuple[str, ...] = ()
     why: str = ""
+    unit: str | None = None
+    binary: bool = False
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -102,7 +105,8 @@ class Encoder:
             column: the column. decimal: the decimal mark of the file that it is in; "" is that of the training file.
         """
         if self.kind == NUMBER:
-            return numbers_in(column, decimal or self.decimal)[0]
+            numbers = numbers_in(column, decimal or self.decimal, self.unit).values
+            return np.where(np.isnan(numbers), flags_in(column), numbers) if self.binary else numbers
         return flags_in(column) if self.kind == FLAG else dates_in(column, self.format)[0]
 
     def check(self, column: Column, rows: Rows, at: int) -> list[str]:
@@ -124,10 +128,10 @@ class Encoder:
             return notes
         cell, place = column.text[odd[0]], rows.place(int(odd[0]), at)
         if len(odd) > (1 - SHARE) * filled.sum():
-            what = {NUMBER: "a number", FLAG: "true or false", DATE: f"a date ({self.format})"}[self.kind]
+            unit = f" in {self.unit}" if self.unit else ""
+            what = {NUMBER: f"a number{unit}", FLAG: "true or false", DATE: f"a date ({self.format})"}[self.kind]
             raise FileFormatError(f"{place}: {short(cell)} is not {what}, expected one as in training")
-        more = f", like {len(odd) - 1} more" if len(odd) > 1 else ""
-        return [*notes, f"{place}: {short(cell)} is taken for missing{more}"]
+        return [*notes, f"{place}: {short(cell)} is taken for missing{like(odd)}"]
 
     def _new_names(self, column: Column, rows: Rows, at: int) -> list[str]:
         new = [i for i, value in enumerate(column.values) if value not in self.levels and not is_missing(value)]
@@ -146,7 +150,7 @@ class Encoder:
 
 
 def _are_numbers(column: Column) -> bool:
-    return len(column) > 0 and not np.isnan(numbers_in(column)[0][~column.missing]).any()
+    return len(column) > 0 and not np.isnan(numbers_in(column).values[~column.missing]).any()
 
 
 def _one_hot(column: Column, levels: Sequence[str], other: bool) -> NDArray[np.float64]:
@@ -174,8 +178,10 @@ def learn(found: Understood, rows: NDArray[np.bool_] | None = None) -> Encoder:
     seen = found.numbers[rows & ~blank]
     fill = float(np.median(seen)) if len(seen) else 0.0
     cycles = _cycles(seen) if found.kind == DATE else ()
+    binary = found.kind == NUMBER and set(seen.tolist()) == {0.0, 1.0}
     return Encoder(
-        column.name, found.kind, fill, tells, decimal=found.decimal, format=found.format, cycles=cycles
+        column.name, found.kind, fill, tells, decimal=found.decimal, format=found.format, cycles=cycles,
+        unit=found.unit if found.kind == NUMBER else None, binary=binary,
     )  # fmt: skip
 
 
@@ -188,8 +194,8 @@ def _cycles(days: NDArray[np.float64]) -> tuple[str, ...]:
 def read_encoder(given: Any) -> Encoder:
     """Return the encoder that JSON describes; see `Preparation.read`."""
     encoder = Encoder(**given)
-    for name in ("name", "decimal", "format", "why"):
-        if not isinstance(getattr(encoder, name), str):
+    for name in ("name", "decimal", "format", "why", "unit"):
+        if not isinstance(getattr(encoder, name), str) and (name, encoder.unit) != ("unit", None):
             raise TypeError(f"{name} is no text")
     choice(encoder.kind, "kind", KINDS)
     choice(encoder.decimal, "decimal", (".", ","))
@@ -200,5 +206,5 @@ def read_encoder(given: Any) -> Encoder:
         choice(cycle, "cycle", CYCLES)
     return Encoder(
         encoder.name, encoder.kind, fill, bool(encoder.blank), tuple(map(str, encoder.levels)), bool(encoder.other),
-        encoder.decimal, encoder.format, tuple(encoder.cycles), encoder.why,
+        encoder.decimal, encoder.format, tuple(encoder.cycles), encoder.why, encoder.unit, bool(encoder.binary),
     )  # fmt: skip

@@ -25,10 +25,10 @@ def as_utf8(path: Path, data: bytes) -> tuple[bytes, list[str]]:
         if half.count(0) > 0.9 * len(half) and 0 not in data[1 - start : LOOKS : 2]:
             with contextlib.suppress(UnicodeDecodeError):
                 return data.decode(encoding).encode(), []
-    if b"\0" in data:
+    if (at := data.find(b"\0")) >= 0:
         raise FileFormatError(
-            f"{path}: this is a binary file, or text in UTF-16, expected CSV in UTF-8; save it as CSV (UTF-8), "
-            f"or as .npz for numpy"
+            f"{path}: this is a binary file, or text in UTF-16 (a byte in line {data.count(10, 0, at) + 1} is 0), "
+            "expected CSV in UTF-8; save it as CSV (UTF-8), or as .npz for numpy"
         )
     try:
         data.decode()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 
 from nnx.errors import FileFormatError, InputError, InputTypeError
 
-from .columns import BLANKS, EXACT, Column, Rows
+from .columns import BLANKS, EXACT, Column, Rows, digits_of
 from .needs import optional
 
 
@@ -72,13 +73,14 @@ def _column(narwhals: Any, name: str, series: Any) -> Column:
 
 def as_text(cell: Any) -> str:
     """Return what a cell holds as text; "" for nothing."""
-    if cell is None or type(cell).__name__ in ("NAType", "NaTType") or (isinstance(cell, float) and cell != cell):
+    if cell is None or type(cell).__name__ in ("NAType", "NaTType"):
         return ""
     if isinstance(cell, str):
         return cell.strip(BLANKS)
     if isinstance(cell, float | np.floating):
-        number = float(cell)
-        return str(int(number)) if number == number // 1 and abs(number) < EXACT else repr(number)
+        return digits_of(float(cell))
+    if isinstance(cell, timedelta):
+        return f"{digits_of(cell.total_seconds())} s"
     if hasattr(cell, "isoformat"):
         return str(cell.isoformat())
     return json.dumps(cell, default=str) if isinstance(cell, dict | list) else str(cell)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from .columns import Column, is_missing
-from .kinds import SHARE, is_number, numbers_in
+from .written import SHARE, is_number, numbers_in
 
 LABEL_NAMES = ("label", "class", "target", "y")  # in order of preference, in capitals or not
 LOOKS = 1000  # cells that tell whether a column is one of numbers
@@ -32,7 +32,7 @@ def is_header(first: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
             return True
         fresh = all(cell not in column for cell, column in pairs)
         return fresh and not all(cell.isdecimal() for column in below for cell in column)
-    words = [(cell, column) for cell, column in pairs if not is_number(cell) and not is_missing(cell)]
+    words = [(cell, column) for cell, column in pairs if not (is_number(cell) or is_missing(cell) or _as(cell, column))]
     values = sum(cell in column for cell, column in words)  # a name seldom is a value too
     above_numbers = sum(_are_numbers(column) for _, column in words)
     if above_numbers or values:
@@ -60,9 +60,14 @@ def _counts_up(first: Sequence[str]) -> bool:
     return len(numbers) > 2 and all(b - a == 1 for a, b in pairwise(numbers))
 
 
+def _as(cell: str, column: Sequence[str]) -> bool:
+    """Tell whether a cell is a number of the unit of those below it: 12 kg above 13 kg."""
+    return cell[:1] in "-+(0123456789" and not np.isnan(numbers_in(Column("", [*column[:LOOKS], cell])).values[-1])
+
+
 def _are_numbers(column: Sequence[str]) -> bool:
     read = Column("", column[:LOOKS])
-    numbers = int((~np.isnan(numbers_in(read)[0])).sum())
+    numbers = int((~np.isnan(numbers_in(read).values)).sum())
     return numbers > 0 and numbers >= SHARE * int((~read.missing).sum())
 
 

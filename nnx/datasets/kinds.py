@@ -7,7 +7,6 @@ cells of ten are numbers, the others are taken for missing, and told.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,15 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .columns import CODE, EXACT, Column, is_missing, short
+from .written import LONGEST_NUMBER, SHARE, example, numbers_in
 
-SHARE = 0.9  # of the cells that are filled: so many must be of a kind
+MOST_UNITS = 4  # more of them are no units
 MIXED = 0.5  # from here on, a column of text is told to hold numbers too
 
 NUMBER, FLAG, CATEGORY, DATE = "number", "true/false", "category", "date"
 CONSTANT, NAME, TEXT, EMPTY, DROPPED = "constant", "id", "text", "empty", "dropped"
 USED = (NUMBER, FLAG, CATEGORY, DATE)
 
-FLAGS = {"true": 1.0, "yes": 1.0, "t": 1.0, "y": 1.0, "false": 0.0, "no": 0.0, "f": 0.0, "n": 0.0}
+FLAGS = {
+    "true": 1.0, "yes": 1.0, "t": 1.0, "y": 1.0, "1": 1.0, "1.0": 1.0,
+    "false": 0.0, "no": 0.0, "f": 0.0, "n": 0.0, "0": 0.0, "0.0": 0.0,
+}  # fmt: skip
 NAMES_OF_IDS = re.compile(r"(?i:unnamed: ?\d+|id|index|idx|row|nr|no\.?|#|.*[ _.-]id|row[ _.-]?\w*)|.*[a-z0-9]I[dD]")
 WORDS = 4  # so many in a cell, on average, are sentences
 
@@ -37,7 +40,7 @@ class Understood:
         numbers: [N] float64 of a number, a date (days since 1970), or True and False (1, 0); nan where missing or odd.
         distinct: how many different cells there are, without those that are missing.
         odd: rows whose cell is filled, and not of the kind.
-        decimal: the decimal mark. format: of a date. why: what is to be said of it.
+        decimal: the decimal mark. unit: of numbers. format: of a date. why: what is to be said of it.
     """
 
     column: Column
@@ -46,6 +49,7 @@ class Understood:
     distinct: int = 0
     odd: tuple[int, ...] = ()
     decimal: str = "."
+    unit: str = ""
     format: str = ""
     why: str = ""
 
@@ -65,7 +69,7 @@ def understand(column: Column, decimal: str = ".", wish: str = "") -> Understood
         return Understood(column, CATEGORY, distinct=distinct)
     if distinct == 1 and filled == len(column):
         return Understood(column, CONSTANT, distinct=1, why=f"all cells are {short(column.text[0])}")
-    numbers, mark = numbers_in(column, decimal)
+    numbers, mark, unit, units = numbers_in(column, decimal)
     found = int((~np.isnan(numbers)).sum())
     codes = are_codes(column, numbers)
     if found >= SHARE * filled and not codes:
@@ -73,14 +77,21 @@ def understand(column: Column, decimal: str = ".", wish: str = "") -> Understood
             return Understood(column, CONSTANT, distinct=1, why=f"all cells are {short(column.text[0])}")
         if wish != "keep" and _name_rows(column, numbers, distinct):
             return Understood(column, NAME, distinct=distinct, why="it numbers the rows")
-        return Understood(column, NUMBER, numbers, distinct, _odd(numbers, missing), mark)
+        strange, why = _odd(numbers, missing), example(column, numbers)
+        return Understood(column, NUMBER, numbers, distinct, strange, mark, unit, why=why)
     for kind, values, form in ((FLAG, flags_in(column), ""), (DATE, *dates_in(column))):
         fits = int((~np.isnan(values)).sum())
         both = kind != FLAG or fits == filled or {0.0, 1.0} <= set(values.tolist())  # N alone may be north
         if fits >= SHARE * filled and both:
             return Understood(column, kind, values, distinct, _odd(values, missing), format=form)
+    several = ""
+    if 1 < len(units) <= MOST_UNITS:
+        listed = ", ".join(repr(unit) if unit else "none" for unit in units)
+        several = f"numbers in several units ({listed}); write all in one"
     if distinct <= filled / 2 or wish == "keep":
-        return Understood(column, CATEGORY, distinct=distinct)
+        return Understood(column, CATEGORY, distinct=distinct, why=several)
+    if several:
+        return Understood(column, TEXT, distinct=distinct, why=several)
     mixed = ""
     if found >= MIXED * filled and not codes:
         odd = next(v for v, n in zip(column.text, numbers, strict=True) if n != n and not is_missing(v))
@@ -92,95 +103,9 @@ def understand(column: Column, decimal: str = ".", wish: str = "") -> Understood
     return Understood(column, TEXT, distinct=distinct, why=what + mixed)
 
 
-def numbers_in(column: Column, decimal: str = ".") -> tuple[NDArray[np.float64], str]:
-    """Return a column's numbers, nan where there is none, and the decimal mark that they are written with."""
-    if column.numbers is not None:
-        return column.numbers, "."
-    if column.plain is not None and (decimal != "," or "." not in "".join(column.text)):
-        return column.plain, "."
-    if decimal not in column.parsed:
-        column.parsed[decimal] = _parsed(column, decimal)
-    return column.parsed[decimal]
-
-
-def _parsed(column: Column, decimal: str) -> tuple[NDArray[np.float64], str]:
-    numbers = np.full(len(column.values), np.nan)
-    filled = np.flatnonzero(~column.holes)
-    values = [column.values[i] for i in filled.tolist()] if column.holes.any() else column.values
-    ways = {".": [_written(value, ".") for value in values]}
-    if decimal == "," or any("," in value for value in values):
-        ways[","] = [_written(value, ",") for value in values]
-    counts = column.counts[filled]
-    mark = min(ways, key=lambda mark: (-counts[~np.isnan(ways[mark])].sum(), mark != decimal))
-    numbers[filled] = _of_one_unit(values, np.array(ways[mark]), counts)
-    return numbers[column.codes], mark
-
-
-def _of_one_unit(values: Sequence[str], numbers: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return numbers with nan for those of another unit than most: 5% is not 5, and $5 is not 5 euros."""
-    if not UNIT.search("\n".join(values)):
-        return numbers
-    units = np.array([(UNIT.findall(value) or [""])[-1] for value in values])
-    shares = {unit: counts[(units == unit) & ~np.isnan(numbers)].sum() for unit in dict.fromkeys(units.tolist())}
-    most = max(shares, key=lambda unit: (shares[unit], unit), default="")
-    others = [unit for unit in shares if unit != most and ("%" in (unit, most) or (unit and most))]
-    return np.where(np.isin(units, others), np.nan, numbers)
-
-
-def decorated(column: Column) -> NDArray[np.bool_]:
-    """Return [N] which cells hold more than the digits, sign, point and exponent of a plain number."""
-    if column.numbers is not None or column.plain is not None:
-        return np.zeros(len(column), dtype=bool)
-    return np.isnan([_plain(value) for value in column.values])[column.codes]
-
-
 def flags_in(column: Column) -> NDArray[np.float64]:
-    """Return 1 and 0 for true and false (or yes and no), nan for all else."""
+    """Return 1 and 0 for true and false (or yes and no, or themselves), nan for all else."""
     return np.array([FLAGS.get(value.casefold(), np.nan) for value in column.values])[column.codes]
-
-
-# ---- numbers ---------------------------------------------------------------------------------------------------------
-
-SIGNS = re.compile(r"^([-+]?)\s*(?:[$€£¥]|(?:USD|EUR|GBP|CHF)\s)?\s*(.*?)\s*(?:[%$€£¥]|\s(?:USD|EUR|GBP|CHF))?$")
-UNIT = re.compile("[%$€£¥]|USD|EUR|GBP|CHF")
-LONGEST_NUMBER = 400  # characters; float64 has numbers of 326
-MINUS = "\u2212"
-GROUPED = {
-    ".": re.compile(r"[-+]?[1-9]\d{0,2}(?:(?:,\d{3})+|(?:[ '\u2019\xa0\u202f]\d{3})+)(?:\.\d*)?"),
-    ",": re.compile(
-        r"[-+]?(?:\d+|[1-9]\d{0,2}(?:(?:\.\d{3})+|(?:[ '\u2019\xa0\u202f]\d{3})+))(?:,\d*)?(?:[eE][-+]?\d+)?"
-        r"|[-+]?,\d+"
-    ),
-}  # fmt: skip
-GROUPS = {".": str.maketrans("", "", ", '\u2019\xa0\u202f"), ",": str.maketrans(",", ".", ". '\u2019\xa0\u202f")}
-
-
-def _plain(cell: str) -> float:
-    """Return the number that a cell holds as programs write it; nan for any other."""
-    if "_" in cell:  # float() takes 1_000, as Python's source does; in a table it is no number
-        return np.nan
-    try:
-        return float(cell)
-    except ValueError:
-        return np.nan
-
-
-def _written(cell: str, mark: str) -> float:
-    """Return the number that a cell holds as people write it: groups of thousands, a currency, a percent sign."""
-    if len(cell) > LONGEST_NUMBER:  # a pattern takes long for what is long
-        return np.nan
-    cell = cell.replace(MINUS, "-")
-    sign, body = SIGNS.fullmatch(cell).groups() if "\n" not in cell else ("", cell)  # type: ignore[union-attr]
-    if mark == "." and (number := _plain(sign + body)) == number:
-        return number
-    if not GROUPED[mark].fullmatch(body):
-        return np.nan
-    return _plain(sign + body.translate(GROUPS[mark]))
-
-
-def is_number(cell: str) -> bool:
-    """Tell whether a cell is a number, however written."""
-    return not is_missing(cell) and any(number == number for number in (_written(cell, mark) for mark in GROUPED))
 
 
 def are_codes(column: Column, numbers: NDArray[np.float64]) -> bool:
@@ -193,9 +118,14 @@ def are_codes(column: Column, numbers: NDArray[np.float64]) -> bool:
     digits = [i for i, value in enumerate(column.values) if value.removeprefix("-").isdecimal()]
     total = column.counts[digits].sum()
     zeros = column.counts[[i for i in special if column.values[i][0] == "0"]].sum()
-    long = column.counts[[i for i in special if abs(int(column.values[i])) > EXACT]].sum()
+    long = column.counts[[i for i in special if _exceeds(column.values[i])]].sum()
     alike = len({len(column.values[i]) for i in digits}) == 1 and total >= SHARE * len(numbers)
     return bool(max(zeros, long) >= (1 - SHARE) * total or (zeros and alike))
+
+
+def _exceeds(digits: str) -> bool:
+    """Tell whether a whole number is more than float64 tells apart; Python itself reads no more than 4,300 digits."""
+    return len(digits) > LONGEST_NUMBER or abs(int(digits)) > EXACT
 
 
 def _name_rows(column: Column, numbers: NDArray[np.float64], distinct: int) -> bool:

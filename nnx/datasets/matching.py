@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from nnx.errors import FileFormatError
 
-from .columns import Column, Rows, few, is_missing, numbered, short
+from .columns import Column, Rows, few, is_missing, not_finite, numbered, short
 from .header import label_places
-from .kinds import numbers_in
 from .preparation import Preparation, encoded
+from .written import numbers_in
 
 
 def match(preparation: Preparation, rows: Rows) -> tuple[list[int], list[str]]:
@@ -97,9 +97,9 @@ def prepare(preparation: Preparation, rows: Rows) -> tuple[NDArray[np.float64], 
 def plain_numbers(rows: Rows, expected: tuple[str, ...]) -> NDArray[np.float64]:
     """Return columns of numbers, without a blank: found by name, or all that there are but for a label."""
     places = _by_name(rows, expected) if rows.named and not made_up(expected) else _by_number(rows, len(expected))
-    x = np.column_stack([numbers_in(rows.columns[place], rows.decimal)[0] for place in places])
-    if not (finite := np.isfinite(x)).all():
-        row, column = divmod(int(np.argmin(finite)), x.shape[1])
+    x = np.column_stack([numbers_in(rows.columns[place], rows.decimal).values for place in places])
+    if place := not_finite(x):
+        row, column = place
         cell = rows.columns[places[column]].text[row]
         what = "the cell is blank, expected a number"
         if cell:
@@ -127,7 +127,8 @@ def _by_number(rows: Rows, count: int) -> list[int]:
     every = list(range(len(rows.columns)))
     if len(every) == count + 1:
         by_name = next(iter(label_places(rows.names if rows.named else ())), None)
-        words = [i for i in every if rows.columns[i].missing.all() or np.isnan(numbers_in(rows.columns[i])[0]).all()]
+        columns = rows.columns
+        words = [i for i in every if columns[i].missing.all() or np.isnan(numbers_in(columns[i]).values).all()]
         if by_name is not None or len(words) == 1:
             every.remove(words[0] if by_name is None else by_name)
         elif not rows.named and not _counts_rows(rows.columns[0]):
@@ -142,7 +143,7 @@ def _by_number(rows: Rows, count: int) -> list[int]:
 
 def _counts_rows(column: Column) -> bool:
     """Tell whether a column counts the rows, and so is no feature."""
-    numbers = numbers_in(column)[0]
+    numbers = numbers_in(column).values
     return len(numbers) > 1 and bool((np.diff(numbers) == 1).all())
 
 

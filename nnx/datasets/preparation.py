@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nnx.errors import FileFormatError, InputError
 
-from .columns import Column, Rows
+from .columns import Column, Rows, not_finite
 from .encoder import Encoder, read_encoder
 
 
@@ -82,9 +82,9 @@ def encoded(preparation: Preparation, rows: Rows, places: Sequence[int]) -> NDAr
         FileFormatError: a number is infinite.
     """
     x = preparation.encode([rows.columns[place] for place in places], rows.decimal)
-    if (finite := np.isfinite(x)).all():
+    if (place := not_finite(x)) is None:
         return x
-    row, feature = divmod(int(np.argmin(finite)), x.shape[1])
+    row, feature = place
     owners = [place for encoder, place in zip(preparation.used, places, strict=True) for _ in encoder.features]
     raise FileFormatError(
         f"{rows.place(row, owners[feature])}: the cell is {x[row, feature]}, expected a finite number; fill it in or "

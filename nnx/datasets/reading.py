@@ -9,26 +9,29 @@ import json
 import lzma
 import re
 import zipfile
-import zlib
 from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from nnx.errors import FileFormatError
-from nnx.files import check_size, open_file, size_of
+import numpy as np
 
+from nnx.errors import FileFormatError
+from nnx.files import check_size, read_file
+
+from . import archive
 from .archive import EXPANDED
 from .assembling import assemble
 from .columns import BLANKS, Column, Rows, short
-from .csvfile import read_csv
+from .csvfile import WIDEST, read_csv, too_wide
 from .frames import as_text, from_frame
 from .needs import optional
+from .written import LONGEST_NUMBER
 
 KIND = "a table (CSV, Excel, JSON, Parquet or npz)"
 MOST = 4 << 30  # bytes; an npz file takes less room, and is read a hundred times as fast
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"(\xb5/\xfd": "zstd"}
-UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, KeyError)
+UNREADABLE = (*archive.UNREADABLE, lzma.LZMAError)
 FOREIGN = {
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook (.xls)", "save it as .xlsx or CSV"),
     b"%PDF": ("a PDF document", "copy its table into a spreadsheet, and save that as CSV"),
@@ -55,8 +58,7 @@ def read_rows(path: Path, header: bool | None = None, known: Collection[str] = (
     Raises:
         FileFormatError: it is something else, damaged, or too large. MissingExtra: a package for it is not installed.
     """
-    with open_file(path, KIND, MOST) as file:
-        data = file.read(size_of(file))
+    data = read_file(path, KIND, MOST)
     packed = next((name for magic, name in PACKED.items() if data.startswith(magic)), "")
     if packed:
         data = _unpacked(path, data, packed)
@@ -70,6 +72,8 @@ def _read(path: Path, data: bytes, header: bool | None, known: Collection[str]) 
     for magic, (what, remedy) in FOREIGN.items():
         if data.startswith(magic) or (magic.isascii() and start.lstrip().startswith(magic.lower())):
             raise FileFormatError(f"{path}: this is {what}, expected {KIND}; {remedy}")
+    if data.startswith((*PACKED, b"PK\x03\x04")):
+        raise FileFormatError(f"{path}: what is in it is compressed once more; unpack it, and give one table")
     if PAGE.match(start):
         raise FileFormatError(f"{path}: this is a web page (HTML), expected {KIND}; download the file itself")
     if data.startswith(b"PAR1"):
@@ -118,8 +122,8 @@ def _expander(path: Path, how: str) -> Any:
 def _zipped(path: Path, data: bytes, header: bool | None, known: Collection[str]) -> Rows:
     """Read a zip file: an Excel workbook is one, too."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            members = [info for info in archive.infolist() if not info.is_dir()]
+        with zipfile.ZipFile(io.BytesIO(data)) as zipped:
+            members = [info for info in zipped.infolist() if not info.is_dir()]
             names = [info.filename for info in members]
             size = sum(info.file_size for info in members)
             check_size(path, size, EXPANDED, "expands to", "save it as CSV, or take a part of it")
@@ -127,7 +131,7 @@ def _zipped(path: Path, data: bytes, header: bool | None, known: Collection[str]
                 return _excel(path, data, header, known)
             tables = [n for n in names if not n.startswith("__MACOSX/") and not Path(n).name.startswith(".")]
             if len(tables) == 1:
-                with archive.open(tables[0]) as stream:
+                with zipped.open(tables[0]) as stream:
                     return _read(path, _bounded(path, stream), header, known).noting(
                         f"read {tables[0]} in the zip file"
                     )
@@ -193,7 +197,7 @@ def _json(path: Path, data: bytes) -> Rows:
     try:
         text = data.decode("utf-8-sig")
         try:
-            given = json.loads(text, object_pairs_hook=_record)
+            given = _loaded(text)
         except json.JSONDecodeError as error:
             if "Extra data" not in str(error):
                 raise
@@ -211,9 +215,13 @@ def _json(path: Path, data: bytes) -> Rows:
     return Rows(f"{path} (JSON)", tuple(columns), True, lambda row: f"record {row + 1}")
 
 
+def _loaded(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_record, parse_int=lambda n: int(n) if len(n) <= LONGEST_NUMBER else n)
+
+
 def _line(number: int, line: str) -> Any:
     try:
-        return json.loads(line, object_pairs_hook=_record)
+        return _loaded(line)
     except ValueError as error:
         raise ValueError(f"line {number} of the file: {error}") from error
 
@@ -256,16 +264,28 @@ def _records(given: Any) -> list[Mapping[str, Any]]:
 
 
 def _parquet(path: Path, data: bytes) -> Rows:
-    parquet = optional("pyarrow.parquet", "parquet", "reading Parquet files")
+    arrow, parquet = (optional(name, "parquet", "reading Parquet files") for name in ("pyarrow", "pyarrow.parquet"))
     try:
         file = parquet.ParquetFile(io.BytesIO(data))
+        if (width := file.metadata.num_columns) > WIDEST:
+            raise too_wide(path, width)
         size = 8 * file.metadata.num_rows * file.metadata.num_columns
-        groups = range(file.metadata.num_row_groups)
-        size = max(size, sum(file.metadata.row_group(i).total_byte_size for i in groups))
         check_size(path, size, MOST, "expands to", "take a part of it")
-        table = file.read()
+        # Texts stay where they are stored once: one of them in millions of rows takes no room in the file.
+        texts = [field.name for field in file.schema_arrow if field.type in (arrow.string(), arrow.large_string())]
+        table = parquet.ParquetFile(io.BytesIO(data), read_dictionary=texts).read()
+        kept = [column for column in table.columns if arrow.types.is_dictionary(column.type)]
+        size += sum(_characters(chunk) for column in kept for chunk in column.chunks)
+        check_size(path, size, MOST, "expands to", "take a part of it")
     except FileFormatError:
         raise
     except Exception as error:  # whatever a damaged file makes of it
         raise FileFormatError(f"{path}: this looks like a Parquet file, but cannot be read: {error}") from error
     return from_frame(table, str(path))
+
+
+def _characters(texts: Any) -> int:
+    """Return how many bytes an array of texts has, each as often as it is there."""
+    lengths = np.array([len(str(text)) for text in texts.dictionary.to_pylist()], dtype=np.int64)
+    used = texts.indices.drop_null().to_numpy(zero_copy_only=False)
+    return int(lengths @ np.bincount(used, minlength=len(lengths))) if len(lengths) else 0

@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 
 from nnx.errors import FileFormatError
 
-from .columns import Column, short
-from .kinds import SHARE, are_codes, decorated, numbers_in
+from .columns import Column, digits_of, short
+from .kinds import are_codes
+from .written import SHARE, decorated, numbers_in
 
 Task = Literal["classification", "regression"]
 
 MOST_CLASSES = 32  # whole numbers with more distinct values than this are taken for measurements
-ODD = (
-    0.05  # a share of cells: what is written with $ or 1,000 in fewer of them is a slip, not how the column is written
-)
+ODD = 0.05  # a share: what is written with $ or 1,000 in fewer cells is a slip, not how the column is written
 NAMED = 0.05  # "none" and "-" are classes where so many labels are that
 ENOUGH = 10  # rows that tell free text from classes
 
@@ -53,7 +52,7 @@ def encode(column: Column, task: str, where: Callable[[int], str], decimal: str 
         FileFormatError: a label is missing, or cannot be used for this task.
     """
     _check_present(column, where)
-    numbers, _ = numbers_in(column, decimal)
+    numbers, _, unit, _ = numbers_in(column, decimal)
     numeric = not are_codes(column, numbers)
     mostly = numeric and np.count_nonzero(~np.isnan(numbers)) >= SHARE * len(numbers)
     if mostly or task == "regression":
@@ -67,7 +66,7 @@ def encode(column: Column, task: str, where: Callable[[int], str], decimal: str 
             return Target(numbers.reshape(-1, 1), (), "regression")
     elif task == "auto":
         _refuse_free_text(column, where)
-    plain = mostly and not np.isnan(numbers).any()
+    plain = mostly and not unit and not np.isnan(numbers).any()
     y, classes = _by_value(numbers) if plain else _by_name(column)
     if len(classes) == 1:
         raise FileFormatError(
@@ -155,5 +154,4 @@ def _by_name(column: Column) -> tuple[NDArray[np.int64], tuple[str, ...]]:
 
 def _by_value(numbers: NDArray[np.float64]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     values, indices = np.unique(numbers, return_inverse=True)
-    names = tuple(str(int(value)) if value == int(value) else repr(float(value)) for value in values.tolist())
-    return indices.astype(np.int64), names
+    return indices.astype(np.int64), tuple(map(digits_of, values.tolist()))

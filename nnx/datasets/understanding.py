@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from nnx.errors import FileFormatError, InputError
 
-from .columns import Column, Rows, short
+from .columns import Column, Rows, like, short
 from .encoder import learn
 from .header import label_places
-from .kinds import CATEGORY, DROPPED, NAME, Understood, dates_in, numbers_in, understand
+from .kinds import CATEGORY, DROPPED, NAME, Understood, dates_in, understand
 from .preparation import Preparation, encoded, nothing_left
 from .target import Target, encode
+from .written import numbers_in
 
 TURNED = {f"%{a}{mark}%{b}": f"%{b}{mark}%{a}" for a, b in ("md", "dm") for mark in "/.-"}  # 1/2/2024
 
@@ -83,10 +84,9 @@ class Reading:
         for place, found in zip(self.places, self.found, strict=True):
             if found.odd:
                 cell = found.column.text[found.odd[0]]
-                more = f", like {len(found.odd) - 1} more" if len(found.odd) > 1 else ""
                 odd.append(
                     f"{self.rows.at(found.odd[0])}, column {place + 1} ({found.column.name!r}): {short(cell)} is no "
-                    f"{found.kind}, and taken for missing{more}"
+                    f"{found.kind}, and taken for missing{like(found.odd)}"
                 )
         return (*self.rows.notes, *odd, *self._doubts())
 
@@ -101,6 +101,8 @@ class Reading:
         if self.target.task == "regression" and self.target.y.min() == self.target.y.max():
             doubts.append(f"all labels are {short(self.rows.columns[self.place].text[0])}: there is nothing to learn")
         for found in self.found:
+            if found.kind == CATEGORY and found.why:
+                doubts.append(f"{found.column.name!r} is taken for a category: {found.why}")
             if found.numbers is not None and (turned := TURNED.get(found.format[:5])):
                 days, _ = dates_in(found.column, turned + found.format[5:])
                 if not np.isnan(days[~np.isnan(found.numbers)]).any():
@@ -162,7 +164,7 @@ def _refuse_other_headers(rows: Rows, target: Target, found: tuple[Understood, .
     for row in sorted(set.intersection(*typed)) if typed else []:
         cells = [column.text[row] for column in rows.columns]
         alone = target.task == "regression" or (target.y == target.y[row]).sum() == 1
-        if alone and np.isnan(numbers_in(Column("", cells))[0]).all():
+        if alone and np.isnan(numbers_in(Column("", cells)).values).all():
             raise FileFormatError(
                 f"{rows.source}, {rows.at(row)}: the cells ({', '.join(map(short, cells[:3]))} ...) are of another "
                 "kind than those of all other rows, as in a second header; remove this row, or what is above it if "

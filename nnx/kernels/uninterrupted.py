@@ -19,6 +19,7 @@ from contextvars import copy_context
 from types import FrameType
 from typing import Any, TypeVar
 
+from nnx.kernels import compiling
 from nnx.kernels.forking import hold_at_fork
 
 Result = TypeVar("Result")
@@ -75,7 +76,7 @@ def uninterrupted(work: Callable[[], Result]) -> Result:
         finally:
             threading.stack_size(usual)
         while not over.acquire(timeout=LOST):
-            pass
+            compiling.tell()
     except BaseException:  # a handler's
         atexit.register(finish)  # now, to come before what Numba has registered
         raise
@@ -106,8 +107,11 @@ def finish() -> None:
 
 def pause() -> None:
     """End here, between two parts of the work, where the program ends and nobody waits for it."""
-    if _ending and threading.get_ident() in _working:
+    apart = threading.get_ident() in _working
+    if _ending and apart:
         raise SystemExit
+    if not apart:  # nobody else would
+        compiling.tell()
 
 
 def whose() -> int:

@@ -67,6 +67,7 @@ class Checkpoint:
     Attributes:
         parameters: by their names, as "0.weights".
         training: None where the model was not compiled.
+        functions: the names of metrics that are functions of the user's own, and not in the file.
     """
 
     layers: Sequence[Layer]
@@ -77,6 +78,7 @@ class Checkpoint:
     metadata: dict[str, Any]
     parameters: dict[str, np.ndarray]
     training: Training | None
+    functions: Sequence[str] = ()
 
 
 def write(path: str | os.PathLike[str], model: Checkpoint) -> None:
@@ -163,6 +165,8 @@ def _describe(model: Checkpoint) -> str:
         "metrics": list(model.metrics),
         "metadata": model.metadata,
     }
+    if model.functions:
+        described["functions"] = list(model.functions)
     training = model.training
     if training is not None:
         described |= {
@@ -275,6 +279,7 @@ def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Check
         metadata=header["metadata"],
         parameters={name.removeprefix(PARAMETERS): tensors[name] for name in expected},
         training=_training(header, moments),
+        functions=[str(name) for name in header.get("functions", [])],
     )
 
 

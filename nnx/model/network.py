@@ -15,6 +15,7 @@ import numpy as np
 from nnx import casting, checks, rng
 from nnx.backends import Backend, resolve
 from nnx.backends.base import host_array, on_its_device, real_numbers
+from nnx.backends.resolve import Wish
 from nnx.errors import InputError, InputTypeError
 from nnx.flat_buffer import ParameterBuffer
 from nnx.layers import Layer
@@ -44,7 +45,7 @@ class Network(Assignable):
     }
 
     def __init__(
-        self, *layers: Layer, backend: Any = None, dtype: str = "float32", precision: str | None = None, seed: int = 0
+        self, *layers: Layer, backend: Wish = None, dtype: str = "float32", precision: str | None = None, seed: int = 0
     ) -> None:
         self._owner = Owner()
         self._layers = fitting_layers(layers)
@@ -90,7 +91,7 @@ class Network(Assignable):
 
     @alone
     @changing
-    def to(self, backend: Any, dtype: str | None = None, precision: str | None = None) -> Self:
+    def to(self, backend: Wish, dtype: str | None = None, precision: str | None = None) -> Self:
         """Move to another backend (or type, or precision), with parameters and the optimizer's state; return self."""
         target = resolve(backend)
         dtype = self.dtype if dtype is None else checks.dtype(dtype)
@@ -209,6 +210,10 @@ class Network(Assignable):
             if outputs is not None and mark is not None and mark is owner.mark:  # nothing changed meanwhile
                 return outputs
         return self._predict(x, batch_size)
+
+    def __call__(self, x: Any) -> np.ndarray:
+        """Return `predict(x)`: calling a model, as in Keras, is using it, and never training."""
+        return self.predict(x)
 
     @reading
     @on_its_device

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.losses import Loss
+from nnx.losses import FusedLoss, Loss
 from nnx.model.inference import Inference
 
 Array = Any
@@ -24,13 +24,14 @@ def tolerance_of(y: np.ndarray, weights: np.ndarray | None = None) -> float:
 
 def mean_scores(
     inference: Inference, loss: Loss, metric: str | None, tolerance: float, x: np.ndarray, target: Array, rows: int,
-    factors: Array | None = None,
+    factors: Array | None = None, kept: list[np.ndarray] | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Return the mean loss, without penalties, and the accuracy, if there is a metric, by name.
 
     Args:
         x: inputs [N, I]. target: as the loss prepared it, an array of the backend. rows: how many are taken at a time.
         metric, tolerance: what counts as right: see `Operations.tally`.
+        kept: takes the outputs, if given, for metrics that need them all.
         factors: what each sample counts [N, 1], on average 1, an array of the backend; None: all alike.
     """
     backend, own = inference.backend, loss.apart()
@@ -46,7 +47,21 @@ def mean_scores(
                 backend.weighted_tally(
                     losses, outputs, wanted, factors[i : i + len(losses), ...], metric, tolerance, stats
                 )
+            if kept is not None:
+                kept.append(np.array(backend.to_numpy(outputs)))
         mean, right, _ = backend.to_numpy(stats).tolist()
         total, hits = total + mean * wanted.shape[0], hits + right
     scores = {"loss": float(total / len(x))}
     return scores if metric is None else {**scores, "accuracy": float(hits / len(x))}
+
+
+def probabilities(loss: Loss, outputs: np.ndarray) -> np.ndarray:
+    """Return outputs as they are, or of logits the probabilities, in float64."""
+    if not isinstance(loss, FusedLoss):
+        return outputs
+    logits = outputs.astype(np.float64)
+    with np.errstate(all="ignore"):
+        if loss.metric == "logits":
+            return np.asarray(1 / (1 + np.exp(-logits)))
+        e = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(e / e.sum(axis=1, keepdims=True))

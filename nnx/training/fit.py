@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from nnx import checks
 from nnx.backends.recorder import Program
 from nnx.callbacks import Callback, Model
-from nnx.errors import NonFiniteError
+from nnx.errors import InputError, NonFiniteError
 from nnx.history import History
 from nnx.kernels.step_state import HITS, LOSS, PENALTY
 from nnx.training import progress
@@ -153,3 +154,17 @@ class Fit:
         if self.trainer.metric is not None:
             logs["accuracy"] = float(accuracy)
         return logs
+
+
+def first_held_out(share: Any, validation_data: Any, rows: int) -> int:
+    """Return which row is the first to be held out."""
+    share = checks.real(share, "fit: validation_split", high=1.0)
+    if validation_data is not None:
+        raise InputError(f"fit: validation_split={share:g} and validation_data were both given; give one of them")
+    first = int(rows * (1 - share))
+    if not 0 < first < rows:
+        raise InputError(
+            f"fit: validation_split={share:g} of {rows} samples leaves {first} to train on and {rows - first} to hold "
+            "out; expected one of each at least"
+        )
+    return first

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Any
 
-from nnx.output import Output
+from nnx.backends.printable import printable
+from nnx.kernels import compiling
+from nnx.output import Output, say
 
 SILENT_SECONDS = 2.0  # at most so often a line, where there is no terminal
 DRAWN_SECONDS = 0.1  # at most so often the bar
@@ -20,6 +22,7 @@ class Progress:
 
     def __init__(self, epochs: int, first_epoch: int) -> None:
         self.epochs, self.first_epoch = epochs, first_epoch
+        self._block = ExitStack()
 
     def __enter__(self) -> Progress:
         return self
@@ -27,7 +30,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        pass
+        self._block.close()
 
     def advance(self, epochs: float) -> None:
         """Go on by a part of an epoch, or by several."""
@@ -43,70 +46,81 @@ class Lines(Progress):
         super().__init__(epochs, first_epoch)
         self._output, self._last = Output(sys.stdout), 0.0
 
+    def __enter__(self) -> Progress:
+        if not compiling.is_heard():  # the command line listens all the time
+            self._block.enter_context(compiling.heard_by(compiling.once(say)))
+        return self
+
     def log(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Print the line, if it is time."""
         number, total = epoch + 1, self.first_epoch + self.epochs
         if epoch != self.first_epoch and number != total and time.monotonic() - self._last < SILENT_SECONDS:
             return
         self._last = time.monotonic()
-        self._output.write(f"epoch {number}/{total}  {describe(logs)}\n")
+        self._output.write(f"epoch {number}/{total}  {'  '.join(described(logs))}\n")
         self._output.flush()
 
 
 class Bar(Progress):
-    """A bar with the epoch, its values and the time left, drawn by rich in this thread: there may be no other."""
+    """A bar with the epoch, the time left and the values, drawn by rich in this thread: there may be no other."""
 
     def __enter__(self) -> Progress:
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
-        from rich.table import Column
+        from nnx.training.bar import Shown
 
-        columns = [
-            TextColumn("epoch"),
-            MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            BarColumn(bar_width=20),
-            TimeRemainingColumn(table_column=Column(no_wrap=True)),
-            # Where there are too few columns for all, the values take a second line, and nothing is cut.
-            TextColumn("{task.description}", markup=False, table_column=Column()),
-        ]
-        self._bar: Any = RichProgress(*columns, auto_refresh=False)
-        self._done, self._drawn = float(self.first_epoch), 0.0
+        total = self.first_epoch + self.epochs
+        self._bar = Shown(total, self.first_epoch)
+        self._done, self._drawn, self._waits = float(self.first_epoch), 0.0, False
         try:
             self._bar.start()
         except Exception:  # the terminal has gone, or shows another bar beside which rich draws none
-            return Lines(self.epochs, self.first_epoch)
-        total = self.first_epoch + self.epochs
-        self._task = self._bar.add_task("", total=total, completed=self.first_epoch)
+            return self._block.enter_context(Lines(self.epochs, self.first_epoch))
+        self._block.enter_context(compiling.heard_by(self._compiling))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        super().__exit__(kind, error, trace)
         with suppress(Exception):  # here and below: a terminal that has gone is no reason for a training to fail
             self._bar.stop()
 
     def advance(self, epochs: float) -> None:
         """Move the bar."""
+        if self._waits:
+            self._waits = False
+            self._bar.clear()
         self._done += epochs
-        self._update(completed=self._done + 1e-9)
+        self._update(self._done + 1e-9)
 
     def log(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Write the values beside the bar."""
-        self._update(description=describe(logs))
+        self._bar.values = described(logs)
+        self._update()
 
-    def _update(self, **what: Any) -> None:
+    def _compiling(self, seconds: float) -> None:
+        """Say in the values' place that something is compiled."""
+        self._waits = True
+        self._bar.values = [f"first use here: compiling, {seconds:.0f} s (of {compiling.USUAL}, once)"]
+        self._update()
+
+    def _update(self, done: float | None = None) -> None:
         now = time.monotonic()
         due = now - self._drawn >= DRAWN_SECONDS
         if due:
             self._drawn = now
         with suppress(Exception):
-            self._bar.update(self._task, refresh=due, **what)
+            self._bar.move(done, due)
 
 
-def describe(logs: Mapping[str, float]) -> str:
-    """Return the values in one line; of a regularized network's losses only the sum."""
+def described(logs: Mapping[str, float]) -> list[str]:
+    """Return the values with their names; of a regularized network's losses only the sum."""
     parts = ("data_loss", "regularization_loss")
-    return "  ".join(f"{name} {value:.4f}" for name, value in logs.items() if name not in parts)
+    return [f"{printable(name)} {_number(value)}" for name, value in logs.items() if name not in parts]
+
+
+def _number(value: float) -> str:
+    """Write a value with four digits after the point, unless that shows none of it, or more than it means."""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
 
 
 def make(verbose: Any, epochs: int, first_epoch: int) -> Progress:
@@ -114,10 +128,10 @@ def make(verbose: Any, epochs: int, first_epoch: int) -> Progress:
     if not verbose:
         return Progress(epochs, first_epoch)
     if Output(sys.stdout).isatty():
-        try:
-            import rich  # noqa: F401
+        with suppress(ImportError):
+            from rich import get_console
 
-            return Bar(epochs, first_epoch)
-        except ImportError:
-            pass
+            console = get_console()
+            if console.is_terminal and not console.is_dumb_terminal:  # a dumb one would show the bar when all is over
+                return Bar(epochs, first_epoch)
     return Lines(epochs, first_epoch)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from weakref import proxy
 
 import numpy as np
 
 from nnx.kernels.step_state import LOSS
 from nnx.losses import Loss
+from nnx.metrics import Metric
 from nnx.model.network import Network
 from nnx.optimizers import Optimizer
 from nnx.owner import Owner
@@ -81,8 +82,8 @@ class TrainingStep:
         tolerance: how near a regression's output must be to count as right.
     """
 
-    def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, metrics: Sequence[str]) -> None:
-        self.network: Network = proxy(network)
+    def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, metrics: Sequence[Metric]) -> None:
+        self.network = cast(Network, proxy(network))
         self.given_loss, self.optimizer, self.metrics = loss, optimizer, metrics
         self.backend, self._owner, self.flat = network.backend, network._owner, network.flat
         backend = self.backend

@@ -15,6 +15,8 @@ from nnx.casting import check_lost
 from nnx.errors import InputError, InputTypeError
 from nnx.layers import Layer
 from nnx.losses import Loss
+from nnx.metrics import Metric
+from nnx.metrics import checked as checked_metrics
 from nnx.model.network import Network
 from nnx.model.validation import check_ending, check_loss
 from nnx.optimizers import Optimizer
@@ -23,7 +25,6 @@ from nnx.settings import assignable
 from nnx.training.trainer import Trainer
 
 Array = Any
-METRICS = ("accuracy",)
 
 
 class Trainable(Network):
@@ -38,7 +39,7 @@ class Trainable(Network):
         self._loss: Any = None  # a Loss and an Optimizer, once compiled
         self._optimizer: Any = None
         self._trainer: Trainer | None = None
-        self.metrics: tuple[str, ...] = ()
+        self.metrics: tuple[Metric, ...] = ()
         super().__init__(*layers, **arguments)
 
     def _unknown(self, name: str) -> str:
@@ -56,17 +57,19 @@ class Trainable(Network):
 
         Args:
             loss: such as `CategoricalCrossEntropy()`. optimizer: such as `Adam(0.01)`.
-            metrics: [] or ["accuracy"]: the share of right classes; of outputs on the right side of 0.5 for binary
-                cross-entropy; of outputs within std(y) / 250 of the target for regression (chapter 17).
+            metrics: a list of "accuracy": the share of right classes; of outputs on the right side of 0.5 for binary
+                cross-entropy; of outputs within std(y) / 250 of the target for regression (chapter 17). In evaluation
+                and validation also "precision", "recall", "f1", "auc", "top_5" (any number) for classes, "mae", "rmse",
+                "r2" for numbers, as nnx.metrics has them, and functions f(y_true, y_pred) of your own, called with all
+                targets and all outputs of `predict` at once and listed by their names.
         """
         self._check_loss(loss)
         _check_optimizer(optimizer)
-        if not isinstance(metrics, list | tuple) or any(m not in METRICS for m in metrics):
-            raise InputError(f"compile: metrics={metrics!r}; expected [] or ['accuracy']")
+        metrics = checked_metrics(metrics, loss.metric)
         if self.flat.size == 0:
             raise InputError("compile: no layer has parameters, so there is nothing to train; add a Dense layer")
         self._loss, self._optimizer = copy.deepcopy(loss), copy.deepcopy(optimizer)
-        self.__dict__.update(metrics=tuple(metrics))
+        self.__dict__.update(metrics=metrics)
         self._trainer = None
         self._begin()
         return self
@@ -179,10 +182,13 @@ class Trainable(Network):
         """Return what each sample counts, float64 [N], or None: all alike. The loss may ignore labels."""
         samples, classes, counted = None, None, self.loss.counted(y)
         if sample_weight is not None:
-            samples = weights.checked(self._from_device(sample_weight), len(target), who)
+            samples = self._checked_weights(sample_weight, len(target), who)
         if class_weight is not None:
             classes = weights.of_classes(class_weight, *self._classes(target, who), who, counted)
         return weights.product(who, samples, classes, counted)
+
+    def _checked_weights(self, sample_weight: Any, samples: int, who: str) -> np.ndarray:
+        return weights.checked(self._from_device(sample_weight), samples, who)
 
     def _factors(self, counts: np.ndarray | None) -> Array:
         """Return that as an array of the backend [N, 1], on average 1."""
@@ -194,6 +200,9 @@ class Trainable(Network):
         """Return the class of each sample, and all classes."""
         if self.loss.metric == "categorical" and target.ndim == 1:
             return target, range(self.n_outputs or int(target.max()) + 1)
+        smoothing = getattr(self.loss, "label_smoothing", 0.0)
+        if smoothing and np.allclose(target.max(axis=1), 1 - smoothing + smoothing / target.shape[1]):  # of labels
+            return target.argmax(axis=1), range(target.shape[1])
         if self.loss.metric in ("binary", "logits") and target.shape[1] == 1 and np.all((target == 0) | (target == 1)):
             return target[:, 0].astype(np.int64), range(2)
         raise InputError(

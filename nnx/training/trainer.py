@@ -20,6 +20,7 @@ from nnx.callbacks import Model
 from nnx.errors import InputError, NonFiniteError, NotReplayable
 from nnx.kernels.step_state import LOSS, PENALTY, STEP
 from nnx.losses import Loss
+from nnx.metrics import Metric, beside, name_of
 from nnx.model.network import Network
 from nnx.model.validation import check_ending, check_loss, written
 from nnx.optimizers import Optimizer
@@ -79,7 +80,7 @@ class Trainer(TrainingStep):
         ran: how the last steps ran; None before the first.
     """
 
-    def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, metrics: Sequence[str]) -> None:
+    def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, metrics: Sequence[Metric]) -> None:
         self.edition, self.outdated = 0, True
         self.ran: Program | Eager | Execution | None = None
         self._held: list[Held] = []  # what recordings hold of parts that nnx did not define
@@ -122,7 +123,8 @@ class Trainer(TrainingStep):
         """Return the names of what a fit measures, in the order of its history."""
         parts = ["data_loss", "regularization_loss"] if self.network.regularized else []
         scores = ["loss", *(["accuracy"] if self.metric is not None else [])]
-        return [scores[0], *parts, *scores[1:], *([f"val_{name}" for name in scores] if validated else [])]
+        held_out = [*scores, *map(name_of, beside(self.metrics))] if validated else []
+        return [scores[0], *parts, *scores[1:], *(f"val_{name}" for name in held_out)]
 
     # ---- recording ---------------------------------------------------------------------------------------------------
 

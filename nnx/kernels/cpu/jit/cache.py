@@ -40,6 +40,7 @@ from numba.core.compiler import CompileResult
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime.nrt import rtsys
 
+from nnx.kernels import compiling
 from nnx.kernels.forking import hold_at_fork
 from nnx.kernels.uninterrupted import LOCK, NEEDED, pause, uninterrupted
 from nnx.kernels.user_warnings import warn_once
@@ -81,8 +82,14 @@ def whole(dispatcher: Any) -> None:
         pause()
         return compile_one(signature)
 
+    def for_operands(*operands: Any) -> Any:
+        try:
+            return compile_for(*operands)
+        finally:
+            compiling.ended()
+
     dispatcher.compile = compile_after_a_pause
-    dispatcher._compile_for_args = lambda *operands: uninterrupted(partial(compile_for, *operands))
+    dispatcher._compile_for_args = lambda *operands: uninterrupted(partial(for_operands, *operands))
 
 
 def typed(dispatcher: Any, *types: Any) -> Any:
@@ -93,7 +100,10 @@ def typed(dispatcher: Any, *types: Any) -> Any:
     def work() -> None:
         with LOCK, uncollected():
             if types not in dispatcher.overloads:
-                dispatcher.compile(types)
+                try:
+                    dispatcher.compile(types)
+                finally:
+                    compiling.ended()
 
     uninterrupted(work)
     return dispatcher
@@ -138,9 +148,13 @@ class KernelCache(_Cache):
                 file.unlink(missing_ok=True)
 
     def load_overload(self, signature: Any, target_context: Any) -> Any:
-        """Return the compiled function, or None where there is none, or its file is damaged."""
-        if not self.enabled:
-            return None
+        """Return the compiled function, or None where there is none, or its file is damaged: it is compiled then."""
+        found = self._load(signature, target_context) if self.enabled else None
+        if found is None:
+            compiling.begun()
+        return found
+
+    def _load(self, signature: Any, target_context: Any) -> Any:
         # All that loaded code needs of Numba. What Numba does here itself, `target_context.refresh()`, gets ready for
         # compiling, SciPy included, which takes 0.3 s; where nothing is found, the compiler does that.
         rtsys.initialize(target_context)

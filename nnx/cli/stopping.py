@@ -1,0 +1,104 @@
+"""Early stopping of `nnx train`: the best epoch's parameters are the network; the last ones are kept to go on from.
+
+What is known of it stands in the model's metadata, so that a training that was cut short goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from nnx import checks
+from nnx.callbacks import EarlyStopping, Model
+from nnx.errors import InputError
+
+# {"epoch": the best, counted from 1; "of": how many were done; "loss": of the validation part in the best;
+# "last": parameters of the last epoch, unless that is the best}
+KEY = "best"
+
+
+class Best(EarlyStopping):
+    """Keeps the best epoch's parameters, and ends a fit that has not found better ones for `patience` epochs."""
+
+    def __init__(self, patience: int) -> None:
+        super().__init__("val_loss", patience)
+
+    def on_fit_begin(self, model: Model) -> None:
+        """Take up what an earlier fit has found, and put its last parameters back."""
+        super().on_fit_begin(model)
+        if (known := best(model)) is None:
+            return
+        self.best, self.best_epoch = known["loss"], known["epoch"] - 1
+        self._parameters = _copies(model)
+        if "last" in known:
+            model.set_parameters(_unpacked(known.pop("last"), self._parameters))
+
+    def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
+        """Note the best epoch, or stop."""
+        super().on_epoch_end(model, epoch, logs)
+        if self._parameters is not None:
+            model.metadata[KEY] = {"epoch": self.best_epoch + 1, "of": epoch + 1, "loss": float(self.best)}
+
+    @contextlib.contextmanager
+    def in_place(self, model: Model) -> Iterator[None]:
+        """Within the block, which saves the model, its parameters are the best ones."""
+        if self._parameters is None or model.epochs_done == self.best_epoch + 1:
+            yield
+            return
+        last = _copies(model)
+        try:
+            model.metadata[KEY]["last"] = _packed(last)
+            model.set_parameters(self._parameters)
+            yield
+        finally:
+            model.set_parameters(last)
+            model.metadata[KEY].pop("last", None)
+
+
+def best(model: Model) -> dict[str, Any] | None:
+    """Return what is known of the best epoch, or None.
+
+    Raises:
+        InputError: it is not what `Best` writes, or the model has been trained otherwise since.
+    """
+    if (known := model.metadata.get(KEY)) is None:
+        return None
+    try:
+        if checks.integer(known["of"], "of") != model.epochs_done:
+            raise ValueError(f"it is that of {known['of']} epochs, and the network has {model.epochs_done}")
+        checks.integer(known["epoch"], "epoch")
+        checks.real(known["loss"], "loss")
+        base64.b64decode(known.get("last", ""), validate=True)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"its best epoch cannot be read: {error}") from error
+    return dict(known)
+
+
+def _copies(model: Model) -> dict[str, np.ndarray]:
+    return {name: np.array(model.backend.to_numpy(a)) for name, a in model.parameters().items()}
+
+
+def _packed(parameters: Mapping[str, np.ndarray]) -> str:
+    """Return parameters as text, little-endian whatever the machine."""
+    return base64.b64encode(
+        b"".join(a.astype(a.dtype.newbyteorder("<")).tobytes() for a in parameters.values())
+    ).decode()
+
+
+def _unpacked(text: str, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return parameters of these shapes.
+
+    Raises:
+        InputError: there are more or fewer.
+    """
+    data, place, found = base64.b64decode(text), 0, {}
+    if len(data) != sum(a.nbytes for a in like.values()):
+        raise InputError("the last parameters in the file are not those of this network")
+    for name, a in like.items():
+        found[name] = np.frombuffer(data, a.dtype.newbyteorder("<"), a.size, place).reshape(a.shape).astype(a.dtype)
+        place += a.nbytes
+    return found

@@ -1,0 +1,1 @@
+"""Interchange: networks written for other libraries, and read from what these write."""

@@ -1,0 +1,282 @@
+"""PyTorch: its modules, state dicts and safetensors files as layers, and layers' parameters under its names.
+
+PyTorch keeps a dense layer's weights as [n_neurons, n_inputs], under "NAME.weight", and its biases as [n_neurons]. Only
+`to_state_dict` imports it, to make its tensors: whoever gives one of its modules has imported it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnx import checks
+from nnx.backends.inputs import to_numbers
+from nnx.datasets.needs import optional
+from nnx.errors import FileFormatError, InputError, InputTypeError
+from nnx.files import existing_file, read_file
+from nnx.layers import ELEMENTWISE, ELU, GELU, Activation, Dense, Dropout, Layer, LeakyReLU, Linear, Softmax
+
+Array = Any
+KIND = "a safetensors file with PyTorch's names"
+ACTIVATIONS: dict[str, type[Layer]] = {**ELEMENTWISE, "softmax": Softmax, "linear": Linear}
+HALVES = ("float16", "bfloat16", "float32")  # what becomes float32
+STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # the types that safetensors has for weights
+GIVE = (
+    "give activations=, one name, such as 'relu', for all hidden layers, or a list with one for each dense layer, such "
+    "as ['relu', 'relu', None]"
+)
+
+
+def read(source: Any, activations: Any) -> tuple[list[Layer], str]:
+    """Return the layers of a module, a state dict or a file, and the type of their parameters.
+
+    Raises:
+        InputError: it holds something else than dense layers and activation functions in a row.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(source, torch.nn.Sequential | torch.nn.Linear):
+        if activations is not None:
+            raise InputError(
+                f"from_torch: activations={activations!r}: those of a Sequential are read from it; drop them"
+            )
+        return _of_modules(torch, source)
+    if torch is not None and isinstance(source, torch.nn.Module):
+        if activations is None:
+            raise InputError(
+                f"from_torch: {type(source).__name__} computes what its forward() says, which only a Sequential shows; "
+                f"where that is dense layers in a row, {GIVE}"
+            )
+        _check_kinds(torch, source)
+        source = source.state_dict()
+    elif isinstance(source, str | os.PathLike):
+        source = _of_file(existing_file("from_torch", source, KIND))
+    if not isinstance(source, Mapping):
+        raise InputTypeError(
+            f"from_torch: {type(source).__name__} given; expected a torch.nn.Sequential, a module, its state_dict(), "
+            "or the path of a safetensors file"
+        )
+    return _of_state(source, activations)
+
+
+# ---- modules ---------------------------------------------------------------------------------------------------------
+
+
+def _of_modules(torch: Any, module: Any) -> tuple[list[Layer], str]:
+    """Return the layers of a Sequential, nested ones included."""
+    layers: list[Layer] = []
+    types: list[str] = []
+    for name, part in _flat(torch, module, ""):
+        if type(part) is torch.nn.Flatten and not layers and (part.start_dim, part.end_dim) == (1, -1):
+            continue
+        if type(part) is torch.nn.Linear:
+            weight, bias = _numbers(part.weight, name), None if part.bias is None else _numbers(part.bias, name)
+            layers.append(_dense(weight, bias, name))
+            types.append(weight.dtype.name)
+        else:
+            layers.append(_activation(torch, part, name))
+    return layers, _type(types)
+
+
+def _flat(torch: Any, module: Any, prefix: str) -> list[tuple[str, Any]]:
+    """Return the modules that a Sequential runs, by their names; refuse what runs beside them."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise InputError(
+            f"from_torch: module {prefix.rstrip('.')!r} has forward hooks, which nnx would not run; remove them"
+        )
+    if type(module) is not torch.nn.Sequential:
+        return [(prefix, module)]
+    return [found for name, part in module._modules.items() for found in _flat(torch, part, f"{prefix}{name}.")]
+
+
+def _activation(torch: Any, part: Any, name: str) -> Layer:
+    """Return the layer that does what a module without parameters does."""
+    nn, kind = torch.nn, type(part)
+    plain = {
+        nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.SiLU: "silu", nn.Mish: "mish",
+        nn.Identity: "linear",
+    }  # fmt: skip
+    if kind in plain:
+        return ACTIVATIONS[plain[kind]]()
+    if kind is nn.LeakyReLU:
+        return LeakyReLU(part.negative_slope)
+    if kind is nn.ELU:
+        return ELU(part.alpha)
+    if kind is nn.GELU:
+        return GELU(part.approximate)
+    if kind is nn.Softplus and part.beta == 1 and part.threshold >= 15:  # from where on it is x, within 3e-7
+        return ACTIVATIONS["softplus"]()
+    if kind is nn.Softmax and part.dim in (1, -1, None):
+        return Softmax()
+    if kind is nn.Dropout:
+        return Dropout(part.p)
+    raise InputError(
+        f"from_torch: module {name.rstrip('.')!r} is {part}, which nnx has no layer for; expected Linear, "
+        f"{', '.join(kind.__name__ for kind in plain)}, LeakyReLU, ELU, GELU, Softplus(beta=1, threshold=20), "
+        "Softmax(dim=1), Dropout, or a Flatten at the front"
+    )
+
+
+def _check_kinds(torch: Any, module: Any) -> None:
+    """Refuse a module with parameters or buffers in any other part than a Linear."""
+    for name, part in module.named_modules():
+        if type(part) is not torch.nn.Linear and (part._parameters or part._buffers):
+            raise InputError(f"from_torch: module {name!r} is {part}; expected parameters in torch.nn.Linear alone")
+
+
+# ---- state dicts -----------------------------------------------------------------------------------------------------
+
+
+def _of_state(state: Mapping[Any, Any], activations: Any) -> tuple[list[Layer], str]:
+    """Return dense layers with the activation functions given."""
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for key, value in state.items():
+        name, _, kind = str(key).rpartition(".")
+        if kind not in ("weight", "bias"):
+            raise InputError(f"from_torch: {key!r} is no weight and no bias of a Linear, {_guess(kind)}")
+        parts.setdefault(name, {})[kind] = _numbers(value, str(key))
+    if not parts:
+        raise InputError("from_torch: the state dict is empty; expected names such as '0.weight' and '0.bias'")
+    denses = []
+    for name, part in parts.items():
+        if "weight" not in part:
+            raise InputError(f"from_torch: there is '{name}.bias', but no '{name}.weight'")
+        denses.append(_dense(part["weight"], part.get("bias"), name))
+    for (name, _), before, dense in zip(list(parts.items())[1:], denses, denses[1:], strict=False):
+        if dense.n_inputs != before.n_neurons:
+            raise InputError(
+                f"from_torch: {name!r} takes {dense.n_inputs} inputs, the one before it gives {before.n_neurons}: the "
+                f"order is {', '.join(parts)}: give a dict in the order in which they are run"
+            )
+    layers: list[Layer] = []
+    for dense, function in zip(denses, _functions(activations, len(denses)), strict=True):
+        layers += [dense] if function is None else [dense, function]
+    return layers, _type([part["weight"].dtype.name for part in parts.values()])
+
+
+def _functions(activations: Any, denses: int) -> list[Layer | None]:
+    """Return what comes after each dense layer."""
+    if activations is None and denses > 1:
+        raise InputError(f"from_torch: a state dict does not say what comes between dense layers; {GIVE}")
+    if activations is None or isinstance(activations, str | Layer):
+        activations = [*[activations] * (denses - 1), None]
+    if not isinstance(activations, Sequence) or len(activations) not in (denses, denses - 1):
+        raise InputError(f"from_torch: activations={activations!r} for {denses} dense layers; {GIVE}")
+    return [_function(each) for each in [*activations, None][:denses]]
+
+
+def _function(given: Any) -> Layer | None:
+    """Return an activation function, given by its name or as a layer, of which a new one is made."""
+    if given is None:
+        return None
+    if isinstance(given, Activation | Linear | Dropout):
+        return type(given)(**given.config())
+    if given == "gelu_tanh":
+        return GELU("tanh")
+    return ACTIVATIONS[checks.choice(given, "from_torch: an activation", [*ACTIVATIONS, "gelu_tanh"])]()
+
+
+def _guess(part: str) -> str:
+    """Say what a name is known from, and what is expected."""
+    kinds = {"running_mean": "BatchNorm", "running_var": "BatchNorm", "num_batches_tracked": "BatchNorm"}
+    known = f"but of a {kinds[part]}; " if part in kinds else "which are all that is read; "
+    return f"{known}expected dense layers with activation functions between them"
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def _of_file(path: Path) -> dict[str, np.ndarray]:
+    """Return the tensors of a safetensors file, in the natural order of their names: the file's own says nothing."""
+    safetensors = optional("safetensors", "train", "reading safetensors files")  # whose numpy part knows no bfloat16
+    data = read_file(path, KIND)
+    try:
+        found: dict[str, dict[str, Any]] = dict(safetensors.deserialize(data))
+    except MemoryError:
+        raise
+    except Exception as error:  # the library has an error type of its own
+        raise FileFormatError(
+            f"{path} ({len(data)} bytes) is no safetensors file, or is truncated: {error}. Of a file of torch.save() "
+            "give the state dict, torch.load(path, weights_only=True)"
+        ) from error
+    return {name: _stored(path, name, found[name]) for name in sorted(found, key=natural)}
+
+
+def _stored(path: Path, name: str, tensor: dict[str, Any]) -> np.ndarray:
+    kind = tensor["dtype"]
+    if kind not in STORED:
+        raise FileFormatError(f"{path}: {name!r} is {kind}; expected one of {', '.join(STORED)}")
+    a = np.frombuffer(tensor["data"], STORED[kind]).reshape(tensor["shape"])
+    if kind == "BF16":  # the upper half of a float32
+        return (a.astype(np.uint32) << 16).view(np.float32)
+    return a.astype(a.dtype.newbyteorder("="), copy=False)
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Return what sorts names as people count: "fc2" before "fc10"."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+# ---- both ways -------------------------------------------------------------------------------------------------------
+
+
+def _numbers(tensor: Any, name: str) -> np.ndarray:
+    """Return a tensor's numbers: what wants its gradient is detached, what is on a GPU copied."""
+    if hasattr(tensor, "detach"):
+        if tensor.is_meta or type(tensor).__name__.startswith("Uninitialized"):
+            raise InputError(f"from_torch: {name.rstrip('.')!r} holds no numbers yet; run the module once")
+        tensor = tensor.detach().cpu()
+    a = to_numbers(tensor, f"from_torch: {name.rstrip('.')!r}: ", "")
+    if a.dtype.kind != "f":
+        raise InputTypeError(f"from_torch: {name!r} is {a.dtype}; expected floats (quantized networks are not read)")
+    return a
+
+
+def _dense(weight: np.ndarray, bias: np.ndarray | None, name: str) -> Dense:
+    name = name.rstrip(".")
+    if weight.ndim != 2:
+        kind = {1: "as of a BatchNorm or LayerNorm", 3: "as of a Conv1d", 4: "as of a Conv2d", 5: "as of a Conv3d"}
+        raise InputError(
+            f"from_torch: {name!r} has a weight of shape {list(weight.shape)}, {kind.get(weight.ndim, '')}; expected "
+            "[n_neurons, n_inputs] of a Linear"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise InputError(f"from_torch: {name!r}: bias {list(bias.shape)} does not fit weight {list(weight.shape)}")
+    if math.prod(weight.shape) == 0:
+        raise InputError(f"from_torch: {name!r} has a weight of shape {list(weight.shape)}; expected no side of 0")
+    layer = Dense(weight.shape[1], weight.shape[0], init=weight.T)
+    layer.biases = np.zeros((1, len(weight))) if bias is None else bias.reshape(1, -1)
+    return layer
+
+
+def _type(types: Sequence[str]) -> str:
+    return "float32" if set(types) <= set(HALVES) else "float64"
+
+
+def to_state_dict(layers: Sequence[Layer], parameters: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return dense layers' parameters as torch's tensors, by the names that they have in a Sequential built alike."""
+    for number, layer in enumerate(layers):
+        if layer.shapes and type(layer) is not Dense:
+            raise InputError(
+                f"to_torch_state_dict: layer {number} is {layer}; expected parameters in Dense layers alone"
+            )
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            "to_torch_state_dict() makes torch's tensors, and torch is not installed: pip install torch; parameters() "
+            "has the same numbers, weights as [n_inputs, n_neurons]"
+        ) from error
+    state = {}
+    for name, a in parameters.items():
+        place, _, part = name.partition(".")
+        weights = part == "weights"
+        array = np.array((a.T if weights else a.reshape(-1)), order="C")
+        state[f"{place}.{'weight' if weights else 'bias'}"] = torch.from_numpy(array)
+    return state
