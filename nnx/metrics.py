@@ -91,7 +91,8 @@ def _counts(y_true: Any, y_pred: Any, who: str, sample_weight: Any) -> tuple[np.
 
 def _shares(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """Return part / whole, 0 where there is nothing."""
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+    shares: np.ndarray = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+    return shares
 
 
 def _area(of_class: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:

@@ -79,7 +79,7 @@ def product(who: str, *weights: np.ndarray | None) -> np.ndarray | None:
     if not given:
         return None
     with np.errstate(over="ignore"):
-        both = np.multiply.reduce(given)
+        both: np.ndarray = np.multiply.reduce(given)
         total = both.sum()
     if not 0 < total < np.inf:
         raise InputError(
@@ -97,7 +97,8 @@ def normalized(weights: np.ndarray, batches: Sequence[int] | np.ndarray) -> np.n
     """
     sizes = np.asarray(batches, np.int64)
     means = sums(weights, sizes) / sizes
-    return weights / np.repeat(np.where(means > 0, means, 1), sizes)
+    factors: np.ndarray = weights / np.repeat(np.where(means > 0, means, 1), sizes)
+    return factors
 
 
 def sums(weights: np.ndarray, batches: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -253,7 +253,7 @@ class Trainer(TrainingStep):
         feed, runner = self._staged[key]
         self.ran = runner
         feed.x[...], feed.y[...] = self.backend.asarray(x), y
-        if factors is not None:
+        if feed.factors is not None:
             feed.factors[...] = factors
         return feed, runner
 
