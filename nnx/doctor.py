@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import nnx
-from nnx.backends import Resolution, available, resolve, threads
+from nnx.backends import Resolution, available, processor, resolve, threads
 from nnx.backends.cupy import driver as cuda_driver
 from nnx.backends.cupy.diagnosis import wheels
 from nnx.backends.printable import printable
@@ -66,7 +66,7 @@ def report() -> dict[str, Any]:
             "executable": sys.executable,
         },
         "platform": platform.platform(),
-        "cpu": {"model": _cpu_model(), "usable": threads.usable(), "cores": os.cpu_count(), "simd": _simd()},
+        "cpu": {"model": processor.model(), "usable": threads.usable(), "cores": os.cpu_count(), "simd": simd()},
         "threads": _threads(),
         "gpu": gpu,
         "numpy": {"version": np.__version__, "blas": _blas(), "threads": _thread_pools()},
@@ -79,13 +79,6 @@ def report() -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str:
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return platform.processor() or platform.machine()
-
-
 def _threads() -> dict[str, Any]:
     """Return how many threads nnx takes, why, and every limit that would hold if none were asked for."""
     try:
@@ -95,7 +88,7 @@ def _threads() -> dict[str, Any]:
     return {"taken": taken, "why": why, "limits": threads.limits()}
 
 
-def _simd() -> list[str]:
+def simd() -> list[str]:
     """Return the vector instructions that NumPy found."""
     found = _numpy_facts("SIMD Extensions")
     return [name for kind in ("baseline", "found") for name in found.get(kind, ())]

@@ -47,10 +47,53 @@ def f1(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     return float(np.mean(_shares(2 * right, predicted + actual)))
 
 
+def balanced_accuracy(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
+    """Return the mean, over the classes that occur, of the share of each that was found; over the questions too."""
+    wanted, outputs = _pair(y_true, y_pred, "balanced_accuracy")
+    if outputs.ndim == 2 and wanted.ndim == 1:
+        pairs = [(wanted, outputs.argmax(axis=1))]
+    elif outputs.ndim == 1 and outputs.dtype.kind in "iub":
+        pairs = [(wanted, outputs)]
+    else:
+        pairs = list(zip((_columns(wanted) > 0.5).T, (_columns(outputs) > 0.5).T, strict=True))
+    weights = _weights(sample_weight, len(wanted), "balanced_accuracy")
+    return float(np.mean([np.mean(_found(classes, predicted, weights)) for classes, predicted in pairs]))
+
+
+def _found(classes: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the share of each class that occurs which was predicted as such."""
+    of_class = classes[:, None] == np.unique(classes)
+    return _shares(weights @ (of_class & (predicted == classes)[:, None]), weights @ of_class)
+
+
+def confusion(y_true: Any, y_pred: Any) -> np.ndarray:
+    """Count, for each true class, what it was taken for: int64 [C, C], for outputs [N, C]."""
+    wanted, outputs = _pair(y_true, y_pred, "confusion")
+    if wanted.ndim != 1 or outputs.ndim != 2:
+        raise InputError(f"confusion: expected class indices [N], outputs [N, C], not {wanted.shape}, {outputs.shape}")
+    table = np.zeros((outputs.shape[1], outputs.shape[1]), dtype=np.int64)
+    np.add.at(table, (wanted.astype(np.int64), outputs.argmax(axis=1)), 1)
+    return table
+
+
+def log_loss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
+    """Return the mean of -log p(true class), for probabilities [N, C].
+
+    No p is taken for less than what float32 tells from 0 beside 1.
+    """
+    wanted, outputs = _pair(y_true, y_pred, "log_loss")
+    if wanted.ndim != 1 or outputs.ndim != 2:
+        raise InputError(f"log_loss: expected class indices [N], outputs [N, C], not {wanted.shape}, {outputs.shape}")
+    of_true = outputs[np.arange(len(wanted)), wanted.astype(np.int64)].astype(np.float64)
+    costs = -np.log(np.clip(of_true, np.finfo(np.float32).eps, 1.0))
+    return float(np.average(costs, weights=_weights(sample_weight, len(wanted), "log_loss")))
+
+
 def auc(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     """Return the area under the ROC curve: how likely a sample of a class is ranked above one that is not of it.
 
-    For more than two classes it is the mean over the classes, each against all others. nan where a class has no sample.
+    For more than two classes it is the mean over the classes, each against all others. Classes that no sample has, or
+    every one, do not count; nan where that leaves none.
     """
     wanted, outputs = _pair(y_true, y_pred, "auc")
     if wanted.ndim == 1 and outputs.ndim == 2:
@@ -60,7 +103,9 @@ def auc(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     else:
         scores, of_class = _columns(outputs), _columns(wanted) > 0.5
     weights = _weights(sample_weight, len(wanted), "auc")
-    return float(np.mean([_area(of_class[:, i], scores[:, i], weights) for i in range(scores.shape[1])]))
+    areas = [_area(of_class[:, i], scores[:, i], weights) for i in range(scores.shape[1])]
+    known = [area for area in areas if not np.isnan(area)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def top_k(y_true: Any, y_pred: Any, k: int = 5, sample_weight: Any = None) -> float:
@@ -175,7 +220,9 @@ def _columns(a: np.ndarray) -> np.ndarray:
 
 # ---- those of a model ------------------------------------------------------------------------------------------------
 
-OF_CLASSES: dict[str, Callable[..., float]] = {"precision": precision, "recall": recall, "f1": f1, "auc": auc}
+OF_CLASSES: dict[str, Callable[..., float]] = {
+    "precision": precision, "recall": recall, "f1": f1, "auc": auc, "balanced_accuracy": balanced_accuracy,
+}  # fmt: skip
 OF_NUMBERS: dict[str, Callable[..., float]] = {"mae": mae, "rmse": rmse, "r2": r2}
 SMALLER = ("loss", "error", "mae", "rmse")  # what names of quantities end with that are better when smaller
 

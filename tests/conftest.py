@@ -7,6 +7,7 @@ from collections.abc import Iterator
 # Tests name the backend they mean, and their subprocesses inherit this. Matplotlib draws to files.
 for name in [name for name in os.environ if name.startswith("NNX_")]:
     del os.environ[name]
+os.environ["NNX_TUNE"] = "off"  # what `nnx warmup` measured on this machine counts for nothing
 os.environ["MPLBACKEND"] = "Agg"
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has jobs in the background ignore it
 

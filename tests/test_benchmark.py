@@ -431,6 +431,19 @@ def test_the_command_refuses_what_it_cannot_do_before_it_measures(arguments, mes
     assert "Traceback" not in done.stderr
 
 
+def test_a_report_in_a_folder_is_called_after_its_suites_and_the_processor(tmp_path):
+    from nnx.backends import processor
+    from nnx.cli.bench import _named
+    from nnx.doctor import simd
+
+    short = processor.short(simd())
+    assert _named(tmp_path, ["steps", "start"], False) == tmp_path / f"steps-start-{short}.json"
+    assert _named(tmp_path, list(SUITES), False) == tmp_path / f"all-{short}.json"
+    assert _named(tmp_path, ["steps"], True) == tmp_path / f"quick-{short}.json"
+    assert _named(tmp_path / "own.json", ["steps"], False) == tmp_path / "own.json"
+    assert _named(None, ["steps"], False) is None
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "nnx-bench/0"}', '{"format": "nnx-bench/1"}', "\xff"])
 def test_what_is_no_report_is_refused(text, tmp_path):
     file = tmp_path / "x.json"

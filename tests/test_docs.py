@@ -4,6 +4,7 @@ import ast
 import contextlib
 import io
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pytest
 from nnx.backends import threads
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "bench"))
+import side_by_side  # noqa: E402
+
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("**/*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.MULTILINE | re.DOTALL)  # and what it prints
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
@@ -40,6 +44,19 @@ def test_examples_run_and_print_what_is_said(page: Path, tmp_path: Path, monkeyp
 def test_links_lead_to_files(page: Path):
     links = LINK.findall(page.read_text(encoding="utf-8"))
     assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_the_page_of_benchmarks_shows_the_results_that_there_are():
+    assert side_by_side.PAGE.read_text(encoding="utf-8") == side_by_side.page()
+    assert all(side_by_side.reports(name) for name in side_by_side.TABLES)
+
+
+def test_a_processor_on_which_something_was_not_measured_has_an_empty_place_for_it():
+    players = {name: {"ours": name == "nnx numba"} for name in ("nnx numba", "torch eager", "jax jit")}
+    times = {"nnx numba": {"median_us": 20.0}, "torch eager": {"median_us": 50.0}, "jax jit": {"refused": "no"}}
+    report = {"players": players, "workloads": [{"title": "a step", "results": times}]}
+    assert side_by_side.cells(report, "a step") == ["20.0 us", "2.50 (torch eager)", "2.50"]
+    assert side_by_side.cells(report, "another") == ["", "", ""]
 
 
 # ---- environment variables -------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ pytest.importorskip("numba")
 import nnx
 from nnx.backends.numba import warmup
 from nnx.kernels import compiling, user_warnings
-from nnx.kernels.cpu.jit import cache
+from nnx.kernels.cpu.jit import cache, shipped
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import ONLY_LINKED, PART
 from nnx.testing.rounding import rounding
@@ -365,6 +365,48 @@ def test_the_stamp_covers_all_that_kernels_are_made_of():
     loaded = {Path(file) for file in done.stdout.split()}
     assert len(loaded) > 20
     assert loaded <= set(cache.sources())
+
+
+MACHINE = "x86_64-unknown-linux-gnu", "znver3", "+avx2"
+
+
+@pytest.fixture
+def image(places, tmp_path, monkeypatch):
+    """An image with kernels of another process, which they were shipped from."""
+    tell = cache.tell_of_shipped.__wrapped__
+    monkeypatch.setattr(cache, "tell_of_shipped", lambda machine: tell(MACHINE))
+    places.append(tmp_path / "mine")
+    compiled()
+    (Path(cache.readable()[0]) / "tuning-znver3-2.json").write_text("{}")
+    assert cache.ship(tmp_path / "image", MACHINE) == 2
+    places[:] = [tmp_path / "image" / "nnx"]
+    cache.readable.cache_clear()
+    cache.writable.cache_clear()
+    return places[0]
+
+
+def test_shipped_kernels_are_loaded_and_what_was_measured_comes_along(image):
+    assert compiled() == 1
+    assert compiled(factor=3) == 0  # which was not shipped: no word about that
+    assert [file.name for file in image.glob("kernels-*/tuning-*")] == ["tuning-znver3-2.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "why"),
+    [
+        ("processor", "sapphire\x1brapids", r"processor is znver3 here, and was 'sapphire\\x1brapids' there"),
+        ("NumPy", "0.1", "NumPy is .* here, and was '0.1' there"),
+        ("features", "+amx", "the processor has other features"),
+        ("stamp", "0", "nnx's sources, the sizes of caches or Numba's settings are others"),
+        (None, None, "its shipped.json is damaged"),
+    ],
+)
+def test_why_shipped_kernels_do_not_fit_is_told(image, name, there, why):
+    about = image / shipped.ABOUT
+    given = json.loads(about.read_text())
+    about.write_text(json.dumps(given | {name: there}) if name else "{")
+    with pytest.warns(RuntimeWarning, match=why):
+        assert compiled(factor=5) == 0
 
 
 def test_a_damaged_entry_is_compiled_again(places, tmp_path):

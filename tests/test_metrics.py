@@ -58,6 +58,8 @@ def test_questions_and_numbers_are_judged_as_scikit_learn_does(outputs: int):
     average = "binary" if outputs == 1 else "macro"
     near(metrics.precision(y, p), sk.precision_score(y, p > 0.5, average=average))
     near(metrics.recall(y, p), sk.recall_score(y, p > 0.5, average=average))
+    balanced = [sk.balanced_accuracy_score(y[:, i], p[:, i] > 0.5) for i in range(outputs)]
+    near(metrics.balanced_accuracy(y, p), np.mean(balanced))
     near(metrics.f1(y, p), sk.f1_score(y, p > 0.5, average=average))
     near(metrics.auc(y, p), sk.roc_auc_score(y, p))
     a = RANDOM.standard_normal((100, outputs))

@@ -11,6 +11,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 from unittest import mock
 
@@ -724,6 +725,57 @@ def test_so_is_one_whose_steps_are_smaller_than_a_rounding():
     model, (x, y) = saturated(Replaying(), nnx.Adam(1e-9))
     model.fit(x, y, epochs=2, batch_size=8, verbose=0)
     assert model.eager_reason is None
+
+
+INPUTS: dict[str, Callable[[np.ndarray], Any]] = {
+    "by columns": np.asfortranarray, "every other column": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "backwards": lambda x: x[::-1], "read-only": lambda x: np.frombuffer(x.tobytes()).reshape(x.shape),
+    "half": lambda x: x.astype("f2"), "in the other byte order": lambda x: x.astype(">f4"),
+    "counts": lambda x: (x * 100).astype(np.uint8), "True and False": lambda x: x > 0.5, "lists": np.ndarray.tolist,
+    "huge": lambda x: x * 1e12, "tiny": lambda x: x * 1e-30, "zeros": np.zeros_like, "all the same": np.ones_like,
+}  # fmt: skip
+TARGETS: dict[str, tuple[str, Callable[[np.ndarray], Any]]] = {
+    **{f"labels, {kind}": ("labels", lambda y, kind=kind: y.astype(kind)) for kind in ("i1", "u1", ">i4", "u8", "f2")},
+    "labels, True and False": ("labels", lambda y: y > 0),
+    "labels, the last column of a table": ("labels", lambda y: np.c_[y, y, y][:, -1]),
+    "labels, one-hot by columns": ("labels", lambda y: np.asfortranarray(np.eye(3, dtype="u1")[y])),
+    "shares, by columns": ("labels", lambda y: np.asfortranarray(np.eye(3)[y] * 0.7 + 0.1)),
+    **{f"numbers, {kind}": ("numbers", lambda y, kind=kind: y.astype(kind)) for kind in ("f8", "i4", "u1", "?", ">f8")},
+    "numbers, every other": ("numbers", lambda y: np.repeat(y, 2)[::2]),
+    "numbers, far off": ("numbers", lambda y: y * 1e6 + 0.5),
+    "numbers, learned before the first step": ("numbers", np.zeros_like),
+}  # fmt: skip
+
+
+def fitted(x: Any, y: Any, kind: str, dtype: str, hidden: nnx.Layer, batch_size: int | None) -> nnx.Sequential:
+    """Train on labels or numbers by the compiled step, where it can be replayed."""
+    ending, loss = {
+        "labels": ([nnx.Dense(8, 3), nnx.Softmax()], nnx.CategoricalCrossEntropy()),
+        "numbers": ([nnx.Dense(8, 1, init=np.zeros((8, 1)))], nnx.MeanSquaredError()),
+    }[kind]
+    model = nnx.Sequential(nnx.Dense(4, 8), hidden, *ending, backend="numba", dtype=dtype)
+    model.compile(loss, nnx.Adam(0.01)).fit(x, y, epochs=2, batch_size=batch_size, verbose=0)
+    return model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_steps_are_replayed_whatever_type_layout_and_size_data_have(dtype: str):
+    pytest.importorskip("numba")
+    x, labels = np.random.default_rng(0).random((24, 4)), np.arange(24) % 3
+    trials = [(f"x {name}", make(x), labels, "labels") for name, make in INPUTS.items()]
+    trials += [(name, x, make(labels), kind) for name, (kind, make) in TARGETS.items()]
+    for name, some, y, kind in trials:
+        for batch_size in (None, 10):
+            assert fitted(some, y, kind, dtype, nnx.ReLU(), batch_size).eager_reason is None, (name, batch_size)
+
+
+@pytest.mark.parametrize("hidden", [nnx.Sigmoid(), nnx.Tanh(), nnx.ELU(), nnx.GELU()], ids=str)
+def test_and_however_far_layers_are_saturated(hidden: nnx.Layer):
+    pytest.importorskip("numba")
+    x, labels = np.random.default_rng(0).normal(size=(24, 4)), np.arange(24) % 3
+    for scale, kind, dtype in product((16.0, 1e3, 1e6), ("labels", "numbers"), ("float32", "float64")):
+        model = fitted(x * scale, labels, kind, dtype, copy.deepcopy(hidden), 8)
+        assert model.eager_reason is None, (scale, kind, dtype)
 
 
 OTHERWISE: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {

@@ -331,7 +331,11 @@ def test_a_loss_with_settings_is_saved_and_shown(tmp_path: Any):
 @pytest.mark.parametrize("kind", ["labels", "yes or no", "several yes or no", "numbers", "magnitudes"])
 def test_metrics_by_whole_weights_are_those_of_repeated_rows(kind: str):
     loss, _, y = LOSSES[kind]
-    names = ["mae", "rmse", "r2"] if loss.metric == "regression" else ["precision", "recall", "f1", "auc"]
+    names = (
+        ["mae", "rmse", "r2"]
+        if loss.metric == "regression"
+        else ["precision", "recall", "f1", "auc", "balanced_accuracy"]
+    )
     names += ["top_2"] if kind == "labels" else []
     model = model_of(kind).compile(loss(), nnx.Adam(), metrics=["accuracy", *names])
     got, wanted = model.evaluate(X, y, sample_weight=WEIGHTS), model.evaluate(X[OFTEN], y[OFTEN])
@@ -350,6 +354,8 @@ def test_metrics_by_weights_are_scikit_learns():
         ("recall", metrics.recall_score(LABELS, best, **macro)),
         ("f1", metrics.f1_score(LABELS, best, **macro)),
         ("auc", many),
+        ("balanced_accuracy", metrics.balanced_accuracy_score(LABELS, best, sample_weight=weights)),
+        ("log_loss", metrics.log_loss(LABELS, p, sample_weight=weights)),
         ("top_k", metrics.top_k_accuracy_score(LABELS, p, k=2, sample_weight=weights)),
     ):
         more = {"k": 2} if name == "top_k" else {}

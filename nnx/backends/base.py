@@ -32,6 +32,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 FLOATS = ("float32", "float64")
 NATIVE_FLOATS = (np.dtype("float32"), np.dtype("float64"))  # in this machine's byte order
 DTYPES = (*FLOATS, "int64", "int32", "uint64", "bool")
+NAMES: dict[Any, str] = {key: name for name in DTYPES for key in (name, np.dtype(name))}  # NumPy's take a microsecond
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ class Backend(Operations):
 
     def dtype_name(self, dtype: Any) -> str:
         """Return a type's name, such as "float32", given that name, a NumPy type, or one of this backend's own."""
+        if isinstance(dtype, str | np.dtype) and dtype in NAMES:
+            return NAMES[dtype]
         try:
             return str(np.dtype(dtype).name)
         except TypeError:  # not NumPy's: in the array-API standard types know equality and nothing else

@@ -123,7 +123,9 @@ def address(a: Array) -> int:
 
 def same(a: Array | None, b: Array) -> bool:
     """Whether both are the same numbers in memory."""
-    return a is not None and address(a) == address(b) and a.shape == b.shape and a.dtype == b.dtype
+    if a is b:
+        return True
+    return a is not None and a.shape == b.shape and a.dtype == b.dtype and address(a) == address(b)
 
 
 class Reader:
@@ -143,6 +145,7 @@ class Reader:
         self.step.end, self.step.optimizer = ends[0], optimizers[0]
         self.step.rows, self.step.counters = int(ends[0].operands["rows"]), ends[0].operands["counters"]
         self.step.dtype = optimizers[0].operands["p"].dtype.name
+        self.dtype = np.dtype(self.step.dtype)
         updated = False
         for call in calls:
             self.call = call
@@ -170,7 +173,7 @@ class Reader:
 
     def floats(self, a: Array) -> None:
         """Refuse an array that the compiled step cannot read."""
-        if a.dtype != np.dtype(self.step.dtype):  # which its name would be in the other byte order, too
+        if a.dtype != self.dtype:  # which its name would be in the other byte order, too
             raise NotReplayable(f"{self.call.name}: an operand is {a.dtype}, the parameters are {self.step.dtype}")
         if not a.flags.c_contiguous:
             raise NotReplayable(f"{self.call.name}: an operand {a.shape} is not contiguous")
@@ -180,12 +183,13 @@ class Reader:
         self.floats(a)
         if a.shape[0] != self.step.rows or a.ndim > 2:
             raise NotReplayable(f"{self.call.name}: an operand has shape {a.shape}, the step has {self.step.rows} rows")
-        value = self.current.get(address(a))
+        place = address(a)  # asked for once: NumPy takes a microsecond
+        value = self.current.get(place)
         if value is None:
-            value = self.current[address(a)] = Value(1 if a.ndim == 1 else a.shape[1], a)
-            self.shapes[address(a)] = a.shape
-        if self.shapes[address(a)] != a.shape:
-            raise NotReplayable(f"{self.call.name} reads {a.shape} of a buffer that holds {self.shapes[address(a)]}")
+            value = self.current[place] = Value(1 if a.ndim == 1 else a.shape[1], a)
+            self.shapes[place] = a.shape
+        if self.shapes[place] != a.shape:
+            raise NotReplayable(f"{self.call.name} reads {a.shape} of a buffer that holds {self.shapes[place]}")
         return value
 
     def write(self, a: Array) -> Value:
@@ -193,8 +197,9 @@ class Reader:
         self.floats(a)
         if a.shape[0] != self.step.rows or a.ndim > 2:
             raise NotReplayable(f"{self.call.name} writes {a.shape}; the step has {self.step.rows} rows")
-        value = self.current[address(a)] = Value(1 if a.ndim == 1 else a.shape[1])
-        self.shapes[address(a)] = a.shape
+        place = address(a)
+        value = self.current[place] = Value(1 if a.ndim == 1 else a.shape[1])
+        self.shapes[place] = a.shape
         return value
 
     def add(self, op: str, x: Value, *args: Any, **kwargs: Any) -> Node:
@@ -207,10 +212,10 @@ class Reader:
         """The value of a target: labels as numbers of the step's type, or a matrix."""
         if a.dtype.kind == "f":
             return self.read(a)
-        if address(a) in self.current:
-            return self.current[address(a)]
-        value = self.current[address(a)] = self.labels(a, None)
-        return value
+        place = address(a)
+        if place not in self.current:
+            self.current[place] = self.labels(a, None)
+        return self.current[place]
 
     def labels(self, source: Array, order: Array | None) -> Value:
         """Class numbers from an int64 array, in an order or as they lie."""

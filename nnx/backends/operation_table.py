@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +30,29 @@ class OperationSpec:
     signature: inspect.Signature
     reads: tuple[str, ...]
     writes: tuple[str, ...]
+
+    @cached_property
+    def operands(self) -> dict[str, Any]:
+        """The operands by name, in order, with their defaults; those without one have `inspect.Parameter.empty`."""
+        return {name: parameter.default for name, parameter in list(self.signature.parameters.items())[1:]}
+
+    @cached_property
+    def required(self) -> frozenset[str]:
+        """The operands without a default."""
+        return frozenset(name for name, value in self.operands.items() if value is inspect.Parameter.empty)
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return the operands of a call by name, in order; what a call does not name has its default.
+
+        Raises:
+            TypeError: the operation takes no such operands.
+        """
+        defaults, given = self.operands, dict(zip(self.operands, args, strict=False)) | kwargs
+        bound = defaults | given
+        once_each = len(given) == len(args) + len(kwargs) and len(bound) == len(defaults)
+        if not once_each or not self.required <= given.keys():
+            self.signature.bind(self, *args, **kwargs)  # which says what is the matter, in Python's own words
+        return bound
 
 
 OPERATIONS: dict[str, OperationSpec] = {}

@@ -1,7 +1,7 @@
-"""Startup time: how long a new process takes to import, and to its first training step, compiled before or not.
+"""Startup time: how long it takes to import, to the first training steps, compiled before or not, and to the next.
 
 Each figure is that of a whole process, with the caches that it would find in daily use, or with empty ones, in a
-temporary folder.
+temporary folder; or that of a second network in such a process.
 """
 
 from __future__ import annotations
@@ -29,18 +29,24 @@ player, workload = Player(**json.loads(sys.argv[1])), next(w for w in every() if
 print(time.perf_counter() - begin)
 player.prepare(workload)
 """
+NEXT_STEP = f"""{FIRST_STEP}
+begin = time.perf_counter()
+player.prepare(workload)
+print(time.perf_counter() - begin)
+"""
 CACHES = ("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUPY_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
 def seconds(workload: Workload, player: Player, threads: int) -> float:
-    """Run a process that does it, and return how long that took.
+    """Run a process that does it, and return how long that took, or what of it is asked for.
 
     Raises:
         RuntimeError: it failed; the message has its last words.
     """
     package = IMPORTS[player.module]
-    importing = workload.kind == "start import"
-    script = f"import {package}" if importing else FIRST_STEP.format(package="nnx" if player.ours else "numpy")
+    importing, warm = workload.kind == "start import", workload.kind == "start next step"
+    steps = (NEXT_STEP if warm else FIRST_STEP).format(package="nnx" if player.ours else "numpy")
+    script = f"import {package}" if importing else steps
     with tempfile.TemporaryDirectory() as folder:
         given = environment(player, player.threads or threads)
         if workload.kind == "start cold first step":
@@ -51,4 +57,6 @@ def seconds(workload: Workload, player: Player, threads: int) -> float:
         took = time.perf_counter() - begin
     if done.returncode:
         raise RuntimeError(" ".join(done.stderr.split())[-300:])
+    if warm:
+        return float(done.stdout.split()[-1])
     return took if importing else took - float(done.stdout.split()[0])

@@ -139,5 +139,6 @@ def _start() -> Iterator[Workload]:
         ("import", "import"),
         ("first step", "import and first step"),
         ("cold first step", "import and first step, nothing compiled before"),
+        ("next step", "another network and its first step"),
     ):
         yield Workload("start", "S", title, f"start {kind}", network, 1, 0, 0, 0)

@@ -51,7 +51,10 @@ def bench(
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="In which all players take turns.", rich_help_panel=HOW)] = None,
     as_json: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures here.", rich_help_panel=OUTPUT)
+        Path | None,
+        typer.Option(
+            "--json", help="Write all figures here; in a folder, into <suite>-<processor>.json.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures here.", rich_help_panel=OUTPUT)] = None,
     compare: Annotated[
@@ -71,6 +74,8 @@ def bench(
     from nnx.benchmark.selection import select
     from nnx.benchmark.workloads import chosen
 
+    suites = _suites(suite)
+    as_json = _named(as_json, suites, quick)
     outputs.check("--json", as_json)
     outputs.check("--html", html)
     if as_json is not None and html is not None and as_json.resolve() == html.resolve():
@@ -79,7 +84,7 @@ def bench(
     method = replace(QUICK if quick else FULL, threads=_threads(threads), precision=precision)
     if rounds is not None:
         method = replace(method, rounds=integer(rounds, "--rounds"))
-    workloads = chosen(_suites(suite), quick)
+    workloads = chosen(suites, quick)
     others = [] if peers == "none" else _names("--peers", peers)
     with heard_by(once(note)):
         players, absent = select(_names("--backends", backends), others, method.threads, quick)
@@ -185,6 +190,18 @@ def _suites(text: str | None) -> list[str]:
         if name not in SUITES:
             raise InputError(f"--suite: there is no {name!r}; known are {', '.join(SUITES)}")
     return names or list(SUITES)
+
+
+def _named(path: Path | None, suites: list[str], quick: bool) -> Path | None:
+    """Return where a report goes: in a folder, a file that is called after its suites and this machine's processor."""
+    if path is None or not path.is_dir():
+        return path
+    from nnx.backends import processor
+    from nnx.benchmark.workloads import SUITES
+    from nnx.doctor import simd
+
+    what = "quick" if quick else "all" if suites == list(SUITES) else "-".join(suites)
+    return path / f"{what}-{processor.short(simd())}.json"
 
 
 def _threads(given: int | None) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nnx.cli import scores
+from nnx import metrics
 from nnx.cli.result import amount
 from nnx.cli.sets import Problem
 from nnx.sequential import Sequential
@@ -78,6 +78,6 @@ def importance(model: Sequential, problem: Problem, seed: int) -> Importance | N
 
 def _error(problem: Problem, outputs: np.ndarray, y: np.ndarray) -> float:
     if problem.metadata.task == "classification":
-        return scores.log_loss(outputs, y)
+        return metrics.log_loss(y, outputs)
     unscaled = problem.metadata.unscale_target
-    return scores.rmse(unscaled(outputs), unscaled(y))
+    return metrics.rmse(unscaled(y), unscaled(outputs))

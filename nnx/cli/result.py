@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnx import metrics
 from nnx.backends.printable import printable
-from nnx.cli import scores
 from nnx.cli.sets import Problem
 from nnx.sequential import Sequential
 
@@ -43,16 +43,15 @@ class Result:
     @classmethod
     def _classes(cls, problem: Problem, outputs: np.ndarray, learned: np.ndarray) -> Result:
         names, wanted = problem.metadata.class_names(problem.outputs), problem.y_test
-        table = scores.confusion(outputs.argmax(axis=1), wanted, problem.outputs)
+        table = metrics.confusion(wanted, outputs)
         right, total = int(np.trace(table)), len(wanted)
-        common = int(
-            np.bincount(problem.targets, minlength=problem.outputs).argmax()
-        )  # what one would say without looking
+        # What one would say without looking.
+        common = int(np.bincount(problem.targets, minlength=problem.outputs).argmax())
         always = f"always {names[common]}: {np.mean(wanted == common):.4f}"
         test = f"{_classification(outputs, wanted)} ({right:,} of {total:,} right; {always})"
-        area = scores.auc(outputs, wanted)
+        area = metrics.auc(wanted, outputs)
         kind = "" if problem.outputs == 2 else " (mean of each class against the others)"
-        more = f"balanced accuracy {scores.balanced_accuracy(table):.4f}" + (
+        more = f"balanced accuracy {metrics.balanced_accuracy(wanted, outputs):.4f}" + (
             f", AUC {area:.4f}{kind}" if not np.isnan(area) else ""
         )
         headline = f"{right:,} of {total:,} test samples right ({right / total:.1%})"
@@ -68,20 +67,19 @@ class Result:
         )
         test, train = _regression(outputs, wanted), _regression(learned, goal)
         mean = np.full_like(wanted, unscaled(problem.targets).mean())  # what one would say without looking
-        more = f"mean absolute error {amount(scores.mae(outputs, wanted))}"
-        words = f"{test} (always the mean: {amount(scores.rmse(mean, wanted))})"
+        more = f"mean absolute error {amount(metrics.mae(wanted, outputs))}"
+        words = f"{test} (always the mean: {amount(metrics.rmse(wanted, mean))})"
         return cls((words, more), train, test, outputs, wanted)
 
 
 def _classification(probabilities: np.ndarray, wanted: np.ndarray) -> str:
     accuracy = np.mean(probabilities.argmax(axis=1) == wanted)
-    return f"accuracy {accuracy:.4f}, log loss {scores.log_loss(probabilities, wanted):.4f}"
+    return f"accuracy {accuracy:.4f}, log loss {metrics.log_loss(wanted, probabilities):.4f}"
 
 
 def _regression(outputs: np.ndarray, wanted: np.ndarray) -> str:
-    explained = scores.r2(outputs, wanted)
-    share = "" if np.isnan(explained) else f"R2 {explained:.4f}, "
-    return f"{share}root mean squared error {amount(scores.rmse(outputs, wanted))}"
+    share = f"R2 {metrics.r2(wanted, outputs):.4f}, " if np.ptp(wanted) else ""  # of what varies
+    return f"{share}root mean squared error {amount(metrics.rmse(wanted, outputs))}"
 
 
 def _written(table: np.ndarray, names: tuple[str, ...]) -> tuple[str, ...]:

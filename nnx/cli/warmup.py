@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,12 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from nnx import checks
+from nnx.backends.environment import tuned
 from nnx.cli.console import best_effort, seconds
-from nnx.cli.errors import note
+from nnx.cli.errors import Failed, note, writing
 from nnx.kernels.compiling import heard_by, once
 from nnx.output import say
 
 WHOLE = "about a minute"  # what all kernels take; see `nnx.backends.numba.warmup`
+QUIET = 0.9  # the share of its processors that a program must have for its times to tell anything
 
 
 def warmup(
@@ -25,9 +29,21 @@ def warmup(
         str | None,
         typer.Option(help="float32 or float64: for this number type only, in two thirds of the time. Default: both."),
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Copy it all there, for an image: with NUMBA_CACHE_DIR=DIR nothing is compiled on such a processor.",
+        ),
+    ] = None,
 ) -> None:
-    """Compile every kernel of the Numba backend now, so that no training has to wait for it."""
+    """Compile every kernel of the Numba backend now, so that no training has to wait; measure what is faster here.
+
+    What was measured is kept beside the kernels, for this processor and this number of threads. NNX_TUNE=off measures
+    nothing.
+    """
     from nnx.backends.numba.warmup import DTYPES
+    from nnx.backends.numba.warmup import export as copy_all
     from nnx.backends.numba.warmup import warmup as compile_all
 
     dtypes = DTYPES if dtype is None else (checks.dtype(dtype),)
@@ -46,4 +62,31 @@ def warmup(
             bar.update(task, completed=done, total=total, description=name, refresh=True)
 
         count = compile_all(show, dtypes)
-    say(f"compiled, or found on disk: {count} kernels, in {seconds(time.monotonic() - begin)}")
+        took = seconds(time.monotonic() - begin)
+        chosen = _measured(dtypes, lambda what: bar.update(task, description=f"measuring {what}", refresh=True))
+    say(f"compiled, or found on disk: {count} kernels, in {took}")
+    say(chosen)
+    if export is not None:
+        with writing(export):
+            files = copy_all(export)
+        if not files:
+            raise Failed("nothing was exported, because compiled kernels cannot be kept on disk here")
+        say(f"exported {files} files: set NUMBA_CACHE_DIR to {export.resolve()} where they are used")
+
+
+def _measured(dtypes: tuple[str, ...], progress: Callable[[str], None]) -> str:
+    """Measure what is faster on this machine and keep it; return what became of it."""
+    if not tuned():
+        return "measured: nothing, because NNX_TUNE=off"
+    from nnx.backends.numba import measuring, tuning
+
+    before, choices, after = measuring.had_to_itself(), measuring.measure(dtypes, progress), measuring.had_to_itself()
+    if (share := min(before, after)) < QUIET:
+        return (
+            f"measured what is faster here, but it is not kept: other programs left this one {share:.0%} of a "
+            "processor; run nnx warmup again when they are done"
+        )
+    try:
+        return f"measured what is faster here: {tuning.keep(choices)}"
+    except OSError as error:
+        return f"measured what is faster here, but it is not kept: {error.strerror or error}"

@@ -58,7 +58,8 @@ class Network(Assignable):
         for layer in self.layers:
             layer.check_values(self.dtype)
         for number, layer in enumerate(self.layers):
-            layer.draw_missing(rng.generator(self.seed, rng.WEIGHTS, number))
+            if layer.shapes:  # for a generator takes 10 us
+                layer.draw_missing(rng.generator(self.seed, rng.WEIGHTS, number))
         self._settle(chosen, self.dtype)
 
     # ---- where its parameters are ------------------------------------------------------------------------------------

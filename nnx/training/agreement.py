@@ -7,6 +7,7 @@ rounding can do to each gradient is measured, by the recorded operations with ea
 
 from __future__ import annotations
 
+from math import isclose, isnan
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ State = tuple[Any, Any]
 # parameters (and, later, of each gradient) relative to the way they went. Another computation is far above.
 LOSS_TOLERANCE = {"float32": 1e-3, "float64": 1e-9}
 PATH_TOLERANCE = 0.02
+EPSILON = {name: float(np.finfo(name).eps) for name in LOSS_TOLERANCE}
 MARGIN = 10  # by how much rounding may do more than was measured
 TRIALS = 4  # how often it is measured, where once is not enough: a number near a kink falls to either side
 
@@ -35,7 +37,9 @@ def check_agreement(step: TrainingStep, recorder: Recorder, before: State, eager
     """
     start, wanted, got = (numbers(step, state[0]) for state in (before, eager, step.state()))
     tolerance = LOSS_TOLERANCE[step.flat.dtype]
-    same_loss = np.isclose(step.last_loss(), eager_loss, rtol=tolerance, atol=tolerance, equal_nan=True)
+    loss = step.last_loss()
+    both_nan = isnan(loss) and isnan(eager_loss)
+    same_loss = both_nan or isclose(loss, eager_loss, rel_tol=tolerance, abs_tol=tolerance)
     if same_loss and (near(got, wanted, start, step) or not np.isfinite(np.linalg.norm(wanted - start))):
         return
     if not rounding_explains(step, recorder, before, eager):
@@ -50,11 +54,8 @@ def near(a: np.ndarray, b: np.ndarray, start: np.ndarray, step: TrainingStep) ->
 
     Parameters, first and second moments are compared one after the other: the moments are often much smaller.
     """
-    eps = float(np.finfo(step.flat.dtype).eps)
-    return all(
-        bool(np.linalg.norm(x - y) <= PATH_TOLERANCE * np.linalg.norm(y - z) + eps * np.linalg.norm(y))
-        for x, y, z in zip(*(np.split(state, 3) for state in (a, b, start)), strict=True)
-    )
+    off, way, size = (np.linalg.norm(d.reshape(3, -1), axis=1) for d in (a - b, b - start, b))
+    return bool(np.all(off <= PATH_TOLERANCE * way + EPSILON[step.flat.dtype] * size))
 
 
 def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eager: State) -> bool:
@@ -81,7 +82,7 @@ def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eag
     wanted, wanted_loss = gradients_of(step), step.last_loss()
     errors = [abs(loss - wanted_loss), *map(distance, replayed, wanted)]
     allowed = [LOSS_TOLERANCE[flat.dtype] * abs(wanted_loss), *(PATH_TOLERANCE * np.linalg.norm(a) for a in wanted)]
-    unit = max(float(np.finfo(flat.dtype).eps), ERRORS[step.backend.precision] * (flat.dtype == "float32"))
+    unit = max(EPSILON[flat.dtype], ERRORS[step.backend.precision] * (flat.dtype == "float32"))
     rounded, noise = Rounded(recorder, unit), np.zeros(len(errors))
     for _ in range(TRIALS):
         step.restore(before)

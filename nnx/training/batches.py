@@ -145,7 +145,7 @@ class Batches:
 
     def _drawn(self, epoch: int) -> np.ndarray:
         """Return the order of rows of an epoch, a function of (seed, epoch)."""
-        order = np.arange(self._rows)
+        order: np.ndarray = np.arange(self._rows)
         if self._shuffle:
             order = rng.generator(self._seed, rng.SHUFFLE, epoch).permutation(self._rows)
         if self._factors is not None:
@@ -235,7 +235,8 @@ def batches_for(
     Args:
         weights: of samples, float64 [N]; None: all count alike.
     """
-    sizes = np.diff(np.r_[0 : len(x) : batch, len(x)].astype(float))
+    sizes = np.full(-(-len(x) // batch), float(batch))
+    sizes[-1] = len(x) - batch * (len(sizes) - 1)
     factors = None if weights is None else Factors(weights, sizes, x.dtype.name)
     data = [x, y] if factors is None else [x, y, factors.by_row]
     stream = step.backend.stream(data, batch) if batch < len(x) else None

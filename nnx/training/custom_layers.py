@@ -30,11 +30,15 @@ NAMESPACES = ("types", "argparse")  # whose objects hold a user's numbers, as th
 
 
 class CustomParts:
-    """Remembers the parts that nnx did not define, or not as they are now, and the inputs of the step."""
+    """Remembers the parts that nnx did not define, or not as they are now, and the inputs of the step.
+
+    Attributes:
+        any: whether there are any.
+    """
 
     def __init__(self, parts: Sequence[Assignable], inputs: Any, xp: Any) -> None:
         self._kept = [Kept(part) for part in parts if not is_own(type(part)) or replaced(part)]
-        self._inputs, self._xp = inputs, xp
+        self.any, self._inputs, self._xp = bool(self._kept), inputs, xp
         self._copy = xp.asarray(inputs, copy=True) if self._kept else None
         self._draws = draws() if self._kept else None
 

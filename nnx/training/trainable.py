@@ -59,9 +59,9 @@ class Trainable(Network):
             loss: such as `CategoricalCrossEntropy()`. optimizer: such as `Adam(0.01)`.
             metrics: a list of "accuracy": the share of right classes; of outputs on the right side of 0.5 for binary
                 cross-entropy; of outputs within std(y) / 250 of the target for regression (chapter 17). In evaluation
-                and validation also "precision", "recall", "f1", "auc", "top_5" (any number) for classes, "mae", "rmse",
-                "r2" for numbers, as nnx.metrics has them, and functions f(y_true, y_pred) of your own, called with all
-                targets and all outputs of `predict` at once and listed by their names.
+                and validation also "precision", "recall", "f1", "auc", "balanced_accuracy", "top_5" (any number) for
+                classes, "mae", "rmse", "r2" for numbers, as nnx.metrics has them, and functions f(y_true, y_pred) of
+                your own, called with all targets and all outputs of `predict` at once and listed by their names.
         """
         self._check_loss(loss)
         _check_optimizer(optimizer)
@@ -72,6 +72,7 @@ class Trainable(Network):
         self.__dict__.update(metrics=metrics)
         self._trainer = None
         self._begin()
+        self._compiled("compile").outdated = False  # all of it was just checked
         return self
 
     def _check_loss(self, loss: Any) -> None:

@@ -142,6 +142,7 @@ class Trainer(TrainingStep):
         custom = CustomParts([*self.network.layers, self.loss, self.optimizer], feed.x, self.backend.xp)
         known = [*feed.arrays(), self.hyper, self.counters, self.network.penalties, *self.network.buffers()]
         recorder = self.backend.record(known)
+        recorder.watching = custom.any
         try:
             try:
                 self._owner.recorder = recorder

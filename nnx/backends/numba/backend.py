@@ -20,7 +20,7 @@ import numpy as np
 
 from nnx.backends import threads
 from nnx.backends.base import BackendInfo
-from nnx.backends.environment import gemm_rule
+from nnx.backends.environment import gemm_rule, tuned
 from nnx.backends.errors import BackendUnavailable, InputError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.numpy import NumpyBackend
@@ -36,7 +36,7 @@ from nnx.kernels.step_state import STEP
 
 Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
-ALONE = 2e5  # ns of work below which one thread is quicker than two
+LEAST = 5e4  # ns of work that nowhere are worth a second thread
 
 
 MODULES = {
@@ -89,6 +89,10 @@ class NumbaBackend(NumpyBackend):
         self.kernels = Kernels()
         self.bound = bool(self.kernels.blas.available())  # whether compiled code can call NumPy's BLAS
         self.gemm_rule = gemm_rule()
+        tuned()  # refuses what NNX_TUNE cannot mean
+        from nnx.backends.numba import tuning  # here, because it imports Numba
+
+        self._tuning = tuning
         self._forward, self._backward = self.kernels.elementwise.forward, self.kernels.elementwise.backward
         self._softmax, self._board = self.kernels.softmax, self.kernels.pool.board
 
@@ -119,6 +123,8 @@ class NumbaBackend(NumpyBackend):
             f"vectors of {self.kernels.gemm.WIDTH} bytes",
             "threads are Python's own, since kernels release the interpreter: none of Numba's threading layers is used",
             f"dense layers: {self._rule()}",
+            f"choices: {self._tuning.current().why}",
+            *self._tuning.described(self._tuning.current().choices),
         )
         return BackendInfo(plain.name, plain.device, plain.versions, plain.threads, plain.ops, notes)
 
@@ -128,7 +134,15 @@ class NumbaBackend(NumpyBackend):
         if self.gemm_rule == "blas":
             return "always BLAS, because NNX_GEMM=blas"
         how = "" if self.bound else " through numpy.matmul, because NumPy's OpenBLAS was not found beside it"
-        return f"{self.kernels.gemm.RULE}, else BLAS{how}; NNX_GEMM=own or blas overrides"
+        measured = self._tuning.current().choices.own_products is not None
+        rule = "the own product where it was measured to be faster" if measured else self.kernels.gemm.RULE
+        return f"{rule}, else BLAS{how}; NNX_GEMM=own or blas overrides"
+
+    def probe(self) -> None:
+        """Compile a small kernel, and run it: `dense`, which takes a second to compile, is for those who need it."""
+        taken = self.gather_rows(np.array([3, 5, 7]), np.array([2, 0]), np.zeros(3, np.int64), np.zeros(2, np.int64))
+        if taken.tolist() != [7, 3]:
+            raise RuntimeError(f"rows 2 and 0 of [3 5 7] are {taken.tolist()}, not [7 3]")
 
     # ---- programs ----------------------------------------------------------------------------------------------------
 
@@ -207,7 +221,7 @@ class NumbaBackend(NumpyBackend):
 
     def _own(self, m: int, n: int, k: int, itemsize: int, fused: bool) -> bool:
         if self.gemm_rule == "auto":
-            return bool(self.kernels.gemm.prefer_own(m, n, k, itemsize, fused))
+            return self._tuning.prefers_own(m, n, k, itemsize, fused)
         return self.gemm_rule == "own"
 
     def _product(self, a: Array, b: Array, c: Array, bias: Array | None = None, relu: bool = False) -> bool:
@@ -224,8 +238,8 @@ class NumbaBackend(NumpyBackend):
             return False
         gemm = self.kernels.gemm.ready(kind)
         by_rows = m >= n
-        work = m * n * k * c.itemsize / 2e7  # of 100 us: some 5e6 products in float32
-        parts = pool.split(m if by_rows else n, work, 96)  # a multiple of every tile's rows and columns
+        work = m * n * k * c.itemsize / 200  # ns: some 5e6 products in float32 take 100 us
+        parts = self._split(m if by_rows else n, work, 96)  # a multiple of every tile's rows and columns
         if len(parts) == 1:
             return bool(gemm(a, b, c, added, nothing, relu, False))
         if may_overlap(c, a, b, added):
@@ -341,7 +355,7 @@ class NumbaBackend(NumpyBackend):
         y = np.empty(x.shape, x.dtype) if out is None else out
         pool, kernel = self.kernels.pool, self.kernels.dropout.dropout
         more = (int(counters[STEP]), layer, seed & LOW, seed >> 32 & LOW, keep_threshold(rate), 1 / (1 - rate))
-        parts = pool.split(len(x), x.size * 1.2 / 1e5) if x.shape == y.shape else [slice(0, len(x))]
+        parts = self._split(len(x), x.size * 1.2) if x.shape == y.shape else [slice(0, len(x))]
         if len(parts) == 1:
             done = offer(kernel, x, y, 0, *more)
         elif overlap_in_part((x, y)):
@@ -398,19 +412,30 @@ class NumbaBackend(NumpyBackend):
             arrays: divided by rows. One without rows, an operand left out, stays as it is. more: the same for all.
         """
         first, pool = arrays[0], self.kernels.pool
-        if pool.limit == 1 or first.size * cost < ALONE:
+        if self._alone(first.size * cost):
             return offer(kernel, *arrays, *more)
         rows = len(first)
         if any(len(a) not in (rows, 0) for a in arrays) or overlap_in_part(arrays):
             return False
-        parts = pool.split(rows, first.size * cost / 1e5)
+        parts = self._split(rows, first.size * cost)
         calls = [partial(offer, kernel, *(a[p] if len(a) else a for a in arrays), *more) for p in parts]
         return together(pool, calls)
+
+    def _alone(self, work: float) -> bool:
+        """Tell whether so many ns of work are done by one thread."""
+        return work < LEAST or self.kernels.pool.limit == 1 or work < 1e3 * self._tuning.current().choices.share_us
+
+    def _split(self, length: int, work: float, grain: int = 1) -> list[slice]:
+        """Divide rows among the threads, for so many ns of work: see `pool.split`."""
+        parts: list[slice] = self.kernels.pool.split(
+            length, work / (500 * self._tuning.current().choices.share_us), grain
+        )
+        return parts
 
     def _elementwise(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
         """The same for a kernel that does not know rows: one long row can be divided too."""
         first = arrays[0]
-        if first.size * cost < ALONE or self.kernels.pool.limit == 1:
+        if self._alone(first.size * cost):
             return offer(kernel, *arrays, *more)
         if any(a.shape != first.shape or not a.flags.c_contiguous for a in arrays):
             return False

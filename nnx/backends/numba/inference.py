@@ -10,15 +10,14 @@ import numpy as np
 
 from nnx.backends.dataflow import Array, address
 from nnx.backends.inference import Forward, Stage
+from nnx.backends.numba.tuning import current
 from nnx.backends.recorder import Program
 from nnx.kernels.cpu.jit.simd import WIDTH
 from nnx.kernels.cpu.ops.elementwise import NONE
 from nnx.kernels.cpu.program import inference as f
 from nnx.kernels.elementwise import number_of
 
-# A row takes some 150 ns and 55 ps a weight (from the second-level cache). Stage by stage all rows together take 20 us
-# in Python, then less for each. And a product of two to four rows takes BLAS as long as eight of them.
-ROW, WEIGHT, SAVED, FEW = 0.15, 55e-6, 20.0, 4
+FEW = 4  # rows: a product of two to four takes BLAS as long as eight of them
 WEIGHTS = 1 << 22  # of a network that comes from memory for each row, where two threads read faster than one
 
 
@@ -69,8 +68,14 @@ def table_of(stages: Sequence[Stage], parameters: Array) -> Array | None:
         rows.append([inputs, width, *places, kind_of(stage.activation), as_integer(stage.parameter)])
     if weights > WEIGHTS or max(max(row[:2]) for row in rows) > f.STACK:
         return None
-    header = [len(rows), max(FEW, int(SAVED / (ROW + weights * WEIGHT))), weights, address(parameters)]
+    header = [len(rows), most_rows(weights), weights, address(parameters)]
     return np.array([*header, *(number for row in rows for number in row)], np.int64)
+
+
+def most_rows(weights: int) -> int:
+    """How many rows a compiled prediction takes: beyond that they are quicker all together, stage by stage."""
+    choices = current().choices
+    return max(FEW, int(choices.stages_us / (choices.row_us + weights * choices.weight_us)))
 
 
 def as_integer(number: float) -> int:

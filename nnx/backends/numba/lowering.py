@@ -12,6 +12,7 @@ import numpy as np
 
 from nnx.backends.dataflow import Array, Gradient, Node, Step, Value, address, same
 from nnx.backends.errors import NotReplayable
+from nnx.backends.numba.tuning import current
 from nnx.kernels.cpu.matmul import register_tile
 from nnx.kernels.cpu.ops import optimizers
 from nnx.kernels.cpu.program import table as t
@@ -19,7 +20,6 @@ from nnx.kernels.cpu.program import table as t
 PADDING = 64  # numbers that a buffer of the step's own is a multiple of
 PIECE = 1 << 16  # numbers in a piece of a weight gradient: it stays in the second-level cache until it is used
 WHOLE = 1 << 14  # parameters that are updated in one go, after all gradients, rather than tile by tile
-THREADED = 1e6  # multiply-adds in a step below which one thread is faster
 BLOCK_ROWS = 256  # samples that go through the network together
 
 GIVEN = t.INPUTS, t.TARGETS, t.WEIGHTS  # places of arrays from outside, in the order in which they come
@@ -46,6 +46,7 @@ class Layout:
         assert step.optimizer is not None
         assert step.losses is not None
         self.step, self.arena, self.threads = step, arena, threads
+        self.begin = address(arena)
         self.work, self.places, self.inputs = 0, dict[int, int](), list[Array]()
         self.numbers: list[float] = [0.0] * t.CONSTANTS
         self.known: dict[tuple[float, ...], int] = {}
@@ -59,7 +60,7 @@ class Layout:
         operands = step.optimizer.operands
         self.p, self.g, size = self.parameter(operands["p"]), self.parameter(operands["g"]), operands["p"].size
         # How the work is divided must not depend on the threads there are, or one and two would round differently.
-        self.parts_wanted = 2 * max(threads, 2) if step.work > THREADED else 1
+        self.parts_wanted = 2 * max(threads, 2) if step.work > current().choices.threads_from else 1
         self.whole = size <= WHOLE
         self.parts: dict[int, list[int]] = {}  # where in `numbers` each penalty's parts are
         self.regularized: set[int] = set()
@@ -84,7 +85,7 @@ class Layout:
 
     def parameter(self, a: Array) -> int:
         """The place of parameters, gradients or moments."""
-        first = (address(a) - address(self.arena)) // int(self.arena.itemsize)
+        first = (address(a) - self.begin) // int(self.arena.itemsize)
         if first < 0 or first + a.size > self.arena.size or not a.flags.c_contiguous:
             raise NotReplayable(f"parameters or gradients {a.shape} lie outside the model's flat buffer")
         return t.ARENA + first

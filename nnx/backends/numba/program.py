@@ -14,16 +14,15 @@ import numpy as np
 
 from nnx.backends.dataflow import Array, Reader, Step, address, fuse
 from nnx.backends.errors import InputError, NotReplayable
-from nnx.backends.numba.lowering import THREADED
 from nnx.backends.numba.lowering_lanes import NODES, Lanes
 from nnx.backends.numba.lowering_rows import Rows
 from nnx.backends.numba.runtime import NumbaProgram
+from nnx.backends.numba.tuning import current
 from nnx.backends.recorder import Call
 
 __all__ = ["NumbaProgram", "compile", "compile_program"]
 
-LANES_WEIGHTS = 1 << 13  # weights of the widest layer up to which samples go into the vector lanes
-LANES_ROWS = 16  # and from how many samples on
+LANES_ROWS = 16  # from how many samples on they may go into the vector lanes
 
 
 def compile_program(
@@ -44,7 +43,7 @@ def compile_program(
     fuse(step)
     arena = flat_buffer(step)
     if threads is None:
-        threads = int(backend.threads() or 1) if step.work > THREADED else 1
+        threads = int(backend.threads() or 1) if step.work > current().choices.threads_from else 1
     family = family or wanted_family() or choose(step)
     if family == "lanes" and not {node.op for node in step.nodes} <= NODES:
         family = "rows"
@@ -63,20 +62,21 @@ def wanted_family() -> str:
 def choose(step: Step) -> str:
     """Which family is faster: lanes where layers are narrow and there are samples to fill the vectors."""
     widest = max((gradient.dw.size for gradient in step.gradients), default=0)
-    return "lanes" if widest <= LANES_WEIGHTS and step.rows >= LANES_ROWS else "rows"
+    return "lanes" if widest <= current().choices.lanes_weights and step.rows >= LANES_ROWS else "rows"
 
 
 def flat_buffer(step: Step) -> Array:
     """The one array that holds all parameters, gradients and moments."""
     assert step.optimizer is not None
     parts = [step.optimizer.operands[name] for name in ("p", "g", "m", "v") if name in step.optimizer.operands]
-    first = min(parts, key=address)
+    places = [address(a) for a in parts]
+    begin, end = min(places), max(place + a.nbytes for place, a in zip(places, parts, strict=True))
+    first = parts[places.index(begin)]
     owner = first if first.base is None else first.base
-    end = max(address(a) + a.nbytes for a in parts)
     mine = all((a if a.base is None else a.base) is owner and a.dtype == first.dtype for a in parts)
-    if not (mine and isinstance(owner, np.ndarray) and address(owner) <= address(first)):
+    if not (mine and isinstance(owner, np.ndarray) and owner.flags.c_contiguous and address(owner) <= begin):
         raise NotReplayable("parameters, gradients and moments are not views into one buffer")
     if address(owner) + owner.nbytes < end or first.dtype.name not in ("float32", "float64"):
         raise NotReplayable(f"the model's flat buffer is {first.dtype}, or shorter than its parts")
-    count = (end - address(first)) // first.itemsize
-    return np.lib.stride_tricks.as_strided(first.reshape(-1), (count,), (first.itemsize,))
+    skipped = (begin - address(owner)) // first.itemsize
+    return owner.reshape(-1)[skipped : skipped + (end - begin) // first.itemsize]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from nnx.kernels.cpu.program import table as t
 from nnx.kernels.cpu.program.compiled import ready
 from nnx.kernels.cpu.threads import pool
 
+function_of = cache(ready)  # to look for it takes 30 us
 WORTH_HELP = 200e-6  # seconds of work in a call below which waking a helper costs more than it does
 WAYS = {"rows": "by rows", "lanes": "in vector lanes"}  # how samples lie
 SPEED = 50e9  # FLOP a second of one thread, roughly
@@ -48,7 +50,7 @@ class NumbaProgram:
         self._kinds = listing.kinds_of(step)
         self.numbers, self.sync = np.array(layout.numbers), aligned(t.SYNC, np.dtype(np.int64))
         self.work = aligned(layout.work, dtype)
-        self._function = ready(dtype, self.family)
+        self._function = function_of(dtype, self.family)
         self._arguments = (
             self.table.reshape(-1), self.work, plain(layout.arena), *inputs,
             nothing if step.labels is None else plain(step.labels), nothing if step.order is None else

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import Any
 
@@ -48,6 +49,19 @@ def warmup(progress: Callable[[int, int, str], None] | None = None, dtypes: tupl
     if progress is not None:
         progress(len(steps), len(steps), "")
     return len(steps)
+
+
+def export(folder: Path) -> int:
+    """Copy what is compiled and measured to a folder, for NUMBA_CACHE_DIR to name in an image; return how many files.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from numba.core.registry import cpu_target
+
+    from nnx.kernels.cpu.jit.cache import ship
+
+    return ship(folder, cpu_target.target_context.codegen().magic_tuple())
 
 
 # ---- several processes -----------------------------------------------------------------------------------------------
@@ -97,7 +111,7 @@ def _help(processes: str, number: str, *dtypes: str) -> None:
 
     if writable() is None:  # nothing could be handed over
         return
-    with uncollected():  # nobody asks here whether the backend works, since that compiles `dense` as the other does
+    with uncollected():  # nobody asks here whether the backend works: the other does
         for _, call in order_of(_steps(create(), dtypes), int(processes), int(number)):
             call()
 

@@ -7,7 +7,7 @@ numbered files are written apart); and a disk that cannot be written to is an er
 * an entry is one file, named by a hash of all that shapes its code: signature, CPU, closure, versions, and the text of
   every file of the kernels. It is written beside its place and then moved there, so readers see all of it or nothing;
 * entries lie in NUMBA_CACHE_DIR if that is set, else in this folder's `__pycache__`, else in the user's cache
-  directory: the first that can be written to. All are read, so an image may ship a filled, read-only cache;
+  directory: the first that can be written to. All are read, so an image may ship a filled, read-only cache (`ship`);
 * loading code is running it, so entries that others could have written are left alone: see `distrust`;
 * with nowhere to write, kernels are compiled in memory, and one warning says so.
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -25,7 +26,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
@@ -41,6 +42,8 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.runtime.nrt import rtsys
 
 from nnx.kernels import compiling
+from nnx.kernels.cpu.caches import caches
+from nnx.kernels.cpu.jit import shipped
 from nnx.kernels.forking import hold_at_fork
 from nnx.kernels.uninterrupted import LOCK, NEEDED, pause, uninterrupted
 from nnx.kernels.user_warnings import warn_once
@@ -52,6 +55,7 @@ CPU = Path(__file__).parent.parent  # the folder of all kernels for the CPU
 REBUILD: Any = CompileResult._rebuild
 KEPT = 4  # folders of entries, one for each version of the sources, that are kept; the oldest goes first
 ABANDONED = 3600.0  # seconds after which nobody writes a file any more that is not where it belongs
+SHIPPED = "*.nbc", "tuning-*.json"  # what is shipped of a folder
 SETTINGS = ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "FULL_TRACEBACKS")
 
 
@@ -166,6 +170,7 @@ class KernelCache(_Cache):
             if hashlib.sha256(content[32:]).digest() == content[:32]:
                 with suppress(Exception):  # whole, but not what this version writes: compiled again, and replaced
                     return REBUILD(target_context, *pickle.loads(content[32:]))
+        tell_of_shipped(target_context.codegen().magic_tuple())
         return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
@@ -215,7 +220,10 @@ def value_key(value: Any) -> str:
 
 @cache
 def stamp() -> str:
-    """A hash of everything that all entries depend on: the kernels' sources, versions, and Numba's settings."""
+    """A hash of all that every entry depends on: the kernels' sources, versions, settings, and sizes of caches.
+
+    Kernels derive their blocks from those.
+    """
     digest = hashlib.sha256()
     for file in sources():
         digest.update(file.relative_to(CPU.parent).as_posix().encode() + b"\0" + file.read_bytes())
@@ -228,7 +236,7 @@ def stamp() -> str:
     )
     package = getattr(sys.modules.get("nnx"), "__version__", "")
     settings = [getattr(config, name, None) for name in SETTINGS]
-    digest.update(repr((versions, package, settings)).encode())
+    digest.update(repr((versions, package, settings, tuple(caches()))).encode())
     return digest.hexdigest()[:16]
 
 
@@ -313,6 +321,34 @@ def prune(place: Path) -> None:
         return
     for folder in folders[KEPT:]:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def ship(folder: Path, machine: Sequence[object]) -> int:
+    """Copy all entries of these sources, and what is kept beside them, for NUMBA_CACHE_DIR to name; return how many.
+
+    Args:
+        machine: as LLVM sees it: system, processor, features.
+    """
+    target = folder / "nnx" / f"kernels-{stamp()}"
+    make(target)
+    found = {file.name: file for place in reversed(readable()) for kind in SHIPPED for file in place.glob(kind)}
+    for name, file in found.items():
+        replace(target / name, file.read_bytes())
+    replace(target.parent / shipped.ABOUT, json.dumps(shipped.facts(machine, stamp()), indent=2).encode() + b"\n")
+    return len(found)
+
+
+@cache
+def tell_of_shipped(machine: Sequence[object]) -> None:
+    """Warn, once, where kernels were shipped that do not fit."""
+    for place in places():
+        content = read(place, shipped.ABOUT)
+        if content and (why := shipped.misfit(content, shipped.facts(machine, stamp()))):
+            warn_once(
+                f"the kernels shipped in {place} are not those needed here, and are compiled anew: {why}. "
+                "`nnx warmup --export` on such a machine ships them",
+                "shipped kernels",
+            )
 
 
 def replace(file: Path, content: bytes) -> None:

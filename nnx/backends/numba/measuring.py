@@ -1,0 +1,291 @@
+"""Measurement behind the choices of tuning.py: what is faster here, of two ways to do the same.
+
+Each pair of ways takes turns, in rounds, so that what else the machine does meets both; what counts is the best round
+of each. Where two are within TIE of each other, the choice stays as it was derived.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from nnx.backends.dataflow import address
+from nnx.backends.inference import Stage
+from nnx.backends.numba.backend import NumbaBackend
+from nnx.backends.numba.inference import table_of
+from nnx.backends.numba.lowering import PADDING, round_up
+from nnx.backends.numba.program import compile_program
+from nnx.backends.numba.tuning import Choices, derived, examples
+from nnx.backends.recorder import Call, Recorder
+from nnx.kernels.cpu.matmul import gemm
+from nnx.kernels.cpu.program.inference import ready
+from nnx.kernels.cpu.threads import pool
+from nnx.kernels.elementwise import BY_NAME, number_of
+
+ROUNDS = 7
+CHUNK = 2e-3  # seconds that each way runs in a round
+TIE = 0.03  # by how much one way must be faster than the other to be taken against what is derived
+NETWORKS = (  # hidden and output widths, by the weights of the widest layer, with 128 samples: 0.2 to 7 million
+    (16, 32, 4), (32, 32, 10), (32, 64, 10), (64, 64, 10), (64, 96, 10), (64, 128, 64, 10), (96, 128, 10),
+    (128, 128, 10),
+)  # fmt: skip
+ROWS = 128
+
+
+PYTHON = 12.0  # us that `predict` takes in Python around the stages of a network, roughly
+SHARED = tuple(50 * 2**n for n in range(6))  # us of work that one or two threads do
+LOOKS = 20_000_000  # of a thread that only waits: some 20 ms
+PAUSE = 300e-6  # seconds after which helping threads sleep
+Progress = Callable[[str], None]
+Timed = Callable[[int], float | None]  # does something so often, and may say how many seconds of that count
+
+
+def measure(dtypes: Sequence[str] = ("float32", "float64"), progress: Progress = lambda what: None) -> Choices:
+    """Measure what is faster on this machine, with as many threads as kernels may take now: some three seconds.
+
+    Args:
+        dtypes: the number types whose kernels are compiled; products are measured in each, the rest in the first.
+        progress: called with what is measured next.
+    """
+    backend, first = NumbaBackend(), dtypes[0]
+    progress("products")
+    products = [kind for dtype in ("float32", "float64") for kind in own_products(dtype, dtype in dtypes)]
+    progress("rows or lanes")
+    lanes = lanes_weights(backend, first)
+    progress("threads")
+    threads, share = threads_from(backend, first, lanes), share_us(backend, first)
+    progress("prediction")
+    row, weight = prediction_us(backend, first)
+    return Choices(tuple(products), lanes, threads, share, row, weight, PYTHON + stages_us(backend, first))
+
+
+def had_to_itself() -> float:
+    """Return what share of the time a processor was this program's, of one for each thread: less where others run."""
+    shares, nothing = list[float](), np.zeros(1, np.int64)
+
+    def spin() -> None:
+        wall, own = time.perf_counter(), time.thread_time()
+        pool.stay_awake(nothing, 0, LOOKS)
+        shares.append((time.thread_time() - own) / (time.perf_counter() - wall))
+
+    pool.run([spin] * pool.limit)
+    return min(shares)
+
+
+# ---- what is measured ------------------------------------------------------------------------------------------------
+
+
+def own_products(dtype: str, here: bool) -> list[str]:
+    """Return for which kinds of products nnx's own is faster than BLAS; as derived where they are not measured."""
+    own, blas = NumbaBackend(), NumbaBackend()
+    own.gemm_rule, blas.gemm_rule = "own", "blas"
+    chosen, random = dict[str, bool](), np.random.default_rng(0)
+    for kind, (m, n, k, fused) in examples(np.dtype(dtype).itemsize):
+        chosen[kind] = gemm.prefer_own(m, n, k, np.dtype(dtype).itemsize, fused)
+        if here:
+            a, b, bias = (random.normal(size=shape).astype(dtype) for shape in ((m, k), (k, n), (1, n)))
+            c, across = np.empty((m, n), dtype), np.ascontiguousarray(a.T)  # x.T @ dy is the gradient of weights
+            ways = [
+                partial(each.dense, a, b, bias, "relu", c) if fused else partial(each._weight_gradient, across, b, c)
+                for each in (own, blas)
+            ]
+            chosen[kind] = faster(quotient(*map(repeat, ways)), chosen[kind])
+    return [kind for kind, better in chosen.items() if better]
+
+
+def lanes_weights(backend: Any, dtype: str) -> int:
+    """Return up to how many weights of the widest layer a step is faster with its samples in the vector lanes."""
+    found = dict[float, float]()
+    for widths in NETWORKS:
+        calls = recorded(backend, ROWS, widths, dtype)
+        lanes, rows = (compile_program(backend, calls, family) for family in ("lanes", "rows"))
+        found[max(a * b for a, b in pairwise(widths))] = quotient(lanes.run, rows.run)
+    return int(limit(found, derived().lanes_weights, upwards=False))
+
+
+def threads_from(backend: Any, dtype: str, lanes: int) -> float:
+    """Return from how many multiply-adds a step is faster on all threads than on one."""
+    if pool.limit == 1:
+        return derived().threads_from
+    found = dict[float, float]()
+    for widths in NETWORKS:
+        for rows in (ROWS, 4 * ROWS):
+            family = "lanes" if max(a * b for a, b in pairwise(widths)) <= lanes else "rows"
+            calls = recorded(backend, rows, widths, dtype)
+            many, one = (compile_program(backend, calls, family, threads) for threads in (pool.limit, 1))
+            found[3 * rows * sum(a * b for a, b in pairwise(widths))] = quotient(many.run, one.run)
+    return float(limit(found, derived().threads_from, upwards=True))
+
+
+def share_us(backend: Any, dtype: str) -> float:
+    """Return from how many microseconds of work an operation is faster on several threads, which are asleep by then."""
+    if pool.limit == 1:
+        return derived().share_us
+    found, row, kernel = dict[float, float](), BY_NAME["tanh"], backend.kernels.elementwise.forward
+    for microseconds in SHARED:
+        x = np.linspace(-1, 1, round(1e3 * microseconds / row.cost), dtype=dtype).reshape(-1, 1)
+        y, parts = np.empty_like(x), pool.split(len(x), pool.limit)
+        calls = [partial(kernel, x[part], y[part], number_of("tanh"), 0.0) for part in parts]
+        whole = partial(kernel, x, y, number_of("tanh"), 0.0)
+        found[microseconds] = quotient(after_a_pause(partial(pool.run, calls)), after_a_pause(whole))
+    return float(limit(found, derived().share_us, upwards=True))
+
+
+def prediction_us(backend: Any, dtype: str) -> tuple[float, float]:
+    """Return how many microseconds a compiled prediction takes for a row, and for each weight."""
+    small, large = ((8, 8), (64, 256, 64))
+    took = []
+    for widths in (small, large):
+        stages, parameters = network(widths, dtype)
+        table, kernel = table_of(stages, parameters), ready(np.dtype(dtype))
+        assert table is not None
+        x, out = np.ones((4, widths[0]), dtype), np.empty((4, widths[-1]), dtype)
+        run = repeat(partial(kernel, x, out, address(table)))
+        count = times(run)
+        took.append(1e6 * min(seconds(run, count) for _ in range(ROUNDS)) / count / len(x))
+    weights = [sum(a * b for a, b in pairwise(widths)) for widths in (small, large)]
+    weight = max(0.0, (took[1] - took[0]) / (weights[1] - weights[0]))
+    return max(1e-3, took[0] - weights[0] * weight), weight
+
+
+def stages_us(backend: Any, dtype: str) -> float:
+    """Return how many microseconds the stages of a small network take for a few rows, one after the other."""
+    stages, _ = network((16, 32, 8), dtype)
+
+    def once() -> None:
+        outputs = np.ones((8, 16), dtype)
+        for stage in stages:
+            outputs = stage.bound(backend)(outputs, None)
+
+    run = repeat(once)
+    count = times(run)
+    return 1e6 * min(seconds(run, count) for _ in range(ROUNDS)) / count
+
+
+def network(widths: Sequence[int], dtype: str) -> tuple[list[Stage], Any]:
+    """Return the stages of dense layers with ReLU, and the flat buffer that holds their parameters."""
+    sizes = [(round_up(a * b, PADDING), round_up(b, PADDING)) for a, b in pairwise(widths)]
+    parameters, stages, at = np.full(sum(map(sum, sizes)), 0.01, dtype), [], 0
+    for (a, b), (first, second) in zip(pairwise(widths), sizes, strict=True):
+        weights = parameters[at : at + a * b].reshape(a, b)
+        stages.append(Stage(weights, parameters[at + first : at + first + b].reshape(1, b), "relu"))
+        at += first + second
+    return stages, parameters
+
+
+# ---- how it is measured ----------------------------------------------------------------------------------------------
+
+
+def repeat(call: Callable[[], Any]) -> Timed:
+    """Return what makes a call so often as it is told."""
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            call()
+
+    return run
+
+
+def faster(quotient: float, expected: bool) -> bool:
+    """Tell whether a way is faster than the other, given its time over the other's; as expected where they tie."""
+    return expected if abs(quotient - 1) <= TIE else quotient < 1
+
+
+def limit(found: dict[float, float], expected: float, upwards: bool) -> float:
+    """Return the size from which on (upwards), or up to which, one way is taken so that all sizes together lose least.
+
+    Args:
+        found: by size, how long that way takes over how long the other takes. expected: what is taken unless another
+            limit is better by a tie.
+    """
+
+    def cost(at: float) -> float:
+        return sum(math.log(q) for size, q in found.items() if (size >= at if upwards else size <= at))
+
+    sizes = sorted(found)
+    between = [math.sqrt(a * b) for a, b in pairwise(sizes)]
+    ends = [sizes[0], 2 * sizes[-1]] if upwards else [sizes[0] / 2, sizes[-1]]  # nothing is said about smaller ones
+    best = min([*ends, *between], key=cost)
+    return best if cost(best) < cost(expected) - TIE else expected
+
+
+def after_a_pause(call: Callable[[], Any]) -> Timed:
+    """Return what makes a call so often as it is told, each when helping threads sleep, and says how long they took."""
+
+    def run(count: int) -> float:
+        took = 0.0
+        for _ in range(count):
+            until = time.perf_counter() + PAUSE
+            while time.perf_counter() < until:
+                pass
+            begin = time.perf_counter()
+            call()
+            took += time.perf_counter() - begin
+        return took
+
+    return run
+
+
+def quotient(one: Timed, other: Timed) -> float:
+    """Return how long `one` takes, over `other`: the best of each, for other programs make both only slower."""
+    runs = [(run, times(run)) for run in (one, other)]
+    took = [[seconds(run, count) / count for run, count in runs] for _ in range(ROUNDS)]
+    return min(first for first, _ in took) / min(second for _, second in took)
+
+
+def times(run: Timed) -> int:
+    """Return how often something can be done in a round, once it is warm."""
+    seconds(run, 1)
+    return max(1, int(CHUNK / max(min(seconds(run, 1) for _ in range(3)), 1e-7)))
+
+
+def seconds(run: Timed, count: int) -> float:
+    """Return how long it takes to do something so often."""
+    begin = time.perf_counter()
+    told = run(count)
+    return time.perf_counter() - begin if told is None else told
+
+
+def recorded(backend: Any, rows: int, widths: Sequence[int], dtype: str) -> list[Call]:
+    """Return the operations of a training step of dense layers with ReLU, softmax and Adam, as a model records them."""
+    random, zeros = np.random.default_rng(0), partial(np.zeros, dtype=dtype)
+    size = sum(round_up(count, PADDING) for a, b in pairwise(widths) for count in (a * b, b))
+    arena = zeros(4 * size)
+    p, m, v, g = np.split(arena, 4)
+    p[:] = 0.1 * random.normal(size=size)
+    x, labels = random.normal(size=(rows, widths[0])).astype(dtype), random.integers(0, widths[-1], rows)
+    hyper, counters = np.array([1e-2, 0.0, 0.9, 0.999, 1e-7, 0.0]), np.zeros(3, np.int64)
+    stats, history, penalties = np.zeros(3), np.zeros((8, 3)), np.zeros(1)
+    layers, at = [], 0
+    for a, b in pairwise(widths):
+        parts = []
+        for shape in ((a, b), (1, b)):
+            count = math.prod(shape)
+            parts += [part[at : at + count].reshape(shape) for part in (p, g)]
+            at += round_up(count, PADDING)
+        layers.append(parts)
+    views = [a for layer in layers for a in layer]
+    note = Recorder(backend, [x, labels, hyper, counters, penalties, p, g, m, v, *views])
+    note.watching = False
+    outputs, kept = x, []
+    for number, (w, _, bias, _) in enumerate(layers):
+        kept.append(outputs)
+        outputs = note.dense(outputs, w, bias, None, zeros((rows, w.shape[1])))
+        outputs = outputs if number == len(layers) - 1 else note.relu(outputs, zeros(outputs.shape))
+    losses = zeros(rows)
+    d = note.softmax_cross_entropy(outputs, labels, losses, None, 0.0, zeros(outputs.shape))
+    for number in range(len(layers) - 1, 0, -1):
+        w, dw, _, db = layers[number]
+        d = note.dense_backward(kept[number], w, d, dw, db, zeros(kept[number].shape))
+        d = note.relu_backward(kept[number], d, zeros(d.shape))
+    note.dense_gradients(x, d, layers[0][1], layers[0][3])
+    note.tally(losses, outputs, labels, "categorical", 0.0, stats)
+    note.adam(p, g, m, v, hyper, counters)
+    note.end_step(stats, penalties, history, counters, rows)
+    return note.calls

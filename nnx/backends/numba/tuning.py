@@ -1,0 +1,222 @@
+"""Choices that depend on the machine: own product or BLAS, rows or lanes, one thread or two. Each is read from here.
+
+`nnx warmup` measures them (measuring.py) and keeps them as JSON beside the compiled kernels, one file for each
+processor and number of threads. Without such a file they are derived, from the sizes of the caches and the width of
+vectors; NNX_TUNE=off takes no file. A file that does not fit is left alone, and why is told: once as a warning, and by
+`info()` and `nnx doctor`.
+
+The same file gives the same choices, and those the same bits. Another choice may round otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from nnx.backends.environment import tuned
+from nnx.backends.processor import model, slug
+from nnx.kernels.cpu.caches import KIB, caches
+from nnx.kernels.cpu.jit.cache import read, readable, replace, writable
+from nnx.kernels.cpu.matmul import gemm
+from nnx.kernels.cpu.matmul.register_tile import ROWS, WIDTH
+from nnx.kernels.cpu.threads import pool
+from nnx.kernels.user_warnings import warn_once
+
+LARGEST = 1 << 16  # bytes of a file
+SMALL, LARGE = 2e6, 1e8  # multiply-adds of a product
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is chosen for this machine.
+
+    Attributes:
+        own_products: kinds of products (`kind_of`) for which nnx's own is taken, else BLAS; None: by `gemm.prefer_own`.
+        lanes_weights: weights of the widest layer up to which a recorded step has its samples in the vector lanes.
+        threads_from: multiply-adds of a recorded step from which it takes more than one thread.
+        share_us: microseconds of work from which an operation is shared among threads.
+        row_us, weight_us: that a compiled prediction takes for a row, and for each weight. stages_us: that all rows
+            together take in Python, stage by stage.
+    """
+
+    own_products: tuple[str, ...] | None
+    lanes_weights: int
+    threads_from: float
+    share_us: float
+    row_us: float
+    weight_us: float
+    stages_us: float
+
+
+class Tuning(NamedTuple):
+    """Choices, and where they come from, in words."""
+
+    choices: Choices
+    why: str
+
+
+def current() -> Tuning:
+    """Return what is chosen for as many threads as kernels may take now."""
+    return _found(pool.limit)
+
+
+@cache
+def _found(threads: int) -> Tuning:
+    if not tuned():
+        return Tuning(derived(), f"{DERIVED}, because NNX_TUNE=off")
+    name, wanted, why = file_name(threads), key(threads), ""
+    for place in readable():
+        content = read(place, name)
+        if content is None:
+            continue
+        try:
+            choices, when = parse(content, wanted)
+        except ValueError as error:
+            why = f"; {name} is left alone: {error}"  # without its folder, since reports of benchmarks show this
+            warn_once(f"{place / name} is left alone: {error}; nnx warmup measures again", "choices left alone")
+            continue
+        return Tuning(choices, f"measured {when} with {threads} thread{'s' * (threads > 1)} ({name})")
+    return Tuning(derived(), f"{DERIVED}; nnx warmup measures{why}")
+
+
+def forget() -> None:
+    """Look for the file again."""
+    _found.cache_clear()
+
+
+# ---- derived ---------------------------------------------------------------------------------------------------------
+
+DERIVED = (
+    f"derived from {caches().l1 // KIB} and {caches().l2 // KIB} KiB of cache a core, and vectors of {WIDTH} bytes"
+)
+
+
+def derived() -> Choices:
+    """Return the choices that follow from caches and vectors.
+
+    Lanes read the weights number by number, which is quick while they are in the first-level cache; with vectors of 64
+    bytes products by rows are twice as fast, and the limit half as high. Waking a second thread, and meeting it some
+    six times a step, costs what one does meanwhile: some 125000 multiply-adds for each number in a vector.
+    """
+    lanes = min(1 << 13, caches().l1 // 4 * 32 // max(32, WIDTH))
+    return Choices(None, lanes, 125e3 * WIDTH / 4, 200.0, 0.15, 55e-6, 20.0)
+
+
+# ---- products --------------------------------------------------------------------------------------------------------
+
+
+def kind_of(m: int, n: int, k: int, itemsize: int, fused: bool) -> str:
+    """Return which kind of product [m, k] by [k, n] is: by the share of its tiles that is used, and by its size."""
+    if k == 1 and m > 1:  # the gradient of weights at batch 1
+        return f"float{8 * itemsize}, a column by a row"
+    lanes = gemm.LANES[itemsize]
+    fill = m * n / ((-(-m // ROWS) * ROWS) * (-(-n // lanes) * lanes))
+    work = m * n * k
+    size = "small" if work < SMALL else "large" if work >= LARGE and fill >= 0.75 else "middle"
+    tiles = "thin" if fill < 0.5 else "half" if fill < 0.75 else "full"
+    return f"float{8 * itemsize}, {tiles}, {size}{', fused' if fused else ''}"
+
+
+def examples(itemsize: int) -> Iterator[tuple[str, tuple[int, int, int, bool]]]:
+    """Yield a product [m, n], depth, and whether bias and ReLU follow, for each kind of one number type."""
+    lanes, m = gemm.LANES[itemsize], 12 * ROWS
+    half, thin = max(1, lanes * 5 // 8), max(1, lanes // 4)
+    shapes = [(m, 64, 64), (2 * m, 512, 784), (8 * m, 512, 784), (m, half, 64), (8 * m, half, 1024), (m, thin, 64)]
+    for shape in [*shapes, (8 * m, thin, 1024)]:
+        for fused in (False, True):
+            yield kind_of(*shape, itemsize, fused), (*shape, fused)
+    yield kind_of(8 * m, 512, 1, itemsize, False), (8 * m, 512, 1, False)
+
+
+def prefers_own(m: int, n: int, k: int, itemsize: int, fused: bool) -> bool:
+    """Tell whether the own product is taken for an [m, n] result of depth k, rather than BLAS."""
+    chosen = current().choices.own_products
+    if chosen is None:
+        return bool(gemm.prefer_own(m, n, k, itemsize, fused))
+    return kind_of(m, n, k, itemsize, fused) in chosen
+
+
+def described(choices: Choices) -> Iterable[str]:
+    """Say what is chosen, a line for each kind of choice."""
+    if choices.own_products is not None:
+        yield f"own products: {'; '.join(choices.own_products)}"
+    yield (
+        f"recorded steps: samples in vector lanes up to {choices.lanes_weights} weights in the widest layer, more than "
+        f"one thread from {choices.threads_from:.3g} multiply-adds; operations: from {choices.share_us:.3g} us"
+    )
+
+
+# ---- the file --------------------------------------------------------------------------------------------------------
+
+
+def key(threads: int) -> dict[str, Any]:
+    """Return what measured choices hold for."""
+    package = getattr(sys.modules.get("nnx"), "__version__", "")
+    versions = {"nnx": package, "numba": numba.__version__, "numpy": np.__version__}
+    return {"cpu": model(), "vector_bytes": WIDTH, "caches": list(caches()), "threads": threads, **versions}
+
+
+def file_name(threads: int) -> str:
+    """Return the name of the file for so many threads on this processor."""
+    return f"tuning-{slug()}-{8 * WIDTH}bit-{threads}.json"
+
+
+def parse(content: bytes, wanted: dict[str, Any]) -> tuple[Choices, str]:
+    """Return the choices that a file holds, and when they were measured.
+
+    Raises:
+        ValueError: it is damaged, or was measured for something else; the message says which.
+    """
+    if len(content) > LARGEST:
+        raise ValueError(f"it has {len(content)} bytes, expected at most {LARGEST}")
+    try:
+        data = json.loads(content)
+        held, given, when = data["for"], data["choices"], str(data["measured"])[:32]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"it is damaged ({type(error).__name__})") from None
+    if held != wanted:
+        known = held if isinstance(held, dict) else {}
+        others = [f"{name} is {value}" for name, value in wanted.items() if known.get(name) != value]
+        raise ValueError(f"it was measured elsewhere; here {', '.join(others)}")
+    return checked(given), when
+
+
+def checked(given: Any) -> Choices:
+    """Return choices read from a file; raise ValueError where one cannot be."""
+    names = [field.name for field in fields(Choices)]
+    if not isinstance(given, dict) or set(given) != set(names):
+        raise ValueError(f"its choices are not {', '.join(names)}")
+    products = given["own_products"]
+    if not isinstance(products, list) or not all(isinstance(kind, str) for kind in products):
+        raise ValueError(f"own_products is {str(products)[:60]!r}, expected a list of kinds of products")
+    for name in names[1:]:
+        value = given[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e15:
+            raise ValueError(f"{name} is {str(value)[:60]!r}, expected a number from 0 on")
+    return Choices(**{**given, "own_products": tuple(products), "lanes_weights": int(given["lanes_weights"])})
+
+
+def keep(choices: Choices) -> Path:
+    """Write what was measured with the threads that kernels take now, whole or not at all; return where.
+
+    Raises:
+        OSError: it cannot be written; the message says why.
+    """
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    text = json.dumps({"for": key(pool.limit), "measured": when, "choices": asdict(choices)}, indent=2)
+    place = writable()
+    if place is None:
+        raise OSError("there is no folder for compiled kernels that can be written to")
+    file = place / file_name(pool.limit)
+    replace(file, text.encode() + b"\n")
+    forget()
+    return file
