@@ -38,7 +38,7 @@ class Owner:
 
     Attributes:
         flat: the buffer that holds all parameters, once there is one.
-        native: what `predict` asks first: predicts a few rows in one call, or returns None.
+        native: what `predict` asks first: predicts in one call what is ready as it is, or returns None.
         recorder: what the layers compute with instead of their backend while a step is recorded, or None.
         holder: (what, thread) that trains or changes the model, or None.
         queue: until when each of those waits who would be the next holder, in order.

@@ -73,13 +73,14 @@ def test_an_unknown_kind_is_refused() -> None:
 def test_compiled_loops_make_nan_of_an_unknown_kind(dtype: str) -> None:
     pytest.importorskip("numba")
     from nnx.kernels.cpu.ops.elementwise import backward, forward
+    from nnx.kernels.cpu.threads import pool
 
     x, y = np.ones((2, 3), dtype), np.zeros((2, 3), dtype)
     for kind in (-3, len(NAMES), len(KINDS), 1 << 40):
-        forward(x, y, kind, 0.0)
+        forward(x, y, pool.board, 6, kind, 0.0)
         assert np.isnan(y).all()
     for kind in (-3, 0, len(KINDS)):
-        backward(x, x, y, kind, 0.0)
+        backward(x, x, y, pool.board, 4, kind, 0.0)  # in two parts
         assert np.isnan(y).all()
 
 

@@ -136,7 +136,7 @@ def test_programs_and_predictions_stay_within_their_arrays(family, dtype, side, 
     monkeypatch.setenv("NNX_PROGRAM", family)
     monkeypatch.setattr(runtime, "aligned", lambda count, kind: pages.zeros(count, kind))
     monkeypatch.setattr(runtime, "WORTH_HELP", 0.0)
-    parts = {"ndarray": np.ndarray, "array": np.array, "int64": np.int64, "empty": pages.empty}
+    parts = {"ndarray": np.ndarray, "array": np.array, "int64": np.int64, "empty": pages.empty, "zeros": pages.zeros}
     monkeypatch.setattr(inference, "np", SimpleNamespace(**parts))
     for turn, kind in enumerate(LOSSES):
         for seed in range(2):
@@ -147,7 +147,7 @@ def test_programs_and_predictions_stay_within_their_arrays(family, dtype, side, 
                 history = model.fit(*given, epochs=2, batch_size=batch, verbose=0)
                 losses = [*history["loss"], *model.steps(*given, 2), model.evaluate(*given)["loss"]]
                 few = model.predict(pages.copy(x[:3]))
-                trained.append((losses, model.predict(x), few))
+                trained.append((losses, model.predict(pages.copy(x)), few))
                 assert model.eager_reason is None
             for got, wanted in zip(*trained, strict=True):
                 np.testing.assert_allclose(got, wanted, rtol=1e-2, atol=1e-3)

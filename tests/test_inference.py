@@ -1,7 +1,8 @@
-"""`predict` without layers: compiled for a few rows, by operations for many, by the layers where one is foreign."""
+"""`predict` without layers: compiled, by operations where a network is too wide, by the layers where one is foreign."""
 
 import copy
 import pickle
+import platform
 import threading
 from itertools import pairwise
 
@@ -17,6 +18,9 @@ from nnx.testing.rounding import rounding
 pytestmark = pytest.mark.rounding
 
 pytest.importorskip("numba")
+
+from nnx.backends.numba import inference  # noqa: E402
+from nnx.backends.threads import get_threads  # noqa: E402
 
 BACKENDS = ("numpy", "numba")
 TOLERANCE = {dtype: rounding(340, dtype) for dtype in ("float32", "float64")}  # sums of up to 300, one on the other
@@ -83,6 +87,7 @@ def test_predictions_are_those_of_the_layers(name, dtype, backend):
             assert outputs.flags.carray
             np.testing.assert_allclose(outputs, wanted, rtol=tolerance, atol=tolerance)
     assert is_native(net, numbers(1, net.n_inputs, dtype)) == (backend == "numba" and name != "too wide")
+    assert is_native(net, numbers(300, net.n_inputs, dtype)) == (backend == "numba")
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -271,3 +276,76 @@ def test_a_network_predicts_moves_and_is_copied_without_anything_that_trains_it(
         np.testing.assert_allclose(other.predict(x), expected, rtol=TOLERANCE["float32"], atol=CLOSE)
     net.layers = [*net.layers, nnx.ReLU()]
     np.testing.assert_allclose(net.predict(x), np.maximum(expected, 0), rtol=TOLERANCE["float32"], atol=CLOSE)
+
+
+def fuses_multiply_adds():
+    """Whether the processor can; elsewhere one kernel asks the C library for it and the other rounds twice."""
+    from numba.core.registry import cpu_target
+
+    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    return "+fma" in features or platform.machine() in ("aarch64", "arm64")
+
+
+@pytest.mark.skipif(not fuses_multiply_adds(), reason="a multiply-add is rounded twice here")
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"too wide", "activations alone"}))
+def test_a_row_has_the_same_bits_whatever_is_predicted_with_it(name, dtype):
+    net = NETWORKS[name](dtype=dtype)
+    x = numbers(1000, net.n_inputs, dtype)
+    outputs, threads = net.predict(x), get_threads()
+    for rows in (1, 3, 33, 100, 999):
+        np.testing.assert_array_equal(net.predict(x, batch_size=rows), outputs, err_msg=f"batch_size={rows}")
+    try:
+        for count in range(1, threads + 1):
+            nnx.set_threads(count)
+            np.testing.assert_array_equal(net.predict(x), outputs, err_msg=f"{count} threads")
+    finally:
+        nnx.set_threads(threads)
+
+
+def test_blocks_of_one_and_of_many_panels_give_the_same_bits():
+    """Weights are packed by each thread or once for all; buffers are as large as the largest call needed."""
+    net = model(300, 520, 33, 20)
+    many = inference.Many(inference.table_of(net.inference().stages, net.flat.values), net.flat.values)
+    x = numbers(700, 300)
+    outputs = np.empty((3, 700, 20), np.float32)
+    for panels, out in zip((1, 3, 100), outputs, strict=True):
+        many.panels = panels
+        assert many(x, out)
+    for rows in (1, 7, 16, 17):  # up to half a panel is computed in half the vectors
+        assert many(x[:rows], outputs[2, :rows])
+    np.testing.assert_array_equal(outputs[1], outputs[0])
+    np.testing.assert_array_equal(outputs[2], outputs[0])
+
+
+def test_a_long_prediction_is_made_of_calls_that_can_be_interrupted():
+    net = model(4, 8, 3)
+    many = inference.Many(inference.table_of(net.inference().stages, net.flat.values), net.flat.values)
+    x, out = numbers(500, 4), np.empty((500, 3), np.float32)
+    assert many.at_once * many.cost < 1.1 * inference.AT_ONCE
+    calls, predict = [], many._predict
+    many.at_once, many._predict = 128, lambda x, out: calls.append(len(x)) or predict(x, out)
+    assert many(x, out)
+    assert calls == [128, 128, 128, 116]
+    np.testing.assert_array_equal(out, net.predict(x))
+
+
+@pytest.mark.parametrize("rows", [20, 5000])
+def test_a_wrong_number_in_any_block_is_refused(rows):
+    net = model(6, 8, 3)
+    for place in (0, rows // 2, rows - 1):
+        x = numbers(rows, 6)
+        x[place, 3] = np.nan
+        assert net.inference().native(x) is None
+        with pytest.raises(InputError, match="not finite"):
+            net.predict(x)
+
+
+def test_evaluate_takes_the_compiled_pass(monkeypatch):
+    net, x = model(4, 8, 3), numbers(100, 4)
+    net.compile(nnx.CategoricalCrossEntropy(), nnx.Adam())
+    monkeypatch.setattr(net.inference(), "_by_stages", None)
+    x.setflags(write=False)
+    scores = net.evaluate(x, np.arange(100) % 3)
+    outputs = by_layers(net, x.copy())
+    assert scores["loss"] == pytest.approx(-np.log(outputs[np.arange(100), np.arange(100) % 3]).mean(), rel=CLOSE)

@@ -6,6 +6,7 @@ Compiled once and kept on disk. That fresh code and loaded code agree is test_ke
 import os
 import sys
 import threading
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from nnx.backends import get_backend, threads
+from nnx.backends.numba import backend as module
 from nnx.backends.numba.backend import NumbaBackend, create, offer
 from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operations import Operations
@@ -27,6 +29,8 @@ from nnx.kernels.cpu.jit.simd import OPTIONS
 from nnx.kernels.cpu.matmul import gemm
 from nnx.kernels.cpu.ops import math, softmax
 from nnx.kernels.cpu.threads import pool, team
+from nnx.kernels.elementwise import FUNCTIONS
+from nnx.kernels.losses import LOSSES
 from nnx.kernels.philox import dropout_words
 from nnx.testing.rounding import assert_within, rounding
 
@@ -442,3 +446,63 @@ def test_info_names_whose_operation_runs(numba, monkeypatch):
     monkeypatch.setattr(NumpyBackend, "square", lambda self, x: x * x, raising=False)
     names = {op: numba.implementation(op) for op in ("softmax", "square", "halve")}
     assert names == {"softmax": "numba:softmax.forward", "square": "numpy:square", "halve": "xp"}
+
+
+def shared_calls(backend, rows=37, columns=50):
+    """Every operation whose kernel hands out its parts, by name, with what it writes."""
+    random = np.random.default_rng(0)
+    x, d = (random.random((rows, columns), np.float32) for _ in range(2))
+    hyper, counters = np.array([0.1, 0.0, 0.9, 0.999, 1e-7, 0.0]), np.zeros(3, np.int64)
+    for row in FUNCTIONS:
+        yield row.name, lambda row=row: [getattr(backend, row.name)(x, *row.given(row.default))]
+        yield row.gradient, lambda row=row: [getattr(backend, row.gradient)(x, d, *row.given(row.default))]
+    for row in LOSSES:
+        yield row.gradient, lambda row=row: [getattr(backend, row.gradient)(x, d, *row.given(1.0))]
+    yield "dropout", lambda: [backend.dropout(x, 0.5, 7, 3, counters)]
+    for name, moments in (("sgd", 1), ("adagrad", 1), ("rmsprop", 1), ("adam", 2)):
+
+        def step(name=name, moments=moments):
+            arrays = [x.ravel().copy(), *(d.ravel().copy() for _ in range(1 + moments))]
+            getattr(backend, name)(*arrays, hyper, counters)
+            return arrays
+
+        yield name, step
+
+
+def test_what_several_threads_share_has_the_bits_of_one(monkeypatch):
+    """Parts are handed out from the first number on here; the last one is smaller than the others."""
+    backend = create()
+    monkeypatch.setattr(module, "SHARED", np.inf)
+    alone = {name: call() for name, call in shared_calls(backend)}
+    monkeypatch.setattr(module, "SHARED", 0)
+    monkeypatch.setattr(backend.kernels.pool, "limit", max(2, backend.kernels.pool.limit))
+    for name, call in shared_calls(backend):
+        for wanted, found in zip(alone[name], call(), strict=True):
+            np.testing.assert_array_equal(found, wanted, err_msg=name)
+
+
+def test_a_helper_that_gives_up_just_as_a_kernel_begins_looks_again(monkeypatch):
+    """It would sleep through the kernel: whoever began it saw nobody asleep to be woken up."""
+    helpers, served, ended = pool.Helpers(), [], threading.Event()
+
+    def serve(board, number, *_):
+        if number == 77:  # not one of the process's own
+            served.append(len(helpers.asleep))
+            helpers.summoned += len(served) < 3
+
+    def end():
+        ended.set()
+        raise SystemExit
+
+    monkeypatch.setattr(pool, "serve", serve)
+    helpers.queue.put(end)
+
+    def helping():
+        with suppress(SystemExit):
+            helpers._serve(77, True)
+
+    helper = threading.Thread(target=helping)
+    helper.start()
+    helper.join(10)
+    assert ended.is_set()
+    assert served == [0, 0, 0]

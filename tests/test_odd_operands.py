@@ -88,13 +88,14 @@ def test_operands_that_numba_takes_for_others(operation, dtype, odd, seen):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_kernel_refuses_what_it_would_misread(dtype, seen):
-    kernel = create().kernels.elementwise.forward
+    kernels = create().kernels
+    kernel, more = kernels.elementwise.forward, (kernels.pool.board, 6, 1, 0.0)
     x, y = np.ones((2, 3), dtype), np.zeros((2, 3), dtype)
     for odd in (unaligned(x), foreign(x)):
-        assert not offer(kernel, odd, y, 1, 0.0)
-        assert not offer(kernel, x, odd, 1, 0.0)
+        assert not offer(kernel, odd, y, *more)
+        assert not offer(kernel, x, odd, *more)
         assert not y.any()
-    assert kernel(x, y, 1, 0.0)
+    assert kernel(x, y, *more)
     assert y.all()
 
 

@@ -48,7 +48,7 @@ def test_before_the_first_step_it_says_what_is_planned():
     assert "training steps: none yet; planned: one operation after the other" in told(model("numpy"))
     numbas = told(model("numba"))
     assert "training steps: none yet; planned: one compiled function, samples by rows or in vector lanes" in numbas
-    assert "predictions: none yet; planned: one compiled function for a few rows" in numbas
+    assert "predictions: none yet; planned: one compiled function, row by row for a few rows" in numbas
 
 
 def test_a_layer_of_ones_own_predicts_as_written_and_the_plan_says_so():
@@ -86,7 +86,7 @@ def test_numba_says_how_the_compiled_step_takes_its_samples(family: str, monkeyp
     assert f"training steps: one compiled function, samples {words}, 1 thread" in text
     assert f"ReLU() 16 fused into {product}" in text
     assert f"Dropout(0.25) 16 numba:{family}.dropout" in text
-    assert "predictions: one compiled function up to" in text
+    assert "predictions: one compiled function, row by row for a few rows, beyond that in blocks of rows" in text
 
 
 def test_a_fit_tells_of_its_full_batches_and_later_steps_of_theirs():

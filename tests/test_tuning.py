@@ -13,7 +13,6 @@ pytest.importorskip("numba")
 import nnx
 from nnx.backends import processor
 from nnx.backends.numba import measuring, tuning
-from nnx.backends.numba.inference import most_rows
 from nnx.backends.numba.program import compile_program
 from nnx.errors import InputError
 from nnx.kernels.cpu import caches
@@ -207,14 +206,12 @@ def test_products_are_whose_they_were_measured_to_be(chosen):
     assert tuning.kind_of(5, 7, 1, 4, True) == "float32, a column by a row"
 
 
-def test_operations_are_shared_and_rows_predicted_as_chosen(chosen, two_threads):
+def test_operations_are_shared_as_chosen(chosen, two_threads):
     backend = nnx.get_backend("numba")
     chosen(share_us=50.0)
     assert len(backend._split(100, 60e3)) == min(2, backend.threads())
     chosen(share_us=100.0)
     assert len(backend._split(100, 60e3)) == 1
-    chosen(row_us=1.0, weight_us=0.01, stages_us=200.0)
-    assert most_rows(100) == 100
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------

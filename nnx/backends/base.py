@@ -219,7 +219,7 @@ class Backend(Operations):
     def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
         """Return one native function for a model's whole forward pass, or None where there is none (inference.py).
 
-        It takes what it can in one call, such as a few rows, and leaves the rest to the operations.
+        It takes what it can in one call and leaves the rest to the operations.
 
         Args:
             stages: what the model does; their weights and biases are views of `parameters`, whose numbers may change.

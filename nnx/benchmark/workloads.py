@@ -107,7 +107,7 @@ def _step(suite: str, size: str, network: Network, quick: bool) -> Workload:
 
 
 def _inference() -> Iterator[Workload]:
-    for rows in (1, 1024):
+    for rows in (1, 64, 1024, 8192):
         for size, widths in (("S", SPIRAL), ("S", DIGITS), ("M", IMAGES)):
             yield _predict("inference", size, Network(rows, widths, turns=8 if rows == 1 else 2), rows == 1)
 

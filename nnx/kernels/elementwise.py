@@ -181,7 +181,8 @@ class Elementwise:
         parameter, default, low: the name of the one number that shapes the function, its value where none is given, and
             the smallest that makes sense; "" where there is none.
         init: the initial weights that fit a dense layer before it.
-        cost: about how many ns a number takes a CPU, which decides how many threads share the work.
+        cost, slope_cost: about how many ns a number takes a CPU, and its gradient, which decides how many threads share
+            the work. What computes next to nothing is held up by memory: 0.13 where the second-level cache holds it.
     """
 
     name: str
@@ -193,6 +194,7 @@ class Elementwise:
     low: float = 0.0
     init: str = "he"
     cost: float = 1.0
+    slope_cost: float = 0.13
 
     def given(self, a: float) -> tuple[float, ...]:
         """The parameter as the formulas take it: not at all where there is none."""
@@ -210,7 +212,7 @@ FUNCTIONS = (
         of="y",
         forward=relu,
         backward=relu_backward,
-        cost=0.3,
+        cost=0.13,
     ),
     Elementwise(  # chapter 16
         "sigmoid",
@@ -234,7 +236,7 @@ FUNCTIONS = (
         backward=leaky_relu_backward,
         parameter="slope",
         default=0.01,
-        cost=0.3,
+        cost=0.13,
     ),
     Elementwise(  # Clevert and others, 2016
         "elu",
@@ -249,30 +251,35 @@ FUNCTIONS = (
         of="x",
         forward=gelu,
         backward=gelu_backward,
+        slope_cost=1.0,
     ),
     Elementwise(  # its approximation, 0.5 x (1 + tanh(u)) = x / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x**3)
         "gelu_tanh",
         of="x",
         forward=gelu_tanh,
         backward=gelu_tanh_backward,
+        slope_cost=1.0,
     ),
     Elementwise(  # Elfwing and others, 2017; Swish
         "silu",
         of="x",
         forward=silu,
         backward=silu_backward,
+        slope_cost=1.0,
     ),
     Elementwise(  # log(1 + exp(x)); its gradient is sigmoid(x) = 1 - exp(-y)
         "softplus",
         of="y",
         forward=softplus,
         backward=softplus_backward,
+        slope_cost=1.0,
     ),
     Elementwise(  # Misra, 2019
         "mish",
         of="x",
         forward=mish,
         backward=mish_backward,
+        slope_cost=1.0,
     ),
 )
 NAMES = tuple(row.name for row in FUNCTIONS)

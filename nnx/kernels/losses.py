@@ -117,7 +117,7 @@ class Loss:
     factor: float = 1.0
     parameter: str = ""
     cost: float = 0.3
-    slope_cost: float = 0.4
+    slope_cost: float = 0.15
 
     @property
     def slope(self) -> str:

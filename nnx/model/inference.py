@@ -38,7 +38,7 @@ class Inference:
     Attributes:
         layers: what it was made of.
         stages: what they come to; None: they run as written, because one is not nnx's own.
-        native: predicts a few rows in one call, or returns None.
+        native: predicts in one call, or returns None where it does not take these rows.
     """
 
     def __init__(self, layers: Sequence[Layer], backend: Backend, owner: Owner) -> None:
@@ -64,15 +64,19 @@ class Inference:
 
         Any number of threads may call it at once.
         """
-        if self.native is not refuse and not x.flags.writeable:  # compiled code takes no such array
-            x = x.copy()
-        outputs = self.native(x)
+        outputs = self._at_once(x)
         if outputs is not None:
             return outputs
         if self.stages is not None:
-            return self.backend.to_numpy(self.outputs(x))
+            return self.backend.to_numpy(self._by_stages(x))
         with self.layers_alone():
             return self.backend.to_numpy(self.outputs(x)).copy()
+
+    def _at_once(self, x: np.ndarray) -> np.ndarray | None:
+        """Return the outputs if they come from one native call."""
+        if self.native is refuse:
+            return None
+        return self.native(x if x.flags.writeable else x.copy())  # compiled code takes no array that is read-only
 
     def layers_alone(self) -> AbstractContextManager[Any]:
         """Return a context in which no other thread uses the layers: run as written, they have one workspace."""
@@ -80,12 +84,18 @@ class Inference:
 
     def outputs(self, x: np.ndarray) -> Array:
         """Return the same as an array of the backend, which may be a workspace that the next call overwrites."""
+        if self.stages is not None:
+            outputs = self._at_once(x) if isinstance(self.backend.from_numpy(x), np.ndarray) else None
+            return self._by_stages(x) if outputs is None else outputs
         outputs = self.backend.from_numpy(x)
         with np.errstate(all="ignore"):  # as in training: the result says what overflowed
-            if self.stages is None:
-                for layer in self.layers:
-                    outputs = layer.forward(outputs, training=False)
-                return outputs
+            for layer in self.layers:
+                outputs = layer.forward(outputs, training=False)
+        return outputs
+
+    def _by_stages(self, x: np.ndarray) -> Array:
+        outputs = self.backend.from_numpy(x)
+        with np.errstate(all="ignore"):
             for stage, room in zip(self._bound, self._rooms(len(x), outputs.dtype), strict=True):
                 outputs = stage(outputs, room)
         return outputs

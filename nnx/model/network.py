@@ -202,14 +202,16 @@ class Network(Assignable):
         """Return the last layer's outputs for x [N, I]: a new NumPy array [N, O].
 
         The layers themselves keep what they had. Any number of threads may call it at once, also while one trains: see
-        `fit`. How many rows are predicted together may change their last digit: sums are made in another order.
+        `fit`. On the Numba backend a row's outputs are the same bits however many rows are predicted with it, but for
+        very wide networks; elsewhere the last digit may differ, since sums are made in another order.
         """
         if batch_size is None:
             owner = self._owner
             mark, native = owner.mark, owner.native
-            outputs = native(x)  # a few rows, ready as they are, take a microsecond: so nothing else comes before
-            if outputs is not None and mark is not None and mark is owner.mark:  # nothing changed meanwhile
-                return outputs
+            if mark is not None:
+                outputs = native(x)  # a few rows, ready as they are, take a microsecond: so nothing else comes before
+                if outputs is not None and mark is owner.mark:  # nothing changed meanwhile
+                    return outputs
         return self._predict(x, batch_size)
 
     def __call__(self, x: Any) -> np.ndarray:

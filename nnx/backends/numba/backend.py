@@ -36,7 +36,9 @@ from nnx.kernels.step_state import STEP
 
 Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
-LEAST = 5e4  # ns of work that nowhere are worth a second thread
+LEAST = 5e4  # ns of work that nowhere are worth a second thread that Python has to tell of it
+SHARED = 2e4  # the same where compiled code hands out the parts: that takes 4 us, 3 of them in Python
+LINE = 64  # numbers and more of a cache line, of which no two threads write parts
 
 
 MODULES = {
@@ -167,7 +169,9 @@ class NumbaBackend(NumpyBackend):
         return f"one compiled function, samples {WAYS.get(wanted_family(), ' or '.join(WAYS.values()))}"
 
     def planned_prediction(self) -> str:
-        return f"one compiled function for a few rows, beyond that {Program.description}"
+        from nnx.backends.numba.inference import PLANNED
+
+        return PLANNED
 
     # ---- dense -------------------------------------------------------------------------------------------------------
 
@@ -264,7 +268,7 @@ class NumbaBackend(NumpyBackend):
 
     def _gradient(self, row: Elementwise, of: Array, dy: Array, a: float, out: Array | None) -> Array:
         dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        done = self._elementwise(self._backward, row.cost, (of, dy, dx), NUMBERS[row.gradient], a)
+        done = self._elementwise(self._backward, row.slope_cost, (of, dy, dx), NUMBERS[row.gradient], a)
         return dx if done else getattr(PLAIN, row.gradient)(of, dy, *row.given(a), out=out)
 
     def softmax(self, x: Array, out: Array | None = None) -> Array:
@@ -353,15 +357,8 @@ class NumbaBackend(NumpyBackend):
 
     def dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array | None = None) -> Array:
         y = np.empty(x.shape, x.dtype) if out is None else out
-        pool, kernel = self.kernels.pool, self.kernels.dropout.dropout
         more = (int(counters[STEP]), layer, seed & LOW, seed >> 32 & LOW, keep_threshold(rate), 1 / (1 - rate))
-        parts = self._split(len(x), x.size * 1.2) if x.shape == y.shape else [slice(0, len(x))]
-        if len(parts) == 1:
-            done = offer(kernel, x, y, 0, *more)
-        elif overlap_in_part((x, y)):
-            done = False
-        else:
-            done = together(pool, [partial(offer, kernel, x[p], y[p], p.start, *more) for p in parts])
+        done = offer(self.kernels.dropout.dropout, x, y, *self._share(len(x), x.size * 1.2), *more)
         return y if done else super().dropout(x, rate, seed, layer, counters, out)
 
     def weigh(self, x: Array, weights: Array, out: Array | None = None) -> Array:
@@ -387,19 +384,25 @@ class NumbaBackend(NumpyBackend):
     # ---- optimizers --------------------------------------------------------------------------------------------------
 
     def sgd(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
-        if not self._rows(self.kernels.optimizers.sgd, 0.4, (p, g, m), hyper, counters):
+        if not offer(self.kernels.optimizers.sgd, p, g, m, hyper, counters, *self._share(p.size, p.size * 0.2, LINE)):
             super().sgd(p, g, m, hyper, counters)
 
     def adagrad(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
-        if not self._rows(self.kernels.optimizers.adagrad, 0.5, (p, g, v), hyper, counters):
+        if not offer(
+            self.kernels.optimizers.adagrad, p, g, v, hyper, counters, *self._share(p.size, p.size * 0.5, LINE)
+        ):
             super().adagrad(p, g, v, hyper, counters)
 
     def rmsprop(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
-        if not self._rows(self.kernels.optimizers.rmsprop, 0.5, (p, g, v), hyper, counters):
+        if not offer(
+            self.kernels.optimizers.rmsprop, p, g, v, hyper, counters, *self._share(p.size, p.size * 0.5, LINE)
+        ):
             super().rmsprop(p, g, v, hyper, counters)
 
     def adam(self, p: Array, g: Array, m: Array, v: Array, hyper: Array, counters: Array) -> None:
-        if not self._rows(self.kernels.optimizers.adam, 0.6, (p, g, m, v), hyper, counters):
+        if not offer(
+            self.kernels.optimizers.adam, p, g, m, v, hyper, counters, *self._share(p.size, p.size * 0.6, LINE)
+        ):
             super().adam(p, g, m, v, hyper, counters)
 
     # ---- threads -----------------------------------------------------------------------------------------------------
@@ -433,13 +436,20 @@ class NumbaBackend(NumpyBackend):
         return parts
 
     def _elementwise(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
-        """The same for a kernel that does not know rows: one long row can be divided too."""
-        first = arrays[0]
-        if self._alone(first.size * cost):
-            return offer(kernel, *arrays, *more)
-        if any(a.shape != first.shape or not a.flags.c_contiguous for a in arrays):
-            return False
-        return self._rows(kernel, cost, tuple(a.reshape(-1, 1) for a in arrays), *more)
+        """The same for a kernel that does not know rows, and hands out parts itself."""
+        size = arrays[0].size
+        return offer(kernel, *arrays, *self._share(size, size * cost, LINE), *more)
+
+    def _share(self, length: int, work: float, grain: int = 1) -> tuple[Array, int]:
+        """Return the board for a kernel that hands out parts itself, and how much of `length` to take at a time.
+
+        Args:
+            work: ns on one thread. grain: a part is a multiple of this.
+        """
+        pool = self.kernels.pool
+        if work < SHARED or pool.limit == 1:
+            return self._board, length or 1
+        return pool.summon(), -(-length // (2 * pool.limit * grain)) * grain
 
 
 def offer(kernel: Any, *operands: Any) -> bool:

@@ -1,8 +1,13 @@
-"""Inference on the CPU, for a few rows: a forward pass in one compiled function, for `NumbaBackend.compile_forward`."""
+"""Inference on the CPU: a forward pass in one compiled function, for `NumbaBackend.compile_forward`.
+
+There are two, which add up in the same order, so that a row's outputs are the same bits whatever is predicted with it:
+one takes row by row and is made for single rows, the other goes through all layers block by block of rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from struct import pack, unpack
 from typing import Any
 
@@ -10,19 +15,34 @@ import numpy as np
 
 from nnx.backends.dataflow import Array, address
 from nnx.backends.inference import Forward, Stage
-from nnx.backends.numba.tuning import current
 from nnx.backends.recorder import Program
 from nnx.kernels.cpu.jit.simd import WIDTH
+from nnx.kernels.cpu.matmul.register_tile import ROWS, vector_bytes
 from nnx.kernels.cpu.ops.elementwise import NONE
 from nnx.kernels.cpu.program import inference as f
+from nnx.kernels.cpu.program import inference_many as m
+from nnx.kernels.cpu.program.inference_many import PANEL_BYTES
+from nnx.kernels.cpu.threads import pool
 from nnx.kernels.elementwise import number_of
+from nnx.kernels.rounding import RUN
 
-FEW = 4  # rows: a product of two to four takes BLAS as long as eight of them
+# ns, on an Emerald Rapids. A row by itself takes 100, and 0.03 a weight, but 0.1 where those do not stay in the
+# second-level cache. A call for many takes 2000 beside its rows, 0.17 to pack a weight, and 20 a row and 0.0105 a row
+# and weight (with vectors half as wide twice that), for whole panels. So row by row is as quick up to 5 rows of
+# 784-512-512-10, 18 of 64-128-64-10, and 25 of 2-64-3.
+ROW, WEIGHT, FAR_WEIGHT = 100.0, 0.03, 0.1
+CALL, PACKED, AMONG_MANY, WEIGHT_AMONG_MANY = 2000.0, 0.17, 20.0, 0.0105 * 64 / vector_bytes()
+SHARED = 40_000.0  # ns of work from which a second thread pays: it may have to wake up
+AT_ONCE = 1e8  # ns of work in one call, so that Ctrl-C is heard
+BLOCK = 1 << 19  # bytes of a block's two buffers: half a second-level cache of 1 MB; L2 of 512 KB holds one of them
+PANELS = 8  # of a block at most: more use of packed weights is nothing gained
+PLANNED = "one compiled function, row by row for a few rows, beyond that in blocks of rows"
+BY_STAGES = f"{Program.description} for a few rows, beyond that one compiled function, in blocks of rows"
 WEIGHTS = 1 << 22  # of a network that comes from memory for each row, where two threads read faster than one
 
 
 def compile_forward(stages: Sequence[Stage], parameters: Array) -> Forward | None:
-    """Return a function that predicts a few rows, or None for a network that is better run stage by stage.
+    """Return a function that predicts, or None for a network that is better run stage by stage.
 
     Args:
         stages: what the network does. parameters: the flat buffer that all weights and biases are views of.
@@ -30,28 +50,94 @@ def compile_forward(stages: Sequence[Stage], parameters: Array) -> Forward | Non
     table = table_of(stages, parameters)
     if table is None:
         return None
-    kernel, dtype, width = f.ready(parameters.dtype), parameters.dtype, int(table[-f.COLUMNS + f.N])
-    place = address(table)
-    ndarray, empty = np.ndarray, np.empty  # each name looked up elsewhere would take 20 ns
+    place, few = address(table), few_rows(int(table[f.SIZE]), parameters.itemsize)
+    by_row, many = bool(table[f.ROWS]), Many(table, parameters)
+    kernel: Callable[..., bool] = f.ready(parameters.dtype) if by_row else refuse
+    dtype, width, ndarray, empty = parameters.dtype, many.outputs, np.ndarray, np.empty  # to look a name up takes 20 ns
 
     def forward(x: np.ndarray) -> np.ndarray | None:
         if type(x) is ndarray:  # a masked array would lose its mask
             try:
                 out = empty((len(x), width), dtype)
-                if kernel(x, out, place):
+                if kernel(x, out, place) or (len(x) > few and many(x, out)):
                     return out
             except TypeError:  # it has no rows, or is not as the kernel takes it: of another type, not contiguous
                 pass
         return None
 
-    most = f"{table[f.ROWS]} row{'s' if table[f.ROWS] > 1 else ''}"
-    forward.description = f"one compiled function up to {most}, beyond that {Program.description}"  # type: ignore[attr-defined]
+    forward.description = PLANNED if by_row else BY_STAGES  # type: ignore[attr-defined]
     forward.alive = table, parameters  # type: ignore[attr-defined]  # of which compiled code has the addresses alone
     return forward
 
 
+def refuse(*operands: Any) -> bool:
+    """Stand in for the kernel that takes row by row where a network is too large for it."""
+    return False
+
+
+def few_rows(weights: int, itemsize: int) -> int:
+    """Up to how many rows it is as quick to take each by itself."""
+    numbers, rows = weights * itemsize / 4, panel_rows(itemsize)
+    alone = ROW + numbers * (WEIGHT if weights * itemsize <= BLOCK else FAR_WEIGHT)
+    return max(1, int((CALL + numbers * PACKED + rows * (AMONG_MANY + numbers * WEIGHT_AMONG_MANY)) / alone))
+
+
+def panel_rows(itemsize: int) -> int:
+    """How many rows stand side by side in a panel."""
+    return PANEL_BYTES // itemsize
+
+
+class Many:
+    """Predicts many rows, on several threads where that pays. Any number of Python's threads may call it at once.
+
+    Args:
+        table: see nnx/kernels/cpu/program/inference.py. parameters: the flat buffer; both are kept alive by the caller.
+    """
+
+    def __init__(self, table: Array, parameters: Array) -> None:
+        rows = table[f.HEADER :].reshape(-1, f.COLUMNS)
+        self.place, self.dtype, self.outputs = address(table), parameters.dtype, int(rows[-1, f.N])
+        self.columns, self.widest = panel_rows(parameters.itemsize), int(rows[:, [f.K, f.N]].max())
+        packed = rows[(rows[:, f.WEIGHTS] != f.NOWHERE) & (rows[:, f.N] > WIDTH)]
+        self.packed = int((-(-packed[:, f.N] // ROWS) * ROWS * packed[:, f.K]).sum())
+        buffers = 2 * self.columns * self.widest * parameters.itemsize
+        self.panels = max(1, min(PANELS, BLOCK // buffers))
+        self.cost = AMONG_MANY + int(table[f.SIZE]) * WEIGHT_AMONG_MANY * parameters.itemsize / 4
+        self.at_once = -(-int(AT_ONCE / self.cost) // self.columns) * self.columns
+        self._own = threading.local()  # memory of one thread is another's only when that has ended
+        self._kernel: Any = None
+
+    def __call__(self, x: np.ndarray, out: np.ndarray) -> bool:
+        """Write the outputs for x; return False, with `out` left half done, if they are not taken as they are."""
+        if self._kernel is None:
+            self._kernel = m.ready(self.dtype)
+        starts = range(0, len(x), self.at_once)
+        return all(self._predict(x[i : i + self.at_once], out[i : i + self.at_once]) for i in starts)
+
+    def _predict(self, x: np.ndarray, out: np.ndarray) -> bool:
+        panels, board, threads = -(-len(x) // self.columns), pool.board, 1
+        if panels > 1 and pool.limit > 1 and len(x) * self.cost >= SHARED:
+            board, threads = pool.summon(), min(pool.lately(), panels)
+        blocks = -(-panels // (self.panels * threads)) * threads  # as many for each thread
+        height = -(-panels // blocks) * self.columns
+        room = height * self.widest
+        strips = self.packed if len(x) > height * threads else 0
+        memory, marks = self._memory(m.memory_of(room, strips, threads))
+        return bool(self._kernel(x, out, memory, marks, board, self.place, height, room, strips, threads))
+
+    def _memory(self, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return at least so many numbers for this thread alone, and marks: memory that is new takes twice the time.
+
+        Zeros at first, since lanes of no row are computed too, and subnormal numbers would take ten times as long.
+        """
+        kept: tuple[np.ndarray, np.ndarray] | None = getattr(self._own, "memory", None)
+        if kept is None or kept[0].size < size:
+            kept = self._own.memory = np.zeros(size, self.dtype), np.zeros(m.MARKS, np.int64)
+        return kept
+
+
 def table_of(stages: Sequence[Stage], parameters: Array) -> Array | None:
-    """Write the stages as the kernel's table; None if they do not lie as it expects, or are too large for it."""
+    """Write the stages as the kernels' table; None if they do not lie as those expect, or are too wide for them."""
     first = next((stage.weights for stage in stages if stage.weights is not None), None)
     if first is None or parameters.dtype.name not in ("float32", "float64"):
         return None
@@ -66,16 +152,13 @@ def table_of(stages: Sequence[Stage], parameters: Array) -> Array | None:
                 return None
             places = [at for at in found if at is not None]
         rows.append([inputs, width, *places, kind_of(stage.activation), as_integer(stage.parameter)])
-    if weights > WEIGHTS or max(max(row[:2]) for row in rows) > f.STACK:
+    widest = max(max(row[:2]) for row in rows)
+    if widest > RUN:  # longer sums are better not made in one piece
         return None
-    header = [len(rows), most_rows(weights), weights, address(parameters)]
+    by_row = weights <= WEIGHTS and widest <= f.STACK
+    most = few_rows(weights, parameters.itemsize) if by_row else 0
+    header = [len(rows), most, weights, address(parameters)]
     return np.array([*header, *(number for row in rows for number in row)], np.int64)
-
-
-def most_rows(weights: int) -> int:
-    """How many rows a compiled prediction takes: beyond that they are quicker all together, stage by stage."""
-    choices = current().choices
-    return max(FEW, int(choices.stages_us / (choices.row_us + weights * choices.weight_us)))
 
 
 def as_integer(number: float) -> int:

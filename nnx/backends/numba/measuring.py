@@ -15,16 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.dataflow import address
-from nnx.backends.inference import Stage
 from nnx.backends.numba.backend import NumbaBackend
-from nnx.backends.numba.inference import table_of
 from nnx.backends.numba.lowering import PADDING, round_up
 from nnx.backends.numba.program import compile_program
 from nnx.backends.numba.tuning import Choices, derived, examples
 from nnx.backends.recorder import Call, Recorder
 from nnx.kernels.cpu.matmul import gemm
-from nnx.kernels.cpu.program.inference import ready
 from nnx.kernels.cpu.threads import pool
 from nnx.kernels.elementwise import BY_NAME, number_of
 
@@ -38,7 +34,6 @@ NETWORKS = (  # hidden and output widths, by the weights of the widest layer, wi
 ROWS = 128
 
 
-PYTHON = 12.0  # us that `predict` takes in Python around the stages of a network, roughly
 SHARED = tuple(50 * 2**n for n in range(6))  # us of work that one or two threads do
 LOOKS = 20_000_000  # of a thread that only waits: some 20 ms
 PAUSE = 300e-6  # seconds after which helping threads sleep
@@ -60,9 +55,7 @@ def measure(dtypes: Sequence[str] = ("float32", "float64"), progress: Progress =
     lanes = lanes_weights(backend, first)
     progress("threads")
     threads, share = threads_from(backend, first, lanes), share_us(backend, first)
-    progress("prediction")
-    row, weight = prediction_us(backend, first)
-    return Choices(tuple(products), lanes, threads, share, row, weight, PYTHON + stages_us(backend, first))
+    return Choices(tuple(products), lanes, threads, share)
 
 
 def had_to_itself() -> float:
@@ -135,48 +128,6 @@ def share_us(backend: Any, dtype: str) -> float:
         whole = partial(kernel, x, y, number_of("tanh"), 0.0)
         found[microseconds] = quotient(after_a_pause(partial(pool.run, calls)), after_a_pause(whole))
     return float(limit(found, derived().share_us, upwards=True))
-
-
-def prediction_us(backend: Any, dtype: str) -> tuple[float, float]:
-    """Return how many microseconds a compiled prediction takes for a row, and for each weight."""
-    small, large = ((8, 8), (64, 256, 64))
-    took = []
-    for widths in (small, large):
-        stages, parameters = network(widths, dtype)
-        table, kernel = table_of(stages, parameters), ready(np.dtype(dtype))
-        assert table is not None
-        x, out = np.ones((4, widths[0]), dtype), np.empty((4, widths[-1]), dtype)
-        run = repeat(partial(kernel, x, out, address(table)))
-        count = times(run)
-        took.append(1e6 * min(seconds(run, count) for _ in range(ROUNDS)) / count / len(x))
-    weights = [sum(a * b for a, b in pairwise(widths)) for widths in (small, large)]
-    weight = max(0.0, (took[1] - took[0]) / (weights[1] - weights[0]))
-    return max(1e-3, took[0] - weights[0] * weight), weight
-
-
-def stages_us(backend: Any, dtype: str) -> float:
-    """Return how many microseconds the stages of a small network take for a few rows, one after the other."""
-    stages, _ = network((16, 32, 8), dtype)
-
-    def once() -> None:
-        outputs = np.ones((8, 16), dtype)
-        for stage in stages:
-            outputs = stage.bound(backend)(outputs, None)
-
-    run = repeat(once)
-    count = times(run)
-    return 1e6 * min(seconds(run, count) for _ in range(ROUNDS)) / count
-
-
-def network(widths: Sequence[int], dtype: str) -> tuple[list[Stage], Any]:
-    """Return the stages of dense layers with ReLU, and the flat buffer that holds their parameters."""
-    sizes = [(round_up(a * b, PADDING), round_up(b, PADDING)) for a, b in pairwise(widths)]
-    parameters, stages, at = np.full(sum(map(sum, sizes)), 0.01, dtype), [], 0
-    for (a, b), (first, second) in zip(pairwise(widths), sizes, strict=True):
-        weights = parameters[at : at + a * b].reshape(a, b)
-        stages.append(Stage(weights, parameters[at + first : at + first + b].reshape(1, b), "relu"))
-        at += first + second
-    return stages, parameters
 
 
 # ---- how it is measured ----------------------------------------------------------------------------------------------

@@ -44,17 +44,12 @@ class Choices:
         lanes_weights: weights of the widest layer up to which a recorded step has its samples in the vector lanes.
         threads_from: multiply-adds of a recorded step from which it takes more than one thread.
         share_us: microseconds of work from which an operation is shared among threads.
-        row_us, weight_us: that a compiled prediction takes for a row, and for each weight. stages_us: that all rows
-            together take in Python, stage by stage.
     """
 
     own_products: tuple[str, ...] | None
     lanes_weights: int
     threads_from: float
     share_us: float
-    row_us: float
-    weight_us: float
-    stages_us: float
 
 
 class Tuning(NamedTuple):
@@ -108,7 +103,7 @@ def derived() -> Choices:
     six times a step, costs what one does meanwhile: some 125000 multiply-adds for each number in a vector.
     """
     lanes = min(1 << 13, caches().l1 // 4 * 32 // max(32, WIDTH))
-    return Choices(None, lanes, 125e3 * WIDTH / 4, 200.0, 0.15, 55e-6, 20.0)
+    return Choices(None, lanes, 125e3 * WIDTH / 4, 200.0)
 
 
 # ---- products --------------------------------------------------------------------------------------------------------

@@ -46,6 +46,8 @@ PART: dict[str, Any] = {**OPTIONS, **ONLY_LINKED, "cache": False, "no_cpython_wr
 INLINED: dict[str, Any] = {**PART, "forceinline": True}
 # And where the order of operations is the point, as in exp: no sum may be reordered.
 EXACT: dict[str, Any] = {**INLINED, "fastmath": {"contract"}}
+# The same for one that need not become part of its callers.
+IN_ORDER: dict[str, Any] = {**PART, "fastmath": {"contract"}}
 
 
 # ---- parts of arrays -------------------------------------------------------------------------------------------------
@@ -230,6 +232,16 @@ def vmul(typing, a, b):
 
 
 @intrinsic
+def vadd(typing, a, b):
+    """a + b."""
+
+    def codegen(context, builder, signature, args):
+        return builder.fadd(*args)
+
+    return a(a, a), codegen
+
+
+@intrinsic
 def vsub(typing, a, b):
     """a - b."""
 
@@ -240,8 +252,8 @@ def vsub(typing, a, b):
 
 
 @intrinsic
-def vfirst(typing, a, count):
-    """The first `count` lanes of a, and 0 in the others."""
+def vfirst(typing, a, count, other):
+    """The first `count` lanes of a, and those of `other` after them."""
 
     def codegen(context, builder, signature, args):
         integers = ir.VectorType(ir.IntType(64), WIDTH)
@@ -249,9 +261,9 @@ def vfirst(typing, a, count):
         one = builder.insert_element(undefined, args[1], ir.IntType(32)(0))
         limit = builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH))
         kept = builder.icmp_signed("<", ir.Constant(integers, list(range(WIDTH))), limit)
-        return builder.select(kept, args[0], ir.Constant(args[0].type, [0.0] * WIDTH))
+        return builder.select(kept, args[0], args[2])
 
-    return a(a, types.int64), codegen
+    return a(a, types.int64, a), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -301,5 +313,20 @@ def vsum(typing, a):
         kind = args[0].type
         reduce = _declare(builder, f"llvm.vector.reduce.fadd.{_suffix(kind)}", kind.element, [kind.element, kind])
         return builder.call(reduce, [ir.Constant(kind.element, -0.0), args[0]], fastmath=["reassoc"])
+
+    return a.dtype(a), codegen
+
+
+@intrinsic
+def vfolded(typing, a):
+    """The sum of the lanes, the second half added to the first until one is left: on every processor in this order."""
+
+    def codegen(context, builder, signature, args):
+        total, half = args[0], WIDTH // 2
+        while half:
+            order = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [(i + half) % WIDTH for i in range(WIDTH)])
+            total = builder.fadd(total, builder.shuffle_vector(total, ir.Constant(total.type, ir.Undefined), order))
+            half //= 2
+        return builder.extract_element(total, ir.IntType(32)(0))
 
     return a.dtype(a), codegen

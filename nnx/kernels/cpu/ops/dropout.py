@@ -17,6 +17,7 @@ from nnx.kernels.cpu.jit.behaved import apart_or_same, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import EXACT, OPTIONS, PART, flat, on_stack, smaller, view
+from nnx.kernels.cpu.threads.team import make_together, share_at
 from nnx.kernels.philox import ADD_0, ADD_1, LAYERS, LOW, MULTIPLY_0, MULTIPLY_1, ROUNDS
 
 U = np.uint64
@@ -73,17 +74,30 @@ def dropout_rows(x, y, first_row, rows, columns, step, layer, key_0, key_1, thre
             r, g = r + tall, 0
 
 
-@takes("mm")
+@njit(**PART)
+def dropout_share(operands, number):
+    """`dropout` of some rows."""
+    x, y, columns, tall, step, layer, key_0, key_1, threshold, scale = operands
+    first, rows = share_at(number, tall, x.size // columns)
+    a, b = view(x, first * columns, rows * columns), view(y, first * columns, rows * columns)
+    dropout_rows(a, b, first, rows, columns, step, layer, key_0, key_1, threshold, scale)
+
+
+dropout_together = make_together(dropout_share)
+
+
+@takes("mmi")
 @njit(**OPTIONS)
-def dropout(x, y, first_row, step, layer, key_0, key_1, threshold, scale):
+def dropout(x, y, board, tall, step, layer, key_0, key_1, threshold, scale):
     """y = x * scale where the element's word is at least `threshold`, else 0.
 
     Args:
-        x, y: [rows, columns], rows `first_row` and on of the batch: element (r, c) takes word c % 4 of the counter
-            (r, c // 4, step, layer) as philox.py has it.
+        x, y: [rows, columns]: element (r, c) takes word c % 4 of the counter (r, c // 4, step, layer) as philox.py has
+            it. board: of the threads which may help, each with `tall` rows at a time: see team.py.
     """
     rows, columns = x.shape
     if not behaved(x, y) or x.shape != y.shape or not x.size or not apart_or_same(y, x):
         return False
-    dropout_rows(flat(x), flat(y), first_row, rows, columns, step, layer, key_0, key_1, threshold, scale)
+    operands = flat(x), flat(y), columns, tall, step, layer, key_0, key_1, threshold, scale
+    dropout_together(board, operands, (rows + tall - 1) // tall)
     return True

@@ -11,8 +11,9 @@ from __future__ import annotations
 from nnx.kernels.cpu.jit.behaved import apart, apart_or_same, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
-from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, row
+from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, row, view
 from nnx.kernels.cpu.ops.traced import made_of
+from nnx.kernels.cpu.threads.team import make_together, share_at
 from nnx.kernels.elementwise import FUNCTIONS, KINDS, number_of
 from nnx.kernels.losses import PARTS
 
@@ -40,28 +41,51 @@ apply_function, apply_gradient, apply = made_of(FORWARD), made_of(BACKWARD), mad
 
 
 # ---- kernels of operations -------------------------------------------------------------------------------------------
+# The board is that of the threads which may help, each with `step` numbers at a time: see team.py.
 
 
-@takes("mm")
+@njit(**PART)
+def forward_share(operands, number):
+    """`forward` of some numbers."""
+    x, y, kind, a, step = operands
+    first, size = share_at(number, step, x.size)
+    source = view(x, first, size)
+    apply_function(kind, source, source, view(y, first, size), a, 0.0)
+
+
+forward_together = make_together(forward_share)
+
+
+@takes("mmi")
 @njit(**OPTIONS)
-def forward(x, y, kind, a):
+def forward(x, y, board, step, kind, a):
     """y = f(x), for f's parameter a. y may be x."""
     if not behaved(x, y) or x.shape != y.shape or not x.size or not apart_or_same(y, x):
         return False
-    source = flat(x)
-    apply_function(kind, source, source, flat(y), a, 0.0)
+    forward_together(board, (flat(x), flat(y), kind, a, step), (x.size + step - 1) // step)
     return True
 
 
-@takes("mmm")
+@njit(**PART)
+def backward_share(operands, number):
+    """`backward` of some numbers."""
+    of, dy, dx, kind, a, step = operands
+    first, size = share_at(number, step, of.size)
+    apply_gradient(kind, view(of, first, size), view(dy, first, size), view(dx, first, size), a, 0.0)
+
+
+backward_together = make_together(backward_share)
+
+
+@takes("mmmi")
 @njit(**OPTIONS)
-def backward(of, dy, dx, kind, a):
+def backward(of, dy, dx, board, step, kind, a):
     """dx = dy * f'(x), where `of` is x, or y = f(x), as the function's row says. dx may be one of the others."""
     if not behaved(of, dy, dx) or of.shape != dy.shape or of.shape != dx.shape or not of.size:
         return False
     if not apart_or_same(dx, of, dy):
         return False
-    apply_gradient(kind, flat(of), flat(dy), flat(dx), a, 0.0)
+    backward_together(board, (flat(of), flat(dy), flat(dx), kind, a, step), (of.size + step - 1) // step)
     return True
 
 
@@ -83,7 +107,7 @@ def finish(y, b, kind):
             for j in range(outputs):
                 out[j] += bias[j]
     if kind not in (NONE, RELU):
-        forward(y, y, kind, 0.0)
+        forward_share((flat(y), flat(y), kind, 0.0, y.size), 0)
     return True
 
 

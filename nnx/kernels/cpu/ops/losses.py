@@ -12,9 +12,10 @@ import numpy as np
 from nnx.kernels.cpu.jit.behaved import apart, apart_or_same, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
-from nnx.kernels.cpu.jit.simd import OPTIONS, flat, row
+from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, row, view
 from nnx.kernels.cpu.ops.loss_formulas import class_of, scalar
 from nnx.kernels.cpu.ops.traced import made_of, total_of
+from nnx.kernels.cpu.threads.team import make_together, share_at
 from nnx.kernels.elementwise import number_of
 from nnx.kernels.losses import LOSSES, PARTS
 
@@ -104,13 +105,25 @@ def of_outputs(outputs, target, losses, kind, b):
     return True
 
 
-@takes("mmm")
+@njit(**PART)
+def slope_share(operands, number):
+    """`of_outputs_backward` of some numbers."""
+    outputs, target, gradient, kind, scale, b, step = operands
+    first, size = share_at(number, step, outputs.size)
+    apply_slope(kind, view(outputs, first, size), view(target, first, size), view(gradient, first, size), scale, b)
+
+
+slope_together = make_together(slope_share)
+
+
+@takes("mmmi")
 @njit(**OPTIONS)
-def of_outputs_backward(outputs, target, gradient, kind, scale, b):
+def of_outputs_backward(outputs, target, gradient, board, step, kind, scale, b):
     """gradient = scale times the slope of a cost of the table, whose constant is b."""
     if target.shape != outputs.shape or gradient.shape != outputs.shape or not outputs.size:
         return False
     if not behaved(outputs, target, gradient) or not apart_or_same(gradient, outputs, target):
         return False
-    apply_slope(kind, flat(outputs), flat(target), flat(gradient), scale, b)
+    operands = flat(outputs), flat(target), flat(gradient), kind, scale, b, step
+    slope_together(board, operands, (outputs.size + step - 1) // step)
     return True

@@ -19,7 +19,8 @@ import numpy as np
 from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
-from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, PART, flat
+from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, PART, flat, view
+from nnx.kernels.cpu.threads.team import make_together, share_at
 from nnx.kernels.step_state import BETA_1, BETA_2, DECAY, EPSILON, LEARNING_RATE, STEP, WEIGHT_DECAY
 
 SGD, ADAGRAD, RMSPROP, ADAM = range(4)
@@ -101,47 +102,85 @@ def update(kind, p, g, m, v, hyper, size, correction, shrink):
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
+# The board is that of the threads which may help, each with `step` parameters at a time: see team.py.
 
 
-@takes("vvvdi")
+@njit(**PART)
+def sgd_share(operands, number):
+    """`sgd` of some parameters."""
+    p, g, m, size, beta, step = operands
+    first, count = share_at(number, step, p.size)
+    momentum(view(p, first, count), view(g, first, count), view(m, first, count), size, beta)
+
+
+sgd_together = make_together(sgd_share)
+
+
+@takes("vvvdii")
 @njit(**OPTIONS)
-def sgd(p, g, m, hyper, counters):
+def sgd(p, g, m, hyper, counters, board, step):
     """Stochastic gradient descent, with momentum if hyper[BETA_1] is not 0."""
     if not behaved(p, g, m, hyper, counters) or g.size != p.size or m.size != p.size:
         return False
     size, _, _ = sizes(SGD, hyper, counters[STEP])
-    momentum(flat(p), flat(g), flat(m), size, hyper[BETA_1])
+    sgd_together(board, (flat(p), flat(g), flat(m), size, hyper[BETA_1], step), (p.size + step - 1) // step)
     return True
 
 
-@takes("vvvdi")
+@njit(**PART)
+def adaptive_share(operands, number):
+    """`adagrad` or `rmsprop` of some parameters."""
+    p, g, v, size, old, new, epsilon, step = operands
+    first, count = share_at(number, step, p.size)
+    adaptive(view(p, first, count), view(g, first, count), view(v, first, count), size, old, new, epsilon)
+
+
+adaptive_together = make_together(adaptive_share)
+
+
+@takes("vvvdii")
 @njit(**OPTIONS)
-def adagrad(p, g, v, hyper, counters):
+def adagrad(p, g, v, hyper, counters, board, step):
     """v += g**2; p -= rate * g / (sqrt(v) + epsilon)."""
     if not behaved(p, g, v, hyper, counters) or g.size != p.size or v.size != p.size:
         return False
     size, _, _ = sizes(ADAGRAD, hyper, counters[STEP])
-    adaptive(flat(p), flat(g), flat(v), size, 1.0, 1.0, hyper[EPSILON])
+    operands = flat(p), flat(g), flat(v), size, 1.0, 1.0, hyper[EPSILON], step
+    adaptive_together(board, operands, (p.size + step - 1) // step)
     return True
 
 
-@takes("vvvdi")
+@takes("vvvdii")
 @njit(**OPTIONS)
-def rmsprop(p, g, v, hyper, counters):
+def rmsprop(p, g, v, hyper, counters, board, step):
     """v = rho * v + (1 - rho) * g**2; p -= rate * g / (sqrt(v) + epsilon)."""
     if not behaved(p, g, v, hyper, counters) or g.size != p.size or v.size != p.size:
         return False
     size, _, _ = sizes(RMSPROP, hyper, counters[STEP])
-    adaptive(flat(p), flat(g), flat(v), size, hyper[BETA_1], 1.0 - hyper[BETA_1], hyper[EPSILON])
+    operands = flat(p), flat(g), flat(v), size, hyper[BETA_1], 1.0 - hyper[BETA_1], hyper[EPSILON], step
+    adaptive_together(board, operands, (p.size + step - 1) // step)
     return True
 
 
-@takes("vvvvdi")
+@njit(**PART)
+def adam_share(operands, number):
+    """`adam` of some parameters."""
+    p, g, m, v, size, correction, shrink, hyper, step = operands
+    first, count = share_at(number, step, p.size)
+    p, g, m, v = view(p, first, count), view(g, first, count), view(m, first, count), view(v, first, count)
+    moments(p, g, m, v, size, correction, shrink, hyper)
+
+
+adam_together = make_together(adam_share)
+
+
+@takes("vvvvdii")
 @njit(**OPTIONS)
-def adam(p, g, m, v, hyper, counters):
+def adam(p, g, m, v, hyper, counters, board, step):
     """See `moments`."""
     if not behaved(p, g, m, v, hyper, counters) or g.size != p.size or m.size != p.size or v.size != p.size:
         return False
     size, correction, shrink = sizes(ADAM, hyper, counters[STEP])
-    moments(flat(p), flat(g), flat(m), flat(v), size, correction, shrink, hyper)
+    operands = flat(p), flat(g), flat(m), flat(v), size, correction, shrink, flat(hyper), step
+    adam_together(board, operands, (p.size + step - 1) // step)
     return True

@@ -8,7 +8,8 @@ buffers on the stack: any number of threads may call it at once.
 
 Floor: the bytes of the weights, once a row, from whichever memory holds them; and 0.3 us for a call with two arrays.
 On a Zen 3 core with AVX2, 2-64-3 takes 0.15 us beside the call, 64-128-64-10 0.9, 784-512-512-10, whose weights come
-from the third-level cache, 39 at 69 GB/s. It has no tiles, so for many rows a matrix product is faster.
+from the third-level cache, 39 at 69 GB/s. It has no tiles, so many rows are for inference_many.py, which adds up in the
+same order: what comes out of a row does not depend on how many others there are.
 
 A vector is 16 numbers, and so are the steps in which all widths are rounded up. The lanes past a layer's width hold
 whatever follows in the parameter buffer; nothing that counts ever reads them.
@@ -28,7 +29,7 @@ from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, WIDTH, on_stack, row, vfill, vfma, view, vload, vstore
 from nnx.kernels.cpu.jit.span import Span, make_span
 from nnx.kernels.cpu.ops.elementwise import NONE, apply_function
-from nnx.kernels.cpu.ops.softmax import forward_long
+from nnx.kernels.cpu.program.inference_softmax import softmax_row
 
 # The table: a header (how many layers, the most rows, how many weights, the parameters' address), then a row for each
 # layer: its widths, the places of its parameters (NOWHERE: an activation by itself), and what is done to its outputs:
@@ -136,8 +137,7 @@ def every_row(table, constants, values, x, out):
                     wide_product(values, table[at + WEIGHTS], table[at + BIASES], table[at + K], n, a, b)
                 a, b = b, a
             if kind == SOFTMAX:
-                outputs = view(a, 0, n)
-                forward_long(outputs, outputs, n)
+                softmax_row(a, n)
             elif kind != NONE:
                 activate(a, n, kind, constants[at + PARAMETER])
         result = row(out, i)

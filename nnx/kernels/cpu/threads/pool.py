@@ -94,6 +94,7 @@ class Helpers:
         queue: what to call next, which returns what to set to 1 so that a caller goes on (see `serve`), or None, after
             which a helper sleeps at once. None in the queue is only to wake up, for a kernel that hands out its parts.
         threads: their native ids. asleep: numbers of those that wait for the queue; how many they are is what counts.
+        summoned: how often kernels that hand out their parts have been announced.
         assisted: which programs have which helpers, or will have.
     """
 
@@ -101,6 +102,7 @@ class Helpers:
         self.queue: SimpleQueue[Callable[[], np.ndarray | None] | None] = SimpleQueue()
         self.threads: list[int] = []
         self.asleep: list[int] = []
+        self.summoned = 0
         self.assisted: set[tuple[int, int]] = set()
         self._lock = threading.RLock()  # a signal's handler may call a kernel while it is held
 
@@ -141,10 +143,15 @@ class Helpers:
     def _serve(self, number: int, watching: bool) -> None:
         over = _nobody if watching else None
         while True:
+            summoned = self.summoned
             if over is not None:  # the next operation often comes at once
                 seen, looks = int(_rung[0]), AWAKE if self.queue.empty() else 0
                 serve(board, number, over, _rung, seen, looks)
             self.asleep.append(number)
+            if over is not None and self.summoned != summoned:  # who came just now saw nobody to be woken up
+                self.asleep.pop()
+                over = _nobody
+                continue
             work = self.queue.get()
             self.asleep.pop()
             over = work() if work else _nobody
@@ -174,6 +181,7 @@ def summon() -> np.ndarray:
     """Wake the workers up for a kernel that is called at once; return the board by which they help it."""
     if limit > 1:
         wanted = board[HELPERS] = lately() - 1
+        helpers.summoned += 1
         for _ in range(min(helpers.gather(wanted), len(helpers.asleep))):
             helpers.queue.put(None)
     return board

@@ -19,7 +19,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import OPTIONS, PART
+from nnx.kernels.cpu.jit.simd import OPTIONS, PART, smaller
 from nnx.kernels.cpu.threads.atomics import PATIENCE, atomic_load, atomic_store, finish_one, replace_if, yield_core
 
 # The board, int64, by which they know of each other; what several threads write stands on cache lines of its own.
@@ -124,6 +124,13 @@ def make_together(function):
         atomic_store(board, LEADER, 0)
 
     return together
+
+
+@njit(**PART)
+def share_at(number, step, size):
+    """Where a share of `step` among `size` begins, and how many it has: the last one has what is left."""
+    first = number * step
+    return first, smaller(step, size - first)
 
 
 @njit(**OPTIONS)

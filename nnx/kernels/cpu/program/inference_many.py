@@ -1,0 +1,362 @@
+# mypy: ignore-errors
+# (What @njit and @intrinsic take has no types for Python.)
+"""Compiled prediction of many rows, `forward_many`: block by block through all layers, on several threads.
+
+It interprets the table of inference.py. Samples stand side by side: a *panel* [width, COLUMNS] holds a number of each
+of its samples in every row, so what a layer writes is what the next one reads, nothing is repacked on the way, and an
+activation runs over whole vectors. Weights are the other operand, in *strips* of ROWS columns (packing.py). They are
+copied anew in each call, since anybody may write weights at any time: by each thread a group of strips just before it
+is used, or, where every thread has several blocks, once for all.
+
+Floor: 2 FLOP a weight and row. One core of an Emerald Rapids does 105 multiply-adds a ns on operands in its first-level
+cache; 784-512-512-10 goes through at 97, with two threads at 190, and what is packed, a number in 0.17 ns, is used for
+at least COLUMNS rows.
+
+Each output is made by the same operations in the same order as for a row by itself: a chain of fused multiply-adds that
+begins with the bias, or four of them up to WIDTH columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from nnx.kernels.cpu.jit.behaved import behaved
+from nnx.kernels.cpu.jit.cache import njit, typed
+from nnx.kernels.cpu.jit.signature import takes
+from nnx.kernels.cpu.jit.simd import (
+    EXACT,
+    IN_ORDER,
+    INLINED,
+    OPTIONS,
+    PART,
+    WIDTH,
+    flat,
+    larger,
+    on_stack,
+    smaller,
+    view,
+)
+from nnx.kernels.cpu.jit.span import data_of
+from nnx.kernels.cpu.matmul.packing import panels_from_columns
+from nnx.kernels.cpu.matmul.register_tile import (
+    ROWS,
+    VECTORS,
+    accumulate,
+    add,
+    elementwise,
+    load,
+    new_tile,
+    rows_of,
+    square_tile,
+    store,
+    transpose,
+)
+from nnx.kernels.cpu.matmul.register_tile import WIDTH as VECTOR_BYTES
+from nnx.kernels.cpu.ops.elementwise import NONE, RELU, apply_function
+from nnx.kernels.cpu.program.inference import (
+    BIASES,
+    COLUMNS,
+    HEADER,
+    KIND,
+    NOWHERE,
+    PARAMETER,
+    PARAMETERS,
+    SOFTMAX,
+    STAGES,
+    WEIGHTS,
+    K,
+    N,
+    numbers_at,
+)
+from nnx.kernels.cpu.program.inference_softmax import SIDE_BY_SIDE, softmax_side_by_side
+from nnx.kernels.cpu.threads.atomics import atomic_load, replace_if
+from nnx.kernels.cpu.threads.team import make_together
+
+PANEL_BYTES = VECTORS * VECTOR_BYTES  # of a row of a panel
+DEPTH = 32768 // PANEL_BYTES  # rows of a panel used at a time: they fill the smallest first-level caches there are
+GROUP = 8  # strips packed at a time: a row of the weights is then read in pieces of some cache lines
+STRIPS = GROUP * ROWS * DEPTH  # numbers that they take
+NEXT, WRONG, MARKS = 0, 16, 32  # int64 that the threads of a call share: the next block; whether a number is not finite
+
+without_negative = elementwise(  # ReLU as everywhere else in a prediction: -0 and NaN stay what they are
+    lambda builder, x, y, zero: builder.select(builder.fcmp_ordered("<", y, zero), zero, x)
+)
+
+
+@intrinsic
+def copy_column(typing, target, at, source, start):
+    """ROWS numbers from `source[start]` on to `target[at]`: LLVM does not see that the two are apart."""
+
+    def codegen(context, builder, signature, args):
+        def place(which):
+            kind = signature.args[which]
+            column = ir.VectorType(context.get_value_type(kind.dtype), ROWS)
+            data = builder.gep(data_of(context, builder, kind, args[which]), [args[which + 1]])
+            return builder.bitcast(data, column.as_pointer())
+
+        size = source.dtype.bitwidth // 8
+        builder.store(builder.load(place(2), align=size), place(0), align=size)
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, types.intp), codegen
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------
+
+
+@njit(**PART)
+def pack(values, w, n, j0, j1, k0, depth, memory, strips, tall):
+    """Rows k0 .. k0 + depth of columns j0 .. j1 of weights [., n] to strips, each `tall` rows deep, the first of them.
+
+    What is past the last column repeats it.
+    """
+    whole = j0 + (j1 - j0) // ROWS * ROWS
+    for k in range(depth):
+        source, target = w + (k0 + k) * n, strips + k * ROWS
+        for j in range(j0, whole, ROWS):
+            copy_column(memory, target + (j - j0) * tall, values, source + j)
+        if whole < j1:
+            for r in range(ROWS):
+                memory[target + (whole - j0) * tall + r] = values[source + smaller(whole + r, j1 - 1)]
+
+
+@njit(**INLINED)
+def packed_size(table, at):
+    """How many numbers a layer's strips take; 0 for a layer that has none."""
+    n = table[at + N]
+    return (n + ROWS - 1) // ROWS * ROWS * table[at + K] if table[at + WEIGHTS] != NOWHERE and n > WIDTH else 0
+
+
+@njit(**PART)
+def pack_share(operands, number):
+    """Pack one group of all the strips of all layers."""
+    place, x, memory, strips = operands
+    table = numbers_at(place, np.int64)
+    values, wide = numbers_at(table[PARAMETERS], x.dtype), GROUP * ROWS
+    for at in range(HEADER, HEADER + table[STAGES] * COLUMNS, COLUMNS):
+        size, k, n = packed_size(table, at), table[at + K], table[at + N]
+        groups = (n + wide - 1) // wide if size > 0 else 0
+        if 0 <= number < groups:
+            j = number * wide
+            pack(values, table[at + WEIGHTS], n, j, smaller(j + wide, n), 0, k, memory, strips + j * k, k)
+        number -= groups
+        strips += size
+
+
+@njit(**PART)
+def groups_of(table):
+    """How many groups of strips there are."""
+    groups = 0
+    for at in range(HEADER, HEADER + table[STAGES] * COLUMNS, COLUMNS):
+        if packed_size(table, at) > 0:
+            groups += (table[at + N] + GROUP * ROWS - 1) // (GROUP * ROWS)
+    return groups
+
+
+pack_together = make_together(pack_share)
+
+
+# ---- layers ----------------------------------------------------------------------------------------------------------
+
+
+@njit(**EXACT)
+def biases_of(empty, biases, i, ones, columns):
+    """A tile with a bias in each row."""
+    return accumulate(empty, biases, i, ones, 0, False, ones, 0, columns, 1, 0, 0)
+
+
+@njit(**IN_ORDER)
+def narrow_layer(values, w, b, k, n, memory, source, out, ones):
+    """out [n, columns] = W' x + b of one panel, by four sums, as in `narrow_product`; W is read where it stands."""
+    columns, quarter = out.shape[1], k // 4
+    empty, biases = new_tile(out, ROWS, VECTORS), rows_of(values, b, 1, n, n).T
+    for i in range(0, n, ROWS):
+        even = pair = empty
+        for q in range(4):
+            some = rows_of(values, w + q * n, quarter, n, 4 * n).T
+            tile = biases_of(empty, biases, i, ones, columns) if q == 0 else empty
+            at = source + q * columns
+            tile = accumulate(tile, some, i, memory, 0, False, memory, at, 4 * columns, quarter, 0, 0)
+            if q == 0:
+                rest, left = rows_of(values, w + 4 * quarter * n, k - 4 * quarter, n, n).T, k - 4 * quarter
+                at = source + 4 * quarter * columns
+                tile = accumulate(tile, rest, i, memory, 0, False, memory, at, columns, left, 0, 0)
+            if q % 2 == 0:
+                even = tile
+            elif q == 1:
+                pair = add(even, tile)
+            else:
+                store(add(pair, add(even, tile)), out, i, 0)
+
+
+@njit(**EXACT)
+def wide_tile(empty, out, i, begin, relu, biases, ones, memory, strip, at, depth, soon, share):
+    """Row i of `out` and those after it: a chain goes on, or begins with the biases; perhaps it ends with ReLU."""
+    columns = out.shape[1]
+    tile = biases_of(empty, biases, i, ones, columns) if begin else load(empty, out, i, 0)
+    tile = accumulate(tile, out, i, memory, strip, True, memory, at, columns, depth, soon, share)
+    if relu:
+        tile = without_negative(tile, tile)
+    store(tile, out, i, 0)
+
+
+@njit(**IN_ORDER)
+def wide_layer(values, w, b, k, n, memory, source, target, rows, strips, ready, relu, ones, x, away):
+    """W' x + b of the panels of some rows, one chain for each number, and ReLU.
+
+    Args:
+        source, target: where the panels begin. strips: packed weights if they are `ready`, else room for a group.
+        away: how far the weights are from `memory`, in numbers: while a group is used the next one is fetched.
+    """
+    columns, wide = VECTORS * (VECTOR_BYTES // x.itemsize), GROUP * ROWS
+    biases, blocks = rows_of(values, b, 1, n, n).T, larger(1, (k + DEPTH - 1) // DEPTH)
+    step, panels = (k + blocks - 1) // blocks, (rows + columns - 1) // columns
+    empty, slim = new_tile(x, ROWS, VECTORS), new_tile(x, ROWS, 1)  # of rows that one vector holds
+    for k0 in range(0, larger(k, 1), larger(step, 1)):
+        depth = smaller(step, k - k0)
+        cut = relu and k0 + depth >= k
+        for j0 in range(0, n, wide):
+            j1, tall, first = smaller(j0 + wide, n), k, strips + j0 * k + k0 * ROWS
+            if not ready:
+                tall, first = depth, strips
+                pack(values, w, n, j0, j1, k0, depth, memory, strips, depth)
+            following = away + w + (k0 * n + j0 + wide if j1 < n else (k0 + step) * n)
+            for p in range(panels):
+                out = rows_of(memory, target + p * n * columns, n, columns, columns)
+                at, fetch = source + (p * k + k0) * columns, p == 0 and not ready
+                for i in range(j0, j1, ROWS):
+                    strip = first + (i - j0) * tall
+                    soon = following + i - j0 if fetch else strip + ROWS * tall
+                    share = (n if fetch else ROWS) * x.itemsize
+                    if rows * VECTORS <= columns:
+                        wide_tile(slim, out, i, k0 == 0, cut, biases, ones, memory, strip, at, depth, soon, share)
+                    else:
+                        wide_tile(empty, out, i, k0 == 0, cut, biases, ones, memory, strip, at, depth, soon, share)
+
+
+@njit(**INLINED)
+def all_finite(x, first, count):
+    """Whether numbers are."""
+    zero = x.dtype.type(0)
+    wrong = zero
+    for j in range(first, first + count):
+        wrong += x[j] * zero  # 0, or NaN
+    return wrong == zero
+
+
+# ---- blocks of rows --------------------------------------------------------------------------------------------------
+
+
+@njit(**PART)
+def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, ones, away):
+    """Rows r0 .. r0 + rows through all layers; False if a number is not finite. a, b: two buffers in `memory`."""
+    table, constants = numbers_at(place, np.int64), numbers_at(place, np.float64)
+    values, columns = numbers_at(table[PARAMETERS], x.dtype), VECTORS * (VECTOR_BYTES // x.itemsize)
+    panels, k = (rows + columns - 1) // columns, x.shape[1]
+    if not all_finite(flat(x), r0 * k, rows * k):
+        return False
+    for p in range(panels):
+        i = p * columns
+        some = rows_of(flat(x), (r0 + i) * k, smaller(columns, rows - i), k, k)
+        panels_from_columns(some, view(memory, a + i * k, columns * k), k)
+    for at in range(HEADER, HEADER + table[STAGES] * COLUMNS, COLUMNS):
+        k, n, w, kind = table[at + K], table[at + N], table[at + WEIGHTS], table[at + KIND]
+        bias, fused = table[at + BIASES], False
+        if w != NOWHERE and n <= WIDTH:
+            for p in range(0, panels * columns, columns):
+                narrow_layer(
+                    values, w, bias, k, n, memory, a + p * k, rows_of(memory, b + p * n, n, columns, columns), ones
+                )
+        elif w != NOWHERE:
+            fused = kind == RELU
+            wide_layer(values, w, bias, k, n, memory, a, b, rows, strips, ready, fused, ones, x, away)
+            strips += packed_size(table, at) if ready else 0
+        if w != NOWHERE:
+            a, b = b, a
+        if kind == SOFTMAX:
+            for p in range(0, panels * columns, columns):
+                softmax_side_by_side(view(memory, a + p * n, columns * n), n, columns)
+        elif kind != NONE and not fused:
+            numbers = view(memory, a, panels * columns * n)
+            apply_function(kind, numbers, numbers, numbers, constants[at + PARAMETER], 0.0)
+    for p in range(0, panels * columns, columns):
+        unpack_panel(rows_of(memory, a + p * out.shape[1], out.shape[1], columns, columns), out, r0 + p, rows - p)
+    return True
+
+
+@njit(**PART)
+def unpack_panel(panel, out, r0, rows):
+    """The transpose of a panel to rows of `out`."""
+    n, columns = panel.shape
+    result, lanes = rows_of(flat(out), r0 * n, smaller(columns, rows), n, n), VECTOR_BYTES // out.itemsize
+    for i in range(0, result.shape[0], lanes):
+        for j in range(0, n, lanes):
+            store(transpose(load(square_tile(panel), panel, j, i)), result, i, j)
+
+
+@njit(**PART)
+def rows_share(operands, number):
+    """Take blocks of rows until none is left, with buffers that belong to this number alone."""
+    place, x, out, memory, marks, height, room, ready, strips, buffers, away = operands
+    ones = on_stack(x.dtype, SIDE_BY_SIDE)
+    for i in range(SIDE_BY_SIDE):
+        ones[i] = 1
+    rows, a = out.shape[0], buffers + number * (2 * room + STRIPS)
+    while marks[WRONG] == 0:
+        index = atomic_load(marks, NEXT)
+        if index * height >= rows:
+            return
+        if replace_if(marks, NEXT, index, index + 1):
+            r0 = index * height
+            mine = strips if ready else a + 2 * room
+            count = smaller(height, rows - r0)
+            if not predict_block(place, x, out, r0, count, memory, a, a + room, mine, ready, ones, away):
+                marks[WRONG] = 1
+
+
+rows_together = make_together(rows_share)
+
+
+@takes("mmvii")
+@njit(**OPTIONS)
+def forward_many(x, out, memory, marks, board, place, height, room, strips, threads):
+    """out [N, O] = the network's outputs for x [N, I]; False, with `out` left half done, if it does not take these.
+
+    Args:
+        x: finite numbers. memory: `memory_of` numbers. marks: MARKS int64, like `memory` of this call alone.
+        board: of the threads which may help: see team.py. place: where the table lies; see `forward`.
+        height: rows of a block, in whole panels. room: numbers of a block in its widest layer.
+        strips: how many numbers all packed weights take, or 0: each thread packs what it is about to use.
+        threads: how many may take part.
+    """
+    table = numbers_at(place, np.int64)
+    last = HEADER + (table[STAGES] - 1) * COLUMNS
+    if not behaved(x, out, memory) or x.shape[0] != out.shape[0] or not x.size:
+        return False
+    if x.shape[1] != table[HEADER + K] or out.shape[1] != table[last + N]:
+        return False
+    marks[NEXT], marks[WRONG] = 0, 0
+    numbers, first = flat(memory), -memory.ctypes.data % 64 // x.itemsize  # from a cache line on
+    away = (table[PARAMETERS] - memory.ctypes.data) // x.itemsize
+    if strips > 0:
+        pack_together(board, (place, x, numbers, first), groups_of(table))
+    operands = place, x, out, numbers, flat(marks), height, room, strips > 0, first, first + strips, away
+    rows_together(board, operands, threads)
+    return marks[WRONG] == 0
+
+
+def memory_of(room: int, strips: int, threads: int) -> int:
+    """How many numbers `forward_many` needs."""
+    return strips + threads * (2 * room + STRIPS) + 64
+
+
+def ready(dtype: Any) -> Any:
+    """Return `forward_many`, compiled for one number type or read from the disk."""
+    number = types.float32 if np.dtype(dtype).itemsize == 4 else types.float64
+    matrix, marks = number[:, ::1], types.int64[::1]
+    return typed(forward_many, matrix, matrix, number[::1], marks, marks, *[types.int64] * 5)
