@@ -13,10 +13,12 @@ import numpy as np
 from networks import NETS
 
 import nnx
-from nnx.backends.precision import ERRORS
+from nnx.backends.cupy.dense import ROUNDED
+from nnx.backends.precision import ERRORS as STATED
 
 Save = Callable[[Any], None]
 Check = tuple[str, Callable[[], None]]
+ERRORS = {name: STATED[name] for name in ROUNDED}  # of the precisions that GPUs have
 FLOAT32 = 1e-5  # the error of full float32, which is stated nowhere, relative to the sum of a product's terms' sizes
 ACCURACY, APART = 0.95, 0.01  # of digits held out, and how far a precision may be from the full one
 

@@ -43,7 +43,8 @@ PACKAGES = {  # distributions, any of which will do: (what for, extra)
 }
 VARIABLES = (
     "NNX_BACKEND", "NNX_STRICT", "NNX_THREADS", "NNX_DATA", "NNX_GEMM", "NNX_PROGRAM", "NNX_TUNE", "NNX_GRAPH",
-    "NNX_PERSISTENT", "NNX_STREAM", "NNX_PRECISION", "NNX_GPU_MEMORY_LIMIT", *threads.VARIABLES, "CUDA_VISIBLE_DEVICES",
+    "NNX_PERSISTENT", "NNX_STREAM", "NNX_PRECISION", "NNX_AMX", "NNX_GPU_MEMORY_LIMIT", *threads.VARIABLES,
+    "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
 
 LABEL = 20  # columns

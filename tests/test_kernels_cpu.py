@@ -154,6 +154,7 @@ def test_dense_without_a_bound_blas(monkeypatch, numba):
 
 
 def test_the_rule_is_shown_and_can_be_overridden(monkeypatch):
+    monkeypatch.setenv("NNX_AMX", "0")
     for rule, shown in (("own", "numba:gemm"), ("blas", "numba:blas"), ("", "numba:gemm/blas")):
         monkeypatch.setenv("NNX_GEMM", rule)
         assert create().info().ops["dense"] == shown

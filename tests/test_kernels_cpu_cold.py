@@ -243,7 +243,7 @@ def test_what_takes_longest_is_at_both_ends():
     for dtypes, last in ((("float32",), "prediction (float32)"), (warmup.DTYPES, both)):
         names = [name for name, _ in warmup._steps(backend, dtypes)]
         assert (names[0], names[-1]) == ("training, by rows (float32)", last)
-        assert len(set(names)) == len(names) == len(dtypes) * len(warmup._calls(backend, "float32"))
+        assert len(set(names)) == len(names) == sum(len(warmup._calls(backend, dtype)) for dtype in dtypes)
 
 
 def test_a_helper_begins_at_the_end(monkeypatch):

@@ -139,7 +139,7 @@ class Backend(Operations):
         """Return this backend, or its like over the same arrays, with float32 products of another precision.
 
         Args:
-            wanted: "full"; or "tf32" or "bf16", which may round what large products multiply (precision.py).
+            wanted: "full"; or "tf32", "bf16" or "bf16x3", which may round what large products multiply (precision.py).
 
         Raises:
             InputError: there is no such precision, or not on this backend.
@@ -150,7 +150,7 @@ class Backend(Operations):
     def _with_precision(self, wanted: str) -> Backend:
         raise InputError(
             f"precision={wanted!r}: backend {self.name!r} multiplies in full precision only; leave it out, or use "
-            "backend='cupy' on a GPU"
+            "backend='numba' on a CPU with AMX, or backend='cupy' on a GPU"
         )
 
     # ---- memory ------------------------------------------------------------------------------------------------------

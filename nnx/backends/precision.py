@@ -1,19 +1,22 @@
-"""Precision of float32 matrix products: full, TF32 or bf16. Parameters, activations, sums and all else stay float32."""
+"""Precision of float32 matrix products: full, TF32, bf16 or bf16x3. Parameters, sums and all else stay float32."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from nnx.backends.errors import InputError, InputTypeError
 
 # By how much a product may be off for its rounding of factors, relative to the sum of its terms' sizes. A factor is off
 # by at most 2**-10 in TF32, which has 10 bits behind the point and may cut the others off, and by 2**-8 in bf16, which
-# has 7 and is rounded to nearest. A term has two factors.
-ERRORS = {"full": 0.0, "tf32": 2e-3, "bf16": 8e-3}
+# has 7 and is rounded to nearest. A term has two factors. With bf16x3 each factor is a sum of two numbers in bf16, off
+# by at most 2**-17, and the product of the two lesser parts, at most 2**-16, is left out.
+ERRORS = {"full": 0.0, "tf32": 2e-3, "bf16": 8e-3, "bf16x3": 3.1e-5}
+VARIABLE = "NNX_PRECISION"
 
 
 def check_precision(precision: Any, what: str = "precision") -> str:
-    """Return one of "full", "tf32" and "bf16".
+    """Return one of "full", "tf32", "bf16" and "bf16x3".
 
     Raises:
         InputError: it is another word. InputTypeError: it is none.
@@ -22,3 +25,9 @@ def check_precision(precision: Any, what: str = "precision") -> str:
         return str(precision)
     error = InputError if isinstance(precision, str) else InputTypeError
     raise error(f"{what}={precision!r}: expected one of {', '.join(map(repr, ERRORS))}")
+
+
+def precision_of_environment() -> str:
+    """Return what NNX_PRECISION says, or ""."""
+    given = os.environ.get(VARIABLE, "").strip().lower()
+    return check_precision(given, VARIABLE) if given else ""

@@ -19,7 +19,8 @@ from nnx.benchmark.libraries import Player
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NNX_THREADS", "NUMBA_NUM_THREADS")
-JAX = {"full": "highest", "tf32": "tensorfloat32", "bf16": "bfloat16"}  # what it calls precisions
+# What it calls precisions.
+JAX = {"full": "highest", "tf32": "tensorfloat32", "bf16": "bfloat16", "bf16x3": "BF16_BF16_F32_X3"}
 PATIENCE = 600.0  # seconds for any answer
 
 

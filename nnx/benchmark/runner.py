@@ -40,7 +40,7 @@ class Method:
             the clock.
         patience: seconds that a workload waits for quiet in all.
         ready: seconds that players may take to get ready for a workload.
-        threads: of each player. precision: of large products on a GPU: "full", "tf32", "bf16".
+        threads: of each player. precision: of large products: "full", "tf32", "bf16", "bf16x3".
     """
 
     rounds: int

@@ -17,7 +17,7 @@ import numpy as np
 
 from nnx.backends.base import BackendInfo
 from nnx.backends.cupy import driver as cuda_driver
-from nnx.backends.cupy.dense import PRECISION, ROUNDED, CudaDense
+from nnx.backends.cupy.dense import ROUNDED, CudaDense
 from nnx.backends.cupy.diagnosis import explain_version, explained
 from nnx.backends.cupy.elementwise import CudaElementwise
 from nnx.backends.cupy.inference import InferenceGraphs
@@ -32,6 +32,7 @@ from nnx.backends.environment import cublas_overrides, flag
 from nnx.backends.errors import BackendUnavailable, InputTypeError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.operations import Operations
+from nnx.backends.precision import VARIABLE as PRECISION
 from nnx.backends.recorder import Program, Recorder
 from nnx.backends.streaming import Stream
 from nnx.kernels import cuda as plans

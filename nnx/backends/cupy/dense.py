@@ -6,7 +6,6 @@ Who multiplies is decided in matmul/dispatch.py. Large products may round to TF3
 from __future__ import annotations
 
 import copy
-import os
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,12 @@ from nnx.backends.cupy.matmul.cublaslt_products import RoundedProducts
 from nnx.backends.cupy.matmul.dispatch import CudaMatmul
 from nnx.backends.cupy.operands import FLOAT64, writable
 from nnx.backends.errors import InputError
-from nnx.backends.precision import check_precision
+from nnx.backends.precision import VARIABLE, check_precision, precision_of_environment
 from nnx.backends.recorder import Call
 from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import ACTIVATIONS
 
 Array = Any
-PRECISION = "NNX_PRECISION"
 ROUNDED = {
     "full": "full float32",
     "tf32": "large ones round what they multiply to TF32, 11 bits",
@@ -39,7 +37,7 @@ class CudaDense(CudaMatmul):
 
     def __init__(self, cupy: Any, number: int = 0, gpu_memory_limit: Any = None, precision: str | None = None) -> None:
         super().__init__(cupy, number, gpu_memory_limit)
-        self._set_precision(precision or os.environ.get(PRECISION, "").strip().lower() or self._precision_of_cupy())
+        self._set_precision(precision or precision_of_environment() or self._precision_of_cupy())
 
     # ---- precision ---------------------------------------------------------------------------------------------------
 
@@ -49,7 +47,9 @@ class CudaDense(CudaMatmul):
         return other
 
     def _set_precision(self, wanted: str) -> None:
-        self.precision, self.products = check_precision(wanted, PRECISION), None
+        self.precision, self.products = check_precision(wanted, VARIABLE), None
+        if wanted not in ROUNDED:
+            raise InputError(f"precision={wanted!r} is for the CPU; on a GPU there are {', '.join(map(repr, ROUNDED))}")
         core = self.cupy._core
         if wanted == "full":
             with self.on_device():  # CUPY_TF32=1 says otherwise, for all of CuPy

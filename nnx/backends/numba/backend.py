@@ -8,6 +8,7 @@ alone.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -20,12 +21,13 @@ import numpy as np
 
 from nnx.backends import threads
 from nnx.backends.base import BackendInfo
-from nnx.backends.environment import gemm_rule, tuned
+from nnx.backends.environment import flag, gemm_rule, tuned
 from nnx.backends.errors import BackendUnavailable, InputError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operation_table import QUIET, with_functions, with_losses
 from nnx.backends.operations import fusible
+from nnx.backends.precision import VARIABLE, precision_of_environment
 from nnx.backends.recorder import Program, Recorder
 from nnx.kernels.cpu.jit.signature import Unfit
 from nnx.kernels.elementwise import FUNCTIONS, KINDS, Elementwise, number_of
@@ -39,10 +41,17 @@ FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
 LEAST = 5e4  # ns of work that nowhere are worth a second thread that Python has to tell of it
 SHARED = 2e4  # the same where compiled code hands out the parts: that takes 4 us, 3 of them in Python
 LINE = 64  # numbers and more of a cache line, of which no two threads write parts
+AMX = "NNX_AMX"
+PARTS = {"full": 3, "bf16x3": 2, "bf16": 1}  # of bfloat16 into which products on AMX split numbers, by precision
+PRODUCTS = {
+    "full": "six products in bf16, as exact as float32",
+    "bf16x3": "three products in bf16, which keep 15 bits",
+    "bf16": "rounded to bf16, 8 bits",
+}
 
 
 MODULES = {
-    "matmul": "blas gemm",
+    "matmul": "blas gemm tile_registers",
     "ops": "cross_entropy dropout elementwise losses optimizers softmax step sums",
     "program": "compiled inference",
     "threads": "pool",
@@ -55,7 +64,11 @@ class Kernels:
     def __init__(self) -> None:
         for folder, names in MODULES.items():
             for name in names.split():
-                setattr(self, name, import_module(f"nnx.kernels.cpu.{folder}.{name}"))
+                self.load(folder, name)
+
+    def load(self, folder: str, name: str) -> None:
+        """Import one of them."""
+        setattr(self, name, import_module(f"nnx.kernels.cpu.{folder}.{name}"))
 
     def __getattr__(self, name: str) -> Any:  # for type checkers; every module is an attribute
         raise AttributeError(name)
@@ -95,6 +108,7 @@ class NumbaBackend(NumpyBackend):
         from nnx.backends.numba import tuning  # here, because it imports Numba
 
         self._tuning = tuning
+        self._set_tiles()
         self._forward, self._backward = self.kernels.elementwise.forward, self.kernels.elementwise.backward
         self._softmax, self._board = self.kernels.softmax, self.kernels.pool.board
 
@@ -103,7 +117,8 @@ class NumbaBackend(NumpyBackend):
     def implementation(self, op: str) -> str:
         if op.startswith("dense"):
             product = {"auto": "gemm/blas", "own": "gemm", "blas": "blas"}[self.gemm_rule]
-            return f"numba:{product}"  # which of the two is chosen for each shape: see the notes
+            tiles = "amx/" if self.parts else ""
+            return f"numba:{tiles}{product}"  # which of them is chosen for each shape: see the notes
         if op in IMPLEMENTATIONS:
             return f"numba:{IMPLEMENTATIONS[op]}"
         inherited = super().implementation(op)  # NumPy's, or the default body
@@ -127,8 +142,16 @@ class NumbaBackend(NumpyBackend):
             f"dense layers: {self._rule()}",
             f"choices: {self._tuning.current().why}",
             *self._tuning.described(self._tuning.current().choices),
+            f"large float32 products: {self._large()}",
+            *([self.unheeded] if self.unheeded else []),
         )
         return BackendInfo(plain.name, plain.device, plain.versions, plain.threads, plain.ops, notes)
+
+    def _large(self) -> str:
+        if not self.parts:
+            why = self.without_tiles or "NNX_GEMM=blas"
+            return f"as all others, without AMX: {why}"
+        return f"on AMX, {PRODUCTS[self.precision]}; {AMX}=0 goes without"
 
     def _rule(self) -> str:
         if self.gemm_rule == "own":
@@ -145,6 +168,48 @@ class NumbaBackend(NumpyBackend):
         taken = self.gather_rows(np.array([3, 5, 7]), np.array([2, 0]), np.zeros(3, np.int64), np.zeros(2, np.int64))
         if taken.tolist() != [7, 3]:
             raise RuntimeError(f"rows 2 and 0 of [3 5 7] are {taken.tolist()}, not [7 3]")
+
+    # ---- precision ---------------------------------------------------------------------------------------------------
+
+    def _set_tiles(self) -> None:
+        """Find out whether large products run on AMX, and in which precision the environment wants them."""
+        self.without_tiles = f"{AMX}=0" if flag(AMX) is False else self.kernels.tile_registers.why_not()
+        self.use_tiles(None if self.without_tiles else True)
+        wanted = precision_of_environment() or "full"
+        # Backends for the CPU multiply no less exactly than the variable says, and tell so; an argument is an order.
+        self.unheeded = f"{VARIABLE}={wanted} is not heeded: {why}" if (why := self._cannot(wanted)) else ""
+        self.precision = "full" if self.unheeded else wanted
+
+    def use_tiles(self, tiles: bool | None) -> None:
+        """Multiply what is large on the processor's tile registers, or, False, on those in memory, for tests."""
+        self.tiles, self.large = tiles, float("inf")  # numbers multiplied in the least product for which to ask more
+        if tiles is not None:
+            self.kernels.load("matmul", "amx")
+            self.large = min(self.kernels.amx.WORK.values())
+
+    @property
+    def parts(self) -> int:
+        """Into how many numbers in bfloat16 a float32 is split for products on AMX; 0: none are.
+
+        NNX_GEMM=blas goes first, unless a lower precision was asked for.
+        """
+        unused = self.tiles is None or (self.gemm_rule == "blas" and self.precision == "full")
+        return 0 if unused else PARTS[self.precision]
+
+    def _cannot(self, precision: str) -> str:
+        """Why large products cannot have this precision; "" if they can."""
+        if precision not in PARTS:
+            return "it is for GPUs"
+        return "" if precision == "full" or self.tiles is not None else f"it needs AMX, and {self.without_tiles}"
+
+    def _with_precision(self, wanted: str) -> NumbaBackend:
+        if why := self._cannot(wanted):
+            raise InputError(
+                f"precision={wanted!r}, backend {self.name!r}: {why}; leave it out, or use backend='cupy' on a GPU"
+            )
+        other = copy.copy(self)
+        other.precision, other.unheeded = wanted, ""
+        return other
 
     # ---- programs ----------------------------------------------------------------------------------------------------
 
@@ -224,12 +289,20 @@ class NumbaBackend(NumpyBackend):
         return offer(self.kernels.elementwise.finish, y, b, kind)
 
     def _own(self, m: int, n: int, k: int, itemsize: int, fused: bool) -> bool:
+        if m * n * k >= self.large and self._on_tiles(m, n, k, itemsize):
+            return True
         if self.gemm_rule == "auto":
             return self._tuning.prefers_own(m, n, k, itemsize, fused)
         return self.gemm_rule == "own"
 
+    def _on_tiles(self, m: int, n: int, k: int, itemsize: int) -> bool:
+        """Tell whether a product runs on AMX."""
+        if itemsize != FLOAT32.itemsize or not self.parts:
+            return False
+        return bool(self.kernels.amx.prefer_amx(m, n, k, self.parts))
+
     def _product(self, a: Array, b: Array, c: Array, bias: Array | None = None, relu: bool = False) -> bool:
-        """c = a @ b and epilogue by the own kernel; False, with nothing done, if it does not take these operands."""
+        """c = a @ b and epilogue by an own kernel; False, with nothing done, if it does not take these operands."""
         kind, pool = c.dtype, self.kernels.pool
         (m, n), k = c.shape, a.shape[1]
         nothing = c[:0]
@@ -240,20 +313,24 @@ class NumbaBackend(NumpyBackend):
             return False
         if a.shape[0] != m or b.shape != (k, n) or not (c.size and b.flags.behaved and a.flags.behaved):
             return False
-        gemm = self.kernels.gemm.ready(kind)
+        if m * n * k >= self.large and self._on_tiles(m, n, k, c.itemsize):
+            gemm, more = self.kernels.amx.ready(self.tiles), (relu, self.parts)
+            work = m * n * k / 100  # ns, at 200 GFLOP/s
+        else:
+            gemm, more = self.kernels.gemm.ready(kind), (relu, False)
+            work = m * n * k * c.itemsize / 200  # ns: some 5e6 products in float32 take 100 us
         by_rows = m >= n
-        work = m * n * k * c.itemsize / 200  # ns: some 5e6 products in float32 take 100 us
         parts = self._split(m if by_rows else n, work, 96)  # a multiple of every tile's rows and columns
         if len(parts) == 1:
-            return bool(gemm(a, b, c, added, nothing, relu, False))
+            return bool(gemm(a, b, c, added, nothing, *more))
         if may_overlap(c, a, b, added):
             return False
         if by_rows:
-            return together(pool, [partial(gemm, a[p], b, c[p], added, nothing, relu, False) for p in parts])
+            return together(pool, [partial(gemm, a[p], b, c[p], added, nothing, *more) for p in parts])
         gone = nothing[:, :0]
         shares = [gone if bias is None else bias[:, p] for p in parts]
         calls = zip(parts, shares, strict=True)
-        return together(pool, [partial(gemm, a, b[:, p], c[:, p], share, gone, relu, False) for p, share in calls])
+        return together(pool, [partial(gemm, a, b[:, p], c[:, p], share, gone, *more) for p, share in calls])
 
     def regularize(self, w: Array, dw: Array, l1: float, l2: float, penalty: Array) -> None:
         if not offer(self.kernels.step.regularize, w, dw, penalty, float(l1), float(l2)):

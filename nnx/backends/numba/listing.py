@@ -8,31 +8,32 @@ from nnx.backends.dataflow import Array, Step
 from nnx.kernels.cpu.program import table as t
 from nnx.kernels.elementwise import number_of
 
-PRODUCTS = {"rows": "gemm", "lanes": "lanes_matmul"}  # the modules of nnx/kernels/cpu that multiply matrices
 REGIONS = {t.ONCE: "once", t.TASKS_ONCE: "once", t.BLOCKS: "block", t.TASKS: "task"}
 OPERATIONS = {
     getattr(t, name): name
     for name in (
-        "DENSE", "DENSE_DX", "DENSE_DW", "PANELS", "PANELS_ACROSS", "GATHER", "DROPOUT", "SOFTMAX", "SOFTMAX_BACKWARD",
+        "DENSE", "DENSE_DX", "DENSE_DW", "PANELS", "PANELS_ACROSS", "SPLIT_DENSE", "SPLIT_DX", "SPLIT_DW",
+        "SPLIT_PANELS", "SPLIT_ACROSS", "GATHER", "DROPOUT", "SOFTMAX", "SOFTMAX_BACKWARD",
         "CROSS_ENTROPY", "CROSS_ENTROPY_SOFT", "ARGMAX", "ONE_HOT", "ROW_MEAN", "LANES_DENSE", "LANES_DX", "LANES_DW",
         "LANES_DB", "LANES_LOAD", "LANES_DROPOUT", "LANES_CROSS_ENTROPY", "LANES_MEAN", "LANES_CLEAR", "LABELS",
         "ELEMENTWISE", "BIAS", "PARAMETERS", "WEIGH",
     )
 }  # fmt: skip
-WITH_RELU = (t.DENSE, t.DENSE_DX, t.LANES_DENSE, t.LANES_DX)  # which may do ReLU, or its gradient, on the way
+WITH_RELU = (  # which may do ReLU, or its gradient, on the way
+    t.DENSE, t.DENSE_DX, t.LANES_DENSE, t.LANES_DX, t.SPLIT_DENSE, t.SPLIT_DX,
+)  # fmt: skip
 
 
-def kernels_of(step: Step, family: str) -> dict[str, str]:
+def kernels_of(step: Step, family: str, product: str) -> dict[str, str]:
     """Return which kernel does each operation on samples, by the operation's name.
 
     Args:
-        family: "rows" or "lanes".
+        family: "rows" or "lanes". product: what multiplies matrices.
     """
-    product = f"numba:{PRODUCTS[family]}"
     kernels = {node.kind or node.op: f"numba:{family}.{node.kind or node.op}" for node in step.nodes}
     if any(node.relu and node.op == "dense" for node in step.nodes):
-        kernels.setdefault("relu", f"fused into {PRODUCTS[family]}")
-    return kernels | {"dense": product}
+        kernels.setdefault("relu", f"fused into {product}")
+    return kernels | {"dense": f"numba:{product}"}
 
 
 def kinds_of(step: Step) -> dict[int, str]:

@@ -38,8 +38,12 @@ class Layout:
         inputs: the arrays given from outside: data, targets and weights, or less.
     """
 
+    family: str  # "rows" or "lanes"
+    product: str  # the module of nnx/kernels/cpu that multiplies matrices
+    products = ""  # what there is to say about that
     operations: frozenset[int]  # those that the family's interpreter carries out
     strips = 0  # numbers that each thread needs for packing
+    tiles: bool | None = None  # on which tile registers products are: see `compiled.ready`
     grain = register_tile.ROWS  # blocks are a multiple of this many samples
 
     def __init__(self, step: Step, arena: Array, threads: int) -> None:

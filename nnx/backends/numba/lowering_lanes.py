@@ -22,6 +22,7 @@ NODES = {"labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cro
 class Lanes(Layout):
     """Samples in the vector lanes, feature by feature: [features, stride]."""
 
+    family, product = "lanes", "lanes_matmul"
     operations = t.IN_LANES
     grain = SAMPLES
 

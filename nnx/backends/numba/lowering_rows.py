@@ -23,8 +23,10 @@ from nnx.kernels.rounding import RUN
 class Rows(Layout):
     """Samples row by row."""
 
+    family, product = "rows", "gemm"
     operations = t.BY_ROWS
     strips = STRIPS
+    piece = PIECE  # numbers of a weight gradient that are made, regularized and used in one go
 
     def room(self, width: int) -> int:
         return self.new(self.step.rows * width)
@@ -103,11 +105,17 @@ class Rows(Layout):
         """Columns of a panel."""
         return register_tile.VECTORS * register_tile.WIDTH // int(self.arena.itemsize)
 
+    def panels_for(self, gradient: Gradient) -> int:
+        """Where the gradient of a layer's outputs is copied to for that of its weights, block by block."""
+        rows, n = self.step.rows, gradient.dw.shape[1]
+        panels = self.new(rows * round_up(n, self.wide))
+        self.local.append(self.row(t.PANELS, K=rows, N=n, X=self.place(gradient.d), Y=panels))
+        return panels
+
     def gradient(self, gradient: Gradient) -> None:
         k, n = gradient.dw.shape
         d, rows, weights = self.place(gradient.d), self.step.rows, self.values_of(gradient.dw)
-        panels = self.new(rows * round_up(n, self.wide))
-        self.local.append(self.row(t.PANELS, K=rows, N=n, X=d, Y=panels))
+        panels = self.panels_for(gradient)
         columns = {"K": k, "N": n, "X": self.place(gradient.x), "D": panels, "W": weights, "B": t.NOWHERE}
         columns |= {"G": self.parameter(gradient.dw), **self.refreshed(weights)}
         for r0, r1 in self.pieces(k, n):
@@ -124,8 +132,8 @@ class Rows(Layout):
 
         The last ones are lower, so that threads end together.
         """
-        grain = math.lcm(register_tile.ROWS, self.wide)
-        high = min(max(PIECE // n // grain, 1) * grain, round_up(-(-k // self.parts_wanted), grain))
+        grain = math.lcm(self.grain, self.wide)
+        high = min(max(self.piece // n // grain, 1) * grain, round_up(-(-k // self.parts_wanted), grain))
         low = max(high // 2 // grain, 1) * grain
         starts = [0]
         while (left := k - starts[-1]) > 0:

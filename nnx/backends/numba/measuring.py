@@ -124,8 +124,9 @@ def share_us(backend: Any, dtype: str) -> float:
     for microseconds in SHARED:
         x = np.linspace(-1, 1, round(1e3 * microseconds / row.cost), dtype=dtype).reshape(-1, 1)
         y, parts = np.empty_like(x), pool.split(len(x), pool.limit)
-        calls = [partial(kernel, x[part], y[part], number_of("tanh"), 0.0) for part in parts]
-        whole = partial(kernel, x, y, number_of("tanh"), 0.0)
+        more = pool.board, len(x), number_of("tanh"), 0.0  # all of what a call gets in one part
+        calls = [partial(kernel, x[part], y[part], *more) for part in parts]
+        whole = partial(kernel, x, y, *more)
         found[microseconds] = quotient(after_a_pause(partial(pool.run, calls)), after_a_pause(whole))
     return float(limit(found, derived().share_us, upwards=True))
 

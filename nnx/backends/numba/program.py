@@ -14,6 +14,7 @@ import numpy as np
 
 from nnx.backends.dataflow import Array, Reader, Step, address, fuse
 from nnx.backends.errors import InputError, NotReplayable
+from nnx.backends.numba.lowering import Layout
 from nnx.backends.numba.lowering_lanes import NODES, Lanes
 from nnx.backends.numba.lowering_rows import Rows
 from nnx.backends.numba.runtime import NumbaProgram
@@ -47,8 +48,20 @@ def compile_program(
     family = family or wanted_family() or choose(step)
     if family == "lanes" and not {node.op for node in step.nodes} <= NODES:
         family = "rows"
-    layout = (Lanes if family == "lanes" else Rows)(step, arena, threads)
-    return NumbaProgram(step, layout, calls, backend.threads)
+    return NumbaProgram(step, layout_of(step, arena, threads, family, backend), calls, backend.threads)
+
+
+def layout_of(step: Step, arena: Array, threads: int, family: str, backend: Any) -> Layout:
+    """How the step's samples lie, and what multiplies."""
+    if family == "lanes":
+        return Lanes(step, arena, threads)
+    parts = getattr(backend, "parts", 0)  # one with other operations has none
+    if parts and arena.dtype == np.float32:
+        from nnx.backends.numba.lowering_tiles import TileRows, on_tiles  # kernels that nobody else needs
+
+        if any(on_tiles(step, gradient.dw, parts) for gradient in step.gradients):
+            return TileRows(step, arena, threads, backend.tiles, parts)
+    return Rows(step, arena, threads)
 
 
 def wanted_family() -> str:

@@ -40,17 +40,17 @@ class NumbaProgram:
         assert step.optimizer is not None
         assert step.end is not None
         self.calls = calls  # keeps all buffers alive
-        self.family, self.threads, self._limit = type(layout).__name__.lower(), layout.threads, limit
+        self.family, self.threads, self._limit = layout.family, layout.threads, limit
         nothing, dtype = np.zeros(1, np.int64), layout.arena.dtype
         inputs = [plain(a) for a in layout.inputs] + [np.zeros(1, dtype)] * (len(GIVEN) - len(layout.inputs))
         end, optimizer = step.end.operands, step.optimizer.operands
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        self.description = f"one compiled function, samples {WAYS[self.family]}, {threads}"
-        self.kernels, self.table = listing.kernels_of(step, self.family), layout.table
+        self.description = f"one compiled function, samples {WAYS[self.family]}, {layout.products}{threads}"
+        self.kernels, self.table = listing.kernels_of(step, self.family, layout.product), layout.table
         self._kinds = listing.kinds_of(step)
         self.numbers, self.sync = np.array(layout.numbers), aligned(t.SYNC, np.dtype(np.int64))
         self.work = aligned(layout.work, dtype)
-        self._function = function_of(dtype, self.family)
+        self._function = function_of(dtype, self.family, tiles=layout.tiles)
         self._arguments = (
             self.table.reshape(-1), self.work, plain(layout.arena), *inputs,
             nothing if step.labels is None else plain(step.labels), nothing if step.order is None else

@@ -109,10 +109,12 @@ def _step(network: Network, finish: Finish, device: str, compiled: bool) -> Read
     else:
         optimizer = torch.optim.SGD(model.parameters(), RATE, MOMENTUM)
     loss_of = torch.nn.CrossEntropyLoss()
+    lower = torch.autocast("cpu", torch.bfloat16, device == "cpu" and os.environ.get("NNX_PRECISION") == "bf16")
 
     def step(x: Any, y: Any) -> Any:
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(model(x), y)
+        with lower:
+            loss = loss_of(model(x), y)
         loss.backward()
         optimizer.step()
         return loss

@@ -15,7 +15,7 @@ from nnx.benchmark.units import count, share
 
 NOISY = 0.1  # share of the processors that others may take, and spread that a figure may have
 NOTHING = '<p class="lede">Nothing was measured.</p>'
-PRECISIONS = {"tf32": "TF32", "bf16": "bf16"}  # of products, where they are not those of all else
+PRECISIONS = {"tf32": "TF32", "bf16": "bf16", "bf16x3": "bf16x3"}  # of products, where they are not those of all else
 COLUMNS = (
     "suite", "workload", "player", "median", "best", "spread", "rows/s", f"{TIMES} NumPy", f"{TIMES} other", "of limit",
     "runs as",

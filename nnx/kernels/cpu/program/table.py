@@ -34,6 +34,7 @@ OP, KIND, STRIDE, K, N, X, Y, W, B, D, G, R0, R1, COEF, SLOT, UPDATE = range(16)
 REGIONS, ROWS, M_DELTA, V_DELTA, OPTIMIZER, PENALTIES, LOSSES, HITS, SCRATCH, SCRATCH_SIZE, STRIPS, STRIPS_SIZE = range(
     1, 13
 )
+PARTS = 13  # into how many parts of bfloat16 products on tile registers split what they multiply
 # A region: what it is, its operations, samples in a block, and how many blocks or tasks it has.
 FIRST, LAST, BLOCK, COUNT = range(1, 5)
 ONCE, BLOCKS, TASKS, TASKS_ONCE = range(4)  # ONCE: blocks, or tasks, in the first step of a call only
@@ -42,6 +43,9 @@ ONCE, BLOCKS, TASKS, TASKS_ONCE = range(4)  # ONCE: blocks, or tasks, in the fir
 # Products of matrices by rows, then what is done to samples by rows, by features, and to either.
 DENSE, DENSE_DX, DENSE_DW = range(3)
 PANELS, PANELS_ACROSS = range(3, 5)  # a matrix, or its transpose, in the order in which a product reads it
+# The same five on tile registers (rows_amx.py); UNSPLIT is the matrix that a product's panels were made from.
+SPLIT_DENSE, SPLIT_DX, SPLIT_DW, SPLIT_PANELS, SPLIT_ACROSS = range(5, 10)
+UNSPLIT = STRIDE
 GATHER, DROPOUT, SOFTMAX, SOFTMAX_BACKWARD, CROSS_ENTROPY, CROSS_ENTROPY_SOFT, ARGMAX, ONE_HOT, ROW_MEAN = range(10, 19)
 LANES_DENSE, LANES_DX, LANES_DW, LANES_DB = range(20, 24)
 LANES_LOAD, LANES_DROPOUT, LANES_CROSS_ENTROPY, LANES_MEAN, LANES_CLEAR = range(30, 35)
@@ -50,6 +54,7 @@ BIAS, PARAMETERS = 50, 51  # tasks: the gradient of biases; a segment of paramet
 # What each interpreter carries out. One that meets any other makes the losses of all steps from there on NaN.
 BY_ROWS = frozenset((*range(DENSE, DENSE_DW + 1), PANELS, PANELS_ACROSS, *range(GATHER, ROW_MEAN + 1)))
 BY_ROWS |= {LABELS, ELEMENTWISE, WEIGH, BIAS, PARAMETERS}
+ON_TILES = BY_ROWS | frozenset(range(SPLIT_DENSE, SPLIT_ACROSS + 1))
 IN_LANES = frozenset((*range(LANES_DENSE, LANES_DB + 1), *range(LANES_LOAD, LANES_CLEAR + 1)))
 IN_LANES |= {LABELS, ELEMENTWISE, WEIGH, PARAMETERS}
 

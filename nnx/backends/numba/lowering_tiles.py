@@ -1,0 +1,80 @@
+"""Lowering of samples row by row whose large products are on tile registers (nnx/kernels/cpu/program/rows_amx.py).
+
+A layer's three products are on tiles together, or none is: they share the panels of its weights, which hold parts of
+bfloat16 and are written as the weights are updated.
+"""
+
+# ruff: noqa: D102 - what an operation or a layout does is described once, where it is declared
+
+from __future__ import annotations
+
+from nnx.backends.dataflow import Array, Gradient, Node, Step
+from nnx.backends.numba.lowering import BLOCK_ROWS, round_up
+from nnx.backends.numba.lowering_rows import Rows
+from nnx.kernels.cpu.matmul.amx import THREAD, prefer_amx
+from nnx.kernels.cpu.matmul.tile_registers import EDGE, PART
+from nnx.kernels.cpu.program import table as t
+
+SPLIT = {t.DENSE: t.SPLIT_DENSE, t.DENSE_DX: t.SPLIT_DX}
+
+
+def on_tiles(step: Step, weights: Array, parts: int) -> bool:
+    """Tell whether a layer's products are faster on tiles, whatever the threads: one and two must round alike."""
+    k, n = weights.shape
+    return prefer_amx(min(step.rows, BLOCK_ROWS), n, k, parts)
+
+
+class TileRows(Rows):
+    """Samples row by row, with float32 in `parts` of bfloat16 on tile registers."""
+
+    product, products = "amx", "large products on AMX, "
+    operations = t.ON_TILES
+    strips = THREAD
+    piece = 1 << 18  # 1 MB, half of the second-level cache: each piece reads all panels of the outputs' gradient again
+    grain = EDGE
+
+    def __init__(self, step: Step, arena: Array, threads: int, tiles: bool, parts: int) -> None:
+        self.tiles, self.split_into = tiles, parts
+        super().__init__(step, arena, threads)
+        self.table[0][t.PARTS] = parts
+
+    def split(self, weights: Array) -> bool:
+        return on_tiles(self.step, weights, self.split_into)
+
+    def room_for(self, depth: int, n: int) -> int:
+        """The place of panels."""
+        return self.new(round_up(depth, EDGE) // EDGE * round_up(n, EDGE) // EDGE * PART * self.split_into)
+
+    def rows_of(self, node: Node) -> list[list[int]]:
+        rows = super().rows_of(node)
+        if node.weights is not None and self.split(node.weights):
+            for row in rows:
+                row[t.OP], row[t.UNSPLIT] = SPLIT[row[t.OP]], self.parameter(node.weights)
+        return rows
+
+    def panels_of(self, weights: Array, across: bool) -> int:
+        if not self.split(weights):
+            return super().panels_of(weights, across)
+        source, (k, n) = self.parameter(weights), weights.shape
+        key = source, across
+        if key not in self.panels:
+            self.panels[key] = place = self.room_for(n, k) if across else self.room_for(k, n)
+            op = t.SPLIT_ACROSS if across else t.SPLIT_PANELS
+            self.before[key] = [self.row(op, K=k, N=n, X=source, Y=place, R0=r0, R1=r1) for r0, r1 in self.pieces(k, n)]
+        return self.panels[key]
+
+    def panels_for(self, gradient: Gradient) -> int:
+        if not self.split(gradient.dw):
+            return super().panels_for(gradient)
+        rows, n = self.step.rows, gradient.dw.shape[1]
+        panels = self.room_for(rows, n)
+        self.local.append(self.row(t.SPLIT_PANELS, K=rows, N=n, X=self.place(gradient.d), Y=panels))
+        return panels
+
+    def gradient(self, gradient: Gradient) -> None:
+        first = len(self.tasks)
+        super().gradient(gradient)
+        if self.split(gradient.dw):
+            for _, row in self.tasks[first:]:
+                if row[t.OP] == t.DENSE_DW:
+                    row[t.OP], row[t.UNSPLIT] = t.SPLIT_DW, self.place(gradient.d)

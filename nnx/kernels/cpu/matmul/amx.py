@@ -1,0 +1,235 @@
+# mypy: ignore-errors
+# (What @njit takes has no types for Python.)
+"""Products of float32 matrices on tile registers (tile_registers.py): `c = a @ b`, with bias, ReLU, or its mask.
+
+Each number is split into parts of bfloat16 as it is packed (amx_packing.py). With three parts, of the nine products of
+parts the six that matter are added up; the rest is below 2**-24 of |a| @ |b|, as one rounding of float32. With two
+parts three are, to 2**-15; with one it is a product in bfloat16.
+
+Floor: 2 m k n FLOP, six, three or one time, at 3.7 TFLOP/s of one Emerald Rapids core: 620 GFLOP/s in float32. Reaches
+240-280 where the product in vectors reaches 160-190 (128x784x512 to 2048x512x2048); it loses by packing, and by what is
+done to sums.
+
+Every 256 numbers of depth, with three parts, sums begin from zero, and are added up in `c` by plain vectors: carried on
+in the registers they would be rounded six times as often as sgemm's. Vectors add up one block of sums while the tiles
+make the next, bit by bit: a core that has not used its vectors for 0.5 us takes 0.3 us to wake them up, a third of a
+block's time. Strips of a piece of `a` stay in the second-level cache. A panel of `b` is packed right before its use,
+always to the same memory, while the rows of the next one are fetched; a recorded step has all panels ready.
+
+Results that are not finite are made once more in float32: of infinite, NaN or huge operands (from 2**104 on, or where
+sums of products go beyond 2**79). Nothing else is lost: see SCALE.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import types
+
+from nnx.kernels.cpu.jit.behaved import apart, behaved
+from nnx.kernels.cpu.jit.cache import njit, typed
+from nnx.kernels.cpu.jit.simd import larger, smaller, vfill, view, vsum
+from nnx.kernels.cpu.matmul import gemm as in_vectors
+from nnx.kernels.cpu.matmul.amx_finish import TILE, ZERO, finish
+from nnx.kernels.cpu.matmul.amx_packing import KERNEL, LANES, pack_panel, pack_strips
+from nnx.kernels.cpu.matmul.register_tile import VECTORS
+from nnx.kernels.cpu.matmul.tile_registers import (
+    EDGE,
+    MEMORY,
+    PART,
+    accumulate,
+    begin,
+    configure,
+    end,
+    fetch,
+    release,
+    require,
+)
+
+ROWS = 512  # of `a` that are packed at once; twice as much of the depth where they are half as many
+DEPTH = 768  # numbers of depth that are, over the number of parts: a panel takes 48 KB, strips 16 times as much
+PANEL = EDGE * DEPTH // 2  # float32 that a panel takes, of any number of parts; so does a strip
+IN_FLOAT32 = in_vectors.BLOCK_DEPTH * VECTORS * LANES  # and a panel of the product in float32
+SPARE, SUMS = 16 * EDGE, 2 * EDGE * EDGE
+FIXED = SPARE + SUMS + max(2 * PANEL, IN_FLOAT32)  # float32 of a thread's scratch beside strips
+SCRATCH = FIXED + ROWS // EDGE * PANEL  # all of it
+THREAD = SCRATCH + MEMORY  # and registers in memory behind
+
+# From these sizes on it is faster than the product with AVX-512 (measured on Emerald Rapids): in every direction, and
+# numbers multiplied, by parts.
+LEAST, WORK = 64, {1: 1 << 18, 2: 1 << 20, 3: 1 << 20}
+
+
+def prefer_amx(m: int, n: int, k: int, parts: int) -> bool:
+    """Tell whether a product of [m, k] by [k, n] is faster on tile registers than in vectors."""
+    return min(m, n, k) >= LEAST and m * n * k >= WORK[parts]
+
+
+# ---- the product -----------------------------------------------------------------------------------------------------
+
+
+@njit(**KERNEL)
+def in_float32(a, b, c, bias, active, relu, memory):
+    """The product by vectors, a panel at a time."""
+    whole, n, columns = a.shape[1], c.shape[1], VECTORS * LANES
+    for j in range(0, n, columns):
+        for k in range(0, larger(whole, 1), in_vectors.BLOCK_DEPTH):
+            depth = smaller(in_vectors.BLOCK_DEPTH, whole - k)
+            width = columns if k + depth >= whole else 0  # of what is done at the end
+            in_vectors.pack_panels(b[k : k + depth, j : j + columns], memory)
+            in_vectors.multiply(
+                a[:, k : k + depth], memory, depth, c[:, j : j + columns], bias[:, j : j + width],
+                active[:, j : j + width], relu and width > 0, k > 0, memory,
+            )  # fmt: skip
+
+
+@njit(**KERNEL)
+def share(size, most):
+    """How large to make the blocks of at most `most` that cover `size`: as equal as tiles allow."""
+    blocks = larger(1, -(-size // most))
+    return larger(1, -(-size // (blocks * EDGE))) * EDGE
+
+
+@njit(**KERNEL)
+def add_up(tiles, strips, at, panels, panel, parts):
+    """`accumulate` for a number of parts that only the caller knows."""
+    if parts == 3:
+        accumulate(tiles, strips, at, panels, panel, 3)
+    elif parts == 2:
+        accumulate(tiles, strips, at, panels, panel, 2)
+    else:
+        accumulate(tiles, strips, at, panels, panel, 1)
+
+
+@njit(**KERNEL)
+def multiply(a, b, panels, tall, c, bias, active, relu, thread, parts, tiles, memory):
+    """``c = a @ b``, plus bias, ReLU and mask; see `gemm`.
+
+    All of `b` lies in `panels` too, `tall` pieces of 32 numbers deep; empty: it is packed on the way. Each `thread`
+    begins with another of them: what one core has just fetched another gets slowly. `memory` is scratch that begins at
+    a cache line.
+    """
+    (m, whole), n = a.shape, c.shape[1]
+    spare, fresh, buffer = view(memory, 0, SPARE), view(memory, SPARE, SUMS), view(memory, SPARE + SUMS, 0)
+    strips, unit, ready = view(memory, FIXED, 0), parts * PART, len(panels) > 0
+    height, wide = share(m, ROWS), -(-n // EDGE)
+    step = share(whole, (DEPTH if height > ROWS // 2 else 2 * DEPTH) // parts)
+    b_step, c_step, by_rows = b.strides[0] // b.itemsize, c.strides[0] // c.itemsize, b.strides[1] == b.itemsize
+    configure(tiles)
+    for i0 in range(0, m, height):
+        rows, done, odd = smaller(height, m - i0), EDGE, vfill(ZERO)
+        i1 = j1 = turn = 0
+        first = last = True
+        for k0 in range(0, larger(whole, 1), step):
+            depth = smaller(step, whole - k0)
+            groups = larger(1, -(-depth // EDGE))
+            some = share(groups * EDGE, DEPTH // parts) // EDGE  # that are added up in registers
+            every = larger(1, some * TILE // EDGE)
+            pack_strips(a[i0 : i0 + rows, k0 : k0 + depth], strips, spare, parts)
+            # Each piece of a strip fetches its share of the next panel: lines of it, or rows of `b`.
+            pieces = larger(1, -(-rows // EDGE))
+            lines, ahead = (-(-parts * EDGE // pieces), 0) if ready else (0, -(-EDGE // pieces) if by_rows else 0)
+            for place in range(wide):
+                j = (place + thread * wide // (thread + 1)) % wide * EDGE
+                panel, at = buffer, 0
+                if ready:
+                    panel, at = panels, (j // EDGE * tall + k0 // EDGE) * unit
+                else:
+                    pack_panel(b[k0 : k0 + depth, j : j + EDGE], buffer, 0, spare, parts)
+                soon, line = k0, at + tall * unit
+                for i in range(i0, i0 + rows, EDGE):
+                    for h in range(0, groups, some):
+                        begin(tiles)
+                        for g in range(h, smaller(h + some, groups)):
+                            fetch(panels, line, lines)
+                            line += lines * 16
+                            for r in range(soon, soon + ahead):
+                                fetch(b, r * b_step + j + EDGE, 2)
+                            soon += ahead
+                            for r in range(i + 4 * g, smaller(i + 4 * g + 4, i + EDGE)):
+                                fetch(c, r * c_step + j, 2)
+                            add_up(tiles, strips, ((i - i0) // EDGE * groups + g) * unit, panel, at + g * unit, parts)
+                            if done < EDGE and (g - h) % every == 0:
+                                odd = finish(
+                                    fresh, turn + done, c, i1 + done, j1, bias, active, relu, first, last, odd
+                                )  # fmt: skip
+                                done += TILE
+                        while done < EDGE:
+                            odd = finish(fresh, turn + done, c, i1 + done, j1, bias, active, relu, first, last, odd)
+                            done += TILE
+                        turn = EDGE - turn
+                        end(tiles, view(fresh, turn * EDGE, 0))
+                        i1, j1, done, first = i, j, 0, k0 == 0 and h == 0
+                        last = k0 + depth >= whole and h + some >= groups
+        while done < EDGE:
+            odd = finish(fresh, turn + done, c, i1 + done, j1, bias, active, relu, first, last, odd)
+            done += TILE
+        if vsum(odd) != ZERO:
+            i1 = i0 + rows
+            in_float32(a[i0:i1], b, c[i0:i1], bias, active[i0:i1], relu, view(memory, SPARE + SUMS, 0))
+    release(tiles)
+
+
+@njit(**KERNEL)
+def in_processor(scratch, at):
+    """What stands for the processor's tile registers: see tile_registers.py."""
+    return 0
+
+
+@njit(**KERNEL)
+def in_memory(scratch, at):
+    """And for a thread's own in memory, from number `at` of its scratch on."""
+    return view(scratch, at, MEMORY)
+
+
+REGISTERS = {True: in_processor, False: in_memory}
+
+
+@njit(**KERNEL)
+def aligned(memory):
+    """Scratch that begins at a cache line."""
+    return view(memory, -memory.ctypes.data % 64 // 4, memory.size)
+
+
+def make(tiles_in: Any) -> Any:
+    """The product, with registers that `tiles_in` finds."""
+
+    @njit(**KERNEL)
+    def within(a, b, c, bias, active, relu, parts, strips, memory):
+        """The product, in memory that it must not own: see gemm.py."""
+        scratch = aligned(memory)
+        tiles = tiles_in(scratch, FIXED + strips)
+        multiply(a, b, view(memory, 0, 0), 0, c, bias, active, relu, 0, parts, tiles, scratch)
+
+    @njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
+    def gemm(a, b, c, bias, active, relu, parts):
+        """``c = a @ b``, plus `bias` (1, n), ReLU, and zero where `active` (m, n) is not positive; empty means none.
+
+        Each of `a` and `b` is contiguous along its rows or its columns, the others along their rows. `parts` is 1 to 3.
+        Returns False, having done nothing, where `c` shares memory with `a`, `b` or `bias`.
+        """
+        (m, depth), n = a.shape, b.shape[1]
+        if depth != b.shape[0] or (m, n) != c.shape:
+            raise ValueError("gemm: shapes do not fit")
+        if (b.size and b.itemsize not in b.strides) or (c.size and c.strides[1] != c.itemsize):
+            raise ValueError("gemm: an operand is not contiguous")
+        if not behaved(a, b, c, bias) or not apart(c, a, b, bias):
+            return False
+        strips = smaller(2 * -(-m // EDGE), ROWS // EDGE) * PANEL
+        within(a, b, c, bias, active, relu, parts, strips, np.empty(FIXED + strips + MEMORY + 16, np.float32))
+        return True
+
+    return gemm
+
+
+PRODUCTS = {hardware: make(tiles_in) for hardware, tiles_in in REGISTERS.items()}
+
+
+@cache
+def ready(hardware: bool) -> Any:
+    """Return the product, compiled for operands of any layout; without hardware, by tile registers in memory."""
+    require(hardware)
+    matrix = types.Array(types.float32, 2, "A")
+    return typed(PRODUCTS[hardware], *[matrix] * 5, types.boolean, types.int64)
