@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 pytest.importorskip("numba")
 
 import nnx
+from nnx.backends.numba import tuning
 from nnx.backends.numba.backend import NumbaBackend
 from nnx.backends.precision import ERRORS
 from nnx.errors import InputError
@@ -262,12 +264,18 @@ def test_dense_layers_multiply_in_the_precision_that_was_asked_for(backend: Numb
             assert off.max() > ERRORS[precision] / 100  # it does round
 
 
+def share_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have two threads work on recorded steps of any size."""
+    found = tuning.Tuning(replace(tuning.derived(), threads_from=0.0), "chosen here")
+    monkeypatch.setattr(tuning, "_found", lambda threads: found)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("precision", ["full", "bf16"])
 def test_recorded_steps_on_tiles_are_those_of_float64(
     backend: NumbaBackend, precision: str, threads: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("nnx.backends.numba.program.THREADED", 0)  # so that two threads share it
+    share_every_step(monkeypatch)
     monkeypatch.setattr(NumbaBackend, "threads", lambda self: threads)
     random = np.random.default_rng(0)
     x, y = random.normal(size=(75, 70)), random.integers(0, 10, 75)
@@ -290,7 +298,7 @@ def test_recorded_steps_on_tiles_are_those_of_float64(
 
 
 def test_one_thread_and_two_end_with_the_same_bits(backend: NumbaBackend, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("nnx.backends.numba.program.THREADED", 0)
+    share_every_step(monkeypatch)
     x, y = np.random.default_rng(0).normal(size=(300, 70)).astype(np.float32), np.arange(300) % 10
     ends = []
     for threads in (1, 2):

@@ -3,6 +3,7 @@
 No time is asserted but that a test's own player sleeps.
 """
 
+import io
 import json
 import os
 import subprocess
@@ -14,11 +15,12 @@ from pathlib import Path
 import jsonschema
 import numpy as np
 import pytest
+from rich.console import Console
 
 from nnx.backends import available, get_backend
 from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operations import Operations
-from nnx.benchmark import check, quiet, units
+from nnx.benchmark import check, profile, quiet, units
 from nnx.benchmark.compare import compare
 from nnx.benchmark.figures import of_rounds, sum_up
 from nnx.benchmark.libraries import GROUPS, PEERS, Absent, Refused, installed, of_backend
@@ -34,6 +36,7 @@ from nnx.benchmark.workloads import SUITES, chosen, every
 from nnx.cli import main
 from nnx.cli.bench import _compare as main_compare
 from nnx.errors import BackendUnavailable, FileFormatError, InputError
+from nnx.kernels.cpu.jit import clock
 
 WORKLOADS = {workload.name: workload for workload in every()}
 LARGEST = 3e6  # bytes touched and multiply-adds done by workloads that tests run
@@ -47,6 +50,12 @@ FAST = replace(QUICK, rounds=2, seconds=0.002, chunk=0.001, patience=0.0)
 def nnx_bench(*arguments, **options):
     command = [sys.executable, "-m", "nnx", "bench", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+def lines_of(renderable):
+    console = Console(file=io.StringIO(), width=200)
+    console.print(renderable)
+    return console.file.getvalue().splitlines()
 
 
 # ---- workloads and players -------------------------------------------------------------------------------------------
@@ -390,6 +399,35 @@ def test_the_command_writes_what_its_schema_says(tmp_path):
     assert "+20% slower" in slow.stdout
 
 
+@pytest.mark.skipif(not clock.counts(), reason="no cycle counter that programs may read")
+@pytest.mark.parametrize("name", ["300 x 2-64-3", "128 x 64-128-64-10"])
+def test_a_profile_accounts_for_all_of_a_step_on_each_thread(name):
+    found = profile.of_step(WORKLOADS[f"steps: step, {name}, adam"], rounds=3, seconds=0.002)
+    assert np.allclose(found.us.sum(axis=1), found.watched)
+    products = [n for n, phase in enumerate(found.phases) if phase.endswith("products")]
+    assert len(products) == 3  # outputs, gradients of inputs and of weights
+    assert np.all(found.us[0, products] > 0)
+    assert found.us[0, found.phases.index("loss")] > 0
+    assert max(map(len, lines_of(profile.table(found)))) <= 80
+
+
+def test_a_profile_of_many_threads_shows_the_first_and_the_mean_of_the_others():
+    us = np.array([[60.0, 40.0], [30.0, 70.0], [50.0, 50.0]])
+    lines = lines_of(profile.table(profile.Profile("a step", "how", 90.0, 100.0, ["sums", "waiting"], us)))
+    assert [line.split() for line in lines if "sums" in line] == [
+        ["a", "sums", "60.0", "us", "60%", "40.0", "us", "40%"]
+    ]
+    bars = [line for line in lines if set(line) == {"a", "b"}]
+    assert [bar.count("a") / len(bar) for bar in bars] == pytest.approx([0.6, 0.4], abs=1 / profile.WIDTH)
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.skipif(clock.counts(), reason="this processor has one")
+def test_a_processor_without_a_counter_of_cycles_is_told():
+    with pytest.raises(Refused, match="cycle counter"):
+        profile.of_step(STEP, rounds=1, seconds=0.001)
+
+
 def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
     file, page = tmp_path / "out.json", tmp_path / "out.html"
     measure, done = Runner.measure, []
@@ -422,6 +460,8 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
         (["--json", "no/such/folder/out.json"], "there is no folder"),
         (["--html", "."], "this is a folder"),
         (["--compare", "a.json", "b.json"], "a.json"),
+        (["--profile", "--html", "x.html"], "--profile has no page"),
+        (["--profile", "--suite", "ops"], "no training steps"),
     ],
 )
 def test_the_command_refuses_what_it_cannot_do_before_it_measures(arguments, message, tmp_path):

@@ -391,6 +391,15 @@ def test_an_operation_that_there_is_not_makes_all_losses_nan(family, code):
     assert np.isnan(model.steps(x, y, 1)).all()
 
 
+@pytest.mark.parametrize(("widths", "family"), [((2, 24, 3), "lanes"), ((64, 128, 64, 10), "rows")])
+def test_layers_too_narrow_for_tiles_go_into_the_vector_lanes(widths, family):
+    backend = Compiled(None, 1)
+    layers, loss = softmax(*widths)()
+    model = nnx.Sequential(*layers, backend=backend, dtype="float64").compile(loss, nnx.SGD(0.1))
+    model.fit(np.zeros((32, widths[0])), np.arange(32) % 3, epochs=1, verbose=0)
+    assert backend.program.family == family
+
+
 @pytest.mark.parametrize(("layout", "code"), [(Rows, t.LANES_DENSE), (Rows, 5), (Lanes, t.BIAS), (Lanes, -1)])
 def test_no_row_is_written_for_an_operation_that_there_is_not(layout, code):
     with pytest.raises(ValueError, match=f"{layout.__name__} has no operation {code}: its interpreter"):

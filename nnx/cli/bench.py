@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -49,6 +50,12 @@ def bench(
     threads: Annotated[
         int | None, typer.Option(help="Of each player. Default: NNX_THREADS, or all cores.", rich_help_panel=HOW)
     ] = None,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile", help="Only what each phase of Numba's training steps takes, by thread.", rich_help_panel=WHAT
+        ),
+    ] = False,
     rounds: Annotated[int | None, typer.Option(help="In which all players take turns.", rich_help_panel=HOW)] = None,
     as_json: Annotated[
         Path | None,
@@ -74,6 +81,9 @@ def bench(
     from nnx.benchmark.selection import select
     from nnx.benchmark.workloads import chosen
 
+    if profile:
+        _only_what_a_profile_takes(backends=backends, peers=peers, html=html)
+        suite = suite or "steps"
     suites = _suites(suite)
     as_json = _named(as_json, suites, quick)
     outputs.check("--json", as_json)
@@ -84,6 +94,9 @@ def bench(
     method = replace(QUICK if quick else FULL, threads=_threads(threads), precision=precision)
     if rounds is not None:
         method = replace(method, rounds=integer(rounds, "--rounds"))
+    if profile:
+        _profile([w for w in chosen(suites, quick) if w.kind == "step"], method, as_json)
+        return
     workloads = chosen(suites, quick)
     others = [] if peers == "none" else _names("--peers", peers)
     with heard_by(once(note)):
@@ -127,6 +140,43 @@ def _run(
     console.print(table.footer(report.data))
     if not report.measured:
         raise Failed("nothing could be measured: each line above says why")
+
+
+def _only_what_a_profile_takes(backends: str | None, peers: str | None, html: Path | None) -> None:
+    """Refuse what a profile has no use for."""
+    if backends not in (None, "numba"):
+        raise InputError(f"--backends {backends!r}: --profile is of Numba's steps, which alone are compiled as a whole")
+    if peers not in (None, "none"):
+        raise InputError(f"--peers {peers!r}: --profile looks into nnx alone; leave it out")
+    if html is not None:
+        raise InputError(f"--html {html}: --profile has no page; --json writes its figures")
+
+
+def _profile(workloads: list[Any], method: Any, as_json: Path | None) -> None:
+    """Show what the phases of training steps take."""
+    from nnx.backends.threads import set_threads
+    from nnx.benchmark import machine, profile
+    from nnx.benchmark.libraries import Refused
+    from nnx.files import write_atomically
+
+    if not workloads:
+        raise InputError("--profile: these suites have no training steps; take steps or batch")
+    set_threads(method.threads)
+    console = _console(as_json is None)
+    found = []
+    model = machine.facts()["cpu"]["model"]
+    console.print(Text(f"{model}, threads: {method.threads}, float32\n", style="dim"))
+    with _status(console) as status:
+        for workload in workloads:
+            status(workload.title)
+            try:
+                found.append(profile.of_step(workload, method.passes * method.rounds, method.seconds))
+            except Refused as reason:
+                raise Failed(str(reason)) from reason
+            console.print(profile.table(found[-1]))
+    if as_json is not None:
+        with writing(as_json):
+            write_atomically(as_json, json.dumps([each.as_data() for each in found], indent=1).encode())
 
 
 def _write(report: Any, as_json: Path | None, html: Path | None) -> None:

@@ -40,6 +40,7 @@ Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
 LEAST = 5e4  # ns of work that nowhere are worth a second thread that Python has to tell of it
 SHARED = 2e4  # the same where compiled code hands out the parts: that takes 4 us, 3 of them in Python
+MANY = 1024  # rows of a prediction that has many
 LINE = 64  # numbers and more of a cache line, of which no two threads write parts
 AMX = "NNX_AMX"
 PARTS = {"full": 3, "bf16x3": 2, "bf16": 1}  # of bfloat16 into which products on AMX split numbers, by precision
@@ -225,7 +226,11 @@ class NumbaBackend(NumpyBackend):
     def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
         from nnx.backends.numba.inference import compile_forward
 
-        return compile_forward(stages, parameters)
+        # A lower precision was asked for because it is quicker, and only operations by themselves have it. In full
+        # precision all rows are multiplied in vectors, for few are, and outputs must not depend on how many there are.
+        shapes = [stage.weights.shape for stage in stages if stage.weights is not None]
+        rounds = self.precision != "full" and any(self._on_tiles(MANY, n, k, parameters.itemsize) for k, n in shapes)
+        return compile_forward(stages, parameters, blocks=not rounds)
 
     def planned_step(self) -> str:
         from nnx.backends.numba.program import wanted_family

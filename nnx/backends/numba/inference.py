@@ -38,22 +38,27 @@ BLOCK = 1 << 19  # bytes of a block's two buffers: half a second-level cache of 
 PANELS = 8  # of a block at most: more use of packed weights is nothing gained
 PLANNED = "one compiled function, row by row for a few rows, beyond that in blocks of rows"
 BY_STAGES = f"{Program.description} for a few rows, beyond that one compiled function, in blocks of rows"
+ROUNDED = f"one compiled function, row by row for a few rows, beyond that {Program.description}"
 WEIGHTS = 1 << 22  # of a network that comes from memory for each row, where two threads read faster than one
 
 
-def compile_forward(stages: Sequence[Stage], parameters: Array) -> Forward | None:
+def compile_forward(stages: Sequence[Stage], parameters: Array, blocks: bool = True) -> Forward | None:
     """Return a function that predicts, or None for a network that is better run stage by stage.
 
     Args:
         stages: what the network does. parameters: the flat buffer that all weights and biases are views of.
+        blocks: whether many rows are predicted by it too, which multiplies in full precision.
     """
     table = table_of(stages, parameters)
     if table is None:
         return None
     place, few = address(table), few_rows(int(table[f.SIZE]), parameters.itemsize)
-    by_row, many = bool(table[f.ROWS]), Many(table, parameters)
+    by_row, width = bool(table[f.ROWS]), int(table[-f.COLUMNS + f.N])
+    if not (by_row or blocks):
+        return None
     kernel: Callable[..., bool] = f.ready(parameters.dtype) if by_row else refuse
-    dtype, width, ndarray, empty = parameters.dtype, many.outputs, np.ndarray, np.empty  # to look a name up takes 20 ns
+    many: Callable[..., bool] = Many(table, parameters) if blocks else refuse
+    dtype, ndarray, empty = parameters.dtype, np.ndarray, np.empty  # to look a name up takes 20 ns
 
     def forward(x: np.ndarray) -> np.ndarray | None:
         if type(x) is ndarray:  # a masked array would lose its mask
@@ -65,13 +70,14 @@ def compile_forward(stages: Sequence[Stage], parameters: Array) -> Forward | Non
                 pass
         return None
 
-    forward.description = PLANNED if by_row else BY_STAGES  # type: ignore[attr-defined]
+    how = BY_STAGES if not by_row else PLANNED if blocks else ROUNDED
+    forward.description = how  # type: ignore[attr-defined]
     forward.alive = table, parameters  # type: ignore[attr-defined]  # of which compiled code has the addresses alone
     return forward
 
 
 def refuse(*operands: Any) -> bool:
-    """Stand in for the kernel that takes row by row where a network is too large for it."""
+    """Stand in for the kernel that takes row by row, or the one for many rows, where that is not to be used."""
     return False
 
 
@@ -96,7 +102,7 @@ class Many:
 
     def __init__(self, table: Array, parameters: Array) -> None:
         rows = table[f.HEADER :].reshape(-1, f.COLUMNS)
-        self.place, self.dtype, self.outputs = address(table), parameters.dtype, int(rows[-1, f.N])
+        self.place, self.dtype = address(table), parameters.dtype
         self.columns, self.widest = panel_rows(parameters.itemsize), int(rows[:, [f.K, f.N]].max())
         packed = rows[(rows[:, f.WEIGHTS] != f.NOWHERE) & (rows[:, f.N] > WIDTH)]
         self.packed = int((-(-packed[:, f.N] // ROWS) * ROWS * packed[:, f.K]).sum())

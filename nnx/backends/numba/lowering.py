@@ -13,12 +13,14 @@ import numpy as np
 from nnx.backends.dataflow import Array, Gradient, Node, Step, Value, address, same
 from nnx.backends.errors import NotReplayable
 from nnx.backends.numba.tuning import current
+from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.matmul import register_tile
 from nnx.kernels.cpu.ops import optimizers
 from nnx.kernels.cpu.program import table as t
 
 PADDING = 64  # numbers that a buffer of the step's own is a multiple of
-PIECE = 1 << 16  # numbers in a piece of a weight gradient: it stays in the second-level cache until it is used
+# Numbers in a piece of a weight gradient: it stays in the second-level cache until it is used, in half of it at most.
+PIECE = min(1 << 16, caches().l2 // 8)
 WHOLE = 1 << 14  # parameters that are updated in one go, after all gradients, rather than tile by tile
 BLOCK_ROWS = 256  # samples that go through the network together
 
@@ -224,6 +226,7 @@ class Layout:
         header[t.OPTIMIZER] = optimizers.NUMBERS[step.optimizer.name]
         header[t.LOSSES] = self.place(step.losses)
         header[t.HITS] = self.place(step.hits) if step.hits is not None else t.NOWHERE
+        header[t.THREADS] = self.threads
         if self.scratch:
             header[t.SCRATCH_SIZE] = round_up(self.scratch, PADDING)
             header[t.SCRATCH] = self.new(header[t.SCRATCH_SIZE] * self.threads)

@@ -12,6 +12,7 @@ from nnx.backends.dataflow import Array, Step
 from nnx.backends.numba import listing
 from nnx.backends.numba.lowering import GIVEN, Layout
 from nnx.backends.recorder import Call
+from nnx.kernels.cpu.jit.clock import ROOM
 from nnx.kernels.cpu.program import table as t
 from nnx.kernels.cpu.program.compiled import ready
 from nnx.kernels.cpu.threads import pool
@@ -50,7 +51,8 @@ class NumbaProgram:
         self._kinds = listing.kinds_of(step)
         self.numbers, self.sync = np.array(layout.numbers), aligned(t.SYNC, np.dtype(np.int64))
         self.work = aligned(layout.work, dtype)
-        self._function = function_of(dtype, self.family, tiles=layout.tiles)
+        self._tiles = layout.tiles
+        self._function = function_of(dtype, self.family, tiles=self._tiles)
         self._arguments = (
             self.table.reshape(-1), self.work, plain(layout.arena), *inputs,
             nothing if step.labels is None else plain(step.labels), nothing if step.order is None else
@@ -59,7 +61,14 @@ class NumbaProgram:
             self.numbers, self.sync,
         )  # fmt: skip
         self.running = False
+        self.clocks: Array | None = None
         self.seconds = 2 * step.work / SPEED + 5e-6  # of a step, roughly
+
+    def watch(self) -> Array:
+        """From now on count what each phase takes; return int64 [threads, ROOM] of cycles: see clock.py."""
+        self.clocks = aligned(self.threads * ROOM, np.dtype(np.int64))
+        self._function = function_of(self.work.dtype, self.family, tiles=self._tiles, clocked=True)
+        return self.clocks.reshape(self.threads, ROOM)
 
     def listing(self) -> str:
         """Return the table in words: see listing.py."""
@@ -72,13 +81,13 @@ class NumbaProgram:
                 wanted = min(self.threads, int(self._limit() or 1)) - 1
                 self.running = wanted > 0
                 pool.helpers.assist(self, wanted)
-            self._function(*self._arguments, 0, steps)
+            self._function(*self._arguments, 0, steps, self.clocks)
         finally:
             self.running = False
 
     def help(self, number: int) -> None:
         """Work on it beside the thread that runs it, until that has ended."""
-        self._function(*self._arguments, number, 0)
+        self._function(*self._arguments, number, 0, self.clocks)
 
 
 def plain(a: Array) -> Array:

@@ -149,8 +149,15 @@ def build(network: Network, backend: Any) -> nnx.Sequential:
     return model
 
 
-def _step(network: Network, backend: Any) -> Ready:
-    """Get a fit ready, without its bookkeeping between epochs: what is measured is the step."""
+def stepping(network: Network, backend: Any) -> tuple[nnx.Sequential, Any, Callable[[int], np.ndarray]]:
+    """Get a fit ready, without its bookkeeping between epochs: what is measured is the step.
+
+    Returns:
+        The model, what runs its steps, and a function that runs so many and returns the losses of the last ones.
+
+    Raises:
+        Refused: the step is not replayed.
+    """
     model = build(network, backend)
     x, y = network.batches()
     trainer = model._trainer
@@ -170,6 +177,11 @@ def _step(network: Network, backend: Any) -> Ready:
             losses = job.trainer.run(runner, min(steps - first, chunk))[:, 0]
         return losses
 
+    return model, runner, run
+
+
+def _step(network: Network, backend: Any) -> Ready:
+    model, runner, run = stepping(network, backend)
     losses = run(CHECKED)
     if runner.reason is not None:
         raise Refused(f"the step is not replayed whole on {backend.name}: {runner.reason}")

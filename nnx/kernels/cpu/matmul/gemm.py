@@ -8,7 +8,9 @@ finished.
 
 Reaches, float32, one thread of a Zen 3 core with AVX2, GFLOP/s (OpenBLAS): 128x784x512 85 (89), its dW 94 (92),
 1024x784x512 94 (92), its dW 93 (92), 512x2048x2048 88 (93); and 98-101 where the panels are there already, as in a
-recorded step. It loses where the result fills few tiles, at 10 columns or one row: those are BLAS's, by `prefer_own`.
+recorded step. With AVX-512, on an Emerald Rapids: 175, 182, 171, 181, 163, and 190-196 on panels that are there (192 is
+what OpenBLAS reaches at best). It loses where the result fills few tiles, at 10 columns or one row: those are BLAS's,
+by `prefer_own`.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from typing import Any
 import numpy as np
 from numba import types
 
+from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.jit.behaved import apart, behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
+from nnx.kernels.cpu.jit.clock import EPILOGUE, PACKING, PRODUCT, mark_product
 from nnx.kernels.cpu.jit.simd import PART, larger, smaller, view
 from nnx.kernels.cpu.matmul.packing import pack_strips, panels_from_columns, panels_from_rows
 from nnx.kernels.cpu.matmul.register_tile import (
@@ -29,6 +33,7 @@ from nnx.kernels.cpu.matmul.register_tile import (
     WIDTH,
     accumulate,
     add,
+    fetch,
     load,
     new_tile,
     store,
@@ -36,8 +41,11 @@ from nnx.kernels.cpu.matmul.register_tile import (
 )
 
 LANES = {4: WIDTH // 4, 8: WIDTH // 8}
-BLOCK_DEPTH = 512  # rows of a panel used at a time: 32 KB, 64 with AVX-512
-BLOCK_ROWS = 192  # rows of `a` that are packed at once: in float32 they fill the second-level cache at that depth
+GRAIN, LINE = 16, 64  # columns of `a` that are packed together; bytes of a cache line
+# Rows of a panel that are used at a time fill two thirds of the first-level cache; rows of `a` that are packed at once
+# fill a third of the second, beside the panel at hand and the next.
+BLOCK_DEPTH = max(caches().l1 * 2 // 3 // (VECTORS * WIDTH) // GRAIN, 1) * GRAIN
+BLOCK_ROWS = max(caches().l2 // 3 // (BLOCK_DEPTH * 4) // ROWS, 4) * ROWS
 BLOCK_COLUMNS = 1024  # columns of `b` that are packed at once: they stay in the third-level cache
 UNPACKED = 2  # panels for which it does not pay to pack `a`
 STRIPS = (BLOCK_ROWS + ROWS) * BLOCK_DEPTH + 64  # numbers that the strips take at most
@@ -48,41 +56,107 @@ Array = Any
 
 
 @njit(**PART)
-def multiply(a, panels, tall, c, bias, active, relu, accumulating, strips):
+def blocks_of(m, whole):
+    """How many rows and columns of `a` are packed at once: as equal as tiles allow, since low ones are slow."""
+    high = -(-m // (larger(1, -(-m // BLOCK_ROWS)) * ROWS)) * ROWS
+    deep = -(-whole // (larger(1, -(-whole // BLOCK_DEPTH)) * GRAIN)) * GRAIN
+    return larger(high, ROWS), larger(deep, GRAIN)
+
+
+@njit(**PART)
+def times_panel(a, packed, strips, panels, at, ahead, soon, share, step, turns, c, bias, active, relu, edges, clock):
+    """All tiles of one panel: ``c (+)= a @ panel``, the panel standing at `panels[at]`, with what follows.
+
+    Args:
+        packed: whether `a` stands in `strips`. ahead, soon, share: what is fetched meanwhile, see `accumulate`; with
+            each strip `step` numbers further on, and after so many `turns` again.
+        edges: whether the block of depth is the first, and whether it is the last.
+    """
+    (m, depth), (first, last), empty = a.shape, edges, new_tile(c, ROWS, VECTORS)
+    columns = VECTORS * (WIDTH // c.itemsize)
+    for i in range(0, m, ROWS):
+        place = soon + i // ROWS % turns * step
+        if not first:
+            fetch(empty, c, i, 0)
+        if last and active.size:
+            fetch(empty, active, i, 0)
+        tile = accumulate(empty, a, i, strips, i * depth, packed, panels, at, columns, depth, ahead, place, share)
+        mark_product(clock, PRODUCT)
+        if not first:
+            tile = add(tile, load(empty, c, i, 0))
+        if last and bias.size:
+            tile = add(tile, load(empty, bias, 0, 0))
+        if last and relu:
+            tile = where_positive(tile, tile)
+        if last and active.size:
+            tile = where_positive(tile, load(empty, active, i, 0))
+        store(tile, c, i, 0)
+        mark_product(clock, EPILOGUE)
+
+
+@njit(**PART)
+def multiply(a, panels, tall, c, bias, active, relu, accumulating, strips, clock=None, thread=0, threads=1):
     """``c (+)= a @ b`` for a `b` that lies in panels, plus bias, ReLU and mask; see `gemm`. `strips` is scratch.
 
     Panels are `tall` rows deep, which may be more than `a` has columns: those are multiplied by the first of them.
+    Of several `threads` that read the same panels at once each begins with another: what one core has fetched just now
+    another gets from that core only, and slowly. On two cores of an Emerald Rapids, where the panels have been written
+    since the last time, products on 64 rows run at 159 GFLOP/s if both begin with the first, at 191 so.
     """
     (m, whole), n, columns = a.shape, c.shape[1], VECTORS * (WIDTH // c.itemsize)
-    packed, empty = n > UNPACKED * columns, new_tile(c, ROWS, VECTORS)
-    blocks = larger(1, -(-m // BLOCK_ROWS))
-    # blocks as equal as tiles allow: a low one has little use of a panel
-    height = larger(1, -(-m // (blocks * ROWS))) * ROWS
-    for k in range(0, larger(whole, 1), BLOCK_DEPTH):
-        depth = smaller(BLOCK_DEPTH, whole - k)
-        first, last = k == 0 and not accumulating, k + depth >= whole
-        for i0 in range(0, m, height):
-            some = a[i0 : i0 + height, k : k + depth]
+    (high, deep), packed, wide = blocks_of(m, whole), n > UNPACKED * columns, -(-n // columns)
+    turn = thread * wide // threads
+    for k in range(0, larger(whole, 1), deep):
+        depth = smaller(deep, whole - k)
+        edges = k == 0 and not accumulating, k + depth >= whole
+        for i in range(0, m, high):
+            some = a[i : i + high, k : k + depth]
             if packed:
                 pack_strips(some, strips)
+                mark_product(clock, PACKING)
             # Of the next panel, each strip fetches its share, in bytes for each row: 4% of a large step's time.
             share = -(-columns * c.itemsize * ROWS // some.shape[0])
+            step = depth * share // c.itemsize
+            for place in range(wide):
+                panel = (turn + place) % wide
+                after, its_k = ((panel + 1) % wide, k) if place + 1 < wide else (turn, k + depth)
+                at, soon, j = (panel * tall + k) * columns, (after * tall + its_k) * columns, panel * columns
+                times_panel(
+                    some, packed, strips, panels, at, panels, soon, share, step, m, c[i : i + high, j:], bias[:, j:],
+                    active[i : i + high, j:], relu, edges, clock,
+                )  # fmt: skip
+
+
+@njit(**PART)
+def multiply_afresh(a, b, c, bias, active, relu, accumulating, memory):
+    """The product of two matrices, each panel of `b` being made right before its use: both lie in `memory`.
+
+    So panels stay in the first-level cache. Made before the first is used, they go out to the third, and come back.
+    """
+    (m, whole), n, columns = a.shape, c.shape[1], VECTORS * (WIDTH // c.itemsize)
+    (high, deep), packed, by_rows = blocks_of(m, whole), n > UNPACKED * columns, b.strides[1] == b.itemsize
+    skip = -memory.ctypes.data % LINE // c.itemsize  # to the first cache line
+    panel, strips = view(memory, skip, columns * deep), view(memory, skip + columns * deep, 0)
+    for k in range(0, larger(whole, 1), deep):
+        depth = smaller(deep, whole - k)
+        edges = k == 0 and not accumulating, k + depth >= whole
+        for i in range(0, m, high):
+            some = a[i : i + high, k : k + depth]
+            if packed:
+                pack_strips(some, strips)
             for j in range(0, n, columns):
-                for i in range(0, some.shape[0], ROWS):
-                    at = j * tall + k * columns
-                    soon = at + tall * columns + i // ROWS * depth * share // c.itemsize
-                    tile = accumulate(
-                        empty, some, i, strips, i * depth, packed, panels, at, columns, depth, soon, share
-                    )
-                    if not first:
-                        tile = add(tile, load(empty, c, i0 + i, j))
-                    if last and bias.size:
-                        tile = add(tile, load(empty, bias, 0, j))
-                    if last and relu:
-                        tile = where_positive(tile, tile)
-                    if last and active.size:
-                        tile = where_positive(tile, load(empty, active, i0 + i, j))
-                    store(tile, c, i0 + i, j)
+                part = b[k : k + depth, j : j + columns]
+                if by_rows:
+                    panels_from_rows(part, panel, depth, 0)
+                else:
+                    panels_from_columns(part.T, panel, depth)
+                # The next panel's rows are fetched a cache line at a time, each strip the next of them.
+                soon, share = (columns, b.strides[0]) if by_rows else (0, 0)
+                times_panel(
+                    some, packed, strips, panel, 0, part, soon, share, LINE // c.itemsize,
+                    columns * c.itemsize // LINE, c[i : i + high, j:], bias[:, j:], active[i : i + high, j:], relu,
+                    edges, None,
+                )  # fmt: skip
 
 
 @njit(**PART)
@@ -100,7 +174,7 @@ def in_blocks(a, b, c, bias, active, relu, accumulating, wide, memory):
 
     It does not make `memory` itself: views own nothing, so what it made would be freed before their last use.
     """
-    skip = -memory.ctypes.data % 64 // c.itemsize  # to the first cache line
+    skip = -memory.ctypes.data % LINE // c.itemsize  # to the first cache line
     room = wide * a.shape[1]
     panels, strips = view(memory, skip, room), view(memory, skip + room, memory.size - skip - room)
     for j in range(0, b.shape[1], BLOCK_COLUMNS):
@@ -129,10 +203,14 @@ def make(itemsize: int) -> Any:
             raise ValueError("gemm: an operand is not contiguous")
         if not behaved(a, b, c, bias) or not apart(c, a, b, bias):
             return False
-        wide = (smaller(n, BLOCK_COLUMNS) + columns - 1) // columns * columns
-        strip_numbers = (smaller(m, BLOCK_ROWS) + ROWS) * smaller(depth, BLOCK_DEPTH) + columns
-        memory = np.empty(wide * depth + strip_numbers + 64, c.dtype)
-        in_blocks(a, b, c, bias, active, relu, accumulating, wide, memory)
+        high, deep = blocks_of(m, depth)
+        if m <= BLOCK_ROWS:
+            memory = np.empty((high + ROWS + columns) * deep + LINE, c.dtype)
+            multiply_afresh(a, b, c, bias, active, relu, accumulating, memory)
+        else:
+            wide = (smaller(n, BLOCK_COLUMNS) + columns - 1) // columns * columns
+            memory = np.empty(wide * depth + (high + ROWS) * deep + LINE, c.dtype)
+            in_blocks(a, b, c, bias, active, relu, accumulating, wide, memory)
         return True
 
     return gemm

@@ -15,19 +15,22 @@ from __future__ import annotations
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import PART, larger, smaller
 from nnx.kernels.cpu.matmul.register_tile import (
+    EVEN,
     ROWS,
     VECTORS,
     WIDTH,
+    column_tile,
     load,
     new_tile,
     rows_of,
     square_tile,
     store,
+    strip_of,
     transpose,
 )
 
 AT_ONCE = 16  # columns of `a` that are copied to all strips before the next ones are
-TOGETHER = 4  # panels filled side by side: a row is then read in pieces of some cache lines
+TOGETHER = 8  # rows that are copied to all panels before the next ones are
 
 
 @njit(**PART)
@@ -35,11 +38,10 @@ def panels_from_rows(b, panels, depth, first):
     """Copy `b`, contiguous along its rows, to rows `first` .. of panels that are `depth` rows deep."""
     lanes = WIDTH // b.itemsize
     columns = VECTORS * lanes
-    for j0 in range(0, b.shape[1], TOGETHER * columns):
-        for k in range(b.shape[0]):
-            for j in range(j0, smaller(j0 + TOGETHER * columns, b.shape[1]), columns):
-                row = rows_of(panels, j * depth + (first + k) * columns, 1, columns, columns)
-                store(load(new_tile(b, 1, VECTORS), b, k, j), row, 0, 0)
+    for k in range(0, b.shape[0], TOGETHER):
+        for j in range(0, b.shape[1], columns):
+            panel = rows_of(panels, j * depth + first * columns, b.shape[0], columns, columns)
+            store(load(new_tile(b, TOGETHER, VECTORS), b, k, j), panel, k, 0)
 
 
 @njit(**PART)
@@ -59,8 +61,8 @@ def panels_from_columns(b, panels, depth):
 
 
 # A vector may hold more numbers than a column of a strip: what is written later overwrites what is too much. Hence the
-# lower rows come first where a column takes several vectors, and by columns each strip's last one goes by itself: the
-# next strip has begun by then.
+# lower rows come first where a column takes several vectors, and by columns each strip's last one goes by itself, the
+# next strip having begun by then; unless vectors come out EVEN.
 
 
 @njit(**PART)
@@ -80,8 +82,16 @@ def strips_from_rows(a, strips):
     for i in range(0, m, rows):
         columns = rows_of(strips, i * depth, depth, rows + lanes, rows)
         for k in range(0, whole, lanes):
-            for r in range((rows - 1) // lanes * lanes, -1, -lanes):
-                store(transpose(load(square_tile(a), a, i + r, k)), columns, k, r)
+            if lanes % rows == 0:  # a vector has room for as many strips
+                if i % lanes == 0:
+                    square = transpose(load(square_tile(a), a, i, k))
+                    store(strip_of(square, 0), columns, k, 0)
+                    if lanes > rows and i + rows < m:
+                        second = rows_of(strips, (i + rows) * depth, depth, rows, rows)
+                        store(strip_of(square, 1), second, k, 0)
+            else:
+                for r in range((rows - 1) // lanes * lanes, -1, -lanes):
+                    store(transpose(load(square_tile(a), a, i + r, k)), columns, k, r)
         strip_by_numbers(a, i, strips, whole, depth)
 
 
@@ -92,16 +102,21 @@ def strips_from_columns(a, strips):
     One strip after the other takes 1.7 ns a number in place of 0.25: rows that lie a power of two apart push each other
     out of the first-level cache, before the next strip comes for the rest of their lines.
     """
-    (m, depth), rows, lanes = a.shape, ROWS, WIDTH // a.itemsize
-    whole = m - m % rows
-    for k0 in range(0, depth - 1, AT_ONCE):
+    (m, depth), rows, lanes = a.shape, ROWS, smaller(WIDTH // a.itemsize, ROWS) if EVEN else WIDTH // a.itemsize
+    whole, last = m - m % rows, depth if EVEN else larger(depth - 1, 0)
+    together = last - last % AT_ONCE
+    for k in range(0, together, AT_ONCE):
         for i in range(0, whole, rows):
             columns = rows_of(strips, i * depth, depth, rows + lanes, rows)
-            for k in range(k0, smaller(k0 + AT_ONCE, depth - 1)):
-                for r in range((rows - 1) // lanes * lanes, -1, -lanes):
-                    store(load(new_tile(a, 1, 1), a.T, k, i + r), columns, k, r)
+            for r in range((rows - 1) // lanes * lanes, -1, -lanes):
+                store(load(column_tile(a, AT_ONCE), a.T, k, i + r), columns, k, r)
+    for i in range(0, whole, rows):
+        columns = rows_of(strips, i * depth, depth, rows + lanes, rows)
+        for k in range(together, last):
+            for r in range((rows - 1) // lanes * lanes, -1, -lanes):
+                store(load(column_tile(a, 1), a.T, k, i + r), columns, k, r)
     for i in range(0, m, rows):
-        strip_by_numbers(a, i, strips, larger(depth - 1, 0) if i < whole else 0, depth)
+        strip_by_numbers(a, i, strips, last if i < whole else 0, depth)
 
 
 @njit(**PART)

@@ -38,6 +38,7 @@ def vector_bytes() -> int:
 WIDTH = vector_bytes()
 # Rows and vectors of a product's tile: as large as 32 vector registers (AVX-512, Arm) or 16 (other x86) hold.
 ROWS, VECTORS = (8, 2) if WIDTH == 64 or platform.machine() in ("aarch64", "arm64") else (6, 2)
+EVEN = ROWS & (ROWS - 1) == 0  # whether whole vectors make a column of a strip
 
 
 # ---- the type --------------------------------------------------------------------------------------------------------
@@ -137,6 +138,14 @@ def square_tile(typingctx, array):
     return tile(array), _zeros(tile)
 
 
+@intrinsic(prefer_literal=True)
+def column_tile(typingctx, array, columns):
+    """A tile of zeros for so many columns of a strip, each in vectors that are no longer than it if that comes out."""
+    lanes = lanes_of(array.dtype)
+    tile = Tile(array.dtype, columns.literal_value, 1, min(lanes, ROWS) if EVEN else lanes)
+    return tile(array, columns), _zeros(tile)
+
+
 def lanes_of(dtype: Any) -> int:
     """How many numbers of this type (Numba's) a vector register holds."""
     return WIDTH * 8 // dtype.bitwidth
@@ -147,17 +156,18 @@ def _zeros(tile: Tile) -> Callable[..., Any]:
 
 
 @intrinsic
-def accumulate(typingctx, tile, a, i, strips, strip, packed, panels, panel, step, depth, soon, share):
+def accumulate(typingctx, tile, a, i, strips, strip, packed, panels, panel, step, depth, ahead, soon, share):
     """``tile + a[i : i + rows, :depth] @ panel``: the inner loop of every product.
 
     The panel begins at `panels[panel]`; its next row stands `step` numbers further on. If `packed`, the rows of `a` are
     read from the strip that begins at `strips[strip]`, where column follows column: one stream of numbers instead of
-    one for each row. Meanwhile the panel that is wanted next is fetched from `panels[soon]` on, `share` bytes for each
-    row of this one.
+    one for each row. Meanwhile what is wanted next is fetched from `ahead[soon]` on, `share` bytes further on for each
+    row of the panel.
     """
 
     def emit(context, builder, signature, arguments):
-        value, a_value, i, strips_value, strip, packed, panels_value, panel, step, depth, soon, share = arguments
+        value, a_value, i, strips_value, strip, packed, panels_value, panel, step, depth, *later = arguments
+        ahead_value, soon, share = later
         size = tile.dtype.bitwidth // 8
         left = Window(context, builder, tile, a, a_value, i, INT64(0))
         right = _start(context, builder, panels, panels_value, panel)
@@ -183,10 +193,10 @@ def accumulate(typingctx, tile, a, i, strips, strip, packed, panels, panel, step
         with builder.if_else(packed) as (from_strip, from_rows):
             with from_strip:
                 start = _start(context, builder, strips, strips_value, strip)
-                next_panel = _start(context, builder, panels, panels_value, soon)
+                wanted = _start(context, builder, ahead, ahead_value, soon)
 
                 def column_of_strip(k):
-                    _fetch(builder, builder.gep(next_panel, [builder.mul(k, share)]))
+                    _fetch(builder, builder.gep(wanted, [builder.mul(k, share)]))
                     column = builder.gep(start, [builder.mul(k, INT64(tile.rows * size))])
                     return [_at(builder, column, r * size, tile.scalar) for r in range(tile.rows)]
 
@@ -201,7 +211,7 @@ def accumulate(typingctx, tile, a, i, strips, strip, packed, panels, panel, step
                 loop(column_of_rows)
         return pack(builder, [builder.load(register) for register in registers])
 
-    return tile(tile, a, i, strips, strip, packed, panels, panel, step, depth, soon, share), emit
+    return tile(tile, a, i, strips, strip, packed, panels, panel, step, depth, ahead, soon, share), emit
 
 
 def _start(context, builder, array_type, array, index):
@@ -257,6 +267,19 @@ def load(typingctx, tile, array, i, j):
         return builder.load(result)
 
     return tile(tile, array, i, j), emit
+
+
+@intrinsic
+def fetch(typingctx, tile, array, i, j):
+    """Have the tile of `array` at row `i`, column `j`, brought near: there is time until it is loaded."""
+
+    def emit(context, builder, signature, arguments):
+        window = Window(context, builder, tile, array, *arguments[1:])
+        for place in tile.places:
+            _fetch(builder, window.pointer(*place, BYTE))
+        return context.get_dummy_value()
+
+    return types.void(tile, array, i, j), emit
 
 
 @intrinsic
@@ -316,3 +339,17 @@ def transpose(typingctx, tile):
         return pack(builder, rows)
 
     return tile(tile), emit
+
+
+@intrinsic(prefer_literal=True)
+def strip_of(typingctx, tile, number):
+    """Of a tile whose vectors are columns of several strips, one after the other, the columns of one of them."""
+    first = min(number.literal_value * ROWS, max(tile.lanes - ROWS, 0))  # a call that is never made must compile, too
+    lanes = min(ROWS, tile.lanes)
+    part = Tile(tile.dtype, tile.rows, tile.vectors, lanes)
+
+    def emit(context, builder, signature, arguments):
+        order = ir.Constant(ir.VectorType(INT32, lanes), list(range(first, first + lanes)))
+        return pack(builder, [builder.shuffle_vector(v, v, order) for v in unpack(builder, arguments[0])])
+
+    return part(tile, number), emit

@@ -6,7 +6,7 @@
     labels, order: int64, what LABELS and GATHER read.
     hyper, counters, stats, penalties, history: operations.py says what they hold; all flat.
     numbers: float64: what begin_step works out, constants, the parts of penalties.
-    sync: int64 [SYNC]. thread: 0 leads, others help. steps: how many.
+    sync: int64 [SYNC]. thread: 0 leads, others help. steps: how many. clocks: None, or those of all threads (clock.py).
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -24,12 +24,13 @@ from nnx.kernels.cpu.program.lanes import run_lanes
 from nnx.kernels.cpu.program.rows import run_rows
 
 
-def ready(dtype: Any, family: str, tiles: bool | None = None) -> Any:
+def ready(dtype: Any, family: str, tiles: bool | None = None, clocked: bool = False) -> Any:
     """Return the function of a family, "rows" or "lanes", for one number type: compiled, or read from the disk.
 
     Args:
         tiles: whether it has products of float32 on tile registers too, rows_amx.py: True for the processor's, False
             for those in memory.
+        clocked: whether it takes clocks (clock.py): for a profile.
     """
     run = {"rows": run_rows, "lanes": run_lanes}[family]
     if tiles is not None:
@@ -39,5 +40,5 @@ def ready(dtype: Any, family: str, tiles: bool | None = None) -> Any:
         run = run_tiles[tiles]
     number = types.float32 if np.dtype(dtype).itemsize == 4 else types.float64
     whole, f, i, d = types.int64, *(types.Array(kind, 1, "C") for kind in (number, types.int64, types.float64))
-    signature = (i, f, f, f, f, f, i, i, d, i, d, d, d, d, i, whole, whole)
+    signature = (i, f, f, f, f, f, i, i, d, i, d, d, d, d, i, whole, whole, i if clocked else types.none)
     return typed(run, *signature)

@@ -167,7 +167,7 @@ pack_together = make_together(pack_share)
 @njit(**EXACT)
 def biases_of(empty, biases, i, ones, columns):
     """A tile with a bias in each row."""
-    return accumulate(empty, biases, i, ones, 0, False, ones, 0, columns, 1, 0, 0)
+    return accumulate(empty, biases, i, ones, 0, False, ones, 0, columns, 1, ones, 0, 0)
 
 
 @njit(**IN_ORDER)
@@ -181,11 +181,11 @@ def narrow_layer(values, w, b, k, n, memory, source, out, ones):
             some = rows_of(values, w + q * n, quarter, n, 4 * n).T
             tile = biases_of(empty, biases, i, ones, columns) if q == 0 else empty
             at = source + q * columns
-            tile = accumulate(tile, some, i, memory, 0, False, memory, at, 4 * columns, quarter, 0, 0)
+            tile = accumulate(tile, some, i, memory, 0, False, memory, at, 4 * columns, quarter, memory, 0, 0)
             if q == 0:
                 rest, left = rows_of(values, w + 4 * quarter * n, k - 4 * quarter, n, n).T, k - 4 * quarter
                 at = source + 4 * quarter * columns
-                tile = accumulate(tile, rest, i, memory, 0, False, memory, at, columns, left, 0, 0)
+                tile = accumulate(tile, rest, i, memory, 0, False, memory, at, columns, left, memory, 0, 0)
             if q % 2 == 0:
                 even = tile
             elif q == 1:
@@ -199,7 +199,7 @@ def wide_tile(empty, out, i, begin, relu, biases, ones, memory, strip, at, depth
     """Row i of `out` and those after it: a chain goes on, or begins with the biases; perhaps it ends with ReLU."""
     columns = out.shape[1]
     tile = biases_of(empty, biases, i, ones, columns) if begin else load(empty, out, i, 0)
-    tile = accumulate(tile, out, i, memory, strip, True, memory, at, columns, depth, soon, share)
+    tile = accumulate(tile, out, i, memory, strip, True, memory, at, columns, depth, memory, soon, share)
     if relu:
         tile = without_negative(tile, tile)
     store(tile, out, i, 0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from nnx.kernels.cpu.jit.cache import njit
+from nnx.kernels.cpu.jit.clock import BACKWARD, FORWARD, GRADIENTS, PRODUCT, mark_product, of_product
 from nnx.kernels.cpu.jit.simd import PART, larger, smaller
 from nnx.kernels.cpu.ops.sums import collect
 from nnx.kernels.cpu.program.lanes_kernels import (
@@ -34,12 +35,14 @@ from nnx.kernels.cpu.program.table import (
     LANES_DENSE,
     LANES_DROPOUT,
     LANES_DW,
+    LANES_DX,
     LANES_LOAD,
     LANES_MEAN,
     OP,
     PARAMETERS,
     R0,
     R1,
+    ROWS,
     STRIDE,
     UNKNOWN,
     WEIGH,
@@ -76,11 +79,14 @@ def weight_gradient(t, memory, samples, at):
 
 
 @njit(inline="always")
-def product(t, header, memory, hyper, numbers, r0, count):
+def product(t, header, memory, hyper, numbers, r0, count, clock):
     """Y = W' X + B, dX = W D, or rows R0 .. R1 of dW = X D' with all that is then done to them."""
     op, k, n, stride = t[OP], t[K], t[N], t[STRIDE]
+    of_product(clock, FORWARD if op == LANES_DENSE else BACKWARD if op == LANES_DX else GRADIENTS)
     if op == LANES_DW:
-        weight_gradient(t, memory, stride, t[G] + t[R0] * n)
+        samples = (header[ROWS] + SAMPLES - 1) // SAMPLES * SAMPLES
+        weight_gradient(t, memory, samples, t[G] + t[R0] * n)
+        mark_product(clock, PRODUCT)
         finish(t, header, memory, hyper, numbers, t[W] + t[R0] * n, t[G] + t[R0] * n, (t[R1] - t[R0]) * n)
         return
     bias, active = part(memory, 0, 0), grid(memory, 0, 0, 0, 1, 1)
@@ -100,6 +106,7 @@ def product(t, header, memory, hyper, numbers, r0, count):
         if t[KIND] == WITH_RELU:
             active = grid(memory, t[X] + r0, k, count, stride, 1)
     lanes_product(w, x, y, bias, active, op == LANES_DENSE and t[KIND] == WITH_RELU)
+    mark_product(clock, PRODUCT)
 
 
 @njit(inline="always")
@@ -120,12 +127,12 @@ def cross_entropy(t, memory, numbers, r0, rows, count):
 
 
 @njit(inline="always")
-def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread):
+def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread, clock):
     """Carry out one operation of the table on samples r0 .. r0 + rows; one that there is not: table.py."""
     op, n, stride, c = t[OP], t[N], t[STRIDE], t[COEF]
     count = smaller((rows + SAMPLES - 1) // SAMPLES * SAMPLES, stride - r0)
     if LANES_DENSE <= op <= LANES_DW:
-        product(t, header, memory, hyper, numbers, r0, count)
+        product(t, header, memory, hyper, numbers, r0, count, clock)
     elif op == LANES_CROSS_ENTROPY:
         cross_entropy(t, memory, numbers, r0, rows, count)
     elif op == ELEMENTWISE:

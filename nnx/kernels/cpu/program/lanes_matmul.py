@@ -126,7 +126,7 @@ def lanes_product(w, x, y, bias, active, relu):
         for j in range(0, n, OUTPUTS):
             start = output_tile(bias, j) if bias.size else new_tile(bias, OUTPUTS, VECTORS)
             for s in range(first, last, width):
-                tile = accumulate(start, w, j, w, 0, False, x, s, step, k, 0, 0)
+                tile = accumulate(start, w, j, w, 0, False, x, s, step, k, x, 0, 0)
                 if relu:
                     tile = where_positive(tile, tile)
                 if active.size:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from nnx.kernels.cpu.jit.cache import njit
+from nnx.kernels.cpu.jit.clock import BACKWARD, FORWARD, GRADIENTS, REPACKING, mark, of_product
+from nnx.kernels.cpu.jit.clock import UPDATE as UPDATING
 from nnx.kernels.cpu.jit.simd import PART, larger, smaller
 from nnx.kernels.cpu.matmul.gemm import multiply
 from nnx.kernels.cpu.matmul.packing import panels_from_columns, panels_from_rows
@@ -51,6 +53,7 @@ from nnx.kernels.cpu.program.table import (
     SOFTMAX_BACKWARD,
     STRIPS,
     STRIPS_SIZE,
+    THREADS,
     UNKNOWN,
     UPDATE,
     WEIGH,
@@ -81,13 +84,14 @@ def fill_panels(memory, place, k, n, r0, rows, panels, across):
 
 
 @njit(inline="always")
-def product(t, header, memory, hyper, numbers, r0, rows, thread):
+def product(t, header, memory, hyper, numbers, r0, rows, thread, clock):
     """Y = X W + B, dX = D W', or rows R0 .. R1 of dW = X' D with all that is then done to them."""
     op, k, n, high = t[OP], t[K], t[N], t[R1] - t[R0]
     size, scratch = high * n, header[SCRATCH] + thread * header[SCRATCH_SIZE]
     strips = part(memory, header[STRIPS] + thread * header[STRIPS_SIZE], 0)
     # If nobody sees a gradient but the optimizer it stays in this thread's cache, and is written in the last step.
     at = scratch if t[UPDATE] and numbers[FINAL] == 0.0 else t[G] + t[R0] * n
+    of_product(clock, FORWARD if op == DENSE else BACKWARD if op == DENSE_DX else GRADIENTS)
     many = op == DENSE_DW and rows > RUN  # samples are added up in runs (sums.py)
     for first in range(0, rows if many else 1, RUN):
         bias = active = grid(memory, 0, 0, 0, 1, 1)
@@ -103,15 +107,18 @@ def product(t, header, memory, hyper, numbers, r0, rows, thread):
             a = grid(memory, t[X] + first * k + t[R0], high, smaller(RUN, rows - first), 1, k)
             c = grid(memory, scratch + size if many else at, high, n, n, 1)
             panels, tall = part(memory, t[D] + first * VECTORS * (WIDTH // c.itemsize), 0), rows
-        multiply(a, panels, tall, c, bias, active, op == DENSE and t[KIND] == WITH_RELU, False, strips)
+        relu = op == DENSE and t[KIND] == WITH_RELU
+        multiply(a, panels, tall, c, bias, active, relu, False, strips, clock, thread, header[THREADS])
         if many:
             collect(part(memory, at, size), part(memory, scratch + size, size), first == 0)
     if op == DENSE_DW:
         finish(t, header, memory, hyper, numbers, t[W] + t[R0] * n, at, size)
+        mark(clock, UPDATING)
         if t[Y] >= 0:  # the new weights for the next step's products, while they are in the cache
             fill_panels(memory, t[W], k, n, t[R0], t[R1] - t[R0], t[Y], False)
         if t[B] >= 0:
             fill_panels(memory, t[W], k, n, t[R0], t[R1] - t[R0], t[B], True)
+        mark(clock, REPACKING)
 
 
 @njit(inline="always")
@@ -128,11 +135,11 @@ def cross_entropy(t, memory, numbers, r0, rows):
 
 
 @njit(inline="always")
-def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread):
+def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread, clock):
     """Carry out one operation of the table on samples r0 .. r0 + rows; one that there is not: table.py."""
     op, n, at, c = t[OP], t[N], r0 * t[N], t[COEF]
     if DENSE <= op <= DENSE_DW:
-        product(t, header, memory, hyper, numbers, r0, rows, thread)
+        product(t, header, memory, hyper, numbers, r0, rows, thread, clock)
     elif op == PANELS or op == PANELS_ACROSS:  # noqa: SIM109 - `in` is a call
         first, count = (t[R0], t[R1] - t[R0]) if t[R1] > 0 else (r0, rows)
         fill_panels(memory, t[X], t[K], t[N], first, count, t[Y], op == PANELS_ACROSS)

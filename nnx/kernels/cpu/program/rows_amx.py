@@ -12,6 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 from nnx.kernels.cpu.jit.cache import njit
+from nnx.kernels.cpu.jit.clock import BACKWARD, FORWARD, GRADIENTS, PRODUCT, REPACKING, mark, mark_product, of_product
+from nnx.kernels.cpu.jit.clock import UPDATE as UPDATING
 from nnx.kernels.cpu.jit.simd import PART, smaller, view
 from nnx.kernels.cpu.matmul.amx import REGISTERS, SPARE, THREAD, multiply
 from nnx.kernels.cpu.matmul.amx import SCRATCH as REGISTERS_AT
@@ -76,11 +78,12 @@ def fill_split(memory, place, k, n, r0, rows, panels, across, parts, spare):
 
 
 @njit(**PART)
-def product(t, header, memory, hyper, numbers, r0, rows, thread, scratch, tiles, runs):
+def product(t, header, memory, hyper, numbers, r0, rows, thread, scratch, tiles, runs, clock):
     """What `product` of rows.py does, by split panels. `runs` is where a thread's gradients are made."""
     op, k, n, high, parts = t[OP], t[K], t[N], t[R1] - t[R0], header[PARTS]
     size = high * n
     at = runs if t[UPDATE] and numbers[FINAL] == 0.0 else t[G] + t[R0] * n
+    of_product(clock, FORWARD if op == SPLIT_DENSE else BACKWARD if op == SPLIT_DX else GRADIENTS)
     many = op == SPLIT_DW and rows > RUN
     for first in range(0, rows if many else 1, RUN):
         bias = active = grid(memory, 0, 0, 0, 1, 1)
@@ -104,20 +107,23 @@ def product(t, header, memory, hyper, numbers, r0, rows, thread, scratch, tiles,
         multiply(a, b, part(memory, panels, 1), tall(deep), c, bias, active, relu, thread, parts, tiles, scratch)
         if many:
             collect(part(memory, at, size), part(memory, runs + size, size), first == 0)
+    mark_product(clock, PRODUCT)
     if op == SPLIT_DW:
         spare = view(scratch, 0, SPARE)
         finish(t, header, memory, hyper, numbers, t[W] + t[R0] * n, at, size)
+        mark(clock, UPDATING)
         if t[Y] >= 0:  # the new weights for the next step's products, while they are in the cache
             fill_split(memory, t[W], k, n, t[R0], high, t[Y], False, parts, spare)
         if t[B] >= 0:
             fill_split(memory, t[W], k, n, t[R0], high, t[B], True, parts, spare)
+        mark(clock, REPACKING)
 
 
 def make_operation(tiles_in: Any) -> Any:
     """What carries out one operation of the table, with the tile registers that `tiles_in` finds."""
 
     @njit(inline="always")
-    def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread):
+    def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread, clock):
         """Carry out one operation of the table on samples r0 .. r0 + rows."""
         op = t[OP]
         if SPLIT_DENSE <= op <= SPLIT_ACROSS:
@@ -125,13 +131,13 @@ def make_operation(tiles_in: Any) -> Any:
             if op <= SPLIT_DW:
                 runs = header[SCRATCH] + thread * header[SCRATCH_SIZE]
                 tiles = tiles_in(scratch, REGISTERS_AT)
-                product(t, header, memory, hyper, numbers, r0, rows, thread, scratch, tiles, runs)
+                product(t, header, memory, hyper, numbers, r0, rows, thread, scratch, tiles, runs, clock)
             else:
                 first, count = (t[R0], t[R1] - t[R0]) if t[R1] > 0 else (r0, rows)
                 spare, across = view(scratch, 0, SPARE), op != SPLIT_PANELS
                 fill_split(memory, t[X], t[K], t[N], first, count, t[Y], across, header[PARTS], spare)
         else:
-            by_vectors.operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread)
+            by_vectors.operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread, clock)
 
     return operation
 

@@ -16,30 +16,43 @@ from __future__ import annotations
 from typing import Any
 
 from nnx.kernels.cpu.jit.cache import njit
+from nnx.kernels.cpu.jit.clock import DISPATCH, LOSS, PANELS, SAMPLES, STEP, UPDATE, WAITING, mark, started
 from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, smaller, view
 from nnx.kernels.cpu.program.parameters import begin_step, end_step
 from nnx.kernels.cpu.program.table import (
     AT_REGION,
     BEGUN,
+    BIAS,
     BLOCK,
     COLUMNS,
     COUNT,
+    CROSS_ENTROPY,
+    CROSS_ENTROPY_SOFT,
+    DENSE_DW,
     DONE,
     EXPECTED,
     FINAL,
     FIRST,
+    LANES_CROSS_ENTROPY,
+    LANES_DB,
+    LANES_DW,
     LAST,
     ONCE,
     OP,
     OPTIMIZER,
+    PARAMETERS,
     PHASE,
     REGIONS,
     ROWS,
+    SPLIT_ACROSS,
+    SPLIT_PANELS,
     STEPS_LEFT,
     TASKS,
     TASKS_ONCE,
     TICKET,
 )
+from nnx.kernels.cpu.program.table import PANELS as PACKED
+from nnx.kernels.cpu.program.table import PANELS_ACROSS as PACKED_ACROSS
 from nnx.kernels.cpu.threads.atomics import PATIENCE, atomic_load, atomic_store, finish_one, replace_if, yield_core
 
 LINGER = 20  # times that a helper lets others go first before it leaves: the next call often comes at once
@@ -111,16 +124,19 @@ def advance(header, table, memory, hyper, counters, stats, penalties, history, n
 
 
 @njit(**PART)
-def next_ticket(header, table, memory, hyper, counters, stats, penalties, history, numbers, sync, thread):
+def next_ticket(header, table, memory, hyper, counters, stats, penalties, history, numbers, sync, thread, clock):
     """Wait for the next block or task, and take it; 0 at the end. The leader moves the step on meanwhile."""
     looks = rests = 0
     while True:
         ticket = draw(table, sync)
         if ticket != 0:
+            mark(clock, DISPATCH)
             return ticket
+        mark(clock, WAITING)
         if thread == 0 and atomic_load(sync, DONE) == sync[EXPECTED]:
             if not advance(header, table, memory, hyper, counters, stats, penalties, history, numbers, sync):
                 return 0
+            mark(clock, STEP)
             continue
         looks += 1
         if looks > PATIENCE:
@@ -140,6 +156,16 @@ def extent(header, table, ticket):
         return place[FIRST] + index, place[FIRST] + index + 1, 0, header[ROWS]
     r0 = index * place[BLOCK]
     return place[FIRST], place[LAST], r0, smaller(place[BLOCK], header[ROWS] - r0)
+
+
+@njit(**PART)
+def phase_of(op):
+    """What the time is charged to that an operation took; products have charged theirs themselves."""
+    if CROSS_ENTROPY <= op <= CROSS_ENTROPY_SOFT or op == LANES_CROSS_ENTROPY:
+        return LOSS
+    if PACKED <= op <= PACKED_ACROSS or SPLIT_PANELS <= op <= SPLIT_ACROSS:
+        return PANELS
+    return UPDATE if LANES_DW <= op <= LANES_DB or BIAS <= op <= PARAMETERS or op == DENSE_DW else SAMPLES
 
 
 def make_run(operation: Any) -> Any:
@@ -164,6 +190,7 @@ def make_run(operation: Any) -> Any:
         sync,
         thread,
         steps,
+        clocks,
     ):
         """Run `steps` steps as the leader (thread 0), or help one that does."""
         # Spans: nobody counts references from here on.
@@ -171,18 +198,19 @@ def make_run(operation: Any) -> Any:
         table, labels, order, counters, sync = flat(table), flat(labels), flat(order), flat(counters), flat(sync)
         hyper, stats, penalties = flat(hyper), flat(stats), flat(penalties)
         history, numbers = flat(history), flat(numbers)
-        header = view(table, 0, COLUMNS)
+        header, clock = view(table, 0, COLUMNS), started(clocks, thread)
         begin_call(header, table, sync, thread, steps)
         while True:
             ticket = next_ticket(
-                header, table, memory, hyper, counters, stats, penalties, history, numbers, sync, thread
+                header, table, memory, hyper, counters, stats, penalties, history, numbers, sync, thread, clock
             )  # fmt: skip
             if ticket == 0:
                 return
             first, last, r0, rows = extent(header, table, ticket)
             for o in range(first, last):
                 t = view(table, o * COLUMNS, COLUMNS)
-                operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread)
+                operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread, clock)
+                mark(clock, phase_of(t[OP]))
             finish_one(sync, DONE)
 
     return run

@@ -31,10 +31,9 @@ COLUMNS = 16
 # lanes.
 OP, KIND, STRIDE, K, N, X, Y, W, B, D, G, R0, R1, COEF, SLOT, UPDATE = range(16)
 # The header (row 0).
-REGIONS, ROWS, M_DELTA, V_DELTA, OPTIMIZER, PENALTIES, LOSSES, HITS, SCRATCH, SCRATCH_SIZE, STRIPS, STRIPS_SIZE = range(
-    1, 13
-)
-PARTS = 13  # into how many parts of bfloat16 products on tile registers split what they multiply
+REGIONS, ROWS, M_DELTA, V_DELTA, OPTIMIZER, PENALTIES, LOSSES, HITS = range(1, 9)
+SCRATCH, SCRATCH_SIZE, STRIPS, STRIPS_SIZE, THREADS = range(9, 14)
+PARTS = 14  # into how many parts of bfloat16 products on tile registers split what they multiply
 # A region: what it is, its operations, samples in a block, and how many blocks or tasks it has.
 FIRST, LAST, BLOCK, COUNT = range(1, 5)
 ONCE, BLOCKS, TASKS, TASKS_ONCE = range(4)  # ONCE: blocks, or tasks, in the first step of a call only
