@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import io
+import itertools
 import re
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import nnx
 from nnx.backends import threads
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,6 +21,9 @@ import side_by_side  # noqa: E402
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("**/*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.MULTILINE | re.DOTALL)  # and what it prints
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
+TOUR = sorted((ROOT / "docs/tour").glob("*.md"))
+RUNS = [(page, None) for page in PAGES if page not in TOUR]
+RUNS += [(page, backend) for page in TOUR for backend in ("numpy", "numba")]
 SOURCES = sorted([*(ROOT / "nnx").rglob("*.py"), *(ROOT / "bench").glob("*.py")])
 
 
@@ -26,15 +31,20 @@ def named(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
-def test_examples_run_and_print_what_is_said(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    if page.name == "compilation.md":
+@pytest.mark.parametrize(
+    ("page", "backend"), RUNS, ids=lambda value: named(value) if isinstance(value, Path) else value
+)
+def test_examples_run_and_print_what_is_said(
+    page: Path, backend: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if page.name == "compilation.md" or backend == "numba":
         pytest.importorskip("numba")
     monkeypatch.chdir(tmp_path)  # what an example saves goes there
     text, names = page.read_text(encoding="utf-8"), {"__name__": "__main__"}
     for block in BLOCK.finditer(text):
         above = text[: block.start(1)].count("\n")  # so that a traceback names the page's own line
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
+        active = nnx.use_backend(backend) if backend else contextlib.nullcontext()
+        with active, contextlib.redirect_stdout(io.StringIO()) as printed:
             exec(compile("\n" * above + block[1], str(page), "exec"), names)
         if block[2] is not None:
             assert [line.rstrip() for line in printed.getvalue().splitlines()] == block[2].splitlines()
@@ -46,6 +56,7 @@ def test_links_lead_to_files(page: Path):
     assert not [link for link in links if not (page.parent / link).exists()]
 
 
+<<<<<<< HEAD
 def test_the_page_of_benchmarks_shows_the_results_that_there_are():
     assert side_by_side.PAGE.read_text(encoding="utf-8") == side_by_side.page()
     assert all(side_by_side.reports(name) for name in side_by_side.TABLES)
@@ -57,6 +68,44 @@ def test_a_processor_on_which_something_was_not_measured_has_an_empty_place_for_
     report = {"players": players, "workloads": [{"title": "a step", "results": times}]}
     assert side_by_side.cells(report, "a step") == ["20.0 us", "2.50 (torch eager)", "2.50"]
     assert side_by_side.cells(report, "another") == ["", "", ""]
+=======
+# ---- the tour --------------------------------------------------------------------------------------------------------
+
+
+def test_the_tours_index_has_all_its_pages_and_each_leads_to_the_next():
+    steps = [page for page in TOUR if page.name[0].isdigit()]
+    assert [int(page.name[:2]) for page in steps] == list(range(1, len(steps) + 1))
+    index = LINK.findall((ROOT / "docs/tour/README.md").read_text(encoding="utf-8"))
+    assert index == [page.name for page in steps] + ["slips.md"]
+    for page, after in itertools.pairwise(steps):
+        title = after.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+        assert f"\nNext: [{title}]({after.name})" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", [page for page in TOUR if page.name[0].isdigit()], ids=named)
+def test_what_the_tour_quotes_stands_in_the_source(page: Path):
+    source = page.read_text(encoding="utf-8").partition("**In nnx's source:**")[2].partition("\n\n")[0]
+    before, *files_and_texts = re.split(r"\[[^]]+\]\(([^)]+)\)", source)
+    assert files_and_texts
+    for file, after in zip(
+        files_and_texts[::2], files_and_texts[1::2], strict=True
+    ):  # what is quoted stands before its file
+        for line in re.findall(r"`([^`]+)`", before):
+            stands = " ".join(line.split()) in (page.parent / file).read_text(encoding="utf-8")
+            assert stands, f"{file} has no line {line!r} any more: quote the one that took its place"
+        before = after
+
+
+def test_every_picture_is_shown_and_drawn():
+    folder = ROOT / "docs/tour/pictures"
+    shown = {link for page in TOUR for link in LINK.findall(page.read_text(encoding="utf-8")) if "pictures/" in link}
+    drawn = {f"pictures/{path.name}" for path in folder.iterdir() if path.suffix in (".svg", ".png")}
+    functions = {
+        node.name for node in ast.parse((folder / "draw.py").read_text()).body if isinstance(node, ast.FunctionDef)
+    }
+    assert shown == drawn
+    assert {Path(name).stem for name in drawn} <= functions
+>>>>>>> tour
 
 
 # ---- environment variables -------------------------------------------------------------------------------------------

@@ -123,8 +123,9 @@ def test_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path):
         for path in PACKAGE.rglob(pattern)
         if "__pycache__" not in path.parts  # compiled kernels, and what was measured with them
     }
+    pages = {f"nnx/tour/pages/{path.name}" for path in (ROOT / "docs/tour").glob("*.md")} - {"nnx/tour/pages/README.md"}
     assert "nnx/py.typed" in names
-    assert names == sources
+    assert names == sources | pages
 
 
 def test_sdist_holds_the_package_once_and_what_it_takes_to_test_it(sdist: Path):
@@ -163,6 +164,12 @@ def test_it_trains_with_numpy_alone(numpy_alone: Path):
     script = f"import importlib.util as u; print([name for name in {OPTIONAL} if u.find_spec(name)])"
     assert python("-I", "-c", script, executable=numpy_alone) == "[]"
     python("-I", "-c", TRAIN_A_SPIRAL, executable=numpy_alone)
+
+
+def test_the_tour_runs_with_numpy_alone_from_the_pages_in_the_wheel(numpy_alone: Path):
+    shown = python("-I", "-m", "nnx.tour", "18", executable=numpy_alone)
+    assert "computed on the backend numpy" in shown
+    assert shown.count("  > True") == 3
 
 
 def test_import_is_silent_and_imports_nothing_optional():

@@ -1,0 +1,57 @@
+"""Pages of the tour: Markdown, of which only what the pages use is understood.
+
+They are docs/tour in a clone, and lie beside this module in an installed package; either way it is the same files.
+Their lines of code and of results have 76 columns at most, so that they fit a terminal.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnx.errors import InputError
+
+FOLDERS = (Path(__file__).parent / "pages", Path(__file__).parents[2] / "docs/tour")
+PART = re.compile(
+    r"""^```(?P<language>\w+)\n(?P<code>(?s:.*?))^```$      # code, or what is printed
+    | ^\$\$\n(?P<formula>(?s:.*?))^\$\$$
+    | ^(?P<heading>\#+\ .*)$
+    | ^(?P<item>-\ .*(?:\n(?!-\ ).+)*)                 # of a list, with the lines that continue it
+    | ^(?P<rows>\|.*(?:\n\|.*)*)                       # a table
+    | ^(?P<text>\S.*(?:\n.+)*)""",
+    re.MULTILINE | re.VERBOSE,
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a page: kind is `heading`, `text`, `item`, `rows`, `formula`, or the language of a block of code."""
+
+    kind: str
+    text: str
+
+
+def pages() -> dict[str, Path]:
+    """Return the steps in their order by their numbers, "1", "2" ..., and then what is no step by its name.
+
+    Raises:
+        InputError: the pages are missing.
+    """
+    folder = next((folder for folder in FOLDERS if folder.is_dir()), None)
+    if folder is None:
+        raise InputError(f"the tour's pages are missing: there is no {FOLDERS[0]}; install nnx again")
+    steps = sorted(folder.glob("[0-9]*.md"))
+    return {**{str(int(path.name[:2])): path for path in steps}, "slips": folder / "slips.md"}
+
+
+def parts(text: str) -> Iterator[Part]:
+    """Yield the parts of a page. What a block prints is left out, to be computed, and so is the way to other pages."""
+    for found in PART.finditer(text):
+        kind = found.lastgroup
+        if kind == "code":
+            if found["language"] != "text":
+                yield Part(found["language"], found["code"])
+        elif kind and not found[kind].startswith(("Next: ", "From here: ")):
+            yield Part(kind, found[kind])
