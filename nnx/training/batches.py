@@ -145,9 +145,11 @@ class Batches:
 
     def _drawn(self, epoch: int) -> np.ndarray:
         """Return the order of rows of an epoch, a function of (seed, epoch)."""
-        order: np.ndarray = np.arange(self._rows)
+        order: np.ndarray
         if self._shuffle:
             order = rng.generator(self._seed, rng.SHUFFLE, epoch).permutation(self._rows)
+        else:
+            order = np.arange(self._rows)
         if self._factors is not None:
             self._factors.draw(epoch, order)
         return order

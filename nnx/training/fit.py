@@ -132,8 +132,9 @@ class Fit:
         sizes = self.batches.sizes
         for number in range(len(rows) // len(sizes)):
             steps = rows[number * len(sizes) : (number + 1) * len(sizes)]
-            shares = self.batches.shares(first + number)
-            total, hits = shares.sum(), steps[:, HITS] * (shares / sizes)
+            shares, hits, total = self.batches.shares(first + number), steps[:, HITS], self.rows
+            if shares is not sizes:  # sums of weights
+                hits, total = hits * (shares / sizes), shares.sum()
             logs = self._logs(shares @ steps[:, [LOSS, PENALTY]] / total, hits.sum() / total)
             self.model.epochs_done = first + number + 1
             if self.validation is not None:
