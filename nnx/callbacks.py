@@ -44,7 +44,7 @@ class Model(Protocol):
     def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """Return the outputs for x."""
 
-    def evaluate(self, x: Any, y: Any, batch_size: int | None = None) -> dict[str, float]:
+    def evaluate(self, x: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None) -> dict[str, float]:
         """Return the mean loss over x and y, and the metrics."""
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -21,7 +21,7 @@ STEP = 1e-6  # in float64 the truncation error (1e-12) and the rounding error (1
 NUMBERS = 200  # how many numbers of each array are tried
 
 
-def gradcheck(model: Sequential | Layer | Loss, x: Any, y: Any = None) -> float:
+def gradcheck(model: Sequential | Layer | Loss, x: Any, y: Any = None, sample_weight: Any = None) -> float:
     """Return the worst relative error of any gradient: below 1e-6 where `backward` is right.
 
     A copy in float64 on the NumPy backend is checked; what is given stays as it is. The error of one number is
@@ -32,23 +32,26 @@ def gradcheck(model: Sequential | Layer | Loss, x: Any, y: Any = None) -> float:
     Args:
         model: a compiled model (its loss and penalties are what is derived); a layer; or a loss.
         x: inputs [N, I]; for a loss its y_pred. y: targets, for a model or a loss.
+        sample_weight: what each sample counts [N], for a model or a loss.
 
     Raises:
-        InputError: y is missing or the model is not compiled.
+        InputError: y is missing, the model is not compiled, or a weight cannot be used.
     """
     x = np.array(host_array(x, "float64", "gradcheck: x"))
     checks.matrix(x.shape, "gradcheck", "x")
     checks.finite(x, "gradcheck", "x")
     if isinstance(model, Sequential):
-        return _check_model(model, x, y)
+        return _check_model(model, x, y, sample_weight)
     if isinstance(model, Loss):
-        return _check_loss(model, x, y)
+        return _check_loss(model, x, y, sample_weight)
     if isinstance(model, Layer):
+        if sample_weight is not None:
+            raise InputError(f"gradcheck: sample_weight was given, but {model} is a layer, which weighs no samples")
         return _check_layer(model, x)
     raise InputTypeError(f"gradcheck: {model!r} was given; expected a model, a layer or a loss")
 
 
-def _check_model(model: Sequential, x: np.ndarray, y: Any) -> float:
+def _check_model(model: Sequential, x: np.ndarray, y: Any, sample_weight: Any) -> float:
     if model.loss is None:
         raise InputError("gradcheck: the model has no loss yet; call model.compile(loss=..., optimizer=...) first")
     if y is None:
@@ -57,6 +60,8 @@ def _check_model(model: Sequential, x: np.ndarray, y: Any) -> float:
     for layer in net.layers:
         _leave_kinks(layer)
     trainer, target = net._compiled("gradcheck"), net._targets(y, x, "gradcheck")
+    counts = net._weights(y, target, "gradcheck", sample_weight)
+    factors = np.ones((len(x), 1)) if counts is None else net._factors(counts)
 
     def loss() -> float:
         outputs = x
@@ -66,25 +71,26 @@ def _check_model(model: Sequential, x: np.ndarray, y: Any) -> float:
         for layer in net.layers:
             if layer.strengths():
                 layer.backward_parameters(np.zeros_like(layer.output))
-        return float(np.mean(trainer.loss.output) + net.penalties.sum())
+        return float(np.mean(factors[:, 0] * trainer.loss.output) + net.penalties.sum())
 
     outputs = x
     for layer in trainer.layers:
         outputs = layer.forward(outputs, training=True)
-    dvalues = trainer.loss.both(outputs, target)[1]
+    dvalues = trainer.loss.weighed(trainer.loss.both(outputs, target)[1], factors)
     for layer in reversed(trainer.layers):
         dvalues = layer.backward(dvalues)
     pairs = [(layer.parameter(name), layer.gradient(name).copy()) for layer in net.layers for name in layer.shapes]
     return max(_worst(loss, values, gradient) for values, gradient in [(x, dvalues.copy()), *pairs])
 
 
-def _check_loss(loss: Loss, x: np.ndarray, y: Any) -> float:
+def _check_loss(loss: Loss, x: np.ndarray, y: Any, sample_weight: Any) -> float:
     if y is None:
         raise InputError("gradcheck: y is missing; give the targets of x")
     checked = copy.deepcopy(loss)
     checked.backend = get_backend("numpy")
-    gradient = checked.backward(x, y).copy()
-    return _worst(lambda: checked.calculate(x, y), x, gradient)
+    weights = () if sample_weight is None else (sample_weight,)
+    gradient = checked.backward(x, y, *weights).copy()
+    return _worst(lambda: checked.calculate(x, y, *weights), x, gradient)
 
 
 def _check_layer(layer: Layer, x: np.ndarray) -> float:

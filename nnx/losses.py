@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nnx import checks, targets
+from nnx import checks, targets, weights
 from nnx.backends.base import host_array
 from nnx.errors import InputError
 from nnx.kernels.step_state import CLIP
@@ -38,16 +38,40 @@ class Loss(Layer):
             y_pred: [N, C], what the last layer put out. y_true: what was wanted; see the class.
         """
         y_pred = self._accept(y_pred)
-        return self.losses(y_pred, self.prepare(y_true, tuple(y_pred.shape), self.backend.dtype_name(y_pred.dtype)))
+        target = self.prepare(y_true, tuple(y_pred.shape), self.backend.dtype_name(y_pred.dtype))
+        losses, counted = self.losses(y_pred, target), self.counted(y_true)
+        if counted is not None:
+            factors = self.backend.asarray(counted[:, None], y_pred.dtype)
+            self.output = losses = self.backend.weigh(losses[:, None], factors)[:, 0]
+        return losses
 
-    def calculate(self, y_pred: Array, y_true: Any) -> float:
-        """Return the mean loss over all samples, without regularization."""
-        return float(self.backend.to_numpy(self.forward(y_pred, y_true)).mean(dtype=np.float64))
+    def calculate(self, y_pred: Array, y_true: Any, sample_weight: Any = None) -> float:
+        """Return the mean loss over all samples, without regularization; by weights [N] sum(w * loss) / sum(w)."""
+        losses = self.backend.to_numpy(self.forward(y_pred, y_true))
+        counts = self._counts(y_true, sample_weight, len(losses))
+        if counts is None:
+            return float(losses.mean(dtype=np.float64))
+        return float(np.dot(counts, np.where(counts > 0, losses, 0)) / counts.sum())
 
-    def backward(self, y_pred: Array, y_true: Any) -> Array:  # type: ignore[override]
-        """Return the gradient of the mean loss, shaped like `y_pred`."""
+    def backward(self, y_pred: Array, y_true: Any, sample_weight: Any = None) -> Array:  # type: ignore[override]
+        """Return the gradient of that mean, shaped like `y_pred`."""
         y_pred = self._accept(y_pred)
-        return self.gradients(y_pred, self.prepare(y_true, tuple(y_pred.shape), self.backend.dtype_name(y_pred.dtype)))
+        target = self.prepare(y_true, tuple(y_pred.shape), self.backend.dtype_name(y_pred.dtype))
+        counts = self._counts(y_true, sample_weight, y_pred.shape[0])
+        gradient = self.gradients(y_pred, target)
+        if counts is None:
+            return gradient
+        factors = weights.normalized(counts, [len(counts)])[:, None]
+        return self.weighed(gradient, self.backend.asarray(factors, y_pred.dtype))
+
+    def counted(self, y_true: Any) -> np.ndarray | None:
+        """Return 1 for each sample that counts and 0 for those to be ignored, float64 [N]; None where all count."""
+        return None
+
+    def _counts(self, y_true: Any, sample_weight: Any, samples: int) -> np.ndarray | None:
+        """Return what each sample counts, float64 [N], or None: all alike."""
+        given = None if sample_weight is None else weights.checked(self._host(sample_weight), samples, str(self))
+        return weights.product(str(self), given, self.counted(y_true))
 
     # ---- the same with targets already prepared: what a model calls --------------------------------------------------
 
@@ -76,6 +100,11 @@ class Loss(Layer):
         """Return losses and gradient."""
         return self.losses(y_pred, target), self.gradients(y_pred, target)
 
+    def weighed(self, gradient: Array, factors: Array) -> Array:
+        """Return a gradient with each sample's row times its factor [N, 1]."""
+        self.dinputs = self.backend.weigh(gradient, factors, out=self._room("weighed", tuple(gradient.shape), gradient))
+        return self.dinputs
+
     def _numbers(self) -> tuple[float, ...]:
         """What shapes the loss, as its operation takes it."""
         return ()
@@ -94,20 +123,50 @@ class Loss(Layer):
         return self.backend.to_numpy(y) if self.backend.owns(y) else y
 
 
+def _index(value: Any, what: str) -> int | None:
+    return None if value is None else checks.integer(value, what, low=-(2**63))
+
+
 class CategoricalCrossEntropy(Loss):
     """-sum(y_true * log(y_pred)) for each row of probabilities y_pred [N, C], kept within [1e-7, 1 - 1e-7].
 
     y_true: class indices [N], one-hot rows or distributions [N, C], of any number type. In a model, right after
     `Softmax`, the two are computed together, which is faster and keeps the gradient exact.
+
+    Args:
+        label_smoothing: a share s that is taken from what is wanted and spread over all classes: of each it becomes
+            (1 - s) * wanted + s / C. What is wanted is then kept as a distribution [N, C].
+        ignore_index: samples with this label count for nothing: as if they were not there, in losses, gradients and the
+            accuracy. Their own loss is 0. None: every label must be a class.
     """
 
     operation = "cross_entropy"
     metric = "categorical"
+    label_smoothing = Setting(partial(checks.real, high=1.0), default=(0.0,))
+    ignore_index = Setting(_index, default=(None,))
+
+    def __init__(self, label_smoothing: float = 0.0, ignore_index: int | None = None) -> None:
+        self.label_smoothing, self.ignore_index = label_smoothing, ignore_index
 
     def host_targets(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """See `Loss.host_targets` and `targets.categorical`."""
-        y = targets.categorical(self._host(y_true), shape[0], shape[1], str(self))
+        y = targets.categorical(self._host(y_true), shape[0], shape[1], str(self), self.ignore_index)
+        if self.label_smoothing:
+            wanted = np.eye(shape[1], dtype=dtype)[y] if y.ndim == 1 else y
+            y = (1 - self.label_smoothing) * wanted + self.label_smoothing / shape[1]
         return y if y.ndim == 1 else host_array(y, dtype)
+
+    def counted(self, y_true: Any) -> np.ndarray | None:
+        """See `Loss.counted`."""
+        return None if self.ignore_index is None else targets.counted(self._host(y_true), self.ignore_index, str(self))
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make this loss again, those that are not given left out."""
+        given = {"label_smoothing": self.label_smoothing or None, "ignore_index": self.ignore_index}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value:g}' for name, value in self.config().items())})"
 
     def fused_with(self, last: Layer) -> Loss | None:
         """After Softmax: SoftmaxCrossEntropy, with the losses clipped alike."""
@@ -215,7 +274,10 @@ class SoftmaxCrossEntropy(FusedLoss):
     operation = "softmax_cross_entropy"
     metric = "categorical"
 
-    host_targets = CategoricalCrossEntropy.host_targets
+    def host_targets(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        """See `Loss.host_targets` and `targets.categorical`."""
+        y = targets.categorical(self._host(y_true), shape[0], shape[1], str(self))
+        return y if y.ndim == 1 else host_array(y, dtype)
 
 
 class SigmoidCrossEntropy(FusedLoss):
@@ -232,11 +294,12 @@ def as_written(loss: Loss, kind: type, last: Layer, ending: type) -> bool:
     return type(loss) is kind and type(last) is ending and not replaced(loss) and not replaced(last)
 
 
-def accuracy(y_pred: Any, y_true: Any) -> float:
+def accuracy(y_pred: Any, y_true: Any, sample_weight: Any = None) -> float:
     """Return the share of samples whose largest output is the wanted class.
 
     Args:
         y_pred: outputs [N, C], or predicted classes [N]. y_true: classes [N] or one-hot rows [N, C].
+        sample_weight: what each sample counts [N]; None: all alike.
 
     Raises:
         InputError: the numbers of samples differ, there are none, a shape is another, or a label is no class.
@@ -248,7 +311,9 @@ def accuracy(y_pred: Any, y_true: Any) -> float:
     predicted, labels = _classes(outputs, "y_pred"), _classes(wanted, "y_true")
     if predicted.shape != labels.shape:
         raise InputError(f"accuracy: y_pred has {len(predicted)} samples and y_true {len(labels)}; expected as many")
-    return float(np.mean(predicted == labels))
+    if sample_weight is None:
+        return float(np.mean(predicted == labels))
+    return float(np.average(predicted == labels, weights=weights.checked(sample_weight, len(labels), "accuracy")))
 
 
 def _numbers(y: Any, name: str) -> np.ndarray:

@@ -5,7 +5,8 @@ predicted, or predicted classes [N] as integers. Yes or no: 0 or 1, and probabil
 questions; above 0.5 is yes. Numbers: both [N] or [N, O]. One column, [N, 1], is the same as [N].
 
 Precision, recall and F1 are those of class 1 where there are two classes, else the mean over the classes that occur
-("macro"), over the questions where there are several. What would be divided by zero counts as 0.
+("macro"), over the questions where there are several. What would be divided by zero counts as 0. Where `sample_weight`
+[N] is given, each sample counts so many times.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from nnx import checks, targets
+from nnx import weights as weighting
 from nnx.backends.operation_table import QUIET
 from nnx.errors import InputError, InputTypeError
 
@@ -29,29 +31,36 @@ TOP = re.compile(r"top_([1-9][0-9]{0,5})")
 # ---- classification --------------------------------------------------------------------------------------------------
 
 
-def precision(y_true: Any, y_pred: Any) -> float:
+def precision(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     """Return the share of what was predicted as a class that is of it."""
-    right, predicted, _ = _counts(y_true, y_pred, "precision")
-    return float(np.mean(right / np.maximum(predicted, 1)))
+    right, predicted, _ = _counts(y_true, y_pred, "precision", sample_weight)
+    return float(np.mean(_shares(right, predicted)))
 
 
-def recall(y_true: Any, y_pred: Any) -> float:
+def recall(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     """Return the share of a class that was predicted as such."""
-    right, _, actual = _counts(y_true, y_pred, "recall")
-    return float(np.mean(right / np.maximum(actual, 1)))
+    right, _, actual = _counts(y_true, y_pred, "recall", sample_weight)
+    return float(np.mean(_shares(right, actual)))
 
 
-def f1(y_true: Any, y_pred: Any) -> float:
+def f1(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     """Return the harmonic mean of precision and recall, of each class before the mean over classes is taken."""
-    right, predicted, actual = _counts(y_true, y_pred, "f1")
-    return float(np.mean(2 * right / np.maximum(predicted + actual, 1)))
+    right, predicted, actual = _counts(y_true, y_pred, "f1", sample_weight)
+    return float(np.mean(_shares(2 * right, predicted + actual)))
 
 
-def balanced_accuracy(y_true: Any, y_pred: Any) -> float:
+def balanced_accuracy(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     """Return the mean, over the classes that occur, of the share of each that was found; over the questions too."""
     wanted, predicted, _ = _decided(y_true, y_pred, "balanced_accuracy")
-    pairs = list(zip(_columns(wanted).T, _columns(predicted).T, strict=True))
-    return float(np.mean([np.mean([np.mean(p[w == c] == c) for c in np.unique(w)]) for w, p in pairs]))
+    weights = _weights(sample_weight, len(wanted), "balanced_accuracy")
+    pairs = zip(_columns(wanted).T, _columns(predicted).T, strict=True)
+    return float(np.mean([np.mean(_found(*pair, weights)) for pair in pairs]))
+
+
+def _found(classes: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the share of each class that occurs which was predicted as such."""
+    of_class = classes[:, None] == np.unique(classes)
+    return _shares(weights @ (of_class & (predicted == classes)[:, None]), weights @ of_class)
 
 
 def confusion(y_true: Any, y_pred: Any) -> np.ndarray:
@@ -62,7 +71,7 @@ def confusion(y_true: Any, y_pred: Any) -> np.ndarray:
     return table
 
 
-def log_loss(y_true: Any, y_pred: Any) -> float:
+def log_loss(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     """Return the mean of -log p(true class), for probabilities [N, C].
 
     No p is taken for less than what float32 tells from 0 beside 1.
@@ -70,10 +79,11 @@ def log_loss(y_true: Any, y_pred: Any) -> float:
     wanted, outputs = _of_classes(y_true, y_pred, "log_loss")
     _check_shares(outputs, "log_loss", "y_pred")
     of_true = outputs[np.arange(len(wanted)), wanted].astype(np.float64)
-    return float(-np.mean(np.log(np.clip(of_true, np.finfo(np.float32).eps, 1.0))))
+    costs = -np.log(np.clip(of_true, np.finfo(np.float32).eps, 1.0))
+    return float(np.average(costs, weights=_weights(sample_weight, len(wanted), "log_loss")))
 
 
-def auc(y_true: Any, y_pred: Any) -> float:
+def auc(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     """Return the area under the ROC curve: how likely a sample of a class is ranked above one that is not of it.
 
     For more than two classes it is the mean over the classes, each against all others. Classes that no sample has, or
@@ -87,58 +97,67 @@ def auc(y_true: Any, y_pred: Any) -> float:
         of_class = wanted[:, None] == np.arange(first, outputs.shape[1])
     else:
         scores, of_class = _columns(outputs), _answers(wanted, outputs, "auc", "y_true")
-    areas = [_area(of_class[:, i], scores[:, i]) for i in range(scores.shape[1])]
+    weights = _weights(sample_weight, len(wanted), "auc")
+    areas = [_area(of_class[:, i], scores[:, i], weights) for i in range(scores.shape[1])]
     known = [area for area in areas if not np.isnan(area)]
     return float(np.mean(known)) if known else float("nan")
 
 
-def top_k(y_true: Any, y_pred: Any, k: int = 5) -> float:
+def top_k(y_true: Any, y_pred: Any, k: int = 5, sample_weight: Any = None) -> float:
     """Return the share of samples whose class is among the k largest outputs."""
     k = checks.integer(k, "top_k: k")
     wanted, outputs = _of_classes(y_true, y_pred, f"top_{k}")
     best = np.argsort(outputs, axis=1, kind="stable")[:, ::-1][:, :k]
-    return float(np.mean((best == wanted[:, None]).any(axis=1)))
+    right = (best == wanted[:, None]).any(axis=1)
+    return float(np.average(right, weights=_weights(sample_weight, len(wanted), f"top_{k}")))
 
 
-def _counts(y_true: Any, y_pred: Any, who: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _counts(y_true: Any, y_pred: Any, who: str, sample_weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return how many samples of each class, or question, are right, how many predicted, and how many there are."""
     wanted, predicted, classes = _decided(y_true, y_pred, who)
     if wanted.ndim == 1:
         counted = np.array([1]) if classes <= 2 else np.union1d(wanted, predicted)
         wanted, predicted = wanted[:, None] == counted, predicted[:, None] == counted
-    return (wanted & predicted).sum(axis=0), predicted.sum(axis=0), wanted.sum(axis=0)
+    weights = _weights(sample_weight, len(wanted), who)
+    return weights @ (wanted & predicted), weights @ predicted, weights @ wanted
 
 
-def _area(of_class: np.ndarray, scores: np.ndarray) -> float:
-    """Return the area under a ROC curve from the ranks of the scores; equal scores share the mean of their ranks."""
-    inside = int(np.count_nonzero(of_class))
-    outside = len(of_class) - inside
-    if not inside or not outside:
-        return float("nan")
-    _, place, size = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(size) - (size - 1) / 2)[place]
-    return float((ranks[of_class].sum() - inside * (inside + 1) / 2) / (inside * outside))
+def _shares(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Return part / whole, 0 where there is nothing."""
+    shares: np.ndarray = np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+    return shares
+
+
+def _area(of_class: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
+    """Return the area under a ROC curve: what of the others is ranked below each of the class, half of its equals."""
+    _, place = np.unique(scores, return_inverse=True)
+    inside, outside = (np.bincount(place, weights * side) for side in (of_class, ~of_class))
+    pairs = float(inside.sum() * outside.sum())
+    below = np.cumsum(outside) - outside / 2
+    return float(inside @ below) / pairs if pairs else float("nan")
 
 
 # ---- regression ------------------------------------------------------------------------------------------------------
 
 
 @QUIET
-def mae(y_true: Any, y_pred: Any) -> float:
+def mae(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     """Return the mean absolute error, over outputs too."""
     wanted, outputs = _numbers(y_true, y_pred, "mae")
-    return float(np.mean(np.abs(wanted - outputs)))
+    weights = _weights(sample_weight, len(wanted), "mae")
+    return float(np.mean(np.average(np.abs(wanted - outputs), axis=0, weights=weights)))
 
 
 @QUIET
-def rmse(y_true: Any, y_pred: Any) -> float:
+def rmse(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     """Return the square root of the mean squared error; the mean over the outputs."""
     wanted, outputs = _numbers(y_true, y_pred, "rmse")
-    return float(np.mean(np.sqrt(np.mean((wanted - outputs) ** 2, axis=0))))
+    weights = _weights(sample_weight, len(wanted), "rmse")
+    return float(np.mean(np.sqrt(np.average((wanted - outputs) ** 2, axis=0, weights=weights))))
 
 
 @QUIET
-def r2(y_true: Any, y_pred: Any) -> float:
+def r2(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     """Return the share of the variance that is explained, the mean over the outputs; nan for a single sample.
 
     Where a target does not vary it is 1 if the outputs are exact, else 0.
@@ -146,8 +165,9 @@ def r2(y_true: Any, y_pred: Any) -> float:
     wanted, outputs = _numbers(y_true, y_pred, "r2")
     if len(wanted) < 2:
         return float("nan")
-    left = np.sum((wanted - outputs) ** 2, axis=0)
-    total = np.sum((wanted - wanted.mean(axis=0)) ** 2, axis=0)
+    weights = _weights(sample_weight, len(wanted), "r2")
+    left = weights @ (wanted - outputs) ** 2
+    total = weights @ (wanted - np.average(wanted, axis=0, weights=weights)) ** 2
     share = np.where(total > 0, 1 - left / total, np.where(left > 0, 0.0, 1.0))
     return float(np.mean(share))
 
@@ -207,6 +227,10 @@ def _check_shares(a: np.ndarray, who: str, what: str) -> None:
             f"{who}: {what} reaches from {a.min():g} to {a.max():g}; expected 0, 1 or probabilities (of logits take "
             "the sigmoid or softmax first), or predicted classes as integers"
         )
+
+
+def _weights(sample_weight: Any, samples: int, who: str) -> np.ndarray:
+    return np.ones(samples) if sample_weight is None else weighting.checked(sample_weight, samples, who)
 
 
 def _numbers(y_true: Any, y_pred: Any, who: str) -> tuple[np.ndarray, np.ndarray]:
@@ -299,16 +323,30 @@ def beside(metrics: Iterable[Metric]) -> list[Metric]:
     return [metric for metric in metrics if metric != "accuracy"]
 
 
+def check_weighable(metrics: Iterable[Metric], weights: np.ndarray | None) -> None:
+    """Refuse weights of samples, other than of those to be left out, where a function of one's own is a metric."""
+    own = [metric for metric in metrics if not isinstance(metric, str)]
+    if own and weights is not None and np.unique(weights[weights > 0]).size > 1:
+        raise InputError(
+            f"metric {name_of(own[0])}: a function f(y_true, y_pred) of your own takes no weights of samples; leave it "
+            "out of compile(metrics=...), or leave sample_weight out"
+        )
+
+
 def measured(
-    metrics: Sequence[Metric], task: str | None, y_true: np.ndarray, y_pred: np.ndarray, shares: np.ndarray
-) -> dict[str, float]:
+    metrics: Sequence[Metric], task: str | None, y_true: np.ndarray, y_pred: np.ndarray, shares: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Return metrics by their names.
 
     Args:
         task: `Loss.metric`. y_true: targets as the loss takes them: class indices int64 [N], or [N, O].
         y_pred: what the model puts out. shares: the same, or probabilities where these are logits. A function of one's
             own takes y_true and y_pred, copies, which it may change and keep.
+        weights: what each sample counts [N]; those that count 0 are left out.
     """
+    if weights is not None:
+        y_true, y_pred, shares, weights = (a[weights > 0] for a in (y_true, y_pred, shares, weights))
     wanted = y_true.argmax(axis=1) if task == "categorical" and y_true.ndim == 2 else y_true
     finite, scores = bool(np.isfinite(shares).all()), {}
     for metric in metrics:
@@ -317,9 +355,9 @@ def measured(
         elif not finite:  # a training that went wrong: the loss says so
             scores[metric] = float("nan")
         elif match := TOP.fullmatch(metric):
-            scores[metric] = top_k(wanted, shares, int(match[1]))
+            scores[metric] = top_k(wanted, shares, int(match[1]), weights)
         else:
-            scores[metric] = NAMED[metric](wanted, shares)
+            scores[metric] = NAMED[metric](wanted, shares, weights)
     return scores
 
 

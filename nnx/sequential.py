@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnx import checks
+from nnx import checks, targets
 from nnx.backends import resolve
 from nnx.backends.base import on_its_device
 from nnx.backends.resolve import Wish
@@ -22,7 +22,7 @@ from nnx.files import existing_file
 from nnx.history import History
 from nnx.kernels.step_state import LOSS, PENALTY
 from nnx.layers import Layer
-from nnx.metrics import beside, measured, name_of
+from nnx.metrics import beside, check_weighable, measured, name_of
 from nnx.model.network import ROWS
 from nnx.model.summary import summarize
 from nnx.output import say
@@ -95,18 +95,25 @@ class Sequential(Trainable):
         callbacks: Sequence[Callback] = (),
         verbose: Any = "auto",
         validation_split: float = 0.0,
+        sample_weight: Any = None,
+        class_weight: Any = None,
     ) -> History:
         """Train, and return how it went. Calling it again goes on where it ended.
 
         Args:
             x: [N, I]. y: what the loss takes for N samples. Labels are copied, and changing them meanwhile is an error.
             epochs: how many more. batch_size: rows a step, or None: all at once.
-            validation_data: (x, y), evaluated after each epoch.
+            validation_data: (x, y), or (x, y, weights of its samples), evaluated after each epoch.
             shuffle: draw a new order of rows for every epoch (where there is more than one batch).
             callbacks: see nnx.callbacks.
             verbose: "auto" shows progress, a bar on a terminal and lines elsewhere; 0 is silent.
             validation_split: instead of validation_data, the share of the samples to hold out: the last ones, before
                 anything is shuffled, so sorted samples must be shuffled first.
+            sample_weight: how often each sample counts [N], 0 or more: the loss is sum(w * loss) / sum(w), so a whole
+                number is that many rows alike, and the accuracy is weighed alike. A step divides by its own batch's
+                sum; where that is 0 its loss and gradient are 0. An epoch's means are those over all its samples.
+            class_weight: a weight for each class, {0: 1.0, 1: 5.0}; or "balanced": N / (classes * samples of the
+                class). It does not touch validation_data. Where sample_weight is given too, they multiply.
 
         Ctrl-C ends the fit after the steps at hand, some 0.2 s; the history then says `interrupted`. A second one
         raises KeyboardInterrupt, and the model is as it was before those steps. Where SIGINT is ignored, or the program
@@ -131,26 +138,34 @@ class Sequential(Trainable):
         check_callbacks(callbacks)
         host = self._inputs(x, "fit: x")
         target = self._host_targets(y, host, "fit")
-        whole, validation = target, None if validation_data is None else self._held_out(validation_data)
+        given = targets.given(self._from_device(y), "fit: y")
+        taken = target if self.loss.counted(given) is None else given.reshape(-1).copy()
+        validation = None if validation_data is None else self._held_out(validation_data)
         if validation_split != 0.0:
             first = first_held_out(validation_split, validation_data, len(host))
-            validation = host[first:], target[first:]
-            host, target = host[:first], target[:first]
+            samples = [] if sample_weight is None else [self._checked_weights(sample_weight, len(host), "fit")]
+            validation = self._held_out([a[first:] for a in (host, given, *samples)])
+            host, target, given, *samples = (a[:first] for a in (host, target, given, *samples))
+            sample_weight = samples[0] if samples else None
+        weights = self._weights(given, target, "fit", sample_weight, class_weight)
         check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
         if self.loss.metric == "regression":
-            trainer.set_tolerance(tolerance_of(target))
+            trainer.set_tolerance(tolerance_of(target, weights))
         self.eager_reason = self.replay_reason = None
-        job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, watched(callbacks, y, whole))
+        watching = watched(callbacks, y, taken)
+        job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, watching, weights)
         return job.run(epochs, verbose)
 
-    def step(self, x: Any, y: Any) -> float:
+    def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Do one training step on a batch; return its loss, penalties included: nan where it went wrong (see `fit`)."""
-        return float(self.steps(x, y, 1)[0])
+        return float(self.steps(x, y, 1, sample_weight)[0])
 
     @alone
     @on_its_device
-    def steps(self, x: Any, y: Any, n: int) -> np.ndarray:
+    def steps(self, x: Any, y: Any, n: int, sample_weight: Any = None) -> np.ndarray:
         """Do n training steps on the same batch in one call; return their losses, penalties included: float64 [n].
+
+        sample_weight [N] is what each sample counts, as in `fit`.
 
         Ctrl-C raises KeyboardInterrupt after the steps at hand, some 0.2 s; the model has then done whole steps.
         """
@@ -158,9 +173,10 @@ class Sequential(Trainable):
         n = checks.integer(n, "steps: n")
         host = self._inputs(x, "steps: x")
         target = self._targets(y, host, "steps")
+        weights = self._weights(y, target, "steps", sample_weight)
         if self.loss.metric == "regression" and not trainer.tolerance:
-            trainer.set_tolerance(tolerance_of(self.backend.to_numpy(target)))
-        feed, runner = trainer.staged(host, target)
+            trainer.set_tolerance(tolerance_of(self.backend.to_numpy(target), weights))
+        feed, runner = trainer.staged(host, target, self._factors(weights))
         if self.eager_reason is not None and not isinstance(runner, Eager):
             self.eager_reason = None
         rows = trainer.run_all(feed, runner, n)
@@ -168,21 +184,25 @@ class Sequential(Trainable):
         losses: np.ndarray = rows[:, LOSS] + rows[:, PENALTY]
         return losses
 
-    def _held_out(self, validation_data: Any) -> tuple[np.ndarray, Any]:
-        """Return inputs and targets to evaluate after each epoch, checked."""
-        if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+    def _held_out(self, validation_data: Any) -> tuple[Any, ...]:
+        """Return inputs and targets, and weights if there are any, to evaluate after each epoch, checked."""
+        if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
             given = type(validation_data).__name__ if hasattr(validation_data, "shape") else repr(validation_data)
-            raise InputTypeError(f"fit: validation_data={given[:60]}: expected a pair (x, y)")
+            raise InputTypeError(f"fit: validation_data={given[:60]}: expected a pair (x, y), or (x, y, sample_weight)")
         x = self._inputs(validation_data[0], "fit: validation x")
-        self._host_targets(validation_data[1], x, "fit: validation")
-        return x, validation_data[1]
+        target = self._host_targets(validation_data[1], x, "fit: validation")
+        weights = self._weights(validation_data[1], target, "fit: validation_data", *validation_data[2:])
+        check_weighable(self.metrics, weights)
+        return x, *validation_data[1:]
 
     # ---- use ---------------------------------------------------------------------------------------------------------
 
     @reading
     @on_its_device
-    def evaluate(self, x: Any, y: Any, batch_size: int | None = None) -> dict[str, float]:
+    def evaluate(self, x: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None) -> dict[str, float]:
         """Return the mean loss over x [N, I] and y, without penalties, and the metrics, by name.
+
+        Where sample_weight [N] is given, means are sum(w * ...) / sum(w), as in `fit`.
 
         Any number of threads may call it at once, also while one trains: see `fit`.
         """
@@ -190,17 +210,21 @@ class Sequential(Trainable):
         trainer.check()
         host = self._inputs(x, "evaluate: x")
         target = self._targets(y, host, "evaluate")
+        weights = self._weights(y, target, "evaluate", sample_weight)
+        check_weighable(self.metrics, weights)
         rows = ROWS if batch_size is None else checks.integer(batch_size, "evaluate: batch_size")
         metric = self.loss.metric if "accuracy" in self.metrics else None
         tolerance = trainer.tolerance or (
-            tolerance_of(self.backend.to_numpy(target)) if metric == "regression" else 0.0
+            tolerance_of(self.backend.to_numpy(target), weights) if metric == "regression" else 0.0
         )
-        more = beside(self.metrics)
-        kept: list[np.ndarray] | None = [] if more else None
-        scores = mean_scores(self.inference(), self.loss, metric, tolerance, host, target, rows, kept)
-        if kept:
+        more, kept = beside(self.metrics), list[np.ndarray]()
+        factors = self._factors(weights)
+        scores = mean_scores(
+            self.inference(), self.loss, metric, tolerance, host, target, rows, factors, kept if more else None
+        )
+        if more:
             outputs, wanted = np.concatenate(kept), self.backend.to_numpy(target)
-            scores |= measured(more, self.loss.metric, wanted, outputs, probabilities(self.loss, outputs))
+            scores |= measured(more, self.loss.metric, wanted, outputs, probabilities(self.loss, outputs), weights)
         return scores
 
     def summary(self) -> str:

@@ -93,10 +93,13 @@ class Setting:
     Args:
         check: returns the value in its plain type, given it and its name, or raises InputError.
         in_model: why it cannot be assigned in a model, if that is so.
+        default: (value,) of a part that was never given one, as by a class of one's own with another `__init__`.
     """
 
-    def __init__(self, check: Callable[[Any, str], Any], in_model: str | None = None) -> None:
-        self._check, self._in_model = check, in_model
+    def __init__(
+        self, check: Callable[[Any, str], Any], in_model: str | None = None, default: tuple[Any, ...] = ()
+    ) -> None:
+        self._check, self._in_model, self._default = check, in_model, default
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -107,6 +110,8 @@ class Setting:
         try:
             return part.__dict__[self._name]
         except KeyError:
+            if self._default:
+                return self._default[0]
             raise AttributeError(f"{type(part).__name__} has no {self._name} before it is made") from None
 
     def __set__(self, part: Any, value: Any) -> None:

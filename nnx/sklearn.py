@@ -13,6 +13,7 @@ from warnings import warn
 import numpy as np
 
 from nnx import checks
+from nnx import weights as weighting
 from nnx.callbacks import EarlyStopping
 from nnx.errors import InputError, MissingExtra
 from nnx.kernels.elementwise import BY_NAME
@@ -77,8 +78,10 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train a new network on X [N, F] and y; return the estimator. Where it fails, nothing of an old fit is left.
+
+        sample_weight [N]: how often each sample counts, also of those held out; see `Sequential.fit`.
 
         Ctrl-C ends it after the step at hand. What was learned is kept, and KeyboardInterrupt raised, so that a search
         over many fits stops as well.
@@ -88,34 +91,38 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         epochs, patience = checks.integer(self.epochs, "epochs"), checks.integer(self.patience, "patience")
         X, y = self._validated(X, y, reset=True)
         targets, outputs = self._encoded(y)
+        weights = self._weights(sample_weight, targets, "fit")
         random = check_random_state(self.random_state)
         model = self._network(X.shape[1], outputs, random)
+        data = (X, targets) if weights is None else (X, targets, weights)
         if not held_out:
-            return self._train(model, [], X, targets, epochs)
-        X, validation_x, targets, validation_y = self._split(X, targets, y, held_out, random)
+            return self._train(model, [], *data, epochs=epochs)
+        split = self._split(data, y, held_out, random)
         stopping = [EarlyStopping(patience=patience)]
-        return self._train(
-            model, [], X, targets, epochs, validation_data=(validation_x, validation_y), callbacks=stopping
-        )
+        return self._train(model, [], *split[::2], epochs=epochs, validation_data=split[1::2], callbacks=stopping)
 
-    def _split(self, X: Array, targets: Array, y: Array, share: float, random: np.random.RandomState) -> list[Array]:
-        """Return X and targets without what is held out, and that: of each class the same share, where it can be."""
+    def _weights(self, sample_weight: Any, targets: Array, who: str) -> Array:
+        """Return what each sample counts, float64 [N], or None."""
+        return None if sample_weight is None else weighting.checked(sample_weight, len(targets), who)
+
+    def _split(self, data: tuple[Array, ...], y: Array, share: float, random: np.random.RandomState) -> list[Array]:
+        """Return each array without what is held out, and that: of each class the same share, where it can be."""
         if not isinstance(self, ClassifierMixin):
-            return list(train_test_split(X, targets, test_size=share, random_state=random))
+            return list(train_test_split(*data, test_size=share, random_state=random))
         try:
-            return list(train_test_split(X, targets, test_size=share, random_state=random, stratify=y))
+            return list(train_test_split(*data, test_size=share, random_state=random, stratify=y))
         except ValueError as reason:  # a class with one sample, or fewer samples held out than there are classes
-            split = list(train_test_split(X, targets, test_size=share, random_state=random))
+            split = list(train_test_split(*data, test_size=share, random_state=random))
             warn(f"validation_fraction={share}: held out regardless of classes: {reason}", UserWarning, stacklevel=3)
             return split
 
-    def _continue(self, X: Array, y: Array, outputs: int) -> Self:
+    def _continue(self, X: Array, y: Array, outputs: int, weights: Array) -> Self:
         """Train for one more epoch on what was validated and encoded, from the weights there are, if there are any."""
         if not hasattr(self, "model_"):
             model = self._network(X.shape[1], outputs, check_random_state(self.random_state))
-            return self._train(model, [], X, y, epochs=1)
+            return self._train(model, [], X, y, weights, epochs=1)
         self._adapt(self._settings())
-        return self._train(self.model_, self.loss_curve_, X, y, epochs=1)
+        return self._train(self.model_, self.loss_curve_, X, y, weights, epochs=1)
 
     def _adapt(self, settings: dict[str, Any]) -> None:
         """Let the network there is follow what `set_params` changed since the last call, or refuse."""
@@ -136,9 +143,11 @@ class _Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
                 dense.weight_l2 = changed["l2"]
         self._made_with = settings  # whatever becomes of the training: these are what the network has now
 
-    def _train(self, model: Sequential, before: list[float], X: Array, y: Array, epochs: int, **more: Any) -> Self:
+    def _train(
+        self, model: Sequential, before: list[float], X: Array, y: Array, weights: Array = None, **more: Any
+    ) -> Self:
         batch = checks.integer(self.batch_size, "batch_size")
-        history = model.fit(X, y, epochs, batch, verbose=self.verbose, **more)
+        history = model.fit(X, y, batch_size=batch, verbose=self.verbose, sample_weight=weights, **more)
         self.model_, self.loss_curve_ = model, before + history.get("loss", [])
         if history.interrupted:
             raise KeyboardInterrupt
@@ -208,6 +217,8 @@ class NNClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
             is predicted for a row then depends in its seventh digit on the rows predicted along with it.
         random_state: seed of weights, order, dropout and of what is held out: a number, a RandomState or None.
         verbose: as for `Sequential.fit`.
+        class_weight: a weight for each label, as {"rare": 5.0, "common": 1.0}, or "balanced", by which all classes
+            count alike; `fit`'s sample_weight is multiplied by it. None: each sample counts once.
 
     Attributes:
         classes_: the labels, in the order of `predict_proba`'s columns. n_features_in_: how many features `fit` saw.
@@ -218,16 +229,45 @@ class NNClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
     classes_: np.ndarray
     _ending, _loss = (Softmax,), CategoricalCrossEntropy
 
-    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
+    def __init__(
+        self,
+        hidden_layers: int | Sequence[int] = (64,),
+        activation: str = "relu",
+        learning_rate: float = 0.001,
+        epochs: int = 200,
+        batch_size: int = 32,
+        l2: float = 0.0,
+        dropout: float = 0.0,
+        validation_fraction: float = 0.0,
+        patience: int = 10,
+        backend: Any = None,
+        dtype: Any = "float64",
+        random_state: Any = None,
+        verbose: Any = False,
+        class_weight: Any = None,
+    ) -> None:
+        super().__init__(
+            hidden_layers, activation, learning_rate, epochs, batch_size, l2, dropout, validation_fraction, patience,
+            backend, dtype, random_state, verbose,
+        )  # fmt: skip
+        self.class_weight = class_weight
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Train for one epoch more, from the weights there are; return the estimator.
 
-        Between two calls `set_params` may change learning_rate, batch_size, l2, and a dropout that is not 0. No samples
-        are held out.
+        Between two calls `set_params` may change learning_rate, batch_size, l2, class_weight, and a dropout that is not
+        0. No samples are held out.
 
         Args:
             X: [N, F]. y: labels [N].
             classes: all labels there will ever be; needed by the first call unless `fit` came before.
+            sample_weight: how often each sample counts [N].
         """
+        if isinstance(self.class_weight, str):
+            raise InputError(
+                f"partial_fit: class_weight={self.class_weight!r} counts all samples there are; give a dictionary of "
+                "label: weight"
+            )
         known: Array = self.classes_ if hasattr(self, "model_") else None
         if classes is None and known is None:
             raise InputError("partial_fit: classes=None; the first call must be given all labels there will ever be")
@@ -239,7 +279,15 @@ class NNClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
         if unknown.size:
             raise InputError(f"partial_fit: y holds {unknown.tolist()[0]!r}, expected one of the classes {given}")
         self.classes_ = given
-        return self._continue(X, np.searchsorted(given, y), len(given))
+        indices = np.searchsorted(given, y)
+        weights = self._weights(sample_weight, indices, "partial_fit")
+        return self._continue(X, indices, len(given), weights)
+
+    def _weights(self, sample_weight: Any, targets: Array, who: str) -> Array:
+        samples, classes = super()._weights(sample_weight, targets, who), None
+        if self.class_weight is not None:
+            classes = weighting.of_classes(self.class_weight, targets, self.classes_, who)
+        return weighting.product(who, samples, classes)
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class for X [N, F]: [N, C], of the network's type."""
@@ -259,14 +307,14 @@ class NNClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
 class NNRegressor(RegressorMixin, _Network):  # type: ignore[misc]
     """A regressor: dense layers and the mean squared error, trained by Adam.
 
-    Its arguments and attributes are those of `NNClassifier`, but for `classes_`. y is [N], or [N, O] for O numbers
-    each; bring it near -1 .. 1 by `TransformedTargetRegressor` where it is far from there.
+    Its arguments and attributes are those of `NNClassifier`, but for `class_weight` and `classes_`. y is [N], or [N, O]
+    for O numbers each; bring it near -1 .. 1 by `TransformedTargetRegressor` where it is far from there.
     """
 
-    def partial_fit(self, X: Any, y: Any) -> Self:
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train for one epoch more on X [N, F] and y: see `NNClassifier.partial_fit`."""
         X, y = self._validated(X, y, reset=not hasattr(self, "model_"))
-        return self._continue(X, *self._encoded(y))
+        return self._continue(X, *self._encoded(y), self._weights(sample_weight, y, "partial_fit"))
 
     def predict(self, X: Any) -> Array:
         """Return the numbers for X [N, F], float64: [N] where there is one for each row, else [N, O]."""

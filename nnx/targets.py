@@ -16,12 +16,13 @@ Array = Any
 SUM_TOLERANCE = 1e-3  # how far a row of a distribution may be from adding up to 1
 
 
-def categorical(y: Any, samples: int, classes: int, who: str) -> np.ndarray:
+def categorical(y: Any, samples: int, classes: int, who: str, ignored: int | None = None) -> np.ndarray:
     """Return class indices int64 [N], or, for soft labels, distributions [N, C].
 
     Args:
         y: class indices [N] or [N, 1] of any integer type (or whole floats), one-hot rows, or rows of
             probabilities [N, C].
+        ignored: an index that stands for no class; it becomes 0.
 
     Raises:
         InputError: another shape, an index outside 0 .. C - 1, or a row that is no distribution.
@@ -32,7 +33,7 @@ def categorical(y: Any, samples: int, classes: int, who: str) -> np.ndarray:
         a = a[:, 0]
     if a.ndim == 1:
         _count(a, samples, who)
-        return _indices(a, classes, who)
+        return _indices(a if ignored is None else np.where(a == ignored, 0, a), classes, who)
     if a.ndim != 2 or a.shape[1] != classes:
         raise InputError(
             f"{who}: targets have shape {a.shape}, expected class indices ({samples},) or one row of {classes} for "
@@ -40,6 +41,15 @@ def categorical(y: Any, samples: int, classes: int, who: str) -> np.ndarray:
         )
     _count(a, samples, who)
     return _distributions(a, who)
+
+
+def counted(y: Any, ignored: int, who: str) -> np.ndarray | None:
+    """Return 1 for each sample whose label is not `ignored`, else 0: float64 [N]; None where none is."""
+    a = given(y, f"{who}: targets")
+    if a.ndim == 2 and a.shape[1] != 1:
+        return None  # distributions, or one-hot rows
+    others = a.reshape(-1) != ignored
+    return None if others.all() else others.astype(np.float64)
 
 
 def numeric(y: Any, shape: tuple[int, ...], dtype: str, who: str, *, shares: bool = False) -> np.ndarray:

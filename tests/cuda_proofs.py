@@ -369,7 +369,9 @@ def tally(run: Run, given: Operands) -> Iterator[Results]:
     kernel = {"categorical": kind_of(target), "binary": "above", "logits": "above", "regression": "near"}.get(
         metric, "losses"
     )
-    operands = (run.read(losses),) if kernel == "losses" else (run.read(losses), run.read(outputs), run.read(target))
+    weights = given.get("weights")
+    operands = run.read(losses), None if weights is None else run.read(weights)
+    operands += () if kernel == "losses" else (run.read(outputs), run.read(target))
     shape = outputs.shape[: 1 if kernel == "losses" else 2]
     number = {"binary": (0.5,), "logits": (0,), "regression": (given["tolerance"],)}.get(metric, ())
     for blocks in (1, 3):
@@ -378,6 +380,19 @@ def tally(run: Run, given: Operands) -> Iterator[Results]:
         if blocks > 1:
             run(Launch("tally_total", (1,), (256,)), parts, stats, blocks, shape[0], metric is not None)
         yield {"stats": stats}
+
+
+proves("weighted_tally")(tally)
+
+
+@proves("weigh", "weigh")
+def weigh(run: Run, given: Operands) -> Iterator[Results]:
+    x, weights = given["x"], run.read(given["weights"])
+    out, place = run.write(x.shape), run.write(x.shape, values=x)
+    run.walk(cuda.elementwise("weigh", x.size), run.read(x), weights, out, *x.shape)
+    run.walk(cuda.elementwise("weigh", x.size), place, weights, place, *x.shape)
+    yield {"out": out}
+    yield {"out": place}
 
 
 @proves("end_step", "end_step")

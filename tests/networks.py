@@ -88,6 +88,11 @@ def deep() -> list[nnx.Layer]:
     return [nnx.Dense(2, 6), nnx.ReLU(), *hidden, nnx.Dropout(0.05), nnx.Dense(6, 3), nnx.Softmax()]
 
 
+def weights(rows: int) -> np.ndarray:
+    """Weights of samples, some of them 0."""
+    return np.arange(rows) % 4 * 0.7
+
+
 NETS: dict[str, Net] = {
     "relu": Net(mlp(nnx.ReLU)),
     "sigmoid": Net(mlp(nnx.Sigmoid)),
@@ -128,7 +133,14 @@ NETS: dict[str, Net] = {
     "one sample": Net(mlp(nnx.ReLU), rows=1, batch=None),
     "in order": Net(mlp(nnx.ReLU), fit={"shuffle": False}),
     "deep": Net(deep),
-}
+    "weights": Net(mlp(nnx.ReLU, lambda: nnx.Dropout(0.1)), fit={"sample_weight": weights(50)}),
+    "weights, whole": Net(mlp(nnx.ReLU), data="soft", batch=None, fit={"sample_weight": weights(50)}),
+    "weights of numbers": Net(mlp(nnx.Tanh, last=None), lambda: nnx.Huber(0.5), data="numbers",
+                              fit={"sample_weight": weights(50)}),
+    "weights of one output": Net(lambda: [nnx.Dense(1, 5), nnx.Tanh(), nnx.Dense(5, 1)], nnx.MeanSquaredError,
+                                 data="number", batch=None, fit={"sample_weight": weights(50)}),
+    "weights of classes": Net(mlp(nnx.ReLU, last=lambda: Unfused()), fit={"class_weight": {0: 1, 1: 0.5, 2: 3}}),
+}  # fmt: skip
 
 
 # A network for each elementwise function, by its operation's name; those of a layer that has several are added here.

@@ -217,7 +217,7 @@ def test_the_largest_output_is_the_one_numpy_finds(dtype: str):
     stats, parts, run = np.zeros(3), np.zeros((2, 2)), Run(dtype, seed=4)
     target, losses = x.argmax(axis=1), np.ones(40, dtype)
     for wanted in (40, 39):
-        run(Launch("tally_labels", (2,), (256,)), losses, x, target, parts, stats, 40, 37)
+        run(Launch("tally_labels", (2,), (256,)), losses, None, x, target, parts, stats, 40, 37)
         run(Launch("tally_total", (1,), (256,)), parts, stats, 2, 40, 1)
         assert stats.tolist() == [1, wanted, 0]
         target[9] = (target[9] + 1) % 37
@@ -241,7 +241,7 @@ def test_two_stages_as_planned(dtype: str):
     outputs, target, losses = make.normal(3001, 3), make.random.integers(0, 3, 3001), make.normal(3001)
     first, second = cuda.tally("labels", 3001, 3)
     parts, stats = run.write((*first.grid, 2), np.float64), run.write(3, np.float64, [0, 0, 0])
-    run(first, losses, outputs, target, parts, stats, 3001, 3)
+    run(first, losses, None, outputs, target, parts, stats, 3001, 3)
     run(second, parts, stats, first.grid[0], 3001, 1)
     assert stats[1] == (outputs.argmax(axis=1) == target).sum()
     np.testing.assert_allclose(stats[0], wide(losses).mean(), rtol=rounding(losses.size), atol=1e-15)

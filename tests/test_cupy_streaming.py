@@ -27,7 +27,7 @@ from nnx.backends.cupy.backend import CupyBackend, MultiGpuCupyBackend
 from nnx.backends.cupy.streaming import DoubleBuffer
 from nnx.errors import DeviceMemoryError, InputError, NonFiniteError
 
-SMALL = ("relu", "two dropouts", "squares", "binary", "soft labels", "no tail", "tail of one", "in order")
+SMALL = ("relu", "two dropouts", "squares", "binary", "soft labels", "no tail", "tail of one", "in order", "weights")
 
 
 @pytest.fixture

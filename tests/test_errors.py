@@ -641,7 +641,8 @@ def test_before_compile(call: str) -> None:
 FIT: dict[str, tuple[dict[str, Any], list[str]]] = {
     "validation: x alone": ({"validation_data": X}, ["validation_data", r"\(x, y\)"]),
     "validation: one": ({"validation_data": (X,)}, ["validation_data", r"\(x, y\)"]),
-    "validation: three": ({"validation_data": (X, LABELS, 1)}, ["validation_data", r"\(x, y\)"]),
+    "validation: a weight": ({"validation_data": (X, LABELS, 1)}, ["validation_data: sample_weight"]),
+    "validation: four": ({"validation_data": (X, LABELS, 1, 2)}, ["validation_data", r"\(x, y\)"]),
     "validation: a name": ({"validation_data": "xy"}, ["validation_data", "'xy'"]),
     "validation: a share": ({"validation_data": 0.2}, ["validation_data", "0.2"]),
     "validation: other features": ({"validation_data": (X[:, :2], LABELS)}, ["validation x", "2 features"]),

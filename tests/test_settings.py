@@ -733,7 +733,7 @@ def test_what_cannot_be_minimised_or_move_anything_is_refused() -> None:
         ("optimizer", "lr", "did you mean learning_rate?"),
         ("optimizer", "iterations", "is computed, and cannot be assigned"),
         ("optimizer", "hyper", "cannot be assigned"),
-        ("loss", "label_smoothing", "takes no attribute 'label_smoothing'"),
+        ("loss", "reduction", "takes no attribute 'reduction'"),
         ("loss", "metric", "takes no attribute 'metric'"),
         ("layers[1]", "operation", "takes no attribute 'operation'"),
     ],

@@ -24,6 +24,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.estimator_checks import check_estimator
 
 from nnx.sklearn import NNClassifier, NNRegressor
@@ -42,10 +43,13 @@ def moons(rows: int = 120) -> tuple[np.ndarray, np.ndarray]:
     return x, y
 
 
-# A matrix product rounds by its size, and these two checks want 7 digits and more, which float32 does not have.
+# A matrix product rounds by its size, and these checks want 7 digits and more, which float32 does not have.
+EQUIVALENCE = "check_sample_weight_equivalence_on_dense_data"
 ROUNDING = dict.fromkeys(
-    ("check_methods_subset_invariance", "check_methods_sample_order_invariance"), "float32 may differ in its last digit"
+    ("check_methods_subset_invariance", "check_methods_sample_order_invariance", EQUIVALENCE),
+    "float32 may differ in its last digit",
 )
+BY_ROW = {EQUIVALENCE: "a row that is there twice has two masks of dropout, and one of them may be held out"}
 
 
 @pytest.mark.filterwarnings("ignore")  # theirs
@@ -56,7 +60,7 @@ ROUNDING = dict.fromkeys(
     {"epochs": 30, "dropout": 0.02, "l2": 1e-4, "validation_fraction": 0.2, "learning_rate": 0.02},
 ], ids=["float64", "float32", "all"])  # fmt: skip
 def test_scikit_learns_own_checks(kind: type, arguments: dict[str, Any]) -> None:
-    expected = ROUNDING if arguments.get("dtype") == "float32" else None
+    expected = ROUNDING if arguments.get("dtype") == "float32" else BY_ROW if "dropout" in arguments else None
     results = check_estimator(kind(backend="numpy", **arguments), expected_failed_checks=expected, on_skip=None)
     assert len([result for result in results if result["status"] == "passed"]) >= 48
 
@@ -390,3 +394,48 @@ def test_an_estimator_that_joblib_loads_read_only_goes_on_training(tmp_path: Pat
     for each in (plain, loaded):
         each.set_params(learning_rate=0.01).partial_fit(x, y)
     np.testing.assert_array_equal(loaded.predict_proba(x), plain.predict_proba(x))
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------
+
+
+def test_weights_of_classes_are_scikit_learns() -> None:
+    """By name, and balanced; times those of the samples, held out or not."""
+    x, y = moons()
+    y[::3] = 0
+    names, samples = np.array(["down", "up"])[y], np.arange(len(y)) % 3 + 0.5
+    for by_class in ({"up": 3.0, "down": 0.5}, "balanced"):
+        for more in ({}, {"validation_fraction": 0.25}):
+            got = small(NNClassifier, class_weight=by_class, **more).fit(x, names, sample_weight=samples)
+            wanted = compute_sample_weight(by_class, names) * samples
+            expected = small(NNClassifier, **more).fit(x, names, sample_weight=wanted)
+            np.testing.assert_allclose(got.loss_curve_, expected.loss_curve_, rtol=1e-12)
+            np.testing.assert_allclose(got.predict_proba(x), expected.predict_proba(x), rtol=1e-9)
+
+
+@BOTH
+def test_whole_weights_are_repeated_rows_in_partial_fit_too(kind: type) -> None:
+    x, y = moons()
+    weights = np.arange(len(y)) % 3
+    often = np.repeat(np.arange(len(y)), weights)
+    first = {"classes": [0, 1]} if kind is NNClassifier else {}
+    one, other = (small(kind, batch_size=500) for _ in range(2))
+    for _ in range(3):
+        one.partial_fit(x, y, sample_weight=weights, **first)
+        other.partial_fit(x[often], y[often], **first)
+    np.testing.assert_allclose(one.loss_curve_, other.loss_curve_, rtol=1e-9)
+    assert one.score(x, y, weights) == pytest.approx(other.score(x[often], y[often]), rel=1e-9)
+
+
+def test_weights_that_cannot_be_used_leave_the_network_as_it_was() -> None:
+    x, y = moons()
+    model = small(NNClassifier, class_weight={0: 1, 2: 1})
+    with pytest.raises(nnx.InputError, match=r"fit: class_weight: 2 is no class; expected 0, 1"):
+        model.fit(x, y)
+    model.set_params(class_weight=None).fit(x, y)
+    before = model.predict_proba(x)
+    with pytest.raises(nnx.InputError, match=r"partial_fit: class_weight='balanced' counts all samples there are"):
+        model.set_params(class_weight="balanced").partial_fit(x, y)
+    with pytest.raises(nnx.InputError, match=r"partial_fit: sample_weight\[0\] is -1"):
+        model.set_params(class_weight=None).partial_fit(x, y, sample_weight=-np.ones(len(y)))
+    np.testing.assert_array_equal(model.predict_proba(x), before)

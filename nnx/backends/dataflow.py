@@ -149,7 +149,7 @@ class Reader:
         updated = False
         for call in calls:
             self.call = call
-            if updated and call.name not in ("tally", "end_step"):
+            if updated and call.name not in ("tally", "weighted_tally", "end_step"):
                 raise NotReplayable(f"{call.name} comes after the optimizer: nothing but the step's end may")
             updated = updated or call is self.step.optimizer
             method: Callable[..., None] | None = getattr(self, f"on_{call.name}", None)
@@ -388,6 +388,28 @@ class Reader:
         self.add("elementwise", x, self.read(target), right, kind=kind, constants=(limit, 0.0))
         self.add("mean", right, None, hits, constants=(1 / x.width, 0.0))
 
+    def on_weighted_tally(
+        self, losses: Array, outputs: Array, target: Array, weights: Array, metric: str | None, tolerance: float,
+        stats: Array,
+    ) -> None:  # fmt: skip
+        self.on_tally(losses, outputs, target, metric, tolerance, stats)
+        step, factors = self.step, self.read(weights)
+        assert step.losses is not None
+        step.losses = self.weighed(step.losses, factors, Value(1))
+        if step.hits is not None:
+            step.hits = self.weighed(step.hits, factors, Value(1))
+
+    def on_weigh(self, x: Array, weights: Array, out: Array) -> None:
+        values = self.read(x), self.read(weights)
+        self.weighed(*values, self.write(out))
+
+    def weighed(self, x: Value, weights: Value, out: Value) -> Value:
+        """Each sample's numbers times its weight."""
+        if weights.width != 1:
+            raise NotReplayable(f"{self.call.name}: {weights.width} weights a sample, expected one")
+        self.add("weigh", x, weights, out)
+        return out
+
     def on_regularize(self, w: Array, dw: Array, l1: float, l2: float, penalty: Array) -> None:
         self.floats(w)
         self.floats(dw)
@@ -412,9 +434,9 @@ def fuse(step: Step) -> None:
     for kept in (step.losses, step.hits):
         readers[id(kept)] = readers.get(id(kept), 0) + 1
     for node in list(step.nodes):
-        if node.op not in ("elementwise", "dropout") or node.out is None:
+        if node.op not in ("elementwise", "dropout", "weigh") or node.out is None:
             continue
-        used_up = node.y if node.y is not None else node.x
+        used_up = node.x if node.y is None or node.op == "weigh" else node.y
         if used_up.array is not None or readers[id(used_up)] > 1 or used_up.width != node.out.width:
             continue
         maker = makers.get(id(used_up))

@@ -212,6 +212,12 @@ class NumpyBackend(Backend):
         # mode: "raise" would make numpy buffer the result
         return np.take(source, order[first : first + len(out)], axis=0, out=out, mode="clip")
 
+    def weigh(self, x: Array, weights: Array, out: Array | None = None) -> Array:
+        none = weights == 0  # before `out`, which may share their memory, is written
+        out = np.multiply(x, weights, out=out)
+        np.copyto(out, 0, where=none)
+        return out
+
     def tally(
         self, losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array
     ) -> None:

@@ -240,6 +240,11 @@ class Operations:
         words = dropout_words(xp, x.shape[0], x.shape[1], step, layer, seed, x.device)
         return write(out, xp.where(words >= keep_threshold(rate), x * (1 / (1 - rate)), xp.zeros_like(x)))
 
+    @operation("x weights")
+    def weigh(self, x: Array, weights: Array, out: Array | None = None) -> Array:
+        """Return each row of x [N, C] times its weight [N, 1]; a row of weight 0 is 0, whatever stands in it."""
+        return write(out, self._weighed(x, weights))
+
     @operation("losses outputs target", "stats")
     def tally(
         self, losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array
@@ -255,6 +260,18 @@ class Operations:
         stats[LOSS] = xp.mean(xp.astype(losses, xp.float64))
         if metric is not None:
             stats[HITS] = xp.sum(self._hits(outputs, target, metric, tolerance))
+
+    @operation("losses outputs target weights", "stats")
+    def weighted_tally(
+        self, losses: Array, outputs: Array, target: Array, weights: Array, metric: str | None, tolerance: float,
+        stats: Array,
+    ) -> None:  # fmt: skip
+        """The same with the loss and the rightness of each sample times its weight [N, 1]."""
+        xp = self.xp
+        factors = xp.astype(weights[:, 0], xp.float64)
+        stats[LOSS] = xp.mean(self._weighed(xp.astype(losses, xp.float64), factors))
+        if metric is not None:
+            stats[HITS] = xp.sum(self._weighed(self._hits(outputs, target, metric, tolerance), factors))
 
     @operation("stats penalties counters", "stats history counters")
     def end_step(self, stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> None:
@@ -348,6 +365,9 @@ class Operations:
     def _range(self, count: int, like: Array) -> Array:
         """0 .. count - 1 as int64, on the device of `like`."""
         return self.xp.arange(count, dtype=self.xp.int64, device=like.device)
+
+    def _weighed(self, x: Array, weights: Array) -> Array:
+        return self.xp.where(weights == 0, self.xp.zeros_like(x), x * weights)
 
     def _hits(self, outputs: Array, target: Array, metric: str, tolerance: float) -> Array:
         xp = self.xp

@@ -326,6 +326,29 @@ def dropout(make: Maker) -> Iterator[Case]:
             yield make.case("dropout", name, x=np.ones((3, 7), make.kind), **operands)
 
 
+def weights_of(make: Maker, rows: int) -> Array:
+    """One of each row, zeros among them."""
+    weights = make.random.random((rows, 1)).astype(make.kind)
+    weights[1::3] = 0
+    return weights
+
+
+def weigh(make: Maker) -> Iterator[Case]:
+    for shape in SHAPES:
+        x, weights = make.normal(*shape), weights_of(make, shape[0])
+        yield make.case("weigh", "plain", x=x, weights=weights)
+        x[1::3] = np.resize([np.nan, np.inf], x[1::3].shape)
+        yield make.case("weigh", "nothing in what does not count", x=x, weights=weights)
+
+
+def weighted_tally(make: Maker) -> Iterator[Case]:
+    for case in tally(make):
+        losses, operands = case.operands["losses"].copy(), case.operands
+        weights = weights_of(make, len(losses))
+        losses[1::3] = np.nan
+        yield make.case("weighted_tally", case.name, **operands | {"losses": losses, "weights": weights})
+
+
 def tally(make: Maker) -> Iterator[Case]:
     stats = np.array([7.0, 8.0, 9.0])
     for turn, shape in enumerate(SHAPES):
@@ -380,6 +403,8 @@ CASES: dict[str, Callable[[Maker], Iterator[Case]]] = {
     "huber_loss_backward": regression("huber_loss_backward", {"delta": 1.0}, {"delta": 0.3}),
     "gather_rows": gather_rows,
     "dropout": dropout,
+    "weigh": weigh,
     "tally": tally,
+    "weighted_tally": weighted_tally,
     "end_step": end_step,
 }

@@ -36,6 +36,8 @@ class Network:
         asarray, zeros = backend.asarray, backend.zeros
         self.data, self.order = asarray(random.normal(size=(ROWS, INPUTS)), dtype), asarray(order, "int64")
         self.targets = asarray(labels, "int64") if classify else asarray(np.eye(OUTPUTS)[labels], dtype)
+        self.weighted = optimizer in ("adagrad", "rmsprop")  # samples count differently, some not at all
+        self.weights, self.w = asarray(random.integers(0, 3, (ROWS, 1)), dtype), zeros((BATCH, 1), dtype)
         self.arena = asarray(self.start.copy(), dtype)
         self.p, self.m, self.v, self.g = (self.arena[SIZE * i : SIZE * (i + 1)] for i in range(4))
         self.hyper = asarray(np.array(OPTIMIZERS[optimizer][1]), "float64")
@@ -52,7 +54,7 @@ class Network:
 
     def known(self) -> list[Array]:
         """Return what holds its contents before a step begins."""
-        data = [self.data, self.targets, self.order, self.hyper, self.counters, self.penalty]
+        data = [self.data, self.targets, self.weights, self.order, self.hyper, self.counters, self.penalty]
         return [*data, self.p, self.m, self.v, self.g, *self.views(self.p), *self.views(self.g)]
 
     def step(self, on: Any) -> None:
@@ -62,6 +64,8 @@ class Network:
         activation, metric = ("relu", "categorical") if self.classify else ("tanh", "regression")
         on.gather_rows(self.data, self.order, self.counters, out=self.x)
         on.gather_rows(self.targets, self.order, self.counters, out=self.t)
+        if self.weighted:
+            on.gather_rows(self.weights, self.order, self.counters, out=self.w)
         on.dense(self.x, w1, b1, out=sums)
         getattr(on, activation)(sums, out=active)
         on.dropout(active, 0.25, 11, 2, self.counters, out=kept)
@@ -71,12 +75,17 @@ class Network:
         else:
             on.mean_squared_error(self.out, self.t, out=self.losses)
             on.mean_squared_error_backward(self.out, self.t, out=self.dout)
+        if self.weighted:
+            on.weigh(self.dout, self.w, out=self.dout)
         on.dense_backward(kept, w2, self.dout, dw2, db2, out=dkept)
         on.dropout(dkept, 0.25, 11, 2, self.counters, out=dactive)
         getattr(on, f"{activation}_backward")(active, dactive, out=dsums)
         on.dense_gradients(self.x, dsums, dw1, db1)
         on.regularize(w1, dw1, 1e-3, 1e-2, self.penalty)
-        on.tally(self.losses, self.out, self.t, metric, 0.1, self.stats)
+        if self.weighted:
+            on.weighted_tally(self.losses, self.out, self.t, self.w, metric, 0.1, self.stats)
+        else:
+            on.tally(self.losses, self.out, self.t, metric, 0.1, self.stats)
         moments = [getattr(self, name) for name in ("m", "v") if name in OPERATIONS[self.optimizer].writes]
         getattr(on, self.optimizer)(self.p, self.g, *moments, self.hyper, self.counters)
         on.end_step(self.stats, self.penalty, self.history, self.counters, BATCH)

@@ -355,19 +355,31 @@ def dropout(x: Array, rate: float, seed: int, layer: int, counters: Array) -> Re
     return {"out": Wanted(np.divide(x, 1 - rate, out=np.zeros_like(x), where=kept))}
 
 
+def weigh(x: Array, weights: Array) -> Results:
+    return {"out": Wanted(weighted(weights * np.ones_like(x), x))}
+
+
 def tally(losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array) -> Results:
-    stats = stats.copy()
-    stats[LOSS] = losses.mean()
+    once = np.ones((len(losses), 1))
+    return weighted_tally(losses, outputs, target, once, metric, tolerance, stats)
+
+
+def weighted_tally(
+    losses: Array, outputs: Array, target: Array, weights: Array, metric: str | None, tolerance: float, stats: Array
+) -> Results:
+    stats, weights = stats.copy(), weights[:, 0]
+    stats[LOSS] = weighted(weights, losses).mean()
     if metric == "categorical":
         labels = target.argmax(axis=1) if target.ndim == 2 else target
-        stats[HITS] = sum(row.argmax() == label for row, label in zip(outputs, labels, strict=True))
+        right = [row.argmax() == label for row, label in zip(outputs, labels, strict=True)]
+        stats[HITS] = weights @ np.array(right, np.float64)
     elif metric is not None:
         right = {
             "binary": (outputs > 0.5) == (target > 0.5),
             "logits": (outputs > 0) == (target > 0.5),
             "regression": np.abs(outputs - target) < tolerance,
         }[metric]
-        stats[HITS] = right.mean(axis=1).sum()
+        stats[HITS] = weights @ right.mean(axis=1)
     return {"stats": Wanted(stats)}
 
 

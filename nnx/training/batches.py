@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnx import rng
+from nnx import weights as weighting
 from nnx.backends import Backend
 from nnx.backends.streaming import Stream
 from nnx.kernels.step_state import CURSOR
@@ -21,17 +22,40 @@ Array = Any
 ORDER = 1 << 17  # rows of shuffled order drawn at a time, or one epoch's
 
 
+class Factors:
+    """What each sample counts in its batch, on average 1: its weight by the mean weight there (nnx/weights.py).
+
+    A row is in one batch an epoch, so its factor is a number that is gathered along with it.
+
+    Args:
+        weights: float64 [N]. sizes: rows of each batch of an epoch. dtype: of the factors.
+
+    Attributes:
+        by_row: [N, 1], in the epoch that was drawn last. shares: by epoch, the sum of each batch's weights.
+    """
+
+    def __init__(self, weights: np.ndarray, sizes: np.ndarray, dtype: str) -> None:
+        self._weights, self._sizes = weights, sizes
+        self.by_row, self.shares = np.zeros((len(weights), 1), dtype), dict[int, np.ndarray]()
+
+    def draw(self, epoch: int, order: np.ndarray) -> None:
+        """Let batches of an epoch be taken in that order."""
+        drawn = self._weights[order]
+        self.shares[epoch] = weighting.sums(drawn, self._sizes)
+        self.by_row[order, 0] = weighting.normalized(drawn, self._sizes)
+
+
 class Batches:
     """The batches of epochs, from samples that are all on the device.
 
     The order of their rows is drawn on the host, for a block of epochs at a time.
 
     Args:
-        step: what takes them. x, y: inputs and prepared targets, NumPy arrays. batch: rows of a step.
-        each_epoch: whether a block must be a single epoch.
+        step: what takes them. x, y: inputs and prepared targets, NumPy arrays. sizes: rows of each step of an epoch.
+        each_epoch: whether a block must be a single epoch. factors: what samples count; None: all alike.
 
     Attributes:
-        sizes: rows of each step of an epoch, float64.
+        sizes: float64.
         feeds: what steps take their rows from: one feed of the full size, and one for what an epoch ends with.
         epochs: of a block. reason: why samples are streamed, or None.
     """
@@ -39,31 +63,36 @@ class Batches:
     reason: str | None = None
 
     def __init__(
-        self, step: TrainingStep, x: np.ndarray, y: np.ndarray, batch: int, shuffle: bool, each_epoch: bool
-    ) -> None:
-        self._prepare(step, len(x), batch, shuffle)
-        self._x, self._y = self._backend.asarray(x), self._backend.asarray(y, y.dtype.name)
+        self, step: TrainingStep, x: np.ndarray, y: np.ndarray, sizes: np.ndarray, shuffle: bool, each_epoch: bool,
+        factors: Factors | None,
+    ) -> None:  # fmt: skip
+        self._prepare(step, sizes, shuffle, factors)
+        self._data = [self._backend.asarray(a, a.dtype.name) for a in (x, y)]
         self._order: Array = None
         self.epochs = 1 if each_epoch else HISTORY
-        if batch < len(x):  # a single batch needs no order: its gradient is a sum over all rows
-            self.epochs = 1 if each_epoch else max(1, ORDER // len(x))
+        if len(sizes) > 1:  # a single batch needs no order: its gradient is a sum over all rows
+            # Of factors there is one a row, so those of two epochs cannot be there together.
+            self.epochs = 1 if each_epoch or factors is not None else max(1, ORDER // len(x))
             self._order = self._backend.zeros(self.epochs * len(x), "int64")
+        if factors is not None:
+            factors.draw(0, np.arange(len(x)))
+            self._data.append(self._backend.asarray(factors.by_row.copy()))
         self.feeds = self._feeds()
 
-    def _prepare(self, step: TrainingStep, rows: int, batch: int, shuffle: bool) -> None:
+    def _prepare(self, step: TrainingStep, sizes: np.ndarray, shuffle: bool, factors: Factors | None) -> None:
         self._backend: Backend = step.backend
         self._counters, self._seed = step.counters, step.network.seed
-        self._rows, self._shuffle = rows, shuffle
-        self.sizes = np.full(-(-rows // batch), float(batch))
-        self.sizes[-1] = rows - batch * (len(self.sizes) - 1)
+        self.sizes, self._shuffle, self._factors = sizes, shuffle, factors
+        self._rows = int(sizes.sum())
 
     def _feeds(self) -> list[Feed]:
         if self._order is None:
-            return [Feed(self._x, self._y)]
+            return [feed_of(self._data)]
+        source = (*self._data[:2], self._order, *self._data[2:])
         feeds = []
         for size in dict.fromkeys((self.sizes[0], self.sizes[-1])):
-            x, y = (self._backend.zeros((int(size), *a.shape[1:]), a.dtype) for a in (self._x, self._y))
-            feeds.append(Feed(x, y, (self._x, self._y, self._order)))
+            batch = [self._backend.zeros((int(size), *a.shape[1:]), a.dtype) for a in self._data]
+            feeds.append(feed_of(batch, source))
         return feeds
 
     def block(self, first: int, epochs: int) -> Iterator[tuple[Feed, int]]:
@@ -94,6 +123,8 @@ class Batches:
             return
         order = np.concatenate([self._drawn(epoch) for epoch in range(first, first + epochs)])
         self._order[: epochs * self._rows] = self._backend.asarray(order, "int64")
+        if self._factors is not None:
+            self._data[2][...] = self._backend.asarray(self._factors.by_row)
         self._counters[CURSOR] = 0
 
     def _ready(self, step: int) -> int:
@@ -106,11 +137,22 @@ class Batches:
     def close(self) -> None:
         """End what goes on beside the steps."""
 
+    def shares(self, epoch: int) -> np.ndarray:
+        """Return what each step of an epoch counts in its mean: its rows, or the sum of their weights."""
+        if self._factors is None:
+            return self.sizes
+        return self._factors.shares[0] if len(self.sizes) == 1 else self._factors.shares.pop(epoch)
+
     def _drawn(self, epoch: int) -> np.ndarray:
         """Return the order of rows of an epoch, a function of (seed, epoch)."""
-        if not self._shuffle:
-            return np.arange(self._rows)
-        return rng.generator(self._seed, rng.SHUFFLE, epoch).permutation(self._rows)
+        order: np.ndarray
+        if self._shuffle:
+            order = rng.generator(self._seed, rng.SHUFFLE, epoch).permutation(self._rows)
+        else:
+            order = np.arange(self._rows)
+        if self._factors is not None:
+            self._factors.draw(epoch, order)
+        return order
 
 
 class StreamedBatches(Batches):
@@ -122,12 +164,13 @@ class StreamedBatches(Batches):
 
     epochs = 1  # of a block
 
-    def __init__(self, step: TrainingStep, stream: Stream, rows: int, batch: int, shuffle: bool) -> None:
-        self._prepare(step, rows, batch, shuffle)
-        self._stream = stream
-        self._x, self._y = stream.arrays
+    def __init__(
+        self, step: TrainingStep, stream: Stream, sizes: np.ndarray, shuffle: bool, factors: Factors | None
+    ) -> None:
+        self._prepare(step, sizes, shuffle, factors)
+        self._stream, self._data = stream, list(stream.arrays)
         self._order = self._backend.asarray(np.arange(2 * stream.rows), "int64")
-        self._steps = stream.rows // batch  # of a chunk
+        self._steps = stream.rows // int(sizes[0])  # of a chunk
         self._half = 1  # the one that steps read
         self._here: tuple[int, int] | None = None  # epoch and chunk that they read
         self._next: tuple[int, int] | None = None  # epoch and chunk in the other half
@@ -180,11 +223,25 @@ class StreamedBatches(Batches):
         self._next = chunk
 
 
+def feed_of(batch: list[Array], source: tuple[Array, ...] | None = None) -> Feed:
+    """Return a feed from (inputs, targets, and factors where samples count differently)."""
+    return Feed(batch[0], batch[1], source, factors=batch[2] if len(batch) > 2 else None)
+
+
 def batches_for(
-    step: TrainingStep, x: np.ndarray, y: np.ndarray, batch: int, shuffle: bool, each_epoch: bool
-) -> Batches:
-    """Return samples on the device where they fit; streamed where they do not, and are not a single batch."""
-    stream = step.backend.stream([x, y], batch) if batch < len(x) else None
+    step: TrainingStep, x: np.ndarray, y: np.ndarray, batch: int, shuffle: bool, each_epoch: bool,
+    weights: np.ndarray | None = None,
+) -> Batches:  # fmt: skip
+    """Return samples on the device where they fit; streamed where they do not, and are not a single batch.
+
+    Args:
+        weights: of samples, float64 [N]; None: all count alike.
+    """
+    sizes = np.full(-(-len(x) // batch), float(batch))
+    sizes[-1] = len(x) - batch * (len(sizes) - 1)
+    factors = None if weights is None else Factors(weights, sizes, x.dtype.name)
+    data = [x, y] if factors is None else [x, y, factors.by_row]
+    stream = step.backend.stream(data, batch) if batch < len(x) else None
     if stream is None:
-        return Batches(step, x, y, batch, shuffle, each_epoch)
-    return StreamedBatches(step, stream, len(x), batch, shuffle)
+        return Batches(step, x, y, sizes, shuffle, each_epoch, factors)
+    return StreamedBatches(step, stream, sizes, shuffle, factors)

@@ -12,15 +12,19 @@ from nnx.model.inference import Inference
 Array = Any
 
 
-def tolerance_of(y: np.ndarray) -> float:
-    """Return how near a regression's output must be to count as right (chapter 17)."""
+def tolerance_of(y: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Return how near a regression's output must be to count as right (chapter 17); y [N, O], weights [N]."""
     with np.errstate(all="ignore"):
-        return float(np.std(y, dtype=np.float64)) / 250  # float32 overflows from 2e19 on
+        if weights is None:
+            return float(np.std(y, dtype=np.float64)) / 250  # float32 overflows from 2e19 on
+        shares = (weights / weights.sum())[:, None] / y.shape[1]
+        centred = y - np.sum(shares * y, dtype=np.float64)
+        return float(np.sqrt(np.sum(shares * centred * centred))) / 250
 
 
 def mean_scores(
     inference: Inference, loss: Loss, metric: str | None, tolerance: float, x: np.ndarray, target: Array, rows: int,
-    kept: list[np.ndarray] | None = None,
+    factors: Array | None = None, kept: list[np.ndarray] | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Return the mean loss, without penalties, and the accuracy, if there is a metric, by name.
 
@@ -28,6 +32,7 @@ def mean_scores(
         x: inputs [N, I]. target: as the loss prepared it, an array of the backend. rows: how many are taken at a time.
         metric, tolerance: what counts as right: see `Operations.tally`.
         kept: takes the outputs, if given, for metrics that need them all.
+        factors: what each sample counts [N, 1], on average 1, an array of the backend; None: all alike.
     """
     backend, own = inference.backend, loss.apart()
     stats, total, hits = backend.zeros(3, "float64"), 0.0, 0.0
@@ -35,7 +40,13 @@ def mean_scores(
         wanted = target[i : min(i + rows, len(x)), ...]
         with inference.layers_alone():
             outputs = inference.outputs(x[i : i + rows])
-            backend.tally(own.losses(outputs, wanted), outputs, wanted, metric, tolerance, stats)
+            losses = own.losses(outputs, wanted)
+            if factors is None:
+                backend.tally(losses, outputs, wanted, metric, tolerance, stats)
+            else:
+                backend.weighted_tally(
+                    losses, outputs, wanted, factors[i : i + len(losses), ...], metric, tolerance, stats
+                )
             if kept is not None:
                 kept.append(np.array(backend.to_numpy(outputs)))
         mean, right, _ = backend.to_numpy(stats).tolist()

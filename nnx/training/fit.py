@@ -32,11 +32,12 @@ class Fit:
 
     def __init__(
         self, model: Model, trainer: Trainer, x: np.ndarray, y: np.ndarray, batch: int, shuffle: bool,
-        validation: tuple[Any, Any] | None, callbacks: Sequence[Callback],
+        validation: tuple[Any, ...] | None, callbacks: Sequence[Callback], weights: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         self.model, self.trainer, self.rows, self.batch = model, trainer, len(x), min(batch, len(x))
         self.validation, self.callbacks = validation, callbacks
-        self.batches = batches_for(trainer, x, y, self.batch, shuffle, each_epoch=bool(callbacks or validation))
+        each_epoch = bool(callbacks or validation)
+        self.batches = batches_for(trainer, x, y, self.batch, shuffle, each_epoch, weights)
         self.runners: dict[Feed, Program | Eager] = {}
         self.edition = 0  # of the settings that they were recorded with
         self.regularized = False  # whether penalties are listed apart
@@ -131,10 +132,14 @@ class Fit:
         sizes = self.batches.sizes
         for number in range(len(rows) // len(sizes)):
             steps = rows[number * len(sizes) : (number + 1) * len(sizes)]
-            logs = self._logs(sizes @ steps[:, [LOSS, PENALTY]] / self.rows, steps[:, HITS].sum() / self.rows)
+            shares, hits, total = self.batches.shares(first + number), steps[:, HITS], self.rows
+            if shares is not sizes:  # sums of weights
+                hits, total = hits * (shares / sizes), shares.sum()
+            logs = self._logs(shares @ steps[:, [LOSS, PENALTY]] / total, hits.sum() / total)
             self.model.epochs_done = first + number + 1
             if self.validation is not None:
-                scores = self.model.evaluate(*self.validation, batch_size=max(self.batch, 256))
+                x, y, *weights = self.validation
+                scores = self.model.evaluate(x, y, max(self.batch, 256), *weights)
                 logs.update({f"val_{name}": value for name, value in scores.items()})
             history.add(logs)
             history.samples += self.rows

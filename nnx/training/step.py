@@ -49,18 +49,23 @@ class Feed:
 
     Attributes:
         x, y: the batch: inputs [N, I], and targets as the loss prepared them.
-        source: (all inputs, all targets, order of rows) to gather each batch from into x and y; None: x and y are it.
+        source: (all inputs, all targets, order of rows, and all factors, if there are any) to gather each batch from
+            into x, y and factors; None: these are it.
         pace: of steps on it.
+        factors: what each sample counts [N, 1], on average 1 (nnx/weights.py); None: all alike.
     """
 
     x: Array
     y: Array
-    source: tuple[Array, Array, Array] | None = None
+    source: tuple[Array, ...] | None = None
     pace: Pace = field(default_factory=Pace)
+    factors: Array | None = None
 
     def arrays(self) -> list[Array]:
         """Return the buffers that hold their contents before a step begins."""
-        return [self.x, self.y] if self.source is None else list(self.source)
+        if self.source is not None:
+            return list(self.source)
+        return [self.x, self.y] if self.factors is None else [self.x, self.y, self.factors]
 
 
 class TrainingStep:
@@ -108,19 +113,27 @@ class TrainingStep:
         """Do one training step: gather, forward, loss, backward, update, and log."""
         backend = backend or self.backend
         if feed.source is not None:
-            x, y, order = feed.source
+            x, y, order, *factors = feed.source
             backend.gather_rows(x, order, self.counters, out=feed.x)
             backend.gather_rows(y, order, self.counters, out=feed.y)
+            for source in factors:
+                backend.gather_rows(source, order, self.counters, out=feed.factors)
         outputs = feed.x
         for layer in self.layers:
             outputs = layer.forward(outputs, training=True)
         losses, dvalues = self.loss.both(outputs, feed.y)
+        if feed.factors is not None:
+            dvalues = self.loss.weighed(dvalues, feed.factors)
         first = next((i for i, layer in enumerate(self.layers) if layer.shapes), len(self.layers))
         for layer in reversed(self.layers[first + 1 :]):
             dvalues = layer.backward(dvalues)
         for layer in self.layers[first : first + 1]:
             layer.backward_parameters(dvalues)
-        backend.tally(losses, outputs, feed.y, self.metric, self.tolerance, self.stats)
+        if feed.factors is None:
+            backend.tally(losses, outputs, feed.y, self.metric, self.tolerance, self.stats)
+        else:
+            how = self.metric, self.tolerance
+            backend.weighted_tally(losses, outputs, feed.y, feed.factors, *how, self.stats)
         self.optimizer.update(self.flat, self.hyper, self.counters, backend)
         backend.end_step(self.stats, self.network.penalties, self.history, self.counters, feed.x.shape[0])
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from nnx import checks, targets
+from nnx import checks, targets, weights
 from nnx.backends import Backend
 from nnx.backends.base import on_its_device
 from nnx.casting import check_lost
@@ -176,6 +176,40 @@ class Trainable(Network):
         if target.size == given.size and target.dtype.kind == "f":
             check_lost(target, given.reshape(target.shape), y, f"{who}: y")
         return target
+
+    def _weights(
+        self, y: Any, target: np.ndarray, who: str, sample_weight: Any = None, class_weight: Any = None
+    ) -> np.ndarray | None:
+        """Return what each sample counts, float64 [N], or None: all alike. The loss may ignore labels."""
+        samples, classes, counted = None, None, self.loss.counted(y)
+        if sample_weight is not None:
+            samples = self._checked_weights(sample_weight, len(target), who)
+        if class_weight is not None:
+            classes = weights.of_classes(class_weight, *self._classes(target, who), who, counted)
+        return weights.product(who, samples, classes, counted)
+
+    def _checked_weights(self, sample_weight: Any, samples: int, who: str) -> np.ndarray:
+        return weights.checked(self._from_device(sample_weight), samples, who)
+
+    def _factors(self, counts: np.ndarray | None) -> Array:
+        """Return that as an array of the backend [N, 1], on average 1."""
+        if counts is None:
+            return None
+        return self.backend.asarray(weights.normalized(counts, [len(counts)])[:, None], self.dtype)
+
+    def _classes(self, target: np.ndarray, who: str) -> tuple[np.ndarray, range]:
+        """Return the class of each sample, and all classes."""
+        if self.loss.metric == "categorical" and target.ndim == 1:
+            return target, range(self.n_outputs or int(target.max()) + 1)
+        smoothing = getattr(self.loss, "label_smoothing", 0.0)
+        if smoothing and np.allclose(target.max(axis=1), 1 - smoothing + smoothing / target.shape[1]):  # of labels
+            return target.argmax(axis=1), range(target.shape[1])
+        if self.loss.metric in ("binary", "logits") and target.shape[1] == 1 and np.all((target == 0) | (target == 1)):
+            return target[:, 0].astype(np.int64), range(2)
+        raise InputError(
+            f"{who}: class_weight was given, but y of {self.loss} names no single class for each sample; give "
+            "sample_weight instead"
+        )
 
     # ---- going on elsewhere ------------------------------------------------------------------------------------------
 

@@ -242,17 +242,20 @@ class Trainer(TrainingStep):
             if not whole and before is not None:
                 (state[...], counters[...]), counted[...] = before, iterations
 
-    def staged(self, x: np.ndarray, y: Array) -> tuple[Feed, Program | Eager]:
+    def staged(self, x: np.ndarray, y: Array, factors: Array = None) -> tuple[Feed, Program | Eager]:
         """Copy a batch into a buffer of its size; return the feed and its runner, made once for each size."""
-        key = (*x.shape, *y.shape[1:])
+        key = (*x.shape, *y.shape[1:], *(() if factors is None else (-1,)))
         if key not in self._staged:
             if len(self._staged) == BATCH_SIZES:
                 self._staged.pop(next(iter(self._staged)))
-            feed = Feed(self.backend.asarray(x.copy()), self.backend.asarray(self.backend.to_numpy(y).copy(), y.dtype))
+            arrays = self.backend.asarray(x.copy()), self.backend.asarray(self.backend.to_numpy(y).copy(), y.dtype)
+            feed = Feed(*arrays, factors=None if factors is None else self.copy_of(factors))
             self._staged[key] = feed, self.runner(feed)
         feed, runner = self._staged[key]
         self.ran = runner
         feed.x[...], feed.y[...] = self.backend.asarray(x), y
+        if feed.factors is not None:
+            feed.factors[...] = factors
         return feed, runner
 
     def note(self, runners: Sequence[Program | Eager]) -> None:

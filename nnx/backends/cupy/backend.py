@@ -260,17 +260,40 @@ class CupyBackend(CudaElementwise, CudaDense):
         self._launch(plans.dropout(*x.shape), kind, self._read(x), y, *x.shape, counters, *words, 1 / (1 - rate))
         return self._deliver(y, out)
 
+    def weigh(self, x: Array, weights: Array, out: Array | None = None) -> Array:
+        kind = self._kind(x, weights)
+        if kind is None or x.ndim != 2 or weights.shape != (len(x), 1):
+            return super().weigh(x, weights, out)
+        y = self._output(out, x.shape, x)
+        self._launch(plans.elementwise("weigh", x.size), kind, self._read(x), self._read(weights), y, *x.shape)
+        return self._deliver(y, out)
+
     def tally(
         self, losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array
     ) -> None:
-        how = self._tally_kind(outputs, target, metric)
-        kind = self._kind(losses, outputs)
-        fits = outputs.ndim == 2 and losses.shape == outputs.shape[:1]
-        if kind is None or how is None or not (fits and writable(stats, (3,), FLOAT64)):
+        if not self._tally(losses, outputs, target, None, metric, tolerance, stats):
             super().tally(losses, outputs, target, metric, tolerance, stats)
-            return
+
+    def weighted_tally(
+        self, losses: Array, outputs: Array, target: Array, weights: Array, metric: str | None, tolerance: float,
+        stats: Array,
+    ) -> None:  # fmt: skip
+        if not self._tally(losses, outputs, target, weights, metric, tolerance, stats):
+            super().weighted_tally(losses, outputs, target, weights, metric, tolerance, stats)
+
+    def _tally(
+        self, losses: Array, outputs: Array, target: Array, weights: Array | None, metric: str | None,
+        tolerance: float, stats: Array,
+    ) -> bool:  # fmt: skip
+        """Launch the kernels for that; return False, with nothing done, if they do not take these operands."""
+        how = self._tally_kind(outputs, target, metric)
+        kind = self._kind(losses, outputs, *([] if weights is None else [weights]))
+        fits = outputs.ndim == 2 and losses.shape == outputs.shape[:1]
+        fits = fits and (weights is None or weights.shape == (len(losses), 1))
+        if kind is None or how is None or not (fits and writable(stats, (3,), FLOAT64)):
+            return False
         rows, columns = outputs.shape
-        operands = [self._read(losses)]
+        operands = [self._read(losses), None if weights is None else self._read(weights)]
         if how != "losses":
             operands += [self._read(outputs), self._read(target)]
         sizes = [rows] if how == "losses" else [rows, columns]
@@ -282,6 +305,7 @@ class CupyBackend(CudaElementwise, CudaDense):
         self._launch(first, kind, *operands, parts, stats, *sizes)
         for total in second:
             self._launch(total, kind, parts, stats, blocks, rows, how != "losses")
+        return True
 
     def _tally_kind(self, outputs: Array, target: Array, metric: str | None) -> str | None:
         """Return which of the kernels counts the hits of a metric; None if the targets do not fit."""

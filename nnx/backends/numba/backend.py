@@ -80,7 +80,7 @@ IMPLEMENTATIONS = {
     "regularize": "step.regularize", "softmax": "softmax.forward", "softmax_backward": "softmax.backward",
     "softmax_jacobian": "softmax.jacobian", "cross_entropy": "losses.cross_entropy_indices",
     "cross_entropy_backward": "losses.cross_entropy_indices_backward", "softmax_cross_entropy": "cross_entropy.indices",
-    "sigmoid_cross_entropy": "cross_entropy.binary", "gather_rows": "step.gather",
+    "sigmoid_cross_entropy": "cross_entropy.binary", "gather_rows": "step.gather", "weigh": "step.weigh",
     "dropout": "dropout.dropout", "tally": "step.tally", "end_step": "step.end_step", "sgd": "optimizers.sgd",
     "adagrad": "optimizers.adagrad", "rmsprop": "optimizers.rmsprop", "adam": "optimizers.adam",
     **{row.name: "elementwise.forward" for row in FUNCTIONS},
@@ -442,6 +442,10 @@ class NumbaBackend(NumpyBackend):
         more = (int(counters[STEP]), layer, seed & LOW, seed >> 32 & LOW, keep_threshold(rate), 1 / (1 - rate))
         done = offer(self.kernels.dropout.dropout, x, y, *self._share(len(x), x.size * 1.2), *more)
         return y if done else super().dropout(x, rate, seed, layer, counters, out)
+
+    def weigh(self, x: Array, weights: Array, out: Array | None = None) -> Array:
+        y = np.empty(x.shape, x.dtype) if out is None else out
+        return y if self._rows(self.kernels.step.weigh, 0.3, (x, weights, y)) else super().weigh(x, weights, out)
 
     def tally(
         self, losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array

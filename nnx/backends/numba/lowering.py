@@ -24,6 +24,8 @@ PIECE = min(1 << 16, caches().l2 // 8)
 WHOLE = 1 << 14  # parameters that are updated in one go, after all gradients, rather than tile by tile
 BLOCK_ROWS = 256  # samples that go through the network together
 
+GIVEN = t.INPUTS, t.TARGETS, t.WEIGHTS  # places of arrays from outside, in the order in which they come
+
 
 def round_up(n: int, multiple: int) -> int:
     """The next multiple from n on."""
@@ -35,7 +37,7 @@ class Layout:
 
     Attributes:
         table: int64 [rows, COLUMNS]. numbers: the constants, float64. work: how many numbers the step's buffers take.
-        inputs: at most two arrays given from outside, such as the data and the targets.
+        inputs: the arrays given from outside: data, targets and weights, or less.
     """
 
     family: str  # "rows" or "lanes"
@@ -116,11 +118,11 @@ class Layout:
         """The place of an array from outside."""
         for number, known in enumerate(self.inputs):
             if same(known, a):
-                return (t.INPUTS, t.TARGETS)[number]
-        if len(self.inputs) == 2:
-            raise NotReplayable("the step reads more than two arrays that it does not write, besides its parameters")
+                return GIVEN[number]
+        if len(self.inputs) == len(GIVEN):
+            raise NotReplayable("the step reads more than three arrays that it does not write, besides its parameters")
         self.inputs.append(a)
-        return (t.INPUTS, t.TARGETS)[len(self.inputs) - 1]
+        return GIVEN[len(self.inputs) - 1]
 
     def place(self, value: Value) -> int:
         """The place of a value."""

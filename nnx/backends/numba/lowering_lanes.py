@@ -19,7 +19,7 @@ LOSS_GRADIENTS = (*(row.slope for row in LOSSES), "logit_backward")
 # push each other out. 512 samples of 30-16-2 take 53 us so, 17 else.
 APART = 1024
 # Operations of a step's data flow that lanes have kernels for.
-NODES = {"labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean"}
+NODES = {"labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean", "weigh"}
 
 
 class Lanes(Layout):
@@ -75,6 +75,9 @@ class Lanes(Layout):
                 if node.kind in LOSS_GRADIENTS and stride > self.step.rows:
                     rows.append(row(t.LANES_CLEAR, N=n, X=out))
                 return rows
+            case "weigh":
+                assert node.y is not None
+                return [row(t.WEIGH, N=n, X=x, Y=place(node.y), G=out)]
             case "dropout":
                 layer, seed, threshold = node.details
                 return [row(t.LANES_DROPOUT, KIND=layer, N=n, X=x, Y=out, R0=seed, R1=threshold, COEF=c)]

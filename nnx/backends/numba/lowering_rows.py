@@ -54,6 +54,9 @@ class Rows(Layout):
             case "elementwise":
                 y = t.NOWHERE if node.y is None else place(node.y)
                 return [row(t.ELEMENTWISE, KIND=number_of(node.kind), N=n, X=x, Y=y, G=out, COEF=c)]
+            case "weigh":
+                assert node.y is not None
+                return [row(t.WEIGH, N=n, X=x, Y=place(node.y), G=out)]
             case "dropout":
                 layer, seed, threshold = node.details
                 return [row(t.DROPOUT, KIND=layer, N=n, X=x, Y=out, R0=seed, R1=threshold, COEF=c)]

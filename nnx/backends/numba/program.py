@@ -111,5 +111,5 @@ def flat_buffer(step: Step) -> Array:
         raise NotReplayable("parameters, gradients and moments are not views into one buffer")
     if address(owner) + owner.nbytes < end or first.dtype.name not in ("float32", "float64"):
         raise NotReplayable(f"the model's flat buffer is {first.dtype}, or shorter than its parts")
-    skipped = (begin - address(owner)) // first.itemsize
-    return owner.reshape(-1)[skipped : skipped + (end - begin) // first.itemsize]
+    skipped = begin - address(owner)  # bytes: the owner may be memory of another type
+    return owner.reshape(-1).view(np.uint8)[skipped : skipped + end - begin].view(first.dtype)

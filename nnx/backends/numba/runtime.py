@@ -10,7 +10,7 @@ import numpy as np
 
 from nnx.backends.dataflow import Array, Step
 from nnx.backends.numba import listing
-from nnx.backends.numba.lowering import Layout
+from nnx.backends.numba.lowering import GIVEN, Layout
 from nnx.backends.recorder import Call
 from nnx.kernels.cpu.jit.clock import ROOM
 from nnx.kernels.cpu.program import table as t
@@ -43,7 +43,7 @@ class NumbaProgram:
         self.calls = calls  # keeps all buffers alive
         self.family, self.threads, self._limit = layout.family, layout.threads, limit
         nothing, dtype = np.zeros(1, np.int64), layout.arena.dtype
-        inputs = [plain(a) for a in layout.inputs] + [np.zeros(1, dtype)] * (2 - len(layout.inputs))
+        inputs = [plain(a) for a in layout.inputs] + [np.zeros(1, dtype)] * (len(GIVEN) - len(layout.inputs))
         end, optimizer = step.end.operands, step.optimizer.operands
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         self.description = f"one compiled function, samples {WAYS[self.family]}, {layout.products}{threads}"

@@ -174,6 +174,7 @@ def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
         "cross_entropy_backward, distributions": lambda: backend.cross_entropy_backward(soft, soft, y),
         "tally": lambda: backend.tally(losses, x, soft, "categorical", 0.0, stats),
         "tally, labels": lambda: backend.tally(losses, x, labels, "categorical", 0.0, stats),
+        "weigh": lambda: backend.weigh(x, np.ones((n, 1), dtype), y),
         "softmax_jacobian": lambda: backend.softmax_jacobian(x),
         "softmax": lambda: backend.softmax(x, y),
         "softmax_cross_entropy": lambda: backend.softmax_cross_entropy(x, labels, losses, None, 0.0, y),

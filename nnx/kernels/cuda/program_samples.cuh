@@ -94,6 +94,8 @@ __device__ __forceinline__ void each_sample(Row row, int samples) {
         for (i64 j = 0; j < row.inputs; j++) total += at(row.x, s)[j];
         row.out[s] = total * (REAL)row.a;
       });
+    case Op::WEIGH:  // x: `inputs` numbers of each sample; y: its weight
+      return for_items((int)row.inputs * samples, [&](int i) { row.out[i] = weighed(row.x[i], row.y[i % samples]); });
     default: __trap();  // no operation has this number
   }
 }

@@ -71,6 +71,14 @@ __device__ __forceinline__ REAL softmax_cross_entropy_row(Team team, X x, Target
   return target.valid ? loss : not_a_number();
 }
 
+// ---- weights --------------------------------------------------------------------------------------------------------
+
+// What a sample of weight 0 holds does not matter, not even where it is no number.
+template <class T>
+__device__ __forceinline__ T weighed(T value, T weight) {
+  return weight == 0 ? 0 : value * weight;
+}
+
 // ---- the largest number ---------------------------------------------------------------------------------------------
 
 struct Best {

@@ -212,8 +212,9 @@ _TABLE = (
         Kernel(
             f"tally_{metric}",
             "step.cu",
-            f"const REAL* losses, {operands}double* parts, double* stats, {shape}",
-            f"stats[LOSS] = mean of losses{what}. With several blocks into parts [grid.x, 2], for tally_total.",
+            f"const REAL* losses, const REAL* weights, {operands}double* parts, double* stats, {shape}",
+            f"stats[LOSS] = mean of losses{what}; each row counts weights [rows] times, once if they are null. With "
+            "several blocks into parts [grid.x, 2], for tally_total.",
         )
         for metric, operands, shape, what in (
             ("losses", "", "long long rows", "; stats[HITS] stays"),
@@ -242,6 +243,12 @@ _TABLE = (
                 "; stats[HITS] = share of columns where |output - target| < tolerance, over all rows",
             ),
         )
+    ),
+    Kernel(
+        "weigh",
+        "step.cu",
+        f"const REAL* x, const REAL* weights, REAL* y, {_SHAPE}",
+        "y = x * weights [rows]; 0 where the weight is. y may be x.",
     ),
     Kernel(
         "tally_total",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnx.kernels.cpu.jit.behaved import apart, behaved
+from nnx.kernels.cpu.jit.behaved import apart, apart_or_same, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, PART, flat, larger, row, smaller, view
@@ -112,6 +112,25 @@ def mean_rows(x, out, n, scale):
         out[r] = whole * factor
 
 
+@njit(**PART)
+def weigh_numbers(x, weights, out):
+    """out = x * weights, 0 where the weight is, for a number of each sample."""
+    zero = out.dtype.type(0)
+    for s in range(len(weights)):
+        weight = weights[s]
+        out[s] = x[s] * weight if weight != zero else zero
+
+
+@njit(**PART)
+def weigh_rows(x, weights, out, n):
+    """The same for rows of n numbers."""
+    zero = out.dtype.type(0)
+    for r in range(len(weights)):
+        a, b, weight = view(x, r * n, n), view(out, r * n, n), weights[r]
+        for j in range(n):
+            b[j] = a[j] * weight if weight != zero else zero
+
+
 # ---- kernels ---------------------------------------------------------------------------------------------------------
 
 
@@ -135,6 +154,18 @@ def gather_labels(source, order, counters, out):
     if not behaved(source, order, counters, out) or not apart(out, source, order) or not source.size * order.size:
         return False
     gather_numbers(flat(source), flat(order), counters[CURSOR], flat(out))
+    return True
+
+
+@takes("mmm")
+@njit(**OPTIONS)
+def weigh(x, weights, out):
+    """out = x * weights [N, 1], row by row; 0 where the weight is."""
+    if not behaved(x, weights, out) or not apart(out, weights) or not apart_or_same(out, x):
+        return False
+    if out.shape != x.shape or weights.shape != (x.shape[0], 1):
+        return False
+    weigh_rows(flat(x), flat(weights), flat(out), x.shape[1])
     return True
 
 

@@ -23,7 +23,7 @@ from nnx.kernels.cpu.program.lanes_kernels import (
 from nnx.kernels.cpu.program.lanes_matmul import SAMPLES, lanes_product, lanes_weight_gradient
 from nnx.kernels.cpu.program.parameters import finish
 from nnx.kernels.cpu.program.schedule import make_run
-from nnx.kernels.cpu.program.shared import apply_elementwise, copy_labels, parameter_task
+from nnx.kernels.cpu.program.shared import apply_elementwise, apply_weigh, copy_labels, parameter_task
 from nnx.kernels.cpu.program.table import (
     COEF,
     ELEMENTWISE,
@@ -45,6 +45,7 @@ from nnx.kernels.cpu.program.table import (
     ROWS,
     STRIDE,
     UNKNOWN,
+    WEIGH,
     WITH_RELU,
     B,
     D,
@@ -136,6 +137,8 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         cross_entropy(t, memory, numbers, r0, rows, count)
     elif op == ELEMENTWISE:
         apply_elementwise(t, memory, numbers, r0, rows, count)
+    elif op == WEIGH:
+        apply_weigh(t, memory, r0, rows, count)
     elif op == LABELS:
         copy_labels(t, memory, labels, order, counters, r0, rows)
     elif op == LANES_DB or op == PARAMETERS:  # noqa: SIM109

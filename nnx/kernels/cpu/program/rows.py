@@ -23,7 +23,7 @@ from nnx.kernels.cpu.ops.step import argmax_rows, gather_rows, mean_rows, one_ho
 from nnx.kernels.cpu.ops.sums import collect
 from nnx.kernels.cpu.program.parameters import finish
 from nnx.kernels.cpu.program.schedule import make_run
-from nnx.kernels.cpu.program.shared import apply_elementwise, copy_labels, parameter_task
+from nnx.kernels.cpu.program.shared import apply_elementwise, apply_weigh, copy_labels, parameter_task
 from nnx.kernels.cpu.program.table import (
     ARGMAX,
     BIAS,
@@ -56,6 +56,7 @@ from nnx.kernels.cpu.program.table import (
     THREADS,
     UNKNOWN,
     UPDATE,
+    WEIGH,
     WITH_RELU,
     B,
     D,
@@ -146,6 +147,8 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         cross_entropy(t, memory, numbers, r0, rows)
     elif op == ELEMENTWISE:
         apply_elementwise(t, memory, numbers, r0, rows, rows)
+    elif op == WEIGH:
+        apply_weigh(t, memory, r0, rows, rows)
     elif op == LABELS:
         copy_labels(t, memory, labels, order, counters, r0, rows)
     elif op == BIAS or op == PARAMETERS:  # noqa: SIM109

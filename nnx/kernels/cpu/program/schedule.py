@@ -178,6 +178,7 @@ def make_run(operation: Any) -> Any:
         arena,
         inputs,
         targets,
+        weights,
         labels,
         order,
         hyper,
@@ -193,7 +194,7 @@ def make_run(operation: Any) -> Any:
     ):
         """Run `steps` steps as the leader (thread 0), or help one that does."""
         # Spans: nobody counts references from here on.
-        memory = (flat(work), flat(arena), flat(inputs), flat(targets))
+        memory = (flat(work), flat(arena), flat(inputs), flat(targets), flat(weights))
         table, labels, order, counters, sync = flat(table), flat(labels), flat(order), flat(counters), flat(sync)
         hyper, stats, penalties = flat(hyper), flat(stats), flat(penalties)
         history, numbers = flat(history), flat(numbers)

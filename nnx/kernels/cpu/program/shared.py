@@ -10,7 +10,7 @@ from __future__ import annotations
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import PART, larger
 from nnx.kernels.cpu.ops.elementwise import elementwise
-from nnx.kernels.cpu.ops.step import gather_numbers
+from nnx.kernels.cpu.ops.step import gather_numbers, weigh_numbers, weigh_rows
 from nnx.kernels.cpu.ops.sums import sum_rows
 from nnx.kernels.cpu.program.parameters import finish, sum_lanes
 from nnx.kernels.cpu.program.table import BIAS, COEF, KIND, LANES_DB, OP, ROWS, STRIDE, D, G, N, W, X, Y, part
@@ -30,6 +30,20 @@ def apply_elementwise(t, memory, numbers, r0, rows, count):
         place = start + piece * stride
         x, y = part(memory, t[X] + place, length), part(memory, larger(t[Y], 0) + place, length)
         elementwise(t[KIND], x, y, part(memory, t[G] + place, length), numbers[c], numbers[c + 1])
+
+
+@njit(**PART)
+def apply_weigh(t, memory, r0, rows, count):
+    """The features X of samples r0 .. r0 + rows, times their weights Y, to G; by features `count` samples."""
+    n, stride = t[N], t[STRIDE]
+    if stride == 0:
+        start, length, weights = r0 * n, rows * n, part(memory, t[Y] + r0, rows)
+        weigh_rows(part(memory, t[X] + start, length), weights, part(memory, t[G] + start, length), n)
+        return
+    weights = part(memory, t[Y] + r0, count)
+    for feature in range(n):
+        place = r0 + feature * stride
+        weigh_numbers(part(memory, t[X] + place, count), weights, part(memory, t[G] + place, count))
 
 
 @njit(**PART)

@@ -21,7 +21,7 @@ from nnx.kernels.cpu.jit.span import Span, data_of, make_matrix, make_span
 
 # ---- places ----------------------------------------------------------------------------------------------------------
 SHIFT, OFFSET = 56, (1 << 56) - 1
-WORK, ARENA, INPUTS, TARGETS = (array << SHIFT for array in range(4))
+WORK, ARENA, INPUTS, TARGETS, WEIGHTS = (array << SHIFT for array in range(5))
 NOWHERE = -1  # an operand that is not there
 
 # ---- columns ---------------------------------------------------------------------------------------------------------
@@ -48,14 +48,14 @@ UNSPLIT = STRIDE
 GATHER, DROPOUT, SOFTMAX, SOFTMAX_BACKWARD, CROSS_ENTROPY, CROSS_ENTROPY_SOFT, ARGMAX, ONE_HOT, ROW_MEAN = range(10, 19)
 LANES_DENSE, LANES_DX, LANES_DW, LANES_DB = range(20, 24)
 LANES_LOAD, LANES_DROPOUT, LANES_CROSS_ENTROPY, LANES_MEAN, LANES_CLEAR = range(30, 35)
-LABELS, ELEMENTWISE = 40, 41  # the kind of the latter: nnx/kernels/elementwise.py
+LABELS, ELEMENTWISE, WEIGH = 40, 41, 42  # the kind of the second: nnx/kernels/elementwise.py
 BIAS, PARAMETERS = 50, 51  # tasks: the gradient of biases; a segment of parameters whose gradient is there already
 # What each interpreter carries out. One that meets any other makes the losses of all steps from there on NaN.
 BY_ROWS = frozenset((*range(DENSE, DENSE_DW + 1), PANELS, PANELS_ACROSS, *range(GATHER, ROW_MEAN + 1)))
-BY_ROWS |= {LABELS, ELEMENTWISE, BIAS, PARAMETERS}
+BY_ROWS |= {LABELS, ELEMENTWISE, WEIGH, BIAS, PARAMETERS}
 ON_TILES = BY_ROWS | frozenset(range(SPLIT_DENSE, SPLIT_ACROSS + 1))
 IN_LANES = frozenset((*range(LANES_DENSE, LANES_DB + 1), *range(LANES_LOAD, LANES_CLEAR + 1)))
-IN_LANES |= {LABELS, ELEMENTWISE, PARAMETERS}
+IN_LANES |= {LABELS, ELEMENTWISE, WEIGH, PARAMETERS}
 
 WITH_RELU = 1  # the kind of a product that ReLU, or the mask of its gradient, follows in the same pass
 

@@ -1,0 +1,112 @@
+"""Weights of samples and of classes: checked, and brought into the one form that steps take.
+
+A mean by weights is sum(w * loss) / sum(w), so a sample of weight 2 is one that is there twice, and one of weight 0 is
+not there. Steps take the mean over their rows, so each row gets w / sum(w) times the number of rows: its factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from nnx import checks
+from nnx.backends.base import real_numbers
+from nnx.errors import InputError, InputTypeError
+
+BALANCED = "balanced"
+
+
+def checked(given: Any, samples: int, who: str) -> np.ndarray:
+    """Return the weights of samples, float64 [N], of nobody else.
+
+    Args:
+        given: [N] or [N, 1], of any number type.
+
+    Raises:
+        InputError: another shape, a number below 0 or not finite, or nothing but zeros.
+    """
+    what = f"{who}: sample_weight"
+    a = real_numbers(given, what)
+    if a.shape not in ((samples,), (samples, 1)):
+        raise InputError(f"{what} has shape {a.shape}, expected one number for each sample, ({samples},)")
+    weights = np.array(a, np.float64).reshape(samples)
+    checks.finite(weights, who, "sample_weight")
+    if weights.min() < 0:
+        row = int(np.flatnonzero(weights < 0)[0])
+        raise InputError(f"{what}[{row}] is {weights[row]:g}; expected 0, for a sample that does not count, or more")
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if total == 0:
+        raise InputError(f"{what} holds nothing but zeros, so no sample would count; give one of them more")
+    if not np.isfinite(total):
+        raise InputError(f"{what} adds up to more than float64 holds; divide it by its largest number")
+    return weights
+
+
+def of_classes(
+    given: Any, labels: np.ndarray, classes: Sequence[Any] | np.ndarray, who: str, counted: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the weight of each sample by its class, float64 [N].
+
+    Args:
+        given: "balanced": classes count alike, each sample N / (classes that there are * samples of its class). Or a
+            weight for each class that there is, by its name.
+        labels: int64 [N], places in `classes`. classes: their names. counted: 0 for samples that are to be ignored.
+    """
+    what, known = f"{who}: class_weight", list(np.asarray(classes).tolist())
+    counts = np.bincount(labels, counted, minlength=len(known))
+    if isinstance(given, str):
+        checks.choice(given, what, [BALANCED])
+        by_class = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+        return np.asarray(by_class[labels], np.float64)
+    if not isinstance(given, Mapping):
+        raise InputTypeError(f"{what}={given!r}: expected 'balanced' or a dictionary of class: weight")
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise InputError(f"{what}: {unknown[0]!r} is no class; expected {_few(known)}")
+    missing = [name for name, count in zip(known, counts, strict=True) if count and name not in given]
+    if missing:
+        raise InputError(f"{what} has no weight for class {missing[0]!r}; expected one for each of {_few(known)}")
+    by_class = np.array([checks.real(given.get(name, 0.0), f"{what}[{name!r}]") for name in known])
+    return np.asarray(by_class[labels], np.float64)
+
+
+def product(who: str, *weights: np.ndarray | None) -> np.ndarray | None:
+    """Return the weights of samples by several causes, which multiply; None where there are none."""
+    given = [each for each in weights if each is not None]
+    if not given:
+        return None
+    with np.errstate(over="ignore"):
+        both: np.ndarray = np.multiply.reduce(given)
+        total = both.sum()
+    if not 0 < total < np.inf:
+        raise InputError(
+            f"{who}: what the samples count, by sample_weight, class_weight and ignore_index, adds up to {total:g}; "
+            "expected a finite number above 0"
+        )
+    return both
+
+
+def normalized(weights: np.ndarray, batches: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return the factor of each sample, float64 [N]: its weight by the mean weight of its batch; 0 where that is 0.
+
+    Args:
+        batches: how many samples each has, in the order of `weights`.
+    """
+    sizes = np.asarray(batches, np.int64)
+    means = sums(weights, sizes) / sizes
+    factors: np.ndarray = weights / np.repeat(np.where(means > 0, means, 1), sizes)
+    return factors
+
+
+def sums(weights: np.ndarray, batches: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Return the sum of the weights of each batch, float64."""
+    sizes = np.asarray(batches, np.int64)
+    return np.asarray(np.add.reduceat(weights, np.cumsum(sizes) - sizes))
+
+
+def _few(names: list[Any]) -> str:
+    shown = ", ".join(map(repr, names[:10]))
+    return shown if len(names) <= 10 else f"{shown}, ... ({len(names)} in all)"
