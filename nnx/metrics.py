@@ -251,7 +251,7 @@ OF_CLASSES: dict[str, Callable[..., float]] = {
     "precision": precision, "recall": recall, "f1": f1, "auc": auc, "balanced_accuracy": balanced_accuracy,
 }  # fmt: skip
 OF_NUMBERS: dict[str, Callable[..., float]] = {"mae": mae, "rmse": rmse, "r2": r2}
-NAMED = {**OF_CLASSES, **OF_NUMBERS, "top_5": top_k}
+NAMED: dict[str, Callable[..., float]] = {**OF_CLASSES, **OF_NUMBERS, "top_5": top_k}
 SMALLER = ("loss", "error", "mae", "rmse")  # what names of quantities end with that are better when smaller
 
 
