@@ -172,6 +172,14 @@ def test_what_bfloat16_cannot_hold_is_multiplied_in_float32(ugly: float, tiles: 
 
 
 @pytest.mark.parametrize("tiles", KINDS)
+def test_what_comes_out_of_a_row_does_not_depend_on_how_many_there_are(tiles: bool):
+    for parts, k in ((3, 600), (2, 784)):
+        a, b = operands(272, k, 33)
+        whole, alone = product(a, b, parts=parts, tiles=tiles), product(a[:40], b, parts=parts, tiles=tiles)
+        assert same(whole[:40], alone)
+
+
+@pytest.mark.parametrize("tiles", KINDS)
 def test_empty_and_shared_operands(tiles: bool):
     for m, k, n in ((0, 3, 4), (3, 0, 4), (3, 4, 0)):
         c = product(np.ones((m, k), np.float32), np.ones((k, n), np.float32), tiles=tiles)
@@ -310,6 +318,15 @@ def test_one_thread_and_two_end_with_the_same_bits(backend: NumbaBackend, monkey
     assert same(*ends)
 
 
+def test_a_summary_tells_where_narrow_layers_are_not_on_tiles(backend: NumbaBackend, monkeypatch: pytest.MonkeyPatch):
+    for least, shown in ((1, "numba:amx\n"), (16, "numba:amx/gemm\n")):
+        monkeypatch.setattr(amx, "LEAST", least)
+        model = nnx.Sequential(nnx.Dense(70, 90), nnx.ReLU(), nnx.Dense(90, 10), nnx.Softmax(), backend=backend)
+        model.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.01))
+        model.steps(np.ones((40, 70), np.float32), np.arange(40) % 10, 2)
+        assert shown in model.summary()
+
+
 def test_more_samples_than_a_run_are_added_up_in_runs_on_tiles_too(backend: NumbaBackend):
     x = np.ones((8192 + 40, 33), np.float32)
     target = np.zeros((len(x), 1), np.float32)
@@ -345,9 +362,9 @@ def test_precision_is_refused_with_the_reason_where_it_cannot_be_had(monkeypatch
     monkeypatch.setenv("NNX_AMX", "0")
     backend = NumbaBackend()
     for precision in ("bf16", "bf16x3"):
-        with pytest.raises(InputError, match=rf"precision='{precision}'.*needs AMX, and NNX_AMX=0; leave it out"):
+        with pytest.raises(InputError, match=rf"precision='{precision}'.*needs AMX, and NNX_AMX=0; say 'full'"):
             nnx.Sequential(nnx.Dense(2, 3), backend=backend, precision=precision)
-        with pytest.raises(InputError, match="full precision only; leave it out, or use backend='numba'"):
+        with pytest.raises(InputError, match="full precision only; say 'full', or use backend='numba'"):
             nnx.Sequential(nnx.Dense(2, 3), backend="numpy", precision=precision)
     with pytest.raises(InputError, match=r"precision='tf32'.*it is for GPUs"):
         nnx.Sequential(nnx.Dense(2, 3), backend=backend, precision="tf32")
