@@ -32,8 +32,6 @@ NETWORKS = (  # hidden and output widths, by the weights of the widest layer, wi
     (128, 128, 10),
 )  # fmt: skip
 ROWS = 128
-
-
 SHARED = tuple(50 * 2**n for n in range(6))  # us of work that one or two threads do
 LOOKS = 20_000_000  # of a thread that only waits: some 20 ms
 PAUSE = 300e-6  # seconds after which helping threads sleep

@@ -60,7 +60,7 @@ class Tuning(NamedTuple):
 
 
 def current() -> Tuning:
-    """Return what is chosen for as many threads as kernels may take now."""
+    """Return what is chosen for as many threads as kernels may take at most."""
     return _found(pool.limit)
 
 
