@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from nnx.backends.precision import ERRORS
 from nnx.errors import InputError
 from nnx.kernels.cpu.matmul import amx, tile_registers
 from nnx.kernels.cpu.program import compiled
+from nnx.kernels.user_warnings import _given
 from nnx.testing.rounding import assert_within, rounding
 
 pytestmark = pytest.mark.rounding
@@ -390,6 +392,19 @@ def test_the_variable_is_heeded_where_it_can_be_and_told_of_elsewhere(monkeypatc
     monkeypatch.setenv("NNX_AMX", "perhaps")
     with pytest.raises(InputError, match="NNX_AMX='perhaps': expected 1 or 0"):
         NumbaBackend()
+
+
+def test_a_pickle_is_opened_in_full_precision_where_its_own_cannot_be_had(
+    backend: NumbaBackend, monkeypatch: pytest.MonkeyPatch
+):
+    low = nnx.Sequential(nnx.Dense(70, 50), backend=backend, precision="bf16", seed=0)
+    pickled, x = pickle.dumps(low), np.ones((2, 70), np.float32)
+    monkeypatch.setattr(NumbaBackend, "_cannot", lambda self, precision: "it needs AMX, and this CPU has none")
+    with pytest.warns(RuntimeWarning, match="goes on in full precision: precision='bf16'.*this CPU has none"):
+        opened = pickle.loads(pickled)
+    _given.pop("a lower precision")
+    assert opened.backend.precision == "full"
+    np.testing.assert_array_equal(opened.predict(x), low.predict(x))  # of few rows in full precision either way
 
 
 def test_models_in_two_precisions_keep_theirs(backend: NumbaBackend):
