@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from nnx.backends.precision import ERRORS
 from nnx.errors import InputError
 from nnx.kernels.cpu.matmul import amx, tile_registers
 from nnx.kernels.cpu.program import compiled
+from nnx.kernels.user_warnings import _given
 from nnx.testing.rounding import assert_within, rounding
 
 pytestmark = pytest.mark.rounding
@@ -172,6 +174,14 @@ def test_what_bfloat16_cannot_hold_is_multiplied_in_float32(ugly: float, tiles: 
 
 
 @pytest.mark.parametrize("tiles", KINDS)
+def test_what_comes_out_of_a_row_does_not_depend_on_how_many_there_are(tiles: bool):
+    for parts, k in ((3, 600), (2, 784)):
+        a, b = operands(272, k, 33)
+        whole, alone = product(a, b, parts=parts, tiles=tiles), product(a[:40], b, parts=parts, tiles=tiles)
+        assert same(whole[:40], alone)
+
+
+@pytest.mark.parametrize("tiles", KINDS)
 def test_empty_and_shared_operands(tiles: bool):
     for m, k, n in ((0, 3, 4), (3, 0, 4), (3, 4, 0)):
         c = product(np.ones((m, k), np.float32), np.ones((k, n), np.float32), tiles=tiles)
@@ -310,6 +320,15 @@ def test_one_thread_and_two_end_with_the_same_bits(backend: NumbaBackend, monkey
     assert same(*ends)
 
 
+def test_a_summary_tells_where_narrow_layers_are_not_on_tiles(backend: NumbaBackend, monkeypatch: pytest.MonkeyPatch):
+    for least, shown in ((1, "numba:amx\n"), (16, "numba:amx/gemm\n")):
+        monkeypatch.setattr(amx, "LEAST", least)
+        model = nnx.Sequential(nnx.Dense(70, 90), nnx.ReLU(), nnx.Dense(90, 10), nnx.Softmax(), backend=backend)
+        model.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.01))
+        model.steps(np.ones((40, 70), np.float32), np.arange(40) % 10, 2)
+        assert shown in model.summary()
+
+
 def test_more_samples_than_a_run_are_added_up_in_runs_on_tiles_too(backend: NumbaBackend):
     x = np.ones((8192 + 40, 33), np.float32)
     target = np.zeros((len(x), 1), np.float32)
@@ -345,9 +364,9 @@ def test_precision_is_refused_with_the_reason_where_it_cannot_be_had(monkeypatch
     monkeypatch.setenv("NNX_AMX", "0")
     backend = NumbaBackend()
     for precision in ("bf16", "bf16x3"):
-        with pytest.raises(InputError, match=rf"precision='{precision}'.*needs AMX, and NNX_AMX=0; leave it out"):
+        with pytest.raises(InputError, match=rf"precision='{precision}'.*needs AMX, and NNX_AMX=0; say 'full'"):
             nnx.Sequential(nnx.Dense(2, 3), backend=backend, precision=precision)
-        with pytest.raises(InputError, match="full precision only; leave it out, or use backend='numba'"):
+        with pytest.raises(InputError, match="full precision only; say 'full', or use backend='numba'"):
             nnx.Sequential(nnx.Dense(2, 3), backend="numpy", precision=precision)
     with pytest.raises(InputError, match=r"precision='tf32'.*it is for GPUs"):
         nnx.Sequential(nnx.Dense(2, 3), backend=backend, precision="tf32")
@@ -373,6 +392,19 @@ def test_the_variable_is_heeded_where_it_can_be_and_told_of_elsewhere(monkeypatc
     monkeypatch.setenv("NNX_AMX", "perhaps")
     with pytest.raises(InputError, match="NNX_AMX='perhaps': expected 1 or 0"):
         NumbaBackend()
+
+
+def test_a_pickle_is_opened_in_full_precision_where_its_own_cannot_be_had(
+    backend: NumbaBackend, monkeypatch: pytest.MonkeyPatch
+):
+    low = nnx.Sequential(nnx.Dense(70, 50), backend=backend, precision="bf16", seed=0)
+    pickled, x = pickle.dumps(low), np.ones((2, 70), np.float32)
+    monkeypatch.setattr(NumbaBackend, "_cannot", lambda self, precision: "it needs AMX, and this CPU has none")
+    with pytest.warns(RuntimeWarning, match="goes on in full precision: precision='bf16'.*this CPU has none"):
+        opened = pickle.loads(pickled)
+    _given.pop("a lower precision")
+    assert opened.backend.precision == "full"
+    np.testing.assert_array_equal(opened.predict(x), low.predict(x))  # of few rows in full precision either way
 
 
 def test_models_in_two_precisions_keep_theirs(backend: NumbaBackend):

@@ -18,7 +18,7 @@ from nnx.backends.numba.program import compile_program
 from nnx.errors import InputError
 from nnx.kernels.cpu import caches
 from nnx.kernels.cpu.caches import KIB, SMALL, Caches, from_sys, sensible
-from nnx.kernels.cpu.matmul import gemm
+from nnx.kernels.cpu.matmul import gemm, tile_registers
 from nnx.kernels.cpu.threads import pool
 from nnx.kernels.user_warnings import _given
 
@@ -125,6 +125,7 @@ DAMAGED = {
     "of another version": lambda text: text.replace(np.__version__, "0.1"), "huge": lambda text: text + " " * 70_000,
     "a word for a number": lambda text: text.replace("1234", '"many"'), "nan": lambda text: text.replace("1234", "NaN"),
     "true": lambda text: text.replace("1234", "true"), "negative": lambda text: text.replace("1234", "-1"),
+    "no work to share": lambda text: text.replace('"share_us": 70.0', '"share_us": 0'),
     "a choice more": lambda text: text.replace('"share_us"', '"more": 1, "share_us"'),
     "numbers for products": lambda text: text.replace('"float32, a column by a row"', "1"),
 }  # fmt: skip
@@ -137,9 +138,7 @@ def test_a_file_that_does_not_fit_is_left_alone_and_why_is_told(folder, name):
     assert text != file.read_text()
     file.write_text(text)
     tuning.forget()
-    with pytest.warns(
-        RuntimeWarning, match="is left alone: it|is left alone: lanes_weights|is left alone: own_products"
-    ):
+    with pytest.warns(RuntimeWarning, match="is left alone: (it|lanes_weights|own_products|share_us)"):
         found = tuning.current()
     assert found.choices == tuning.derived()
     assert file.name in found.why
@@ -233,6 +232,25 @@ def test_measuring_gives_choices_that_the_file_takes(folder, monkeypatch):
     assert set(choices.own_products) <= known
     assert all(getattr(choices, field.name) is not None for field in fields(choices))
     assert json.loads(json.dumps(asdict(choices)))["lanes_weights"] == choices.lanes_weights
+
+
+def test_products_in_vectors_are_measured_also_where_large_ones_are_on_AMX(monkeypatch):
+    monkeypatch.setattr(tile_registers, "why_not", lambda: "")
+    monkeypatch.setenv("NNX_PRECISION", "bf16")
+    monkeypatch.setattr(measuring, "examples", lambda itemsize: [("large", (128, 128, 64, fused)) for fused in (0, 1)])
+    asked = []
+    monkeypatch.setattr(
+        NumbaBackend, "_product", lambda self, *operands: not asked.append((self.gemm_rule, self.parts))
+    )
+
+    def once(one, other):
+        one(1)
+        other(1)
+        return 0.5
+
+    monkeypatch.setattr(measuring, "quotient", once)
+    assert measuring.own_products("float32", here=True) == ["large"]
+    assert asked == [("own", 0)] * 2
 
 
 def test_a_program_that_has_its_processors_to_itself_is_told_from_one_that_has_not(monkeypatch):

@@ -18,6 +18,7 @@ from nnx.backends.base import host_array, on_its_device, real_numbers
 from nnx.backends.resolve import Wish
 from nnx.errors import InputError, InputTypeError
 from nnx.flat_buffer import ParameterBuffer
+from nnx.kernels.user_warnings import warn_once
 from nnx.layers import Layer
 from nnx.model.inference import Inference, refuse
 from nnx.model.validation import chain, fitting_layers
@@ -297,8 +298,13 @@ class Network(Assignable):
         wish, moments = state.pop("_wish"), state.pop("_moments")
         found = resolve([wish, "numpy"] if isinstance(wish, str) and wish != "numpy" else wish)
         self.__dict__.update(state, resolution=found)
-        kept = self.precision if wish in (found.backend, found.backend.name) else None  # another may lack it
-        self._settle(precise(found.backend, self.dtype, kept), self.dtype)
+        chosen = found.backend
+        if wish in (chosen, chosen.name):  # another may lack the precision
+            try:
+                chosen = precise(chosen, self.dtype, self.precision)
+            except InputError as error:  # and so may this one, on another machine
+                warn_once(f"a model goes on in full precision: {error}", "a lower precision")
+        self._settle(chosen, self.dtype)
         self._set_state(moments)
 
 

@@ -206,7 +206,7 @@ class NumbaBackend(NumpyBackend):
     def _with_precision(self, wanted: str) -> NumbaBackend:
         if why := self._cannot(wanted):
             raise InputError(
-                f"precision={wanted!r}, backend {self.name!r}: {why}; leave it out, or use backend='cupy' on a GPU"
+                f"precision={wanted!r}, backend {self.name!r}: {why}; say 'full', or use backend='cupy' on a GPU"
             )
         other = copy.copy(self)
         other.precision, other.unheeded = wanted, ""

@@ -21,7 +21,6 @@ from nnx.kernels.cpu.matmul.register_tile import ROWS, vector_bytes
 from nnx.kernels.cpu.ops.elementwise import NONE
 from nnx.kernels.cpu.program import inference as f
 from nnx.kernels.cpu.program import inference_many as m
-from nnx.kernels.cpu.program.inference_many import PANEL_BYTES
 from nnx.kernels.cpu.threads import pool
 from nnx.kernels.elementwise import number_of
 from nnx.kernels.rounding import RUN
@@ -90,7 +89,7 @@ def few_rows(weights: int, itemsize: int) -> int:
 
 def panel_rows(itemsize: int) -> int:
     """How many rows stand side by side in a panel."""
-    return PANEL_BYTES // itemsize
+    return m.PANEL_BYTES // itemsize
 
 
 class Many:

@@ -11,7 +11,9 @@ from __future__ import annotations
 from nnx.backends.dataflow import Array, Gradient, Node, Step
 from nnx.backends.numba.lowering import BLOCK_ROWS, round_up
 from nnx.backends.numba.lowering_rows import Rows
+from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.matmul.amx import THREAD, prefer_amx
+from nnx.kernels.cpu.matmul.gemm import STRIPS
 from nnx.kernels.cpu.matmul.tile_registers import EDGE, PART
 from nnx.kernels.cpu.program import table as t
 
@@ -27,15 +29,17 @@ def on_tiles(step: Step, weights: Array, parts: int) -> bool:
 class TileRows(Rows):
     """Samples row by row, with float32 in `parts` of bfloat16 on tile registers."""
 
-    product, products = "amx", "large products on AMX, "
+    products = "large products on AMX, "
     operations = t.ON_TILES
-    strips = THREAD
-    piece = 1 << 18  # 1 MB, half of the second-level cache: each piece reads all panels of the outputs' gradient again
+    strips = max(THREAD, STRIPS)  # narrow layers are multiplied in vectors
+    # Half of the second-level cache, 1 MB at most: each piece reads all panels of the outputs' gradient again.
+    piece = min(1 << 18, caches().l2 // 8)
     grain = EDGE
 
     def __init__(self, step: Step, arena: Array, threads: int, tiles: bool, parts: int) -> None:
         self.tiles, self.split_into = tiles, parts
         super().__init__(step, arena, threads)
+        self.product = "amx" if all(self.split(gradient.dw) for gradient in step.gradients) else "amx/gemm"
         self.table[0][t.PARTS] = parts
 
     def split(self, weights: Array) -> bool:

@@ -32,8 +32,6 @@ NETWORKS = (  # hidden and output widths, by the weights of the widest layer, wi
     (128, 128, 10),
 )  # fmt: skip
 ROWS = 128
-
-
 SHARED = tuple(50 * 2**n for n in range(6))  # us of work that one or two threads do
 LOOKS = 20_000_000  # of a thread that only waits: some 20 ms
 PAUSE = 300e-6  # seconds after which helping threads sleep
@@ -48,7 +46,7 @@ def measure(dtypes: Sequence[str] = ("float32", "float64"), progress: Progress =
         dtypes: the number types whose kernels are compiled; products are measured in each, the rest in the first.
         progress: called with what is measured next.
     """
-    backend, first = NumbaBackend(), dtypes[0]
+    backend, first = NumbaBackend().with_precision("full"), dtypes[0]
     progress("products")
     products = [kind for dtype in ("float32", "float64") for kind in own_products(dtype, dtype in dtypes)]
     progress("rows or lanes")
@@ -78,6 +76,8 @@ def own_products(dtype: str, here: bool) -> list[str]:
     """Return for which kinds of products nnx's own is faster than BLAS; as derived where they are not measured."""
     own, blas = NumbaBackend(), NumbaBackend()
     own.gemm_rule, blas.gemm_rule = "own", "blas"
+    for each in (own, blas):
+        each.use_tiles(None)  # what is on AMX is neither's
     chosen, random = dict[str, bool](), np.random.default_rng(0)
     for kind, (m, n, k, fused) in examples(np.dtype(dtype).itemsize):
         chosen[kind] = gemm.prefer_own(m, n, k, np.dtype(dtype).itemsize, fused)

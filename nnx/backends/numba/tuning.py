@@ -60,7 +60,7 @@ class Tuning(NamedTuple):
 
 
 def current() -> Tuning:
-    """Return what is chosen for as many threads as kernels may take now."""
+    """Return what is chosen for as many threads as kernels may take at most."""
     return _found(pool.limit)
 
 
@@ -193,10 +193,10 @@ def checked(given: Any) -> Choices:
     products = given["own_products"]
     if not isinstance(products, list) or not all(isinstance(kind, str) for kind in products):
         raise ValueError(f"own_products is {str(products)[:60]!r}, expected a list of kinds of products")
-    for name in names[1:]:
+    for name, least in (("lanes_weights", 0), ("threads_from", 0), ("share_us", 1)):
         value = given[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1e15:
-            raise ValueError(f"{name} is {str(value)[:60]!r}, expected a number from 0 on")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= 1e15:
+            raise ValueError(f"{name} is {str(value)[:60]!r}, expected a number from {least} on")
     return Choices(**{**given, "own_products": tuple(products), "lanes_weights": int(given["lanes_weights"])})
 
 

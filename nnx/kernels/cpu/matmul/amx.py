@@ -49,7 +49,7 @@ from nnx.kernels.cpu.matmul.tile_registers import (
 )
 
 ROWS = 512  # of `a` that are packed at once; twice as much of the depth where they are half as many
-DEPTH = 768  # numbers of depth that are, over the number of parts: a panel takes 48 KB, strips 16 times as much
+DEPTH = 768  # numbers of depth that are, times the number of parts: a panel takes 48 KB, strips 16 times as much
 PANEL = EDGE * DEPTH // 2  # float32 that a panel takes, of any number of parts; so does a strip
 IN_FLOAT32 = in_vectors.BLOCK_DEPTH * VECTORS * LANES  # and a panel of the product in float32
 SPARE, SUMS = 16 * EDGE, 2 * EDGE * EDGE
@@ -115,7 +115,10 @@ def multiply(a, b, panels, tall, c, bias, active, relu, thread, parts, tiles, me
     spare, fresh, buffer = view(memory, 0, SPARE), view(memory, SPARE, SUMS), view(memory, SPARE + SUMS, 0)
     strips, unit, ready = view(memory, FIXED, 0), parts * PART, len(panels) > 0
     height, wide = share(m, ROWS), -(-n // EDGE)
-    step = share(whole, (DEPTH if height > ROWS // 2 else 2 * DEPTH) // parts)
+    at_once = share(whole, DEPTH // parts)  # added up in registers: of any number of rows the same, for the same bits
+    step = at_once if height > ROWS // 2 else 2 * at_once
+    some = at_once // EDGE
+    every = larger(1, some * TILE // EDGE)
     b_step, c_step, by_rows = b.strides[0] // b.itemsize, c.strides[0] // c.itemsize, b.strides[1] == b.itemsize
     configure(tiles)
     for i0 in range(0, m, height):
@@ -125,8 +128,6 @@ def multiply(a, b, panels, tall, c, bias, active, relu, thread, parts, tiles, me
         for k0 in range(0, larger(whole, 1), step):
             depth = smaller(step, whole - k0)
             groups = larger(1, -(-depth // EDGE))
-            some = share(groups * EDGE, DEPTH // parts) // EDGE  # that are added up in registers
-            every = larger(1, some * TILE // EDGE)
             pack_strips(a[i0 : i0 + rows, k0 : k0 + depth], strips, spare, parts)
             # Each piece of a strip fetches its share of the next panel: lines of it, or rows of `b`.
             pieces = larger(1, -(-rows // EDGE))
