@@ -56,7 +56,6 @@ def test_links_lead_to_files(page: Path):
     assert not [link for link in links if not (page.parent / link).exists()]
 
 
-<<<<<<< HEAD
 def test_the_page_of_benchmarks_shows_the_results_that_there_are():
     assert side_by_side.PAGE.read_text(encoding="utf-8") == side_by_side.page()
     assert all(side_by_side.reports(name) for name in side_by_side.TABLES)
@@ -68,7 +67,8 @@ def test_a_processor_on_which_something_was_not_measured_has_an_empty_place_for_
     report = {"players": players, "workloads": [{"title": "a step", "results": times}]}
     assert side_by_side.cells(report, "a step") == ["20.0 us", "2.50 (torch eager)", "2.50"]
     assert side_by_side.cells(report, "another") == ["", "", ""]
-=======
+
+
 # ---- the tour --------------------------------------------------------------------------------------------------------
 
 
@@ -105,7 +105,6 @@ def test_every_picture_is_shown_and_drawn():
     }
     assert shown == drawn
     assert {Path(name).stem for name in drawn} <= functions
->>>>>>> tour
 
 
 # ---- environment variables -------------------------------------------------------------------------------------------
