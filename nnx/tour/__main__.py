@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 
 import nnx
 from nnx.errors import InputError
@@ -48,7 +49,8 @@ def main(arguments: list[str] | None = None) -> int:
         names = chosen(step, list(pages()))
         terminal, backend = Terminal(), nnx.get_backend().name
         compiled = "; it compiles its kernels when they are first used, which can take seconds" * (backend == "numba")
-        terminal.show([f"Results are computed on the backend {backend}{compiled}.", ""])
+        words = f"Results are computed on the backend {backend}{compiled}."
+        terminal.show([*textwrap.wrap(words, terminal.width), ""])
         walk(terminal, names)
     except Left:
         return 0
