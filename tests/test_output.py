@@ -205,6 +205,17 @@ def test_values_are_written_as_large_or_small_as_they_are() -> None:
     assert progress.described(logs) == ["a 0.0000", "b 0.2500", "c 1.25e-06", "d 1.5e+09", "e\\x1b[2J nan"]
 
 
+def test_the_last_line_is_that_of_the_last_epoch_also_where_a_fit_ends_early(stdout: Any) -> None:
+    for done in (1, 2, 5, 9):
+        out = Writes()
+        stdout(out)
+        with progress.Lines(9, 0) as lines:
+            for epoch in range(done):
+                lines.log(epoch, {"loss": float(epoch)})
+        told = [line.split()[1] for line in out.text.splitlines()]
+        assert told == (["1/9"] if done == 1 else ["1/9", f"{done}/9"])
+
+
 def test_a_terminal_that_moves_no_cursor_gets_lines(monkeypatch: pytest.MonkeyPatch, stdout: Any) -> None:
     out = Writes()
     out.isatty = lambda: True  # type: ignore[attr-defined]

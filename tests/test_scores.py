@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics
 
 from nnx import metrics as scores
-from nnx.cli.importance import importance
+from nnx.cli.importance import Importance, importance
 from nnx.cli.recipe import Recipe
 from nnx.cli.result import amount
 from nnx.cli.sets import Source
@@ -95,6 +95,9 @@ def test_importance_is_that_of_columns_and_the_same_for_the_same_seed(tmp_path: 
     assert found.rises[0] == pytest.approx(3e5 * 2**0.5, rel=0.3)
     assert abs(found.rises[2]) < 0.05 * found.rises[0]
     assert found.words()[0].startswith(f"size {found.rises[0]:,.0f}, town ")
+
+    tiny = Importance(("a", "b", "c"), (0.25, 4e-4, -0.1), (0.0, 0.0, 0.0), "log loss")
+    assert tiny.words()[0] == "a 0.250"  # b would be told with 0.000
 
     monkeypatch.setattr("nnx.cli.importance.WORK", 1000)
     unmeasured = importance(model, problem, 0)

@@ -115,6 +115,14 @@ def test_epochs_that_are_asked_for_are_all_done_and_the_best_is_kept(run: Run):
     assert "up to" not in said
 
 
+def test_a_training_that_ends_while_it_gets_better_says_so(run: Run, monkeypatch: pytest.MonkeyPatch):
+    note = "still getting better: --epochs"
+    monkeypatch.setattr(recipe, "_for_table", lambda rows: dataclasses.replace(recipe.TABLE, epochs=6, patience=5))
+    assert f"{note} 12 --resume goes on" in run("train", *SPLIT, "m", "--lr", 1e-4)
+    assert note not in run("train", *SPLIT, "n", "--lr", 1e-4, "--epochs", 6)
+    assert note not in run("train", *SPLIT, "o", "--lr", 0.5)
+
+
 def test_without_patience_all_of_the_training_part_is_learned_from(run: Run):
     said = run("train", *SPLIT, "m", "--epochs", 3, "--patience", 0)
     assert "120 to learn from, 30 for the test" in said

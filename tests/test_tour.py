@@ -20,7 +20,7 @@ from nnx.tour.__main__ import main
 from nnx.tour.formula import plain
 from nnx.tour.page import pages, parts
 from nnx.tour.show import lines_of, page, without_marks
-from nnx.tour.terminal import PROMPT
+from nnx.tour.terminal import PROMPT, WIDTH
 
 STEPS = pages()
 
@@ -171,6 +171,18 @@ def test_slips_is_a_page_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "  > NameError         inputs[0] * weight[0]\n" in shown
     assert "A single neuron\n=" not in shown
+
+
+def test_what_is_said_of_the_backend_fits_a_screen(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.setattr("nnx.tour.__main__.walk", lambda terminal, names: None)
+    with nnx.use_backend("numba"):
+        assert main(["1"]) == 0
+    shown = capsys.readouterr().out
+    assert "it compiles its kernels" in shown
+    assert max(map(len, shown.splitlines())) <= WIDTH
 
 
 def test_a_step_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

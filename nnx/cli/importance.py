@@ -19,6 +19,7 @@ REPEATS = 5
 ROWS, FEWEST = 2000, 50  # of the test part, at most; and, where there are more, at least
 MOST = 6  # columns that are told of
 LOG_LOSS = "log loss"
+NONE = "0.000"  # a rise of the log loss that is not told
 WORK = 2e10  # multiplications in all: about a second
 
 
@@ -42,7 +43,9 @@ class Importance:
         if not self.names:
             return ("not measured: there are too many columns for it to be soon done",)
         first = list(zip(self.names, self.rises, strict=True))[:MOST]
-        told = ", ".join(f"{name} {self._written(rise)}" for name, rise in first if rise > 0) or "no column by itself"
+        written = ((name, rise, self._written(rise)) for name, rise in first)
+        told = ", ".join(f"{name} {text}" for name, rise, text in written if rise > 0 and text != NONE)
+        told = told or "no column by itself"
         return told, f"by so much the {self.error} rises on the test part where that column is shuffled"
 
     def _written(self, rise: float) -> str:

@@ -21,6 +21,7 @@ from nnx.cli.sets import Problem, Source
 from nnx.cli.stopping import Best, best
 from nnx.errors import BackendFallbackWarning, InputError
 
+LATE = 0.9  # of all epochs: a best one after that had not been waited for long
 KEY = "training"  # in the metadata of a model to be saved: the recipe, and which data it is for
 
 
@@ -138,6 +139,13 @@ class Job:
         )
         if (known := best(model)) is not None:
             self.report.line("kept", f"epoch {known['epoch']}, the best of {model.epochs_done}")
+            if (
+                "epochs" not in self.given
+                and model.epochs_done == recipe.epochs
+                and known["epoch"] > LATE * recipe.epochs
+            ):
+                go_on = " --resume goes on" if self.save is not None else " trains longer"
+                self.report.line("note", f"it was still getting better: --epochs {2 * recipe.epochs}{go_on}")
         if model.eager_reason is not None:
             self.report.line("note", f"steps were not replayed: {model.eager_reason}")
         if model.replay_reason is not None:

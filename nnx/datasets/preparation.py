@@ -13,6 +13,7 @@ from nnx.errors import FileFormatError, InputError
 
 from .columns import Column, Rows, not_finite
 from .encoder import Encoder, read_encoder
+from .kinds import NAME, TEXT
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,9 @@ def encoded(preparation: Preparation, rows: Rows, places: Sequence[int]) -> NDAr
 def nothing_left(rows: Rows, preparation: Preparation) -> InputError:
     """Return the error that no column of a table can be used."""
     reasons = "; ".join(f"{column.name!r}: {column.why}" for column in preparation.columns[:10])
+    usable = any(column.kind in (NAME, TEXT) for column in preparation.columns)
+    kept = "use some of them in spite of that (--keep, or keep=... in Python), or " if usable else ""
     return FileFormatError(
         f"{rows.source}: no column is left to learn from ({reasons or 'there is a single column, the label'}); "
-        "keep some of them in spite of that (--keep), or give a table with features and a label"
+        f"{kept}give a table with features and a label"
     )

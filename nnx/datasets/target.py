@@ -69,11 +69,16 @@ def encode(column: Column, task: str, where: Callable[[int], str], decimal: str 
     plain = mostly and not unit and not np.isnan(numbers).any()
     y, classes = _by_value(numbers) if plain else _by_name(column)
     if len(classes) == 1:
+        numbers_wanted = f", or, for numbers to predict, {_say('regression')}" if mostly else ""
         raise FileFormatError(
             f"{where(0)} and all other labels are {short(classes[0])}, expected at least two classes; "
-            f'is it the right column? For numbers to predict, say task="regression"'
+            f"name another column as the label{numbers_wanted}"
         )
     return Target(y, classes, "classification")
+
+
+def _say(task: Task) -> str:
+    return f'say --task {task}, or task="{task}" in Python'
 
 
 def _check_present(column: Column, where: Callable[[int], str]) -> None:
@@ -112,7 +117,7 @@ def _check_numbers(column: Column, numbers: NDArray[np.float64], where: Callable
         row = int(np.argmax(odd))
         raise FileFormatError(
             f"{where(row)}: the label is {short(column.text[row])}, expected a number for regression; "
-            f'for names, say task="classification"'
+            f"for names, {_say('classification')}"
         )
 
 
@@ -126,7 +131,7 @@ def _check_alike(column: Column, numbers: NDArray[np.float64], where: Callable[[
         raise FileFormatError(
             f"{where(row)}: the label is {short(column.text[row])}, expected a plain number as in "
             f"{len(odd) - int(odd.sum()):,} of {len(odd):,} rows; mend this cell or remove its row, or, where the "
-            'labels are names, say task="classification"'
+            f"labels are names, {_say('classification')}"
         )
 
 
@@ -135,8 +140,8 @@ def _refuse_free_text(column: Column, where: Callable[[int], str]) -> None:
     if rows >= ENOUGH and distinct > rows / 2:
         raise FileFormatError(
             f"{where(0)}: the labels are {distinct:,} different texts in {rows:,} rows, such as "
-            f"{short(column.text[0])}: "
-            'too many for classes; name another column by label, or say task="classification"'
+            f"{short(column.text[0])}: too many for classes; name another column as the label, or "
+            f"{_say('classification')}"
         )
 
 

@@ -19,6 +19,7 @@ from .target import Target, encode
 from .written import numbers_in
 
 TURNED = {f"%{a}{mark}%{b}": f"%{b}{mark}%{a}" for a, b in ("md", "dm") for mark in "/.-"}  # 1/2/2024
+NAME_IT = "name the label: --label, or label=... in Python"
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,16 @@ def understood(rows: Rows, wishes: Wishes) -> Reading:
         if place in places:
             raise InputError(f"{name}: {rows.names[place]!r} is the label; name another column, or another label")
     if both := sets["drop"] & (sets["keep"] | sets["categorical"]):
-        raise InputError(f"drop: {rows.names[min(both)]!r} is to be kept, too; say one of the two")
-    target = encode(rows.columns[place], wishes.task, lambda row: rows.place(row, place), rows.decimal)
+        raise InputError(f"drop: {rows.names[min(both)]!r} is to be used, too; say one of the two")
+    try:
+        target = encode(rows.columns[place], wishes.task, lambda row: rows.place(row, place), rows.decimal)
+    except FileFormatError as error:
+        if wishes.label is not None:
+            raise
+        name = repr(rows.names[place]) if rows.named else rows.names[place]
+        raise FileFormatError(
+            f"{error}. {name} was taken for the label ({chosen}); to learn another, {NAME_IT}"
+        ) from None  # fmt: skip
     if wishes.label is None and target.task == "regression":
         _refuse_row_numbers(rows, place)
     found = tuple(
@@ -154,7 +163,7 @@ def _refuse_row_numbers(rows: Rows, place: int) -> None:
     if understand(rows.columns[place], rows.decimal).kind == NAME:
         raise FileFormatError(
             f"{rows.source}: the last column, {rows.names[place]!r}, numbers the rows, so it is hardly what is to be "
-            "learned; name the label: --label, or label=... in Python"
+            f"learned; {NAME_IT}"
         )
 
 

@@ -45,19 +45,31 @@ class Lines(Progress):
     def __init__(self, epochs: int, first_epoch: int) -> None:
         super().__init__(epochs, first_epoch)
         self._output, self._last = Output(sys.stdout), 0.0
+        self._untold: tuple[int, Mapping[str, float]] | None = None
 
     def __enter__(self) -> Progress:
         if not compiling.is_heard():  # the command line listens all the time
             self._block.enter_context(compiling.heard_by(compiling.once(say)))
         return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if self._untold is not None:  # the last epoch of a fit that ended early
+            self._print(*self._untold)
+
     def log(self, epoch: int, logs: Mapping[str, float]) -> None:
         """Print the line, if it is time."""
-        number, total = epoch + 1, self.first_epoch + self.epochs
-        if epoch != self.first_epoch and number != total and time.monotonic() - self._last < SILENT_SECONDS:
+        last = epoch + 1 == self.first_epoch + self.epochs
+        if epoch != self.first_epoch and not last and time.monotonic() - self._last < SILENT_SECONDS:
+            self._untold = epoch, logs
             return
-        self._last = time.monotonic()
-        self._output.write(f"epoch {number}/{total}  {'  '.join(described(logs))}\n")
+        self._print(epoch, logs)
+
+    def _print(self, epoch: int, logs: Mapping[str, float]) -> None:
+        self._last, self._untold = time.monotonic(), None
+        self._output.write(f"epoch {epoch + 1}/{self.first_epoch + self.epochs}  {'  '.join(described(logs))}\n")
         self._output.flush()
 
 
