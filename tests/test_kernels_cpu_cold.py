@@ -240,7 +240,7 @@ def test_each_process_goes_its_own_way_through_all_steps(processes):
 def test_what_takes_longest_is_at_both_ends():
     backend = nnx.get_backend("numba")
     both = "training, by rows (float64)"
-    for dtypes, last in ((("float32",), "prediction (float32)"), (warmup.DTYPES, both)):
+    for dtypes, last in ((("float32",), "prediction of many rows (float32)"), (warmup.DTYPES, both)):
         names = [name for name, _ in warmup._steps(backend, dtypes)]
         assert (names[0], names[-1]) == ("training, by rows (float32)", last)
         assert len(set(names)) == len(names) == sum(len(warmup._calls(backend, dtype)) for dtype in dtypes)

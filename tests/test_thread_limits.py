@@ -566,7 +566,9 @@ def test_what_is_no_thread_of_the_system_helps_nobody(
 def test_a_bar_is_drawn_without_another_thread(
     no_more_threads: list[threading.Thread], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("rich")
+    console = pytest.importorskip("rich.console")
+    monkeypatch.setenv("TERM", "xterm")  # a dumb one gets lines
+    monkeypatch.setattr("rich._console", console.Console(force_terminal=True))
     monkeypatch.setattr("nnx.output.Output.isatty", lambda self: True)
     with progress.make("auto", 3, 0) as bar:
         assert isinstance(bar, progress.Bar)

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-<<<<<<< HEAD
-from contextlib import suppress
-=======
 import textwrap
->>>>>>> brk2
+from contextlib import suppress
 
 import nnx
 from nnx.cli.errors import Failed, finish
@@ -54,18 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
         names = chosen(step, list(pages()))
         terminal, backend = Terminal(), nnx.get_backend().name
         compiled = "; it compiles its kernels when they are first used, which can take seconds" * (backend == "numba")
-<<<<<<< HEAD
+        words = f"Results are computed on the backend {backend}{compiled}."
         with suppress(Left):
-            terminal.show([f"Results are computed on the backend {backend}{compiled}.", ""])
+            terminal.show([*textwrap.wrap(words, terminal.width), ""])
             walk(terminal, names)
         return finish(0)
-=======
-        words = f"Results are computed on the backend {backend}{compiled}."
-        terminal.show([*textwrap.wrap(words, terminal.width), ""])
-        walk(terminal, names)
-    except Left:
-        return 0
->>>>>>> brk2
     except KeyboardInterrupt:
         say("")
         return 130

@@ -127,7 +127,7 @@ def multiply(a, b, panels, tall, c, bias, active, relu, thread, parts, tiles, me
         first = last = True
         for k0 in range(0, larger(whole, 1), step):
             depth = smaller(step, whole - k0)
-            groups = larger(1, -(-depth // EDGE))
+            groups = -(-depth // EDGE)
             pack_strips(a[i0 : i0 + rows, k0 : k0 + depth], strips, spare, parts)
             # Each piece of a strip fetches its share of the next panel: lines of it, or rows of `b`.
             pieces = larger(1, -(-rows // EDGE))
@@ -141,7 +141,7 @@ def multiply(a, b, panels, tall, c, bias, active, relu, thread, parts, tiles, me
                     pack_panel(b[k0 : k0 + depth, j : j + EDGE], buffer, 0, spare, parts)
                 soon, line = k0, at + tall * unit
                 for i in range(i0, i0 + rows, EDGE):
-                    for h in range(0, groups, some):
+                    for h in range(0, larger(1, groups), some):  # of no depth the sums are zeros
                         begin(tiles)
                         for g in range(h, smaller(h + some, groups)):
                             fetch(panels, line, lines)
