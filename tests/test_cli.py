@@ -615,6 +615,8 @@ WRONG = [
     ("train spiral --save /dev/null", "not a file"),
     ("train good.csv --save good.csv", "this file is read by the same command"),
     ("train spiral --plot nowhere/p.png", "there is no folder nowhere"),
+    ("train spiral --save m.h5", "a network is kept as safetensors, not as .h5; say m.safetensors"),
+    ("train spiral --save m.onnx", "to_onnx() in Python writes ONNX"),
     ("train spiral --plot p.bmp2", "expected a name ending in .png"),
     ("train spiral --plot p", "expected a name ending in .png"),
     ("train spiral --save a.png --plot ./a.png", "give them different names"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from nnx.datasets.needs import optional
 from nnx.errors import InputError
 
+OTHERS = (".h5", ".hdf5", ".keras", ".pt", ".pth", ".onnx", ".pkl", ".pickle", ".joblib", ".npz", ".csv", ".json")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 
 
@@ -48,3 +49,11 @@ def check_picture(option: str, path: Path | None) -> None:
     """Refuse a picture's name from which the kind of picture cannot be told."""
     if path is not None and path.suffix.lower() not in PICTURES:
         raise InputError(f"{option} {path}: expected a name ending in {', '.join(PICTURES)}")
+
+
+def check_model(option: str, path: Path | None) -> None:
+    """Refuse the name of another format for a model: what is written is safetensors, whatever it is called."""
+    if path is not None and path.suffix.lower() in OTHERS:
+        name = path.with_suffix(".safetensors")
+        onnx = "; model.to_onnx() in Python writes ONNX" if path.suffix.lower() == ".onnx" else ""
+        raise InputError(f"{option} {path}: a network is kept as safetensors, not as {path.suffix}; say {name}{onnx}")

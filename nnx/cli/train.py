@@ -115,6 +115,7 @@ def train(
     if resume and save is None:
         raise InputError("--resume: from which file? Name it: --save FILE")
     outputs.check("--save", save, (Path(data),), needs=("safetensors", "train"))
+    outputs.check_model("--save", save)
     if resume and overwrite:
         raise InputError("--resume goes on with a file, --overwrite begins anew: say one of the two")
     if save is not None and save.exists() and not (resume or overwrite):
