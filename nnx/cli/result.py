@@ -61,10 +61,7 @@ class Result:
     @classmethod
     def _numbers(cls, problem: Problem, outputs: np.ndarray, learned: np.ndarray) -> Result:
         unscaled = problem.metadata.unscale_target
-        (outputs, wanted), (learned, goal) = (
-            map(unscaled, (outputs, problem.y_test)),
-            map(unscaled, (learned, problem.y)),
-        )
+        outputs, wanted, learned, goal = map(unscaled, (outputs, problem.y_test, learned, problem.y))
         test, train = _regression(outputs, wanted), _regression(learned, goal)
         mean = np.full_like(wanted, unscaled(problem.targets).mean())  # what one would say without looking
         more = f"mean absolute error {amount(metrics.mae(wanted, outputs))}"

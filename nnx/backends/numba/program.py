@@ -91,10 +91,8 @@ def padded(step: Step) -> float:
     for node in step.nodes:
         if node.op in ("dense", "dense_dx") and node.weights is not None:
             k, n = node.weights.shape
-            counted, done = (
-                counted + k * n,
-                done + (k * round_up(n, wide) if node.op == "dense" else n * round_up(k, wide)),
-            )
+            counted += k * n
+            done += k * round_up(n, wide) if node.op == "dense" else n * round_up(k, wide)
     return done / max(counted, 1)
 
 

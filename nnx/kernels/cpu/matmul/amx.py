@@ -28,7 +28,6 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from nnx.kernels.cpu.jit.behaved import apart, behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
 from nnx.kernels.cpu.jit.simd import larger, smaller, vfill, view, vsum
 from nnx.kernels.cpu.matmul import gemm as in_vectors
@@ -211,14 +210,9 @@ def make(tiles_in: Any) -> Any:
         Each of `a` and `b` is contiguous along its rows or its columns, the others along their rows. `parts` is 1 to 3.
         Returns False, having done nothing, where `c` shares memory with `a`, `b` or `bias`.
         """
-        (m, depth), n = a.shape, b.shape[1]
-        if depth != b.shape[0] or (m, n) != c.shape:
-            raise ValueError("gemm: shapes do not fit")
-        if (b.size and b.itemsize not in b.strides) or (c.size and c.strides[1] != c.itemsize):
-            raise ValueError("gemm: an operand is not contiguous")
-        if not behaved(a, b, c, bias) or not apart(c, a, b, bias):
+        if not in_vectors.fit(a, b, c, bias):
             return False
-        strips = smaller(2 * -(-m // EDGE), ROWS // EDGE) * PANEL
+        strips = smaller(2 * -(-a.shape[0] // EDGE), ROWS // EDGE) * PANEL
         within(a, b, c, bias, active, relu, parts, strips, np.empty(FIXED + strips + MEMORY + 16, np.float32))
         return True
 

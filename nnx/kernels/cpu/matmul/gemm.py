@@ -128,6 +128,15 @@ def multiply(a, panels, tall, c, bias, active, relu, accumulating, strips, clock
 
 
 @njit(**PART)
+def pack_panels(b, panels):
+    """Copy all of `b`, contiguous along its rows or its columns, to panels."""
+    if b.strides[1] == b.itemsize:
+        panels_from_rows(b, panels, b.shape[0], 0)
+    else:
+        panels_from_columns(b.T, panels, b.shape[0])
+
+
+@njit(**PART)
 def multiply_afresh(a, b, c, bias, active, relu, accumulating, memory):
     """The product of two matrices, each panel of `b` being made right before its use: both lie in `memory`.
 
@@ -146,10 +155,7 @@ def multiply_afresh(a, b, c, bias, active, relu, accumulating, memory):
                 pack_strips(some, strips)
             for j in range(0, n, columns):
                 part = b[k : k + depth, j : j + columns]
-                if by_rows:
-                    panels_from_rows(part, panel, depth, 0)
-                else:
-                    panels_from_columns(part.T, panel, depth)
+                pack_panels(part, panel)
                 # The next panel's rows are fetched a cache line at a time, each strip the next of them.
                 soon, share = (columns, b.strides[0]) if by_rows else (0, 0)
                 times_panel(
@@ -157,15 +163,6 @@ def multiply_afresh(a, b, c, bias, active, relu, accumulating, memory):
                     columns * c.itemsize // LINE, c[i : i + high, j:], bias[:, j:], active[i : i + high, j:], relu,
                     edges, None,
                 )  # fmt: skip
-
-
-@njit(**PART)
-def pack_panels(b, panels):
-    """Copy all of `b`, contiguous along its rows or its columns, to panels."""
-    if b.strides[1] == b.itemsize:
-        panels_from_rows(b, panels, b.shape[0], 0)
-    else:
-        panels_from_columns(b.T, panels, b.shape[0])
 
 
 @njit(**PART)
@@ -185,6 +182,16 @@ def in_blocks(a, b, c, bias, active, relu, accumulating, wide, memory):
         )  # fmt: skip
 
 
+@njit(**PART)
+def fit(a, b, c, bias):
+    """Whether memory allows a product, `c` sharing none with what is read; operands of no product are an error."""
+    if a.shape[1] != b.shape[0] or (a.shape[0], b.shape[1]) != c.shape:
+        raise ValueError("gemm: shapes do not fit")
+    if (b.size and b.itemsize not in b.strides) or (c.size and c.strides[1] != c.itemsize):
+        raise ValueError("gemm: an operand is not contiguous")
+    return behaved(a, b, c, bias) and apart(c, a, b, bias)
+
+
 def make(itemsize: int) -> Any:
     """The product for numbers of `itemsize` bytes."""
     columns = VECTORS * LANES[itemsize]
@@ -196,13 +203,9 @@ def make(itemsize: int) -> Any:
         Each of `a` and `b` is contiguous along its rows or its columns, the others along their rows. Returns False,
         having done nothing, where `c` shares memory with `a`, `b` or `bias`.
         """
-        (m, depth), n = a.shape, b.shape[1]
-        if depth != b.shape[0] or (m, n) != c.shape:
-            raise ValueError("gemm: shapes do not fit")
-        if (b.size and b.itemsize not in b.strides) or (c.size and c.strides[1] != c.itemsize):
-            raise ValueError("gemm: an operand is not contiguous")
-        if not behaved(a, b, c, bias) or not apart(c, a, b, bias):
+        if not fit(a, b, c, bias):
             return False
+        (m, depth), n = a.shape, c.shape[1]
         high, deep = blocks_of(m, depth)
         if m <= BLOCK_ROWS:
             memory = np.empty((high + ROWS + columns) * deep + LINE, c.dtype)
