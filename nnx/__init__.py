@@ -21,7 +21,7 @@ from nnx.errors import (
 )
 from nnx.gradcheck import gradcheck
 from nnx.history import History
-from nnx.layers import Dense, Dropout, Layer, activations, seed
+from nnx.layers import BatchNorm, Dense, Dropout, Layer, LayerNorm, activations, seed
 from nnx.layers.activations import *  # noqa: F403 - the names in its __all__
 from nnx.losses import (
     BinaryCrossEntropy,
@@ -46,6 +46,7 @@ __all__ = [
     "AdamW",
     "BackendFallbackWarning",
     "BackendUnavailable",
+    "BatchNorm",
     "BinaryCrossEntropy",
     "CategoricalCrossEntropy",
     "Dense",
@@ -56,6 +57,7 @@ __all__ = [
     "InUseError",
     "InputError",
     "Layer",
+    "LayerNorm",
     "Loss",
     "MeanAbsoluteError",
     "MeanSquaredError",

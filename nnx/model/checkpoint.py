@@ -31,7 +31,10 @@ PARAMETERS, MOMENTS = "parameters.", "moments."  # what the names of arrays begi
 LONGEST = 100_000_000  # bytes of a header, in the format itself
 LAYERS = {
     kind.__name__: kind
-    for kind in (layers.Dense, layers.Dropout, layers.Linear, layers.Softmax, *layers.ELEMENTWISE.values())
+    for kind in (
+        layers.Dense, layers.Dropout, layers.Linear, layers.Softmax, *layers.ELEMENTWISE.values(), layers.LayerNorm,
+        layers.BatchNorm,
+    )
 }
 LOSSES = {
     name: getattr(losses, name)
@@ -259,7 +262,7 @@ def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Check
     """Return what a description and the arrays with it mean, if they fit each other."""
     parts = [_make(layer, LAYERS) for layer in header["layers"]]
     moments = {name.removeprefix(MOMENTS): a for name, a in tensors.items() if name.startswith(MOMENTS)}
-    expected = {f"{PARAMETERS}{i}.{name}": shape for i, part in enumerate(parts) for name, shape in part.shapes.items()}
+    expected = {f"{PARAMETERS}{i}.{name}": shape for i, part in enumerate(parts) for name, shape in part.kept.items()}
     found = {name: a.shape for name, a in tensors.items() if not name.startswith(MOMENTS)}
     if found != expected:  # asked before anything of that size is allocated
         raise InputError(f"the arrays are {found}, but the layers need {expected}")
