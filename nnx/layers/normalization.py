@@ -196,8 +196,8 @@ class BatchNorm(Normalization):
         self._learned = training and getattr(self, "trainable", True)
         if self._learned and x.shape[0] == 1:
             raise InputError(
-                f"{self}: training was given a batch of one row, which has no variance; choose a batch_size that leaves "
-                "at least two rows for the last batch"
+                f"{self}: training was given a batch of one row, which has no variance; choose a batch_size that "
+                "leaves at least two rows for the last batch"
             )
         self._normalized, out = (self._room(name, tuple(x.shape), x) for name in ("normalized", "output"))
         self._scales = self._room("scales", self.shapes["gamma"], x)

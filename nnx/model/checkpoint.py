@@ -32,7 +32,12 @@ LONGEST = 100_000_000  # bytes of a header, in the format itself
 LAYERS = {
     kind.__name__: kind
     for kind in (
-        layers.Dense, layers.Dropout, layers.Linear, layers.Softmax, *layers.ELEMENTWISE.values(), layers.LayerNorm,
+        layers.Dense,
+        layers.Dropout,
+        layers.Linear,
+        layers.Softmax,
+        *layers.ELEMENTWISE.values(),
+        layers.LayerNorm,
         layers.BatchNorm,
     )
 }

@@ -24,7 +24,9 @@ from nnx.kernels.cpu.program.lanes_matmul import SAMPLES, lanes_product, lanes_w
 from nnx.kernels.cpu.program.parameters import finish
 from nnx.kernels.cpu.program.schedule import make_run
 from nnx.kernels.cpu.program.shared import apply_elementwise, apply_weigh, copy_labels, parameter_task
+from nnx.kernels.cpu.program.shared_norm import apply_norm
 from nnx.kernels.cpu.program.table import (
+    BATCH_NORM_BACKWARD,
     COEF,
     ELEMENTWISE,
     KIND,
@@ -38,6 +40,7 @@ from nnx.kernels.cpu.program.table import (
     LANES_DX,
     LANES_LOAD,
     LANES_MEAN,
+    LAYER_NORM,
     OP,
     PARAMETERS,
     R0,
@@ -137,6 +140,8 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         cross_entropy(t, memory, numbers, r0, rows, count)
     elif op == ELEMENTWISE:
         apply_elementwise(t, memory, numbers, r0, rows, count)
+    elif LAYER_NORM <= op <= BATCH_NORM_BACKWARD:
+        apply_norm(t, header[ROWS], memory, numbers, r0, rows, count)
     elif op == WEIGH:
         apply_weigh(t, memory, r0, rows, count)
     elif op == LABELS:

@@ -24,8 +24,10 @@ from nnx.kernels.cpu.ops.sums import collect
 from nnx.kernels.cpu.program.parameters import finish
 from nnx.kernels.cpu.program.schedule import make_run
 from nnx.kernels.cpu.program.shared import apply_elementwise, apply_weigh, copy_labels, parameter_task
+from nnx.kernels.cpu.program.shared_norm import apply_norm
 from nnx.kernels.cpu.program.table import (
     ARGMAX,
+    BATCH_NORM_BACKWARD,
     BIAS,
     COEF,
     CROSS_ENTROPY,
@@ -39,6 +41,7 @@ from nnx.kernels.cpu.program.table import (
     GATHER,
     KIND,
     LABELS,
+    LAYER_NORM,
     ONE_HOT,
     OP,
     PANELS,
@@ -47,6 +50,7 @@ from nnx.kernels.cpu.program.table import (
     R0,
     R1,
     ROW_MEAN,
+    ROWS,
     SCRATCH,
     SCRATCH_SIZE,
     SOFTMAX,
@@ -147,6 +151,8 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         cross_entropy(t, memory, numbers, r0, rows)
     elif op == ELEMENTWISE:
         apply_elementwise(t, memory, numbers, r0, rows, rows)
+    elif LAYER_NORM <= op <= BATCH_NORM_BACKWARD:
+        apply_norm(t, header[ROWS], memory, numbers, r0, rows, rows)
     elif op == WEIGH:
         apply_weigh(t, memory, r0, rows, rows)
     elif op == LABELS:
