@@ -139,6 +139,15 @@ NETS: dict[str, Net] = {
                               fit={"sample_weight": weights(50)}),
     "weights of one output": Net(lambda: [nnx.Dense(1, 5), nnx.Tanh(), nnx.Dense(5, 1)], nnx.MeanSquaredError,
                                  data="number", batch=None, fit={"sample_weight": weights(50)}),
+    "layer norm": Net(mlp(lambda: nnx.LayerNorm(6), nnx.ReLU)),
+    "layer norm first": Net(lambda: [nnx.LayerNorm(2, 1e-3), *mlp(nnx.Tanh)()]),
+    "batch norm": Net(mlp(lambda: nnx.BatchNorm(6), nnx.ReLU), optimizer=lambda: nnx.SGD(0.1)),
+    "batch norm first": Net(lambda: [nnx.BatchNorm(2, momentum=0.5), *mlp(nnx.Tanh)()]),
+    "norms": Net(
+        mlp(lambda: nnx.BatchNorm(6, epsilon=1e-2), nnx.Sigmoid, lambda: nnx.LayerNorm(6), lambda: nnx.Dropout(0.1),
+            lambda: nnx.BatchNorm(6), weight_l2=1e-3),
+        optimizer=lambda: nnx.SGD(0.05, momentum=0.9), fit={"sample_weight": weights(50)},
+    ),
     "weights of classes": Net(mlp(nnx.ReLU, last=lambda: Unfused()), fit={"class_weight": {0: 1, 1: 0.5, 2: 3}}),
 }  # fmt: skip
 

@@ -23,6 +23,7 @@ from nnx.backends.cupy.elementwise import CudaElementwise
 from nnx.backends.cupy.inference import InferenceGraphs
 from nnx.backends.cupy.matmul.cublaslt_products import MOST_OWN_WORK
 from nnx.backends.cupy.multi_gpu import each_on_its_gpu
+from nnx.backends.cupy.norm import CudaNorm
 from nnx.backends.cupy.operands import FLOAT64, INT64, as_they_are, writable
 from nnx.backends.cupy.programs.graph import GraphProgram
 from nnx.backends.cupy.programs.persistent import MOST_WORK, PersistentProgram, compile_program
@@ -46,7 +47,7 @@ STREAM = "NNX_STREAM"  # 1: every data set is streamed to the GPU, 0: none; othe
 PERSISTENT = "NNX_PERSISTENT"  # 1: a recorded step is the persistent kernel whenever it fits; 0: never
 
 
-class CupyBackend(CudaElementwise, CudaDense):
+class CupyBackend(CudaElementwise, CudaDense, CudaNorm):
     """Arrays are `cupy.ndarray`s; see the module, and `CudaDevice` for the arguments."""
 
     name = "cupy"
