@@ -28,18 +28,17 @@ class Layer(Assignable):
     On its own a layer takes the active backend and float32 when first used; in a model it takes the model's.
 
     A layer with parameters names them in `shapes` and draws them in `draw`; `parameter(name)` is then the array, and
-    `gradient(name)` where `backward` writes its gradient. What a layer learns by no gradient, such as running means, it
-    names in `statistics`, and draws, saves and copies like parameters.
+    `gradient(name)` where `backward` writes its gradient.
     """
 
     shapes: dict[str, tuple[int, ...]] = {}  # noqa: RUF012 - replaced, never changed, by layers that have parameters
-    statistics: dict[str, tuple[int, ...]] = {}  # noqa: RUF012 - the same
     dtype: str | None = None  # None: that of the inputs
     penalties: dict[str, Array]  # what regularization costs: float64 [1] for each parameter, 0 for most
     inputs: Array
     output: Array
     dinputs: Array
 
+    _running_shapes: dict[str, tuple[int, ...]] = {}  # noqa: RUF012 - of what is learned by no gradient, as `shapes`
     _backend: Backend | None = None
     _owner: Owner | None = None  # the model's that it is in
     _parameters: dict[str, Array] | None = None
@@ -67,7 +66,7 @@ class Layer(Assignable):
 
     def draw(self, random: np.random.Generator) -> dict[str, np.ndarray]:
         """Return initial values for every parameter in `shapes`."""
-        return {name: np.zeros(shape) for name, shape in self.kept.items()}
+        return {name: np.zeros(shape) for name, shape in kept_shapes(self).items()}
 
     def output_width(self, width: int | None) -> int | None:
         """Return the number of outputs for `width` inputs; None is any, or not known before `forward`.
@@ -104,7 +103,7 @@ class Layer(Assignable):
         if name == "dtype":
             if self.in_model:
                 raise InputAttributeError(f"{self}: dtype cannot be assigned: use model.to(backend, dtype=...)")
-        elif name in ("shapes", "statistics"):
+        elif name == "shapes":
             if is_own(type(self)) or self._parameters is not None:
                 self._refuse_new(name, "the parameters are made by it; make a new layer")
         else:
@@ -142,13 +141,13 @@ class Layer(Assignable):
         """Move into a model's buffers, values and all: one array for each name in `shapes`.
 
         Args:
-            parameters: and after these one for each name in `statistics`.
+            parameters: and after these one for each name in `_running_shapes`.
         """
         given = self.values()
         for name in type(self)._runtime:
             self.__dict__.pop(name, None)
         self._backend, self.dtype, self._given = backend, dtype if self.shapes else None, None
-        self._parameters = dict(zip(self.kept, parameters, strict=True))
+        self._parameters = dict(zip(kept_shapes(self), parameters, strict=True))
         self._gradients = dict(zip(self.shapes, gradients, strict=True))
         self.__dict__["penalties"] = dict(zip(self.shapes, penalties, strict=True))
         for name, value in given.items():
@@ -162,18 +161,13 @@ class Layer(Assignable):
         self._given = values
 
     @property
-    def kept(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of all that is saved and copied: parameters and statistics."""
-        return {**self.shapes, **self.statistics} if self.statistics else self.shapes
-
-    @property
     def in_model(self) -> bool:
         """Whether the parameters stand in a model's buffer."""
         return self._backend is not None and self._parameters is not None and "flat" not in self.__dict__
 
     def draw_missing(self, random: np.random.Generator) -> None:
         """Draw initial values for the parameters that were given none. To be called before `attach`."""
-        if self._parameters is None and self.values().keys() != self.kept.keys():
+        if self._parameters is None and self.values().keys() != kept_shapes(self).keys():
             self._given = {**self.draw(random), **self.values()}
 
     def check_values(self, dtype: str) -> None:
@@ -193,7 +187,7 @@ class Layer(Assignable):
         backend, dtype = self.backend, self.dtype or "float32"
         self.check_values(dtype)
         self.draw_missing(default_random())
-        flat = ParameterBuffer(backend, dtype, list(self.shapes.values()), list(self.statistics.values()))
+        flat = ParameterBuffer(backend, dtype, list(self.shapes.values()), list(self._running_shapes.values()))
         penalties = [backend.zeros(1, "float64") for _ in self.shapes]
         parameters = flat.views(flat.values) + flat.statistic_views()
         self.attach(backend, dtype, parameters, flat.views(flat.gradients), penalties)
@@ -201,7 +195,7 @@ class Layer(Assignable):
 
     def checked(self, name: str, value: Any) -> np.ndarray:
         """Return `value` as a NumPy array that may be assigned to a parameter; raise InputError where it may not."""
-        shape = self.kept[name]
+        shape = kept_shapes(self)[name]
         if self._backend is not None and self._backend.owns(value):
             value = self._backend.to_numpy(value)
         host = np.array(host_array(value, "float64", f"{self}: {name}"))  # a copy, and exact
@@ -259,6 +253,11 @@ class Layer(Assignable):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+
+def kept_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all that is saved and copied of a layer: parameters and running statistics."""
+    return {**layer.shapes, **layer._running_shapes}
 
 
 _random: dict[str, np.random.Generator] = {}  # one, under ""; a dictionary takes the first of two threads' as it is

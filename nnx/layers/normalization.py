@@ -159,7 +159,7 @@ class BatchNorm(Normalization):
     def __init__(self, n_features: int, momentum: float = 0.9, epsilon: float = 1e-5) -> None:
         super().__init__(n_features, epsilon)
         self.momentum = momentum
-        self.statistics = {"running_mean": (1, self.n_features), "running_var": (1, self.n_features)}
+        self._running_shapes = {"running_mean": (1, self.n_features), "running_var": (1, self.n_features)}
 
     @property
     def running_mean(self) -> Array:

@@ -20,6 +20,7 @@ from nnx.errors import InputError, InputTypeError
 from nnx.flat_buffer import ParameterBuffer
 from nnx.kernels.user_warnings import warn_once
 from nnx.layers import Layer
+from nnx.layers.base import kept_shapes
 from nnx.model.inference import Inference, refuse
 from nnx.model.validation import chain, fitting_layers
 from nnx.owner import Owner, alone, alone_or_within, changing, reading
@@ -74,7 +75,7 @@ class Network(Assignable):
     @on_its_device
     def _allocate(self, backend: Backend, dtype: str) -> None:
         shapes = [shape for layer in self.layers for shape in layer.shapes.values()]
-        statistics = [shape for layer in self.layers for shape in layer.statistics.values()]
+        statistics = [shape for layer in self.layers for shape in layer._running_shapes.values()]
         flat, penalties = ParameterBuffer(backend, dtype, shapes, statistics), backend.zeros(len(shapes), "float64")
         self._owner.flat = flat
         self.__dict__.update(penalties=penalties)
@@ -86,7 +87,7 @@ class Network(Assignable):
             layer.attach(
                 backend,
                 dtype,
-                _take(values, layer.shapes) + _take(learnt, layer.statistics),
+                _take(values, layer.shapes) + _take(learnt, layer._running_shapes),
                 _take(gradients, layer.shapes),
                 _take(slots, layer.shapes),
             )
@@ -177,7 +178,8 @@ class Network(Assignable):
 
         With them come the running statistics of layers that have them, which predictions read as well.
         """
-        return {f"{i}.{name}": layer.parameter(name) for i, layer in enumerate(self.layers) for name in layer.kept}
+        named = ((i, layer, name) for i, layer in enumerate(self.layers) for name in kept_shapes(layer))
+        return {f"{i}.{name}": layer.parameter(name) for i, layer, name in named}
 
     @alone_or_within
     @changing

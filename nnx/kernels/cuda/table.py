@@ -323,7 +323,7 @@ _TABLE = (
         "norm.cu",
         f"const REAL* x, REAL* mean, REAL* variance, double* means, REAL* scales, {_SHAPE}, double epsilon, "
         "double momentum",
-        "means [2, columns] of x, in two parts; scales = 1 / sqrt(variance + epsilon); running mean and variance [columns] move there.",
+        "means [2, columns] of x, in two parts; scales = 1 / sqrt(variance + epsilon); running mean, variance move there.",
     ),
     Kernel(
         "running_moments",
