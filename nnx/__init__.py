@@ -21,7 +21,7 @@ from nnx.errors import (
 )
 from nnx.gradcheck import gradcheck
 from nnx.history import History
-from nnx.layers import BatchNorm, Dense, Dropout, Layer, LayerNorm, activations, seed
+from nnx.layers import BatchNorm, Dense, Dropout, GaussianNoise, Layer, LayerNorm, activations, seed
 from nnx.layers.activations import *  # noqa: F403 - the names in its __all__
 from nnx.losses import (
     BinaryCrossEntropy,
@@ -52,6 +52,7 @@ __all__ = [
     "Dense",
     "DeviceMemoryError",
     "Dropout",
+    "GaussianNoise",
     "History",
     "Huber",
     "InUseError",

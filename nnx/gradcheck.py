@@ -13,7 +13,8 @@ from nnx import checks
 from nnx.backends import get_backend
 from nnx.backends.base import host_array
 from nnx.errors import InputError, InputTypeError
-from nnx.layers import Dropout, Layer
+from nnx.layers import Layer
+from nnx.layers.dropout import Drawing
 from nnx.losses import Loss
 from nnx.sequential import Sequential
 
@@ -99,7 +100,7 @@ def _check_layer(layer: Layer, x: np.ndarray) -> float:
     """Derive the sum of the outputs, each times a fixed random number, plus the layer's penalties."""
     checked = copy.deepcopy(layer)
     checked.backend, checked.dtype = get_backend("numpy"), "float64" if checked.shapes else None
-    if isinstance(checked, Dropout):
+    if isinstance(checked, Drawing):
         checked.hold()
     weights = np.random.default_rng(0).standard_normal(checked.forward(x, training=True).shape)
     _leave_kinks(checked)

@@ -541,3 +541,12 @@ def fixed_norm_backward(run: Run, given: Operands) -> Iterator[Results]:
     for source, dx in ((run.read(dy), run.write(dy.shape)), (run.write(dy.shape, values=dy),) * 2):
         run.walk(cuda.elementwise("fixed_norm_backward", dy.size), *known, source, dx, *dy.shape)
         yield {"out": dx}
+
+
+@proves("gaussian_noise", "gaussian_noise")
+def gaussian_noise(run: Run, given: Operands) -> Iterator[Results]:
+    x, counters = given["x"], run.read(given["counters"])
+    numbers = given["seed"], given["layer"], given["stddev"]
+    for source, out in ((run.read(x), run.write(x.shape)), (run.write(x.shape, values=x),) * 2):
+        run.walk(cuda.dropout(*x.shape, "gaussian_noise"), source, out, *x.shape, counters, *numbers)
+        yield {"out": out}

@@ -143,6 +143,8 @@ NETS: dict[str, Net] = {
     "layer norm first": Net(lambda: [nnx.LayerNorm(2, 1e-3), *mlp(nnx.Tanh)()]),
     "batch norm": Net(mlp(lambda: nnx.BatchNorm(6), nnx.ReLU), optimizer=lambda: nnx.SGD(0.1)),
     "batch norm first": Net(lambda: [nnx.BatchNorm(2, momentum=0.5), *mlp(nnx.Tanh)()]),
+    "noise": Net(mlp(nnx.ReLU, lambda: nnx.GaussianNoise(0.3))),
+    "noise first": Net(lambda: [nnx.GaussianNoise(0.1), *mlp(nnx.Tanh, lambda: nnx.Dropout(0.1))()]),
     "norms": Net(
         mlp(lambda: nnx.BatchNorm(6, epsilon=1e-2), nnx.Sigmoid, lambda: nnx.LayerNorm(6), lambda: nnx.Dropout(0.1),
             lambda: nnx.BatchNorm(6), weight_l2=1e-3),

@@ -315,9 +315,7 @@ class Reader:
 
     def on_dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array) -> None:
         self.count(counters)
-        key = seed & (1 << 64) - 1  # Philox takes no more
-        key = key - (1 << 64) if key >= 1 << 63 else key  # the same bits as int64
-        value, details = self.read(x), (layer, key, keep_threshold(rate))
+        value, details = self.read(x), (layer, key_of(seed), keep_threshold(rate))
         self.add("dropout", value, None, self.write(out), constants=(1 / (1 - rate), 0.0), details=details)
 
     # ---- normalization -----------------------------------------------------------------------------------------------
@@ -395,6 +393,11 @@ class Reader:
         values = self.read(normalized), self.read(dy)
         of = {"weights": gamma, "arrays": sums, "moments": moments, "details": (int(fixed),)}
         self.add("batch_norm_backward", *values, self.write(out), **of)
+
+    def on_gaussian_noise(self, x: Array, stddev: float, seed: int, layer: int, counters: Array, out: Array) -> None:
+        self.count(counters)
+        value, details = self.read(x), (layer, key_of(seed))
+        self.add("gaussian_noise", value, None, self.write(out), constants=(stddev, 0.0), details=details)
 
     # ---- losses ------------------------------------------------------------------------------------------------------
 
@@ -515,6 +518,12 @@ class Reader:
         self.step.penalties.append({"w": w, "dw": dw, "l1": l1, "l2": l2, "penalty": penalty})
 
 
+def key_of(seed: int) -> int:
+    """Return a seed as int64: Philox takes 64 bits of it."""
+    key = seed & (1 << 64) - 1
+    return key - (1 << 64) if key >= 1 << 63 else key
+
+
 def fuse(step: Step) -> None:
     """Let operations work in place, and fold ReLU or its gradient into the product before it.
 
@@ -533,7 +542,7 @@ def fuse(step: Step) -> None:
     for kept in (step.losses, step.hits, *(one.d for one in step.sums)):
         readers[id(kept)] = readers.get(id(kept), 0) + 1
     for node in list(step.nodes):
-        if node.op not in ("elementwise", "dropout", "weigh") or node.out is None:
+        if node.op not in ("elementwise", "dropout", "weigh", "gaussian_noise") or node.out is None:
             continue
         used_up = node.x if node.y is None or node.op == "weigh" else node.y
         if used_up.array is not None or readers[id(used_up)] > 1 or used_up.width != node.out.width:

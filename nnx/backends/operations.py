@@ -18,7 +18,7 @@ from nnx.backends.errors import InputError
 from nnx.backends.operation_table import operation, quiet, with_functions, with_losses, write
 from nnx.kernels.elementwise import BY_NAME, FUNCTIONS, Elementwise
 from nnx.kernels.losses import PARTS, Loss, bounds
-from nnx.kernels.philox import dropout_words, keep_threshold
+from nnx.kernels.philox import dropout_words, keep_threshold, normal_numbers
 from nnx.kernels.rounding import RUN
 from nnx.kernels.step_state import (
     BETA_1,
@@ -351,6 +351,16 @@ class Operations:
         step = xp.astype(counters[STEP], xp.uint64)
         words = dropout_words(xp, x.shape[0], x.shape[1], step, layer, seed, x.device)
         return write(out, xp.where(words >= keep_threshold(rate), x * (1 / (1 - rate)), xp.zeros_like(x)))
+
+    @operation("x counters")
+    def gaussian_noise(
+        self, x: Array, stddev: float, seed: int, layer: int, counters: Array, out: Array | None = None
+    ) -> Array:
+        """Return x plus normal numbers of that standard deviation, made of the words that `dropout` would take."""
+        xp = self.xp
+        step = xp.astype(counters[STEP], xp.uint64)
+        numbers = normal_numbers(xp, x.shape[0], x.shape[1], step, layer, seed, x.device)
+        return write(out, x + stddev * xp.astype(numbers, x.dtype))
 
     @operation("x weights")
     def weigh(self, x: Array, weights: Array, out: Array | None = None) -> Array:

@@ -40,6 +40,7 @@ LAYERS = {
         *layers.ELEMENTWISE.values(),
         layers.LayerNorm,
         layers.BatchNorm,
+        layers.GaussianNoise,
     )
 }
 LOSSES = {

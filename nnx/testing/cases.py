@@ -326,6 +326,16 @@ def dropout(make: Maker) -> Iterator[Case]:
             yield make.case("dropout", name, x=np.ones((3, 7), make.kind), **operands)
 
 
+def gaussian_noise(make: Maker) -> Iterator[Case]:
+    shapes = ((1, 1), (7, 1), (1, 2), (33, 3), (5, 10), (16, 17), (3, 300))
+    seeds, steps = cycle((0, 2**32 - 1, 2**64 - 1, 42)), cycle(((0, 0), (1, 3), (2**32 + 1, 0), (2**47 + 2**33, 3)))
+    for (step, layer), shape, stddev in zip(steps, shapes, cycle((0.1, 1.0, 30.0)), strict=False):
+        seed, counters = next(seeds), np.array([step, 4, 9])
+        name = f"stddev={stddev} seed={seed} layer={layer} step={step}"
+        operands = {"x": make.normal(*shape), "stddev": stddev, "seed": seed, "layer": layer, "counters": counters}
+        yield make.case("gaussian_noise", name, **operands)
+
+
 def weights_of(make: Maker, rows: int) -> Array:
     """One of each row, zeros among them."""
     weights = make.random.random((rows, 1)).astype(make.kind)
@@ -475,6 +485,7 @@ CASES: dict[str, Callable[[Maker], Iterator[Case]]] = {
     "tally": tally,
     "weighted_tally": weighted_tally,
     "end_step": end_step,
+    "gaussian_noise": gaussian_noise,
     "layer_norm": layer_norm,
     "layer_norm_backward": layer_norm_backward,
     "norm_gradients": norm_gradients,

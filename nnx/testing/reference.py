@@ -424,6 +424,15 @@ def dropout(x: Array, rate: float, seed: int, layer: int, counters: Array) -> Re
     return {"out": Wanted(np.divide(x, 1 - rate, out=np.zeros_like(x), where=kept))}
 
 
+def gaussian_noise(x: Array, stddev: float, seed: int, layer: int, counters: Array) -> Results:
+    noise = np.empty(x.shape)
+    for row, column in np.ndindex(*x.shape):
+        first, second = (dropout_word(row, column // 2 * 2 + i, int(counters[STEP]), layer, seed) for i in (0, 1))
+        wave = math.sin if column % 2 else math.cos
+        noise[row, column] = math.sqrt(-2 * math.log((first + 0.5) / 2**32)) * wave(2 * math.pi * second / 2**32)
+    return {"out": Wanted(x + stddev * noise, np.abs(x) + stddev * (np.abs(noise) + 1))}
+
+
 def weigh(x: Array, weights: Array) -> Results:
     return {"out": Wanted(weighted(weights * np.ones_like(x), x))}
 

@@ -261,6 +261,20 @@ class CupyBackend(CudaElementwise, CudaDense, CudaNorm):
         self._launch(plans.dropout(*x.shape), kind, self._read(x), y, *x.shape, counters, *words, 1 / (1 - rate))
         return self._deliver(y, out)
 
+    def gaussian_noise(
+        self, x: Array, stddev: float, seed: int, layer: int, counters: Array, out: Array | None = None
+    ) -> Array:
+        kind = self._kind(x)
+        if kind is None or x.ndim != 2 or not as_they_are(INT64, counters):
+            raise InputTypeError(
+                f"gaussian_noise: x is {x.dtype} {x.shape} and counters {counters.dtype}, expected float32 or float64 "
+                "[N, C] and contiguous int64"
+            )
+        y, words = self._output(out, x.shape, x), (seed & (LOW << 32 | LOW), layer & LOW)
+        launch = plans.dropout(*x.shape, "gaussian_noise")
+        self._launch(launch, kind, self._read(x), y, *x.shape, counters, *words, stddev)
+        return self._deliver(y, out)
+
     def weigh(self, x: Array, weights: Array, out: Array | None = None) -> Array:
         kind = self._kind(x, weights)
         if kind is None or x.ndim != 2 or weights.shape != (len(x), 1):

@@ -22,6 +22,7 @@ APART = 1024
 NODES = {
     *("labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean", "weigh"),
     *("layer_norm", "layer_norm_backward", "moments", "batch_norm", "batch_norm_backward", "sum"),
+    "gaussian_noise",
 }
 
 
@@ -93,6 +94,9 @@ class Lanes(Layout):
                 return [row(t.LANES_CROSS_ENTROPY, N=n, COEF=c, **columns)]
             case "mean":
                 return [row(t.LANES_MEAN, N=n, X=x, Y=out, COEF=c)]
+            case "gaussian_noise":
+                layer, seed = node.details
+                return [row(t.NOISE, KIND=layer, N=n, X=x, Y=out, R0=seed, COEF=c)]
             case "layer_norm" | "layer_norm_backward":
                 return self.norm_rows(node, STRIDE=stride, R0=self.new(2 * stride))
             case "moments" | "batch_norm" | "batch_norm_backward" | "sum":

@@ -79,6 +79,9 @@ class Rows(Layout):
                 return [row(t.ONE_HOT, N=node.out.width, X=x, Y=out)]
             case "mean":
                 return [row(t.ROW_MEAN, N=n, X=x, Y=out, COEF=c)]
+            case "gaussian_noise":
+                layer, seed = node.details
+                return [row(t.NOISE, KIND=layer, N=n, X=x, Y=out, R0=seed, COEF=c)]
             case "layer_norm" | "layer_norm_backward" | "moments" | "batch_norm" | "batch_norm_backward" | "sum":
                 return self.norm_rows(node)
         raise NotReplayable(f"no compiled kernel by rows for {node.op}")

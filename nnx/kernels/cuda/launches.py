@@ -74,9 +74,9 @@ def softmax_jacobian(rows: int, columns: int) -> Launch:
     return row_groups("softmax_jacobian", rows * columns, columns)
 
 
-def dropout(rows: int, columns: int) -> Launch:
-    """One random counter, which is four elements of a row, a thread."""
-    return Launch("dropout", (_blocks(rows * _ceil(columns, 4), 1 << 14),), (THREADS,))
+def dropout(rows: int, columns: int, kernel: str = "dropout") -> Launch:
+    """One random counter, which is four elements of a row, a thread: dropout, gaussian_noise."""
+    return Launch(kernel, (_blocks(rows * _ceil(columns, 4), 1 << 14),), (THREADS,))
 
 
 def product(m: int, n: int, k: int) -> Launch:

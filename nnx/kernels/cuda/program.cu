@@ -125,6 +125,7 @@ __device__ __forceinline__ void perform(const Row& row, int samples, i64 step) {
     case Op::GRADIENT: return dense_gradient(row, samples);
     case Op::ELEMENTWISE: return elementwise(row, samples);
     case Op::DROPOUT: return dropout(row, samples);
+    case Op::GAUSSIAN_NOISE: return gaussian_noise(row, samples);
     case Op::REGULARIZE: return regularize(row);
     case Op::PENALTY: return penalty(row);
     case Op::UPDATE: return update(row, step);

@@ -35,6 +35,20 @@ __device__ __forceinline__ void dropout(Row row, int samples) {
   });
 }
 
+// The same words as normal numbers, added to x; a: their standard deviation.
+__device__ __forceinline__ void gaussian_noise(Row row, int samples) {
+  int groups = ((int)row.inputs + 3) / 4;
+  u64 step = (u64)reinterpret_cast<const i64*>(row.y)[STEP];
+  for_items(groups * samples, [&](int item) {
+    int group = item / samples, sample = item - group * samples;
+    Words words = philox((u32)sample, (u32)group, (u32)step, high_word(step, (u32)row.kind), (u64)row.word);
+    for_normals(words, [&](int k, double number) {
+      int i = (4 * group + k) * samples + sample;
+      if (4 * group + k < row.inputs) row.out[i] = row.x[i] + (REAL)(row.a * number);
+    });
+  });
+}
+
 // ---- each sample ----------------------------------------------------------------------------------------------------
 
 // The numbers of one sample: a row as rows.cuh has it, and a team of one thread.

@@ -197,6 +197,13 @@ _TABLE = (
         "unsigned int threshold, REAL scale",
         "y = x * scale where the element's random word is at least threshold, else 0; y may be x.",
     ),
+    Kernel(
+        "gaussian_noise",
+        "dropout.cu",
+        f"const REAL* x, REAL* y, {_SHAPE}, const long long* counters, unsigned long long seed, unsigned int layer, "
+        "double stddev",
+        "y = x plus normal numbers of that standard deviation; y may be x.",
+    ),
     *(
         Kernel(
             f"gather_{kind}",
@@ -323,7 +330,7 @@ _TABLE = (
         "norm.cu",
         f"const REAL* x, REAL* mean, REAL* variance, double* means, REAL* scales, {_SHAPE}, double epsilon, "
         "double momentum",
-        "means [2, columns] of x, in two parts; scales = 1 / sqrt(variance + epsilon); running mean, variance move there.",
+        "means [2, columns] of x, in two parts; scales = 1 / sqrt(variance + epsilon); running ones move towards them.",
     ),
     Kernel(
         "running_moments",

@@ -185,6 +185,9 @@ class LoweredStep:
             case "dropout":
                 layer, seed, threshold = node.details
                 numbers |= {"kind": layer, "word": seed, "outputs": threshold, "a": node.constants[0]}
+            case "gaussian_noise":
+                layer, seed = node.details
+                numbers |= {"kind": layer, "word": seed, "a": node.constants[0]}
             case "gather" | "labels" if node.ordered:
                 assert self.step.order is not None
                 source = node.x.array if node.op == "gather" else self.step.labels
@@ -211,7 +214,7 @@ class LoweredStep:
         reads = {"x": self._value(node.x)}
         if node.y is not None or node.op == "elementwise":  # which always takes two
             reads["y"] = self._value(node.y or node.x)
-        if node.op == "dropout":
+        if node.op in ("dropout", "gaussian_noise"):
             reads["y"] = self.counters
         if node.z is not None:
             reads["hits"] = self._value(node.z)

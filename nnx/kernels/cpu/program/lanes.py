@@ -19,6 +19,7 @@ from nnx.kernels.cpu.program.lanes_kernels import (
     lanes_dropout,
     lanes_load,
     lanes_mean,
+    lanes_noise,
 )
 from nnx.kernels.cpu.program.lanes_matmul import SAMPLES, lanes_product, lanes_weight_gradient
 from nnx.kernels.cpu.program.parameters import finish
@@ -41,6 +42,7 @@ from nnx.kernels.cpu.program.table import (
     LANES_LOAD,
     LANES_MEAN,
     LAYER_NORM,
+    NOISE,
     OP,
     PARAMETERS,
     R0,
@@ -155,6 +157,10 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         span = (n + 3) * stride
         x, y = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span)
         lanes_dropout(x, y, n, stride, r0, count, t[R1], numbers[c], t[KIND], counters[STEP], t[R0])
+    elif op == NOISE:
+        span = (n + 3) * stride
+        x, y = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span)
+        lanes_noise(x, y, n, stride, r0, count, numbers[c], t[KIND], counters[STEP], t[R0])
     elif op == LANES_MEAN:
         span = (n - 1) * stride + count
         lanes_mean(part(memory, t[X] + r0, span), part(memory, t[Y] + r0, count), n, stride, numbers[c])
