@@ -548,5 +548,5 @@ def gaussian_noise(run: Run, given: Operands) -> Iterator[Results]:
     x, counters = given["x"], run.read(given["counters"])
     numbers = given["seed"], given["layer"], given["stddev"]
     for source, out in ((run.read(x), run.write(x.shape)), (run.write(x.shape, values=x),) * 2):
-        run.walk(cuda.dropout(*x.shape, "gaussian_noise"), source, out, *x.shape, counters, *numbers)
+        run.walk(cuda.dropout(*x.shape, kernel="gaussian_noise"), source, out, *x.shape, counters, *numbers)
         yield {"out": out}

@@ -90,8 +90,7 @@ def _written(graph: Graph, x: Node, layer: Layer, number: int, parameters: Mappi
         given = [graph.initializer(name, parameters[name].reshape(-1)) for name in names if name in parameters]
         if isinstance(layer, LayerNorm):
             return graph.node("LayerNormalization", [x.name, *given], axis=-1, epsilon=layer.epsilon)
-        numbers = {"epsilon": layer.epsilon, "momentum": layer.momentum}
-        return graph.node("BatchNormalization", [x.name, *given], **numbers)
+        return graph.node("BatchNormalization", [x.name, *given], epsilon=layer.epsilon, momentum=layer.momentum)
     if isinstance(layer, Softmax):
         return graph.node("Softmax", [x.name], axis=-1)
     if not isinstance(layer, Activation):

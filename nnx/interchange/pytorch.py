@@ -1,8 +1,8 @@
 """PyTorch: its modules, state dicts and safetensors files as layers, and layers' parameters under its names.
 
-PyTorch keeps a dense layer's weights as [n_neurons, n_inputs], under "NAME.weight", and its biases as [n_neurons]. Gamma
-and beta of a normalization are "NAME.weight" and "NAME.bias", too. The momentum of its BatchNorm is 1 minus ours. Only
-`to_state_dict` imports it, to make its tensors: whoever gives one of its modules has imported it.
+PyTorch keeps a dense layer's weights as [n_neurons, n_inputs], under "NAME.weight", and its biases as [n_neurons].
+Gamma and beta of a normalization are "NAME.weight" and "NAME.bias", too, and its BatchNorm's momentum is 1 minus ours.
+Only `to_state_dict` imports it, to make its tensors: whoever gives one of its modules has imported it.
 """
 
 from __future__ import annotations

@@ -332,7 +332,13 @@ def gaussian_noise(make: Maker) -> Iterator[Case]:
     for (step, layer), shape, stddev in zip(steps, shapes, cycle((0.1, 1.0, 30.0)), strict=False):
         seed, counters = next(seeds), np.array([step, 4, 9])
         name = f"stddev={stddev} seed={seed} layer={layer} step={step}"
-        operands = {"x": make.normal(*shape), "stddev": stddev, "seed": seed, "layer": layer, "counters": counters}
+        operands: dict[str, Any] = {
+            "x": make.normal(*shape),
+            "stddev": stddev,
+            "seed": seed,
+            "layer": layer,
+            "counters": counters,
+        }
         yield make.case("gaussian_noise", name, **operands)
 
 
@@ -436,7 +442,7 @@ def batch_norm_backward(make: Maker) -> Iterator[Case]:
     for shape in SHAPES:
         kept = {"normalized": make.normal(*shape), "scales": np.abs(make.normal(1, shape[1]))}
         sums = {"dgamma": make.normal(1, shape[1]), "dbeta": make.normal(1, shape[1])}
-        operands = {**kept, "gamma": make.normal(1, shape[1]), "dy": make.normal(*shape), **sums}
+        operands: dict[str, Any] = {**kept, "gamma": make.normal(1, shape[1]), "dy": make.normal(*shape), **sums}
         yield make.case("batch_norm_backward", "plain", **operands)
 
 
