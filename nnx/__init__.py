@@ -21,7 +21,7 @@ from nnx.errors import (
 )
 from nnx.gradcheck import gradcheck
 from nnx.history import History
-from nnx.layers import Dense, Dropout, Layer, activations, seed
+from nnx.layers import Dense, Dropout, Elementwise, Layer, activations, seed
 from nnx.layers.activations import *  # noqa: F403 - the names in its __all__
 from nnx.losses import (
     BinaryCrossEntropy,
@@ -51,6 +51,7 @@ __all__ = [
     "Dense",
     "DeviceMemoryError",
     "Dropout",
+    "Elementwise",
     "History",
     "Huber",
     "InUseError",

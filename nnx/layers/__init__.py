@@ -7,8 +7,9 @@ from nnx.layers.activations import Activation
 from nnx.layers.base import Layer, seed
 from nnx.layers.dense import Dense
 from nnx.layers.dropout import Dropout
+from nnx.layers.elementwise import Elementwise
 
-__all__ = ["Dense", "Dropout", "Layer", "seed"]
+__all__ = ["Dense", "Dropout", "Elementwise", "Layer", "seed"]
 __all__ += activations.__all__
 
 # Those that act on each number by itself, by the names of their operations, in the order of the table.
