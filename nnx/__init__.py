@@ -26,6 +26,7 @@ from nnx.layers.activations import *  # noqa: F403 - the names in its __all__
 from nnx.losses import (
     BinaryCrossEntropy,
     CategoricalCrossEntropy,
+    ElementwiseLoss,
     Huber,
     Loss,
     MeanAbsoluteError,
@@ -52,6 +53,7 @@ __all__ = [
     "DeviceMemoryError",
     "Dropout",
     "Elementwise",
+    "ElementwiseLoss",
     "History",
     "Huber",
     "InUseError",

@@ -55,7 +55,8 @@ class Node:
 
     Attributes:
         x, y: what it reads. out: what it writes. also: a second result (losses), hits: a third.
-        kind: of an operation on each number by itself. formula: that of a kind of the user's own. ordered: whether it takes its samples in the shuffled order.
+        kind: of an operation on each number by itself. formula: that of a kind of the user's own.
+        ordered: whether it takes its samples in the shuffled order.
         constants: float64 that its kernel takes. details: whole numbers that it takes. weights, biases: parameters.
         relu: ReLU, or the mask of its gradient by y, follows in the same pass.
         once: depends on nothing that changes within a call of `run`.
@@ -284,11 +285,11 @@ class Reader:
     def function_gradient(self, of: str, dy: Array, out: Array, a: float = 0.0, **operands: Array) -> None:
         self.elementwise(self.call.name, operands[of], dy, out, (a, 0.0))
 
-    def on_formula(self, x: Array, of: Formula, out: Array) -> None:
+    def on_apply_formula(self, x: Array, of: Formula, out: Array) -> None:
         values = self.read(x)
         self.add("elementwise", values, None, self.write(out), kind=of.name, formula=compilable(of.layer))
 
-    def on_formula_backward(self, x: Array, y: Array, dy: Array, of: Formula, out: Array) -> None:
+    def on_apply_formula_backward(self, x: Array, y: Array, dy: Array, of: Formula, out: Array) -> None:
         values, kind = (self.read(x), self.read(dy)), f"{of.name}_backward"
         self.add("elementwise", *values, self.write(out), kind=kind, formula=compilable(of.layer_backward))
 

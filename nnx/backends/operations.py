@@ -117,12 +117,12 @@ class Operations:
     # Those of the user's own: see nnx/backends/formula.py.
 
     @operation("x")
-    def formula(self, x: Array, of: Formula, out: Array | None = None) -> Array:
+    def apply_formula(self, x: Array, of: Formula, out: Array | None = None) -> Array:
         """Return a formula's value of each number of x [N, C]."""
         return write(out, self._each(of, of.value(x), x))
 
     @operation("x y dy")
-    def formula_backward(self, x: Array, y: Array, dy: Array, of: Formula, out: Array | None = None) -> Array:
+    def apply_formula_backward(self, x: Array, y: Array, dy: Array, of: Formula, out: Array | None = None) -> Array:
         """Return dy times the formula's slope at x [N, C], where y is its value."""
         return write(out, dy * self._each(of, of.slope(x, y), x))
 
@@ -354,8 +354,10 @@ class Operations:
         """Return what a formula of the user's own gave: one number for each of `like`, or one for all."""
         shape = getattr(result, "shape", ())
         if shape not in ((), like.shape):
-            raise InputError(f"{of.name}: its formula gave {shape} numbers for {tuple(like.shape)}, expected one for each")
-        return self.xp.astype(result, like.dtype) if shape else self.xp.full_like(like, float(result))
+            raise InputError(f"{of.name}: its formula made {shape} of {tuple(like.shape)}, expected a number for each")
+        if not shape:
+            return self.xp.full_like(like, float(result))
+        return result if result.dtype == like.dtype else self.xp.astype(result, like.dtype)
 
     def _clipped(self, p: Array) -> Array:
         return self.xp.clip(p, CLIP, 1 - CLIP)

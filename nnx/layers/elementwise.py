@@ -25,7 +25,7 @@ class Elementwise(Activation):
     run as written. `nnx.gradcheck` tells whether the derivative is right.
     """
 
-    operation = "formula"
+    operation = "apply_formula"
 
     def formula(self, x: Array) -> Array:
         """Return f(x), for an array x or a number that stands for it."""
@@ -38,14 +38,14 @@ class Elementwise(Activation):
     def forward(self, inputs: Array, training: bool = False) -> Array:
         """Return f of each number of `inputs` [N, C]."""
         self.inputs = x = self._accept(inputs)
-        self.output = self.backend.formula(x, self._formula(), out=self._room("output", tuple(x.shape), x))
+        self.output = self.backend.apply_formula(x, self._formula(), out=self._room("output", tuple(x.shape), x))
         return self.output
 
     def backward(self, dvalues: Array) -> Array:
         """Return the gradient of the inputs [N, C], given that of the output."""
         dvalues = self._accept_gradient(dvalues)
         room, own = self._room("dinputs", tuple(dvalues.shape), dvalues), self._formula()
-        self.dinputs = self.backend.formula_backward(self.inputs, self.output, dvalues, own, out=room)
+        self.dinputs = self.backend.apply_formula_backward(self.inputs, self.output, dvalues, own, out=room)
         return self.dinputs
 
     def _formula(self) -> Formula:
