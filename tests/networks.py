@@ -172,6 +172,8 @@ NETS: dict[str, Net] = {
 }  # fmt: skip
 
 
+OF_FORMULAS = [name for name in NETS if "formula" in name]
+
 # A network for each elementwise function, by its operation's name; those of a layer that has several are added here.
 FUNCTIONS: dict[str, Net] = {name: Net(mlp(layer)) for name, layer in ELEMENTWISE.items()}
 FUNCTIONS["gelu_tanh"] = Net(mlp(lambda: nnx.GELU("tanh")))
