@@ -156,9 +156,8 @@ def test_200_steps_are_200_steps_layer_by_layer(name: str, make: Any):
 def test_a_formula_of_ones_own_is_for_graphs(make: Any):
     backend = make()
     trained(NETS["formula"], backend, epochs=2)
-    assert failures(backend) == [
-        "a recorded step is no persistent kernel, because Swish is a formula of your own, which it was not compiled with"
-    ]
+    (why,) = failures(backend)
+    assert "no persistent kernel, because Swish is a formula of your own" in why
 
 
 @pytest.mark.parametrize(

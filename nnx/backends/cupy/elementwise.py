@@ -3,6 +3,8 @@
 A function and its gradient are a kernel each, over any shape; so is a loss that is a mean over a sample's outputs.
 """
 
+# ruff: noqa: D102 - what an operation does is described once, where it is declared
+
 from __future__ import annotations
 
 from typing import Any
@@ -66,7 +68,7 @@ class CudaElementwise(CudaOperands):
             return super()._loss_gradient(row, outputs, target, b, out)
         return self._of_two(row.gradient, kind, outputs, target, row.given(b), out)
 
-    # ---- formulas of the user's own: kernels made of them, or CuPy's functions where they cannot be -------------------
+    # ---- formulas of the user's own: kernels made of them, or CuPy's functions where they cannot be ------------------
 
     def apply_formula(self, x: Array, of: Formula, out: Array | None = None) -> Array:
         done = self._own("formula_each", of.layer, (x, x), x.shape, 0.0, out)
