@@ -295,6 +295,73 @@ def test_a_formula_of_another_shape_is_refused() -> None:
         Summed().forward(X)
 
 
+# ---- gradients by hand ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_may_be_changed_by_hand_before_the_update(backend: str) -> None:
+    with nnx.use_backend(backend):
+        dense = nnx.Dense(2, 3)
+        dense.forward(X)
+        dense.backward(np.ones((len(X), 3)))
+        before, gradient = dense.weights.copy(), dense.dweights.copy()
+        dense.dweights *= 0.5
+        dense.dbiases = np.zeros((1, 3))
+        nnx.SGD(0.1).update_params(dense)
+        np.testing.assert_allclose(dense.weights, before - 0.05 * gradient, rtol=1e-5)
+        np.testing.assert_array_equal(dense.biases, 0)
+        with pytest.raises(nnx.InputError, match=r"a gradient of weights \(3,\) was given, expected \(2, 3\)"):
+            dense.dweights = np.zeros(3)
+
+
+# ---- callbacks of batches --------------------------------------------------------------------------------------------
+
+
+class Noting(nnx.callbacks.Callback):
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, dict[str, float]]] = []
+
+    def on_batch_end(self, model: Any, batch: int, logs: Any) -> None:
+        self.seen.append((batch, dict(logs)))
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_callback_hears_of_each_batch_and_changes_no_number(backend: str, weights: Any) -> None:
+    def net() -> nnx.Sequential:
+        layers = nnx.Dense(2, 6, weight_l2=1e-3), nnx.ReLU(), nnx.Dense(6, 3), nnx.Softmax()
+        return model(*layers, loss=nnx.CategoricalCrossEntropy(), backend=backend)
+
+    noting, heard, unheard = Noting(), net(), net()
+    history = heard.fit(X, Y, 3, 16, callbacks=[noting], sample_weight=weights, verbose=0)
+    assert history == unheard.fit(X, Y, 3, 16, sample_weight=weights, verbose=0)
+    np.testing.assert_array_equal(heard.flat.values, unheard.flat.values)
+    assert [batch for batch, _ in noting.seen] == 3 * [0, 1, 2, 3]
+    if weights is None:
+        for name in ("loss", "data_loss", "regularization_loss", "accuracy"):
+            means = [np.average([logs[name] for _, logs in noting.seen[i : i + 4]], weights=[16, 16, 16, 12])
+                     for i in (0, 4, 8)]  # fmt: skip
+            np.testing.assert_allclose(means, history[name], rtol=1e-9)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_a_callback_changes_before_a_batch_is_that_of_the_batch(backend: str) -> None:
+    """The rate of learning, and a number that the recorded step holds fast: each step is as by `step`."""
+
+    class Changing(nnx.callbacks.Callback):
+        def on_batch_begin(self, model: Any, batch: int) -> None:
+            model.optimizer.learning_rate = 0.1 / (1 + batch)
+            model.layers[0].weight_l2 = 1e-2 * batch
+
+    nets = [model(nnx.Dense(2, 3), nnx.Softmax(), loss=nnx.CategoricalCrossEntropy(), backend=backend,
+                  optimizer=nnx.SGD(0.1)) for _ in range(2)]  # fmt: skip
+    nets[0].fit(X, Y, batch_size=16, shuffle=False, callbacks=[Changing()], verbose=0)
+    for batch, first in enumerate(range(0, len(X), 16)):
+        Changing().on_batch_begin(nets[1], batch)
+        nets[1].step(X[first : first + 16], Y[first : first + 16])
+    np.testing.assert_allclose(nets[0].flat.values, nets[1].flat.values, rtol=1e-12)
+
+
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 

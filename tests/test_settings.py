@@ -719,7 +719,7 @@ def test_what_cannot_be_minimised_or_move_anything_is_refused() -> None:
         ("layers[0]", "shapes", "cannot be assigned"),
         ("layers[0]", "penalties", "takes no attribute"),
         ("layers[0]", "dtype", r"use model\.to\("),
-        ("layers[0]", "dweights", "is computed, and cannot be assigned"),
+        ("layers[0]", "in_model", "is computed, and cannot be assigned"),
         ("layers[2]", "seed", r"Sequential\(\.\.\., seed=\.\.\.\)"),
         ("self", "learning_rate", r"did you mean model\.optimizer\.learning_rate\?"),
         ("self", "optimiser", "did you mean optimizer?"),

@@ -134,6 +134,20 @@ class Layer(Assignable):
             with self.backend.active():
                 self._parameters[name][...] = self.backend.asarray(host, self.dtype)
 
+    def assign_gradient(self, name: str, value: Any) -> None:
+        """Copy `value` into the gradient of a parameter, as `layer.dweights *= 0.5` does."""
+        if self._owner is not None:
+            self._owner.allow(f"{self}: the gradient of {name}")
+        gradient = self.gradient(name)
+        if value is gradient:  # it was changed in place
+            return
+        given = self.backend.to_numpy(value) if self.backend.owns(value) else value
+        host = host_array(given, self.dtype or "float64", f"{self}: the gradient of {name}")
+        if host.shape != tuple(gradient.shape):
+            raise InputError(f"{self}: a gradient of {name} {host.shape} was given, expected {tuple(gradient.shape)}")
+        with self.backend.active():
+            gradient[...] = self.backend.asarray(host, self.dtype)
+
     def attach(
         self, backend: Backend, dtype: str, parameters: list[Array], gradients: list[Array], penalties: list[Array]
     ) -> None:
