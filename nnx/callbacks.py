@@ -16,7 +16,7 @@ from nnx.backends import Backend
 from nnx.errors import InputError, InputTypeError
 from nnx.files import as_path
 from nnx.history import History
-from nnx.metrics import larger_is_better
+from nnx.measures import larger_is_better
 from nnx.owner import Owner
 
 

@@ -22,7 +22,7 @@ from nnx.files import existing_file
 from nnx.history import History
 from nnx.kernels.step_state import LOSS, PENALTY
 from nnx.layers import Layer
-from nnx.metrics import beside, check_weighable, measured
+from nnx.measures import beside, check_weighable, measured, own_functions
 from nnx.model.network import ROWS
 from nnx.model.summary import summarize
 from nnx.output import say
@@ -149,6 +149,8 @@ class Sequential(Trainable):
             sample_weight = samples[0] if samples else None
         weights = self._weights(given, target, "fit", sample_weight, class_weight)
         check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
+        if validation is not None and (own_functions(self.metrics) or self.loss.metric is None):
+            self.evaluate(*validation[:2], None, *validation[2:])  # a metric that fails does so before any training
         if self.loss.metric == "regression":
             trainer.set_tolerance(tolerance_of(target, weights))
         self.eager_reason = self.replay_reason = None

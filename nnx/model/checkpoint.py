@@ -23,7 +23,7 @@ from nnx.errors import FileFormatError, InputError, MissingExtra
 from nnx.files import as_path, open_file, size_of, write_atomically
 from nnx.layers import Layer
 from nnx.losses import Loss
-from nnx.metrics import Metric, name_of
+from nnx.measures import Metric, name_of
 from nnx.model.custom import NAME, Custom, describe
 from nnx.optimizers import Optimizer
 
