@@ -7,7 +7,7 @@ do not depend on the batch size.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -17,9 +17,8 @@ from nnx.backends.formula import Formula
 from nnx.errors import InputError
 from nnx.kernels.step_state import CLIP
 from nnx.layers import Layer, Sigmoid, Softmax
+from nnx.layers.base import Array
 from nnx.settings import Setting, replaced, written
-
-Array = Any
 
 
 class Loss(Layer):
@@ -40,7 +39,7 @@ class Loss(Layer):
     operation: ClassVar[str]
     metric: ClassVar[str | None] = None
 
-    def forward(self, y_pred: Array, y_true: Any) -> Array:  # type: ignore[override]
+    def forward(self, y_pred: Array, y_true: Any) -> Array:
         """Return the loss of each sample [N].
 
         Args:
@@ -62,10 +61,17 @@ class Loss(Layer):
             return float(losses.mean(dtype=np.float64))
         return float(np.dot(counts, np.where(counts > 0, losses, 0)) / counts.sum())
 
-    def backward(self, y_pred: Array, y_true: Any, sample_weight: Any = None) -> Array:  # type: ignore[override]
-        """Return the gradient of that mean, shaped like `y_pred`."""
-        y_pred, target = self._prepared(y_pred, y_true)
-        return self._by_weight(self.gradients(y_pred, target), y_true, sample_weight)
+    if TYPE_CHECKING:  # one of the user's own need not take weights
+
+        def backward(self, y_pred: Array, y_true: Any, *args: Any, **kwargs: Any) -> Array:
+            """Return the gradient of that mean."""
+
+    else:
+
+        def backward(self, y_pred: Array, y_true: Any, sample_weight: Any = None) -> Array:
+            """Return the gradient of that mean, shaped like `y_pred`."""
+            y_pred, target = self._prepared(y_pred, y_true)
+            return self._by_weight(self.gradients(y_pred, target), y_true, sample_weight)
 
     def mean_gradient(self, y_pred: Array, y_true: Any, sample_weight: Any = None) -> Array:
         """Return the same, also where `backward` is the user's own, which knows no weights."""
@@ -97,7 +103,8 @@ class Loss(Layer):
     def prepare(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> Array:
         """Return y_true, checked against outputs of that shape and type, as an array of the backend."""
         y = self.host_targets(y_true, shape, dtype)
-        return self.backend.asarray(y, y.dtype.name)
+        prepared: Array = self.backend.asarray(y, y.dtype.name)
+        return prepared
 
     def host_targets(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """Return the same as a NumPy array: int64, or of that type."""
@@ -131,28 +138,29 @@ class Loss(Layer):
         """Return the loss of each sample [N]."""
         if not self._by_hand("forward", "losses"):
             return self.losses(y_pred, target)
-        self.output = self._given("forward", "output", y_pred, target, (y_pred.shape[0],))
+        self.output = self._by_method("forward", "output", y_pred, target, (y_pred.shape[0],))
         return self.output
 
     def slopes(self, y_pred: Array, target: Array) -> Array:
         """Return the gradient of the mean loss."""
         if not self._by_hand("backward", "gradients"):
             return self.gradients(y_pred, target)
-        self.dinputs = self._given("backward", "dinputs", y_pred, target, tuple(y_pred.shape))
+        self.dinputs = self._by_method("backward", "dinputs", y_pred, target, tuple(y_pred.shape))
         return self.dinputs
 
     def _by_hand(self, name: str, ours: str) -> bool:
         return written(self, name) and not (written(self, ours) or written(self, "both"))
 
-    def _given(self, method: str, result: str, y_pred: Array, target: Array, shape: tuple[int, ...]) -> Array:
+    def _by_method(self, method: str, result: str, y_pred: Array, target: Array, shape: tuple[int, ...]) -> Array:
         """Return what a method of the user's own returned, or kept, in the type of y_pred."""
-        given = getattr(self, method)(y_pred, target)
+        given: Any = getattr(self, method)(y_pred, target)
         given = self.__dict__.get(result) if given is None else given
         if not self.backend.owns(given) or tuple(given.shape) != shape:
             what = f"{type(given).__name__} {tuple(getattr(given, 'shape', ()))}"
             each = "a loss for each sample" if method == "forward" else "a gradient for each output"
             raise InputError(f"{self}: {method}() returned {what}, expected {each}, an array {shape}")
-        return given if given.dtype == y_pred.dtype else self.backend.asarray(given, y_pred.dtype)
+        own: Array = given if given.dtype == y_pred.dtype else self.backend.asarray(given, y_pred.dtype)
+        return own
 
     def weighed(self, gradient: Array, factors: Array) -> Array:
         """Return a gradient with each sample's row times its factor [N, 1]."""

@@ -150,7 +150,8 @@ class Sequential(Trainable):
         weights = self._weights(given, target, "fit", sample_weight, class_weight)
         check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
         if validation is not None and (own_functions(self.metrics) or self.loss.metric is None):
-            self.evaluate(*validation[:2], None, *validation[2:])  # a metric that fails does so before any training
+            held_out, wanted, *counts = validation
+            self.evaluate(held_out, wanted, None, *counts)  # a metric that fails does so before any training
         if self.loss.metric == "regression":
             trainer.set_tolerance(tolerance_of(target, weights))
         self.eager_reason = self.replay_reason = None

@@ -8,10 +8,8 @@ import numpy as np
 
 from nnx import checks
 from nnx.errors import InputError
-from nnx.layers.base import Layer
+from nnx.layers.base import Array, Layer
 from nnx.settings import Setting
-
-Array = Any
 
 
 class Dense(Layer):

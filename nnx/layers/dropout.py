@@ -9,10 +9,8 @@ import numpy as np
 
 from nnx import checks
 from nnx.kernels.step_state import STEP
-from nnx.layers.base import Layer
+from nnx.layers.base import Array, Layer
 from nnx.settings import Setting
-
-Array = Any
 
 
 class Dropout(Layer):
@@ -35,7 +33,7 @@ class Dropout(Layer):
     number = Setting(partial(checks.integer, low=0), "in a model it is the layer's place")
 
     _masked = False  # whether the last forward dropped anything
-    _counters: Array = None  # whose step the masks are of
+    _counters: Any = None  # whose step the masks are of
     _counts_itself = True
     _runtime: ClassVar[tuple[str, ...]] = (*Layer._runtime, "_masked", "_counters", "_counts_itself")
     _results = Layer._results | {"_masked", "_counters", "_counts_itself"}
@@ -76,7 +74,8 @@ class Dropout(Layer):
 
     def _drop(self, x: Array, room: str) -> Array:
         out = self._room(room, tuple(x.shape), x)
-        return self.backend.dropout(x, self.rate, self.seed, self.number, self._counters, out=out)
+        dropped: Array = self.backend.dropout(x, self.rate, self.seed, self.number, self._counters, out=out)
+        return dropped
 
     def _advance(self) -> None:
         if self._counters is None:

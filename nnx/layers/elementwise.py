@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from nnx.backends.formula import Formula
 from nnx.layers.activations import Activation
-
-Array = Any
+from nnx.layers.base import Array
 
 
 class Elementwise(Activation):

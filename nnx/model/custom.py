@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nnx.errors import FileFormatError, InputError, InputTypeError
@@ -100,12 +100,12 @@ def arguments_of(part: Any, what: str) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise InputError(f"save: {what}, {part}: config() returned {found!r}, expected a dict of arguments")
         return {name: plain(value) for name, value in found.items()}
-    return {name: plain(attribute(part, name, what)) for name in parameters(kinds[makes].__init__, part, what)}
+    return {name: plain(attribute(part, name, what)) for name in parameters(part, what)}
 
 
-def parameters(function: Callable[..., Any], part: Any, what: str) -> list[str]:
-    """Return the names of a constructor's arguments."""
-    _, *found = inspect.signature(function).parameters.values()
+def parameters(part: Any, what: str) -> list[str]:
+    """Return the names of the arguments that a part's class takes."""
+    found = inspect.signature(type(part)).parameters.values()
     if any(one.kind is not one.POSITIONAL_OR_KEYWORD and one.kind is not one.KEYWORD_ONLY for one in found):
         raise InputError(f"save: {what}, {part}: its __init__ takes arguments without names; write config()")
     return [one.name for one in found]
