@@ -10,6 +10,7 @@ struct Rates {
   REAL keep_1, add_1, keep_2, add_2;  // beta and 1 - beta of the two moments
   REAL grow_1, grow_2;                // 1 / (1 - beta**t) of the two: Adam's bias correction
   REAL shrink;                        // 1 - rate * weight decay
+  bool nesterov;                      // SGD's, which stands in hyper[BETA_2]
 };
 
 __device__ __forceinline__ double rate_of(const double* hyper, i64 step) {
@@ -29,6 +30,7 @@ __device__ __forceinline__ void set_rates(Rates& rates, const double* hyper, i64
   rates.epsilon = (REAL)hyper[EPSILON];
   rates.keep_1 = (REAL)hyper[BETA_1];
   rates.add_1 = (REAL)(1 - hyper[BETA_1]);
+  rates.nesterov = hyper[BETA_2] != 0;
 }
 
 __device__ __forceinline__ void set_adam_rates(Rates& rates, const double* hyper, i64 step) {
@@ -42,10 +44,10 @@ __device__ __forceinline__ void set_adam_rates(Rates& rates, const double* hyper
 
 // ---- one parameter --------------------------------------------------------------------------------------------------
 
-// m = momentum * m - rate * g; p += m. The momentum stands in hyper[BETA_1].
+// m = momentum * m - rate * g; p += m, or p += momentum * m - rate * g (Nesterov's). The momentum stands in hyper[BETA_1].
 __device__ __forceinline__ void sgd_step(const Rates& by, REAL& p, REAL g, REAL& m) {
   m = by.keep_1 * m - by.rate * g;
-  p += m;
+  p += by.nesterov ? by.keep_1 * m - by.rate * g : m;
 }
 
 // v += g**2; p -= rate * g / (sqrt(v) + epsilon).

@@ -1,0 +1,72 @@
+"""When a fit has converged: the rule of scikit-learn's MLP, as a callback."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from nnx.callbacks import Callback
+from nnx.history import History
+
+LEAST_RATE = 1e-6  # "adaptive" goes no lower
+
+
+class Convergence(Callback):
+    """Ends a fit when nothing has improved by `tol` for more than `patience` epochs; or lowers the rate by 5 first.
+
+    Args:
+        patience, tol: as said. best: the least loss, or the best score, of fits before.
+        loss: gives the loss to be compared from an epoch's values.
+        score: gives the score of samples held out, to be watched instead of the loss; the best parameters are kept.
+        lowest: down to which learning rate to go before the end; None: the rate stays as it is.
+    """
+
+    def __init__(
+        self, patience: float, tol: float, best: float, loss: Callable[[Mapping[str, float]], Any],
+        score: Callable[[Any], float] | None = None, lowest: float | None = None, waited: int = 0,
+    ) -> None:  # fmt: skip
+        self.patience, self.tol, self.best, self.loss, self.score = patience, tol, best, loss, score
+        self.lowest, self.waited = lowest, waited  # epochs without improvement
+        self.scores: list[float] = []
+        self.ended = False
+        self._parameters: dict[str, np.ndarray] | None = None
+
+    def on_fit_begin(self, model: Any) -> None:
+        """Keep the parameters there are, where those of an earlier fit may stay the best."""
+        if self.score is not None and self.best > -math.inf:
+            self._keep(model)
+
+    def on_epoch_end(self, model: Any, epoch: int, logs: Mapping[str, float]) -> None:
+        """Compare with the best."""
+        if self.score is None:
+            loss = float(self.loss(logs))
+            enough, better = loss <= self.best - self.tol, loss < self.best
+            self.best = min(self.best, loss)
+        else:
+            score = self.score(model)
+            self.scores.append(score)
+            enough, better = not score < self.best + self.tol, score > self.best
+            if better:
+                self.best = score
+                self._keep(model)
+        self.waited = 0 if enough else self.waited + 1
+        if self.waited > self.patience:
+            self._converged(model)
+
+    def _converged(self, model: Any) -> None:
+        rate = model.optimizer.learning_rate
+        if self.lowest is not None and rate > self.lowest:
+            model.optimizer.learning_rate, self.waited = rate / 5, 0
+        else:
+            model.stop_training = self.ended = True
+
+    def on_fit_end(self, model: Any, history: History) -> None:
+        """Put the parameters of the best score back."""
+        if self._parameters is not None:
+            model.set_parameters(self._parameters)
+
+    def _keep(self, model: Any) -> None:
+        self._parameters = {name: np.array(model.backend.to_numpy(a)) for name, a in model.parameters().items()}
