@@ -106,6 +106,40 @@ def test_from_the_same_weights_in_the_same_order_losses_and_weights_are_the_mlps
     assert [a.shape for a in ours.coefs_] == [a.shape for a in theirs.coefs_]
 
 
+@pytest.mark.parametrize(("kind", "data"), [DATA[name] for name in ("classes", "labels", "numbers")])
+def test_lbfgs_takes_the_mlps_way(kind: type, data: Any) -> None:
+    x, y = data()
+    arguments = {"solver": "lbfgs", "alpha": 0.5, "activation": "tanh", "hidden_layer_sizes": (4,), "random_state": 0}
+    arguments |= {"warm_start": True, "max_iter": 1}
+    theirs, ours = PAIRS[kind](**arguments).fit(x, y), kind(**arguments, backend="numpy").fit(x, y)
+    for rounds in (1, 8):
+        ours.coefs_, ours.intercepts_ = theirs.coefs_, theirs.intercepts_
+        for fit in (theirs, ours):
+            fit.set_params(max_iter=rounds).fit(x, y)
+        assert (ours.n_iter_, ours.loss_) == (theirs.n_iter_, pytest.approx(theirs.loss_, rel=1e-6))  # probabilities
+        for mine, their in zip(ours.coefs_, theirs.coefs_, strict=True):  # are clipped at 1e-7
+            np.testing.assert_allclose(mine, their, rtol=1e-4, atol=1e-4)  # errors grow along the way
+    with pytest.warns(ConvergenceWarning, match="L-BFGS did 8 iterations"):
+        ours.fit(x, y)
+    assert not hasattr(ours, "partial_fit")
+
+
+@BOTH
+def test_lbfgs_ends_where_gradients_are_small_and_keeps_what_it_reached(kind: type, capsys: Any) -> None:
+    x, y = moons()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = small(kind, solver="lbfgs", max_iter=500, alpha=10.0, tol=1e-3, verbose=True).fit(x, y)
+    assert f"iteration {model.n_iter_}: loss" in capsys.readouterr().out
+    assert len(model.loss_curve_) == model.n_iter_ < 500
+    assert model.loss_curve_ == sorted(model.loss_curve_, reverse=True)
+    steep = 1 if kind is NNClassifier else 0.5
+    assert steep * model.model_.step(x, y) == pytest.approx(model.loss_, rel=1e-9)  # not a trial's weights
+    assert model.score(x, y) > 0.4
+    with pytest.warns(ConvergenceWarning, match="max_fun=3"):
+        small(kind, solver="lbfgs", max_fun=3).fit(x, y)
+
+
 def test_the_penalty_is_shared_among_what_samples_count_as_the_mlp_does() -> None:
     x, y = iris()
     arguments = {"solver": "sgd", "alpha": 2.0, "max_iter": 1, "batch_size": 150, "learning_rate_init": 0.1}
@@ -212,7 +246,7 @@ def test_two_names_of_one_thing_are_refused_where_they_differ(
 
 
 WRONG = [
-    ("solver", "lbfgs"), ("solver", "newton"), ("learning_rate", "cosine"), ("learning_rate_init", 0),
+    ("solver", "newton"), ("learning_rate", "cosine"), ("learning_rate_init", 0),
     ("hidden_layer_sizes", 0), ("alpha", -1), ("max_iter", 0), ("tol", -1), ("n_iter_no_change", 0.5),
     ("momentum", 1), ("nesterovs_momentum", "no"), ("power_t", -1), ("beta_1", 1), ("beta_2", -0.1), ("epsilon", 0),
     ("early_stopping", "yes"), ("batch_size", "all"), ("shuffle", 1), ("warm_start", "no"), ("max_fun", 0),
@@ -232,12 +266,16 @@ def test_what_cannot_be_done_is_refused_in_the_name_of_the_class(kind: type, nam
             begin()
 
 
-def test_why_there_is_no_lbfgs_and_no_poisson() -> None:
+def test_what_has_no_meaning_together_is_refused() -> None:
     x, y = moons()
-    with pytest.raises(nnx.InputError, match=r"all samples at once.*expected 'adam' or 'sgd'"):
-        NNClassifier(solver="lbfgs").fit(x, y)
-    with pytest.raises(nnx.InputError, match=r"NNRegressor: fit: loss='poisson': expected 'squared_error'"):
+    with pytest.raises(nnx.InputError, match="NNRegressor: fit: loss='poisson': expected 'squared_error'"):
         NNRegressor(loss="poisson").fit(x, y)
+    held_out = [{"early_stopping": True}, {"validation_fraction": 0.1}]
+    for more, words in [({"dropout": 0.5}, "dropout=0.5"), *((one, "early stopping") for one in held_out)]:
+        with pytest.raises(nnx.InputError, match=f"solver='lbfgs' and {words}"):
+            small(NNClassifier, solver="lbfgs", **more).fit(x, y)
+    with pytest.raises(nnx.InputError, match="learning_rate='adaptive' goes by"):
+        small(NNClassifier, solver="sgd", learning_rate="adaptive", validation_fraction=0.1).fit(x, y)
 
 
 @BOTH

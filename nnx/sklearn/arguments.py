@@ -18,6 +18,7 @@ from nnx import checks
 from nnx.errors import InputError
 from nnx.layers import ELEMENTWISE, Layer, Linear
 from nnx.optimizers import SGD, Adam, Optimizer
+from nnx.sklearn.lbfgs import gradient_taker
 
 ACTIVATIONS: dict[str, type[Layer]] = {**ELEMENTWISE, "linear": Linear}
 OF_MLP = {"identity": "linear", "logistic": "sigmoid"}
@@ -65,6 +66,7 @@ class Arguments:
     held_out: float
     watched: str | None
     warm_start: bool
+    max_fun: int
     names: Mapping[str, str]
 
     def batch(self, samples: int) -> int:
@@ -77,6 +79,8 @@ class Arguments:
         Args:
             steep: the gradient of the MLP's loss over that of nnx's. Its learning rates and epsilon are for its own.
         """
+        if self.solver == "lbfgs":
+            return gradient_taker()
         if self.solver == "sgd":
             return SGD(self.learning_rate * steep, momentum=self.momentum, nesterov=self.nesterov)
         epsilon = {} if self.epsilon is None else {"epsilon": self.epsilon / steep}
@@ -100,13 +104,13 @@ def read(given: Any) -> Arguments:
     rate, schedule = _learning_rate(given, names)
     tol = None if given.tol is None else checks.real(given.tol, "tol")
     held_out, watched = _ending(given)
-    if given.max_fun is not None:
-        checks.integer(given.max_fun, "max_fun")
+    solver = checks.choice(_or(given.solver, "adam"), "solver", ("adam", "sgd", "lbfgs"))
+    _check_solver(given, solver, schedule, watched)
     auto = isinstance(given.batch_size, str) and given.batch_size == "auto"
     return Arguments(
         hidden_layers=hidden_layers,
         activation=OF_MLP.get(activation, activation),
-        solver=_solver(given.solver),
+        solver=solver,
         dropout=checks.real(given.dropout, "dropout", high=1.0),
         backend=given.backend,
         dtype=checks.dtype(given.dtype),
@@ -129,8 +133,24 @@ def read(given: Any) -> Arguments:
         held_out=held_out,
         watched=watched,
         warm_start=checks.flag(given.warm_start, "warm_start"),
+        max_fun=checks.integer(_or(given.max_fun, 15000), "max_fun"),
         names=names,
     )
+
+
+def _check_solver(given: Any, solver: str, schedule: str, watched: str | None) -> None:
+    """Refuse what has no meaning with a solver, but for other solvers' numbers, which a search may leave there."""
+    if solver == "lbfgs" and (given.dropout or watched in ("score", "val_loss")):
+        what = f"dropout={given.dropout!r}" if given.dropout else "early stopping by samples held out"
+        raise InputError(
+            f"solver='lbfgs' and {what}: L-BFGS needs the same loss at every call, and ends where its gradient is "
+            "below tol; give one of them"
+        )
+    if solver == "sgd" and schedule == "adaptive" and watched == "val_loss":
+        raise InputError(
+            "learning_rate='adaptive' goes by the score of samples held out, or by the loss in training; with "
+            f"validation_fraction={given.validation_fraction!r} say early_stopping=True or False"
+        )
 
 
 def _or(value: Any, default: Any) -> Any:
@@ -182,15 +202,6 @@ def _learning_rate(given: Any, names: dict[str, str]) -> tuple[float, str]:
     rate = _or(given.learning_rate_init, _default(given, "learning_rate"))
     names["learning_rate"] = "learning_rate_init"
     return checks.real(rate, "learning_rate_init", open_low=True), given.learning_rate
-
-
-def _solver(given: Any) -> str:
-    if isinstance(given, str) and given == "lbfgs":
-        raise InputError(
-            "solver='lbfgs': L-BFGS searches along lines over all samples at once, and nnx trains in steps over "
-            "batches; expected 'adam' or 'sgd', or use sklearn.neural_network for it"
-        )
-    return checks.choice(_or(given, "adam"), "solver", ("adam", "sgd"))
 
 
 def _ending(given: Any) -> tuple[float, str | None]:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
 from sklearn.utils.validation import column_or_1d
 
@@ -16,7 +17,7 @@ from nnx.errors import InputError
 from nnx.layers import Sigmoid, Softmax
 from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy
 from nnx.sklearn.arguments import read
-from nnx.sklearn.network import Network, Task, named
+from nnx.sklearn.network import Network, Task, named, stepwise
 
 Array = Any
 
@@ -51,8 +52,9 @@ class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
         hidden_layer_sizes, learning_rate_init, n_iter_no_change: hidden_layers, learning_rate and patience; giving
             both, and differently, is an error. max_iter: at most so many epochs; where epochs says fewer, so many.
         alpha: the penalty `alpha / 2 * sum(w**2) / (samples of a step)`, which is added to l2's; 0 if None.
-        solver: "adam" or "sgd". beta_1, beta_2, epsilon: of Adam. momentum (0.9 if None), nesterovs_momentum (True if
-            None), power_t (0.5 if None): of SGD. max_fun: of "lbfgs", which is refused; it has no effect.
+        solver: "adam", "sgd", or "lbfgs": all samples at once, for small sets. beta_1, beta_2, epsilon: of Adam.
+            momentum (0.9 if None), nesterovs_momentum (True if None), power_t (0.5 if None): of SGD. max_fun: calls of
+            the loss by L-BFGS (15000 if None), whose iterations count as epochs.
         early_stopping: True: hold out validation_fraction (0.1 if it is 0), and stop when the accuracy on it has not
             improved by `tol` for more than `patience` epochs. False: hold out none, and stop by the loss in training.
             Unlike `validation_fraction` alone, max_iter, tol and n_iter_no_change mean the same rule.
@@ -108,6 +110,7 @@ class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
     ) -> None:
         self._take(locals())
 
+    @available_if(stepwise)  # type: ignore[untyped-decorator]
     @named
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Train for one epoch more, from the weights there are; return the estimator.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from itertools import pairwise
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 from warnings import warn
 
 import numpy as np
@@ -28,10 +28,10 @@ from nnx.sequential import Sequential
 from nnx.settings import assignable
 from nnx.sklearn.arguments import ACTIVATIONS, TOLERANCE, Arguments, read
 from nnx.sklearn.convergence import LEAST_RATE, Convergence
+from nnx.sklearn.lbfgs import Descent
 
 Array = Any
-Given = ParamSpec("Given")
-Result = TypeVar("Result")
+Method = TypeVar("Method", bound=Callable[..., Any])
 # Taken as they are, so that the model sees what a cast to its own type loses.
 NUMBERS = [np.float64, np.float32, np.int64, np.uint64]
 SPARSE = ["csr", "csc"]
@@ -39,11 +39,11 @@ SPARSE = ["csr", "csc"]
 FIXED = ("hidden_layers", "activation", "dropout", "backend", "dtype", "random_state")
 
 
-def named(method: Callable[Concatenate[Any, Given], Result]) -> Callable[Concatenate[Any, Given], Result]:
+def named(method: Method) -> Method:
     """Let errors name the class, as scikit-learn's do."""
 
     @wraps(method)
-    def call(self: Any, *args: Given.args, **kwargs: Given.kwargs) -> Result:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return method(self, *args, **kwargs)
         except (InputError, NonFiniteError) as error:
@@ -52,7 +52,14 @@ def named(method: Callable[Concatenate[Any, Given], Result]) -> Callable[Concate
                 error.args = (f"{name}: {error}",)
             raise
 
-    return call
+    return cast(Method, call)
+
+
+def stepwise(estimator: Any) -> bool:
+    """Tell whether there is a `partial_fit`: L-BFGS has no single steps."""
+    if estimator.solver == "lbfgs":
+        raise AttributeError(f"{type(estimator).__name__}: partial_fit does single steps, and solver='lbfgs' has none")
+    return True
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,7 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     t_: int
     _task: Task
     _made_with: Arguments
+    _penalty: float  # on the weights of the network
     _no_improvement_count: int  # epochs without improvement, for "adaptive" over calls of partial_fit
 
     def _take(self, arguments: dict[str, Any]) -> None:
@@ -115,6 +123,10 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         weights = self._weights(sample_weight, targets, task, "fit")
         random = check_random_state(self.random_state)
         seed = int(random.randint(2**31 - 1))  # also for a warm start, so that the same samples are held out again
+        data, held_out = _together(X, targets, weights), None
+        if arguments.held_out:
+            split = self._split(data, y, arguments, random)
+            data, held_out = tuple(split[::2]), split[1::2]
         if not warm:
             self._begin(arguments)
             model = self._network(arguments, X.shape[1], task, seed)
@@ -122,11 +134,9 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             model = self.model_
             self._follow(arguments, "fit with warm_start=True")
             model.optimizer = arguments.optimizer(task.steep)
-        data = (X, targets) if weights is None else (X, targets, weights)
-        if not arguments.held_out:
-            return self._train(model, arguments, task, *data)
-        split = self._split(data, y, arguments, random)
-        return self._train(model, arguments, task, *split[::2], held_out=split[1::2])
+        if arguments.solver == "lbfgs":
+            return self._descend(model, arguments, task, *data)
+        return self._train(model, arguments, task, data, held_out)
 
     def _continue(self, arguments: Arguments, X: Array, y: Array, task: Task, weights: Array) -> Self:
         """Train for one more epoch on what was validated and encoded, from the weights there are, if there are any."""
@@ -142,11 +152,11 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
             self._begin(arguments)
             model = self._network(arguments, X.shape[1], task, seed)
-        return self._train(model, arguments, task, X, y, weights, once=True)
+        return self._train(model, arguments, task, _together(X, y, weights), once=True)
 
     def _begin(self, arguments: Arguments) -> None:
         """Forget what earlier fits have counted."""
-        self.loss_curve_, self.t_, self._no_improvement_count = [], 0, 0
+        self.loss_curve_, self.t_, self._no_improvement_count, self._penalty = [], 0, 0, 0.0
         self.validation_scores_ = self.best_validation_score_ = None
         self._made_with = arguments
 
@@ -166,23 +176,21 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         for dropout in dropouts if made.dropout != arguments.dropout else []:
             dropout.rate = arguments.dropout
         if arguments.solver == made.solver:
-            now, wanted = model.optimizer, arguments.optimizer(self._task.steep)
-            falls = made.learning_rate == arguments.learning_rate and made.schedule == arguments.schedule == "adaptive"
+            before, wanted = made.optimizer(self._task.steep), arguments.optimizer(self._task.steep)
             for name in assignable(type(wanted)):
-                if not (falls and name == "learning_rate") and getattr(now, name) != getattr(wanted, name):
-                    setattr(now, name, getattr(wanted, name))
+                fell = name == "learning_rate" and made.schedule != arguments.schedule
+                if fell or getattr(before, name) != getattr(wanted, name):
+                    setattr(model.optimizer, name, getattr(wanted, name))
         self._made_with = arguments  # whatever becomes of the training: these are what the network has now
 
     def _train(
-        self, model: Sequential, arguments: Arguments, task: Task, X: Array, y: Array, weights: Array = None,
-        held_out: Array = None, once: bool = False,
+        self, model: Sequential, arguments: Arguments, task: Task, data: tuple[Array, ...], held_out: Array = None,
+        once: bool = False,
     ) -> Self:  # fmt: skip
+        """Train on X, y and perhaps weights, for one epoch or as many as the arguments say."""
+        X, y, *weights = data
         batch = arguments.batch(len(X))
-        counted = batch * (1 if weights is None else weights.mean())
-        penalty = arguments.l2 + arguments.alpha / (2 * counted * task.steep)
-        for dense in (layer for layer in model.layers if isinstance(layer, Dense)):
-            if dense.weight_l2 != penalty:
-                dense.weight_l2 = penalty
+        self._penalize(model, arguments, task, batch, *weights)
         convergence = self._convergence(arguments, task, held_out, once)
         callbacks: list[Callback] = [] if convergence is None else [convergence]
         if arguments.solver == "sgd" and arguments.schedule == "invscaling":
@@ -193,20 +201,50 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         history = model.fit(
             X, y, 1 if once else arguments.epochs, batch, shuffle=arguments.shuffle, callbacks=callbacks,
             validation_data=held_out if arguments.watched == "val_loss" else None,
-            verbose=self.verbose, sample_weight=weights,
+            verbose=self.verbose, sample_weight=weights[0] if weights else None,
         )  # fmt: skip
         self.model_, self._task = model, task
         self._note([] if not history else task.losses(history).tolist(), len(X), convergence)
         if history.interrupted:
             raise KeyboardInterrupt
         if convergence is not None and not (convergence.ended or once):
-            warn(
-                f"{type(self).__name__}: all {history.epochs} epochs are done, and it has not converged by tol; raise "
-                f"{arguments.names['epochs']} or tol",
-                ConvergenceWarning,
-                stacklevel=4,
+            self._warn(f"all {history.epochs} epochs are done", arguments)
+        return self
+
+    def _descend(
+        self, model: Sequential, arguments: Arguments, task: Task, X: Array, y: Array, weights: Array = None
+    ) -> Self:
+        """Train by L-BFGS instead, where an epoch is an iteration."""
+        self._penalize(model, arguments, task, len(X), weights)
+        descent = Descent(model, X, y, weights, task.steep, self.verbose)
+        try:
+            descent.run(arguments.epochs, arguments.max_fun, TOLERANCE if arguments.tol is None else arguments.tol)
+        finally:
+            if descent.losses:
+                self.model_, self._task = model, task
+                self._note([task.shown * loss for loss in descent.losses], len(X), None)
+        if not descent.converged:
+            self._warn(
+                f"L-BFGS did {len(descent.losses)} iterations in at most max_fun={arguments.max_fun} calls", arguments
             )
         return self
+
+    def _penalize(self, model: Sequential, arguments: Arguments, task: Task, batch: int, weights: Array = None) -> None:
+        """Let weights have the penalty that was asked for, where it is another one than before."""
+        counted = batch * (1 if weights is None else weights.mean())
+        penalty = arguments.l2 + arguments.alpha / (2 * counted * task.steep)
+        if penalty != self._penalty:
+            for dense in (layer for layer in model.layers if isinstance(layer, Dense)):
+                dense.weight_l2 = penalty
+            self._penalty = penalty
+
+    def _warn(self, done: str, arguments: Arguments) -> None:
+        """Say that a fit ended before it converged."""
+        warn(
+            f"{type(self).__name__}: {done}, and it has not converged by tol; raise {arguments.names['epochs']} or tol",
+            ConvergenceWarning,
+            stacklevel=5,
+        )
 
     def _note(self, losses: list[float], samples: int, convergence: Convergence | None) -> None:
         """Set the attributes that tell how training went and what the network is."""
@@ -366,6 +404,10 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _together(X: Array, y: Array, weights: Array) -> tuple[Array, ...]:
+    return (X, y) if weights is None else (X, y, weights)
 
 
 def _dense(a: Array) -> Array:

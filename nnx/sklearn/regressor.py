@@ -8,11 +8,12 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
+from sklearn.utils.metaestimators import available_if
 
 from nnx.errors import InputError
 from nnx.losses import MeanSquaredError
 from nnx.sklearn.arguments import read
-from nnx.sklearn.network import Network, Task, named
+from nnx.sklearn.network import Network, Task, named, stepwise
 
 Array = Any
 
@@ -69,6 +70,7 @@ class NNRegressor(RegressorMixin, Network):  # type: ignore[misc]
     ) -> None:
         self._take(locals())
 
+    @available_if(stepwise)  # type: ignore[untyped-decorator]
     @named
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train for one epoch more on X [N, F] and y: see `NNClassifier.partial_fit`."""
@@ -85,7 +87,7 @@ class NNRegressor(RegressorMixin, Network):  # type: ignore[misc]
 
     def _encoded(self, y: Array, who: str) -> tuple[Array, Task]:
         if self.loss not in (None, "squared_error"):
-            raise InputError(f"{who}: loss={self.loss!r}: expected 'squared_error'; nnx has no other for numbers here")
+            raise InputError(f"{who}: loss={self.loss!r}: expected 'squared_error', the only one here")
         outputs = 1 if y.ndim == 1 else y.shape[1]
         if hasattr(self, "model_") and outputs != self.model_.n_outputs:
             raise InputError(
