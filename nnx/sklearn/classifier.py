@@ -17,7 +17,9 @@ from nnx.errors import InputError
 from nnx.layers import Sigmoid, Softmax
 from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy
 from nnx.sklearn.arguments import read
-from nnx.sklearn.network import Network, Task, named, stepwise
+from nnx.sklearn.fitted import named
+from nnx.sklearn.network import Network, stepwise
+from nnx.sklearn.tasks import Task
 
 Array = Any
 

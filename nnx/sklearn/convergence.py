@@ -1,16 +1,21 @@
-"""When a fit has converged: the rule of scikit-learn's MLP, as a callback."""
+"""How a fit ends, by the rule of scikit-learn's MLP: samples held out for it, and learning rates on the way."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
+from warnings import warn
 
 import numpy as np
+from sklearn.model_selection import train_test_split
 
 from nnx.callbacks import Callback
+from nnx.errors import InputError
 from nnx.history import History
+from nnx.sklearn.arguments import Arguments
 
+Array = Any
 LEAST_RATE = 1e-6  # "adaptive" goes no lower
 
 
@@ -70,3 +75,43 @@ class Convergence(Callback):
 
     def _keep(self, model: Any) -> None:
         self._parameters = {name: np.array(model.backend.to_numpy(a)) for name, a in model.parameters().items()}
+
+
+def falling(highest: float, power: float, first: int, seen: int, samples: int, once: bool) -> Callable[[int], float]:
+    """Return the learning rate of each epoch for "invscaling": after each epoch it falls with all samples seen.
+
+    Args:
+        highest: where it begins. first: the number of the first epoch. seen: samples until then. samples: of an epoch.
+        once: whether it is an epoch of `partial_fit`; `fit` begins with an optimizer that has seen none.
+    """
+
+    def rate(epoch: int) -> float:
+        begins = epoch == first and not once
+        return float(highest / (1 if begins else seen + (epoch - first) * samples + 1) ** power)
+
+    return rate
+
+
+def hold_out(
+    data: tuple[Array, ...], strata: Array, arguments: Arguments, random: np.random.RandomState
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Return what is left of each array, and what is held out.
+
+    Args:
+        data: inputs, targets and perhaps weights. strata: what each sample is, for the same share of each kind where
+            that can be; or None.
+    """
+    share = arguments.held_out
+    try:
+        split = train_test_split(*data, test_size=share, random_state=random, stratify=strata)
+    except ValueError as reason:  # a class with one sample, or fewer samples held out than there are classes
+        if strata is None or arguments.watched == "score":
+            raise InputError(f"validation_fraction={share}: {reason}") from reason
+        split = train_test_split(*data, test_size=share, random_state=random)
+        warn(f"validation_fraction={share}: held out regardless of classes: {reason}", UserWarning, stacklevel=4)
+    if arguments.watched == "score" and len(split[1]) < 2:
+        raise InputError(
+            f"The validation set is too small: validation_fraction={share} of {len(data[0])} samples; expected 2 "
+            "samples at least, to tell scores apart"
+        )
+    return tuple(split[::2]), tuple(split[1::2])

@@ -3,56 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import wraps
-from itertools import pairwise
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self
 from warnings import warn
 
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.base import BaseEstimator
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.model_selection import train_test_split
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nnx import weights as weighting
 from nnx.callbacks import Callback, EarlyStopping, LearningRateSchedule
-from nnx.errors import InputError, NonFiniteError
-from nnx.kernels.elementwise import BY_NAME
-from nnx.layers import Dense, Dropout, Layer, Linear
-from nnx.losses import Loss
+from nnx.errors import InputError
+from nnx.layers import Dense, Dropout
 from nnx.sequential import Sequential
 from nnx.settings import assignable
-from nnx.sklearn.arguments import ACTIVATIONS, TOLERANCE, Arguments, read
-from nnx.sklearn.convergence import LEAST_RATE, Convergence
+from nnx.sklearn.arguments import TOLERANCE, Arguments, read
+from nnx.sklearn.convergence import LEAST_RATE, Convergence, falling, hold_out
+from nnx.sklearn.fitted import Fitted, named
 from nnx.sklearn.lbfgs import Descent
+from nnx.sklearn.tasks import Task, build
 
 Array = Any
-Method = TypeVar("Method", bound=Callable[..., Any])
 # Taken as they are, so that the model sees what a cast to its own type loses.
 NUMBERS = [np.float64, np.float32, np.int64, np.uint64]
 SPARSE = ["csr", "csc"]
 # What a network has for as long as it lives; a dropout too that began with 0, since it has no layers for it.
 FIXED = ("hidden_layers", "activation", "dropout", "backend", "dtype", "random_state")
-
-
-def named(method: Method) -> Method:
-    """Let errors name the class, as scikit-learn's do."""
-
-    @wraps(method)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(self, *args, **kwargs)
-        except (InputError, NonFiniteError) as error:
-            name = type(self).__name__
-            if not str(error).startswith(name):
-                error.args = (f"{name}: {error}",)
-            raise
-
-    return cast(Method, call)
 
 
 def stepwise(estimator: Any) -> bool:
@@ -62,40 +39,11 @@ def stepwise(estimator: Any) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a network learns.
-
-    Attributes:
-        outputs: how many it has. loss: what is minimised. end: layers at its end. activation: the MLP's name for them.
-        shown: by how much the MLP's loss is larger than nnx's. steep: and its gradient.
-    """
-
-    outputs: int
-    loss: type[Loss]
-    end: tuple[type[Layer], ...]
-    activation: str
-    shown: float = 1.0
-    steep: float = 1.0
-
-    def losses(self, logs: Mapping[str, Any]) -> Array:
-        """Return the MLP's loss from nnx's, of one epoch or, as an array, of many."""
-        data, penalty = logs.get("data_loss", logs["loss"]), logs.get("regularization_loss", 0.0)
-        return self.shown * np.asarray(data) + self.steep * np.asarray(penalty)
-
-
-class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class Network(Fitted):
     """Dense layers in scikit-learn's hands; a subclass says what they learn."""
 
-    model_: Sequential
-    loss_curve_: list[float]
-    validation_scores_: list[float] | None
-    best_validation_score_: float | None
-    t_: int
-    _task: Task
     _made_with: Arguments
     _penalty: float  # on the weights of the network
-    _no_improvement_count: int  # epochs without improvement, for "adaptive" over calls of partial_fit
 
     def _take(self, arguments: dict[str, Any]) -> None:
         """Keep the arguments of `__init__`, its `locals()`, as scikit-learn wants them: as they are."""
@@ -125,11 +73,10 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         seed = int(random.randint(2**31 - 1))  # also for a warm start, so that the same samples are held out again
         data, held_out = _together(X, targets, weights), None
         if arguments.held_out:
-            split = self._split(data, y, arguments, random)
-            data, held_out = tuple(split[::2]), split[1::2]
+            data, held_out = hold_out(data, self._strata(y), arguments, random)
         if not warm:
             self._begin(arguments)
-            model = self._network(arguments, X.shape[1], task, seed)
+            model = build(arguments, X.shape[1], task, seed)
         else:
             model = self.model_
             self._follow(arguments, "fit with warm_start=True")
@@ -151,7 +98,7 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         else:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
             self._begin(arguments)
-            model = self._network(arguments, X.shape[1], task, seed)
+            model = build(arguments, X.shape[1], task, seed)
         return self._train(model, arguments, task, _together(X, y, weights), once=True)
 
     def _begin(self, arguments: Arguments) -> None:
@@ -194,7 +141,9 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         convergence = self._convergence(arguments, task, held_out, once)
         callbacks: list[Callback] = [] if convergence is None else [convergence]
         if arguments.solver == "sgd" and arguments.schedule == "invscaling":
-            callbacks.append(LearningRateSchedule(self._falling(arguments, task, model.epochs_done, len(X), once)))
+            highest = task.steep * arguments.learning_rate
+            rate = falling(highest, arguments.power_t, model.epochs_done, self.t_, len(X), once)
+            callbacks.append(LearningRateSchedule(rate))
         if arguments.watched == "val_loss" and not once:
             patience = int(min(arguments.patience, arguments.epochs))
             callbacks.append(EarlyStopping(patience=patience, min_delta=arguments.tol or 0.0))
@@ -246,23 +195,6 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
             stacklevel=5,
         )
 
-    def _note(self, losses: list[float], samples: int, convergence: Convergence | None) -> None:
-        """Set the attributes that tell how training went and what the network is."""
-        task = self._task
-        self.loss_curve_ += losses
-        self.n_iter_, self.t_ = len(losses), self.t_ + samples * len(losses)
-        self.loss_: float = self.loss_curve_[-1] if self.loss_curve_ else math.nan
-        self.best_loss_: float | None = min(self.loss_curve_, default=math.inf)
-        self.n_layers_ = 1 + sum(isinstance(layer, Dense) for layer in self.model_.layers)
-        self.n_outputs_, self.out_activation_ = task.outputs, task.activation
-        if convergence is None:
-            return
-        self._no_improvement_count = convergence.waited
-        if convergence.score is not None:
-            self.best_loss_ = None  # the MLP's way to say that it was not watched
-            self.validation_scores_ = (self.validation_scores_ or []) + convergence.scores
-            self.best_validation_score_ = convergence.best
-
     # ---- when it ends ------------------------------------------------------------------------------------------------
 
     def _convergence(self, arguments: Arguments, task: Task, held_out: Array, once: bool) -> Convergence | None:
@@ -283,88 +215,6 @@ class Network(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
         before = -math.inf if self.best_validation_score_ is None else self.best_validation_score_
         return Convergence(arguments.patience, tol, before, task.losses, score, lowest, waited)
-
-    def _falling(
-        self, arguments: Arguments, task: Task, first: int, samples: int, once: bool
-    ) -> Callable[[int], float]:
-        """Return the learning rate of each epoch for "invscaling": it falls with all samples seen, after each epoch."""
-        seen, highest = self.t_, task.steep * arguments.learning_rate
-
-        def rate(epoch: int) -> float:
-            begins = epoch == first and not once  # `fit` does, with an optimizer that has seen none
-            return float(highest / (1 if begins else seen + (epoch - first) * samples + 1) ** arguments.power_t)
-
-        return rate
-
-    def _split(
-        self, data: tuple[Array, ...], y: Array, arguments: Arguments, random: np.random.RandomState
-    ) -> list[Array]:
-        """Return each array without what is held out, and that: of each class the same share, where it can be."""
-        share, by = arguments.held_out, self._strata(y)
-        try:
-            split = list(train_test_split(*data, test_size=share, random_state=random, stratify=by))
-        except ValueError as reason:  # a class with one sample, or fewer samples held out than there are classes
-            if by is None or arguments.watched == "score":
-                raise InputError(f"validation_fraction={share}: {reason}") from reason
-            split = list(train_test_split(*data, test_size=share, random_state=random))
-            warn(f"validation_fraction={share}: held out regardless of classes: {reason}", UserWarning, stacklevel=4)
-        if arguments.watched == "score" and len(split[1]) < 2:
-            raise InputError(
-                f"The validation set is too small: validation_fraction={share} of {len(y)} samples; expected 2 "
-                "samples at least, to tell scores apart"
-            )
-        return split
-
-    # ---- the network -------------------------------------------------------------------------------------------------
-
-    def _network(self, arguments: Arguments, features: int, task: Task, seed: int) -> Sequential:
-        kind, dropout = ACTIVATIONS[arguments.activation], arguments.dropout
-        init = "glorot" if kind is Linear else BY_NAME[arguments.activation].init
-        layers: list[Layer] = []
-        widths = [features, *arguments.hidden_layers]
-        for n_inputs, width in pairwise(widths):
-            layers += [Dense(n_inputs, width, init=init), kind()]
-            layers += [Dropout(dropout)] if dropout else []
-        layers += [Dense(widths[-1], task.outputs, init="glorot"), *(end() for end in task.end)]
-        model = Sequential(*layers, backend=arguments.backend, dtype=arguments.dtype, seed=seed)
-        return model.compile(task.loss(), arguments.optimizer(task.steep), metrics=[])
-
-    @property
-    def coefs_(self) -> tuple[np.ndarray, ...]:
-        """The weights of each layer [inputs, outputs], as read-only copies; assign all of them to change them."""
-        return self._parameters("weights")
-
-    @coefs_.setter
-    def coefs_(self, values: Iterable[Any]) -> None:
-        self._assign("coefs_", "weights", values)
-
-    @property
-    def intercepts_(self) -> tuple[np.ndarray, ...]:
-        """The biases of each layer [outputs], likewise."""
-        return tuple(biases[0] for biases in self._parameters("biases"))
-
-    @intercepts_.setter
-    def intercepts_(self, values: Iterable[Any]) -> None:
-        self._assign("intercepts_", "biases", [np.reshape(value, (1, -1)) for value in values])
-
-    def _denses(self) -> list[Dense]:
-        if not hasattr(self, "model_"):
-            raise NotFittedError(f"This {type(self).__name__} has no network yet: call fit first")
-        return [layer for layer in self.model_.layers if isinstance(layer, Dense)]
-
-    def _parameters(self, name: str) -> tuple[np.ndarray, ...]:
-        copies = [np.array(self.model_.backend.to_numpy(getattr(dense, name))) for dense in self._denses()]
-        for copy in copies:
-            copy.flags.writeable = False  # writing there would change nothing
-        return tuple(copies)
-
-    @named
-    def _assign(self, attribute: str, name: str, values: Iterable[Any]) -> None:
-        denses, values = self._denses(), list(values)
-        if len(values) != len(denses):
-            raise InputError(f"{attribute}: {len(values)} arrays, expected one for each of {len(denses)} layers")
-        for dense, value in zip(denses, values, strict=True):
-            setattr(dense, name, value)
 
     # ---- data --------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,9 @@ from sklearn.utils.metaestimators import available_if
 from nnx.errors import InputError
 from nnx.losses import MeanSquaredError
 from nnx.sklearn.arguments import read
-from nnx.sklearn.network import Network, Task, named, stepwise
+from nnx.sklearn.fitted import named
+from nnx.sklearn.network import Network, stepwise
+from nnx.sklearn.tasks import Task
 
 Array = Any
 
