@@ -342,6 +342,8 @@ def test_early_stopping_needs_samples_of_each_class_and_two_to_score() -> None:
         small(NNClassifier, early_stopping=True).fit(x, y)
     with pytest.raises(nnx.InputError, match=r"The validation set is too small: validation_fraction=0\.1 of 5"):
         small(NNRegressor, early_stopping=True).fit(x[:5], y[:5])
+    with pytest.raises(nnx.InputError, match="sample_weight is 0 for all 4 samples held out"):
+        small(NNRegressor, early_stopping=True).fit(x, y, sample_weight=[0] * 39 + [1])
     with pytest.raises(nnx.InputError, match="partial_fit does not support early_stopping=True"):
         small(NNRegressor, early_stopping=True).partial_fit(x, y)
     assert small(NNClassifier, early_stopping=False, validation_fraction=0.5).fit(x, y).t_ == 40 * 20

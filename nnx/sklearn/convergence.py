@@ -1,4 +1,4 @@
-"""How a fit ends, by the rule of scikit-learn's MLP: samples held out for it, and learning rates on the way."""
+"""Convergence by the rule of scikit-learn's MLP: the end of a fit, samples held out for it, rates on the way."""
 
 from __future__ import annotations
 
@@ -113,5 +113,10 @@ def hold_out(
         raise InputError(
             f"The validation set is too small: validation_fraction={share} of {len(data[0])} samples; expected 2 "
             "samples at least, to tell scores apart"
+        )
+    if arguments.watched == "score" and len(data) == 3 and not split[5].any():
+        raise InputError(
+            f"validation_fraction={share}: sample_weight is 0 for all {len(split[1])} samples held out, so that they "
+            "have no score; hold out more, or give another random_state"
         )
     return tuple(split[::2]), tuple(split[1::2])

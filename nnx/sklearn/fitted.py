@@ -1,4 +1,4 @@
-"""What a trained estimator tells under the names of scikit-learn's MLP."""
+"""Attributes of a trained estimator, under the names of scikit-learn's MLP."""
 
 from __future__ import annotations
 

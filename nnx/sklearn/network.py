@@ -1,4 +1,4 @@
-"""What the classifier and the regressor share: a network that scikit-learn's methods make, train and ask."""
+"""Base of the classifier and the regressor: a network that scikit-learn's methods make, train and ask."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class Network(Fitted):
 
     def _penalize(self, model: Sequential, arguments: Arguments, task: Task, batch: int, weights: Array = None) -> None:
         """Let weights have the penalty that was asked for, where it is another one than before."""
-        counted = batch * (1 if weights is None else weights.mean())
+        counted = batch * (1 if weights is None else weights.mean() or 1)  # nothing but 0 is refused by the model
         penalty = arguments.l2 + arguments.alpha / (2 * counted * task.steep)
         if penalty != self._penalty:
             for dense in (layer for layer in model.layers if isinstance(layer, Dense)):

@@ -1,4 +1,4 @@
-"""What a network learns, and the network for it."""
+"""Tasks: what a network learns, and the network for it."""
 
 from __future__ import annotations
 
