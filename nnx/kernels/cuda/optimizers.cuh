@@ -10,7 +10,6 @@ struct Rates {
   REAL keep_1, add_1, keep_2, add_2;  // beta and 1 - beta of the two moments
   REAL grow_1, grow_2;                // 1 / (1 - beta**t) of the two: Adam's bias correction
   REAL shrink;                        // 1 - rate * weight decay
-  bool nesterov;                      // SGD's, which stands in hyper[BETA_2]
 };
 
 __device__ __forceinline__ double rate_of(const double* hyper, i64 step) {
@@ -30,12 +29,11 @@ __device__ __forceinline__ void set_rates(Rates& rates, const double* hyper, i64
   rates.epsilon = (REAL)hyper[EPSILON];
   rates.keep_1 = (REAL)hyper[BETA_1];
   rates.add_1 = (REAL)(1 - hyper[BETA_1]);
-  rates.nesterov = hyper[BETA_2] != 0;
+  rates.keep_2 = (REAL)hyper[BETA_2];
 }
 
 __device__ __forceinline__ void set_adam_rates(Rates& rates, const double* hyper, i64 step) {
   i64 time = step + 1;
-  rates.keep_2 = (REAL)hyper[BETA_2];
   rates.add_2 = (REAL)(1 - hyper[BETA_2]);
   rates.grow_1 = (REAL)(1 / (1 - power(hyper[BETA_1], time)));
   rates.grow_2 = (REAL)(1 / (1 - power(hyper[BETA_2], time)));
@@ -44,10 +42,11 @@ __device__ __forceinline__ void set_adam_rates(Rates& rates, const double* hyper
 
 // ---- one parameter --------------------------------------------------------------------------------------------------
 
-// m = momentum * m - rate * g; p += m, or p += momentum * m - rate * g (Nesterov's). The momentum stands in hyper[BETA_1].
+// m = momentum * m - rate * g; p += m, or p += momentum * m - rate * g by Nesterov. The momentum stands in
+// hyper[BETA_1]; hyper[BETA_2] is 1 for Nesterov's, else 0.
 __device__ __forceinline__ void sgd_step(const Rates& by, REAL& p, REAL g, REAL& m) {
   m = by.keep_1 * m - by.rate * g;
-  p += by.nesterov ? by.keep_1 * m - by.rate * g : m;
+  p += by.keep_2 != 0 ? by.keep_1 * m - by.rate * g : m;
 }
 
 // v += g**2; p -= rate * g / (sqrt(v) + epsilon).
