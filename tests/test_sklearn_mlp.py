@@ -23,7 +23,7 @@ from sklearn.inspection import permutation_importance
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import scale
+from sklearn.preprocessing import StandardScaler, scale
 
 from nnx.kernels.step_state import CLIP
 from nnx.sklearn import NNClassifier, NNRegressor
@@ -106,6 +106,7 @@ def test_from_the_same_weights_in_the_same_order_losses_and_weights_are_the_mlps
     assert [a.shape for a in ours.coefs_] == [a.shape for a in theirs.coefs_]
 
 
+@pytest.mark.filterwarnings("ignore:scipy.optimize:DeprecationWarning")  # of older versions' MLP
 @pytest.mark.parametrize(("kind", "data"), [DATA[name] for name in ("classes", "labels", "numbers")])
 def test_lbfgs_takes_the_mlps_way(kind: type, data: Any) -> None:
     x, y = data()
@@ -175,6 +176,26 @@ def test_partial_fits_follow_the_mlps_schedules(schedule: str) -> None:
         )
     assert ours.model_.optimizer.learning_rate < 0.02
     np.testing.assert_allclose(ours.coefs_[0], theirs.coefs_[0], rtol=1e-9, atol=1e-9)
+
+
+@BOTH
+def test_ctrl_c_in_lbfgs_keeps_what_iterations_reached(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    (x, y), step, calls = moons(), nnx.Sequential.step, []
+
+    def stopped(self: nnx.Sequential, *args: Any, **kwargs: Any) -> float:
+        calls.append(1)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return step(self, *args, **kwargs)
+
+    model = small(kind, solver="lbfgs", max_iter=50)
+    monkeypatch.setattr(nnx.Sequential, "step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(x, y)
+    monkeypatch.undo()
+    assert 1 <= model.n_iter_ < 9
+    again = small(kind, solver="lbfgs", max_iter=model.n_iter_).fit(x, y)
+    np.testing.assert_array_equal(again.predict(x), model.predict(x))
 
 
 SETS = {
@@ -486,13 +507,16 @@ def test_searches_importances_and_calibration_take_them() -> None:
     assert calibrated.predict_proba(x)[:, 1].mean() > plain.predict_proba(x)[:, 1].mean()
 
 
-def test_weights_are_routed_through_a_pipeline() -> None:
+def test_weights_are_routed_through_pipelines_and_validation() -> None:
     x, y = moons()
     counts = np.where(y == 1, 5.0, 0.2)
     with sklearn.config_context(enable_metadata_routing=True):
         model = small(NNClassifier).set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        pipeline = make_pipeline(StandardScaler(), model).fit(x, y, sample_weight=counts)
         more = {"return_estimator": True, "return_indices": True}
-        routed = cross_validate(make_pipeline(model), x, y, cv=2, params={"sample_weight": counts}, **more)
-    for pipeline, rows in zip(routed["estimator"], routed["indices"]["train"], strict=True):
+        routed = cross_validate(model, x, y, cv=2, params={"sample_weight": counts}, **more)
+    alone = small(NNClassifier).fit(scale(x), y, sample_weight=counts)
+    np.testing.assert_allclose(pipeline.predict_proba(x), alone.predict_proba(scale(x)), rtol=1e-9)
+    for one, rows in zip(routed["estimator"], routed["indices"]["train"], strict=True):
         alone = small(NNClassifier).fit(x[rows], y[rows], sample_weight=counts[rows])
-        np.testing.assert_array_equal(pipeline.predict_proba(x), alone.predict_proba(x))
+        np.testing.assert_array_equal(one.predict_proba(x), alone.predict_proba(x))
