@@ -23,7 +23,7 @@ from sklearn.inspection import permutation_importance
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler, scale
+from sklearn.preprocessing import MinMaxScaler, minmax_scale, scale
 
 from nnx.kernels.step_state import CLIP
 from nnx.sklearn import NNClassifier, NNRegressor
@@ -512,11 +512,11 @@ def test_weights_are_routed_through_pipelines_and_validation() -> None:
     counts = np.where(y == 1, 5.0, 0.2)
     with sklearn.config_context(enable_metadata_routing=True):
         model = small(NNClassifier).set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
-        pipeline = make_pipeline(StandardScaler(), model).fit(x, y, sample_weight=counts)
+        pipeline = make_pipeline(MinMaxScaler(), model).fit(x, y, sample_weight=counts)
         more = {"return_estimator": True, "return_indices": True}
         routed = cross_validate(model, x, y, cv=2, params={"sample_weight": counts}, **more)
-    alone = small(NNClassifier).fit(scale(x), y, sample_weight=counts)
-    np.testing.assert_allclose(pipeline.predict_proba(x), alone.predict_proba(scale(x)), rtol=1e-9)
+    alone = small(NNClassifier).fit(minmax_scale(x), y, sample_weight=counts)
+    np.testing.assert_allclose(pipeline.predict_proba(x), alone.predict_proba(minmax_scale(x)), rtol=1e-9)
     for one, rows in zip(routed["estimator"], routed["indices"]["train"], strict=True):
         alone = small(NNClassifier).fit(x[rows], y[rows], sample_weight=counts[rows])
         np.testing.assert_array_equal(one.predict_proba(x), alone.predict_proba(x))
