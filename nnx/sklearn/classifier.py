@@ -25,7 +25,7 @@ Array = Any
 
 
 class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
-    """A classifier: dense layers, softmax and cross-entropy, trained by Adam or SGD.
+    """A classifier: dense layers, softmax and cross-entropy, trained by Adam, SGD or L-BFGS.
 
     y is a label for each sample [N], of any type; or several labels for each, 0 or 1 [N, L], learned by a sigmoid and
     binary cross-entropy. X may be sparse; it is made dense.
@@ -48,7 +48,7 @@ class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
         verbose: as for `Sequential.fit`.
         class_weight: a weight for each label, as {"rare": 5.0, "common": 1.0}, or "balanced", by which all classes
             count alike; `fit`'s sample_weight is multiplied by it. None: each sample counts once.
-        shuffle: draw a new order of samples for every epoch. warm_start: `fit` trains the network there is on.
+        shuffle: draw a new order of samples for every epoch. warm_start: `fit` goes on with the network there is.
 
     These are MLPClassifier's names, None where they are not given; docs/sklearn.md compares the two estimators.
         hidden_layer_sizes, learning_rate_init, n_iter_no_change: hidden_layers, learning_rate and patience; giving

@@ -21,7 +21,7 @@ Array = Any
 
 
 class NNRegressor(RegressorMixin, Network):  # type: ignore[misc]
-    """A regressor: dense layers and the mean squared error, trained by Adam or SGD.
+    """A regressor: dense layers and the mean squared error, trained by Adam, SGD or L-BFGS.
 
     Its arguments and attributes are those of `NNClassifier`, but for `class_weight` and `classes_`; scores are R2. y is
     [N], or [N, O] for O numbers each; bring it near -1 .. 1 by `TransformedTargetRegressor` where it is far from there.
