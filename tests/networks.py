@@ -145,6 +145,7 @@ NETS: dict[str, Net] = {
     ),
     "sgd": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.SGD(0.1)),
     "sgd with momentum": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.SGD(0.1, momentum=0.9, decay=1e-2)),
+    "nesterov": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.SGD(0.1, momentum=0.9, nesterov=True)),
     "adagrad": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.AdaGrad(0.1, decay=1e-3)),
     "rmsprop": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.RMSprop(0.01, decay=1e-3, rho=0.95)),
     "adamw": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.AdamW(0.02, decay=1e-3, weight_decay=0.1)),

@@ -435,10 +435,13 @@ class Operations:
 
     @operation("p g m hyper counters", "p m")
     def sgd(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
-        """m = momentum * m - rate * g; p += m. The momentum stands in hyper[BETA_1]."""
+        """m = momentum * m - rate * g; p += m, or, by Nesterov, p += momentum * m - rate * g.
+
+        The momentum stands in hyper[BETA_1], and in hyper[BETA_2] whether it is Nesterov's, 1 or 0.
+        """
         rate, momentum = self._rate(p, hyper, counters), self._number(p, hyper[BETA_1])
         write(m, momentum * m - rate * g)
-        write(p, p + m)
+        write(p, p + self.xp.where(hyper[BETA_2] != 0, momentum * m - rate * g, m))
 
     @operation("p g v hyper counters", "p v")
     def adagrad(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:

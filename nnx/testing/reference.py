@@ -503,7 +503,7 @@ def descend(name: str, p: Array, g: Array, m: Array, v: Array, hyper: Array, ste
     rate = hyper[LEARNING_RATE] / (1 + hyper[DECAY] * step)
     if name == "sgd":
         m[:] = hyper[BETA_1] * m - rate * g
-        p += m
+        p += hyper[BETA_1] * m - rate * g if hyper[BETA_2] else m
         return
     beta_1, beta_2 = hyper[BETA_1], hyper[BETA_2]
     if name == "adagrad":
