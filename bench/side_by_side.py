@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from nnx.benchmark.libraries import is_other_library
 from nnx.benchmark.report import read
 from nnx.benchmark.units import duration
 
@@ -42,7 +43,7 @@ def cells(report: dict[str, Any], title: str) -> list[str]:
     medians = {name: result["median_us"] for name, result in results.items() if "median_us" in result}
     if OURS not in medians:
         return ["", "", ""]
-    others = {name: median for name, median in medians.items() if not report["players"][name]["ours"]}
+    others = {name: median for name, median in medians.items() if is_other_library(report["players"][name])}
     best = min(others, key=others.__getitem__, default=None)
     nearest = f"{others[best] / medians[OURS]:.2f} ({best})" if best else ""
     eager = f"{others[EAGER] / medians[OURS]:.2f}" if EAGER in others else ""
