@@ -276,6 +276,15 @@ def test_refuses_what_a_file_cannot_hold_and_leaves_the_old_file(what: str, tmp_
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
+@pytest.mark.parametrize("name", ["m.h5", "m.ONNX", "m.pkl", "m.npz"])
+def test_refuses_the_names_of_other_formats(name: str, tmp_path: Path) -> None:
+    model = nnx.Sequential(nnx.Dense(2, 3), nnx.Softmax(), backend="numpy")
+    for save in (model.save, nnx.callbacks.ModelCheckpoint):
+        with pytest.raises(nnx.InputError, match=rf"{name}.*kept as safetensors.*say .*m\.safetensors"):
+            save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("path", [None, 3, b"m", ""])
 def test_refuses_what_is_no_path(path: Any) -> None:
     with pytest.raises((nnx.InputError, IsADirectoryError)):

@@ -20,7 +20,7 @@ import numpy as np
 
 from nnx import checks, layers, losses, optimizers
 from nnx.errors import FileFormatError, InputError, MissingExtra
-from nnx.files import as_path, open_file, size_of, write_atomically
+from nnx.files import as_path, open_file, refuse_other_format, size_of, write_atomically
 from nnx.layers import Layer
 from nnx.layers.base import kept_shapes
 from nnx.losses import Loss
@@ -98,12 +98,14 @@ def write(path: str | os.PathLike[str], model: Checkpoint) -> None:
     """Write a model to `path`.
 
     Raises:
-        InputError: a layer or a loss of your own does not say how it is made again, the metadata are beyond JSON, or
-            numbers are not finite.
+        InputError: the name is another format's, a layer or a loss of your own does not say how it is made again, the
+            metadata are beyond JSON, or numbers are not finite.
         OSError: the file cannot be written; one that was there before is untouched.
         MissingExtra: safetensors is not installed.
     """
-    path, text = as_path("save", path), _describe(model)
+    path = as_path("save", path)
+    refuse_other_format(f"save({str(path)!r})", path)
+    text = _describe(model)
     tensors = {f"{PARAMETERS}{name}": np.ascontiguousarray(a) for name, a in model.parameters.items()}
     if model.training is not None:
         tensors |= {f"{MOMENTS}{name}": np.ascontiguousarray(a) for name, a in model.training.moments.items()}
