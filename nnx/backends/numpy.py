@@ -239,11 +239,12 @@ class NumpyBackend(Backend):
     # ---- optimizers --------------------------------------------------------------------------------------------------
 
     def sgd(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
-        rate, momentum = rate_of(hyper, counters), float(hyper[BETA_1])
+        rate, momentum, nesterov = rate_of(hyper, counters), float(hyper[BETA_1]), hyper[BETA_2] != 0
         for p_, g_, m_ in blocks(p, g, m):
             m_ *= momentum
-            m_ -= rate * g_
-            p_ += m_
+            step = rate * g_
+            m_ -= step
+            p_ += momentum * m_ - step if nesterov else m_
 
     def adagrad(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
         rate, epsilon = rate_of(hyper, counters), float(hyper[EPSILON])
