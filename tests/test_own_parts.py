@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -437,19 +436,48 @@ def test_the_command_line_says_that_it_cannot(tmp_path: Path, capsys: pytest.Cap
     assert "its author's own, Swish, Scale, Squares, Slow, which no file can hold: load it in Python" in told
 
 
-def test_a_file_calls_no_class_that_was_not_given_for_it(tmp_path: Path) -> None:
-    """Neither one of nnx's under the name of one's own, nor one by a path."""
+def nested(depth: int) -> dict[str, Any]:
+    part: dict[str, Any] = {"custom": "Scale", "arguments": {}}
+    for _ in range(depth):
+        part = {"custom": "Scale", "arguments": {"layers": [part]}}
+    return part
+
+
+SWISH: dict[str, Any] = {"custom": "Swish", "arguments": {"beta": 0.5}}
+DAMAGED: dict[str, Any] = {
+    "one of nnx's under the name of one's own": SWISH | {"custom": "Dense"},
+    "a path": SWISH | {"custom": "os.system"},
+    "escape sequences": SWISH | {"custom": "a\x1b[2J"},
+    "no name": SWISH | {"custom": 3},
+    "a list for a name": SWISH | {"custom": ["Swish"]},
+    "nothing for a name": SWISH | {"custom": None},
+    "a loss for a layer": SWISH | {"custom": "Squares"},
+    "other arguments": SWISH | {"arguments": {"gamma": 1}},
+    "a list of arguments": SWISH | {"arguments": [1]},
+    "a number of arguments": SWISH | {"arguments": 1},
+    "no arguments": {"custom": "Swish"},
+    "both": SWISH | {"class": "ReLU"},
+    "layers within layers": nested(80),
+    "very many": nested(280),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_file_makes_no_class_that_was_not_given_for_it(how: str, tmp_path: Path) -> None:
     own().save(tmp_path / "m")
-    for name in ("Dense", "os.system", "a\x1b[2J"):
-        data = (tmp_path / "m").read_bytes()
-        end = 8 + int.from_bytes(data[:8], "little")
-        header = json.loads(data[8:end])
-        described = json.loads(header["__metadata__"]["model"])
-        described["layers"][1]["custom"] = name
-        shutil.copy(tmp_path / "m", tmp_path / "n")
-        _rewrite(tmp_path / "n", header, json.dumps(described), data[end:])
-        with pytest.raises((nnx.InputError, nnx.errors.FileFormatError)):
-            nnx.load(tmp_path / "n", custom=CUSTOM)
+    data = (tmp_path / "m").read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    described = json.loads(header["__metadata__"]["model"])
+    assert described["layers"][1] == SWISH
+    described["layers"][1] = DAMAGED[how]
+    _rewrite(tmp_path / "m", header, json.dumps(described), data[end:])
+    if how == "both":  # what else stands there is nobody's
+        assert type(nnx.load(tmp_path / "m", custom=CUSTOM).layers[1]) is Swish
+        return
+    with pytest.raises((nnx.InputError, nnx.errors.FileFormatError)) as caught:
+        nnx.load(tmp_path / "m", custom=CUSTOM)
+    assert "\x1b" not in str(caught.value)
 
 
 def _rewrite(path: Path, header: dict[str, Any], text: str, arrays: bytes) -> None:
