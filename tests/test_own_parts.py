@@ -263,6 +263,24 @@ def test_a_formula_that_cannot_be_compiled_is_run_all_the_same(backend: str) -> 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_such_a_formula_is_replayed_one_operation_at_a_time(backend: str) -> None:
+    class Bent(Swish):
+        def formula(self, x: Any) -> Any:
+            return np.arcsinh(x)
+
+        def derivative(self, x: Any, y: Any) -> Any:
+            return 1 / np.cosh(y)
+
+    net = model(nnx.Dense(2, 6), Bent(), nnx.Dense(6, 1), loss=LogCosh(), backend=backend)
+    net.fit(X, NUMBERS, epochs=2, verbose=0)
+    assert net.eager_reason is None
+    assert (net.replay_reason is None) == (backend == "numpy")
+    if backend == "numba":
+        assert "Bent: np.arcsinh is not compiled; these are: absolute" in str(net.replay_reason)
+        assert "steps are replayed one operation at a time: Bent" in net.summary()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_number_of_a_formula_is_that_of_the_next_step(backend: str) -> None:
     """A recorded step holds it fast; the next one is recorded anew."""
 
