@@ -303,6 +303,14 @@ def test_a_number_of_a_formula_is_that_of_the_next_step(backend: str) -> None:
     np.testing.assert_allclose(trained(1.0, 2.0), eager.predict(X), rtol=1e-8)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_summary_says_what_runs_a_formula(backend: str) -> None:
+    net = model(nnx.Dense(2, 6), Swish(), nnx.Dense(6, 1), loss=LogCosh(), backend=backend)
+    net.fit(X, NUMBERS, verbose=0)
+    line = next(line for line in net.summary().splitlines() if "Swish" in line)
+    assert line.split()[-1] == {"numpy": "xp", "numba": "numba:lanes.Swish"}[backend]
+
+
 def test_a_formula_of_another_shape_is_refused() -> None:
     class Summed(nnx.Elementwise):
         def formula(self, x: Any) -> Any:
