@@ -21,7 +21,7 @@ from nnx.errors import (
 )
 from nnx.gradcheck import gradcheck
 from nnx.history import History
-from nnx.layers import Dense, Dropout, Elementwise, Layer, activations, seed
+from nnx.layers import BatchNorm, Dense, Dropout, Elementwise, GaussianNoise, Layer, LayerNorm, activations, seed
 from nnx.layers.activations import *  # noqa: F403 - the names in its __all__
 from nnx.losses import (
     BinaryCrossEntropy,
@@ -47,6 +47,7 @@ __all__ = [
     "AdamW",
     "BackendFallbackWarning",
     "BackendUnavailable",
+    "BatchNorm",
     "BinaryCrossEntropy",
     "CategoricalCrossEntropy",
     "Dense",
@@ -54,11 +55,13 @@ __all__ = [
     "Dropout",
     "Elementwise",
     "ElementwiseLoss",
+    "GaussianNoise",
     "History",
     "Huber",
     "InUseError",
     "InputError",
     "Layer",
+    "LayerNorm",
     "Loss",
     "MeanAbsoluteError",
     "MeanSquaredError",

@@ -14,7 +14,7 @@ import numpy as np
 from nnx import checks
 from nnx.backends import Backend
 from nnx.errors import InputError, InputTypeError
-from nnx.files import as_path
+from nnx.files import as_path, refuse_other_format
 from nnx.history import History
 from nnx.measures import larger_is_better
 from nnx.owner import Owner
@@ -250,6 +250,7 @@ class ModelCheckpoint(Monitor):
     ) -> None:
         super().__init__(monitor or "loss", mode)
         self.path, self.only_best = as_path("ModelCheckpoint", path), monitor is not None
+        refuse_other_format(f"ModelCheckpoint({str(path)!r})", self.path)
         self.every = checks.integer(every, "ModelCheckpoint: every")
         self._saved_epoch = -1
 

@@ -62,7 +62,8 @@ def build(loss: str = "categorical", optimizer: str = "Adam", dtype: str = "floa
     make, ending, _ = LOSSES[loss]
     net = nnx.Sequential(
         nnx.Dense(3, 5, 1e-4, 2e-4, 3e-4, 4e-4, init="glorot"), nnx.ReLU(), nnx.Dropout(0.3, seed=9),
-        nnx.Dense(5, 4, init=0.2), nnx.Tanh(), nnx.Sigmoid(), nnx.Linear(), nnx.Dense(4, 2), *(end() for end in ending),
+        nnx.BatchNorm(5, 0.8, 1e-3), nnx.Dense(5, 4, init=0.2), nnx.Tanh(), nnx.LayerNorm(4), nnx.GaussianNoise(0.1),
+        nnx.Sigmoid(), nnx.Linear(), nnx.Dense(4, 2), *(end() for end in ending),
         dtype=dtype, seed=seed,
     )  # fmt: skip
     return net.compile(make(), OPTIMIZERS[optimizer]())
@@ -273,6 +274,15 @@ def test_refuses_what_a_file_cannot_hold_and_leaves_the_old_file(what: str, tmp_
         CANNOT[what]().save(path)
     assert path.read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.parametrize("name", ["m.h5", "m.ONNX", "m.pkl", "m.npz"])
+def test_refuses_the_names_of_other_formats(name: str, tmp_path: Path) -> None:
+    model = nnx.Sequential(nnx.Dense(2, 3), nnx.Softmax(), backend="numpy")
+    for save in (model.save, nnx.callbacks.ModelCheckpoint):
+        with pytest.raises(nnx.InputError, match=rf"{name}.*kept as safetensors.*say .*m\.safetensors"):
+            save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("path", [None, 3, b"m", ""])

@@ -20,8 +20,9 @@ import numpy as np
 
 from nnx import checks, layers, losses, optimizers
 from nnx.errors import FileFormatError, InputError, MissingExtra
-from nnx.files import as_path, open_file, size_of, write_atomically
+from nnx.files import as_path, open_file, refuse_other_format, size_of, write_atomically
 from nnx.layers import Layer
+from nnx.layers.base import kept_shapes
 from nnx.losses import Loss
 from nnx.measures import Metric, name_of
 from nnx.model.custom import NAME, Custom, describe
@@ -33,7 +34,16 @@ PARAMETERS, MOMENTS = "parameters.", "moments."  # what the names of arrays begi
 LONGEST = 100_000_000  # bytes of a header, in the format itself
 LAYERS = {
     kind.__name__: kind
-    for kind in (layers.Dense, layers.Dropout, layers.Linear, layers.Softmax, *layers.ELEMENTWISE.values())
+    for kind in (
+        layers.Dense,
+        layers.Dropout,
+        layers.Linear,
+        layers.Softmax,
+        *layers.ELEMENTWISE.values(),
+        layers.LayerNorm,
+        layers.BatchNorm,
+        layers.GaussianNoise,
+    )
 }
 LOSSES = {
     name: getattr(losses, name)
@@ -88,12 +98,14 @@ def write(path: str | os.PathLike[str], model: Checkpoint) -> None:
     """Write a model to `path`.
 
     Raises:
-        InputError: a layer or a loss of your own does not say how it is made again, the metadata are beyond JSON, or
-            numbers are not finite.
+        InputError: the name is another format's, a layer or a loss of your own does not say how it is made again, the
+            metadata are beyond JSON, or numbers are not finite.
         OSError: the file cannot be written; one that was there before is untouched.
         MissingExtra: safetensors is not installed.
     """
-    path, text = as_path("save", path), _describe(model)
+    path = as_path("save", path)
+    refuse_other_format(f"save({str(path)!r})", path)
+    text = _describe(model)
     tensors = {f"{PARAMETERS}{name}": np.ascontiguousarray(a) for name, a in model.parameters.items()}
     if model.training is not None:
         tensors |= {f"{MOMENTS}{name}": np.ascontiguousarray(a) for name, a in model.training.moments.items()}
@@ -263,7 +275,8 @@ def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray], custom: 
     """Return what a description and the arrays with it mean, if they fit each other."""
     parts = [_make(layer, LAYERS, custom, Layer) for layer in header["layers"]]
     moments = {name.removeprefix(MOMENTS): a for name, a in tensors.items() if name.startswith(MOMENTS)}
-    expected = {f"{PARAMETERS}{i}.{name}": shape for i, part in enumerate(parts) for name, shape in part.shapes.items()}
+    kept = [kept_shapes(part) for part in parts]
+    expected = {f"{PARAMETERS}{i}.{name}": shape for i, one in enumerate(kept) for name, shape in one.items()}
     found = {name: a.shape for name, a in tensors.items() if not name.startswith(MOMENTS)}
     if found != expected:  # asked before anything of that size is allocated
         raise InputError(f"the arrays are {found}, but the layers need {expected}")

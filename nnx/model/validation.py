@@ -7,7 +7,8 @@ from typing import Any
 
 from nnx import checks
 from nnx.errors import InputError, InputTypeError
-from nnx.layers import ELEMENTWISE, Activation, Dense, Dropout, Layer, Linear, Sigmoid, Softmax
+from nnx.layers import ELEMENTWISE, Activation, Dense, Layer, Linear, Sigmoid, Softmax
+from nnx.layers.dropout import Drawing
 from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy, FusedLoss, Loss
 from nnx.settings import written
 
@@ -43,8 +44,8 @@ def chain(layers: Sequence[Layer]) -> tuple[int | None, int | None]:
             width = layer.output_width(width)
         except InputError as error:
             raise InputError(f"Sequential: layer {number}: {error}") from None
-        if all(isinstance(before, Activation | Dropout | Linear) for before in layers[:number]):
-            first = first or getattr(layer, "n_inputs", None)
+        if all(isinstance(before, Activation | Drawing | Linear) for before in layers[:number]):
+            first = first or getattr(layer, "n_inputs", None) or getattr(layer, "n_features", None)
     return first, width
 
 
