@@ -34,13 +34,14 @@ from nnx.losses import (
     SoftmaxCrossEntropy,
     accuracy,
 )
-from nnx.optimizers import SGD, AdaGrad, Adam, AdamW, Optimizer, RMSprop
+from nnx.optimizers import SGD, AdaGrad, Adam, AdamW, AMSGrad, Lion, Nadam, Optimizer, RMSprop
 from nnx.sequential import Sequential, load
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "AMSGrad",
     "AdaGrad",
     "Adam",
     "AdamW",
@@ -56,10 +57,12 @@ __all__ = [
     "InUseError",
     "InputError",
     "Layer",
+    "Lion",
     "Loss",
     "MeanAbsoluteError",
     "MeanSquaredError",
     "MissingExtra",
+    "Nadam",
     "NonFiniteError",
     "Optimizer",
     "RMSprop",

@@ -54,8 +54,38 @@ def adam(w: Any, g: Any, rate: float, s: State, epsilon: float = 1e-7, beta_1: f
     return w - rate * weight_decay * w - rate * m / (np.sqrt(v) + epsilon)
 
 
+def amsgrad(w: Any, g: Any, rate: float, s: State, epsilon: float = 1e-7, beta_1: float = 0.9, beta_2: float = 0.999,
+            weight_decay: float = 0.0, **_: Any) -> Any:  # fmt: skip
+    s["t"] = s.get("t", 0) + 1
+    s["m"] = beta_1 * s.get("m", 0.0) + (1 - beta_1) * g
+    s["v"] = beta_2 * s.get("v", 0.0) + (1 - beta_2) * g**2
+    s["most"] = np.maximum(s.get("most", 0.0), s["v"])
+    root = np.sqrt(s["most"]) / np.sqrt(1 - beta_2 ** s["t"]) + epsilon
+    return w * (1 - rate * weight_decay) - rate / (1 - beta_1 ** s["t"]) * s["m"] / root
+
+
+def nadam(w: Any, g: Any, rate: float, s: State, epsilon: float = 1e-7, beta_1: float = 0.9, beta_2: float = 0.999,
+          weight_decay: float = 0.0, momentum_decay: float = 4e-3, **_: Any) -> Any:  # fmt: skip
+    s["t"] = t = s.get("t", 0) + 1
+    now, ahead = (beta_1 * (1 - 0.5 * 0.96 ** (i * momentum_decay)) for i in (t, t + 1))
+    s["product"] = s.get("product", 1.0) * now
+    s["m"] = beta_1 * s.get("m", 0.0) + (1 - beta_1) * g
+    s["v"] = beta_2 * s.get("v", 0.0) + (1 - beta_2) * g**2
+    root = np.sqrt(s["v"] / (1 - beta_2**t)) + epsilon
+    mean = (1 - now) / (1 - s["product"]) * g + ahead / (1 - s["product"] * ahead) * s["m"]
+    return w * (1 - rate * weight_decay) - rate * mean / root
+
+
+def lion(w: Any, g: Any, rate: float, s: State, beta_1: float = 0.9, beta_2: float = 0.99, weight_decay: float = 0.0,
+         **_: Any) -> Any:  # fmt: skip
+    m = s.get("m", 0.0)
+    s["m"] = beta_2 * m + (1 - beta_2) * g
+    return w - rate * (np.sign(beta_1 * m + (1 - beta_1) * g) + weight_decay * w)
+
+
 FORMULAS: dict[type[nnx.Optimizer], Callable[..., Any]] = {
     nnx.SGD: sgd, nnx.AdaGrad: adagrad, nnx.RMSprop: rmsprop, nnx.Adam: adam, nnx.AdamW: adam,
+    nnx.AMSGrad: amsgrad, nnx.Nadam: nadam, nnx.Lion: lion,
 }  # fmt: skip
 OPTIMIZERS: dict[str, Callable[[], nnx.Optimizer]] = {
     "SGD": lambda: nnx.SGD(0.1),
@@ -73,6 +103,12 @@ OPTIMIZERS: dict[str, Callable[[], nnx.Optimizer]] = {
     "AdamW": lambda: nnx.AdamW(0.01),
     "AdamW, all": lambda: nnx.AdamW(0.01, 1e-3, 1e-3, 0.8, 0.99, weight_decay=0.3),
     "AdamW, none": lambda: nnx.AdamW(0.01, weight_decay=0),
+    "AMSGrad": lambda: nnx.AMSGrad(0.01),
+    "AMSGrad, all": lambda: nnx.AMSGrad(0.01, 1e-3, 1e-3, 0.8, 0.9, weight_decay=0.3),
+    "Nadam": lambda: nnx.Nadam(0.01),
+    "Nadam, all": lambda: nnx.Nadam(0.01, 1e-3, 1e-3, 0.8, 0.99, weight_decay=0.3, momentum_decay=0.1),
+    "Lion": lambda: nnx.Lion(0.01),
+    "Lion, all": lambda: nnx.Lion(0.01, 1e-3, 0.8, 0.95, weight_decay=0.3),
 }
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 

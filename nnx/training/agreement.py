@@ -17,7 +17,7 @@ from nnx.backends.recorder import Program, Recorder, Rounded
 from nnx.errors import NotReplayable
 from nnx.training.step import TrainingStep
 
-State = tuple[Any, Any]
+State = tuple[Any, Any, Any]  # as `TrainingStep.state` returns it
 
 # How far a replayed step may be from the eager one at first sight: relative error of the loss, and the distance of the
 # parameters (and, later, of each gradient) relative to the way they went. Another computation is far above.
@@ -35,7 +35,7 @@ def check_agreement(step: TrainingStep, recorder: Recorder, before: State, eager
         recorder: what noted the eager step. before: where both began. eager: where the eager step ended.
         eager_loss: and with which loss.
     """
-    start, wanted, got = (numbers(step, state[0]) for state in (before, eager, step.state()))
+    start, wanted, got = (kept(step, state) for state in (before, eager, step.state()))
     tolerance = LOSS_TOLERANCE[step.flat.dtype]
     loss = step.last_loss()
     both_nan = isnan(loss) and isnan(eager_loss)
@@ -52,9 +52,9 @@ def check_agreement(step: TrainingStep, recorder: Recorder, before: State, eager
 def near(a: np.ndarray, b: np.ndarray, start: np.ndarray, step: TrainingStep) -> bool:
     """Tell whether two steps from the same start ended at the same place, but for the rounding of where that is.
 
-    Parameters, first and second moments are compared one after the other: the moments are often much smaller.
+    Parameters, moments and all else that is kept of each are compared one after the other: some are often much smaller.
     """
-    off, way, size = (np.linalg.norm(d.reshape(3, -1), axis=1) for d in (a - b, b - start, b))
+    off, way, size = (np.linalg.norm(d.reshape(-1, step.flat.size), axis=1) for d in (a - b, b - start, b))
     return bool(np.all(off <= PATH_TOLERANCE * way + EPSILON[step.flat.dtype] * size))
 
 
@@ -64,19 +64,19 @@ def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eag
     Three things must hold: the eager step did no more than its operations; the replay moved the parameters as its own
     gradients say; and these are the eager step's, but for what rounding makes of them.
     """
-    flat, start = step.flat, numbers(step, before[0])
-    got, gradients = numbers(step, flat.state), step.copy_of(flat.gradients)
+    flat, start = step.flat, kept(step, before)
+    got, gradients = kept(step, step.state()), step.copy_of(flat.gradients)
     replayed, loss = gradients_of(step), step.last_loss()
 
     step.restore(before)
     flat.gradients[...] = gradients
     step.optimizer.update(flat, step.hyper, step.counters, recorder.by)
-    if not near(got, numbers(step, flat.state), start, step):
+    if not near(got, kept(step, step.state()), start, step):
         return False
 
     step.restore(before)
     Program(recorder.by, recorder.calls).run(1)
-    if not near(numbers(step, eager[0]), numbers(step, flat.state), start, step):
+    if not near(kept(step, eager), kept(step, step.state()), start, step):
         return False
 
     wanted, wanted_loss = gradients_of(step), step.last_loss()
@@ -93,6 +93,11 @@ def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eag
         if bool(np.all(np.array(errors) <= np.array(allowed) + MARGIN * noise)):
             return True
     return False
+
+
+def kept(step: TrainingStep, state: State) -> np.ndarray:
+    """Return all that is kept of parameters in float64."""
+    return np.concatenate([numbers(step, part) for part in (state[0], state[2])])
 
 
 def numbers(step: TrainingStep, a: Any) -> np.ndarray:

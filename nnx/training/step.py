@@ -134,6 +134,7 @@ class TrainingStep:
         else:
             how = self.metric, self.tolerance
             backend.weighted_tally(losses, outputs, feed.y, feed.factors, *how, self.stats)
+        self.optimizer.clip_gradients(self.flat, backend)
         self.optimizer.update(self.flat, self.hyper, self.counters, backend)
         backend.end_step(self.stats, self.network.penalties, self.history, self.counters, feed.x.shape[0])
 
@@ -147,17 +148,17 @@ class TrainingStep:
 
     # ---- state -------------------------------------------------------------------------------------------------------
 
-    def state(self) -> tuple[Array, Array]:
-        """Return copies of what a step changes: parameters with the optimizer's moments, and the counters."""
-        return self.copy_of(self.flat.state), self.copy_of(self.counters)
+    def state(self) -> tuple[Array, Array, Array]:
+        """Return copies of what a step changes: parameters with moments, the counters, what else is kept of each."""
+        return self.copy_of(self.flat.state), self.copy_of(self.counters), self.copy_of(self.flat.more)
 
     def copy_of(self, a: Array) -> Array:
         """Return a copy of an array of the backend."""
         return self.backend.xp.asarray(a, copy=True)
 
-    def restore(self, state: tuple[Array, Array]) -> None:
+    def restore(self, state: tuple[Array, Array, Array]) -> None:
         """Go back to a state."""
-        self.flat.state[...], self.counters[...] = state
+        self.flat.state[...], self.counters[...], self.flat.more[...] = state
 
     def rows(self, steps: int) -> np.ndarray:
         """Return (mean loss, hits, penalty) of the last steps: float64 [steps, 3]."""

@@ -25,7 +25,7 @@ from nnx.model.network import Network
 from nnx.model.validation import check_ending, check_loss, written
 from nnx.optimizers import Optimizer
 from nnx.owner import changing
-from nnx.training.agreement import check_agreement
+from nnx.training.agreement import State, check_agreement
 from nnx.training.custom_layers import CustomParts, Held
 from nnx.training.step import HISTORY, Feed, TrainingStep
 
@@ -84,7 +84,7 @@ class Trainer(TrainingStep):
         self.edition, self.outdated = 0, True
         self.ran: Program | Eager | Execution | None = None
         self._held: list[Held] = []  # what recordings hold of parts that nnx did not define
-        self._saved: tuple[Array, Array] | None = None
+        self._saved: State | None = None
         self._staged: dict[tuple[int, ...], tuple[Feed, Program | Eager]] = {}
         super().__init__(network, loss, optimizer, metrics)
 
@@ -138,7 +138,7 @@ class Trainer(TrainingStep):
         optimizer = self.optimizer
         if written(optimizer, "update"):  # it may clip, warm up or skip steps, and one step would not show it
             return Eager(self, feed, f"{optimizer} has an update() of its own, which may differ from step to step")
-        before, state, counters = self.state(), self.flat.state, self.counters
+        before, state, counters, more = self.state(), self.flat.state, self.counters, self.flat.more
         custom = CustomParts([*self.network.layers, self.loss, self.optimizer], feed.x, self.backend.xp)
         known = [*feed.arrays(), self.hyper, self.counters, self.network.penalties, *self.network.buffers()]
         recorder = self.backend.record(known)
@@ -161,7 +161,7 @@ class Trainer(TrainingStep):
         except NotReplayable as reason:
             return Eager(self, feed, str(reason))
         finally:  # whatever comes in between (owner.py)
-            state[...], counters[...] = before
+            state[...], counters[...], more[...] = before
             try:
                 custom.restore()
             finally:
@@ -217,7 +217,7 @@ class Trainer(TrainingStep):
         return self._whole(lambda before: self._guarded(before, runner, feed, steps, epoch_of, meanwhile))
 
     def _guarded(
-        self, before: tuple[Array, Array], runner: Program | Eager, feed: Feed, steps: int,
+        self, before: State, runner: Program | Eager, feed: Feed, steps: int,
         epoch_of: Callable[[int], int], meanwhile: Callable[[], None] | None,
     ) -> tuple[np.ndarray, NonFiniteError | None]:  # fmt: skip
         rows = self._run(runner, steps, meanwhile)
@@ -229,9 +229,10 @@ class Trainer(TrainingStep):
         with np.errstate(all="ignore"):
             return rows[: bad[0]], NonFiniteError(self._diagnosis(feed, rows[bad[0]], epoch_of(int(bad[0]))))
 
-    def _whole(self, work: Callable[[tuple[Array, Array]], Result]) -> Result:
+    def _whole(self, work: Callable[[State], Result]) -> Result:
         """Do some work, given the state before it. Where it is cut short, go back to that state."""
-        state, counters, counted = self.flat.state, self.counters, self.optimizer.counters
+        state, counters, more = self.flat.state, self.counters, self.flat.more
+        counted = self.optimizer.counters
         iterations, before, whole = counted.copy(), None, False
         try:
             before = self._snapshot()
@@ -240,7 +241,7 @@ class Trainer(TrainingStep):
             return result
         finally:
             if not whole and before is not None:
-                (state[...], counters[...]), counted[...] = before, iterations
+                (state[...], counters[...], more[...]), counted[...] = before, iterations
 
     def staged(self, x: np.ndarray, y: Array, factors: Array = None) -> tuple[Feed, Program | Eager]:
         """Copy a batch into a buffer of its size; return the feed and its runner, made once for each size."""
@@ -271,12 +272,14 @@ class Trainer(TrainingStep):
             self.tolerance = tolerance
             self._staged.clear()
 
-    def _snapshot(self) -> tuple[Array, Array]:
+    def _snapshot(self) -> State:
         """Return the state in buffers that the next snapshot overwrites: fresh memory would cost more than the copy."""
-        if self._saved is None:
+        if self._saved is None or self._saved[2].shape != self.flat.more.shape:
             self._saved = self.state()
         else:
             self._saved[0][...], self._saved[1][...] = self.flat.state, self.counters
+            if self.flat.names:
+                self._saved[2][...] = self.flat.more
         return self._saved
 
     def _diagnosis(self, feed: Feed, row: np.ndarray, epoch: int) -> str:

@@ -123,6 +123,11 @@ def regularize(n: int) -> tuple[Launch, ...]:
     return _two_stages("regularize", "regularize_total", n)
 
 
+def clip(n: int) -> tuple[Launch, Launch]:
+    """Two launches: the first into parts [grid.x] float64, the second from there."""
+    return _two_stages("clip_squares", "", n)[0], elementwise("clip_scale", n)
+
+
 def _two_stages(first: str, second: str, work: int) -> tuple[Launch, ...]:
     """One block for up to 32 numbers a thread, because a second launch costs more than they do."""
     blocks = 1 if work <= 32 * THREADS else _blocks(_ceil(work, 8), PARTS)

@@ -10,9 +10,10 @@
 // program_table.py has the same names in the same order.
 enum class Op {
   COPY, LOAD, LABELS, RATES, DENSE, DENSE_BACKWARD, GRADIENT, ELEMENTWISE, DROPOUT, SOFTMAX, SOFTMAX_BACKWARD,
-  CROSS_ENTROPY, CROSS_ENTROPY_SOFT, ARGMAX, ONE_HOT, MEAN, REGULARIZE, PENALTY, UPDATE, END_STEP, WEIGH
+  CROSS_ENTROPY, CROSS_ENTROPY_SOFT, ARGMAX, ONE_HOT, MEAN, REGULARIZE, PENALTY, UPDATE, END_STEP, WEIGH,
+  SQUARES, CLIP, COLLECT, AVERAGE
 };
-enum class Optimizer { SGD, ADAGRAD, RMSPROP, ADAM };
+enum class Optimizer { SGD, ADAGRAD, RMSPROP, ADAM, NADAM, AMSGRAD, LION, ACCUMULATE };
 
 // Sixteen words. What each operation takes from where is said beside its body.
 struct Row {
