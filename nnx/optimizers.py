@@ -227,7 +227,7 @@ class Adam(AdaGrad):
     """Momentum and RMSprop together, both corrected for starting at 0 (Kingma and Ba, 2015)."""
 
     operation = "adam"
-    moments = ("first", "second")
+    moments: ClassVar[tuple[str, ...]] = ("first", "second")
     beta_1 = Hyper(BETA_1, high=1.0)  # the share of the mean gradient that each step keeps
     beta_2 = Hyper(BETA_2, high=1.0)  # the share of the mean squared gradient that each step keeps
 

@@ -423,7 +423,7 @@ def optimize(name: str, hyper: np.ndarray, shift: int, dtype: str, seed: int, cr
         p, *moments = arrays.values()
         run.walk(cuda.elementwise(name, size), p, gradient, *moments, hyper, counters, size)
         run(Launch("end_step", (1,), (32,)), stats, np.zeros(0), 0, history, 4, counters, 7)
-        reference.descend(name, exact["p"], wide(gradient), *(exact[moment] for moment in "mvu"), hyper, step)
+        reference.descend(name, exact["p"], wide(gradient), exact["m"], exact["v"], hyper, step, exact["u"])
         for key, values in exact.items():
             way[key] += np.abs(values - before[key])
     assert counters[STEP] == steps

@@ -343,3 +343,22 @@ def test_the_books_defaults() -> None:
     want = {"learning_rate": 0.001, "decay": 0, "epsilon": 1e-7, "beta_1": 0.9, "beta_2": 0.999}
     assert nnx.Adam().config() == want
     assert nnx.AdamW().config() == {**want, "weight_decay": 0.01}
+
+
+@pytest.mark.parametrize("name", ["AMSGrad", "Nadam", "AdamW"])
+def test_torch_moves_alike(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    theirs = {
+        "AMSGrad": lambda p: torch.optim.AdamW(p, 0.01, eps=1e-3, weight_decay=0.1, amsgrad=True),
+        "Nadam": lambda p: torch.optim.NAdam(p, 0.01, eps=1e-3, weight_decay=0.1, decoupled_weight_decay=True),
+        "AdamW": lambda p: torch.optim.AdamW(p, 0.01, eps=1e-3, weight_decay=0.1),
+    }[name]
+    size = (3, 4)
+    optimizer, layer = getattr(nnx, name)(0.01, epsilon=1e-3, weight_decay=0.1), layer_of(size, "float64")
+    weight = torch.nn.Parameter(torch.from_numpy(layer.weights.copy()))
+    other = theirs([weight])
+    for gradient, _ in zip(gradients(size), range(60), strict=False):
+        update(optimizer, layer, gradient)
+        weight.grad = torch.from_numpy(gradient.copy())
+        other.step()
+    np.testing.assert_allclose(layer.weights, weight.detach().numpy(), rtol=1e-10, atol=1e-12)

@@ -73,9 +73,8 @@ def _run(backend: Backend, operation: str, hyper: np.ndarray, size: int, steps: 
         getattr(backend, operation)(p, g, *moments, numbers, counters)
 
         before = {name: values.copy() for name, values in exact.items()}
-        reference.descend(
-            operation, exact["p"], given.astype(np.float64), *(exact[name] for name in "mvu"), hyper, step
-        )
+        wide = given.astype(np.float64)
+        reference.descend(operation, exact["p"], wide, exact["m"], exact["v"], hyper, step, exact["u"])
         for name, values in exact.items():
             way[name] += np.abs(values - before[name])
 

@@ -418,7 +418,7 @@ def average(a: Array, p: Array, counters: Array, decay: float, since: int) -> Re
 # ---- optimizers ------------------------------------------------------------------------------------------------------
 
 
-def descend(name: str, p: Array, g: Array, m: Array, v: Array, u: Array, hyper: Array, step: int) -> None:
+def descend(name: str, p: Array, g: Array, m: Array, v: Array, hyper: Array, step: int, u: Array | None = None) -> None:
     """Do one step of an optimizer in place, by the formulas of chapter 10 and of the papers."""
     rate = hyper[LEARNING_RATE] / (1 + hyper[DECAY] * step)
     if name == "sgd":
@@ -443,9 +443,11 @@ def descend(name: str, p: Array, g: Array, m: Array, v: Array, u: Array, hyper: 
         p -= rate * hyper[WEIGHT_DECAY] * p
         m[:] = beta_1 * m + (1 - beta_1) * g
         v[:] = beta_2 * v + (1 - beta_2) * g**2
-        u[:] = np.maximum(u, v)
+        most = v
+        if u is not None and name == "amsgrad":
+            most = u[:] = np.maximum(u, v)
         t = step + 1
-        mean, square = m / (1 - beta_1**t), (u if name == "amsgrad" else v) / (1 - beta_2**t)
+        mean, square = m / (1 - beta_1**t), most / (1 - beta_2**t)
         if name == "nadam":
             momenta = [beta_1 * (1 - 0.96 ** (i * hyper[MOMENTUM_DECAY]) / 2) for i in range(1, t + 2)]
             mean = momenta[-1] * m / (1 - math.prod(momenta)) + (1 - momenta[-2]) * g / (1 - math.prod(momenta[:-1]))

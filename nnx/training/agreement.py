@@ -28,12 +28,14 @@ MARGIN = 10  # by how much rounding may do more than was measured
 TRIALS = 4  # how often it is measured, where once is not enough: a number near a kink falls to either side
 
 
-def check_agreement(step: TrainingStep, recorder: Recorder, before: State, eager: State, eager_loss: float) -> None:
+def check_agreement(
+    step: TrainingStep, recorder: Recorder, before: State, eager: State, eager_loss: float, part: bool = False
+) -> None:
     """Refuse a replay that does not do what the eager step did. The step stands where the replay ended.
 
     Args:
         recorder: what noted the eager step. before: where both began. eager: where the eager step ended.
-        eager_loss: and with which loss.
+        eager_loss: and with which loss. part: whether the step updates nothing, see `TrainingStep.step`.
     """
     start, wanted, got = (kept(step, state) for state in (before, eager, step.state()))
     tolerance = LOSS_TOLERANCE[step.flat.dtype]
@@ -42,7 +44,7 @@ def check_agreement(step: TrainingStep, recorder: Recorder, before: State, eager
     same_loss = both_nan or isclose(loss, eager_loss, rel_tol=tolerance, abs_tol=tolerance)
     if same_loss and (near(got, wanted, start, step) or not np.isfinite(np.linalg.norm(wanted - start))):
         return
-    if not rounding_explains(step, recorder, before, eager):
+    if not rounding_explains(step, recorder, before, eager, part):
         raise NotReplayable(
             "a replayed step differs from the eager one: a layer changes a buffer in place, or keeps numbers of "
             "its own from step to step"
@@ -58,7 +60,7 @@ def near(a: np.ndarray, b: np.ndarray, start: np.ndarray, step: TrainingStep) ->
     return bool(np.all(off <= PATH_TOLERANCE * way + EPSILON[step.flat.dtype] * size))
 
 
-def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eager: State) -> bool:
+def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eager: State, part: bool) -> bool:
     """Tell whether rounding explains why the replay, where the step stands, is not where the eager step ended.
 
     Three things must hold: the eager step did no more than its operations; the replay moved the parameters as its own
@@ -70,7 +72,9 @@ def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eag
 
     step.restore(before)
     flat.gradients[...] = gradients
-    step.optimizer.update(flat, step.hyper, step.counters, recorder.by)
+    if step.accumulating and not part:
+        flat.held[...] = 0  # the gradients hold it
+    step.move(recorder.by, part)
     if not near(got, kept(step, step.state()), start, step):
         return False
 

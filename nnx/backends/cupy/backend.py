@@ -372,8 +372,8 @@ class CupyBackend(CudaElementwise, CudaDense):
 
     def average(self, a: Array, p: Array, counters: Array, decay: float, since: int) -> None:
         kind = self._kind(a, p)
-        fits = kind is not None and writable(a, p.shape, p.dtype) and as_they_are(INT64, counters)
-        if not (fits and p.flags.c_contiguous):
+        fits = writable(a, p.shape, p.dtype) and as_they_are(INT64, counters) and p.flags.c_contiguous
+        if kind is None or not fits:
             super().average(a, p, counters, decay, since)
             return
         self._launch(plans.elementwise("average", a.size), kind, a, p, counters, a.size, decay, since)
