@@ -43,7 +43,7 @@ class Net:
     @property
     def epochs(self) -> int:
         steps = -(-self.rows // (self.batch or self.rows))
-        return -(-200 // steps)
+        return -(-200 // -(-steps // self.fit.get("accumulate", 1)))
 
 
 def trained(net: Net, backend: Any, dtype: str = "float64", **options: Any) -> tuple[nnx.Sequential, nnx.History]:

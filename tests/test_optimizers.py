@@ -361,4 +361,5 @@ def test_torch_moves_alike(name: str) -> None:
         update(optimizer, layer, gradient)
         weight.grad = torch.from_numpy(gradient.copy())
         other.step()
-    np.testing.assert_allclose(layer.weights, weight.detach().numpy(), rtol=1e-10, atol=1e-12)
+    tolerance = 1e-7 if name == "Nadam" else 1e-11  # torch keeps the product of its momenta in float32
+    np.testing.assert_allclose(layer.weights, weight.detach().numpy(), rtol=tolerance, atol=tolerance)
