@@ -35,6 +35,7 @@ from nnx.losses import (
     accuracy,
 )
 from nnx.optimizers import SGD, AdaGrad, Adam, AdamW, AMSGrad, Lion, Nadam, Optimizer, RMSprop
+from nnx.rate_finder import find_learning_rate
 from nnx.sequential import Sequential, load
 
 __version__ = "0.1.0"
@@ -74,6 +75,7 @@ __all__ = [
     "callbacks",
     "datasets",
     "errors",
+    "find_learning_rate",
     "from_onnx",
     "from_torch",
     "get_backend",

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import proxy
 
-from nnx.backends.recorder import Program
 from nnx.kernels.step_state import STEP
-
-if TYPE_CHECKING:
-    from nnx.training.trainer import Eager, Trainer
+from nnx.training.step import TrainingStep
 
 # What dropout takes for the number of a step that updates nothing: no update has it, nor has any other such step.
 PARTS = 1 << 32
@@ -41,7 +38,8 @@ class Stepwise:
     """Runs steps by a plan: those that are alike in one call, what differs is set between the calls.
 
     Args:
-        update: runs steps that update. part: runs those that only add their gradients to what others will use.
+        update: runs steps that update. part: runs those that only add their gradients to what others will use; None
+            where there are none.
 
     Attributes:
         at: which step of the epoch comes first, to be set before each `run`.
@@ -49,7 +47,7 @@ class Stepwise:
 
     native = False
 
-    def __init__(self, trainer: Trainer, plan: Plan, update: Program | Eager, part: Program | Eager | None) -> None:
+    def __init__(self, trainer: TrainingStep, plan: Plan, update: Any, part: Any) -> None:
         self._trainer, self._plan, self._update, self._part = proxy(trainer), plan, update, part
         self.at = 0
 
@@ -76,7 +74,6 @@ class Stepwise:
 
     def _run_parts(self, parts: int, updates: int, at: int) -> None:
         """Run steps that update nothing, each with a number of its own; then the count is that of the updates again."""
-        assert self._part is not None
         counters = self._trainer.counters
         counters[STEP] = PARTS + updates * (self._plan.every - 1) + at % self._plan.every
         self._part.run(parts)
