@@ -52,7 +52,8 @@ class Stepwise:
         self.at = 0
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._update, name)  # reason, description, kernels
+        slower = self._part is not None and self._part.reason is not None and self._update.reason is None
+        return getattr(self._part if slower else self._update, name)  # reason, description, kernels
 
     def run(self, steps: int) -> None:
         """Run `steps` steps."""

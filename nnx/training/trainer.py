@@ -156,7 +156,8 @@ class Trainer(TrainingStep):
             return Eager(self, feed, reason, part)
         before, state, counters, more = self.state(), self.flat.state, self.counters, self.flat.more
         custom = CustomParts([*self.network.layers, self.loss, self.optimizer], feed.x, self.backend.xp)
-        known = [*feed.arrays(), self.hyper, self.counters, self.network.penalties, *self.network.buffers()]
+        known = [*feed.arrays(), self.hyper, self.counters, self.network.penalties, self.nothing]
+        known += self.network.buffers()
         recorder = self.backend.record(known)
         recorder.watching = custom.any
         try:
