@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnx import backends, callbacks, datasets, errors, metrics, schedules
 from nnx.backends import get_backend, set_backend, use_backend
@@ -21,11 +21,12 @@ from nnx.errors import (
 )
 from nnx.gradcheck import gradcheck
 from nnx.history import History
-from nnx.layers import Dense, Dropout, Layer, activations, seed
+from nnx.layers import BatchNorm, Dense, Dropout, Elementwise, GaussianNoise, Layer, LayerNorm, activations, seed
 from nnx.layers.activations import *  # noqa: F403 - the names in its __all__
 from nnx.losses import (
     BinaryCrossEntropy,
     CategoricalCrossEntropy,
+    ElementwiseLoss,
     Huber,
     Loss,
     MeanAbsoluteError,
@@ -48,16 +49,21 @@ __all__ = [
     "AdamW",
     "BackendFallbackWarning",
     "BackendUnavailable",
+    "BatchNorm",
     "BinaryCrossEntropy",
     "CategoricalCrossEntropy",
     "Dense",
     "DeviceMemoryError",
     "Dropout",
+    "Elementwise",
+    "ElementwiseLoss",
+    "GaussianNoise",
     "History",
     "Huber",
     "InUseError",
     "InputError",
     "Layer",
+    "LayerNorm",
     "Lion",
     "Loss",
     "MeanAbsoluteError",
@@ -93,6 +99,11 @@ __all__ = [
 __all__ += activations.__all__
 del activations  # a name of nnx.layers, not of nnx
 
+
+if TYPE_CHECKING:
+    import numpy as _numpy
+
+    xp = _numpy  # whose interface all backends' namespaces have
 
 _LATER = ("nnfs", "testing", "xp")  # made or imported when first asked for
 

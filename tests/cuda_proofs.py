@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 from cuda_on_cpu import CpuModule
 
+from nnx.backends.formula import text
 from nnx.kernels import cuda
 from nnx.kernels.cuda import ACTIVATIONS, KERNELS, Launch
 from nnx.kernels.elementwise import FUNCTIONS, Elementwise
 from nnx.kernels.losses import LOSSES, Loss, bounds
 from nnx.kernels.philox import keep_threshold
+from nnx.testing import cases
 from nnx.testing.rounding import rounding
 
 Array = np.ndarray
@@ -29,8 +31,8 @@ GUARD = 77  # stands before and behind everything that is written
 
 
 @functools.cache
-def module(file: str, dtype: str, sanitize: str = "") -> CpuModule:
-    return CpuModule(file, dtype, sanitize)
+def module(file: str, dtype: str, sanitize: str = "", own: str = "") -> CpuModule:
+    return CpuModule(file, dtype, sanitize, own)
 
 
 class Run:
@@ -51,17 +53,17 @@ class Run:
     def __str__(self) -> str:
         return f"{self.dtype}, seed={self.seed}, crowded={self.crowded}, shift={self.shift}"
 
-    def __call__(self, launch: Launch, *values: Any) -> None:
+    def __call__(self, launch: Launch, *values: Any, own: str = "") -> None:
         kernel = KERNELS[launch.kernel]
         self.kernels.add(kernel.name)
-        compiled = module(kernel.file, self.dtype, self.sanitize)
+        compiled = module(kernel.file, self.dtype, self.sanitize, own)
         compiled.seed = self.seed
         arguments = kernel.arguments(self.dtype, *values)
         compiled.kernel(kernel.name)(launch.grid, launch.block, arguments, shared_mem=launch.shared)
 
-    def walk(self, launch: Launch, *values: Any) -> None:
+    def walk(self, launch: Launch, *values: Any, own: str = "") -> None:
         """Launch a kernel whose result must not depend on the grid: on the planned one, or on one block."""
-        self(replace(launch, grid=(1,)) if self.crowded else launch, *values)
+        self(replace(launch, grid=(1,)) if self.crowded else launch, *values, own=own)
 
     def read(self, a: Array) -> Array:
         """Return an operand where it is to stand, read-only."""
@@ -395,6 +397,32 @@ def weigh(run: Run, given: Operands) -> Iterator[Results]:
     yield {"out": place}
 
 
+def of_own(operation: str, formula: Any, kernel: str, names: tuple[str, str], scaled: bool = False) -> None:
+    """The kernels of a formula of the user's own, which is compiled into them."""
+
+    @proves(operation, kernel)
+    def proof(run: Run, given: Operands) -> Iterator[Results]:
+        first, second = (given[name] for name in names)
+        own, a = cuda.own(*text(formula)), 1 / first.size if scaled else 0.0
+        operands = run.read(first), run.read(second)
+        if kernel == "formula_mean":
+            out = run.write(first.shape[:1])
+            run.walk(cuda.row_groups(kernel, *first.shape), *operands, out, *first.shape, a, own=own)
+            yield {"out": out}
+            return
+        out, place = run.write(first.shape), run.write(second.shape, values=second)
+        run.walk(cuda.elementwise(kernel, first.size), *operands, out, first.size, a, own=own)
+        run.walk(cuda.elementwise(kernel, first.size), operands[0], place, place, first.size, a, own=own)
+        yield {"out": out}
+        yield {"out": place}
+
+
+of_own("apply_formula", cases.SOFTSIGN.layer, "formula_each", ("x", "x"))
+of_own("apply_formula_backward", cases.SOFTSIGN.layer_backward, "formula_each", ("x", "dy"))
+of_own("formula_loss", cases.ROBUST.loss, "formula_mean", ("prediction", "target"))
+of_own("formula_loss_backward", cases.ROBUST.loss_backward, "formula_each", ("prediction", "target"), scaled=True)
+
+
 @proves("end_step", "end_step")
 def end_step(run: Run, given: Operands) -> Iterator[Results]:
     penalties = given["penalties"]
@@ -478,3 +506,100 @@ def nearest_bfloat16(x: Array) -> Array:
 # ---- optimizers: not cases but runs of many steps (test_cuda_kernels.py) ---------------------------------------------
 
 OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam", "nadam", "amsgrad", "lion", "accumulate")
+
+
+# ---- normalization ---------------------------------------------------------------------------------------------------
+
+
+def kept(run: Run, given: Operands, name: str, shape: Any) -> Array | None:
+    """Where something is written that need not be."""
+    return None if given.get(name, 0) is None else run.write(shape)
+
+
+@proves("layer_norm", "layer_norm_warp", "layer_norm_block")
+def layer_norm(run: Run, given: Operands) -> Iterator[Results]:
+    x, affine = given["x"], [run.read(given[name]) for name in ("gamma", "beta")]
+    for team in TEAMS:
+        y, normalized = run.write(x.shape), kept(run, given, "normalized", x.shape)
+        scales = kept(run, given, "scales", len(x))
+        launch = rows_launch(f"layer_norm_{team}", *x.shape)
+        run.walk(launch, run.read(x), *affine, normalized, scales, y, *x.shape, given["epsilon"])
+        yield {"out": y} if normalized is None else {"out": y, "normalized": normalized, "scales": scales}
+
+
+@proves("layer_norm_backward", "layer_norm_backward_warp", "layer_norm_backward_block")
+def layer_norm_backward(run: Run, given: Operands) -> Iterator[Results]:
+    dy, known = given["dy"], [run.read(given[name]) for name in ("normalized", "scales", "gamma")]
+    for team in TEAMS:
+        launch = rows_launch(f"layer_norm_backward_{team}", *dy.shape)
+        dx, place = run.write(dy.shape), run.write(dy.shape, values=dy)
+        run.walk(launch, *known, run.read(dy), dx, *dy.shape)
+        run.walk(launch, *known, place, place, *dy.shape)
+        yield {"out": dx}
+        yield {"out": place}
+
+
+@proves("norm_gradients", "product_column_sums", "column_sums")
+def norm_gradients(run: Run, given: Operands) -> Iterator[Results]:
+    normalized, dy = (run.read(given[name]) for name in ("normalized", "dy"))
+    for bands in (cuda.bands(*dy.shape), 3):
+        of_gamma = column_sums(run, "product_column_sums", (normalized, dy), *dy.shape, bands)
+        yield {"dgamma": of_gamma, "dbeta": column_sums(run, "column_sums", (dy,), *dy.shape, bands)}
+
+
+def normalized_columns(run: Run, given: Operands, means: Array, scales: Array) -> Results:
+    x, affine = given["x"], [run.read(given[name]) for name in ("gamma", "beta")]
+    y, normalized = run.write(x.shape), kept(run, given, "normalized", x.shape)
+    run.walk(
+        cuda.elementwise("batch_norm", x.size), run.read(x), means, scales, *affine, normalized, y, *x.shape
+    )  # fmt: skip
+    return {"out": y} if normalized is None else {"out": y, "normalized": normalized, "scales": scales}
+
+
+@proves("batch_norm", "batch_moments", "batch_norm")
+def batch_norm(run: Run, given: Operands) -> Iterator[Results]:
+    x, columns = given["x"], given["x"].shape[1]
+    mean, variance = (run.write((1, columns), values=given[name]) for name in ("mean", "variance"))
+    means, scales = run.write(2 * columns, np.float64), run.write((1, columns))
+    sizes = *x.shape, given["epsilon"], given["momentum"]
+    run.walk(cuda.batch_moments(columns), run.read(x), mean, variance, means, scales, *sizes)
+    yield {"mean": mean, "variance": variance, **normalized_columns(run, given, means, scales)}
+
+
+@proves("fixed_norm", "running_moments", "batch_norm")
+def fixed_norm(run: Run, given: Operands) -> Iterator[Results]:
+    columns = given["x"].shape[1]
+    mean, variance = (run.read(given[name]) for name in ("mean", "variance"))
+    means, scales = run.write(2 * columns, np.float64), run.write((1, columns))
+    launch = cuda.elementwise("running_moments", 4 * columns)
+    run.walk(launch, mean, variance, means, scales, columns, given["epsilon"])
+    yield normalized_columns(run, given, means, scales)
+
+
+@proves("batch_norm_backward", "batch_norm_backward")
+def batch_norm_backward(run: Run, given: Operands) -> Iterator[Results]:
+    dy = given["dy"]
+    normalized, scales, gamma, *sums = (
+        run.read(given[name]) for name in ("normalized", "scales", "gamma", "dgamma", "dbeta")
+    )
+    for source, dx in ((run.read(dy), run.write(dy.shape)), (run.write(dy.shape, values=dy),) * 2):
+        launch = cuda.elementwise("batch_norm_backward", dy.size)
+        run.walk(launch, normalized, scales, gamma, source, *sums, dx, *dy.shape)
+        yield {"out": dx}
+
+
+@proves("fixed_norm_backward", "fixed_norm_backward")
+def fixed_norm_backward(run: Run, given: Operands) -> Iterator[Results]:
+    dy, known = given["dy"], [run.read(given[name]) for name in ("scales", "gamma")]
+    for source, dx in ((run.read(dy), run.write(dy.shape)), (run.write(dy.shape, values=dy),) * 2):
+        run.walk(cuda.elementwise("fixed_norm_backward", dy.size), *known, source, dx, *dy.shape)
+        yield {"out": dx}
+
+
+@proves("gaussian_noise", "gaussian_noise")
+def gaussian_noise(run: Run, given: Operands) -> Iterator[Results]:
+    x, counters = given["x"], run.read(given["counters"])
+    numbers = given["seed"], given["layer"], given["stddev"]
+    for source, out in ((run.read(x), run.write(x.shape)), (run.write(x.shape, values=x),) * 2):
+        run.walk(cuda.dropout(*x.shape, kernel="gaussian_noise"), source, out, *x.shape, counters, *numbers)
+        yield {"out": out}

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from nnx.backends.errors import NotReplayable
+from nnx.backends.formula import Formula, compilable
 from nnx.backends.recorder import Call
 from nnx.kernels.elementwise import BY_NAME, FUNCTIONS
 from nnx.kernels.losses import LOSSES, Loss, bounds
 from nnx.kernels.philox import keep_threshold
 
 Array = Any  # NumPy's or CuPy's
-GRADIENTS_OF_PARAMETERS = ("dense_backward", "dense_gradients", "regularize")
+GRADIENTS_OF_PARAMETERS = ("dense_backward", "dense_gradients", "norm_gradients", "regularize")
 OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam", "nadam", "amsgrad", "lion", "accumulate")
 # What is done to each number by itself has a name, its kind: one of nnx/kernels/elementwise.py's KINDS.
 GRADIENTS = {row.gradient: row for row in FUNCTIONS}
@@ -50,15 +51,25 @@ class Value:
 
 
 @dataclass(eq=False)
+class Moments:
+    """What is known of each feature of all samples, [3, width]: see nnx/kernels/cpu/program/shared_norm.py."""
+
+    width: int
+
+
+@dataclass(eq=False)
 class Node:
     """One operation on samples.
 
     Attributes:
-        x, y: what it reads. out: what it writes. also: a second result (losses), hits: a third.
-        kind: of an operation on each number by itself. ordered: whether it takes its samples in the shuffled order.
+        x, y, z: what it reads. out: what it writes. also: a second result (losses), hits: a third.
+        kind: of an operation on each number by itself. formula: that of a kind of the user's own.
+        ordered: whether it takes its samples in the shuffled order.
         constants: float64 that its kernel takes. details: whole numbers that it takes. weights, biases: parameters.
         relu: ReLU, or the mask of its gradient by y, follows in the same pass.
+        arrays: more arrays of the flat buffer. moments: what it writes, or reads, of each feature.
         once: depends on nothing that changes within a call of `run`.
+        whole: it takes all samples at once, so whatever comes after it waits for all that comes before.
     """
 
     op: str
@@ -68,18 +79,23 @@ class Node:
     also: Value | None = None
     hits: Value | None = None
     kind: str = ""
+    formula: Callable[..., Any] | None = None
     ordered: bool = False
     relu: bool = False
     constants: tuple[float, ...] = (0.0, 0.0)
     details: tuple[int, ...] = ()
     weights: Array | None = None
     biases: Array | None = None
+    arrays: tuple[Array, ...] = ()
+    moments: Moments | None = None
+    z: Value | None = None
     once: bool = False
+    whole: bool = False
 
     @property
     def reads(self) -> list[Value]:
         """The values it reads."""
-        return [self.x] if self.y is None else [self.x, self.y]
+        return [value for value in (self.x, self.y, self.z) if value is not None]
 
 
 @dataclass(eq=False)
@@ -90,6 +106,14 @@ class Gradient:
     d: Value
     dw: Array
     db: Array
+
+
+@dataclass(eq=False)
+class Sum:
+    """The gradient of a parameter [1, width] that is the sum of a value over all samples."""
+
+    d: Value
+    out: Array
 
 
 @dataclass
@@ -104,6 +128,7 @@ class Step:
     dtype: str = ""
     nodes: list[Node] = field(default_factory=list)
     gradients: list[Gradient] = field(default_factory=list)
+    sums: list[Sum] = field(default_factory=list)
     penalties: list[dict[str, Any]] = field(default_factory=list)
     optimizer: Call | None = None
     before: list[Call] = field(default_factory=list)
@@ -143,6 +168,7 @@ class Reader:
         self.current: dict[int, Value] = {}
         self.hot: dict[int, Value] = {}  # labels as rows, by the labels' value
         self.shapes: dict[int, tuple[int, ...]] = {}
+        self.moments: dict[int, Moments] = {}  # by where 1 over the standard deviations stands
         ends = [call for call in calls if call.name == "end_step"]
         optimizers = [call for call in calls if call.name in OPTIMIZERS]
         if len(ends) != 1 or len(optimizers) != 1:
@@ -291,6 +317,14 @@ class Reader:
     def function_gradient(self, of: str, dy: Array, out: Array, a: float = 0.0, **operands: Array) -> None:
         self.elementwise(self.call.name, operands[of], dy, out, (a, 0.0))
 
+    def on_apply_formula(self, x: Array, of: Formula, out: Array) -> None:
+        values = self.read(x)
+        self.add("elementwise", values, None, self.write(out), kind=of.name, formula=compilable(of.layer))
+
+    def on_apply_formula_backward(self, x: Array, y: Array, dy: Array, of: Formula, out: Array) -> None:
+        values, kind = (self.read(x), self.read(dy)), f"{of.name}_backward"
+        self.add("elementwise", *values, self.write(out), kind=kind, formula=compilable(of.layer_backward))
+
     def on_softmax(self, x: Array, out: Array) -> None:
         value = self.read(x)
         self.add("softmax", value, None, self.write(out))
@@ -301,10 +335,89 @@ class Reader:
 
     def on_dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array) -> None:
         self.count(counters)
-        key = seed & (1 << 64) - 1  # Philox takes no more
-        key = key - (1 << 64) if key >= 1 << 63 else key  # the same bits as int64
-        value, details = self.read(x), (layer, key, keep_threshold(rate))
+        value, details = self.read(x), (layer, key_of(seed), keep_threshold(rate))
         self.add("dropout", value, None, self.write(out), constants=(1 / (1 - rate), 0.0), details=details)
+
+    # ---- normalization -----------------------------------------------------------------------------------------------
+
+    def on_layer_norm(
+        self, x: Array, gamma: Array, beta: Array, epsilon: float, normalized: Array, scales: Array, out: Array
+    ) -> None:
+        self.floats(gamma)
+        self.floats(beta)
+        inputs = self.read(x)
+        results = self.write(out), self.write(normalized), self.write(scales)
+        self.add("layer_norm", inputs, None, *results, weights=gamma, biases=beta, constants=(epsilon, 0.0))
+
+    def on_layer_norm_backward(self, normalized: Array, scales: Array, gamma: Array, dy: Array, out: Array) -> None:
+        self.floats(gamma)
+        values, known = (self.read(normalized), self.read(dy)), self.read(scales)
+        self.add("layer_norm_backward", *values, self.write(out), weights=gamma, z=known)
+
+    def on_norm_gradients(self, normalized: Array, dy: Array, dgamma: Array, dbeta: Array) -> None:
+        self.floats(dgamma)
+        self.floats(dbeta)
+        d, products = self.read(dy), Value(dy.shape[1])
+        self.add("elementwise", self.read(normalized), d, products, kind="times")
+        self.step.sums += [Sum(products, dgamma), Sum(d, dbeta)]
+
+    def on_batch_norm(
+        self, x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, epsilon: float, momentum: float,
+        normalized: Array, scales: Array, out: Array,
+    ) -> None:  # fmt: skip
+        self.moments_of(x, (gamma, beta, mean, variance, scales), (epsilon, momentum), False)
+        self.by_moments(x, gamma, beta, normalized, scales, out)
+
+    def on_fixed_norm(
+        self, x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, epsilon: float, normalized: Array,
+        scales: Array, out: Array,
+    ) -> None:  # fmt: skip
+        self.moments_of(x, (gamma, beta, mean, variance, scales), (epsilon, 0.0), True)
+        self.by_moments(x, gamma, beta, normalized, scales, out)
+
+    def moments_of(self, x: Array, arrays: tuple[Array, ...], constants: tuple[float, float], fixed: bool) -> None:
+        """Work out the moments of each feature, or take the running ones."""
+        for a in arrays:
+            self.floats(a)
+        _, _, mean, variance, scales = arrays
+        moments = self.moments[address(scales)] = Moments(x.shape[1])
+        of = {"weights": mean, "biases": variance, "moments": moments}
+        self.add("moments", self.read(x), constants=constants, details=(int(fixed),), whole=True, **of)
+
+    def by_moments(self, x: Array, gamma: Array, beta: Array, normalized: Array, scales: Array, out: Array) -> None:
+        inputs, of = self.read(x), {"weights": gamma, "biases": beta, "moments": self.moments[address(scales)]}
+        self.add("batch_norm", inputs, None, self.write(out), self.write(normalized), **of)
+
+    def on_batch_norm_backward(
+        self, normalized: Array, scales: Array, gamma: Array, dy: Array, dgamma: Array, dbeta: Array, out: Array
+    ) -> None:
+        sums = [one for a in (dgamma, dbeta) for one in self.step.sums if same(one.out, a)]
+        if len(sums) != 2:
+            raise NotReplayable("batch_norm_backward reads gradients that no norm_gradients wrote before it")
+        for one in sums:  # at once, and not at the end
+            self.step.sums.remove(one)
+            self.add("sum", one.d, arrays=(one.out,), whole=True)
+        self.backward_by_moments(normalized, scales, gamma, dy, (dgamma, dbeta), out, False)
+
+    def on_fixed_norm_backward(self, scales: Array, gamma: Array, dy: Array, out: Array) -> None:
+        self.backward_by_moments(dy, scales, gamma, dy, (gamma, gamma), out, True)
+
+    def backward_by_moments(
+        self, normalized: Array, scales: Array, gamma: Array, dy: Array, sums: tuple[Array, Array], out: Array,
+        fixed: bool,
+    ) -> None:  # fmt: skip
+        self.floats(gamma)
+        moments = self.moments.get(address(scales))
+        if moments is None:
+            raise NotReplayable(f"{self.call.name} reads scales that no normalization wrote before it")
+        values = self.read(normalized), self.read(dy)
+        of = {"weights": gamma, "arrays": sums, "moments": moments, "details": (int(fixed),)}
+        self.add("batch_norm_backward", *values, self.write(out), **of)
+
+    def on_gaussian_noise(self, x: Array, stddev: float, seed: int, layer: int, counters: Array, out: Array) -> None:
+        self.count(counters)
+        value, details = self.read(x), (layer, key_of(seed))
+        self.add("gaussian_noise", value, None, self.write(out), constants=(stddev, 0.0), details=details)
 
     # ---- losses ------------------------------------------------------------------------------------------------------
 
@@ -317,6 +430,16 @@ class Reader:
     def loss_gradient(self, row: Loss, prediction: Array, target: Array, *more: Any) -> None:
         (*parameter, out), scale = more, row.factor / (prediction.shape[0] * prediction.shape[1])
         self.elementwise(row.slope, prediction, target, out, (scale, *(parameter or (0.0,))))
+
+    def on_formula_loss(self, prediction: Array, target: Array, of: Formula, out: Array) -> None:
+        values, each = (self.read(prediction), self.read(target)), Value(prediction.shape[1])
+        self.add("elementwise", *values, each, kind=of.name, formula=compilable(of.loss))
+        self.add("mean", each, None, self.write(out), constants=(1 / each.width, 0.0))
+
+    def on_formula_loss_backward(self, prediction: Array, target: Array, of: Formula, out: Array) -> None:
+        values, scale = (self.read(prediction), self.read(target)), 1 / (prediction.shape[0] * prediction.shape[1])
+        formula, kind = compilable(of.loss_backward), f"{of.name}_backward"
+        self.add("elementwise", *values, self.write(out), kind=kind, formula=formula, constants=(scale, 0.0))
 
     def on_sigmoid_cross_entropy(
         self, logits: Array, target: Array, losses: Array, probabilities: Array | None, clip: float, out: Array
@@ -448,6 +571,12 @@ class Reader:
             raise NotReplayable(f"{self.call.name} takes other {operand} than the optimizer")
 
 
+def key_of(seed: int) -> int:
+    """Return a seed as int64: Philox takes 64 bits of it."""
+    key = seed & (1 << 64) - 1
+    return key - (1 << 64) if key >= 1 << 63 else key
+
+
 def fuse(step: Step) -> None:
     """Let operations work in place, and fold ReLU or its gradient into the product before it.
 
@@ -463,10 +592,10 @@ def fuse(step: Step) -> None:
     for gradient in step.gradients:
         for value in (gradient.x, gradient.d):
             readers[id(value)] = readers.get(id(value), 0) + 1
-    for kept in (step.losses, step.hits):
+    for kept in (step.losses, step.hits, *(one.d for one in step.sums)):
         readers[id(kept)] = readers.get(id(kept), 0) + 1
     for node in list(step.nodes):
-        if node.op not in ("elementwise", "dropout", "weigh") or node.out is None:
+        if node.op not in ("elementwise", "dropout", "weigh", "gaussian_noise") or node.out is None:
             continue
         used_up = node.x if node.y is None or node.op == "weigh" else node.y
         if used_up.array is not None or readers[id(used_up)] > 1 or used_up.width != node.out.width:

@@ -1,7 +1,7 @@
 """Writer of ONNX files: a network's forward pass as a graph of standard operators, in one file.
 
 A dense layer is a Gemm, an activation function the operator of its name where there is one that runtimes have in the
-model's type, else a few simpler ones (formulas.py). Dropout, which does nothing in a prediction, is left out.
+model's type, else a few simpler ones (formulas.py). Dropout and noise, which do nothing in a prediction, are left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,18 @@ from nnx.datasets.needs import optional
 from nnx.errors import InputError
 from nnx.files import as_path, write_atomically
 from nnx.interchange.formulas import COMPOSED, IN_FLOAT64, OPERATORS
-from nnx.layers import ELEMENTWISE, Activation, Dense, Dropout, Layer, Linear, Softmax
+from nnx.layers import (
+    ELEMENTWISE,
+    Activation,
+    BatchNorm,
+    Dense,
+    Dropout,
+    GaussianNoise,
+    Layer,
+    LayerNorm,
+    Linear,
+    Softmax,
+)  # fmt: skip
 from nnx.settings import replaced
 
 OPSET, IR_VERSION = 20, 9  # the first with Gelu; onnxruntime reads it from 1.17 on, of January 2024
@@ -59,7 +70,7 @@ def write(
 
 
 def _check(number: int, layer: Layer) -> None:
-    known = (Dense, Dropout, Linear, Softmax, *ELEMENTWISE.values())
+    known = (Dense, Dropout, GaussianNoise, Linear, Softmax, LayerNorm, BatchNorm, *ELEMENTWISE.values())
     unwritten = isinstance(layer, Activation) and layer.operation not in ("softmax", *OPERATORS, *COMPOSED)
     if type(layer) not in known or replaced(layer) or unwritten:
         raise InputError(
@@ -74,6 +85,12 @@ def _written(graph: Graph, x: Node, layer: Layer, number: int, parameters: Mappi
         weights = graph.initializer(f"{number}.weights", parameters[f"{number}.weights"])
         biases = graph.initializer(f"{number}.biases", parameters[f"{number}.biases"].reshape(-1))
         return graph.node("Gemm", [x.name, weights, biases])
+    if isinstance(layer, LayerNorm | BatchNorm):
+        names = [f"{number}.{name}" for name in ("gamma", "beta", "running_mean", "running_var")]
+        given = [graph.initializer(name, parameters[name].reshape(-1)) for name in names if name in parameters]
+        if isinstance(layer, LayerNorm):
+            return graph.node("LayerNormalization", [x.name, *given], axis=-1, epsilon=layer.epsilon)
+        return graph.node("BatchNormalization", [x.name, *given], epsilon=layer.epsilon, momentum=layer.momentum)
     if isinstance(layer, Softmax):
         return graph.node("Softmax", [x.name], axis=-1)
     if not isinstance(layer, Activation):

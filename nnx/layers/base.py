@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -14,7 +14,12 @@ from nnx.flat_buffer import ParameterBuffer
 from nnx.owner import Owner
 from nnx.settings import Assignable, is_own
 
-Array = Any
+if TYPE_CHECKING:  # at run time it would cost some ms
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]  # or an array of another backend, such as CuPy's, which is used alike
+else:
+    Array = Any
 
 
 class Layer(Assignable):
@@ -38,6 +43,7 @@ class Layer(Assignable):
     output: Array
     dinputs: Array
 
+    _running_shapes: dict[str, tuple[int, ...]] = {}  # noqa: RUF012 - of what is learned by no gradient, as `shapes`
     _backend: Backend | None = None
     _owner: Owner | None = None  # the model's that it is in
     _parameters: dict[str, Array] | None = None
@@ -51,13 +57,23 @@ class Layer(Assignable):
 
     # ---- to be written by each layer ---------------------------------------------------------------------------------
 
-    def forward(self, inputs: Array, training: bool = False) -> Array:
-        """Return the output for inputs [N, I]."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward(inputs, training=False)")
+    if TYPE_CHECKING:  # of any arguments, since a loss is a layer too, and takes others
 
-    def backward(self, dvalues: Array) -> Array:
-        """Return the gradient of the inputs, given that of the output; write those of the parameters."""
-        raise NotImplementedError(f"{type(self).__name__} has no backward(dvalues)")
+        def forward(self, *args: Any, **kwargs: Any) -> Array:
+            """Return the output."""
+
+        def backward(self, *args: Any, **kwargs: Any) -> Array:
+            """Return the gradient of the inputs."""
+
+    else:
+
+        def forward(self, inputs: Array, training: bool = False) -> Array:
+            """Return the output for inputs [N, I]."""
+            raise NotImplementedError(f"{type(self).__name__} has no forward(inputs, training=False)")
+
+        def backward(self, dvalues: Array) -> Array:
+            """Return the gradient of the inputs, given that of the output; write those of the parameters."""
+            raise NotImplementedError(f"{type(self).__name__} has no backward(dvalues)")
 
     def backward_parameters(self, dvalues: Array) -> None:
         """Write the gradients of the parameters alone: nobody needs those of a first layer's inputs."""
@@ -65,7 +81,7 @@ class Layer(Assignable):
 
     def draw(self, random: np.random.Generator) -> dict[str, np.ndarray]:
         """Return initial values for every parameter in `shapes`."""
-        return {name: np.zeros(shape) for name, shape in self.shapes.items()}
+        return {name: np.zeros(shape) for name, shape in kept_shapes(self).items()}
 
     def output_width(self, width: int | None) -> int | None:
         """Return the number of outputs for `width` inputs; None is any, or not known before `forward`.
@@ -134,15 +150,33 @@ class Layer(Assignable):
             with self.backend.active():
                 self._parameters[name][...] = self.backend.asarray(host, self.dtype)
 
+    def assign_gradient(self, name: str, value: Any) -> None:
+        """Copy `value` into the gradient of a parameter, as `layer.dweights *= 0.5` does."""
+        if self._owner is not None:
+            self._owner.allow(f"{self}: the gradient of {name}")
+        gradient = self.gradient(name)
+        if value is gradient:  # it was changed in place
+            return
+        given = self.backend.to_numpy(value) if self.backend.owns(value) else value
+        host = host_array(given, self.dtype or "float64", f"{self}: the gradient of {name}")
+        if host.shape != tuple(gradient.shape):
+            raise InputError(f"{self}: a gradient of {name} {host.shape} was given, expected {tuple(gradient.shape)}")
+        with self.backend.active():
+            gradient[...] = self.backend.asarray(host, self.dtype)
+
     def attach(
         self, backend: Backend, dtype: str, parameters: list[Array], gradients: list[Array], penalties: list[Array]
     ) -> None:
-        """Move into a model's buffers, values and all: one array for each name in `shapes`."""
+        """Move into a model's buffers, values and all: one array for each name in `shapes`.
+
+        Args:
+            parameters: and after these one for each name in `_running_shapes`.
+        """
         given = self.values()
         for name in type(self)._runtime:
             self.__dict__.pop(name, None)
         self._backend, self.dtype, self._given = backend, dtype if self.shapes else None, None
-        self._parameters = dict(zip(self.shapes, parameters, strict=True))
+        self._parameters = dict(zip(kept_shapes(self), parameters, strict=True))
         self._gradients = dict(zip(self.shapes, gradients, strict=True))
         self.__dict__["penalties"] = dict(zip(self.shapes, penalties, strict=True))
         for name, value in given.items():
@@ -162,7 +196,7 @@ class Layer(Assignable):
 
     def draw_missing(self, random: np.random.Generator) -> None:
         """Draw initial values for the parameters that were given none. To be called before `attach`."""
-        if self._parameters is None and self.values().keys() != self.shapes.keys():
+        if self._parameters is None and self.values().keys() != kept_shapes(self).keys():
             self._given = {**self.draw(random), **self.values()}
 
     def check_values(self, dtype: str) -> None:
@@ -182,14 +216,15 @@ class Layer(Assignable):
         backend, dtype = self.backend, self.dtype or "float32"
         self.check_values(dtype)
         self.draw_missing(default_random())
-        flat = ParameterBuffer(backend, dtype, list(self.shapes.values()))
+        flat = ParameterBuffer(backend, dtype, list(self.shapes.values()), list(self._running_shapes.values()))
         penalties = [backend.zeros(1, "float64") for _ in self.shapes]
-        self.attach(backend, dtype, flat.views(flat.values), flat.views(flat.gradients), penalties)
+        parameters = flat.views(flat.values) + flat.statistic_views()
+        self.attach(backend, dtype, parameters, flat.views(flat.gradients), penalties)
         self.__dict__["flat"] = flat
 
     def checked(self, name: str, value: Any) -> np.ndarray:
         """Return `value` as a NumPy array that may be assigned to a parameter; raise InputError where it may not."""
-        shape = self.shapes[name]
+        shape = kept_shapes(self)[name]
         if self._backend is not None and self._backend.owns(value):
             value = self._backend.to_numpy(value)
         host = np.array(host_array(value, "float64", f"{self}: {name}"))  # a copy, and exact
@@ -223,11 +258,13 @@ class Layer(Assignable):
 
     def _own(self, a: Any) -> Array:
         dtype, backend = self.dtype, self.backend
+        own: Array = a
         if backend.owns(a):
             name = backend.dtype_name(a.dtype)
             if name == dtype or (dtype is None and name in FLOATS):
-                return a
-        return self.backend.asarray(a, dtype)
+                return own
+        own = self.backend.asarray(a, dtype)
+        return own
 
     def _room(self, name: str, shape: tuple[int, ...], like: Array) -> Array:
         """Return a workspace array [N, ...]: allocated once, then sliced for every smaller batch."""
@@ -247,6 +284,11 @@ class Layer(Assignable):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+
+def kept_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all that is saved and copied of a layer: parameters and running statistics."""
+    return {**layer.shapes, **layer._running_shapes}
 
 
 _random: dict[str, np.random.Generator] = {}  # one, under ""; a dictionary takes the first of two threads' as it is

@@ -20,9 +20,12 @@ import numpy as np
 
 from nnx import checks, layers, losses, optimizers
 from nnx.errors import FileFormatError, InputError, MissingExtra
-from nnx.files import as_path, open_file, size_of, write_atomically
+from nnx.files import as_path, open_file, refuse_other_format, size_of, write_atomically
 from nnx.layers import Layer
+from nnx.layers.base import kept_shapes
 from nnx.losses import Loss
+from nnx.measures import Metric, name_of
+from nnx.model.custom import NAME, Custom, describe
 from nnx.optimizers import Optimizer
 
 FORMAT = "nnx-1"
@@ -31,7 +34,16 @@ PARAMETERS, MOMENTS = "parameters.", "moments."  # what the names of arrays begi
 LONGEST = 100_000_000  # bytes of a header, in the format itself
 LAYERS = {
     kind.__name__: kind
-    for kind in (layers.Dense, layers.Dropout, layers.Linear, layers.Softmax, *layers.ELEMENTWISE.values())
+    for kind in (
+        layers.Dense,
+        layers.Dropout,
+        layers.Linear,
+        layers.Softmax,
+        *layers.ELEMENTWISE.values(),
+        layers.LayerNorm,
+        layers.BatchNorm,
+        layers.GaussianNoise,
+    )
 }
 LOSSES = {
     name: getattr(losses, name)
@@ -79,14 +91,15 @@ class Checkpoint:
     Attributes:
         parameters: by their names, as "0.weights".
         training: None where the model was not compiled.
-        functions: the names of metrics that are functions of the user's own, and not in the file.
+        metrics: by name, or functions of the user's own.
+        functions: the names of metrics that were such functions, and were not given to `read`.
     """
 
     layers: Sequence[Layer]
     dtype: str
     seed: int
     epochs_done: int
-    metrics: Sequence[str]
+    metrics: Sequence[Metric]
     metadata: dict[str, Any]
     parameters: dict[str, np.ndarray]
     training: Training | None
@@ -97,12 +110,14 @@ def write(path: str | os.PathLike[str], model: Checkpoint) -> None:
     """Write a model to `path`.
 
     Raises:
-        InputError: the model has a layer or a loss of your own (save its `parameters()`), metadata beyond JSON, or
-            numbers that are not finite.
+        InputError: the name is another format's, a layer or a loss of your own does not say how it is made again, the
+            metadata are beyond JSON, or numbers are not finite.
         OSError: the file cannot be written; one that was there before is untouched.
         MissingExtra: safetensors is not installed.
     """
-    path, text = as_path("save", path), _describe(model)
+    path = as_path("save", path)
+    refuse_other_format(f"save({str(path)!r})", path)
+    text = _describe(model)
     tensors = {f"{PARAMETERS}{name}": np.ascontiguousarray(a) for name, a in model.parameters.items()}
     if model.training is not None:
         tensors |= {f"{MOMENTS}{name}": np.ascontiguousarray(a) for name, a in model.training.moments.items()}
@@ -112,16 +127,18 @@ def write(path: str | os.PathLike[str], model: Checkpoint) -> None:
     write_atomically(path, *_sorted(_safetensors().save(tensors, metadata=header)))
 
 
-def read(path: Path) -> Checkpoint:
-    """Read what `write` wrote, in this version or an earlier one.
+def read(path: Path, custom: Custom) -> Checkpoint:
+    """Read what `write` wrote, in this version or an earlier one; `custom` has the classes of the user's own.
 
     Raises:
+        InputError: one of these is missing.
         FileFormatError: the file is truncated, damaged, or no nnx model.
         MissingExtra: safetensors is not installed.
     """
     header, tensors = _read(path)
+    custom.check(header, path)
     with making_sense(path):
-        return _understood(header, tensors)
+        return _understood(header, tensors, custom)
 
 
 @contextmanager
@@ -174,11 +191,11 @@ def _describe(model: Checkpoint) -> str:
         "dtype": model.dtype,
         "seed": model.seed,
         "epochs_done": model.epochs_done,
-        "metrics": list(model.metrics),
+        "metrics": [metric for metric in model.metrics if isinstance(metric, str)],
         "metadata": model.metadata,
     }
-    if model.functions:
-        described["functions"] = list(model.functions)
+    if functions := [name_of(metric) for metric in model.metrics if not isinstance(metric, str)]:
+        described["functions"] = functions
     training = model.training
     if training is not None:
         described |= {
@@ -195,14 +212,13 @@ def _describe(model: Checkpoint) -> str:
 
 def _part(part: Layer | Loss | Optimizer, known: dict[str, type], what: str) -> dict[str, Any]:
     if known.get(type(part).__name__) is not type(part):
-        raise InputError(
-            f"save: {what} is {part}, a class of your own, which a file cannot hold; save model.parameters() instead, "
-            "and give them to set_parameters() of a model built alike"
-        )
+        return describe(part, what)
     return {"class": type(part).__name__, **part.config()}
 
 
-def _make(described: dict[str, Any], known: dict[str, Any]) -> Any:
+def _make(described: dict[str, Any], known: dict[str, Any], custom: Custom, base: type) -> Any:
+    if NAME in described:
+        return custom.make(described, base)
     arguments = dict(described)
     name = arguments.pop("class")
     if name not in known:
@@ -267,11 +283,12 @@ def _finite(text: str) -> float:
     return number
 
 
-def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Checkpoint:
+def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray], custom: Custom) -> Checkpoint:
     """Return what a description and the arrays with it mean, if they fit each other."""
-    parts = [_make(layer, LAYERS) for layer in header["layers"]]
+    parts = [_make(layer, LAYERS, custom, Layer) for layer in header["layers"]]
     moments = {name.removeprefix(MOMENTS): a for name, a in tensors.items() if name.startswith(MOMENTS)}
-    expected = {f"{PARAMETERS}{i}.{name}": shape for i, part in enumerate(parts) for name, shape in part.shapes.items()}
+    kept = [kept_shapes(part) for part in parts]
+    expected = {f"{PARAMETERS}{i}.{name}": shape for i, one in enumerate(kept) for name, shape in one.items()}
     found = {name: a.shape for name, a in tensors.items() if not name.startswith(MOMENTS)}
     if found != expected:  # asked before anything of that size is allocated
         raise InputError(f"the arrays are {found}, but the layers need {expected}")
@@ -290,19 +307,20 @@ def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Check
         dtype=dtype,
         seed=header["seed"],
         epochs_done=_count(header, "epochs_done"),
-        metrics=header["metrics"],
+        metrics=[*header["metrics"], *(custom[name] for name in functions if name in custom)],
         metadata=header["metadata"],
         parameters={name.removeprefix(PARAMETERS): tensors[name] for name in expected},
-        training=_training(header, moments),
-        functions=functions,
+        training=_training(header, moments, custom),
+        functions=[name for name in functions if name not in custom],
     )
 
 
-def _training(header: dict[str, Any], moments: dict[str, np.ndarray]) -> Training | None:
+def _training(header: dict[str, Any], moments: dict[str, np.ndarray], custom: Custom) -> Training | None:
     names: tuple[str, ...] = ()
     training = None
     if "optimizer" in header:
-        loss, optimizer = _make(header["loss"], LOSSES), _make(header["optimizer"], OPTIMIZERS)
+        loss = _make(header["loss"], LOSSES, custom, Loss)
+        optimizer = _make(header["optimizer"], OPTIMIZERS, custom, Optimizer)
         names = optimizer.moments
         tolerance = checks.real(header["precision"], "precision")
         training = Training(loss, optimizer, _count(header, "iterations"), tolerance, moments)

@@ -15,16 +15,27 @@ from typing import Any
 import numpy as np
 
 from nnx.backends import Backend
-from nnx.backends.inference import Forward, Stage
+from nnx.backends.inference import Forward, Norm, Stage
 from nnx.backends.recorder import AS_WRITTEN, Program
 from nnx.kernels.elementwise import BY_NAME
-from nnx.layers import ELEMENTWISE, Activation, Dense, Dropout, Layer, Linear, Softmax
+from nnx.layers import (
+    ELEMENTWISE,
+    Activation,
+    BatchNorm,
+    Dense,
+    Dropout,
+    GaussianNoise,
+    Layer,
+    LayerNorm,
+    Linear,
+    Softmax,
+)
 from nnx.owner import Owner
 from nnx.settings import replaced
 
 Array = Any
 ELEMENTWISE_KINDS = frozenset(ELEMENTWISE.values())
-PASSED = (Linear, Dropout)  # what does nothing here
+PASSED = (Linear, Dropout, GaussianNoise)  # what does nothing here
 
 
 class Inference:
@@ -45,7 +56,7 @@ class Inference:
         self.backend, self.layers = backend, layers
         self.stages = stages_of(layers)
         self._bound = [stage.bound(backend) for stage in self.stages or ()]
-        compiled = None if self.stages is None else backend.compile_forward(self.stages, owner.flat.values)
+        compiled = None if self.stages is None else backend.compile_forward(self.stages, owner.flat.state)
         self.native: Forward = compiled or refuse
         self._owner = owner
         self._own = threading.local()
@@ -124,6 +135,11 @@ def stages_of(layers: Sequence[Layer]) -> list[Stage] | None:
             stages.append(Stage(None, None, "softmax"))
         elif isinstance(layer, Activation) and kind in ELEMENTWISE_KINDS:
             add_function(stages, layer.operation, layer.config())
+        elif isinstance(layer, LayerNorm) and kind is LayerNorm:
+            stages.append(Stage(None, None, None, norm=Norm(layer.gamma, layer.beta, layer.epsilon)))
+        elif isinstance(layer, BatchNorm) and kind is BatchNorm:
+            running = layer.running_mean, layer.running_var
+            stages.append(Stage(None, None, None, norm=Norm(layer.gamma, layer.beta, layer.epsilon, *running)))
         elif kind not in PASSED:
             return None
     return stages or None

@@ -10,7 +10,7 @@ from nnx.backends.recorder import AS_WRITTEN
 from nnx.layers import Layer
 from nnx.model.inference import stages_of
 from nnx.model.network import Network
-from nnx.model.validation import written
+from nnx.settings import written
 
 WIDTH = 80  # columns
 NARROWEST = 20  # columns that a layer's own text gets, however wide the others are

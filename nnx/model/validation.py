@@ -7,9 +7,10 @@ from typing import Any
 
 from nnx import checks
 from nnx.errors import InputError, InputTypeError
-from nnx.layers import ELEMENTWISE, Activation, Dense, Dropout, Layer, Linear, Sigmoid, Softmax
+from nnx.layers import ELEMENTWISE, Activation, Dense, Layer, Linear, Sigmoid, Softmax
+from nnx.layers.dropout import Drawing
 from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy, FusedLoss, Loss
-from nnx.settings import is_own
+from nnx.settings import written
 
 
 def fitting_layers(layers: Sequence[Any], kept: Sequence[Layer] = ()) -> tuple[Layer, ...]:
@@ -43,24 +44,22 @@ def chain(layers: Sequence[Layer]) -> tuple[int | None, int | None]:
             width = layer.output_width(width)
         except InputError as error:
             raise InputError(f"Sequential: layer {number}: {error}") from None
-        if all(isinstance(before, Activation | Dropout | Linear) for before in layers[:number]):
-            first = first or getattr(layer, "n_inputs", None)
+        if all(isinstance(before, Activation | Drawing | Linear) for before in layers[:number]):
+            first = first or getattr(layer, "n_inputs", None) or getattr(layer, "n_features", None)
     return first, width
 
 
 def check_loss(loss: Loss) -> None:
-    """Refuse a loss that says by hand what a model asks otherwise: it would be trained by the loss it was made from."""
-    for name, ours in (("forward", "losses"), ("backward", "gradients")):
-        if written(loss, name) and not (written(loss, ours) or written(loss, "both")):
-            raise InputError(
-                f"compile: {loss} has a {name}() of its own, which no model calls: write {ours}(y_pred, target) instead"
-            )
-
-
-def written(part: Any, name: str) -> bool:
-    """Tell whether a method is the user's own, and not nnx's."""
-    kind = next((each for each in type(part).__mro__ if name in vars(each)), object)
-    return name in vars(part) or not is_own(kind)
+    """Refuse a loss of which one half is the user's own, and the gradient that of another loss."""
+    ways = (("forward", "losses"), ("backward", "gradients"))
+    mine = [any(written(loss, name) for name in (*pair, "both")) for pair in ways]
+    by_hand = [name for name, _ in ways if written(loss, name)]
+    if by_hand and not all(mine):
+        missing = ways[mine.index(False)][0]
+        raise InputError(
+            f"compile: {loss} has a {by_hand[0]}() of its own, and no {missing}(): write {missing}(y_pred, y_true) "
+            "too; forward returns the loss of each sample [N], backward the gradient of their mean"
+        )
 
 
 def check_ending(last: Layer, loss: Loss) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from nnx.backends.formula import Formula
 from nnx.backends.operation_table import OPERATIONS
 from nnx.kernels.elementwise import FUNCTIONS, Elementwise
 from nnx.testing import reference
@@ -326,6 +327,22 @@ def dropout(make: Maker) -> Iterator[Case]:
             yield make.case("dropout", name, x=np.ones((3, 7), make.kind), **operands)
 
 
+def gaussian_noise(make: Maker) -> Iterator[Case]:
+    shapes = ((1, 1), (7, 1), (1, 2), (33, 3), (5, 10), (16, 17), (3, 300))
+    seeds, steps = cycle((0, 2**32 - 1, 2**64 - 1, 42)), cycle(((0, 0), (1, 3), (2**32 + 1, 0), (2**47 + 2**33, 3)))
+    for (step, layer), shape, stddev in zip(steps, shapes, cycle((0.1, 1.0, 30.0)), strict=False):
+        seed, counters = next(seeds), np.array([step, 4, 9])
+        name = f"stddev={stddev} seed={seed} layer={layer} step={step}"
+        operands: dict[str, Any] = {
+            "x": make.normal(*shape),
+            "stddev": stddev,
+            "seed": seed,
+            "layer": layer,
+            "counters": counters,
+        }
+        yield make.case("gaussian_noise", name, **operands)
+
+
 def weights_of(make: Maker, rows: int) -> Array:
     """One of each row, zeros among them."""
     weights = make.random.random((rows, 1)).astype(make.kind)
@@ -393,6 +410,74 @@ def average(make: Maker) -> Iterator[Case]:
         yield make.case("average", f"decay={decay}", a=make.normal(size), p=make.normal(size), **operands)
 
 
+def far(make: Maker, shape: tuple[int, int]) -> Iterator[tuple[str, Array]]:
+    """Numbers to normalize: their means far from 0, next to one another, or all the same."""
+    a = make.normal(*shape)
+    yield "plain", a
+    yield "far from 0", a + make.kind(1000)
+    yield "all the same", np.full(shape, -2.5, make.kind)
+    yield "tiny", make.kind(1e-12) * a
+    yield "one huge row", make.huge_row(a, 1e10)
+
+
+def affine(make: Maker, columns: int) -> dict[str, Any]:
+    return {"gamma": make.normal(1, columns), "beta": make.normal(1, columns)}
+
+
+def running(make: Maker, columns: int) -> dict[str, Any]:
+    return {"mean": make.normal(1, columns), "variance": np.square(make.normal(1, columns)) + make.kind(0.01)}
+
+
+def layer_norm(make: Maker) -> Iterator[Case]:
+    for shape, epsilon in zip(SHAPES, cycle((1e-5, 1e-3)), strict=False):
+        for name, x in far(make, shape):
+            operands = {"x": x, **affine(make, shape[1]), "epsilon": epsilon}
+            yield make.case("layer_norm", name, **operands)
+            yield make.case("layer_norm", f"{name}, nothing kept", **operands, normalized=None, scales=None)
+
+
+def layer_norm_backward(make: Maker) -> Iterator[Case]:
+    for shape in SHAPES:
+        scales, gamma = np.abs(make.normal(shape[0])), make.normal(1, shape[1])
+        operands = {"normalized": make.normal(*shape), "scales": scales, "gamma": gamma, "dy": make.normal(*shape)}
+        yield make.case("layer_norm_backward", "plain", **operands)
+
+
+def norm_gradients(make: Maker) -> Iterator[Case]:
+    for shape in (*SHAPES, (300, 5)):
+        yield make.case("norm_gradients", "plain", normalized=make.normal(*shape), dy=make.normal(*shape))
+
+
+def batch_norm(make: Maker) -> Iterator[Case]:
+    for shape, momentum in zip((*SHAPES, (300, 40)), cycle((0.9, 0.0, 0.99)), strict=False):
+        for name, x in far(make, shape):
+            columns = shape[1]
+            operands = {"x": x, **affine(make, columns), **running(make, columns), "epsilon": 1e-5}
+            yield make.case("batch_norm", name, **operands, momentum=momentum)
+
+
+def fixed_norm(make: Maker) -> Iterator[Case]:
+    for shape in SHAPES:
+        for name, x in far(make, shape):
+            operands = {"x": x, **affine(make, shape[1]), **running(make, shape[1]), "epsilon": 1e-3}
+            yield make.case("fixed_norm", name, **operands)
+            yield make.case("fixed_norm", f"{name}, nothing kept", **operands, normalized=None, scales=None)
+
+
+def batch_norm_backward(make: Maker) -> Iterator[Case]:
+    for shape in SHAPES:
+        kept = {"normalized": make.normal(*shape), "scales": np.abs(make.normal(1, shape[1]))}
+        sums = {"dgamma": make.normal(1, shape[1]), "dbeta": make.normal(1, shape[1])}
+        operands: dict[str, Any] = {**kept, "gamma": make.normal(1, shape[1]), "dy": make.normal(*shape), **sums}
+        yield make.case("batch_norm_backward", "plain", **operands)
+
+
+def fixed_norm_backward(make: Maker) -> Iterator[Case]:
+    for shape in SHAPES:
+        scales, gamma = np.abs(make.normal(1, shape[1])), make.normal(1, shape[1])
+        yield make.case("fixed_norm_backward", "plain", scales=scales, gamma=gamma, dy=make.normal(*shape))
+
+
 def end_step(make: Maker) -> Iterator[Case]:
     for penalties, done, capacity in product((0, 1, 5), (0, 3, 9), (1, 4)):
         operands: dict[str, Any] = {
@@ -402,6 +487,40 @@ def end_step(make: Maker) -> Iterator[Case]:
             "counters": np.array([12, 300, done]),
         }
         yield make.case("end_step", f"{penalties} penalties, row {done} of {capacity}", rows=17, **operands)
+
+
+# ---- formulas of the user's own, made of arithmetic that any array has -----------------------------------------------
+
+SOFTSIGN = Formula("softsign", lambda x: x / (1 + abs(x)), lambda x, y: 1 / ((1 + abs(x)) * (1 + abs(x))))
+ROBUST = Formula("robust", lambda p, t: squared(p, t) / (1 + squared(p, t)), lambda p, t: robust_slope(p, t))
+
+
+def squared(p: Any, t: Any) -> Any:
+    return (p - t) * (p - t)
+
+
+def robust_slope(p: Any, t: Any) -> Any:
+    return 2 * (p - t) / ((1 + squared(p, t)) * (1 + squared(p, t)))
+
+
+def apply_formula(make: Maker) -> Iterator[Case]:
+    for shape in SHAPES:
+        for name, x in make.logits(shape):
+            yield make.case("apply_formula", name, x=x, of=SOFTSIGN)
+
+
+def apply_formula_backward(make: Maker) -> Iterator[Case]:
+    for shape in SHAPES:
+        for name, x in make.logits(shape):
+            yield make.case("apply_formula_backward", name, x=x, y=np.tanh(x), dy=make.normal(*shape), of=SOFTSIGN)
+
+
+def formula_loss(operation: str) -> Callable[[Maker], Iterator[Case]]:
+    def cases(make: Maker) -> Iterator[Case]:
+        for shape in SHAPES:
+            yield make.case(operation, "plain", prediction=make.normal(*shape), target=make.normal(*shape), of=ROBUST)
+
+    return cases
 
 
 CASES: dict[str, Callable[[Maker], Iterator[Case]]] = {
@@ -432,6 +551,18 @@ CASES: dict[str, Callable[[Maker], Iterator[Case]]] = {
     "tally": tally,
     "weighted_tally": weighted_tally,
     "end_step": end_step,
+    "gaussian_noise": gaussian_noise,
+    "layer_norm": layer_norm,
+    "layer_norm_backward": layer_norm_backward,
+    "norm_gradients": norm_gradients,
+    "batch_norm": batch_norm,
+    "fixed_norm": fixed_norm,
+    "batch_norm_backward": batch_norm_backward,
+    "fixed_norm_backward": fixed_norm_backward,
+    "apply_formula": apply_formula,
+    "apply_formula_backward": apply_formula_backward,
+    "formula_loss": formula_loss("formula_loss"),
+    "formula_loss_backward": formula_loss("formula_loss_backward"),
     "clip": clip,
     "collect": collect,
     "average": average,

@@ -54,10 +54,16 @@ def check_agreement(
 def near(a: np.ndarray, b: np.ndarray, start: np.ndarray, step: TrainingStep) -> bool:
     """Tell whether two steps from the same start ended at the same place, but for the rounding of where that is.
 
-    Parameters, moments and all else that is kept of each are compared one after the other: some are often much smaller.
+    Parameters, moments, statistics and all else that is kept are compared one after the other: some are often much
+    smaller.
     """
-    off, way, size = (np.linalg.norm(d.reshape(-1, step.flat.size), axis=1) for d in (a - b, b - start, b))
-    return bool(np.all(off <= PATH_TOLERANCE * way + EPSILON[step.flat.dtype] * size))
+    size_of_all, beyond = step.flat.size, 3 * step.flat.size + step.flat.statistics.shape[0]
+    ends = [*(size_of_all * part for part in (1, 2, 3)), *range(beyond, len(a), size_of_all)]
+    for off, way, size in zip(*(np.split(d, ends) for d in (a - b, b - start, b)), strict=True):
+        allowed = PATH_TOLERANCE * np.linalg.norm(way) + EPSILON[step.flat.dtype] * np.linalg.norm(size)
+        if not np.linalg.norm(off) <= allowed:
+            return False
+    return True
 
 
 def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eager: State, part: bool) -> bool:
@@ -67,11 +73,11 @@ def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eag
     gradients say; and these are the eager step's, but for what rounding makes of them.
     """
     flat, start = step.flat, kept(step, before)
-    got, gradients = kept(step, step.state()), step.copy_of(flat.gradients)
+    got, gradients, statistics = kept(step, step.state()), step.copy_of(flat.gradients), step.copy_of(flat.statistics)
     replayed, loss = gradients_of(step), step.last_loss()
 
     step.restore(before)
-    flat.gradients[...] = gradients
+    flat.gradients[...], flat.statistics[...] = gradients, statistics
     if step.accumulating and not part:
         flat.held[...] = 0  # the gradients hold it
     step.move(recorder.by, part)
@@ -110,8 +116,8 @@ def numbers(step: TrainingStep, a: Any) -> np.ndarray:
 
 
 def gradients_of(step: TrainingStep) -> list[np.ndarray]:
-    """Return the gradient of each parameter."""
-    return [numbers(step, a) for a in step.flat.views(step.flat.gradients)]
+    """Return the gradient of each parameter, and each statistic."""
+    return [numbers(step, a) for a in step.flat.views(step.flat.gradients) + step.flat.statistic_views()]
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:

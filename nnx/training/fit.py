@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nnx import checks
-from nnx.callbacks import Callback, Model, WeightAverage, rate_by_step
+from nnx.callbacks import Callback, Model, WeightAverage, rate_by_step, watches_batches
 from nnx.errors import InputError, NonFiniteError
 from nnx.history import History
 from nnx.kernels.step_state import HITS, LOSS, PENALTY
@@ -38,6 +38,7 @@ class Fit:
     ) -> None:  # fmt: skip
         self.model, self.trainer, self.rows, self.batch = model, trainer, len(x), min(batch, len(x))
         self.validation, self.callbacks = validation, callbacks
+        self.each_batch = [callback for callback in callbacks if watches_batches(callback)]
         each_epoch = bool(callbacks or validation)
         self.batches = batches_for(trainer, x, y, self.batch, shuffle, each_epoch, weights, accumulate)
         self.plan = Plan(len(self.batches.sizes), accumulate, rate_by_step(callbacks))
@@ -47,24 +48,26 @@ class Fit:
         self.edition = 0  # of the settings that they were recorded with
         self.regularized = False  # whether penalties are listed apart
 
-    def record(self) -> None:
-        """Record a step of each size of batch; anew where settings changed."""
+    def record(self, within: bool = False) -> None:
+        """Record a step of each size of batch; anew where settings changed, also `within` an epoch."""
         self.edition = self.trainer.refresh()
         self.model.eager_reason = self.model.replay_reason = None
         for feed in self.batches.feeds:
-            self.batches.begin(self.model.epochs_done, 1)
-            self.runners[feed] = self._runner(feed)
+            if not within:  # else there are rows to take, and steps go on behind those that were taken
+                self.batches.begin(self.model.epochs_done, 1)
+            self.runners[feed] = self._runner(feed, within)
             explain(self.model, self.runners[feed])
         self._note()
 
-    def _runner(self, feed: Feed) -> Runner:
+    def _runner(self, feed: Feed, within: bool) -> Runner:
         """Return what runs the steps on a feed."""
         update = self.trainer.runner(feed)
         if self.plan.plain:
             return update
         part = None
         if self.plan.every > 1:
-            self.batches.begin(self.model.epochs_done, 1)
+            if not within:
+                self.batches.begin(self.model.epochs_done, 1)
             part = self.trainer.runner(feed, part=True)
         return Stepwise(self.trainer, self.plan, update, part)
 
@@ -139,7 +142,8 @@ class Fit:
         done = 0
         for feed, ready in self.batches.block(first, epochs):
             while ready and not interrupt.asked:
-                steps = feed.pace.chunk(min(ready, HISTORY), self.trainer._owner)
+                steps = 1 if self.each_batch else feed.pace.chunk(min(ready, HISTORY), self.trainer._owner)
+                self._before_batch(done)
                 runner = self.runners[feed]
                 if isinstance(runner, Stepwise):
                     runner.at = done % self.plan.steps
@@ -148,11 +152,23 @@ class Fit:
                 if error is not None:
                     self._close(first, np.concatenate(rows), history, bar)
                     raise error
+                self._after_batch(done, part)
                 done, ready = done + steps, ready - steps
                 bar.advance(steps / len(self.batches.sizes))
             if interrupt.asked:
                 break
         self._close(first, np.concatenate(rows), history, bar)
+
+    def _before_batch(self, batch: int) -> None:
+        for callback in self.each_batch:
+            callback.on_batch_begin(self.model, batch)
+        if self.each_batch and self.trainer.refresh() != self.edition:  # one has changed a setting
+            self.record(within=True)
+
+    def _after_batch(self, batch: int, rows: np.ndarray) -> None:
+        for callback in self.each_batch:
+            logs = self._logs(rows[0, [LOSS, PENALTY]], rows[0, HITS] / self.batches.sizes[batch])
+            callback.on_batch_end(self.model, batch, logs)
 
     def _steps(
         self, feed: Feed, steps: int, epoch_of: Callable[[int], int], history: History

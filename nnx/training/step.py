@@ -15,7 +15,7 @@ import numpy as np
 
 from nnx.kernels.step_state import LOSS
 from nnx.losses import Loss
-from nnx.metrics import Metric
+from nnx.measures import Metric
 from nnx.model.network import Network
 from nnx.optimizers import Optimizer
 from nnx.owner import Owner

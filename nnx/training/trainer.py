@@ -20,11 +20,12 @@ from nnx.callbacks import Model
 from nnx.errors import InputError, NonFiniteError, NotReplayable
 from nnx.kernels.step_state import LOSS, PENALTY, STEP
 from nnx.losses import Loss
-from nnx.metrics import Metric, beside, name_of
+from nnx.measures import Metric, beside, name_of
 from nnx.model.network import Network
-from nnx.model.validation import check_ending, check_loss, written
+from nnx.model.validation import check_ending, check_loss
 from nnx.optimizers import Optimizer
 from nnx.owner import changing
+from nnx.settings import written
 from nnx.training.agreement import State, check_agreement
 from nnx.training.custom_layers import CustomParts, Held
 from nnx.training.step import HISTORY, Feed, TrainingStep
@@ -310,7 +311,7 @@ class Trainer(TrainingStep):
 
     def _diagnosis(self, feed: Feed, row: np.ndarray, epoch: int) -> str:
         """Run the step's forward pass once more and name the first place with a number that is not finite."""
-        backend = self.backend
+        backend, before = self.backend, self.copy_of(self.flat.statistics)
         if feed.source is not None:
             backend.gather_rows(feed.source[0], feed.source[2], self.counters, out=feed.x)
         place, outputs = "the loss itself", feed.x
@@ -321,6 +322,7 @@ class Trainer(TrainingStep):
             if bad or not np.isfinite(backend.to_numpy(outputs)).all():
                 place = f"the {bad[0]} of {name}" if bad else f"the output of {name}"
                 break
+        self.flat.statistics[...] = before  # which the forward pass has moved
         step = int(backend.to_numpy(self.counters)[STEP]) + 1
         return (
             f"the loss became {row[LOSS] + row[PENALTY]} in step {step} (epoch {epoch + 1}); the first numbers that "

@@ -16,7 +16,8 @@ OPERATIONS = {
         "SPLIT_PANELS", "SPLIT_ACROSS", "GATHER", "DROPOUT", "SOFTMAX", "SOFTMAX_BACKWARD",
         "CROSS_ENTROPY", "CROSS_ENTROPY_SOFT", "ARGMAX", "ONE_HOT", "ROW_MEAN", "LANES_DENSE", "LANES_DX", "LANES_DW",
         "LANES_DB", "LANES_LOAD", "LANES_DROPOUT", "LANES_CROSS_ENTROPY", "LANES_MEAN", "LANES_CLEAR", "LABELS",
-        "ELEMENTWISE", "BIAS", "PARAMETERS", "WEIGH", "COLLECT", "MEASURE", "CLIPPED", "AVERAGE",
+        "ELEMENTWISE", "BIAS", "PARAMETERS", "WEIGH", "LAYER_NORM", "LAYER_NORM_BACKWARD", "MOMENTS", "BATCH_NORM",
+        "BATCH_NORM_BACKWARD", "NOISE", "COLLECT", "MEASURE", "CLIPPED", "AVERAGE",
     )
 }  # fmt: skip
 WITH_RELU = (  # which may do ReLU, or its gradient, on the way
@@ -37,8 +38,8 @@ def kernels_of(step: Step, family: str, product: str) -> dict[str, str]:
 
 
 def kinds_of(step: Step) -> dict[int, str]:
-    """Return what the numbers of elementwise functions stand for, of those that the step has."""
-    return {number_of(node.kind): node.kind for node in step.nodes if node.kind}
+    """Return what the numbers of elementwise functions stand for, of those of nnx's own that the step has."""
+    return {number_of(node.kind): node.kind for node in step.nodes if node.kind and node.formula is None}
 
 
 def listing(table: Array, kinds: Mapping[int, str]) -> str:

@@ -10,21 +10,39 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.dataflow import Array, Gradient, Node, Step, Value, address, same
+from nnx.backends.dataflow import Array, Gradient, Moments, Node, Step, Value, address, same
 from nnx.backends.errors import NotReplayable
+from nnx.backends.formula import text
 from nnx.backends.numba.tuning import current
 from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.matmul import register_tile
 from nnx.kernels.cpu.ops import optimizers
+from nnx.kernels.cpu.ops.formula import Compiled
+from nnx.kernels.cpu.ops.norm import ACROSS
 from nnx.kernels.cpu.program import table as t
+from nnx.kernels.elementwise import number_of
 
 PADDING = 64  # numbers that a buffer of the step's own is a multiple of
 # Numbers in a piece of a weight gradient: it stays in the second-level cache until it is used, in half of it at most.
 PIECE = min(1 << 16, caches().l2 // 8)
 WHOLE = 1 << 14  # parameters that are updated in one go, after all gradients, rather than tile by tile
+KEPT = 64  # formulas of the user's own whose code is kept for later steps
 BLOCK_ROWS = 256  # samples that go through the network together
 
 GIVEN = t.INPUTS, t.TARGETS, t.WEIGHTS  # places of arrays from outside, in the order in which they come
+
+
+_compiled: dict[tuple[Any, ...], Compiled] = {}
+
+
+def compiled(formula: Any, dtype: Any) -> Compiled:
+    """A formula of the user's own as machine code, made once for all that are alike; the latest are kept."""
+    key = *text(formula)[:1], np.dtype(dtype).name
+    code = _compiled.pop(key, None) or Compiled(formula, dtype)
+    _compiled[key] = code
+    while len(_compiled) > KEPT:
+        _compiled.pop(next(iter(_compiled)), None)
+    return code
 
 
 def round_up(n: int, multiple: int) -> int:
@@ -44,6 +62,7 @@ class Layout:
     Attributes:
         table: int64 [rows, COLUMNS]. numbers: the constants, float64. work: how many numbers the step's buffers take.
         inputs: the arrays given from outside: data, targets and weights, or less.
+        formulas: those of the user's own that were compiled for it, and what they are called.
     """
 
     family: str  # "rows" or "lanes"
@@ -62,11 +81,14 @@ class Layout:
         self.work, self.places, self.inputs = 0, dict[int, int](), list[Array]()
         self.numbers: list[float] = [0.0] * t.CONSTANTS
         self.known: dict[tuple[float, ...], int] = {}
+        self.formulas: dict[Compiled, str] = {}
         self.panels: dict[tuple[int, bool], int] = {}
         self.before: dict[tuple[int, bool], list[list[int]]] = {}
         self.once: list[list[int]] = []
         self.first: list[list[int]] = []
         self.local: list[list[int]] = []
+        self.regions: list[tuple[int, list[list[int]]]] = []  # those before what is in `local`
+        self.moments: dict[int, int] = {}
         self.tasks: list[tuple[int, list[int]]] = []
         self.last: list[list[list[int]]] = []  # one after the other: tasks on all gradients or parameters
         operands = step.optimizer.operands
@@ -80,9 +102,15 @@ class Layout:
         self.scratch = 0
         self.block = self.block_rows()
         for node in step.nodes:
-            (self.once if node.once else self.local).extend(self.rows_of(node))
+            if node.whole:
+                self.all_at_once(self.rows_of(node))
+            else:
+                (self.once if node.once else self.local).extend(self.rows_of(node))
         for gradient in step.gradients:
             self.gradient(gradient)
+        for one in step.sums:
+            n = int(one.out.size)
+            self.tasks.append((n, self.sum_row(one.d, one.out, **self.updated(one.out, 0, n))))
         if len({start for start, _ in self.covered}) < len(self.covered):
             raise NotReplayable("a gradient is written twice in one step: two layers share their parameters")
         if len(self.regularized) < len(step.penalties):
@@ -168,6 +196,14 @@ class Layout:
             row[getattr(t, name)] = value
         return row
 
+    def kind(self, node: Node) -> int:
+        """What the compiled function knows an operation on each number by: its number, or where it is."""
+        if node.formula is None:
+            return number_of(node.kind)
+        code = compiled(node.formula, self.arena.dtype)
+        self.formulas[code] = node.kind
+        return code.address
+
     def rows_of(self, node: Node) -> list[list[int]]:
         """The rows that carry out an operation on samples."""
         raise NotImplementedError
@@ -175,6 +211,59 @@ class Layout:
     def gradient(self, gradient: Gradient) -> None:
         """Add the tasks that make a layer's gradients."""
         raise NotImplementedError
+
+    def sum_row(self, d: Value, out: Array, **columns: int) -> list[int]:
+        """The task that adds up all samples of a value to the gradient of a parameter."""
+        raise NotImplementedError
+
+    def all_at_once(self, rows: list[list[int]]) -> None:
+        """Add tasks that wait for all samples, and for which all samples wait."""
+        if self.local:
+            self.regions.append((t.BLOCKS, self.local))
+            self.local = []
+        if self.regions and self.regions[-1][0] == t.TASKS:
+            self.regions[-1][1].extend(rows)
+        else:
+            self.regions.append((t.TASKS, rows))
+
+    def moments_at(self, moments: Moments | None) -> int:
+        """The place of the moments of each feature."""
+        assert moments is not None
+        if id(moments) not in self.moments:
+            self.moments[id(moments)] = self.new(3 * moments.width)
+        return self.moments[id(moments)]
+
+    def norm_rows(self, node: Node, **columns: int) -> list[list[int]]:
+        """The rows of a normalization, or of its gradient: see nnx/kernels/cpu/program/shared_norm.py."""
+        place, n = self.place, node.x.width
+        columns |= {"N": n, "X": place(node.x), "COEF": self.constants(*node.constants)}
+        if node.op == "sum":
+            return [self.sum_row(node.x, node.arrays[0])]
+        assert node.weights is not None
+        columns["W"] = self.parameter(node.weights)
+        if node.moments is not None:
+            columns |= {"Y": self.moments_at(node.moments), "KIND": sum(node.details)}
+        if node.biases is not None:
+            columns["B"] = self.parameter(node.biases)
+        if node.op == "moments":
+            starts = range(0, n, ACROSS)
+            return [self.row(t.MOMENTS, R0=j, R1=min(n, j + ACROSS), **columns) for j in starts]
+        assert node.out is not None
+        columns["G"] = place(node.out)
+        if node.op == "layer_norm":
+            assert node.also is not None
+            assert node.hits is not None
+            return [self.row(t.LAYER_NORM, D=place(node.also), Y=place(node.hits), **columns)]
+        if node.op == "batch_norm":
+            assert node.also is not None
+            return [self.row(t.BATCH_NORM, D=place(node.also), **columns)]
+        assert node.y is not None
+        columns["D"] = place(node.y)
+        if node.op == "layer_norm_backward":
+            assert node.z is not None
+            return [self.row(t.LAYER_NORM_BACKWARD, Y=place(node.z), **columns)]
+        dgamma, dbeta = (self.parameter(a) for a in node.arrays)
+        return [self.row(t.BATCH_NORM_BACKWARD, R0=dgamma, B=dbeta, **columns)]
 
     def updated(self, g: Array, first: int, count: int) -> dict[str, int]:
         """The columns that say what is done to a piece of a parameter once its gradient is there."""
@@ -257,10 +346,12 @@ class Layout:
         self.tasks.sort(key=lambda task: -task[0])  # the largest first, so that threads end together
         regions: list[tuple[int, list[list[int]]]] = [
             (t.ONCE, self.once), (t.TASKS_ONCE, self.first),
-            (t.TASKS, [row for rows in self.before.values() for row in rows]), (t.BLOCKS, self.local),
+            (t.TASKS, [row for rows in self.before.values() for row in rows]), *self.regions, (t.BLOCKS, self.local),
             (t.TASKS, [row for _, row in self.tasks]), *((t.TASKS, rows) for rows in self.last),
         ]  # fmt: skip
         regions = [region for region in regions if region[1]]
+        if len(regions) > t.MOST_REGIONS:
+            raise NotReplayable(f"its samples meet {len(regions)} times in a step; {t.MOST_REGIONS} is the most")
         header, operands = [0] * t.COLUMNS, step.optimizer.operands
         header[t.REGIONS], header[t.ROWS] = len(regions), rows
         header[t.M_DELTA] = self.parameter(operands.get("m", operands["p"])) - self.p

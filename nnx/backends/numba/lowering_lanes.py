@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-from nnx.backends.dataflow import Array, Gradient, Node, Step
+from nnx.backends.dataflow import Array, Gradient, Node, Step, Value
 from nnx.backends.errors import NotReplayable
 from nnx.backends.numba.lowering import Layout, round_up
 from nnx.kernels.cpu.program import table as t
 from nnx.kernels.cpu.program.lanes_matmul import SAMPLES
-from nnx.kernels.elementwise import number_of
 from nnx.kernels.losses import LOSSES
 from nnx.kernels.rounding import RUN
 
@@ -19,7 +18,11 @@ LOSS_GRADIENTS = (*(row.slope for row in LOSSES), "logit_backward")
 # push each other out. 512 samples of 30-16-2 take 53 us so, 17 else.
 APART = 1024
 # Operations of a step's data flow that lanes have kernels for.
-NODES = {"labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean", "weigh"}
+NODES = {
+    *("labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean", "weigh"),
+    *("layer_norm", "layer_norm_backward", "moments", "batch_norm", "batch_norm_backward", "sum"),
+    "gaussian_noise",
+}
 
 
 class Lanes(Layout):
@@ -71,8 +74,9 @@ class Lanes(Layout):
                 return [row(t.LANES_DX, KIND=int(node.relu), X=0 if node.y is None else place(node.y), **columns)]
             case "elementwise":
                 y = t.NOWHERE if node.y is None else place(node.y)
-                rows = [row(t.ELEMENTWISE, KIND=number_of(node.kind), N=n, X=x, Y=y, G=out, COEF=c)]
-                if node.kind in LOSS_GRADIENTS and stride > self.step.rows:
+                rows = [row(t.ELEMENTWISE, KIND=self.kind(node), N=n, X=x, Y=y, G=out, COEF=c)]
+                unknown = node.formula is not None and node.y is not None  # what it makes of no sample
+                if (unknown or node.kind in LOSS_GRADIENTS) and stride > self.step.rows:
                     rows.append(row(t.LANES_CLEAR, N=n, X=out))
                 return rows
             case "weigh":
@@ -90,6 +94,13 @@ class Lanes(Layout):
                 return [row(t.LANES_CROSS_ENTROPY, N=n, COEF=c, **columns)]
             case "mean":
                 return [row(t.LANES_MEAN, N=n, X=x, Y=out, COEF=c)]
+            case "gaussian_noise":
+                layer, seed = node.details
+                return [row(t.NOISE, KIND=layer, N=n, X=x, Y=out, R0=seed, COEF=c)]
+            case "layer_norm" | "layer_norm_backward":
+                return self.norm_rows(node, STRIDE=stride, R0=self.new(2 * stride))
+            case "moments" | "batch_norm" | "batch_norm_backward" | "sum":
+                return self.norm_rows(node, STRIDE=stride)
         raise NotReplayable(f"no compiled kernel by features for {node.op}")
 
     def gradient(self, gradient: Gradient) -> None:
@@ -104,6 +115,8 @@ class Lanes(Layout):
                 columns["Y"] = self.new((r1 - r0) * n)
             row = self.row(t.LANES_DW, **columns, **self.updated(gradient.dw, r0, r1 - r0))
             self.tasks.append(((r1 - r0) * n, row))
-        places = {"D": d, "W": self.values_of(gradient.db), "G": self.parameter(gradient.db)}
-        row = self.row(t.LANES_DB, STRIDE=self.stride, N=n, **places, **self.updated(gradient.db, 0, n))
-        self.tasks.append((n, row))
+        self.tasks.append((n, self.sum_row(gradient.d, gradient.db, **self.updated(gradient.db, 0, n))))
+
+    def sum_row(self, d: Value, out: Array, **columns: int) -> list[int]:
+        columns |= {"D": self.place(d), "W": self.values_of(out), "G": self.parameter(out)}
+        return self.row(t.LANES_DB, STRIDE=self.stride, N=d.width, **columns)

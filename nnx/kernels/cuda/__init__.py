@@ -13,10 +13,11 @@ launches.py plans launches.
 All arrays are C-contiguous. `REAL` is float or double, fixed at compile time. A pointer that says "or null" takes None.
 """
 
-from nnx.kernels.cuda.formulas import ACTIVATIONS
+from nnx.kernels.cuda.formulas import ACTIVATIONS, own
 from nnx.kernels.cuda.launches import (
     Launch,
     bands,
+    batch_moments,
     bias_activation,
     clip,
     column_sums,
@@ -39,12 +40,14 @@ __all__ = [
     "Kernel",
     "Launch",
     "bands",
+    "batch_moments",
     "bias_activation",
     "clip",
     "column_sums",
     "dropout",
     "elementwise",
     "options",
+    "own",
     "product",
     "regularize",
     "row_groups",

@@ -115,6 +115,18 @@ _TABLE = (
             strict=True,
         )
     ),
+    Kernel(
+        "formula_each",
+        "formula.cu",
+        "const REAL* x, const REAL* y, REAL* out, long long n, REAL a",
+        "out = a formula of the user's own of x, y and a; out may be x or y.",
+    ),
+    Kernel(
+        "formula_mean",
+        "formula.cu",
+        f"const REAL* x, const REAL* y, REAL* means, {_SHAPE}, REAL a",
+        "means [rows] = mean over columns of the same.",
+    ),
     # ---- softmax -----------------------------------------------------------------------------------------------------
     *(
         Kernel(
@@ -196,6 +208,13 @@ _TABLE = (
         f"const REAL* x, REAL* y, {_SHAPE}, const long long* counters, unsigned long long seed, unsigned int layer, "
         "unsigned int threshold, REAL scale",
         "y = x * scale where the element's random word is at least threshold, else 0; y may be x.",
+    ),
+    Kernel(
+        "gaussian_noise",
+        "dropout.cu",
+        f"const REAL* x, REAL* y, {_SHAPE}, const long long* counters, unsigned long long seed, unsigned int layer, "
+        "double stddev",
+        "y = x plus normal numbers of that standard deviation; y may be x.",
     ),
     *(
         Kernel(
@@ -335,6 +354,66 @@ _TABLE = (
         "const double* parts, double* penalty, long long count",
         "penalty = the sum of the parts of count blocks.",
     ),
+    # ---- normalization -----------------------------------------------------------------------------------------------
+    Kernel(
+        "product_column_sums",
+        "dense.cu",
+        f"const REAL* x, const REAL* y, REAL* sums, {_SHAPE}",
+        "The column sums of x * y, as in column_sums.",
+    ),
+    *(
+        Kernel(
+            f"layer_norm_{team}",
+            "norm.cu",
+            "const REAL* x, const REAL* gamma, const REAL* beta, REAL* normalized, REAL* scales, REAL* y, "
+            f"{_SHAPE}, REAL epsilon",
+            f"y = normalized * gamma + beta, a {team} a row; normalized, or null: x less its row's mean, times "
+            "scales [rows], or null: 1 / sqrt(variance + epsilon).",
+        )
+        for team in ("warp", "block")
+    ),
+    *(
+        Kernel(
+            f"layer_norm_backward_{team}",
+            "norm.cu",
+            f"const REAL* normalized, const REAL* scales, const REAL* gamma, const REAL* dy, REAL* dx, {_SHAPE}",
+            f"dx of layer_norm, a {team} a row; dx may be dy.",
+        )
+        for team in ("warp", "block")
+    ),
+    Kernel(
+        "batch_moments",
+        "norm.cu",
+        f"const REAL* x, REAL* mean, REAL* variance, double* means, REAL* scales, {_SHAPE}, double epsilon, "
+        "double momentum",
+        "means [2, columns] of x, in two parts; scales = 1 / sqrt(variance + epsilon); running ones move towards them.",
+    ),
+    Kernel(
+        "running_moments",
+        "norm.cu",
+        "const REAL* mean, const REAL* variance, double* means, REAL* scales, long long columns, double epsilon",
+        "The same of running ones, which stay.",
+    ),
+    Kernel(
+        "batch_norm",
+        "norm.cu",
+        "const REAL* x, const double* means, const REAL* scales, const REAL* gamma, const REAL* beta, "
+        f"REAL* normalized, REAL* y, {_SHAPE}",
+        "y = normalized * gamma + beta; normalized, or null: (x - means [2, columns]) * scales [columns]. y may be x.",
+    ),
+    Kernel(
+        "batch_norm_backward",
+        "norm.cu",
+        "const REAL* normalized, const REAL* scales, const REAL* gamma, const REAL* dy, const REAL* dgamma, "
+        f"const REAL* dbeta, REAL* dx, {_SHAPE}",
+        "dx of batch_norm, by its own moments; dx may be dy.",
+    ),
+    Kernel(
+        "fixed_norm_backward",
+        "norm.cu",
+        f"const REAL* scales, const REAL* gamma, const REAL* dy, REAL* dx, {_SHAPE}",
+        "dx of batch_norm, by running moments; dx may be dy.",
+    ),
     # ---- many steps at once ------------------------------------------------------------------------------------------
     Kernel(
         "program",
@@ -348,28 +427,34 @@ FILES: tuple[str, ...] = tuple(dict.fromkeys(kernel.file for kernel in _TABLE))
 
 
 @cache
-def source(file: str) -> str:
-    """Return the text to compile. Headers stand inside it: caches of compiled kernels look into no includes."""
-    return _with_headers(file, set())
+def source(file: str, own: str = "") -> str:
+    """Return the text to compile. Headers stand inside it: caches of compiled kernels look into no includes.
+
+    Args:
+        own: the header for a formula of the user's own (`formulas.own`), for formula.cu.
+    """
+    return _with_headers(file, set(), own)
 
 
-def _with_headers(file: str, there: set[str]) -> str:
+def _with_headers(file: str, there: set[str], own: str) -> str:
     """Return a file's text, headers that are not there yet in place of their `#include`, lines counted as before."""
     lines = []
-    for number, line in enumerate(_text(file).splitlines(), 1):
+    for number, line in enumerate(_text(file, own).splitlines(), 1):
         header = line.removeprefix('#include "').rstrip('"') if line.startswith('#include "') else ""
         if not header:
             lines.append(line)
         elif header not in there:
             there.add(header)
-            lines += [f'#line 1 "{header}"', _with_headers(header, there), f'#line {number + 1} "{file}"']
+            lines += [f'#line 1 "{header}"', _with_headers(header, there, own), f'#line {number + 1} "{file}"']
         else:
             lines.append("")
     return "\n".join(lines) + "\n"
 
 
-def _text(file: str) -> str:
+def _text(file: str, own: str) -> str:
     """Return a file's text, or that of a header which is made."""
+    if own and file == "own.cuh":
+        return own
     return HEADERS[file] if file in HEADERS else (FOLDER / file).read_text(encoding="utf-8")
 
 

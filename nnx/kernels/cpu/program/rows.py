@@ -17,16 +17,18 @@ from nnx.kernels.cpu.matmul.gemm import multiply
 from nnx.kernels.cpu.matmul.packing import panels_from_columns, panels_from_rows
 from nnx.kernels.cpu.matmul.register_tile import VECTORS, WIDTH
 from nnx.kernels.cpu.ops.cross_entropy import of_distributions, of_labels
-from nnx.kernels.cpu.ops.dropout import HALF, MASK, U, dropout_rows
+from nnx.kernels.cpu.ops.dropout import HALF, MASK, U, dropout_rows, noise_rows
 from nnx.kernels.cpu.ops.softmax import backward_rows, forward_blocks
 from nnx.kernels.cpu.ops.step import argmax_rows, gather_rows, mean_rows, one_hot_rows
 from nnx.kernels.cpu.ops.sums import collect
 from nnx.kernels.cpu.program.parameters import finish
 from nnx.kernels.cpu.program.schedule import make_run
 from nnx.kernels.cpu.program.shared import apply_elementwise, apply_weigh, copy_labels, parameter_task, task_of_all
+from nnx.kernels.cpu.program.shared_norm import apply_norm
 from nnx.kernels.cpu.program.table import (
     ARGMAX,
     AVERAGE,
+    BATCH_NORM_BACKWARD,
     BIAS,
     COEF,
     COLLECT,
@@ -41,6 +43,8 @@ from nnx.kernels.cpu.program.table import (
     GATHER,
     KIND,
     LABELS,
+    LAYER_NORM,
+    NOISE,
     ONE_HOT,
     OP,
     PANELS,
@@ -49,6 +53,7 @@ from nnx.kernels.cpu.program.table import (
     R0,
     R1,
     ROW_MEAN,
+    ROWS,
     SCRATCH,
     SCRATCH_SIZE,
     SOFTMAX,
@@ -149,6 +154,8 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         cross_entropy(t, memory, numbers, r0, rows)
     elif op == ELEMENTWISE:
         apply_elementwise(t, memory, numbers, r0, rows, rows)
+    elif LAYER_NORM <= op <= BATCH_NORM_BACKWARD:
+        apply_norm(t, header[ROWS], memory, numbers, r0, rows, rows)
     elif op == WEIGH:
         apply_weigh(t, memory, r0, rows, rows)
     elif op == LABELS:
@@ -163,6 +170,10 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         x, y = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
         key_0, key_1 = U(t[R0]) & MASK, U(t[R0]) >> HALF
         dropout_rows(x, y, r0, rows, n, counters[STEP], t[KIND], key_0, key_1, t[R1], numbers[c])
+    elif op == NOISE:
+        x, y = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
+        key_0, key_1 = U(t[R0]) & MASK, U(t[R0]) >> HALF
+        noise_rows(x, y, r0, rows, n, counters[STEP], t[KIND], key_0, key_1, numbers[c])
     elif op == ROW_MEAN:
         mean_rows(part(memory, t[X] + at, rows * n), part(memory, t[Y] + r0, rows), n, numbers[c])
     elif op == SOFTMAX:

@@ -36,6 +36,7 @@ SCRATCH, SCRATCH_SIZE, STRIPS, STRIPS_SIZE, THREADS = range(9, 14)
 PARTS, U_DELTA = 14, 15  # into how many parts of bfloat16 products on tile registers split what they multiply
 # A region: what it is, its operations, samples in a block, and how many blocks or tasks it has.
 FIRST, LAST, BLOCK, COUNT = range(1, 5)
+MOST_REGIONS = 255
 ONCE, BLOCKS, TASKS, TASKS_ONCE = range(4)  # ONCE: blocks, or tasks, in the first step of a call only
 
 # ---- operations ------------------------------------------------------------------------------------------------------
@@ -53,13 +54,16 @@ BIAS, PARAMETERS = 50, 51  # tasks: the gradient of biases; a segment of paramet
 # Tasks on a segment of all gradients or parameters: add those of another part of the batch; bound each, and add up
 # their squares, to SLOT; make them smaller by the squares in R1 slots from R0 on, and update; the mean of parameters.
 COLLECT, MEASURE, CLIPPED, AVERAGE = range(52, 56)
+OF_ALL = frozenset(range(COLLECT, AVERAGE + 1))
+LAYER_NORM, LAYER_NORM_BACKWARD, MOMENTS, BATCH_NORM, BATCH_NORM_BACKWARD = range(60, 65)  # shared_norm.py
+NOISE = 65
+NORMS = frozenset(range(LAYER_NORM, BATCH_NORM_BACKWARD + 1))
 # What each interpreter carries out. One that meets any other makes the losses of all steps from there on NaN.
 BY_ROWS = frozenset((*range(DENSE, DENSE_DW + 1), PANELS, PANELS_ACROSS, *range(GATHER, ROW_MEAN + 1)))
-OF_ALL = frozenset(range(COLLECT, AVERAGE + 1))
-BY_ROWS |= {LABELS, ELEMENTWISE, WEIGH, BIAS, PARAMETERS} | OF_ALL
+BY_ROWS |= {LABELS, ELEMENTWISE, WEIGH, BIAS, PARAMETERS, NOISE} | NORMS | OF_ALL
 ON_TILES = BY_ROWS | frozenset(range(SPLIT_DENSE, SPLIT_ACROSS + 1))
 IN_LANES = frozenset((*range(LANES_DENSE, LANES_DB + 1), *range(LANES_LOAD, LANES_CLEAR + 1)))
-IN_LANES |= {LABELS, ELEMENTWISE, WEIGH, PARAMETERS} | OF_ALL
+IN_LANES |= {LABELS, ELEMENTWISE, WEIGH, PARAMETERS, NOISE} | NORMS | OF_ALL
 
 WITH_RELU = 1  # the kind of a product that ReLU, or the mask of its gradient, follows in the same pass
 
