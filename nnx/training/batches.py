@@ -33,7 +33,8 @@ class Factors:
 
     Attributes:
         by_row: [N, 1], in the epoch that was drawn last.
-        shares: by epoch and part, the sum of its batch's weights. last: which parts are a batch's last ones.
+        shares: by epoch and part, the sum of its batch's weights; scales: that by the sum of its own.
+        last: which parts are a batch's last ones.
     """
 
     def __init__(self, weights: np.ndarray, sizes: np.ndarray, dtype: str, every: int = 1) -> None:
@@ -41,12 +42,15 @@ class Factors:
         self._parts = np.diff(first, append=len(sizes))  # of each batch
         self._weights, self._batches, self.last = weights, np.add.reduceat(sizes, first), first + self._parts - 1
         self._of_batch = np.repeat(sizes / np.repeat(self._batches, self._parts), sizes.astype(np.int64))
-        self.by_row, self.shares = np.zeros((len(weights), 1), dtype), dict[int, np.ndarray]()
+        self._sizes, self.by_row = sizes, np.zeros((len(weights), 1), dtype)
+        self.shares, self.scales = dict[int, np.ndarray](), dict[int, np.ndarray]()
 
     def draw(self, epoch: int, order: np.ndarray) -> None:
         """Let batches of an epoch be taken in that order."""
         drawn = self._weights[order]
-        self.shares[epoch] = np.repeat(weighting.sums(drawn, self._batches), self._parts)
+        self.shares[epoch] = shares = np.repeat(weighting.sums(drawn, self._batches), self._parts)
+        own = weighting.sums(drawn, self._sizes)
+        self.scales[epoch] = shares / np.where(own > 0, own, np.inf)
         self.by_row[order, 0] = weighting.normalized(drawn, self._batches) * self._of_batch
 
 
@@ -146,7 +150,15 @@ class Batches:
         """Return what each step of an epoch counts in its mean: its rows, or the sum of its batch's weights."""
         if self._factors is None:
             return self.sizes
-        return self._factors.shares[0] if len(self.sizes) == 1 else self._factors.shares.pop(epoch)
+        if len(self.sizes) == 1:
+            return self._factors.shares[0]
+        self._factors.scales.pop(epoch)
+        return self._factors.shares.pop(epoch)
+
+    def scale(self, epoch: int, batch: int) -> float:
+        """Return what makes means of a part's own rows of its loss and hits: these are shares in its batch's."""
+        factors = self._factors
+        return 1.0 if factors is None or len(self.sizes) == 1 else float(factors.scales[epoch][batch])
 
     def total(self, shares: np.ndarray) -> float:
         """Return what all samples of an epoch count, from its shares."""

@@ -152,7 +152,7 @@ class Fit:
                 if error is not None:
                     self._close(first, np.concatenate(rows), history, bar)
                     raise error
-                self._after_batch(done, part)
+                self._after_batch(done, part[0])
                 done, ready = done + steps, ready - steps
                 bar.advance(steps / len(self.batches.sizes))
             if interrupt.asked:
@@ -165,9 +165,11 @@ class Fit:
         if self.each_batch and self.trainer.refresh() != self.edition:  # one has changed a setting
             self.record(within=True)
 
-    def _after_batch(self, batch: int, rows: np.ndarray) -> None:
+    def _after_batch(self, batch: int, row: np.ndarray) -> None:
         for callback in self.each_batch:
-            logs = self._logs(rows[0, [LOSS, PENALTY]], rows[0, HITS] / self.batches.sizes[batch])
+            scale = self.batches.scale(self.model.epochs_done, batch)
+            means = np.array([row[LOSS] * scale, row[PENALTY]])
+            logs = self._logs(means, row[HITS] * scale / self.batches.sizes[batch])
             callback.on_batch_end(self.model, batch, logs)
 
     def _steps(
