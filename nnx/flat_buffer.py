@@ -20,6 +20,7 @@ from nnx.backends import Backend
 Array = Any
 Place = tuple[int, tuple[int, ...]]  # where it begins, and its shape
 PADDING = 64
+ALWAYS = ("values", "first", "second", "statistics", "gradients")  # the parts that every buffer has
 ALIGNED = 64  # bytes at whose multiples it begins: vectors that lie across two cache lines take longer
 
 
@@ -58,7 +59,7 @@ class ParameterBuffer:
 
     def reserve(self, *names: str) -> bool:
         """Have these parts too, all zero at first; tell whether any was missing. Those that there are keep theirs."""
-        missing = [name for name in names if name not in self.names]
+        missing = [name for name in names if name not in (*ALWAYS, *self.names)]
         if not missing:
             return False
         before, self.names = self.more, (*self.names, *missing)

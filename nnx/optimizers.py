@@ -149,7 +149,7 @@ class Optimizer(Assignable):
 
     def reserve_moments(self, flat: ParameterBuffer) -> None:
         """Have those moments in the buffer that not every one has."""
-        flat.reserve(*(name for name in self.moments if name not in ("first", "second")))
+        flat.reserve(*self.moments)
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this optimizer again."""

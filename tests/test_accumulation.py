@@ -294,3 +294,41 @@ def test_reduce_on_plateau_by_the_definition() -> None:
             nnx.callbacks.ReduceOnPlateau(**{name: bad})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="by='batch': expected one of 'epoch', 'step'"):
         LearningRateSchedule(nnx.schedules.constant(0.1), by="batch")
+
+
+@pytest.mark.parametrize("options", [{}, {"sample_weight": weights(90) + 0.1}], ids=["plain", "weights"])
+def test_a_part_tells_callbacks_its_own_mean(options: dict[str, Any]) -> None:
+    seen: list[dict[str, float]] = []
+
+    class Watch(Callback):
+        def on_batch_end(self, model: Any, batch: int, logs: Any) -> None:
+            seen.append(dict(logs))
+
+    net = Net(mlp(nnx.Tanh), rows=90, optimizer=lambda: nnx.SGD(1e-12))  # which moves nothing
+    (x, y), (model, _) = net.samples(), trained(
+        net, "numpy", epochs=1, batch_size=7, accumulate=5, shuffle=False, callbacks=[Watch()], **options
+    )  # fmt: skip
+    counts = options.get("sample_weight", np.ones(90))
+    for number, logs in enumerate(seen):
+        rows = slice(7 * number, 7 * number + 7)
+        wanted = model.evaluate(x[rows], y[rows], sample_weight=counts[rows])
+        assert logs["loss"] == pytest.approx(wanted["loss"], rel=1e-9)
+        assert logs["accuracy"] == pytest.approx(wanted["accuracy"], rel=1e-9)
+    assert len(seen) == 13
+
+
+def test_running_statistics_and_a_mean_go_together(backend: str) -> None:
+    layers = lambda: [nnx.Dense(2, 6), nnx.BatchNorm(6), nnx.ReLU(), nnx.Dense(6, 3), nnx.Softmax()]  # noqa: E731
+    options = {"epochs": 4, "batch_size": 15, "accumulate": 3, "callbacks": [WeightAverage(0.8)]}
+    replayed, _ = trained(Net(layers, optimizer=lambda: nnx.AMSGrad(0.02, clip_norm=0.5), rows=90), backend, **options)
+    judge, _ = trained(Net(layers, optimizer=lambda: Slow(0.02, clip_norm=0.5), rows=90), "numpy", **options)
+    assert (replayed.eager_reason, judge.eager_reason is None) == (None, False)
+    alike(replayed, judge, 1e-8)
+    np.testing.assert_allclose(replayed.flat.statistics, judge.flat.statistics, rtol=1e-8)
+
+
+class Slow(nnx.AMSGrad):
+    """An optimizer whose steps are not replayed, since its update is its own."""
+
+    def update(self, *arguments: Any) -> None:
+        super().update(*arguments)

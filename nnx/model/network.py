@@ -143,7 +143,7 @@ class Network(Assignable):
         self._layers = layers
         self.__dict__.update(n_inputs=n_inputs, n_outputs=n_outputs)
         self._settle(self.backend, self.dtype)
-        self.flat.reserve(*(name for name in moments if name not in ("first", "second")))
+        self.flat.reserve(*moments)
         for name, before in moments.items():
             for place, values in self._by_layer(getattr(self.flat, name)).items():
                 values[...] = before[place]
@@ -282,7 +282,7 @@ class Network(Assignable):
 
     @on_its_device
     def _set_state(self, state: dict[str, np.ndarray]) -> None:
-        self.flat.reserve(*(name for name in state if name not in ("values", "first", "second")))
+        self.flat.reserve(*state)
         for name, value in state.items():
             getattr(self.flat, name)[...] = self.backend.asarray(value, self.dtype)
 
