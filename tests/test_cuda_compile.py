@@ -31,7 +31,7 @@ SPILLS = {("program", "float64", "sm_120"): 32}
 MOST_REGISTERS = 128  # of a thread: two blocks of 256 threads then run on a multiprocessor at the same time
 # Scales, rates, penalties, tallies, means, normal numbers.
 COMPUTES_IN_DOUBLE = (
-    "losses.cu", "noise.cu", "norm.cu", "optimizers.cu", "program.cu", "regularize.cu", "step.cu",
+    "clip.cu", "losses.cu", "noise.cu", "norm.cu", "optimizers.cu", "program.cu", "regularize.cu", "step.cu",
 )  # fmt: skip
 
 
@@ -179,7 +179,9 @@ def test_float_kernels_compute_in_float(file: str):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("file", ["activations.cu", "dense.cu", "dropout.cu", "optimizers.cu", "regularize.cu"])
+@pytest.mark.parametrize(
+    "file", ["activations.cu", "clip.cu", "dense.cu", "dropout.cu", "optimizers.cu", "regularize.cu"]
+)
 def test_memory_is_accessed_16_bytes_at_a_time(file: str, dtype: str):
     width = "v4.f32" if dtype == "float32" else "v2.f64"
     text = ptx(file, dtype)

@@ -50,6 +50,12 @@ def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
+def segments(size: int) -> list[tuple[int, int]]:
+    """The beginnings and lengths of pieces of a flat buffer, for threads to share; a small one is a single piece."""
+    piece = size if size <= WHOLE else PIECE
+    return [(first, min(piece, size - first)) for first in range(0, size, piece)]
+
+
 class Layout:
     """Memory and table of one step.
 
@@ -67,10 +73,10 @@ class Layout:
     tiles: bool | None = None  # on which tile registers products are: see `compiled.ready`
     grain = register_tile.ROWS  # blocks are a multiple of this many samples
 
-    def __init__(self, step: Step, arena: Array, threads: int) -> None:
+    def __init__(self, step: Step, arena: Array, more: Array | None, threads: int) -> None:
         assert step.optimizer is not None
         assert step.losses is not None
-        self.step, self.arena, self.threads = step, arena, threads
+        self.step, self.arena, self.more, self.threads = step, arena, more, threads
         self.begin = address(arena)
         self.work, self.places, self.inputs = 0, dict[int, int](), list[Array]()
         self.numbers: list[float] = [0.0] * t.CONSTANTS
@@ -84,12 +90,12 @@ class Layout:
         self.regions: list[tuple[int, list[list[int]]]] = []  # those before what is in `local`
         self.moments: dict[int, int] = {}
         self.tasks: list[tuple[int, list[int]]] = []
-        self.last: list[list[int]] = []
+        self.last: list[list[list[int]]] = []  # one after the other: tasks on all gradients or parameters
         operands = step.optimizer.operands
         self.p, self.g, size = self.parameter(operands["p"]), self.parameter(operands["g"]), operands["p"].size
         # How the work is divided must not depend on the threads there are, or one and two would round differently.
         self.parts_wanted = 2 * max(threads, 2) if step.work > current().choices.threads_from else 1
-        self.whole = size <= WHOLE
+        self.whole = size <= WHOLE or bool(step.before)  # updated in the end, not piece by piece
         self.parts: dict[int, list[int]] = {}  # where in `numbers` each penalty's parts are
         self.regularized: set[int] = set()
         self.covered: list[tuple[int, int]] = []
@@ -110,15 +116,26 @@ class Layout:
         if len(self.regularized) < len(step.penalties):
             raise NotReplayable("regularize: a parameter that no dense layer's gradient was written for")
         if self.whole:
-            self.last.append(self.row(t.PARAMETERS, N=size, W=self.p, G=self.g, UPDATE=1))
+            self.update_all(size)
         else:
             self.gaps(size)
+        for call in step.after:
+            c, mean = self.constants(float(call.operands["decay"])), self.parameter(call.operands["a"])
+            since = int(call.operands["since"])
+            self.last.append(
+                [
+                    self.row(t.AVERAGE, N=n, X=mean + first, W=self.p + first, COEF=c, R0=since)
+                    for first, n in segments(size)
+                ]
+            )
         self.finish()
 
     # ---- memory ------------------------------------------------------------------------------------------------------
 
     def parameter(self, a: Array) -> int:
         """The place of parameters, gradients or moments."""
+        if self.more is not None and 0 <= address(a) - address(self.more) < self.more.nbytes:
+            return t.MORE + (address(a) - address(self.more)) // int(self.arena.itemsize)
         first = (address(a) - self.begin) // int(self.arena.itemsize)
         if first < 0 or first + a.size > self.arena.size or not a.flags.c_contiguous:
             raise NotReplayable(f"parameters or gradients {a.shape} lie outside the model's flat buffer")
@@ -287,6 +304,31 @@ class Layout:
                     self.tasks.append((n, row))
             at = start + count
 
+    def update_all(self, size: int) -> None:
+        """Add what is done to all gradients once they are there, and then to the parameters."""
+        op, columns = t.PARAMETERS, {}
+        for call in self.step.before:
+            if call.name == "collect":
+                held = self.parameter(call.operands["m"])
+                rows = [self.row(t.COLLECT, N=n, G=self.g + first, X=held + first) for first, n in segments(size)]
+                self.last.append(rows)
+                continue
+            if op == t.CLIPPED:
+                raise NotReplayable("clip: gradients are clipped twice in a step")
+            limits, slots = self.constants(call.operands["norm"], call.operands["value"]), len(self.numbers)
+            op, columns = t.CLIPPED, {"COEF": limits, "R0": slots, "R1": len(segments(size))}
+            self.numbers += [0.0] * len(segments(size))
+            self.last.append(
+                [
+                    self.row(t.MEASURE, N=n, G=self.g + first, COEF=limits, SLOT=slots + number)
+                    for number, (first, n) in enumerate(segments(size))
+                ]
+            )
+        rows = [
+            self.row(op, N=n, W=self.p + first, G=self.g + first, UPDATE=1, **columns) for first, n in segments(size)
+        ]
+        self.last.append(rows)
+
     def block_rows(self) -> int:
         """Samples in a block: so many that a block's numbers stay in the cache and every thread has as many blocks."""
         rows = self.step.rows
@@ -305,7 +347,7 @@ class Layout:
         regions: list[tuple[int, list[list[int]]]] = [
             (t.ONCE, self.once), (t.TASKS_ONCE, self.first),
             (t.TASKS, [row for rows in self.before.values() for row in rows]), *self.regions, (t.BLOCKS, self.local),
-            (t.TASKS, [row for _, row in self.tasks]), (t.TASKS, self.last),
+            (t.TASKS, [row for _, row in self.tasks]), *((t.TASKS, rows) for rows in self.last),
         ]  # fmt: skip
         regions = [region for region in regions if region[1]]
         if len(regions) > t.MOST_REGIONS:
@@ -314,6 +356,7 @@ class Layout:
         header[t.REGIONS], header[t.ROWS] = len(regions), rows
         header[t.M_DELTA] = self.parameter(operands.get("m", operands["p"])) - self.p
         header[t.V_DELTA] = self.parameter(operands.get("v", operands["p"])) - self.p
+        header[t.U_DELTA] = self.parameter(operands.get("u", operands["p"])) - self.p
         header[t.OPTIMIZER] = optimizers.NUMBERS[step.optimizer.name]
         header[t.LOSSES] = self.place(step.losses)
         header[t.HITS] = self.place(step.hits) if step.hits is not None else t.NOWHERE

@@ -44,26 +44,26 @@ def compile_program(
     """
     step = Reader(calls).step
     fuse(step)
-    arena = flat_buffer(step)
+    arena, more = flat_buffer(step), more_of(step)
     if threads is None:
         threads = int(backend.threads() or 1) if step.work > current().choices.threads_from else 1
     family = family or wanted_family() or choose(step)
     if family == "lanes" and not {node.op for node in step.nodes} <= NODES:
         family = "rows"
-    return NumbaProgram(step, layout_of(step, arena, threads, family, backend), calls, backend.threads)
+    return NumbaProgram(step, layout_of(step, arena, more, threads, family, backend), calls, backend.threads)
 
 
-def layout_of(step: Step, arena: Array, threads: int, family: str, backend: Any) -> Layout:
+def layout_of(step: Step, arena: Array, more: Array | None, threads: int, family: str, backend: Any) -> Layout:
     """How the step's samples lie, and what multiplies."""
     if family == "lanes":
-        return Lanes(step, arena, threads)
+        return Lanes(step, arena, more, threads)
     parts = getattr(backend, "parts", 0)  # one with other operations has none
     if parts and arena.dtype == np.float32:
         from nnx.backends.numba.lowering_tiles import TileRows, on_tiles  # kernels that nobody else needs
 
         if any(on_tiles(step, gradient.dw, parts) for gradient in step.gradients):
-            return TileRows(step, arena, threads, backend.tiles, parts)
-    return Rows(step, arena, threads)
+            return TileRows(step, arena, more, threads, backend.tiles, parts)
+    return Rows(step, arena, more, threads)
 
 
 def wanted_family() -> str:
@@ -99,7 +99,28 @@ def padded(step: Step) -> float:
 def flat_buffer(step: Step) -> Array:
     """The one array that holds all parameters, gradients and moments."""
     assert step.optimizer is not None
+    beyond = [address(a) for a in beyond_the_arena(step)]
     parts = [step.optimizer.operands[name] for name in ("p", "g", "m", "v") if name in step.optimizer.operands]
+    return spanned([a for a in parts if address(a) not in beyond])
+
+
+def more_of(step: Step) -> Array | None:
+    """The one array that holds what some steps keep beside that, or None."""
+    parts = beyond_the_arena(step)
+    return spanned(parts) if parts else None
+
+
+def beyond_the_arena(step: Step) -> list[Array]:
+    """What an optimizer or what goes with it keeps of each parameter, besides its moments."""
+    assert step.optimizer is not None
+    operands = step.optimizer.operands
+    parts = [operands["u"]] if "u" in operands else [operands["m"]] if step.optimizer.name == "accumulate" else []
+    parts += [call.operands["m"] for call in step.before if call.name == "collect"]
+    return parts + [call.operands["a"] for call in step.after]
+
+
+def spanned(parts: list[Array]) -> Array:
+    """The memory from the first to the last of some views into one array."""
     places = [address(a) for a in parts]
     begin, end = min(places), max(place + a.nbytes for place, a in zip(places, parts, strict=True))
     first = parts[places.index(begin)]

@@ -11,6 +11,7 @@ from nnx.backends.cupy.programs.barriers import Operation, with_barriers
 from nnx.backends.cupy.programs.shared_memory import ALWAYS, Buffer, Operand, place_buffers, round_up
 from nnx.backends.dataflow import Gradient, Node, Step, Sum, Value, address
 from nnx.backends.errors import NotReplayable
+from nnx.backends.recorder import Call
 from nnx.kernels.cuda import program_table as t
 from nnx.kernels.elementwise import number_of
 
@@ -147,7 +148,7 @@ class LoweredStep:
         assert self.step.optimizer is not None
         assert self.step.end is not None
         optimizer, end = self.step.optimizer.operands, self.step.end.operands
-        self.parameters = {name: self._resident(optimizer[name], True) for name in "pgmv" if name in optimizer}
+        self.parameters = {name: self._resident(optimizer[name], True) for name in "pgmvu" if name in optimizer}
         self.hyper = self._resident(optimizer["hyper"], False)
         self.counters, self.stats, self.penalties = (
             self._resident(end[name], True) for name in ("counters", "stats", "penalties")
@@ -272,12 +273,19 @@ class LoweredStep:
         """Update the parameters; log the step, and count it."""
         assert self.step.end is not None
         assert self.step.losses is not None
-        moments = {"m": "y", "v": "biases"}
+        size = self.parameters["p"].size // self.itemsize
+        for call in self.step.before:
+            self._before(call, size)
+        moments = {"m": "y", "v": "biases", "u": "out"}
         parameters = {"x": self.parameters["g"], "weights": self.parameters["p"]}
         parameters |= {place: self.parameters[name] for name, place in moments.items() if name in self.parameters}
         changed = {name: operand for name, operand in parameters.items() if name != "x"}
-        numbers = {"kind": self._optimizer, "inputs": self.parameters["p"].size // self.itemsize}
+        numbers = {"kind": self._optimizer, "inputs": size}
         self.each.append(Operation("update", parameters | {"also": self.rates}, changed, numbers))
+        for call in self.step.after:
+            reads = {"x": self.parameters["p"], "y": self.counters}
+            numbers = {"inputs": size, "a": call.operands["decay"], "word": call.operands["since"]}
+            self.each.append(Operation("average", reads, {"out": self._held(call.operands["a"])}, numbers))
         history, penalties = self.step.end.operands["history"], self.step.end.operands["penalties"]
         reads = {"x": self._value(self.step.losses), "weights": self.penalties}
         if self.step.hits is not None:
@@ -285,6 +293,27 @@ class LoweredStep:
         writes = {"y": self.stats, "out": in_global_memory(history), "also": self.counters}
         numbers = {"inputs": penalties.size, "outputs": history.shape[0]}
         self.each.append(Operation("end_step", reads, writes, numbers))
+
+    def _before(self, call: Call, size: int) -> None:
+        """Add what is done to all gradients before the optimizer takes them."""
+        gradients = {"out": self.parameters["g"]}
+        if call.name == "collect":
+            self.each.append(
+                Operation("collect", {}, gradients | {"also": self._held(call.operands["m"])}, {"inputs": size})
+            )
+            return
+        self.temporaries.append(Buffer(self.threads // 32 * 8))
+        parts = Operand(self.temporaries[-1], 0, self.threads // 32 * 8)
+        numbers = {"inputs": size, "a": call.operands["norm"], "b": call.operands["value"]}
+        self.each.append(Operation("squares", {}, gradients | {"also": parts}, numbers))
+        self.each.append(Operation("clip", {"x": parts}, gradients, numbers))
+
+    def _held(self, array: Array) -> Operand:
+        """Return an array of the flat buffer's size that is kept beside it."""
+        for whole, buffer in self.residents:
+            if address(whole) == address(array) and whole.nbytes == array.nbytes:
+                return Operand(buffer, 0, array.nbytes)
+        return self._resident(array, True)
 
 
 def in_global_memory(array: Array) -> Operand:

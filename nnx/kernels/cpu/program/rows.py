@@ -23,13 +23,15 @@ from nnx.kernels.cpu.ops.step import argmax_rows, gather_rows, mean_rows, one_ho
 from nnx.kernels.cpu.ops.sums import collect
 from nnx.kernels.cpu.program.parameters import finish
 from nnx.kernels.cpu.program.schedule import make_run
-from nnx.kernels.cpu.program.shared import apply_elementwise, apply_weigh, copy_labels, parameter_task
+from nnx.kernels.cpu.program.shared import apply_elementwise, apply_weigh, copy_labels, parameter_task, task_of_all
 from nnx.kernels.cpu.program.shared_norm import apply_norm
 from nnx.kernels.cpu.program.table import (
     ARGMAX,
+    AVERAGE,
     BATCH_NORM_BACKWARD,
     BIAS,
     COEF,
+    COLLECT,
     CROSS_ENTROPY,
     CROSS_ENTROPY_SOFT,
     DENSE,
@@ -160,6 +162,8 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         copy_labels(t, memory, labels, order, counters, r0, rows)
     elif op == BIAS or op == PARAMETERS:  # noqa: SIM109
         parameter_task(t, header, memory, hyper, numbers)
+    elif COLLECT <= op <= AVERAGE:
+        task_of_all(t, header, memory, hyper, counters, numbers)
     elif op == GATHER:
         gather_rows(part(memory, t[X], 0), order, counters[CURSOR] + r0, part(memory, t[Y] + at, 0), rows, n, t[R1] - 1)
     elif op == DROPOUT:

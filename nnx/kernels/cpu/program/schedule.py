@@ -21,6 +21,7 @@ from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, smaller, view
 from nnx.kernels.cpu.program.parameters import begin_step, end_step
 from nnx.kernels.cpu.program.table import (
     AT_REGION,
+    AVERAGE,
     BEGUN,
     BIAS,
     BLOCK,
@@ -41,7 +42,6 @@ from nnx.kernels.cpu.program.table import (
     ONCE,
     OP,
     OPTIMIZER,
-    PARAMETERS,
     PHASE,
     REGIONS,
     ROWS,
@@ -166,7 +166,7 @@ def phase_of(op):
         return LOSS
     if PACKED <= op <= PACKED_ACROSS or SPLIT_PANELS <= op <= SPLIT_ACROSS:
         return PANELS
-    return UPDATE if LANES_DW <= op <= LANES_DB or BIAS <= op <= PARAMETERS or op == DENSE_DW else SAMPLES
+    return UPDATE if LANES_DW <= op <= LANES_DB or BIAS <= op <= AVERAGE or op == DENSE_DW else SAMPLES
 
 
 def make_run(operation: Any) -> Any:
@@ -180,6 +180,7 @@ def make_run(operation: Any) -> Any:
         inputs,
         targets,
         weights,
+        more,
         labels,
         order,
         hyper,
@@ -195,7 +196,7 @@ def make_run(operation: Any) -> Any:
     ):
         """Run `steps` steps as the leader (thread 0), or help one that does."""
         # Spans: nobody counts references from here on.
-        memory = (flat(work), flat(arena), flat(inputs), flat(targets), flat(weights))
+        memory = (flat(work), flat(arena), flat(inputs), flat(targets), flat(weights), flat(more))
         table, labels, order, counters, sync = flat(table), flat(labels), flat(order), flat(counters), flat(sync)
         hyper, stats, penalties = flat(hyper), flat(stats), flat(penalties)
         history, numbers = flat(history), flat(numbers)
