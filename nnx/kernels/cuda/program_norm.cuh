@@ -12,7 +12,7 @@ __device__ __forceinline__ void for_features(const Row& row, int samples, Body b
 }
 
 // out [inputs] = the sum of each feature of x.
-__device__ __forceinline__ void sum(Row row, int samples) {
+__device__ __noinline__ void sum(Row row, int samples) {
   for_features(row, samples, [&](int j, const REAL* x) {
     REAL total = 0;
     for (int s = lane_of_warp(); s < samples; s += 32) total += x[s];
