@@ -211,7 +211,7 @@ _TABLE = (
     ),
     Kernel(
         "gaussian_noise",
-        "dropout.cu",
+        "noise.cu",
         f"const REAL* x, REAL* y, {_SHAPE}, const long long* counters, unsigned long long seed, unsigned int layer, "
         "double stddev",
         "y = x plus normal numbers of that standard deviation; y may be x.",
