@@ -90,6 +90,28 @@ def test_functions_are_accurate(function, exact, x, dtype):
     assert error.max() < rounding(4 if dtype == "float32" else 10, dtype)  # of those in float64 one is NumPy's
 
 
+@pytest.mark.parametrize(
+    ("function", "exact", "error", "largest"), [(exps, np.exp, 1.2e-7, 86.8), (tanhs, np.tanh, 1.6e-7, 12.0)]
+)
+def test_exp_and_tanh_err_by_no_more_than_is_said_of_all_numbers(function, exact, error, largest):
+    x = np.arange(1 << 23, np.float32(largest).view(np.int32), 1009, np.int32).view(np.float32)
+    for numbers in (x, -x):
+        wanted = exact(numbers.astype(np.float64))
+        assert np.abs(called(function, numbers) / wanted - 1).max() <= error
+
+
+def test_exp_overflows_where_float32_does_and_tanh_keeps_the_sign_of_zero():
+    last = np.float32(88.72283)  # whose exponential is the last number that float32 holds
+    x = last.view(np.int32) + np.arange(-2000, 2000, dtype=np.int32)
+    y = called(exps, x.view(np.float32))
+    assert np.isfinite(y[:2001]).all()
+    assert (np.diff(y[:2001]) >= 0).all()
+    assert np.isposinf(y[2001:]).all()
+    zeros = called(tanhs, np.array([0.0, -0.0], np.float32))
+    assert np.signbit(zeros).tolist() == [False, True]
+    assert not zeros.any()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("function", "exact"), [(exps, np.exp), (logs, np.log), (tanhs, np.tanh)])
 def test_functions_at_the_edges(function, exact, dtype):
