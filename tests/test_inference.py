@@ -324,8 +324,8 @@ def test_threads_that_share_a_rows_layers_give_the_same_bits(monkeypatch):
     np.testing.assert_array_equal(helped, np.broadcast_to(wanted, helped.shape))
 
 
-def test_blocks_of_one_and_of_many_panels_give_the_same_bits():
-    """Weights are packed by each thread or once for all; buffers are as large as the largest call needed."""
+def test_blocks_of_one_and_of_many_panels_give_the_same_bits(monkeypatch):
+    """Each thread packs all weights, or some, or all are packed once; buffers are those of the largest call."""
     net = model(300, 520, 33, 20)
     many = inference.Many(inference.table_of(net.inference().stages, net.flat.values), net.flat.values)
     x = numbers(700, 300)
@@ -335,6 +335,11 @@ def test_blocks_of_one_and_of_many_panels_give_the_same_bits():
         assert many(x, out)
     for rows in (1, 7, 16, 17):  # up to half a panel is computed in half the vectors
         assert many(x[:rows], outputs[2, :rows])
+    monkeypatch.setattr(inference, "SHARED", 0.0)
+    drawn = inference.pool.board[TICKET]
+    for many.far, rows in ((False, 17), (True, 40)):  # each thread takes columns
+        assert many(x[:rows], outputs[2, :rows])
+    assert get_threads() == 1 or inference.pool.board[TICKET] != drawn
     np.testing.assert_array_equal(outputs[1], outputs[0])
     np.testing.assert_array_equal(outputs[2], outputs[0])
 

@@ -102,7 +102,7 @@ def few_rows(weights: int, itemsize: int) -> int:
     """Up to how many rows it is as quick to take each by itself."""
     numbers, rows = weights * itemsize / 4, panel_rows(itemsize)
     panel = CALL + numbers * PACKED + rows * (AMONG_MANY + numbers * WEIGHT_AMONG_MANY)
-    return max(1, int(panel / alone(weights, itemsize) * (2 if helpers_pay(weights, itemsize) else 1)))
+    return max(1, int(panel / alone(weights, itemsize)))
 
 
 def helpers_pay(weights: int, itemsize: int) -> bool:
@@ -134,6 +134,7 @@ class Many:
         self.columns, self.widest = panel_rows(parameters.itemsize), int(rows[:, [f.K, f.N]].max())
         packed = rows[(rows[:, f.WEIGHTS] != f.NOWHERE) & (rows[:, f.N] > WIDTH)]
         self.packed = int((-(-packed[:, f.N] // ROWS) * ROWS * packed[:, f.K]).sum())
+        self.far = self.packed * parameters.itemsize > NEAR  # each thread would have all of them to fetch
         buffers = 2 * self.columns * self.widest * parameters.itemsize
         self.panels = max(1, min(PANELS, BLOCK // buffers))
         self.cost = AMONG_MANY + int(table[f.SIZE]) * WEIGHT_AMONG_MANY * parameters.itemsize / 4
@@ -150,9 +151,13 @@ class Many:
 
     def _predict(self, x: np.ndarray, out: np.ndarray) -> bool:
         panels, board, threads = -(-len(x) // self.columns), pool.board, 1
-        if panels > 1 and pool.limit > 1 and len(x) * self.cost >= SHARED:
-            board, threads = pool.summon(), min(pool.lately(), panels)
-        blocks = -(-panels // (self.panels * threads)) * threads  # as many for each thread
+        if pool.limit > 1 and len(x) * self.cost >= SHARED:
+            board, threads = pool.summon(), pool.lately()
+        if panels < threads + self.far and self.packed * PACKED >= HELPED:
+            blocks = 1  # of whose layers each thread takes columns
+        else:
+            threads = min(threads, panels)
+            blocks = -(-panels // (self.panels * threads)) * threads  # as many for each thread
         height = -(-panels // blocks) * self.columns
         room = height * self.widest
         strips = self.packed if len(x) > height * threads else 0
