@@ -9,6 +9,7 @@ import threading
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -356,6 +357,21 @@ def test_a_team_that_is_led_already_leaves_others_to_themselves(numba, two_threa
         pool.board[team.LEADER] = 0
     assert np.array_equal(numba.softmax_backward(y, dy), wanted)
     assert pool.board[team.TICKET] != drawn
+
+
+def test_workers_who_sleep_are_woken_for_much_work_or_for_little_that_comes_twice(monkeypatch):
+    times = iter([10.0, 20.0, 20.0 + pool.BURST / 2])
+    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    monkeypatch.setattr(pool, "limit", 2)
+    monkeypatch.setattr(pool, "_small", 0.0)
+    monkeypatch.setattr(pool, "helpers", SimpleNamespace(asleep=[1]))
+    little = pool.WAKING / 2
+    assert [pool.worth_help(little) for _ in range(3)] == [False, False, True]
+    assert pool.worth_help(pool.WAKING)
+    pool.helpers.asleep.clear()
+    assert pool.worth_help(little)
+    monkeypatch.setattr(pool, "limit", 1)
+    assert not pool.worth_help(pool.WAKING)
 
 
 def test_an_error_in_a_part_reaches_the_caller(two_threads):

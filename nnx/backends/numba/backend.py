@@ -529,7 +529,7 @@ class NumbaBackend(NumpyBackend):
             work: ns on one thread. grain: a part is a multiple of this.
         """
         pool = self.kernels.pool
-        if work < SHARED or pool.limit == 1:
+        if work < SHARED or not pool.worth_help(work):
             return self._board, length or 1
         return pool.summon(), -(-length // (2 * pool.limit * grain)) * grain
 

@@ -32,12 +32,12 @@ from nnx.kernels.rounding import RUN
 # 784-512-512-10, 18 of 64-128-64-10, and 25 of 2-64-3.
 ROW, WEIGHT, FAR_WEIGHT = 100.0, 0.03, 0.1
 CALL, PACKED, AMONG_MANY, WEIGHT_AMONG_MANY = 2000.0, 0.17, 20.0, 0.0105 * 64 / vector_bytes()
-SHARED = 40_000.0  # ns of work from which a second thread pays: it may have to wake up
+SHARED = 12_000.0  # ns of work from which a second thread pays, if it is awake
 HELPED = 10_000.0  # the same of a row by itself, of whose layers each thread takes some columns
 AT_ONCE = 1e8  # ns of work in one call, so that Ctrl-C is heard
 BLOCK = 1 << 19  # bytes of a block's two buffers: half a second-level cache of 1 MB; L2 of 512 KB holds one of them
 NEAR = caches().l2 * 3 // 4  # bytes of weights that stay in the second-level cache from row to row
-PANELS = 8  # of a block at most: more use of packed weights is nothing gained
+PANELS = 16  # of a block at most: more use of packed weights is nothing gained, and less costs 64-128-64-10 7%
 PLANNED = "one compiled function, row by row for a few rows, beyond that in blocks of rows"
 BY_STAGES = f"{Program.description} for a few rows, beyond that one compiled function, in blocks of rows"
 ROUNDED = f"one compiled function, row by row for a few rows, beyond that {Program.description}"
@@ -151,7 +151,7 @@ class Many:
 
     def _predict(self, x: np.ndarray, out: np.ndarray) -> bool:
         panels, board, threads = -(-len(x) // self.columns), pool.board, 1
-        if pool.limit > 1 and len(x) * self.cost >= SHARED:
+        if (work := len(x) * self.cost) >= SHARED and pool.worth_help(work):
             board, threads = pool.summon(), pool.lately()
         if panels < threads + self.far and self.packed * PACKED >= HELPED:
             blocks = 1  # of whose layers each thread takes columns
