@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""Dropout by Philox4x32-10, integer for integer the words of nnx/kernels/philox.py; nothing is stored.
+"""Dropout by Philox4x32-10, integer for integer the words of nnx/kernels/philox.py.
 
 Floor: 25 integer operations an element (ten rounds of two 32x32-bit products for four elements), which is more than the
 8 bytes it moves. The counters of a block are written out first and the words computed over that block, in 64-bit lanes
