@@ -36,7 +36,8 @@ class Assignable:
             if name in self._results:
                 object.__setattr__(self, name, value)
                 return
-            self._admit(name)
+            if not name.startswith("_"):
+                self._admit(name)
             object.__setattr__(self, name, value)
             if is_method(self, name):
                 self._changed()
@@ -48,9 +49,7 @@ class Assignable:
             self._changed()
 
     def _admit(self, name: str) -> None:
-        """Refuse a name that is not to be assigned."""
-        if name.startswith("_"):
-            return
+        """Refuse a name that is not to be assigned; those that begin with an underscore are not asked about."""
         kind = type(self)
         present = getattr(kind, name, None)
         if name == "trainable" and present is None:

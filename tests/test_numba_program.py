@@ -391,6 +391,19 @@ def test_an_operation_that_there_is_not_makes_all_losses_nan(family, code):
     assert np.isnan(model.steps(x, y, 1)).all()
 
 
+@pytest.mark.parametrize("family", ["rows", "lanes"])
+def test_a_step_draws_each_mask_once(family):
+    backend = Compiled(family, 1)
+    model, x, y, _ = model_of("dropout, adamw", backend, "float32")
+    model.steps(x, y, 1)
+    table = backend.program.table
+    drops = table[table[:, t.OP] == (t.DROPOUT if family == "rows" else t.LANES_DROPOUT)]
+    drawn, again = (drops[drops[:, t.KIND] != t.DRAWN], drops[drops[:, t.KIND] == t.DRAWN])
+    assert len(drawn) == len(again) == 2
+    assert sorted(drawn[:, t.W]) == sorted(again[:, t.W])  # and the gradient reads what was drawn
+    assert len(set(drawn[:, t.W])) == 2
+
+
 @pytest.mark.parametrize(("widths", "family"), [((2, 24, 3), "lanes"), ((64, 128, 64, 10), "rows")])
 def test_layers_too_narrow_for_tiles_go_into_the_vector_lanes(widths, family):
     backend = Compiled(None, 1)

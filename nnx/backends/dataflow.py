@@ -9,8 +9,9 @@ work that is put off to the end of the step (weight gradients) finds what it wou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from ctypes import addressof, c_char
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -148,7 +149,12 @@ class Step:
 
 
 def address(a: Array) -> int:
-    """Where an array begins, in the memory that it is in."""
+    """Where an array begins, in the memory that it is in. A recording asks 90 times, and NumPy takes a microsecond."""
+    if type(a) is np.ndarray:
+        try:
+            return addressof(c_char.from_buffer(cast(Any, a)))
+        except (TypeError, ValueError):  # it is read-only, not contiguous, or empty
+            pass
     interface = getattr(a, "__cuda_array_interface__", None) or a.__array_interface__
     return int(interface["data"][0])
 

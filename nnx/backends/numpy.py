@@ -18,6 +18,7 @@ import numpy as np
 
 from nnx.backends import threads
 from nnx.backends.base import Backend, BackendInfo
+from nnx.backends.dataflow import address
 from nnx.backends.errors import BackendUnavailable
 from nnx.backends.operation_table import loud, quiet
 from nnx.backends.operations import fusible
@@ -65,7 +66,7 @@ class NumpyBackend(Backend):
         return type(a) is np.ndarray  # no subclass: a masked array would lose its mask without a word
 
     def address(self, a: Array) -> int:
-        return int(a.__array_interface__["data"][0])
+        return address(a)
 
     def empty(self, shape: int | Sequence[int], dtype: Any = "float32") -> Array:
         return np.empty(shape, np.dtype(dtype))

@@ -39,7 +39,7 @@ from nnx.kernels.step_state import STEP
 Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
 LEAST = 5e4  # ns of work that nowhere are worth a second thread that Python has to tell of it
-SHARED = 2e4  # the same where compiled code hands out the parts: that takes 4 us, 3 of them in Python
+SHARED = 1e4  # the same where compiled code hands out the parts: that takes 3 us, 1 of them in Python
 MANY = 1024  # rows of a prediction that has many
 LINE = 64  # numbers and more of a cache line, of which no two threads write parts
 AMX = "NNX_AMX"
@@ -549,7 +549,7 @@ class NumbaBackend(NumpyBackend):
             work: ns on one thread. grain: a part is a multiple of this.
         """
         pool = self.kernels.pool
-        if work < SHARED or pool.limit == 1:
+        if work < SHARED or not pool.worth_help(work):
             return self._board, length or 1
         return pool.summon(), -(-length // (2 * pool.limit * grain)) * grain
 

@@ -84,6 +84,7 @@ class Layout:
         self.formulas: dict[Compiled, str] = {}
         self.panels: dict[tuple[int, bool], int] = {}
         self.before: dict[tuple[int, bool], list[list[int]]] = {}
+        self.masks: dict[tuple[Any, ...], int] = {}
         self.once: list[list[int]] = []
         self.first: list[list[int]] = []
         self.local: list[list[int]] = []
@@ -182,6 +183,15 @@ class Layout:
             self.known[values] = len(self.numbers)
             self.numbers += values
         return self.known[values]
+
+    def mask(self, node: Node) -> dict[str, int]:
+        """The columns of a dropout: what it multiplies by is kept for the gradient, which is the same dropout again."""
+        layer, seed, threshold = node.details
+        known = (*node.details, *node.constants, node.x.width)
+        if known in self.masks:
+            return {"KIND": t.DRAWN, "W": self.masks[known]}
+        self.masks[known] = self.room(node.x.width)
+        return {"KIND": layer, "R0": seed, "R1": threshold, "W": self.masks[known]}
 
     # ---- rows of the table -------------------------------------------------------------------------------------------
 

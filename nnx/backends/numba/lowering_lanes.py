@@ -83,8 +83,7 @@ class Lanes(Layout):
                 assert node.y is not None
                 return [row(t.WEIGH, N=n, X=x, Y=place(node.y), G=out)]
             case "dropout":
-                layer, seed, threshold = node.details
-                return [row(t.LANES_DROPOUT, KIND=layer, N=n, X=x, Y=out, R0=seed, R1=threshold, COEF=c)]
+                return [row(t.LANES_DROPOUT, N=n, X=x, Y=out, COEF=c, **self.mask(node))]
             case "cross_entropy":
                 assert node.y is not None
                 assert node.also is not None

@@ -18,6 +18,7 @@ from nnx.kernels.cpu.program.lanes_kernels import (
     lanes_cross_entropy,
     lanes_dropout,
     lanes_load,
+    lanes_mask,
     lanes_mean,
     lanes_noise,
 )
@@ -31,6 +32,7 @@ from nnx.kernels.cpu.program.table import (
     BATCH_NORM_BACKWARD,
     COEF,
     COLLECT,
+    DRAWN,
     ELEMENTWISE,
     KIND,
     LABELS,
@@ -159,8 +161,10 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         lanes_load(part(memory, t[X], 0), order, first, t[R1] - 1, out, n, stride, r0, rows)
     elif op == LANES_DROPOUT:
         span = (n + 3) * stride
-        x, y = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span)
-        lanes_dropout(x, y, n, stride, r0, count, t[R1], numbers[c], t[KIND], counters[STEP], t[R0])
+        x, y, kept = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span), part(memory, t[W] + r0, span)
+        if t[KIND] != DRAWN:
+            lanes_mask(kept, n, stride, r0, count, t[R1], numbers[c], t[KIND], counters[STEP], t[R0])
+        lanes_dropout(x, y, kept, n, stride, count)
     elif op == NOISE:
         span = (n + 3) * stride
         x, y = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span)

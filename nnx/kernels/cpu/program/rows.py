@@ -17,7 +17,7 @@ from nnx.kernels.cpu.matmul.gemm import multiply
 from nnx.kernels.cpu.matmul.packing import panels_from_columns, panels_from_rows
 from nnx.kernels.cpu.matmul.register_tile import VECTORS, WIDTH
 from nnx.kernels.cpu.ops.cross_entropy import of_distributions, of_labels
-from nnx.kernels.cpu.ops.dropout import HALF, MASK, U, dropout_rows, noise_rows
+from nnx.kernels.cpu.ops.dropout import HALF, MASK, U, apply_shares, dropout_rows, noise_rows
 from nnx.kernels.cpu.ops.softmax import backward_rows, forward_blocks
 from nnx.kernels.cpu.ops.step import argmax_rows, gather_rows, mean_rows, one_hot_rows
 from nnx.kernels.cpu.ops.sums import collect
@@ -37,6 +37,7 @@ from nnx.kernels.cpu.program.table import (
     DENSE,
     DENSE_DW,
     DENSE_DX,
+    DRAWN,
     DROPOUT,
     ELEMENTWISE,
     FINAL,
@@ -168,8 +169,11 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         gather_rows(part(memory, t[X], 0), order, counters[CURSOR] + r0, part(memory, t[Y] + at, 0), rows, n, t[R1] - 1)
     elif op == DROPOUT:
         x, y = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
-        key_0, key_1 = U(t[R0]) & MASK, U(t[R0]) >> HALF
-        dropout_rows(x, y, r0, rows, n, counters[STEP], t[KIND], key_0, key_1, t[R1], numbers[c])
+        kept, key_0, key_1 = part(memory, t[W] + at, rows * n), U(t[R0]) & MASK, U(t[R0]) >> HALF
+        if t[KIND] == DRAWN:
+            apply_shares(0, x, kept, y, 0.0, 0.0)
+        else:
+            dropout_rows(x, y, kept, r0, rows, n, counters[STEP], t[KIND], key_0, key_1, t[R1], numbers[c])
     elif op == NOISE:
         x, y = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
         key_0, key_1 = U(t[R0]) & MASK, U(t[R0]) >> HALF

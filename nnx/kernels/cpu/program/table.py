@@ -65,6 +65,7 @@ ON_TILES = BY_ROWS | frozenset(range(SPLIT_DENSE, SPLIT_ACROSS + 1))
 IN_LANES = frozenset((*range(LANES_DENSE, LANES_DB + 1), *range(LANES_LOAD, LANES_CLEAR + 1)))
 IN_LANES |= {LABELS, ELEMENTWISE, WEIGH, PARAMETERS, NOISE} | NORMS | OF_ALL
 
+DRAWN = -1  # the kind, otherwise its layer's number, of a dropout whose mask stands at W already
 WITH_RELU = 1  # the kind of a product that ReLU, or the mask of its gradient, follows in the same pass
 
 # ---- numbers: float64 that operations read ---------------------------------------------------------------------------
