@@ -17,6 +17,7 @@ from nnx.backends import Backend
 
 Array = Any
 PADDING = 64
+PARTS = "values", "first", "second", "gradients"
 ALIGNED = 64  # bytes at whose multiples it begins: vectors that lie across two cache lines take longer
 
 
@@ -26,6 +27,7 @@ class ParameterBuffer:
     Attributes:
         values, first, second, gradients: flat arrays [size]; first and second belong to the optimizer.
         state: values, first and second together: what a training step changes for good.
+        trained: the parts that steps move, each as the four names with views: all of it at first.
         size: how many numbers each part holds, padding included.
     """
 
@@ -44,6 +46,20 @@ class ParameterBuffer:
             self.arena[part * offset : (part + 1) * offset] for part in range(4)
         )
         self.state = self.arena[: 3 * offset]
+        self.train([True] * len(shapes))
+
+    def train(self, wanted: Sequence[bool]) -> None:
+        """Say which parameters steps move, in the order of the shapes; the gradients of the others become 0."""
+        runs: list[list[int]] = []
+        begins = [begin for begin, _ in self._places]
+        for begin, end, moved in zip(begins, [*begins[1:], self.size], wanted, strict=False):
+            if not moved:
+                self.gradients[begin:end] = 0
+            elif runs and runs[-1][1] == begin:
+                runs[-1][1] = end
+            else:
+                runs.append([begin, end])
+        self.trained = [{name: getattr(self, name)[begin:end] for name in PARTS} for begin, end in runs]
 
     def views(self, part: Array) -> list[Array]:
         """Return each parameter's view into one of the four parts, in the order of the shapes."""

@@ -79,7 +79,7 @@ def _check_model(model: Sequential, x: np.ndarray, y: Any, sample_weight: Any) -
     dvalues = trainer.loss.weighed(trainer.loss.both(outputs, target)[1], factors)
     for layer in reversed(trainer.layers):
         dvalues = layer.backward(dvalues)
-    pairs = [(layer.parameter(name), layer.gradient(name).copy()) for layer in net.layers for name in layer.shapes]
+    pairs = [pair for layer in net.layers for pair in _pairs(layer)]
     return max(_worst(loss, values, gradient) for values, gradient in [(x, dvalues.copy()), *pairs])
 
 
@@ -111,8 +111,13 @@ def _check_layer(layer: Layer, x: np.ndarray) -> float:
         return total
 
     dinputs = checked.backward(weights).copy()
-    pairs = [(checked.parameter(name), checked.gradient(name).copy()) for name in checked.shapes]
-    return max(_worst(value, values, gradient) for values, gradient in [(x, dinputs), *pairs])
+    return max(_worst(value, values, gradient) for values, gradient in [(x, dinputs), *_pairs(checked)])
+
+
+def _pairs(layer: Layer) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return each parameter that is trained, with a copy of its gradient."""
+    moved = [name for name, trained in layer.trained().items() if trained]
+    return [(layer.parameter(name), layer.gradient(name).copy()) for name in moved]
 
 
 def _leave_kinks(layer: Layer) -> None:

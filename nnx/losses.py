@@ -30,6 +30,7 @@ class Loss(Layer):
 
     operation: ClassVar[str]
     metric: ClassVar[str | None] = None  # how right outputs are told from wrong: see Operations.tally
+    trainable = property(lambda self: True)  # and not to be assigned: it has no parameters
 
     def forward(self, y_pred: Array, y_true: Any) -> Array:  # type: ignore[override]
         """Return the loss of each sample [N].

@@ -83,9 +83,9 @@ class Optimizer(Assignable):
         """Do nothing: the rate of the step is computed from `iterations`. The book calls it before each update."""
 
     def update_params(self, layer: Layer) -> None:
-        """Move the parameters of one layer against their gradients. Layers without parameters stay as they are."""
+        """Move the parameters of one layer against their gradients. Layers without, or not to be trained, stay."""
         checks.instance(layer, Layer, "update_params: layer", "Dense(2, 3)")
-        if not layer.shapes:
+        if not layer.shapes or not layer.trainable:
             return
         layer.parameter(next(iter(layer.shapes)))
         flat = getattr(layer, "flat", None)
@@ -104,9 +104,10 @@ class Optimizer(Assignable):
 
     def update(self, flat: ParameterBuffer, hyper: Array, counters: Array, backend: Any = None) -> None:
         """Do one step over a flat buffer, with `hyper` and `counters` as arrays of its backend."""
-        moments = [getattr(flat, name) for name in self.moments]
         operation = getattr(backend or flat.backend, self.operation)
-        operation(flat.values, flat.gradients, *moments, hyper, counters)
+        for part in flat.trained:
+            moments = [part[name] for name in self.moments]
+            operation(part["values"], part["gradients"], *moments, hyper, counters)
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this optimizer again."""

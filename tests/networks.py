@@ -88,6 +88,25 @@ def deep() -> list[nnx.Layer]:
     return [nnx.Dense(2, 6), nnx.ReLU(), *hidden, nnx.Dropout(0.05), nnx.Dense(6, 3), nnx.Softmax()]
 
 
+def frozen(*places: int, **dense: Any) -> Any:
+    """Three dense layers, of which some are not trained."""
+
+    def layers() -> list[nnx.Layer]:
+        made = [
+            nnx.Dense(2, 6, **dense),
+            nnx.ReLU(),
+            nnx.Dense(6, 7, **dense),
+            nnx.Tanh(),
+            nnx.Dense(7, 3),
+            nnx.Softmax(),
+        ]
+        for place in places:
+            made[place].trainable = False
+        return made
+
+    return layers
+
+
 def weights(rows: int) -> np.ndarray:
     """Weights of samples, some of them 0."""
     return np.arange(rows) % 4 * 0.7
@@ -139,6 +158,11 @@ NETS: dict[str, Net] = {
                               fit={"sample_weight": weights(50)}),
     "weights of one output": Net(lambda: [nnx.Dense(1, 5), nnx.Tanh(), nnx.Dense(5, 1)], nnx.MeanSquaredError,
                                  data="number", batch=None, fit={"sample_weight": weights(50)}),
+    "frozen first": Net(frozen(0)),
+    "frozen middle": Net(frozen(2, weight_l2=1e-2, bias_l1=1e-3),
+                         optimizer=lambda: nnx.AdamW(0.02, weight_decay=0.1)),
+    "frozen last": Net(frozen(4), optimizer=lambda: nnx.SGD(0.1, momentum=0.9)),
+    "frozen ends": Net(frozen(0, 4), optimizer=lambda: nnx.RMSprop(0.01)),
     "weights of classes": Net(mlp(nnx.ReLU, last=lambda: Unfused()), fit={"class_weight": {0: 1, 1: 0.5, 2: 3}}),
 }  # fmt: skip
 

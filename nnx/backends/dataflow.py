@@ -93,7 +93,11 @@ class Gradient:
 
 @dataclass
 class Step:
-    """A recorded step, read."""
+    """A recorded step, read.
+
+    Attributes:
+        updates: the optimizer's calls, one for each run of parameters that are trained. optimizer: the first of them.
+    """
 
     rows: int = 0
     dtype: str = ""
@@ -101,6 +105,7 @@ class Step:
     gradients: list[Gradient] = field(default_factory=list)
     penalties: list[dict[str, Any]] = field(default_factory=list)
     optimizer: Call | None = None
+    updates: list[Call] = field(default_factory=list)
     end: Call | None = None
     losses: Value | None = None
     hits: Value | None = None
@@ -112,7 +117,14 @@ class Step:
     @property
     def work(self) -> int:
         """Multiply-adds in a step, roughly: three products for each dense layer."""
-        return 3 * self.rows * sum(int(gradient.dw.size) for gradient in self.gradients)
+        gradients = sum(int(gradient.dw.size) for gradient in self.gradients)
+        products = sum(int(weights.size) for weights in self.weights)
+        return self.rows * max(3 * gradients, gradients + products)  # the second where many layers are not trained
+
+    @property
+    def weights(self) -> list[Array]:
+        """What samples are multiplied by, product after product."""
+        return [node.weights for node in self.nodes if node.weights is not None]
 
 
 def address(a: Array) -> int:
@@ -138,18 +150,23 @@ class Reader:
         self.shapes: dict[int, tuple[int, ...]] = {}
         ends = [call for call in calls if call.name == "end_step"]
         optimizers = [call for call in calls if call.name in OPTIMIZERS]
-        if len(ends) != 1 or len(optimizers) != 1:
+        if len(ends) != 1 or not optimizers:
             raise NotReplayable(
                 f"a step has one optimizer and one end; recorded were {len(optimizers)} and {len(ends)}"
             )
-        self.step.end, self.step.optimizer = ends[0], optimizers[0]
+        self.step.end, self.step.optimizer, self.step.updates = ends[0], optimizers[0], optimizers
+        for call in optimizers[1:]:
+            if call.name != optimizers[0].name or any(
+                not same(call.operands[name], optimizers[0].operands[name]) for name in ("hyper", "counters")
+            ):
+                raise NotReplayable("a step has one optimizer, with one set of numbers; recorded were several")
         self.step.rows, self.step.counters = int(ends[0].operands["rows"]), ends[0].operands["counters"]
         self.step.dtype = optimizers[0].operands["p"].dtype.name
         self.dtype = np.dtype(self.step.dtype)
         updated = False
         for call in calls:
             self.call = call
-            if updated and call.name not in ("tally", "weighted_tally", "end_step"):
+            if updated and call.name not in ("tally", "weighted_tally", "end_step", *OPTIMIZERS):
                 raise NotReplayable(f"{call.name} comes after the optimizer: nothing but the step's end may")
             updated = updated or call is self.step.optimizer
             method: Callable[..., None] | None = getattr(self, f"on_{call.name}", None)
@@ -164,7 +181,7 @@ class Reader:
             elif call.name in LOSS_GRADIENTS:
                 row = LOSS_GRADIENTS[call.name]
                 self.loss_gradient(row, *call.operands.values())
-            elif call is not self.step.end and call is not self.step.optimizer:
+            elif call is not self.step.end and call.name not in OPTIMIZERS:
                 raise NotReplayable(f"no compiled kernel replays {call.name}")
         if self.step.losses is None:
             raise NotReplayable("the step tells nobody its loss: no tally was recorded")
@@ -259,6 +276,9 @@ class Reader:
 
     def on_dense_backward(self, x: Array, w: Array, dy: Array, dw: Array, db: Array, out: Array) -> None:
         self.on_dense_gradients(x, dy, dw, db)
+        self.on_dense_dinputs(w, dy, out)
+
+    def on_dense_dinputs(self, w: Array, dy: Array, out: Array) -> None:
         self.floats(w)
         d = self.read(dy)
         self.add("dense_dx", d, None, self.write(out), weights=w)

@@ -92,6 +92,9 @@ class NumpyBackend(Backend):
         self.dense_gradients(x, dy, dw, db)
         return np.matmul(dy, w.T, out=out)
 
+    def dense_dinputs(self, w: Array, dy: Array, out: Array | None = None) -> Array:
+        return np.matmul(dy, w.T, out=out)
+
     def dense_gradients(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
         if len(dy) <= RUN:
             np.matmul(x.T, dy, out=dw)

@@ -72,6 +72,11 @@ class Operations:
     def dense_backward(self, x: Array, w: Array, dy: Array, dw: Array, db: Array, out: Array | None = None) -> Array:
         """Write the gradients of weights `dw` [I, O] and biases `db` [1, O]; return that of the inputs [N, I]."""
         self.dense_gradients(x, dy, dw, db)
+        return self.dense_dinputs(w, dy, out)
+
+    @operation("w dy")
+    def dense_dinputs(self, w: Array, dy: Array, out: Array | None = None) -> Array:
+        """Return the gradient of the inputs alone [N, I]: the parameters of a layer that is not trained need none."""
         return write(out, self.xp.matmul(dy, self.xp.matrix_transpose(w)))
 
     @operation("x dy", "dw db")

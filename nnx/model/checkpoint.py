@@ -187,15 +187,21 @@ def _part(part: Layer | Loss | Optimizer, known: dict[str, type], what: str) -> 
             f"save: {what} is {part}, a class of your own, which a file cannot hold; save model.parameters() instead, "
             "and give them to set_parameters() of a model built alike"
         )
-    return {"class": type(part).__name__, **part.config()}
+    kept = {} if getattr(part, "trainable", True) else {"trainable": False}
+    return {"class": type(part).__name__, **part.config(), **kept}
 
 
 def _make(described: dict[str, Any], known: dict[str, Any]) -> Any:
     arguments = dict(described)
-    name = arguments.pop("class")
+    name, kept = arguments.pop("class"), {}
+    if known is LAYERS and "trainable" in arguments:
+        kept["trainable"] = arguments.pop("trainable")
     if name not in known:
         raise InputError(f"{name!r} is none of {', '.join(known)}")
-    return known[name](**arguments)
+    made = known[name](**arguments)
+    for setting, value in kept.items():
+        setattr(made, setting, value)
+    return made
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

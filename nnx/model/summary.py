@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -27,15 +28,18 @@ def summarize(model: Network, training: Iterable[str], kernels: Mapping[str, str
     """
     rows = [TITLES]
     width = None
-    total = 0
+    total = kept = 0
     for number, layer in enumerate(model.layers):
         width = layer.output_width(width)
-        count = sum(rows_ * columns for rows_, columns in layer.shapes.values())
+        count = sum(map(math.prod, layer.shapes.values()))
         total += count
         outputs = "any" if width is None else str(width)
         kernel = "fused into the loss" if layer in fused else kernel_of(layer, model, kernels)
-        rows.append((str(number), printable(str(layer), keep="\n"), outputs, f"{count:,}" if count else "", kernel))
-    sentences = [f"{total:,} parameters, {model.dtype}; backend {model.backend.name} ({model.resolution.reason})"]
+        kept += sum(math.prod(layer.shapes[name]) for name, trained in layer.trained().items() if not trained)
+        name = str(layer) if any(layer.trained().values()) or not count else f"{layer}, not trained"
+        rows.append((str(number), printable(name, keep="\n"), outputs, f"{count:,}" if count else "", kernel))
+    some = f", {kept:,} of them not trained" if kept else ""
+    sentences = [f"{total:,} parameters{some}, {model.dtype}; backend {model.backend.name} ({model.resolution.reason})"]
     if model.backend.precision != "full" and model.dtype == "float32":
         sentences.append(f"large products round what they multiply: precision={model.backend.precision!r}")
     sentences += [f"predictions: {predictions_of(model)}", *training]

@@ -153,6 +153,13 @@ def dense_backward(make: Maker) -> Iterator[Case]:
         yield make.case("dense_backward", f"-> {o}, one huge row", x=x, w=w, dy=make.huge_row(dy))
 
 
+def dense_dinputs(make: Maker) -> Iterator[Case]:
+    for n, i, o in DENSE:
+        w, dy = make.normal(i, o), make.normal(n, o)
+        yield make.case("dense_dinputs", f"-> {o}", w=w, dy=dy)
+        yield make.case("dense_dinputs", f"-> {o}, one huge row", w=w, dy=make.huge_row(dy))
+
+
 def dense_gradients(make: Maker) -> Iterator[Case]:
     for n, i, o in DENSE:
         yield make.case("dense_gradients", f"-> {o}", x=make.normal(n, i), dy=make.normal(n, o))
@@ -407,4 +414,5 @@ CASES: dict[str, Callable[[Maker], Iterator[Case]]] = {
     "tally": tally,
     "weighted_tally": weighted_tally,
     "end_step": end_step,
+    "dense_dinputs": dense_dinputs,
 }

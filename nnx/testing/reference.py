@@ -71,8 +71,11 @@ def dense(x: Array, w: Array, b: Array, activation: str | None = None) -> Result
 
 
 def dense_backward(x: Array, w: Array, dy: Array) -> Results:
-    dx = np.einsum("no,io->ni", dy, w)
-    return {**dense_gradients(x, dy), "out": Wanted(dx, np.abs(dy) @ np.abs(w).T)}
+    return {**dense_gradients(x, dy), **dense_dinputs(w, dy)}
+
+
+def dense_dinputs(w: Array, dy: Array) -> Results:
+    return {"out": Wanted(np.einsum("no,io->ni", dy, w), np.abs(dy) @ np.abs(w).T)}
 
 
 def dense_gradients(x: Array, dy: Array) -> Results:

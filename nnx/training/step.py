@@ -17,12 +17,14 @@ from nnx.kernels.step_state import LOSS
 from nnx.losses import Loss
 from nnx.metrics import Metric
 from nnx.model.network import Network
+from nnx.model.validation import written
 from nnx.optimizers import Optimizer
 from nnx.owner import Owner
 
 Array = Any
 HISTORY = 8192  # steps whose losses fit on the device at once
 CHUNK = 0.2  # seconds of training between two looks at the clock and the keyboard
+STATE = "values", "first", "second"  # what an optimizer changes
 WANTED = 0.01  # the same where other threads have waited to predict
 
 
@@ -92,7 +94,7 @@ class TrainingStep:
         self.counters = backend.asarray(optimizer.counters, "int64")
         self.stats = backend.zeros(3, "float64")
         self.history = backend.zeros((HISTORY, 3), "float64")
-        for number, layer in enumerate(network.layers):
+        for number, layer in enumerate(network._layers):
             if hasattr(layer, "follow"):
                 layer.follow(self.counters, network.seed, number)
         for part in (loss, optimizer):
@@ -101,7 +103,8 @@ class TrainingStep:
 
     def _fuse(self) -> None:
         """Take the loss together with the last layer where that can be, as both are now."""
-        layers = self.network.layers
+        layers = self.network._layers
+        self.network.mark_trained()
         fused = self.given_loss.fused_with(layers[-1])
         self.loss = fused or self.given_loss
         self.loss.backend = self.given_loss.backend = self.backend
@@ -124,7 +127,7 @@ class TrainingStep:
         losses, dvalues = self.loss.both(outputs, feed.y)
         if feed.factors is not None:
             dvalues = self.loss.weighed(dvalues, feed.factors)
-        first = next((i for i, layer in enumerate(self.layers) if layer.shapes), len(self.layers))
+        first = next((i for i, layer in enumerate(self.layers) if any(layer.trained().values())), len(self.layers))
         for layer in reversed(self.layers[first + 1 :]):
             dvalues = layer.backward(dvalues)
         for layer in self.layers[first : first + 1]:
@@ -134,8 +137,24 @@ class TrainingStep:
         else:
             how = self.metric, self.tolerance
             backend.weighted_tally(losses, outputs, feed.y, feed.factors, *how, self.stats)
-        self.optimizer.update(self.flat, self.hyper, self.counters, backend)
+        self._update(backend)
         backend.end_step(self.stats, self.network.penalties, self.history, self.counters, feed.x.shape[0])
+
+    def _update(self, backend: Any) -> None:
+        """Move the parameters. An update() of the user's own may move all of them: what is not trained is put back."""
+        held = [layer for layer in self.network._layers if not all(layer.trained().values())]
+        if held and written(self.optimizer, "update"):
+            before = self.flat.state
+            kept = self.copy_of(before)
+            self.optimizer.update(self.flat, self.hyper, self.counters, backend)
+            trained = [
+                (to, self.copy_of(to)) for part in self.flat.trained for name, to in part.items() if name in STATE
+            ]
+            before[...] = kept
+            for to, moved in trained:
+                to[...] = moved
+        else:
+            self.optimizer.update(self.flat, self.hyper, self.counters, backend)
 
     def begin(self) -> None:
         """Give the steps to come the optimizer's numbers."""

@@ -92,6 +92,10 @@ class Trainer(TrainingStep):
         """Refuse what cannot be trained any more, because layers or methods were exchanged."""
         if self.network.flat.size == 0:
             raise InputError("the model has no parameters, so there is nothing to train; add a Dense layer")
+        if not self.network.trainable:
+            raise InputError(
+                "all layers with parameters have trainable=False, so there is nothing to train; set it to True for one"
+            )
         check_loss(self.given_loss)
         check_ending(self.network.layers[-1], self.given_loss)
 

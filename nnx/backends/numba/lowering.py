@@ -63,8 +63,10 @@ class Layout:
         self.local: list[list[int]] = []
         self.tasks: list[tuple[int, list[int]]] = []
         self.last: list[list[int]] = []
-        operands = step.optimizer.operands
-        self.p, self.g, size = self.parameter(operands["p"]), self.parameter(operands["g"]), operands["p"].size
+        # What the optimizer moves: (place, size) of each run of parameters. Their gradients all lie equally far off.
+        self.runs = sorted((self.parameter(call.operands["p"]), call.operands["p"].size) for call in step.updates)
+        self.to_gradients = self.distance("g")
+        size = sum(count for _, count in self.runs)
         # How the work is divided must not depend on the threads there are, or one and two would round differently.
         self.parts_wanted = 2 * max(threads, 2) if step.work > current().choices.threads_from else 1
         self.whole = size <= WHOLE
@@ -81,10 +83,11 @@ class Layout:
             raise NotReplayable("a gradient is written twice in one step: two layers share their parameters")
         if len(self.regularized) < len(step.penalties):
             raise NotReplayable("regularize: a parameter that no dense layer's gradient was written for")
-        if self.whole:
-            self.last.append(self.row(t.PARAMETERS, N=size, W=self.p, G=self.g, UPDATE=1))
-        else:
-            self.gaps(size)
+        for p, count in self.runs:
+            if self.whole:
+                self.last.append(self.row(t.PARAMETERS, N=count, W=p, G=p + self.to_gradients, UPDATE=1))
+            else:
+                self.gaps(p, count)
         self.finish()
 
     # ---- memory ------------------------------------------------------------------------------------------------------
@@ -98,11 +101,24 @@ class Layout:
 
     def values_of(self, gradient: Array) -> int:
         """The place of the parameters that a gradient belongs to."""
-        first = self.parameter(gradient) - self.g
-        assert self.step.optimizer is not None
-        if not 0 <= first <= self.step.optimizer.operands["g"].size - gradient.size:
+        first = self.parameter(gradient) - self.to_gradients
+        if not self.moved(first, gradient.size):
             raise NotReplayable(f"a gradient {gradient.shape} lies outside the buffer that the optimizer reads")
-        return self.p + first
+        return first
+
+    def moved(self, place: int, size: int) -> bool:
+        """Tell whether the optimizer moves the parameters at a place."""
+        return any(p <= place and place + size <= p + count for p, count in self.runs)
+
+    def distance(self, name: str) -> int:
+        """How far the optimizer's operands of a name lie behind the parameters: none, where it takes no such."""
+        ways = {
+            self.parameter(call.operands.get(name, call.operands["p"])) - self.parameter(call.operands["p"])
+            for call in self.step.updates
+        }
+        if len(ways) > 1:
+            raise NotReplayable("the optimizer's operands do not lie alike for all parameters")
+        return ways.pop()
 
     def new(self, count: int) -> int:
         """The place of `count` numbers of the step's own, zero at first."""
@@ -187,14 +203,14 @@ class Layout:
             raise NotReplayable("regularize: one parameter is regularized twice in a step")
         return found
 
-    def gaps(self, size: int) -> None:
+    def gaps(self, p: int, size: int) -> None:
         """Add tasks for parameters whose gradient no dense layer wrote. Less than PADDING numbers are padding."""
-        at = self.p
-        for start, count in [*sorted(self.covered), (self.p + size, 0)]:
+        at = p
+        for start, count in [*sorted(c for c in self.covered if p <= c[0] < p + size), (p + size, 0)]:
             if start - at >= PADDING:
                 for first in range(at, start, PIECE):
                     n = min(PIECE, start - first)
-                    row = self.row(t.PARAMETERS, N=n, W=first, G=self.g + first - self.p, UPDATE=1)
+                    row = self.row(t.PARAMETERS, N=n, W=first, G=first + self.to_gradients, UPDATE=1)
                     self.tasks.append((n, row))
             at = start + count
 
@@ -213,16 +229,17 @@ class Layout:
         assert step.losses is not None
         assert step.end is not None
         self.tasks.sort(key=lambda task: -task[0])  # the largest first, so that threads end together
+        for key in [key for key in self.before if not self.moved(key[0], 1)]:  # these panels are the same in each step
+            self.first += self.before.pop(key)
         regions: list[tuple[int, list[list[int]]]] = [
             (t.ONCE, self.once), (t.TASKS_ONCE, self.first),
             (t.TASKS, [row for rows in self.before.values() for row in rows]), (t.BLOCKS, self.local),
             (t.TASKS, [row for _, row in self.tasks]), (t.TASKS, self.last),
         ]  # fmt: skip
         regions = [region for region in regions if region[1]]
-        header, operands = [0] * t.COLUMNS, step.optimizer.operands
+        header = [0] * t.COLUMNS
         header[t.REGIONS], header[t.ROWS] = len(regions), rows
-        header[t.M_DELTA] = self.parameter(operands.get("m", operands["p"])) - self.p
-        header[t.V_DELTA] = self.parameter(operands.get("v", operands["p"])) - self.p
+        header[t.M_DELTA], header[t.V_DELTA] = self.distance("m"), self.distance("v")
         header[t.OPTIMIZER] = optimizers.NUMBERS[step.optimizer.name]
         header[t.LOSSES] = self.place(step.losses)
         header[t.HITS] = self.place(step.hits) if step.hits is not None else t.NOWHERE

@@ -61,7 +61,7 @@ def layout_of(step: Step, arena: Array, threads: int, family: str, backend: Any)
     if parts and arena.dtype == np.float32:
         from nnx.backends.numba.lowering_tiles import TileRows, on_tiles  # kernels that nobody else needs
 
-        if any(on_tiles(step, gradient.dw, parts) for gradient in step.gradients):
+        if any(on_tiles(step, weights, parts) for weights in step.weights):
             return TileRows(step, arena, threads, backend.tiles, parts)
     return Rows(step, arena, threads)
 
@@ -76,7 +76,7 @@ def wanted_family() -> str:
 
 def choose(step: Step) -> str:
     """Which family is faster: lanes where layers are so narrow that tiles are not filled, and samples fill vectors."""
-    widest = max((gradient.dw.size for gradient in step.gradients), default=0)
+    widest = max(weights.size for weights in [*step.weights, *(gradient.dw for gradient in step.gradients)])
     narrow = widest <= current().choices.lanes_weights and padded(step) > LANES_PADDED
     return "lanes" if narrow and step.rows >= LANES_ROWS else "rows"
 
@@ -99,11 +99,13 @@ def padded(step: Step) -> float:
 def flat_buffer(step: Step) -> Array:
     """The one array that holds all parameters, gradients and moments."""
     assert step.optimizer is not None
-    parts = [step.optimizer.operands[name] for name in ("p", "g", "m", "v") if name in step.optimizer.operands]
+    parts = [call.operands[name] for call in step.updates for name in ("p", "g", "m", "v") if name in call.operands]
+    first = parts[0]
+    owner = first if first.base is None else first.base
+    read = [a for node in step.nodes for a in (node.weights, node.biases) if a is not None]
+    parts += [a for a in read if (a if a.base is None else a.base) is owner]  # of layers that are not trained, too
     places = [address(a) for a in parts]
     begin, end = min(places), max(place + a.nbytes for place, a in zip(places, parts, strict=True))
-    first = parts[places.index(begin)]
-    owner = first if first.base is None else first.base
     mine = all((a if a.base is None else a.base) is owner and a.dtype == first.dtype for a in parts)
     if not (mine and isinstance(owner, np.ndarray) and owner.flags.c_contiguous and address(owner) <= begin):
         raise NotReplayable("parameters, gradients and moments are not views into one buffer")

@@ -131,8 +131,11 @@ class LoweredStep:
         """Keep what steps change for one another, and what they are told."""
         assert self.step.optimizer is not None
         assert self.step.end is not None
-        optimizer, end = self.step.optimizer.operands, self.step.end.operands
-        self.parameters = {name: self._resident(optimizer[name], True) for name in "pgmv" if name in optimizer}
+        optimizer, end = self.step.optimizer.operands, self.step.end.operands  # of the numbers that all updates share
+        self.parameters = [
+            {name: self._resident(call.operands[name], True) for name in "pgmv" if name in call.operands}
+            for call in self.step.updates
+        ]
         self.hyper = self._resident(optimizer["hyper"], False)
         self.counters, self.stats, self.penalties = (
             self._resident(end[name], True) for name in ("counters", "stats", "penalties")
@@ -192,8 +195,15 @@ class LoweredStep:
             reads["y"] = self.counters
         for name, array in (("weights", node.weights), ("biases", node.biases)):
             if array is not None:
-                reads[name] = self._part(array)
+                reads[name] = self._weights(array)
         return reads
+
+    def _weights(self, array: Array) -> Operand:
+        """Return parameters, those that nothing changes included."""
+        try:
+            return self._part(array)
+        except NotReplayable:
+            return self._resident(array, False)
 
     def _gradients(self) -> None:
         """Put each layer's gradients right behind what makes their operands, so that buffers are free soon."""
@@ -235,12 +245,12 @@ class LoweredStep:
         """Update the parameters; log the step, and count it."""
         assert self.step.end is not None
         assert self.step.losses is not None
-        moments = {"m": "y", "v": "biases"}
-        parameters = {"x": self.parameters["g"], "weights": self.parameters["p"]}
-        parameters |= {place: self.parameters[name] for name, place in moments.items() if name in self.parameters}
-        changed = {name: operand for name, operand in parameters.items() if name != "x"}
-        numbers = {"kind": self._optimizer, "inputs": self.parameters["p"].size // self.itemsize}
-        self.each.append(Operation("update", parameters | {"also": self.rates}, changed, numbers))
+        places = {"g": "x", "p": "weights", "m": "y", "v": "biases"}
+        for run in self.parameters:
+            parameters = {places[name]: operand for name, operand in run.items()}
+            changed = {name: operand for name, operand in parameters.items() if name != "x"}
+            numbers = {"kind": self._optimizer, "inputs": run["p"].size // self.itemsize}
+            self.each.append(Operation("update", parameters | {"also": self.rates}, changed, numbers))
         history, penalties = self.step.end.operands["history"], self.step.end.operands["penalties"]
         reads = {"x": self._value(self.step.losses), "weights": self.penalties}
         if self.step.hits is not None:
