@@ -21,7 +21,7 @@ from nnx.errors import (
 )
 from nnx.gradcheck import gradcheck
 from nnx.history import History
-from nnx.layers import Dense, Dropout, Layer, activations, seed
+from nnx.layers import Concat, Dense, Dropout, Embedding, Flatten, Layer, Residual, activations, seed
 from nnx.layers.activations import *  # noqa: F403 - the names in its __all__
 from nnx.losses import (
     BinaryCrossEntropy,
@@ -48,9 +48,12 @@ __all__ = [
     "BackendUnavailable",
     "BinaryCrossEntropy",
     "CategoricalCrossEntropy",
+    "Concat",
     "Dense",
     "DeviceMemoryError",
     "Dropout",
+    "Embedding",
+    "Flatten",
     "History",
     "Huber",
     "InUseError",
@@ -63,6 +66,7 @@ __all__ = [
     "NonFiniteError",
     "Optimizer",
     "RMSprop",
+    "Residual",
     "Sequential",
     "SigmoidCrossEntropy",
     "SoftmaxCrossEntropy",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,9 @@ from nnx import checks
 from nnx.backends import get_backend
 from nnx.backends.base import host_array
 from nnx.errors import InputError, InputTypeError
-from nnx.layers import Dropout, Layer
+from nnx.layers import Dropout, Embedding, Flatten, Layer
+from nnx.layers.chain import every
+from nnx.layers.embedding import fronts
 from nnx.losses import Loss
 from nnx.sequential import Sequential
 
@@ -38,6 +40,9 @@ def gradcheck(model: Sequential | Layer | Loss, x: Any, y: Any = None, sample_we
         InputError: y is missing, the model is not compiled, or a weight cannot be used.
     """
     x = np.array(host_array(x, "float64", "gradcheck: x"))
+    first = model.layers[0] if isinstance(model, Sequential) else model
+    if x.ndim > 2 and isinstance(first, Flatten):
+        x = x.reshape(len(x), -1)
     checks.matrix(x.shape, "gradcheck", "x")
     checks.finite(x, "gradcheck", "x")
     if isinstance(model, Sequential):
@@ -80,7 +85,8 @@ def _check_model(model: Sequential, x: np.ndarray, y: Any, sample_weight: Any) -
     for layer in reversed(trainer.layers):
         dvalues = layer.backward(dvalues)
     pairs = [pair for layer in net.layers for pair in _pairs(layer)]
-    return max(_worst(loss, values, gradient) for values, gradient in [(x, dvalues.copy()), *pairs])
+    pairs += _numbers(x, dvalues.copy(), net._layers)
+    return max(_worst(loss, values, gradient) for values, gradient in pairs)
 
 
 def _check_loss(loss: Loss, x: np.ndarray, y: Any, sample_weight: Any) -> float:
@@ -97,8 +103,9 @@ def _check_layer(layer: Layer, x: np.ndarray) -> float:
     """Derive the sum of the outputs, each times a fixed random number, plus the layer's penalties."""
     checked = copy.deepcopy(layer)
     checked.backend, checked.dtype = get_backend("numpy"), "float64" if checked.shapes else None
-    if isinstance(checked, Dropout):
-        checked.hold()
+    for each in every([checked]):
+        if isinstance(each, Dropout):
+            each.hold()
     weights = np.random.default_rng(0).standard_normal(checked.forward(x, training=True).shape)
     _leave_kinks(checked)
     checked.forward(x, training=True)
@@ -111,7 +118,15 @@ def _check_layer(layer: Layer, x: np.ndarray) -> float:
         return total
 
     dinputs = checked.backward(weights).copy()
-    return max(_worst(value, values, gradient) for values, gradient in [(x, dinputs), *_pairs(checked)])
+    pairs = [*_numbers(x, dinputs, [checked]), *_pairs(checked)]
+    return max(_worst(value, values, gradient) for values, gradient in pairs)
+
+
+def _numbers(x: np.ndarray, gradient: np.ndarray, layers: Sequence[Layer]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return inputs with their gradient: the columns that are numbers, and no codes."""
+    codes = {column for layer in fronts(layers) if isinstance(layer, Embedding) for column in layer.columns}
+    numbers = [column for column in range(x.shape[1]) if column not in codes]
+    return [(x, gradient)] if not codes else [(x[:, i : i + 1], gradient[:, i : i + 1]) for i in numbers]
 
 
 def _pairs(layer: Layer) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -56,6 +56,7 @@ class Node:
         x, y: what it reads. out: what it writes. also: a second result (losses), hits: a third.
         kind: of an operation on each number by itself. ordered: whether it takes its samples in the shuffled order.
         constants: float64 that its kernel takes. details: whole numbers that it takes. weights, biases: parameters.
+        table: what codes are looked up in.
         relu: ReLU, or the mask of its gradient by y, follows in the same pass.
         once: depends on nothing that changes within a call of `run`.
     """
@@ -73,6 +74,7 @@ class Node:
     details: tuple[int, ...] = ()
     weights: Array | None = None
     biases: Array | None = None
+    table: Array | None = None
     once: bool = False
 
     @property
@@ -91,6 +93,17 @@ class Gradient:
     db: Array
 
 
+@dataclass(eq=False)
+class Scatter:
+    """The gradients of what codes are looked up in: of those in `column` of x, by the features of d from `first` on."""
+
+    x: Value
+    d: Value
+    dw: Array
+    column: int
+    first: int
+
+
 @dataclass
 class Step:
     """A recorded step, read.
@@ -103,6 +116,7 @@ class Step:
     dtype: str = ""
     nodes: list[Node] = field(default_factory=list)
     gradients: list[Gradient] = field(default_factory=list)
+    scatters: list[Scatter] = field(default_factory=list)
     penalties: list[dict[str, Any]] = field(default_factory=list)
     optimizer: Call | None = None
     updates: list[Call] = field(default_factory=list)
@@ -317,6 +331,40 @@ class Reader:
         value, details = self.read(x), (layer, key, keep_threshold(rate))
         self.add("dropout", value, None, self.write(out), constants=(1 / (1 - rate), 0.0), details=details)
 
+    # ---- blocks of layers --------------------------------------------------------------------------------------------
+
+    def on_add(self, x: Array, y: Array, out: Array) -> None:
+        self.elementwise("add", x, y, out)
+
+    def on_put_columns(self, x: Array, first: int, y: Array) -> None:
+        source = self.read(x)
+        self.add("columns", source, None, self.part_of(y, first), details=(0, first, source.width))
+
+    def on_take_columns(self, x: Array, first: int, count: int, out: Array) -> None:
+        source = self.read(x)
+        self.add("columns", source, None, self.write(out), details=(first, 0, count))
+
+    def on_embed(self, x: Array, w: Array, column: int, first: int, y: Array) -> None:
+        self.floats(w)
+        self.add("embed", self.read(x), None, self.part_of(y, first), details=(column, first), table=w)
+
+    def on_embed_gradients(self, x: Array, dy: Array, dw: Array, column: int, first: int) -> None:
+        self.floats(dw)
+        self.step.scatters.append(Scatter(self.read(x), self.read(dy), dw, column, first))
+
+    def part_of(self, y: Array, first: int) -> Value:
+        """A new value in a buffer of which some columns are written: the first ones, or more beside those before."""
+        before = self.current.get(address(y))
+        value = self.write(y)
+        if first:
+            if before is None or before.width != value.width:
+                raise NotReplayable(f"{self.call.name}: nothing stands in the columns before number {first}")
+            readers = [*self.step.nodes, *self.step.gradients, *self.step.scatters]
+            if any(before is each.x or before is getattr(each, "d", getattr(each, "y", None)) for each in readers):
+                raise NotReplayable(f"{self.call.name} writes columns of what was read before")
+            value.source = before
+        return value
+
     # ---- losses ------------------------------------------------------------------------------------------------------
 
     def loss(self, row: Loss, prediction: Array, target: Array, *more: Any) -> None:
@@ -448,7 +496,7 @@ def fuse(step: Step) -> None:
             readers[id(value)] = readers.get(id(value), 0) + 1
         if node.out is not None:
             makers[id(node.out)] = node
-    for gradient in step.gradients:
+    for gradient in (*step.gradients, *step.scatters):
         for value in (gradient.x, gradient.d):
             readers[id(value)] = readers.get(id(value), 0) + 1
     for kept in (step.losses, step.hits):

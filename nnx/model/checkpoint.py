@@ -22,6 +22,7 @@ from nnx import checks, layers, losses, optimizers
 from nnx.errors import FileFormatError, InputError, MissingExtra
 from nnx.files import as_path, open_file, size_of, write_atomically
 from nnx.layers import Layer
+from nnx.layers.blocks import Block
 from nnx.losses import Loss
 from nnx.optimizers import Optimizer
 
@@ -31,7 +32,17 @@ PARAMETERS, MOMENTS = "parameters.", "moments."  # what the names of arrays begi
 LONGEST = 100_000_000  # bytes of a header, in the format itself
 LAYERS = {
     kind.__name__: kind
-    for kind in (layers.Dense, layers.Dropout, layers.Linear, layers.Softmax, *layers.ELEMENTWISE.values())
+    for kind in (
+        layers.Dense,
+        layers.Dropout,
+        layers.Linear,
+        layers.Softmax,
+        *layers.ELEMENTWISE.values(),
+        layers.Flatten,
+        layers.Residual,
+        layers.Concat,
+        layers.Embedding,
+    )
 }
 LOSSES = {
     name: getattr(losses, name)
@@ -117,7 +128,7 @@ def making_sense(path: Path) -> Iterator[None]:
     """Say of whatever a file's description leads to that the file is to blame."""
     try:
         yield
-    except (InputError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (InputError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise FileFormatError(f"{path} does not describe a model that this nnx can build: {reason}") from error
 
@@ -188,7 +199,18 @@ def _part(part: Layer | Loss | Optimizer, known: dict[str, type], what: str) -> 
             "and give them to set_parameters() of a model built alike"
         )
     kept = {} if getattr(part, "trainable", True) else {"trainable": False}
-    return {"class": type(part).__name__, **part.config(), **kept}
+    config = part.config()
+    if isinstance(part, Block):
+        config["layers"] = _inner(config["layers"], what)
+        kept = {}  # each of its layers says it
+    return {"class": type(part).__name__, **config, **kept}
+
+
+def _inner(layers: list[Any], what: str) -> list[Any]:
+    """Describe the layers of a block, or of each of its branches."""
+    return [
+        _inner(layer, what) if isinstance(layer, list) else _part(layer, LAYERS, f"{what}, within") for layer in layers
+    ]
 
 
 def _make(described: dict[str, Any], known: dict[str, Any]) -> Any:
@@ -198,10 +220,16 @@ def _make(described: dict[str, Any], known: dict[str, Any]) -> Any:
         kept["trainable"] = arguments.pop("trainable")
     if name not in known:
         raise InputError(f"{name!r} is none of {', '.join(known)}")
-    made = known[name](**arguments)
+    inner = _made(arguments.pop("layers")) if known is LAYERS and "layers" in arguments else []
+    made = known[name](*inner, **arguments)
     for setting, value in kept.items():
         setattr(made, setting, value)
     return made
+
+
+def _made(described: Any) -> list[Any]:
+    """Make the layers of a block, or of each of its branches."""
+    return [_made(each) if isinstance(each, list) else _make(each, LAYERS) for each in described]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

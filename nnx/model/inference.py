@@ -18,13 +18,13 @@ from nnx.backends import Backend
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.recorder import AS_WRITTEN, Program
 from nnx.kernels.elementwise import BY_NAME
-from nnx.layers import ELEMENTWISE, Activation, Dense, Dropout, Layer, Linear, Softmax
+from nnx.layers import ELEMENTWISE, Activation, Dense, Dropout, Flatten, Layer, Linear, Softmax
 from nnx.owner import Owner
 from nnx.settings import replaced
 
 Array = Any
 ELEMENTWISE_KINDS = frozenset(ELEMENTWISE.values())
-PASSED = (Linear, Dropout)  # what does nothing here
+PASSED = (Linear, Dropout, Flatten)  # what does nothing here
 
 
 class Inference:

@@ -19,10 +19,12 @@ from nnx.backends.resolve import Wish
 from nnx.errors import InputError, InputTypeError
 from nnx.flat_buffer import ParameterBuffer
 from nnx.kernels.user_warnings import warn_once
-from nnx.layers import Layer
+from nnx.layers import Embedding, Flatten, Layer
+from nnx.layers.chain import chain, every
+from nnx.layers.embedding import fronts
 from nnx.model.inference import Inference, refuse
 from nnx.model.layer_list import LayerList
-from nnx.model.validation import chain, fitting_layers
+from nnx.model.validation import fitting_layers
 from nnx.owner import Owner, alone, alone_or_within, changing, reading
 from nnx.settings import Assignable
 
@@ -89,6 +91,7 @@ class Network(Assignable):
                 _take(gradients, layer.shapes),
                 _take(slots, layer.shapes),
             )
+        for layer in every(self._layers):
             layer.listen(self)
             layer._owner = self._owner
 
@@ -263,6 +266,8 @@ class Network(Assignable):
     def _inputs(self, x: Any, what: str) -> np.ndarray:
         """Return inputs as a finite NumPy array [N, n_inputs] of the model's type, contiguous."""
         given = real_numbers(self._from_device(x), what)
+        if given.ndim > 2 and given.size and isinstance(self._layers[0], Flatten):
+            given = given.reshape(len(given), -1)
         a = host_array(given, self.dtype)
         who, _, name = what.partition(": ")
         checks.matrix(a.shape, who, name)
@@ -271,6 +276,9 @@ class Network(Assignable):
                 f"{what} has {a.shape[1]} features (shape {a.shape}), but the first layer takes {self.n_inputs}"
             )
         checks.finite(a, who, name, given, x)
+        for layer in fronts(self._layers):
+            if isinstance(layer, Embedding):
+                layer.check_codes(a, what)
         casting.check_lost(a, given, x, what)
         return np.ascontiguousarray(a)
 

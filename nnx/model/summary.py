@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from nnx.backends.printable import printable
 from nnx.backends.recorder import AS_WRITTEN
 from nnx.layers import Layer
+from nnx.layers.blocks import Block
 from nnx.model.inference import stages_of
 from nnx.model.network import Network
 from nnx.model.validation import written
@@ -30,14 +31,13 @@ def summarize(model: Network, training: Iterable[str], kernels: Mapping[str, str
     width = None
     total = kept = 0
     for number, layer in enumerate(model.layers):
+        shown = rows_of(str(number), layer, width, model, kernels)
+        if layer in fused:
+            shown[0] = (*shown[0][:-1], "fused into the loss")
+        rows += shown
         width = layer.output_width(width)
-        count = sum(map(math.prod, layer.shapes.values()))
-        total += count
-        outputs = "any" if width is None else str(width)
-        kernel = "fused into the loss" if layer in fused else kernel_of(layer, model, kernels)
+        total += sum(map(math.prod, layer.shapes.values()))
         kept += sum(math.prod(layer.shapes[name]) for name, trained in layer.trained().items() if not trained)
-        name = str(layer) if any(layer.trained().values()) or not count else f"{layer}, not trained"
-        rows.append((str(number), printable(name, keep="\n"), outputs, f"{count:,}" if count else "", kernel))
     some = f", {kept:,} of them not trained" if kept else ""
     sentences = [f"{total:,} parameters{some}, {model.dtype}; backend {model.backend.name} ({model.resolution.reason})"]
     if model.backend.precision != "full" and model.dtype == "float32":
@@ -45,6 +45,25 @@ def summarize(model: Network, training: Iterable[str], kernels: Mapping[str, str
     sentences += [f"predictions: {predictions_of(model)}", *training]
     lines = [*table(rows), "", *(line for sentence in sentences for line in folded(sentence))]
     return printable("\n".join(lines), keep="\n")
+
+
+def rows_of(
+    number: str, layer: Layer, width: int | None, model: Network, kernels: Mapping[str, str], depth: int = 0
+) -> list[tuple[str, ...]]:
+    """Return a layer's row, and those of the layers that it holds, which are further in."""
+    count, outputs = sum(map(math.prod, layer.shapes.values())), layer.output_width(width)
+    name = type(layer).__name__ if isinstance(layer, Block) else str(layer)
+    name += ", not trained" if count and not any(layer.trained().values()) else ""
+    shown = " " * 2 * depth + printable(name, keep="\n")
+    sizes = "any" if outputs is None else str(outputs), f"{count:,}" if count else ""
+    rows: list[tuple[str, ...]] = [(number, shown, *sizes, kernel_of(layer, model, kernels))]
+    inside = iter(getattr(layer, "inner", ()))
+    for path in getattr(layer, "paths", ()):
+        within = width
+        for part in path:
+            rows += rows_of(f"{number}.{next(inside)}", part, within, model, kernels, depth + 1)
+            within = part.output_width(within)
+    return rows
 
 
 def predictions_of(model: Network) -> str:
@@ -70,7 +89,9 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     widths[1] = min(widths[1], max(NARROWEST, WIDTH - others))
     lines = []
     for number, layer, outputs, parameters, kernel in rows:
-        first, *more = textwrap.wrap(layer, widths[1], break_on_hyphens=False) or [""]
+        further = " " * (len(layer) - len(layer.lstrip(" ")))
+        wrapped = textwrap.wrap(layer, widths[1], subsequent_indent=further, break_on_hyphens=False)
+        first, *more = wrapped or [""]
         cells = f"{number:<{widths[0]}}", f"{first:<{widths[1]}}", f"{outputs:>{widths[2]}}"
         lines.append("  ".join([*cells, f"{parameters:>{widths[3]}}", kernel]).rstrip())
         lines += [" " * (widths[0] + 2) + text for text in more]

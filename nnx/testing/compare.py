@@ -23,11 +23,12 @@ ROUNDINGS = {
 }
 CLASSES = {
     "exact": "relu relu_backward gather_rows",
-    "rounded": "regularize sigmoid_backward tanh_backward softmax_jacobian cross_entropy_backward dropout weigh "
+    "rounded": "regularize sigmoid_backward tanh_backward softmax_jacobian cross_entropy_backward dropout weigh add "
+    "put_columns take_columns embed "
     "binary_cross_entropy_backward mean_squared_error_backward mean_absolute_error_backward huber_loss_backward",
     "sum": "dense dense_backward dense_gradients softmax softmax_backward cross_entropy softmax_cross_entropy "
     "binary_cross_entropy sigmoid_cross_entropy mean_squared_error mean_absolute_error huber_loss tally weighted_tally "
-    "end_step dense_dinputs",
+    "end_step dense_dinputs embed_gradients",
     "steps": "sgd adagrad rmsprop adam",
 }
 CLASS = {operation: "function" for row in FUNCTIONS for operation in (row.name, row.gradient)}

@@ -14,6 +14,7 @@ from weakref import proxy
 import numpy as np
 
 from nnx.kernels.step_state import LOSS
+from nnx.layers.chain import every
 from nnx.losses import Loss
 from nnx.metrics import Metric
 from nnx.model.network import Network
@@ -94,7 +95,7 @@ class TrainingStep:
         self.counters = backend.asarray(optimizer.counters, "int64")
         self.stats = backend.zeros(3, "float64")
         self.history = backend.zeros((HISTORY, 3), "float64")
-        for number, layer in enumerate(network._layers):
+        for number, layer in enumerate(every(network._layers)):
             if hasattr(layer, "follow"):
                 layer.follow(self.counters, network.seed, number)
         for part in (loss, optimizer):

@@ -19,6 +19,7 @@ from nnx.backends.recorder import AS_WRITTEN, Program
 from nnx.callbacks import Model
 from nnx.errors import InputError, NonFiniteError, NotReplayable
 from nnx.kernels.step_state import LOSS, PENALTY, STEP
+from nnx.layers.chain import every
 from nnx.losses import Loss
 from nnx.metrics import Metric, beside, name_of
 from nnx.model.network import Network
@@ -143,7 +144,7 @@ class Trainer(TrainingStep):
         if written(optimizer, "update"):  # it may clip, warm up or skip steps, and one step would not show it
             return Eager(self, feed, f"{optimizer} has an update() of its own, which may differ from step to step")
         before, state, counters = self.state(), self.flat.state, self.counters
-        custom = CustomParts([*self.network.layers, self.loss, self.optimizer], feed.x, self.backend.xp)
+        custom = CustomParts([*every(self.network._layers), self.loss, self.optimizer], feed.x, self.backend.xp)
         known = [*feed.arrays(), self.hyper, self.counters, self.network.penalties, *self.network.buffers()]
         recorder = self.backend.record(known)
         recorder.watching = custom.any

@@ -17,6 +17,7 @@ OPERATIONS = {
         "CROSS_ENTROPY", "CROSS_ENTROPY_SOFT", "ARGMAX", "ONE_HOT", "ROW_MEAN", "LANES_DENSE", "LANES_DX", "LANES_DW",
         "LANES_DB", "LANES_LOAD", "LANES_DROPOUT", "LANES_CROSS_ENTROPY", "LANES_MEAN", "LANES_CLEAR", "LABELS",
         "ELEMENTWISE", "BIAS", "PARAMETERS", "WEIGH",
+        "COLUMNS_OF", "EMBED", "SCATTER",
     )
 }  # fmt: skip
 WITH_RELU = (  # which may do ReLU, or its gradient, on the way

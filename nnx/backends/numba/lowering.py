@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.dataflow import Array, Gradient, Node, Step, Value, address, same
+from nnx.backends.dataflow import Array, Gradient, Node, Scatter, Step, Value, address, same
 from nnx.backends.errors import NotReplayable
 from nnx.backends.numba.tuning import current
 from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.matmul import register_tile
 from nnx.kernels.cpu.ops import optimizers
 from nnx.kernels.cpu.program import table as t
+from nnx.kernels.rounding import RUN
 
 PADDING = 64  # numbers that a buffer of the step's own is a multiple of
 # Numbers in a piece of a weight gradient: it stays in the second-level cache until it is used, in half of it at most.
@@ -79,6 +80,8 @@ class Layout:
             (self.once if node.once else self.local).extend(self.rows_of(node))
         for gradient in step.gradients:
             self.gradient(gradient)
+        for scatter in step.scatters:
+            self.scatter(scatter)
         if len({start for start, _ in self.covered}) < len(self.covered):
             raise NotReplayable("a gradient is written twice in one step: two layers share their parameters")
         if len(self.regularized) < len(step.penalties):
@@ -174,6 +177,28 @@ class Layout:
     def gradient(self, gradient: Gradient) -> None:
         """Add the tasks that make a layer's gradients."""
         raise NotImplementedError
+
+    def columns(self, node: Node, stride: int = 0) -> list[int]:
+        """The row of an operation on some features of values."""
+        assert node.out is not None
+        x, y = self.place(node.x), self.place(node.out)
+        columns = {"STRIDE": stride, "N": node.x.width, "K": node.out.width, "X": x, "Y": y}
+        columns |= {"R0": node.details[0], "R1": node.details[1]}
+        if node.table is None:
+            return self.row(t.COLUMNS_OF, KIND=node.details[2], **columns)
+        codes, width = node.table.shape
+        return self.row(t.EMBED, KIND=width, D=codes, W=self.parameter(node.table), **columns)
+
+    def scatter(self, scatter: Scatter, stride: int = 0) -> None:
+        """Add the task that makes the gradient of what codes are looked up in."""
+        codes, width = scatter.dw.shape
+        columns = {"KIND": width, "R1": codes, "R0": scatter.first, "B": scatter.column, "STRIDE": stride}
+        columns |= {"X": self.place(scatter.x), "K": scatter.x.width, "D": self.place(scatter.d), "N": scatter.d.width}
+        columns |= {"W": self.values_of(scatter.dw), "G": self.parameter(scatter.dw)}
+        if self.step.rows > RUN:
+            columns["Y"] = self.new(codes * width)
+        row = self.row(t.SCATTER, **columns, **self.updated(scatter.dw, 0, scatter.dw.size))
+        self.tasks.append((self.step.rows * width, row))
 
     def updated(self, g: Array, first: int, count: int) -> dict[str, int]:
         """The columns that say what is done to a piece of a parameter once its gradient is there."""

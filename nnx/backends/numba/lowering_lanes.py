@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from nnx.backends.dataflow import Array, Gradient, Node, Step
+from nnx.backends.dataflow import Array, Gradient, Node, Scatter, Step
 from nnx.backends.errors import NotReplayable
 from nnx.backends.numba.lowering import Layout, round_up
 from nnx.kernels.cpu.program import table as t
@@ -19,7 +19,19 @@ LOSS_GRADIENTS = (*(row.slope for row in LOSSES), "logit_backward")
 # push each other out. 512 samples of 30-16-2 take 53 us so, 17 else.
 APART = 1024
 # Operations of a step's data flow that lanes have kernels for.
-NODES = {"labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean", "weigh"}
+NODES = {
+    "labels",
+    "gather",
+    "dense",
+    "dense_dx",
+    "elementwise",
+    "dropout",
+    "cross_entropy",
+    "mean",
+    "weigh",
+    "columns",
+    "embed",
+}
 
 
 class Lanes(Layout):
@@ -78,6 +90,8 @@ class Lanes(Layout):
             case "weigh":
                 assert node.y is not None
                 return [row(t.WEIGH, N=n, X=x, Y=place(node.y), G=out)]
+            case "columns" | "embed":
+                return [self.columns(node, stride)]
             case "dropout":
                 layer, seed, threshold = node.details
                 return [row(t.LANES_DROPOUT, KIND=layer, N=n, X=x, Y=out, R0=seed, R1=threshold, COEF=c)]
@@ -91,6 +105,9 @@ class Lanes(Layout):
             case "mean":
                 return [row(t.LANES_MEAN, N=n, X=x, Y=out, COEF=c)]
         raise NotReplayable(f"no compiled kernel by features for {node.op}")
+
+    def scatter(self, scatter: Scatter, stride: int = 0) -> None:
+        super().scatter(scatter, self.stride)
 
     def gradient(self, gradient: Gradient) -> None:
         k, n = gradient.dw.shape

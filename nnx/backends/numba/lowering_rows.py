@@ -57,6 +57,8 @@ class Rows(Layout):
             case "weigh":
                 assert node.y is not None
                 return [row(t.WEIGH, N=n, X=x, Y=place(node.y), G=out)]
+            case "columns" | "embed":
+                return [self.columns(node)]
             case "dropout":
                 layer, seed, threshold = node.details
                 return [row(t.DROPOUT, KIND=layer, N=n, X=x, Y=out, R0=seed, R1=threshold, COEF=c)]

@@ -76,7 +76,7 @@ def wanted_family() -> str:
 
 def choose(step: Step) -> str:
     """Which family is faster: lanes where layers are so narrow that tiles are not filled, and samples fill vectors."""
-    widest = max(weights.size for weights in [*step.weights, *(gradient.dw for gradient in step.gradients)])
+    widest = max((a.size for a in [*step.weights, *(gradient.dw for gradient in step.gradients)]), default=0)
     narrow = widest <= current().choices.lanes_weights and padded(step) > LANES_PADDED
     return "lanes" if narrow and step.rows >= LANES_ROWS else "rows"
 
@@ -102,7 +102,7 @@ def flat_buffer(step: Step) -> Array:
     parts = [call.operands[name] for call in step.updates for name in ("p", "g", "m", "v") if name in call.operands]
     first = parts[0]
     owner = first if first.base is None else first.base
-    read = [a for node in step.nodes for a in (node.weights, node.biases) if a is not None]
+    read = [a for node in step.nodes for a in (node.weights, node.biases, node.table) if a is not None]
     parts += [a for a in read if (a if a.base is None else a.base) is owner]  # of layers that are not trained, too
     places = [address(a) for a in parts]
     begin, end = min(places), max(place + a.nbytes for place, a in zip(places, parts, strict=True))

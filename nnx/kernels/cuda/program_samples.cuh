@@ -96,6 +96,10 @@ __device__ __forceinline__ void each_sample(Row row, int samples) {
       });
     case Op::WEIGH:  // x: `inputs` numbers of each sample; y: its weight
       return for_items((int)row.inputs * samples, [&](int i) { row.out[i] = weighed(row.x[i], row.y[i % samples]); });
+    case Op::COLUMNS:  // kind numbers of each sample, of x from number `word` on, of out from number a on
+      return for_items((int)row.kind * samples, [&](int i) {
+        row.out[(i64)row.a * samples + i] = row.x[row.word * samples + i];
+      });
     default: __trap();  // no operation has this number
   }
 }

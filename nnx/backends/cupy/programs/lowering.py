@@ -170,6 +170,11 @@ class LoweredStep:
                 numbers |= {"kind": int(node.relu), "inputs": numbers["outputs"], "outputs": node.x.width}
             case "elementwise":
                 numbers |= {"kind": number_of(node.kind), "a": node.constants[0], "b": node.constants[1]}
+            case "columns":
+                first, to, count = node.details
+                numbers |= {"kind": count, "word": first, "a": to}
+            case "embed":
+                raise NotReplayable("embed: no kernel of many steps looks codes up")
             case "dropout":
                 layer, seed, threshold = node.details
                 numbers |= {"kind": layer, "word": seed, "outputs": threshold, "a": node.constants[0]}

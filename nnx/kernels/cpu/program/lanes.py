@@ -23,10 +23,19 @@ from nnx.kernels.cpu.program.lanes_kernels import (
 from nnx.kernels.cpu.program.lanes_matmul import SAMPLES, lanes_product, lanes_weight_gradient
 from nnx.kernels.cpu.program.parameters import finish
 from nnx.kernels.cpu.program.schedule import make_run
-from nnx.kernels.cpu.program.shared import apply_elementwise, apply_weigh, copy_labels, parameter_task
+from nnx.kernels.cpu.program.shared import (
+    apply_columns,
+    apply_elementwise,
+    apply_weigh,
+    copy_labels,
+    parameter_task,
+    scatter,
+)
 from nnx.kernels.cpu.program.table import (
     COEF,
+    COLUMNS_OF,
     ELEMENTWISE,
+    EMBED,
     KIND,
     LABELS,
     LANES_CLEAR,
@@ -43,6 +52,7 @@ from nnx.kernels.cpu.program.table import (
     R0,
     R1,
     ROWS,
+    SCATTER,
     STRIDE,
     UNKNOWN,
     WEIGH,
@@ -139,6 +149,10 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         apply_elementwise(t, memory, numbers, r0, rows, count)
     elif op == WEIGH:
         apply_weigh(t, memory, r0, rows, count)
+    elif op == COLUMNS_OF or op == EMBED:  # noqa: SIM109
+        apply_columns(t, memory, r0, rows, count)
+    elif op == SCATTER:
+        scatter(t, header, memory, hyper, numbers)
     elif op == LABELS:
         copy_labels(t, memory, labels, order, counters, r0, rows)
     elif op == LANES_DB or op == PARAMETERS:  # noqa: SIM109

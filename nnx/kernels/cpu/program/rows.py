@@ -23,11 +23,19 @@ from nnx.kernels.cpu.ops.step import argmax_rows, gather_rows, mean_rows, one_ho
 from nnx.kernels.cpu.ops.sums import collect
 from nnx.kernels.cpu.program.parameters import finish
 from nnx.kernels.cpu.program.schedule import make_run
-from nnx.kernels.cpu.program.shared import apply_elementwise, apply_weigh, copy_labels, parameter_task
+from nnx.kernels.cpu.program.shared import (
+    apply_columns,
+    apply_elementwise,
+    apply_weigh,
+    copy_labels,
+    parameter_task,
+    scatter,
+)
 from nnx.kernels.cpu.program.table import (
     ARGMAX,
     BIAS,
     COEF,
+    COLUMNS_OF,
     CROSS_ENTROPY,
     CROSS_ENTROPY_SOFT,
     DENSE,
@@ -35,6 +43,7 @@ from nnx.kernels.cpu.program.table import (
     DENSE_DX,
     DROPOUT,
     ELEMENTWISE,
+    EMBED,
     FINAL,
     GATHER,
     KIND,
@@ -47,6 +56,7 @@ from nnx.kernels.cpu.program.table import (
     R0,
     R1,
     ROW_MEAN,
+    SCATTER,
     SCRATCH,
     SCRATCH_SIZE,
     SOFTMAX,
@@ -149,6 +159,10 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         apply_elementwise(t, memory, numbers, r0, rows, rows)
     elif op == WEIGH:
         apply_weigh(t, memory, r0, rows, rows)
+    elif op == COLUMNS_OF or op == EMBED:  # noqa: SIM109
+        apply_columns(t, memory, r0, rows, rows)
+    elif op == SCATTER:
+        scatter(t, header, memory, hyper, numbers)
     elif op == LABELS:
         copy_labels(t, memory, labels, order, counters, r0, rows)
     elif op == BIAS or op == PARAMETERS:  # noqa: SIM109

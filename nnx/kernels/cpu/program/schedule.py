@@ -40,10 +40,10 @@ from nnx.kernels.cpu.program.table import (
     ONCE,
     OP,
     OPTIMIZER,
-    PARAMETERS,
     PHASE,
     REGIONS,
     ROWS,
+    SCATTER,
     SPLIT_ACROSS,
     SPLIT_PANELS,
     STEPS_LEFT,
@@ -165,7 +165,7 @@ def phase_of(op):
         return LOSS
     if PACKED <= op <= PACKED_ACROSS or SPLIT_PANELS <= op <= SPLIT_ACROSS:
         return PANELS
-    return UPDATE if LANES_DW <= op <= LANES_DB or BIAS <= op <= PARAMETERS or op == DENSE_DW else SAMPLES
+    return UPDATE if LANES_DW <= op <= LANES_DB or BIAS <= op <= SCATTER or op == DENSE_DW else SAMPLES
 
 
 def make_run(operation: Any) -> Any:
