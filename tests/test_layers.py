@@ -28,6 +28,7 @@ LAYERS: dict[str, Callable[[], nnx.Layer]] = {
     "linear": nnx.Linear,
     "dropout": lambda: nnx.Dropout(0.5),
     "no dropout": lambda: nnx.Dropout(0),
+    "flatten": nnx.Flatten,
 }
 every_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
 

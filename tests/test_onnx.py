@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -275,7 +276,33 @@ def test_images_are_flattened_at_the_front(tmp_path: Path):
     g = Graph()
     out = g.node("Gemm", g.node("Flatten", "x"), W1)
     path = g.write(tmp_path / "m.onnx", (out, FLOAT), shape=["N", 2, 2])
-    np.testing.assert_allclose(nnx.from_onnx(path).predict(X), run(path, X.reshape(-1, 2, 2)), rtol=1e-5, atol=1e-6)
+    model, images = nnx.from_onnx(path), X.reshape(-1, 2, 2)
+    np.testing.assert_allclose(model.predict(X), run(path, images), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(model.predict(images), model.predict(X))
+    again = tmp_path / "again.onnx"
+    model.to_onnx(again)  # which takes rows
+    np.testing.assert_allclose(run(again, X), run(path, images), rtol=1e-5, atol=1e-6)
+
+
+def test_blocks_and_embeddings_are_written(tmp_path: Path):
+    path, codes = tmp_path / "m.onnx", X.copy()
+    codes[:, 2] = np.arange(len(X)) % 4
+    inside = [nnx.Dense(6, 6), nnx.GELU(), nnx.Dropout(0.5), nnx.Residual(nnx.Tanh(), nnx.Dense(6, 6))]
+    for dtype in ("float32", "float64"):
+        for first in ([nnx.Flatten()], []):
+            model = nnx.Sequential(
+                *first, nnx.Embedding({2: (4, 3)}, inputs=4), nnx.Residual(*copy.deepcopy(inside)),
+                nnx.Concat(nnx.Linear(), [nnx.Dense(6, 2), nnx.ReLU()]), nnx.Dense(8, 3), nnx.Softmax(), dtype=dtype,
+            )  # fmt: skip
+            model.to_onnx(path)
+            onnx.checker.check_model(str(path), full_check=True)
+            np.testing.assert_allclose(run(path, codes.astype(dtype)), model.predict(codes), rtol=1e-5, atol=1e-5)
+    all_codes = nnx.Sequential(nnx.Embedding(4, 3))
+    all_codes.to_onnx(path)
+    np.testing.assert_array_equal(run(path, codes[:, 2:3]), all_codes.predict(codes[:, 2:3]))
+    twice = nnx.Sequential(nnx.Residual(nnx.Dense(4, 4), Twice()))
+    with pytest.raises(InputError, match="layer 0 is Twice"):
+        twice.to_onnx(path)
 
 
 def test_a_softmax_over_one_of_several_axes_is_none_over_rows(tmp_path: Path):
@@ -302,7 +329,7 @@ def test_what_pytorchs_exporter_writes_is_read(tmp_path: Path):
     options = {"dynamo": False, "opset_version": 17, "input_names": ["x"], "dynamic_axes": {"x": {0: "N"}}}
     torch.onnx.export(network, (images,), path, **options)
     model = nnx.from_onnx(path)
-    assert list(map(repr, model.layers[1:-2:2])) == list(functions.values())
+    assert list(map(repr, model.layers[2:-2:2])) == list(functions.values())  # Flatten, Linear, then the first
     np.testing.assert_allclose(model.predict(X), network(images).detach().numpy(), rtol=1e-5, atol=1e-6)
 
 

@@ -136,6 +136,11 @@ class Step:
         return self.rows * max(3 * gradients, gradients + products)  # the second where many layers are not trained
 
     @property
+    def sums(self) -> list[Gradient | Scatter]:
+        """What is added up over samples: the gradients of all parameters."""
+        return [*self.gradients, *self.scatters]
+
+    @property
     def weights(self) -> list[Array]:
         """What samples are multiplied by, product after product."""
         return [node.weights for node in self.nodes if node.weights is not None]
@@ -359,8 +364,8 @@ class Reader:
         if first:
             if before is None or before.width != value.width:
                 raise NotReplayable(f"{self.call.name}: nothing stands in the columns before number {first}")
-            readers = [*self.step.nodes, *self.step.gradients, *self.step.scatters]
-            if any(before is each.x or before is getattr(each, "d", getattr(each, "y", None)) for each in readers):
+            read = [value for node in self.step.nodes for value in node.reads]
+            if any(before is value for value in (*read, *(v for each in self.step.sums for v in (each.x, each.d)))):
                 raise NotReplayable(f"{self.call.name} writes columns of what was read before")
             value.source = before
         return value
@@ -496,7 +501,7 @@ def fuse(step: Step) -> None:
             readers[id(value)] = readers.get(id(value), 0) + 1
         if node.out is not None:
             makers[id(node.out)] = node
-    for gradient in (*step.gradients, *step.scatters):
+    for gradient in step.sums:
         for value in (gradient.x, gradient.d):
             readers[id(value)] = readers.get(id(value), 0) + 1
     for kept in (step.losses, step.hits):

@@ -20,7 +20,7 @@ from nnx.interchange.onnx_constants import FOLDED, folded
 from nnx.interchange.onnx_file import DOMAINS, FLOATS, OnnxFile
 from nnx.interchange.onnx_graph import OnnxGraph
 from nnx.kernels.elementwise import BY_NAME
-from nnx.layers import ELEMENTWISE, GELU, Dense, Layer, Sigmoid, Softmax
+from nnx.layers import ELEMENTWISE, GELU, Dense, Flatten, Layer, Sigmoid, Softmax
 
 UNARY = ("Relu", "Sigmoid", "Tanh", "Softplus", "Mish", "Erf", "Exp", "Log", "Abs")
 ALPHA = {"LeakyRelu": 0.01, "Elu": 1.0}  # operators with a parameter, and what it is by default
@@ -70,7 +70,7 @@ class _Walk:
                 raise self.file.refusal(node, f"{error}") from error
         if self.graph.output not in self.values or not self.values[self.graph.output].is_x():
             raise self._leftover()
-        if not self.layers:
+        if all(isinstance(layer, Flatten) for layer in self.layers):
             raise self.file.error("the graph holds no layer: its output is its input")
         return self.layers, "float64" if self.double else "float32"
 
@@ -333,7 +333,7 @@ class _Walk:
     def _check_Flatten(self, node: Any, inputs: list[str]) -> None:
         if self.file.attributes(node, axis=1)["axis"] != 1:
             raise self.file.refusal(node, "expected axis=1: a row for each sample")
-        self.axes = 2
+        self._flatten()
 
     def _check_Reshape(self, node: Any, inputs: list[str]) -> None:
         self.file.attributes(node, allowzero=0)
@@ -344,7 +344,14 @@ class _Walk:
             raise self.file.refusal(
                 node, f"makes {sides or 'a computed shape'} of rows of {width}; expected the same rows"
             )
-        self.width, self.axes = width if sides[1] > 0 else self.width, 2
+        self.width = width if sides[1] > 0 else self.width
+        self._flatten()
+
+    def _flatten(self) -> None:
+        """Note that a sample is a row from here on: at the front the model takes whatever is to become one."""
+        if not self.layers and self.axes != 2:
+            self.layers.append(Flatten())
+        self.axes = 2
 
     # ---- refusals ----------------------------------------------------------------------------------------------------
 

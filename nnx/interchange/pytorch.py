@@ -21,7 +21,7 @@ from nnx.backends.inputs import to_numbers
 from nnx.datasets.needs import optional
 from nnx.errors import FileFormatError, InputError, InputTypeError
 from nnx.files import existing_file, read_file
-from nnx.layers import ELEMENTWISE, ELU, GELU, Activation, Dense, Dropout, Layer, LeakyReLU, Linear, Softmax
+from nnx.layers import ELEMENTWISE, ELU, GELU, Activation, Dense, Dropout, Flatten, Layer, LeakyReLU, Linear, Softmax
 
 Array = Any
 KIND = "a safetensors file with PyTorch's names"
@@ -74,6 +74,7 @@ def _of_modules(torch: Any, module: Any) -> tuple[list[Layer], str]:
     types: list[str] = []
     for name, part in _flat(torch, module, ""):
         if type(part) is torch.nn.Flatten and not layers and (part.start_dim, part.end_dim) == (1, -1):
+            layers.append(Flatten())
             continue
         if type(part) is torch.nn.Linear:
             weight, bias = _numbers(part.weight, name), None if part.bias is None else _numbers(part.bias, name)

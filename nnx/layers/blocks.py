@@ -74,7 +74,7 @@ class Block(Layer):
     # ---- the layers' parameters --------------------------------------------------------------------------------------
 
     @property
-    def trainable(self) -> bool:  # type: ignore[override]
+    def trainable(self) -> bool:
         """Whether any of its layers is trained."""
         with_parameters = [layer for layer in self.inner.values() if layer.shapes]
         return any(layer.trainable for layer in with_parameters or self.inner.values())
@@ -155,6 +155,10 @@ class Block(Layer):
         self._backend = backend
         for layer in self.inner.values():
             layer.backend = backend
+
+    def __copy__(self) -> Block:
+        """Return what `copy.deepcopy` does: a layer is in one block."""
+        return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Travel with the layers, which bring their own parameters."""

@@ -18,6 +18,8 @@ class LayerList(tuple[Layer, ...]):
     has changes nothing, and says so.
     """
 
+    _model: ref[Any]
+
     def __new__(cls, layers: Iterable[Layer], model: Any) -> LayerList:
         """Make the list of a model."""
         made = super().__new__(cls, layers)
@@ -44,7 +46,7 @@ class LayerList(tuple[Layer, ...]):
         changed = list(self)
         if isinstance(place, slice) and isinstance(layer, Layer):
             raise InputTypeError(f"layers[...] = {layer}: several places take a list of layers")
-        changed[place] = layer  # type: ignore[index]
+        changed[place] = layer
         self._assign(changed)
 
     def __delitem__(self, place: SupportsIndex | slice) -> None:

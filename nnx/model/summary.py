@@ -49,14 +49,14 @@ def summarize(model: Network, training: Iterable[str], kernels: Mapping[str, str
 
 def rows_of(
     number: str, layer: Layer, width: int | None, model: Network, kernels: Mapping[str, str], depth: int = 0
-) -> list[tuple[str, ...]]:
+) -> list[tuple[str, str, str, str, str]]:
     """Return a layer's row, and those of the layers that it holds, which are further in."""
     count, outputs = sum(map(math.prod, layer.shapes.values())), layer.output_width(width)
     name = type(layer).__name__ if isinstance(layer, Block) else str(layer)
     name += ", not trained" if count and not any(layer.trained().values()) else ""
     shown = " " * 2 * depth + printable(name, keep="\n")
     sizes = "any" if outputs is None else str(outputs), f"{count:,}" if count else ""
-    rows: list[tuple[str, ...]] = [(number, shown, *sizes, kernel_of(layer, model, kernels))]
+    rows: list[tuple[str, str, str, str, str]] = [(number, shown, *sizes, kernel_of(layer, model, kernels))]
     inside = iter(getattr(layer, "inner", ()))
     for path in getattr(layer, "paths", ()):
         within = width

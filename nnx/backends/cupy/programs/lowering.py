@@ -9,7 +9,7 @@ import numpy as np
 
 from nnx.backends.cupy.programs.barriers import Operation, with_barriers
 from nnx.backends.cupy.programs.shared_memory import ALWAYS, Buffer, Operand, place_buffers, round_up
-from nnx.backends.dataflow import Gradient, Node, Step, Value, address
+from nnx.backends.dataflow import Gradient, Node, Scatter, Step, Value, address
 from nnx.backends.errors import NotReplayable
 from nnx.kernels.cuda import program_table as t
 from nnx.kernels.elementwise import number_of
@@ -174,7 +174,10 @@ class LoweredStep:
                 first, to, count = node.details
                 numbers |= {"kind": count, "word": first, "a": to}
             case "embed":
-                raise NotReplayable("embed: no kernel of many steps looks codes up")
+                column, first = node.details
+                assert node.table is not None
+                codes, width = node.table.shape
+                numbers |= {"kind": width, "word": column, "a": first, "outputs": codes}
             case "dropout":
                 layer, seed, threshold = node.details
                 numbers |= {"kind": layer, "word": seed, "outputs": threshold, "a": node.constants[0]}
@@ -198,7 +201,7 @@ class LoweredStep:
             reads["y"] = self._value(node.y or node.x)
         if node.op == "dropout":
             reads["y"] = self.counters
-        for name, array in (("weights", node.weights), ("biases", node.biases)):
+        for name, array in (("weights", node.weights), ("weights", node.table), ("biases", node.biases)):
             if array is not None:
                 reads[name] = self._weights(array)
         return reads
@@ -213,8 +216,8 @@ class LoweredStep:
     def _gradients(self) -> None:
         """Put each layer's gradients right behind what makes their operands, so that buffers are free soon."""
         self.written: set[Operand] = set()
-        for gradient in self.step.gradients:
-            operation = self._gradient(gradient)
+        for gradient in self.step.sums:
+            operation = self._gradient(gradient) if isinstance(gradient, Gradient) else self._scatter(gradient)
             if operation.writes["out"] in self.written:
                 raise NotReplayable("a gradient is written twice in one step: two layers share their parameters")
             self.written |= set(operation.writes.values())
@@ -231,6 +234,12 @@ class LoweredStep:
         reads = {"x": self._value(gradient.x), "y": self._value(gradient.d)}
         writes = {"out": self._part(gradient.dw), "also": self._part(gradient.db)}
         return Operation("gradient", reads, writes, {"inputs": inputs, "outputs": outputs})
+
+    def _scatter(self, scatter: Scatter) -> Operation:
+        codes, width = scatter.dw.shape
+        reads, writes = {"x": self._value(scatter.x), "y": self._value(scatter.d)}, {"out": self._part(scatter.dw)}
+        numbers = {"kind": width, "word": scatter.column, "a": scatter.first, "outputs": codes}
+        return Operation("scatter", reads, writes, numbers)
 
     def _regularization(self) -> None:
         """Add what each regularized parameter takes: once for all threads, and once more to add up their parts."""
