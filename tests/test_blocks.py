@@ -69,6 +69,10 @@ def test_they_train_and_are_replayed(name: str, backend: str) -> None:
     np.testing.assert_allclose(losses, fitted(wanted, x, 8), rtol=1e-9)
     assert model.evaluate(x, Y).keys() == {"loss", "accuracy"}
     np.testing.assert_allclose(model.predict(x[:1]), wanted.predict(x)[:1], rtol=1e-9)
+    kept = [layer.output for layer in wanted.layers if "output" in vars(layer)]
+    wanted.predict(x)
+    assert all(a is b for a, b in zip(kept, [layer.output for layer in wanted.layers if "output" in vars(layer)],
+                                      strict=True))  # fmt: skip
     outputs = x  # and by hand, layer by layer
     for layer in copy.deepcopy(list(wanted.layers)):
         outputs = layer.forward(outputs)

@@ -7,10 +7,10 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from nnx.backends.printable import printable
-from nnx.backends.recorder import AS_WRITTEN
+from nnx.backends.recorder import AS_WRITTEN, Program
 from nnx.layers import Layer
 from nnx.layers.blocks import Block
-from nnx.model.inference import stages_of
+from nnx.model.inference import plain_stages, stages_of
 from nnx.model.network import Network
 from nnx.model.validation import written
 
@@ -69,8 +69,9 @@ def rows_of(
 def predictions_of(model: Network) -> str:
     """Return how the model predicts; before it first does, how it will."""
     if model._inference is None:  # making it may take a compiler's time
-        planned = AS_WRITTEN if stages_of(model.layers) is None else model.backend.planned_prediction()
-        return f"none yet; planned: {planned}"
+        stages = stages_of(model.layers)
+        apart = Program.description if plain_stages(stages) is None else model.backend.planned_prediction()
+        return f"none yet; planned: {AS_WRITTEN if stages is None else apart}"
     return model._inference.description
 
 
