@@ -136,14 +136,14 @@ class Step:
         return self.rows * max(3 * gradients, gradients + products)  # the second where many layers are not trained
 
     @property
-    def sums(self) -> list[Gradient | Scatter]:
+    def by_parameter(self) -> list[Gradient | Scatter]:
         """What is added up over samples: the gradients of all parameters."""
         return [*self.gradients, *self.scatters]
 
     @property
     def weights(self) -> list[Array]:
         """What samples are multiplied by, product after product."""
-        return [node.weights for node in self.nodes if node.weights is not None]
+        return [node.weights for node in self.nodes if node.op in ("dense", "dense_dx") and node.weights is not None]
 
 
 def address(a: Array) -> int:
@@ -365,7 +365,9 @@ class Reader:
             if before is None or before.width != value.width:
                 raise NotReplayable(f"{self.call.name}: nothing stands in the columns before number {first}")
             read = [value for node in self.step.nodes for value in node.reads]
-            if any(before is value for value in (*read, *(v for each in self.step.sums for v in (each.x, each.d)))):
+            if any(
+                before is value for value in (*read, *(v for each in self.step.by_parameter for v in (each.x, each.d)))
+            ):
                 raise NotReplayable(f"{self.call.name} writes columns of what was read before")
             value.source = before
         return value
@@ -501,7 +503,7 @@ def fuse(step: Step) -> None:
             readers[id(value)] = readers.get(id(value), 0) + 1
         if node.out is not None:
             makers[id(node.out)] = node
-    for gradient in step.sums:
+    for gradient in step.by_parameter:
         for value in (gradient.x, gradient.d):
             readers[id(value)] = readers.get(id(value), 0) + 1
     for kept in (step.losses, step.hits):

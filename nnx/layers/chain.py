@@ -26,7 +26,7 @@ def chain(layers: Sequence[Layer], who: str = "Sequential", width: int | None = 
         except InputError as error:
             raise InputError(f"{who}: layer {number}: {error}") from None
         if all(isinstance(before, PASSING) for before in layers[:number]):
-            first = first or getattr(layer, "n_inputs", None)
+            first = first or getattr(layer, "n_inputs", None) or getattr(layer, "n_features", None)
     return first, width
 
 

@@ -216,7 +216,7 @@ class LoweredStep:
     def _gradients(self) -> None:
         """Put each layer's gradients right behind what makes their operands, so that buffers are free soon."""
         self.written: set[Operand] = set()
-        for gradient in self.step.sums:
+        for gradient in self.step.by_parameter:
             operation = self._gradient(gradient) if isinstance(gradient, Gradient) else self._scatter(gradient)
             if operation.writes["out"] in self.written:
                 raise NotReplayable("a gradient is written twice in one step: two layers share their parameters")

@@ -50,7 +50,7 @@ LANES_DENSE, LANES_DX, LANES_DW, LANES_DB = range(20, 24)
 LANES_LOAD, LANES_DROPOUT, LANES_CROSS_ENTROPY, LANES_MEAN, LANES_CLEAR = range(30, 35)
 LABELS, ELEMENTWISE, WEIGH = 40, 41, 42  # the kind of the second: nnx/kernels/elementwise.py
 COLUMNS_OF, EMBED = 43, 44  # some features of one value to another; vectors by their codes
-SCATTER = 52  # a task: the gradient of these vectors
+SCATTER = 58  # a task: the gradient of these vectors
 BIAS, PARAMETERS = 50, 51  # tasks: the gradient of biases; a segment of parameters whose gradient is there already
 # What each interpreter carries out. One that meets any other makes the losses of all steps from there on NaN.
 BY_ROWS = frozenset((*range(DENSE, DENSE_DW + 1), PANELS, PANELS_ACROSS, *range(GATHER, ROW_MEAN + 1)))
