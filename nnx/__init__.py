@@ -21,7 +21,20 @@ from nnx.errors import (
 )
 from nnx.gradcheck import gradcheck
 from nnx.history import History
-from nnx.layers import Concat, Dense, Dropout, Embedding, Flatten, Layer, Residual, activations, seed
+from nnx.layers import (
+    BatchNorm,
+    Concat,
+    Dense,
+    Dropout,
+    Embedding,
+    Flatten,
+    GaussianNoise,
+    Layer,
+    LayerNorm,
+    Residual,
+    activations,
+    seed,
+)
 from nnx.layers.activations import *  # noqa: F403 - the names in its __all__
 from nnx.losses import (
     BinaryCrossEntropy,
@@ -46,6 +59,7 @@ __all__ = [
     "AdamW",
     "BackendFallbackWarning",
     "BackendUnavailable",
+    "BatchNorm",
     "BinaryCrossEntropy",
     "CategoricalCrossEntropy",
     "Concat",
@@ -54,11 +68,13 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "GaussianNoise",
     "History",
     "Huber",
     "InUseError",
     "InputError",
     "Layer",
+    "LayerNorm",
     "Loss",
     "MeanAbsoluteError",
     "MeanSquaredError",

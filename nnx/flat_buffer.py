@@ -1,14 +1,16 @@
 """One flat buffer for all parameters of a model, or of a layer on its own.
 
-`arena` is [values | first moments | second moments | gradients], each of `size` numbers. A layer's parameters are views
-into it, each beginning at a multiple of 64 numbers. So the optimizer is one operation, a checkpoint one write, and
-data-parallel training one sum.
+`arena` is [values | first moments | second moments | statistics | gradients], each of `size` numbers but the
+statistics, which are what layers learn by no gradient, such as running means. A layer's parameters are views into it,
+each beginning at a multiple of 64 numbers. So the optimizer is one operation, a checkpoint one write, and data-parallel
+training one sum.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import numpy as np
 from nnx.backends import Backend
 
 Array = Any
+Place = tuple[int, tuple[int, ...]]  # where it begins, and its shape
 PADDING = 64
 PARTS = "values", "first", "second", "gradients"
 ALIGNED = 64  # bytes at whose multiples it begins: vectors that lie across two cache lines take longer
@@ -26,26 +29,30 @@ class ParameterBuffer:
 
     Attributes:
         values, first, second, gradients: flat arrays [size]; first and second belong to the optimizer.
-        state: values, first and second together: what a training step changes for good.
+        statistics: a flat array; empty where no layer has any.
+        state: values, first, second and statistics together: what a training step changes for good.
         trained: the parts that steps move, each as the four names with views: all of it at first.
         size: how many numbers each part holds, padding included.
     """
 
-    def __init__(self, backend: Backend, dtype: str, shapes: Sequence[tuple[int, ...]]) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        dtype: str,
+        shapes: Sequence[tuple[int, ...]],
+        statistics: Sequence[tuple[int, ...]] = (),
+    ) -> None:
         self.backend, self.dtype = backend, dtype
-        self._places: list[tuple[int, tuple[int, ...]]] = []
-        offset = 0
-        for shape in shapes:
-            self._places.append((offset, shape))
-            offset += -(-math.prod(shape) // PADDING) * PADDING
-        self.size = offset
-        room = backend.zeros(4 * offset + PADDING, dtype)
+        self._places, self.size = laid_out(shapes)
+        self._places_of_statistics, kept = laid_out(statistics)
+        ends = np.cumsum([0, self.size, self.size, self.size, kept, self.size]).tolist()
+        room = backend.zeros(ends[-1] + PADDING, dtype)
         skip = -backend.address(room) % ALIGNED // np.dtype(dtype).itemsize
-        self.arena = room[skip : skip + 4 * offset]
-        self.values, self.first, self.second, self.gradients = (
-            self.arena[part * offset : (part + 1) * offset] for part in range(4)
+        self.arena = room[skip : skip + ends[-1]]
+        self.values, self.first, self.second, self.statistics, self.gradients = (
+            self.arena[begin:end] for begin, end in pairwise(ends)
         )
-        self.state = self.arena[: 3 * offset]
+        self.state = self.arena[: ends[4]]
         self.train([True] * len(shapes))
 
     def train(self, wanted: Sequence[bool]) -> None:
@@ -63,5 +70,21 @@ class ParameterBuffer:
 
     def views(self, part: Array) -> list[Array]:
         """Return each parameter's view into one of the four parts, in the order of the shapes."""
+        return self._views(part, self._places)
+
+    def statistic_views(self) -> list[Array]:
+        """Return each statistic's view, in the order of their shapes."""
+        return self._views(self.statistics, self._places_of_statistics)
+
+    def _views(self, part: Array, places: Sequence[Place]) -> list[Array]:
         reshape = self.backend.xp.reshape
-        return [reshape(part[at : at + math.prod(shape)], shape) for at, shape in self._places]
+        return [reshape(part[at : at + math.prod(shape)], shape) for at, shape in places]
+
+
+def laid_out(shapes: Sequence[tuple[int, ...]]) -> tuple[list[Place], int]:
+    """Return where arrays of these shapes begin, one after the other, and where the next one would."""
+    places, offset = list[Place](), 0
+    for shape in shapes:
+        places.append((offset, shape))
+        offset += -(-math.prod(shape) // PADDING) * PADDING
+    return places, offset

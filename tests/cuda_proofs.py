@@ -498,3 +498,100 @@ def nearest_bfloat16(x: Array) -> Array:
 # ---- optimizers: not cases but runs of many steps (test_cuda_kernels.py) ---------------------------------------------
 
 OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")
+
+
+# ---- normalization ---------------------------------------------------------------------------------------------------
+
+
+def kept(run: Run, given: Operands, name: str, shape: Any) -> Array | None:
+    """Where something is written that need not be."""
+    return None if given.get(name, 0) is None else run.write(shape)
+
+
+@proves("layer_norm", "layer_norm_warp", "layer_norm_block")
+def layer_norm(run: Run, given: Operands) -> Iterator[Results]:
+    x, affine = given["x"], [run.read(given[name]) for name in ("gamma", "beta")]
+    for team in TEAMS:
+        y, normalized = run.write(x.shape), kept(run, given, "normalized", x.shape)
+        scales = kept(run, given, "scales", len(x))
+        launch = rows_launch(f"layer_norm_{team}", *x.shape)
+        run.walk(launch, run.read(x), *affine, normalized, scales, y, *x.shape, given["epsilon"])
+        yield {"out": y} if normalized is None else {"out": y, "normalized": normalized, "scales": scales}
+
+
+@proves("layer_norm_backward", "layer_norm_backward_warp", "layer_norm_backward_block")
+def layer_norm_backward(run: Run, given: Operands) -> Iterator[Results]:
+    dy, known = given["dy"], [run.read(given[name]) for name in ("normalized", "scales", "gamma")]
+    for team in TEAMS:
+        launch = rows_launch(f"layer_norm_backward_{team}", *dy.shape)
+        dx, place = run.write(dy.shape), run.write(dy.shape, values=dy)
+        run.walk(launch, *known, run.read(dy), dx, *dy.shape)
+        run.walk(launch, *known, place, place, *dy.shape)
+        yield {"out": dx}
+        yield {"out": place}
+
+
+@proves("norm_gradients", "product_column_sums", "column_sums")
+def norm_gradients(run: Run, given: Operands) -> Iterator[Results]:
+    normalized, dy = (run.read(given[name]) for name in ("normalized", "dy"))
+    for bands in (cuda.bands(*dy.shape), 3):
+        of_gamma = column_sums(run, "product_column_sums", (normalized, dy), *dy.shape, bands)
+        yield {"dgamma": of_gamma, "dbeta": column_sums(run, "column_sums", (dy,), *dy.shape, bands)}
+
+
+def normalized_columns(run: Run, given: Operands, means: Array, scales: Array) -> Results:
+    x, affine = given["x"], [run.read(given[name]) for name in ("gamma", "beta")]
+    y, normalized = run.write(x.shape), kept(run, given, "normalized", x.shape)
+    run.walk(
+        cuda.elementwise("batch_norm", x.size), run.read(x), means, scales, *affine, normalized, y, *x.shape
+    )  # fmt: skip
+    return {"out": y} if normalized is None else {"out": y, "normalized": normalized, "scales": scales}
+
+
+@proves("batch_norm", "batch_moments", "batch_norm")
+def batch_norm(run: Run, given: Operands) -> Iterator[Results]:
+    x, columns = given["x"], given["x"].shape[1]
+    mean, variance = (run.write((1, columns), values=given[name]) for name in ("mean", "variance"))
+    means, scales = run.write(2 * columns, np.float64), run.write((1, columns))
+    sizes = *x.shape, given["epsilon"], given["momentum"]
+    run.walk(cuda.batch_moments(columns), run.read(x), mean, variance, means, scales, *sizes)
+    yield {"mean": mean, "variance": variance, **normalized_columns(run, given, means, scales)}
+
+
+@proves("fixed_norm", "running_moments", "batch_norm")
+def fixed_norm(run: Run, given: Operands) -> Iterator[Results]:
+    columns = given["x"].shape[1]
+    mean, variance = (run.read(given[name]) for name in ("mean", "variance"))
+    means, scales = run.write(2 * columns, np.float64), run.write((1, columns))
+    launch = cuda.elementwise("running_moments", 4 * columns)
+    run.walk(launch, mean, variance, means, scales, columns, given["epsilon"])
+    yield normalized_columns(run, given, means, scales)
+
+
+@proves("batch_norm_backward", "batch_norm_backward")
+def batch_norm_backward(run: Run, given: Operands) -> Iterator[Results]:
+    dy = given["dy"]
+    normalized, scales, gamma, *sums = (
+        run.read(given[name]) for name in ("normalized", "scales", "gamma", "dgamma", "dbeta")
+    )
+    for source, dx in ((run.read(dy), run.write(dy.shape)), (run.write(dy.shape, values=dy),) * 2):
+        launch = cuda.elementwise("batch_norm_backward", dy.size)
+        run.walk(launch, normalized, scales, gamma, source, *sums, dx, *dy.shape)
+        yield {"out": dx}
+
+
+@proves("fixed_norm_backward", "fixed_norm_backward")
+def fixed_norm_backward(run: Run, given: Operands) -> Iterator[Results]:
+    dy, known = given["dy"], [run.read(given[name]) for name in ("scales", "gamma")]
+    for source, dx in ((run.read(dy), run.write(dy.shape)), (run.write(dy.shape, values=dy),) * 2):
+        run.walk(cuda.elementwise("fixed_norm_backward", dy.size), *known, source, dx, *dy.shape)
+        yield {"out": dx}
+
+
+@proves("gaussian_noise", "gaussian_noise")
+def gaussian_noise(run: Run, given: Operands) -> Iterator[Results]:
+    x, counters = given["x"], run.read(given["counters"])
+    numbers = given["seed"], given["layer"], given["stddev"]
+    for source, out in ((run.read(x), run.write(x.shape)), (run.write(x.shape, values=x),) * 2):
+        run.walk(cuda.dropout(*x.shape, kernel="gaussian_noise"), source, out, *x.shape, counters, *numbers)
+        yield {"out": out}

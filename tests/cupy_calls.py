@@ -44,6 +44,10 @@ def large(backend: Backend, dtype: str = "float64") -> None:
     soft = np.eye(1500)[labels]
     a, t, s = of(backend, x, labels, soft)
     backend.softmax_backward(backend.softmax(a), a)
+    gamma = of(backend, np.ones((1, 1500)))[0]
+    normalized, scales = backend.empty((3, 1500), "float64"), backend.empty(3, "float64")
+    backend.layer_norm(a, gamma, gamma, 1e-5, normalized, scales)
+    backend.layer_norm_backward(normalized, scales, gamma, a)
     losses = backend.empty(3, "float64")
     for target in (t, s):
         backend.softmax_cross_entropy(a, target, losses)

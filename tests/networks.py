@@ -110,6 +110,14 @@ def frozen(*places: int, **dense: Any) -> Any:
     return layers
 
 
+def frozen_norms() -> list[nnx.Layer]:
+    """Normalizations between dense layers, none of which is trained."""
+    norms = [nnx.BatchNorm(6), nnx.LayerNorm(6)]
+    for norm in norms:
+        norm.trainable = False
+    return [nnx.Dense(2, 6), norms[0], nnx.Tanh(), norms[1], nnx.Dense(6, 3), nnx.Softmax()]
+
+
 def weights(rows: int) -> np.ndarray:
     """Weights of samples, some of them 0."""
     return np.arange(rows) % 4 * 0.7
@@ -184,6 +192,21 @@ NETS: dict[str, Net] = {
     "embedding and residual": Net(lambda: [nnx.Flatten(), nnx.Embedding({1: (4, 3)}, inputs=2), nnx.Dense(4, 6),
                                            nnx.Residual(nnx.ReLU(), nnx.Dense(6, 6)), nnx.Dense(6, 3)],
                                   nnx.SoftmaxCrossEntropy, data="codes", batch=None),
+    "norms within": Net(lambda: [nnx.Dense(2, 6), nnx.Residual(nnx.BatchNorm(6), nnx.ReLU(), nnx.Dense(6, 6),
+                                                               nnx.LayerNorm(6), nnx.GaussianNoise(0.1)),
+                                 nnx.Dense(6, 3), nnx.Softmax()], optimizer=lambda: nnx.SGD(0.05, momentum=0.9)),
+    "frozen norms": Net(frozen_norms, optimizer=lambda: nnx.SGD(0.05)),
+    "layer norm": Net(mlp(lambda: nnx.LayerNorm(6), nnx.ReLU)),
+    "layer norm first": Net(lambda: [nnx.LayerNorm(2, 1e-3), *mlp(nnx.Tanh)()]),
+    "batch norm": Net(mlp(lambda: nnx.BatchNorm(6), nnx.ReLU), optimizer=lambda: nnx.SGD(0.1)),
+    "batch norm first": Net(lambda: [nnx.BatchNorm(2, momentum=0.5), *mlp(nnx.Tanh)()]),
+    "noise": Net(mlp(nnx.ReLU, lambda: nnx.GaussianNoise(0.3))),
+    "noise first": Net(lambda: [nnx.GaussianNoise(0.1), *mlp(nnx.Tanh, lambda: nnx.Dropout(0.1))()]),
+    "norms": Net(
+        mlp(lambda: nnx.BatchNorm(6, epsilon=1e-2), nnx.Sigmoid, lambda: nnx.LayerNorm(6), lambda: nnx.Dropout(0.1),
+            lambda: nnx.BatchNorm(6), weight_l2=1e-3),
+        optimizer=lambda: nnx.SGD(0.05, momentum=0.9), fit={"sample_weight": weights(50)},
+    ),
     "weights of classes": Net(mlp(nnx.ReLU, last=lambda: Unfused()), fit={"class_weight": {0: 1, 1: 0.5, 2: 3}}),
 }  # fmt: skip
 

@@ -83,7 +83,13 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "too many activations": (STATE, ["relu"] * 3, "2 dense layers"),
     "an unknown activation": (STATE, "rely", "'relu'"),
     "a convolution": ({"conv.weight": np.ones((8, 3, 3, 3))}, "relu", "conv.*Conv2d"),
-    "a normalization": ({**STATE, "bn.running_mean": np.ones(3)}, "relu", "bn.running_mean.*BatchNorm"),
+    "half a normalization": ({**STATE, "bn.running_mean": np.ones(3)}, "relu", "'bn'.*BatchNorm.*running_var"),
+    "a normalization of others": ({**STATE, "norm.weight": np.ones(4)}, "relu", "'norm' takes 4 inputs.* gives 3"),
+    "one that does not fit": (
+        {**STATE, "n.weight": np.ones(3), "n.bias": np.ones(2)},
+        "relu",
+        r"n\.bias.*\[2\].*\[3\]",
+    ),
     "a scale": ({"norm.weight": np.ones(3)}, "relu", "norm.*LayerNorm"),
     "another parameter": ({"rnn.weight_ih_l0": np.ones((3, 3))}, "relu", "weight_ih_l0"),
     "another order": (dict(reversed(STATE.items())), "relu", "fc2, fc1"),
@@ -103,6 +109,23 @@ def test_anything_else_is_refused_by_its_name(name: str):
     state, activations, words = REFUSED[name]
     with pytest.raises(InputError, match=words):
         nnx.from_torch(state, activations)
+
+
+def test_normalizations_of_a_state_dict_stand_before_the_activation_functions():
+    known = {"weight": RANDOM.random(5), "bias": RANDOM.random(5)}
+    running = {"running_mean": RANDOM.random(5), "running_var": RANDOM.random(5), "num_batches_tracked": np.array(7)}
+    items = list(STATE.items())
+    bn = {f"bn.{name}": a for name, a in {**known, **running}.items()}
+    state = {"first.weight": np.full(4, 2.0), **dict(items[:2]), **bn, **dict(items[2:])}
+    model = nnx.from_torch(state, "relu")
+    kinds = [type(layer).__name__ for layer in model.layers]
+    assert kinds == ["LayerNorm", "Dense", "BatchNorm", "ReLU", "Dense"]
+    x = X.astype(np.float64)
+    rows = 2 * (x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + 1e-5)
+    hidden = rows @ STATE["fc1.weight"].T + STATE["fc1.bias"] - running["running_mean"]
+    hidden = hidden / np.sqrt(running["running_var"] + 1e-5) * known["weight"] + known["bias"]
+    expected = np.maximum(hidden, 0) @ STATE["fc2.weight"].T + STATE["fc2.bias"]
+    np.testing.assert_allclose(model.predict(X), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_names_are_ordered_as_people_count():
@@ -166,13 +189,43 @@ def test_a_model_goes_to_torch_and_back():
     assert nnx.from_torch(twin.state_dict(), "gelu").parameters().keys() == model.parameters().keys()
 
 
+def test_normalizations_go_both_ways_and_train_alike():
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+    torch.manual_seed(1)
+    norms = nn.BatchNorm1d(5, eps=1e-3, momentum=0.3), nn.LayerNorm(5, eps=1e-4)
+    twin = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 5), norms[0], nn.ReLU(), nn.Linear(5, 5), norms[1]).double()
+    for parameter in twin.parameters():
+        nn.init.normal_(parameter)
+    model = nnx.from_torch(twin)
+    assert (model.layers[2].momentum, model.layers[2].epsilon, model.layers[5].epsilon) == (0.7, 1e-3, 1e-4)
+    model.compile(nnx.MeanSquaredError(), nnx.SGD(0.01))
+    x, y, step = torch.from_numpy(X).double(), torch.ones(len(X), 5).double(), torch.optim.SGD(twin.parameters(), 0.01)
+    for _ in range(3):
+        loss = nn.functional.mse_loss(twin(x), y)
+        step.zero_grad()
+        loss.backward()
+        step.step()
+        np.testing.assert_allclose(model.step(X, y.numpy()), loss.item(), rtol=1e-9)
+    twin.eval()
+    np.testing.assert_allclose(model.predict(X), twin(x).detach().numpy(), rtol=1e-8, atol=1e-10)
+    state = model.to_torch_state_dict()
+    assert state.keys() == twin.state_dict().keys()
+    other = copy.deepcopy(twin)
+    other.load_state_dict(state)
+    np.testing.assert_allclose(other(x).detach().numpy(), model.predict(X), rtol=1e-12)
+
+
 def test_torchs_other_modules_are_refused_by_name():
     torch = pytest.importorskip("torch")
     nn = torch.nn
     hooked = nn.Sequential(nn.Linear(2, 2))
     hooked[0].register_forward_hook(lambda *_: None)
     for network, words in {
-        nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)): "'1'.*BatchNorm1d",
+        nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, momentum=None)): "'1'.*BatchNorm1d.*momentum",
+        nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False)): "'1'.*running",
+        nn.Sequential(nn.Linear(2, 2), nn.LayerNorm((2, 2))): "'1'.*several axes",
+        nn.Sequential(nn.Linear(2, 2), nn.GroupNorm(1, 2)): "'1'.*GroupNorm",
         nn.Sequential(nn.Conv2d(1, 2, 3)): "Conv2d",
         nn.Sequential(nn.Linear(2, 2), nn.Softplus(beta=2)): "beta=2",
         nn.Sequential(nn.Linear(2, 2), nn.Softplus(threshold=5)): "threshold=5",

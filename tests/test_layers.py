@@ -29,6 +29,8 @@ LAYERS: dict[str, Callable[[], nnx.Layer]] = {
     "dropout": lambda: nnx.Dropout(0.5),
     "no dropout": lambda: nnx.Dropout(0),
     "flatten": nnx.Flatten,
+    "noise": lambda: nnx.GaussianNoise(0.5),
+    "layer norm": lambda: nnx.LayerNorm(3),
 }
 every_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
 

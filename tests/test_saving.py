@@ -62,7 +62,8 @@ def build(loss: str = "categorical", optimizer: str = "Adam", dtype: str = "floa
     make, ending, _ = LOSSES[loss]
     net = nnx.Sequential(
         nnx.Dense(3, 5, 1e-4, 2e-4, 3e-4, 4e-4, init="glorot"), nnx.ReLU(), nnx.Dropout(0.3, seed=9),
-        nnx.Dense(5, 4, init=0.2), nnx.Tanh(), nnx.Sigmoid(), nnx.Linear(), nnx.Dense(4, 2), *(end() for end in ending),
+        nnx.BatchNorm(5, 0.8, 1e-3), nnx.Dense(5, 4, init=0.2), nnx.Tanh(), nnx.LayerNorm(4), nnx.GaussianNoise(0.1),
+        nnx.Sigmoid(), nnx.Linear(), nnx.Dense(4, 2), *(end() for end in ending),
         dtype=dtype, seed=seed,
     )  # fmt: skip
     return net.compile(make(), OPTIMIZERS[optimizer]())

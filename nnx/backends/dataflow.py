@@ -49,16 +49,25 @@ class Value:
 
 
 @dataclass(eq=False)
+class Moments:
+    """What is known of each feature of all samples, [3, width]: see nnx/kernels/cpu/program/shared_norm.py."""
+
+    width: int
+
+
+@dataclass(eq=False)
 class Node:
     """One operation on samples.
 
     Attributes:
-        x, y: what it reads. out: what it writes. also: a second result (losses), hits: a third.
+        x, y, z: what it reads. out: what it writes. also: a second result (losses), hits: a third.
         kind: of an operation on each number by itself. ordered: whether it takes its samples in the shuffled order.
         constants: float64 that its kernel takes. details: whole numbers that it takes. weights, biases: parameters.
         table: what codes are looked up in.
         relu: ReLU, or the mask of its gradient by y, follows in the same pass.
+        arrays: more arrays of the flat buffer. moments: what it writes, or reads, of each feature.
         once: depends on nothing that changes within a call of `run`.
+        whole: it takes all samples at once, so whatever comes after it waits for all that comes before.
     """
 
     op: str
@@ -75,12 +84,16 @@ class Node:
     weights: Array | None = None
     biases: Array | None = None
     table: Array | None = None
+    arrays: tuple[Array, ...] = ()
+    moments: Moments | None = None
+    z: Value | None = None
     once: bool = False
+    whole: bool = False
 
     @property
     def reads(self) -> list[Value]:
         """The values it reads."""
-        return [self.x] if self.y is None else [self.x, self.y]
+        return [value for value in (self.x, self.y, self.z) if value is not None]
 
 
 @dataclass(eq=False)
@@ -104,6 +117,14 @@ class Scatter:
     first: int
 
 
+@dataclass(eq=False)
+class Sum:
+    """The gradient of a parameter [1, width] that is the sum of a value over all samples."""
+
+    d: Value
+    out: Array
+
+
 @dataclass
 class Step:
     """A recorded step, read.
@@ -117,6 +138,7 @@ class Step:
     nodes: list[Node] = field(default_factory=list)
     gradients: list[Gradient] = field(default_factory=list)
     scatters: list[Scatter] = field(default_factory=list)
+    sums: list[Sum] = field(default_factory=list)
     penalties: list[dict[str, Any]] = field(default_factory=list)
     optimizer: Call | None = None
     updates: list[Call] = field(default_factory=list)
@@ -167,6 +189,7 @@ class Reader:
         self.current: dict[int, Value] = {}
         self.hot: dict[int, Value] = {}  # labels as rows, by the labels' value
         self.shapes: dict[int, tuple[int, ...]] = {}
+        self.moments: dict[int, Moments] = {}  # by where 1 over the standard deviations stands
         ends = [call for call in calls if call.name == "end_step"]
         optimizers = [call for call in calls if call.name in OPTIMIZERS]
         if len(ends) != 1 or not optimizers:
@@ -331,9 +354,7 @@ class Reader:
 
     def on_dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array) -> None:
         self.count(counters)
-        key = seed & (1 << 64) - 1  # Philox takes no more
-        key = key - (1 << 64) if key >= 1 << 63 else key  # the same bits as int64
-        value, details = self.read(x), (layer, key, keep_threshold(rate))
+        value, details = self.read(x), (layer, key_of(seed), keep_threshold(rate))
         self.add("dropout", value, None, self.write(out), constants=(1 / (1 - rate), 0.0), details=details)
 
     # ---- blocks of layers --------------------------------------------------------------------------------------------
@@ -365,12 +386,92 @@ class Reader:
             if before is None or before.width != value.width:
                 raise NotReplayable(f"{self.call.name}: nothing stands in the columns before number {first}")
             read = [value for node in self.step.nodes for value in node.reads]
-            if any(
-                before is value for value in (*read, *(v for each in self.step.by_parameter for v in (each.x, each.d)))
-            ):
+            read += [value for each in self.step.by_parameter for value in (each.x, each.d)]
+            if any(before is value for value in (*read, *(one.d for one in self.step.sums))):
                 raise NotReplayable(f"{self.call.name} writes columns of what was read before")
             value.source = before
         return value
+
+    # ---- normalization -----------------------------------------------------------------------------------------------
+
+    def on_layer_norm(
+        self, x: Array, gamma: Array, beta: Array, epsilon: float, normalized: Array, scales: Array, out: Array
+    ) -> None:
+        self.floats(gamma)
+        self.floats(beta)
+        inputs = self.read(x)
+        results = self.write(out), self.write(normalized), self.write(scales)
+        self.add("layer_norm", inputs, None, *results, weights=gamma, biases=beta, constants=(epsilon, 0.0))
+
+    def on_layer_norm_backward(self, normalized: Array, scales: Array, gamma: Array, dy: Array, out: Array) -> None:
+        self.floats(gamma)
+        values, known = (self.read(normalized), self.read(dy)), self.read(scales)
+        self.add("layer_norm_backward", *values, self.write(out), weights=gamma, z=known)
+
+    def on_norm_gradients(self, normalized: Array, dy: Array, dgamma: Array, dbeta: Array) -> None:
+        self.floats(dgamma)
+        self.floats(dbeta)
+        d, products = self.read(dy), Value(dy.shape[1])
+        self.add("elementwise", self.read(normalized), d, products, kind="times")
+        self.step.sums += [Sum(products, dgamma), Sum(d, dbeta)]
+
+    def on_batch_norm(
+        self, x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, epsilon: float, momentum: float,
+        normalized: Array, scales: Array, out: Array,
+    ) -> None:  # fmt: skip
+        self.moments_of(x, (gamma, beta, mean, variance, scales), (epsilon, momentum), False)
+        self.by_moments(x, gamma, beta, normalized, scales, out)
+
+    def on_fixed_norm(
+        self, x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, epsilon: float, normalized: Array,
+        scales: Array, out: Array,
+    ) -> None:  # fmt: skip
+        self.moments_of(x, (gamma, beta, mean, variance, scales), (epsilon, 0.0), True)
+        self.by_moments(x, gamma, beta, normalized, scales, out)
+
+    def moments_of(self, x: Array, arrays: tuple[Array, ...], constants: tuple[float, float], fixed: bool) -> None:
+        """Work out the moments of each feature, or take the running ones."""
+        for a in arrays:
+            self.floats(a)
+        _, _, mean, variance, scales = arrays
+        moments = self.moments[address(scales)] = Moments(x.shape[1])
+        of = {"weights": mean, "biases": variance, "moments": moments}
+        self.add("moments", self.read(x), constants=constants, details=(int(fixed),), whole=True, **of)
+
+    def by_moments(self, x: Array, gamma: Array, beta: Array, normalized: Array, scales: Array, out: Array) -> None:
+        inputs, of = self.read(x), {"weights": gamma, "biases": beta, "moments": self.moments[address(scales)]}
+        self.add("batch_norm", inputs, None, self.write(out), self.write(normalized), **of)
+
+    def on_batch_norm_backward(
+        self, normalized: Array, scales: Array, gamma: Array, dy: Array, dgamma: Array, dbeta: Array, out: Array
+    ) -> None:
+        sums = [one for a in (dgamma, dbeta) for one in self.step.sums if same(one.out, a)]
+        if len(sums) != 2:
+            raise NotReplayable("batch_norm_backward reads gradients that no norm_gradients wrote before it")
+        for one in sums:  # at once, and not at the end
+            self.step.sums.remove(one)
+            self.add("sum", one.d, arrays=(one.out,), whole=True)
+        self.backward_by_moments(normalized, scales, gamma, dy, (dgamma, dbeta), out, False)
+
+    def on_fixed_norm_backward(self, scales: Array, gamma: Array, dy: Array, out: Array) -> None:
+        self.backward_by_moments(dy, scales, gamma, dy, (gamma, gamma), out, True)
+
+    def backward_by_moments(
+        self, normalized: Array, scales: Array, gamma: Array, dy: Array, sums: tuple[Array, Array], out: Array,
+        fixed: bool,
+    ) -> None:  # fmt: skip
+        self.floats(gamma)
+        moments = self.moments.get(address(scales))
+        if moments is None:
+            raise NotReplayable(f"{self.call.name} reads scales that no normalization wrote before it")
+        values = self.read(normalized), self.read(dy)
+        of = {"weights": gamma, "arrays": sums, "moments": moments, "details": (int(fixed),)}
+        self.add("batch_norm_backward", *values, self.write(out), **of)
+
+    def on_gaussian_noise(self, x: Array, stddev: float, seed: int, layer: int, counters: Array, out: Array) -> None:
+        self.count(counters)
+        value, details = self.read(x), (layer, key_of(seed))
+        self.add("gaussian_noise", value, None, self.write(out), constants=(stddev, 0.0), details=details)
 
     # ---- losses ------------------------------------------------------------------------------------------------------
 
@@ -491,6 +592,12 @@ class Reader:
         self.step.penalties.append({"w": w, "dw": dw, "l1": l1, "l2": l2, "penalty": penalty})
 
 
+def key_of(seed: int) -> int:
+    """Return a seed as int64: Philox takes 64 bits of it."""
+    key = seed & (1 << 64) - 1
+    return key - (1 << 64) if key >= 1 << 63 else key
+
+
 def fuse(step: Step) -> None:
     """Let operations work in place, and fold ReLU or its gradient into the product before it.
 
@@ -506,10 +613,10 @@ def fuse(step: Step) -> None:
     for gradient in step.by_parameter:
         for value in (gradient.x, gradient.d):
             readers[id(value)] = readers.get(id(value), 0) + 1
-    for kept in (step.losses, step.hits):
+    for kept in (step.losses, step.hits, *(one.d for one in step.sums)):
         readers[id(kept)] = readers.get(id(kept), 0) + 1
     for node in list(step.nodes):
-        if node.op not in ("elementwise", "dropout", "weigh") or node.out is None:
+        if node.op not in ("elementwise", "dropout", "weigh", "gaussian_noise") or node.out is None:
             continue
         used_up = node.x if node.y is None or node.op == "weigh" else node.y
         if used_up.array is not None or readers[id(used_up)] > 1 or used_up.width != node.out.width:

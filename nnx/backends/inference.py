@@ -1,4 +1,4 @@
-"""Stages of a forward pass, for inference: dense products with their activations, one after the other."""
+"""Stages of a forward pass, for inference: dense products with their activations, normalizations, in a row."""
 
 from __future__ import annotations
 
@@ -18,8 +18,32 @@ Forward = Callable[[np.ndarray], np.ndarray | None]
 
 
 @dataclass(frozen=True)
+class Norm:
+    """A normalization.
+
+    Attributes:
+        gamma, beta: [1, C]. epsilon: is added to variances.
+        mean, variance: the running ones [1, C] of each feature; None: each row has its own.
+    """
+
+    gamma: Array
+    beta: Array
+    epsilon: float
+    mean: Array | None = None
+    variance: Array | None = None
+
+    def bound(self, backend: Any) -> Callable[[Array, Array | None], Array]:
+        """Return the same as `Stage.bound`."""
+        if self.mean is None:
+            row = loud(backend.layer_norm)
+            return lambda x, out: row(x, self.gamma, self.beta, self.epsilon, out=out)
+        fixed, known = loud(backend.fixed_norm), (self.gamma, self.beta, self.mean, self.variance, self.epsilon)
+        return lambda x, out: fixed(x, *known, out=out)
+
+
+@dataclass(frozen=True)
 class Stage:
-    """activation(x @ weights + biases).
+    """activation(x @ weights + biases), or a normalization.
 
     Attributes:
         weights: [I, O], or None: only the activation is applied. biases: [1, O]. Both are views of a model's
@@ -27,18 +51,22 @@ class Stage:
         activation: the name of an operation, or None. With weights it is one that `dense` takes; "softmax", and a
             function that has a parameter of its own, stand by themselves.
         parameter: that parameter (nnx/kernels/elementwise.py); 0 where there is none.
+        norm: a normalization, in place of all of these.
     """
 
     weights: Array | None
     biases: Array | None
     activation: str | None
     parameter: float = 0.0
+    norm: Norm | None = None
 
     def bound(self, backend: Any) -> Callable[[Array, Array | None], Array]:
         """Return a function that gives the outputs for x, in `out` if there is one, by a backend's operations.
 
         Ignoring NumPy's floating-point errors is left to the caller, who does it once for all stages.
         """
+        if self.norm is not None:
+            return self.norm.bound(backend)
         weights, biases, activation = self.weights, self.biases, self.activation
         if weights is None:
             operation, row = loud(getattr(backend, str(activation))), BY_NAME.get(str(activation))

@@ -62,7 +62,8 @@ class OnnxFile:
 
     def refusal(self, node: Any, fact: str) -> FileFormatError:
         """Return the error that says why a node is not read."""
-        return self.node_error(node, f"{fact}. from_onnx reads dense layers and activation functions in a row")
+        known = "dense layers, normalizations and activation functions in a row"
+        return self.node_error(node, f"{fact}. from_onnx reads {known}")
 
     # ---- arrays ------------------------------------------------------------------------------------------------------
 

@@ -20,11 +20,12 @@ from nnx.interchange.onnx_constants import FOLDED, folded
 from nnx.interchange.onnx_file import DOMAINS, FLOATS, OnnxFile
 from nnx.interchange.onnx_graph import OnnxGraph
 from nnx.kernels.elementwise import BY_NAME
-from nnx.layers import ELEMENTWISE, GELU, Dense, Flatten, Layer, Sigmoid, Softmax
+from nnx.layers import ELEMENTWISE, GELU, BatchNorm, Dense, Flatten, Layer, LayerNorm, Sigmoid, Softmax
 
 UNARY = ("Relu", "Sigmoid", "Tanh", "Softplus", "Mish", "Erf", "Exp", "Log", "Abs")
 ALPHA = {"LeakyRelu": 0.01, "Elu": 1.0}  # operators with a parameter, and what it is by default
 PASSED = ("Identity", "Cast", "Dropout", "Flatten", "Reshape")  # change no number of a prediction
+SEVERAL = ("Dropout", "BatchNormalization", "LayerNormalization")  # that may have more outputs, for training
 LABELS = ("ai.onnx.ml", "ZipMap")  # names probabilities, after the network
 
 
@@ -84,7 +85,12 @@ class _Walk:
         inputs = list(node.input)
         while inputs and not inputs[-1]:  # optional ones that are left out
             inputs.pop()
-        if len(node.output) == 0 or (len(node.output) > 1 and node.op_type != "Dropout"):
+        more = [name for name in node.output[1:] if name in self.last_use]  # read by others, that is
+        if (
+            len(node.output) == 0
+            or (len(node.output) > 1 and node.op_type not in SEVERAL)
+            or (more and node.op_type != "Dropout")
+        ):
             raise self.file.refusal(node, "has several outputs, or none")
         if node.op_type in FOLDED and node.domain in DOMAINS and all(name in self.file.constants for name in inputs):
             made = folded(self.file, node, [self.file.constants[name] for name in inputs])
@@ -112,7 +118,7 @@ class _Walk:
             found: Callable[[int, Any, list[str]], Polynomial | None] | None = getattr(self, f"_on_{name}", None)
             if found is not None:
                 return found
-        raise self.file.refusal(node, "is no dense layer and no activation function of nnx")
+        raise self.file.refusal(node, "is no dense layer, no normalization and no activation function of nnx")
 
     def _keep(self, i: int, node: Any, result: Polynomial) -> None:
         """Note what a node computes; make a layer of it where nothing before it is read any more."""
@@ -199,6 +205,37 @@ class _Walk:
                 again, f"reads what came before {node.op_type} {node.name!r} again: layers must be in a row"
             )
 
+    # ---- normalization -----------------------------------------------------------------------------------------------
+
+    def _on_LayerNormalization(self, i: int, node: Any, inputs: list[str]) -> None:
+        a = self.file.attributes(node, axis=-1, epsilon=1e-5, stash_type=1)
+        if a["axis"] not in (-1, 1) or len(inputs) not in (2, 3):
+            raise self.file.refusal(node, f"normalizes axes from {a['axis']} on; expected rows, by a scale and a bias")
+        self._normalized(i, node, inputs, LayerNorm, ("gamma", "beta"), a["epsilon"])
+
+    def _on_BatchNormalization(self, i: int, node: Any, inputs: list[str]) -> None:
+        a = self.file.attributes(node, epsilon=1e-5, momentum=0.9, training_mode=0, spatial=1)
+        if a["training_mode"] or not a["spatial"] or len(inputs) != 5:
+            raise self.file.refusal(node, "normalizes by the batch's own mean and variance; export for inference")
+        names = "gamma", "beta", "running_mean", "running_var"
+        self._normalized(i, node, inputs, BatchNorm, names, a["epsilon"], momentum=as_written(a["momentum"]))
+
+    def _normalized(
+        self, i: int, node: Any, inputs: list[str], kind: type[LayerNorm] | type[BatchNorm], names: tuple[str, ...],
+        epsilon: float, **more: float,
+    ) -> None:  # fmt: skip
+        """Add a normalization whose numbers are constants with these names in nnx."""
+        if inputs[0] not in self.values or not all(name in self.file.constants for name in inputs[1:]):
+            raise self.file.refusal(node, "expected a value, and constants to normalize it by")
+        self._expect_x(i, node, inputs[0])
+        width = self.width or max(self.file.constants[name].size for name in inputs[1:])
+        layer = kind(width, epsilon=as_written(epsilon), **more)
+        for name, given in zip(names, inputs[1:], strict=False):
+            layer.assign(name, self._vector(node, given, width))
+            self.double |= self.file.constants[given].dtype == np.float64
+        self.layers.append(layer)
+        self.width = width
+
     # ---- functions ---------------------------------------------------------------------------------------------------
 
     def _on_Softmax(self, i: int, node: Any, inputs: list[str]) -> None:
@@ -230,7 +267,7 @@ class _Walk:
             return applied("GeluTanh" if approximate == "tanh" else "Gelu", x)
         if name in ALPHA:
             alpha = self.file.attributes(node, alpha=ALPHA[name])["alpha"]
-            return applied(name, x, float(str(np.float32(alpha))))  # 0.1, as it was written, and not 0.10000000149
+            return applied(name, x, as_written(alpha))
         self.file.attributes(node)
         return applied(name, x)
 
@@ -370,6 +407,11 @@ class _Walk:
             return self.file.error(f"the output {self.graph.output!r} is made by no node: the graph is damaged")
         nodes = " -> ".join(node.op_type for node in self.since[-12:])
         return self.file.refusal(self.since[-1], f"{nodes}, taken together, is no function that nnx has")
+
+
+def as_written(number: float) -> float:
+    """Return an attribute, which is a float32, as it was written: 0.1, and not 0.10000000149."""
+    return float(str(np.float32(number)))
 
 
 def _layer(function: str, parameter: float) -> Layer:

@@ -1,8 +1,8 @@
 """Writer of ONNX files: a network's forward pass as a graph of standard operators, in one file.
 
 A dense layer is a Gemm, an activation function the operator of its name where there is one that runtimes have in the
-model's type, else a few simpler ones (formulas.py). Dropout, which does nothing in a prediction, is left out, and so is
-Flatten: the file takes rows.
+model's type, else a few simpler ones (formulas.py). Dropout and noise, which do nothing in a prediction, are left out,
+and so is Flatten: the file takes rows.
 """
 
 from __future__ import annotations
@@ -23,12 +23,15 @@ from nnx.interchange.formulas import COMPOSED, IN_FLOAT64, OPERATORS
 from nnx.layers import (
     ELEMENTWISE,
     Activation,
+    BatchNorm,
     Concat,
     Dense,
     Dropout,
     Embedding,
     Flatten,
+    GaussianNoise,
     Layer,
+    LayerNorm,
     Linear,
     Residual,
     Softmax,
@@ -74,7 +77,10 @@ def write(
 
 
 def _check(number: int, layer: Layer) -> None:
-    known = (Dense, Dropout, Linear, Softmax, Flatten, Residual, Concat, Embedding, *ELEMENTWISE.values())
+    known = (
+        Dense, Dropout, GaussianNoise, Linear, Softmax, LayerNorm, BatchNorm, Flatten, Residual, Concat, Embedding,
+        *ELEMENTWISE.values(),
+    )  # fmt: skip
     for each in every([layer]):
         unwritten = isinstance(each, Activation) and each.operation not in ("softmax", *OPERATORS, *COMPOSED)
         if type(each) not in known or replaced(each) or unwritten:
@@ -101,6 +107,12 @@ def _written(graph: Graph, x: Node, layer: Layer, place: str, parameters: Mappin
         return graph.node("Concat", [end.name for end in ends], axis=1)
     if isinstance(layer, Embedding):
         return _embedded(graph, x, layer, place, parameters)
+    if isinstance(layer, LayerNorm | BatchNorm):
+        names = [f"{place}.{name}" for name in ("gamma", "beta", "running_mean", "running_var")]
+        given = [graph.initializer(name, parameters[name].reshape(-1)) for name in names if name in parameters]
+        if isinstance(layer, LayerNorm):
+            return graph.node("LayerNormalization", [x.name, *given], axis=-1, epsilon=layer.epsilon)
+        return graph.node("BatchNormalization", [x.name, *given], epsilon=layer.epsilon, momentum=layer.momentum)
     if isinstance(layer, Softmax):
         return graph.node("Softmax", [x.name], axis=-1)
     if not isinstance(layer, Activation):

@@ -1,7 +1,8 @@
 """PyTorch: its modules, state dicts and safetensors files as layers, and layers' parameters under its names.
 
-PyTorch keeps a dense layer's weights as [n_neurons, n_inputs], under "NAME.weight", and its biases as [n_neurons]. Only
-`to_state_dict` imports it, to make its tensors: whoever gives one of its modules has imported it.
+PyTorch keeps a dense layer's weights as [n_neurons, n_inputs], under "NAME.weight", and its biases as [n_neurons].
+Gamma and beta of a normalization are "NAME.weight" and "NAME.bias", too, and its BatchNorm's momentum is 1 minus ours.
+Only `to_state_dict` imports it, to make its tensors: whoever gives one of its modules has imported it.
 """
 
 from __future__ import annotations
@@ -21,13 +22,32 @@ from nnx.backends.inputs import to_numbers
 from nnx.datasets.needs import optional
 from nnx.errors import FileFormatError, InputError, InputTypeError
 from nnx.files import existing_file, read_file
-from nnx.layers import ELEMENTWISE, ELU, GELU, Activation, Dense, Dropout, Flatten, Layer, LeakyReLU, Linear, Softmax
+from nnx.layers import (
+    ELEMENTWISE,
+    ELU,
+    GELU,
+    Activation,
+    BatchNorm,
+    Dense,
+    Dropout,
+    Flatten,
+    GaussianNoise,
+    Layer,
+    LayerNorm,
+    LeakyReLU,
+    Linear,
+    Softmax,
+)
 
 Array = Any
 KIND = "a safetensors file with PyTorch's names"
 ACTIVATIONS: dict[str, type[Layer]] = {**ELEMENTWISE, "softmax": Softmax, "linear": Linear}
 HALVES = ("float16", "bfloat16", "float32")  # what becomes float32
 STORED = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}  # the types that safetensors has for weights
+COUNT = "num_batches_tracked"  # which says something where there is no momentum alone
+NORMS = {"weight": "gamma", "bias": "beta", "running_mean": "running_mean", "running_var": "running_var"}
+NAMES = {"weights": "weight", "biases": "bias"} | {name: key for key, name in NORMS.items()}
+RUNNING = ("running_mean", "running_var")
 GIVE = (
     "give activations=, one name, such as 'relu', for all hidden layers, or a list with one for each dense layer, such "
     "as ['relu', 'relu', None]"
@@ -40,7 +60,7 @@ def read(source: Any, activations: Any) -> tuple[list[Layer], str]:
     Raises:
         InputError: it holds something else than dense layers and activation functions in a row.
     """
-    torch = sys.modules.get("torch")
+    torch, settings = sys.modules.get("torch"), dict[str, dict[str, Any]]()
     if torch is not None and isinstance(source, torch.nn.Sequential | torch.nn.Linear):
         if activations is not None:
             raise InputError(
@@ -53,7 +73,7 @@ def read(source: Any, activations: Any) -> tuple[list[Layer], str]:
                 f"from_torch: {type(source).__name__} computes what its forward() says, which only a Sequential shows; "
                 f"where that is dense layers in a row, {GIVE}"
             )
-        _check_kinds(torch, source)
+        settings = _check_kinds(torch, source)
         source = source.state_dict()
     elif isinstance(source, str | os.PathLike):
         source = _of_file(existing_file("from_torch", source, KIND))
@@ -62,7 +82,7 @@ def read(source: Any, activations: Any) -> tuple[list[Layer], str]:
             f"from_torch: {type(source).__name__} given; expected a torch.nn.Sequential, a module, its state_dict(), "
             "or the path of a safetensors file"
         )
-    return _of_state(source, activations)
+    return _of_state(source, activations, settings)
 
 
 # ---- modules ---------------------------------------------------------------------------------------------------------
@@ -80,6 +100,10 @@ def _of_modules(torch: Any, module: Any) -> tuple[list[Layer], str]:
             weight, bias = _numbers(part.weight, name), None if part.bias is None else _numbers(part.bias, name)
             layers.append(_dense(weight, bias, name))
             types.append(weight.dtype.name)
+        elif type(part) in (torch.nn.BatchNorm1d, torch.nn.LayerNorm):
+            numbers = {key: _numbers(a, name) for key, a in part.state_dict().items() if key != COUNT}
+            layers.append(_norm(numbers, name, _settings(torch, part, name)))
+            types += [a.dtype.name for a in numbers.values()]
         else:
             layers.append(_activation(torch, part, name))
     return layers, _type(types)
@@ -131,52 +155,115 @@ def _activation(torch: Any, part: Any, name: str) -> Layer:
     if kind is nn.Dropout:
         return Dropout(part.p)
     raise InputError(
-        f"from_torch: for module {_named(part, name)} nnx has no layer; expected Linear, "
+        f"from_torch: for module {_named(part, name)} nnx has no layer; expected Linear, BatchNorm1d, LayerNorm, "
         f"{', '.join(kind.__name__ for kind in plain)}, LeakyReLU, ELU, GELU, Softplus(beta=1, threshold=20), "
         "Softmax(dim=1), Dropout, or a Flatten at the front"
     )
 
 
-def _check_kinds(torch: Any, module: Any) -> None:
-    """Refuse a module with parameters or buffers in any other part than a Linear, or with what runs beside them."""
+def _check_kinds(torch: Any, module: Any) -> dict[str, dict[str, Any]]:
+    """Return the settings of normalizations by their names.
+
+    Refuse a module with parameters or buffers in any part but these and Linear, or with what runs beside them.
+    """
+    found = {}
     for name, part in module.named_modules():
         if part is not module:
             _check_untouched(part, name)
-        if type(part) is not torch.nn.Linear and (part._parameters or part._buffers):
+        if type(part) in (torch.nn.BatchNorm1d, torch.nn.LayerNorm):
+            found[name] = _settings(torch, part, name)
+        elif type(part) is not torch.nn.Linear and (part._parameters or part._buffers):
             raise InputError(
-                f"from_torch: module {_named(part, name)} has parameters; expected them in torch.nn.Linear alone"
+                f"from_torch: module {_named(part, name)} has parameters; expected them in Linear, BatchNorm1d and "
+                "LayerNorm alone"
             )
+    return found
+
+
+# ---- normalization ---------------------------------------------------------------------------------------------------
+
+
+def _settings(torch: Any, part: Any, name: str) -> dict[str, Any]:
+    """Return what a normalization's state does not say."""
+    if type(part) is torch.nn.LayerNorm:
+        if len(part.normalized_shape) != 1:
+            raise InputError(f"from_torch: module {_named(part, name)} normalizes several axes; expected one")
+        return {"n_features": part.normalized_shape[0], "epsilon": part.eps}
+    if part.momentum is None or not part.track_running_stats:
+        raise InputError(
+            f"from_torch: module {_named(part, name)} averages over all batches, or keeps no running statistics; "
+            "expected a momentum, and track_running_stats=True"
+        )
+    return {"n_features": part.num_features, "epsilon": part.eps, "momentum": 1 - part.momentum}
+
+
+def _norm(part: Mapping[str, np.ndarray], name: str, settings: Mapping[str, Any]) -> LayerNorm | BatchNorm:
+    """Return the layer that a normalization's numbers belong to; what there is none of stays as it begins."""
+    kind = BatchNorm if part.keys() & {*RUNNING} else LayerNorm
+    numbers = dict(settings)
+    width = numbers.pop("n_features", max((a.size for a in part.values()), default=0))
+    layer = kind(width, **numbers)
+    if kind is BatchNorm and not part.keys() >= {*RUNNING}:
+        raise InputError(
+            f"from_torch: {name.rstrip('.')!r}, a BatchNorm, has {', '.join(part)}, expected both of {RUNNING}"
+        )
+    for key, a in part.items():
+        if a.shape != (width,):
+            raise InputError(
+                f"from_torch: '{name.rstrip('.')}.{key}' has shape {list(a.shape)}, expected [{width}], as all of them"
+            )
+        layer.assign(NORMS[key], a.reshape(1, -1))
+    return layer
 
 
 # ---- state dicts -----------------------------------------------------------------------------------------------------
 
 
-def _of_state(state: Mapping[Any, Any], activations: Any) -> tuple[list[Layer], str]:
-    """Return dense layers with the activation functions given."""
+def _of_state(
+    state: Mapping[Any, Any], activations: Any, settings: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[Layer], str]:
+    """Return dense layers with the activation functions given, each after the normalizations that follow the layer.
+
+    Args:
+        settings: what is known besides of normalizations, by their names.
+    """
     parts: dict[str, dict[str, np.ndarray]] = {}
     for key, value in state.items():
         name, _, kind = str(key).rpartition(".")
-        if kind not in ("weight", "bias"):
+        if kind == COUNT:
+            continue
+        if kind not in NORMS:
             inner = f". If it is a state dict, give that: [{key!r}]" if isinstance(value, Mapping) else ""
-            raise InputError(f"from_torch: {key!r} is no weight and no bias of a Linear, {_guess(kind)}{inner}")
+            raise InputError(f"from_torch: {key!r} is no weight and no bias of a Linear, {_guess()}{inner}")
         parts.setdefault(name, {})[kind] = _numbers(value, str(key))
     if not parts:
         raise InputError("from_torch: the state dict is empty; expected names such as '0.weight' and '0.bias'")
-    denses = []
+    groups: list[list[Layer]] = [[]]  # what stands before the first dense layer, then each of these with what follows
+    width = None
     for name, part in parts.items():
-        if "weight" not in part:
+        norm = bool(part.keys() & {*RUNNING}) or part.get("weight", np.empty(())).ndim == 1
+        if not norm and "weight" not in part:
             raise InputError(f"from_torch: there is '{name}.bias', but no '{name}.weight'")
-        denses.append(_dense(part["weight"], part.get("bias"), name))
-    for (name, _), before, dense in zip(list(parts.items())[1:], denses, denses[1:], strict=False):
-        if dense.n_inputs != before.n_neurons:
+        layer = _norm(part, name, settings.get(name, {})) if norm else _dense(part["weight"], part.get("bias"), name)
+        takes = layer.n_inputs if isinstance(layer, Dense) else layer.n_features
+        if width not in (None, takes):
             raise InputError(
-                f"from_torch: {name!r} takes {dense.n_inputs} inputs, the one before it gives {before.n_neurons}: the "
-                f"order is {', '.join(parts)}: give a dict in the order in which they are run"
+                f"from_torch: {name!r} takes {takes} inputs, the one before it gives {width}: the order is "
+                f"{', '.join(parts)}: give a dict in the order in which they are run"
             )
-    layers: list[Layer] = []
-    for dense, function in zip(denses, _functions(activations, len(denses)), strict=True):
-        layers += [dense] if function is None else [dense, function]
-    return layers, _type([part["weight"].dtype.name for part in parts.values()])
+        width = layer.output_width(takes)
+        if not norm:
+            groups.append([])
+        groups[-1].append(layer)
+    front, *denses = groups
+    if not denses:
+        raise InputError(
+            f"from_torch: there is no dense layer beside {', '.join(parts)}, as of a BatchNorm or LayerNorm"
+        )
+    layers = front
+    for group, function in zip(denses, _functions(activations, len(denses)), strict=True):
+        layers += group if function is None else [*group, function]
+    return layers, _type([a.dtype.name for part in parts.values() for a in part.values()])
 
 
 def _functions(activations: Any, denses: int) -> list[Layer | None]:
@@ -194,18 +281,16 @@ def _function(given: Any) -> Layer | None:
     """Return an activation function, given by its name or as a layer, of which a new one is made."""
     if given is None:
         return None
-    if isinstance(given, Activation | Linear | Dropout):
+    if isinstance(given, Activation | Linear | Dropout | GaussianNoise):
         return type(given)(**given.config())
     if given == "gelu_tanh":
         return GELU("tanh")
     return ACTIVATIONS[checks.choice(given, "from_torch: an activation", [*ACTIVATIONS, "gelu_tanh"])]()
 
 
-def _guess(part: str) -> str:
+def _guess() -> str:
     """Say what a name is known from, and what is expected."""
-    kinds = {"running_mean": "BatchNorm", "running_var": "BatchNorm", "num_batches_tracked": "BatchNorm"}
-    known = f"but of a {kinds[part]}; " if part in kinds else "which are all that is read; "
-    return f"{known}expected dense layers with activation functions between them"
+    return "which are all that is read; expected dense layers with normalization and activation functions between them"
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -260,7 +345,7 @@ def _numbers(tensor: Any, name: str) -> np.ndarray:
 def _dense(weight: np.ndarray, bias: np.ndarray | None, name: str) -> Dense:
     name = name.rstrip(".")
     if weight.ndim != 2:
-        kind = {1: "as of a BatchNorm or LayerNorm", 3: "as of a Conv1d", 4: "as of a Conv2d", 5: "as of a Conv3d"}
+        kind = {3: "as of a Conv1d", 4: "as of a Conv2d", 5: "as of a Conv3d"}
         raise InputError(
             f"from_torch: {name!r} has a weight of shape {list(weight.shape)}, {kind.get(weight.ndim, '')}; expected "
             "[n_neurons, n_inputs] of a Linear"
@@ -279,11 +364,12 @@ def _type(types: Sequence[str]) -> str:
 
 
 def to_state_dict(layers: Sequence[Layer], parameters: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return dense layers' parameters as torch's tensors, by the names that they have in a Sequential built alike."""
+    """Return layers' parameters as torch's tensors, by the names that they have in a Sequential built alike."""
     for number, layer in enumerate(layers):
-        if layer.shapes and type(layer) is not Dense:
+        if layer.shapes and type(layer) not in (Dense, BatchNorm, LayerNorm):
             raise InputError(
-                f"to_torch_state_dict: layer {number} is {layer}; expected parameters in Dense layers alone"
+                f"to_torch_state_dict: layer {number} is {layer}; expected parameters in Dense, BatchNorm and "
+                "LayerNorm alone"
             )
     try:
         import torch
@@ -295,7 +381,8 @@ def to_state_dict(layers: Sequence[Layer], parameters: Mapping[str, np.ndarray])
     state = {}
     for name, a in parameters.items():
         place, _, part = name.partition(".")
-        weights = part == "weights"
-        array = np.array((a.T if weights else a.reshape(-1)), order="C")
-        state[f"{place}.{'weight' if weights else 'bias'}"] = torch.from_numpy(array)
+        array = np.array((a.T if part == "weights" else a.reshape(-1)), order="C")
+        state[f"{place}.{NAMES[part]}"] = torch.from_numpy(array)
+        if part == RUNNING[-1]:
+            state[f"{place}.{COUNT}"] = torch.from_numpy(np.array(0, np.int64))
     return state

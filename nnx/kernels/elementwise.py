@@ -294,6 +294,7 @@ KINDS = (
     *("huber", "huber_backward"),
     *("logit", "logit_backward", "above", "near", "equal", "nll", "nll_backward", "known"),
     "add",
+    "times",
 )
 
 

@@ -96,6 +96,8 @@ PARTS: dict[str, Callable[..., Number]] = {
     # two numbers of a sample, as of a block of layers and of what it was given
     "add": lambda m, x, t, *_: x + t,
     "known": lambda m, x, t, classes, _: m.where((t >= 0) & (t < classes), x, math.nan),
+    # of two numbers of one sample
+    "times": lambda m, x, y, *_: x * y,
 }
 
 

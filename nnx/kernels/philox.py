@@ -2,10 +2,13 @@
 
 Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). Nothing is
 stored and no order matters, so every backend draws the same dropout mask, integer for integer.
+Normal numbers are made of the same words, two of two: Box and Muller, "A note on the generation of
+random normal deviates" (1958).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 Array = Any
@@ -15,6 +18,7 @@ ADD_0, ADD_1 = 0x9E3779B9, 0xBB67AE85
 LOW = 0xFFFFFFFF
 LAYERS = 16  # bits of a counter's last word in which layers are told apart; the upper ones take a step's beyond 32
 ROUNDS = 10
+TURN = 2 * math.pi / 2**32  # what a word is multiplied by to be an angle
 
 
 def philox4x32(xp: Any, c0: Array, c1: Array, c2: Array, c3: Array, key: int) -> tuple[Array, Array, Array, Array]:
@@ -55,6 +59,20 @@ def dropout_words(xp: Any, rows: int, columns: int, step: Array, layer: int, see
     c2, c3 = step & LOW, (((step >> 32) << LAYERS) ^ (layer & LOW)) & LOW
     words = xp.stack(xp.broadcast_arrays(*philox4x32(xp, c0, c1, c2, c3, seed)), axis=-1)
     return xp.reshape(words, (rows, 4 * groups))[:, :columns]
+
+
+def normal_numbers(xp: Any, rows: int, columns: int, step: Array, layer: int, seed: int, device: Any = None) -> Array:
+    """Return a normal number of mean 0 and variance 1 for every element: float64 [rows, columns].
+
+    Of each two words a and b of neighbours, the first in an even column, come `r cos(t)` and `r sin(t)`, where
+    r = sqrt(-2 log((a + 1/2) / 2**32)) and t = 2 pi b / 2**32.
+    """
+    even = columns + columns % 2
+    words = xp.astype(dropout_words(xp, rows, even, step, layer, seed, device), xp.float64)
+    radius = xp.sqrt(-2 * xp.log((words[:, ::2] + 0.5) * 2.0**-32))
+    angle = words[:, 1::2] * TURN
+    pairs = xp.stack([radius * xp.cos(angle), radius * xp.sin(angle)], axis=-1)
+    return xp.reshape(pairs, (rows, even))[:, :columns]
 
 
 def keep_threshold(rate: float) -> int:

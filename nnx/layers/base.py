@@ -58,6 +58,7 @@ class Layer(Assignable):
     output: Array
     dinputs: Array
 
+    _running_shapes: dict[str, tuple[int, ...]] = {}  # noqa: RUF012 - of what is learned by no gradient, as `shapes`
     _backend: Backend | None = None
     _owner: Owner | None = None  # the model's that it is in
     _parameters: dict[str, Array] | None = None
@@ -86,7 +87,7 @@ class Layer(Assignable):
 
     def draw(self, random: np.random.Generator) -> dict[str, np.ndarray]:
         """Return initial values for every parameter in `shapes`."""
-        return {name: np.zeros(shape) for name, shape in self.shapes.items()}
+        return {name: np.zeros(shape) for name, shape in kept_shapes(self).items()}
 
     def output_width(self, width: int | None) -> int | None:
         """Return the number of outputs for `width` inputs; None is any, or not known before `forward`.
@@ -167,12 +168,16 @@ class Layer(Assignable):
     def attach(
         self, backend: Backend, dtype: str, parameters: list[Array], gradients: list[Array], penalties: list[Array]
     ) -> None:
-        """Move into a model's buffers, values and all: one array for each name in `shapes`."""
+        """Move into a model's buffers, values and all: one array for each name in `shapes`.
+
+        Args:
+            parameters: and after these one for each name in `_running_shapes`.
+        """
         given = self.values()
         for name in type(self)._runtime:
             self.__dict__.pop(name, None)
         self._backend, self.dtype, self._given = backend, dtype if self.shapes else None, None
-        self._parameters = dict(zip(self.shapes, parameters, strict=True))
+        self._parameters = dict(zip(kept_shapes(self), parameters, strict=True))
         self._gradients = dict(zip(self.shapes, gradients, strict=True))
         self.__dict__["penalties"] = dict(zip(self.shapes, penalties, strict=True))
         for name, value in given.items():
@@ -192,7 +197,7 @@ class Layer(Assignable):
 
     def draw_missing(self, random: np.random.Generator) -> None:
         """Draw initial values for the parameters that were given none. To be called before `attach`."""
-        if self._parameters is None and self.values().keys() != self.shapes.keys():
+        if self._parameters is None and self.values().keys() != kept_shapes(self).keys():
             self._given = {**self.draw(random), **self.values()}
 
     def check_values(self, dtype: str) -> None:
@@ -212,14 +217,15 @@ class Layer(Assignable):
         backend, dtype = self.backend, self.dtype or "float32"
         self.check_values(dtype)
         self.draw_missing(default_random())
-        flat = ParameterBuffer(backend, dtype, list(self.shapes.values()))
+        flat = ParameterBuffer(backend, dtype, list(self.shapes.values()), list(self._running_shapes.values()))
         penalties = [backend.zeros(1, "float64") for _ in self.shapes]
-        self.attach(backend, dtype, flat.views(flat.values), flat.views(flat.gradients), penalties)
+        parameters = flat.views(flat.values) + flat.statistic_views()
+        self.attach(backend, dtype, parameters, flat.views(flat.gradients), penalties)
         self.__dict__["flat"] = flat
 
     def checked(self, name: str, value: Any) -> np.ndarray:
         """Return `value` as a NumPy array that may be assigned to a parameter; raise InputError where it may not."""
-        shape = self.shapes[name]
+        shape = kept_shapes(self)[name]
         if self._backend is not None and self._backend.owns(value):
             value = self._backend.to_numpy(value)
         host = np.array(host_array(value, "float64", f"{self}: {name}"))  # a copy, and exact
@@ -277,6 +283,11 @@ class Layer(Assignable):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+
+def kept_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all that is saved and copied of a layer: parameters and running statistics."""
+    return {**layer.shapes, **layer._running_shapes}
 
 
 _random: dict[str, np.random.Generator] = {}  # one, under ""; a dictionary takes the first of two threads' as it is

@@ -14,7 +14,7 @@ import numpy as np
 from nnx import checks
 from nnx.backends import Backend
 from nnx.errors import InputError, InputTypeError
-from nnx.layers.base import Layer
+from nnx.layers.base import Layer, kept_shapes
 from nnx.layers.chain import chain, every
 
 Array = Any
@@ -53,6 +53,9 @@ class Block(Layer):
                 )
         self.paths, self.inner = tuple(found), inner
         self.shapes = {f"{at}.{name}": shape for at, layer in inner.items() for name, shape in layer.shapes.items()}
+        self._running_shapes = {
+            f"{at}.{name}": shape for at, layer in inner.items() for name, shape in layer._running_shapes.items()
+        }
 
     def _layers_of(self, path: Any) -> Iterator[Layer]:
         """Yield the layers of a path, however it was given."""
@@ -128,12 +131,16 @@ class Block(Layer):
         self, backend: Backend, dtype: str, parameters: list[Array], gradients: list[Array], penalties: list[Array]
     ) -> None:
         """Move into a model's buffers, layer by layer."""
-        given = [dict(zip(self.shapes, arrays, strict=True)) for arrays in (parameters, gradients, penalties)]
+        kept = dict(zip(kept_shapes(self), parameters, strict=True))
+        moved, costs = (dict(zip(self.shapes, arrays, strict=True)) for arrays in (gradients, penalties))
         for at, layer in self.inner.items():
-            layer.attach(backend, dtype, *([some[f"{at}.{name}"] for name in layer.shapes] for some in given))
+            own = [kept[f"{at}.{name}"] for name in kept_shapes(layer)]
+            layer.attach(
+                backend, dtype, own, *([some[f"{at}.{name}"] for name in layer.shapes] for some in (moved, costs))
+            )
         self._drop()
-        self._backend, self.dtype, self._parameters = backend, dtype if self.shapes else None, given[0]
-        self._gradients, self.__dict__["penalties"] = given[1], given[2]
+        self._backend, self.dtype, self._parameters = backend, dtype if self.shapes else None, kept
+        self._gradients, self.__dict__["penalties"] = moved, costs
 
     def detach(self) -> None:
         """Leave the model's buffers."""

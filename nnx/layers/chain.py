@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from nnx.errors import InputError
 from nnx.layers.activations import Activation, Linear
 from nnx.layers.base import Layer
-from nnx.layers.dropout import Dropout
+from nnx.layers.dropout import Drawing
 from nnx.layers.flatten import Flatten
 
-PASSING = (Activation, Dropout, Flatten, Linear)  # what gives as many features as it takes
+PASSING = (Activation, Drawing, Flatten, Linear)  # what gives as many features as it takes
 
 
 def chain(layers: Sequence[Layer], who: str = "Sequential", width: int | None = None) -> tuple[int | None, int | None]:

@@ -22,6 +22,7 @@ from nnx import checks, layers, losses, optimizers
 from nnx.errors import FileFormatError, InputError, MissingExtra
 from nnx.files import as_path, open_file, size_of, write_atomically
 from nnx.layers import Layer
+from nnx.layers.base import kept_shapes
 from nnx.layers.blocks import Block
 from nnx.losses import Loss
 from nnx.optimizers import Optimizer
@@ -42,6 +43,9 @@ LAYERS = {
         layers.Residual,
         layers.Concat,
         layers.Embedding,
+        layers.LayerNorm,
+        layers.BatchNorm,
+        layers.GaussianNoise,
     )
 }
 LOSSES = {
@@ -293,7 +297,8 @@ def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Check
     """Return what a description and the arrays with it mean, if they fit each other."""
     parts = [_make(layer, LAYERS) for layer in header["layers"]]
     moments = {name.removeprefix(MOMENTS): a for name, a in tensors.items() if name.startswith(MOMENTS)}
-    expected = {f"{PARAMETERS}{i}.{name}": shape for i, part in enumerate(parts) for name, shape in part.shapes.items()}
+    kept = [kept_shapes(part) for part in parts]
+    expected = {f"{PARAMETERS}{i}.{name}": shape for i, one in enumerate(kept) for name, shape in one.items()}
     found = {name: a.shape for name, a in tensors.items() if not name.startswith(MOMENTS)}
     if found != expected:  # asked before anything of that size is allocated
         raise InputError(f"the arrays are {found}, but the layers need {expected}")

@@ -15,18 +15,21 @@ from typing import Any
 import numpy as np
 
 from nnx.backends import Backend
-from nnx.backends.inference import AnyStage, Branches, Forward, Lookup, Stage
+from nnx.backends.inference import AnyStage, Branches, Forward, Lookup, Norm, Stage
 from nnx.backends.recorder import AS_WRITTEN, Program
 from nnx.kernels.elementwise import BY_NAME
 from nnx.layers import (
     ELEMENTWISE,
     Activation,
+    BatchNorm,
     Concat,
     Dense,
     Dropout,
     Embedding,
     Flatten,
+    GaussianNoise,
     Layer,
+    LayerNorm,
     Linear,
     Residual,
     Softmax,
@@ -37,7 +40,7 @@ from nnx.settings import replaced
 
 Array = Any
 ELEMENTWISE_KINDS = frozenset(ELEMENTWISE.values())
-PASSED = (Linear, Dropout, Flatten)  # what does nothing here
+PASSED = (Linear, Dropout, GaussianNoise, Flatten)  # what does nothing here
 
 
 class Inference:
@@ -59,7 +62,7 @@ class Inference:
         self.stages = stages_of(layers)
         self._bound = [stage.bound(backend) for stage in self.stages or ()]
         plain = plain_stages(self.stages)
-        compiled = None if plain is None else backend.compile_forward(plain, owner.flat.values)
+        compiled = None if plain is None else backend.compile_forward(plain, owner.flat.state)
         self.native: Forward = compiled or refuse
         self._owner = owner
         self._own = threading.local()
@@ -157,6 +160,11 @@ def reduced(layers: Sequence[Layer]) -> list[AnyStage] | None:
         elif isinstance(layer, Embedding) and kind is Embedding:
             tables = layer.weights
             stages.append(Lookup(tuple((at, count, tables.get(at)) for at, count, _ in layer._pieces())))
+        elif isinstance(layer, LayerNorm) and kind is LayerNorm:
+            stages.append(Stage(None, None, None, norm=Norm(layer.gamma, layer.beta, layer.epsilon)))
+        elif isinstance(layer, BatchNorm) and kind is BatchNorm:
+            running = layer.running_mean, layer.running_var
+            stages.append(Stage(None, None, None, norm=Norm(layer.gamma, layer.beta, layer.epsilon, *running)))
         elif kind not in PASSED:
             return None
     return stages

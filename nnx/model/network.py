@@ -20,6 +20,7 @@ from nnx.errors import InputError, InputTypeError
 from nnx.flat_buffer import ParameterBuffer
 from nnx.kernels.user_warnings import warn_once
 from nnx.layers import Embedding, Flatten, Layer
+from nnx.layers.base import kept_shapes
 from nnx.layers.chain import chain, every
 from nnx.layers.embedding import fronts
 from nnx.model.inference import Inference, refuse
@@ -77,17 +78,19 @@ class Network(Assignable):
     @on_its_device
     def _allocate(self, backend: Backend, dtype: str) -> None:
         shapes = [shape for layer in self._layers for shape in layer.shapes.values()]
-        flat, penalties = ParameterBuffer(backend, dtype, shapes), backend.zeros(len(shapes), "float64")
+        statistics = [shape for layer in self._layers for shape in layer._running_shapes.values()]
+        flat, penalties = ParameterBuffer(backend, dtype, shapes, statistics), backend.zeros(len(shapes), "float64")
         self._owner.flat = flat
         self.__dict__.update(penalties=penalties)
         self.__dict__.pop("flat", None)
         values, gradients = iter(flat.views(flat.values)), iter(flat.views(flat.gradients))
+        learnt = iter(flat.statistic_views())
         slots = iter(penalties[i : i + 1] for i in range(len(shapes)))
         for layer in self._layers:
             layer.attach(
                 backend,
                 dtype,
-                _take(values, layer.shapes),
+                _take(values, layer.shapes) + _take(learnt, layer._running_shapes),
                 _take(gradients, layer.shapes),
                 _take(slots, layer.shapes),
             )
@@ -192,8 +195,12 @@ class Network(Assignable):
         return any(layer.strengths() for layer in self._layers)
 
     def parameters(self) -> dict[str, Array]:
-        """Return every parameter by its layer's number and its name, as "0.weights"; arrays of the backend."""
-        return {f"{i}.{name}": layer.parameter(name) for i, layer in enumerate(self._layers) for name in layer.shapes}
+        """Return every parameter by its layer's number and its name, as "0.weights"; arrays of the backend.
+
+        With them come the running statistics of layers that have them, which predictions read as well.
+        """
+        named = ((i, layer, name) for i, layer in enumerate(self._layers) for name in kept_shapes(layer))
+        return {f"{i}.{name}": layer.parameter(name) for i, layer, name in named}
 
     @alone_or_within
     @changing
@@ -215,7 +222,7 @@ class Network(Assignable):
     def buffers(self) -> list[Array]:
         """Return the flat buffer's parts and every view into them: what a recorded step may read from the start."""
         flat = self.flat
-        views = flat.views(flat.values) + flat.views(flat.gradients)
+        views = flat.views(flat.values) + flat.views(flat.gradients) + flat.statistic_views()
         parts = [array for part in flat.trained for array in part.values()]
         return [flat.values, flat.first, flat.second, flat.gradients, *parts, *views]
 
@@ -295,7 +302,7 @@ class Network(Assignable):
         Parameters too, although layers bring their own: a copy asks layer after layer, and another thread may train
         meanwhile.
         """
-        names = ("values", "first", "second")
+        names = ("values", "first", "second", "statistics")
         return {name: np.array(self.backend.to_numpy(getattr(self.flat, name))) for name in names}
 
     @on_its_device

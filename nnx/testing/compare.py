@@ -31,6 +31,9 @@ CLASSES = {
     "end_step dense_dinputs embed_gradients",
     "steps": "sgd adagrad rmsprop adam",
 }
+CLASSES["rounded"] += " fixed_norm batch_norm_backward fixed_norm_backward"
+CLASSES["function"] = "gaussian_noise"
+CLASSES["sum"] += " layer_norm layer_norm_backward norm_gradients batch_norm"
 CLASS = {operation: "function" for row in FUNCTIONS for operation in (row.name, row.gradient)}
 CLASS |= {operation: name for name, operations in CLASSES.items() for operation in operations.split()}
 DTYPES = ("float32", "float64")

@@ -52,10 +52,14 @@ def check_agreement(step: TrainingStep, recorder: Recorder, before: State, eager
 def near(a: np.ndarray, b: np.ndarray, start: np.ndarray, step: TrainingStep) -> bool:
     """Tell whether two steps from the same start ended at the same place, but for the rounding of where that is.
 
-    Parameters, first and second moments are compared one after the other: the moments are often much smaller.
+    Parameters, first and second moments and statistics are compared one after the other: some are often much smaller.
     """
-    off, way, size = (np.linalg.norm(d.reshape(3, -1), axis=1) for d in (a - b, b - start, b))
-    return bool(np.all(off <= PATH_TOLERANCE * way + EPSILON[step.flat.dtype] * size))
+    ends = [step.flat.size * part for part in (1, 2, 3)]
+    for off, way, size in zip(*(np.split(d, ends) for d in (a - b, b - start, b)), strict=True):
+        allowed = PATH_TOLERANCE * np.linalg.norm(way) + EPSILON[step.flat.dtype] * np.linalg.norm(size)
+        if not np.linalg.norm(off) <= allowed:
+            return False
+    return True
 
 
 def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eager: State) -> bool:
@@ -65,11 +69,11 @@ def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eag
     gradients say; and these are the eager step's, but for what rounding makes of them.
     """
     flat, start = step.flat, numbers(step, before[0])
-    got, gradients = numbers(step, flat.state), step.copy_of(flat.gradients)
+    got, gradients, statistics = numbers(step, flat.state), step.copy_of(flat.gradients), step.copy_of(flat.statistics)
     replayed, loss = gradients_of(step), step.last_loss()
 
     step.restore(before)
-    flat.gradients[...] = gradients
+    flat.gradients[...], flat.statistics[...] = gradients, statistics
     step.optimizer.update(flat, step.hyper, step.counters, recorder.by)
     if not near(got, numbers(step, flat.state), start, step):
         return False
@@ -101,8 +105,8 @@ def numbers(step: TrainingStep, a: Any) -> np.ndarray:
 
 
 def gradients_of(step: TrainingStep) -> list[np.ndarray]:
-    """Return the gradient of each parameter."""
-    return [numbers(step, a) for a in step.flat.views(step.flat.gradients)]
+    """Return the gradient of each parameter, and each statistic."""
+    return [numbers(step, a) for a in step.flat.views(step.flat.gradients) + step.flat.statistic_views()]
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:

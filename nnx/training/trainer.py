@@ -286,7 +286,7 @@ class Trainer(TrainingStep):
 
     def _diagnosis(self, feed: Feed, row: np.ndarray, epoch: int) -> str:
         """Run the step's forward pass once more and name the first place with a number that is not finite."""
-        backend = self.backend
+        backend, before = self.backend, self.copy_of(self.flat.statistics)
         if feed.source is not None:
             backend.gather_rows(feed.source[0], feed.source[2], self.counters, out=feed.x)
         place, outputs = "the loss itself", feed.x
@@ -297,6 +297,7 @@ class Trainer(TrainingStep):
             if bad or not np.isfinite(backend.to_numpy(outputs)).all():
                 place = f"the {bad[0]} of {name}" if bad else f"the output of {name}"
                 break
+        self.flat.statistics[...] = before  # which the forward pass has moved
         step = int(backend.to_numpy(self.counters)[STEP]) + 1
         return (
             f"the loss became {row[LOSS] + row[PENALTY]} in step {step} (epoch {epoch + 1}); the first numbers that "

@@ -23,6 +23,7 @@ from nnx.backends.cupy.elementwise import CudaElementwise
 from nnx.backends.cupy.inference import InferenceGraphs
 from nnx.backends.cupy.matmul.cublaslt_products import MOST_OWN_WORK
 from nnx.backends.cupy.multi_gpu import each_on_its_gpu
+from nnx.backends.cupy.norm import CudaNorm
 from nnx.backends.cupy.operands import FLOAT64, INT64, as_they_are, writable
 from nnx.backends.cupy.programs.graph import GraphProgram
 from nnx.backends.cupy.programs.persistent import MOST_WORK, PersistentProgram, compile_program
@@ -46,7 +47,7 @@ STREAM = "NNX_STREAM"  # 1: every data set is streamed to the GPU, 0: none; othe
 PERSISTENT = "NNX_PERSISTENT"  # 1: a recorded step is the persistent kernel whenever it fits; 0: never
 
 
-class CupyBackend(CudaElementwise, CudaDense):
+class CupyBackend(CudaElementwise, CudaDense, CudaNorm):
     """Arrays are `cupy.ndarray`s; see the module, and `CudaDevice` for the arguments."""
 
     name = "cupy"
@@ -258,6 +259,20 @@ class CupyBackend(CudaElementwise, CudaDense):
         y = self._output(out, x.shape, x)
         words = (seed & (LOW << 32 | LOW), layer & LOW, keep_threshold(rate))
         self._launch(plans.dropout(*x.shape), kind, self._read(x), y, *x.shape, counters, *words, 1 / (1 - rate))
+        return self._deliver(y, out)
+
+    def gaussian_noise(
+        self, x: Array, stddev: float, seed: int, layer: int, counters: Array, out: Array | None = None
+    ) -> Array:
+        kind = self._kind(x)
+        if kind is None or x.ndim != 2 or not as_they_are(INT64, counters):
+            raise InputTypeError(
+                f"gaussian_noise: x is {x.dtype} {x.shape} and counters {counters.dtype}, expected float32 or float64 "
+                "[N, C] and contiguous int64"
+            )
+        y, words = self._output(out, x.shape, x), (seed & (LOW << 32 | LOW), layer & LOW)
+        launch = plans.dropout(*x.shape, kernel="gaussian_noise")
+        self._launch(launch, kind, self._read(x), y, *x.shape, counters, *words, stddev)
         return self._deliver(y, out)
 
     def weigh(self, x: Array, weights: Array, out: Array | None = None) -> Array:

@@ -45,7 +45,7 @@ def compile_forward(stages: Sequence[Stage], parameters: Array, blocks: bool = T
     """Return a function that predicts, or None for a network that is better run stage by stage.
 
     Args:
-        stages: what the network does. parameters: the flat buffer that all weights and biases are views of.
+        stages: what the network does. parameters: the flat buffer that all their arrays are views of.
         blocks: whether many rows are predicted by it too, which multiplies in full precision.
     """
     table = table_of(stages, parameters)
@@ -156,7 +156,15 @@ def table_of(stages: Sequence[Stage], parameters: Array) -> Array | None:
             if None in found:
                 return None
             places = [at for at in found if at is not None]
-        rows.append([inputs, width, *places, kind_of(stage.activation), as_integer(stage.parameter)])
+        kind, number, of_norm = kind_of(stage.activation), stage.parameter, [f.NOWHERE] * 4
+        if stage.norm is not None:
+            kind, number = f.LAYER_NORM if stage.norm.mean is None else f.FIXED_NORM, stage.norm.epsilon
+            arrays = stage.norm.gamma, stage.norm.beta, stage.norm.mean, stage.norm.variance
+            found = [f.NOWHERE if a is None else place(a, parameters) for a in arrays]
+            if None in found:
+                return None
+            of_norm = [at for at in found if at is not None]
+        rows.append([inputs, width, *places, kind, as_integer(number), *of_norm])
     widest = max(max(row[:2]) for row in rows)
     if widest > RUN:  # longer sums are better not made in one piece
         return None

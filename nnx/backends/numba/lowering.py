@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.dataflow import Array, Gradient, Node, Scatter, Step, Value, address, same
+from nnx.backends.dataflow import Array, Gradient, Moments, Node, Scatter, Step, Value, address, same
 from nnx.backends.errors import NotReplayable
 from nnx.backends.numba.tuning import current
 from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.matmul import register_tile
 from nnx.kernels.cpu.ops import optimizers
+from nnx.kernels.cpu.ops.norm import ACROSS
 from nnx.kernels.cpu.program import table as t
 from nnx.kernels.rounding import RUN
 
@@ -62,6 +63,8 @@ class Layout:
         self.once: list[list[int]] = []
         self.first: list[list[int]] = []
         self.local: list[list[int]] = []
+        self.regions: list[tuple[int, list[list[int]]]] = []  # those before what is in `local`
+        self.moments: dict[int, int] = {}
         self.tasks: list[tuple[int, list[int]]] = []
         self.last: list[list[int]] = []
         # What the optimizer moves: (place, size) of each run of parameters. Their gradients all lie equally far off.
@@ -77,11 +80,17 @@ class Layout:
         self.scratch = 0
         self.block = self.block_rows()
         for node in step.nodes:
-            (self.once if node.once else self.local).extend(self.rows_of(node))
+            if node.whole:
+                self.all_at_once(self.rows_of(node))
+            else:
+                (self.once if node.once else self.local).extend(self.rows_of(node))
         for gradient in step.gradients:
             self.gradient(gradient)
         for scatter in step.scatters:
             self.scatter(scatter)
+        for one in step.sums:
+            n = int(one.out.size)
+            self.tasks.append((n, self.sum_row(one.d, one.out, **self.updated(one.out, 0, n))))
         if len({start for start, _ in self.covered}) < len(self.covered):
             raise NotReplayable("a gradient is written twice in one step: two layers share their parameters")
         if len(self.regularized) < len(step.penalties):
@@ -200,6 +209,59 @@ class Layout:
         row = self.row(t.SCATTER, **columns, **self.updated(scatter.dw, 0, scatter.dw.size))
         self.tasks.append((self.step.rows * width, row))
 
+    def sum_row(self, d: Value, out: Array, **columns: int) -> list[int]:
+        """The task that adds up all samples of a value to the gradient of a parameter."""
+        raise NotImplementedError
+
+    def all_at_once(self, rows: list[list[int]]) -> None:
+        """Add tasks that wait for all samples, and for which all samples wait."""
+        if self.local:
+            self.regions.append((t.BLOCKS, self.local))
+            self.local = []
+        if self.regions and self.regions[-1][0] == t.TASKS:
+            self.regions[-1][1].extend(rows)
+        else:
+            self.regions.append((t.TASKS, rows))
+
+    def moments_at(self, moments: Moments | None) -> int:
+        """The place of the moments of each feature."""
+        assert moments is not None
+        if id(moments) not in self.moments:
+            self.moments[id(moments)] = self.new(3 * moments.width)
+        return self.moments[id(moments)]
+
+    def norm_rows(self, node: Node, **columns: int) -> list[list[int]]:
+        """The rows of a normalization, or of its gradient: see nnx/kernels/cpu/program/shared_norm.py."""
+        place, n = self.place, node.x.width
+        columns |= {"N": n, "X": place(node.x), "COEF": self.constants(*node.constants)}
+        if node.op == "sum":
+            return [self.sum_row(node.x, node.arrays[0])]
+        assert node.weights is not None
+        columns["W"] = self.parameter(node.weights)
+        if node.moments is not None:
+            columns |= {"Y": self.moments_at(node.moments), "KIND": sum(node.details)}
+        if node.biases is not None:
+            columns["B"] = self.parameter(node.biases)
+        if node.op == "moments":
+            starts = range(0, n, ACROSS)
+            return [self.row(t.MOMENTS, R0=j, R1=min(n, j + ACROSS), **columns) for j in starts]
+        assert node.out is not None
+        columns["G"] = place(node.out)
+        if node.op == "layer_norm":
+            assert node.also is not None
+            assert node.hits is not None
+            return [self.row(t.LAYER_NORM, D=place(node.also), Y=place(node.hits), **columns)]
+        if node.op == "batch_norm":
+            assert node.also is not None
+            return [self.row(t.BATCH_NORM, D=place(node.also), **columns)]
+        assert node.y is not None
+        columns["D"] = place(node.y)
+        if node.op == "layer_norm_backward":
+            assert node.z is not None
+            return [self.row(t.LAYER_NORM_BACKWARD, Y=place(node.z), **columns)]
+        dgamma, dbeta = (self.parameter(a) for a in node.arrays)
+        return [self.row(t.BATCH_NORM_BACKWARD, R0=dgamma, B=dbeta, **columns)]
+
     def updated(self, g: Array, first: int, count: int) -> dict[str, int]:
         """The columns that say what is done to a piece of a parameter once its gradient is there."""
         where = self.values_of(g)
@@ -258,10 +320,12 @@ class Layout:
             self.first += self.before.pop(key)
         regions: list[tuple[int, list[list[int]]]] = [
             (t.ONCE, self.once), (t.TASKS_ONCE, self.first),
-            (t.TASKS, [row for rows in self.before.values() for row in rows]), (t.BLOCKS, self.local),
+            (t.TASKS, [row for rows in self.before.values() for row in rows]), *self.regions, (t.BLOCKS, self.local),
             (t.TASKS, [row for _, row in self.tasks]), (t.TASKS, self.last),
         ]  # fmt: skip
         regions = [region for region in regions if region[1]]
+        if len(regions) > t.MOST_REGIONS:
+            raise NotReplayable(f"its samples meet {len(regions)} times in a step; {t.MOST_REGIONS} is the most")
         header = [0] * t.COLUMNS
         header[t.REGIONS], header[t.ROWS] = len(regions), rows
         header[t.M_DELTA], header[t.V_DELTA] = self.distance("m"), self.distance("v")

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from nnx.backends.dataflow import Array, Gradient, Node, Scatter, Step
+from nnx.backends.dataflow import Array, Gradient, Node, Scatter, Step, Value
 from nnx.backends.errors import NotReplayable
 from nnx.backends.numba.lowering import Layout, round_up
 from nnx.kernels.cpu.program import table as t
@@ -20,17 +20,9 @@ LOSS_GRADIENTS = (*(row.slope for row in LOSSES), "logit_backward")
 APART = 1024
 # Operations of a step's data flow that lanes have kernels for.
 NODES = {
-    "labels",
-    "gather",
-    "dense",
-    "dense_dx",
-    "elementwise",
-    "dropout",
-    "cross_entropy",
-    "mean",
-    "weigh",
-    "columns",
-    "embed",
+    *("labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean", "weigh"),
+    *("layer_norm", "layer_norm_backward", "moments", "batch_norm", "batch_norm_backward", "sum"),
+    *("gaussian_noise", "columns", "embed"),
 }
 
 
@@ -104,6 +96,13 @@ class Lanes(Layout):
                 return [row(t.LANES_CROSS_ENTROPY, N=n, COEF=c, **columns)]
             case "mean":
                 return [row(t.LANES_MEAN, N=n, X=x, Y=out, COEF=c)]
+            case "gaussian_noise":
+                layer, seed = node.details
+                return [row(t.NOISE, KIND=layer, N=n, X=x, Y=out, R0=seed, COEF=c)]
+            case "layer_norm" | "layer_norm_backward":
+                return self.norm_rows(node, STRIDE=stride, R0=self.new(2 * stride))
+            case "moments" | "batch_norm" | "batch_norm_backward" | "sum":
+                return self.norm_rows(node, STRIDE=stride)
         raise NotReplayable(f"no compiled kernel by features for {node.op}")
 
     def scatter(self, scatter: Scatter, stride: int = 0) -> None:
@@ -121,6 +120,8 @@ class Lanes(Layout):
                 columns["Y"] = self.new((r1 - r0) * n)
             row = self.row(t.LANES_DW, **columns, **self.updated(gradient.dw, r0, r1 - r0))
             self.tasks.append(((r1 - r0) * n, row))
-        places = {"D": d, "W": self.values_of(gradient.db), "G": self.parameter(gradient.db)}
-        row = self.row(t.LANES_DB, STRIDE=self.stride, N=n, **places, **self.updated(gradient.db, 0, n))
-        self.tasks.append((n, row))
+        self.tasks.append((n, self.sum_row(gradient.d, gradient.db, **self.updated(gradient.db, 0, n))))
+
+    def sum_row(self, d: Value, out: Array, **columns: int) -> list[int]:
+        columns |= {"D": self.place(d), "W": self.values_of(out), "G": self.parameter(out)}
+        return self.row(t.LANES_DB, STRIDE=self.stride, N=d.width, **columns)

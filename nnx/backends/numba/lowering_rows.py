@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from nnx.backends.dataflow import Array, Gradient, Node
+from nnx.backends.dataflow import Array, Gradient, Node, Value
 from nnx.backends.errors import NotReplayable
 from nnx.backends.numba.lowering import PIECE, Layout, round_up
 from nnx.kernels.cpu.matmul import register_tile
@@ -81,6 +81,11 @@ class Rows(Layout):
                 return [row(t.ONE_HOT, N=node.out.width, X=x, Y=out)]
             case "mean":
                 return [row(t.ROW_MEAN, N=n, X=x, Y=out, COEF=c)]
+            case "gaussian_noise":
+                layer, seed = node.details
+                return [row(t.NOISE, KIND=layer, N=n, X=x, Y=out, R0=seed, COEF=c)]
+            case "layer_norm" | "layer_norm_backward" | "moments" | "batch_norm" | "batch_norm_backward" | "sum":
+                return self.norm_rows(node)
         raise NotReplayable(f"no compiled kernel by rows for {node.op}")
 
     def panels_of(self, weights: Array, across: bool) -> int:
@@ -116,7 +121,7 @@ class Rows(Layout):
 
     def gradient(self, gradient: Gradient) -> None:
         k, n = gradient.dw.shape
-        d, rows, weights = self.place(gradient.d), self.step.rows, self.values_of(gradient.dw)
+        rows, weights = self.step.rows, self.values_of(gradient.dw)
         panels = self.panels_for(gradient)
         columns = {"K": k, "N": n, "X": self.place(gradient.x), "D": panels, "W": weights, "B": t.NOWHERE}
         columns |= {"G": self.parameter(gradient.dw), **self.refreshed(weights)}
@@ -124,10 +129,14 @@ class Rows(Layout):
             self.scratch = max(self.scratch, (r1 - r0) * n * (1 if rows <= RUN else 2))
             row = self.row(t.DENSE_DW, R0=r0, R1=r1, **columns, **self.updated(gradient.dw, r0, r1 - r0))
             self.tasks.append(((r1 - r0) * n, row))
-        places = {"D": d, "W": self.values_of(gradient.db), "G": self.parameter(gradient.db)}
-        if rows > RUN:
-            places["Y"] = self.new(n)
-        self.tasks.append((n, self.row(t.BIAS, N=n, **places, **self.updated(gradient.db, 0, n))))
+        db = self.sum_row(gradient.d, gradient.db, **self.updated(gradient.db, 0, n))
+        self.tasks.append((n, db))
+
+    def sum_row(self, d: Value, out: Array, **columns: int) -> list[int]:
+        columns |= {"D": self.place(d), "W": self.values_of(out), "G": self.parameter(out)}
+        if self.step.rows > RUN:
+            columns["Y"] = self.new(d.width)
+        return self.row(t.BIAS, N=d.width, **columns)
 
     def pieces(self, k: int, n: int) -> list[tuple[int, int]]:
         """Rows of a weight gradient that are made, regularized and used in one go: whole tiles, and whole panels.

@@ -51,7 +51,7 @@ class TileRows(Rows):
 
     def rows_of(self, node: Node) -> list[list[int]]:
         rows = super().rows_of(node)
-        if node.weights is not None and self.split(node.weights):
+        if node.weights is not None and node.op in ("dense", "dense_dx") and self.split(node.weights):
             for row in rows:
                 row[t.OP], row[t.UNSPLIT] = SPLIT[row[t.OP]], self.parameter(node.weights)
         return rows

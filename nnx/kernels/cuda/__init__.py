@@ -17,6 +17,7 @@ from nnx.kernels.cuda.formulas import ACTIVATIONS
 from nnx.kernels.cuda.launches import (
     Launch,
     bands,
+    batch_moments,
     bias_activation,
     column_sums,
     dropout,
@@ -38,6 +39,7 @@ __all__ = [
     "Kernel",
     "Launch",
     "bands",
+    "batch_moments",
     "bias_activation",
     "column_sums",
     "dropout",

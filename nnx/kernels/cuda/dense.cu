@@ -99,6 +99,25 @@ struct ThroughRelu {
   }
 };
 
+template <bool ALIGNED>
+struct OfTwo {
+  const REAL *x, *y;
+  static constexpr bool aligned = ALIGNED;
+  static constexpr int deep = 4;
+  struct Loaded {
+    Numbers<WIDE> x, y;
+  };
+  __device__ __forceinline__ Loaded load(i64 i, int count) const {
+    return {load_some<ALIGNED>(x + i, count), load_some<ALIGNED>(y + i, count)};
+  }
+  __device__ __forceinline__ Numbers<WIDE> number(i64, int, const Loaded& loaded) const {
+    Numbers<WIDE> products;
+#pragma unroll
+    for (int k = 0; k < WIDE; k++) products.at[k] = loaded.x.at[k] * loaded.y.at[k];
+    return products;
+  }
+};
+
 // The same number, a multiple of WIDE. That it is one must be seen in its making: else the compiler, which knows nothing of
 // `aligned`, stores neighbours one by one.
 template <bool ALIGNED>
@@ -187,6 +206,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     sum_columns(ThroughRelu<true>{y, dy, dx}, sums, rows, columns, shared);
   else
     sum_columns(ThroughRelu<false>{y, dy, dx}, sums, rows, columns, shared);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    product_column_sums(const REAL* x, const REAL* y, REAL* sums, long long rows, long long columns) {
+  __shared__ Numbers<WIDE> shared[THREADS];
+  if (columns % WIDE == 0 && aligned(x) && aligned(y))
+    sum_columns(OfTwo<true>{x, y}, sums, rows, columns, shared);
+  else
+    sum_columns(OfTwo<false>{x, y}, sums, rows, columns, shared);
 }
 
 // ---- product --------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ LONG = 1024  # columns from which on a row is a block's work
 TILE = 32  # of `product`: rows and columns of a block's share
 PARTS = 512  # most blocks of a two-stage reduction
 TILE_COLUMNS = 128  # of `column_sums`: columns of a block's share
+ACROSS = 32  # of `batch_moments`: columns of a block's share
 BANDS = 32  # most rows that it leaves to its second launch: each thread of that one then reads its few at once
 
 
@@ -73,9 +74,9 @@ def softmax_jacobian(rows: int, columns: int) -> Launch:
     return row_groups("softmax_jacobian", rows * columns, columns)
 
 
-def dropout(rows: int, columns: int) -> Launch:
-    """One random counter, which is four elements of a row, a thread."""
-    return Launch("dropout", (_blocks(rows * _ceil(columns, 4), 1 << 14),), (THREADS,))
+def dropout(rows: int, columns: int, kernel: str = "dropout") -> Launch:
+    """One random counter, which is four elements of a row, a thread: dropout, gaussian_noise."""
+    return Launch(kernel, (_blocks(rows * _ceil(columns, 4), 1 << 14),), (THREADS,))
 
 
 def product(m: int, n: int, k: int) -> Launch:
@@ -121,6 +122,11 @@ def tally(metric: str, rows: int, columns: int) -> tuple[Launch, ...]:
 def regularize(n: int) -> tuple[Launch, ...]:
     """One launch, or two: the first into parts [grid.x] float64, the second, regularize_total, from there."""
     return _two_stages("regularize", "regularize_total", n)
+
+
+def batch_moments(columns: int) -> Launch:
+    """A block for every ACROSS columns."""
+    return Launch("batch_moments", (max(1, min(_ceil(columns, ACROSS), BLOCKS)),), (THREADS,))
 
 
 def _two_stages(first: str, second: str, work: int) -> tuple[Launch, ...]:

@@ -8,6 +8,7 @@
 #include "elementwise.cuh"
 #include "program.cuh"
 #include "program_gradients.cuh"
+#include "program_norm.cuh"
 #include "program_products.cuh"
 #include "program_samples.cuh"
 
@@ -124,10 +125,15 @@ __device__ __forceinline__ void perform(const Row& row, int samples, i64 step) {
     case Op::GRADIENT: return dense_gradient(row, samples);
     case Op::ELEMENTWISE: return elementwise(row, samples);
     case Op::DROPOUT: return dropout(row, samples);
+    case Op::GAUSSIAN_NOISE: return gaussian_noise(row, samples);
     case Op::REGULARIZE: return regularize(row);
     case Op::PENALTY: return penalty(row);
     case Op::UPDATE: return update(row, step);
     case Op::END_STEP: return end_step(row, samples);
+    case Op::SUM: return sum(row, samples);
+    case Op::MOMENTS: return moments(row, samples);
+    case Op::BATCH_NORM: return batch_norm(row, samples);
+    case Op::BATCH_NORM_BACKWARD: return batch_norm_backward(row, samples);
     default: return each_sample(row, samples);
   }
 }

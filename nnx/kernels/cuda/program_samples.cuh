@@ -3,6 +3,7 @@
 // Floor: the bytes of operands and results, in shared memory, and one exponential or logarithm a number.
 #include "columns.cuh"
 #include "elementwise.cuh"
+#include "norm.cuh"
 #include "philox.cuh"
 #include "program.cuh"
 #include "rows.cuh"
@@ -32,6 +33,20 @@ __device__ __forceinline__ void dropout(Row row, int samples) {
         int i = (4 * group + k) * samples + sample;
         row.out[i] = dropped(row.x[i], words.at[k], (u32)row.outputs, scale);
       }
+  });
+}
+
+// The same words as normal numbers, added to x; a: their standard deviation.
+__device__ __forceinline__ void gaussian_noise(Row row, int samples) {
+  int groups = ((int)row.inputs + 3) / 4;
+  u64 step = (u64)reinterpret_cast<const i64*>(row.y)[STEP];
+  for_items(groups * samples, [&](int item) {
+    int group = item / samples, sample = item - group * samples;
+    Words words = philox((u32)sample, (u32)group, (u32)step, high_word(step, (u32)row.kind), (u64)row.word);
+    for_normals(words, [&](int k, double number) {
+      int i = (4 * group + k) * samples + sample;
+      if (4 * group + k < row.inputs) row.out[i] = row.x[i] + (REAL)(row.a * number);
+    });
   });
 }
 
@@ -114,6 +129,17 @@ __device__ __forceinline__ void each_sample(Row row, int samples) {
           if (code_of(row.x[row.word * samples + s], row.outputs) == code)
             total += (double)row.y[((i64)row.a + j) * samples + s];
         row.out[i] = (REAL)total;
+      });
+    case Op::LAYER_NORM:  // also: what is normalized; hits: 1 over each standard deviation; a: epsilon
+      return for_items(samples, [&](int s) {
+        Sample normalized = at(row.also, s);
+        row.hits[s] = layer_norm_row(Alone(), at(row.x, s), row.weights, row.biases, at(row.out, s), (REAL)row.a,
+                                     row.inputs, [&](i64 j, REAL number) { normalized[j] = number; });
+      });
+    case Op::LAYER_NORM_BACKWARD:  // x: what was normalized; hits: as above; y: the gradient
+      return for_items(samples, [&](int s) {
+        layer_norm_backward_row(Alone(), at(row.x, s), row.hits[s], row.weights, at(row.y, s), at(row.out, s),
+                                row.inputs);
       });
     default: __trap();  // no operation has this number
   }

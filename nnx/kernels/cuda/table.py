@@ -198,6 +198,13 @@ _TABLE = (
         "unsigned int threshold, REAL scale",
         "y = x * scale where the element's random word is at least threshold, else 0; y may be x.",
     ),
+    Kernel(
+        "gaussian_noise",
+        "dropout.cu",
+        f"const REAL* x, REAL* y, {_SHAPE}, const long long* counters, unsigned long long seed, unsigned int layer, "
+        "double stddev",
+        "y = x plus normal numbers of that standard deviation; y may be x.",
+    ),
     *(
         Kernel(
             f"gather_{kind}",
@@ -324,6 +331,66 @@ _TABLE = (
         "regularize.cu",
         "const double* parts, double* penalty, long long count",
         "penalty = the sum of the parts of count blocks.",
+    ),
+    # ---- normalization -----------------------------------------------------------------------------------------------
+    Kernel(
+        "product_column_sums",
+        "dense.cu",
+        f"const REAL* x, const REAL* y, REAL* sums, {_SHAPE}",
+        "The column sums of x * y, as in column_sums.",
+    ),
+    *(
+        Kernel(
+            f"layer_norm_{team}",
+            "norm.cu",
+            "const REAL* x, const REAL* gamma, const REAL* beta, REAL* normalized, REAL* scales, REAL* y, "
+            f"{_SHAPE}, REAL epsilon",
+            f"y = normalized * gamma + beta, a {team} a row; normalized, or null: x less its row's mean, times "
+            "scales [rows], or null: 1 / sqrt(variance + epsilon).",
+        )
+        for team in ("warp", "block")
+    ),
+    *(
+        Kernel(
+            f"layer_norm_backward_{team}",
+            "norm.cu",
+            f"const REAL* normalized, const REAL* scales, const REAL* gamma, const REAL* dy, REAL* dx, {_SHAPE}",
+            f"dx of layer_norm, a {team} a row; dx may be dy.",
+        )
+        for team in ("warp", "block")
+    ),
+    Kernel(
+        "batch_moments",
+        "norm.cu",
+        f"const REAL* x, REAL* mean, REAL* variance, double* means, REAL* scales, {_SHAPE}, double epsilon, "
+        "double momentum",
+        "means [2, columns] of x, in two parts; scales = 1 / sqrt(variance + epsilon); running ones move towards them.",
+    ),
+    Kernel(
+        "running_moments",
+        "norm.cu",
+        "const REAL* mean, const REAL* variance, double* means, REAL* scales, long long columns, double epsilon",
+        "The same of running ones, which stay.",
+    ),
+    Kernel(
+        "batch_norm",
+        "norm.cu",
+        "const REAL* x, const double* means, const REAL* scales, const REAL* gamma, const REAL* beta, "
+        f"REAL* normalized, REAL* y, {_SHAPE}",
+        "y = normalized * gamma + beta; normalized, or null: (x - means [2, columns]) * scales [columns]. y may be x.",
+    ),
+    Kernel(
+        "batch_norm_backward",
+        "norm.cu",
+        "const REAL* normalized, const REAL* scales, const REAL* gamma, const REAL* dy, const REAL* dgamma, "
+        f"const REAL* dbeta, REAL* dx, {_SHAPE}",
+        "dx of batch_norm, by its own moments; dx may be dy.",
+    ),
+    Kernel(
+        "fixed_norm_backward",
+        "norm.cu",
+        f"const REAL* scales, const REAL* gamma, const REAL* dy, REAL* dx, {_SHAPE}",
+        "dx of batch_norm, by running moments; dx may be dy.",
     ),
     # ---- many steps at once ------------------------------------------------------------------------------------------
     Kernel(

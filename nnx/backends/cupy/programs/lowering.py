@@ -9,7 +9,7 @@ import numpy as np
 
 from nnx.backends.cupy.programs.barriers import Operation, with_barriers
 from nnx.backends.cupy.programs.shared_memory import ALWAYS, Buffer, Operand, place_buffers, round_up
-from nnx.backends.dataflow import Gradient, Node, Scatter, Step, Value, address
+from nnx.backends.dataflow import Gradient, Node, Scatter, Step, Sum, Value, address
 from nnx.backends.errors import NotReplayable
 from nnx.kernels.cuda import program_table as t
 from nnx.kernels.elementwise import number_of
@@ -53,6 +53,7 @@ class LoweredStep:
         self.finish: list[Operation] = []
         self._states()
         self._rates()
+        self.written: set[Operand] = set()  # gradients
         for node in step.nodes:
             self._node(node)
         self._gradients()
@@ -105,6 +106,15 @@ class LoweredStep:
                 self.start.append(Operation("load", reads, writes, {"inputs": home.width}))
         return Operand(self.buffers[id(home)], 0, size)
 
+    def _moments(self, node: Node) -> Operand:
+        """Return where the moments of each feature are, two doubles and a number each."""
+        assert node.moments is not None
+        size = 24 * node.moments.width
+        if id(node.moments) not in self.buffers:
+            self.buffers[id(node.moments)] = buffer = Buffer(size)
+            self.temporaries.append(buffer)
+        return Operand(self.buffers[id(node.moments)], 0, size)
+
     def _place_buffers(self, capacity: int, allocate: Callable[[int], int]) -> None:
         rows = len(self.start) + len(self.each) + len(self.finish)
         begin = round_up(rows * t.ROW_BYTES)
@@ -129,6 +139,11 @@ class LoweredStep:
 
     def _states(self) -> None:
         """Keep what steps change for one another, and what they are told."""
+        for node in self.step.nodes:
+            if node.op == "moments":
+                for array in (node.weights, node.biases):
+                    assert array is not None
+                    self._resident(array, True)
         assert self.step.optimizer is not None
         assert self.step.end is not None
         optimizer, end = self.step.optimizer.operands, self.step.end.operands  # of the numbers that all updates share
@@ -181,13 +196,24 @@ class LoweredStep:
             case "dropout":
                 layer, seed, threshold = node.details
                 numbers |= {"kind": layer, "word": seed, "outputs": threshold, "a": node.constants[0]}
+            case "gaussian_noise":
+                layer, seed = node.details
+                numbers |= {"kind": layer, "word": seed, "a": node.constants[0]}
             case "gather" | "labels" if node.ordered:
                 assert self.step.order is not None
                 source = node.x.array if node.op == "gather" else self.step.labels
                 assert source is not None
                 numbers |= {"word": len(source), "outputs": len(self.step.order)}
-            case "cross_entropy" | "cross_entropy_soft" | "mean":
+            case "cross_entropy" | "cross_entropy_soft" | "mean" | "layer_norm" | "moments":
                 numbers |= dict(zip("abc", node.constants, strict=False))
+        if node.moments is not None:
+            numbers["kind"] = sum(node.details)
+        if node.op == "moments":
+            changed = self._part(node.weights), self._part(node.biases)
+            writes |= {"also": self._moments(node), "weights": changed[0], "biases": changed[1]}
+        if node.op == "sum":
+            writes["out"] = self._part(node.arrays[0])
+            self.written.add(writes["out"])
         op = NAMES.get(node.op, node.op)
         (self.start if node.once else self.each).append(Operation(op, reads, writes, numbers))
 
@@ -199,8 +225,15 @@ class LoweredStep:
         reads = {"x": self._value(node.x)}
         if node.y is not None or node.op == "elementwise":  # which always takes two
             reads["y"] = self._value(node.y or node.x)
-        if node.op == "dropout":
+        if node.op in ("dropout", "gaussian_noise"):
             reads["y"] = self.counters
+        if node.z is not None:
+            reads["hits"] = self._value(node.z)
+        if node.op == "batch_norm":
+            reads["y"] = self._moments(node)
+        if node.op == "batch_norm_backward":
+            reads |= {"hits": self._moments(node), "also": self._part(node.arrays[0])}
+            reads["biases"] = self._part(node.arrays[1])
         for name, array in (("weights", node.weights), ("weights", node.table), ("biases", node.biases)):
             if array is not None:
                 reads[name] = self._weights(array)
@@ -215,9 +248,9 @@ class LoweredStep:
 
     def _gradients(self) -> None:
         """Put each layer's gradients right behind what makes their operands, so that buffers are free soon."""
-        self.written: set[Operand] = set()
-        for gradient in self.step.by_parameter:
-            operation = self._gradient(gradient) if isinstance(gradient, Gradient) else self._scatter(gradient)
+        step = self.step
+        sums = [*map(self._gradient, step.gradients), *map(self._scatter, step.scatters), *map(self._sum, step.sums)]
+        for operation in sums:
             if operation.writes["out"] in self.written:
                 raise NotReplayable("a gradient is written twice in one step: two layers share their parameters")
             self.written |= set(operation.writes.values())
@@ -240,6 +273,10 @@ class LoweredStep:
         reads, writes = {"x": self._value(scatter.x), "y": self._value(scatter.d)}, {"out": self._part(scatter.dw)}
         numbers = {"kind": width, "word": scatter.column, "a": scatter.first, "outputs": codes}
         return Operation("scatter", reads, writes, numbers)
+
+    def _sum(self, one: Sum) -> Operation:
+        reads, writes = {"x": self._value(one.d)}, {"out": self._part(one.out)}
+        return Operation("sum", reads, writes, {"inputs": one.d.width})
 
     def _regularization(self) -> None:
         """Add what each regularized parameter takes: once for all threads, and once more to add up their parts."""

@@ -18,7 +18,7 @@ from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import EXACT, OPTIONS, PART, flat, on_stack, smaller, view
 from nnx.kernels.cpu.threads.team import make_together, share_at
-from nnx.kernels.philox import ADD_0, ADD_1, LAYERS, LOW, MULTIPLY_0, MULTIPLY_1, ROUNDS
+from nnx.kernels.philox import ADD_0, ADD_1, LAYERS, LOW, MULTIPLY_0, MULTIPLY_1, ROUNDS, TURN
 
 U = np.uint64
 M0, M1, A0, A1, MASK, HALF, ABOVE = U(MULTIPLY_0), U(MULTIPLY_1), U(ADD_0), U(ADD_1), U(LOW), U(32), U(LAYERS)
@@ -72,6 +72,28 @@ def dropout_rows(x, y, first_row, rows, columns, step, layer, key_0, key_1, thre
         g += wide
         if g == groups:
             r, g = r + tall, 0
+
+
+@njit(**PART)
+def normals(a, b):
+    """Two normal numbers of two words, as philox.py makes them."""
+    radius, angle = np.sqrt(-2.0 * np.log((np.float64(a) + 0.5) * 2.0**-32)), np.float64(b) * TURN
+    return radius * np.cos(angle), radius * np.sin(angle)
+
+
+@njit(**PART)
+def noise_rows(x, y, first_row, rows, columns, step, layer, key_0, key_1, deviation):
+    """y = x plus normal numbers, for rows of so many columns; `first_row` is their first one's number in the batch."""
+    c2, c3, k0, k1, number = U(step), U(layer), U(key_0), U(key_1), y.dtype.type
+    noise = on_stack(np.float64, 4)
+    for r in range(rows):
+        a, b = view(x, r * columns, columns), view(y, r * columns, columns)
+        for first in range(0, columns, 4):
+            w0, w1, w2, w3 = philox(U(first_row + r), U(first >> 2), c2, c3, k0, k1)
+            noise[0], noise[1] = normals(w0, w1)
+            noise[2], noise[3] = normals(w2, w3)
+            for j in range(smaller(4, columns - first)):
+                b[first + j] = a[first + j] + number(deviation * noise[j])
 
 
 @njit(**PART)

@@ -29,14 +29,16 @@ from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, WIDTH, on_stack, row, vfill, vfma, view, vload, vstore
 from nnx.kernels.cpu.jit.span import Span, make_span
 from nnx.kernels.cpu.ops.elementwise import NONE, apply_function
+from nnx.kernels.cpu.program.inference_norm import fixed_norm_row, layer_norm_row
 from nnx.kernels.cpu.program.inference_softmax import softmax_row
 
 # The table: a header (how many layers, the most rows, how many weights, the parameters' address), then a row for each
 # layer: its widths, the places of its parameters (NOWHERE: an activation by itself), and what is done to its outputs:
 # a function by its number (nnx/kernels/elementwise.py) and that function's own parameter, a float64; SOFTMAX, or NONE.
+# A normalization, whose parameter is epsilon, has the places of gamma and beta, and, FIXED_NORM, of running statistics.
 STAGES, ROWS, SIZE, PARAMETERS, HEADER = range(5)
-K, N, WEIGHTS, BIASES, KIND, PARAMETER, COLUMNS = range(7)
-NOWHERE, SOFTMAX = -1, -2  # numbers of functions are not below 0
+K, N, WEIGHTS, BIASES, KIND, PARAMETER, GAMMA, BETA, MEAN, VARIANCE, COLUMNS = range(11)
+NOWHERE, SOFTMAX, LAYER_NORM, FIXED_NORM = -1, -2, -3, -4  # numbers of functions are not below 0
 STACK = 2048  # numbers of the widest layer: its two buffers lie on the stack, since allocating them takes 60 ns
 BUFFERS = 2 * STACK
 SOON = 20_000  # weights that take 1 us: up to then Python's other threads wait, since letting them go on takes 0.1 us
@@ -138,6 +140,16 @@ def every_row(table, constants, values, x, out):
                 a, b = b, a
             if kind == SOFTMAX:
                 softmax_row(a, n)
+            elif kind == LAYER_NORM:
+                layer_norm_row(a, b, n, values, table[at + GAMMA], table[at + BETA], constants[at + PARAMETER])
+            elif kind == FIXED_NORM:
+                gamma, beta, mean, variance = (
+                    table[at + GAMMA],
+                    table[at + BETA],
+                    table[at + MEAN],
+                    table[at + VARIANCE],
+                )
+                fixed_norm_row(a, n, values, gamma, beta, mean, variance, constants[at + PARAMETER])
             elif kind != NONE:
                 activate(a, n, kind, constants[at + PARAMETER])
         result = row(out, i)

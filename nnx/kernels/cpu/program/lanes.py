@@ -19,6 +19,7 @@ from nnx.kernels.cpu.program.lanes_kernels import (
     lanes_dropout,
     lanes_load,
     lanes_mean,
+    lanes_noise,
 )
 from nnx.kernels.cpu.program.lanes_matmul import SAMPLES, lanes_product, lanes_weight_gradient
 from nnx.kernels.cpu.program.parameters import finish
@@ -31,7 +32,9 @@ from nnx.kernels.cpu.program.shared import (
     parameter_task,
     scatter,
 )
+from nnx.kernels.cpu.program.shared_norm import apply_norm
 from nnx.kernels.cpu.program.table import (
+    BATCH_NORM_BACKWARD,
     COEF,
     COLUMNS_OF,
     ELEMENTWISE,
@@ -47,6 +50,8 @@ from nnx.kernels.cpu.program.table import (
     LANES_DX,
     LANES_LOAD,
     LANES_MEAN,
+    LAYER_NORM,
+    NOISE,
     OP,
     PARAMETERS,
     R0,
@@ -147,6 +152,8 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         cross_entropy(t, memory, numbers, r0, rows, count)
     elif op == ELEMENTWISE:
         apply_elementwise(t, memory, numbers, r0, rows, count)
+    elif LAYER_NORM <= op <= BATCH_NORM_BACKWARD:
+        apply_norm(t, header[ROWS], memory, numbers, r0, rows, count)
     elif op == WEIGH:
         apply_weigh(t, memory, r0, rows, count)
     elif op == COLUMNS_OF or op == EMBED:  # noqa: SIM109
@@ -164,6 +171,10 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         span = (n + 3) * stride
         x, y = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span)
         lanes_dropout(x, y, n, stride, r0, count, t[R1], numbers[c], t[KIND], counters[STEP], t[R0])
+    elif op == NOISE:
+        span = (n + 3) * stride
+        x, y = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span)
+        lanes_noise(x, y, n, stride, r0, count, numbers[c], t[KIND], counters[STEP], t[R0])
     elif op == LANES_MEAN:
         span = (n - 1) * stride + count
         lanes_mean(part(memory, t[X] + r0, span), part(memory, t[Y] + r0, count), n, stride, numbers[c])

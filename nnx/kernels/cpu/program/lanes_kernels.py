@@ -12,7 +12,7 @@ import numpy as np
 
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import PART, view
-from nnx.kernels.cpu.ops.dropout import HALF, MASK, philox
+from nnx.kernels.cpu.ops.dropout import HALF, MASK, normals, philox
 from nnx.kernels.cpu.ops.loss_formulas import within
 from nnx.kernels.cpu.ops.math import exp, logarithms
 from nnx.kernels.cpu.ops.step import named
@@ -133,3 +133,20 @@ def lanes_dropout(x, out, n, stride, r0, count, threshold, scale, layer, step, s
             b[s + stride] = v1 * factor if w1 >= least else zero
             b[s + 2 * stride] = v2 * factor if w2 >= least else zero
             b[s + 3 * stride] = v3 * factor if w3 >= least else zero
+
+
+@njit(**PART)
+def lanes_noise(x, out, n, stride, r0, count, deviation, layer, step, seed):
+    """The very numbers of `noise_rows`, feature by feature. Features are padded to four."""
+    c2, c3, k0, k1 = np.uint64(step), np.uint64(layer), np.uint64(seed) & MASK, np.uint64(seed) >> HALF
+    number = x.dtype.type
+    for j in range(0, n, 4):
+        a, b, group = view(x, j * stride, 4 * stride), view(out, j * stride, 4 * stride), np.uint64(j >> 2)
+        for s in range(count):
+            w0, w1, w2, w3 = philox(np.uint64(r0 + s), group, c2, c3, k0, k1)
+            n0, n1 = normals(w0, w1)
+            n2, n3 = normals(w2, w3)
+            b[s] = a[s] + number(deviation * n0)
+            b[s + stride] = a[s + stride] + number(deviation * n1)
+            b[s + 2 * stride] = a[s + 2 * stride] + number(deviation * n2)
+            b[s + 3 * stride] = a[s + 3 * stride] + number(deviation * n3)

@@ -17,7 +17,7 @@ from nnx.kernels.cpu.matmul.gemm import multiply
 from nnx.kernels.cpu.matmul.packing import panels_from_columns, panels_from_rows
 from nnx.kernels.cpu.matmul.register_tile import VECTORS, WIDTH
 from nnx.kernels.cpu.ops.cross_entropy import of_distributions, of_labels
-from nnx.kernels.cpu.ops.dropout import HALF, MASK, U, dropout_rows
+from nnx.kernels.cpu.ops.dropout import HALF, MASK, U, dropout_rows, noise_rows
 from nnx.kernels.cpu.ops.softmax import backward_rows, forward_blocks
 from nnx.kernels.cpu.ops.step import argmax_rows, gather_rows, mean_rows, one_hot_rows
 from nnx.kernels.cpu.ops.sums import collect
@@ -31,8 +31,10 @@ from nnx.kernels.cpu.program.shared import (
     parameter_task,
     scatter,
 )
+from nnx.kernels.cpu.program.shared_norm import apply_norm
 from nnx.kernels.cpu.program.table import (
     ARGMAX,
+    BATCH_NORM_BACKWARD,
     BIAS,
     COEF,
     COLUMNS_OF,
@@ -48,6 +50,8 @@ from nnx.kernels.cpu.program.table import (
     GATHER,
     KIND,
     LABELS,
+    LAYER_NORM,
+    NOISE,
     ONE_HOT,
     OP,
     PANELS,
@@ -56,6 +60,7 @@ from nnx.kernels.cpu.program.table import (
     R0,
     R1,
     ROW_MEAN,
+    ROWS,
     SCATTER,
     SCRATCH,
     SCRATCH_SIZE,
@@ -157,6 +162,8 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         cross_entropy(t, memory, numbers, r0, rows)
     elif op == ELEMENTWISE:
         apply_elementwise(t, memory, numbers, r0, rows, rows)
+    elif LAYER_NORM <= op <= BATCH_NORM_BACKWARD:
+        apply_norm(t, header[ROWS], memory, numbers, r0, rows, rows)
     elif op == WEIGH:
         apply_weigh(t, memory, r0, rows, rows)
     elif op == COLUMNS_OF or op == EMBED:  # noqa: SIM109
@@ -173,6 +180,10 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         x, y = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
         key_0, key_1 = U(t[R0]) & MASK, U(t[R0]) >> HALF
         dropout_rows(x, y, r0, rows, n, counters[STEP], t[KIND], key_0, key_1, t[R1], numbers[c])
+    elif op == NOISE:
+        x, y = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
+        key_0, key_1 = U(t[R0]) & MASK, U(t[R0]) >> HALF
+        noise_rows(x, y, r0, rows, n, counters[STEP], t[KIND], key_0, key_1, numbers[c])
     elif op == ROW_MEAN:
         mean_rows(part(memory, t[X] + at, rows * n), part(memory, t[Y] + r0, rows), n, numbers[c])
     elif op == SOFTMAX:

@@ -37,6 +37,7 @@ from nnx.kernels.cpu.program.table import (
     LANES_DB,
     LANES_DW,
     LAST,
+    MOST_REGIONS,
     ONCE,
     OP,
     OPTIMIZER,
@@ -65,7 +66,7 @@ def draw(table, sync):
     """Take the next block or task of the region at hand: the ticket, or 0 if there is none (regions count from 1)."""
     while True:
         ticket = atomic_load(sync, TICKET)
-        region = (ticket >> REGION_BITS) & 255
+        region = (ticket >> REGION_BITS) & MOST_REGIONS
         if region == 0 or (ticket & INDEX) >= table[region * COLUMNS + COUNT]:
             return 0
         if replace_if(sync, TICKET, ticket, ticket + 1):
@@ -75,7 +76,7 @@ def draw(table, sync):
 @njit(**PART)
 def region_of(ticket):
     """The region that a ticket belongs to."""
-    return (ticket >> REGION_BITS) & 255
+    return (ticket >> REGION_BITS) & MOST_REGIONS
 
 
 @njit(**PART)

@@ -36,6 +36,7 @@ SCRATCH, SCRATCH_SIZE, STRIPS, STRIPS_SIZE, THREADS = range(9, 14)
 PARTS = 14  # into how many parts of bfloat16 products on tile registers split what they multiply
 # A region: what it is, its operations, samples in a block, and how many blocks or tasks it has.
 FIRST, LAST, BLOCK, COUNT = range(1, 5)
+MOST_REGIONS = 255
 ONCE, BLOCKS, TASKS, TASKS_ONCE = range(4)  # ONCE: blocks, or tasks, in the first step of a call only
 
 # ---- operations ------------------------------------------------------------------------------------------------------
@@ -52,12 +53,15 @@ LABELS, ELEMENTWISE, WEIGH = 40, 41, 42  # the kind of the second: nnx/kernels/e
 COLUMNS_OF, EMBED = 43, 44  # some features of one value to another; vectors by their codes
 SCATTER = 58  # a task: the gradient of these vectors
 BIAS, PARAMETERS = 50, 51  # tasks: the gradient of biases; a segment of parameters whose gradient is there already
+LAYER_NORM, LAYER_NORM_BACKWARD, MOMENTS, BATCH_NORM, BATCH_NORM_BACKWARD = range(60, 65)  # shared_norm.py
+NOISE = 65
+NORMS = frozenset(range(LAYER_NORM, BATCH_NORM_BACKWARD + 1))
 # What each interpreter carries out. One that meets any other makes the losses of all steps from there on NaN.
 BY_ROWS = frozenset((*range(DENSE, DENSE_DW + 1), PANELS, PANELS_ACROSS, *range(GATHER, ROW_MEAN + 1)))
-BY_ROWS |= {LABELS, ELEMENTWISE, WEIGH, BIAS, PARAMETERS, COLUMNS_OF, EMBED, SCATTER}
+BY_ROWS |= {LABELS, ELEMENTWISE, WEIGH, BIAS, PARAMETERS, COLUMNS_OF, EMBED, SCATTER, NOISE} | NORMS
 ON_TILES = BY_ROWS | frozenset(range(SPLIT_DENSE, SPLIT_ACROSS + 1))
 IN_LANES = frozenset((*range(LANES_DENSE, LANES_DB + 1), *range(LANES_LOAD, LANES_CLEAR + 1)))
-IN_LANES |= {LABELS, ELEMENTWISE, WEIGH, PARAMETERS, COLUMNS_OF, EMBED, SCATTER}
+IN_LANES |= {LABELS, ELEMENTWISE, WEIGH, PARAMETERS, COLUMNS_OF, EMBED, SCATTER, NOISE} | NORMS
 
 WITH_RELU = 1  # the kind of a product that ReLU, or the mask of its gradient, follows in the same pass
 

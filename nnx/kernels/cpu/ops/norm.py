@@ -1,0 +1,204 @@
+# mypy: ignore-errors
+# (What @njit and @intrinsic take has no types for Python.)
+"""Normalization of recorded steps, by rows: of each row (LayerNorm), and of each column over all rows (BatchNorm).
+
+Floor: reading what is normalized three times, from the cache: for its mean, for its variance, and for the result,
+which is written twice, before gamma and after. A mean has two parts, the second of which is what rounding left of it:
+taken off one after the other, numbers far from 0 keep all their digits. So these subtractions stay IN_ORDER.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnx.kernels.cpu.jit.cache import njit
+from nnx.kernels.cpu.jit.simd import IN_ORDER, PART, larger, on_stack, smaller, view
+from nnx.kernels.cpu.ops.sums import sum_numbers
+from nnx.kernels.rounding import RUN
+
+ACROSS = 64  # columns whose sums are made at a time, on the stack
+
+
+@njit(**PART)
+def spread(a):
+    """Mean and variance of a's numbers: the mean in two parts, of a's type and as float64."""
+    n, high = len(a), a.dtype.type(sum_numbers(a) / len(a))
+    rest = squares = 0.0
+    for first in range(0, n, RUN):
+        run, part, square = view(a, first, smaller(RUN, n - first)), a.dtype.type(0), a.dtype.type(0)
+        for i in range(len(run)):
+            d = run[i] - high
+            part += d
+            square += d * d
+        rest += part
+        squares += square
+    return high, rest / n, variance_of(rest, squares, n)
+
+
+@njit(**PART)
+def variance_of(rest, squares, n):
+    """The variance of n numbers of this sum and this sum of squares, which are next to nothing off their mean."""
+    variance = (squares - rest * rest / n) / n
+    return variance if not variance < 0.0 else 0.0
+
+
+@njit(**IN_ORDER)
+def normalize(a, high, low, scale, out):
+    """out = (a - mean) * scale."""
+    for i in range(len(a)):
+        out[i] = ((a[i] - high) - low) * scale
+
+
+@njit(**PART)
+def affine_row(normalized, gamma, beta, out):
+    """out = normalized * gamma + beta."""
+    for j in range(len(out)):
+        out[j] = normalized[j] * gamma[j] + beta[j]
+
+
+# ---- of each row -----------------------------------------------------------------------------------------------------
+
+
+@njit(**PART)
+def layer_norm_rows(x, gamma, beta, normalized, scales, out, n, epsilon):
+    """Rows of n numbers; as the operation `layer_norm`."""
+    number = x.dtype.type
+    for r in range(len(scales)):
+        a, b = view(x, r * n, n), view(normalized, r * n, n)
+        high, low, variance = spread(a)
+        scale = number(1.0 / np.sqrt(variance + epsilon))
+        scales[r] = scale
+        normalize(a, high, number(low), scale, b)
+        affine_row(b, gamma, beta, view(out, r * n, n))
+
+
+@njit(**PART)
+def layer_norm_backward_row(normalized, scale, gamma, dy, dx):
+    """dx of one row, given its gradient and 1 over its standard deviation."""
+    n, number = len(dy), dy.dtype.type
+    whole = along = number(0)
+    for j in range(n):
+        slope = dy[j] * gamma[j]
+        whole += slope
+        along += slope * normalized[j]
+    whole, along = whole / number(n), along / number(n)
+    for j in range(n):
+        dx[j] = (dy[j] * gamma[j] - whole - normalized[j] * along) * scale
+
+
+@njit(**PART)
+def layer_norm_backward_rows(normalized, scales, gamma, dy, dx, n):
+    """Rows of n numbers; as the operation `layer_norm_backward`."""
+    for r in range(len(scales)):
+        a, d = view(normalized, r * n, n), view(dy, r * n, n)
+        layer_norm_backward_row(a, scales[r], gamma, d, view(dx, r * n, n))
+
+
+# ---- of each column --------------------------------------------------------------------------------------------------
+
+
+@njit(**PART)
+def clear(a, n):
+    """n zeros."""
+    for j in range(n):
+        a[j] = 0
+
+
+@njit(**PART)
+def pour(run, total, n):
+    """total += run, which is 0 then."""
+    for j in range(n):
+        total[j] += run[j]
+        run[j] = 0
+
+
+@njit(**PART)
+def column_spreads(x, rows, n, first, width, high, low, variance):
+    """Means, in two parts, and variances of columns first .. first + width of x [rows, n]; ACROSS of them at most."""
+    number = x.dtype.type
+    run, more = on_stack(x.dtype, ACROSS), on_stack(x.dtype, ACROSS)
+    clear(run, width)
+    clear(more, width)
+    clear(low, width)
+    clear(variance, width)
+    for start in range(0, rows, RUN):
+        for r in range(start, smaller(start + RUN, rows)):
+            a = view(x, r * n + first, width)
+            for j in range(width):
+                run[j] += a[j]
+        pour(run, low, width)
+    for j in range(width):
+        high[j] = number(low[j] / rows)
+        low[j] = 0.0
+    for start in range(0, rows, RUN):
+        for r in range(start, smaller(start + RUN, rows)):
+            a = view(x, r * n + first, width)
+            for j in range(width):
+                d = a[j] - high[j]
+                run[j] += d
+                more[j] += d * d
+        pour(run, low, width)
+        pour(more, variance, width)
+    for j in range(width):
+        variance[j] = variance_of(low[j], variance[j], rows)
+        low[j] = low[j] / rows
+
+
+@njit(**PART)
+def remember(j, high, low, variance, rows, epsilon, momentum, moments, n, mean, running):
+    """Note the moments of column j for `normalize`, in `moments` [3, n], and move its running statistics."""
+    number, rest = mean.dtype.type, 1.0 - momentum
+    moments[j], moments[n + j] = high, number(low)
+    moments[2 * n + j] = number(1.0 / np.sqrt(variance + epsilon))
+    mean[j] = number(momentum * mean[j] + rest * (high + low))
+    running[j] = number(momentum * running[j] + rest * (variance * rows / larger(rows - 1, 1)))
+
+
+@njit(**PART)
+def remember_columns(x, rows, n, first, last, epsilon, momentum, moments, mean, running):
+    """Moments and running statistics of columns first .. last of x [rows, n]."""
+    high = on_stack(x.dtype, ACROSS)
+    low, variance = on_stack(np.float64, ACROSS), on_stack(np.float64, ACROSS)
+    for start in range(first, last, ACROSS):
+        width = smaller(ACROSS, last - start)
+        column_spreads(x, rows, n, start, width, high, low, variance)
+        for j in range(width):
+            remember(
+                start + j, high[j], low[j], variance[j], rows, epsilon, momentum, moments, n, mean, running
+            )  # fmt: skip
+
+
+@njit(**PART)
+def recall(first, last, epsilon, moments, n, mean, running):
+    """Running statistics of columns first .. last as `normalize` takes them."""
+    number = mean.dtype.type
+    for j in range(first, last):
+        moments[j], moments[n + j] = mean[j], number(0)
+        moments[2 * n + j] = number(1.0 / np.sqrt(running[j] + epsilon))
+
+
+@njit(**IN_ORDER)
+def normalize_row(a, high, low, scale, out):
+    """out = (a - mean) * scale, each number by its own."""
+    for j in range(len(a)):
+        out[j] = ((a[j] - high[j]) - low[j]) * scale[j]
+
+
+@njit(**PART)
+def batch_norm_rows(x, moments, gamma, beta, normalized, out, rows, n):
+    """Rows of n numbers; as the operation `batch_norm`, by its columns' moments."""
+    high, low, scale = view(moments, 0, n), view(moments, n, n), view(moments, 2 * n, n)
+    for r in range(rows):
+        a, b = view(x, r * n, n), view(normalized, r * n, n)
+        normalize_row(a, high, low, scale, b)
+        affine_row(b, gamma, beta, view(out, r * n, n))
+
+
+@njit(**PART)
+def batch_norm_backward_rows(normalized, moments, gamma, dgamma, dbeta, dy, dx, rows, n, samples):
+    """Rows of n numbers; as the operation `batch_norm_backward`, or with `samples` 0 `fixed_norm_backward`."""
+    scale, part = view(moments, 2 * n, n), dy.dtype.type(1.0 / samples if samples > 0 else 0.0)
+    for r in range(rows):
+        a, d, out = view(normalized, r * n, n), view(dy, r * n, n), view(dx, r * n, n)
+        for j in range(n):
+            out[j] = (d[j] - (dbeta[j] + a[j] * dgamma[j]) * part) * (gamma[j] * scale[j])
