@@ -39,6 +39,7 @@ lint: $(VENV)/.test ## ruff and mypy
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/mypy --no-error-summary tests/user_code.py
+	@if [ -x $(BIN)/pyright ]; then $(BIN)/pyright tests/user_code.py; fi
 	@echo "lint: nothing to say"
 
 bench: $(VENV)/.bench ## set up, compare the throughput of the backends; ARGS="--all -k steps" goes to pytest

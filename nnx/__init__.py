@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnx import backends, callbacks, datasets, errors, metrics, schedules
 from nnx.backends import get_backend, set_backend, use_backend
@@ -26,6 +26,7 @@ from nnx.layers import (
     Concat,
     Dense,
     Dropout,
+    Elementwise,
     Embedding,
     Flatten,
     GaussianNoise,
@@ -39,6 +40,7 @@ from nnx.layers.activations import *  # noqa: F403 - the names in its __all__
 from nnx.losses import (
     BinaryCrossEntropy,
     CategoricalCrossEntropy,
+    ElementwiseLoss,
     Huber,
     Loss,
     MeanAbsoluteError,
@@ -66,6 +68,8 @@ __all__ = [
     "Dense",
     "DeviceMemoryError",
     "Dropout",
+    "Elementwise",
+    "ElementwiseLoss",
     "Embedding",
     "Flatten",
     "GaussianNoise",
@@ -108,6 +112,11 @@ __all__ = [
 __all__ += activations.__all__
 del activations  # a name of nnx.layers, not of nnx
 
+
+if TYPE_CHECKING:
+    import numpy as _numpy
+
+    xp = _numpy  # whose interface all backends' namespaces have
 
 _LATER = ("nnfs", "testing", "xp")  # made or imported when first asked for
 

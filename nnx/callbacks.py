@@ -1,4 +1,4 @@
-"""Callbacks at the end of an epoch: stop early, save, log, change the learning rate."""
+"""Callbacks at the end of an epoch, or of a mini-batch: stop early, save, log, change the learning rate."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 from nnx import checks
 from nnx.backends import Backend
 from nnx.errors import InputError, InputTypeError
-from nnx.files import as_path
+from nnx.files import as_path, refuse_other_format
 from nnx.history import History
-from nnx.metrics import larger_is_better
+from nnx.measures import larger_is_better
 from nnx.owner import Owner
 
 
@@ -56,6 +56,9 @@ class Callback:
 
     Setting `model.stop_training = True` ends the fit after the epoch. What else a callback may do with the model:
     `Sequential.fit`; what it is annotated with: `Model`.
+
+    Where one defines `on_batch_begin` or `on_batch_end` each step is a call of its own, which costs small networks
+    most of what replaying many in one call saves; docs/extending.md has figures.
     """
 
     def on_fit_begin(self, model: Model) -> None:
@@ -64,11 +67,23 @@ class Callback:
     def on_epoch_begin(self, model: Model, epoch: int) -> None:
         """Do something before an epoch."""
 
+    def on_batch_begin(self, model: Model, batch: int) -> None:
+        """Do something before a training step. `batch` counts from 0 in each epoch."""
+
+    def on_batch_end(self, model: Model, batch: int, logs: Mapping[str, float]) -> None:
+        """Do something after a training step. `logs` holds the mini-batch's loss, and accuracy where there is one."""
+
     def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
         """Do something after an epoch."""
 
     def on_fit_end(self, model: Model, history: History) -> None:
         """Do something after the last epoch, also where the fit was interrupted."""
+
+
+def watches_batches(callback: Callback) -> bool:
+    """Tell whether a callback does something before or after each training step."""
+    names = ("on_batch_begin", "on_batch_end")
+    return any(name in vars(callback) or getattr(type(callback), name) is not getattr(Callback, name) for name in names)
 
 
 class LabelsStay(Callback):
@@ -235,6 +250,7 @@ class ModelCheckpoint(Monitor):
     ) -> None:
         super().__init__(monitor or "loss", mode)
         self.path, self.only_best = as_path("ModelCheckpoint", path), monitor is not None
+        refuse_other_format(f"ModelCheckpoint({str(path)!r})", self.path)
         self.every = checks.integer(every, "ModelCheckpoint: every")
         self._saved_epoch = -1
 

@@ -28,6 +28,12 @@ KINDS = {
 }  # fmt: skip
 
 
+# Endings of other programs' files, whom a network under such a name would mislead.
+OTHER_FORMATS = (
+    ".h5", ".hdf5", ".keras", ".pt", ".pth", ".onnx", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".csv", ".json",
+)  # fmt: skip
+
+
 # ---- paths -----------------------------------------------------------------------------------------------------------
 
 
@@ -50,6 +56,15 @@ def as_path(call: str, value: object) -> Path:
         return Path(value).expanduser()
     except RuntimeError as error:  # ~ or ~name, of somebody who has no home
         raise InputError(f"{call}({value!r}): {str(error).rstrip('.')}; write the folder out") from error
+
+
+def refuse_other_format(call: str, path: Path) -> None:
+    """Refuse the name of another format for a network: what is written is safetensors, whatever it is called."""
+    kind = path.suffix.lower()
+    if kind in OTHER_FORMATS:
+        name = path.with_suffix(".safetensors")
+        onnx = "; model.to_onnx() in Python writes ONNX" if kind == ".onnx" else ""
+        raise InputError(f"{call}: a network is kept as safetensors, not as {path.suffix}; say {name}{onnx}")
 
 
 def existing_file(call: str, value: object, kind: str) -> Path:

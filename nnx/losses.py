@@ -7,63 +7,88 @@ do not depend on the batch size.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from nnx import checks, targets, weights
 from nnx.backends.base import host_array
+from nnx.backends.formula import Formula
 from nnx.errors import InputError
 from nnx.kernels.step_state import CLIP
 from nnx.layers import Layer, Sigmoid, Softmax
-from nnx.settings import Setting, replaced
-
-Array = Any
+from nnx.layers.base import Array
+from nnx.settings import Setting, replaced, written
 
 
 class Loss(Layer):
-    """The base of all losses.
+    """The base of all losses; subclass it to write your own.
+
+    A loss of your own is two methods, as in the book: `forward(y_pred, y_true)` returns the loss of each sample [N],
+    `backward(y_pred, y_true)` the gradient of their mean, shaped like y_pred. In a model y_true comes as an array of
+    the backend: class indices int64 [N] where labels were given, else numbers in the model's type, [N, 1] for a single
+    output. Where `metric` says what is right they are checked accordingly. Steps with it run as written;
+    `ElementwiseLoss` is the base of one whose steps are compiled. docs/extending.md has examples.
 
     Attributes:
         output: the loss of each sample [N]. dinputs: the gradient of their mean, shaped like y_pred.
+        metric: how right outputs are told from wrong: "categorical", "binary", "regression" (see `Operations.tally`);
+            None: not at all, and there is no accuracy.
     """
 
     operation: ClassVar[str]
-    metric: ClassVar[str | None] = None  # how right outputs are told from wrong: see Operations.tally
+    metric: ClassVar[str | None] = None
     trainable = property(lambda self: True)  # and not to be assigned: it has no parameters
 
-    def forward(self, y_pred: Array, y_true: Any) -> Array:  # type: ignore[override]
+    def forward(self, y_pred: Array, y_true: Any) -> Array:
         """Return the loss of each sample [N].
 
         Args:
             y_pred: [N, C], what the last layer put out. y_true: what was wanted; see the class.
         """
-        y_pred = self._accept(y_pred)
-        target = self.prepare(y_true, tuple(y_pred.shape), self.backend.dtype_name(y_pred.dtype))
-        losses, counted = self.losses(y_pred, target), self.counted(y_true)
+        losses, counted = self.losses(*self._prepared(y_pred, y_true)), self.counted(y_true)
         if counted is not None:
-            factors = self.backend.asarray(counted[:, None], y_pred.dtype)
+            factors = self.backend.asarray(counted[:, None], losses.dtype)
             self.output = losses = self.backend.weigh(losses[:, None], factors)[:, 0]
         return losses
 
     def calculate(self, y_pred: Array, y_true: Any, sample_weight: Any = None) -> float:
         """Return the mean loss over all samples, without regularization; by weights [N] sum(w * loss) / sum(w)."""
-        losses = self.backend.to_numpy(self.forward(y_pred, y_true))
+        by_hand = self._by_hand("forward", "losses")
+        found = self.each(*self._prepared(y_pred, y_true)) if by_hand else self.forward(y_pred, y_true)
+        losses = self.backend.to_numpy(found)
         counts = self._counts(y_true, sample_weight, len(losses))
         if counts is None:
             return float(losses.mean(dtype=np.float64))
         return float(np.dot(counts, np.where(counts > 0, losses, 0)) / counts.sum())
 
-    def backward(self, y_pred: Array, y_true: Any, sample_weight: Any = None) -> Array:  # type: ignore[override]
-        """Return the gradient of that mean, shaped like `y_pred`."""
+    if TYPE_CHECKING:  # one of the user's own need not take weights
+
+        def backward(self, y_pred: Array, y_true: Any, *args: Any, **kwargs: Any) -> Array:
+            """Return the gradient of that mean."""
+
+    else:
+
+        def backward(self, y_pred: Array, y_true: Any, sample_weight: Any = None) -> Array:
+            """Return the gradient of that mean, shaped like `y_pred`."""
+            y_pred, target = self._prepared(y_pred, y_true)
+            return self._by_weight(self.gradients(y_pred, target), y_true, sample_weight)
+
+    def mean_gradient(self, y_pred: Array, y_true: Any, sample_weight: Any = None) -> Array:
+        """Return the same, also where `backward` is the user's own, which knows no weights."""
+        y_pred, target = self._prepared(y_pred, y_true)
+        return self._by_weight(self.slopes(y_pred, target), y_true, sample_weight)
+
+    def _prepared(self, y_pred: Array, y_true: Any) -> tuple[Array, Array]:
         y_pred = self._accept(y_pred)
-        target = self.prepare(y_true, tuple(y_pred.shape), self.backend.dtype_name(y_pred.dtype))
-        counts = self._counts(y_true, sample_weight, y_pred.shape[0])
-        gradient = self.gradients(y_pred, target)
+        return y_pred, self.prepare(y_true, tuple(y_pred.shape), self.backend.dtype_name(y_pred.dtype))
+
+    def _by_weight(self, gradient: Array, y_true: Any, sample_weight: Any) -> Array:
+        counts = self._counts(y_true, sample_weight, gradient.shape[0])
         if counts is None:
             return gradient
         factors = weights.normalized(counts, [len(counts)])[:, None]
-        return self.weighed(gradient, self.backend.asarray(factors, y_pred.dtype))
+        return self.weighed(gradient, self.backend.asarray(factors, gradient.dtype))
 
     def counted(self, y_true: Any) -> np.ndarray | None:
         """Return 1 for each sample that counts and 0 for those to be ignored, float64 [N]; None where all count."""
@@ -79,11 +104,18 @@ class Loss(Layer):
     def prepare(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> Array:
         """Return y_true, checked against outputs of that shape and type, as an array of the backend."""
         y = self.host_targets(y_true, shape, dtype)
-        return self.backend.asarray(y, y.dtype.name)
+        prepared: Array = self.backend.asarray(y, y.dtype.name)
+        return prepared
 
     def host_targets(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """Return the same as a NumPy array: int64, or of that type."""
-        raise NotImplementedError
+        if self.metric == "categorical":
+            y = targets.categorical(self._host(y_true), shape[0], shape[1], str(self))
+            return y if y.ndim == 1 else host_array(y, dtype)
+        if self.metric is None:
+            return targets.plain(self._host(y_true), shape, dtype, str(self))
+        shares = self.metric in ("binary", "logits")
+        return targets.numeric(self._host(y_true), shape, dtype, str(self), shares=shares)
 
     def losses(self, y_pred: Array, target: Array) -> Array:
         """Return the loss of each sample [N]."""
@@ -99,7 +131,37 @@ class Loss(Layer):
 
     def both(self, y_pred: Array, target: Array) -> tuple[Array, Array]:
         """Return losses and gradient."""
-        return self.losses(y_pred, target), self.gradients(y_pred, target)
+        return self.each(y_pred, target), self.slopes(y_pred, target)
+
+    # ---- the same, of a loss of the user's own by its `forward` and `backward` ---------------------------------------
+
+    def each(self, y_pred: Array, target: Array) -> Array:
+        """Return the loss of each sample [N]."""
+        if not self._by_hand("forward", "losses"):
+            return self.losses(y_pred, target)
+        self.output = self._by_method("forward", "output", y_pred, target, (y_pred.shape[0],))
+        return self.output
+
+    def slopes(self, y_pred: Array, target: Array) -> Array:
+        """Return the gradient of the mean loss."""
+        if not self._by_hand("backward", "gradients"):
+            return self.gradients(y_pred, target)
+        self.dinputs = self._by_method("backward", "dinputs", y_pred, target, tuple(y_pred.shape))
+        return self.dinputs
+
+    def _by_hand(self, name: str, ours: str) -> bool:
+        return written(self, name) and not (written(self, ours) or written(self, "both"))
+
+    def _by_method(self, method: str, result: str, y_pred: Array, target: Array, shape: tuple[int, ...]) -> Array:
+        """Return what a method of the user's own returned, or kept, in the type of y_pred."""
+        given: Any = getattr(self, method)(y_pred, target)
+        given = self.__dict__.get(result) if given is None else given
+        if not self.backend.owns(given) or tuple(given.shape) != shape:
+            what = f"{type(given).__name__} {tuple(getattr(given, 'shape', ()))}"
+            each = "a loss for each sample" if method == "forward" else "a gradient for each output"
+            raise InputError(f"{self}: {method}() returned {what}, expected {each}, an array {shape}")
+        own: Array = given if given.dtype == y_pred.dtype else self.backend.asarray(given, y_pred.dtype)
+        return own
 
     def weighed(self, gradient: Array, factors: Array) -> Array:
         """Return a gradient with each sample's row times its factor [N, 1]."""
@@ -234,6 +296,47 @@ class Huber(MeanSquaredError):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.delta:g})"
+
+
+class ElementwiseLoss(Loss):
+    """The base of a loss of your own that is a mean over the outputs: write `formula` and `derivative`.
+
+        class LogCosh(nnx.ElementwiseLoss):
+            def formula(self, y_pred, y_true):
+                error = np.abs(y_pred - y_true)
+                return error + np.log1p(np.exp(-2 * error)) - np.log(2)
+
+            def derivative(self, y_pred, y_true):
+                return np.tanh(y_pred - y_true)
+
+    Both say what becomes of one output and what it should be, y_pred and y_true [N, O], with NumPy's functions, and
+    are compiled as those of `Elementwise` are.
+    """
+
+    metric = "regression"
+
+    def formula(self, y_pred: Array, y_true: Array) -> Array:
+        """Return the cost of each output."""
+        raise NotImplementedError(f"{type(self).__name__} has no formula(y_pred, y_true)")
+
+    def derivative(self, y_pred: Array, y_true: Array) -> Array:
+        """Return its derivative by y_pred."""
+        raise NotImplementedError(f"{type(self).__name__} has no derivative(y_pred, y_true)")
+
+    def losses(self, y_pred: Array, target: Array) -> Array:
+        """Return the loss of each sample [N]."""
+        out = self._room("output", (y_pred.shape[0],), y_pred)
+        self.output = self.backend.formula_loss(y_pred, target, self._formula(), out=out)
+        return self.output
+
+    def gradients(self, y_pred: Array, target: Array) -> Array:
+        """Return the gradient of the mean loss."""
+        out = self._room("dinputs", tuple(y_pred.shape), y_pred)
+        self.dinputs = self.backend.formula_loss_backward(y_pred, target, self._formula(), out=out)
+        return self.dinputs
+
+    def _formula(self) -> Formula:
+        return Formula(type(self).__name__, self.formula, self.derivative)
 
 
 class FusedLoss(Loss):

@@ -40,6 +40,17 @@ class Hyper(Setting):
         part.hyper[self._place] = self._check(value, f"{type(part).__name__}: {self._name}")
 
 
+class Switch(Hyper):
+    """The same for what is on or off, 1 or 0 in the array."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__(place)
+        self._check = checks.flag
+
+    def __get__(self, part: Any, owner: type | None = None) -> Any:
+        return self if part is None else bool(part.hyper[self._place])
+
+
 class Optimizer(Assignable):
     """The base of all optimizers.
 
@@ -129,23 +140,29 @@ class Optimizer(Assignable):
 
 
 class SGD(Optimizer):
-    """v = momentum * v - rate * g; w += v.
+    """v = momentum * v - rate * g; w += v, or with Nesterov's momentum w += momentum * v - rate * g.
 
     Args:
         learning_rate: above 0. momentum: at least 0 and below 1. decay: at least 0.
+        nesterov: step from where the momentum will have led (Sutskever et al., 2013).
     """
 
     operation = "sgd"
     moments = ("first",)
     momentum = Hyper(BETA_1, high=1.0)  # the share of the last step that is done again
+    nesterov = Switch(BETA_2)
 
-    def __init__(self, learning_rate: float = 1.0, momentum: float = 0.0, decay: float = 0.0) -> None:
+    def __init__(
+        self, learning_rate: float = 1.0, momentum: float = 0.0, decay: float = 0.0, nesterov: bool = False
+    ) -> None:
         super().__init__(learning_rate, decay)
         self.momentum = momentum
+        self.nesterov = nesterov
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this optimizer again."""
-        return {**super().config(), "momentum": self.momentum}
+        nesterov = {"nesterov": True} if self.nesterov else {}  # files of before know nothing of it
+        return {**super().config(), "momentum": self.momentum, **nesterov}
 
 
 class AdaGrad(Optimizer):

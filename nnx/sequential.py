@@ -22,7 +22,7 @@ from nnx.files import existing_file
 from nnx.history import History
 from nnx.kernels.step_state import LOSS, PENALTY
 from nnx.layers import Layer
-from nnx.metrics import beside, check_weighable, measured, name_of
+from nnx.measures import beside, check_weighable, measured, own_functions
 from nnx.model.network import ROWS
 from nnx.model.summary import summarize
 from nnx.output import say
@@ -152,6 +152,9 @@ class Sequential(Trainable):
             sample_weight = samples[0] if samples else None
         weights = self._weights(given, target, "fit", sample_weight, class_weight)
         check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
+        if validation is not None and (own_functions(self.metrics) or self.loss.metric is None):
+            held_out, wanted, *counts = validation
+            self.evaluate(held_out, wanted, None, *counts)  # a metric that fails does so before any training
         if self.loss.metric == "regression":
             trainer.set_tolerance(tolerance_of(target, weights))
         self.eager_reason = self.replay_reason = None
@@ -265,9 +268,7 @@ class Sequential(Trainable):
             )
         parameters = {name: host(a) for name, a in self.parameters().items()}
         model = checkpoint.Checkpoint(
-            self.layers, self.dtype, self.seed, self.epochs_done,
-            [metric for metric in self.metrics if isinstance(metric, str)], self.metadata, parameters, training,
-            [name_of(metric) for metric in self.metrics if not isinstance(metric, str)],
+            self.layers, self.dtype, self.seed, self.epochs_done, self.metrics, self.metadata, parameters, training
         )  # fmt: skip
         checkpoint.write(path, model)
 
@@ -309,7 +310,7 @@ class Sequential(Trainable):
             if saved.functions:
                 warnings.warn(
                     f"load: the model was compiled with {', '.join(saved.functions)} as metrics, functions that a file "
-                    "cannot hold; call compile() again to have them, which starts the optimizer anew",
+                    f"cannot hold; to have them, give them: nnx.load(path, custom=[{', '.join(saved.functions)}])",
                     stacklevel=4,
                 )
             for name, moment in training.moments.items():
@@ -322,19 +323,26 @@ class Sequential(Trainable):
         self.epochs_done, self.metadata = saved.epochs_done, saved.metadata
 
 
-def load(path: str | os.PathLike[str], backend: Wish = None) -> Sequential:
+def load(path: str | os.PathLike[str], backend: Wish = None, custom: Any = ()) -> Sequential:
     """Read a model that `save` wrote, on any backend; training goes on where it stopped.
 
+    Args:
+        custom: the classes of your own that it is made of, and functions that are its metrics, as a list, [MyLayer,
+            my_loss]; or a dict by the names that they had when it was saved. A file holds their names, and no code.
+
     Raises:
+        InputError: a class of your own is missing.
         FileNotFoundError: there is no such file.
         FileFormatError: it is truncated, damaged, or no nnx model. InputError: no backend has that name.
         BackendUnavailable: the backend does not work here. MissingExtra: safetensors is not installed.
     """
     from nnx.model import checkpoint
+    from nnx.model.custom import Custom
 
+    given = Custom(custom)
     path = existing_file("load", path, checkpoint.KIND)
     resolve(backend)  # its errors are not the file's
-    saved = checkpoint.read(path)
+    saved = checkpoint.read(path, given)
     with checkpoint.making_sense(path):
         model = Sequential(*saved.layers, backend=backend, dtype=saved.dtype, seed=saved.seed)
         model._restore(saved)

@@ -75,6 +75,22 @@ def numeric(y: Any, shape: tuple[int, ...], dtype: str, who: str, *, shares: boo
     return a
 
 
+def plain(y: Any, shape: tuple[int, ...], dtype: str, who: str) -> np.ndarray:
+    """Return targets of which nothing is known, for a loss of the user's own.
+
+    Whole numbers, one for each of several outputs' samples, stay so: int64 [N], as an index into a row must be. Others
+    are numbers of that type, of the shape given; [N] for a single output becomes [N, 1], since a difference of [N, 1]
+    and [N] is [N, N].
+    """
+    exact = given(y, f"{who}: targets")
+    _count(exact, shape[0], who)
+    if exact.ndim == 1 and exact.dtype.kind in "iub" and shape[1] > 1:
+        return exact.astype(np.int64)
+    a = host_array(exact, dtype)
+    checks.finite(a, who, "targets", exact, y)
+    return a[:, None] if a.ndim == 1 and shape[1] == 1 else a
+
+
 def given(y: Any, what: str) -> np.ndarray:
     """Return targets as a NumPy array of real numbers of whatever type; errors begin with `what` they are."""
     return real_numbers(y, what, words=LABELS)

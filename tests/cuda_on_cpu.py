@@ -74,13 +74,14 @@ class CpuModule:
         file: its name in nnx/kernels/cuda. dtype: "float32" or "float64", what REAL stands for.
         sanitize: "address" or "thread": compile with that sanitizer; the process must have been started with its
             library (`run_sanitized`).
+        own: the header of a formula of the user's own.
 
     Attributes:
         seed: of the order in which threads and blocks run; 0 is one after the other.
     """
 
-    def __init__(self, file: str, dtype: str, sanitize: str = "") -> None:
-        self._load(source(file), options(dtype), (f"-fsanitize={sanitize}", "-g1") if sanitize else ())
+    def __init__(self, file: str, dtype: str, sanitize: str = "", own: str = "") -> None:
+        self._load(source(file, own), options(dtype), (f"-fsanitize={sanitize}", "-g1") if sanitize else ())
 
     @classmethod
     def of_text(cls, text: str, options: Sequence[str] = (), flags: Sequence[str] = ()) -> CpuModule:

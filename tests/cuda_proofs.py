@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 from cuda_on_cpu import CpuModule
 
+from nnx.backends.formula import text
 from nnx.kernels import cuda
 from nnx.kernels.cuda import ACTIVATIONS, KERNELS, Launch
 from nnx.kernels.elementwise import FUNCTIONS, Elementwise
 from nnx.kernels.losses import LOSSES, Loss, bounds
 from nnx.kernels.philox import keep_threshold
+from nnx.testing import cases
 from nnx.testing.rounding import rounding
 
 Array = np.ndarray
@@ -29,8 +31,8 @@ GUARD = 77  # stands before and behind everything that is written
 
 
 @functools.cache
-def module(file: str, dtype: str, sanitize: str = "") -> CpuModule:
-    return CpuModule(file, dtype, sanitize)
+def module(file: str, dtype: str, sanitize: str = "", own: str = "") -> CpuModule:
+    return CpuModule(file, dtype, sanitize, own)
 
 
 class Run:
@@ -51,17 +53,17 @@ class Run:
     def __str__(self) -> str:
         return f"{self.dtype}, seed={self.seed}, crowded={self.crowded}, shift={self.shift}"
 
-    def __call__(self, launch: Launch, *values: Any) -> None:
+    def __call__(self, launch: Launch, *values: Any, own: str = "") -> None:
         kernel = KERNELS[launch.kernel]
         self.kernels.add(kernel.name)
-        compiled = module(kernel.file, self.dtype, self.sanitize)
+        compiled = module(kernel.file, self.dtype, self.sanitize, own)
         compiled.seed = self.seed
         arguments = kernel.arguments(self.dtype, *values)
         compiled.kernel(kernel.name)(launch.grid, launch.block, arguments, shared_mem=launch.shared)
 
-    def walk(self, launch: Launch, *values: Any) -> None:
+    def walk(self, launch: Launch, *values: Any, own: str = "") -> None:
         """Launch a kernel whose result must not depend on the grid: on the planned one, or on one block."""
-        self(replace(launch, grid=(1,)) if self.crowded else launch, *values)
+        self(replace(launch, grid=(1,)) if self.crowded else launch, *values, own=own)
 
     def read(self, a: Array) -> Array:
         """Return an operand where it is to stand, read-only."""
@@ -438,6 +440,32 @@ def embed_gradients(run: Run, given: Operands) -> Iterator[Results]:
     numbers = (len(x), columns, codes, x.shape[1], column, dy.shape[1], first)
     run.walk(cuda.elementwise("embed_gradients", out.size), run.read(x), run.read(dy), out, *numbers)
     yield {"dw": out}
+
+
+def of_own(operation: str, formula: Any, kernel: str, names: tuple[str, str], scaled: bool = False) -> None:
+    """The kernels of a formula of the user's own, which is compiled into them."""
+
+    @proves(operation, kernel)
+    def proof(run: Run, given: Operands) -> Iterator[Results]:
+        first, second = (given[name] for name in names)
+        own, a = cuda.own(*text(formula)), 1 / first.size if scaled else 0.0
+        operands = run.read(first), run.read(second)
+        if kernel == "formula_mean":
+            out = run.write(first.shape[:1])
+            run.walk(cuda.row_groups(kernel, *first.shape), *operands, out, *first.shape, a, own=own)
+            yield {"out": out}
+            return
+        out, place = run.write(first.shape), run.write(second.shape, values=second)
+        run.walk(cuda.elementwise(kernel, first.size), *operands, out, first.size, a, own=own)
+        run.walk(cuda.elementwise(kernel, first.size), operands[0], place, place, first.size, a, own=own)
+        yield {"out": out}
+        yield {"out": place}
+
+
+of_own("apply_formula", cases.SOFTSIGN.layer, "formula_each", ("x", "x"))
+of_own("apply_formula_backward", cases.SOFTSIGN.layer_backward, "formula_each", ("x", "dy"))
+of_own("formula_loss", cases.ROBUST.loss, "formula_mean", ("prediction", "target"))
+of_own("formula_loss_backward", cases.ROBUST.loss_backward, "formula_each", ("prediction", "target"), scaled=True)
 
 
 @proves("end_step", "end_step")

@@ -123,6 +123,31 @@ def weights(rows: int) -> np.ndarray:
     return np.arange(rows) % 4 * 0.7
 
 
+class Swish(nnx.Elementwise):
+    """x * sigmoid(beta * x): a formula of one's own."""
+
+    def __init__(self, beta: float = 1.0) -> None:
+        self.beta = beta
+
+    def formula(self, x: Any) -> Any:
+        return x / (1 + np.exp(-self.beta * x))
+
+    def derivative(self, x: Any, y: Any) -> Any:
+        share = 1 / (1 + np.exp(-self.beta * x))
+        return share + self.beta * y * (1 - share)
+
+
+class LogCosh(nnx.ElementwiseLoss):
+    """log(cosh(error)): a loss of one's own."""
+
+    def formula(self, y_pred: Any, y_true: Any) -> Any:
+        error = np.abs(y_pred - y_true)
+        return error + np.log1p(np.exp(-2 * error)) - np.log(2)
+
+    def derivative(self, y_pred: Any, y_true: Any) -> Any:
+        return np.tanh(y_pred - y_true)
+
+
 NETS: dict[str, Net] = {
     "relu": Net(mlp(nnx.ReLU)),
     "sigmoid": Net(mlp(nnx.Sigmoid)),
@@ -150,6 +175,7 @@ NETS: dict[str, Net] = {
     ),
     "sgd": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.SGD(0.1)),
     "sgd with momentum": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.SGD(0.1, momentum=0.9, decay=1e-2)),
+    "nesterov": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.SGD(0.1, momentum=0.9, nesterov=True)),
     "adagrad": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.AdaGrad(0.1, decay=1e-3)),
     "rmsprop": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.RMSprop(0.01, decay=1e-3, rho=0.95)),
     "adamw": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.AdamW(0.02, decay=1e-3, weight_decay=0.1)),
@@ -207,9 +233,15 @@ NETS: dict[str, Net] = {
             lambda: nnx.BatchNorm(6), weight_l2=1e-3),
         optimizer=lambda: nnx.SGD(0.05, momentum=0.9), fit={"sample_weight": weights(50)},
     ),
+    "formula": Net(mlp(lambda: Swish(1.5))),
+    "formulas in a row": Net(lambda: [Swish(), *mlp(nnx.ReLU, Swish)()], batch=None),
+    "loss of a formula": Net(mlp(Swish, last=None), LogCosh, data="numbers", fit={"sample_weight": weights(50)}),
+    "loss of a formula, whole": Net(mlp(nnx.Tanh, last=None), LogCosh, data="numbers", batch=None),
     "weights of classes": Net(mlp(nnx.ReLU, last=lambda: Unfused()), fit={"class_weight": {0: 1, 1: 0.5, 2: 3}}),
 }  # fmt: skip
 
+
+OF_FORMULAS = [name for name in NETS if "formula" in name]
 
 # A network for each elementwise function, by its operation's name; those of a layer that has several are added here.
 FUNCTIONS: dict[str, Net] = {name: Net(mlp(layer)) for name, layer in ELEMENTWISE.items()}

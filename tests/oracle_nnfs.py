@@ -70,6 +70,8 @@ def sine_data(samples=1000):
 
 
 class Layer_Dense:
+    weight_scale = 0.01
+
     def __init__(
         self,
         n_inputs,
@@ -79,7 +81,7 @@ class Layer_Dense:
         bias_regularizer_l1=0,
         bias_regularizer_l2=0,
     ):
-        self.weights, self.biases = 0.01 * randn(n_inputs, n_neurons), zeros(1, n_neurons)
+        self.weights, self.biases = self.weight_scale * randn(n_inputs, n_neurons), zeros(1, n_neurons)
         self.penalties = {
             "weights": (weight_regularizer_l1, weight_regularizer_l2),
             "biases": (bias_regularizer_l1, bias_regularizer_l2),
@@ -322,6 +324,8 @@ class Loss_MeanAbsoluteError(Loss):
 
 
 class Accuracy:
+    total, count = 0, 0
+
     def calculate(self, predictions, y):
         right = self.compare(predictions, y)
         self.total, self.count = self.total + np.sum(right), self.count + len(right)
@@ -395,25 +399,36 @@ class Model:
     def train(self, X, y, *, epochs=1, batch_size=None, print_every=1, validation_data=None):
         self.accuracy.init(y)
         for epoch in range(1, epochs + 1):
+            if batch_size is None:  # chapter 18
+                losses = self.step(X, y)
+                if not epoch % print_every:
+                    self.report(f"epoch: {epoch}", *losses)
+                continue
             print(f"epoch: {epoch}")
             self.loss.new_pass()
             self.accuracy.new_pass()
             batches = self.batches(batch_size, X, y)
-            for step, (batch_x, batch_y) in enumerate(batches):
-                output = self.forward(batch_x, True)
-                losses = self.loss.calculate(output, batch_y, include_regularization=True)
-                accuracy = self.accuracy.calculate(self.layers[-1].predictions(output), batch_y)
-                self.backward(output, batch_y)
-                self.optimizer.pre_update_params()
-                for layer in self.trainable:
-                    self.optimizer.update_params(layer)
-                self.optimizer.post_update_params()
+            for step, batch in enumerate(batches):
+                losses = self.step(*batch)
                 if step % print_every == 0 or step == len(batches) - 1:
-                    self.report(f"step: {step}", accuracy, *losses)
+                    self.report(f"step: {step}", *losses)
             losses = self.loss.calculate_accumulated(include_regularization=True)
             self.report("training", self.accuracy.calculate_accumulated(), *losses)
             if validation_data is not None:
                 self.evaluate(*validation_data, batch_size=batch_size)
+        if batch_size is None and validation_data is not None:
+            self.evaluate(*validation_data)
+
+    def step(self, x, y):
+        output = self.forward(x, True)
+        losses = self.loss.calculate(output, y, include_regularization=True)
+        accuracy = self.accuracy.calculate(self.layers[-1].predictions(output), y)
+        self.backward(output, y)
+        self.optimizer.pre_update_params()
+        for layer in self.trainable:
+            self.optimizer.update_params(layer)
+        self.optimizer.post_update_params()
+        return accuracy, *losses
 
     def report(self, what, accuracy, data, penalty):
         print(

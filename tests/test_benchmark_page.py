@@ -6,14 +6,21 @@ import math
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from nnx.benchmark import page
+pytest.importorskip("rich")
+from rich.console import Console
+
+from nnx.benchmark import page, table, verdict
 from nnx.benchmark.page import charts, findings
 from nnx.benchmark.page.text import COLUMNS
+from nnx.benchmark.report import read as read_report
+
+RESULTS = Path(__file__).resolve().parent.parent / "bench/results"
 
 HOSTILE = '<script>alert("1")</script>&'
 PLAYERS = {
@@ -224,6 +231,32 @@ def test_the_summary_counts_winners_and_compares_with_the_best_other() -> None:
     other = workload("steps", "step, 8192 x 784-10, adam", nnx_numba=99.0, nnx_numpy=80.0, torch_eager=40.0)
     both = report(*one["workloads"], other)
     assert "ahead in 1, behind in 1: 0.50x to 5.0x its speed" in words(both)
+
+
+def test_a_verdict_in_one_line_says_first_that_the_machine_was_busy() -> None:
+    one = report(workload("steps", TITLES["steps"], nnx_numba=10.0, nnx_numpy=80.0, torch_eager=50.0, notes=15.0))
+    assert verdict.line(one, findings.works(one)) == "nnx numba: 5.00x the best other library's speed; ahead 1"
+    assert "5.0x its speed" in words(one)  # not the notes' 1.5
+    alone = report(workload("steps", TITLES["steps"], nnx_numba=10.0, nnx_numpy=80.0, notes=15.0))
+    assert verdict.line(alone, findings.works(alone)) == (
+        "nnx numba is the fastest of nnx in 1 of 1; no other library was measured"
+    )
+    one["quiet"] = {"waited_s": 0.0, "others": 0.45, "stolen": 0.2}
+    said = "BUSY MACHINE (other programs took 45% and other machines took 20%: ratios hold, times less so). nnx numba"
+    assert verdict.line(one, findings.works(one)).startswith(said)
+    assert said in words(one)
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+@pytest.mark.parametrize("file", sorted(RESULTS.glob("st*-epyc-avx2.json")), ids=lambda file: file.stem)
+def test_columns_of_a_terminal_are_not_cut(file: Path, width: int) -> None:
+    data, console = read_report(file), Console(width=width, color_system=None)
+    for row in data["workloads"]:
+        with console.capture() as shown:
+            console.print(table.workload(row, data, console))
+        assert max(map(len, shown.get().splitlines())) <= width
+        for text in (row["title"], " median ", " x NumPy ", " x others"):
+            assert text in shown.get()
 
 
 def test_two_whose_rounds_overlap_share_the_first_place() -> None:

@@ -265,12 +265,13 @@ def test_a_layer_stands_in_one_place() -> None:
 
 def test_a_file_that_nests_without_end_is_refused(tmp_path: Path) -> None:
     from nnx.model import checkpoint
+    from nnx.model.custom import Custom
 
     described: dict[str, Any] = {"class": "ReLU"}
     for _ in range(3000):
         described = {"class": "Residual", "layers": [described]}
     with pytest.raises(FileFormatError, match="does not describe"), checkpoint.making_sense(tmp_path):
-        checkpoint._make(described, checkpoint.LAYERS)
+        checkpoint._make(described, checkpoint.LAYERS, Custom(), nnx.Layer)
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ if cuda_on_cpu.missing():
 
 import fake_cupy
 from fake_cupy import machine
-from networks import ALIKE, NEAR, NETS, Net, mlp, numbers, samples
+from networks import ALIKE, NEAR, NETS, OF_FORMULAS, Net, mlp, numbers, samples
 
 import nnx
 from nnx.backends.cupy.backend import CupyBackend
@@ -148,9 +148,16 @@ def test_the_loss_of_a_label_that_is_no_class_is_nan_and_the_rest_is_numpys(name
     np.testing.assert_allclose(after[0][1], after[1][1], rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [name for name in NETS if name not in OF_FORMULAS])
 def test_200_steps_are_200_steps_layer_by_layer(name: str, make: Any):
     compare(NETS[name], make(seed=len(name)))
+
+
+def test_a_formula_of_ones_own_is_for_graphs(make: Any):
+    backend = make()
+    trained(NETS["formula"], backend, epochs=2)
+    (why,) = failures(backend)
+    assert "no persistent kernel, because Swish is a formula of your own" in why
 
 
 @pytest.mark.parametrize(

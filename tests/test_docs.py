@@ -58,7 +58,15 @@ def test_links_lead_to_files(page: Path):
 
 def test_the_page_of_benchmarks_shows_the_results_that_there_are():
     assert side_by_side.PAGE.read_text(encoding="utf-8") == side_by_side.page()
+    assert side_by_side.README.read_text(encoding="utf-8") == side_by_side.readme()
     assert all(side_by_side.reports(name) for name in side_by_side.TABLES)
+
+
+def test_the_picture_of_the_readme_is_drawn_from_the_same_run(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(side_by_side, "PICTURE", tmp_path / "bench.png")
+    side_by_side.draw()
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_processor_on_which_something_was_not_measured_has_an_empty_place_for_it():

@@ -153,6 +153,19 @@ def test_a_layer_of_ones_own_is_kept_as_well_and_may_be_let_go() -> None:
     assert np.all(model.layers[1].parameter("scales") != 1)
 
 
+def test_a_frozen_layer_of_ones_own_is_so_in_its_file_as_well(tmp_path: Path) -> None:
+    within = nnx.Residual(Own(), nnx.Dense(5, 5))
+    model = nnx.Sequential(Own(), within, nnx.Dense(5, 3), nnx.Softmax(), backend="numpy")
+    for own in (model.layers[0], within.layers[0]):
+        own.trainable = False
+    model.save(tmp_path / "m.safetensors")
+    loaded = nnx.load(tmp_path / "m.safetensors", backend="numpy", custom=[Own])
+    block = loaded.layers[1]
+    assert [layer.trainable for layer in (loaded.layers[0], *block.layers)] == [False, False, True]
+    with pytest.raises(nnx.InputError, match="Own"):
+        nnx.load(tmp_path / "m.safetensors")
+
+
 # ---- when it is said -------------------------------------------------------------------------------------------------
 
 

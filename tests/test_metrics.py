@@ -35,11 +35,12 @@ def near(ours: float, theirs: float) -> None:
 # ---- the functions ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("classes", [2, 3, 6])
-def test_classes_are_judged_as_scikit_learn_does(classes: int):
+@pytest.mark.parametrize("digits", [1, 9], ids=["some scores are equal", "all differ"])
+@pytest.mark.parametrize(("classes", "rows"), [(2, 7), (2, 200), (3, 200), (10, 120)])
+def test_classes_are_judged_as_scikit_learn_does(classes: int, rows: int, digits: int):
     sk = pytest.importorskip("sklearn.metrics")
-    y = RANDOM.integers(0, classes, 200)
-    p = np.round(RANDOM.dirichlet(np.ones(classes), 200), 1) + 0.01  # so that some scores are equal
+    y = RANDOM.permutation(np.arange(rows) % classes)
+    p = np.round(RANDOM.dirichlet(np.ones(classes), rows), digits) + 0.01
     p /= p.sum(axis=1, keepdims=True)
     predicted, average = p.argmax(axis=1), "binary" if classes == 2 else "macro"
     for ours, theirs in {
@@ -47,6 +48,9 @@ def test_classes_are_judged_as_scikit_learn_does(classes: int):
     }.items():  # fmt: skip
         near(ours(y, p), theirs(y, predicted, average=average))
         near(ours(y, predicted), theirs(y, predicted, average=average))
+    near(metrics.balanced_accuracy(y, predicted), sk.balanced_accuracy_score(y, predicted))
+    near(metrics.log_loss(y, p), sk.log_loss(y, p))
+    assert metrics.confusion(y, p).tolist() == sk.confusion_matrix(y, predicted).tolist()
     near(metrics.auc(y, p), sk.roc_auc_score(y, p[:, 1] if classes == 2 else p, multi_class="ovr"))
     if classes > 2:
         near(metrics.top_k(y, p, 2), sk.top_k_accuracy_score(y, p, k=2))
@@ -65,9 +69,26 @@ def test_questions_and_numbers_are_judged_as_scikit_learn_does(outputs: int):
     near(metrics.auc(y, p), sk.roc_auc_score(y, p))
     a = RANDOM.standard_normal((100, outputs))
     b = a + RANDOM.standard_normal((100, outputs)) * [1, 5, 9][:outputs]
-    near(metrics.mae(a, b), sk.mean_absolute_error(a, b))
-    near(metrics.rmse(a, b), sk.root_mean_squared_error(a, b))
-    near(metrics.r2(a, b), sk.r2_score(a, b))
+    for offset in (0, 4e5):  # of numbers far from 0, whose squares are large
+        wanted, found = a + offset, b + offset
+        near(metrics.mae(wanted, found), sk.mean_absolute_error(wanted, found))
+        near(metrics.rmse(wanted, found), sk.root_mean_squared_error(wanted, found))
+        near(metrics.r2(wanted, found), sk.r2_score(wanted, found))
+
+
+def test_classes_that_no_sample_has_do_not_count():
+    sk = pytest.importorskip("sklearn.metrics")
+    y, p = np.arange(60) % 3, RANDOM.dirichlet(np.ones(4), 60)
+    predicted = np.minimum(p.argmax(axis=1), 2)
+    near(metrics.balanced_accuracy(y, predicted), sk.balanced_accuracy_score(y, predicted))
+    near(metrics.auc(y, p), np.mean([sk.roc_auc_score(y == c, p[:, c]) for c in range(3)]))
+    assert math.isnan(metrics.auc(y[y == 0], p[y == 0]))
+
+
+def test_log_loss_of_a_sure_mistake_is_finite():
+    sk = pytest.importorskip("sklearn.metrics")
+    p = np.eye(2, dtype=np.float32)
+    assert metrics.log_loss([1, 1], p) == pytest.approx(sk.log_loss([1, 1], p, labels=[0, 1]), rel=1e-5)
 
 
 def test_what_has_no_value_is_nan_or_0():
@@ -188,6 +209,20 @@ def test_a_function_of_ones_own_may_change_and_keep_what_it_gets():
         assert not y_pred.any()
         np.testing.assert_array_equal(given, Y)
     np.testing.assert_array_equal(labels, Y)
+
+
+def test_a_function_that_fails_does_so_before_any_training():
+    """With those of the loss that it does not fit, whatever the error is."""
+
+    def second(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+        return float(np.mean(y_pred[:, 3]))
+
+    model = classifier([second])
+    before = model.flat.values.copy()
+    with pytest.raises(IndexError):
+        model.fit(X, Y, 2, validation_split=0.25, verbose=0)
+    np.testing.assert_array_equal(model.flat.values, before)
+    assert model.epochs_done == 0
 
 
 def test_nnxs_own_functions_stand_for_their_names():

@@ -11,7 +11,7 @@ import oracle_nnfs as oracle
 import pytest
 
 from nnx import nnfs, use_backend
-from nnx.nnfs import precision
+from nnx.nnfs import layers, precision
 from nnx.nnfs.datasets import sine_data, spiral_data, vertical_data
 from nnx.testing.rounding import assert_within, drift, rounding
 
@@ -224,14 +224,13 @@ print(data_loss, dense2.weights[:3])
 """,
     "17: regression": """
 X, y = sine_data()
+Layer_Dense.weight_scale = 0.1  # as chapter 17's own class has it
 dense1, activation1, dense2 = Layer_Dense(1, 64), Activation_ReLU(), Layer_Dense(64, 64)
 activation2, dense3, activation3 = Activation_ReLU(), Layer_Dense(64, 1), Activation_Linear()
-for dense in dense1, dense2, dense3:
-    dense.weights *= 10
 loss_function = Loss_MeanSquaredError()
 optimizer = Optimizer_Adam(learning_rate=0.005, decay=1e-3)
 accuracy_precision = np.std(y) / 250
-for epoch in range(61):
+for epoch in range(101):
     dense1.forward(X)
     activation1.forward(dense1.output)
     dense2.forward(activation1.output)
@@ -240,7 +239,7 @@ for epoch in range(61):
     activation3.forward(dense3.output)
     data_loss = loss_function.calculate(activation3.output, y)
     accuracy = np.mean(np.absolute(activation3.output - y) < accuracy_precision)
-    if not epoch % 20:
+    if not epoch % 50:
         print(f'epoch: {epoch}, acc: {accuracy:.3f}, loss: {data_loss:.3f}, lr: {optimizer.current_learning_rate}')
     loss_function.backward(activation3.output, y)
     activation3.backward(loss_function.dinputs)
@@ -254,6 +253,7 @@ for epoch in range(61):
         optimizer.update_params(dense)
     optimizer.post_update_params()
 print(repr(data_loss), dense3.biases)
+Layer_Dense.weight_scale = 0.01
 """,
     "18 to 22: a classifier in batches": """
 X, y = spiral_data(samples=100, classes=3)
@@ -283,7 +283,7 @@ print(model.predict(X_test, batch_size=64).shape)
 for weights, biases in model.get_parameters():
     print(weights.sum(), biases.sum())
 """,
-    "18 to 22: two classes": """
+    "18: two classes": """
 X, y = spiral_data(samples=100, classes=2)
 y = y.reshape(-1, 1)
 model = Model()
@@ -297,9 +297,9 @@ model.set(
     accuracy=Accuracy_Categorical(binary=True),
 )
 model.finalize()
-model.train(X, y, validation_data=(X, y), epochs=10)
+model.train(X, y, validation_data=(X, y), epochs=10, print_every=5)
 """,
-    "18 to 22: regression": """
+    "18: regression": """
 X, y = sine_data()
 model = Model()
 model.add(Layer_Dense(1, 64))
@@ -314,7 +314,7 @@ model.set(
     accuracy=Accuracy_Regression(),
 )
 model.finalize()
-model.train(X, y, epochs=10, print_every=100)
+model.train(X, y, epochs=200, print_every=100)
 """,
 }
 
@@ -383,6 +383,14 @@ PRINTED_AMONG_OTHERS = {
         "epoch: 100, acc: 0.443, loss: 1.053, lr: 0.9099181073703367",
         "epoch: 100, acc: 0.457, loss: 1.012, lr: 0.9901970492127933",
         "epoch: 100, acc: 0.713, loss: 0.684, lr: 0.04999752512250644",
+    ],
+    "17: regression": [
+        "epoch: 0, acc: 0.003, loss: 0.496, lr: 0.005",
+        "epoch: 100, acc: 0.017, loss: 0.048, lr: 0.004549590536851684",
+    ],
+    "18: regression": [
+        "epoch: 100, acc: 0.006, loss: 0.085 (data_loss: 0.085, reg_loss: 0.000), lr: 0.004549590536851684",
+        "epoch: 200, acc: 0.032, loss: 0.035 (data_loss: 0.035, reg_loss: 0.000), lr: 0.004170141784820684",
     ],
 }
 
@@ -649,6 +657,32 @@ def test_dropout_draws_the_books_masks():
     dropout.forward(np.ones((20, 5)), training=False)
     assert (dropout.output == 1).all()
     assert dropout.rate == 0.7
+
+
+@pytest.mark.parametrize("near", [None, 0.01], ids=["in doubt never", "in doubt often"])
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.3, 0.5, 0.8, 0.999])
+def test_dropout_draws_what_binomial_draws(rate, near, monkeypatch):
+    monkeypatch.setattr(layers, "NEAR", near or layers.NEAR)
+    for shape in (1, 3), (0, 2), (500, 7):
+        nnfs.init()
+        expected = [np.random.binomial(1, 1 - rate, shape) == 1, np.random.randn()]  # noqa: NPY002
+        nnfs.init()
+        np.testing.assert_array_equal(layers.kept(1 - rate, shape), expected[0])
+        assert np.random.randn() == expected[1]  # noqa: NPY002 - the numbers after it
+
+
+def test_a_script_with_classes_of_its_own_is_told(tmp_path):
+    head = "from nnx import nnfs\nfrom nnx.nnfs import *\nnnfs.init()\n"
+    told = []
+    for text in (
+        "class Layer_Dense:\n    pass\nclass Mine:\n    pass\n",
+        "class Layer_Dense(Layer_Dense):\n    pass\nclass Model(nnfs.Model):\n    pass\n",
+        "class Loss:\n    pass\ndel __file__\nnnfs.init()\n",  # as in a notebook
+    ):
+        (tmp_path / "script.py").write_text(head + text)
+        done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, check=True)
+        told.append(re.findall(r"script.py:(\d+): UserWarning: this script defines (\w+) itself", done.stderr))
+    assert told == [[("3", "Layer_Dense")], [], [("3", "Loss"), ("7", "Loss")]]
 
 
 def test_weight_scale_of_chapter_17(monkeypatch):

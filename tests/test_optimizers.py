@@ -30,9 +30,9 @@ def _on_numpy() -> Iterator[None]:
 State = dict[str, np.ndarray | float]
 
 
-def sgd(w: Any, g: Any, rate: float, s: State, momentum: float = 0.0, **_: Any) -> Any:
+def sgd(w: Any, g: Any, rate: float, s: State, momentum: float = 0.0, nesterov: bool = False, **_: Any) -> Any:
     s["v"] = momentum * s.get("v", 0.0) - rate * g
-    return w + s["v"]
+    return w + (momentum * s["v"] - rate * g if nesterov else s["v"])
 
 
 def adagrad(w: Any, g: Any, rate: float, s: State, epsilon: float = 1e-7, **_: Any) -> Any:
@@ -62,6 +62,7 @@ OPTIMIZERS: dict[str, Callable[[], nnx.Optimizer]] = {
     "SGD, decay": lambda: nnx.SGD(0.5, decay=1e-1),
     "SGD, momentum": lambda: nnx.SGD(0.05, momentum=0.9),
     "SGD, momentum and decay": lambda: nnx.SGD(0.05, momentum=0.5, decay=1e-2),
+    "SGD, Nesterov": lambda: nnx.SGD(0.05, momentum=0.9, decay=1e-2, nesterov=True),
     "AdaGrad": lambda: nnx.AdaGrad(0.1),
     "AdaGrad, decay and epsilon": lambda: nnx.AdaGrad(0.1, decay=1e-2, epsilon=1e-2),
     "RMSprop": lambda: nnx.RMSprop(0.01),

@@ -157,6 +157,20 @@ def test_version_is_the_same_inside_and_outside(numpy_alone: Path):
     assert python("-I", "-c", script, executable=numpy_alone) == "True"
 
 
+def test_the_version_stands_alike_wherever_it_is_written():
+    version = re.search(r'^__version__ = "(.+)"$', (ROOT / "nnx/__init__.py").read_text(encoding="utf-8"), re.M)[1]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert set(re.findall(r"nnx_backends-([\d.]+)-py3", (ROOT / "README.md").read_text(encoding="utf-8"))) == {version}
+
+
+def test_every_extra_is_asked_for_somewhere_and_no_other():
+    files = [*(ROOT / "nnx").rglob("*.py"), ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / "README.md"]
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
+    named = {name for names in re.findall(r"(?:nnx-backends|\.)\[([\w,]+)\]", text) for name in names.split(",")}
+    needed = set(re.findall(r"(?:optional|MissingExtra)\((?:[^()]|\([^()]*\))*?, \"(\w+)\", f?\"", text))
+    assert named | needed | {"cuda12", "cuda13"} == set(PROJECT["optional-dependencies"])
+
+
 # With NumPy alone ---------------------------------------------------------------------------------
 
 
@@ -266,7 +280,7 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
 def test_no_modules_import_each_other_in_a_circle():
     graph = imports(ROOT)
     assert {"nnx", "nnx.model.network", "nnx.backends.numba.backend", "gpu_report"} <= graph.keys()
-    assert graph["nnx.sklearn"] >= {"nnx.sequential", "nnx.layers"}
+    assert graph["nnx.sklearn.network"] >= {"nnx.sequential", "nnx.layers"}
     assert not circle(graph)
 
 

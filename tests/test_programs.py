@@ -388,7 +388,9 @@ class EveryOtherStep(Own):
         return self.backend.tanh_backward(self.output, dvalues) if self.squash else dvalues
 
 
-NOT_WRITTEN = r"reads \w+ \(\d+, \d\), which no recorded operation wrote: a layer computes it by other means"
+NOT_WRITTEN = (
+    r"reads \w+ \(\d+, \d\), which no recorded operation wrote: a layer, or the loss, computes it by other means"
+)
 CHANGED = r"reads \w+ \([\d, ]+\), where something has changed what \w+ wrote: a layer edits a buffer in place"
 COUNTS = r"keeps numbers of its own from step to step: its (steps|rate) changed"
 DIFFERS = "a replayed step differs from the eager one: a layer changes a buffer in place, or keeps numbers of its own"

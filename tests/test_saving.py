@@ -115,11 +115,12 @@ def test_resumes_bit_for_bit(loss: str, optimizer: str, dtype: str, tmp_path: Pa
 
 def test_what_is_read_is_data_that_is_written_alike(tmp_path: Path) -> None:
     from nnx.model import checkpoint
+    from nnx.model.custom import Custom
 
     net = build("squared")
     net.fit(X, Y[LOSSES["squared"][2]], 2, batch_size=8, verbose=0)
     net.save(tmp_path / "a")
-    saved = checkpoint.read(tmp_path / "a")
+    saved = checkpoint.read(tmp_path / "a", Custom())
     checkpoint.write(tmp_path / "b", saved)
     assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
     assert saved.training is not None
@@ -224,20 +225,17 @@ def test_other_programs_can_read_the_arrays(tmp_path: Path) -> None:
 
 
 class OwnLayer(nnx.ReLU):
-    pass
+    def __init__(self, factor: float) -> None:
+        """Keeps nothing of its argument."""
 
 
 class OwnLoss(nnx.MeanSquaredError):
-    pass
-
-
-class Dense(nnx.Dense):
-    """A class of one's own with the name of one of ours."""
+    def config(self) -> dict[str, Any]:
+        return {"table": np.ones(2)}
 
 
 CANNOT: dict[str, Callable[[], nnx.Sequential]] = {
-    "own layer": lambda: nnx.Sequential(nnx.Dense(2, 1), OwnLayer()),
-    "own Dense": lambda: nnx.Sequential(Dense(2, 1)),
+    "own layer": lambda: nnx.Sequential(nnx.Dense(2, 1), OwnLayer(2.0)),
     "own loss": lambda: nnx.Sequential(nnx.Dense(2, 1)).compile(OwnLoss(), nnx.SGD(0.1)),
     "an array": lambda: with_metadata({"a": np.ones(2)}),
     "nan": lambda: with_metadata({"a": float("nan")}),
@@ -276,6 +274,15 @@ def test_refuses_what_a_file_cannot_hold_and_leaves_the_old_file(what: str, tmp_
         CANNOT[what]().save(path)
     assert path.read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
+@pytest.mark.parametrize("name", ["m.h5", "m.ONNX", "m.pkl", "m.npz"])
+def test_refuses_the_names_of_other_formats(name: str, tmp_path: Path) -> None:
+    model = nnx.Sequential(nnx.Dense(2, 3), nnx.Softmax(), backend="numpy")
+    for save in (model.save, nnx.callbacks.ModelCheckpoint):
+        with pytest.raises(nnx.InputError, match=rf"{name}.*kept as safetensors.*say .*m\.safetensors"):
+            save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("path", [None, 3, b"m", ""])

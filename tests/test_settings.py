@@ -297,18 +297,18 @@ def test_a_replaced_method_of_the_loss_is_that_of_the_next_step() -> None:
     assert not np.array_equal(model.flat.values, before)
 
 
-def test_a_loss_by_hand_that_no_model_would_call_is_refused() -> None:
+def test_a_loss_of_which_one_half_alone_is_by_hand_is_refused() -> None:
     class Mine(nnx.MeanSquaredError):
         def forward(self, y_pred: Any, y_true: Any) -> Any:
             return super().forward(y_pred, y_true) * 2
 
-    with pytest.raises(nnx.InputError, match=r"has a forward\(\) of its own, which no model calls: write losses"):
+    with pytest.raises(nnx.InputError, match=r"has a forward\(\) of its own, and no backward\(\): write backward"):
         built(loss=Mine())
     model = built()
     model.step(X, Y)
     model.loss.backward = lambda outputs, wanted: None
     for call in (lambda: model.step(X, Y), lambda: model.fit(X, Y, verbose=0), lambda: model.evaluate(X, Y)):
-        with pytest.raises(nnx.InputError, match=r"has a backward\(\) of its own, which no model calls"):
+        with pytest.raises(nnx.InputError, match=r"has a backward\(\) of its own, and no forward\(\)"):
             call()
 
 
@@ -717,7 +717,7 @@ def test_what_cannot_be_minimised_or_move_anything_is_refused() -> None:
         ("layers[0]", "shapes", "cannot be assigned"),
         ("layers[0]", "penalties", "takes no attribute"),
         ("layers[0]", "dtype", r"use model\.to\("),
-        ("layers[0]", "dweights", "is computed, and cannot be assigned"),
+        ("layers[0]", "in_model", "is computed, and cannot be assigned"),
         ("layers[2]", "seed", r"Sequential\(\.\.\., seed=\.\.\.\)"),
         ("self", "learning_rate", r"did you mean model\.optimizer\.learning_rate\?"),
         ("self", "optimiser", "did you mean optimizer?"),

@@ -1,6 +1,8 @@
 """A program as a user writes it: `make lint` has mypy check it against the types that nnx comes with."""
 
 from collections.abc import Mapping
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,3 +31,57 @@ f1: float = nnx.metrics.f1(y, outputs)
 with nnx.use_backend("numpy,numpy") as backend:
     name: str = backend.info().ops["softmax"]
 error: float = nnx.gradcheck(model, x[:5], y[:5])
+
+
+# ---- parts of one's own ----------------------------------------------------------------------------------------------
+
+
+class Swish(nnx.Elementwise):
+    def formula(self, x: NDArray[Any]) -> NDArray[Any]:
+        value: NDArray[Any] = x / (1 + np.exp(-x))
+        return value
+
+    def derivative(self, x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+        share: NDArray[Any] = 1 / (1 + np.exp(-x))
+        slope: NDArray[Any] = share + y * (1 - share)
+        return slope
+
+
+class Scale(nnx.Layer):
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def forward(self, inputs: NDArray[Any], training: bool = False) -> NDArray[Any]:
+        self.inputs, self.output = inputs, nnx.xp.multiply(inputs, self.factor)
+        return self.output
+
+    def backward(self, dvalues: NDArray[Any]) -> NDArray[Any]:
+        self.dinputs = dvalues * self.factor
+        return self.dinputs
+
+
+class Squares(nnx.Loss):
+    def forward(self, y_pred: NDArray[Any], y_true: NDArray[Any]) -> NDArray[Any]:
+        losses: NDArray[Any] = np.mean((y_pred - y_true) ** 2, axis=-1)
+        return losses
+
+    def backward(self, y_pred: NDArray[Any], y_true: NDArray[Any]) -> NDArray[Any]:
+        self.dinputs = 2 * (y_pred - y_true) / y_pred.size
+        return self.dinputs
+
+
+class EachBatch(nnx.callbacks.Callback):
+    def on_batch_end(self, model: nnx.callbacks.Model, batch: int, logs: Mapping[str, float]) -> None:
+        assert logs["loss"] >= 0
+
+
+dense = nnx.Dense(2, 1)
+weights: NDArray[Any] = dense.weights
+own = nnx.Sequential(Scale(2.0), dense, Swish(), backend="numpy").compile(Squares(), nnx.SGD(0.1))
+losses = own.fit(x, x[:, 0], callbacks=[EachBatch()], verbose=0)["loss"]
+gradient: NDArray[Any] = dense.forward(x)
+dense.backward(gradient)
+dense.dweights *= 0.5
+with TemporaryDirectory() as folder:
+    own.save(f"{folder}/own.safetensors")
+    loaded: nnx.Sequential = nnx.load(f"{folder}/own.safetensors", backend="numpy", custom=[Scale, Swish, Squares])

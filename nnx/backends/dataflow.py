@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from nnx.backends.errors import NotReplayable
+from nnx.backends.formula import Formula, compilable
 from nnx.backends.recorder import Call
 from nnx.kernels.elementwise import BY_NAME, FUNCTIONS
 from nnx.kernels.losses import LOSSES, Loss, bounds
@@ -61,7 +62,8 @@ class Node:
 
     Attributes:
         x, y, z: what it reads. out: what it writes. also: a second result (losses), hits: a third.
-        kind: of an operation on each number by itself. ordered: whether it takes its samples in the shuffled order.
+        kind: of an operation on each number by itself. formula: that of a kind of the user's own.
+        ordered: whether it takes its samples in the shuffled order.
         constants: float64 that its kernel takes. details: whole numbers that it takes. weights, biases: parameters.
         table: what codes are looked up in.
         relu: ReLU, or the mask of its gradient by y, follows in the same pass.
@@ -77,6 +79,7 @@ class Node:
     also: Value | None = None
     hits: Value | None = None
     kind: str = ""
+    formula: Callable[..., Any] | None = None
     ordered: bool = False
     relu: bool = False
     constants: tuple[float, ...] = (0.0, 0.0)
@@ -344,6 +347,14 @@ class Reader:
     def function_gradient(self, of: str, dy: Array, out: Array, a: float = 0.0, **operands: Array) -> None:
         self.elementwise(self.call.name, operands[of], dy, out, (a, 0.0))
 
+    def on_apply_formula(self, x: Array, of: Formula, out: Array) -> None:
+        values = self.read(x)
+        self.add("elementwise", values, None, self.write(out), kind=of.name, formula=compilable(of.layer))
+
+    def on_apply_formula_backward(self, x: Array, y: Array, dy: Array, of: Formula, out: Array) -> None:
+        values, kind = (self.read(x), self.read(dy)), f"{of.name}_backward"
+        self.add("elementwise", *values, self.write(out), kind=kind, formula=compilable(of.layer_backward))
+
     def on_softmax(self, x: Array, out: Array) -> None:
         value = self.read(x)
         self.add("softmax", value, None, self.write(out))
@@ -484,6 +495,16 @@ class Reader:
     def loss_gradient(self, row: Loss, prediction: Array, target: Array, *more: Any) -> None:
         (*parameter, out), scale = more, row.factor / (prediction.shape[0] * prediction.shape[1])
         self.elementwise(row.slope, prediction, target, out, (scale, *(parameter or (0.0,))))
+
+    def on_formula_loss(self, prediction: Array, target: Array, of: Formula, out: Array) -> None:
+        values, each = (self.read(prediction), self.read(target)), Value(prediction.shape[1])
+        self.add("elementwise", *values, each, kind=of.name, formula=compilable(of.loss))
+        self.add("mean", each, None, self.write(out), constants=(1 / each.width, 0.0))
+
+    def on_formula_loss_backward(self, prediction: Array, target: Array, of: Formula, out: Array) -> None:
+        values, scale = (self.read(prediction), self.read(target)), 1 / (prediction.shape[0] * prediction.shape[1])
+        formula, kind = compilable(of.loss_backward), f"{of.name}_backward"
+        self.add("elementwise", *values, self.write(out), kind=kind, formula=formula, constants=(scale, 0.0))
 
     def on_sigmoid_cross_entropy(
         self, logits: Array, target: Array, losses: Array, probabilities: Array | None, clip: float, out: Array

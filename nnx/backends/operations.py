@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnx.backends.array_math import ArrayMath, math_of
 from nnx.backends.errors import InputError
+from nnx.backends.formula import Formula
 from nnx.backends.operation_table import operation, quiet, with_functions, with_losses, write
 from nnx.kernels.elementwise import BY_NAME, FUNCTIONS, Elementwise
 from nnx.kernels.losses import PARTS, Loss, bounds
@@ -117,6 +118,18 @@ class Operations:
     def _gradient(self, row: Elementwise, of: Array, dy: Array, a: float, out: Array | None) -> Array:
         """Return dy times the slope of a function of the table; `of` is its input or its output, as its row says."""
         return write(out, row.backward(self._math, of, dy, *row.given(a)))
+
+    # Those of the user's own: see nnx/backends/formula.py.
+
+    @operation("x")
+    def apply_formula(self, x: Array, of: Formula, out: Array | None = None) -> Array:
+        """Return a formula's value of each number of x [N, C]."""
+        return write(out, self._each(of, of.value(x), x))
+
+    @operation("x y dy")
+    def apply_formula_backward(self, x: Array, y: Array, dy: Array, of: Formula, out: Array | None = None) -> Array:
+        """Return dy times the formula's slope at x [N, C], where y is its value."""
+        return write(out, dy * self._each(of, of.slope(x, y), x))
 
     @operation("x")
     def softmax(self, x: Array, out: Array | None = None) -> Array:
@@ -333,6 +346,17 @@ class Operations:
         scale = row.factor / (outputs.shape[0] * outputs.shape[1])
         return write(out, PARTS[row.slope](self._math, outputs, target, scale, b))
 
+    @operation("prediction target")
+    def formula_loss(self, prediction: Array, target: Array, of: Formula, out: Array | None = None) -> Array:
+        """Return the mean over outputs of a formula of each output and its target, both [N, O]: [N]."""
+        return write(out, self.xp.mean(self._each(of, of.value(prediction, target), prediction), axis=1))
+
+    @operation("prediction target")
+    def formula_loss_backward(self, prediction: Array, target: Array, of: Formula, out: Array | None = None) -> Array:
+        """Return the gradient of the mean over samples of `formula_loss`: [N, O]."""
+        slope = self._each(of, of.slope(prediction, target), prediction)
+        return write(out, slope / (prediction.shape[0] * prediction.shape[1]))
+
     # ---- one training step -------------------------------------------------------------------------------------------
 
     @operation("source order counters")
@@ -464,10 +488,13 @@ class Operations:
 
     @operation("p g m hyper counters", "p m")
     def sgd(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
-        """m = momentum * m - rate * g; p += m. The momentum stands in hyper[BETA_1]."""
+        """m = momentum * m - rate * g; p += m, or, by Nesterov, p += momentum * m - rate * g.
+
+        The momentum stands in hyper[BETA_1], and in hyper[BETA_2] whether it is Nesterov's, 1 or 0.
+        """
         rate, momentum = self._rate(p, hyper, counters), self._number(p, hyper[BETA_1])
         write(m, momentum * m - rate * g)
-        write(p, p + m)
+        write(p, p + self.xp.where(hyper[BETA_2] != 0, momentum * m - rate * g, m))
 
     @operation("p g v hyper counters", "p v")
     def adagrad(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
@@ -500,6 +527,15 @@ class Operations:
         write(p, p * shrink - rate * m_hat / (xp.sqrt(v_hat) + epsilon))
 
     # ---- pieces ------------------------------------------------------------------------------------------------------
+
+    def _each(self, of: Formula, result: Any, like: Array) -> Array:
+        """Return what a formula of the user's own gave: one number for each of `like`, or one for all."""
+        shape = getattr(result, "shape", ())
+        if shape not in ((), like.shape):
+            raise InputError(f"{of.name}: its formula made {shape} of {tuple(like.shape)}, expected a number for each")
+        if not shape:
+            return self.xp.full_like(like, float(result))
+        return result if result.dtype == like.dtype else self.xp.astype(result, like.dtype)
 
     def _clipped(self, p: Array) -> Array:
         return self.xp.clip(p, CLIP, 1 - CLIP)

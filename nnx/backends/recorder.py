@@ -97,8 +97,8 @@ class Recorder:
         begin, count = self._address(array), math.prod(array.shape)
         if self._known.get(begin, 0) < count:
             raise NotReplayable(
-                f"{op} reads {operand} {tuple(array.shape)}, which no recorded operation wrote: a layer computes it "
-                "by other means than the backend's operations"
+                f"{op} reads {operand} {tuple(array.shape)}, which no recorded operation wrote: a layer, or "
+                "the loss, computes it by other means than the backend's operations"
             )
         if not self.watching:
             return

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -55,9 +56,15 @@ class Process:
             self.process.stdin.write(json.dumps(order) + "\n")
             self.process.stdin.flush()
 
-    def answer(self, patience: float = PATIENCE) -> dict[str, Any]:
-        """Wait for the answer to the last order; what went wrong is an answer too, "refused"."""
-        reply = self._answer(patience)
+    def answer(
+        self, patience: float = PATIENCE, waiting: Callable[[float], None] = lambda seconds: None
+    ) -> dict[str, Any]:
+        """Wait for the answer to the last order; what went wrong is an answer too, "refused".
+
+        Args:
+            waiting: called once a second with the seconds waited so far.
+        """
+        reply = self._answer(patience, waiting)
         self.failed = self.failed or "refused" in reply
         return reply
 
@@ -68,12 +75,18 @@ class Process:
         self.close()
         return Process(self.player, *self._given)
 
-    def _answer(self, patience: float) -> dict[str, Any]:
+    def _answer(self, patience: float, waiting: Callable[[float], None]) -> dict[str, Any]:
         assert self.process.stdout is not None
+        begin = time.monotonic()
         try:
-            if hasattr(select, "poll") and not select.select([self.process.stdout], [], [], patience)[0]:
-                self.close()
-                return {"refused": f"no answer within {patience:.0f} s"}
+            while hasattr(select, "poll"):
+                left = begin + patience - time.monotonic()
+                if select.select([self.process.stdout], [], [], max(0.0, min(1.0, left)))[0]:
+                    break
+                if left <= 0:
+                    self.close()
+                    return {"refused": f"no answer within {patience:.0f} s"}
+                waiting(time.monotonic() - begin)
             line = self.process.stdout.readline()
         except (OSError, ValueError) as error:
             return {"refused": f"its process is gone: {error}. {self.last_words()}"}

@@ -15,7 +15,7 @@ from typing import Any
 from nnx.backends import get_backend
 from nnx.benchmark import limits, machine, schema
 from nnx.benchmark.figures import sum_up
-from nnx.benchmark.libraries import Player
+from nnx.benchmark.libraries import Player, is_other_library
 from nnx.benchmark.runner import Method, Results
 from nnx.benchmark.workloads import Workload
 from nnx.errors import FileFormatError
@@ -79,7 +79,7 @@ class Report:
         return row
 
     def _value(self, row: dict[str, Any]) -> None:
-        """Say of each figure what it is worth: per second, against NumPy, against the best other, against the floor."""
+        """Say of each figure what it is worth: per second, against NumPy, the best other library and the floor."""
         if row["bytes"]:
             row["floor_us"] = {
                 device: limits.floor_us(found, row["flops"], row["bytes"], row["resident"])
@@ -87,7 +87,7 @@ class Report:
             }
         measured = {name: result for name, result in row["results"].items() if "median_us" in result}
         base = measured.get("nnx numpy", {}).get("median_us")
-        others = [r["median_us"] for name, r in measured.items() if not self.data["players"][name]["ours"]]
+        others = [r["median_us"] for name, r in measured.items() if is_other_library(self.data["players"][name])]
         for name, result in measured.items():
             player = self.data["players"][name]
             floor = row["floor_us"].get(player["device"])

@@ -23,7 +23,6 @@ from nnx.benchmark.figures import of_rounds
 from nnx.benchmark.libraries import Player
 from nnx.benchmark.processes import Process
 from nnx.benchmark.workloads import Workload
-from nnx.kernels.compiling import USUAL
 
 Progress = Callable[[str], None]
 Results = dict[str, dict[str, Any]]
@@ -136,9 +135,13 @@ class Runner:
         wanted = check.reference(workload) if taking_part else {}
         for process in taking_part:
             name = process.player.name
-            compiles = f"; at first use it compiles, {USUAL}" if process.player.how == "numba" else ""
-            self.progress(f"{workload.title}: {name} gets ready{compiles}")
-            reply = process.answer(max(0.0, until - time.perf_counter()))
+            ready_for = f"{workload.title}: {name} gets ready"
+            compiles = "; kernels are compiled at their first use here, once" if process.player.how == "numba" else ""
+            self.progress(ready_for)
+            reply = process.answer(
+                max(0.0, until - time.perf_counter()),
+                lambda seconds, said=ready_for, why=compiles: self.progress(f"{said}, {seconds:.0f} s{why}"),
+            )
             process.pause()
             if "absent" not in reply:
                 results[name] = reply | self._fault(workload, process, wanted) if "refused" not in reply else reply

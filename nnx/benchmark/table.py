@@ -12,13 +12,14 @@ from rich.text import Text
 from nnx.backends.printable import printable
 from nnx.benchmark import units
 from nnx.benchmark.compare import Comparison
+from nnx.benchmark.page.findings import works
+from nnx.benchmark.verdict import is_busy, line
 from nnx.benchmark.workloads import SUITES
 
 BAR = 12  # characters of the longest bar
 TITLE = 38  # columns of the first one at least, so that tables stand under one another
 WIDE = 126  # columns of a terminal from which on there are bars, and what ran
 MIDDLE = 96  # from which on there are throughput and share of the limit
-BUSY = 0.1  # share of the processors from which on others are in the way
 
 
 def heading(data: dict[str, Any]) -> Text:
@@ -37,9 +38,10 @@ def workload(row: dict[str, Any], data: dict[str, Any], console: Console) -> Ren
     """Return a workload's table."""
     wide, brief = console.width >= WIDE, console.width < MIDDLE or row["suite"] == "start"
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column(_text(row["title"], style="bold cyan"), min_width=TITLE, no_wrap=True)
+    title, above = _text(row["title"], style="bold cyan"), len(row["title"]) > TITLE  # its figures would be pushed out
+    table.add_column(_text("") if above else title, min_width=TITLE, no_wrap=True)
     for name in ("median", "+-", "x NumPy", "x others", *(() if brief else ("rows/s", "limit"))):
-        table.add_column(name, justify="right", no_wrap=True, min_width=7)
+        table.add_column(name, justify="right", no_wrap=True, min_width=max(7, len(name)))
     if wide:
         table.add_column("", no_wrap=True, min_width=BAR)
         table.add_column("runs as", no_wrap=True, style="dim")
@@ -57,7 +59,13 @@ def workload(row: dict[str, Any], data: dict[str, Any], console: Console) -> Ren
         if name not in measured
     ]
     floors = ", ".join(f"{units.duration(us)} on {device}" for device, us in row["floor_us"].items())
-    return Group(table, *refused, *([_text(f"at least {floors}", style="dim")] if floors else []), _text(""))
+    return Group(
+        *([title] if above else []),
+        table,
+        *refused,
+        *([_text(f"at least {floors}", style="dim")] if floors else []),
+        _text(""),
+    )
 
 
 def _cells(result: dict[str, Any], brief: bool) -> list[str]:
@@ -78,18 +86,18 @@ def suite_title(suite: str) -> Text:
 
 
 def footer(data: dict[str, Any]) -> Text:
-    """Return what to know of the whole run: how quiet it was, and how to read it."""
+    """Return what to know of the whole run: the verdict last, how quiet it was, and how to read it."""
     quiet = data["quiet"]
     text = _text(
         "\nmedian: of rounds in which all players take turns; +-: half the span of their middle half, as a share.\n",
         style="dim",
     )
-    text.append("x NumPy, x others: how many times faster than nnx on NumPy, and than the best that is not nnx. ")
+    text.append("x NumPy, x others: how many times faster than nnx on NumPy, and than the best other library. ")
     text.append("notes: the book's own NumPy. " if "notes" in data["players"] else "")
     text.append("at least: the time at the hardware's limit; limit: that as a share of the median.\n")
     others, stolen = quiet["others"], quiet["stolen"]
     if others is not None:
-        busy = others > BUSY or (stolen or 0) > BUSY
+        busy = is_busy(data)
         load = f"others took {units.share(others)} of the processors' time"
         load += f", and other machines {units.share(stolen)}" if stolen else ""
         text.append(
@@ -98,6 +106,8 @@ def footer(data: dict[str, Any]) -> Text:
         )
         text.append("; ratios hold, times less so." if busy else ".", style="")
         text.append(f" {data['seconds']:.0f} s in all.")
+    said = line(data, [work for work in works(data) if work.suite in ("steps", "inference")])
+    text.append(f"\n\n{printable(said)}" if said else "", style="bold")
     return text
 
 

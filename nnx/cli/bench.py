@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -25,6 +27,8 @@ from nnx.errors import InputError
 from nnx.kernels.compiling import heard_by, once
 
 FILE = 140  # columns of a table that goes to a file
+MINUTE = 60.0
+ENOUGH = 3  # workloads after which it can be told how long all take
 WHAT, HOW, OUTPUT = "What is measured", "How", "What comes out"
 
 
@@ -45,7 +49,7 @@ def bench(
         ),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="The most telling ones, in under a minute.", rich_help_panel=HOW)
+        bool, typer.Option("--quick", help="The most telling ones, in about a minute.", rich_help_panel=HOW)
     ] = False,
     threads: Annotated[
         int | None, typer.Option(help="Of each player. Default: NNX_THREADS, or all cores.", rich_help_panel=HOW)
@@ -115,6 +119,7 @@ def _run(
     console = _console(as_json is None and html is None)
     report, watch = Report(players, absent, method, quick), quiet.Watch()
     suite, last = "", method.passes - 1
+    left, taken = method.passes * len(workloads), list[float]()  # workloads to measure, and seconds that each took
     with _status(console) as status:
         try:
             for number in range(method.passes):
@@ -127,7 +132,12 @@ def _run(
                     if number == 0:
                         console.print(table.heading(report.data))
                     for workload in workloads:
+                        begin = time.perf_counter()
                         row = report.add(workload, runner.measure(workload))
+                        taken.append(time.perf_counter() - begin)
+                        left -= 1
+                        if quick and len(taken) == ENOUGH:
+                            _tell_how_long(watch.seconds + median(taken) * left)
                         if number < last or not row["results"]:
                             continue
                         if workload.suite != suite:
@@ -140,6 +150,12 @@ def _run(
     console.print(table.footer(report.data))
     if not report.measured:
         raise Failed("nothing could be measured: each line above says why")
+
+
+def _tell_how_long(seconds: float) -> None:
+    """Say how long a quick run takes, where that is more than the minute that it promises."""
+    if seconds > MINUTE:
+        note(f"this takes longer than a minute here: about {round(seconds / MINUTE, 1):g} minutes")
 
 
 def _only_what_a_profile_takes(backends: str | None, peers: str | None, html: Path | None) -> None:

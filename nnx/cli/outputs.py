@@ -8,8 +8,8 @@ from pathlib import Path
 
 from nnx.datasets.needs import optional
 from nnx.errors import InputError
+from nnx.files import refuse_other_format
 
-OTHERS = (".h5", ".hdf5", ".keras", ".pt", ".pth", ".onnx", ".pkl", ".pickle", ".joblib", ".npz", ".csv", ".json")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".pdf", ".svg")
 
 
@@ -52,8 +52,6 @@ def check_picture(option: str, path: Path | None) -> None:
 
 
 def check_model(option: str, path: Path | None) -> None:
-    """Refuse the name of another format for a model: what is written is safetensors, whatever it is called."""
-    if path is not None and path.suffix.lower() in OTHERS:
-        name = path.with_suffix(".safetensors")
-        onnx = "; model.to_onnx() in Python writes ONNX" if path.suffix.lower() == ".onnx" else ""
-        raise InputError(f"{option} {path}: a network is kept as safetensors, not as {path.suffix}; say {name}{onnx}")
+    """Refuse the name of another format for a model, before anything is trained."""
+    if path is not None:
+        refuse_other_format(f"{option} {path}", path)

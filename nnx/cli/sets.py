@@ -123,12 +123,14 @@ class Source:
         task = choice(self.task, "--task", ("auto", "classification", "regression"))
         rows = read_rows(existing_file("load_table", path, KIND), self.header)
         lists = (self._names(rows, given) for given in (self.drop, self.keep, self.categorical))
-        return understood(rows, Wishes(self.label, task, *lists))
+        return understood(rows, Wishes(self.label, task, *lists, on_command_line=True))
 
     def refuse_options(self, path: Path) -> None:
         """Refuse what only files with columns can be told."""
         if self.label is not None or self.header is not None or self._columns:
-            raise InputError(f"{path}: label and header are for CSV files; leave them out for npz")
+            raise InputError(
+                f"{path}: --label, --header, --drop, --keep and --categorical are for tables; leave them out for npz"
+            )
 
     @property
     def _columns(self) -> bool:

@@ -159,8 +159,11 @@ class Rows:
         """Return the same table with more notes."""
         return replace(self, notes=(*self.notes, *notes))
 
-    def find(self, wanted: str | int, what: str) -> int:
+    def find(self, wanted: str | int, said: Callable[[str | int], str]) -> int:
         """Return the index of a column by its name, or else by its position: 1 is the first, -1 the last.
+
+        Args:
+            said: makes of a name or a position what to write for it, as "label='y'".
 
         Raises:
             InputError: there is none.
@@ -170,22 +173,20 @@ class Rows:
         position, count = _whole(wanted), len(self.columns)
         if not isinstance(wanted, str) and self.named and str(wanted) in self.names:
             raise InputError(
-                f"{what}={wanted!r}: {self.source} has a column of that name, so this may be a name or a position; "
-                f"say {what}={str(wanted)!r} for the name, or name another column by its name"
+                f"{said(wanted)}: {self.source} has a column of that name, so this may be a name or a position; "
+                f"say {said(str(wanted))} for the name, or name another column by its name"
             )
         if position is not None and 1 <= abs(position) <= count:
             return position - 1 if position > 0 else count + position
         if position is not None:
-            raise InputError(
-                f"{what}={wanted!r}: {self.source} has {count} columns, counted from 1; -1 is the last one"
-            )
+            raise InputError(f"{said(wanted)}: {self.source} has {count} columns, counted from 1; -1 is the last one")
         lower = {name.casefold(): name for name in reversed(self.names)}
         near = [lower[key] for key in get_close_matches(str(wanted).casefold(), lower, 1)] if self.named else []
         there = f"the columns are {few(self.names)}" if self.named else (
             f"the file has no header; name one of its {count} columns by its position, 1 to {count}"
         )  # fmt: skip
         hint = f". Did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"{what}={wanted!r}: there is no such column in {self.source}; {there}{hint}")
+        raise InputError(f"{said(wanted)}: there is no such column in {self.source}; {there}{hint}")
 
 
 def _whole(wanted: str | int) -> int | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,6 @@ from .target import Target, encode
 from .written import numbers_in
 
 TURNED = {f"%{a}{mark}%{b}": f"%{b}{mark}%{a}" for a, b in ("md", "dm") for mark in "/.-"}  # 1/2/2024
-NAME_IT = "name the label: --label, or label=... in Python"
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Wishes:
     Attributes:
         label: to be learned. task: "auto", "classification" or "regression". drop: not to be used.
         keep: to be used though they look like ids or free text. categorical: numbers that are names.
+        on_command_line: whether errors speak of options, not of Python's arguments.
     """
 
     label: str | int | None = None
@@ -36,6 +38,20 @@ class Wishes:
     drop: tuple[str | int, ...] = ()
     keep: tuple[str | int, ...] = ()
     categorical: tuple[str | int, ...] = ()
+    on_command_line: bool = False
+
+    def argument(self, name: str) -> str:
+        """Return how an argument is called where these were said."""
+        return f"--{name}" if self.on_command_line else name
+
+    def said(self, name: str, value: str | int) -> str:
+        """Return what was said of it, in the words of that place."""
+        return f"--{name} {shlex.quote(str(value))}" if self.on_command_line else f"{name}={value!r}"
+
+    @property
+    def name_it(self) -> str:
+        """What to do where no label, or the wrong one, was found."""
+        return f"name the label: {'--label NAME' if self.on_command_line else 'label=...'}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,15 +148,18 @@ def understood(rows: Rows, wishes: Wishes) -> Reading:
             f"{rows.source}: there is a single column, expected features and a label; "
             f"separate the columns by commas, semicolons or tabs"
         )
-    place, chosen = _label(rows, wishes.label)
+    place, chosen = _label(rows, wishes)
     sets = {
-        name: {rows.find(wanted, name) for wanted in getattr(wishes, name)} for name in ("drop", "keep", "categorical")
+        name: {rows.find(wanted, partial(wishes.said, name)) for wanted in getattr(wishes, name)}
+        for name in ("drop", "keep", "categorical")
     }
     for name, places in sets.items():
         if place in places:
-            raise InputError(f"{name}: {rows.names[place]!r} is the label; name another column, or another label")
+            raise InputError(
+                f"{wishes.argument(name)}: {rows.names[place]!r} is the label; name another column, or another label"
+            )
     if both := sets["drop"] & (sets["keep"] | sets["categorical"]):
-        raise InputError(f"drop: {rows.names[min(both)]!r} is to be used, too; say one of the two")
+        raise InputError(f"{wishes.argument('drop')}: {rows.names[min(both)]!r} is to be used, too; say one of the two")
     try:
         target = encode(rows.columns[place], wishes.task, lambda row: rows.place(row, place), rows.decimal)
     except FileFormatError as error:
@@ -148,10 +167,10 @@ def understood(rows: Rows, wishes: Wishes) -> Reading:
             raise
         name = repr(rows.names[place]) if rows.named else rows.names[place]
         raise FileFormatError(
-            f"{error}. {name} was taken for the label ({chosen}); to learn another, {NAME_IT}"
+            f"{error}. {name} was taken for the label ({chosen}); to learn another, {wishes.name_it}"
         ) from None  # fmt: skip
     if wishes.label is None and target.task == "regression":
-        _refuse_row_numbers(rows, place)
+        _refuse_row_numbers(rows, place, wishes)
     found = tuple(
         _understood(column, rows.decimal, i, sets) for i, column in enumerate(rows.columns) if i != place
     )  # fmt: skip
@@ -159,11 +178,11 @@ def understood(rows: Rows, wishes: Wishes) -> Reading:
     return Reading(rows, target, place, chosen, found)
 
 
-def _refuse_row_numbers(rows: Rows, place: int) -> None:
+def _refuse_row_numbers(rows: Rows, place: int, wishes: Wishes) -> None:
     if understand(rows.columns[place], rows.decimal).kind == NAME:
         raise FileFormatError(
             f"{rows.source}: the last column, {rows.names[place]!r}, numbers the rows, so it is hardly what is to be "
-            f"learned; {NAME_IT}"
+            f"learned; {wishes.name_it}"
         )
 
 
@@ -188,10 +207,10 @@ def _understood(column: Column, decimal: str, place: int, sets: dict[str, set[in
     return understand(column, decimal, wish)
 
 
-def _label(rows: Rows, label: str | int | None) -> tuple[int, str]:
+def _label(rows: Rows, wishes: Wishes) -> tuple[int, str]:
     """Return the place of the column of labels, and why it is that."""
-    if label is not None:
-        return rows.find(label, "label"), "as you said"
+    if wishes.label is not None:
+        return rows.find(wishes.label, partial(wishes.said, "label")), "as you said"
     candidates = label_places(rows.names if rows.named else ())
     if candidates:
         others = "".join(f", before {rows.names[place]!r}" for place in candidates[1:2])

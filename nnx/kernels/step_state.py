@@ -1,8 +1,8 @@
 """Layout of a training step's state arrays, on which kernels and operations agree.
 
 `counters` is int64 [3]: optimizer steps done, next row of the shuffled order, rows of history written. `hyper` is
-float64 [6]. `stats` is float64 [3]: mean loss, hits, regularization penalty; `history` [capacity, 3] holds one such row
-for every step.
+float64 [6]; SGD has its momentum in BETA_1 and, in BETA_2, 1 for Nesterov's or 0. `stats` is float64 [3]: mean loss,
+hits, regularization penalty; `history` [capacity, 3] holds one such row for every step.
 """
 
 STEP, CURSOR, DONE = range(3)

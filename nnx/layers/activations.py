@@ -8,7 +8,7 @@ from typing import Any
 from nnx import checks
 from nnx.errors import InputError
 from nnx.kernels.elementwise import BY_NAME
-from nnx.layers.base import Layer
+from nnx.layers.base import Array, Layer
 from nnx.settings import Setting
 
 __all__ = [
@@ -25,8 +25,6 @@ __all__ = [
     "Softplus",
     "Tanh",
 ]
-
-Array = Any
 
 
 class Activation(Layer):
@@ -170,7 +168,8 @@ class Softmax(Activation):
         """Return the book's matrix of every sample of the last forward, diagflat(y) - y y': [N, C, C]."""
         if "output" not in self.__dict__:
             raise InputError("Softmax(): jacobian() was called before forward(); call that first, with the inputs")
-        return self.backend.softmax_jacobian(self.output)
+        matrices: Array = self.backend.softmax_jacobian(self.output)
+        return matrices
 
 
 class Linear(Layer):

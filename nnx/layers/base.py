@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -14,7 +14,12 @@ from nnx.flat_buffer import ParameterBuffer
 from nnx.owner import Owner
 from nnx.settings import Assignable, Setting, is_own
 
-Array = Any
+if TYPE_CHECKING:  # at run time it would cost some ms
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]  # or an array of another backend, such as CuPy's, which is used alike
+else:
+    Array = Any
 
 
 class Trainable(Setting):
@@ -73,13 +78,23 @@ class Layer(Assignable):
 
     # ---- to be written by each layer ---------------------------------------------------------------------------------
 
-    def forward(self, inputs: Array, training: bool = False) -> Array:
-        """Return the output for inputs [N, I]."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward(inputs, training=False)")
+    if TYPE_CHECKING:  # of any arguments, since a loss is a layer too, and takes others
 
-    def backward(self, dvalues: Array) -> Array:
-        """Return the gradient of the inputs, given that of the output; write those of the parameters."""
-        raise NotImplementedError(f"{type(self).__name__} has no backward(dvalues)")
+        def forward(self, *args: Any, **kwargs: Any) -> Array:
+            """Return the output."""
+
+        def backward(self, *args: Any, **kwargs: Any) -> Array:
+            """Return the gradient of the inputs."""
+
+    else:
+
+        def forward(self, inputs: Array, training: bool = False) -> Array:
+            """Return the output for inputs [N, I]."""
+            raise NotImplementedError(f"{type(self).__name__} has no forward(inputs, training=False)")
+
+        def backward(self, dvalues: Array) -> Array:
+            """Return the gradient of the inputs, given that of the output; write those of the parameters."""
+            raise NotImplementedError(f"{type(self).__name__} has no backward(dvalues)")
 
     def backward_parameters(self, dvalues: Array) -> None:
         """Write the gradients of the parameters alone: nobody needs those of a first layer's inputs."""
@@ -164,6 +179,20 @@ class Layer(Assignable):
         else:
             with self.backend.active():
                 self._parameters[name][...] = self.backend.asarray(host, self.dtype)
+
+    def assign_gradient(self, name: str, value: Any) -> None:
+        """Copy `value` into the gradient of a parameter, as `layer.dweights *= 0.5` does."""
+        if self._owner is not None:
+            self._owner.allow(f"{self}: the gradient of {name}")
+        gradient = self.gradient(name)
+        if value is gradient:  # it was changed in place
+            return
+        given = self.backend.to_numpy(value) if self.backend.owns(value) else value
+        host = host_array(given, self.dtype or "float64", f"{self}: the gradient of {name}")
+        if host.shape != tuple(gradient.shape):
+            raise InputError(f"{self}: a gradient of {name} {host.shape} was given, expected {tuple(gradient.shape)}")
+        with self.backend.active():
+            gradient[...] = self.backend.asarray(host, self.dtype)
 
     def attach(
         self, backend: Backend, dtype: str, parameters: list[Array], gradients: list[Array], penalties: list[Array]
@@ -259,11 +288,13 @@ class Layer(Assignable):
 
     def _own(self, a: Any) -> Array:
         dtype, backend = self.dtype, self.backend
+        own: Array = a
         if backend.owns(a):
             name = backend.dtype_name(a.dtype)
             if name == dtype or (dtype is None and name in FLOATS):
-                return a
-        return self.backend.asarray(a, dtype)
+                return own
+        own = self.backend.asarray(a, dtype)
+        return own
 
     def _room(self, name: str, shape: tuple[int, ...], like: Array) -> Array:
         """Return a workspace array [N, ...]: allocated once, then sliced for every smaller batch."""

@@ -8,10 +8,8 @@ import numpy as np
 
 from nnx import checks
 from nnx.errors import InputError
-from nnx.layers.base import Layer
+from nnx.layers.base import Array, Layer
 from nnx.settings import Setting
-
-Array = Any
 
 
 class Dense(Layer):
@@ -27,7 +25,8 @@ class Dense(Layer):
 
     Attributes:
         weights: [n_inputs, n_neurons]; biases: [1, n_neurons]. Assigning copies into place.
-        dweights, dbiases: their gradients, penalties included, after `backward`.
+        dweights, dbiases: their gradients, penalties included, after `backward`; assignable too, as by
+            `dense.dweights *= 0.5` before the optimizer's step.
         inputs, output, dinputs: [N, n_inputs], [N, n_neurons], [N, n_inputs].
 
     Raises:
@@ -88,10 +87,18 @@ class Dense(Layer):
         """The gradient of the weights: [n_inputs, n_neurons]."""
         return self.gradient("weights")
 
+    @dweights.setter
+    def dweights(self, value: Any) -> None:
+        self.assign_gradient("weights", value)
+
     @property
     def dbiases(self) -> Array:
         """The gradient of the biases: [1, n_neurons]."""
         return self.gradient("biases")
+
+    @dbiases.setter
+    def dbiases(self, value: Any) -> None:
+        self.assign_gradient("biases", value)
 
     def draw(self, random: np.random.Generator) -> dict[str, np.ndarray]:
         """Return weights drawn as `init` says, and zero biases."""

@@ -9,10 +9,8 @@ import numpy as np
 
 from nnx import checks
 from nnx.kernels.step_state import STEP
-from nnx.layers.base import Layer
+from nnx.layers.base import Array, Layer
 from nnx.settings import Setting
-
-Array = Any
 
 
 class Drawing(Layer):
@@ -24,7 +22,7 @@ class Drawing(Layer):
     seed = Setting(partial(checks.integer, low=0), "in a model random numbers follow from Sequential(..., seed=...)")
     number = Setting(partial(checks.integer, low=0), "in a model it is the layer's place")
 
-    _counters: Array = None  # whose step the numbers are of
+    _counters: Any = None  # whose step the numbers are of
     _counts_itself = True
     _runtime: ClassVar[tuple[str, ...]] = (*Layer._runtime, "_counters", "_counts_itself")
     _results = Layer._results | {"_counters", "_counts_itself"}
@@ -98,7 +96,8 @@ class Dropout(Drawing):
 
     def _drop(self, x: Array, room: str) -> Array:
         out = self._room(room, tuple(x.shape), x)
-        return self.backend.dropout(x, self.rate, self.seed, self.number, self._counters, out=out)
+        dropped: Array = self.backend.dropout(x, self.rate, self.seed, self.number, self._counters, out=out)
+        return dropped
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this layer again."""

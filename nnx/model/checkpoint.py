@@ -20,11 +20,13 @@ import numpy as np
 
 from nnx import checks, layers, losses, optimizers
 from nnx.errors import FileFormatError, InputError, MissingExtra
-from nnx.files import as_path, open_file, size_of, write_atomically
+from nnx.files import as_path, open_file, refuse_other_format, size_of, write_atomically
 from nnx.layers import Layer
 from nnx.layers.base import kept_shapes
 from nnx.layers.blocks import Block
 from nnx.losses import Loss
+from nnx.measures import Metric, name_of
+from nnx.model.custom import NAME, TRAINABLE, Custom, describe
 from nnx.optimizers import Optimizer
 
 FORMAT = "nnx-1"
@@ -82,14 +84,15 @@ class Checkpoint:
     Attributes:
         parameters: by their names, as "0.weights".
         training: None where the model was not compiled.
-        functions: the names of metrics that are functions of the user's own, and not in the file.
+        metrics: by name, or functions of the user's own.
+        functions: the names of metrics that were such functions, and were not given to `read`.
     """
 
     layers: Sequence[Layer]
     dtype: str
     seed: int
     epochs_done: int
-    metrics: Sequence[str]
+    metrics: Sequence[Metric]
     metadata: dict[str, Any]
     parameters: dict[str, np.ndarray]
     training: Training | None
@@ -100,12 +103,14 @@ def write(path: str | os.PathLike[str], model: Checkpoint) -> None:
     """Write a model to `path`.
 
     Raises:
-        InputError: the model has a layer or a loss of your own (save its `parameters()`), metadata beyond JSON, or
-            numbers that are not finite.
+        InputError: the name is another format's, a layer or a loss of your own does not say how it is made again, the
+            metadata are beyond JSON, or numbers are not finite.
         OSError: the file cannot be written; one that was there before is untouched.
         MissingExtra: safetensors is not installed.
     """
-    path, text = as_path("save", path), _describe(model)
+    path = as_path("save", path)
+    refuse_other_format(f"save({str(path)!r})", path)
+    text = _describe(model)
     tensors = {f"{PARAMETERS}{name}": np.ascontiguousarray(a) for name, a in model.parameters.items()}
     if model.training is not None:
         tensors |= {f"{MOMENTS}{name}": np.ascontiguousarray(a) for name, a in model.training.moments.items()}
@@ -115,16 +120,18 @@ def write(path: str | os.PathLike[str], model: Checkpoint) -> None:
     write_atomically(path, *_sorted(_safetensors().save(tensors, metadata=header)))
 
 
-def read(path: Path) -> Checkpoint:
-    """Read what `write` wrote, in this version or an earlier one.
+def read(path: Path, custom: Custom) -> Checkpoint:
+    """Read what `write` wrote, in this version or an earlier one; `custom` has the classes of the user's own.
 
     Raises:
+        InputError: one of these is missing.
         FileFormatError: the file is truncated, damaged, or no nnx model.
         MissingExtra: safetensors is not installed.
     """
     header, tensors = _read(path)
+    custom.check(header, path)
     with making_sense(path):
-        return _understood(header, tensors)
+        return _understood(header, tensors, custom)
 
 
 @contextmanager
@@ -177,11 +184,11 @@ def _describe(model: Checkpoint) -> str:
         "dtype": model.dtype,
         "seed": model.seed,
         "epochs_done": model.epochs_done,
-        "metrics": list(model.metrics),
+        "metrics": [metric for metric in model.metrics if isinstance(metric, str)],
         "metadata": model.metadata,
     }
-    if model.functions:
-        described["functions"] = list(model.functions)
+    if functions := [name_of(metric) for metric in model.metrics if not isinstance(metric, str)]:
+        described["functions"] = functions
     training = model.training
     if training is not None:
         described |= {
@@ -198,16 +205,14 @@ def _describe(model: Checkpoint) -> str:
 
 def _part(part: Layer | Loss | Optimizer, known: dict[str, type], what: str) -> dict[str, Any]:
     if known.get(type(part).__name__) is not type(part):
-        raise InputError(
-            f"save: {what} is {part}, a class of your own, which a file cannot hold; save model.parameters() instead, "
-            "and give them to set_parameters() of a model built alike"
-        )
-    kept = {} if getattr(part, "trainable", True) else {"trainable": False}
-    config = part.config()
-    if isinstance(part, Block):
-        config["layers"] = _inner(config["layers"], what)
-        kept = {}  # each of its layers says it
-    return {"class": type(part).__name__, **config, **kept}
+        described = describe(part, what)
+    else:
+        config = part.config()
+        if isinstance(part, Block):
+            config["layers"] = _inner(config["layers"], what)
+        described = {"class": type(part).__name__, **config}
+    kept = getattr(part, "trainable", True) or isinstance(part, Block)  # each of whose layers says it
+    return described if kept else described | {TRAINABLE: False}
 
 
 def _inner(layers: list[Any], what: str) -> list[Any]:
@@ -217,23 +222,25 @@ def _inner(layers: list[Any], what: str) -> list[Any]:
     ]
 
 
-def _make(described: dict[str, Any], known: dict[str, Any]) -> Any:
+def _make(described: dict[str, Any], known: dict[str, Any], custom: Custom, base: type) -> Any:
     arguments = dict(described)
-    name, kept = arguments.pop("class"), {}
-    if known is LAYERS and "trainable" in arguments:
-        kept["trainable"] = arguments.pop("trainable")
-    if name not in known:
-        raise InputError(f"{name!r} is none of {', '.join(known)}")
-    inner = _made(arguments.pop("layers")) if known is LAYERS and "layers" in arguments else []
-    made = known[name](*inner, **arguments)
-    for setting, value in kept.items():
-        setattr(made, setting, value)
+    trained = arguments.pop(TRAINABLE, True) if base is Layer else True
+    if NAME in arguments:
+        made = custom.make(arguments, base)
+    else:
+        name = arguments.pop("class")
+        if name not in known:
+            raise InputError(f"{name!r} is none of {', '.join(known)}")
+        inner = _made(arguments.pop("layers", []), custom) if base is Layer else []
+        made = known[name](*inner, **arguments)
+    if trained is not True:
+        made.trainable = trained
     return made
 
 
-def _made(described: Any) -> list[Any]:
+def _made(described: list[Any], custom: Custom) -> list[Any]:
     """Make the layers of a block, or of each of its branches."""
-    return [_made(each) if isinstance(each, list) else _make(each, LAYERS) for each in described]
+    return [_made(each, custom) if isinstance(each, list) else _make(each, LAYERS, custom, Layer) for each in described]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -293,9 +300,9 @@ def _finite(text: str) -> float:
     return number
 
 
-def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Checkpoint:
+def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray], custom: Custom) -> Checkpoint:
     """Return what a description and the arrays with it mean, if they fit each other."""
-    parts = [_make(layer, LAYERS) for layer in header["layers"]]
+    parts = [_make(layer, LAYERS, custom, Layer) for layer in header["layers"]]
     moments = {name.removeprefix(MOMENTS): a for name, a in tensors.items() if name.startswith(MOMENTS)}
     kept = [kept_shapes(part) for part in parts]
     expected = {f"{PARAMETERS}{i}.{name}": shape for i, one in enumerate(kept) for name, shape in one.items()}
@@ -317,19 +324,20 @@ def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Check
         dtype=dtype,
         seed=header["seed"],
         epochs_done=_count(header, "epochs_done"),
-        metrics=header["metrics"],
+        metrics=[*header["metrics"], *(custom[name] for name in functions if name in custom)],
         metadata=header["metadata"],
         parameters={name.removeprefix(PARAMETERS): tensors[name] for name in expected},
-        training=_training(header, moments),
-        functions=functions,
+        training=_training(header, moments, custom),
+        functions=[name for name in functions if name not in custom],
     )
 
 
-def _training(header: dict[str, Any], moments: dict[str, np.ndarray]) -> Training | None:
+def _training(header: dict[str, Any], moments: dict[str, np.ndarray], custom: Custom) -> Training | None:
     names: tuple[str, ...] = ()
     training = None
     if "optimizer" in header:
-        loss, optimizer = _make(header["loss"], LOSSES), _make(header["optimizer"], OPTIMIZERS)
+        loss = _make(header["loss"], LOSSES, custom, Loss)
+        optimizer = _make(header["optimizer"], OPTIMIZERS, custom, Optimizer)
         names = optimizer.moments
         tolerance = checks.real(header["precision"], "precision")
         training = Training(loss, optimizer, _count(header, "iterations"), tolerance, moments)

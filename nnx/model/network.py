@@ -20,7 +20,7 @@ from nnx.errors import InputError, InputTypeError
 from nnx.flat_buffer import ParameterBuffer
 from nnx.kernels.user_warnings import warn_once
 from nnx.layers import Embedding, Flatten, Layer
-from nnx.layers.base import kept_shapes
+from nnx.layers.base import Array, kept_shapes
 from nnx.layers.chain import chain, every
 from nnx.layers.embedding import fronts
 from nnx.model.inference import Inference, refuse
@@ -29,7 +29,6 @@ from nnx.model.validation import fitting_layers
 from nnx.owner import Owner, alone, alone_or_within, changing, reading
 from nnx.settings import Assignable
 
-Array = Any
 ROWS = 4096  # how many rows are predicted at a time where no batch size is given
 
 

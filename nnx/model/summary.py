@@ -12,7 +12,7 @@ from nnx.layers import Layer
 from nnx.layers.blocks import Block
 from nnx.model.inference import plain_stages, stages_of
 from nnx.model.network import Network
-from nnx.model.validation import written
+from nnx.settings import written
 
 WIDTH = 80  # columns
 NARROWEST = 20  # columns that a layer's own text gets, however wide the others are

@@ -11,7 +11,7 @@ from nnx.layers import ELEMENTWISE, Dense, Embedding, Layer, Linear, Residual, S
 from nnx.layers.chain import every
 from nnx.layers.embedding import fronts
 from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy, FusedLoss, Loss
-from nnx.settings import is_own
+from nnx.settings import written
 
 
 def fitting_layers(layers: Sequence[Any], kept: Sequence[Layer] = ()) -> tuple[Layer, ...]:
@@ -48,18 +48,16 @@ def fitting_layers(layers: Sequence[Any], kept: Sequence[Layer] = ()) -> tuple[L
 
 
 def check_loss(loss: Loss) -> None:
-    """Refuse a loss that says by hand what a model asks otherwise: it would be trained by the loss it was made from."""
-    for name, ours in (("forward", "losses"), ("backward", "gradients")):
-        if written(loss, name) and not (written(loss, ours) or written(loss, "both")):
-            raise InputError(
-                f"compile: {loss} has a {name}() of its own, which no model calls: write {ours}(y_pred, target) instead"
-            )
-
-
-def written(part: Any, name: str) -> bool:
-    """Tell whether a method is the user's own, and not nnx's."""
-    kind = next((each for each in type(part).__mro__ if name in vars(each)), object)
-    return name in vars(part) or not is_own(kind)
+    """Refuse a loss of which one half is the user's own, and the gradient that of another loss."""
+    ways = (("forward", "losses"), ("backward", "gradients"))
+    mine = [any(written(loss, name) for name in (*pair, "both")) for pair in ways]
+    by_hand = [name for name, _ in ways if written(loss, name)]
+    if by_hand and not all(mine):
+        missing = ways[mine.index(False)][0]
+        raise InputError(
+            f"compile: {loss} has a {by_hand[0]}() of its own, and no {missing}(): write {missing}(y_pred, y_true) "
+            "too; forward returns the loss of each sample [N], backward the gradient of their mean"
+        )
 
 
 def check_ending(last: Layer, loss: Loss) -> None:

@@ -27,7 +27,10 @@ What differs from the book, on purpose:
 - `Model.save` and `save_parameters` write no pickles (nnx/nnfs/saving.py): loading runs no code. `save` needs
   safetensors: `pip install "nnx-backends[train]"`.
 - `get_parameters` and `set_parameters` copy, so two models never share weights by accident.
-- Chapter 18's `Model` prints a line for each epoch; this one prints what the later chapters' does.
+- `Model.train` prints what chapter 18's does where there is no batch size, else what that of chapters 19 to 22 does.
+- In fast precision `Model.train` replays its steps (nnx/nnfs/recorded.py), and dropout masks are nnx's own: as random
+  as the book's, under a seed from NumPy's global generator, but others.
+- `init` warns where the script defines classes of the book's names itself, since those run then.
 - Your own calls of `np.random.randn` and `np.zeros` give float64, which layers round on assignment: in chapter 6 the
   last digit of a loss may differ.
 """

@@ -16,6 +16,7 @@ from nnx.errors import InputError
 from nnx.nnfs.precision import backend, default_dtype, floats, outputs_of, randn
 
 Array = Any
+NEAR = 2.0**-45  # how near to a limit a uniform number may be before its side is in doubt
 
 
 class Layer_Dense:
@@ -128,8 +129,7 @@ class Layer_Dropout:
         if not training:
             self.output = x.copy()
             return
-        kept = np.random.binomial(1, self.rate, size=x.shape)  # noqa: NPY002 - the stream of the book's figures
-        self.binary_mask = floats(kept / self.rate, like=x)
+        self.binary_mask = floats(kept(self.rate, x.shape) / self.rate, like=x)
         self.output = x * self.binary_mask
 
     @QUIET
@@ -138,6 +138,22 @@ class Layer_Dropout:
         if not hasattr(self, "binary_mask"):
             raise InputError("Layer_Dropout: backward() was called before a forward() in training: there is no mask")
         self.dinputs = floats(dvalues, like=self.output) * self.binary_mask
+
+
+def kept(rate: float, shape: tuple[int, ...]) -> Array:
+    """Return `np.random.binomial(1, rate, shape)` as booleans, number by number, in less than half the time.
+
+    NumPy makes each of these from one uniform number u: the commoner result where u is below its probability. Where
+    rounding could tell otherwise, or make it draw another u, which happens once in some 10**13, it is left to do so.
+    """
+    before = np.random.get_state()  # noqa: NPY002 - the stream of the book's figures
+    u = np.random.random_sample(shape)  # noqa: NPY002
+    common = max(rate, 1 - rate)
+    is_common = u <= common
+    if np.count_nonzero(u <= common - NEAR) != np.count_nonzero(u < common + NEAR) or np.max(u, initial=0) > 1 - NEAR:
+        np.random.set_state(before)  # noqa: NPY002
+        return np.random.binomial(1, rate, shape).astype(bool)  # noqa: NPY002
+    return is_common if rate > 0.5 else ~is_common
 
 
 class Layer_Input:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from nnx import checks, targets
 from nnx.backends.base import real_numbers
 from nnx.errors import InputError
-from nnx.nnfs import saving
+from nnx.nnfs import recorded, saving
 from nnx.nnfs.activations import Activation_Softmax
 from nnx.nnfs.layers import Layer_Input
 from nnx.nnfs.losses import Activation_Softmax_Loss_CategoricalCrossentropy, Loss_CategoricalCrossentropy
@@ -19,6 +20,7 @@ from nnx.output import say
 from nnx.owner import Owner, alone
 
 Array = Any
+Steps = Generator[tuple[tuple[Any, Any], Any]]  # (data loss, penalties) and the accuracy of each step
 
 
 class Model:
@@ -101,8 +103,8 @@ class Model:
         Args:
             X: [N, I]. y: what the loss takes for N samples.
             epochs: how many. batch_size: rows in a step, or None: all at once.
-            print_every: steps between lines.
-            validation_data: (X, y), evaluated after each epoch.
+            print_every: steps between lines; without a batch size, epochs between lines, as in chapter 18.
+            validation_data: (X, y), evaluated after each epoch; without a batch size, once at the end, as there.
 
         Raises:
             InputError: data do not fit, or `set` or `finalize` was not called.
@@ -114,23 +116,69 @@ class Model:
         X, y = _data(X, y, "Model.train")
         self.accuracy.init(y)
         batches = list(_batches(X, batch_size))
-        with self._owner.layers:
+        with self._owner.layers, closing(self._steps(X, y, batches, epochs)) as steps:
+            if batch_size is None:
+                self._train_whole(steps, epochs, print_every)
+                if validation_data is not None:
+                    self.evaluate(*validation_data)
+                return
             for epoch in range(1, epochs + 1):
                 say(f"epoch: {epoch}")
-                self._train_epoch(X, y, batches, print_every)
+                self._train_epoch(steps, len(batches), print_every)
                 if validation_data is not None:
                     self.evaluate(*validation_data, batch_size=batch_size)
 
-    def _train_epoch(self, X: Array, y: Array, batches: list[slice], print_every: int) -> None:
-        """Go through the data once."""
+    def _train_whole(self, steps: Steps, epochs: int, print_every: int) -> None:
+        """Train on all data at once, and print as chapter 18 does."""
+        for epoch in range(1, epochs + 1):
+            self.loss.new_pass()
+            self.accuracy.new_pass()
+            losses, accuracy = next(steps)
+            if not epoch % print_every:
+                self._print_training(f"epoch: {epoch}", losses, accuracy)
+
+    def _train_epoch(self, steps: Steps, n: int, print_every: int) -> None:
+        """Go through the batches once, and print as chapters 19 to 22 do."""
         self.loss.new_pass()
         self.accuracy.new_pass()
-        for step, rows in enumerate(batches):
-            losses, accuracy = self._train_step(X[rows], y[rows])
-            if not step % print_every or step == len(batches) - 1:
+        for step in range(n):
+            losses, accuracy = next(steps)
+            if not step % print_every or step == n - 1:
                 self._print_training(f"step: {step}", losses, accuracy)
         losses = self.loss.calculate_accumulated(include_regularization=True)
         self._print_training("training", losses, self.accuracy.calculate_accumulated())
+
+    def _steps(self, X: Array, y: Array, batches: list[slice], epochs: int) -> Steps:
+        """Do the steps of a training as they are asked for; give (data loss, penalties) and the accuracy of each.
+
+        The last one runs as written, so that the layers hold afterwards what the book's hold.
+        """
+        left, recording = epochs * len(batches), None
+        if left > recorded.FEWEST:
+            recording = recorded.Recording.of(self._parts(), X, y, batches[0].stop)
+        if recording is not None:
+            try:
+                for number, step in enumerate(recording.steps(left - 1, by_epoch=len(batches) > 1), 1):
+                    if len(batches) > 1 and not number % len(batches):
+                        recording.bring_back()  # the penalties of the next line are those of the parameters now
+                    yield self._count(step)
+            finally:
+                recording.bring_back()
+            left = 1
+        for number in range(-left, 0):
+            rows = batches[number % len(batches)]
+            yield self._train_step(X[rows], y[rows])
+
+    def _count(self, step: recorded.Step) -> tuple[tuple[Any, Any], Any]:
+        """Take note of a step that was replayed, as `_train_step` does of its own."""
+        self.loss.accumulated_sum += step.data_loss * step.rows
+        self.loss.accumulated_count += step.rows
+        self.accuracy.accumulated_sum += step.right
+        self.accuracy.accumulated_count += step.outputs
+        self.optimizer.iterations = step.iteration
+        self.optimizer.pre_update_params()
+        self.optimizer.post_update_params()
+        return (step.data_loss, step.penalty), step.right / step.outputs
 
     def _train_step(self, X: Array, y: Array) -> tuple[tuple[Any, Any], Any]:
         """Do one step on a batch; return (data loss, penalties) and the accuracy before it."""
@@ -222,12 +270,15 @@ class Model:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole model, the optimizer's state included, to a file that `nnx.load` opens too."""
         self._expect("save")
-        saving.save(saving.Parts(self.layers, self.loss, self.accuracy, self.optimizer), path)
+        saving.save(self._parts(), path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Model:
         """Read a model that `save` wrote, or `nnx.Sequential.save`; ready to train, evaluate and predict."""
         return saving.load(path, Model._made_of)
+
+    def _parts(self) -> saving.Parts:
+        return saving.Parts(self.layers, self.loss, self.accuracy, self.optimizer)
 
     @staticmethod
     def _made_of(parts: saving.Parts) -> Model:

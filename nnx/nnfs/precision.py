@@ -139,7 +139,10 @@ def init(
     Raises:
         InputError: an argument is none of these.
     """
+    from nnx.nnfs.shadowed import warn_of_own_classes  # which knows all names of the package
+
     global _backend, _book, _dtype
+    warn_of_own_classes()
     dtype = checks.choice(default_dtype or "float64", "init: default_dtype", FLOATS)
     wish = precision or ("book" if dot_precision_workaround else "fast")
     book = checks.choice(wish, "init: precision", ("book", "fast")) == "book"
@@ -151,6 +154,11 @@ def init(
 def default_dtype() -> str:
     """Return the type of new weights: "float32", or what `init` was given."""
     return _dtype
+
+
+def is_book() -> bool:
+    """Tell whether the classes compute with the book's rounding."""
+    return _book
 
 
 def randn(*shape: int) -> Array:

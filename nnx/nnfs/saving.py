@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 import nnx
+from nnx.backends import Backend, get_backend
 from nnx.datasets.archive import open_archive
 from nnx.errors import FileFormatError, InputError
 from nnx.files import as_path, existing_file, open_file, write_atomically
@@ -124,7 +125,7 @@ def save(model: Parts, path: PathLike) -> None:
         InputError: a part is a class of your own. OSError: the file cannot be written; an old one is untouched.
         MissingExtra: safetensors is not installed.
     """
-    to_sequential(model).save(path)
+    to_sequential(model, get_backend("numpy")).save(path)
 
 
 def load(path: PathLike, build: Callable[[Parts], Model]) -> Model:
@@ -142,12 +143,12 @@ def load(path: PathLike, build: Callable[[Parts], Model]) -> Model:
         raise FileFormatError(f"{path} does not hold a model of the book's classes: {error}") from error
 
 
-def to_sequential(model: Parts) -> nnx.Sequential:
-    """Return a model as an `nnx.Sequential`, on NumPy, with the optimizer's state."""
+def to_sequential(model: Parts, backend: Backend, seed: int = 0) -> nnx.Sequential:
+    """Return a model as an `nnx.Sequential`, with the optimizer's state; the seed is of its dropout masks."""
     if model.optimizer is not None and model.loss is None:
         raise InputError("Model.save: the model has an optimizer, but no loss; give it by set(loss=...)")
     dtype = next((layer.dtype for layer in model.layers if hasattr(layer, "weights")), "float32")
-    sequential = nnx.Sequential(*[_to_layer(layer) for layer in model.layers], backend="numpy", dtype=dtype)
+    sequential = nnx.Sequential(*[_to_layer(layer) for layer in model.layers], backend=backend, dtype=dtype, seed=seed)
     accuracy = model.accuracy
     if accuracy is not None and type(accuracy) not in (Accuracy_Categorical, Accuracy_Regression):
         raise InputError(f"Model.save: the accuracy is a {type(accuracy).__name__}, a class of your own")
@@ -165,7 +166,7 @@ def to_sequential(model: Parts) -> nnx.Sequential:
             numbers["learning_rate"] = model.optimizer.current_learning_rate
         sequential.compile(_partner(LOSSES, model.loss)(), type(optimizer)(**numbers))
         sequential.resume(model.optimizer.iterations, float(precision or 0))
-        for layer, name, view in _states(model.layers, model.optimizer, sequential):
+        for layer, name, view in states(model.layers, model.optimizer, sequential):
             view[...] = getattr(layer, name, 0)
     return sequential
 
@@ -188,7 +189,7 @@ def from_sequential(sequential: nnx.Sequential) -> Parts:
         optimizer = _own(OPTIMIZERS, sequential.optimizer)(**sequential.optimizer.config())
         optimizer.iterations = sequential.optimizer.iterations
         if optimizer.iterations:
-            for layer, name, view in _states(layers, optimizer, sequential):
+            for layer, name, view in states(layers, optimizer, sequential):
                 setattr(layer, name, view.copy())
     return Parts(layers, loss, accuracy, optimizer)
 
@@ -202,7 +203,7 @@ def _named(sequential: nnx.Sequential) -> dict[str, Any]:
     return {"loss": type(loss).__name__, "accuracy": accuracy, "binary": loss.metric == "binary", "precision": None}
 
 
-def _states(layers: list[Any], optimizer: Any, sequential: nnx.Sequential) -> Iterator[tuple[Any, str, np.ndarray]]:
+def states(layers: list[Any], optimizer: Any, sequential: nnx.Sequential) -> Iterator[tuple[Any, str, np.ndarray]]:
     """Give, for each state of the optimizer, its layer, the attribute's name, and its view in nnx's flat buffer."""
     for moment in optimizer.moments:
         views = iter(sequential.flat.views(getattr(sequential.flat, PLACES[moment])))

@@ -25,10 +25,11 @@ CLASSES = {
     "exact": "relu relu_backward gather_rows",
     "rounded": "regularize sigmoid_backward tanh_backward softmax_jacobian cross_entropy_backward dropout weigh add "
     "put_columns take_columns embed "
-    "binary_cross_entropy_backward mean_squared_error_backward mean_absolute_error_backward huber_loss_backward",
+    "binary_cross_entropy_backward mean_squared_error_backward mean_absolute_error_backward huber_loss_backward "
+    "apply_formula apply_formula_backward formula_loss_backward",
     "sum": "dense dense_backward dense_gradients softmax softmax_backward cross_entropy softmax_cross_entropy "
     "binary_cross_entropy sigmoid_cross_entropy mean_squared_error mean_absolute_error huber_loss tally weighted_tally "
-    "end_step dense_dinputs embed_gradients",
+    "end_step dense_dinputs embed_gradients formula_loss",
     "steps": "sgd adagrad rmsprop adam",
 }
 CLASSES["rounded"] += " fixed_norm batch_norm_backward fixed_norm_backward"

@@ -11,9 +11,10 @@ from nnx.testing.calls import Guarded
 from nnx.testing.compare import Report, compare, unchanged
 from nnx.testing.reference import Wanted
 
-# Hyperparameters in the order of `hyper`: rate, decay, beta_1 (momentum, rho), beta_2, epsilon, weight decay.
+# Hyperparameters in the order of `hyper`: rate, decay, beta_1 (momentum, rho), beta_2 (whether it is Nesterov's),
+# epsilon, weight decay.
 OPTIMIZERS: dict[str, tuple[tuple[float, ...], ...]] = {
-    "sgd": ((0.1, 0, 0, 0, 0, 0), (0.05, 1e-2, 0.9, 0, 0, 0)),
+    "sgd": ((0.1, 0, 0, 0, 0, 0), (0.05, 1e-2, 0.9, 0, 0, 0), (0.05, 1e-2, 0.9, 1, 0, 0)),
     "adagrad": ((0.1, 0, 0, 0, 1e-7, 0), (0.05, 1e-2, 0, 0, 1e-3, 0)),
     "rmsprop": ((0.02, 0, 0.9, 0, 1e-7, 0), (0.01, 1e-2, 0.5, 0, 1e-3, 0)),
     "adam": ((0.05, 0, 0.9, 0.999, 1e-7, 0), (0.02, 1e-2, 0.5, 0.9, 1e-3, 0), (0.05, 5e-7, 0.9, 0.999, 1e-7, 0.1)),

@@ -412,6 +412,27 @@ def fixed_norm_backward(scales: Array, gamma: Array, dy: Array) -> Results:
     return {"out": Wanted(dy * gamma * scales)}
 
 
+# ---- formulas: softsign, and a loss that outliers hardly move (cases.py) ---------------------------------------------
+
+
+def apply_formula(x: Array) -> Results:
+    return {"out": Wanted(x / (1 + np.abs(x)))}
+
+
+def apply_formula_backward(x: Array, dy: Array) -> Results:
+    return {"out": Wanted(dy / (1 + np.abs(x)) ** 2)}
+
+
+def formula_loss(prediction: Array, target: Array) -> Results:
+    square = (prediction - target) ** 2
+    return {"out": Wanted(np.mean(square / (1 + square), axis=1))}
+
+
+def formula_loss_backward(prediction: Array, target: Array) -> Results:
+    error = prediction - target
+    return {"out": Wanted(2 * error / (1 + error**2) ** 2 / error.size)}
+
+
 # ---- one training step -----------------------------------------------------------------------------------------------
 
 
@@ -520,7 +541,7 @@ def descend(name: str, p: Array, g: Array, m: Array, v: Array, hyper: Array, ste
     rate = hyper[LEARNING_RATE] / (1 + hyper[DECAY] * step)
     if name == "sgd":
         m[:] = hyper[BETA_1] * m - rate * g
-        p += m
+        p += hyper[BETA_1] * m - rate * g if hyper[BETA_2] else m
         return
     beta_1, beta_2 = hyper[BETA_1], hyper[BETA_2]
     if name == "adagrad":

@@ -78,6 +78,8 @@ class Kept:
         self._values = {name: value for name, value in vars(part).items() if name not in part._runtime}
         self._copies: dict[str, Any] = {}
         for name, value in self._values.items():
+            if getattr(value, "__self__", None) is part:  # a copy of its own method would be another part's
+                continue
             with suppress(Exception):  # a lock or an open file cannot be copied; it is left as it is
                 self._copies[name] = copy.deepcopy(value)
         self._frozen = {name: frozen(value) for name, value in self._values.items()}

@@ -40,7 +40,7 @@ def mean_scores(
         wanted = target[i : min(i + rows, len(x)), ...]
         with inference.layers_alone():
             outputs = inference.outputs(x[i : i + rows])
-            losses = own.losses(outputs, wanted)
+            losses = own.each(outputs, wanted)
             if factors is None:
                 backend.tally(losses, outputs, wanted, metric, tolerance, stats)
             else:

@@ -16,7 +16,7 @@ import numpy as np
 
 from nnx import checks
 from nnx.backends.recorder import Program
-from nnx.callbacks import Callback, Model
+from nnx.callbacks import Callback, Model, watches_batches
 from nnx.errors import InputError, NonFiniteError
 from nnx.history import History
 from nnx.kernels.step_state import HITS, LOSS, PENALTY
@@ -36,18 +36,20 @@ class Fit:
     ) -> None:  # fmt: skip
         self.model, self.trainer, self.rows, self.batch = model, trainer, len(x), min(batch, len(x))
         self.validation, self.callbacks = validation, callbacks
+        self.each_batch = [callback for callback in callbacks if watches_batches(callback)]
         each_epoch = bool(callbacks or validation)
         self.batches = batches_for(trainer, x, y, self.batch, shuffle, each_epoch, weights)
         self.runners: dict[Feed, Program | Eager] = {}
         self.edition = 0  # of the settings that they were recorded with
         self.regularized = False  # whether penalties are listed apart
 
-    def record(self) -> None:
-        """Record a step of each size of batch; anew where settings changed."""
+    def record(self, within: bool = False) -> None:
+        """Record a step of each size of batch; anew where settings changed, also `within` an epoch."""
         self.edition = self.trainer.refresh()
         self.model.eager_reason = self.model.replay_reason = None
         for feed in self.batches.feeds:
-            self.batches.begin(self.model.epochs_done, 1)
+            if not within:  # else there are rows to take, and steps go on behind those that were taken
+                self.batches.begin(self.model.epochs_done, 1)
             self.runners[feed] = self.trainer.runner(feed)
             explain(self.model, self.runners[feed])
         self._note()
@@ -100,17 +102,30 @@ class Fit:
         done = 0
         for feed, ready in self.batches.block(first, epochs):
             while ready and not interrupt.asked:
-                steps = feed.pace.chunk(min(ready, HISTORY), self.trainer._owner)
+                steps = 1 if self.each_batch else feed.pace.chunk(min(ready, HISTORY), self.trainer._owner)
+                self._before_batch(done)
                 part, error = self._steps(feed, steps, partial(self._epoch, first, done), history)
                 rows.append(part)
                 if error is not None:
                     self._close(first, np.concatenate(rows), history, bar)
                     raise error
+                self._after_batch(done, part)
                 done, ready = done + steps, ready - steps
                 bar.advance(steps / len(self.batches.sizes))
             if interrupt.asked:
                 break
         self._close(first, np.concatenate(rows), history, bar)
+
+    def _before_batch(self, batch: int) -> None:
+        for callback in self.each_batch:
+            callback.on_batch_begin(self.model, batch)
+        if self.each_batch and self.trainer.refresh() != self.edition:  # one has changed a setting
+            self.record(within=True)
+
+    def _after_batch(self, batch: int, rows: np.ndarray) -> None:
+        for callback in self.each_batch:
+            logs = self._logs(rows[0, [LOSS, PENALTY]], rows[0, HITS] / self.batches.sizes[batch])
+            callback.on_batch_end(self.model, batch, logs)
 
     def _steps(
         self, feed: Feed, steps: int, epoch_of: Callable[[int], int], history: History

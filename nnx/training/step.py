@@ -16,7 +16,7 @@ import numpy as np
 from nnx.kernels.step_state import LOSS
 from nnx.layers.chain import every
 from nnx.losses import Loss
-from nnx.metrics import Metric
+from nnx.measures import Metric
 from nnx.model.network import Network
 from nnx.model.validation import written
 from nnx.optimizers import Optimizer

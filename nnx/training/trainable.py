@@ -15,8 +15,8 @@ from nnx.casting import check_lost
 from nnx.errors import InputError, InputTypeError
 from nnx.layers import Layer
 from nnx.losses import Loss
-from nnx.metrics import Metric
-from nnx.metrics import checked as checked_metrics
+from nnx.measures import Metric
+from nnx.measures import checked as checked_metrics
 from nnx.model.network import Network
 from nnx.model.validation import check_ending, check_loss
 from nnx.optimizers import Optimizer

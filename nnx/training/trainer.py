@@ -21,11 +21,12 @@ from nnx.errors import InputError, NonFiniteError, NotReplayable
 from nnx.kernels.step_state import LOSS, PENALTY, STEP
 from nnx.layers.chain import every
 from nnx.losses import Loss
-from nnx.metrics import Metric, beside, name_of
+from nnx.measures import Metric, beside, name_of
 from nnx.model.network import Network
-from nnx.model.validation import check_ending, check_loss, written
+from nnx.model.validation import check_ending, check_loss
 from nnx.optimizers import Optimizer
 from nnx.owner import changing
+from nnx.settings import written
 from nnx.training.agreement import check_agreement
 from nnx.training.custom_layers import CustomParts, Held
 from nnx.training.step import HISTORY, Feed, TrainingStep

@@ -3,12 +3,16 @@
 A function and its gradient are a kernel each, over any shape; so is a loss that is a mean over a sample's outputs.
 """
 
+# ruff: noqa: D102 - what an operation does is described once, where it is declared
+
 from __future__ import annotations
 
 from typing import Any
 
 from nnx.backends.array_math import ArrayMath
 from nnx.backends.cupy.operands import CudaOperands
+from nnx.backends.errors import NotReplayable
+from nnx.backends.formula import Formula, text
 from nnx.backends.operation_table import with_functions, with_losses
 from nnx.kernels import cuda as plans
 from nnx.kernels.elementwise import Elementwise
@@ -63,6 +67,44 @@ class CudaElementwise(CudaOperands):
         if kind is None or outputs.shape != target.shape:
             return super()._loss_gradient(row, outputs, target, b, out)
         return self._of_two(row.gradient, kind, outputs, target, row.given(b), out)
+
+    # ---- formulas of the user's own: kernels made of them, or CuPy's functions where they cannot be ------------------
+
+    def apply_formula(self, x: Array, of: Formula, out: Array | None = None) -> Array:
+        done = self._own("formula_each", of.layer, (x, x), x.shape, 0.0, out)
+        return super().apply_formula(x, of, out) if done is None else done
+
+    def apply_formula_backward(self, x: Array, y: Array, dy: Array, of: Formula, out: Array | None = None) -> Array:
+        done = self._own("formula_each", of.layer_backward, (x, dy), x.shape, 0.0, out)
+        return super().apply_formula_backward(x, y, dy, of, out) if done is None else done
+
+    def formula_loss(self, prediction: Array, target: Array, of: Formula, out: Array | None = None) -> Array:
+        done = self._own("formula_mean", of.loss, (prediction, target), prediction.shape[:1], 0.0, out)
+        return super().formula_loss(prediction, target, of, out) if done is None else done
+
+    def formula_loss_backward(self, prediction: Array, target: Array, of: Formula, out: Array | None = None) -> Array:
+        operands, scale = (prediction, target), 1 / max(prediction.size, 1)
+        done = self._own("formula_each", of.loss_backward, operands, prediction.shape, scale, out)
+        return super().formula_loss_backward(prediction, target, of, out) if done is None else done
+
+    def _own(
+        self, kernel: str, formula: Any, operands: tuple[Array, Array], shape: tuple[int, ...], a: float,
+        out: Array | None,
+    ) -> Array | None:  # fmt: skip
+        """Run a kernel made of a formula; return None, with nothing done, where that cannot be."""
+        kind, (first, second) = self._kind(*operands), operands
+        if kind is None or first.ndim != 2 or first.shape != second.shape or not first.size:
+            return None
+        try:
+            own = plans.own(*text(formula))
+        except NotReplayable:
+            return None
+        result = self._output(out, shape, first)
+        each = kernel == "formula_each"
+        launch = plans.elementwise(kernel, first.size) if each else plans.row_groups(kernel, *first.shape)
+        sizes = (first.size,) if each else first.shape
+        self._launch(launch, kind, self._read(first), self._read(second), result, *sizes, a, own=own)
+        return self._deliver(result, out)
 
     def _of_two(
         self, name: str, kind: str, first: Array, second: Array, a: tuple[float, ...], out: Array | None

@@ -22,35 +22,38 @@ class Launcher:
 
     def __init__(self, cupy: Any) -> None:
         self._cupy = cupy
-        self._modules: dict[tuple[str, str], Any] = {}
-        self._kernels: dict[tuple[str, str], tuple[Any, tuple[Any, ...]]] = {}
+        self._modules: dict[tuple[str, str, str], Any] = {}
+        self._kernels: dict[tuple[str, str, str], tuple[Any, tuple[Any, ...]]] = {}
 
-    def __call__(self, launch: Launch, dtype: str, *values: Any) -> None:
+    def __call__(self, launch: Launch, dtype: str, *values: Any, own: str = "") -> None:
         """Launch a kernel on the current stream.
 
         Args:
             dtype: what REAL stands for. values: as its signature says; arrays must be contiguous.
+            own: the header of a formula of the user's own, for formula.cu.
         """
-        run, types = self._kernels.get((launch.kernel, dtype)) or self._load(launch.kernel, dtype)
+        run, types = self._kernels.get((launch.kernel, dtype, own)) or self._load(launch.kernel, dtype, own)
         arguments = [kind(value) for kind, value in zip(types, values, strict=True)]
         run(launch.grid, launch.block, tuple(arguments), shared_mem=launch.shared)
 
     def allow_shared_memory(self, name: str, dtype: str, size: int) -> None:
         """Let a kernel have so many bytes of dynamic shared memory: without being asked, a GPU gives 48 KiB at most."""
-        run, _ = self._kernels.get((name, dtype)) or self._load(name, dtype)
+        run, _ = self._kernels.get((name, dtype, "")) or self._load(name, dtype)
         run.max_dynamic_shared_size_bytes = size
 
-    def _load(self, name: str, dtype: str) -> tuple[Any, tuple[Any, ...]]:
+    def _load(self, name: str, dtype: str, own: str = "") -> tuple[Any, tuple[Any, ...]]:
         kernel = KERNELS[name]
-        if (kernel.file, dtype) not in self._modules:
-            self._modules[kernel.file, dtype] = self._cupy.RawModule(code=source(kernel.file), options=options(dtype))
+        key = kernel.file, dtype, own
+        if key not in self._modules:
+            text = source(kernel.file, own) if own else source(kernel.file)
+            self._modules[key] = self._cupy.RawModule(code=text, options=options(dtype))
         # A bare Python number would be passed as 8 bytes whatever the kernel expects: each has its parameter's type.
         types = {**SCALARS, "REAL": np.dtype(dtype).type}
         found = (
-            self._modules[kernel.file, dtype].get_function(name),
+            self._modules[key].get_function(name),
             tuple(pointer if kind.endswith("*") else types[kind] for kind, _ in kernel.parameters),
         )
-        self._kernels[name, dtype] = found
+        self._kernels[name, dtype, own] = found
         return found
 
 

@@ -38,8 +38,8 @@ def kernels_of(step: Step, family: str, product: str) -> dict[str, str]:
 
 
 def kinds_of(step: Step) -> dict[int, str]:
-    """Return what the numbers of elementwise functions stand for, of those that the step has."""
-    return {number_of(node.kind): node.kind for node in step.nodes if node.kind}
+    """Return what the numbers of elementwise functions stand for, of those of nnx's own that the step has."""
+    return {number_of(node.kind): node.kind for node in step.nodes if node.kind and node.formula is None}
 
 
 def listing(table: Array, kinds: Mapping[int, str]) -> str:

@@ -12,21 +12,38 @@ import numpy as np
 
 from nnx.backends.dataflow import Array, Gradient, Moments, Node, Scatter, Step, Value, address, same
 from nnx.backends.errors import NotReplayable
+from nnx.backends.formula import text
 from nnx.backends.numba.tuning import current
 from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.matmul import register_tile
 from nnx.kernels.cpu.ops import optimizers
+from nnx.kernels.cpu.ops.formula import Compiled
 from nnx.kernels.cpu.ops.norm import ACROSS
 from nnx.kernels.cpu.program import table as t
+from nnx.kernels.elementwise import number_of
 from nnx.kernels.rounding import RUN
 
 PADDING = 64  # numbers that a buffer of the step's own is a multiple of
 # Numbers in a piece of a weight gradient: it stays in the second-level cache until it is used, in half of it at most.
 PIECE = min(1 << 16, caches().l2 // 8)
 WHOLE = 1 << 14  # parameters that are updated in one go, after all gradients, rather than tile by tile
+KEPT = 64  # formulas of the user's own whose code is kept for later steps
 BLOCK_ROWS = 256  # samples that go through the network together
 
 GIVEN = t.INPUTS, t.TARGETS, t.WEIGHTS  # places of arrays from outside, in the order in which they come
+
+
+_compiled: dict[tuple[Any, ...], Compiled] = {}
+
+
+def compiled(formula: Any, dtype: Any) -> Compiled:
+    """A formula of the user's own as machine code, made once for all that are alike; the latest are kept."""
+    key = *text(formula)[:1], np.dtype(dtype).name
+    code = _compiled.pop(key, None) or Compiled(formula, dtype)
+    _compiled[key] = code
+    while len(_compiled) > KEPT:
+        _compiled.pop(next(iter(_compiled)), None)
+    return code
 
 
 def round_up(n: int, multiple: int) -> int:
@@ -40,6 +57,7 @@ class Layout:
     Attributes:
         table: int64 [rows, COLUMNS]. numbers: the constants, float64. work: how many numbers the step's buffers take.
         inputs: the arrays given from outside: data, targets and weights, or less.
+        formulas: those of the user's own that were compiled for it, and what they are called.
     """
 
     family: str  # "rows" or "lanes"
@@ -58,6 +76,7 @@ class Layout:
         self.work, self.places, self.inputs = 0, dict[int, int](), list[Array]()
         self.numbers: list[float] = [0.0] * t.CONSTANTS
         self.known: dict[tuple[float, ...], int] = {}
+        self.formulas: dict[Compiled, str] = {}
         self.panels: dict[tuple[int, bool], int] = {}
         self.before: dict[tuple[int, bool], list[list[int]]] = {}
         self.once: list[list[int]] = []
@@ -178,6 +197,14 @@ class Layout:
         for name, value in columns.items():
             row[getattr(t, name)] = value
         return row
+
+    def kind(self, node: Node) -> int:
+        """What the compiled function knows an operation on each number by: its number, or where it is."""
+        if node.formula is None:
+            return number_of(node.kind)
+        code = compiled(node.formula, self.arena.dtype)
+        self.formulas[code] = node.kind
+        return code.address
 
     def rows_of(self, node: Node) -> list[list[int]]:
         """The rows that carry out an operation on samples."""

@@ -9,7 +9,6 @@ from nnx.backends.errors import NotReplayable
 from nnx.backends.numba.lowering import Layout, round_up
 from nnx.kernels.cpu.program import table as t
 from nnx.kernels.cpu.program.lanes_matmul import SAMPLES
-from nnx.kernels.elementwise import number_of
 from nnx.kernels.losses import LOSSES
 from nnx.kernels.rounding import RUN
 
@@ -75,8 +74,9 @@ class Lanes(Layout):
                 return [row(t.LANES_DX, KIND=int(node.relu), X=0 if node.y is None else place(node.y), **columns)]
             case "elementwise":
                 y = t.NOWHERE if node.y is None else place(node.y)
-                rows = [row(t.ELEMENTWISE, KIND=number_of(node.kind), N=n, X=x, Y=y, G=out, COEF=c)]
-                if node.kind in LOSS_GRADIENTS and stride > self.step.rows:
+                rows = [row(t.ELEMENTWISE, KIND=self.kind(node), N=n, X=x, Y=y, G=out, COEF=c)]
+                unknown = node.formula is not None and node.y is not None  # what it makes of no sample
+                if (unknown or node.kind in LOSS_GRADIENTS) and stride > self.step.rows:
                     rows.append(row(t.LANES_CLEAR, N=n, X=out))
                 return rows
             case "weigh":

@@ -16,7 +16,6 @@ from nnx.backends.numba.lowering import PIECE, Layout, round_up
 from nnx.kernels.cpu.matmul import register_tile
 from nnx.kernels.cpu.matmul.gemm import STRIPS
 from nnx.kernels.cpu.program import table as t
-from nnx.kernels.elementwise import number_of
 from nnx.kernels.rounding import RUN
 
 
@@ -53,7 +52,7 @@ class Rows(Layout):
                 return [row(t.DENSE_DX, KIND=int(node.relu), X=0 if node.y is None else place(node.y), **columns)]
             case "elementwise":
                 y = t.NOWHERE if node.y is None else place(node.y)
-                return [row(t.ELEMENTWISE, KIND=number_of(node.kind), N=n, X=x, Y=y, G=out, COEF=c)]
+                return [row(t.ELEMENTWISE, KIND=self.kind(node), N=n, X=x, Y=y, G=out, COEF=c)]
             case "weigh":
                 assert node.y is not None
                 return [row(t.WEIGH, N=n, X=x, Y=place(node.y), G=out)]

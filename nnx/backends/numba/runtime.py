@@ -48,7 +48,8 @@ class NumbaProgram:
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         self.description = f"one compiled function, samples {WAYS[self.family]}, {layout.products}{threads}"
         self.kernels, self.table = listing.kernels_of(step, self.family, layout.product), layout.table
-        self._kinds = listing.kinds_of(step)
+        self._formulas = layout.formulas  # kept while the table holds their addresses
+        self._kinds = listing.kinds_of(step) | {code.address: name for code, name in layout.formulas.items()}
         self.numbers, self.sync = np.array(layout.numbers), aligned(t.SYNC, np.dtype(np.int64))
         self.work = aligned(layout.work, dtype)
         self._tiles = layout.tiles

@@ -99,6 +99,7 @@ ON_GPU = (
     Player("jax jit, GPU", "jax", "jit", "jax", "jax", "cuda"),
     Player("jax scan, GPU", "jax", "scan", "jax", "jax", "cuda", suites=("steps",)),
 )
+NOTES = "notes"  # group of the book's own NumPy, which is nobody's library
 GROUPS = tuple(dict.fromkeys(player.group for player in PEERS))
 SLOW = ("torch.compile", "torch kernel", "thinc", "scikit-learn")  # not for a quick run, unless asked for
 
@@ -110,6 +111,11 @@ def of_backend(name: str, threads: int) -> list[Player]:
     if name == "numba" and threads > 1:
         players.append(Player("nnx numba, 1 thread", "nnx", name, "nnx", threads=1, suites=("batch",)))
     return players
+
+
+def is_other_library(player: Mapping[str, Any]) -> bool:
+    """Tell of a player, as a report describes it, whether it is a library other than nnx."""
+    return not player.get("ours") and player.get("group") != NOTES
 
 
 def installed(player: Player) -> bool:

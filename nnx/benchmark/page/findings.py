@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nnx.benchmark.libraries import is_other_library
 from nnx.benchmark.workloads import SUITES
 
 
@@ -16,6 +17,7 @@ class Figure:
 
     Attributes:
         key: where it is in the table. css: the class that gives it its colour. entry: what the report says of it.
+        library: whether it is of another library.
     """
 
     key: str
@@ -24,6 +26,7 @@ class Figure:
     device: str
     css: str
     entry: Mapping[str, Any]
+    library: bool = False
 
     @property
     def refused(self) -> str:
@@ -69,8 +72,13 @@ class Work:
 
     @property
     def others(self) -> list[Figure]:
-        """Those of other libraries."""
+        """Those that are not nnx."""
         return [figure for figure in self.measured if not figure.ours]
+
+    @property
+    def libraries(self) -> list[Figure]:
+        """Those of other libraries: not the notes, which are the book's own NumPy."""
+        return [figure for figure in self.measured if figure.library]
 
     def of(self, player: str) -> Figure | None:
         """Return a player's time, if it has one."""
@@ -87,7 +95,15 @@ def works(data: dict[str, Any]) -> list[Work]:
             player = known.get(name, {})
             ours = bool(player.get("ours"))
             figures.append(
-                Figure(f"{number}-{place}", name, ours, player.get("device", "cpu"), _css(name, ours), entry)
+                Figure(
+                    f"{number}-{place}",
+                    name,
+                    ours,
+                    player.get("device", "cpu"),
+                    _css(name, ours),
+                    entry,
+                    is_other_library(player),
+                )
             )
         figures.sort(key=lambda figure: float("inf") if figure.refused else figure.median)
         flops, moved = (float(row.get(name) or 0.0) for name in ("flops", "bytes"))
@@ -112,6 +128,11 @@ def pays_from(challenger: Mapping[int, Figure], holder: Mapping[int, Figure]) ->
         if clearly and all(challenger[more].median < holder[more].median for more in sizes[place + 1 :]):
             return size
     return None
+
+
+def winners(work: Work) -> list[Figure]:
+    """Return the fastest of nnx, and those that cannot be told from it."""
+    return [figure for figure in work.ours if same(figure, work.ours[0])]
 
 
 def same(a: Figure, b: Figure) -> bool:

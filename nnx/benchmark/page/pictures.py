@@ -9,17 +9,12 @@ from typing import Any
 
 from nnx.benchmark.page import charts
 from nnx.benchmark.page.charts import TIMES, Scale, duration, escape, tick, times
-from nnx.benchmark.page.findings import Figure, Work, pays_from, same
+from nnx.benchmark.page.findings import Figure, Work, pays_from, winners
 from nnx.benchmark.units import share
 
 NUMPY = "nnx numpy"  # what speed is told against
 HUGE = 6.0  # times between the slowest and the fastest, from which a scale is logarithmic
 SHAPES = {"steps": "square", "inference": "triangle"}  # on the roofline; all else is a circle
-
-
-def winners(work: Work) -> list[Figure]:
-    """Return the fastest of nnx, and those that cannot be told from it."""
-    return [figure for figure in work.ours if same(figure, work.ours[0])]
 
 
 def networks(networks: Sequence[Work]) -> str:
@@ -34,7 +29,7 @@ def networks(networks: Sequence[Work]) -> str:
         "a network is its widths, with the samples of one call before them.</p>"
         f'<div class="networks" {charts.origin(scale, 1.0)}>'
         '<div class="row head" aria-hidden="true"><span>network</span><span></span>'
-        "<span>take</span><span>against the next of nnx</span><span>against the best other</span></div>"
+        "<span>take</span><span>against the next of nnx</span><span>against the best other library</span></div>"
         f'{"".join(drawn)}<div class="row"><span></span>{charts.axis(scale, _factor)}</div></div>'
     )
 
@@ -47,7 +42,7 @@ def _network(work: Work, scale: Scale) -> str:
     return (
         f'<div class="row"><span class="name">{escape(work.title)}</span>{charts.dots(scale, placed)}'
         f"<span>{names} {duration(best.median)}</span>"
-        f"<span>{_against(best, rest)}</span><span>{_against(best, work.others)}</span></div>"
+        f"<span>{_against(best, rest)}</span><span>{_against(best, work.libraries)}</span></div>"
     )
 
 
@@ -197,7 +192,7 @@ def _share(figure: Figure) -> float:
 
 
 def _share_row(work: Work, own: Figure, scale: Scale) -> str:
-    peers = [figure for figure in work.others if _share(figure)][:1]
+    peers = [figure for figure in work.libraries if _share(figure)][:1]
     placed = [(_share(figure), figure.css, figure.key) for figure in [*peers, own]]
     return (
         f'<li><span class="name">{escape(work.title)}</span>{charts.dots(scale, placed)}'

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from nnx.benchmark.page import charts
 from nnx.benchmark.page.charts import TIMES, duration, escape, times
-from nnx.benchmark.page.findings import Figure, Work, same
-from nnx.benchmark.page.pictures import winners
+from nnx.benchmark.page.findings import Figure, Work
 from nnx.benchmark.units import count, share
+from nnx.benchmark.verdict import is_busy, verdict
 
-NOISY = 0.1  # share of the processors that others may take, and spread that a figure may have
+NOISY = 0.1  # spread that a figure may have
 NOTHING = '<p class="lede">Nothing was measured.</p>'
 PRECISIONS = {"tf32": "TF32", "bf16": "bf16", "bf16x3": "bf16x3"}  # of products, where they are not those of all else
 COLUMNS = (
@@ -41,12 +40,18 @@ def header(data: dict[str, Any], found: Sequence[Work], networks: Sequence[Work]
     ]
     return (
         f'<header><p class="kicker">nnx bench · {escape(_date(data.get("started", "")))}</p>'
-        f"<h1>How fast nnx is here</h1>{_summary(networks) or NOTHING * (not found)}{_list(facts, 'facts')}"
+        f"<h1>How fast nnx is here</h1>{_lede(data, networks) or NOTHING * (not found)}{_list(facts, 'facts')}"
         f'<div class="notes"><p><b>How to read it.</b> A time is the median of the rounds; whiskers span the middle '
         "half of them, <i>spread</i> is half of that, <i>best</i> is the fastest moment of all. All players ran in one "
         "interleaved run, so the ratios can be trusted further than the times.</p>"
         f"<p><b>How far to trust it.</b> {escape(' '.join(_cautions(data, found)))}</p></div></header>"
     )
+
+
+def _lede(data: dict[str, Any], networks: Sequence[Work]) -> str:
+    """Return the verdict, with nnx's players in bold."""
+    said = verdict(data, networks, lambda name: f"<b>{escape(name)}</b>", times)
+    return said and f'<p class="lede">{said}</p>'
 
 
 def _extent(found: Sequence[Work]) -> str:
@@ -77,10 +82,8 @@ def _cautions(data: dict[str, Any], found: Sequence[Work]) -> list[str]:
     if others is None:
         cautions.append("Whether other programs were busy meanwhile is not known.")
     else:
-        verdict = "quiet" if others <= NOISY else "not quiet: believe the best times rather than the medians"
-        cautions.append(
-            f"The machine was {verdict}; other programs took {share(others)} of it between the measurements."
-        )
+        state = "quiet" if not is_busy(data) else "not quiet: believe the best times rather than the medians"
+        cautions.append(f"The machine was {state}; other programs took {share(others)} of it between the measurements.")
     cautions.append(
         "What other virtual machines took from it is not known."
         if stolen is None
@@ -91,38 +94,6 @@ def _cautions(data: dict[str, Any], found: Sequence[Work]) -> list[str]:
     if figures:
         cautions.append(f"{wide or 'None'} of {len(figures)} times spread by more than {share(NOISY)}.")
     return cautions
-
-
-def _summary(networks: Sequence[Work]) -> str:
-    """Return in a sentence or two which of nnx's backends won, and how that compares with other libraries."""
-    raced = [work for work in networks if work.ours]
-    if not raced:
-        return ""
-    counted = Counter(" or ".join(sorted(figure.player for figure in winners(work))) for work in raced)
-    if len(counted) == 1:
-        cases = "the one case" if len(raced) == 1 else f"all {len(raced)} cases"
-        summary = f"<b>{escape(next(iter(counted)))}</b> is the fastest of nnx in {cases} of training and prediction."
-    else:
-        summary = f"Of {len(raced)} cases of training and prediction, the fastest of nnx is "
-        summary += ", ".join(f"<b>{escape(name)}</b> in {number}" for name, number in counted.most_common()) + "."
-    against = [(work.ours[0], work.others[0]) for work in raced if work.others]
-    return f'<p class="lede">{summary}{_standing(against) if against else ""}</p>'
-
-
-def _standing(pairs: Sequence[tuple[Figure, Figure]]) -> str:
-    """Return how often nnx is ahead of the fastest other library, given its own figure and the other's in each case."""
-    speeds = [other.median / own.median for own, other in pairs]
-    verdicts = Counter(_verdict(own, other) for own, other in pairs)
-    each = ", ".join(
-        f"{verdict} in {f'all {number}' if 1 < number == len(pairs) else number}"
-        for verdict, number in verdicts.most_common()
-    )
-    span = f"{times(min(speeds))} to {times(max(speeds))}" if len(pairs) > 1 else times(speeds[0])
-    return f" Against the fastest other library it is {each}: {span} its speed."
-
-
-def _verdict(own: Figure, other: Figure) -> str:
-    return "level" if same(own, other) else "ahead" if own.median < other.median else "behind"
 
 
 def _list(items: Iterable[tuple[object, object]], css: str) -> str:

@@ -13,7 +13,7 @@ launches.py plans launches.
 All arrays are C-contiguous. `REAL` is float or double, fixed at compile time. A pointer that says "or null" takes None.
 """
 
-from nnx.kernels.cuda.formulas import ACTIVATIONS
+from nnx.kernels.cuda.formulas import ACTIVATIONS, own
 from nnx.kernels.cuda.launches import (
     Launch,
     bands,
@@ -45,6 +45,7 @@ __all__ = [
     "dropout",
     "elementwise",
     "options",
+    "own",
     "product",
     "regularize",
     "row_groups",

@@ -1,10 +1,11 @@
 """CUDA text made from the tables in nnx/kernels/elementwise.py and losses.py, so that no `.cu` names a function.
 
-Three headers, which `#include` finds here as it finds others in this folder; `print(HEADERS["elementwise.cuh"])` shows
+Four headers, which `#include` finds here as it finds others in this folder; `print(HEADERS["elementwise.cuh"])` shows
 one:
 
 - elementwise.cuh: a number and a function for each kind, `activate` for what follows a dense layer, `with_kind` for
   what a program does to samples;
+- own.cuh: what stands for a formula of the user's own (nnx/backends/formula.py);
 - activations.cuh, losses.cuh: the kernels of functions and of losses, two each, whose parameters `signatures` tells.
 """
 
@@ -143,10 +144,24 @@ def kernels(row: Elementwise | Loss) -> str:
     return ACTIVATION.format(**names, of=row.of, by="=" if row.parameter else "", function=function, gradient=gradient)
 
 
+def own(text: str, needed: Sequence[str]) -> str:
+    """Return the header with a formula of the user's own, given as `written.function` writes one called `own`."""
+    return (
+        f"// A formula of the user's own: see formulas.py.\n{text}\n"
+        "__device__ __forceinline__ REAL own_of(REAL x, REAL y, REAL a) {\n"
+        f"  return own({', '.join(needed)});\n}}\n"
+    )
+
+
 def header(rows: Sequence[Elementwise | Loss]) -> str:
     """Return the kernels of rows as a header."""
     about = "// Two kernels for each row of a table: made by formulas.py from the tables in nnx/kernels.\n"
     return about + '#include "elementwise.cuh"\n' + "".join(map(kernels, rows))
 
 
-HEADERS = {"elementwise.cuh": elementwise(), "activations.cuh": header(FUNCTIONS), "losses.cuh": header(LOSSES)}
+HEADERS = {
+    "elementwise.cuh": elementwise(),
+    "activations.cuh": header(FUNCTIONS),
+    "losses.cuh": header(LOSSES),
+    "own.cuh": own(*function("own", lambda m, x, y, a: x + y * a, ("x", "y", "a"))),  # in place of which comes another
+}

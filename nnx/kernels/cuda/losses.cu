@@ -4,19 +4,7 @@
 // Floor: 2 arrays read for the losses, 3 moved for a gradient; the fused pass reads 2 and writes 1, or 2 with
 // probabilities.
 #include "elementwise.cuh"
-
-// losses[row] = mean over columns of cost(a, b).
-template <class Cost>
-__device__ __forceinline__ void mean_of_rows(const REAL* a, const REAL* b, REAL* losses, i64 rows, i64 columns,
-                                             Cost cost) {
-  for_each_row_by_lanes(rows, columns, [&](auto team, i64 row, i64 width) {
-    REAL total = 0;
-    for (i64 j = team.lane; j < width; j += team.size) total += cost(a[row * columns + j], b[row * columns + j]);
-    total = team.reduce(total, Sum());
-    if (row >= 0 && team.lane == 0) losses[row] = total / (REAL)columns;
-  });
-}
-
+#include "means.cuh"
 #include "losses.cuh"
 
 extern "C" __global__ void sigmoid_cross_entropy(const REAL* logits, const REAL* target, REAL* losses,

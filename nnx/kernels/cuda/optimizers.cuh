@@ -29,11 +29,11 @@ __device__ __forceinline__ void set_rates(Rates& rates, const double* hyper, i64
   rates.epsilon = (REAL)hyper[EPSILON];
   rates.keep_1 = (REAL)hyper[BETA_1];
   rates.add_1 = (REAL)(1 - hyper[BETA_1]);
+  rates.keep_2 = (REAL)hyper[BETA_2];
 }
 
 __device__ __forceinline__ void set_adam_rates(Rates& rates, const double* hyper, i64 step) {
   i64 time = step + 1;
-  rates.keep_2 = (REAL)hyper[BETA_2];
   rates.add_2 = (REAL)(1 - hyper[BETA_2]);
   rates.grow_1 = (REAL)(1 / (1 - power(hyper[BETA_1], time)));
   rates.grow_2 = (REAL)(1 / (1 - power(hyper[BETA_2], time)));
@@ -42,10 +42,11 @@ __device__ __forceinline__ void set_adam_rates(Rates& rates, const double* hyper
 
 // ---- one parameter --------------------------------------------------------------------------------------------------
 
-// m = momentum * m - rate * g; p += m. The momentum stands in hyper[BETA_1].
+// m = momentum * m - rate * g; p += m, or p += momentum * m - rate * g by Nesterov. The momentum stands in
+// hyper[BETA_1]; hyper[BETA_2] is 1 for Nesterov's, else 0.
 __device__ __forceinline__ void sgd_step(const Rates& by, REAL& p, REAL g, REAL& m) {
   m = by.keep_1 * m - by.rate * g;
-  p += m;
+  p += by.keep_2 != 0 ? by.keep_1 * m - by.rate * g : m;
 }
 
 // v += g**2; p -= rate * g / (sqrt(v) + epsilon).

@@ -116,6 +116,18 @@ _TABLE = (
             strict=True,
         )
     ),
+    Kernel(
+        "formula_each",
+        "formula.cu",
+        "const REAL* x, const REAL* y, REAL* out, long long n, REAL a",
+        "out = a formula of the user's own of x, y and a; out may be x or y.",
+    ),
+    Kernel(
+        "formula_mean",
+        "formula.cu",
+        f"const REAL* x, const REAL* y, REAL* means, {_SHAPE}, REAL a",
+        "means [rows] = mean over columns of the same.",
+    ),
     # ---- softmax -----------------------------------------------------------------------------------------------------
     *(
         Kernel(
@@ -405,28 +417,34 @@ FILES: tuple[str, ...] = tuple(dict.fromkeys(kernel.file for kernel in _TABLE))
 
 
 @cache
-def source(file: str) -> str:
-    """Return the text to compile. Headers stand inside it: caches of compiled kernels look into no includes."""
-    return _with_headers(file, set())
+def source(file: str, own: str = "") -> str:
+    """Return the text to compile. Headers stand inside it: caches of compiled kernels look into no includes.
+
+    Args:
+        own: the header for a formula of the user's own (`formulas.own`), for formula.cu.
+    """
+    return _with_headers(file, set(), own)
 
 
-def _with_headers(file: str, there: set[str]) -> str:
+def _with_headers(file: str, there: set[str], own: str) -> str:
     """Return a file's text, headers that are not there yet in place of their `#include`, lines counted as before."""
     lines = []
-    for number, line in enumerate(_text(file).splitlines(), 1):
+    for number, line in enumerate(_text(file, own).splitlines(), 1):
         header = line.removeprefix('#include "').rstrip('"') if line.startswith('#include "') else ""
         if not header:
             lines.append(line)
         elif header not in there:
             there.add(header)
-            lines += [f'#line 1 "{header}"', _with_headers(header, there), f'#line {number + 1} "{file}"']
+            lines += [f'#line 1 "{header}"', _with_headers(header, there, own), f'#line {number + 1} "{file}"']
         else:
             lines.append("")
     return "\n".join(lines) + "\n"
 
 
-def _text(file: str) -> str:
+def _text(file: str, own: str) -> str:
     """Return a file's text, or that of a header which is made."""
+    if own and file == "own.cuh":
+        return own
     return HEADERS[file] if file in HEADERS else (FOLDER / file).read_text(encoding="utf-8")
 
 

@@ -118,6 +118,20 @@ class WrittenMath:
         """The hyperbolic tangent."""
         return self.made("hyperbolic_tangent({})", WHOLE, x)
 
+    # For formulas of the user's own; C++ has one name for both types.
+
+    def sqrt(self, x: Any) -> Written:
+        """The square root."""
+        return self.made("sqrt({})", WHOLE, x)
+
+    def sin(self, x: Any) -> Written:
+        """The sine."""
+        return self.made("sin({})", WHOLE, x)
+
+    def cos(self, x: Any) -> Written:
+        """The cosine."""
+        return self.made("cos({})", WHOLE, x)
+
 
 # ---- text ------------------------------------------------------------------------------------------------------------
 

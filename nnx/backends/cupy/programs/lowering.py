@@ -169,6 +169,8 @@ class LoweredStep:
 
     def _node(self, node: Node) -> None:
         """Add a node's operation."""
+        if node.formula is not None:
+            raise NotReplayable(f"{node.kind} is a formula of your own, which it was not compiled with")
         numbers: dict[str, Any] = {"inputs": node.x.width}
         reads, writes = self._reads(node), {}
         if node.out is not None:

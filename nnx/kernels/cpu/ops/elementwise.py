@@ -37,7 +37,7 @@ FORWARD = {number_of(f.name): function(f) for f in FUNCTIONS}
 BACKWARD = {number_of(f.gradient): gradient(f) for f in FUNCTIONS}
 ALL = FORWARD | BACKWARD | {number_of(name): formula for name, formula in PARTS.items()}
 assert len(ALL) == len(KINDS)
-apply_function, apply_gradient, apply = made_of(FORWARD), made_of(BACKWARD), made_of(ALL)
+apply_function, apply_gradient, apply = made_of(FORWARD), made_of(BACKWARD), made_of(ALL, more=True)
 
 
 # ---- kernels of operations -------------------------------------------------------------------------------------------

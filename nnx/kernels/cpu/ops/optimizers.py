@@ -59,6 +59,27 @@ def momentum(p, g, m, size, beta):
 
 
 @njit(**INLINED)
+def nesterov(p, g, m, size, beta):
+    """m = beta * m - size * g; p += beta * m - size * g (Sutskever et al., 2013)."""
+    number = p.dtype.type
+    step, keep = number(size), number(beta)
+    for j in range(len(p)):
+        slope = step * g[j]
+        moved = keep * m[j] - slope
+        m[j] = moved
+        p[j] += keep * moved - slope
+
+
+@njit(**INLINED)
+def descent(p, g, m, size, hyper):
+    """One of the two."""
+    if hyper[BETA_2] != 0:
+        nesterov(p, g, m, size, hyper[BETA_1])
+    else:
+        momentum(p, g, m, size, hyper[BETA_1])
+
+
+@njit(**INLINED)
 def adaptive(p, g, v, size, old, new, epsilon):
     """v = old * v + new * g**2; p -= size * g / (sqrt(v) + epsilon)."""
     number = p.dtype.type
@@ -95,7 +116,7 @@ def update(kind, p, g, m, v, hyper, size, correction, shrink):
     if kind == ADAM:
         moments(p, g, m, v, size, correction, shrink, hyper)
     elif kind == SGD:
-        momentum(p, g, m, size, hyper[BETA_1])
+        descent(p, g, m, size, hyper)
     elif kind == ADAGRAD or kind == RMSPROP:  # noqa: SIM109 - `in` would be a call
         old, new = (1.0, 1.0) if kind == ADAGRAD else (hyper[BETA_1], 1.0 - hyper[BETA_1])
         adaptive(p, g, v, size, old, new, hyper[EPSILON])
@@ -108,9 +129,9 @@ def update(kind, p, g, m, v, hyper, size, correction, shrink):
 @njit(**PART)
 def sgd_share(operands, number):
     """`sgd` of some parameters."""
-    p, g, m, size, beta, step = operands
+    p, g, m, size, hyper, step = operands
     first, count = share_at(number, step, p.size)
-    momentum(view(p, first, count), view(g, first, count), view(m, first, count), size, beta)
+    descent(view(p, first, count), view(g, first, count), view(m, first, count), size, hyper)
 
 
 sgd_together = make_together(sgd_share)
@@ -119,11 +140,11 @@ sgd_together = make_together(sgd_share)
 @takes("vvvdii")
 @njit(**OPTIONS)
 def sgd(p, g, m, hyper, counters, board, step):
-    """Stochastic gradient descent, with momentum if hyper[BETA_1] is not 0."""
+    """Stochastic gradient descent, with momentum if hyper[BETA_1] is not 0, Nesterov's if hyper[BETA_2] is not 0."""
     if not behaved(p, g, m, hyper, counters) or g.size != p.size or m.size != p.size:
         return False
     size, _, _ = sizes(SGD, hyper, counters[STEP])
-    sgd_together(board, (flat(p), flat(g), flat(m), size, hyper[BETA_1], step), (p.size + step - 1) // step)
+    sgd_together(board, (flat(p), flat(g), flat(m), size, flat(hyper), step), (p.size + step - 1) // step)
     return True
 
 

@@ -27,6 +27,7 @@ from nnx.kernels.cpu.jit.span import data_of, size_of
 from nnx.kernels.cpu.ops import math as kernels
 
 EXACT = ("contract",)  # multiply-adds may be fused, and nothing else, as in simd.py
+ADDRESSES = 1 << 16  # a kind beyond it is no number of a formula, but where one stands that was compiled by itself
 REORDERED = (*EXACT, "reassoc")  # of sums
 
 
@@ -106,6 +107,14 @@ class TracedMath:
 
         return call
 
+    def _intrinsic(name):
+        def call(self, x):
+            function = self.builder.module.declare_intrinsic(f"llvm.{name}", [x.value.type])
+            return Traced(self.builder, self.builder.call(function, [x.value]))
+
+        return call
+
+    sqrt, sin, cos = map(_intrinsic, ("sqrt", "sin", "cos"))
     exp, expm1, log, log1p, tanh = map(_call, (kernels.exp, kernels.expm1, kernels.log, kernels.log1p, kernels.tanh))
 
 
@@ -141,10 +150,13 @@ def loop(builder, count):
     builder.position_at_end(after)
 
 
-def made_of(formulas: dict[int, Callable[..., Any]]) -> Any:
+def made_of(formulas: dict[int, Callable[..., Any]], more: bool = False) -> Any:
     """Return `apply(kind, x, y, out, c0, c1)` for kernels: out = formulas[kind](m, x, y, c0, c1), number by number.
 
     Each of x and y is `out` itself or shares nothing with it, and both are as long. An unknown kind gives NaN.
+
+    Args:
+        more: whether a kind may also be the address of a formula of the user's own: see formula.py.
     """
 
     @intrinsic
@@ -153,17 +165,41 @@ def made_of(formulas: dict[int, Callable[..., Any]]) -> Any:
             kinds = signature.args
             sources = Numbers(context, builder, kinds, args, (1, 2), (4, 5))
             result = data_of(context, builder, kinds[3], args[3])
-            for formula in cases(builder, args[0], formulas):
+
+            def fill(formula):
                 with loop(builder, sources.count) as (index, mark):
                     value, reads = sources.at(index, formula)
                     written = builder.store(value, builder.gep(result, [index], inbounds=True))
                     for access in (*reads, written):
                         mark(access)
+
+            for formula in cases(builder, args[0], formulas):
+                if more and formula is nothing:
+                    beyond = builder.icmp_signed(">", args[0], args[0].type(ADDRESSES))
+                    with builder.if_else(beyond) as (at_address, neither):
+                        with at_address:
+                            call_at(builder, args[0], (*sources.data, result), sources)
+                        with neither:
+                            fill(formula)
+                else:
+                    fill(formula)
             return context.get_dummy_value()
 
         return types.void(kind, x, y, out, c0, c1), codegen
 
     return apply
+
+
+def call_at(builder, address, pointers, sources):
+    """Call what `formula.compiled` made: void(x, y, out, count, c0, c1)."""
+    values = (*pointers, sources.count, *(constant.value for constant in sources.constants))
+    kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+    builder.call(builder.inttoptr(address, kind.as_pointer()), values)
+
+
+def nothing(m, x, *others):
+    """What an unknown kind gives."""
+    return Traced(x.builder, ir.Constant(x.value.type, math.nan))
 
 
 def total_of(formulas: dict[int, Callable[..., Any]]) -> Any:
@@ -206,11 +242,7 @@ class Numbers:
 
 
 def cases(builder, kind, formulas):
-    """Yield each formula where its code goes, in a switch over the kinds; for an unknown kind one that gives NaN."""
-
-    def nothing(m, x, *others):
-        return Traced(x.builder, ir.Constant(x.value.type, math.nan))
-
+    """Yield each formula where its code goes, in a switch over the kinds; for an unknown kind `nothing`."""
     end, unknown = (builder.append_basic_block(name) for name in ("end", "unknown"))
     switch = builder.switch(kind, unknown)
     for number, formula in (*formulas.items(), (None, nothing)):

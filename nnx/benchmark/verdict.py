@@ -1,0 +1,85 @@
+"""Verdict on a report in a sentence or two, for the terminal and the page: how fast nnx is, how far that holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nnx.benchmark.page.findings import Work, same, winners
+from nnx.benchmark.units import share, times
+
+BUSY = 0.1  # share of the processors from which on others are in the way
+
+
+def verdict(
+    data: dict[str, Any], networks: Sequence[Work], named: Callable[[str], str] = str,
+    ratio: Callable[[float], str] = times,
+) -> str:  # fmt: skip
+    """Return which of nnx's backends won, how that compares with other libraries, and first of all what is in doubt.
+
+    Args:
+        data: a report. networks: its training steps and predictions. Without any of nnx the verdict is empty.
+        named, ratio: how a player's name and a ratio are written.
+    """
+    raced = [work for work in networks if work.ours]
+    if not raced:
+        return ""
+    counted = Counter(" or ".join(sorted(named(figure.player) for figure in winners(work))) for work in raced)
+    number = len(raced)
+    if len(counted) == 1:
+        cases = "the one case" if number == 1 else f"all {number} cases"
+        said = f"{next(iter(counted))} is the fastest of nnx in {cases} of training and prediction."
+    else:
+        said = f"Of {number} cases of training and prediction, the fastest of nnx is "
+        said += ", ".join(f"{name} in {cases}" for name, cases in counted.most_common()) + "."
+    return f"{doubt(data)}{said} {_standing([work for work in raced if work.libraries], ratio)}"
+
+
+def _standing(raced: Sequence[Work], ratio: Callable[[float], str]) -> str:
+    """Return how often nnx is ahead of the fastest other library."""
+    if not raced:
+        return "No other library was measured."
+    span, states = _compared(raced, ratio)
+    each = ", ".join(
+        f"{state} in {f'all {cases}' if 1 < cases == len(raced) else cases}" for state, cases in states.most_common()
+    )
+    return f"Against the fastest other library it is {each}: {span} its speed."
+
+
+def _compared(raced: Sequence[Work], ratio: Callable[[float], str]) -> tuple[str, Counter[str]]:
+    """Return from where to where nnx's speed by the fastest other library's goes, and how often it is ahead."""
+    pairs = [(work.ours[0], work.libraries[0]) for work in raced]
+    speeds = [other.median / own.median for own, other in pairs]
+    states = Counter(
+        "level" if same(own, other) else "ahead" if own.median < other.median else "behind" for own, other in pairs
+    )
+    return f"{ratio(min(speeds))} to {ratio(max(speeds))}" if len(pairs) > 1 else ratio(speeds[0]), states
+
+
+def line(data: dict[str, Any], networks: Sequence[Work]) -> str:
+    """Return the verdict in one line of a terminal; two where the machine was busy."""
+    raced = [work for work in networks if work.ours]
+    if not raced:
+        return ""
+    winner, won = Counter(work.ours[0].player for work in raced).most_common(1)[0]
+    others = [work for work in raced if work.libraries]
+    if not others:
+        return f"{doubt(data)}{winner} is the fastest of nnx in {won} of {len(raced)}; no other library was measured"
+    span, states = _compared(others, times)
+    each = ", ".join(f"{state} {cases}" for state, cases in states.most_common())
+    return f"{doubt(data)}{winner}: {span} the best other library's speed; {each}"
+
+
+def is_busy(data: dict[str, Any]) -> bool:
+    """Tell whether others were in the way while it was measured."""
+    quiet = data.get("quiet") or {}
+    return (quiet.get("others") or 0) > BUSY or (quiet.get("stolen") or 0) > BUSY
+
+
+def doubt(data: dict[str, Any]) -> str:
+    """Return what must be said before any figure, if anything."""
+    quiet = data.get("quiet") or {}
+    taken = {"other programs": quiet.get("others"), "other machines": quiet.get("stolen")}
+    said = " and ".join(f"{who} took {share(part)}" for who, part in taken.items() if (part or 0) > BUSY)
+    return f"BUSY MACHINE ({said}: ratios hold, times less so). " if said else ""

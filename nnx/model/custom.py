@@ -1,0 +1,128 @@
+"""Classes and functions of the user's own in a model's file: by their names alone; who loads it gives them.
+
+A file holds no code, and nothing is imported by a name that stands in one (docs/security.md).
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from nnx.errors import FileFormatError, InputError, InputTypeError
+
+NAME, ARGUMENTS = "custom", "arguments"  # what a file has of a part: the class's name, and what it is made of
+TRAINABLE = "trainable"  # and of a layer, if it is not trained
+
+
+class Custom:
+    """What a user gave to `load`: classes and functions by their names.
+
+    Args:
+        given: a list of them; or a mapping by the names that the file has, where they are called otherwise now.
+    """
+
+    def __init__(self, given: Any = ()) -> None:
+        if not isinstance(given, Mapping | Sequence) or isinstance(given, str):
+            raise InputTypeError(f"load: custom={given!r}: expected a list of classes and functions, such as [MyLayer]")
+        pairs = given.items() if isinstance(given, Mapping) else [(getattr(one, "__name__", ""), one) for one in given]
+        self._known: dict[str, Any] = {}
+        for name, one in pairs:
+            if not callable(one) or not name:
+                raise InputTypeError(f"load: custom: {one!r}: expected a class, or a function that is a metric")
+            if self._known.setdefault(name, one) is not one:
+                raise InputError(f"load: custom: two are called {name!r}; give them by a dict, with the file's names")
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
+
+    def __getitem__(self, name: str) -> Any:
+        return self._known[name]
+
+    def check(self, described: Mapping[str, Any], path: Any) -> None:
+        """Refuse a model's description that names a class which was not given."""
+        try:
+            missing = [name for name in dict.fromkeys(classes(described)) if name not in self]
+        except RecursionError as error:
+            raise FileFormatError(f"{path}: the description of the model has too many layers within layers") from error
+        if missing:
+            names = ", ".join(missing)
+            raise InputError(
+                f"{path} is of a model with a class of its author's own, {names}, which no file can hold: load it in "
+                f"Python, and give the class, nnx.load(path, custom=[{names}])"
+            )
+
+    def make(self, described: Mapping[str, Any], base: type) -> Any:
+        """Return a part as a file describes it."""
+        kind, arguments = self[described[NAME]], described[ARGUMENTS]
+        if not isinstance(kind, type) or not issubclass(kind, base):
+            raise InputError(f"custom: {described[NAME]} is {kind!r}, expected a class made from {base.__name__}")
+        return kind(**arguments)
+
+
+def classes(described: Any) -> Iterator[str]:
+    """Yield the names of all classes of the user's own in a description, also those within layers."""
+    if isinstance(described, Mapping):
+        name = described.get(NAME)
+        if isinstance(name, str) and described.keys() - {TRAINABLE} == {NAME, ARGUMENTS}:
+            if not name.isidentifier():  # it is shown
+                raise FileFormatError(
+                    "the description of the model is damaged: the name of a class is none of Python's"
+                )
+            yield name
+        for key in ("layers", "loss", "optimizer", ARGUMENTS):
+            yield from classes(described.get(key))
+    elif isinstance(described, list):
+        for one in described:
+            yield from classes(one)
+
+
+def describe(part: Any, what: str) -> dict[str, Any]:
+    """Return what a file holds of a part whose class is the user's own.
+
+    Raises:
+        InputError: it cannot be made again from what it says.
+    """
+    arguments = arguments_of(part, what)
+    try:
+        json.dumps(arguments, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"save: {what}, {part}: what it is made of is beyond JSON: {error}; write config()") from error
+    return {NAME: type(part).__name__, ARGUMENTS: arguments}
+
+
+def arguments_of(part: Any, what: str) -> dict[str, Any]:
+    """Return the arguments that make a part again: by its `config`, else its attributes of the arguments' names."""
+    kinds = type(part).__mro__
+    makes, says = (next(n for n, kind in enumerate(kinds) if name in vars(kind)) for name in ("__init__", "config"))
+    if says <= makes:
+        found = part.config()
+        if not isinstance(found, dict):
+            raise InputError(f"save: {what}, {part}: config() returned {found!r}, expected a dict of arguments")
+        return {name: plain(value) for name, value in found.items()}
+    return {name: plain(attribute(part, name, what)) for name in parameters(part, what)}
+
+
+def parameters(part: Any, what: str) -> list[str]:
+    """Return the names of the arguments that a part's class takes."""
+    found = inspect.signature(type(part)).parameters.values()
+    if any(one.kind is not one.POSITIONAL_OR_KEYWORD and one.kind is not one.KEYWORD_ONLY for one in found):
+        raise InputError(f"save: {what}, {part}: its __init__ takes arguments without names; write config()")
+    return [one.name for one in found]
+
+
+def attribute(part: Any, name: str, what: str) -> Any:
+    """Return what a part kept of an argument."""
+    try:
+        return getattr(part, name)
+    except AttributeError:
+        raise InputError(
+            f"save: {what}, {part}: its argument {name} cannot be found again: keep it as self.{name}, or write "
+            "config(), which returns the arguments that make it again"
+        ) from None
+
+
+def plain(value: Any) -> Any:
+    """Return one of NumPy's numbers as Python's."""
+    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value

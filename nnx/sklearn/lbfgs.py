@@ -1,0 +1,76 @@
+"""L-BFGS, the MLP's third solver: SciPy's, over all samples at once, with the network's own steps for the gradient."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize
+
+from nnx.errors import NonFiniteError
+from nnx.optimizers import SGD, Optimizer
+from nnx.output import say
+from nnx.sequential import Sequential
+
+Array = Any
+CONVERGED = 0  # SciPy's status
+
+
+def gradient_taker() -> Optimizer:
+    """Return the optimizer whose step leaves the gradient behind: its moment v is 0 * v - 1 * g."""
+    return SGD(1.0)
+
+
+class Descent:
+    """One run of L-BFGS on a model compiled with `gradient_taker()`.
+
+    Args:
+        x, y, weights: all samples. steep: what nnx's loss and gradient are multiplied by. verbose: tell each iteration.
+
+    Attributes:
+        losses: nnx's loss after each iteration. converged: whether it ended by itself.
+    """
+
+    def __init__(self, model: Sequential, x: Array, y: Array, weights: Array, steep: float, verbose: Any) -> None:
+        self.model, self.data, self.steep, self.verbose = model, (x, y), steep, verbose
+        self.weights = weights
+        self.losses: list[float] = []
+        self.converged = False
+        self._last = math.nan
+        self._reached = self._parameters()
+
+    def run(self, iterations: int, calls: int, tol: float) -> None:
+        """Go down until no gradient exceeds `tol`, or for so many iterations, or calls of the loss."""
+        options = {"maxiter": iterations, "maxfun": calls, "gtol": tol}
+        try:
+            result = minimize(
+                self._both, self._reached, method="L-BFGS-B", jac=True, callback=self._note, options=options
+            )
+            self.converged, self._reached = result.status == CONVERGED, result.x
+        finally:  # the last call may have been a trial, or Ctrl-C may have come
+            self._assign(self._reached)
+            self.model.flat.first[...] = 0
+        if not math.isfinite(result.fun):
+            raise NonFiniteError("the loss became nan or infinite; scale the inputs to about -1 .. 1")
+
+    def _both(self, at: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return loss and gradient, by a step that is then taken back."""
+        self._assign(at)
+        self.model.flat.first[...] = 0  # 0 times infinity would stay
+        self._last = self.model.step(*self.data, sample_weight=self.weights)
+        gradient = -self.model.backend.to_numpy(self.model.flat.first).astype(np.float64)
+        return self.steep * self._last, self.steep * gradient
+
+    def _note(self, at: np.ndarray) -> None:
+        """Keep what an iteration reached."""
+        self._reached = np.array(at)
+        self.losses.append(self._last)
+        if self.verbose:
+            say(f"iteration {len(self.losses)}: loss {self._last:.6g}")
+
+    def _parameters(self) -> np.ndarray:
+        return np.array(self.model.backend.to_numpy(self.model.flat.values), np.float64)
+
+    def _assign(self, values: np.ndarray) -> None:
+        self.model.flat.values[...] = self.model.backend.asarray(values, self.model.dtype)
