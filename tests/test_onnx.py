@@ -293,6 +293,27 @@ def test_images_are_flattened_at_the_front(tmp_path: Path):
     np.testing.assert_allclose(run(again, X), run(path, images), rtol=1e-5, atol=1e-6)
 
 
+def test_residual_blocks_come_back(tmp_path: Path):
+    path = tmp_path / "m.onnx"
+    for parts in (
+        [nnx.Residual(nnx.Dense(4, 4), nnx.ReLU(), nnx.Dense(4, 4)), nnx.Dense(4, 3)],
+        [
+            nnx.Dense(4, 5),
+            nnx.Residual(nnx.GELU(), nnx.Dense(5, 5)),
+            nnx.ReLU(),
+            nnx.Residual(nnx.Tanh()),
+            nnx.Softmax(),
+        ],
+        [nnx.Residual(nnx.Dense(4, 4), nnx.Residual(nnx.Dense(4, 4), nnx.SiLU()), nnx.LayerNorm(4))],
+        [nnx.Residual(nnx.BatchNorm(4), nnx.Mish(), nnx.Dense(4, 4)), nnx.Residual(nnx.Dense(4, 4))],
+    ):
+        model = nnx.Sequential(*parts)
+        model.to_onnx(path)
+        again = nnx.from_onnx(path)
+        assert list(map(repr, again.layers)) == list(map(repr, model.layers))
+        np.testing.assert_array_equal(again.predict(X), model.predict(X))
+
+
 def test_blocks_and_embeddings_are_written(tmp_path: Path):
     path, codes = tmp_path / "m.onnx", X.copy()
     codes[:, 2] = np.arange(len(X)) % 4
@@ -351,7 +372,16 @@ def convolution(g: Graph) -> str:
 
 def skipping(g: Graph) -> str:
     hidden = g.node("Gemm", "x", W1)
-    return g.node("Add", g.node("Gemm", hidden, np.ones((5, 5))), hidden)
+    return g.node("Mul", g.node("Gemm", hidden, np.ones((5, 5))), hidden)
+
+
+def skipping_twice(g: Graph) -> str:
+    hidden = g.node("Gemm", "x", W1)
+    return g.node("Add", g.node("Add", g.node("Gemm", hidden, np.ones((5, 5))), hidden), hidden)
+
+
+def skipping_apart(g: Graph) -> str:
+    return g.node("Add", g.node("Gemm", "x", W1[:, :1]), "x")
 
 
 def cycle(g: Graph) -> str:
@@ -406,7 +436,9 @@ def rank_three(g: Graph) -> str:
 
 REFUSED: dict[str, tuple[Callable[[Graph], str], list[str]]] = {
     "a convolution": (convolution, ["n_v0", "Conv", "dense layers"]),
-    "a skip connection": (skipping, ["n_v2", "again"]),
+    "a skip connection by a product": (skipping, ["n_v2", "again"]),
+    "a value added twice": (skipping_twice, ["again"]),
+    "a sum of other widths": (skipping_apart, ["of 4 features it makes 1"]),
     "a cycle": (cycle, ["n_v1", "cycle"]),
     "an input that nothing makes": (lambda g: g.node("Relu", "nobody"), ["n_v0", "nobody", "damaged"]),
     "an output that nothing makes": (lambda g: g.node("Relu", "x") and "nobody", ["nobody", "damaged"]),

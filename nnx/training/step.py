@@ -18,9 +18,9 @@ from nnx.layers.chain import every
 from nnx.losses import Loss
 from nnx.measures import Metric
 from nnx.model.network import Network
-from nnx.model.validation import written
 from nnx.optimizers import Optimizer
 from nnx.owner import Owner
+from nnx.settings import written
 
 Array = Any
 HISTORY = 8192  # steps whose losses fit on the device at once
