@@ -516,6 +516,34 @@ def test_fast_precision_begins_as_the_book_does(optimizer):
     assert_within(train(nnfs, optimizer, 10)[0], expected, bound)
 
 
+def chapter_9():
+    """Return all that chapter 9 prints, as the classes compute it now."""
+    X, y = spiral_data(samples=100, classes=3)
+    dense1, activation1, dense2 = nnfs.Layer_Dense(2, 3), nnfs.Activation_ReLU(), nnfs.Layer_Dense(3, 3)
+    both = nnfs.Activation_Softmax_Loss_CategoricalCrossentropy()
+    dense1.forward(X)
+    activation1.forward(dense1.output)
+    dense2.forward(activation1.output)
+    loss = both.forward(dense2.output, y)
+    both.backward(both.output, y)
+    dense2.backward(both.dinputs)
+    activation1.backward(dense2.dinputs)
+    dense1.backward(activation1.dinputs)
+    return [loss, both.output, dense1.dweights, dense1.dbiases, dense2.dweights, dense2.dbiases]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_chapter_9_is_within_1e_7_in_fast_precision_too(backend):
+    pytest.importorskip(backend)
+    nnfs.init()
+    expected = chapter_9()
+    with use_backend(backend):
+        nnfs.init(precision="fast")
+    for own, theirs in zip(chapter_9(), expected, strict=True):
+        assert own.dtype == np.float32
+        np.testing.assert_allclose(own, theirs, rtol=0, atol=1e-7)  # what the printed digits promise
+
+
 def test_data_are_the_books_to_the_last_bit():
     for draw, theirs in (spiral_data, oracle.spiral_data), (vertical_data, oracle.vertical_data):
         oracle.init()

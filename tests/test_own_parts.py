@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -264,6 +263,24 @@ def test_a_formula_that_cannot_be_compiled_is_run_all_the_same(backend: str) -> 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_such_a_formula_is_replayed_one_operation_at_a_time(backend: str) -> None:
+    class Bent(Swish):
+        def formula(self, x: Any) -> Any:
+            return np.arcsinh(x)
+
+        def derivative(self, x: Any, y: Any) -> Any:
+            return 1 / np.cosh(y)
+
+    net = model(nnx.Dense(2, 6), Bent(), nnx.Dense(6, 1), loss=LogCosh(), backend=backend)
+    net.fit(X, NUMBERS, epochs=2, verbose=0)
+    assert net.eager_reason is None
+    assert (net.replay_reason is None) == (backend == "numpy")
+    if backend == "numba":
+        assert "Bent: np.arcsinh is not compiled; these are: absolute" in str(net.replay_reason)
+        assert "steps are replayed one operation at a time: Bent" in net.summary()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_number_of_a_formula_is_that_of_the_next_step(backend: str) -> None:
     """A recorded step holds it fast; the next one is recorded anew."""
 
@@ -284,6 +301,14 @@ def test_a_number_of_a_formula_is_that_of_the_next_step(backend: str) -> None:
     swish.beta = 2.0
     eager.fit(X, NUMBERS, epochs=2, verbose=0)
     np.testing.assert_allclose(trained(1.0, 2.0), eager.predict(X), rtol=1e-8)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_summary_says_what_runs_a_formula(backend: str) -> None:
+    net = model(nnx.Dense(2, 6), Swish(), nnx.Dense(6, 1), loss=LogCosh(), backend=backend)
+    net.fit(X, NUMBERS, verbose=0)
+    line = next(line for line in net.summary().splitlines() if "Swish" in line)
+    assert line.split()[-1] == {"numpy": "xp", "numba": "numba:lanes.Swish"}[backend]
 
 
 def test_a_formula_of_another_shape_is_refused() -> None:
@@ -437,19 +462,48 @@ def test_the_command_line_says_that_it_cannot(tmp_path: Path, capsys: pytest.Cap
     assert "its author's own, Swish, Scale, Squares, Slow, which no file can hold: load it in Python" in told
 
 
-def test_a_file_calls_no_class_that_was_not_given_for_it(tmp_path: Path) -> None:
-    """Neither one of nnx's under the name of one's own, nor one by a path."""
+def nested(depth: int) -> dict[str, Any]:
+    part: dict[str, Any] = {"custom": "Scale", "arguments": {}}
+    for _ in range(depth):
+        part = {"custom": "Scale", "arguments": {"layers": [part]}}
+    return part
+
+
+SWISH: dict[str, Any] = {"custom": "Swish", "arguments": {"beta": 0.5}}
+DAMAGED: dict[str, Any] = {
+    "one of nnx's under the name of one's own": SWISH | {"custom": "Dense"},
+    "a path": SWISH | {"custom": "os.system"},
+    "escape sequences": SWISH | {"custom": "a\x1b[2J"},
+    "no name": SWISH | {"custom": 3},
+    "a list for a name": SWISH | {"custom": ["Swish"]},
+    "nothing for a name": SWISH | {"custom": None},
+    "a loss for a layer": SWISH | {"custom": "Squares"},
+    "other arguments": SWISH | {"arguments": {"gamma": 1}},
+    "a list of arguments": SWISH | {"arguments": [1]},
+    "a number of arguments": SWISH | {"arguments": 1},
+    "no arguments": {"custom": "Swish"},
+    "both": SWISH | {"class": "ReLU"},
+    "layers within layers": nested(80),
+    "very many": nested(280),
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_file_makes_no_class_that_was_not_given_for_it(how: str, tmp_path: Path) -> None:
     own().save(tmp_path / "m")
-    for name in ("Dense", "os.system", "a\x1b[2J"):
-        data = (tmp_path / "m").read_bytes()
-        end = 8 + int.from_bytes(data[:8], "little")
-        header = json.loads(data[8:end])
-        described = json.loads(header["__metadata__"]["model"])
-        described["layers"][1]["custom"] = name
-        shutil.copy(tmp_path / "m", tmp_path / "n")
-        _rewrite(tmp_path / "n", header, json.dumps(described), data[end:])
-        with pytest.raises((nnx.InputError, nnx.errors.FileFormatError)):
-            nnx.load(tmp_path / "n", custom=CUSTOM)
+    data = (tmp_path / "m").read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    described = json.loads(header["__metadata__"]["model"])
+    assert described["layers"][1] == SWISH
+    described["layers"][1] = DAMAGED[how]
+    _rewrite(tmp_path / "m", header, json.dumps(described), data[end:])
+    if how == "both":  # what else stands there is nobody's
+        assert type(nnx.load(tmp_path / "m", custom=CUSTOM).layers[1]) is Swish
+        return
+    with pytest.raises((nnx.InputError, nnx.errors.FileFormatError)) as caught:
+        nnx.load(tmp_path / "m", custom=CUSTOM)
+    assert "\x1b" not in str(caught.value)
 
 
 def _rewrite(path: Path, header: dict[str, Any], text: str, arrays: bytes) -> None:

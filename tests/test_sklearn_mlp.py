@@ -125,6 +125,15 @@ def test_lbfgs_takes_the_mlps_way(kind: type, data: Any) -> None:
     assert not hasattr(ours, "partial_fit")
 
 
+def test_lbfgs_with_nothing_to_do() -> None:
+    model = small(NNClassifier, solver="lbfgs").fit(np.eye(3), ["only"] * 3)
+    assert (list(model.predict(np.eye(3))), model.n_iter_, model.loss_) == (
+        ["only"] * 3,
+        1,
+        pytest.approx(0, abs=CLIP * 2),
+    )
+
+
 @BOTH
 def test_lbfgs_ends_where_gradients_are_small_and_keeps_what_it_reached(kind: type, capsys: Any) -> None:
     x, y = moons()

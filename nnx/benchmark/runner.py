@@ -138,10 +138,11 @@ class Runner:
             ready_for = f"{workload.title}: {name} gets ready"
             compiles = "; kernels are compiled at their first use here, once" if process.player.how == "numba" else ""
             self.progress(ready_for)
-            reply = process.answer(
-                max(0.0, until - time.perf_counter()),
-                lambda seconds, said=ready_for, why=compiles: self.progress(f"{said}, {seconds:.0f} s{why}"),
-            )
+
+            def waiting(seconds: float, said: str = ready_for, why: str = compiles) -> None:
+                self.progress(f"{said}, {seconds:.0f} s{why}")
+
+            reply = process.answer(max(0.0, until - time.perf_counter()), waiting)
             process.pause()
             if "absent" not in reply:
                 results[name] = reply | self._fault(workload, process, wanted) if "refused" not in reply else reply

@@ -80,6 +80,6 @@ def is_busy(data: dict[str, Any]) -> bool:
 def doubt(data: dict[str, Any]) -> str:
     """Return what must be said before any figure, if anything."""
     quiet = data.get("quiet") or {}
-    taken = {"other programs": quiet.get("others"), "other machines": quiet.get("stolen")}
-    said = " and ".join(f"{who} took {share(part)}" for who, part in taken.items() if (part or 0) > BUSY)
+    taken = {"other programs": quiet.get("others") or 0.0, "other machines": quiet.get("stolen") or 0.0}
+    said = " and ".join(f"{who} took {share(part)}" for who, part in taken.items() if part > BUSY)
     return f"BUSY MACHINE ({said}: ratios hold, times less so). " if said else ""

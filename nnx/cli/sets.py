@@ -122,8 +122,8 @@ class Source:
         """Read a table, and say what its columns are."""
         task = choice(self.task, "--task", ("auto", "classification", "regression"))
         rows = read_rows(existing_file("load_table", path, KIND), self.header)
-        lists = (self._names(rows, given) for given in (self.drop, self.keep, self.categorical))
-        return understood(rows, Wishes(self.label, task, *lists, on_command_line=True))
+        drop, keep, categorical = (self._names(rows, given) for given in (self.drop, self.keep, self.categorical))
+        return understood(rows, Wishes(self.label, task, drop, keep, categorical, on_command_line=True))
 
     def refuse_options(self, path: Path) -> None:
         """Refuse what only files with columns can be told."""

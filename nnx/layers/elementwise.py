@@ -19,7 +19,7 @@ class Elementwise(Activation):
 
     Both say what becomes of each number alone. Where they are made of arithmetic, comparisons, `np.where` and the
     usual functions, steps with it are compiled, within some 0.1 s; docs/extending.md has the list. With others they are
-    run as written. `nnx.gradcheck` tells whether the derivative is right.
+    replayed by NumPy. `nnx.gradcheck` tells whether the derivative is right.
     """
 
     operation = "apply_formula"

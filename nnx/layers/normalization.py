@@ -9,10 +9,8 @@ import numpy as np
 
 from nnx import checks
 from nnx.errors import InputError
-from nnx.layers.base import Layer
+from nnx.layers.base import Array, Layer
 from nnx.settings import Setting
-
-Array = Any
 
 
 class Normalization(Layer):
@@ -20,8 +18,8 @@ class Normalization(Layer):
 
     epsilon = Setting(partial(checks.real, open_low=True))
     _facts: ClassVar[dict[str, str]] = {"n_features": "the parameters are made by it; make a new layer"}
-    _normalized: Array = None  # the last output before gamma and beta, which gradients read
-    _scales: Array = None  # 1 over the standard deviations that it was divided by
+    _normalized: Array  # the last output before gamma and beta, which gradients read
+    _scales: Array  # 1 over the standard deviations that it was divided by
     _runtime: ClassVar[tuple[str, ...]] = (*Layer._runtime, "_normalized", "_scales")
     _results = Layer._results | {"_normalized", "_scales"}
 
@@ -53,10 +51,18 @@ class Normalization(Layer):
         """The gradient of gamma: [1, n_features]."""
         return self.gradient("gamma")
 
+    @dgamma.setter
+    def dgamma(self, value: Any) -> None:
+        self.assign_gradient("gamma", value)
+
     @property
     def dbeta(self) -> Array:
         """The gradient of beta: [1, n_features]."""
         return self.gradient("beta")
+
+    @dbeta.setter
+    def dbeta(self, value: Any) -> None:
+        self.assign_gradient("beta", value)
 
     def draw(self, random: np.random.Generator) -> dict[str, np.ndarray]:
         """Return gamma of ones and beta of zeros: nothing is random here."""
@@ -79,7 +85,8 @@ class Normalization(Layer):
         """Write `dgamma` and `dbeta` alone: the sums over samples of `dvalues` times what gamma met, and of these."""
         if not self.trainable:
             return
-        self.backend.norm_gradients(self._normalized, self._accept_gradient(dvalues), self.dgamma, self.dbeta)
+        dvalues = self._accept_gradient(dvalues)
+        self.backend.norm_gradients(self._normalized, dvalues, self.dgamma, self.dbeta)
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this layer again."""

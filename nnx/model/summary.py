@@ -80,7 +80,8 @@ def kernel_of(layer: Layer, model: Network, kernels: Mapping[str, str]) -> str:
     operation = getattr(layer, "operation", None)
     if written(layer, "forward"):
         return "its own forward()"
-    return "" if operation is None else kernels.get(operation) or model.backend.implementation(operation)
+    known = kernels.get(operation or "") or kernels.get(type(layer).__name__)  # a formula has its class's name
+    return "" if operation is None else known or model.backend.implementation(operation)
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

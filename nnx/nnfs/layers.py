@@ -149,8 +149,8 @@ def kept(rate: float, shape: tuple[int, ...]) -> Array:
     before = np.random.get_state()  # noqa: NPY002 - the stream of the book's figures
     u = np.random.random_sample(shape)  # noqa: NPY002
     common = max(rate, 1 - rate)
-    is_common = u <= common
-    if np.count_nonzero(u <= common - NEAR) != np.count_nonzero(u < common + NEAR) or np.max(u, initial=0) > 1 - NEAR:
+    is_common = u < common - NEAR
+    if np.count_nonzero(is_common) != np.count_nonzero(u < common + NEAR) or np.max(u, initial=0) > 1 - NEAR:
         np.random.set_state(before)  # noqa: NPY002
         return np.random.binomial(1, rate, shape).astype(bool)  # noqa: NPY002
     return is_common if rate > 0.5 else ~is_common

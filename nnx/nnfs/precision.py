@@ -19,6 +19,7 @@ from nnx.backends.numpy import NumpyBackend, rate_of
 from nnx.backends.operation_table import quiet, write
 from nnx.errors import BackendFallbackWarning, BackendUnavailable, InputError
 from nnx.kernels.step_state import BETA_1, BETA_2, CLIP, EPSILON, STEP, WEIGHT_DECAY
+from nnx.nnfs.shadowed import warn_of_own_classes
 
 Array = Any
 
@@ -139,8 +140,6 @@ def init(
     Raises:
         InputError: an argument is none of these.
     """
-    from nnx.nnfs.shadowed import warn_of_own_classes  # which knows all names of the package
-
     global _backend, _book, _dtype
     warn_of_own_classes()
     dtype = checks.choice(default_dtype or "float64", "init: default_dtype", FLOATS)

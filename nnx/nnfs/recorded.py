@@ -8,6 +8,7 @@ Book precision has its own order of operations, and is run as written.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from nnx.errors import InputError
+from nnx.kernels.compiling import heard_by, once
 from nnx.kernels.step_state import HITS, LOSS, PENALTY
+from nnx.layers import Dense
 from nnx.nnfs import saving
 from nnx.nnfs.accuracy import Accuracy_Categorical, Accuracy_Regression
 from nnx.nnfs.activations import Activation_Linear, Activation_Sigmoid, Activation_Softmax
@@ -28,6 +31,7 @@ from nnx.nnfs.losses import (
     Loss_MeanSquaredError,
 )
 from nnx.nnfs.precision import backend, is_book
+from nnx.output import Output
 from nnx.sequential import Sequential
 from nnx.training.batches import batches_for
 from nnx.training.step import HISTORY
@@ -90,7 +94,8 @@ class Recording:
         dropout = any(type(layer) is Layer_Dropout for layer in parts.layers)
         seed = int(np.random.randint(2**31)) if dropout else 0  # noqa: NPY002 - the book's scripts seed this one
         try:
-            return cls(parts, x, y, batch, saving.to_sequential(parts, backend(), seed))
+            with heard_by(once(_note)):
+                return cls(parts, x, y, batch, saving.to_sequential(parts, backend(), seed))
         except InputError:
             return None
 
@@ -121,11 +126,16 @@ class Recording:
         """Copy parameters and the optimizer's state into the book's layers, where they lie."""
         layers, optimizer = self._parts.layers, self._parts.optimizer
         for layer, part in zip(layers, self._model.layers, strict=True):
-            if isinstance(layer, Layer_Dense):
+            if isinstance(part, Dense):
                 layer.weights[...], layer.biases[...] = part.weights, part.biases
         optimizer.iterations = self._model.optimizer.iterations
         for layer, name, view in saving.states(layers, optimizer, self._model):
             optimizer.state(layer, name, view)[...] = view
+
+
+def _note(text: str) -> None:
+    """Say something that the book does not: on stderr, for stdout is the book's."""
+    Output(sys.stderr).write(f"{text}\n")
 
 
 def _unchanged(parts: saving.Parts) -> bool:
@@ -147,4 +157,4 @@ def _counted_alike(parts: saving.Parts, y: Array) -> bool:
     if accuracy is Accuracy_Regression:
         return True
     binary = type(parts.loss) is Loss_BinaryCrossentropy  # targets between 0 and 1 are never right in the book
-    return parts.accuracy.binary == binary and (not binary or bool(np.all((y == 0) | (y == 1))))
+    return getattr(parts.accuracy, "binary", False) == binary and (not binary or bool(np.all((y == 0) | (y == 1))))

@@ -7,8 +7,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import nnx.nnfs as book
 from nnx.kernels.user_warnings import warn
+
+
+def _names() -> dict[str, object]:
+    """Return what the package offers, by name; not imported, for the package imports this."""
+    package = sys.modules["nnx.nnfs"]
+    return {name: getattr(package, name) for name in package.__all__}
 
 
 def warn_of_own_classes() -> None:
@@ -28,9 +33,10 @@ def warn_of_own_classes() -> None:
 
 def _defined() -> Iterator[str]:
     """Give the names of such classes that are there already, as in a notebook."""
+    book = _names()
     for name, value in list(vars(sys.modules["__main__"]).items()):
-        if name in book.__all__ and isinstance(value, type) and value.__module__ == "__main__":
-            own = getattr(book, name)
+        if name in book and isinstance(value, type) and value.__module__ == "__main__":
+            own = book[name]
             if not (isinstance(own, type) and issubclass(value, own)):
                 yield name
 
@@ -42,8 +48,9 @@ def _written() -> Iterator[str]:
         found = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
     except (AttributeError, OSError, SyntaxError, ValueError):
         return
+    book = _names()
     for node in found:
         bases = {base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "") for base in node.bases}
         # Made from nnx's class of the same name, it is meant to be another.
-        if node.name in book.__all__ and node.name not in bases:
+        if node.name in book and node.name not in bases:
             yield node.name

@@ -48,6 +48,7 @@ class Descent:
                 self._both, self._reached, method="L-BFGS-B", jac=True, callback=self._note, options=options
             )
             self.converged, self._reached = result.status == CONVERGED, result.x
+            self.losses = self.losses or [self._last]  # nothing was to be done
         finally:  # the last call may have been a trial, or Ctrl-C may have come
             self._assign(self._reached)
             self.model.flat.first[...] = 0

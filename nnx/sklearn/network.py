@@ -168,15 +168,21 @@ class Network(Fitted):
         descent = Descent(model, X, y, weights, task.steep, self.verbose)
         try:
             descent.run(arguments.epochs, arguments.max_fun, TOLERANCE if arguments.tol is None else arguments.tol)
-        finally:
+        except KeyboardInterrupt:
             if descent.losses:
-                self.model_, self._task = model, task
-                self._note([task.shown * loss for loss in descent.losses], len(X), None)
+                self._keep(model, task, descent, len(X))
+            raise
+        self._keep(model, task, descent, len(X))
         if not descent.converged:
             self._warn(
                 f"L-BFGS did {len(descent.losses)} iterations in at most max_fun={arguments.max_fun} calls", arguments
             )
         return self
+
+    def _keep(self, model: Sequential, task: Task, descent: Descent, samples: int) -> None:
+        """Have what L-BFGS reached."""
+        self.model_, self._task = model, task
+        self._note([task.shown * loss for loss in descent.losses], samples, None)
 
     def _penalize(self, model: Sequential, arguments: Arguments, task: Task, batch: int, weights: Array = None) -> None:
         """Let weights have the penalty that was asked for, where it is another one than before."""

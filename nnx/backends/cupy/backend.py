@@ -271,7 +271,7 @@ class CupyBackend(CudaElementwise, CudaDense, CudaNorm):
                 "[N, C] and contiguous int64"
             )
         y, words = self._output(out, x.shape, x), (seed & (LOW << 32 | LOW), layer & LOW)
-        launch = plans.dropout(*x.shape, kernel="gaussian_noise")
+        launch = plans.dropout(x.shape[0], x.shape[1], "gaussian_noise")
         self._launch(launch, kind, self._read(x), y, *x.shape, counters, *words, stddev)
         return self._deliver(y, out)
 

@@ -22,7 +22,7 @@ import numpy as np
 from nnx.backends import threads
 from nnx.backends.base import BackendInfo
 from nnx.backends.environment import flag, gemm_rule, tuned
-from nnx.backends.errors import BackendUnavailable, InputError
+from nnx.backends.errors import BackendUnavailable, InputError, NotReplayable
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operation_table import QUIET, with_functions, with_losses
@@ -221,7 +221,12 @@ class NumbaBackend(NumpyBackend):
     def compile(self, recorder: Recorder) -> Program:
         from nnx.backends.numba.program import compile_program  # here, because it imports Numba
 
-        return cast(Program, compile_program(self, recorder.calls))  # it has a Program's run(steps) and native
+        try:
+            return cast(Program, compile_program(self, recorder.calls))  # it has a Program's run(steps) and native
+        except NotReplayable as reason:  # by that function; its operations have kernels of their own
+            program = Program(self, recorder.calls)
+            program.reason = str(reason)
+            return program
 
     def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
         from nnx.backends.numba.inference import compile_forward
