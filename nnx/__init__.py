@@ -49,13 +49,15 @@ from nnx.losses import (
     SoftmaxCrossEntropy,
     accuracy,
 )
-from nnx.optimizers import SGD, AdaGrad, Adam, AdamW, Optimizer, RMSprop
+from nnx.optimizers import SGD, AdaGrad, Adam, AdamW, AMSGrad, Lion, Nadam, Optimizer, RMSprop
+from nnx.rate_finder import find_learning_rate
 from nnx.sequential import Sequential, load
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "AMSGrad",
     "AdaGrad",
     "Adam",
     "AdamW",
@@ -79,10 +81,12 @@ __all__ = [
     "InputError",
     "Layer",
     "LayerNorm",
+    "Lion",
     "Loss",
     "MeanAbsoluteError",
     "MeanSquaredError",
     "MissingExtra",
+    "Nadam",
     "NonFiniteError",
     "Optimizer",
     "RMSprop",
@@ -95,6 +99,7 @@ __all__ = [
     "callbacks",
     "datasets",
     "errors",
+    "find_learning_rate",
     "from_onnx",
     "from_torch",
     "get_backend",

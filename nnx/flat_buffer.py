@@ -3,7 +3,7 @@
 `arena` is [values | first moments | second moments | statistics | gradients], each of `size` numbers but the
 statistics, which are what layers learn by no gradient, such as running means. A layer's parameters are views into it,
 each beginning at a multiple of 64 numbers. So the optimizer is one operation, a checkpoint one write, and data-parallel
-training one sum.
+training one sum. What only some trainings keep of each parameter is beside it, in `more`, once reserved.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from nnx.backends import Backend
 Array = Any
 Place = tuple[int, tuple[int, ...]]  # where it begins, and its shape
 PADDING = 64
-PARTS = "values", "first", "second", "gradients"
+ALWAYS = ("values", "first", "second", "statistics", "gradients")  # the parts that every buffer has
 ALIGNED = 64  # bytes at whose multiples it begins: vectors that lie across two cache lines take longer
 
 
@@ -30,8 +30,10 @@ class ParameterBuffer:
     Attributes:
         values, first, second, gradients: flat arrays [size]; first and second belong to the optimizer.
         statistics: a flat array; empty where no layer has any.
+        more: parts [size] that were reserved, one after the other; by their names: attributes, such as `third`.
+        names: theirs, in order.
         state: values, first, second and statistics together: what a training step changes for good.
-        trained: the parts that steps move, each as the four names with views: all of it at first.
+        trained: the runs of numbers in each part that steps move: one of all of it at first.
         size: how many numbers each part holds, padding included.
     """
 
@@ -53,6 +55,8 @@ class ParameterBuffer:
             self.arena[begin:end] for begin, end in pairwise(ends)
         )
         self.state = self.arena[: ends[4]]
+        self.names: tuple[str, ...] = ()
+        self.more = backend.zeros(0, dtype)
         self.train([True] * len(shapes))
 
     def train(self, wanted: Sequence[bool]) -> None:
@@ -66,7 +70,23 @@ class ParameterBuffer:
                 runs[-1][1] = end
             else:
                 runs.append([begin, end])
-        self.trained = [{name: getattr(self, name)[begin:end] for name in PARTS} for begin, end in runs]
+        self.trained = [slice(begin, end) for begin, end in runs]
+
+    def reserve(self, *names: str) -> bool:
+        """Have these parts too, all zero at first; tell whether any was missing. Those that there are keep theirs."""
+        missing = [name for name in names if name not in (*ALWAYS, *self.names)]
+        if not missing:
+            return False
+        before, self.names = self.more, (*self.names, *missing)
+        self.more = self.backend.zeros(len(self.names) * self.size, self.dtype)
+        self.more[: before.shape[0]] = before
+        for number, name in enumerate(self.names):
+            setattr(self, name, self.more[number * self.size : (number + 1) * self.size])
+        return True
+
+    if TYPE_CHECKING:  # the parts that were reserved
+
+        def __getattr__(self, name: str) -> Array: ...
 
     def views(self, part: Array) -> list[Array]:
         """Return each parameter's view into one of the four parts, in the order of the shapes."""

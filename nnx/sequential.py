@@ -100,6 +100,7 @@ class Sequential(Trainable):
         validation_split: float = 0.0,
         sample_weight: Any = None,
         class_weight: Any = None,
+        accumulate: int = 1,
     ) -> History:
         """Train, and return how it went. Calling it again goes on where it ended.
 
@@ -117,6 +118,8 @@ class Sequential(Trainable):
                 sum; where that is 0 its loss and gradient are 0. An epoch's means are those over all its samples.
             class_weight: a weight for each class, {0: 1.0, 1: 5.0}; or "balanced": N / (classes * samples of the
                 class). It does not touch validation_data. Where sample_weight is given too, they multiply.
+            accumulate: how many mini-batches make one update, with the gradient of all their rows: as one batch of so
+                many times batch_size would, which takes more memory. An epoch's last update may have fewer.
 
         Ctrl-C ends the fit after the steps at hand, some 0.2 s; the history then says `interrupted`. A second one
         raises KeyboardInterrupt, and the model is as it was before those steps. Where SIGINT is ignored, or the program
@@ -137,6 +140,7 @@ class Sequential(Trainable):
         trainer = self._trainable("fit")
         epochs = checks.integer(epochs, "fit: epochs")
         batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
+        accumulate = checks.integer(accumulate, "fit: accumulate")
         shuffle = checks.flag(shuffle, "fit: shuffle")
         check_callbacks(callbacks)
         host = self._inputs(x, "fit: x")
@@ -151,6 +155,11 @@ class Sequential(Trainable):
             host, target, given, *samples = (a[:first] for a in (host, target, given, *samples))
             sample_weight = samples[0] if samples else None
         weights = self._weights(given, target, "fit", sample_weight, class_weight)
+        if accumulate > 1 and (batch is None or batch >= len(host)):
+            raise InputError(
+                f"fit: accumulate={accumulate} mini-batches make one update, but all {len(host)} samples are one "
+                "batch; give a smaller batch_size"
+            )
         check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
         if validation is not None and (own_functions(self.metrics) or self.loss.metric is None):
             held_out, wanted, *counts = validation
@@ -159,7 +168,7 @@ class Sequential(Trainable):
             trainer.set_tolerance(tolerance_of(target, weights))
         self.eager_reason = self.replay_reason = None
         watching = watched(callbacks, y, taken)
-        job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, watching, weights)
+        job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, watching, weights, accumulate)
         return job.run(epochs, verbose)
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:

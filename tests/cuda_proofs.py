@@ -493,6 +493,31 @@ def regularize(run: Run, given: Operands) -> Iterator[Results]:
         yield {"dw": dw, "penalty": penalty}
 
 
+@proves("clip", "clip_squares", "clip_scale")
+def clip(run: Run, given: Operands) -> Iterator[Results]:
+    n = given["g"].size
+    for blocks in (1, 3):
+        g, parts = run.write(n, values=given["g"]), run.write(blocks, np.float64)
+        run(Launch("clip_squares", (blocks,), (256,)), g, parts, n, given["value"])
+        if given["norm"] < np.inf:
+            run(Launch("clip_scale", (blocks,), (256,)), g, parts, blocks, n, given["norm"])
+        yield {"g": g}
+
+
+@proves("collect", "collect")
+def collect(run: Run, given: Operands) -> Iterator[Results]:
+    g, m = (run.write(given[name].shape, values=given[name]) for name in "gm")
+    run.walk(cuda.elementwise("collect", g.size), g, m, g.size)
+    yield {"g": g, "m": m}
+
+
+@proves("average", "average")
+def average(run: Run, given: Operands) -> Iterator[Results]:
+    a, p = run.write(given["a"].shape, values=given["a"]), run.read(given["p"])
+    run.walk(cuda.elementwise("average", a.size), a, p, given["counters"], a.size, given["decay"], given["since"])
+    yield {"a": a}
+
+
 # ---- bit for bit (test_cuda_kernels.py) ------------------------------------------------------------------------------
 
 BITS = ("round_to_bfloat16",)  # of floats, which it is launched for: from doubles, CuPy's options make small ones 0
@@ -525,7 +550,7 @@ def nearest_bfloat16(x: Array) -> Array:
 
 # ---- optimizers: not cases but runs of many steps (test_cuda_kernels.py) ---------------------------------------------
 
-OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")
+OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam", "nadam", "amsgrad", "lion", "accumulate")
 
 
 # ---- normalization ---------------------------------------------------------------------------------------------------

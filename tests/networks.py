@@ -43,7 +43,7 @@ class Net:
     @property
     def epochs(self) -> int:
         steps = -(-self.rows // (self.batch or self.rows))
-        return -(-200 // steps)
+        return -(-200 // -(-steps // self.fit.get("accumulate", 1)))
 
 
 def trained(net: Net, backend: Any, dtype: str = "float64", **options: Any) -> tuple[nnx.Sequential, nnx.History]:
@@ -179,6 +179,9 @@ NETS: dict[str, Net] = {
     "adagrad": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.AdaGrad(0.1, decay=1e-3)),
     "rmsprop": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.RMSprop(0.01, decay=1e-3, rho=0.95)),
     "adamw": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.AdamW(0.02, decay=1e-3, weight_decay=0.1)),
+    "amsgrad, clipped": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.AMSGrad(0.02, weight_decay=0.1, clip_norm=0.1)),
+    "nadam, clipped": Net(mlp(nnx.ReLU, weight_l2=1e-2), optimizer=lambda: nnx.Nadam(0.02, clip_value=0.01)),
+    "lion": Net(mlp(nnx.Tanh), optimizer=lambda: nnx.Lion(0.002, decay=1e-3, weight_decay=0.1)),
     "l2": Net(mlp(nnx.ReLU, weight_l2=1e-2, bias_l2=1e-3)),
     "l1": Net(mlp(nnx.ReLU, weight_l1=1e-3, bias_l1=1e-2)),
     "l1 and l2": Net(mlp(nnx.ReLU, weight_l1=1e-3, weight_l2=1e-2, bias_l1=1e-2, bias_l2=1e-3)),
@@ -189,6 +192,9 @@ NETS: dict[str, Net] = {
     "one sample": Net(mlp(nnx.ReLU), rows=1, batch=None),
     "in order": Net(mlp(nnx.ReLU), fit={"shuffle": False}),
     "deep": Net(deep),
+    "parts of batches": Net(mlp(nnx.ReLU, lambda: nnx.Dropout(0.1), weight_l2=1e-2), fit={"accumulate": 3}, rows=90,
+                            optimizer=lambda: nnx.Adam(0.02, clip_norm=1.0)),
+    "mean of weights": Net(mlp(nnx.ReLU), fit={"callbacks": [nnx.callbacks.WeightAverage(0.9)]}),
     "weights": Net(mlp(nnx.ReLU, lambda: nnx.Dropout(0.1)), fit={"sample_weight": weights(50)}),
     "weights, whole": Net(mlp(nnx.ReLU), data="soft", batch=None, fit={"sample_weight": weights(50)}),
     "weights of numbers": Net(mlp(nnx.Tanh, last=None), lambda: nnx.Huber(0.5), data="numbers",

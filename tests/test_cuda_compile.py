@@ -30,7 +30,7 @@ CUPY_ADDS = ("-ftz=true", "--device-as-default-execution-space")  # beside the a
 SPILLS = {("program", "float64", "sm_120"): 32}
 MOST_REGISTERS = 128  # of a thread: two blocks of 256 threads then run on a multiprocessor at the same time
 # Scales, rates, penalties, tallies.
-COMPUTES_IN_DOUBLE = ("losses.cu", "optimizers.cu", "program.cu", "regularize.cu", "step.cu")
+COMPUTES_IN_DOUBLE = ("clip.cu", "losses.cu", "optimizers.cu", "program.cu", "regularize.cu", "step.cu")
 
 
 @functools.cache
@@ -177,7 +177,9 @@ def test_float_kernels_compute_in_float(file: str):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("file", ["activations.cu", "dense.cu", "dropout.cu", "optimizers.cu", "regularize.cu"])
+@pytest.mark.parametrize(
+    "file", ["activations.cu", "clip.cu", "dense.cu", "dropout.cu", "optimizers.cu", "regularize.cu"]
+)
 def test_memory_is_accessed_16_bytes_at_a_time(file: str, dtype: str):
     width = "v4.f32" if dtype == "float32" else "v2.f64"
     text = ptx(file, dtype)

@@ -166,6 +166,40 @@ def test_a_frozen_layer_of_ones_own_is_so_in_its_file_as_well(tmp_path: Path) ->
         nnx.load(tmp_path / "m.safetensors")
 
 
+WITH: dict[str, tuple[Any, dict[str, Any]]] = {
+    "clipped": (lambda: nnx.Adam(0.02, clip_norm=0.05), {}),
+    "amsgrad": (lambda: nnx.AMSGrad(0.02), {}),
+    "lion, clipped by value": (lambda: nnx.Lion(0.01, clip_value=0.01), {}),
+    "accumulated": (lambda: nnx.SGD(0.1, momentum=0.9), {"accumulate": 3}),
+    "averaged": (lambda: nnx.Adam(0.02), {"callbacks": lambda: [nnx.callbacks.WeightAverage(0.9)]}),
+    "all": (lambda: nnx.AdamW(0.02, clip_norm=0.1), {"accumulate": 2, "callbacks": lambda: [
+        nnx.callbacks.WeightAverage(0.9)]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [8, 150])
+@pytest.mark.parametrize("frozen", [(0,), (2,), (4,), (0, 4)])
+@pytest.mark.parametrize("way", WITH)
+def test_what_goes_with_an_optimizer_takes_what_is_trained(way: str, frozen: tuple[int, ...], width: int) -> None:
+    """The norm of gradients is that of the trained, and compiled steps do as NumPy's, operation by operation."""
+    optimizer, options = WITH[way]
+    models = [built(*frozen, backend=backend, optimizer=optimizer(), width=width) for backend in BACKENDS]
+    before = {place: models[0].layers[place].weights.copy() for place in frozen}
+    losses = [
+        fitted(model, 3, **{name: value() if callable(value) else value for name, value in options.items()})
+        for model in models
+    ]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-9)
+    for model in models:
+        assert model.eager_reason is model.replay_reason is None
+        for place, weights in before.items():
+            np.testing.assert_array_equal(model.layers[place].weights, weights)
+    np.testing.assert_allclose(models[0].predict(X), models[1].predict(X), rtol=1e-7)
+    if way == "clipped":
+        norm = np.linalg.norm(models[1].flat.gradients)
+        assert norm <= 0.05 * (1 + 1e-9)
+
+
 # ---- when it is said -------------------------------------------------------------------------------------------------
 
 

@@ -453,14 +453,14 @@ def shared_calls(backend, rows=37, columns=50):
     """Every operation whose kernel hands out its parts, by name, with what it writes."""
     random = np.random.default_rng(0)
     x, d = (random.random((rows, columns), np.float32) for _ in range(2))
-    hyper, counters = np.array([0.1, 0.0, 0.9, 0.999, 1e-7, 0.0]), np.zeros(3, np.int64)
+    hyper, counters = np.array([0.1, 0.0, 0.9, 0.999, 1e-7, 0.0, 4e-3]), np.zeros(3, np.int64)
     for row in FUNCTIONS:
         yield row.name, lambda row=row: [getattr(backend, row.name)(x, *row.given(row.default))]
         yield row.gradient, lambda row=row: [getattr(backend, row.gradient)(x, d, *row.given(row.default))]
     for row in LOSSES:
         yield row.gradient, lambda row=row: [getattr(backend, row.gradient)(x, d, *row.given(1.0))]
     yield "dropout", lambda: [backend.dropout(x, 0.5, 7, 3, counters)]
-    for name, moments in (("sgd", 1), ("adagrad", 1), ("rmsprop", 1), ("adam", 2)):
+    for name, moments in {"sgd": 1, "adagrad": 1, "rmsprop": 1, "adam": 2, "nadam": 2, "amsgrad": 3, "lion": 1}.items():
 
         def step(name=name, moments=moments):
             arrays = [x.ravel().copy(), *(d.ravel().copy() for _ in range(1 + moments))]

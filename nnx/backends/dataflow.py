@@ -22,7 +22,8 @@ from nnx.kernels.losses import LOSSES, Loss, bounds
 from nnx.kernels.philox import keep_threshold
 
 Array = Any  # NumPy's or CuPy's
-OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")
+GRADIENTS_OF_PARAMETERS = ("dense_backward", "dense_gradients", "norm_gradients", "regularize")
+OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam", "nadam", "amsgrad", "lion", "accumulate")
 # What is done to each number by itself has a name, its kind: one of nnx/kernels/elementwise.py's KINDS.
 GRADIENTS = {row.gradient: row for row in FUNCTIONS}
 LOSSES_BY_NAME = {row.name: row for row in LOSSES}
@@ -134,6 +135,7 @@ class Step:
 
     Attributes:
         updates: the optimizer's calls, one for each run of parameters that are trained. optimizer: the first of them.
+        before, after: what is done to all gradients before the optimizer takes them, and to all parameters after it.
     """
 
     rows: int = 0
@@ -145,6 +147,8 @@ class Step:
     penalties: list[dict[str, Any]] = field(default_factory=list)
     optimizer: Call | None = None
     updates: list[Call] = field(default_factory=list)
+    before: list[Call] = field(default_factory=list)
+    after: list[Call] = field(default_factory=list)
     end: Call | None = None
     losses: Value | None = None
     hits: Value | None = None
@@ -159,6 +163,16 @@ class Step:
         gradients = sum(int(gradient.dw.size) for gradient in self.gradients)
         products = sum(int(weights.size) for weights in self.weights)
         return self.rows * max(3 * gradients, gradients + products)  # the second where many layers are not trained
+
+    @property
+    def all_trained(self) -> bool:
+        """Whether what is done to all gradients, or parameters, is done to those that the optimizer takes."""
+        names = {"average": "p"}
+        return len(self.updates) == 1 and all(
+            same(self.updates[0].operands[name], call.operands[name])
+            for call in (*self.before, *self.after)
+            for name in [names.get(call.name, "g")]
+        )
 
     @property
     def by_parameter(self) -> list[Gradient | Scatter]:
@@ -208,12 +222,14 @@ class Reader:
         self.step.rows, self.step.counters = int(ends[0].operands["rows"]), ends[0].operands["counters"]
         self.step.dtype = optimizers[0].operands["p"].dtype.name
         self.dtype = np.dtype(self.step.dtype)
-        updated = False
+        self.updated = False
         for call in calls:
             self.call = call
-            if updated and call.name not in ("tally", "weighted_tally", "end_step", *OPTIMIZERS):
+            if self.updated and call.name not in ("average", "tally", "weighted_tally", "end_step", *OPTIMIZERS):
                 raise NotReplayable(f"{call.name} comes after the optimizer: nothing but the step's end may")
-            updated = updated or call is self.step.optimizer
+            if self.step.before and call.name in GRADIENTS_OF_PARAMETERS:
+                raise NotReplayable(f"{call.name} comes after {self.step.before[-1].name}, which takes all gradients")
+            self.updated = self.updated or call is self.step.optimizer
             method: Callable[..., None] | None = getattr(self, f"on_{call.name}", None)
             if method is not None:
                 method(**call.operands)
@@ -611,6 +627,30 @@ class Reader:
         self.floats(w)
         self.floats(dw)
         self.step.penalties.append({"w": w, "dw": dw, "l1": l1, "l2": l2, "penalty": penalty})
+
+    def on_collect(self, g: Array, m: Array) -> None:
+        self.floats(m)
+        self.of_all("g", g)
+        self.step.before.append(self.call)
+
+    def on_clip(self, g: Array, norm: float, value: float) -> None:
+        self.of_all("g", g)
+        self.step.before.append(self.call)
+
+    def on_average(self, a: Array, p: Array, counters: Array, decay: float, since: int) -> None:
+        self.count(counters)
+        self.floats(a)
+        self.of_all("p", p)
+        if not self.updated:
+            raise NotReplayable("average: the mean of parameters is taken before the optimizer moves them")
+        self.step.after.append(self.call)
+
+    def of_all(self, operand: str, a: Array) -> None:
+        """Refuse to do to some of the optimizer's gradients or parameters what is done to all of them."""
+        assert self.step.optimizer is not None
+        parts = [call.operands[operand] for call in self.step.updates]  # of those that are trained
+        if not all(address(a) <= address(p) and address(p) + p.nbytes <= address(a) + a.nbytes for p in parts):
+            raise NotReplayable(f"{self.call.name} takes other {operand} than the optimizer")
 
 
 def key_of(seed: int) -> int:

@@ -57,7 +57,19 @@ LOSSES = {
         "SigmoidCrossEntropy", "SoftmaxCrossEntropy",
     )
 }  # fmt: skip
-OPTIMIZERS = {name: getattr(optimizers, name) for name in ("SGD", "AdaGrad", "Adam", "AdamW", "RMSprop")}
+OPTIMIZERS = {
+    name: getattr(optimizers, name)
+    for name in (
+        "SGD",
+        "AdaGrad",
+        "Adam",
+        "AdamW",
+        "RMSprop",
+        "AMSGrad",
+        "Lion",
+        "Nadam",
+    )
+}
 
 
 @dataclass(frozen=True)

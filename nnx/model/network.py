@@ -137,7 +137,9 @@ class Network(Assignable):
         old = self._layers
         new = [layer for layer in layers if not any(layer is other for other in old)]
         anew = any(layer.shapes for layer in new)
-        moments = {name: self._by_layer(getattr(self.flat, name)) for name in ("first", "second") if not anew}
+        moments = {
+            name: self._by_layer(getattr(self.flat, name)) for name in ("first", "second", *self.flat.names) if not anew
+        }
         for number, layer in enumerate(layers):
             layer.draw_missing(rng.generator(self.seed, rng.WEIGHTS, number))
         if anew:
@@ -145,6 +147,7 @@ class Network(Assignable):
         self._layers = layers
         self.__dict__.update(n_inputs=n_inputs, n_outputs=n_outputs)
         self._settle(self.backend, self.dtype)
+        self.flat.reserve(*moments)
         for name, before in moments.items():
             for place, values in self._by_layer(getattr(self.flat, name)).items():
                 values[...] = before[place]
@@ -222,8 +225,10 @@ class Network(Assignable):
         """Return the flat buffer's parts and every view into them: what a recorded step may read from the start."""
         flat = self.flat
         views = flat.views(flat.values) + flat.views(flat.gradients) + flat.statistic_views()
-        parts = [array for part in flat.trained for array in part.values()]
-        return [flat.values, flat.first, flat.second, flat.gradients, *parts, *views]
+        names = "values", "first", "second", "gradients", *flat.names
+        more = [getattr(flat, name) for name in flat.names]
+        more += [getattr(flat, name)[run] for run in flat.trained for name in names]
+        return [flat.values, flat.first, flat.second, flat.gradients, *more, *views]
 
     # ---- the forward pass --------------------------------------------------------------------------------------------
 
@@ -301,11 +306,12 @@ class Network(Assignable):
         Parameters too, although layers bring their own: a copy asks layer after layer, and another thread may train
         meanwhile.
         """
-        names = ("values", "first", "second", "statistics")
+        names = ("values", "first", "second", "statistics", *self.flat.names)
         return {name: np.array(self.backend.to_numpy(getattr(self.flat, name))) for name in names}
 
     @on_its_device
     def _set_state(self, state: dict[str, np.ndarray]) -> None:
+        self.flat.reserve(*state)
         for name, value in state.items():
             getattr(self.flat, name)[...] = self.backend.asarray(value, self.dtype)
 

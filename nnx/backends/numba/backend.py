@@ -83,6 +83,7 @@ IMPLEMENTATIONS = {
     "sigmoid_cross_entropy": "cross_entropy.binary", "gather_rows": "step.gather", "weigh": "step.weigh",
     "dropout": "dropout.dropout", "tally": "step.tally", "end_step": "step.end_step", "sgd": "optimizers.sgd",
     "adagrad": "optimizers.adagrad", "rmsprop": "optimizers.rmsprop", "adam": "optimizers.adam",
+    "nadam": "optimizers.nadam", "amsgrad": "optimizers.amsgrad", "lion": "optimizers.lion",
     **{row.name: "elementwise.forward" for row in FUNCTIONS},
     **{row.gradient: "elementwise.backward" for row in FUNCTIONS},
     **{row.name: "losses.of_outputs" for row in LOSSES},
@@ -498,6 +499,20 @@ class NumbaBackend(NumpyBackend):
             self.kernels.optimizers.adam, p, g, m, v, hyper, counters, *self._share(p.size, p.size * 0.6, LINE)
         ):
             super().adam(p, g, m, v, hyper, counters)
+
+    def nadam(self, p: Array, g: Array, m: Array, v: Array, hyper: Array, counters: Array) -> None:
+        how = self._share(p.size, p.size * 0.6, LINE)
+        if not offer(self.kernels.optimizers.nadam, p, g, m, v, hyper, counters, *how):
+            super().nadam(p, g, m, v, hyper, counters)
+
+    def amsgrad(self, p: Array, g: Array, m: Array, v: Array, u: Array, hyper: Array, counters: Array) -> None:
+        how = self._share(p.size, p.size * 0.7, LINE)
+        if not offer(self.kernels.optimizers.amsgrad, p, g, m, v, u, hyper, counters, *how):
+            super().amsgrad(p, g, m, v, u, hyper, counters)
+
+    def lion(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
+        if not offer(self.kernels.optimizers.lion, p, g, m, hyper, counters, *self._share(p.size, p.size * 0.2, LINE)):
+            super().lion(p, g, m, hyper, counters)
 
     # ---- threads -----------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from nnx.backends.dataflow import Array, Gradient, Moments, Node, Scatter, Step,
 from nnx.backends.errors import NotReplayable
 from nnx.backends.formula import text
 from nnx.backends.numba.tuning import current
+from nnx.backends.recorder import Call
 from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.matmul import register_tile
 from nnx.kernels.cpu.ops import optimizers
@@ -51,6 +52,12 @@ def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
+def segments(size: int) -> list[tuple[int, int]]:
+    """The beginnings and lengths of pieces of a flat buffer, for threads to share; a small one is a single piece."""
+    piece = size if size <= WHOLE else PIECE
+    return [(first, min(piece, size - first)) for first in range(0, size, piece)]
+
+
 class Layout:
     """Memory and table of one step.
 
@@ -68,10 +75,10 @@ class Layout:
     tiles: bool | None = None  # on which tile registers products are: see `compiled.ready`
     grain = register_tile.ROWS  # blocks are a multiple of this many samples
 
-    def __init__(self, step: Step, arena: Array, threads: int) -> None:
+    def __init__(self, step: Step, arena: Array, more: Array | None, threads: int) -> None:
         assert step.optimizer is not None
         assert step.losses is not None
-        self.step, self.arena, self.threads = step, arena, threads
+        self.step, self.arena, self.more, self.threads = step, arena, more, threads
         self.begin = address(arena)
         self.work, self.places, self.inputs = 0, dict[int, int](), list[Array]()
         self.numbers: list[float] = [0.0] * t.CONSTANTS
@@ -85,14 +92,14 @@ class Layout:
         self.regions: list[tuple[int, list[list[int]]]] = []  # those before what is in `local`
         self.moments: dict[int, int] = {}
         self.tasks: list[tuple[int, list[int]]] = []
-        self.last: list[list[int]] = []
+        self.last: list[list[list[int]]] = []  # one after the other: tasks on all gradients or parameters
         # What the optimizer moves: (place, size) of each run of parameters. Their gradients all lie equally far off.
         self.runs = sorted((self.parameter(call.operands["p"]), call.operands["p"].size) for call in step.updates)
         self.to_gradients = self.distance("g")
         size = sum(count for _, count in self.runs)
         # How the work is divided must not depend on the threads there are, or one and two would round differently.
         self.parts_wanted = 2 * max(threads, 2) if step.work > current().choices.threads_from else 1
-        self.whole = size <= WHOLE
+        self.whole = size <= WHOLE or bool(step.before)  # updated in the end, not piece by piece
         self.parts: dict[int, list[int]] = {}  # where in `numbers` each penalty's parts are
         self.regularized: set[int] = set()
         self.covered: list[tuple[int, int]] = []
@@ -114,17 +121,25 @@ class Layout:
             raise NotReplayable("a gradient is written twice in one step: two layers share their parameters")
         if len(self.regularized) < len(step.penalties):
             raise NotReplayable("regularize: a parameter that no dense layer's gradient was written for")
-        for p, count in self.runs:
-            if self.whole:
-                self.last.append(self.row(t.PARAMETERS, N=count, W=p, G=p + self.to_gradients, UPDATE=1))
-            else:
-                self.gaps(p, count)
+        if self.whole:
+            self.update_all()
+        for p, count in self.runs if not self.whole else ():
+            self.gaps(p, count)
+        for call in step.after:
+            c, since = self.constants(float(call.operands["decay"])), int(call.operands["since"])
+            rows = [
+                self.row(t.AVERAGE, N=n, X=self.beside(call, "a", "p", p), W=p, COEF=c, R0=since)
+                for p, n in self.segments()
+            ]
+            self.last.append(rows)
         self.finish()
 
     # ---- memory ------------------------------------------------------------------------------------------------------
 
     def parameter(self, a: Array) -> int:
         """The place of parameters, gradients or moments."""
+        if self.more is not None and 0 <= address(a) - address(self.more) < self.more.nbytes:
+            return t.MORE + (address(a) - address(self.more)) // int(self.arena.itemsize)
         first = (address(a) - self.begin) // int(self.arena.itemsize)
         if first < 0 or first + a.size > self.arena.size or not a.flags.c_contiguous:
             raise NotReplayable(f"parameters or gradients {a.shape} lie outside the model's flat buffer")
@@ -328,6 +343,41 @@ class Layout:
                     self.tasks.append((n, row))
             at = start + count
 
+    def segments(self) -> list[tuple[int, int]]:
+        """The places and lengths of pieces of all that is trained."""
+        return [(p + first, n) for p, count in self.runs for first, n in segments(count)]
+
+    def beside(self, call: Call, name: str, of: str, place: int) -> int:
+        """The place in one operand of what is done to all parameters that goes with a place of theirs.
+
+        Args:
+            of: the operand that is all parameters ("p"), or all gradients ("g").
+        """
+        first = (address(call.operands[of]) - self.begin) // int(self.arena.itemsize) + t.ARENA
+        return self.parameter(call.operands[name]) + place + (self.to_gradients if of == "g" else 0) - first
+
+    def update_all(self) -> None:
+        """Add what is done to all gradients once they are there, and then to the parameters."""
+        op, columns, pieces, off = t.PARAMETERS, dict[str, int](), self.segments(), self.to_gradients
+        for call in self.step.before:
+            if call.name == "collect":
+                self.last.append(
+                    [self.row(t.COLLECT, N=n, G=p + off, X=self.beside(call, "m", "g", p)) for p, n in pieces]
+                )
+                continue
+            if op == t.CLIPPED:
+                raise NotReplayable("clip: gradients are clipped twice in a step")
+            limits, slots = self.constants(call.operands["norm"], call.operands["value"]), len(self.numbers)
+            op, columns = t.CLIPPED, {"COEF": limits, "R0": slots, "R1": len(pieces)}
+            self.numbers += [0.0] * len(pieces)
+            self.last.append(
+                [
+                    self.row(t.MEASURE, N=n, G=p + off, COEF=limits, SLOT=slots + number)
+                    for number, (p, n) in enumerate(pieces)
+                ]
+            )
+        self.last.append([self.row(op, N=n, W=p, G=p + off, UPDATE=1, **columns) for p, n in pieces])
+
     def block_rows(self) -> int:
         """Samples in a block: so many that a block's numbers stay in the cache and every thread has as many blocks."""
         rows = self.step.rows
@@ -348,7 +398,7 @@ class Layout:
         regions: list[tuple[int, list[list[int]]]] = [
             (t.ONCE, self.once), (t.TASKS_ONCE, self.first),
             (t.TASKS, [row for rows in self.before.values() for row in rows]), *self.regions, (t.BLOCKS, self.local),
-            (t.TASKS, [row for _, row in self.tasks]), (t.TASKS, self.last),
+            (t.TASKS, [row for _, row in self.tasks]), *((t.TASKS, rows) for rows in self.last),
         ]  # fmt: skip
         regions = [region for region in regions if region[1]]
         if len(regions) > t.MOST_REGIONS:
@@ -356,6 +406,7 @@ class Layout:
         header = [0] * t.COLUMNS
         header[t.REGIONS], header[t.ROWS] = len(regions), rows
         header[t.M_DELTA], header[t.V_DELTA] = self.distance("m"), self.distance("v")
+        header[t.U_DELTA] = self.distance("u")
         header[t.OPTIMIZER] = optimizers.NUMBERS[step.optimizer.name]
         header[t.LOSSES] = self.place(step.losses)
         header[t.HITS] = self.place(step.hits) if step.hits is not None else t.NOWHERE

@@ -56,6 +56,7 @@ class NumbaProgram:
         self._function = function_of(dtype, self.family, tiles=self._tiles)
         self._arguments = (
             self.table.reshape(-1), self.work, plain(layout.arena), *inputs,
+            np.zeros(1, dtype) if layout.more is None else plain(layout.more),
             nothing if step.labels is None else plain(step.labels), nothing if step.order is None else
             plain(step.order),
             *(plain(a) for a in (optimizer["hyper"], end["counters"], end["stats"], end["penalties"], end["history"])),

@@ -331,6 +331,50 @@ _TABLE = (
         f"REAL* p, const REAL* g, REAL* m, REAL* v, {_STATE}",
         "One step of Adam, with decoupled weight decay.",
     ),
+    Kernel(
+        "nadam",
+        "optimizers.cu",
+        f"REAL* p, const REAL* g, REAL* m, REAL* v, {_STATE}",
+        "One step of Nadam, with decoupled weight decay.",
+    ),
+    Kernel(
+        "amsgrad",
+        "optimizers.cu",
+        f"REAL* p, const REAL* g, REAL* m, REAL* v, REAL* u, {_STATE}",
+        "One step of AMSGrad, with decoupled weight decay.",
+    ),
+    Kernel(
+        "lion",
+        "optimizers.cu",
+        f"REAL* p, const REAL* g, REAL* m, {_STATE}",
+        "One step of Lion, with decoupled weight decay.",
+    ),
+    Kernel(
+        "accumulate",
+        "optimizers.cu",
+        f"REAL* p, const REAL* g, REAL* m, {_STATE}",
+        "m += g, in an optimizer's place.",
+    ),
+    # ---- before and after an optimizer -------------------------------------------------------------------------------
+    Kernel(
+        "clip_squares",
+        "clip.cu",
+        "REAL* g, double* parts, long long n, REAL value",
+        "Each number of g within +-value; the squares of each block's share into parts [grid.x].",
+    ),
+    Kernel(
+        "clip_scale",
+        "clip.cu",
+        "REAL* g, const double* parts, long long count, long long n, double norm",
+        "g *= norm / |g| where that is below 1, |g|**2 being the sum of parts [count].",
+    ),
+    Kernel("collect", "clip.cu", "REAL* g, REAL* m, long long n", "g += m; m = 0."),
+    Kernel(
+        "average",
+        "clip.cu",
+        "REAL* a, const REAL* p, const long long* counters, long long n, double decay, long long since",
+        "a += (p - a) * (1 - decay) / (1 - decay**t), t steps after step `since`.",
+    ),
     # ---- regularization ----------------------------------------------------------------------------------------------
     Kernel(
         "regularize",

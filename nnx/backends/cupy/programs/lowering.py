@@ -11,6 +11,7 @@ from nnx.backends.cupy.programs.barriers import Operation, with_barriers
 from nnx.backends.cupy.programs.shared_memory import ALWAYS, Buffer, Operand, place_buffers, round_up
 from nnx.backends.dataflow import Gradient, Node, Scatter, Step, Sum, Value, address
 from nnx.backends.errors import NotReplayable
+from nnx.backends.recorder import Call
 from nnx.kernels.cuda import program_table as t
 from nnx.kernels.elementwise import number_of
 
@@ -148,7 +149,7 @@ class LoweredStep:
         assert self.step.end is not None
         optimizer, end = self.step.optimizer.operands, self.step.end.operands  # of the numbers that all updates share
         self.parameters = [
-            {name: self._resident(call.operands[name], True) for name in "pgmv" if name in call.operands}
+            {name: self._resident(call.operands[name], True) for name in "pgmvu" if name in call.operands}
             for call in self.step.updates
         ]
         self.hyper = self._resident(optimizer["hyper"], False)
@@ -298,12 +299,25 @@ class LoweredStep:
         """Update the parameters; log the step, and count it."""
         assert self.step.end is not None
         assert self.step.losses is not None
-        places = {"g": "x", "p": "weights", "m": "y", "v": "biases"}
+        if (self.step.before or self.step.after) and not self.step.all_trained:
+            raise NotReplayable("what is done to all parameters stops at those that are not trained")
+        for call in self.step.before:
+            self._before(call)
+        places = {"g": "x", "p": "weights", "m": "y", "v": "biases", "u": "out"}
         for run in self.parameters:
             parameters = {places[name]: operand for name, operand in run.items()}
             changed = {name: operand for name, operand in parameters.items() if name != "x"}
             numbers = {"kind": self._optimizer, "inputs": run["p"].size // self.itemsize}
             self.each.append(Operation("update", parameters | {"also": self.rates}, changed, numbers))
+        whole = self.parameters[0]["p"]
+        for call in self.step.after:
+            reads = {"x": whole, "y": self.counters}
+            numbers = {
+                "inputs": whole.size // self.itemsize,
+                "a": call.operands["decay"],
+                "word": call.operands["since"],
+            }
+            self.each.append(Operation("average", reads, {"out": self._held(call.operands["a"])}, numbers))
         history, penalties = self.step.end.operands["history"], self.step.end.operands["penalties"]
         reads = {"x": self._value(self.step.losses), "weights": self.penalties}
         if self.step.hits is not None:
@@ -311,6 +325,27 @@ class LoweredStep:
         writes = {"y": self.stats, "out": in_global_memory(history), "also": self.counters}
         numbers = {"inputs": penalties.size, "outputs": history.shape[0]}
         self.each.append(Operation("end_step", reads, writes, numbers))
+
+    def _before(self, call: Call) -> None:
+        """Add what is done to all gradients before the optimizer takes them."""
+        gradients, size = {"out": self.parameters[0]["g"]}, self.parameters[0]["g"].size // self.itemsize
+        if call.name == "collect":
+            self.each.append(
+                Operation("collect", {}, gradients | {"also": self._held(call.operands["m"])}, {"inputs": size})
+            )
+            return
+        self.temporaries.append(Buffer(self.threads // 32 * 8))
+        parts = Operand(self.temporaries[-1], 0, self.threads // 32 * 8)
+        numbers = {"inputs": size, "a": call.operands["norm"], "b": call.operands["value"]}
+        self.each.append(Operation("squares", {}, gradients | {"also": parts}, numbers))
+        self.each.append(Operation("clip", {"x": parts}, gradients, numbers))
+
+    def _held(self, array: Array) -> Operand:
+        """Return an array of the flat buffer's size that is kept beside it."""
+        for whole, buffer in self.residents:
+            if address(whole) == address(array) and whole.nbytes == array.nbytes:
+                return Operand(buffer, 0, array.nbytes)
+        return self._resident(array, True)
 
 
 def in_global_memory(array: Array) -> Operand:

@@ -2,7 +2,7 @@
 
 `run_rows` and `run_lanes` take:
     table: int64, flat: see table.py.
-    work, arena, inputs, targets, weights: the arrays that places name, all of one type.
+    work, arena, inputs, targets, weights, more: the arrays that places name, all of one type.
     labels, order: int64, what LABELS and GATHER read.
     hyper, counters, stats, penalties, history: operations.py says what they hold; all flat.
     numbers: float64: what begin_step works out, constants, the parts of penalties.
@@ -40,5 +40,5 @@ def ready(dtype: Any, family: str, tiles: bool | None = None, clocked: bool = Fa
         run = run_tiles[tiles]
     number = types.float32 if np.dtype(dtype).itemsize == 4 else types.float64
     whole, f, i, d = types.int64, *(types.Array(kind, 1, "C") for kind in (number, types.int64, types.float64))
-    signature = (i, f, f, f, f, f, i, i, d, i, d, d, d, d, i, whole, whole, i if clocked else types.none)
+    signature = (i, f, f, f, f, f, f, i, i, d, i, d, d, d, d, i, whole, whole, i if clocked else types.none)
     return typed(run, *signature)

@@ -31,11 +31,14 @@ from nnx.kernels.cpu.program.shared import (
     copy_labels,
     parameter_task,
     scatter,
+    task_of_all,
 )
 from nnx.kernels.cpu.program.shared_norm import apply_norm
 from nnx.kernels.cpu.program.table import (
+    AVERAGE,
     BATCH_NORM_BACKWARD,
     COEF,
+    COLLECT,
     COLUMNS_OF,
     ELEMENTWISE,
     EMBED,
@@ -164,6 +167,8 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         copy_labels(t, memory, labels, order, counters, r0, rows)
     elif op == LANES_DB or op == PARAMETERS:  # noqa: SIM109
         parameter_task(t, header, memory, hyper, numbers)
+    elif COLLECT <= op <= AVERAGE:
+        task_of_all(t, header, memory, hyper, counters, numbers)
     elif op == LANES_LOAD:
         first, out = larger(counters[CURSOR], 0) if t[KIND] else -1, part(memory, t[Y] + r0, (n - 1) * stride + count)
         lanes_load(part(memory, t[X], 0), order, first, t[R1] - 1, out, n, stride, r0, rows)

@@ -30,13 +30,16 @@ from nnx.kernels.cpu.program.shared import (
     copy_labels,
     parameter_task,
     scatter,
+    task_of_all,
 )
 from nnx.kernels.cpu.program.shared_norm import apply_norm
 from nnx.kernels.cpu.program.table import (
     ARGMAX,
+    AVERAGE,
     BATCH_NORM_BACKWARD,
     BIAS,
     COEF,
+    COLLECT,
     COLUMNS_OF,
     CROSS_ENTROPY,
     CROSS_ENTROPY_SOFT,
@@ -174,6 +177,8 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         copy_labels(t, memory, labels, order, counters, r0, rows)
     elif op == BIAS or op == PARAMETERS:  # noqa: SIM109
         parameter_task(t, header, memory, hyper, numbers)
+    elif COLLECT <= op <= AVERAGE:
+        task_of_all(t, header, memory, hyper, counters, numbers)
     elif op == GATHER:
         gather_rows(part(memory, t[X], 0), order, counters[CURSOR] + r0, part(memory, t[Y] + at, 0), rows, n, t[R1] - 1)
     elif op == DROPOUT:

@@ -180,6 +180,7 @@ def make_run(operation: Any) -> Any:
         inputs,
         targets,
         weights,
+        more,
         labels,
         order,
         hyper,
@@ -195,7 +196,7 @@ def make_run(operation: Any) -> Any:
     ):
         """Run `steps` steps as the leader (thread 0), or help one that does."""
         # Spans: nobody counts references from here on.
-        memory = (flat(work), flat(arena), flat(inputs), flat(targets), flat(weights))
+        memory = (flat(work), flat(arena), flat(inputs), flat(targets), flat(weights), flat(more))
         table, labels, order, counters, sync = flat(table), flat(labels), flat(order), flat(counters), flat(sync)
         hyper, stats, penalties = flat(hyper), flat(stats), flat(penalties)
         history, numbers = flat(history), flat(numbers)

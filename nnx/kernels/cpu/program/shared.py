@@ -12,6 +12,13 @@ import numpy as np
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import PART, larger
 from nnx.kernels.cpu.ops.elementwise import elementwise
+from nnx.kernels.cpu.ops.optimizers import (
+    average_numbers,
+    bound_numbers,
+    collect_numbers,
+    scale_numbers,
+    squares_of,
+)
 from nnx.kernels.cpu.ops.step import (
     code_of,
     copy_columns,
@@ -24,15 +31,19 @@ from nnx.kernels.cpu.ops.step import (
 from nnx.kernels.cpu.ops.sums import collect, sum_rows
 from nnx.kernels.cpu.program.parameters import finish, sum_lanes
 from nnx.kernels.cpu.program.table import (
+    AVERAGE,
     BIAS,
     COEF,
+    COLLECT,
     EMBED,
     KIND,
     LANES_DB,
+    MEASURE,
     OP,
     R0,
     R1,
     ROWS,
+    SLOT,
     STRIDE,
     B,
     D,
@@ -45,7 +56,7 @@ from nnx.kernels.cpu.program.table import (
     part,
 )
 from nnx.kernels.rounding import RUN
-from nnx.kernels.step_state import CURSOR
+from nnx.kernels.step_state import CURSOR, STEP
 
 
 @njit(**PART)
@@ -155,3 +166,24 @@ def parameter_task(t, header, memory, hyper, numbers):
     elif op == LANES_DB:
         sum_lanes(part(memory, t[D], n * stride), n, stride, part(memory, t[G], n))
     finish(t, header, memory, hyper, numbers, t[W], t[G], n)
+
+
+@njit(**PART)
+def task_of_all(t, header, memory, hyper, counters, numbers):
+    """What is done to a segment of all gradients or parameters: COLLECT, MEASURE, CLIPPED or AVERAGE."""
+    op, n, c = t[OP], t[N], t[COEF]
+    if op == AVERAGE:
+        time = counters[STEP] - t[R0] + 1
+        average_numbers(part(memory, t[X], n), part(memory, t[W], n), numbers[c], np.float64(time))
+    elif op == COLLECT:
+        collect_numbers(part(memory, t[G], n), part(memory, t[X], n))
+    elif op == MEASURE:
+        gradients = part(memory, t[G], n)
+        bound_numbers(gradients, numbers[c + 1])
+        numbers[t[SLOT]] = squares_of(gradients)
+    else:
+        squares = 0.0
+        for slot in range(t[R0], t[R0] + t[R1]):
+            squares += numbers[slot]
+        scale_numbers(part(memory, t[G], n), squares, numbers[c])
+        finish(t, header, memory, hyper, numbers, t[W], t[G], n)
