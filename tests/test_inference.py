@@ -66,6 +66,10 @@ NETWORKS = {
     "dropout": lambda **o: nnx.Sequential(
         nnx.Dense(4, 9), nnx.Dropout(0.5), nnx.ReLU(), nnx.Linear(), nnx.Dense(9, 3), **{"backend": "numba", **o}
     ),
+    "norms": lambda **o: nnx.Sequential(
+        nnx.LayerNorm(4), nnx.Dense(4, 9), nnx.BatchNorm(9), nnx.ReLU(), nnx.GaussianNoise(0.1), nnx.Dense(9, 40),
+        nnx.LayerNorm(40, 1e-3), **{"backend": "numba", **o},
+    ),
     "activations alone": lambda **o: nnx.Sequential(
         nnx.Tanh(), nnx.Sigmoid(), nnx.Dense(4, 6), nnx.Softmax(), nnx.ReLU(), nnx.Dense(6, 3),
         **{"backend": "numba", **o},
