@@ -49,7 +49,10 @@ class Sequential(Trainable):
         seed: of the weights, the order of rows and the dropout masks.
 
     Attributes:
-        layers: a tuple; assign another one to exchange layers. Those that stay keep their parameters.
+        layers: a tuple; assign another one to exchange layers, or change it as a list: `layers[-2] = Dense(64, 9)`,
+            `append`, `insert`, `pop`. Those that stay keep their parameters.
+        trainable: whether any layer is trained; assigning it says it of all. `layer.trainable = False` keeps one as
+            it is.
         backend: resolved; `resolution.reason` says why it is this one.
         precision: what was asked for, or None; `backend.precision` is what it has.
         loss, optimizer, metrics: what `compile` was given; copies of its own. Assigning a loss or an optimizer copies

@@ -294,6 +294,7 @@ KINDS = (
     *("square", "square_backward", "abs_error", "abs_error_backward", "binary", "binary_backward"),
     *("huber", "huber_backward"),
     *("logit", "logit_backward", "above", "near", "equal", "nll", "nll_backward", "known"),
+    "add",
     "times",
 )
 

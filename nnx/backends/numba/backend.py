@@ -267,6 +267,13 @@ class NumbaBackend(NumpyBackend):
     @QUIET
     def dense_backward(self, x: Array, w: Array, dy: Array, dw: Array, db: Array, out: Array | None = None) -> Array:
         self._gradients(x, dy, dw, db)
+        return self._input_gradient(w, dy, out)
+
+    @QUIET
+    def dense_dinputs(self, w: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._input_gradient(w, dy, out)
+
+    def _input_gradient(self, w: Array, dy: Array, out: Array | None) -> Array:
         inputs, outputs = w.shape
         dx = np.empty((len(dy), inputs), dy.dtype) if out is None else out
         if self._own(len(dy), inputs, outputs, dy.itemsize, False) and self._product(dy, w.T, dx):

@@ -56,6 +56,8 @@ class Rows(Layout):
             case "weigh":
                 assert node.y is not None
                 return [row(t.WEIGH, N=n, X=x, Y=place(node.y), G=out)]
+            case "columns" | "embed":
+                return [self.columns(node)]
             case "dropout":
                 return [row(t.DROPOUT, N=n, X=x, Y=out, COEF=c, **self.mask(node))]
             case "softmax":

@@ -23,7 +23,15 @@ from nnx.kernels.cpu.ops.step import argmax_rows, gather_rows, mean_rows, one_ho
 from nnx.kernels.cpu.ops.sums import collect
 from nnx.kernels.cpu.program.parameters import finish
 from nnx.kernels.cpu.program.schedule import make_run
-from nnx.kernels.cpu.program.shared import apply_elementwise, apply_weigh, copy_labels, parameter_task, task_of_all
+from nnx.kernels.cpu.program.shared import (
+    apply_columns,
+    apply_elementwise,
+    apply_weigh,
+    copy_labels,
+    parameter_task,
+    scatter,
+    task_of_all,
+)
 from nnx.kernels.cpu.program.shared_norm import apply_norm
 from nnx.kernels.cpu.program.table import (
     ARGMAX,
@@ -32,6 +40,7 @@ from nnx.kernels.cpu.program.table import (
     BIAS,
     COEF,
     COLLECT,
+    COLUMNS_OF,
     CROSS_ENTROPY,
     CROSS_ENTROPY_SOFT,
     DENSE,
@@ -40,6 +49,7 @@ from nnx.kernels.cpu.program.table import (
     DRAWN,
     DROPOUT,
     ELEMENTWISE,
+    EMBED,
     FINAL,
     GATHER,
     KIND,
@@ -55,6 +65,7 @@ from nnx.kernels.cpu.program.table import (
     R1,
     ROW_MEAN,
     ROWS,
+    SCATTER,
     SCRATCH,
     SCRATCH_SIZE,
     SOFTMAX,
@@ -159,6 +170,10 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         apply_norm(t, header[ROWS], memory, numbers, r0, rows, rows)
     elif op == WEIGH:
         apply_weigh(t, memory, r0, rows, rows)
+    elif op == COLUMNS_OF or op == EMBED:  # noqa: SIM109
+        apply_columns(t, memory, r0, rows, rows)
+    elif op == SCATTER:
+        scatter(t, header, memory, hyper, numbers)
     elif op == LABELS:
         copy_labels(t, memory, labels, order, counters, r0, rows)
     elif op == BIAS or op == PARAMETERS:  # noqa: SIM109
