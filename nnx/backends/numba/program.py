@@ -62,7 +62,7 @@ def layout_of(step: Step, arena: Array, threads: int, family: str, backend: Any)
         from nnx.backends.numba.lowering_tiles import TileRows, on_tiles  # kernels that nobody else needs
 
         if any(on_tiles(step, gradient.dw, parts) for gradient in step.gradients):
-            return TileRows(step, arena, threads, backend.tiles, parts)
+            return TileRows(step, arena, threads, backend.unit, parts)
     return Rows(step, arena, threads)
 
 
