@@ -43,9 +43,9 @@ class Sequential(Trainable):
         backend: a backend or its name; a list, as "cupy,numba"; "auto", the best that works. None: the active one.
             Resolved once, here.
         dtype: "float32" or "float64".
-        precision: "full"; or "tf32" (GPUs), "bf16" (GPUs, CPUs with AMX) or "bf16x3" (CPUs with AMX), where large
-            products of float32 may round what they multiply (docs/precision.md). None: what the backend does by
-            itself. Parameters and all else stay as dtype says.
+        precision: "full"; or "tf32" (GPUs), "bf16" (GPUs, CPUs with AMX or AVX512_BF16) or "bf16x3" (those CPUs),
+            where large products of float32 may round what they multiply (docs/precision.md). None: what the backend
+            does by itself. Parameters and all else stay as dtype says.
         seed: of the weights, the order of rows and the dropout masks.
 
     Attributes:

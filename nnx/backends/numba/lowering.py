@@ -72,7 +72,7 @@ class Layout:
     products = ""  # what there is to say about that
     operations: frozenset[int]  # those that the family's interpreter carries out
     strips = 0  # numbers that each thread needs for packing
-    tiles: bool | None = None  # on which tile registers products are: see `compiled.ready`
+    unit: str | None = None  # what multiplies large matrices in bfloat16: see `compiled.ready`
     grain = register_tile.ROWS  # blocks are a multiple of this many samples
 
     def __init__(self, step: Step, arena: Array, more: Array | None, threads: int) -> None:

@@ -62,7 +62,7 @@ def layout_of(step: Step, arena: Array, more: Array | None, threads: int, family
         from nnx.backends.numba.lowering_tiles import TileRows, on_tiles  # kernels that nobody else needs
 
         if any(on_tiles(step, weights, parts) for weights in step.weights):
-            return TileRows(step, arena, more, threads, backend.tiles, parts)
+            return TileRows(step, arena, more, threads, backend.unit, parts)
     return Rows(step, arena, more, threads)
 
 
