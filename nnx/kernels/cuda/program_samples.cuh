@@ -1,6 +1,7 @@
 // What a program does to each number by itself, and to each sample: a thread has one.
 //
 // Floor: the bytes of operands and results, in shared memory, and one exponential or logarithm a number.
+#include "columns.cuh"
 #include "elementwise.cuh"
 #include "norm.cuh"
 #include "normal.cuh"
@@ -129,6 +130,24 @@ __device__ __forceinline__ void each_sample(Row row, int samples) {
       });
     case Op::WEIGH:  // x: `inputs` numbers of each sample; y: its weight
       return for_items((int)row.inputs * samples, [&](int i) { row.out[i] = weighed(row.x[i], row.y[i % samples]); });
+    case Op::COLUMNS:  // kind numbers of each sample, of x from number `word` on, of out from number a on
+      return for_items((int)row.kind * samples, [&](int i) {
+        row.out[(i64)row.a * samples + i] = row.x[row.word * samples + i];
+      });
+    case Op::EMBED:  // weights [outputs, kind], by codes in number `word` of each sample; out from number a on
+      return for_items((int)row.kind * samples, [&](int i) {
+        i64 code = code_of(row.x[row.word * samples + i % samples], row.outputs), j = i / samples;
+        row.out[(i64)row.a * samples + i] = code < 0 ? not_a_number() : row.weights[code * row.kind + j];
+      });
+    case Op::SCATTER:  // out [outputs, kind]: the gradient of these weights, from y, which is that of EMBED's out
+      return for_items((int)(row.outputs * row.kind), [&](int i) {
+        i64 code = i / row.kind, j = i % row.kind;
+        double total = 0;
+        for (int s = 0; s < samples; s++)
+          if (code_of(row.x[row.word * samples + s], row.outputs) == code)
+            total += (double)row.y[((i64)row.a + j) * samples + s];
+        row.out[i] = (REAL)total;
+      });
     case Op::LAYER_NORM: return layer_norm(row, samples);
     case Op::LAYER_NORM_BACKWARD: return layer_norm_backward(row, samples);
     default: __trap();  // no operation has this number
