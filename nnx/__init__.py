@@ -21,7 +21,21 @@ from nnx.errors import (
 )
 from nnx.gradcheck import gradcheck
 from nnx.history import History
-from nnx.layers import BatchNorm, Dense, Dropout, Elementwise, GaussianNoise, Layer, LayerNorm, activations, seed
+from nnx.layers import (
+    BatchNorm,
+    Concat,
+    Dense,
+    Dropout,
+    Elementwise,
+    Embedding,
+    Flatten,
+    GaussianNoise,
+    Layer,
+    LayerNorm,
+    Residual,
+    activations,
+    seed,
+)
 from nnx.layers.activations import *  # noqa: F403 - the names in its __all__
 from nnx.losses import (
     BinaryCrossEntropy,
@@ -52,11 +66,14 @@ __all__ = [
     "BatchNorm",
     "BinaryCrossEntropy",
     "CategoricalCrossEntropy",
+    "Concat",
     "Dense",
     "DeviceMemoryError",
     "Dropout",
     "Elementwise",
     "ElementwiseLoss",
+    "Embedding",
+    "Flatten",
     "GaussianNoise",
     "History",
     "Huber",
@@ -73,6 +90,7 @@ __all__ = [
     "NonFiniteError",
     "Optimizer",
     "RMSprop",
+    "Residual",
     "Sequential",
     "SigmoidCrossEntropy",
     "SoftmaxCrossEntropy",

@@ -33,6 +33,7 @@ class ParameterBuffer:
         more: parts [size] that were reserved, one after the other; by their names: attributes, such as `third`.
         names: theirs, in order.
         state: values, first, second and statistics together: what a training step changes for good.
+        trained: the runs of numbers in each part that steps move: one of all of it at first.
         size: how many numbers each part holds, padding included.
     """
 
@@ -56,6 +57,20 @@ class ParameterBuffer:
         self.state = self.arena[: ends[4]]
         self.names: tuple[str, ...] = ()
         self.more = backend.zeros(0, dtype)
+        self.train([True] * len(shapes))
+
+    def train(self, wanted: Sequence[bool]) -> None:
+        """Say which parameters steps move, in the order of the shapes; the gradients of the others become 0."""
+        runs: list[list[int]] = []
+        begins = [begin for begin, _ in self._places]
+        for begin, end, moved in zip(begins, [*begins[1:], self.size], wanted, strict=False):
+            if not moved:
+                self.gradients[begin:end] = 0
+            elif runs and runs[-1][1] == begin:
+                runs[-1][1] = end
+            else:
+                runs.append([begin, end])
+        self.trained = [slice(begin, end) for begin, end in runs]
 
     def reserve(self, *names: str) -> bool:
         """Have these parts too, all zero at first; tell whether any was missing. Those that there are keep theirs."""

@@ -110,9 +110,9 @@ class Optimizer(Assignable):
         """Do nothing: the rate of the step is computed from `iterations`. The book calls it before each update."""
 
     def update_params(self, layer: Layer) -> None:
-        """Move the parameters of one layer against their gradients. Layers without parameters stay as they are."""
+        """Move the parameters of one layer against their gradients. Layers without, or not to be trained, stay."""
         checks.instance(layer, Layer, "update_params: layer", "Dense(2, 3)")
-        if not layer.shapes:
+        if not layer.shapes or not layer.trainable:
             return
         layer.parameter(next(iter(layer.shapes)))
         flat = getattr(layer, "flat", None)
@@ -138,9 +138,10 @@ class Optimizer(Assignable):
 
     def update(self, flat: ParameterBuffer, hyper: Array, counters: Array, backend: Any = None) -> None:
         """Do one step over a flat buffer, with `hyper` and `counters` as arrays of its backend."""
-        moments = [getattr(flat, name) for name in self.moments]
         operation = getattr(backend or flat.backend, self.operation)
-        operation(flat.values, flat.gradients, *moments, hyper, counters)
+        for run in flat.trained:
+            parts = [getattr(flat, name)[run] for name in ("values", "gradients", *self.moments)]
+            operation(*parts, hyper, counters)
 
     def clip_gradients(self, flat: ParameterBuffer, backend: Any) -> None:
         """Clip all gradients, where a limit was set."""

@@ -43,13 +43,16 @@ class Sequential(Trainable):
         backend: a backend or its name; a list, as "cupy,numba"; "auto", the best that works. None: the active one.
             Resolved once, here.
         dtype: "float32" or "float64".
-        precision: "full"; or "tf32" (GPUs), "bf16" (GPUs, CPUs with AMX) or "bf16x3" (CPUs with AMX), where large
-            products of float32 may round what they multiply (docs/precision.md). None: what the backend does by
-            itself. Parameters and all else stay as dtype says.
+        precision: "full"; or "tf32" (GPUs), "bf16" (GPUs, CPUs with AMX or AVX512_BF16) or "bf16x3" (those CPUs),
+            where large products of float32 may round what they multiply (docs/precision.md). None: what the backend
+            does by itself. Parameters and all else stay as dtype says.
         seed: of the weights, the order of rows and the dropout masks.
 
     Attributes:
-        layers: a tuple; assign another one to exchange layers. Those that stay keep their parameters.
+        layers: a tuple; assign another one to exchange layers, or change it as a list: `layers[-2] = Dense(64, 9)`,
+            `append`, `insert`, `pop`. Those that stay keep their parameters.
+        trainable: whether any layer is trained; assigning it says it of all. `layer.trainable = False` keeps one as
+            it is.
         backend: resolved; `resolution.reason` says why it is this one.
         precision: what was asked for, or None; `backend.precision` is what it has.
         loss, optimizer, metrics: what `compile` was given; copies of its own. Assigning a loss or an optimizer copies

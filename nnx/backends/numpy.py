@@ -18,6 +18,7 @@ import numpy as np
 
 from nnx.backends import threads
 from nnx.backends.base import Backend, BackendInfo
+from nnx.backends.dataflow import address
 from nnx.backends.errors import BackendUnavailable
 from nnx.backends.operation_table import loud, quiet
 from nnx.backends.operations import fusible
@@ -65,7 +66,7 @@ class NumpyBackend(Backend):
         return type(a) is np.ndarray  # no subclass: a masked array would lose its mask without a word
 
     def address(self, a: Array) -> int:
-        return int(a.__array_interface__["data"][0])
+        return address(a)
 
     def empty(self, shape: int | Sequence[int], dtype: Any = "float32") -> Array:
         return np.empty(shape, np.dtype(dtype))
@@ -96,6 +97,9 @@ class NumpyBackend(Backend):
         self.dense_gradients(x, dy, dw, db)
         return np.matmul(dy, w.T, out=out)
 
+    def dense_dinputs(self, w: Array, dy: Array, out: Array | None = None) -> Array:
+        return np.matmul(dy, w.T, out=out)
+
     def dense_gradients(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
         if len(dy) <= RUN:
             np.matmul(x.T, dy, out=dw)
@@ -113,6 +117,24 @@ class NumpyBackend(Backend):
             np.matmul(ones, dy, out=db)
         else:
             self._in_runs(len(dy), lambda run: np.matmul(ones[:, : len(dy[run])], dy[run]), db)
+
+    # ---- blocks of layers --------------------------------------------------------------------------------------------
+
+    def add(self, x: Array, y: Array, out: Array | None = None) -> Array:
+        return np.add(x, y, out=out)
+
+    def embed_gradients(self, x: Array, dy: Array, dw: Array, column: int, first: int) -> None:
+        # The default multiplies by a matrix of as many columns as there are codes.
+        codes = x[:, column]
+        known = np.flatnonzero(self._codes(codes, len(dw)))
+        whole, dy = codes[known].astype(np.int64), dy[known, first : first + dw.shape[1]]
+
+        def part(run: slice) -> Array:
+            sums = np.zeros_like(dw)
+            np.add.at(sums, whole[run], dy[run])
+            return sums
+
+        self._in_runs(len(known), part, dw)
 
     # ---- activations -------------------------------------------------------------------------------------------------
     # The table's own formulas (nnx/kernels/elementwise.py) take 6 to 20 times as long for ReLU and 3 to 8 for its

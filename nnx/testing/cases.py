@@ -154,6 +154,13 @@ def dense_backward(make: Maker) -> Iterator[Case]:
         yield make.case("dense_backward", f"-> {o}, one huge row", x=x, w=w, dy=make.huge_row(dy))
 
 
+def dense_dinputs(make: Maker) -> Iterator[Case]:
+    for n, i, o in DENSE:
+        w, dy = make.normal(i, o), make.normal(n, o)
+        yield make.case("dense_dinputs", f"-> {o}", w=w, dy=dy)
+        yield make.case("dense_dinputs", f"-> {o}, one huge row", w=w, dy=make.huge_row(dy))
+
+
 def dense_gradients(make: Maker) -> Iterator[Case]:
     for n, i, o in DENSE:
         yield make.case("dense_gradients", f"-> {o}", x=make.normal(n, i), dy=make.normal(n, o))
@@ -325,6 +332,62 @@ def dropout(make: Maker) -> Iterator[Case]:
             name = f"rate={rate} at the word of element {row}, {column}"
             operands: dict[str, Any] = {"rate": rate, "seed": 0, "layer": 1, "counters": np.array([3, 0, 0])}
             yield make.case("dropout", name, x=np.ones((3, 7), make.kind), **operands)
+
+
+def add(make: Maker) -> Iterator[Case]:
+    for shape in SHAPES:
+        yield make.case("add", "plain", x=make.normal(*shape), y=make.normal(*shape))
+        huge = make.huge_row(make.normal(*shape))
+        yield make.case("add", "one huge row", x=huge, y=make.normal(*shape))
+
+
+def columns_of(make: Maker) -> Iterator[tuple[Array, int, int]]:
+    """A matrix, and some columns of it: the first ones, those between and the last."""
+    for rows, columns in SHAPES:
+        x = make.normal(rows, columns)
+        x.flat[::7] = np.nan
+        for first, last in {
+            (0, columns),
+            (0, 1),
+            (columns // 3, columns // 3 + (columns + 1) // 2),
+            (columns - 1, columns),
+        }:
+            yield x, first, min(last, columns)
+
+
+def put_columns(make: Maker) -> Iterator[Case]:
+    for y, first, last in columns_of(make):
+        x = make.normal(len(y), last - first)
+        yield make.case("put_columns", f"to {first} .. {last}", x=x, first=first, y=y)
+
+
+def take_columns(make: Maker) -> Iterator[Case]:
+    for x, first, last in columns_of(make):
+        yield make.case("take_columns", f"from {first} .. {last}", x=x, first=first, count=last - first)
+
+
+def codes(make: Maker) -> Iterator[tuple[str, Array, int, int]]:
+    """Codes in a column of a matrix, how many there are, and which column it is."""
+    for (rows, columns), count in zip(SHAPES, cycle((1, 2, 5, 3, 300, 7, 4)), strict=False):
+        for column in {0, columns - 1}:
+            x = make.normal(rows, columns)
+            x[:, column] = make.random.integers(0, count, rows)
+            yield f"{count} codes", x, count, column
+            wrong = x.copy()
+            wrong[::2, column] = np.resize([np.nan, -1, count, 0.5, np.inf, -np.inf, 1e30, -0.0], len(wrong[::2]))
+            yield f"{count} codes, and what is none", wrong, count, column
+
+
+def embed(make: Maker) -> Iterator[Case]:
+    for width, (name, x, count, column) in zip(cycle((3, 1, 17)), codes(make), strict=False):
+        w, y = make.normal(count, width), make.normal(len(x), width + 4)
+        yield make.case("embed", name, x=x, w=w, column=column, first=column % 5, y=y)
+
+
+def embed_gradients(make: Maker) -> Iterator[Case]:
+    for width, (name, x, count, column) in zip(cycle((3, 1, 17)), codes(make), strict=False):
+        dy, dw = make.normal(len(x), width + 4), np.full((count, width), 9, make.kind)
+        yield make.case("embed_gradients", name, x=x, dy=dy, dw=dw, column=column, first=column % 5)
 
 
 def gaussian_noise(make: Maker) -> Iterator[Case]:
@@ -551,6 +614,12 @@ CASES: dict[str, Callable[[Maker], Iterator[Case]]] = {
     "tally": tally,
     "weighted_tally": weighted_tally,
     "end_step": end_step,
+    "dense_dinputs": dense_dinputs,
+    "add": add,
+    "put_columns": put_columns,
+    "take_columns": take_columns,
+    "embed": embed,
+    "embed_gradients": embed_gradients,
     "gaussian_noise": gaussian_noise,
     "layer_norm": layer_norm,
     "layer_norm_backward": layer_norm_backward,

@@ -23,12 +23,13 @@ ROUNDINGS = {
 }
 CLASSES = {
     "exact": "relu relu_backward gather_rows",
-    "rounded": "regularize sigmoid_backward tanh_backward softmax_jacobian cross_entropy_backward dropout weigh "
+    "rounded": "regularize sigmoid_backward tanh_backward softmax_jacobian cross_entropy_backward dropout weigh add "
+    "put_columns take_columns embed "
     "binary_cross_entropy_backward mean_squared_error_backward mean_absolute_error_backward huber_loss_backward "
     "apply_formula apply_formula_backward formula_loss_backward",
     "sum": "dense dense_backward dense_gradients softmax softmax_backward cross_entropy softmax_cross_entropy "
     "binary_cross_entropy sigmoid_cross_entropy mean_squared_error mean_absolute_error huber_loss tally weighted_tally "
-    "end_step formula_loss",
+    "end_step dense_dinputs embed_gradients formula_loss",
     "steps": "sgd adagrad rmsprop adam nadam amsgrad lion accumulate",
 }
 CLASSES["rounded"] += " collect average fixed_norm batch_norm_backward fixed_norm_backward"

@@ -72,8 +72,11 @@ def dense(x: Array, w: Array, b: Array, activation: str | None = None) -> Result
 
 
 def dense_backward(x: Array, w: Array, dy: Array) -> Results:
-    dx = np.einsum("no,io->ni", dy, w)
-    return {**dense_gradients(x, dy), "out": Wanted(dx, np.abs(dy) @ np.abs(w).T)}
+    return {**dense_gradients(x, dy), **dense_dinputs(w, dy)}
+
+
+def dense_dinputs(w: Array, dy: Array) -> Results:
+    return {"out": Wanted(np.einsum("no,io->ni", dy, w), np.abs(dy) @ np.abs(w).T)}
 
 
 def dense_gradients(x: Array, dy: Array) -> Results:
@@ -444,6 +447,41 @@ def gather_rows(source: Array, order: Array, counters: Array, batch: int) -> Res
 def dropout(x: Array, rate: float, seed: int, layer: int, counters: Array) -> Results:
     kept = dropout_mask(x.shape, rate, seed, layer, int(counters[STEP]))
     return {"out": Wanted(np.divide(x, 1 - rate, out=np.zeros_like(x), where=kept))}
+
+
+def add(x: Array, y: Array) -> Results:
+    return {"out": Wanted(np.array(x + y), np.abs(x) + np.abs(y))}
+
+
+def put_columns(x: Array, first: int, y: Array) -> Results:
+    return {"y": Wanted(np.concatenate([y[:, :first], x, y[:, first + x.shape[1] :]], axis=1), exact=True)}
+
+
+def take_columns(x: Array, first: int, count: int) -> Results:
+    return {"out": Wanted(np.stack([x[:, first + j] for j in range(count)], axis=1), exact=True)}
+
+
+def code(value: float, count: int) -> int | None:
+    """A code as an index; None for what is none."""
+    return next((i for i in range(count) if value == i), None)
+
+
+def embed(x: Array, w: Array, column: int, first: int, y: Array) -> Results:
+    y = y.copy()
+    for row, value in enumerate(x[:, column]):
+        found = code(value, len(w))
+        y[row, first : first + w.shape[1]] = np.nan if found is None else w[found]
+    return {"y": Wanted(y, exact=True)}
+
+
+def embed_gradients(x: Array, dy: Array, dw: Array, column: int, first: int) -> Results:
+    total, size = np.zeros_like(dw), np.zeros_like(dw)
+    for row, value in enumerate(x[:, column]):
+        found = code(value, len(dw))
+        if found is not None:
+            total[found] += dy[row, first : first + dw.shape[1]]
+            size[found] += np.abs(dy[row, first : first + dw.shape[1]])
+    return {"dw": Wanted(total, size)}
 
 
 def gaussian_noise(x: Array, stddev: float, seed: int, layer: int, counters: Array) -> Results:

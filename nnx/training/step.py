@@ -14,15 +14,18 @@ from weakref import proxy
 import numpy as np
 
 from nnx.kernels.step_state import LOSS
+from nnx.layers.chain import every
 from nnx.losses import Loss
 from nnx.measures import Metric
 from nnx.model.network import Network
 from nnx.optimizers import Optimizer
 from nnx.owner import Owner
+from nnx.settings import written
 
 Array = Any
 HISTORY = 8192  # steps whose losses fit on the device at once
 CHUNK = 0.2  # seconds of training between two looks at the clock and the keyboard
+STATE = "values", "first", "second"  # what an optimizer changes
 WANTED = 0.01  # the same where other threads have waited to predict
 
 
@@ -96,7 +99,7 @@ class TrainingStep:
         self.stats = backend.zeros(3, "float64")
         self.nothing = backend.zeros(1, "float64")
         self.history = backend.zeros((HISTORY, 3), "float64")
-        for number, layer in enumerate(network.layers):
+        for number, layer in enumerate(every(network._layers)):
             if hasattr(layer, "follow"):
                 layer.follow(self.counters, network.seed, number)
         for part in (loss, optimizer):
@@ -105,7 +108,8 @@ class TrainingStep:
 
     def _fuse(self) -> None:
         """Take the loss together with the last layer where that can be, as both are now."""
-        layers = self.network.layers
+        layers = self.network._layers
+        self.network.mark_trained()
         fused = self.given_loss.fused_with(layers[-1])
         self.loss = fused or self.given_loss
         self.loss.backend = self.given_loss.backend = self.backend
@@ -132,7 +136,7 @@ class TrainingStep:
         losses, dvalues = self.loss.both(outputs, feed.y)
         if feed.factors is not None:
             dvalues = self.loss.weighed(dvalues, feed.factors)
-        first = next((i for i, layer in enumerate(self.layers) if layer.shapes), len(self.layers))
+        first = next((i for i, layer in enumerate(self.layers) if any(layer.trained().values())), len(self.layers))
         for layer in reversed(self.layers[first + 1 :]):
             dvalues = layer.backward(dvalues)
         for layer in self.layers[first : first + 1]:
@@ -156,9 +160,23 @@ class TrainingStep:
         if part:
             backend.accumulate(flat.values, flat.gradients, flat.held, self.hyper, self.counters)
             return
-        self.optimizer.update(flat, self.hyper, self.counters, backend)
+        self._update(backend)
         if self.averaging is not None:
             backend.average(flat.average, flat.values, self.counters, *self.averaging)
+
+    def _update(self, backend: Any) -> None:
+        """Move the parameters. An update() of the user's own may move all of them: what is not trained is put back."""
+        flat, how = self.flat, (self.flat, self.hyper, self.counters, backend)
+        if not written(self.optimizer, "update") or flat.trained == [slice(0, flat.size)]:
+            self.optimizer.update(*how)
+            return
+        parts = [getattr(flat, name) for name in (*STATE, *flat.names)]
+        kept = [self.copy_of(part) for part in parts]
+        self.optimizer.update(*how)
+        for part, before in zip(parts, kept, strict=True):
+            for run in flat.trained:
+                before[run] = part[run]
+            part[...] = before
 
     def begin(self) -> None:
         """Give the steps to come the optimizer's numbers."""

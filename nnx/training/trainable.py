@@ -72,7 +72,7 @@ class Trainable(Network):
         self.__dict__.update(metrics=metrics)
         self._trainer = None
         self._begin()
-        self._compiled("compile").outdated = False  # all of it was just checked
+        self._compiled("compile").outdated = not self.trainable  # all else was just checked
         return self
 
     def _check_loss(self, loss: Any) -> None:

@@ -19,6 +19,7 @@ from nnx.backends.recorder import AS_WRITTEN, Program
 from nnx.callbacks import Model
 from nnx.errors import InputError, NonFiniteError, NotReplayable
 from nnx.kernels.step_state import LOSS, PENALTY, STEP
+from nnx.layers.chain import every
 from nnx.losses import Loss
 from nnx.measures import Metric, beside, name_of
 from nnx.model.network import Network
@@ -108,6 +109,10 @@ class Trainer(TrainingStep):
         """Refuse what cannot be trained any more, because layers or methods were exchanged."""
         if self.network.flat.size == 0:
             raise InputError("the model has no parameters, so there is nothing to train; add a Dense layer")
+        if not self.network.trainable:
+            raise InputError(
+                "all layers with parameters have trainable=False, so there is nothing to train; set it to True for one"
+            )
         check_loss(self.given_loss)
         check_ending(self.network.layers[-1], self.given_loss)
 
@@ -156,7 +161,7 @@ class Trainer(TrainingStep):
             reason = f"{optimizer} has an update() of its own, which may differ from step to step"
             return Eager(self, feed, reason, part)
         before, state, counters, more = self.state(), self.flat.state, self.counters, self.flat.more
-        custom = CustomParts([*self.network.layers, self.loss, self.optimizer], feed.x, self.backend.xp)
+        custom = CustomParts([*every(self.network._layers), self.loss, self.optimizer], feed.x, self.backend.xp)
         known = [*feed.arrays(), self.hyper, self.counters, self.network.penalties, self.nothing]
         known += self.network.buffers()
         recorder = self.backend.record(known)

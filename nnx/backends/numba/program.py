@@ -61,8 +61,8 @@ def layout_of(step: Step, arena: Array, more: Array | None, threads: int, family
     if parts and arena.dtype == np.float32:
         from nnx.backends.numba.lowering_tiles import TileRows, on_tiles  # kernels that nobody else needs
 
-        if any(on_tiles(step, gradient.dw, parts) for gradient in step.gradients):
-            return TileRows(step, arena, more, threads, backend.tiles, parts)
+        if any(on_tiles(step, weights, parts) for weights in step.weights):
+            return TileRows(step, arena, more, threads, backend.unit, parts)
     return Rows(step, arena, more, threads)
 
 
@@ -76,7 +76,7 @@ def wanted_family() -> str:
 
 def choose(step: Step) -> str:
     """Which family is faster: lanes where layers are so narrow that tiles are not filled, and samples fill vectors."""
-    widest = max((gradient.dw.size for gradient in step.gradients), default=0)
+    widest = max((a.size for a in [*step.weights, *(gradient.dw for gradient in step.gradients)]), default=0)
     narrow = widest <= current().choices.lanes_weights and padded(step) > LANES_PADDED
     return "lanes" if narrow and step.rows >= LANES_ROWS else "rows"
 
@@ -100,7 +100,11 @@ def flat_buffer(step: Step) -> Array:
     """The one array that holds all parameters, gradients and moments."""
     assert step.optimizer is not None
     beyond = [address(a) for a in beyond_the_arena(step)]
-    parts = [step.optimizer.operands[name] for name in ("p", "g", "m", "v") if name in step.optimizer.operands]
+    parts = [call.operands[name] for call in step.updates for name in ("p", "g", "m", "v") if name in call.operands]
+    first = parts[0]
+    owner = first if first.base is None else first.base
+    read = [a for node in step.nodes for a in (node.weights, node.biases, node.table) if a is not None]
+    parts += [a for a in read if (a if a.base is None else a.base) is owner]  # of layers that are not trained, too
     return spanned([a for a in parts if address(a) not in beyond])
 
 
@@ -113,8 +117,8 @@ def more_of(step: Step) -> Array | None:
 def beyond_the_arena(step: Step) -> list[Array]:
     """What an optimizer or what goes with it keeps of each parameter, besides its moments."""
     assert step.optimizer is not None
-    operands = step.optimizer.operands
-    parts = [operands["u"]] if "u" in operands else [operands["m"]] if step.optimizer.name == "accumulate" else []
+    name = "m" if step.optimizer.name == "accumulate" else "u"
+    parts = [call.operands[name] for call in step.updates if name in call.operands]
     parts += [call.operands["m"] for call in step.before if call.name == "collect"]
     return parts + [call.operands["a"] for call in step.after]
 

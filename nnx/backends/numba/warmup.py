@@ -141,15 +141,15 @@ def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
     hyper, counters = np.array([0.1, 0.0, 0.9, 0.999, 1e-7, 0.0, 0.004]), np.zeros(3, np.int64)
     stats, history, order, pool = np.zeros(3), np.zeros((2, 3)), np.arange(n), backend.kernels.pool
 
-    on_tiles = {
-        "training, on AMX": lambda: compiled.ready(dtype, "rows", tiles=True),
-        "gemm, on AMX": lambda: backend.kernels.amx.ready(True),
+    split = {
+        f"training, on {backend.unit}": lambda: compiled.ready(dtype, "rows", unit=backend.unit),
+        f"gemm, on {backend.unit}": lambda: backend.kernels.amx.ready(backend.unit),
     }
 
     return {
         "training, by rows": lambda: compiled.ready(dtype, "rows"),
         "training, in lanes": lambda: compiled.ready(dtype, "lanes"),
-        **(on_tiles if backend.tiles and dtype == "float32" else {}),
+        **(split if backend.unit and dtype == "float32" else {}),
         "gemm": lambda: backend.kernels.gemm.ready(np.dtype(dtype)),
         "sgd": lambda: backend.sgd(p, g, m, hyper, counters),
         "adagrad": lambda: backend.adagrad(p, g, v, hyper, counters),

@@ -23,7 +23,7 @@ OPERATIONS = (
     "copy", "load", "labels", "rates", "dense", "dense_backward", "gradient", "elementwise", "dropout", "softmax",
     "softmax_backward", "cross_entropy", "cross_entropy_soft", "argmax", "one_hot", "mean", "regularize", "penalty",
     "update", "end_step", "weigh", "layer_norm", "layer_norm_backward", "sum", "moments", "batch_norm",
-    "batch_norm_backward", "gaussian_noise", "squares", "clip", "collect", "average",
+    "batch_norm_backward", "gaussian_noise", "squares", "clip", "collect", "average", "columns", "embed", "scatter",
 )  # fmt: skip
 OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam", "nadam", "amsgrad", "lion", "accumulate")
 

@@ -68,6 +68,7 @@ def argument(kind: str, value: Any, dtype: str) -> Any:
 _STATE = "const double* hyper, const long long* counters, long long n"
 _FUSED = "REAL* losses, REAL* probabilities, REAL* gradient, long long rows, long long columns, REAL low, REAL high"
 _SHAPE = "long long rows, long long columns"
+_INTO = "long long out_width, long long out_first"
 
 _TABLE = (
     # ---- dense -------------------------------------------------------------------------------------------------------
@@ -211,7 +212,7 @@ _TABLE = (
     ),
     Kernel(
         "gaussian_noise",
-        "dropout.cu",
+        "noise.cu",
         f"const REAL* x, REAL* y, {_SHAPE}, const long long* counters, unsigned long long seed, unsigned int layer, "
         "double stddev",
         "y = x plus normal numbers of that standard deviation; y may be x.",
@@ -281,6 +282,39 @@ _TABLE = (
         "double* stats, const double* penalties, long long penalty_count, double* history, long long capacity, "
         "long long* counters, long long rows",
         "stats[PENALTY] = sum of penalties; history[DONE % capacity] = stats; counters += (1, rows, 1).",
+    ),
+    # ---- blocks of layers --------------------------------------------------------------------------------------------
+    Kernel(
+        "add",
+        "columns.cu",
+        "const REAL* x, const REAL* y, REAL* out, long long n",
+        "out = x + y. out may be either.",
+    ),
+    Kernel(
+        "copy_columns",
+        "columns.cu",
+        f"const REAL* x, REAL* y, {_SHAPE}, long long width, long long first, {_INTO}",
+        "y [rows, out_width] from column out_first on = so many columns of x [rows, width] from `first` on.",
+    ),
+    *(
+        Kernel(
+            name,
+            "columns.cu",
+            f"const REAL* x, {operands}, {_SHAPE}, long long codes, long long width, long long column, {_INTO}",
+            what,
+        )
+        for name, operands, what in (
+            (
+                "embed",
+                "const REAL* w, REAL* y",
+                "y from column out_first on = the row of w [codes, columns] that a column of x names; NaN for no code.",
+            ),
+            (
+                "embed_gradients",
+                "const REAL* dy, REAL* dw",
+                "dw [codes, columns] = for each code the sum of its rows of dy, columns from out_first on.",
+            ),
+        )
     ),
     # ---- optimizers --------------------------------------------------------------------------------------------------
     *(

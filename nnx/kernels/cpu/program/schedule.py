@@ -21,7 +21,6 @@ from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, smaller, view
 from nnx.kernels.cpu.program.parameters import begin_step, end_step
 from nnx.kernels.cpu.program.table import (
     AT_REGION,
-    AVERAGE,
     BEGUN,
     BIAS,
     BLOCK,
@@ -45,6 +44,7 @@ from nnx.kernels.cpu.program.table import (
     PHASE,
     REGIONS,
     ROWS,
+    SCATTER,
     SPLIT_ACROSS,
     SPLIT_PANELS,
     STEPS_LEFT,
@@ -166,7 +166,7 @@ def phase_of(op):
         return LOSS
     if PACKED <= op <= PACKED_ACROSS or SPLIT_PANELS <= op <= SPLIT_ACROSS:
         return PANELS
-    return UPDATE if LANES_DW <= op <= LANES_DB or BIAS <= op <= AVERAGE or op == DENSE_DW else SAMPLES
+    return UPDATE if LANES_DW <= op <= LANES_DB or BIAS <= op <= SCATTER or op == DENSE_DW else SAMPLES
 
 
 def make_run(operation: Any) -> Any:

@@ -50,6 +50,8 @@ GATHER, DROPOUT, SOFTMAX, SOFTMAX_BACKWARD, CROSS_ENTROPY, CROSS_ENTROPY_SOFT, A
 LANES_DENSE, LANES_DX, LANES_DW, LANES_DB = range(20, 24)
 LANES_LOAD, LANES_DROPOUT, LANES_CROSS_ENTROPY, LANES_MEAN, LANES_CLEAR = range(30, 35)
 LABELS, ELEMENTWISE, WEIGH = 40, 41, 42  # the kind of the second: nnx/kernels/elementwise.py
+COLUMNS_OF, EMBED = 43, 44  # some features of one value to another; vectors by their codes
+SCATTER = 58  # a task: the gradient of these vectors
 BIAS, PARAMETERS = 50, 51  # tasks: the gradient of biases; a segment of parameters whose gradient is there already
 # Tasks on a segment of all gradients or parameters: add those of another part of the batch; bound each, and add up
 # their squares, to SLOT; make them smaller by the squares in R1 slots from R0 on, and update; the mean of parameters.
@@ -60,11 +62,12 @@ NOISE = 65
 NORMS = frozenset(range(LAYER_NORM, BATCH_NORM_BACKWARD + 1))
 # What each interpreter carries out. One that meets any other makes the losses of all steps from there on NaN.
 BY_ROWS = frozenset((*range(DENSE, DENSE_DW + 1), PANELS, PANELS_ACROSS, *range(GATHER, ROW_MEAN + 1)))
-BY_ROWS |= {LABELS, ELEMENTWISE, WEIGH, BIAS, PARAMETERS, NOISE} | NORMS | OF_ALL
+BY_ROWS |= {LABELS, ELEMENTWISE, WEIGH, BIAS, PARAMETERS, COLUMNS_OF, EMBED, SCATTER, NOISE} | NORMS | OF_ALL
 ON_TILES = BY_ROWS | frozenset(range(SPLIT_DENSE, SPLIT_ACROSS + 1))
 IN_LANES = frozenset((*range(LANES_DENSE, LANES_DB + 1), *range(LANES_LOAD, LANES_CLEAR + 1)))
-IN_LANES |= {LABELS, ELEMENTWISE, WEIGH, PARAMETERS, NOISE} | NORMS | OF_ALL
+IN_LANES |= {LABELS, ELEMENTWISE, WEIGH, PARAMETERS, COLUMNS_OF, EMBED, SCATTER, NOISE} | NORMS | OF_ALL
 
+DRAWN = -1  # the kind, otherwise its layer's number, of a dropout whose mask stands at W already
 WITH_RELU = 1  # the kind of a product that ReLU, or the mask of its gradient, follows in the same pass
 
 # ---- numbers: float64 that operations read ---------------------------------------------------------------------------
