@@ -31,7 +31,8 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
+napoleon_use_param = False  # several names on a line are one entry
+napoleon_custom_sections = [("Attributes", "params_style")]
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 
