@@ -43,7 +43,8 @@ html_css_files = ["nnx.css"]
 html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sphinx = False
-templates_path: list[str] = []
+html_show_copyright = False
+pygments_dark_style = "github-dark"
 
 linkcheck_anchors = False  # pages of others change theirs; ours are checked by _site/links.py
 linkcheck_timeout = 20
