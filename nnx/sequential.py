@@ -17,6 +17,9 @@ from nnx.backends import resolve
 from nnx.backends.base import on_its_device
 from nnx.backends.resolve import Wish
 from nnx.callbacks import Callback, check_callbacks, check_monitors, watched
+from nnx.data.iterated import Iterated
+from nnx.data.pieces import Arrays
+from nnx.data.source import Source
 from nnx.errors import InputError, InputTypeError
 from nnx.files import existing_file
 from nnx.history import History
@@ -33,6 +36,7 @@ from nnx.training.trainer import Eager, explain
 
 if TYPE_CHECKING:
     from nnx.model.checkpoint import Checkpoint
+    from nnx.training.reading import Read
 
 
 class Sequential(Trainable):
@@ -87,7 +91,7 @@ class Sequential(Trainable):
     def fit(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         epochs: int = 1,
         batch_size: int | None = None,
         validation_data: Any = None,
@@ -97,14 +101,19 @@ class Sequential(Trainable):
         validation_split: float = 0.0,
         sample_weight: Any = None,
         class_weight: Any = None,
+        label: str | None = None,
     ) -> History:
         """Train, and return how it went. Calling it again goes on where it ended.
 
         Args:
             x: [N, I]. y: what the loss takes for N samples. Labels are copied, and changing them meanwhile is an error.
+                Or what is read while it is trained on (docs/data.md): x and y as paths of .npy files or as
+                memory-mapped arrays; as x alone, a folder, an npz or a Parquet file, `nnx.data.shards(...)`; or a
+                function that is called for each epoch, or anything else that gives batches (x, y).
             epochs: how many more. batch_size: rows a step, or None: all at once.
             validation_data: (x, y), or (x, y, weights of its samples), evaluated after each epoch.
-            shuffle: draw a new order of rows for every epoch (where there is more than one batch).
+            shuffle: draw a new order of rows for every epoch (where there is more than one batch). Batches that come
+                one after another are taken as they come.
             callbacks: see nnx.callbacks.
             verbose: "auto" shows progress, a bar on a terminal and lines elsewhere; 0 is silent.
             validation_split: instead of validation_data, the share of the samples to hold out: the last ones, before
@@ -114,6 +123,7 @@ class Sequential(Trainable):
                 sum; where that is 0 its loss and gradient are 0. An epoch's means are those over all its samples.
             class_weight: a weight for each class, {0: 1.0, 1: 5.0}; or "balanced": N / (classes * samples of the
                 class). It does not touch validation_data. Where sample_weight is given too, they multiply.
+            label: the column of a Parquet file that is learned.
 
         Ctrl-C ends the fit after the steps at hand, some 0.2 s; the history then says `interrupted`. A second one
         raises KeyboardInterrupt, and the model is as it was before those steps. Where SIGINT is ignored, or the program
@@ -129,6 +139,8 @@ class Sequential(Trainable):
                 fit whose callback called this.
             NonFiniteError: the loss became nan or infinite; the model is as it was before that step.
         """
+        from nnx.training import reading
+        from nnx.training.batches import batches_for
         from nnx.training.fit import Fit, first_held_out
 
         trainer = self._trainable("fit")
@@ -136,6 +148,15 @@ class Sequential(Trainable):
         batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
         shuffle = checks.flag(shuffle, "fit: shuffle")
         check_callbacks(callbacks)
+        came = reading.taken(self, x, y, sample_weight, label, "fit", batch)
+        if not isinstance(came, Arrays):
+            share = validation_split
+            return self._fit_read(
+                came, epochs, batch, validation_data, shuffle, callbacks, verbose, share, class_weight
+            )
+        x, y, sample_weight = came
+        if y is None:
+            raise InputTypeError("fit: y is missing; expected what is to be learned, one target for each row of x")
         host = self._inputs(x, "fit: x")
         target = self._host_targets(y, host, "fit")
         given = targets.given(self._from_device(y), "fit: y")
@@ -149,15 +170,49 @@ class Sequential(Trainable):
             sample_weight = samples[0] if samples else None
         weights = self._weights(given, target, "fit", sample_weight, class_weight)
         check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
-        if validation is not None and (own_functions(self.metrics) or self.loss.metric is None):
-            held_out, wanted, *counts = validation
-            self.evaluate(held_out, wanted, None, *counts)  # a metric that fails does so before any training
+        self._try(validation)
         if self.loss.metric == "regression":
             trainer.set_tolerance(tolerance_of(target, weights))
         self.eager_reason = self.replay_reason = None
         watching = watched(callbacks, y, taken)
-        job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, watching, weights)
-        return job.run(epochs, verbose)
+        rows, each_epoch = min(batch or len(host), len(host)), bool(watching or validation)
+        batches = batches_for(trainer, host, target, rows, shuffle, each_epoch, weights)
+        return Fit(self, trainer, batches, rows, validation, watching).run(epochs, verbose)
+
+    def _fit_read(
+        self, came: Read, epochs: int, batch: int | None, validation_data: Any, shuffle: bool,
+        callbacks: Sequence[Callback], verbose: Any, validation_split: float, class_weight: Any,
+    ) -> History:  # fmt: skip
+        """Do the same with rows that are read meanwhile."""
+        from nnx.training import reading
+        from nnx.training.fit import Fit
+        from nnx.training.read_batches import ReadBatches
+
+        trainer = self._trainable("fit")
+        validation = None if validation_data is None else self._held_out(validation_data, epochs)
+        if validation_split != 0.0:
+            came, out = reading.held_apart(came, validation_split, validation_data)
+            validation = self._held_out(out, epochs)
+        check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
+        self._try(validation)
+        self.eager_reason = self.replay_reason = None
+        supply = reading.supply(self, came, self.epochs_done, epochs, batch, shuffle, class_weight)
+        try:
+            batches = ReadBatches(trainer, supply)
+        except BaseException:
+            supply.close()
+            raise
+        return Fit(self, trainer, batches, supply.batch, validation, list(callbacks)).run(epochs, verbose)
+
+    def _try(self, validation: tuple[Any, ...] | None) -> None:
+        """Evaluate once where a function of the user's own may fail: before any training."""
+        if validation is None or not (own_functions(self.metrics) or self.loss.metric is None):
+            return
+        held_out, wanted, *counts = validation
+        if isinstance(held_out, Source):
+            held_out = held_out.part(0, min(ROWS, held_out.rows))
+        if not isinstance(held_out, Iterated):
+            self.evaluate(held_out, wanted, None, *counts)
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Do one training step on a batch; return its loss, penalties included: nan where it went wrong (see `fit`)."""
@@ -187,11 +242,28 @@ class Sequential(Trainable):
         losses: np.ndarray = rows[:, LOSS] + rows[:, PENALTY]
         return losses
 
-    def _held_out(self, validation_data: Any) -> tuple[Any, ...]:
-        """Return inputs and targets, and weights if there are any, to evaluate after each epoch, checked."""
+    def _held_out(self, validation_data: Any, epochs: int = 1) -> tuple[Any, ...]:
+        """Return inputs and targets, and weights if there are any, to evaluate after each epoch, checked.
+
+        What is to be read stands alone, and is looked at when it is.
+        """
+        from nnx.training import reading
+
+        if not isinstance(validation_data, tuple | list) and not hasattr(validation_data, "shape"):
+            came = reading.taken(self, validation_data, None, None, None, "fit: validation_data")
+            if isinstance(came, Iterated):
+                came.check_epochs(epochs)
+            if not isinstance(came, Arrays):
+                return came, None
+            if came.y is not None:
+                validation_data = came if came.weights is not None else came[:2]
         if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
             given = type(validation_data).__name__ if hasattr(validation_data, "shape") else repr(validation_data)
             raise InputTypeError(f"fit: validation_data={given[:60]}: expected a pair (x, y), or (x, y, sample_weight)")
+        came = reading.taken(self, *(*validation_data, None)[:3], None, "fit: validation_data")
+        if not isinstance(came, Arrays):
+            return came, None
+        validation_data = [a for a in came if a is not None]
         x = self._inputs(validation_data[0], "fit: validation x")
         target = self._host_targets(validation_data[1], x, "fit: validation")
         weights = self._weights(validation_data[1], target, "fit: validation_data", *validation_data[2:])
@@ -202,20 +274,32 @@ class Sequential(Trainable):
 
     @reading
     @on_its_device
-    def evaluate(self, x: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None) -> dict[str, float]:
+    def evaluate(
+        self, x: Any, y: Any = None, batch_size: int | None = None, sample_weight: Any = None
+    ) -> dict[str, float]:
         """Return the mean loss over x [N, I] and y, without penalties, and the metrics, by name.
+
+        What `fit` takes besides arrays does here too, and is read block by block.
 
         Where sample_weight [N] is given, means are sum(w * ...) / sum(w), as in `fit`.
 
         Any number of threads may call it at once, also while one trains: see `fit`.
         """
+        from nnx.training import reading
+
         trainer = self._compiled("evaluate")
         trainer.check()
+        rows = ROWS if batch_size is None else checks.integer(batch_size, "evaluate: batch_size")
+        came = reading.taken(self, x, y, sample_weight, None, "evaluate")
+        if not isinstance(came, Arrays):
+            return reading.evaluated(self, came, rows)
+        x, y, sample_weight = came
+        if y is None:
+            raise InputTypeError("evaluate: y is missing; expected one target for each row of x")
         host = self._inputs(x, "evaluate: x")
         target = self._targets(y, host, "evaluate")
         weights = self._weights(y, target, "evaluate", sample_weight)
         check_weighable(self.metrics, weights)
-        rows = ROWS if batch_size is None else checks.integer(batch_size, "evaluate: batch_size")
         metric = self.loss.metric if "accuracy" in self.metrics else None
         tolerance = trainer.tolerance or (
             tolerance_of(self.backend.to_numpy(target), weights) if metric == "regression" else 0.0

@@ -21,24 +21,26 @@ from nnx.errors import InputError, NonFiniteError
 from nnx.history import History
 from nnx.kernels.step_state import HITS, LOSS, PENALTY
 from nnx.training import progress
-from nnx.training.batches import batches_for
+from nnx.training.batches import Batches
 from nnx.training.interrupt import Interrupt
 from nnx.training.step import HISTORY, Feed
 from nnx.training.trainer import Eager, Trainer, explain
 
 
 class Fit:
-    """One call of `fit`, with everything checked; x and y are NumPy arrays."""
+    """One call of `fit`, with everything checked.
+
+    Args:
+        batch: rows of a step. validation: what `evaluate` is given after each epoch, or None.
+    """
 
     def __init__(
-        self, model: Model, trainer: Trainer, x: np.ndarray, y: np.ndarray, batch: int, shuffle: bool,
-        validation: tuple[Any, ...] | None, callbacks: Sequence[Callback], weights: np.ndarray | None = None,
+        self, model: Model, trainer: Trainer, batches: Batches, batch: int, validation: tuple[Any, ...] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:  # fmt: skip
-        self.model, self.trainer, self.rows, self.batch = model, trainer, len(x), min(batch, len(x))
+        self.model, self.trainer, self.batches, self.batch = model, trainer, batches, batch
         self.validation, self.callbacks = validation, callbacks
         self.each_batch = [callback for callback in callbacks if watches_batches(callback)]
-        each_epoch = bool(callbacks or validation)
-        self.batches = batches_for(trainer, x, y, self.batch, shuffle, each_epoch, weights)
         self.runners: dict[Feed, Program | Eager] = {}
         self.edition = 0  # of the settings that they were recorded with
         self.regularized = False  # whether penalties are listed apart
@@ -50,9 +52,13 @@ class Fit:
         for feed in self.batches.feeds:
             if not within:  # else there are rows to take, and steps go on behind those that were taken
                 self.batches.begin(self.model.epochs_done, 1)
-            self.runners[feed] = self.trainer.runner(feed)
-            explain(self.model, self.runners[feed])
+            self._runner(feed)
         self._note()
+
+    def _runner(self, feed: Feed) -> None:
+        """Record a step of one size."""
+        self.runners[feed] = self.trainer.runner(feed)
+        explain(self.model, self.runners[feed])
 
     def _note(self) -> None:
         """Note how steps run, for `Sequential.summary`."""
@@ -63,6 +69,7 @@ class Fit:
         model, history = self.model, History(self.model.epochs_done)
         history.streamed = self.batches.reason
         model.stop_training = False
+        self.batches.end = model.epochs_done + epochs
         interrupt = Interrupt()
         try:
             interrupt.begin()
@@ -86,6 +93,9 @@ class Fit:
                 self._block(min(self.batches.epochs, epochs - history.epochs), history, interrupt, bar)
             history.interrupted = interrupt.asked and history.epochs < epochs
             history.complete = not history.interrupted
+        except InputError as error:  # of data that are read while it runs
+            error.history = history
+            raise
         finally:
             self.batches.close()
             self._note()  # again: what CUDA refuses while it runs goes on otherwise
@@ -101,6 +111,8 @@ class Fit:
         rows = [np.empty((0, 3))]  # Ctrl-C may come before the first step
         done = 0
         for feed, ready in self.batches.block(first, epochs):
+            if ready and feed not in self.runners:  # of a size that nobody knew of before
+                self._runner(feed)
             while ready and not interrupt.asked:
                 steps = 1 if self.each_batch else feed.pace.chunk(min(ready, HISTORY), self.trainer._owner)
                 self._before_batch(done)
@@ -109,9 +121,9 @@ class Fit:
                 if error is not None:
                     self._close(first, np.concatenate(rows), history, bar)
                     raise error
-                self._after_batch(done, part)
+                self._after_batch(done, part, feed.x.shape[0])
                 done, ready = done + steps, ready - steps
-                bar.advance(steps / len(self.batches.sizes))
+                bar.advance(steps / self.batches.steps)
             if interrupt.asked:
                 break
         self._close(first, np.concatenate(rows), history, bar)
@@ -122,9 +134,9 @@ class Fit:
         if self.each_batch and self.trainer.refresh() != self.edition:  # one has changed a setting
             self.record(within=True)
 
-    def _after_batch(self, batch: int, rows: np.ndarray) -> None:
+    def _after_batch(self, batch: int, rows: np.ndarray, rows_of_step: int) -> None:
         for callback in self.each_batch:
-            logs = self._logs(rows[0, [LOSS, PENALTY]], rows[0, HITS] / self.batches.sizes[batch])
+            logs = self._logs(rows[0, [LOSS, PENALTY]], rows[0, HITS] / rows_of_step)
             callback.on_batch_end(self.model, batch, logs)
 
     def _steps(
@@ -140,15 +152,16 @@ class Fit:
         return done
 
     def _epoch(self, first: int, done: int, more: int) -> int:
-        return int(first + (done + more) // len(self.batches.sizes))
+        return first if self.batches.epochs == 1 else int(first + (done + more) // self.batches.steps)
 
     def _close(self, first: int, rows: np.ndarray, history: History, bar: progress.Progress) -> None:
         """Turn the steps of whole epochs into the epochs' values, and do what is due after each."""
         sizes = self.batches.sizes
+        samples = int(sizes.sum())
         for number in range(len(rows) // len(sizes)):
             steps = rows[number * len(sizes) : (number + 1) * len(sizes)]
-            shares, hits, total = self.batches.shares(first + number), steps[:, HITS], self.rows
-            if shares is not sizes:  # sums of weights
+            shares, hits, total = self.batches.shares(first + number), steps[:, HITS], samples
+            if self.batches.weighted:  # sums of weights
                 hits, total = hits * (shares / sizes), shares.sum()
             logs = self._logs(shares @ steps[:, [LOSS, PENALTY]] / total, hits.sum() / total)
             self.model.epochs_done = first + number + 1
@@ -157,7 +170,7 @@ class Fit:
                 scores = self.model.evaluate(x, y, max(self.batch, 256), *weights)
                 logs.update({f"val_{name}": value for name, value in scores.items()})
             history.add(logs)
-            history.samples += self.rows
+            history.samples += samples
             bar.log(first + number, logs)
             for callback in self.callbacks:
                 callback.on_epoch_end(self.model, first + number, logs)

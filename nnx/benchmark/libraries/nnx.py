@@ -15,6 +15,7 @@ from nnx.benchmark.libraries import Ready, Refused, repeated, taking_turns
 from nnx.benchmark.networks import CHECKED, EPSILON, MOMENTUM, RATE, Network
 from nnx.benchmark.operations import OPERATIONS, normal
 from nnx.kernels.step_state import CURSOR
+from nnx.training.batches import batches_for
 from nnx.training.fit import Fit
 from nnx.training.step import HISTORY
 
@@ -162,7 +163,8 @@ def stepping(network: Network, backend: Any) -> tuple[nnx.Sequential, Any, Calla
     x, y = network.batches()
     trainer = model._trainer
     assert trainer is not None
-    job = Fit(model, trainer, x, model._host_targets(y, x, "bench"), network.rows, False, None, [])
+    batches = batches_for(trainer, x, model._host_targets(y, x, "bench"), network.rows, False, False)
+    job = Fit(model, trainer, batches, network.rows)
     job.record()
     if model.eager_reason is not None:
         raise Refused(f"the step is not replayed on {backend.name}: {model.eager_reason}")
