@@ -17,9 +17,7 @@ from nnx.backends import resolve
 from nnx.backends.base import on_its_device
 from nnx.backends.resolve import Wish
 from nnx.callbacks import Callback, check_callbacks, check_monitors, watched
-from nnx.data.iterated import Iterated
-from nnx.data.pieces import Arrays
-from nnx.data.source import Source
+from nnx.data.arrays import Arrays, are_arrays
 from nnx.errors import InputError, InputTypeError
 from nnx.files import existing_file
 from nnx.history import History
@@ -139,7 +137,6 @@ class Sequential(Trainable):
                 fit whose callback called this.
             NonFiniteError: the loss became nan or infinite; the model is as it was before that step.
         """
-        from nnx.training import reading
         from nnx.training.batches import batches_for
         from nnx.training.fit import Fit, first_held_out
 
@@ -148,12 +145,10 @@ class Sequential(Trainable):
         batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
         shuffle = checks.flag(shuffle, "fit: shuffle")
         check_callbacks(callbacks)
-        came = reading.taken(self, x, y, sample_weight, label, "fit", batch)
+        came = self._taken("fit", x, y, sample_weight, label, batch)
         if not isinstance(came, Arrays):
-            share = validation_split
-            return self._fit_read(
-                came, epochs, batch, validation_data, shuffle, callbacks, verbose, share, class_weight
-            )
+            options = callbacks, verbose, validation_split, class_weight
+            return self._fit_read(came, epochs, batch, validation_data, shuffle, *options)
         x, y, sample_weight = came
         if y is None:
             raise InputTypeError("fit: y is missing; expected what is to be learned, one target for each row of x")
@@ -184,19 +179,19 @@ class Sequential(Trainable):
         callbacks: Sequence[Callback], verbose: Any, validation_split: float, class_weight: Any,
     ) -> History:  # fmt: skip
         """Do the same with rows that are read meanwhile."""
-        from nnx.training import reading
         from nnx.training.fit import Fit
         from nnx.training.read_batches import ReadBatches
+        from nnx.training.reading import held_apart, supply_of
 
         trainer = self._trainable("fit")
         validation = None if validation_data is None else self._held_out(validation_data, epochs)
         if validation_split != 0.0:
-            came, out = reading.held_apart(came, validation_split, validation_data)
+            came, out = held_apart(came, validation_split, validation_data)
             validation = self._held_out(out, epochs)
         check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
         self._try(validation)
         self.eager_reason = self.replay_reason = None
-        supply = reading.supply(self, came, self.epochs_done, epochs, batch, shuffle, class_weight)
+        supply = supply_of(self, came, self.epochs_done, epochs, batch, shuffle, class_weight)
         try:
             batches = ReadBatches(trainer, supply)
         except BaseException:
@@ -209,9 +204,9 @@ class Sequential(Trainable):
         if validation is None or not (own_functions(self.metrics) or self.loss.metric is None):
             return
         held_out, wanted, *counts = validation
-        if isinstance(held_out, Source):
+        if hasattr(held_out, "part"):
             held_out = held_out.part(0, min(ROWS, held_out.rows))
-        if not isinstance(held_out, Iterated):
+        if not hasattr(held_out, "begin"):
             self.evaluate(held_out, wanted, None, *counts)
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
@@ -247,30 +242,48 @@ class Sequential(Trainable):
 
         What is to be read stands alone, and is looked at when it is.
         """
-        from nnx.training import reading
-
         if not isinstance(validation_data, tuple | list) and not hasattr(validation_data, "shape"):
-            came = reading.taken(self, validation_data, None, None, None, "fit: validation_data")
-            if isinstance(came, Iterated):
-                came.check_epochs(epochs)
+            came = self._taken("fit: validation_data", validation_data)
             if not isinstance(came, Arrays):
+                if hasattr(came, "check_epochs"):
+                    came.check_epochs(epochs)
                 return came, None
             if came.y is not None:
-                validation_data = came if came.weights is not None else came[:2]
+                validation_data = [a for a in came if a is not None]
         if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
             given = type(validation_data).__name__ if hasattr(validation_data, "shape") else repr(validation_data)
             raise InputTypeError(f"fit: validation_data={given[:60]}: expected a pair (x, y), or (x, y, sample_weight)")
-        came = reading.taken(self, *(*validation_data, None)[:3], None, "fit: validation_data")
+        came = self._taken("fit: validation_data", *validation_data)
         if not isinstance(came, Arrays):
             return came, None
-        validation_data = [a for a in came if a is not None]
+        validation_data = came[: 2 + (came.weights is not None)]
         x = self._inputs(validation_data[0], "fit: validation x")
         target = self._host_targets(validation_data[1], x, "fit: validation")
         weights = self._weights(validation_data[1], target, "fit: validation_data", *validation_data[2:])
         check_weighable(self.metrics, weights)
         return x, *validation_data[1:]
 
+    def _taken(
+        self, who: str, x: Any, y: Any = None, sample_weight: Any = None, label: Any = None, batch: int | None = 0
+    ) -> Any:
+        """Return what was given as `Arrays`, or as what is to be read; see nnx/training/reading.py."""
+        if are_arrays(x, y, label):
+            return Arrays(x, y, sample_weight)
+        from nnx.training.reading import taken
+
+        return taken(self, x, y, sample_weight, label, who, batch)
+
     # ---- use ---------------------------------------------------------------------------------------------------------
+
+    @reading
+    @on_its_device
+    def _predict(self, x: Any, batch_size: int | None) -> np.ndarray:
+        came = self._taken("predict", x)
+        if isinstance(came, Arrays):
+            return super()._predict(came.x, batch_size)
+        from nnx.training.reading import predicted
+
+        return predicted(self, came, ROWS if batch_size is None else checks.integer(batch_size, "predict: batch_size"))
 
     @reading
     @on_its_device
@@ -285,14 +298,14 @@ class Sequential(Trainable):
 
         Any number of threads may call it at once, also while one trains: see `fit`.
         """
-        from nnx.training import reading
-
         trainer = self._compiled("evaluate")
         trainer.check()
         rows = ROWS if batch_size is None else checks.integer(batch_size, "evaluate: batch_size")
-        came = reading.taken(self, x, y, sample_weight, None, "evaluate")
+        came = self._taken("evaluate", x, y, sample_weight)
         if not isinstance(came, Arrays):
-            return reading.evaluated(self, came, rows)
+            from nnx.training.reading import evaluated
+
+            return evaluated(self, came, rows)
         x, y, sample_weight = came
         if y is None:
             raise InputTypeError("evaluate: y is missing; expected one target for each row of x")

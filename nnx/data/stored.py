@@ -99,7 +99,7 @@ class Stored:
 
     def _numbers(self, file: BinaryIO, place: int, count: int, row: int) -> np.ndarray:
         data = np.empty(count, self.dtype)
-        view, done = memoryview(data.view(np.uint8)), 0
+        view, done = data.view(np.uint8).data, 0
         file.seek(self._offset + place * self.dtype.itemsize)
         while done < len(view):
             got = file.readinto(view[done:])  # type: ignore[attr-defined]

@@ -78,7 +78,8 @@ class Converter:
         return target
 
     def _prepared(self, given: np.ndarray) -> np.ndarray:
-        return self.loss.host_targets(given, (len(given), self._n_outputs), self.dtype)
+        target: np.ndarray = self.loss.host_targets(given, (len(given), self._n_outputs), self.dtype)
+        return target
 
     def _first_refused(self, given: np.ndarray, error: InputError) -> tuple[int, str]:
         """Return the first row that the loss refuses, and why."""

@@ -72,7 +72,7 @@ def held_apart(came: Read, share: float, validation_data: Any) -> tuple[Source, 
     return came.part(0, first), came.part(first, came.rows)
 
 
-def supply(
+def supply_of(
     model: Trainable, came: Read, epoch: int, epochs: int, batch: int | None, shuffle: bool, class_weight: Any
 ) -> Supply:
     """Return what rows come from, after a look at some of them; it sets what counts as a right number, too."""
@@ -116,7 +116,7 @@ def _check_some(came: Source, convert: Converter) -> None:
         targets.append(piece.arrays.y)
         wanted.append(target)
     casting.check_lost(np.concatenate(ready), np.concatenate(raw), None, "fit: x")
-    y, target = np.concatenate(targets), np.concatenate(wanted)  # type: ignore[arg-type]
+    y, target = np.concatenate(targets), np.concatenate(wanted)
     if target.dtype.kind == "f" and y.size == target.size:
         casting.check_lost(target, y.reshape(target.shape), None, "fit: y")
 

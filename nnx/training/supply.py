@@ -129,7 +129,8 @@ class AsTheyCome:
 
     def close(self) -> None:
         """See `Supply`."""
-        iterator, self._iterator = self._iterator, None
+        iterator: Any = self._iterator
+        self._iterator = None
         if hasattr(iterator, "close"):
             iterator.close()
 
@@ -183,7 +184,7 @@ def of_batch(batches: Iterated, convert: Converter, who: str, inputs_only: bool)
             yield [convert.inputs(parts[0], where)]
         else:
             convert.weighted = convert.weighted or len(parts) == 3
-            yield convert.all(*(*parts, None)[:3], where)
+            yield convert.all(parts[0], parts[1], parts[2] if len(parts) == 3 else None, where)
 
 
 class _Place:

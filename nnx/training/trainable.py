@@ -12,16 +12,15 @@ from nnx import checks, targets, weights
 from nnx.backends import Backend
 from nnx.backends.base import on_its_device
 from nnx.casting import check_lost
-from nnx.data.arrays import Arrays, are_arrays
 from nnx.errors import InputError, InputTypeError
 from nnx.layers import Layer
 from nnx.losses import Loss
 from nnx.measures import Metric
 from nnx.measures import checked as checked_metrics
-from nnx.model.network import ROWS, Network
+from nnx.model.network import Network
 from nnx.model.validation import check_ending, check_loss
 from nnx.optimizers import Optimizer
-from nnx.owner import alone, changing, reading
+from nnx.owner import alone, changing
 from nnx.settings import assignable
 from nnx.training.trainer import Trainer
 
@@ -156,28 +155,6 @@ class Trainable(Network):
         trainer = self._compiled(what)
         trainer.refresh()
         return trainer
-
-    # ---- data on disk, and in batches --------------------------------------------------------------------------------
-
-    @reading
-    @on_its_device
-    def _predict(self, x: Any, batch_size: int | None) -> np.ndarray:
-        came = self._taken("predict", x)
-        if isinstance(came, Arrays):
-            return super()._predict(came.x, batch_size)
-        from nnx.training.reading import predicted
-
-        return predicted(self, came, ROWS if batch_size is None else checks.integer(batch_size, "predict: batch_size"))
-
-    def _taken(
-        self, who: str, x: Any, y: Any = None, sample_weight: Any = None, label: Any = None, batch: int | None = 0
-    ) -> Any:
-        """Return what was given as `Arrays`, or as what is to be read; see reading.py."""
-        if are_arrays(x, y, label):
-            return Arrays(x, y, sample_weight)
-        from nnx.training.reading import taken
-
-        return taken(self, x, y, sample_weight, label, who, batch)
 
     # ---- targets -----------------------------------------------------------------------------------------------------
 
