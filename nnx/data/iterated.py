@@ -25,7 +25,7 @@ class Iterated:
 
     def __init__(self, given: Any, who: str) -> None:
         self._given, self._who = given, who
-        once = not callable(given) and iter(given) is given
+        once = not callable(given) and hasattr(type(given), "__next__")
         self.once = type(given).__name__ if once else ""  # what can be gone through only once, or ""
 
     def check_epochs(self, epochs: int) -> None:
@@ -54,6 +54,8 @@ class Iterated:
 
 def given(x: Any, y: Any, weights: Any, label: str | None, who: str) -> Source | Iterated | None:
     """Return what `fit` and others were given, if it is on disk or comes in batches; None: arrays."""
+    if isinstance(x, Iterated):
+        return x
     if isinstance(x, Source):
         _refuse_others(who, x, y, weights)
         return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -13,7 +14,9 @@ from nnx.data.source import Order, Source, described
 from nnx.errors import InputError, InputTypeError
 from nnx.training.converting import Converter
 
-HALF = 4 << 20  # bytes of a chunk of batches as they come, unless one has more: they are not waited for for long
+HALF = 4 << 20  # bytes of a chunk of batches as they come, unless a step has more
+
+LONG = 0.1  # seconds: after that a chunk ends with the step that is begun
 
 
 class Supply(Protocol):
@@ -108,19 +111,21 @@ class AsTheyCome:
         self._fresh = False
         if anew:
             self._left = []
-        done, last = 0, False
-        while done < self.chunk and not last:
+        done, last, goal, end = 0, False, self.chunk, time.monotonic() + LONG
+        while done < goal and not last:
             if stopped():
                 raise Stopped
             some = self._left.pop() if self._left else self._pull(epoch, anew)
             anew, last = False, some is None
             if some is not None:
-                count = min(self.chunk - done, len(some[0]))
+                count = min(goal - done, len(some[0]))
                 for array, part in zip(out, some, strict=True):
                     array[done : done + count] = part[:count]
                 if count < len(some[0]):
                     self._left = [[part[count:] for part in some]]
                 done += count
+                if time.monotonic() > end:
+                    goal = -(-done // self.batch) * self.batch
         if not done and chunk == 0:
             raise InputError(
                 f"{self._who}: there are no batches in epoch {epoch + 1}; the function must make them anew each time"
