@@ -42,6 +42,10 @@ class Reading(Generic[T]):
             self._run()
         return bool(self._result) or self._error is not None
 
+    def has_result(self) -> bool:
+        """Whether it is done, and no error came in its way."""
+        return self.is_ready() and self._error is None
+
     def result(self) -> T:
         """Return the result, or raise what came in its way, once it is ready."""
         while not self.is_ready(LONG):

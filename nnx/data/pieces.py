@@ -15,9 +15,11 @@ from nnx.datasets.needs import optional
 from nnx.errors import FileFormatError, InputError
 
 from .arrays import Arrays
-from .stored import Rows
+from .stored import Room, Rows
 
 BLOCK = 1 << 20  # bytes that are read at once: so many that finding them takes less time than reading them
+
+NO_ROOM: tuple[Room, ...] = ()
 
 
 class Shard(Protocol):
@@ -37,8 +39,12 @@ class Shard(Protocol):
     def ends(self, most: int) -> np.ndarray:
         """Return where blocks end, which are read at once: the rows behind them, int64. Of `most` rows, if it can."""
 
-    def read(self, first: int, count: int, inputs: bool = True) -> Arrays:
-        """Return some rows of one block; without their `inputs`, those have no columns."""
+    def read(self, first: int, count: int, inputs: bool = True, room: Sequence[Room] = NO_ROOM) -> Arrays:
+        """Return some rows of one block; without their `inputs`, those have no columns.
+
+        Args:
+            room: where inputs, targets and weights may be read into.
+        """
 
     def where(self, row: int, part: int = 0) -> str:
         """Say where a row's inputs are, its target (part 1), or its weight (2)."""
@@ -68,10 +74,10 @@ class Parts:
         ends[-1] = self.rows
         return ends
 
-    def read(self, first: int, count: int, inputs: bool = True) -> Arrays:
+    def read(self, first: int, count: int, inputs: bool = True, room: Sequence[Room] = NO_ROOM) -> Arrays:
         """See `Shard`."""
-        wanted = self._parts if inputs else [None, *self._parts[1:]]
-        x, y, weights = (None if part is None else part.read(first, count) for part in wanted)
+        wanted = zip(self._parts if inputs else [None, *self._parts[1:]], room or 3 * [None], strict=True)
+        x, y, weights = (None if part is None else part.read(first, count, place) for part, place in wanted)
         return Arrays(np.empty((count, 0)) if x is None else x.reshape(count, -1), y, weights)
 
     def where(self, row: int, part: int = 0) -> str:
@@ -115,7 +121,7 @@ class RowGroups:
         if not self._names:
             raise FileFormatError(f"{path}: it has no column but {self._label!r}; expected columns to learn from")
 
-    def read(self, first: int, count: int, inputs: bool = True) -> Arrays:
+    def read(self, first: int, count: int, inputs: bool = True, room: Sequence[Room] = NO_ROOM) -> Arrays:
         """See `Shard`."""
         group = int(np.searchsorted(self._ends, first, side="right"))
         begin = int(self._ends[group - 1]) if group else 0

@@ -17,7 +17,8 @@ from nnx.backends.memory import readable
 from nnx.errors import InputError, InputTypeError
 
 from .arrays import Arrays
-from .pieces import Shard
+from .pieces import NO_ROOM, Shard
+from .stored import Room
 
 WINDOW = 64 << 20  # bytes of rows that are in memory, as the model takes them, where no number of rows is given
 BLOCKS = 32  # of a window at least, where files can be cut into them: rows of so many places are shuffled together
@@ -108,8 +109,8 @@ class Source:
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
-    def read(self, rows: np.ndarray, inputs: bool = True) -> Iterator[Piece]:
-        """Read rows, given by their numbers in any order, block by block; see `Shard.read`."""
+    def read(self, rows: np.ndarray, inputs: bool = True, room: Sequence[Room] = NO_ROOM) -> Iterator[Piece]:
+        """Read rows, given by their numbers in any order, block by block; with `room`, a piece holds until the next."""
         numbers = self._numbers(np.asarray(rows, np.int64))
         order = np.argsort(numbers, kind="stable")
         blocks = np.searchsorted(self._starts, numbers[order], side="right")
@@ -119,7 +120,7 @@ class Source:
                 shard = int(np.searchsorted(self._begins, wanted[0], side="right")) - 1
                 wanted -= self._begins[shard]
                 first, count = int(wanted[0]), int(wanted[-1] - wanted[0]) + 1
-                arrays = self.shards[shard].read(first, count, inputs)
+                arrays = self.shards[shard].read(first, count, inputs, room)
                 if count != len(wanted):
                     arrays = arrays.take(wanted - first)
                 yield Piece(places, arrays, self.shards[shard], wanted)

@@ -24,6 +24,20 @@ NPY = "a .npy file, as numpy.save writes it"
 NPZ = "an npz file whose arrays are stored, as numpy.savez writes it"
 
 
+class Room:
+    """Memory that is read into again and again: fresh memory takes longer than what is read into it."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, np.uint8)
+
+    def array(self, count: int, dtype: np.dtype) -> np.ndarray:
+        """Return an array that holds until the next one is asked for."""
+        size = count * dtype.itemsize
+        if size > len(self._bytes):
+            self._bytes = np.empty(size, np.uint8)
+        return self._bytes[:size].view(dtype)
+
+
 class Rows(Protocol):
     """An array of which rows are read.
 
@@ -36,8 +50,8 @@ class Rows(Protocol):
     shape: tuple[int, ...]
     dtype: np.dtype
 
-    def read(self, first: int, count: int) -> np.ndarray:
-        """Return some rows, an array of its own."""
+    def read(self, first: int, count: int, room: Room | None = None) -> np.ndarray:
+        """Return some rows, an array of its own; or in `room`."""
 
 
 class Held:
@@ -47,7 +61,7 @@ class Held:
         self.name, self.rows, self.shape, self.dtype = name, len(array), array.shape[1:], array.dtype
         self._array = array
 
-    def read(self, first: int, count: int) -> np.ndarray:
+    def read(self, first: int, count: int, room: Room | None = None) -> np.ndarray:
         """See `Rows`."""
         return np.array(self._array[first : first + count])
 
@@ -68,7 +82,7 @@ class Stored:
         self._offset, self._fortran = offset, fortran and len(shape) > 1
         self._stamp = _stamp(os.stat(path))
 
-    def read(self, first: int, count: int) -> np.ndarray:
+    def read(self, first: int, count: int, room: Room | None = None) -> np.ndarray:
         """Read some rows.
 
         Raises:
@@ -81,24 +95,24 @@ class Stored:
                         f"{self.name}, row {first:,}: the file was changed while it was in use; begin anew when nobody "
                         "writes to it"
                     )
-                return self._rows(file, first, count)
+                return self._rows(file, first, count, room)
         except FileFormatError:
             raise
         except OSError as error:
             raise FileFormatError(f"{self.name}, row {first:,}: it cannot be read any more: {error}") from error
 
-    def _rows(self, file: BinaryIO, first: int, count: int) -> np.ndarray:
+    def _rows(self, file: BinaryIO, first: int, count: int, room: Room | None) -> np.ndarray:
         width = math.prod(self.shape)
         if not self._fortran:
-            data = self._numbers(file, first * width, count * width, first)
+            data = (room or Room()).array(count * width, self.dtype)
+            self._numbers(file, first * width, data, first)
             return data.reshape(count, *self.shape)
         columns = np.empty((width, count), self.dtype)  # the last axis is the slowest
         for column in range(width):
-            columns[column] = self._numbers(file, column * self.rows + first, count, first)
+            self._numbers(file, column * self.rows + first, columns[column], first)
         return np.ascontiguousarray(columns.reshape(*self.shape[::-1], count).T)
 
-    def _numbers(self, file: BinaryIO, place: int, count: int, row: int) -> np.ndarray:
-        data = np.empty(count, self.dtype)
+    def _numbers(self, file: BinaryIO, place: int, data: np.ndarray, row: int) -> None:
         view, done = data.view(np.uint8).data, 0
         file.seek(self._offset + place * self.dtype.itemsize)
         while done < len(view):
@@ -106,7 +120,6 @@ class Stored:
             if not got:
                 raise FileFormatError(f"{self.name}, row {row:,}: the file ends too early; write it anew")
             done += got
-        return data
 
 
 def _stamp(found: os.stat_result) -> tuple[int, int, int]:

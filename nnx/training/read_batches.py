@@ -119,7 +119,7 @@ class ReadBatches(Batches):
 
     def fetch(self) -> None:
         """Send what is read by now."""
-        if self._reading is not None and not self._sent and self._reading.is_ready():
+        if self._reading is not None and not self._sent and self._reading.has_result():
             self._send(self._reading)
 
     def close(self) -> None:

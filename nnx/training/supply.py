@@ -11,6 +11,7 @@ import numpy as np
 from nnx.backends.memory import readable
 from nnx.data.iterated import Iterated
 from nnx.data.source import Order, Source, described
+from nnx.data.stored import Room
 from nnx.errors import InputError, InputTypeError
 from nnx.training.converting import Converter
 
@@ -65,13 +66,14 @@ class FromDisk:
         self.chunk = max(1, source.window // 2 // batch) * batch
         self.reason = described(source, self.chunk, size)
         self._order: tuple[int, Order] | None = None
+        self._room = [Room() for _ in range(3)]
 
     def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
         """See `Supply`."""
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, Order(self._source, self.chunk, self._seed, epoch, self._shuffle)
         rows = self._order[1].rows(chunk)
-        for piece in self._source.read(rows):
+        for piece in self._source.read(rows, room=self._room):
             if stopped():
                 raise Stopped
             for array, part in zip(out, self._convert.all(*piece.arrays, piece.where), strict=True):
