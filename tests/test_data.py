@@ -498,3 +498,30 @@ def test_memory_stays_small_however_large_the_file_is(kind: str, folder: Path):
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) * 1024 < most + mapped
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_trains_from_disk_and_goes_on_bit_for_bit(folder: Path):
+    pytest.importorskip("typer")
+    pytest.importorskip("safetensors")
+    from typer.testing import CliRunner
+
+    from nnx.cli.app import app
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    options = ("--backend", "numpy", "--batch-size", "32", "--patience", "0")
+    run("train", "shards", "--save", "once.safetensors", "--epochs", "4", *options)
+    run("train", "shards", "--save", "twice.safetensors", "--epochs", "2", *options)
+    text = run("train", "shards", "--save", "twice.safetensors", "--epochs", "4", "--resume", "--backend", "numpy")
+    assert "400 to learn from, 100 for the test" in text
+    one, two = (nnx.load(f"{name}.safetensors", backend="numpy") for name in ("once", "twice"))
+    np.testing.assert_array_equal(one.flat.state, two.flat.state)
+    answers = run("predict", "once.safetensors", "x.npy").splitlines()
+    assert answers[0] == "class,probability"
+    assert np.mean([int(line.split(",")[0]) for line in answers[1:]] == Y) > 0.6

@@ -116,7 +116,7 @@ class RowGroups:
                 )
         self._label = _label(path, names, label, learning)
         self._names = [name for name in names if name != self._label]
-        self.width = len(self._names)
+        self.columns, self.width = self._names, len(self._names)
         self.targets: tuple[int, ...] | None = () if self._label else None
         if not self._names:
             raise FileFormatError(f"{path}: it has no column but {self._label!r}; expected columns to learn from")

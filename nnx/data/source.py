@@ -89,8 +89,8 @@ class Source:
         return self._of(self._first + first, stop - first, self._gone)
 
     def without(self, rows: np.ndarray) -> Source:
-        """Return all rows but some, given in rising order; of one that is whole."""
-        return self._of(0, self.rows - len(rows), np.asarray(rows, np.int64))
+        """Return all rows but some, given by their numbers; not of a `part`."""
+        return self._of(0, self.rows - len(rows), np.union1d(self._gone, self._numbers(np.asarray(rows, np.int64))))
 
     def _of(self, first: int, rows: int, gone: np.ndarray) -> Source:
         other = object.__new__(Source)

@@ -200,22 +200,22 @@ def _step(network: Network, backend: Any) -> Ready:
 def _epochs(network: Network, backend: Any, from_disk: bool) -> Ready:
     """Get whole epochs ready, by `fit`: of arrays, or of files of which a quarter may be in memory."""
     model, (x, y), few = build(network, backend), network.batches(), CHECKED * network.rows
-    data: list[Any] = [x, y]
+    data: tuple[Any, Any] = x, y
     folder = tempfile.TemporaryDirectory()  # which goes when the function below does
     if from_disk:
         files = [os.path.join(folder.name, name) for name in ("x.npy", "y.npy")]
         for file, array in zip(files, (x, y), strict=True):
             np.save(file, array)
-        data = [nnx.data.shards([tuple(files)], window=len(x) // 4)]
-    first = [data[0].part(0, few)] if from_disk else [x[:few], y[:few]]
-    model.fit(*first, batch_size=network.rows, shuffle=False, verbose=0)
+        data = nnx.data.shards([tuple(files)], window=len(x) // 4), None
+    first = (data[0].part(0, few), None) if from_disk else (x[:few], y[:few])
+    model.fit(first[0], first[1], batch_size=network.rows, shuffle=False, verbose=0)
     trainer = model._trainer
     assert trainer is not None
     parameters = [backend.to_numpy(value).ravel() for value in model.parameters().values()]
     results = {"losses": trainer.rows(CHECKED)[:, 0], "parameters": np.concatenate(parameters)}
 
     def run(times: int, files: Any = folder) -> None:
-        model.fit(*data, epochs=times, batch_size=network.rows, verbose=0)
+        model.fit(data[0], data[1], epochs=times, batch_size=network.rows, verbose=0)
 
     return Ready(run, results, "fit")
 
