@@ -156,7 +156,7 @@ class Sequential(Trainable):
         target = self._host_targets(y, host, "fit")
         given = targets.given(self._from_device(y), "fit: y")
         taken = target if self.loss.counted(given) is None else given.reshape(-1).copy()
-        validation = None if validation_data is None else self._held_out(validation_data)
+        validation = None if validation_data is None else self._held_out(validation_data, epochs)
         if validation_split != 0.0:
             first = first_held_out(validation_split, validation_data, len(host))
             samples = [] if sample_weight is None else [self._checked_weights(sample_weight, len(host), "fit")]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from networks import numbers
 
 import nnx
 from nnx.data import shards
@@ -454,6 +455,89 @@ def test_where_no_thread_can_be_started_reading_does_without(monkeypatch: pytest
 
     monkeypatch.setattr(threading.Thread, "start", refused)
     same(trained(shards("shards", window=64), shuffle=False), trained(X, Y, shuffle=False))
+
+
+def test_a_loss_that_is_not_finite_ends_the_fit_before_its_step(folder: Path):
+    network = regression().compile(nnx.MeanSquaredError(), nnx.SGD(1e30))
+    np.save("y.npy", X.sum(axis=1))
+    with pytest.raises(nnx.NonFiniteError, match=r"epoch 1\)"):
+        trained(shards([("x.npy", "y.npy")], window=64), on=network)
+    assert np.isfinite(network.flat.state).all()
+
+
+def test_a_one_time_iterator_for_validation_is_refused_for_several_epochs():
+    with pytest.raises(InputError, match="a generator gives its batches once"):
+        trained(X, Y, validation_data=batches())
+
+
+def test_batch_callbacks_and_settings_changed_meanwhile_work_on_rows_that_are_read(folder: Path):
+    class Changing(nnx.callbacks.Callback):
+        seen = 0
+
+        def on_batch_end(self, model: Any, batch: int, logs: Any) -> None:
+            self.seen += 1
+            if batch == 3:
+                model.optimizer.beta_1 = 0.8
+
+        def on_epoch_begin(self, model: Any, epoch: int) -> None:
+            model.layers[0].weight_l2 = 1e-3 * epoch
+
+    one, two = Changing(), Changing()
+    same(
+        trained(shards("shards", window=64), callbacks=[one], shuffle=False),
+        trained(X, Y, callbacks=[two], shuffle=False),
+    )
+    assert one.seen == two.seen == 3 * 16
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_that_is_forked_meanwhile_reads_for_itself(folder: Path):
+    script = """
+import os, sys, warnings
+import numpy as np
+import nnx
+from nnx.data import shards
+warnings.simplefilter("ignore")  # of Python 3.12, that a process with threads forks
+
+class Fork(nnx.callbacks.Callback):
+    child = -1
+    def on_epoch_end(self, model, epoch, logs):
+        if epoch == 0:
+            self.child = os.fork()
+
+fork = Fork()
+network = nnx.Sequential(nnx.Dense(6, 3), nnx.Softmax(), backend="numpy")
+network.compile(nnx.CategoricalCrossEntropy(), nnx.Adam())
+network.fit(shards("shards", window=64), epochs=3, batch_size=32, callbacks=[fork], verbose=0)
+if fork.child == 0:
+    np.save("child.npy", network.flat.state)
+    os._exit(0)
+assert os.waitpid(fork.child, 0)[1] == 0
+np.testing.assert_array_equal(np.load("child.npy"), network.flat.state)
+"""
+    env = {**os.environ, "PYTHONPATH": str(Path(nnx.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", script], env=env, check=True, timeout=60)
+
+
+def test_ctrl_c_ends_reading_from_disk_too(folder: Path):
+    class Press(nnx.callbacks.Callback):
+        def on_batch_end(self, model: Any, batch: int, logs: Any) -> None:
+            if batch == 5:
+                os.kill(os.getpid(), 2)
+
+    network, history = trained(shards("shards", window=64), callbacks=[Press()])
+    assert (history.interrupted, history.epochs) == (True, 0)
+    assert network.optimizer.iterations == 6
+    assert not [thread for thread in threading.enumerate() if thread.name == "nnx-reading"]
+
+
+def test_a_backend_that_nobody_knows_takes_rows_that_are_read(folder: Path):
+    pytest.importorskip("array_api_strict")
+    from strict_backend import StrictBackend
+
+    found = trained(shards("shards", window=64), on=model(StrictBackend()), shuffle=False, epochs=1)
+    wanted = trained(X, Y, on=model(StrictBackend()), shuffle=False, epochs=1)
+    np.testing.assert_array_equal(numbers(found[0]), numbers(wanted[0]))
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
