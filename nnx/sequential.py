@@ -45,13 +45,16 @@ class Sequential(Trainable):
         backend: a backend or its name; a list, as "cupy,numba"; "auto", the best that works. None: the active one.
             Resolved once, here.
         dtype: "float32" or "float64".
-        precision: "full"; or "tf32" (GPUs), "bf16" (GPUs, CPUs with AMX) or "bf16x3" (CPUs with AMX), where large
-            products of float32 may round what they multiply (docs/precision.md). None: what the backend does by
-            itself. Parameters and all else stay as dtype says.
+        precision: "full"; or "tf32" (GPUs), "bf16" (GPUs, CPUs with AMX or AVX512_BF16) or "bf16x3" (those CPUs),
+            where large products of float32 may round what they multiply (docs/precision.md). None: what the backend
+            does by itself. Parameters and all else stay as dtype says.
         seed: of the weights, the order of rows and the dropout masks.
 
     Attributes:
-        layers: a tuple; assign another one to exchange layers. Those that stay keep their parameters.
+        layers: a tuple; assign another one to exchange layers, or change it as a list: `layers[-2] = Dense(64, 9)`,
+            `append`, `insert`, `pop`. Those that stay keep their parameters.
+        trainable: whether any layer is trained; assigning it says it of all. `layer.trainable = False` keeps one as
+            it is.
         backend: resolved; `resolution.reason` says why it is this one.
         precision: what was asked for, or None; `backend.precision` is what it has.
         loss, optimizer, metrics: what `compile` was given; copies of its own. Assigning a loss or an optimizer copies
@@ -99,6 +102,7 @@ class Sequential(Trainable):
         validation_split: float = 0.0,
         sample_weight: Any = None,
         class_weight: Any = None,
+        accumulate: int = 1,
         label: str | None = None,
     ) -> History:
         """Train, and return how it went. Calling it again goes on where it ended.
@@ -121,6 +125,8 @@ class Sequential(Trainable):
                 sum; where that is 0 its loss and gradient are 0. An epoch's means are those over all its samples.
             class_weight: a weight for each class, {0: 1.0, 1: 5.0}; or "balanced": N / (classes * samples of the
                 class). It does not touch validation_data. Where sample_weight is given too, they multiply.
+            accumulate: how many mini-batches make one update, with the gradient of all their rows: as one batch of so
+                many times batch_size would, which takes more memory. An epoch's last update may have fewer.
             label: the column of a Parquet file that is learned.
 
         Ctrl-C ends the fit after the steps at hand, some 0.2 s; the history then says `interrupted`. A second one
@@ -143,11 +149,12 @@ class Sequential(Trainable):
         trainer = self._trainable("fit")
         epochs = checks.integer(epochs, "fit: epochs")
         batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
+        accumulate = checks.integer(accumulate, "fit: accumulate")
         shuffle = checks.flag(shuffle, "fit: shuffle")
         check_callbacks(callbacks)
         came = self._taken("fit", x, y, sample_weight, label, batch)
         if not isinstance(came, Arrays):
-            options = callbacks, verbose, validation_split, class_weight
+            options = callbacks, verbose, validation_split, class_weight, accumulate
             return self._fit_read(came, epochs, batch, validation_data, shuffle, *options)
         x, y, sample_weight = came
         if y is None:
@@ -164,6 +171,11 @@ class Sequential(Trainable):
             host, target, given, *samples = (a[:first] for a in (host, target, given, *samples))
             sample_weight = samples[0] if samples else None
         weights = self._weights(given, target, "fit", sample_weight, class_weight)
+        if accumulate > 1 and (batch is None or batch >= len(host)):
+            raise InputError(
+                f"fit: accumulate={accumulate} mini-batches make one update, but all {len(host)} samples are one "
+                "batch; give a smaller batch_size"
+            )
         check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
         self._try(validation)
         if self.loss.metric == "regression":
@@ -171,12 +183,13 @@ class Sequential(Trainable):
         self.eager_reason = self.replay_reason = None
         watching = watched(callbacks, y, taken)
         rows, each_epoch = min(batch or len(host), len(host)), bool(watching or validation)
-        batches = batches_for(trainer, host, target, rows, shuffle, each_epoch, weights)
-        return Fit(self, trainer, batches, rows, validation, watching).run(epochs, verbose)
+        batches = batches_for(trainer, host, target, rows, shuffle, each_epoch, weights, accumulate)
+        return Fit(self, trainer, batches, rows, validation, watching, accumulate).run(epochs, verbose)
 
     def _fit_read(
         self, came: Read, epochs: int, batch: int | None, validation_data: Any, shuffle: bool,
         callbacks: Sequence[Callback], verbose: Any, validation_split: float, class_weight: Any,
+        accumulate: int,
     ) -> History:  # fmt: skip
         """Do the same with rows that are read meanwhile."""
         from nnx.training.fit import Fit
@@ -191,13 +204,13 @@ class Sequential(Trainable):
         check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
         self._try(validation)
         self.eager_reason = self.replay_reason = None
-        supply = supply_of(self, came, self.epochs_done, epochs, batch, shuffle, class_weight)
+        supply = supply_of(self, came, self.epochs_done, epochs, batch, shuffle, class_weight, accumulate)
         try:
-            batches = ReadBatches(trainer, supply)
+            batches = ReadBatches(trainer, supply, accumulate)
         except BaseException:
             supply.close()
             raise
-        return Fit(self, trainer, batches, supply.batch, validation, list(callbacks)).run(epochs, verbose)
+        return Fit(self, trainer, batches, supply.batch, validation, list(callbacks), accumulate).run(epochs, verbose)
 
     def _try(self, validation: tuple[Any, ...] | None) -> None:
         """Evaluate once where a function of the user's own may fail: before any training."""

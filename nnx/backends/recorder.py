@@ -102,8 +102,7 @@ class Recorder:
             )
         if not self.watching:
             return
-        end = begin + count * np.dtype(self.backend.dtype_name(array.dtype)).itemsize
-        for writer, written, then in [self._written[place] for place in self._written if begin <= place < end]:
+        for writer, written, then in [self._written[place] for place in self._within(begin, array)]:
             if self.backend.to_numpy(written).tobytes() != then:
                 raise NotReplayable(
                     f"{op} reads {operand} {tuple(array.shape)}, where something has changed what {writer} wrote: "
@@ -114,7 +113,14 @@ class Recorder:
         if array is not None:
             place = self._account_for(array)
             if self.watching:
+                for inside in self._within(place, array):  # which this operation has written anew, if it held any
+                    del self._written[inside]
                 self._written[place] = op, array, self.backend.to_numpy(array).tobytes()
+
+    def _within(self, begin: int, array: Array) -> list[int]:
+        """Return where in an array something was written."""
+        end = begin + math.prod(array.shape) * np.dtype(self.backend.dtype_name(array.dtype)).itemsize
+        return [place for place in self._written if begin <= place < end]
 
     def _address(self, array: Array) -> int:
         place = self._places.get(id(array))

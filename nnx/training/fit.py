@@ -8,15 +8,15 @@ otherwise it is as many as keep the order of rows small. Within a block steps ru
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from nnx import checks
-from nnx.backends.recorder import Program
-from nnx.callbacks import Callback, Model, watches_batches
+from nnx.callbacks import Callback, Model, WeightAverage, rate_by_step, watches_batches
 from nnx.errors import InputError, NonFiniteError
 from nnx.history import History
 from nnx.kernels.step_state import HITS, LOSS, PENALTY
@@ -24,7 +24,8 @@ from nnx.training import progress
 from nnx.training.batches import Batches
 from nnx.training.interrupt import Interrupt
 from nnx.training.step import HISTORY, Feed
-from nnx.training.trainer import Eager, Trainer, explain
+from nnx.training.stepwise import Plan, Stepwise
+from nnx.training.trainer import Runner, Trainer, explain
 
 
 class Fit:
@@ -36,12 +37,15 @@ class Fit:
 
     def __init__(
         self, model: Model, trainer: Trainer, batches: Batches, batch: int, validation: tuple[Any, ...] | None = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] = (), accumulate: int = 1,
     ) -> None:  # fmt: skip
         self.model, self.trainer, self.batches, self.batch = model, trainer, batches, batch
         self.validation, self.callbacks = validation, callbacks
         self.each_batch = [callback for callback in callbacks if watches_batches(callback)]
-        self.runners: dict[Feed, Program | Eager] = {}
+        self.plan = Plan(batches.steps, accumulate, rate_by_step(callbacks))
+        self.mean = next((callback for callback in callbacks if isinstance(callback, WeightAverage)), None)
+        self.runners: dict[Feed, Runner] = {}
+        self.epochs = 0  # done in this fit
         self.edition = 0  # of the settings that they were recorded with
         self.regularized = False  # whether penalties are listed apart
 
@@ -52,13 +56,25 @@ class Fit:
         for feed in self.batches.feeds:
             if not within:  # else there are rows to take, and steps go on behind those that were taken
                 self.batches.begin(self.model.epochs_done, 1)
-            self._runner(feed)
+            self._add_runner(feed, within)
         self._note()
 
-    def _runner(self, feed: Feed) -> None:
+    def _add_runner(self, feed: Feed, within: bool) -> None:
         """Record a step of one size."""
-        self.runners[feed] = self.trainer.runner(feed)
+        self.runners[feed] = self._runner(feed, within)
         explain(self.model, self.runners[feed])
+
+    def _runner(self, feed: Feed, within: bool) -> Runner:
+        """Return what runs the steps on a feed."""
+        update = self.trainer.runner(feed)
+        if self.plan.plain:
+            return update
+        part = None
+        if self.plan.every > 1:
+            if not within:
+                self.batches.begin(self.model.epochs_done, 1)
+            part = self.trainer.runner(feed, part=True)
+        return Stepwise(self.trainer, self.plan, update, part)
 
     def _note(self) -> None:
         """Note how steps run, for `Sequential.summary`."""
@@ -72,6 +88,7 @@ class Fit:
         self.batches.end = model.epochs_done + epochs
         interrupt = Interrupt()
         try:
+            self._reserve()
             interrupt.begin()
             with progress.make(verbose, epochs, history.first_epoch) as bar:
                 self._run(epochs, history, interrupt, bar)
@@ -80,7 +97,24 @@ class Fit:
                 interrupt.end()
             finally:  # again, if a signal has cut that short
                 interrupt.end()
+                self.trainer.accumulating, self.trainer.averaging = False, None
         return history
+
+    def _reserve(self) -> None:
+        """Have room for what this fit keeps of each parameter."""
+        flat, accumulating = self.trainer.flat, self.plan.every > 1
+        if flat.reserve(*(["held"] if accumulating else []), *(["average"] if self.mean is not None else [])):
+            self.trainer.outdated = True  # what was recorded has the other parts where they were
+        self.trainer.accumulating = accumulating
+        if accumulating:
+            flat.held[...] = 0
+
+    def _average(self) -> None:
+        """Begin to take the mean of parameters, if it is time."""
+        if self.mean is None or self.trainer.averaging is not None or self.epochs < self.mean.start:
+            return
+        self.trainer.flat.average[...] = self.trainer.flat.values
+        self.trainer.averaging, self.trainer.outdated = (self.mean.decay, self.trainer.optimizer.iterations), True
 
     def _run(self, epochs: int, history: History, interrupt: Interrupt, bar: progress.Progress) -> None:
         model = self.model
@@ -88,9 +122,13 @@ class Fit:
             for callback in self.callbacks:
                 callback.on_fit_begin(model)
             self.regularized = self.trainer.network.regularized  # as a table's columns, the same for all epochs
+            self._average()
             self.record()  # may compile, so under the bar
             while history.epochs < epochs and not (interrupt.asked or model.stop_training):
                 self._block(min(self.batches.epochs, epochs - history.epochs), history, interrupt, bar)
+                self.epochs = history.epochs
+            if self.trainer.averaging is not None:
+                self.trainer.swap()
             history.interrupted = interrupt.asked and history.epochs < epochs
             history.complete = not history.interrupted
         except InputError as error:  # of data that are read while it runs
@@ -106,24 +144,28 @@ class Fit:
         first = self.model.epochs_done
         for callback in self.callbacks:
             callback.on_epoch_begin(self.model, first)
+        self._average()
         if self.trainer.refresh() != self.edition:  # a callback has changed a setting
             self.record()
         rows = [np.empty((0, 3))]  # Ctrl-C may come before the first step
         done = 0
         for feed, ready in self.batches.block(first, epochs):
             if ready and feed not in self.runners:  # of a size that nobody knew of before
-                self._runner(feed)
+                self._add_runner(feed, within=True)
             while ready and not interrupt.asked:
                 steps = 1 if self.each_batch else feed.pace.chunk(min(ready, HISTORY), self.trainer._owner)
                 self._before_batch(done)
+                runner = self.runners[feed]
+                if isinstance(runner, Stepwise):
+                    runner.at = int(done % self.plan.steps)
                 part, error = self._steps(feed, steps, partial(self._epoch, first, done), history)
                 rows.append(part)
                 if error is not None:
                     self._close(first, np.concatenate(rows), history, bar)
                     raise error
-                self._after_batch(done, part, feed.x.shape[0])
+                self._after_batch(done, part[0], feed.x.shape[0])
                 done, ready = done + steps, ready - steps
-                bar.advance(steps / self.batches.steps)
+                bar.advance(steps / self.batches.expected)
             if interrupt.asked:
                 break
         self._close(first, np.concatenate(rows), history, bar)
@@ -134,9 +176,11 @@ class Fit:
         if self.each_batch and self.trainer.refresh() != self.edition:  # one has changed a setting
             self.record(within=True)
 
-    def _after_batch(self, batch: int, rows: np.ndarray, rows_of_step: int) -> None:
+    def _after_batch(self, batch: int, row: np.ndarray, rows: int) -> None:
         for callback in self.each_batch:
-            logs = self._logs(rows[0, [LOSS, PENALTY]], rows[0, HITS] / rows_of_step)
+            scale = self.batches.scale(self.model.epochs_done, batch)
+            means = np.array([row[LOSS] * scale, row[PENALTY]])
+            logs = self._logs(means, row[HITS] * scale / rows)
             callback.on_batch_end(self.model, batch, logs)
 
     def _steps(
@@ -160,20 +204,34 @@ class Fit:
         samples = int(sizes.sum())
         for number in range(len(rows) // len(sizes)):
             steps = rows[number * len(sizes) : (number + 1) * len(sizes)]
-            shares, hits, total = self.batches.shares(first + number), steps[:, HITS], samples
+            shares, hits = self.batches.shares(first + number), steps[:, HITS]
+            total = self.batches.total(shares)
             if self.batches.weighted:  # sums of weights
-                hits, total = hits * (shares / sizes), shares.sum()
+                hits = hits * (shares / sizes)
             logs = self._logs(shares @ steps[:, [LOSS, PENALTY]] / total, hits.sum() / total)
             self.model.epochs_done = first + number + 1
-            if self.validation is not None:
-                x, y, *weights = self.validation
-                scores = self.model.evaluate(x, y, max(self.batch, 256), *weights)
-                logs.update({f"val_{name}": value for name, value in scores.items()})
-            history.add(logs)
-            history.samples += samples
-            bar.log(first + number, logs)
-            for callback in self.callbacks:
-                callback.on_epoch_end(self.model, first + number, logs)
+            with self._averaged():
+                if self.validation is not None:
+                    x, y, *weights = self.validation
+                    scores = self.model.evaluate(x, y, max(self.batch, 256), *weights)
+                    logs.update({f"val_{name}": value for name, value in scores.items()})
+                history.add(logs)
+                history.samples += samples
+                bar.log(first + number, logs)
+                for callback in self.callbacks:
+                    callback.on_epoch_end(self.model, first + number, logs)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Have the mean of parameters in their place, where one is taken."""
+        if self.trainer.averaging is None:
+            yield
+            return
+        self.trainer.swap()
+        try:
+            yield
+        finally:
+            self.trainer.swap()
 
     def _logs(self, means: np.ndarray, accuracy: float) -> dict[str, float]:
         data, penalty = (float(mean) for mean in means)

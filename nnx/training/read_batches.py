@@ -12,11 +12,10 @@ from functools import partial
 
 import numpy as np
 
-from nnx import weights as weighting
 from nnx.data.ahead import LONG, Reading
 from nnx.errors import InputError
 from nnx.kernels.step_state import CURSOR
-from nnx.training.batches import Batches, feed_of
+from nnx.training.batches import Batches, Factors, feed_of
 from nnx.training.step import Feed, TrainingStep
 from nnx.training.supply import Supply
 
@@ -29,22 +28,33 @@ class Chunk:
     """What was read.
 
     Attributes:
-        rows: how many. last: whether the epoch ends with it. sizes: of its steps. shares: what each counts in a mean.
+        rows: how many. last: whether the epoch ends with it. sizes: of its steps. total: what its samples count.
+        shares, scales: where they count differently, see `Factors`.
     """
 
     rows: int
     last: bool
     sizes: np.ndarray
+    total: float
     shares: np.ndarray
+    scales: np.ndarray
+
+
+NOTHING = Chunk(0, False, np.empty(0), 0.0, np.empty(0), np.empty(0))
 
 
 class ReadBatches(Batches):
-    """See `Batches` and the module."""
+    """See `Batches` and the module.
+
+    Args:
+        every: how many batches make one update.
+    """
 
     epochs = 1  # of a block
 
-    def __init__(self, step: TrainingStep, supply: Supply) -> None:
+    def __init__(self, step: TrainingStep, supply: Supply, every: int = 1) -> None:
         self._backend, self._counters, self._supply = step.backend, step.counters, supply
+        self._every = every
         like, self._weighted = list(supply.like), len(supply.like) > 2
         if self._weighted:  # by steps they are taken as factors
             like[2] = np.empty((0, 1), like[0].dtype)
@@ -53,11 +63,11 @@ class ReadBatches(Batches):
         self._order = self._backend.asarray(np.arange(2 * supply.chunk), "int64")
         self._half = 1  # the one that steps read
         self._here: tuple[int, int] | None = None  # epoch and chunk that they read
-        self._chunk = Chunk(0, False, np.empty(0), np.empty(0))  # which that is
+        self._chunk = NOTHING  # which that is
         self._next: tuple[int, int] | None = None  # epoch and chunk for the other half
         self._reading: Reading[Chunk] | None = None  # which fills it
         self._sent = False  # whether it is on its way to the device
-        self._sizes, self._shares, self._whole = list[np.ndarray](), list[np.ndarray](), False  # of the epoch so far
+        self._chunks, self._whole = list[Chunk](), False  # of the epoch so far
         self._by_size: dict[int, Feed] = {}
         self.feeds = []
         known = supply.rows
@@ -75,22 +85,36 @@ class ReadBatches(Batches):
 
     @property
     def steps(self) -> float:
-        """How many steps an epoch is expected to have."""
+        """How many steps an epoch has; inf: nobody knows."""
+        return np.inf if self._supply.rows is None else self._supply.expected
+
+    @property
+    def expected(self) -> float:
+        """See `Batches`."""
         return self._supply.expected
 
     @property
     def sizes(self) -> np.ndarray:
         """Rows of each step of the epoch; while it is not known how many there are, of one more that never comes."""
-        return np.concatenate([*self._sizes, np.zeros(0 if self._whole else 1)])
+        return np.concatenate([*(chunk.sizes for chunk in self._chunks), np.zeros(0 if self._whole else 1)])
 
     def shares(self, epoch: int) -> np.ndarray:
         """See `Batches`."""
+        return np.concatenate([chunk.shares for chunk in self._chunks]) if self._weighted else self.sizes
+
+    def scale(self, epoch: int, batch: int) -> float:
+        """See `Batches`."""
         if not self._weighted:
-            return self.sizes
-        shares = np.concatenate(self._shares)
-        if not shares.sum():
-            raise InputError(f"fit: all samples of epoch {epoch + 1} have the weight 0; give one of them more")
-        return shares
+            return 1.0
+        before = sum(len(chunk.sizes) for chunk in self._chunks[:-1])
+        return float(self._chunk.scales[batch - before])
+
+    def total(self, shares: np.ndarray) -> float:
+        """See `Batches`."""
+        total = float(sum(chunk.total for chunk in self._chunks))
+        if not total:
+            raise InputError("fit: all samples of an epoch have the weight 0; give one of them more")
+        return total
 
     def begin(self, first: int, epochs: int) -> None:
         """Have the first rows of an epoch there."""
@@ -99,15 +123,14 @@ class ReadBatches(Batches):
 
     def block(self, first: int, epochs: int) -> Iterator[tuple[Feed, int]]:
         """See `Batches`; yields no steps while rows are waited for."""
-        self._sizes, self._shares, self._whole = [], [], False
+        self._chunks, self._whole = [], False
         number = 0
         while not self._whole:
             if not self._is_at((first, number)):
                 yield self.feeds[0], 0
                 continue
             chunk = self._chunk
-            self._sizes.append(chunk.sizes)
-            self._shares.append(chunk.shares)
+            self._chunks.append(chunk)
             self._whole = chunk.last
             full, tail = divmod(chunk.rows, self._supply.batch)
             for size, steps in ((self._supply.batch, full), (tail, 1)):
@@ -177,9 +200,12 @@ class ReadBatches(Batches):
         full, tail = divmod(rows, self._supply.batch)
         sizes = np.array([*full * [self._supply.batch], *([tail] if tail else [])], np.float64)
         if not self._weighted or not rows:
-            return Chunk(rows, last, sizes, sizes)
-        room[2][:rows, 0] = weighting.normalized(weights[:rows], sizes)
-        return Chunk(rows, last, sizes, weighting.sums(weights[:rows], sizes))
+            return Chunk(rows, last, sizes, float(rows), sizes, sizes)
+        factors = Factors(weights[:rows], sizes, room[2].dtype.name, self._every)
+        factors.draw(0, np.arange(rows))
+        room[2][:rows] = factors.by_row
+        shares = factors.shares[0]
+        return Chunk(rows, last, sizes, float(shares[factors.last].sum()), shares, factors.scales[0])
 
     def _send(self, reading: Reading[Chunk]) -> None:
         if not self._sent:

@@ -73,9 +73,14 @@ def held_apart(came: Read, share: float, validation_data: Any) -> tuple[Source, 
 
 
 def supply_of(
-    model: Trainable, came: Read, epoch: int, epochs: int, batch: int | None, shuffle: bool, class_weight: Any
-) -> Supply:
-    """Return what rows come from, after a look at some of them; it sets what counts as a right number, too."""
+    model: Trainable, came: Read, epoch: int, epochs: int, batch: int | None, shuffle: bool, class_weight: Any,
+    every: int,
+) -> Supply:  # fmt: skip
+    """Return what rows come from, after a look at some of them; it sets what counts as a right number, too.
+
+    Args:
+        every: how many batches make one update.
+    """
     if class_weight is not None and not isinstance(class_weight, Mapping):
         checks.choice(class_weight, "fit: class_weight", [weights.BALANCED])
     trainer = model._compiled("fit")
@@ -88,11 +93,16 @@ def supply_of(
         _check_some(came, convert)
         if class_weight is not None:
             class_weight = _balanced(model, came, convert) if isinstance(class_weight, str) else class_weight
-            convert = Converter(model, "fit", class_weight, came.weighted)
+        convert = Converter(model, "fit", class_weight, came.weighted or every > 1)
         if right:
             trainer.set_tolerance(_tolerance(came, convert))
-        return FromDisk(came, convert, min(batch, came.rows), model.seed, shuffle)
+        return FromDisk(came, convert, min(batch, came.rows), every, model.seed, shuffle)
     came.check_epochs(epochs)
+    if every > 1:
+        raise InputError(
+            f"fit: accumulate={every}: batches come one after another, and nobody knows which is an epoch's last; give "
+            "a larger batch_size"
+        )
     if isinstance(class_weight, str):
         raise InputError(
             "fit: class_weight='balanced' goes by how often each class is there, and batches come one after another; "

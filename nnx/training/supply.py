@@ -52,9 +52,13 @@ class Stopped(Exception):
 
 
 class FromDisk:
-    """Rows of shards, in an order that follows from seed and epoch; see `Supply`."""
+    """Rows of shards, in an order that follows from seed and epoch; see `Supply`.
 
-    def __init__(self, source: Source, convert: Converter, batch: int, seed: int, shuffle: bool) -> None:
+    Args:
+        every: how many batches make one update: a chunk has all of them.
+    """
+
+    def __init__(self, source: Source, convert: Converter, batch: int, every: int, seed: int, shuffle: bool) -> None:
         self._source, self._convert, self._seed, self._shuffle = source, convert, seed, shuffle
         piece = next(source.read(np.arange(1)))
         first = convert.all(*piece.arrays, piece.where)
@@ -63,7 +67,7 @@ class FromDisk:
         source.fit_window(size)
         self.rows: int | None = source.rows
         self.batch, self.expected = batch, float(-(-source.rows // batch))
-        self.chunk = max(1, source.window // 2 // batch) * batch
+        self.chunk = max(1, source.window // 2 // (batch * every)) * batch * every
         self.reason = described(source, self.chunk, size)
         self._order: tuple[int, Order] | None = None
         self._room = [Room() for _ in range(3)]
