@@ -50,6 +50,8 @@ def found(files: Any, label: str | None, window: int | None, learning: bool) -> 
     some: list[Shard] = []
     for each in files:
         if isinstance(each, tuple | list):
+            if len(each) not in (1, 2, 3):
+                raise InputTypeError(f"shards: {each!r:.60}: expected (x, y), or (x, y, weights)")
             some.append(Parts(*(_array(part, "x y w"[2 * i]) for i, part in enumerate(each[:3]))))
         else:
             some += _at(each, label, learning)
