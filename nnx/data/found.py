@@ -21,6 +21,7 @@ from .stored import Held, Rows, mapped, npy, npz
 
 KIND = "a .npy, .npz or Parquet file, or a folder of them"
 PARQUET = (".parquet", ".pq")
+NOTES = {"", ".txt", ".md", ".json", ".yaml", ".yml", ".log"}  # endings of what may lie beside them
 WEIGHTS = ("sample_weight", "weights", "w")
 
 
@@ -86,11 +87,12 @@ def _at(given: Any, label: str | None, learning: bool) -> Iterator[Shard]:
         yield _file(existing_file("shards", path, KIND), label, learning)
         return
     names = sorted((p for p in path.iterdir() if not p.name.startswith(".")), key=_natural)
-    kinds = {p.suffix for p in names} & {".npy", ".npz", *PARQUET}
-    if len(kinds) != 1:
+    kinds = {p.suffix for p in names if p.is_file()} - NOTES
+    if len(kinds) != 1 or not kinds <= {".npy", ".npz", *PARQUET}:
         there = ", ".join(p.name for p in names[:5]) or "nothing"
         raise InputError(
-            f"{path}: the folder holds {there}; expected files of one kind: pairs x_0.npy and y_0.npy, npz or Parquet"
+            f"{path}: this is a folder that holds {there}; expected files of one kind: pairs x_0.npy and y_0.npy, npz "
+            "or Parquet"
         )
     kind = kinds.pop()
     files = [p for p in names if p.suffix == kind]
