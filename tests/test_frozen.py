@@ -214,6 +214,24 @@ class Freeze(nnx.callbacks.Callback):
         model.layers[2].trainable = epoch not in (1, 2)
 
 
+class FreezeLater(nnx.callbacks.Callback):
+    """Freezes a layer before the second epoch."""
+
+    def on_epoch_begin(self, model: Any, epoch: int) -> None:
+        model.layers[2].trainable = epoch == 0
+
+
+@pytest.mark.parametrize("width", [8, 150])
+def test_a_mean_of_weights_goes_on_to_what_was_frozen_on_the_way(width: int) -> None:
+    """On the Numba backend the mean of what is frozen stayed behind, or the steps with it ran layer by layer."""
+    models = [built(backend=backend, width=width) for backend in BACKENDS]
+    for model in models:
+        fitted(model, 3, callbacks=[FreezeLater(), nnx.callbacks.WeightAverage(0.9)])
+        assert model.eager_reason is model.replay_reason is None
+    means = [parts(model, "values")["values 2.weights"] for model in models]
+    np.testing.assert_allclose(*means, rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_it_may_be_said_at_any_time(backend: str) -> None:
     model, freeze = built(backend=backend), Freeze()
