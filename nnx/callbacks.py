@@ -373,7 +373,8 @@ class WeightAverage(Callback):
 
     In the mean each step has `decay` times the weight of the next one; it begins with the first step, so no start has
     to be forgotten. Validation, and callbacks after an epoch, see the mean in the parameters' place, and what they save
-    is that; training goes on with the parameters as they are. A fit that ends by an error leaves these.
+    is that; training goes on with the parameters as they are. A fit that ends by an error leaves these. What a callback
+    assigns to parameters after an epoch is therefore assigned to the mean; before one, to what is trained.
 
     Args:
         decay: from 0 to 1; with 1 all steps count alike. start: epochs of the fit before the first one that counts.
