@@ -148,7 +148,7 @@ class Sequential(Trainable):
         given = targets.given(self._from_device(y), "fit: y")
         taken = target if self.loss.counted(given) is None else given.reshape(-1).copy()
         validation = None if validation_data is None else self._held_out(validation_data)
-        if validation_split != 0.0:
+        if not isinstance(validation_split, float | int) or validation_split:
             first = first_held_out(validation_split, validation_data, len(host))
             samples = [] if sample_weight is None else [self._checked_weights(sample_weight, len(host), "fit")]
             validation = self._held_out([a[first:] for a in (host, given, *samples)])
@@ -160,6 +160,7 @@ class Sequential(Trainable):
                 f"fit: accumulate={accumulate} mini-batches make one update, but all {len(host)} samples are one "
                 "batch; give a smaller batch_size"
             )
+        accumulate = min(accumulate, len(host))
         check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
         if validation is not None and (own_functions(self.metrics) or self.loss.metric is None):
             held_out, wanted, *counts = validation
