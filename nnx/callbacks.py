@@ -132,8 +132,8 @@ def check_methods(callback: Callback) -> None:
             near = alike[0].replace("on_begin", "on_fit_begin").replace("on_end", "on_fit_end") if alike else None
             raise InputError(
                 f"fit: the callback {who} has a method {name}, which is called at no time"
-                + (f"; did you mean {near}?" if near else "")
-                + f" These are: {', '.join(known)}; helpers of yours are best called by another name"
+                + (f"; did you mean {near}? " if near else ". ")
+                + f"These are: {', '.join(known)}; give helpers of yours other names"
             )
         given = [one for one in signature(known[name]).parameters if one != "self"]
         try:
