@@ -148,7 +148,7 @@ class Sequential(Trainable):
         given = targets.given(self._from_device(y), "fit: y")
         taken = target if self.loss.counted(given) is None else given.reshape(-1).copy()
         validation = None if validation_data is None else self._held_out(validation_data)
-        if not isinstance(validation_split, float | int) or validation_split:
+        if np.ndim(validation_split) or validation_split != 0.0:
             first = first_held_out(validation_split, validation_data, len(host))
             samples = [] if sample_weight is None else [self._checked_weights(sample_weight, len(host), "fit")]
             validation = self._held_out([a[first:] for a in (host, given, *samples)])

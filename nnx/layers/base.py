@@ -344,6 +344,7 @@ def check_shapes(layer: Layer) -> None:
     """Refuse shapes of parameters that no array can have."""
     if not isinstance(layer.shapes, Mapping):
         raise InputTypeError(f"{layer}: shapes={layer.shapes!r:.60}: expected a dict, {{'name': (rows, columns)}}")
+    shape: Any  # a user's may be anything
     for name, shape in kept_shapes(layer).items():
         if not isinstance(shape, tuple) or not all(isinstance(n, int | np.integer) and n > 0 for n in shape):
             raise InputTypeError(f"{layer}: the shape of {name} is {shape!r:.60}, expected a tuple of numbers above 0")
