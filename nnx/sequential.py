@@ -142,6 +142,7 @@ class Sequential(Trainable):
         batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
         accumulate = checks.integer(accumulate, "fit: accumulate")
         shuffle = checks.flag(shuffle, "fit: shuffle")
+        checks.verbosity(verbose, "fit: verbose")
         check_callbacks(callbacks)
         host = self._inputs(x, "fit: x")
         target = self._host_targets(y, host, "fit")

@@ -312,11 +312,12 @@ def test_methods_that_no_fit_calls_or_can_call_are_refused_before_it_begins(what
         lambda: EarlyStopping(restore_best="no"),  # type: ignore[arg-type]
         lambda: CSVLogger("unused", append="no"),  # type: ignore[arg-type]
         lambda: ModelCheckpoint("unused", monitor=0),  # type: ignore[arg-type]
+        lambda: model().fit(*data(), verbose="no"),
     ],
-    ids=["restore_best", "append", "monitor"],
+    ids=["restore_best", "append", "monitor", "verbose"],
 )
-def test_what_would_count_as_true_or_as_nothing_is_refused(make: Callable[[], Callback]) -> None:
-    with pytest.raises(nnx.errors.InputTypeError, match=r"expected (True or False|a name)"):
+def test_what_would_count_as_true_or_as_nothing_is_refused(make: Callable[[], Any]) -> None:
+    with pytest.raises(nnx.errors.InputTypeError, match=r"expected ('auto', )?(True or False|a name)"):
         make()
 
 
