@@ -123,7 +123,7 @@ if TYPE_CHECKING:
 
     xp = _numpy  # whose interface all backends' namespaces have
 
-_LATER = ("nnfs", "testing", "xp")  # made or imported when first asked for
+_LATER = ("data", "nnfs", "testing", "xp")  # made or imported when first asked for
 
 
 def __dir__() -> list[str]:

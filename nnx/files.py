@@ -233,12 +233,13 @@ def kind_of(found: os.stat_result) -> str | None:
     return next((words for test, words in KINDS.items() if test(found.st_mode)), "no ordinary file")
 
 
-def open_file(path: Path, expected: str, most: int | None = None) -> BinaryIO:
+def open_file(path: Path, expected: str, most: int | None = None, whole: bool = True) -> BinaryIO:
     """Open a file for reading, without waiting for anybody and without touching what is none; one of no size is empty.
 
     Args:
         path: the file. expected: what it should be, for messages.
         most: bytes that a file of this kind may have; None: no more than the machine has memory.
+        whole: whether it is for reading all of it; else it may have any size.
 
     Raises:
         FileFormatError: it is a folder, a device, a pipe or a socket, or too large. OSError: it cannot be opened.
@@ -248,7 +249,8 @@ def open_file(path: Path, expected: str, most: int | None = None) -> BinaryIO:
     file = os.fdopen(os.open(path, sum(flags, os.O_RDONLY)), "rb")
     try:
         refuse_others(path, os.fstat(file.fileno()), expected)  # what is open may be another than what was looked at
-        check_size(path, size_of(file), most)
+        if whole:
+            check_size(path, size_of(file), most)
     except BaseException:
         file.close()
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-WEIGHTS, SHUFFLE = range(2)
+WEIGHTS, SHUFFLE, WINDOW = range(3)
 
 
 def generator(seed: int, purpose: int, index: int) -> np.random.Generator:

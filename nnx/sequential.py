@@ -17,6 +17,7 @@ from nnx.backends import resolve
 from nnx.backends.base import on_its_device
 from nnx.backends.resolve import Wish
 from nnx.callbacks import Callback, check_callbacks, check_monitors, watched
+from nnx.data.arrays import Arrays, are_arrays
 from nnx.errors import InputError, InputTypeError
 from nnx.files import existing_file
 from nnx.history import History
@@ -33,6 +34,7 @@ from nnx.training.trainer import Eager, explain
 
 if TYPE_CHECKING:
     from nnx.model.checkpoint import Checkpoint
+    from nnx.training.reading import Read
 
 
 class Sequential(Trainable):
@@ -90,7 +92,7 @@ class Sequential(Trainable):
     def fit(
         self,
         x: Any,
-        y: Any,
+        y: Any = None,
         epochs: int = 1,
         batch_size: int | None = None,
         validation_data: Any = None,
@@ -101,14 +103,19 @@ class Sequential(Trainable):
         sample_weight: Any = None,
         class_weight: Any = None,
         accumulate: int = 1,
+        label: str | None = None,
     ) -> History:
         """Train, and return how it went. Calling it again goes on where it ended.
 
         Args:
             x: [N, I]. y: what the loss takes for N samples. Labels are copied, and changing them meanwhile is an error.
+                Or what is read while it is trained on (docs/data.md): x and y as paths of .npy files or as
+                memory-mapped arrays; as x alone, a folder, an npz or a Parquet file, `nnx.data.shards(...)`; or a
+                function that is called for each epoch, or anything else that gives batches (x, y).
             epochs: how many more. batch_size: rows a step, or None: all at once.
             validation_data: (x, y), or (x, y, weights of its samples), evaluated after each epoch.
-            shuffle: draw a new order of rows for every epoch (where there is more than one batch).
+            shuffle: draw a new order of rows for every epoch (where there is more than one batch). Batches that come
+                one after another are taken as they come.
             callbacks: see nnx.callbacks.
             verbose: "auto" shows progress, a bar on a terminal and lines elsewhere; 0 is silent.
             validation_split: instead of validation_data, the share of the samples to hold out: the last ones, before
@@ -120,6 +127,7 @@ class Sequential(Trainable):
                 class). It does not touch validation_data. Where sample_weight is given too, they multiply.
             accumulate: how many mini-batches make one update, with the gradient of all their rows: as one batch of so
                 many times batch_size would, which takes more memory. An epoch's last update may have fewer.
+            label: the column of a Parquet file that is learned.
 
         Ctrl-C ends the fit after the steps at hand, some 0.2 s; the history then says `interrupted`. A second one
         raises KeyboardInterrupt, and the model is as it was before those steps. Where SIGINT is ignored, or the program
@@ -135,20 +143,28 @@ class Sequential(Trainable):
                 fit whose callback called this.
             NonFiniteError: the loss became nan or infinite; the model is as it was before that step.
         """
+        from nnx.training.batches import batches_for
         from nnx.training.fit import Fit, first_held_out
 
         trainer = self._trainable("fit")
         epochs = checks.integer(epochs, "fit: epochs")
         batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
-        accumulate = checks.integer(accumulate, "fit: accumulate")
+        accumulate = min(checks.integer(accumulate, "fit: accumulate"), 1 << 31)  # which no epoch has
         shuffle = checks.flag(shuffle, "fit: shuffle")
         checks.verbosity(verbose, "fit: verbose")
         check_callbacks(callbacks)
+        came = self._taken("fit", x, y, sample_weight, label, batch)
+        if not isinstance(came, Arrays):
+            options = callbacks, verbose, validation_split, class_weight, accumulate
+            return self._fit_read(came, epochs, batch, validation_data, shuffle, *options)
+        x, y, sample_weight = came
+        if y is None:
+            raise InputTypeError("fit: y is missing; expected what is to be learned, one target for each row of x")
         host = self._inputs(x, "fit: x")
         target = self._host_targets(y, host, "fit")
         given = targets.given(self._from_device(y), "fit: y")
         taken = target if self.loss.counted(given) is None else given.reshape(-1).copy()
-        validation = None if validation_data is None else self._held_out(validation_data)
+        validation = None if validation_data is None else self._held_out(validation_data, epochs)
         if np.ndim(validation_split) or validation_split != 0.0:
             first = first_held_out(validation_split, validation_data, len(host))
             samples = [] if sample_weight is None else [self._checked_weights(sample_weight, len(host), "fit")]
@@ -161,17 +177,51 @@ class Sequential(Trainable):
                 f"fit: accumulate={accumulate} mini-batches make one update, but all {len(host)} samples are one "
                 "batch; give a smaller batch_size"
             )
-        accumulate = min(accumulate, len(host))
         check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
-        if validation is not None and (own_functions(self.metrics) or self.loss.metric is None):
-            held_out, wanted, *counts = validation
-            self.evaluate(held_out, wanted, None, *counts)  # a metric that fails does so before any training
+        self._try(validation)
         if self.loss.metric == "regression":
             trainer.set_tolerance(tolerance_of(target, weights))
         self.eager_reason = self.replay_reason = None
         watching = watched(callbacks, y, taken)
-        job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, watching, weights, accumulate)
-        return job.run(epochs, verbose)
+        rows, each_epoch = min(batch or len(host), len(host)), bool(watching or validation)
+        batches = batches_for(trainer, host, target, rows, shuffle, each_epoch, weights, accumulate)
+        return Fit(self, trainer, batches, rows, validation, watching, accumulate).run(epochs, verbose)
+
+    def _fit_read(
+        self, came: Read, epochs: int, batch: int | None, validation_data: Any, shuffle: bool,
+        callbacks: Sequence[Callback], verbose: Any, validation_split: float, class_weight: Any,
+        accumulate: int,
+    ) -> History:  # fmt: skip
+        """Do the same with rows that are read meanwhile."""
+        from nnx.training.fit import Fit
+        from nnx.training.read_batches import ReadBatches
+        from nnx.training.reading import held_apart, supply_of
+
+        trainer = self._trainable("fit")
+        validation = None if validation_data is None else self._held_out(validation_data, epochs)
+        if validation_split != 0.0:
+            came, out = held_apart(came, validation_split, validation_data)
+            validation = self._held_out(out, epochs)
+        check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
+        self._try(validation)
+        self.eager_reason = self.replay_reason = None
+        supply = supply_of(self, came, self.epochs_done, epochs, batch, shuffle, class_weight, accumulate)
+        try:
+            batches = ReadBatches(trainer, supply, accumulate)
+        except BaseException:
+            supply.close()
+            raise
+        return Fit(self, trainer, batches, supply.batch, validation, list(callbacks), accumulate).run(epochs, verbose)
+
+    def _try(self, validation: tuple[Any, ...] | None) -> None:
+        """Evaluate once where a function of the user's own may fail: before any training."""
+        if validation is None or not (own_functions(self.metrics) or self.loss.metric is None):
+            return
+        held_out, wanted, *counts = validation
+        if hasattr(held_out, "part"):
+            held_out = held_out.part(0, min(ROWS, held_out.rows))
+        if not hasattr(held_out, "begin"):
+            self.evaluate(held_out, wanted, None, *counts)
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Do one training step on a batch; return its loss, penalties included: nan where it went wrong (see `fit`)."""
@@ -201,23 +251,62 @@ class Sequential(Trainable):
         losses: np.ndarray = rows[:, LOSS] + rows[:, PENALTY]
         return losses
 
-    def _held_out(self, validation_data: Any) -> tuple[Any, ...]:
-        """Return inputs and targets, and weights if there are any, to evaluate after each epoch, checked."""
+    def _held_out(self, validation_data: Any, epochs: int = 1) -> tuple[Any, ...]:
+        """Return inputs and targets, and weights if there are any, to evaluate after each epoch, checked.
+
+        What is to be read stands alone, and is looked at when it is.
+        """
+        if not isinstance(validation_data, tuple | list) and not hasattr(validation_data, "shape"):
+            came = self._taken("fit: validation_data", validation_data)
+            if not isinstance(came, Arrays):
+                if hasattr(came, "check_epochs"):
+                    came.check_epochs(epochs)
+                return came, None
+            if came.y is not None:
+                validation_data = [a for a in came if a is not None]
         if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
             given = type(validation_data).__name__ if hasattr(validation_data, "shape") else repr(validation_data)
             raise InputTypeError(f"fit: validation_data={given[:60]}: expected a pair (x, y), or (x, y, sample_weight)")
+        came = self._taken("fit: validation_data", *validation_data)
+        if not isinstance(came, Arrays):
+            return came, None
+        validation_data = came[: 2 + (came.weights is not None)]
         x = self._inputs(validation_data[0], "fit: validation x")
         target = self._host_targets(validation_data[1], x, "fit: validation")
         weights = self._weights(validation_data[1], target, "fit: validation_data", *validation_data[2:])
         check_weighable(self.metrics, weights)
         return x, *validation_data[1:]
 
+    def _taken(
+        self, who: str, x: Any, y: Any = None, sample_weight: Any = None, label: Any = None, batch: int | None = 0
+    ) -> Any:
+        """Return what was given as `Arrays`, or as what is to be read; see nnx/training/reading.py."""
+        if are_arrays(x, y, label):
+            return Arrays(x, y, sample_weight)
+        from nnx.training.reading import taken
+
+        return taken(self, x, y, sample_weight, label, who, batch)
+
     # ---- use ---------------------------------------------------------------------------------------------------------
 
     @reading
     @on_its_device
-    def evaluate(self, x: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None) -> dict[str, float]:
+    def _predict(self, x: Any, batch_size: int | None) -> np.ndarray:
+        came = self._taken("predict", x)
+        if isinstance(came, Arrays):
+            return super()._predict(came.x, batch_size)
+        from nnx.training.reading import predicted
+
+        return predicted(self, came, ROWS if batch_size is None else checks.integer(batch_size, "predict: batch_size"))
+
+    @reading
+    @on_its_device
+    def evaluate(
+        self, x: Any, y: Any = None, batch_size: int | None = None, sample_weight: Any = None
+    ) -> dict[str, float]:
         """Return the mean loss over x [N, I] and y, without penalties, and the metrics, by name.
+
+        What `fit` takes besides arrays does here too, and is read block by block.
 
         Where sample_weight [N] is given, means are sum(w * ...) / sum(w), as in `fit`.
 
@@ -225,11 +314,19 @@ class Sequential(Trainable):
         """
         trainer = self._compiled("evaluate")
         trainer.check()
+        rows = ROWS if batch_size is None else checks.integer(batch_size, "evaluate: batch_size")
+        came = self._taken("evaluate", x, y, sample_weight)
+        if not isinstance(came, Arrays):
+            from nnx.training.reading import evaluated
+
+            return evaluated(self, came, rows)
+        x, y, sample_weight = came
+        if y is None:
+            raise InputTypeError("evaluate: y is missing; expected one target for each row of x")
         host = self._inputs(x, "evaluate: x")
         target = self._targets(y, host, "evaluate")
         weights = self._weights(y, target, "evaluate", sample_weight)
         check_weighable(self.metrics, weights)
-        rows = ROWS if batch_size is None else checks.integer(batch_size, "evaluate: batch_size")
         metric = self.loss.metric if "accuracy" in self.metrics else None
         tolerance = trainer.tolerance or (
             tolerance_of(self.backend.to_numpy(target), weights) if metric == "regression" else 0.0

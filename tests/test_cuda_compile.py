@@ -26,8 +26,8 @@ ARCHITECTURES = {"float32": ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_10
 ARCHITECTURES["float64"] = ("sm_75", "sm_90", "sm_120")
 PAIRS = [(dtype, architecture) for dtype, some in ARCHITECTURES.items() for architecture in some]
 CUPY_ADDS = ("-ftz=true", "--device-as-default-execution-space")  # beside the architecture and folders of headers
-# Bytes: the number of the step, which is read once an operation, on GPUs that have next to no units for doubles.
-SPILLS = {("program", "float64", "sm_120"): 32}
+# Bytes: the number of the step, say, which is read once an operation, on GPUs that have next to no units for doubles.
+SPILLS = {("program", "float64", "sm_120"): 48}
 MOST_REGISTERS = 128  # of a thread: two blocks of 256 threads then run on a multiprocessor at the same time
 # Scales, rates, penalties, tallies, means, normal numbers.
 COMPUTES_IN_DOUBLE = (

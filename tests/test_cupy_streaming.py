@@ -267,3 +267,22 @@ def test_copies_need_pinned_memory_and_live_arrays():
     gc.collect()
     assert len(machine.copies.astray) == 1
     machine.reset()
+
+
+@pytest.mark.parametrize("name", ["relu", "soft labels", "in order", "weights"])
+def test_what_is_read_from_disk_is_streamed_with_the_same_numbers(name: str, make: Any, tmp_path: Any):
+    net, files = NETS[name], []
+    x, y = net.samples()
+    given = [x, y, *([net.fit["sample_weight"]] if "sample_weight" in net.fit else [])]
+    for letter, array in zip("xyw", given, strict=False):
+        files.append(str(tmp_path / f"{letter}.npy"))
+        np.save(files[-1], array)
+    fits = []
+    for data in ([x, y], [nnx.data.shards([tuple(files)], window=2 * net.batch), None]):
+        model, options = net.model(backend=make("0")), {**net.fit, "shuffle": False}
+        if data[1] is None:
+            options.pop("sample_weight", None)
+        fits.append((model, model.fit(*data, epochs=3, batch_size=net.batch, verbose=0, **options)))
+    np.testing.assert_allclose(numbers(fits[1][0]), numbers(fits[0][0]), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(fits[1][1]["loss"], fits[0][1]["loss"], rtol=1e-12)
+    assert machine.copies.astray == []

@@ -196,7 +196,7 @@ def test_dir_shows_what_is_public_and_nothing_else():
     """Modules and names that nnx itself imports are no names to use: an editor offers what `dir` shows."""
     import nnx
 
-    assert set(dir(nnx)) == {*nnx.__all__, "nnfs", "testing", "xp", "__version__"}
+    assert set(dir(nnx)) == {*nnx.__all__, "data", "nnfs", "testing", "xp", "__version__"}
     assert [name for name in dir(nnx) if not hasattr(nnx, name)] == []
     assert {"Any", "annotations", "casting", "import_module", "owner"}.isdisjoint(dir(nnx))
 

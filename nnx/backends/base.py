@@ -24,7 +24,7 @@ from nnx.backends.operation_table import OPERATIONS
 from nnx.backends.operations import Operations
 from nnx.backends.precision import check_precision
 from nnx.backends.recorder import Program, Recorder
-from nnx.backends.streaming import Stream
+from nnx.backends.streaming import Halves, HostHalves, Stream
 from nnx.backends.timer import Timer
 
 Array = Any
@@ -215,6 +215,14 @@ class Backend(Operations):
             data: arrays of equally many rows. batch: how many of them a step takes.
         """
         return None
+
+    def halves(self, like: Sequence[np.ndarray], rows: int) -> Halves:
+        """Return room for rows that are brought chunk by chunk, by somebody else than `stream` (streaming.py).
+
+        Args:
+            like: arrays of the same types and widths. rows: of a half.
+        """
+        return HostHalves(self, like, rows)
 
     def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
         """Return one native function for a model's whole forward pass, or None where there is none (inference.py).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nnx.backends.printable import printable
 
 
@@ -10,7 +12,12 @@ class InputError(ValueError):
 
     Args:
         message: what a file's name or contents bring into it is made printable, so that it can be shown anywhere.
+
+    Attributes:
+        history: of the fit that it ended, if that had begun: data that are read meanwhile may turn out to be damaged.
     """
+
+    history: Any = None
 
     def __init__(self, message: object = "") -> None:
         super().__init__(printable(message, keep="\n"))

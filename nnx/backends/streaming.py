@@ -10,20 +10,21 @@ import numpy as np
 Array = Any
 
 
-class Stream(Protocol):
+class Halves(Protocol):
     """Arrays on the device in two halves, one of which is filled from the host while work goes on in the other.
 
     Attributes:
-        arrays: on the device, one for each on the host: [2 * rows, ...]. rows: of a half.
-        reason: why the data set is not on the device, and how it gets there.
+        arrays: on the device: [2 * rows, ...]. rows: of a half.
     """
 
     arrays: Sequence[Array]
     rows: int
-    reason: str
 
-    def fill(self, half: int, rows: np.ndarray) -> None:
-        """Gather these rows on the host, and begin to copy them to a half, 0 or 1, that work has left."""
+    def room(self, half: int) -> list[np.ndarray]:
+        """Return arrays on the host, [rows, ...], to write to what is to go to a half, 0 or 1, that work has left."""
+
+    def send(self, half: int, count: int) -> None:
+        """Begin to copy the first rows of `room` to that half."""
 
     def enter(self, half: int) -> None:
         """Let work that is asked for from now on find there what it was filled with."""
@@ -33,3 +34,45 @@ class Stream(Protocol):
 
     def close(self) -> None:
         """Wait until nothing is copied any more."""
+
+
+class Stream(Halves, Protocol):
+    """The same of a data set that is on the host.
+
+    Attributes:
+        reason: why the data set is not on the device, and how it gets there.
+    """
+
+    reason: str
+
+    def fill(self, half: int, rows: np.ndarray) -> None:
+        """Gather these rows on the host, and begin to copy them to a half that work has left."""
+
+
+class HostHalves:
+    """See `Halves`: of backends that compute where the host does. NumPy's arrays are written to where they are read."""
+
+    def __init__(self, backend: Any, like: Sequence[np.ndarray], rows: int) -> None:
+        self.arrays: Sequence[Array] = [backend.zeros((2 * rows, *a.shape[1:]), a.dtype) for a in like]
+        self.rows, self._backend = rows, backend
+        own = all(isinstance(a, np.ndarray) for a in self.arrays)
+        self._room = [] if own else [np.zeros((rows, *a.shape[1:]), a.dtype) for a in like]
+
+    def room(self, half: int) -> list[np.ndarray]:
+        """See `Halves`."""
+        return self._room or [a[half * self.rows : (half + 1) * self.rows] for a in self.arrays]
+
+    def send(self, half: int, count: int) -> None:
+        """See `Halves`."""
+        first = half * self.rows
+        for array, room in zip(self.arrays, self._room, strict=False):
+            array[first : first + count, ...] = self._backend.asarray(room[:count].copy(), room.dtype.name)
+
+    def enter(self, half: int) -> None:
+        """See `Halves`."""
+
+    def leave(self, half: int) -> None:
+        """See `Halves`."""
+
+    def close(self) -> None:
+        """See `Halves`."""

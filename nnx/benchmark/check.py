@@ -8,7 +8,7 @@ import numpy as np
 
 from nnx.benchmark.libraries.notes import Training
 from nnx.benchmark.operations import OPERATIONS, expected, normal, tolerance_class
-from nnx.benchmark.workloads import Workload
+from nnx.benchmark.workloads import EPOCHS, Workload
 from nnx.testing.compare import compare
 from nnx.testing.reference import Wanted
 
@@ -22,7 +22,7 @@ SLACK = {"full": 1.0, "tf32": 10.0, "bf16": 40.0, "bf16x3": 2.0}
 
 def reference(workload: Workload) -> dict[str, Wanted]:
     """Return what a workload must give at the first time, by name, from NumPy in float64."""
-    if workload.kind == "step":
+    if workload.kind in ("step", *EPOCHS):
         first = Training(workload.what, "float64")
         start = np.concatenate([a.ravel() for layer in first.dense for a in (layer.weights, layer.biases)])
         results = {name: Wanted(value) for name, value in first.first_steps().items()}
@@ -44,7 +44,7 @@ def fault(
         slack: how many times the usual errors are tolerated.
     """
     try:
-        if workload.kind == "step":
+        if workload.kind in ("step", *EPOCHS):
             _check_steps(got, wanted, slack)
         elif workload.kind == "predict":
             _check_outputs(got["out"], wanted["out"].value, slack)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nnx.benchmark.networks import DIGITS, FLOAT, IMAGES, SPIRAL, WIDE, Network
+from nnx.benchmark.networks import DEEP, DIGITS, FLOAT, IMAGES, SPIRAL, WIDE, Network
 from nnx.benchmark.operations import OPERATIONS
 
 SUITES = {
@@ -19,9 +19,11 @@ SUITES = {
     "steps": "training steps",
     "inference": "prediction",
     "batch": "by batch size",
+    "data": "epochs from memory and from disk",
     "transfers": "arrays in and out",
     "start": "time to the first step",
 }
+EPOCHS = ("epoch from memory", "epoch from disk")
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Workload:
 
     Attributes:
         suite: one of SUITES. size: "S", "M" or "L". title: for people; `name` for everything else.
-        kind: "step", "predict", "to device", "to host", "start", or the name of an operation.
+        kind: "step", one of EPOCHS, "predict", "to device", "to host", "start", or the name of an operation.
         what: the network, or the operation's shape.
         rows: samples of one call, for the throughput.
         flops, bytes: what one call must compute, and move between memory and the processor, at least.
@@ -57,7 +59,7 @@ class Workload:
 
 def every() -> list[Workload]:
     """Return all workloads, suite by suite."""
-    return [*_ops(), *_softmax(), *_steps(), *_inference(), *_batch(), *_transfers(), *_start()]
+    return [*_ops(), *_softmax(), *_steps(), *_inference(), *_batch(), *_data(), *_transfers(), *_start()]
 
 
 def chosen(suites: list[str], quick: bool) -> list[Workload]:
@@ -123,6 +125,16 @@ def _batch() -> Iterator[Workload]:
         for rows in (1, 4, 16, 64, 256, 1024, 4096):
             turns = max(1, min(8, 4096 // rows))
             yield _step("batch", "M", Network(rows, widths, turns=turns), quick=False)
+
+
+def _data() -> Iterator[Workload]:
+    """Epochs whose steps take longer than reading their rows: from disk they should take as long as from memory."""
+    network = Network(128, DEEP, turns=160)
+    rows, steps = network.turns * network.rows, network.turns
+    flops, moved = steps * network.step_flops(), steps * network.step_bytes()
+    for kind in EPOCHS:
+        title = f"{kind}, {rows} rows x {network.layers}, batches of {network.rows}"
+        yield Workload("data", "M", title, kind, network, rows, flops, moved, network.step_resident())
 
 
 def _transfers() -> Iterator[Workload]:

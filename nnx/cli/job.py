@@ -125,8 +125,9 @@ class Job:
         checkpointer = Checkpointer(
             self.save, recipe.steps(problem), Best(recipe.patience) if recipe.patience else None
         )  # fmt: skip
+        x, y = problem.training
         history = model.fit(
-            problem.x, problem.y, epochs=left, batch_size=recipe.batch_size or None,
+            x, y, epochs=left, batch_size=recipe.batch_size or None,
             validation_data=problem.validation or (problem.x_test, problem.y_test), callbacks=[checkpointer],
             verbose=0 if self.report.quiet else "auto",
         )  # fmt: skip
@@ -165,7 +166,7 @@ class Job:
 
     def _introduce(self, model: nnx.Sequential, problem: Problem, recipe: Recipe) -> None:
         apart = f", {len(problem.validation[0]):,} apart to choose the epoch by" if problem.validation else ""
-        samples = f"{len(problem.x):,} to learn from{apart}, {len(problem.x_test):,} for the test"
+        samples = f"{problem.rows:,} to learn from{apart}, {len(problem.x_test):,} for the test"
         self.report.line("data", f"{problem.name}: {problem.title}", samples)
         if problem.told is not None:
             for label, *texts in problem.told.brief():
@@ -179,7 +180,8 @@ class Job:
 
     def _conclude(self, model: nnx.Sequential, problem: Problem, recipe: Recipe, saved: Path | None) -> None:
         result = Result.of(model, problem)
-        self.report.line("test", *result.test, f"on the samples it learned from: {result.train}", always=True)
+        some = "" if problem.source is None else "some of "
+        self.report.line("test", *result.test, f"on {some}the samples it learned from: {result.train}", always=True)
         self.report.line("mistakes", *result.mistakes)
         quiet_and_undrawn = self.report.quiet and self.plot is None
         worth = None if quiet_and_undrawn else importance(model, problem, recipe.seed)

@@ -48,6 +48,12 @@ class Metadata:
             std = tuple(s if own else 1.0 for s, own in zip(std, measured, strict=True))
         return replace(self, mean=mean, std=std, target=(target[0][0], target[1][0]))
 
+    def of(
+        self, mean: tuple[float, ...], std: tuple[float, ...], target: tuple[float, float], limits: tuple[float, float]
+    ) -> Metadata:
+        """Return it with a scale that was measured elsewhere."""
+        return replace(self, mean=mean, std=std, target=target, limits=limits)
+
     def scale(self, x: np.ndarray) -> np.ndarray:
         """Return inputs [N, F] as the network takes them: centred in float64, before they are rounded."""
         if not self.mean:
@@ -124,6 +130,10 @@ def _parse(given: dict[str, Any]) -> Metadata:
 def _spread(a: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each column; 1 where a column is the same everywhere."""
     mean, std = a.mean(axis=0, dtype=np.float64), a.std(axis=0, dtype=np.float64)
-    # What rounding leaves of a constant is no spread.
-    least = (64 * np.finfo(np.float64).eps if a.dtype == np.float64 else 1e-7) * np.abs(mean)
-    return tuple(mean.tolist()), tuple(np.where(std > least, std, 1.0).tolist())
+    return tuple(mean.tolist()), tuple(constant(mean, std, a.dtype == np.float64).tolist())
+
+
+def constant(mean: np.ndarray, std: np.ndarray, exact: bool) -> np.ndarray:
+    """Return standard deviations, 1 where what there is is what rounding leaves of a constant; `exact`: in float64."""
+    least = (64 * np.finfo(np.float64).eps if exact else 1e-7) * np.abs(mean)
+    return np.where(std > least, std, 1.0)

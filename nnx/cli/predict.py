@@ -17,6 +17,7 @@ from nnx.backends.printable import printable
 from nnx.cli import outputs
 from nnx.cli.errors import Failed, leave_stdout, note, writing
 from nnx.cli.metadata import Metadata, metadata_of
+from nnx.cli.on_disk import is_on_disk, opened, scaled
 from nnx.datasets.tables import read_features
 from nnx.errors import FileFormatError, InputError
 from nnx.files import write_atomically
@@ -63,11 +64,19 @@ def _answers(
         metadata = metadata_of(network)
     except InputError as error:
         raise FileFormatError(f"{model}: {error}") from error
+    if is_on_disk(file):
+        rows = scaled(opened(file, None, learning=False), metadata, np.empty(0))
+        return _written_out(network, metadata, network.predict(rows), probabilities)
     x, notes = read_features(file, metadata.preparation or metadata.columns or _width(network, model), header)
     for text in notes:
         note(f"note: {text}")
     _warn(metadata, x, file)
-    answers = network.predict(_rounded(metadata.scale(x), file))
+    return _written_out(network, metadata, network.predict(_rounded(metadata.scale(x), file)), probabilities)
+
+
+def _written_out(
+    network: nnx.Sequential, metadata: Metadata, answers: np.ndarray, probabilities: bool
+) -> Iterator[list[str]]:
     if metadata.task == "classification":
         return _classes(network, metadata, answers, probabilities)
     return _numbers(metadata, answers)

@@ -73,7 +73,7 @@ class Recipe:
 
     def steps(self, problem: Problem) -> int:
         """Return the number of steps in an epoch."""
-        return -(-len(problem.x) // self._rows(problem))
+        return -(-problem.rows // self._rows(problem))
 
     def network(self, problem: Problem) -> str:
         """Return the network in words: "64 -> 128 relu -> 10 softmax"."""
@@ -100,7 +100,7 @@ class Recipe:
         )
 
     def _rows(self, problem: Problem) -> int:
-        return min(self.batch_size or len(problem.x), len(problem.x))
+        return min(self.batch_size or problem.rows, problem.rows)
 
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as JSON holds it, and as `read` takes it."""
@@ -127,7 +127,7 @@ def check_given(options: Mapping[str, Any]) -> dict[str, Any]:
 def choose(problem: Problem, given: Mapping[str, Any]) -> Recipe:
     """Return the recipe for a data set, with what was given in place of its defaults."""
     chosen = dict(given)
-    recipe = DEFAULTS.get(problem.name) or _for_table(len(problem.x))
+    recipe = DEFAULTS.get(problem.name) or _for_table(problem.rows)
     if recipe.patience:
         chosen = _all_epochs(chosen)
     if chosen.get("optimizer", recipe.optimizer) != recipe.optimizer:

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nnx import datasets
 from nnx.checks import choice
 from nnx.cli.metadata import Metadata
+from nnx.cli.on_disk import FEWEST, drawn, is_on_disk, prepared
 from nnx.cli.told import Told
+from nnx.data.source import Source as OnDisk
 from nnx.datasets.columns import Rows
 from nnx.datasets.reading import KIND, read_rows
 from nnx.datasets.tables import arrays, is_npz
@@ -24,7 +27,6 @@ from nnx.files import existing_file
 FASHION = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
 )  # fmt: skip
-FEWEST = 5  # rows: a fifth is held out
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,7 @@ class Problem:
         metadata: how to read them.
         picture: height and width where each sample is a picture.
         told: what was understood of a table.
+        source: the rows to learn from where they stay on disk; x and y are then some of them.
     """
 
     name: str
@@ -51,6 +54,17 @@ class Problem:
     picture: tuple[int, int] | None = None
     told: Told | None = None
     validation: tuple[np.ndarray, np.ndarray] | None = None
+    source: OnDisk | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many there are to learn from."""
+        return len(self.x) if self.source is None else self.source.rows
+
+    @property
+    def training(self) -> tuple[Any, Any]:
+        """What `fit` is given to learn from."""
+        return (self.x, self.y) if self.source is None else (self.source, None)
 
     @property
     def outputs(self) -> int:
@@ -66,6 +80,10 @@ class Problem:
         """Return it with a fifth of the training part set apart, chosen as the test was."""
         if len(self.x) < 2:
             raise InputError(f"--patience: {self.name} has {len(self.x)} row to learn from, expected 2 or more; say 0")
+        if self.source is not None:
+            chosen = drawn(self.source, seed)
+            apart = self.source.load(chosen)
+            return replace(self, source=self.source.without(chosen), validation=(apart.x, apart.y))
         out = held_out(self.y, seed)
         return replace(self, x=self.x[~out], y=self.y[~out], validation=(self.x[out], self.y[out]))
 
@@ -78,10 +96,10 @@ class Problem:
         check = 0
         for part in (self.x, self.y, self.x_test, self.y_test):
             check = zlib.crc32(np.ascontiguousarray(part).data, check)
-        return f"{check:08x}"
+        return f"{check:08x}" if self.source is None else f"{check:08x} {self.rows}"
 
     def __str__(self) -> str:
-        return f"{self.name} ({len(self.x):,} + {len(self.x_test):,} samples)"
+        return f"{self.name} ({self.rows:,} + {len(self.x_test):,} samples)"
 
 
 @dataclass(frozen=True)
@@ -131,6 +149,11 @@ class Source:
             raise InputError(
                 f"{path}: --label, --header, --drop, --keep and --categorical are for tables; leave them out for npz"
             )
+
+    def refuse_columns(self, path: Path) -> None:
+        """Refuse what only tables that are read as a whole can be told."""
+        if self.header is not None or self._columns:
+            raise InputError(f"{path}: --header, --drop, --keep and --categorical are for tables; leave them out here")
 
     @property
     def _columns(self) -> bool:
@@ -187,6 +210,10 @@ def _table(source: Source) -> Problem:
             f"there is no data set {source.name!r}; expected {', '.join(BUILT_IN)}, or a file with a table"
             + (f". Did you mean {near[0]}?" if near else "")
         )
+    if is_on_disk(path):
+        source.refuse_columns(path)
+        title, metadata, rows, some, apart = prepared(path, source.label, source.task, source.seed)
+        return Problem(path.name, title, some.x, some.y, apart.x, apart.y, metadata, source=rows)
     if is_npz(path):
         return _arrays(source, path)
     reading = source.read(path)

@@ -24,7 +24,8 @@ NETWORK, TRAINING, DATA, OUTPUT = "The network", "The training", "The data", "Wh
 def train(
     ctx: typer.Context,
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="spiral, digits, mnist, fashion-mnist, or a file with a table.")
+        str,
+        typer.Argument(metavar="DATA", help="spiral, digits, mnist, fashion-mnist, a table, or a folder of shards."),
     ],
     layers: Annotated[
         str | None, typer.Option(help='Neurons of the hidden layers, as 64,32; or "none".', rich_help_panel=NETWORK)

@@ -35,6 +35,7 @@ X_NAMES = ("x", "X", "x_train", "X_train", "arr_0")
 Y_NAMES = ("y", "Y", "y_train", "Y_train", "arr_1")
 TEST_NAMES = (("x_test", "X_test", "arr_2"), ("y_test", "Y_test", "arr_3"))
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that numpy writes
+LOCAL = 30  # bytes of what stands before a member, then its name and more, whose lengths are the last four of them
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -42,11 +43,11 @@ class Archive:
     """An npz file that is open; see `open_archive`.
 
     Attributes:
-        names: of the arrays.
+        names: of the arrays. file: what it is read from.
     """
 
     def __init__(self, path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> None:
-        self._path, self._archive, self._size, self._expanded = path, archive, size_of(file), 0
+        self._path, self._archive, self._size, self._expanded, self.file = path, archive, size_of(file), 0, file
         self._members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         self.names = list(self._members)
 
@@ -61,7 +62,7 @@ class Archive:
             if info.compress_type not in METHODS:
                 raise ValueError("it is compressed by a method that numpy does not write")
             with self._archive.open(info) as member:
-                shape, fortran, dtype = _header(member)
+                shape, fortran, dtype = header_of(member)
                 size, held = math.prod(shape) * dtype.itemsize, info.file_size - member.tell()
                 if size != held or (info.compress_type == zipfile.ZIP_STORED and held > self._size):
                     raise ValueError(f"its header is that of {size} bytes, but there are {held}")
@@ -74,6 +75,31 @@ class Archive:
                 f"{self._path}: {name} cannot be read: {error}; it is damaged or holds Python objects"
             ) from error
 
+    def place(self, name: str) -> tuple[int, tuple[int, ...], bool, np.dtype[Any]]:
+        """Return where in the file a stored array's numbers begin, its shape, whether columns come first, and type.
+
+        Raises:
+            FileFormatError: it is compressed, damaged, or holds Python objects. KeyError: there is none of that name.
+        """
+        info = self._members[name]
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise FileFormatError(
+                f"{self._path}: {name} is compressed, so it cannot be read in parts; write it by numpy.savez, without "
+                "compression, or as a .npy file"
+            )
+        try:
+            self.file.seek(info.header_offset)
+            local = self.file.read(LOCAL)
+            self.file.seek(info.header_offset + LOCAL + sum(struct.unpack("<HH", local[-4:])))
+            begin = self.file.tell()
+            shape, fortran, dtype = header_of(self.file)
+            size, held = math.prod(shape) * dtype.itemsize, info.file_size - (self.file.tell() - begin)
+            if size != held:
+                raise ValueError(f"its header is that of {size} bytes, but there are {held}")
+            return self.file.tell(), shape, fortran, dtype
+        except UNREADABLE as error:
+            raise FileFormatError(f"{self._path}: {name} cannot be read: {error}; it is damaged") from error
+
     def _check_size(self, info: zipfile.ZipInfo) -> None:
         """Refuse what expands to more than is said above."""
         if info.compress_type != zipfile.ZIP_STORED:
@@ -83,16 +109,16 @@ class Archive:
 
 
 @contextmanager
-def open_archive(path: Path, expected: str) -> Iterator[Archive]:
+def open_archive(path: Path, expected: str, whole: bool = True) -> Iterator[Archive]:
     """Open an npz file.
 
     Args:
-        path: the file. expected: what it should be, and how to write one, for messages.
+        path: the file. expected: what it should be, and how to write one, for messages. whole: see `open_file`.
 
     Raises:
         FileFormatError: it is no npz file.
     """
-    with open_file(path, expected) as file:
+    with open_file(path, expected, whole=whole) as file:
         if file.read(len(npy.MAGIC_PREFIX)) == npy.MAGIC_PREFIX:
             raise FileFormatError(f"{path}: the file holds a single array without a name; expected {expected}")
         try:
@@ -193,7 +219,7 @@ class _Bounded:
         return self._read(size)
 
 
-def _header(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def header_of(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Return shape, whether columns come first, and type."""
     version = npy.read_magic(member)
     if version not in HEADERS:

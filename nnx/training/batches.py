@@ -64,12 +64,13 @@ class Batches:
         each_epoch: whether a block must be a single epoch. factors: what samples count; None: all alike.
 
     Attributes:
-        sizes: float64.
         feeds: what steps take their rows from: one feed of the full size, and one for what an epoch ends with.
-        epochs: of a block. reason: why samples are streamed, or None.
+        epochs: of a block. end: the first epoch that is not wanted any more. reason: why samples are streamed, or None.
     """
 
+    feeds: list[Feed]
     reason: str | None = None
+    end = 0
 
     def __init__(
         self, step: TrainingStep, x: np.ndarray, y: np.ndarray, sizes: np.ndarray, shuffle: bool, each_epoch: bool,
@@ -91,8 +92,28 @@ class Batches:
     def _prepare(self, step: TrainingStep, sizes: np.ndarray, shuffle: bool, factors: Factors | None) -> None:
         self._backend: Backend = step.backend
         self._counters, self._seed = step.counters, step.network.seed
-        self.sizes, self._shuffle, self._factors = sizes, shuffle, factors
+        self._of_steps, self._shuffle, self._factors = sizes, shuffle, factors
         self._rows = int(sizes.sum())
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Rows of each step of an epoch, float64."""
+        return self._of_steps
+
+    @property
+    def weighted(self) -> bool:
+        """Whether samples count differently."""
+        return self._factors is not None
+
+    @property
+    def steps(self) -> float:
+        """How many steps an epoch has."""
+        return len(self._of_steps)
+
+    @property
+    def expected(self) -> float:
+        """How many steps an epoch may have, for those who wait; inf: nobody knows."""
+        return self.steps
 
     def _feeds(self) -> list[Feed]:
         if self._order is None:

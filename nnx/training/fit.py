@@ -21,7 +21,7 @@ from nnx.errors import InputError, NonFiniteError
 from nnx.history import History
 from nnx.kernels.step_state import HITS, LOSS, PENALTY
 from nnx.training import progress
-from nnx.training.batches import batches_for
+from nnx.training.batches import Batches
 from nnx.training.interrupt import Interrupt
 from nnx.training.step import HISTORY, Feed
 from nnx.training.stepwise import Plan, Stepwise
@@ -29,19 +29,20 @@ from nnx.training.trainer import Runner, Trainer, explain
 
 
 class Fit:
-    """One call of `fit`, with everything checked; x and y are NumPy arrays."""
+    """One call of `fit`, with everything checked.
+
+    Args:
+        batch: rows of a step. validation: what `evaluate` is given after each epoch, or None.
+    """
 
     def __init__(
-        self, model: Model, trainer: Trainer, x: np.ndarray, y: np.ndarray, batch: int, shuffle: bool,
-        validation: tuple[Any, ...] | None, callbacks: Sequence[Callback], weights: np.ndarray | None = None,
-        accumulate: int = 1,
+        self, model: Model, trainer: Trainer, batches: Batches, batch: int, validation: tuple[Any, ...] | None = None,
+        callbacks: Sequence[Callback] = (), accumulate: int = 1,
     ) -> None:  # fmt: skip
-        self.model, self.trainer, self.rows, self.batch = model, trainer, len(x), min(batch, len(x))
+        self.model, self.trainer, self.batches, self.batch = model, trainer, batches, batch
         self.validation, self.callbacks = validation, callbacks
         self.each_batch = [callback for callback in callbacks if watches_batches(callback)]
-        each_epoch = bool(callbacks or validation)
-        self.batches = batches_for(trainer, x, y, self.batch, shuffle, each_epoch, weights, accumulate)
-        self.plan = Plan(len(self.batches.sizes), accumulate, rate_by_step(callbacks))
+        self.plan = Plan(batches.steps, accumulate, rate_by_step(callbacks))
         self.mean = next((callback for callback in callbacks if isinstance(callback, WeightAverage)), None)
         self.runners: dict[Feed, Runner] = {}
         self.epochs = 0  # done in this fit
@@ -55,9 +56,13 @@ class Fit:
         for feed in self.batches.feeds:
             if not within:  # else there are rows to take, and steps go on behind those that were taken
                 self.batches.begin(self.model.epochs_done, 1)
-            self.runners[feed] = self._runner(feed, within)
-            explain(self.model, self.runners[feed])
+            self._add_runner(feed, within)
         self._note()
+
+    def _add_runner(self, feed: Feed, within: bool) -> None:
+        """Record a step of one size."""
+        self.runners[feed] = self._runner(feed, within)
+        explain(self.model, self.runners[feed])
 
     def _runner(self, feed: Feed, within: bool) -> Runner:
         """Return what runs the steps on a feed."""
@@ -80,6 +85,7 @@ class Fit:
         model, history = self.model, History(self.model.epochs_done)
         history.streamed = self.batches.reason
         model.stop_training = False
+        self.batches.end = model.epochs_done + epochs
         interrupt = Interrupt()
         try:
             self._reserve()
@@ -125,6 +131,9 @@ class Fit:
                 self.trainer.swap()
             history.interrupted = interrupt.asked and history.epochs < epochs
             history.complete = not history.interrupted
+        except InputError as error:  # of data that are read while it runs
+            error.history = history
+            raise
         finally:
             self.batches.close()
             self._note()  # again: what CUDA refuses while it runs goes on otherwise
@@ -141,20 +150,22 @@ class Fit:
         rows = [np.empty((0, 3))]  # Ctrl-C may come before the first step
         done = 0
         for feed, ready in self.batches.block(first, epochs):
+            if ready and feed not in self.runners:  # of a size that nobody knew of before
+                self._add_runner(feed, within=True)
             while ready and not interrupt.asked:
                 steps = 1 if self.each_batch else feed.pace.chunk(min(ready, HISTORY), self.trainer._owner)
                 self._before_batch(done)
                 runner = self.runners[feed]
                 if isinstance(runner, Stepwise):
-                    runner.at = done % self.plan.steps
+                    runner.at = int(done % self.plan.steps)
                 part, error = self._steps(feed, steps, partial(self._epoch, first, done), history)
                 rows.append(part)
                 if error is not None:
                     self._close(first, np.concatenate(rows), history, bar)
                     raise error
-                self._after_batch(done, part[0])
+                self._after_batch(done, part[0], feed.x.shape[0])
                 done, ready = done + steps, ready - steps
-                bar.advance(steps / len(self.batches.sizes))
+                bar.advance(steps / self.batches.expected)
             if interrupt.asked:
                 break
         self._close(first, np.concatenate(rows), history, bar)
@@ -165,11 +176,11 @@ class Fit:
         if self.each_batch and self.trainer.refresh() != self.edition:  # one has changed a setting
             self.record(within=True)
 
-    def _after_batch(self, batch: int, row: np.ndarray) -> None:
+    def _after_batch(self, batch: int, row: np.ndarray, rows: int) -> None:
         for callback in self.each_batch:
             scale = self.batches.scale(self.model.epochs_done, batch)
             means = np.array([row[LOSS] * scale, row[PENALTY]])
-            logs = self._logs(means, row[HITS] * scale / self.batches.sizes[batch])
+            logs = self._logs(means, row[HITS] * scale / rows)
             callback.on_batch_end(self.model, batch, logs)
 
     def _steps(
@@ -185,16 +196,18 @@ class Fit:
         return done
 
     def _epoch(self, first: int, done: int, more: int) -> int:
-        return int(first + (done + more) // len(self.batches.sizes))
+        return first if self.batches.epochs == 1 else int(first + (done + more) // self.batches.steps)
 
     def _close(self, first: int, rows: np.ndarray, history: History, bar: progress.Progress) -> None:
         """Turn the steps of whole epochs into the epochs' values, and do what is due after each."""
         sizes = self.batches.sizes
+        samples = int(sizes.sum())
         for number in range(len(rows) // len(sizes)):
             steps = rows[number * len(sizes) : (number + 1) * len(sizes)]
-            shares, hits, total = self.batches.shares(first + number), steps[:, HITS], float(self.rows)
-            if shares is not sizes:  # sums of weights
-                hits, total = hits * (shares / sizes), self.batches.total(shares)
+            shares, hits = self.batches.shares(first + number), steps[:, HITS]
+            total = self.batches.total(shares)
+            if self.batches.weighted:  # sums of weights
+                hits = hits * (shares / sizes)
             logs = self._logs(shares @ steps[:, [LOSS, PENALTY]] / total, hits.sum() / total)
             self.model.epochs_done = first + number + 1
             with self._averaged():
@@ -203,7 +216,7 @@ class Fit:
                     scores = self.model.evaluate(x, y, max(self.batch, 256), *weights)
                     logs.update({f"val_{name}": value for name, value in scores.items()})
                 history.add(logs)
-                history.samples += self.rows
+                history.samples += samples
                 bar.log(first + number, logs)
                 for callback in self.callbacks:
                     callback.on_epoch_end(self.model, first + number, logs)

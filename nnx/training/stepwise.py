@@ -17,11 +17,11 @@ class Plan:
     """Which steps of an epoch update the parameters, and by which rate.
 
     Args:
-        steps: of an epoch. every: how many of them make one update; the epoch's last one may have fewer.
+        steps: of an epoch; inf: nobody knows. every: how many make one update; the epoch's last one may have fewer.
         rate: a function from the number of updates done to the learning rate of the next one; None: as it is.
     """
 
-    def __init__(self, steps: int, every: int = 1, rate: Callable[[int], float] | None = None) -> None:
+    def __init__(self, steps: float, every: int = 1, rate: Callable[[int], float] | None = None) -> None:
         self.steps, self.every, self.rate = steps, every, rate
 
     @property
@@ -31,7 +31,7 @@ class Plan:
 
     def parts(self, at: int) -> int:
         """Return how many steps come before the next update, from a step of the epoch on."""
-        return min(self.every - 1 - at % self.every, self.steps - 1 - at)
+        return int(min(self.every - 1 - at % self.every, self.steps - 1 - at))
 
 
 class Stepwise:
@@ -71,7 +71,7 @@ class Stepwise:
                 done = steps if plan.plain else 1
                 self._update.run(done)
                 updates += done
-            steps, at = steps - done, (at + done) % plan.steps
+            steps, at = steps - done, int((at + done) % plan.steps)
 
     def _run_parts(self, parts: int, updates: int, at: int) -> None:
         """Run steps that update nothing, each with a number of its own; then the count is that of the updates again."""

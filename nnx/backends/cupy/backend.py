@@ -29,14 +29,14 @@ from nnx.backends.cupy.operands import FLOAT64, INT64, as_they_are, writable
 from nnx.backends.cupy.programs.graph import GraphProgram
 from nnx.backends.cupy.programs.persistent import MOST_WORK, PersistentProgram, compile_program
 from nnx.backends.cupy.programs.replay import CupyProgram
-from nnx.backends.cupy.streaming import stream
+from nnx.backends.cupy.streaming import DoubleBuffer, stream
 from nnx.backends.environment import cublas_overrides, flag
 from nnx.backends.errors import BackendUnavailable, InputTypeError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.operations import Operations
 from nnx.backends.precision import VARIABLE as PRECISION
 from nnx.backends.recorder import Program, Recorder
-from nnx.backends.streaming import Stream
+from nnx.backends.streaming import Halves, Stream
 from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import Launch
 from nnx.kernels.losses import bounds
@@ -128,6 +128,9 @@ class CupyBackend(CudaElementwise, CudaDense, CudaNorm):
         if found is not None:
             self.note(found.reason)
         return found
+
+    def halves(self, like: Sequence[np.ndarray], rows: int) -> Halves:
+        return DoubleBuffer(self, like, rows, "")
 
     def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
         has_weights = any(stage.weights is not None for stage in stages)

@@ -26,7 +26,7 @@ class DoubleBuffer:
     """See `nnx.backends.streaming.Stream`.
 
     Args:
-        data: NumPy arrays of equally many rows. rows: of a half.
+        data: NumPy arrays of equally many rows, which `fill` takes them from. rows: of a half.
     """
 
     def __init__(self, backend: CudaDevice, data: Sequence[np.ndarray], rows: int, reason: str) -> None:
@@ -41,13 +41,22 @@ class DoubleBuffer:
 
     def fill(self, half: int, rows: np.ndarray) -> None:
         """See `Stream`."""
+        for source, room in zip(self._data, self.room(half), strict=True):
+            np.take(source, rows, axis=0, out=room[: len(rows)], mode="clip")  # "raise" would copy twice
+        self.send(half, len(rows))
+
+    def room(self, half: int) -> list[np.ndarray]:
+        """See `Stream`."""
         self._filled[half].synchronize()  # what was last written to these pages is on the GPU
+        return [pinned.array for pinned in self._staging[half]]
+
+    def send(self, half: int, count: int) -> None:
+        """See `Stream`."""
         first = half * self.rows
         self._stream.wait_event(self._left[half])
         with self._stream:
-            for source, pinned, array in zip(self._data, self._staging[half], self.arrays, strict=True):
-                np.take(source, rows, axis=0, out=pinned.array[: len(rows)], mode="clip")  # "raise" would copy twice
-                pinned.upload(array[first : first + len(rows)])
+            for pinned, array in zip(self._staging[half], self.arrays, strict=True):
+                pinned.upload(array[first : first + count])
             self._filled[half].record(self._stream)
 
     def enter(self, half: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -14,7 +16,9 @@ from nnx.backends.operation_table import OPERATIONS as SPECIFIED
 from nnx.benchmark.libraries import Ready, Refused, repeated, taking_turns
 from nnx.benchmark.networks import CHECKED, EPSILON, MOMENTUM, RATE, Network
 from nnx.benchmark.operations import OPERATIONS, normal
+from nnx.benchmark.workloads import EPOCHS
 from nnx.kernels.step_state import CURSOR
+from nnx.training.batches import batches_for
 from nnx.training.fit import Fit
 from nnx.training.step import HISTORY
 
@@ -30,6 +34,8 @@ def prepare(workload: Any, name: str, device: str) -> Ready:
         raise Refused(f"{name} was asked for, and {backend.name} came")
     if workload.kind == "step":
         ready = _step(workload.what, backend)
+    elif workload.kind in EPOCHS:
+        return _epochs(workload.what, backend, workload.kind == EPOCHS[1])
     elif workload.kind == "predict":
         ready = _predict(workload.what, backend)
     elif workload.kind in ("to device", "to host"):
@@ -162,7 +168,8 @@ def stepping(network: Network, backend: Any) -> tuple[nnx.Sequential, Any, Calla
     x, y = network.batches()
     trainer = model._trainer
     assert trainer is not None
-    job = Fit(model, trainer, x, model._host_targets(y, x, "bench"), network.rows, False, None, [])
+    batches = batches_for(trainer, x, model._host_targets(y, x, "bench"), network.rows, False, False)
+    job = Fit(model, trainer, batches, network.rows)
     job.record()
     if model.eager_reason is not None:
         raise Refused(f"the step is not replayed on {backend.name}: {model.eager_reason}")
@@ -188,6 +195,29 @@ def _step(network: Network, backend: Any) -> Ready:
     parameters = [backend.to_numpy(value).ravel() for value in model.parameters().values()]
     how = runner.description.partition(",")[0]
     return Ready(run, {"losses": losses, "parameters": np.concatenate(parameters)}, how, network.turns)
+
+
+def _epochs(network: Network, backend: Any, from_disk: bool) -> Ready:
+    """Get whole epochs ready, by `fit`: of arrays, or of files of which a quarter may be in memory."""
+    model, (x, y), few = build(network, backend), network.batches(), CHECKED * network.rows
+    data: tuple[Any, Any] = x, y
+    folder = tempfile.TemporaryDirectory()  # which goes when the function below does
+    if from_disk:
+        files = [os.path.join(folder.name, name) for name in ("x.npy", "y.npy")]
+        for file, array in zip(files, (x, y), strict=True):
+            np.save(file, array)
+        data = nnx.data.shards([tuple(files)], window=len(x) // 4), None
+    first = (data[0].part(0, few), None) if from_disk else (x[:few], y[:few])
+    model.fit(first[0], first[1], batch_size=network.rows, shuffle=False, verbose=0)
+    trainer = model._trainer
+    assert trainer is not None
+    parameters = [backend.to_numpy(value).ravel() for value in model.parameters().values()]
+    results = {"losses": trainer.rows(CHECKED)[:, 0], "parameters": np.concatenate(parameters)}
+
+    def run(times: int, files: Any = folder) -> None:
+        model.fit(data[0], data[1], epochs=times, batch_size=network.rows, verbose=0)
+
+    return Ready(run, results, "fit")
 
 
 def _predict(network: Network, backend: Any) -> Ready:

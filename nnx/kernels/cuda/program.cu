@@ -46,8 +46,8 @@ __device__ __forceinline__ void load_samples(Row row, int samples) {
 
 // ---- parameters -----------------------------------------------------------------------------------------------------
 
-// also: Rates of AHEAD steps, from hyper x and counters y; kind: the optimizer. Warps that have none go ahead. A call: inlined it costs the kernel registers.
-__device__ __noinline__ void rates(Row row, i64 step) {
+// also: Rates of AHEAD steps, from hyper x and counters y; kind: the optimizer. Warps that have none go ahead.
+__device__ __forceinline__ void rates(Row row, i64 step) {
   if (step % AHEAD || threadIdx.x >= AHEAD) return;
   const double* hyper = reinterpret_cast<const double*>(row.x);
   i64 of = reinterpret_cast<const i64*>(row.y)[STEP] + threadIdx.x;

@@ -1,0 +1,154 @@
+"""Data sets of `nnx train` that stay on disk: folders of shards, .npy files, and large Parquet files of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from nnx.checks import choice
+from nnx.cli.metadata import Metadata, constant
+from nnx.data.arrays import Arrays
+from nnx.data.found import PARQUET, found
+from nnx.data.pieces import NO_ROOM, RowGroups, Shard
+from nnx.data.source import Source
+from nnx.data.stored import Room
+from nnx.datasets.columns import digits_of
+from nnx.datasets.target import MOST_CLASSES
+from nnx.errors import FileFormatError, InputError
+
+LARGE = 256 << 20  # bytes of a Parquet file that is not read as a whole
+APART = 20_000  # rows that are held out at most, and that stand for those learned from where all would be too many
+FEWEST = 5  # rows: a fifth is held out
+MOST = 10_000  # classes
+
+
+def is_on_disk(path: Path) -> bool:
+    """Tell whether rows are read from there while a network trains."""
+    if path.is_dir() or path.suffix == ".npy":
+        return True
+    return path.suffix.lower() in PARQUET and path.is_file() and path.stat().st_size > LARGE
+
+
+def opened(path: Path, label: str | None, learning: bool = True) -> Source:
+    """Return the rows at a path. The labels of x.npy are those of y.npy beside it."""
+    if path.suffix != ".npy" or not learning:
+        return found(path, label, None, learning)
+    beside = path.with_name(f"y{path.name[1:]}")
+    if not path.name.startswith("x") or not beside.exists():
+        raise InputError(
+            f"{path}: its labels are looked for in {beside.name} beside it, and there is no such file; call the files "
+            "x.npy and y.npy, or put them into a folder"
+        )
+    return found([(path, beside)], None, None, learning)
+
+
+class Scaled:
+    """A shard in a network's units, with classes by their numbers; see `Shard`."""
+
+    def __init__(self, shard: Shard, metadata: Metadata, values: np.ndarray) -> None:
+        self._shard, self._metadata, self._values = shard, metadata, values
+        self.name, self.rows, self.width, self.weighted = shard.name, shard.rows, shard.width, shard.weighted
+        scaled: tuple[int, ...] = () if metadata.classes else (1,)
+        self.targets = None if shard.targets is None else scaled
+        self.ends, self.where = shard.ends, shard.where
+
+    def read(self, first: int, count: int, inputs: bool = True, room: Sequence[Room] = NO_ROOM) -> Arrays:
+        """See `Shard`."""
+        x, y, weights = self._shard.read(first, count, inputs, room)
+        if self.targets is not None:
+            flat = y.reshape(-1)
+            y = np.searchsorted(self._values, flat) if self._metadata.classes else flat[:, None]
+            y = self._metadata.scale_target(y)
+        return Arrays(self._metadata.scale(x) if inputs else x, y, weights)
+
+
+def scaled(source: Source, metadata: Metadata, values: np.ndarray) -> Source:
+    """Return rows in a network's units. Args: values: the labels that classes are, in order."""
+    return Source([Scaled(shard, metadata, values) for shard in source.shards], source.given_window)
+
+
+class Found(NamedTuple):
+    """A data set in a network's units.
+
+    Attributes:
+        title, metadata: see `Problem`. rows: those to learn from. some: of them. test: a fifth of all, at most APART.
+    """
+
+    title: str
+    metadata: Metadata
+    rows: Source
+    some: Arrays
+    test: Arrays
+
+
+def prepared(path: Path, label: str | None, task: str, seed: int) -> Found:
+    """Look at all rows, hold some out, and bring them into a network's units."""
+    source = opened(path, label)
+    if source.targets not in ((), (1,)):
+        what = "none" if source.targets is None else f"of shape {source.targets} in a row"
+        raise InputError(f"{path}: there are {what} labels, expected one for each row, as in y_0.npy beside x_0.npy")
+    if source.rows < FEWEST:
+        raise InputError(f"{path}: {source.rows} rows, expected {FEWEST} or more: a fifth is held out for the test")
+    values = _classes(source, choice(task, "--task", ("auto", "classification", "regression")))
+    out = drawn(source, seed)
+    first = source.shards[0]
+    columns = tuple(first.columns) if isinstance(first, RowGroups) else ()
+    classes = tuple(map(digits_of, values.tolist()))
+    metadata = _measured(source.without(out), Metadata("classification" if classes else "regression", columns, classes))
+    whole = scaled(source, metadata, values)
+    test, rest = whole.load(out), whole.without(out)
+    some = rest.load(rest.sample(APART, 1))
+    kind = f"{len(classes)} classes" if classes else "numbers to predict"
+    title = f"{source.width} column{'s' * (source.width != 1)}, {kind}; on disk"
+    return Found(title, metadata, rest, some, test)
+
+
+def drawn(source: Source, seed: int) -> np.ndarray:
+    """Choose a fifth of the rows, or APART of them, in rising order."""
+    count = max(1, min(source.rows // 5, APART))
+    return np.sort(np.random.default_rng(seed).choice(source.rows, count, replace=False))
+
+
+def _classes(source: Source, task: str) -> np.ndarray:
+    """Return all labels there are, in order; none where numbers are to be predicted. See `target.encode`."""
+    values = np.empty(0)
+    for piece in source.blocks(inputs=False):
+        y = piece.arrays.y
+        assert y is not None
+        if not np.isfinite(y).all():
+            row = int(np.flatnonzero(~np.isfinite(y.reshape(-1)))[0])
+            raise FileFormatError(f"{piece.where(row, 1)}: the label is {y.reshape(-1)[row]}; expected a finite number")
+        values = values if task == "regression" else np.union1d(values, y)
+        if task == "auto" and (len(values) > MOST_CLASSES or (values != np.floor(values)).any()):
+            task, values = "regression", np.empty(0)
+        if len(values) > MOST:
+            raise InputError(f"{source}: more than {MOST:,} classes; for numbers to predict, say --task regression")
+    if len(values) == 1:
+        raise FileFormatError(f"{source}: all labels are {values[0]:g}, expected at least two classes")
+    return values
+
+
+def _measured(source: Source, metadata: Metadata) -> Metadata:
+    """Return metadata with mean and spread of all columns; see `Metadata.fitted`."""
+    total, low, high = 0, np.inf, -np.inf
+    mean = squares = np.zeros(source.width + 1)
+    exact = True
+    for piece in source.blocks():
+        x, y, _ = piece.arrays
+        assert y is not None
+        a = np.column_stack([x, y.reshape(-1)]).astype(np.float64)
+        if not np.isfinite(a).all():
+            row, column = (int(i) for i in np.argwhere(~np.isfinite(a))[0])
+            raise FileFormatError(f"{piece.where(row)}, column {column} is {a[row, column]}; expected a finite number")
+        exact = exact and x.dtype == np.float64
+        low, high = min(low, float(a[:, :-1].min())), max(high, float(a[:, :-1].max()))
+        here, count = a.mean(axis=0), len(a)
+        squares = squares + ((a - here) ** 2).sum(axis=0) + (here - mean) ** 2 * (total * count / (total + count))
+        mean = mean + (here - mean) * (count / (total + count))
+        total += count
+    std = constant(mean, np.sqrt(squares / total), exact)
+    target = (float(mean[-1]), float(std[-1])) if metadata.task == "regression" else (0.0, 1.0)
+    return metadata.of(tuple(mean[:-1].tolist()), tuple(std[:-1].tolist()), target, (low, high))

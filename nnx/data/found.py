@@ -1,0 +1,134 @@
+"""Finding what is on disk: a file, a folder of files that belong together, or a list of them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnx import checks
+from nnx.datasets.archive import X_NAMES, Y_NAMES
+from nnx.errors import FileFormatError, InputError, InputTypeError
+from nnx.files import as_path, existing_file
+
+from .pieces import Parts, RowGroups, Shard
+from .source import Source
+from .stored import Held, Rows, mapped, npy, npz
+
+KIND = "a .npy, .npz or Parquet file, or a folder of them"
+PARQUET = (".parquet", ".pq")
+WEIGHTS = ("sample_weight", "weights", "w")
+
+
+def shards(files: Any, label: str | None = None, window: int | None = None) -> Source:
+    """Return rows that are on disk, for `fit`, `evaluate` and `predict` to read in blocks.
+
+    Args:
+        files: a folder with pairs x_0.npy, y_0.npy (and weights w_0.npy), however they are numbered, or with npz or
+            Parquet files; or such a file; or a list of files, of pairs (x, y) or of triples (x, y, weights).
+        label: the column of a Parquet file that is learned; "": none, for `predict`.
+        window: how many rows may be in memory: half of them are shuffled together and trained on while the other
+            half is read. None: as many as 64 MB hold.
+
+    Raises:
+        InputError: files are missing, or do not belong together. FileFormatError: one is damaged.
+    """
+    return found(files, label, window, learning=True)
+
+
+def found(files: Any, label: str | None, window: int | None, learning: bool) -> Source:
+    """Do the same; unless it is for `learning`, a Parquet file need have no label."""
+    window = None if window is None else checks.integer(window, "shards: window", low=2)
+    if isinstance(files, str | os.PathLike):
+        return Source(list(_at(files, label, learning)), window)
+    if not isinstance(files, Sequence) or not files:
+        raise InputTypeError(f"shards: {files!r}: expected {KIND}, or a list of files or of pairs (x, y)")
+    some: list[Shard] = []
+    for each in files:
+        if isinstance(each, tuple | list):
+            some.append(Parts(*(_array(part, "x y w"[2 * i]) for i, part in enumerate(each[:3]))))
+        else:
+            some += _at(each, label, learning)
+    return Source(some, window)
+
+
+def pair(x: Any, y: Any, weights: Any) -> Source:
+    """Return rows of arrays of which at least one is on disk."""
+    given = zip((x, y, weights), ("x", "y", "sample_weight"), strict=True)
+    return Source([Parts(*(None if a is None else _array(a, name) for a, name in given))])  # type: ignore[arg-type]
+
+
+def _array(given: Any, name: str) -> Rows:
+    """Return an array on disk or in memory."""
+    if isinstance(given, str | os.PathLike):
+        path = existing_file("shards", given, "a .npy file")
+        if path.suffix == ".npz":
+            raise FileFormatError(f"{path}: a file of several arrays; give it alone, or .npy files one by one")
+        return npy(path)
+    if isinstance(given, np.memmap):
+        return mapped(given, name)
+    array = np.asarray(given)
+    if array.dtype.kind not in "fiub" or not array.ndim:
+        raise InputTypeError(f"{name}: an array of {array.dtype} was given; expected real numbers, a row a sample")
+    return Held(array, name)
+
+
+def _at(given: Any, label: str | None, learning: bool) -> Iterator[Shard]:
+    """Yield the shards in a folder or a file."""
+    path = as_path("shards", given)
+    if not path.is_dir():
+        yield _file(existing_file("shards", path, KIND), label, learning)
+        return
+    names = sorted((p for p in path.iterdir() if not p.name.startswith(".")), key=_natural)
+    kinds = {p.suffix for p in names} & {".npy", ".npz", *PARQUET}
+    if len(kinds) != 1:
+        there = ", ".join(p.name for p in names[:5]) or "nothing"
+        raise InputError(
+            f"{path}: the folder holds {there}; expected files of one kind: pairs x_0.npy and y_0.npy, npz or Parquet"
+        )
+    kind = kinds.pop()
+    files = [p for p in names if p.suffix == kind]
+    yield from (_pairs(path, files) if kind == ".npy" else (_file(p, label, learning) for p in files))
+
+
+def _pairs(folder: Path, files: Iterable[Path]) -> Iterator[Shard]:
+    """Yield the shards of x_0.npy with y_0.npy, and w_0.npy where there are weights, ..."""
+    known = {p.name for p in files}
+    rests = [name[1:] for name in known if name.startswith("x")]
+    alone = sorted(name for name in known if not (name[0] in "xyw" and name[1:] in rests))
+    if alone or not rests:
+        raise InputError(
+            f"{folder}: there is no file with the inputs that go with {alone[0] if alone else 'these'}; expected pairs "
+            "such as x_0.npy and y_0.npy"
+        )
+    several = any(name.startswith("y") for name in known), any(name.startswith("w") for name in known)
+    for rest in sorted(rests, key=lambda rest: _natural(Path(rest))):
+        parts: list[Rows | None] = [npy(folder / f"x{rest}")]
+        for letter, there in zip("yw", several, strict=True):
+            if there and f"{letter}{rest}" not in known:
+                raise InputError(f"{folder}: there is x{rest}, but no {letter}{rest}; expected both")
+            parts.append(npy(folder / f"{letter}{rest}") if there else None)
+        yield Parts(*parts)  # type: ignore[arg-type]
+
+
+def _file(path: Path, label: str | None, learning: bool) -> Shard:
+    if path.suffix == ".npz":
+        (x,) = npz(path, X_NAMES)
+        y, weights = (next(iter(npz(path, names, optional=True)), None) for names in (Y_NAMES, WEIGHTS))
+        return Parts(x, y, weights)
+    if path.suffix in PARQUET:
+        return RowGroups(path, label, learning)
+    if path.suffix == ".npy":
+        return Parts(npy(path))
+    raise FileFormatError(
+        f"{path}: expected {KIND}; other tables are read as a whole: table = nnx.datasets.load_table({path.name!r})"
+    )
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Return by what files are sorted: x_2 before x_10."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path.name)]

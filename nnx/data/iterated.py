@@ -1,0 +1,88 @@
+"""Batches that come one after another: from a function called for each epoch, or from what can be iterated anew."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Set
+from typing import Any
+
+import numpy as np
+
+from nnx.errors import InputError, InputTypeError
+
+from .found import found, pair
+from .source import Source
+
+ARRAYS = ("shape", "__array__", "__array_interface__", "__dlpack__", "columns", "dtype")  # what only arrays have
+
+
+class Iterated:
+    """Batches (x, y) or (x, y, weights) of any sizes, as others make them.
+
+    Args:
+        given: a function that returns something to iterate, or something to iterate. who: for messages.
+    """
+
+    def __init__(self, given: Any, who: str) -> None:
+        self._given, self._who = given, who
+        once = not callable(given) and hasattr(type(given), "__next__")
+        self.once = type(given).__name__ if once else ""  # what can be gone through only once, or ""
+
+    def check_epochs(self, epochs: int) -> None:
+        """Refuse what gives its batches once where they are wanted again."""
+        if self.once and epochs > 1:
+            raise InputError(
+                f"{self._who}: a {self.once} gives its batches once, and epochs={epochs} was asked for; give the "
+                "function that makes it, as fit(lambda: batches()), so that it is called for each epoch"
+            )
+
+    def begin(self) -> Iterator[Any]:
+        """Begin anew."""
+        made = self._given() if callable(self._given) else self._given
+        if not isinstance(made, Iterable):
+            raise InputTypeError(f"{self._who}: the function returned {made!r:.60}; expected something to iterate")
+        return iter(made)
+
+    @property
+    def expected(self) -> float:
+        """How many batches there are, if it says so; else inf."""
+        try:
+            return float(len(self._given)) or np.inf
+        except TypeError:
+            return np.inf
+
+
+def given(x: Any, y: Any, weights: Any, label: str | None, who: str) -> Source | Iterated | None:
+    """Return what `fit` and others were given, if it is on disk or comes in batches; None: arrays."""
+    if isinstance(x, Iterated):
+        return x
+    if isinstance(x, Source):
+        _refuse_others(who, x, y, weights)
+        return x
+    if isinstance(x, str | os.PathLike):
+        if label is not None or (y is None and weights is None):
+            _refuse_others(who, x, y, weights)
+            return found(x, label, None, learning=who != "predict")
+        return pair(x, y, weights)
+    if label is not None:
+        raise InputError(f"{who}: label={label!r} is for Parquet files; give their path, or y")
+    if isinstance(x, np.memmap) and x.ndim > 1 and (y is None or isinstance(y, str | os.PathLike | np.ndarray)):
+        return pair(x, y, weights)
+    if y is not None or not _gives_batches(x):
+        return None
+    _refuse_others(who, x, y, weights)
+    return Iterated(x, who)
+
+
+def _gives_batches(x: Any) -> bool:
+    if isinstance(x, Mapping | Set | bytes | bytearray | range) or any(hasattr(type(x), name) for name in ARRAYS):
+        return False
+    if isinstance(x, list | tuple):  # a list of tuples of numbers is one of rows
+        return bool(x) and all(isinstance(batch, tuple) and hasattr(batch[0], "__len__") for batch in x if batch)
+    return not isinstance(x, type) and (callable(x) or isinstance(x, Iterable))
+
+
+def _refuse_others(who: str, x: Any, y: Any, weights: Any) -> None:
+    for name, value in (("y", y), ("sample_weight", weights)):
+        if value is not None:
+            raise InputError(f"{who}: {name} was given besides {x!r:.60}, which brings its own; leave it out")

@@ -1,0 +1,184 @@
+"""Shards: files that belong together, of which rows are read block by block."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from nnx.datasets.header import LABEL_NAMES
+from nnx.datasets.needs import optional
+from nnx.errors import FileFormatError, InputError
+
+from .arrays import Arrays
+from .stored import Room, Rows
+
+BLOCK = 1 << 20  # bytes that are read at once: so many that finding them takes less time than reading them
+
+NO_ROOM: tuple[Room, ...] = ()
+
+
+class Shard(Protocol):
+    """Rows in files.
+
+    Attributes:
+        name: of the file with the inputs. rows: how many. width: inputs of a row. targets: shape of a row's target;
+            None: there are none. weighted: whether there are weights.
+    """
+
+    name: str
+    rows: int
+    width: int
+    targets: tuple[int, ...] | None
+    weighted: bool
+
+    def ends(self, most: int) -> np.ndarray:
+        """Return where blocks end, which are read at once: the rows behind them, int64. Of `most` rows, if it can."""
+
+    def read(self, first: int, count: int, inputs: bool = True, room: Sequence[Room] = NO_ROOM) -> Arrays:
+        """Return some rows of one block; without their `inputs`, those have no columns.
+
+        Args:
+            room: where inputs, targets and weights may be read into.
+        """
+
+    def where(self, row: int, part: int = 0) -> str:
+        """Say where a row's inputs are, its target (part 1), or its weight (2)."""
+
+
+class Parts:
+    """A shard of arrays that have a row for each sample; see `Shard`. What a row of inputs holds is put in a line."""
+
+    def __init__(self, x: Rows, y: Rows | None = None, weights: Rows | None = None) -> None:
+        self._parts = [x, y, weights]
+        self.name, self.rows, self.width = x.name, x.rows, math.prod(x.shape)
+        self.targets, self.weighted = None if y is None else y.shape, weights is not None
+        if len({part.rows for part in self._parts if part is not None}) > 1:
+            counts = " and ".join(f"{part.name} has {part.rows:,}" for part in self._parts if part is not None)
+            raise InputError(f"{counts} rows; expected as many, one of each for each sample")
+        if not x.shape:
+            raise InputError(
+                f"{x.name}: its shape is ({x.rows},), expected [samples, features]; for one feature, save "
+                "x.reshape(-1, 1)"
+            )
+        self._bytes = sum(math.prod(part.shape) * part.dtype.itemsize for part in self._parts if part is not None)
+
+    def ends(self, most: int) -> np.ndarray:
+        """See `Shard`."""
+        block = max(1, min(most, BLOCK // max(1, self._bytes)))
+        ends = np.arange(block, self.rows + block, block, dtype=np.int64)
+        ends[-1] = self.rows
+        return ends
+
+    def read(self, first: int, count: int, inputs: bool = True, room: Sequence[Room] = NO_ROOM) -> Arrays:
+        """See `Shard`."""
+        wanted = zip(self._parts if inputs else [None, *self._parts[1:]], room or 3 * [None], strict=True)
+        x, y, weights = (None if part is None else part.read(first, count, place) for part, place in wanted)
+        return Arrays(np.empty((count, 0)) if x is None else x.reshape(count, -1), y, weights)
+
+    def where(self, row: int, part: int = 0) -> str:
+        """See `Shard`."""
+        place = self._parts[part]
+        return f"{self.name if place is None else place.name}, row {row:,}"
+
+
+class RowGroups:
+    """A shard of numbers in a Parquet file, read a row group at a time; see `Shard`.
+
+    Args:
+        label: the column of targets; None: the one that is called so, "label", "class", "target" or "y". "": none.
+        learning: whether there must be one.
+    """
+
+    weighted = False
+
+    def __init__(self, path: Path, label: str | None, learning: bool) -> None:
+        self.name, self._path = str(path), path
+        self._arrow = optional("pyarrow", "parquet", "reading Parquet files")
+        self._stamp = self._stamped()
+        with self._opened(0) as file:
+            names, schema = list(file.schema_arrow.names), file.schema_arrow
+            counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        self._ends = np.cumsum(np.array(counts, np.int64))
+        self.rows = int(sum(counts))
+        if self.rows == 0:
+            raise FileFormatError(f"{path}: it has no rows, expected one for each sample")
+        for name, kind in zip(names, schema.types, strict=True):
+            types = self._arrow.types
+            if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
+                raise FileFormatError(
+                    f"{path}: column {name!r} holds {kind}; only tables of numbers are read in parts: take the column "
+                    "out or make numbers of it, or read the table as a whole by nnx.datasets.load_table"
+                )
+        self._label = _label(path, names, label, learning)
+        self._names = [name for name in names if name != self._label]
+        self.columns, self.width = self._names, len(self._names)
+        self.targets: tuple[int, ...] | None = () if self._label else None
+        if not self._names:
+            raise FileFormatError(f"{path}: it has no column but {self._label!r}; expected columns to learn from")
+
+    def read(self, first: int, count: int, inputs: bool = True, room: Sequence[Room] = NO_ROOM) -> Arrays:
+        """See `Shard`."""
+        group = int(np.searchsorted(self._ends, first, side="right"))
+        begin = int(self._ends[group - 1]) if group else 0
+        columns = [*(self._names if inputs else []), *([self._label] if self._label else [])]
+        with self._opened(first) as file:
+            table = self._group(file, group, columns, first).slice(first - begin, count)
+            parts = [self._numbers(table.column(name), name, first) for name in columns]
+        y = parts.pop() if self._label else None
+        x = np.empty((count, len(parts)), np.result_type(*parts) if parts else "f4")
+        for i, part in enumerate(parts):
+            x[:, i] = part
+        return Arrays(x, y)
+
+    def where(self, row: int, part: int = 0) -> str:
+        """See `Shard`."""
+        return f"{self.name}, row {row:,}"
+
+    def ends(self, most: int) -> np.ndarray:
+        """See `Shard`: a row group is never read in parts."""
+        return self._ends
+
+    def _group(self, file: Any, group: int, columns: list[str], first: int) -> Any:
+        try:
+            return file.read_row_group(group, columns=columns, use_threads=False)
+        except Exception as error:  # whatever a damaged file makes of it
+            raise FileFormatError(f"{self.name}, row {first:,}: it cannot be read: {error}") from error
+
+    def _numbers(self, column: Any, name: str, first: int) -> np.ndarray:
+        if column.null_count:
+            row = first + int(np.flatnonzero(column.is_null().to_numpy())[0])
+            raise FileFormatError(
+                f"{self.name}, row {row:,}: column {name!r} holds no number; fill it in or drop the row"
+            )
+        return np.asarray(column.to_numpy())
+
+    def _stamped(self) -> tuple[int, int]:
+        found = os.stat(self._path)
+        return found.st_size, found.st_mtime_ns
+
+    def _opened(self, row: int) -> Any:
+        parquet = optional("pyarrow.parquet", "parquet", "reading Parquet files")
+        try:
+            if self._stamped() != self._stamp:
+                raise ValueError("it was changed while it was in use; begin anew when nobody writes to it")
+            return parquet.ParquetFile(self._path, pre_buffer=False)
+        except Exception as error:  # whatever a damaged file makes of it
+            raise FileFormatError(f"{self.name}, row {row:,}: it cannot be read: {error}") from error
+
+
+def _label(path: Path, names: Sequence[str], label: str | None, learning: bool) -> str:
+    """Return the name of the column that is learned; "": none."""
+    if label is None:
+        lower = {name.lower(): name for name in names}
+        label = next((lower[name] for name in LABEL_NAMES if name in lower), None if learning else "")
+        if label is None:
+            few = ", ".join(names[:10])
+            raise InputError(f"{path}: which column is to be learned? Say label=..., one of {few}")
+    if label and label not in names:
+        raise InputError(f"{path}: label={label!r}: there is no such column, expected one of {', '.join(names[:10])}")
+    return label

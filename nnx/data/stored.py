@@ -1,0 +1,190 @@
+"""Arrays of which a range of rows is read at a time: in files, or in memory.
+
+Files are read, not mapped: pages of a mapped file would count as this process's memory, and a file that is cut short
+while it is mapped kills the process. Each read opens its file anew, since there may be more of them than may be open at
+once, and makes sure that it is still the file that it was.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+
+from nnx.datasets import archive
+from nnx.errors import FileFormatError
+from nnx.files import open_file
+
+NPY = "a .npy file, as numpy.save writes it"
+NPZ = "an npz file whose arrays are stored, as numpy.savez writes it"
+
+
+class Room:
+    """Memory that is read into again and again: fresh memory takes longer than what is read into it."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, np.uint8)
+
+    def array(self, count: int, dtype: np.dtype) -> np.ndarray:
+        """Return an array that holds until the next one is asked for."""
+        size = count * dtype.itemsize
+        if size > len(self._bytes):
+            self._bytes = np.empty(size, np.uint8)
+        return self._bytes[:size].view(dtype)
+
+
+class Rows(Protocol):
+    """An array of which rows are read.
+
+    Attributes:
+        name: of the file, or of the array. rows: how many. shape: of a row. dtype: of its numbers.
+    """
+
+    name: str
+    rows: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    def read(self, first: int, count: int, room: Room | None = None) -> np.ndarray:
+        """Return some rows, an array of its own; or in `room`."""
+
+
+class Held:
+    """An array in memory; see `Rows`."""
+
+    def __init__(self, array: np.ndarray, name: str) -> None:
+        self.name, self.rows, self.shape, self.dtype = name, len(array), array.shape[1:], array.dtype
+        self._array = array
+
+    def read(self, first: int, count: int, room: Room | None = None) -> np.ndarray:
+        """See `Rows`."""
+        return np.array(self._array[first : first + count])
+
+
+class Stored:
+    """An array in a file; see `Rows`.
+
+    Args:
+        path: of the file. offset: of the first number in it, in bytes. shape, dtype: of the array.
+        fortran: whether its columns follow one another, and not its rows. member: its name, in a file of several.
+    """
+
+    def __init__(
+        self, path: Path, offset: int, shape: Sequence[int], dtype: np.dtype, fortran: bool = False, member: str = ""
+    ) -> None:
+        self.path, self.name, self.dtype = path, f"{path}{f' ({member})' if member else ''}", dtype
+        self.rows, self.shape = int(shape[0]), tuple(map(int, shape[1:]))
+        self._offset, self._fortran = offset, fortran and len(shape) > 1
+        self._stamp = _stamp(os.stat(path))
+
+    def read(self, first: int, count: int, room: Room | None = None) -> np.ndarray:
+        """Read some rows.
+
+        Raises:
+            FileFormatError: the file has gone, was changed, or cannot be read.
+        """
+        try:
+            with open_file(self.path, NPY, whole=False) as file:
+                if _stamp(os.fstat(file.fileno())) != self._stamp:
+                    raise FileFormatError(
+                        f"{self.name}, row {first:,}: the file was changed while it was in use; begin anew when nobody "
+                        "writes to it"
+                    )
+                return self._rows(file, first, count, room)
+        except FileFormatError:
+            raise
+        except OSError as error:
+            raise FileFormatError(f"{self.name}, row {first:,}: it cannot be read any more: {error}") from error
+
+    def _rows(self, file: BinaryIO, first: int, count: int, room: Room | None) -> np.ndarray:
+        width = math.prod(self.shape)
+        if not self._fortran:
+            data = (room or Room()).array(count * width, self.dtype)
+            self._numbers(file, first * width, data, first)
+            return data.reshape(count, *self.shape)
+        columns = np.empty((width, count), self.dtype)  # the last axis is the slowest
+        for column in range(width):
+            self._numbers(file, column * self.rows + first, columns[column], first)
+        return np.ascontiguousarray(columns.reshape(*self.shape[::-1], count).T)
+
+    def _numbers(self, file: BinaryIO, place: int, data: np.ndarray, row: int) -> None:
+        view, done = data.view(np.uint8).data, 0
+        file.seek(self._offset + place * self.dtype.itemsize)
+        while done < len(view):
+            got = file.readinto(view[done:])  # type: ignore[attr-defined]
+            if not got:
+                raise FileFormatError(f"{self.name}, row {row:,}: the file ends too early; write it anew")
+            done += got
+
+
+def _stamp(found: os.stat_result) -> tuple[int, int, int]:
+    """Return what tells a file from another, and from itself after a change."""
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def npy(path: Path) -> Stored:
+    """Return the array in a .npy file.
+
+    Raises:
+        FileFormatError: it is something else, damaged, cut short, or holds no numbers.
+    """
+    with open_file(path, NPY, whole=False) as file:
+        try:
+            shape, fortran, dtype = archive.header_of(file)
+        except archive.UNREADABLE as error:
+            raise FileFormatError(f"{path}: {error}; expected {NPY}") from error
+        return _checked(path, file, file.tell(), shape, fortran, dtype, "")
+
+
+def npz(path: Path, *choices: Sequence[str], optional: bool = False) -> list[Stored]:
+    """Return arrays in an npz file.
+
+    Args:
+        choices: for each, the names that it may have, the preferred one first. optional: leave out those not there.
+
+    Raises:
+        FileFormatError: the file is something else, damaged or cut short, or an array is missing or compressed.
+    """
+    with archive.open_archive(path, NPZ, whole=False) as opened:
+        found = [(next((n for n in names if n in opened.names), None), names) for names in choices]
+        for name, names in found:
+            if name is None and not optional:
+                raise FileFormatError(
+                    f"{path}: there is no array called {' or '.join(names)} (it holds {', '.join(opened.names[:10])})"
+                )
+        return [_checked(path, opened.file, *opened.place(name), member=name) for name, _ in found if name is not None]
+
+
+def _checked(
+    path: Path, file: BinaryIO, offset: int, shape: tuple[int, ...], fortran: bool, dtype: np.dtype, member: str
+) -> Stored:
+    name = f"{path}{f' ({member})' if member else ''}"
+    if dtype.kind not in "fiub":
+        raise FileFormatError(f"{name}: it holds {dtype}, expected real numbers; convert it, as by x.astype('f4')")
+    if not shape or 0 in shape:
+        raise FileFormatError(f"{name}: its shape is {shape}, expected rows, one for each sample")
+    held, size = os.fstat(file.fileno()).st_size - offset, math.prod(shape) * dtype.itemsize
+    if held < size:
+        row = max(0, held) * shape[0] // size
+        raise FileFormatError(
+            f"{name}: the file ends in row {row:,} of {shape[0]:,}: {size:,} bytes should follow its header, {held:,} "
+            "do; it was cut short: write it anew"
+        )
+    return Stored(path, offset, shape, dtype, fortran, member)
+
+
+def mapped(array: np.memmap[Any, Any], name: str) -> Rows:
+    """Return a memory-mapped array as one in a file where that is what it is, else as one in memory."""
+    whole: Any = getattr(array, "_mmap", None)
+    path = getattr(array, "filename", None)
+    plain = array.dtype.kind in "fiub" and array.dtype.isbuiltin != 2 and array.ndim > 0
+    if path is None or whole is None or not plain or array.mode == "c" or not array.flags.c_contiguous:
+        return Held(array, name)
+    begin = np.frombuffer(whole, np.uint8).ctypes.data
+    page = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
+    return Stored(Path(path), page + array.ctypes.data - begin, array.shape, array.dtype)

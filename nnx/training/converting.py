@@ -1,0 +1,138 @@
+"""Conversion of rows that come from disk or in batches: checked before they reach a step, place named in errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnx import casting, checks, targets
+from nnx.backends.base import host_array, real_numbers
+from nnx.errors import InputError
+
+if TYPE_CHECKING:
+    from nnx.training.trainable import Trainable
+
+Where = Callable[..., str]  # of a row's number and, for its target 1, for its weight 2
+
+
+class Converter:
+    """Makes rows ready for steps: finite inputs in the model's type, and targets as the loss wants them.
+
+    It is made by the thread that trains, and called by the one that reads.
+
+    Args:
+        who: the call, for messages. class_weight: a weight for each class. weighted: whether weights come along.
+    """
+
+    def __init__(self, model: Trainable, who: str, class_weight: Any = None, weighted: bool = False) -> None:
+        self._who, self._model, self._classes = who, model, class_weight
+        self.loss, self.dtype = model.loss, model.dtype
+        self._n_inputs, self._n_outputs = model.n_inputs, model.n_outputs
+        self.unseen = False  # whether the next inputs are the first, by which is told whether their numbers stay apart
+        ignoring = getattr(self.loss, "ignore_index", None) is not None
+        self.weighted = weighted or class_weight is not None or ignoring
+
+    def inputs(self, x: Any, where: Where) -> np.ndarray:
+        """Return inputs [N, I], finite."""
+        given = real_numbers(self._model._from_device(x), f"{self._who}: {where(0)}")
+        a = host_array(given, self.dtype)
+        if a.ndim != 2 or 0 in a.shape:
+            checks.matrix(a.shape, f"{self._who}: {where(0)}")
+        if self._n_inputs is not None and a.shape[1] != self._n_inputs:
+            raise InputError(
+                f"{self._who}: {where(0)}: {a.shape[1]} features (shape {a.shape}), but the first layer takes "
+                f"{self._n_inputs}"
+            )
+        if not np.isfinite(a).all():
+            row, column = (int(i) for i in np.argwhere(~np.isfinite(a))[0])
+            value = given[row, column]
+            what = "expected finite numbers; drop or fill it first"
+            if np.isfinite(value):
+                what = f"too large for {a.dtype}; scale it, or use dtype='float64'"
+            raise InputError(f"{self._who}: {where(row)}, column {column} is {value}: {what}")
+        if self.unseen:
+            self.unseen = False
+            casting.check_lost(a, given, x, f"{self._who}: x")
+        return np.ascontiguousarray(a)
+
+    def targets(self, y: Any, x: np.ndarray, where: Where) -> np.ndarray:
+        """Return targets: int64 [N], or of the model's type; distributions stay such, if all are one-hot too."""
+        given = targets.given(self._model._from_device(y), f"{self._who}: {where(0, 1)}")
+        if not given.shape or len(given) != len(x):
+            raise InputError(
+                f"{self._who}: {where(0, 1)}: x has {len(x)} rows, y has shape {given.shape}; expected one target for "
+                "each row"
+            )
+        if self._n_outputs is None:  # a layer of the user's own, whose width shows only in its output
+            with self._model.inference().layers_alone():
+                self._n_outputs = int(self._model.inference().outputs(x[:1]).shape[1])
+        try:
+            target = self._prepared(given)
+        except InputError as error:
+            row, reason = self._first_refused(given, error)
+            raise InputError(f"{self._who}: {where(row, 1)}: {reason}") from error
+        if target.ndim == 1 and target.dtype.kind == "i" and given.ndim == 2 and given.shape[1] > 1:
+            target = np.eye(self._n_outputs, dtype=self.dtype)[target]
+        return target
+
+    def _prepared(self, given: np.ndarray) -> np.ndarray:
+        target: np.ndarray = self.loss.host_targets(given, (len(given), self._n_outputs), self.dtype)
+        return target
+
+    def _first_refused(self, given: np.ndarray, error: InputError) -> tuple[int, str]:
+        """Return the first row that the loss refuses, and why."""
+        good, bad = 0, len(given)
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            try:
+                self._prepared(given[good:middle])
+                good = middle
+            except InputError:
+                bad = middle
+        try:
+            self._prepared(given[good:bad])
+        except InputError as alone:
+            error = alone
+        return good, str(error).replace(" (row 0)", "").replace("row 0 of the targets", "the target")
+
+    def weights(self, given: Any, y: Any, target: np.ndarray, where: Where) -> np.ndarray:
+        """Return what each sample counts, float64 [N]."""
+        weights = np.ones(len(target))
+        if given is not None:
+            a = real_numbers(self._model._from_device(given), f"{self._who}: {where(0, 2)}")
+            if a.shape not in ((len(target),), (len(target), 1)):
+                raise InputError(
+                    f"{self._who}: {where(0, 2)}: weights have shape {a.shape}, expected one for each of {len(target)} "
+                    "samples"
+                )
+            weights = a.astype(np.float64).reshape(-1)
+            good = np.isfinite(weights) & (weights >= 0)
+            if not good.all():
+                row = int(np.flatnonzero(~good)[0])
+                raise InputError(
+                    f"{self._who}: {where(row, 2)}: a weight is {weights[row]:g}; expected a finite number, 0 or more"
+                )
+        counted = self.loss.counted(self._model._from_device(y))
+        if self._classes is not None:
+            labels, classes = self._model._classes(target, self._who)
+            weights = weights * self._by_class(classes)[labels]
+            if np.isnan(weights).any():
+                row = int(np.flatnonzero(np.isnan(weights))[0])
+                raise InputError(f"{self._who}: {where(row, 1)}: class_weight has no weight for class {labels[row]}")
+        return weights if counted is None else weights * counted
+
+    def _by_class(self, classes: Sequence[int]) -> np.ndarray:
+        nan = float("nan")
+        unknown = [name for name in self._classes if name not in classes]
+        if unknown:
+            raise InputError(f"{self._who}: class_weight: {unknown[0]!r} is no class; expected 0 .. {len(classes) - 1}")
+        what = f"{self._who}: class_weight"
+        return np.array([checks.real(self._classes[c], f"{what}[{c}]") if c in self._classes else nan for c in classes])
+
+    def all(self, x: Any, y: Any, weights: Any, where: Where) -> list[np.ndarray]:
+        """Return inputs, targets and, where samples are weighted, weights."""
+        inputs = self.inputs(x, where)
+        target = self.targets(y, inputs, where)
+        return [inputs, target, *([self.weights(weights, y, target, where)] if self.weighted else [])]

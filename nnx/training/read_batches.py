@@ -1,0 +1,213 @@
+"""Mini-batches of rows that are read, from disk or from whoever makes them, while steps go on with those before.
+
+As in `StreamedBatches`, steps read on from row to row in one half of an array while the other one is filled. Here a
+thread fills it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from nnx.data.ahead import LONG, Reading
+from nnx.errors import InputError
+from nnx.kernels.step_state import CURSOR
+from nnx.training.batches import Batches, Factors, feed_of
+from nnx.training.step import Feed, TrainingStep
+from nnx.training.supply import Supply
+
+LOOK = 0.05  # seconds of waiting for rows between two looks at the keyboard
+PATIENCE = 5.0  # seconds for which the end of a fit waits for somebody else's batch that is being made
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What was read.
+
+    Attributes:
+        rows: how many. last: whether the epoch ends with it. sizes: of its steps. total: what its samples count.
+        shares, scales: where they count differently, see `Factors`.
+    """
+
+    rows: int
+    last: bool
+    sizes: np.ndarray
+    total: float
+    shares: np.ndarray
+    scales: np.ndarray
+
+
+NOTHING = Chunk(0, False, np.empty(0), 0.0, np.empty(0), np.empty(0))
+
+
+class ReadBatches(Batches):
+    """See `Batches` and the module.
+
+    Args:
+        every: how many batches make one update.
+    """
+
+    epochs = 1  # of a block
+
+    def __init__(self, step: TrainingStep, supply: Supply, every: int = 1) -> None:
+        self._backend, self._counters, self._supply = step.backend, step.counters, supply
+        self._every = every
+        like, self._weighted = list(supply.like), len(supply.like) > 2
+        if self._weighted:  # by steps they are taken as factors
+            like[2] = np.empty((0, 1), like[0].dtype)
+        self._halves = step.backend.halves(like, supply.chunk)
+        self._data, self.reason = list(self._halves.arrays), supply.reason
+        self._order = self._backend.asarray(np.arange(2 * supply.chunk), "int64")
+        self._half = 1  # the one that steps read
+        self._here: tuple[int, int] | None = None  # epoch and chunk that they read
+        self._chunk = NOTHING  # which that is
+        self._next: tuple[int, int] | None = None  # epoch and chunk for the other half
+        self._reading: Reading[Chunk] | None = None  # which fills it
+        self._sent = False  # whether it is on its way to the device
+        self._chunks, self._whole = list[Chunk](), False  # of the epoch so far
+        self._by_size: dict[int, Feed] = {}
+        self.feeds = []
+        known = supply.rows
+        first = supply.batch if known is None else min(known, supply.batch)
+        for size in (first, 0 if known is None else known % first):
+            if size:
+                self._feed(size)
+
+    # ---- what a fit asks for -----------------------------------------------------------------------------------------
+
+    @property
+    def weighted(self) -> bool:
+        """See `Batches`."""
+        return self._weighted
+
+    @property
+    def steps(self) -> float:
+        """How many steps an epoch has; inf: nobody knows."""
+        return np.inf if self._supply.rows is None else self._supply.expected
+
+    @property
+    def expected(self) -> float:
+        """See `Batches`."""
+        return self._supply.expected
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Rows of each step of the epoch; while it is not known how many there are, of one more that never comes."""
+        return np.concatenate([*(chunk.sizes for chunk in self._chunks), np.zeros(0 if self._whole else 1)])
+
+    def shares(self, epoch: int) -> np.ndarray:
+        """See `Batches`."""
+        return np.concatenate([chunk.shares for chunk in self._chunks]) if self._weighted else self.sizes
+
+    def scale(self, epoch: int, batch: int) -> float:
+        """See `Batches`."""
+        if not self._weighted:
+            return 1.0
+        before = sum(len(chunk.sizes) for chunk in self._chunks[:-1])
+        return float(self._chunk.scales[batch - before])
+
+    def total(self, shares: np.ndarray) -> float:
+        """See `Batches`."""
+        total = float(sum(chunk.total for chunk in self._chunks))
+        if not total:
+            raise InputError("fit: all samples of an epoch have the weight 0; give one of them more")
+        return total
+
+    def begin(self, first: int, epochs: int) -> None:
+        """Have the first rows of an epoch there."""
+        while not self._is_at((first, 0)):
+            pass
+
+    def block(self, first: int, epochs: int) -> Iterator[tuple[Feed, int]]:
+        """See `Batches`; yields no steps while rows are waited for."""
+        self._chunks, self._whole = [], False
+        number = 0
+        while not self._whole:
+            if not self._is_at((first, number)):
+                yield self.feeds[0], 0
+                continue
+            chunk = self._chunk
+            self._chunks.append(chunk)
+            self._whole = chunk.last
+            full, tail = divmod(chunk.rows, self._supply.batch)
+            for size, steps in ((self._supply.batch, full), (tail, 1)):
+                if size and steps:
+                    yield self._feed(size), steps
+            number += 1
+        if self._supply.rows is None:
+            self._supply.expected = float(len(self.sizes))
+
+    def fetch(self) -> None:
+        """Send what is read by now."""
+        if self._reading is not None and not self._sent and self._reading.has_result():
+            self._send(self._reading)
+
+    def close(self) -> None:
+        """End reading. A batch that somebody else makes is waited for a while."""
+        reading, self._reading = self._reading, None
+        if reading is None or reading.stop(PATIENCE):
+            self._supply.close()
+        self._halves.close()
+
+    # ---- chunks ------------------------------------------------------------------------------------------------------
+
+    def _feed(self, size: int) -> Feed:
+        """Return the feed of a size, made when it first comes."""
+        if size not in self._by_size:
+            batch = [self._backend.zeros((size, *a.shape[1:]), a.dtype) for a in self._data]
+            source = (*self._data[:2], self._order, *self._data[2:])
+            self._by_size[size] = feed_of(batch, source)
+            self.feeds.append(self._by_size[size])
+        return self._by_size[size]
+
+    def _is_at(self, wanted: tuple[int, int]) -> bool:
+        """Let steps read a chunk from its first row on, if it is there; wait for it a little."""
+        if wanted != self._here:
+            if wanted != self._next or self._reading is None:
+                if self._reading is not None:
+                    self._reading.stop(LONG)
+                self._read(wanted)
+            reading = self._reading
+            assert reading is not None
+            if not reading.is_ready(LOOK):
+                return False
+            chunk = reading.result()
+            self._send(reading)
+            self._halves.leave(self._half)
+            self._half = 1 - self._half
+            self._halves.enter(self._half)
+            self._here, self._chunk = wanted, chunk
+            following = (wanted[0] + 1, 0) if chunk.last else (wanted[0], wanted[1] + 1)
+            self._next = self._reading = None
+            if following[0] < self.end:
+                self._read(following)
+        self._counters[CURSOR] = self._half * self._supply.chunk
+        return True
+
+    def _read(self, chunk: tuple[int, int]) -> None:
+        """Begin to read a chunk into the half that steps do not read."""
+        room = self._halves.room(1 - self._half)
+        self._next, self._sent = chunk, False
+        self._reading = Reading(partial(self._filled, chunk, room))
+
+    def _filled(self, chunk: tuple[int, int], room: list[np.ndarray], stopped: Callable[[], bool]) -> Chunk:
+        """Read a chunk, and make factors of its weights; in the thread that reads."""
+        weights = np.zeros(self._supply.chunk if self._weighted else 0)
+        rows, last = self._supply.fill(*chunk, [*room[:2], *([weights] if self._weighted else [])], stopped)
+        full, tail = divmod(rows, self._supply.batch)
+        sizes = np.array([*full * [self._supply.batch], *([tail] if tail else [])], np.float64)
+        if not self._weighted or not rows:
+            return Chunk(rows, last, sizes, float(rows), sizes, sizes)
+        factors = Factors(weights[:rows], sizes, room[2].dtype.name, self._every)
+        factors.draw(0, np.arange(rows))
+        room[2][:rows] = factors.by_row
+        shares = factors.shares[0]
+        return Chunk(rows, last, sizes, float(shares[factors.last].sum()), shares, factors.scales[0])
+
+    def _send(self, reading: Reading[Chunk]) -> None:
+        if not self._sent:
+            self._sent = True
+            self._halves.send(1 - self._half, reading.result().rows)

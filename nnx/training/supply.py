@@ -1,0 +1,208 @@
+"""Supplies of rows for training: from shards on disk, or from batches as they come; chunk by chunk, ready for steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from nnx.backends.memory import readable
+from nnx.data.iterated import Iterated
+from nnx.data.source import Order, Source, described
+from nnx.data.stored import Room
+from nnx.errors import InputError, InputTypeError
+from nnx.training.converting import Converter
+
+HALF = 4 << 20  # bytes of a chunk of batches as they come, unless a step has more
+
+LONG = 0.1  # seconds: after that a chunk ends with the step that is begun
+
+
+class Supply(Protocol):
+    """Rows, epoch by epoch, in chunks of which all but an epoch's last are whole batches.
+
+    Attributes:
+        like: inputs, targets and, where samples are weighted, weights: arrays without rows, of the types of those.
+        batch: rows of a step. chunk: rows of a chunk. rows: of an epoch; None where that shows only at its end.
+        expected: how many steps an epoch may have, for the progress; inf: nobody knows.
+        reason: how they come, for `History.streamed`.
+    """
+
+    like: list[np.ndarray]
+    batch: int
+    chunk: int
+    rows: int | None
+    expected: float
+    reason: str
+
+    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
+        """Write a chunk into arrays; return its rows, and whether it is the epoch's last.
+
+        Chunks come in order, or from the first one on.
+        """
+
+    def close(self) -> None:
+        """End what it goes through; never while `fill` runs."""
+
+
+class Stopped(Exception):
+    """Nobody wants the chunk any more."""
+
+
+class FromDisk:
+    """Rows of shards, in an order that follows from seed and epoch; see `Supply`.
+
+    Args:
+        every: how many batches make one update: a chunk has all of them.
+    """
+
+    def __init__(self, source: Source, convert: Converter, batch: int, every: int, seed: int, shuffle: bool) -> None:
+        self._source, self._convert, self._seed, self._shuffle = source, convert, seed, shuffle
+        piece = next(source.read(np.arange(1)))
+        first = convert.all(*piece.arrays, piece.where)
+        self.like = [a[:0] for a in first]
+        size = sum(a.nbytes for a in first)
+        source.fit_window(size)
+        self.rows: int | None = source.rows
+        self.batch, self.expected = batch, float(-(-source.rows // batch))
+        self.chunk = max(1, source.window // 2 // (batch * every)) * batch * every
+        self.reason = described(source, self.chunk, size)
+        self._order: tuple[int, Order] | None = None
+        self._room = [Room() for _ in range(3)]
+
+    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
+        """See `Supply`."""
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, Order(self._source, self.chunk, self._seed, epoch, self._shuffle)
+        rows = self._order[1].rows(chunk)
+        for piece in self._source.read(rows, room=self._room):
+            if stopped():
+                raise Stopped
+            for array, part in zip(out, self._convert.all(*piece.arrays, piece.where), strict=True):
+                array[piece.places] = part
+        return len(rows), (chunk + 1) * self.chunk >= self._source.rows
+
+    def close(self) -> None:
+        """See `Supply`."""
+
+
+class AsTheyCome:
+    """Batches that somebody else makes, in their order, cut anew to the size of a step; see `Supply`."""
+
+    rows: int | None = None
+
+    def __init__(self, batches: Iterated, convert: Converter, batch: int | None, epoch: int, who: str) -> None:
+        self._batches, self._convert, self._who = batches, convert, who
+        self._number, self._length = 0, 0
+        self._left: list[list[np.ndarray]] = []
+        self._iterator: Iterator[Any] | None = None
+        self.like: list[np.ndarray] = []
+        first = self._pull(epoch, anew=True)
+        if first is None:
+            raise InputError(f"{who}: there are no batches; expected one (x, y) at least")
+        self._left, self._fresh = [first], True
+        self.like = [a[:0] for a in first]
+        self.first = first
+        self.batch, self.expected = batch or len(first[0]), batches.expected * len(first[0])
+        self.expected = np.ceil(self.expected / self.batch)
+        size = sum(a[:1].nbytes for a in first)
+        self.chunk = max(1, HALF // (size * self.batch)) * self.batch
+        self.reason = f"batches come as they are made, {self.chunk:,} rows ({readable(self.chunk * size)}) at a time"
+
+    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
+        """See `Supply`."""
+        anew = chunk == 0 and not self._fresh
+        self._fresh = False
+        if anew:
+            self._left = []
+        done, last, goal, end = 0, False, self.chunk, time.monotonic() + LONG
+        while done < goal and not last:
+            if stopped():
+                raise Stopped
+            some = self._left.pop() if self._left else self._pull(epoch, anew)
+            anew, last = False, some is None
+            if some is not None:
+                count = min(goal - done, len(some[0]))
+                for array, part in zip(out, some, strict=True):
+                    array[done : done + count] = part[:count]
+                if count < len(some[0]):
+                    self._left = [[part[count:] for part in some]]
+                done += count
+                if time.monotonic() > end:
+                    goal = -(-done // self.batch) * self.batch
+        if not done and chunk == 0:
+            raise InputError(
+                f"{self._who}: there are no batches in epoch {epoch + 1}; the function must make them anew each time"
+            )
+        return done, last
+
+    def close(self) -> None:
+        """See `Supply`."""
+        iterator: Any = self._iterator
+        self._iterator = None
+        if hasattr(iterator, "close"):
+            iterator.close()
+
+    def _pull(self, epoch: int, anew: bool) -> list[np.ndarray] | None:
+        """Return the next batch, converted; None where there is none."""
+        if anew:
+            self.close()
+            self._iterator, self._number = self._batches.begin(), 0
+        assert self._iterator is not None
+        while True:
+            batch = next(self._iterator, None)
+            if batch is None:
+                return None
+            self._number += 1
+            where = _Place(self._number, epoch)
+            if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+                raise InputTypeError(
+                    f"{self._who}: {where(None)} is a {type(batch).__name__}"
+                    f"{f' of {len(batch)}' if isinstance(batch, tuple | list) else ''}; expected a pair (x, y), or "
+                    "(x, y, sample_weight)"
+                )
+            x, y, weights = (*batch, None)[:3]
+            if not self._length:
+                self._length = len(batch)
+                self._convert.weighted = self._convert.weighted or len(batch) == 3
+            if len(batch) != self._length:
+                raise InputError(
+                    f"{self._who}: {where(None)} has {len(batch)} parts, the first had {self._length}; expected "
+                    "weights with all or with none"
+                )
+            if not getattr(x, "shape", (1,))[0]:
+                continue  # a filter may leave nothing of a batch
+            ready = self._convert.all(x, y, weights, where)
+            for part, known, name in zip(ready, self.like, ("x", "y", "weights"), strict=False):
+                if part.shape[1:] != known.shape[1:] or part.dtype != known.dtype:
+                    raise InputError(
+                        f"{self._who}: {where(None)}: {name} has shape {part.shape} and holds {part.dtype}, those "
+                        f"before had rows of shape {known.shape[1:]} and {known.dtype}; expected all batches alike"
+                    )
+            return ready
+
+
+def of_batch(batches: Iterated, convert: Converter, who: str, inputs_only: bool) -> Iterator[list[np.ndarray]]:
+    """Yield batches as they come, converted: (x, y) or (x, y, weights); for `inputs_only`, x will do."""
+    for number, batch in enumerate(batches.begin(), 1):
+        where = _Place(number, 0)
+        parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+        if len(parts) > 3 or (len(parts) < 2 and not inputs_only):
+            raise InputTypeError(f"{who}: {where(None)} has {len(parts)} parts; expected (x, y), or (x, y, weights)")
+        if inputs_only:
+            yield [convert.inputs(parts[0], where)]
+        else:
+            convert.weighted = convert.weighted or len(parts) == 3
+            yield convert.all(parts[0], parts[1], parts[2] if len(parts) == 3 else None, where)
+
+
+class _Place:
+    """Says which row of which batch it is."""
+
+    def __init__(self, number: int, epoch: int) -> None:
+        self._name = f"batch {number:,} of epoch {epoch + 1}"
+
+    def __call__(self, row: int | None, part: int = 0) -> str:
+        return self._name if row is None else f"{self._name}, row {row:,} of its {('x', 'y', 'weights')[part]}"
