@@ -7,6 +7,9 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from inspect import signature
+from types import BuiltinFunctionType
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +21,7 @@ from nnx.files import as_path, refuse_other_format
 from nnx.history import History
 from nnx.measures import larger_is_better
 from nnx.owner import Owner
+from nnx.settings import written
 
 
 class Model(Protocol):
@@ -114,8 +118,32 @@ def check_callbacks(callbacks: Any) -> None:
         raise InputTypeError(f"fit: callbacks={callbacks!r}; expected a list, such as [nnx.callbacks.EarlyStopping()]")
     for callback in callbacks:
         checks.instance(callback, Callback, "fit: a callback", "callbacks.EarlyStopping()")
+        check_methods(callback)
     if sum(isinstance(callback, WeightAverage) for callback in callbacks) > 1:
         raise InputError("fit: two callbacks take the mean of weights: give one WeightAverage")
+
+
+def check_methods(callback: Callback) -> None:
+    """Refuse methods that no fit would call, and those that do not take what it gives them."""
+    who, known = type(callback).__name__, {name: method for name, method in vars(Callback).items() if name[:3] == "on_"}
+    for name in [name for name in dir(callback) if name.startswith("on_") and written(callback, name)]:
+        if name not in known:
+            alike = get_close_matches(name.replace("train_", ""), [*known, "on_begin", "on_end"], 1, 0.75)
+            near = alike[0].replace("on_begin", "on_fit_begin").replace("on_end", "on_fit_end") if alike else None
+            raise InputError(
+                f"fit: the callback {who} has a method {name}, which is called at no time"
+                + (f"; did you mean {near}? " if near else ". ")
+                + f"These are: {', '.join(known)}; give helpers of yours other names"
+            )
+        given = [one for one in signature(known[name]).parameters if one != "self"]
+        try:
+            signature(getattr(callback, name)).bind(*given)
+        except (TypeError, ValueError):  # a built-in function does not say what it takes
+            if not isinstance(getattr(callback, name), BuiltinFunctionType):
+                raise InputTypeError(
+                    f"fit: the callback {who} is called as {name}({', '.join(given)}), which it does not take; write "
+                    f"def {name}(self, {', '.join(given)})"
+                ) from None
 
 
 def check_monitors(callbacks: Iterable[Callback], measured: Iterable[str], owner: Owner) -> None:
@@ -214,7 +242,7 @@ class EarlyStopping(Monitor):
         super().__init__(monitor, mode)
         self.patience = checks.integer(patience, "EarlyStopping: patience")
         self.min_delta = checks.real(min_delta, "EarlyStopping: min_delta")
-        self.restore_best = restore_best
+        self.restore_best = checks.flag(restore_best, "EarlyStopping: restore_best")
         self._parameters: dict[str, np.ndarray] | None = None
 
     def on_fit_begin(self, model: Model) -> None:
@@ -250,7 +278,7 @@ class ModelCheckpoint(Monitor):
     def __init__(
         self, path: str | os.PathLike[str], monitor: str | None = None, every: int = 1, mode: str = "auto"
     ) -> None:
-        super().__init__(monitor or "loss", mode)
+        super().__init__("loss" if monitor is None else monitor, mode)
         self.path, self.only_best = as_path("ModelCheckpoint", path), monitor is not None
         refuse_other_format(f"ModelCheckpoint({str(path)!r})", self.path)
         self.every = checks.integer(every, "ModelCheckpoint: every")
@@ -281,7 +309,7 @@ class CSVLogger(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
-        self.path, self.append = as_path("CSVLogger", path), append
+        self.path, self.append = as_path("CSVLogger", path), checks.flag(append, "CSVLogger: append")
         self._begun = False
 
     def on_fit_begin(self, model: Model) -> None:
@@ -373,7 +401,8 @@ class WeightAverage(Callback):
 
     In the mean each step has `decay` times the weight of the next one; it begins with the first step, so no start has
     to be forgotten. Validation, and callbacks after an epoch, see the mean in the parameters' place, and what they save
-    is that; training goes on with the parameters as they are. A fit that ends by an error leaves these.
+    is that; training goes on with the parameters as they are. A fit that ends by an error leaves these. What a callback
+    assigns to parameters after an epoch is therefore assigned to the mean; before one, to what is trained.
 
     Args:
         decay: from 0 to 1; with 1 all steps count alike. start: epochs of the fit before the first one that counts.

@@ -60,12 +60,17 @@ class ParameterBuffer:
         self.train([True] * len(shapes))
 
     def train(self, wanted: Sequence[bool]) -> None:
-        """Say which parameters steps move, in the order of the shapes; the gradients of the others become 0."""
+        """Say which parameters steps move, in the order of the shapes; the gradients of the others become 0.
+
+        Those that are `held` for the rest of a batch, too, or the next norm of all gradients would count them.
+        """
         runs: list[list[int]] = []
+        gradients = [self.gradients, *([self.held] if "held" in self.names else [])]
         begins = [begin for begin, _ in self._places]
         for begin, end, moved in zip(begins, [*begins[1:], self.size], wanted, strict=False):
             if not moved:
-                self.gradients[begin:end] = 0
+                for part in gradients:
+                    part[begin:end] = 0
             elif runs and runs[-1][1] == begin:
                 runs[-1][1] = end
             else:

@@ -149,8 +149,9 @@ class Sequential(Trainable):
         trainer = self._trainable("fit")
         epochs = checks.integer(epochs, "fit: epochs")
         batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
-        accumulate = checks.integer(accumulate, "fit: accumulate")
+        accumulate = min(checks.integer(accumulate, "fit: accumulate"), 1 << 31)  # which no epoch has
         shuffle = checks.flag(shuffle, "fit: shuffle")
+        checks.verbosity(verbose, "fit: verbose")
         check_callbacks(callbacks)
         came = self._taken("fit", x, y, sample_weight, label, batch)
         if not isinstance(came, Arrays):
@@ -164,7 +165,7 @@ class Sequential(Trainable):
         given = targets.given(self._from_device(y), "fit: y")
         taken = target if self.loss.counted(given) is None else given.reshape(-1).copy()
         validation = None if validation_data is None else self._held_out(validation_data, epochs)
-        if validation_split != 0.0:
+        if np.ndim(validation_split) or validation_split != 0.0:
             first = first_held_out(validation_split, validation_data, len(host))
             samples = [] if sample_weight is None else [self._checked_weights(sample_weight, len(host), "fit")]
             validation = self._held_out([a[first:] for a in (host, given, *samples)])

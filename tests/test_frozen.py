@@ -214,6 +214,41 @@ class Freeze(nnx.callbacks.Callback):
         model.layers[2].trainable = epoch not in (1, 2)
 
 
+class FreezeLater(nnx.callbacks.Callback):
+    """Freezes a layer before the second epoch."""
+
+    def on_epoch_begin(self, model: Any, epoch: int) -> None:
+        model.layers[2].trainable = epoch == 0
+
+
+@pytest.mark.parametrize("width", [8, 150])
+def test_a_mean_of_weights_goes_on_to_what_was_frozen_on_the_way(width: int) -> None:
+    """On the Numba backend the mean of what is frozen stayed behind, or the steps with it ran layer by layer."""
+    models = [built(backend=backend, width=width) for backend in BACKENDS]
+    for model in models:
+        fitted(model, 3, callbacks=[FreezeLater(), nnx.callbacks.WeightAverage(0.9)])
+        assert model.eager_reason is model.replay_reason is None
+    means = [parts(model, "values")["values 2.weights"] for model in models]
+    np.testing.assert_allclose(*means, rtol=0, atol=1e-10)
+
+
+class FreezeBetweenParts(nnx.callbacks.Callback):
+    """Freezes a layer after the first part of a batch."""
+
+    def on_batch_end(self, model: Any, batch: int, logs: dict[str, float]) -> None:
+        model.layers[2].trainable = False
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_of_earlier_parts_are_dropped_where_a_layer_is_frozen(backend: str) -> None:
+    """They counted in the norm by which all are clipped, of this batch and of those to come."""
+    model = built(backend=backend, optimizer=nnx.SGD(0.1, clip_norm=1e-3))
+    fitted(model, 1, callbacks=[FreezeBetweenParts()], accumulate=2)
+    gradients = parts(model, "gradients")
+    assert not gradients["gradients 2.weights"].any()
+    assert np.isclose(np.linalg.norm(np.concatenate([g.ravel() for g in gradients.values()])), 1e-3)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_it_may_be_said_at_any_time(backend: str) -> None:
     model, freeze = built(backend=backend), Freeze()

@@ -729,6 +729,16 @@ def test_so_is_one_whose_steps_are_smaller_than_a_rounding():
     assert model.eager_reason is None
 
 
+def test_so_is_one_with_codes_where_rounding_decides():
+    """Behind BatchNorm the gradient of a bias is 0 but for rounding, whose sign Lion goes by; codes are whole still."""
+    layers = [nnx.Embedding({1: (4, 3)}, inputs=2), nnx.Dense(4, 6), nnx.BatchNorm(6), nnx.Dense(6, 3), nnx.Softmax()]
+    net = Net(lambda: layers, optimizer=lambda: nnx.Lion(0.01), data="codes")
+    model = net.model("float32", Replaying())
+    model.fit(*net.samples(), epochs=2, batch_size=16, verbose=0)
+    assert model.eager_reason is None
+    assert np.isfinite(model.flat.gradients).all()
+
+
 INPUTS: dict[str, Callable[[np.ndarray], Any]] = {
     "by columns": np.asfortranarray, "every other column": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
     "backwards": lambda x: x[::-1], "read-only": lambda x: np.frombuffer(x.tobytes()).reshape(x.shape),

@@ -168,6 +168,8 @@ class Program:
 class Rounded(Program):
     """A recorded step whose every result is off by about a rounding, up or down: it shows what rounding can do.
 
+    Samples that are gathered are not: a copy rounds nothing, and a code that is off is none (see `Embedding`).
+
     Args:
         recorder: what noted the step. unit: how far off, relative.
     """
@@ -175,7 +177,10 @@ class Rounded(Program):
     def __init__(self, recorder: Recorder, unit: float) -> None:
         super().__init__(recorder.by, recorder.calls)
         self._backend, self._unit, self._random = recorder.by, unit, np.random.default_rng(0)
-        self._written = [[call.operands[name] for name in OPERATIONS[call.name].writes] for call in recorder.calls]
+        self._written = [
+            [call.operands[name] for name in OPERATIONS[call.name].writes if call.name != "gather_rows"]
+            for call in recorder.calls
+        ]
 
     def run(self, steps: int) -> None:
         """Run `steps` steps."""

@@ -237,8 +237,8 @@ class Network(Assignable):
 
         The layers themselves keep what they had. Any number of threads may call it at once, also while one trains: see
         `fit`. On the Numba backend a row's outputs are the same bits however many rows are predicted with it, but for
-        very wide networks, and those with blocks of layers; elsewhere the last digit may differ, since sums are made in
-        another order.
+        very wide networks, and those with blocks, an embedding or parts of your own; elsewhere the last digit may
+        differ, since sums are made in another order.
         """
         if batch_size is None:
             owner = self._owner

@@ -197,8 +197,9 @@ class TrainingStep:
         return self.backend.xp.asarray(a, copy=True)
 
     def restore(self, state: tuple[Array, Array, Array]) -> None:
-        """Go back to a state."""
+        """Go back to a state. Gradients are no part of it, and are 0: clipping may have left nan between them."""
         self.flat.state[...], self.counters[...], self.flat.more[...] = state
+        self.flat.gradients[...] = 0
 
     def rows(self, steps: int) -> np.ndarray:
         """Return (mean loss, hits, penalty) of the last steps: float64 [steps, 3]."""

@@ -118,7 +118,7 @@ class Trainable(Network):
         """Start the optimizer anew."""
         self.optimizer.counters[:] = 0
         self.optimizer.reserve_moments(self.flat)
-        for name in ("first", "second", *self.flat.names):
+        for name in ("first", "second", "gradients", *self.flat.names):
             getattr(self.flat, name)[...] = 0
         self._renew()
 

@@ -161,6 +161,7 @@ class Trainer(TrainingStep):
             reason = f"{optimizer} has an update() of its own, which may differ from step to step"
             return Eager(self, feed, reason, part)
         before, state, counters, more = self.state(), self.flat.state, self.counters, self.flat.more
+        gradients = self.flat.gradients
         custom = CustomParts([*every(self.network._layers), self.loss, self.optimizer], feed.x, self.backend.xp)
         known = [*feed.arrays(), self.hyper, self.counters, self.network.penalties, self.nothing]
         known += self.network.buffers()
@@ -185,6 +186,7 @@ class Trainer(TrainingStep):
             return Eager(self, feed, str(reason), part)
         finally:  # whatever comes in between (owner.py)
             state[...], counters[...], more[...] = before
+            gradients[...] = 0  # see `restore`
             try:
                 custom.restore()
             finally:
@@ -263,7 +265,7 @@ class Trainer(TrainingStep):
 
     def _whole(self, work: Callable[[State], Result]) -> Result:
         """Do some work, given the state before it. Where it is cut short, go back to that state."""
-        state, counters, more = self.flat.state, self.counters, self.flat.more
+        state, counters, more, gradients = self.flat.state, self.counters, self.flat.more, self.flat.gradients
         counted = self.optimizer.counters
         iterations, before, whole = counted.copy(), None, False
         try:
@@ -274,6 +276,7 @@ class Trainer(TrainingStep):
         finally:
             if not whole and before is not None:
                 (state[...], counters[...], more[...]), counted[...] = before, iterations
+                gradients[...] = 0  # see `restore`
 
     def staged(self, x: np.ndarray, y: Array, factors: Array = None) -> tuple[Feed, Program | Eager]:
         """Copy a batch into a buffer of its size; return the feed and its runner, made once for each size."""

@@ -128,11 +128,14 @@ class Layout:
             self.gaps(p, count)
         for call in step.after:
             c, since = self.constants(float(call.operands["decay"])), int(call.operands["since"])
-            rows = [
-                self.row(t.AVERAGE, N=n, X=self.beside(call, "a", "p", p), W=p, COEF=c, R0=since)
-                for p, n in self.segments()
-            ]
-            self.last.append(rows)
+            a, p = (self.parameter(call.operands[name]) for name in ("a", "p"))
+            # Of those that are not trained, too: the mean still moves towards what was frozen on the way.
+            self.last.append(
+                [
+                    self.row(t.AVERAGE, N=n, X=a + first, W=p + first, COEF=c, R0=since)
+                    for first, n in segments(call.operands["p"].size)
+                ]
+            )
         self.finish()
 
     # ---- memory ------------------------------------------------------------------------------------------------------
@@ -357,23 +360,17 @@ class Layout:
         """The places and lengths of pieces of all that is trained."""
         return [(p + first, n) for p, count in self.runs for first, n in segments(count)]
 
-    def beside(self, call: Call, name: str, of: str, place: int) -> int:
-        """The place in one operand of what is done to all parameters that goes with a place of theirs.
-
-        Args:
-            of: the operand that is all parameters ("p"), or all gradients ("g").
-        """
-        first = (address(call.operands[of]) - self.begin) // int(self.arena.itemsize) + t.ARENA
-        return self.parameter(call.operands[name]) + place + (self.to_gradients if of == "g" else 0) - first
+    def held(self, call: Call, place: int) -> int:
+        """The place among what `collect` adds that goes with a place of parameters."""
+        first = (address(call.operands["g"]) - self.begin) // int(self.arena.itemsize) + t.ARENA
+        return self.parameter(call.operands["m"]) + place + self.to_gradients - first
 
     def update_all(self) -> None:
         """Add what is done to all gradients once they are there, and then to the parameters."""
         op, columns, pieces, off = t.PARAMETERS, dict[str, int](), self.segments(), self.to_gradients
         for call in self.step.before:
             if call.name == "collect":
-                self.last.append(
-                    [self.row(t.COLLECT, N=n, G=p + off, X=self.beside(call, "m", "g", p)) for p, n in pieces]
-                )
+                self.last.append([self.row(t.COLLECT, N=n, G=p + off, X=self.held(call, p)) for p, n in pieces])
                 continue
             if op == t.CLIPPED:
                 raise NotReplayable("clip: gradients are clipped twice in a step")

@@ -105,6 +105,7 @@ def flat_buffer(step: Step) -> Array:
     owner = first if first.base is None else first.base
     read = [a for node in step.nodes for a in (node.weights, node.biases, node.table) if a is not None]
     parts += [a for a in read if (a if a.base is None else a.base) is owner]  # of layers that are not trained, too
+    parts += [call.operands["p"] for call in step.after]  # of which a mean is taken
     return spanned([a for a in parts if address(a) not in beyond])
 
 
