@@ -16,7 +16,6 @@ EPOCHS = int(os.environ.get("EPOCHS", "20"))
 NAMES = ["T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"]
 
 x, y, x_test, y_test = nnx.datasets.fashion_mnist()
-x, x_test = (pictures.reshape(len(pictures), -1) for pictures in (x, x_test))
 print(x.shape, x_test.shape, x.min(), x.max())
 # -
 
