@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nnx import backends, callbacks, datasets, errors, metrics, schedules
+from nnx import backends, callbacks, datasets, distributed, errors, metrics, schedules
 from nnx.backends import get_backend, set_backend, use_backend
 from nnx.backends.resolve import memory, release
 from nnx.backends.threads import set_threads
@@ -76,6 +76,7 @@ __all__ = [
     "backends",
     "callbacks",
     "datasets",
+    "distributed",
     "errors",
     "from_onnx",
     "from_torch",

@@ -17,6 +17,7 @@ from nnx.backends import resolve
 from nnx.backends.base import on_its_device
 from nnx.backends.resolve import Wish
 from nnx.callbacks import Callback, check_callbacks, check_monitors, watched
+from nnx.distributed import Communicator, current
 from nnx.errors import InputError, InputTypeError
 from nnx.files import existing_file
 from nnx.history import History
@@ -97,6 +98,7 @@ class Sequential(Trainable):
         validation_split: float = 0.0,
         sample_weight: Any = None,
         class_weight: Any = None,
+        deterministic: bool | int = False,
     ) -> History:
         """Train, and return how it went. Calling it again goes on where it ended.
 
@@ -114,6 +116,12 @@ class Sequential(Trainable):
                 sum; where that is 0 its loss and gradient are 0. An epoch's means are those over all its samples.
             class_weight: a weight for each class, {0: 1.0, 1: 5.0}; or "balanced": N / (classes * samples of the
                 class). It does not touch validation_data. Where sample_weight is given too, they multiply.
+            deterministic: have a result that is the same, bit for bit, whatever the number of processes that train
+                together (nnx.distributed): each batch is divided into 12 parts, or as many as given, whose gradients
+                are summed in their order. It must be a multiple of the number of processes.
+
+        After `nnx.distributed.init()` all processes call it with the same samples and arguments, and each takes its
+        share of each batch; the history is the same on all of them.
 
         Ctrl-C ends the fit after the steps at hand, some 0.2 s; the history then says `interrupted`. A second one
         raises KeyboardInterrupt, and the model is as it was before those steps. Where SIGINT is ignored, or the program
@@ -129,9 +137,11 @@ class Sequential(Trainable):
                 fit whose callback called this.
             NonFiniteError: the loss became nan or infinite; the model is as it was before that step.
         """
+        from nnx.training import together
         from nnx.training.fit import Fit, first_held_out
 
         trainer = self._trainable("fit")
+        shares = together.shares_for(self, "fit", deterministic)
         epochs = checks.integer(epochs, "fit: epochs")
         batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
         shuffle = checks.flag(shuffle, "fit: shuffle")
@@ -156,8 +166,19 @@ class Sequential(Trainable):
             trainer.set_tolerance(tolerance_of(target, weights))
         self.eager_reason = self.replay_reason = None
         watching = watched(callbacks, y, taken)
+        trainer.shares = shares
+        if shares is not None:
+            together.begin(
+                trainer, shares.comm, "fit", x=host, y=target, weights=weights, validation_data=validation,
+                epochs=epochs, epochs_done=self.epochs_done, batch_size=batch, shuffle=shuffle,
+                callbacks=[type(callback).__name__ for callback in callbacks], parts=shares.parts, fixed=shares.fixed,
+            )  # fmt: skip
         job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, watching, weights)
-        return job.run(epochs, verbose)
+        with together.repeatable(shares, self.backend):
+            history = job.run(epochs, verbose)
+        if shares is not None:
+            together.end(trainer, shares.comm, "fit")
+        return history
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Do one training step on a batch; return its loss, penalties included: nan where it went wrong (see `fit`)."""
@@ -172,13 +193,20 @@ class Sequential(Trainable):
 
         Ctrl-C raises KeyboardInterrupt after the steps at hand, some 0.2 s; the model has then done whole steps.
         """
+        from nnx.training import together
+
         trainer = self._trainable("steps")
         n = checks.integer(n, "steps: n")
+        shares = together.shares_for(self, "steps")
         host = self._inputs(x, "steps: x")
         target = self._targets(y, host, "steps")
         weights = self._weights(y, target, "steps", sample_weight)
         if self.loss.metric == "regression" and not trainer.tolerance:
             trainer.set_tolerance(tolerance_of(self.backend.to_numpy(target), weights))
+        trainer.shares = shares
+        if shares is not None:
+            y_given = self.backend.to_numpy(target)
+            together.begin(trainer, shares.comm, "steps", x=host, y=y_given, weights=weights, n=n)
         feed, runner = trainer.staged(host, target, self._factors(weights))
         if self.eager_reason is not None and not isinstance(runner, Eager):
             self.eager_reason = None
@@ -207,8 +235,16 @@ class Sequential(Trainable):
 
         Where sample_weight [N] is given, means are sum(w * ...) / sum(w), as in `fit`.
 
-        Any number of threads may call it at once, also while one trains: see `fit`.
+        Any number of threads may call it at once, also while one trains: see `fit`. It asks no other process.
         """
+        return self.scores(x, y, batch_size, sample_weight, comm=Communicator())
+
+    @reading
+    @on_its_device
+    def scores(
+        self, x: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None, *, comm: Communicator
+    ) -> dict[str, float]:
+        """Return what `evaluate` does, worked out by all processes of `comm`, each of which must call it."""
         trainer = self._compiled("evaluate")
         trainer.check()
         host = self._inputs(x, "evaluate: x")
@@ -223,7 +259,7 @@ class Sequential(Trainable):
         more, kept = beside(self.metrics), list[np.ndarray]()
         factors = self._factors(weights)
         scores = mean_scores(
-            self.inference(), self.loss, metric, tolerance, host, target, rows, factors, kept if more else None
+            self.inference(), self.loss, metric, tolerance, host, target, rows, factors, kept if more else None, comm
         )
         if more:
             outputs, wanted = np.concatenate(kept), self.backend.to_numpy(target)
@@ -245,14 +281,18 @@ class Sequential(Trainable):
             training.append(f"steps are replayed one operation at a time: {self.replay_reason}")
         fused = [] if trainer is None else [layer for layer in self.layers if layer not in trainer.layers]
         text = summarize(self, training, {} if ran is None else ran.kernels, fused)
-        say(text)
+        if current().leads:
+            say(text)
         return text
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
     @reading
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write parameters, architecture and the optimizer's state to a safetensors file, whole or not at all."""
+        """Write parameters, architecture and the optimizer's state to a safetensors file, whole or not at all.
+
+        Of processes that train together rank 0 alone does; the others go on at once.
+        """
         from nnx.model import checkpoint
 
         host, training = self.backend.to_numpy, None
@@ -267,7 +307,8 @@ class Sequential(Trainable):
         model = checkpoint.Checkpoint(
             self.layers, self.dtype, self.seed, self.epochs_done, self.metrics, self.metadata, parameters, training
         )  # fmt: skip
-        checkpoint.write(path, model)
+        if current().leads:
+            checkpoint.write(path, model)
 
     @reading
     def to_onnx(self, path: str | os.PathLike[str]) -> None:

@@ -16,13 +16,12 @@ import numpy as np
 
 from nnx.backends.errors import NotReplayable
 from nnx.backends.formula import Formula, compilable
-from nnx.backends.recorder import Call
+from nnx.backends.recorder import UPDATES, Call
 from nnx.kernels.elementwise import BY_NAME, FUNCTIONS
 from nnx.kernels.losses import LOSSES, Loss, bounds
 from nnx.kernels.philox import keep_threshold
 
 Array = Any  # NumPy's or CuPy's
-OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")
 # What is done to each number by itself has a name, its kind: one of nnx/kernels/elementwise.py's KINDS.
 GRADIENTS = {row.gradient: row for row in FUNCTIONS}
 LOSSES_BY_NAME = {row.name: row for row in LOSSES}
@@ -163,7 +162,7 @@ class Reader:
         self.shapes: dict[int, tuple[int, ...]] = {}
         self.moments: dict[int, Moments] = {}  # by where 1 over the standard deviations stands
         ends = [call for call in calls if call.name == "end_step"]
-        optimizers = [call for call in calls if call.name in OPTIMIZERS]
+        optimizers = [call for call in calls if call.name in UPDATES]
         if len(ends) != 1 or len(optimizers) != 1:
             raise NotReplayable(
                 f"a step has one optimizer and one end; recorded were {len(optimizers)} and {len(ends)}"

@@ -19,6 +19,7 @@ from nnx.backends.errors import NotReplayable
 from nnx.backends.operation_table import OPERATIONS, QUIET, OperationSpec, loud
 
 Array = Any
+UPDATES = "sgd", "adagrad", "rmsprop", "adam"  # the operations that move parameters
 AS_WRITTEN = "layer by layer, as written"  # how steps and predictions run that no program stands for
 
 
@@ -44,6 +45,11 @@ class Call:
 
     name: str
     operands: dict[str, Any]
+
+
+def without_update(calls: list[Call]) -> list[Call]:
+    """Return a step's operations but for the one that moves the parameters."""
+    return [call for call in calls if call.name not in UPDATES]
 
 
 class Recorder:

@@ -17,6 +17,7 @@ import numpy as np
 from nnx import checks
 from nnx.backends.recorder import Program
 from nnx.callbacks import Callback, Model, watches_batches
+from nnx.distributed.communicator import Communicator
 from nnx.errors import InputError, NonFiniteError
 from nnx.history import History
 from nnx.kernels.step_state import HITS, LOSS, PENALTY
@@ -24,6 +25,7 @@ from nnx.training import progress
 from nnx.training.batches import batches_for
 from nnx.training.interrupt import Interrupt
 from nnx.training.step import HISTORY, Feed
+from nnx.training.together import Agreement
 from nnx.training.trainer import Eager, Trainer, explain
 
 
@@ -38,6 +40,7 @@ class Fit:
         self.validation, self.callbacks = validation, callbacks
         self.each_batch = [callback for callback in callbacks if watches_batches(callback)]
         each_epoch = bool(callbacks or validation)
+        self.comm = Communicator() if trainer.shares is None else trainer.shares.comm
         self.batches = batches_for(trainer, x, y, self.batch, shuffle, each_epoch, weights)
         self.runners: dict[Feed, Program | Eager] = {}
         self.edition = 0  # of the settings that they were recorded with
@@ -66,8 +69,8 @@ class Fit:
         interrupt = Interrupt()
         try:
             interrupt.begin()
-            with progress.make(verbose, epochs, history.first_epoch) as bar:
-                self._run(epochs, history, interrupt, bar)
+            with progress.make(verbose if self.comm.leads else 0, epochs, history.first_epoch) as bar:
+                self._run(epochs, history, Agreement(self.comm, interrupt), bar)
         finally:
             try:
                 interrupt.end()
@@ -75,16 +78,16 @@ class Fit:
                 interrupt.end()
         return history
 
-    def _run(self, epochs: int, history: History, interrupt: Interrupt, bar: progress.Progress) -> None:
+    def _run(self, epochs: int, history: History, agreement: Agreement, bar: progress.Progress) -> None:
         model = self.model
         try:
             for callback in self.callbacks:
                 callback.on_fit_begin(model)
             self.regularized = self.trainer.network.regularized  # as a table's columns, the same for all epochs
             self.record()  # may compile, so under the bar
-            while history.epochs < epochs and not (interrupt.asked or model.stop_training):
-                self._block(min(self.batches.epochs, epochs - history.epochs), history, interrupt, bar)
-            history.interrupted = interrupt.asked and history.epochs < epochs
+            while history.epochs < epochs and agreement.goes_on(model.stop_training):
+                self._block(min(self.batches.epochs, epochs - history.epochs), history, agreement, bar)
+            history.interrupted = agreement.interrupted and history.epochs < epochs
             history.complete = not history.interrupted
         finally:
             self.batches.close()
@@ -92,7 +95,7 @@ class Fit:
             for callback in self.callbacks:
                 callback.on_fit_end(model, history)
 
-    def _block(self, epochs: int, history: History, interrupt: Interrupt, bar: progress.Progress) -> None:
+    def _block(self, epochs: int, history: History, agreement: Agreement, bar: progress.Progress) -> None:
         first = self.model.epochs_done
         for callback in self.callbacks:
             callback.on_epoch_begin(self.model, first)
@@ -101,8 +104,10 @@ class Fit:
         rows = [np.empty((0, 3))]  # Ctrl-C may come before the first step
         done = 0
         for feed, ready in self.batches.block(first, epochs):
-            while ready and not interrupt.asked:
-                steps = 1 if self.each_batch else feed.pace.chunk(min(ready, HISTORY), self.trainer._owner)
+            while ready:
+                steps = agreement.steps(self._chunk(feed, ready))
+                if not steps:
+                    break
                 self._before_batch(done)
                 part, error = self._steps(feed, steps, partial(self._epoch, first, done), history)
                 rows.append(part)
@@ -112,9 +117,12 @@ class Fit:
                 self._after_batch(done, part)
                 done, ready = done + steps, ready - steps
                 bar.advance(steps / len(self.batches.sizes))
-            if interrupt.asked:
+            if ready:  # Ctrl-C has come
                 break
         self._close(first, np.concatenate(rows), history, bar)
+
+    def _chunk(self, feed: Feed, ready: int) -> int:
+        return 1 if self.each_batch else feed.pace.chunk(min(ready, HISTORY), self.trainer._owner)
 
     def _before_batch(self, batch: int) -> None:
         for callback in self.each_batch:
@@ -154,7 +162,7 @@ class Fit:
             self.model.epochs_done = first + number + 1
             if self.validation is not None:
                 x, y, *weights = self.validation
-                scores = self.model.evaluate(x, y, max(self.batch, 256), *weights)
+                scores = self.model.scores(x, y, max(self.batch, 256), *weights, comm=self.comm)
                 logs.update({f"val_{name}": value for name, value in scores.items()})
             history.add(logs)
             history.samples += self.rows

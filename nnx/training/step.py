@@ -14,6 +14,7 @@ from weakref import proxy
 import numpy as np
 
 from nnx.kernels.step_state import LOSS
+from nnx.layers.dropout import Drawing
 from nnx.losses import Loss
 from nnx.measures import Metric
 from nnx.model.network import Network
@@ -53,6 +54,9 @@ class Feed:
             into x, y and factors; None: these are it.
         pace: of steps on it.
         factors: what each sample counts [N, 1], on average 1 (nnx/weights.py); None: all alike.
+        parts: this process's parts of the batch, where several processes share it, or where it is divided into parts
+            all the same (shared.py); this is then the first of them. None: this is all of it.
+        first: which row of the batch is the first one here.
     """
 
     x: Array
@@ -60,12 +64,29 @@ class Feed:
     source: tuple[Array, ...] | None = None
     pace: Pace = field(default_factory=Pace)
     factors: Array | None = None
+    parts: tuple[Part, ...] | None = None
+    first: int = 0
 
     def arrays(self) -> list[Array]:
         """Return the buffers that hold their contents before a step begins."""
         if self.source is not None:
             return list(self.source)
         return [self.x, self.y] if self.factors is None else [self.x, self.y, self.factors]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A part of a batch.
+
+    Attributes:
+        place: which of this process's parts it is. rows: how many it has. share: of the rows of the whole batch.
+        feed: where a step takes them from.
+    """
+
+    place: int
+    rows: int
+    share: float
+    feed: Feed
 
 
 class TrainingStep:
@@ -78,6 +99,7 @@ class TrainingStep:
         flat: the network's parameters, gradients and moments.
         hyper, counters, stats, history: arrays of the backend; see nnx/kernels/step_state.py.
         layers, loss: as a step runs them: where the last layer and the loss can be one, `loss` is both.
+        drawing: the layers that draw random numbers.
         metric: what counts as right (see `Operations.tally`), or None.
         tolerance: how near a regression's output must be to count as right.
     """
@@ -92,6 +114,7 @@ class TrainingStep:
         self.counters = backend.asarray(optimizer.counters, "int64")
         self.stats = backend.zeros(3, "float64")
         self.history = backend.zeros((HISTORY, 3), "float64")
+        self.drawing = [layer for layer in network.layers if isinstance(layer, Drawing)]
         for number, layer in enumerate(network.layers):
             if hasattr(layer, "follow"):
                 layer.follow(self.counters, network.seed, number)
@@ -111,6 +134,11 @@ class TrainingStep:
 
     def step(self, feed: Feed, backend: Any = None) -> None:
         """Do one training step: gather, forward, loss, backward, update, and log."""
+        self.gradients(feed, backend)
+        self.finish(feed.x.shape[0], backend)
+
+    def gradients(self, feed: Feed, backend: Any = None) -> None:
+        """Do the step as far as the gradients: gather, forward, loss, backward."""
         backend = backend or self.backend
         if feed.source is not None:
             x, y, order, *factors = feed.source
@@ -119,6 +147,8 @@ class TrainingStep:
             for source in factors:
                 backend.gather_rows(source, order, self.counters, out=feed.factors)
         outputs = feed.x
+        for layer in self.drawing:
+            layer.begin_at(feed.first)
         for layer in self.layers:
             outputs = layer.forward(outputs, training=True)
         losses, dvalues = self.loss.both(outputs, feed.y)
@@ -134,8 +164,12 @@ class TrainingStep:
         else:
             how = self.metric, self.tolerance
             backend.weighted_tally(losses, outputs, feed.y, feed.factors, *how, self.stats)
+
+    def finish(self, rows: int, backend: Any = None) -> None:
+        """Do the rest of a step: update, and log; `rows` is by how many the cursor moves on."""
+        backend = backend or self.backend
         self.optimizer.update(self.flat, self.hyper, self.counters, backend)
-        backend.end_step(self.stats, self.network.penalties, self.history, self.counters, feed.x.shape[0])
+        backend.end_step(self.stats, self.network.penalties, self.history, self.counters, rows)
 
     def begin(self) -> None:
         """Give the steps to come the optimizer's numbers."""

@@ -9,14 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
 from weakref import proxy
 
 import numpy as np
 
-from nnx.backends.recorder import AS_WRITTEN, Program
+from nnx.backends.recorder import AS_WRITTEN, Program, Recorder
 from nnx.callbacks import Model
+from nnx.distributed.shares import Shares
 from nnx.errors import InputError, NonFiniteError, NotReplayable
 from nnx.kernels.step_state import LOSS, PENALTY, STEP
 from nnx.losses import Loss
@@ -28,6 +30,7 @@ from nnx.owner import changing
 from nnx.settings import written
 from nnx.training.agreement import check_agreement
 from nnx.training.custom_layers import CustomParts, Held
+from nnx.training.parts import divided
 from nnx.training.step import HISTORY, Feed, TrainingStep
 
 Array = Any
@@ -67,9 +70,13 @@ class Eager:
         for step in range(steps):
             if own and step:
                 trainer.begin()
-            trainer.step(self._feed)
+            self.step()
             if own:
                 trainer.count()
+
+    def step(self) -> None:
+        """Run one step."""
+        self._trainer.step(self._feed)
 
 
 class Trainer(TrainingStep):
@@ -87,6 +94,7 @@ class Trainer(TrainingStep):
         self._held: list[Held] = []  # what recordings hold of parts that nnx did not define
         self._saved: tuple[Array, Array] | None = None
         self._staged: dict[tuple[int, ...], tuple[Feed, Program | Eager]] = {}
+        self._shares: Shares | None = None
         super().__init__(network, loss, optimizer, metrics)
 
     def check(self) -> None:
@@ -136,6 +144,14 @@ class Trainer(TrainingStep):
         The step is run once while it is recorded, and once from its recording; both must agree. The model is as
         before when this returns.
         """
+        if feed.parts is None:
+            return self._runner(feed, self.backend.compile)
+        from nnx.training.shared import Halves, shared
+
+        halves = [self._runner(part.feed, partial(Halves, self)) for part in feed.parts]
+        return shared(self, feed, halves)
+
+    def _runner(self, feed: Feed, compiled: Callable[[Recorder], Program]) -> Program | Eager:
         optimizer = self.optimizer
         if written(optimizer, "update"):  # it may clip, warm up or skip steps, and one step would not show it
             return Eager(self, feed, f"{optimizer} has an update() of its own, which may differ from step to step")
@@ -155,7 +171,7 @@ class Trainer(TrainingStep):
             eager, eager_loss = self.state(), self.last_loss()
             self.restore(before)
             custom.restore()
-            program = self.backend.compile(recorder)
+            program = compiled(recorder)
             with np.errstate(all="ignore"):
                 program.run(1)
                 check_agreement(self, recorder, before, eager, eager_loss)
@@ -170,6 +186,19 @@ class Trainer(TrainingStep):
         held = custom.held()
         self._held += [] if held is None else [held]
         return program
+
+    # ---- shares ------------------------------------------------------------------------------------------------------
+
+    @property
+    def shares(self) -> Shares | None:
+        """How batches are divided among processes; None where each is taken as a whole, by this one."""
+        return self._shares
+
+    @shares.setter
+    def shares(self, shares: Shares | None) -> None:
+        if shares != self._shares:
+            self._shares = shares
+            self._staged.clear()
 
     # ---- running -----------------------------------------------------------------------------------------------------
 
@@ -251,6 +280,8 @@ class Trainer(TrainingStep):
                 self._staged.pop(next(iter(self._staged)))
             arrays = self.backend.asarray(x.copy()), self.backend.asarray(self.backend.to_numpy(y).copy(), y.dtype)
             feed = Feed(*arrays, factors=None if factors is None else self.copy_of(factors))
+            if self._shares is not None:
+                feed = divided(feed, self._shares)
             self._staged[key] = feed, self.runner(feed)
         feed, runner = self._staged[key]
         self.ran = runner

@@ -67,10 +67,10 @@ class Layout:
     tiles: bool | None = None  # on which tile registers products are: see `compiled.ready`
     grain = register_tile.ROWS  # blocks are a multiple of this many samples
 
-    def __init__(self, step: Step, arena: Array, threads: int) -> None:
+    def __init__(self, step: Step, arena: Array, threads: int, updates: bool = True) -> None:
         assert step.optimizer is not None
         assert step.losses is not None
-        self.step, self.arena, self.threads = step, arena, threads
+        self.step, self.arena, self.threads, self.updates = step, arena, threads, updates
         self.begin = address(arena)
         self.work, self.places, self.inputs = 0, dict[int, int](), list[Array]()
         self.numbers: list[float] = [0.0] * t.CONSTANTS
@@ -109,6 +109,8 @@ class Layout:
             raise NotReplayable("a gradient is written twice in one step: two layers share their parameters")
         if len(self.regularized) < len(step.penalties):
             raise NotReplayable("regularize: a parameter that no dense layer's gradient was written for")
+        if not updates:
+            return self.finish()
         if self.whole:
             self.last.append(self.row(t.PARAMETERS, N=size, W=self.p, G=self.g, UPDATE=1))
         else:
@@ -251,7 +253,7 @@ class Layout:
     def updated(self, g: Array, first: int, count: int) -> dict[str, int]:
         """The columns that say what is done to a piece of a parameter once its gradient is there."""
         where = self.values_of(g)
-        columns = {"UPDATE": int(not self.whole)}
+        columns = {"UPDATE": int(self.updates and not self.whole)}
         for index, o in self.penalties(g):
             self.numbers.append(0.0)
             self.regularized.add(id(o))

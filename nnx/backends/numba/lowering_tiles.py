@@ -36,9 +36,9 @@ class TileRows(Rows):
     piece = min(1 << 18, caches().l2 // 8)
     grain = EDGE
 
-    def __init__(self, step: Step, arena: Array, threads: int, tiles: bool, parts: int) -> None:
+    def __init__(self, step: Step, arena: Array, threads: int, tiles: bool, parts: int, updates: bool) -> None:
         self.tiles, self.split_into = tiles, parts
-        super().__init__(step, arena, threads)
+        super().__init__(step, arena, threads, updates)
         self.product = "amx" if all(self.split(gradient.dw) for gradient in step.gradients) else "amx/gemm"
         self.table[0][t.PARTS] = parts
 

@@ -63,6 +63,7 @@ from nnx.kernels.cpu.program.table import (
     grid,
     part,
 )
+from nnx.kernels.philox import FIRST
 from nnx.kernels.rounding import RUN
 from nnx.kernels.step_state import CURSOR, STEP
 
@@ -156,11 +157,13 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
     elif op == LANES_DROPOUT:
         span = (n + 3) * stride
         x, y = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span)
-        lanes_dropout(x, y, n, stride, r0, count, t[R1], numbers[c], t[KIND], counters[STEP], t[R0])
+        first = r0 + (t[KIND] >> FIRST)
+        lanes_dropout(x, y, n, stride, first, count, t[R1], numbers[c], t[KIND], counters[STEP], t[R0])
     elif op == NOISE:
         span = (n + 3) * stride
         x, y = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span)
-        lanes_noise(x, y, n, stride, r0, count, numbers[c], t[KIND], counters[STEP], t[R0])
+        first = r0 + (t[KIND] >> FIRST)
+        lanes_noise(x, y, n, stride, first, count, numbers[c], t[KIND], counters[STEP], t[R0])
     elif op == LANES_MEAN:
         span = (n - 1) * stride + count
         lanes_mean(part(memory, t[X] + r0, span), part(memory, t[Y] + r0, count), n, stride, numbers[c])
