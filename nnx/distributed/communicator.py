@@ -90,4 +90,5 @@ class Communicator:
 
     def least(self, *numbers: float) -> np.ndarray:
         """Return the smallest of all processes' numbers, each by itself."""
-        return np.asarray(self.gather(numbers), np.float64).min(axis=0)
+        least: np.ndarray = np.asarray(self.gather(numbers), np.float64).min(axis=0)
+        return least

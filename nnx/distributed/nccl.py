@@ -43,9 +43,9 @@ class Nccl:
 
 def nccl_for(backend: Backend, comm: Communicator) -> Nccl | None:
     """Return NCCL between the processes' GPUs; None, on all of them, where one lacks it, or two share a GPU."""
-    cupy = getattr(backend, "cupy", None)
+    cupy: Any = getattr(backend, "cupy", None)
     there = cupy is not None and available(cupy)
-    gpu = cupy.cuda.runtime.deviceGetPCIBusId(backend.number) if there else None  # type: ignore[attr-defined]
+    gpu = cupy.cuda.runtime.deviceGetPCIBusId(getattr(backend, "number", 0)) if there else None
     known = comm.gather((there, socket.gethostname(), gpu))
     if not all(there for there, _, _ in known) or len(set(known)) < len(known):
         return None

@@ -50,7 +50,7 @@ class Watchdog:
         self._ended: set[int] = set()
         self._answers: dict[int, tuple[int, int]] = {}  # by rank, what it is at and its steps
         self._talks = mpi.Query_thread() == mpi.THREAD_MULTIPLE
-        self._over = False
+        self._over, self._lock = False, threading.Lock()
         self._look = min(LOOK, stall / 8)
 
     def begin(self) -> None:
@@ -120,7 +120,7 @@ class Watchdog:
         comm = self._comm
         text = (
             f"nnx.distributed: {comm.name(comm.rank)} has waited {waited:.0f} s for {self.waiting or 'the others'}, "
-            f"after step {self.steps}: {why}. The job is ended; what was saved is whole, and training goes on from there"
+            f"after step {self.steps}: {why}. The job is ended; what was saved is whole, and --resume goes on from it"
         )
         Output(sys.stderr).write(f"{text}\n")
         self.end(FAILED)
@@ -145,9 +145,12 @@ class Watchdog:
     def _listen(self) -> None:
         """Take the messages that have come, and answer them."""
         message, status = np.empty(2, np.int64), self._mpi.Status()
-        while self._talks and not self._over and self._side.Iprobe(status=status):
-            rank = status.Get_source()
-            self._side.Recv(message, rank)
+        while self._talks and not self._over:
+            with self._lock:  # who finds a message takes it
+                if not self._side.Iprobe(status=status):
+                    return
+                rank = status.Get_source()
+                self._side.Recv(message, rank)
             if message[0] == ASK:
                 self._send(rank, WORKING if self.waiting is None else WAITING)
             elif message[0] == ENDED:
@@ -161,7 +164,7 @@ class Watchdog:
         """Wait, at the end of the process, until all have come to theirs; tell those that have not."""
         if os.getpid() != self._pid:  # a forked one has nothing of this
             return
-        together, begun, told = self._side.Ibarrier(), time.monotonic(), False
+        together, begun, told, limit = self._side.Ibarrier(), time.monotonic(), False, self._stall
         while not together.Test():
             time.sleep(0.002)
             waited = time.monotonic() - begun
@@ -170,9 +173,12 @@ class Watchdog:
                 for rank in range(self._comm.size):
                     if rank != self._comm.rank:
                         self._send(rank, ENDED)
-            if waited > self._stall + ANSWER + SURE:
-                self.waiting = "the others to end"
-                self._fail(waited, self._reasons())
+            if waited > limit:  # those that answer may be at work alone, as rank 0 is where it draws a picture
+                limit += self._stall
+                silent, _ = self._silent_and_busy()
+                if silent and not together.Test():
+                    self.waiting = "the others to end"
+                    self._fail(waited, self._reasons())
         self._over = True
 
 

@@ -47,7 +47,7 @@ class Drawing(Layer):
 
     def _drawn(self) -> int:
         """Return what tells this layer's numbers from others', and where in the batch they begin."""
-        return self._first << FIRST | self.number
+        return self._first << FIRST | int(self.number)
 
     def hold(self) -> None:
         """Use the numbers of step 0 for every forward: for checking gradients."""

@@ -147,8 +147,8 @@ class TrainingStep:
             for source in factors:
                 backend.gather_rows(source, order, self.counters, out=feed.factors)
         outputs = feed.x
-        for layer in self.drawing:
-            layer.begin_at(feed.first)
+        for drawing in self.drawing:
+            drawing.begin_at(feed.first)
         for layer in self.layers:
             outputs = layer.forward(outputs, training=True)
         losses, dvalues = self.loss.both(outputs, feed.y)
