@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from nnx.distributed import witness
 from nnx.output import Output
 
 if TYPE_CHECKING:
@@ -51,15 +54,26 @@ class Watchdog:
         self._answers: dict[int, tuple[int, int]] = {}  # by rank, what it is at and its steps
         self._talks = mpi.Query_thread() == mpi.THREAD_MULTIPLE
         self._over, self._lock = False, threading.Lock()
+        self._witness: subprocess.Popen[bytes] | None = None
+        self._witnesses: list[int | None] = [None] * comm.size
         self._look = min(LOOK, stall / 8)
 
     def begin(self) -> None:
         """Begin to watch; until the end of the process."""
         threading.Thread(target=self._watch, name="nnx watchdog", daemon=True).start()
+        comm = self._comm
+        if comm.local_rank == 0:
+            here = [comm.rank, *self._neighbours()]
+            self._witness = witness.start({comm.name(rank): comm.hosts[rank][1] for rank in here})
+        self._witnesses = comm.gather(self._witness and self._witness.pid)
         atexit.register(self._leave)
 
     def end(self, code: int) -> NoReturn:
         """End all processes of the job."""
+        for rank in (self._comm.rank, *self._neighbours()):
+            if (pid := self._witnesses[rank]) is not None:  # it need not tell what is told already
+                with suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
         sys.stdout.flush()
         sys.stderr.flush()
         threading.Timer(5.0, _EXIT, (code,)).start()  # whatever MPI does meanwhile
@@ -180,6 +194,9 @@ class Watchdog:
                     self.waiting = "the others to end"
                     self._fail(waited, self._reasons())
         self._over = True
+        if self._witness is not None:
+            self._witness.kill()
+            self._witness.wait()
 
 
 def state(pid: int) -> str | None:
