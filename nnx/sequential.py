@@ -28,9 +28,10 @@ from nnx.model.network import ROWS
 from nnx.model.summary import summarize
 from nnx.output import say
 from nnx.owner import alone, reading
+from nnx.training.eager import Eager
 from nnx.training.evaluation import mean_scores, probabilities, tolerance_of
 from nnx.training.trainable import Trainable
-from nnx.training.trainer import Eager, explain
+from nnx.training.trainer import explain
 
 if TYPE_CHECKING:
     from nnx.model.checkpoint import Checkpoint

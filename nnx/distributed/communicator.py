@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 from typing import Any, NoReturn
 
@@ -31,6 +33,16 @@ class Communicator:
     local_rank = 0
     local_size = 1
     description = "one process"
+
+    @property
+    def hosts(self) -> list[tuple[str, int]]:
+        """The machine and the process number of each rank."""
+        return [(socket.gethostname(), os.getpid())]
+
+    def name(self, rank: int) -> str:
+        """Return a rank with its machine and process, in words."""
+        host, pid = self.hosts[rank]
+        return f"rank {rank} of {self.size} (process {pid} on {host})"
 
     @property
     def leads(self) -> bool:

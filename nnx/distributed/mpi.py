@@ -36,8 +36,13 @@ class MpiCommunicator(Communicator):
         hosts = self._world.allgather((socket.gethostname(), os.getpid()))
         here = [rank for rank, (host, _) in enumerate(hosts) if host == hosts[self.rank][0]]
         self.local_rank, self.local_size = here.index(self.rank), len(here)
-        self.hosts = hosts
+        self._hosts = hosts
         self._watchdog = Watchdog(self, mpi, stall)
+
+    @property
+    def hosts(self) -> list[tuple[str, int]]:
+        """See `Communicator.hosts`."""
+        return list(self._hosts)
 
     def allreduce(self, a: Array, backend: Backend | None = None) -> Array:
         """See `Communicator.allreduce`."""
@@ -112,11 +117,6 @@ class MpiCommunicator(Communicator):
         return self._nccl[id(backend)]
 
     # ---- ends --------------------------------------------------------------------------------------------------------
-
-    def name(self, rank: int) -> str:
-        """Return a rank with its host and process, in words."""
-        host, pid = self.hosts[rank]
-        return f"rank {rank} of {self.size} (process {pid} on {host})"
 
     def end_on_exceptions(self) -> None:
         """From now on end the whole job where this process ends by an exception: the others would wait for ever."""

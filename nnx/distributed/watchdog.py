@@ -16,15 +16,13 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from nnx.distributed import witness
+from nnx.distributed.communicator import Communicator
 from nnx.output import Output
-
-if TYPE_CHECKING:
-    from nnx.distributed.mpi import MpiCommunicator
 
 LOOK = 0.25  # seconds between two looks
 SURE = 1.0  # seconds for which this process must have waited for one that has ended, or is gone
@@ -44,7 +42,7 @@ class Watchdog:
         waiting: for what this process waits just now, or None. steps: how many training steps are done.
     """
 
-    def __init__(self, comm: MpiCommunicator, mpi: Any, stall: float) -> None:
+    def __init__(self, comm: Communicator, mpi: Any, stall: float) -> None:
         self.waiting: str | None = None
         self.steps = 0
         self._comm, self._mpi, self._stall, self._pid = comm, mpi, stall, os.getpid()

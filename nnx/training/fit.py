@@ -23,10 +23,11 @@ from nnx.history import History
 from nnx.kernels.step_state import HITS, LOSS, PENALTY
 from nnx.training import progress
 from nnx.training.batches import batches_for
+from nnx.training.eager import Eager
 from nnx.training.interrupt import Interrupt
 from nnx.training.step import HISTORY, Feed
 from nnx.training.together import Agreement
-from nnx.training.trainer import Eager, Trainer, explain
+from nnx.training.trainer import Trainer, explain
 
 
 class Fit:

@@ -8,17 +8,15 @@ gradients ride the loss, by its share too, and the hits. With `Shares.fixed`, su
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nnx.backends.recorder import UPDATES, Call, Program, Recorder
+from nnx.distributed.shares import Shares
 from nnx.kernels.step_state import CURSOR, DONE, HITS, LOSS, STEP
-from nnx.training.step import Feed, Part
-from nnx.training.trainer import Eager
-
-if TYPE_CHECKING:
-    from nnx.training.trainer import Trainer
+from nnx.training.eager import Eager
+from nnx.training.step import Feed, Part, TrainingStep
 
 Array = Any
 
@@ -30,7 +28,7 @@ class Halves(Program):
         gradients: the step without its update. rest: the update, and the end.
     """
 
-    def __init__(self, trainer: Trainer, recorder: Recorder) -> None:
+    def __init__(self, trainer: TrainingStep, recorder: Recorder) -> None:
         backend = trainer.backend
         self.calls = recorder.calls
         self.gradients = backend.compile_gradients(recorder)
@@ -54,13 +52,12 @@ class Exchange:
     """What is done between the two halves of a step, and how often.
 
     Args:
-        trainer: whose gradients are summed. parts: this process's, with rows or without.
+        trainer: whose gradients are summed. parts: this process's, with rows or without. shares: how they came about.
     """
 
-    def __init__(self, trainer: Trainer, parts: Sequence[Part]) -> None:
-        assert trainer.shares is not None
-        self._shares, self.parts = trainer.shares, parts
-        self._comm, self._backend = trainer.shares.comm, trainer.backend
+    def __init__(self, trainer: TrainingStep, parts: Sequence[Part], shares: Shares) -> None:
+        self._shares, self.parts = shares, parts
+        self._comm, self._backend = shares.comm, trainer.backend
         self._summed, self._stats, self._size = trainer.flat.summed, trainer.stats, trainer.flat.size
         if self._shares.fixed:  # parts without rows stay zero
             size, dtype = tuple(self._summed.shape), trainer.flat.dtype
@@ -97,10 +94,10 @@ class Exchange:
 class SharedProgram(Program):
     """Recorded halves of a step's parts, with the sum in between."""
 
-    def __init__(self, trainer: Trainer, parts: Sequence[Part], halves: Sequence[Halves]) -> None:
+    def __init__(self, trainer: TrainingStep, parts: Sequence[Part], halves: Sequence[Halves], shares: Shares) -> None:
         self.calls = halves[0].calls
-        self._exchange, self._backend = Exchange(trainer, parts), trainer.backend
-        self._comm = trainer.shares.comm  # type: ignore[union-attr]
+        self._exchange, self._backend = Exchange(trainer, parts, shares), trainer.backend
+        self._comm = shares.comm
         self._counters, self._rest = trainer.counters, halves[0].rest
         steps = [trainer.backend.asarray(_one_step(0 if part.rows else 1), "int64") for part in parts]
         self._parts = list(zip(parts, halves, steps, strict=True))
@@ -125,10 +122,9 @@ class SharedProgram(Program):
 class SharedEager(Eager):
     """A step's parts gone through layer by layer, with the sum before the update."""
 
-    def __init__(self, trainer: Trainer, feed: Feed, parts: Sequence[Part], reason: str) -> None:
+    def __init__(self, trainer: TrainingStep, feed: Feed, parts: Sequence[Part], reason: str, shares: Shares) -> None:
         super().__init__(trainer, feed, reason)
-        self._exchange = Exchange(trainer, parts)
-        self._comm = trainer.shares.comm  # type: ignore[union-attr]
+        self._exchange = Exchange(trainer, parts, shares)
 
     def step(self) -> None:
         """Run one step."""
@@ -141,13 +137,15 @@ class SharedEager(Eager):
         trainer.finish(0)
 
 
-def shared(trainer: Trainer, feed: Feed, halves: Sequence[Program | Eager]) -> Program | Eager:
+def shared(
+    trainer: TrainingStep, feed: Feed, halves: Sequence[Program | Eager], shares: Shares
+) -> Program | Eager:  # fmt: skip
     """Return what runs the steps of a divided feed, given what runs each of its parts."""
     assert feed.parts is not None
     eager = [half for half in halves if isinstance(half, Eager)]
     if eager:
-        return SharedEager(trainer, feed, feed.parts, eager[0].reason)
-    return SharedProgram(trainer, feed.parts, [half for half in halves if isinstance(half, Halves)])
+        return SharedEager(trainer, feed, feed.parts, eager[0].reason, shares)
+    return SharedProgram(trainer, feed.parts, [half for half in halves if isinstance(half, Halves)], shares)
 
 
 def _one_step(rows: int) -> np.ndarray:

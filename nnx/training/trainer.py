@@ -10,13 +10,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import Any, TypeVar
-from weakref import proxy
 
 import numpy as np
 
-from nnx.backends.recorder import AS_WRITTEN, Program, Recorder
+from nnx.backends.recorder import Program, Recorder
 from nnx.callbacks import Model
 from nnx.distributed.shares import Shares
 from nnx.errors import InputError, NonFiniteError, NotReplayable
@@ -30,7 +28,9 @@ from nnx.owner import changing
 from nnx.settings import written
 from nnx.training.agreement import check_agreement
 from nnx.training.custom_layers import CustomParts, Held
+from nnx.training.eager import Eager
 from nnx.training.parts import divided
+from nnx.training.shared import Halves, shared
 from nnx.training.step import HISTORY, Feed, TrainingStep
 
 Array = Any
@@ -48,35 +48,6 @@ class Execution:
 
     description: str
     kernels: Mapping[str, str]
-
-
-class Eager:
-    """Runs a step layer by layer, as written.
-
-    Attributes:
-        reason: why it is not replayed.
-    """
-
-    native = False
-    description = AS_WRITTEN
-    kernels: Mapping[str, str] = MappingProxyType({})
-
-    def __init__(self, trainer: Trainer, feed: Feed, reason: str) -> None:
-        self._trainer, self._feed, self.reason = proxy(trainer), feed, reason
-
-    def run(self, steps: int) -> None:
-        """Run `steps` steps. An optimizer of the user's own may read and set its numbers in each of them."""
-        trainer, own = self._trainer, written(self._trainer.optimizer, "update")
-        for step in range(steps):
-            if own and step:
-                trainer.begin()
-            self.step()
-            if own:
-                trainer.count()
-
-    def step(self) -> None:
-        """Run one step."""
-        self._trainer.step(self._feed)
 
 
 class Trainer(TrainingStep):
@@ -146,10 +117,9 @@ class Trainer(TrainingStep):
         """
         if feed.parts is None:
             return self._runner(feed, self.backend.compile)
-        from nnx.training.shared import Halves, shared
-
+        assert self._shares is not None
         halves = [self._runner(part.feed, partial(Halves, self)) for part in feed.parts]
-        return shared(self, feed, halves)
+        return shared(self, feed, halves, self._shares)
 
     def _runner(self, feed: Feed, compiled: Callable[[Recorder], Program]) -> Program | Eager:
         optimizer = self.optimizer
