@@ -324,7 +324,8 @@ class Sequential(Trainable):
         from nnx.interchange import onnx_writer
 
         parameters = {name: self.backend.to_numpy(a) for name, a in self.parameters().items()}
-        onnx_writer.write(path, self.layers, self.dtype, self.n_inputs, parameters)
+        if current().leads:
+            onnx_writer.write(path, self.layers, self.dtype, self.n_inputs, parameters)
 
     @reading
     def to_torch_state_dict(self) -> dict[str, Any]:

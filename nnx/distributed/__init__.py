@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from nnx.backends import threads
 from nnx.distributed.communicator import Communicator
@@ -118,11 +117,10 @@ def _take_gpu(launcher: Launcher) -> None:
 LOCAL_RANKS = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "MV2_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
 
 
-def _share_cpus(comm: Any) -> None:
+def _share_cpus(comm: Communicator) -> None:
     """Divide this machine's CPUs among its processes, where nobody has said how many threads each takes."""
     cpus = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset({-1})
-    host = comm.hosts[comm.rank][0]
-    known = comm.gather((host, cpus))
-    sharing = known.count((host, cpus))
+    known = comm.gather((comm.hosts[comm.rank][0], cpus))
+    sharing = known.count(known[comm.rank])
     if threads.wish() is None and sharing > 1:
         threads.set_threads(max(1, threads.get_threads() // sharing))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -24,7 +25,7 @@ class Communicator:
 
     Attributes:
         rank: the number of this process, from 0 on. size: how many there are.
-        local_rank, local_size: the same among those on this machine.
+        local_rank, local_size: the same among those on this machine. neighbours: those, this one among them.
         description: how they talk, in words.
     """
 
@@ -32,6 +33,7 @@ class Communicator:
     size = 1
     local_rank = 0
     local_size = 1
+    neighbours: Sequence[int] = (0,)
     description = "one process"
 
     @property

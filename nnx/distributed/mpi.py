@@ -21,6 +21,14 @@ from nnx.output import Output
 Result = TypeVar("Result")
 
 
+def numbering() -> int:
+    """Return what tells apart containers of one machine, each of which numbers its processes by itself."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
 class MpiCommunicator(Communicator):
     """The processes of an MPI job.
 
@@ -33,10 +41,10 @@ class MpiCommunicator(Communicator):
         self.rank, self.size = self._world.rank, self._world.size
         self.description = " ".join(mpi.Get_library_version().split()[:3]).strip("\0,")
         self._pid, self._nccl = os.getpid(), dict[int, Any]()
-        hosts = self._world.allgather((socket.gethostname(), os.getpid()))
-        here = [rank for rank, (host, _) in enumerate(hosts) if host == hosts[self.rank][0]]
-        self.local_rank, self.local_size = here.index(self.rank), len(here)
-        self._hosts = hosts
+        known = self._world.allgather((socket.gethostname(), os.getpid(), numbering()))
+        self._hosts = [(host, pid) for host, pid, _ in known]
+        self.neighbours = [rank for rank, each in enumerate(known) if each[::2] == known[self.rank][::2]]
+        self.local_rank, self.local_size = self.neighbours.index(self.rank), len(self.neighbours)
         self._watchdog = Watchdog(self, mpi, stall)
 
     @property

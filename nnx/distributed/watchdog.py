@@ -61,14 +61,13 @@ class Watchdog:
         threading.Thread(target=self._watch, name="nnx watchdog", daemon=True).start()
         comm = self._comm
         if comm.local_rank == 0:
-            here = [comm.rank, *self._neighbours()]
-            self._witness = witness.start({comm.name(rank): comm.hosts[rank][1] for rank in here})
+            self._witness = witness.start({comm.name(rank): comm.hosts[rank][1] for rank in comm.neighbours})
         self._witnesses = comm.gather(self._witness and self._witness.pid)
         atexit.register(self._leave)
 
     def end(self, code: int) -> NoReturn:
         """End all processes of the job."""
-        for rank in (self._comm.rank, *self._neighbours()):
+        for rank in self._comm.neighbours:
             if (pid := self._witnesses[rank]) is not None:  # it need not tell what is told already
                 with suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
@@ -139,9 +138,7 @@ class Watchdog:
 
     def _neighbours(self) -> list[int]:
         """Return the other ranks of this machine."""
-        hosts = self._comm.hosts
-        here = hosts[self._comm.rank][0]
-        return [rank for rank, (host, _) in enumerate(hosts) if host == here and rank != self._comm.rank]
+        return [rank for rank in self._comm.neighbours if rank != self._comm.rank]
 
     def _names(self, ranks: list[int]) -> str:
         return ", ".join(map(self._comm.name, ranks))
