@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -113,6 +114,8 @@ def fail(how: str, path: str) -> None:
                 os.kill(os.getpid(), signal.SIGSTOP)
             case "sleep":
                 time.sleep(600)
+            case "link":
+                subprocess.run(["ip", "link", "set", "eth0", "down"], check=True)
 
     save = nnx.callbacks.ModelCheckpoint(path)
     model = network(nnx.Dropout(0.2))
