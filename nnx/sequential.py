@@ -28,6 +28,7 @@ from nnx.model.network import ROWS
 from nnx.model.summary import summarize
 from nnx.output import say
 from nnx.owner import alone, reading
+from nnx.training import together
 from nnx.training.eager import Eager
 from nnx.training.evaluation import mean_scores, probabilities, tolerance_of
 from nnx.training.trainable import Trainable
@@ -138,7 +139,6 @@ class Sequential(Trainable):
                 fit whose callback called this.
             NonFiniteError: the loss became nan or infinite; the model is as it was before that step.
         """
-        from nnx.training import together
         from nnx.training.fit import Fit, first_held_out
 
         trainer = self._trainable("fit")
@@ -194,8 +194,6 @@ class Sequential(Trainable):
 
         Ctrl-C raises KeyboardInterrupt after the steps at hand, some 0.2 s; the model has then done whole steps.
         """
-        from nnx.training import together
-
         trainer = self._trainable("steps")
         n = checks.integer(n, "steps: n")
         shares = together.shares_for(self, "steps")

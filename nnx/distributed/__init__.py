@@ -24,6 +24,7 @@ __all__ = ["Communicator", "current", "init"]
 STALL = "NNX_STALL"
 SECONDS = 300.0  # for which a process waits for the others, where nobody says otherwise
 _current = Communicator()
+_looked = False  # whether this process was found to be one of several, or not
 
 
 def init(stall: float | None = None) -> Communicator:
@@ -69,7 +70,10 @@ def current() -> Communicator:
 
 def warn_of_copies() -> None:
     """Say, once, that each of several processes trains a model of its own, where nobody asked for anything else."""
-    launcher = None if _current.size > 1 else found()
+    global _looked
+    if _looked or _current.size > 1:
+        return
+    _looked, launcher = True, found()
     if launcher is not None and launcher.size > 1 and "NNX_ALONE" not in os.environ:
         warn_once(
             f"{launcher.name} started {launcher.size} processes, and each of them trains the whole model by itself; "

@@ -34,11 +34,12 @@ def shares_for(network: Network, who: str, deterministic: Any = False) -> Shares
         InputError: the network, or the number of parts, is not one that they can share.
     """
     comm, parts = current(), 0
-    warn_of_copies()
     if deterministic is not False:
         parts = PARTS if deterministic is True else checks.integer(deterministic, f"{who}: deterministic")
-    if comm.size == 1 and not parts:
-        return None
+    if comm.size == 1:
+        warn_of_copies()
+        if not parts:
+            return None
     for number, layer in enumerate(network.layers):
         if isinstance(layer, BatchNorm):
             raise InputError(
