@@ -1,4 +1,4 @@
-"""What summing gradients costs here, and what steps take, against the cost model.
+"""Data-parallel training's cost: what sums and steps take here, against the cost model.
 
     mpiexec -n 2 python bench/distributed.py
 

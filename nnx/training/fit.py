@@ -163,7 +163,11 @@ class Fit:
             self.model.epochs_done = first + number + 1
             if self.validation is not None:
                 x, y, *weights = self.validation
-                scores = self.model.scores(x, y, max(self.batch, 256), *weights, comm=self.comm)
+                rows, alone = max(self.batch, 256), self.comm.size == 1
+                scores = (
+                    self.model.evaluate(x, y, rows, *weights) if alone
+                    else self.model.scores(x, y, rows, *weights, comm=self.comm)
+                )  # fmt: skip
                 logs.update({f"val_{name}": value for name, value in scores.items()})
             history.add(logs)
             history.samples += self.rows
