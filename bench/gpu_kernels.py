@@ -25,13 +25,13 @@ class DeviceRun(Run):
         super().__init__(dtype, crowded=crowded, shift=shift)
         self._backend = backend
 
-    def __call__(self, launch: Launch, *values: Any) -> None:
+    def __call__(self, launch: Launch, *values: Any, own: str = "") -> None:
         kernel = KERNELS[launch.kernel]
         self.kernels.add(kernel.name)
         arrays = [value for value in values if isinstance(value, np.ndarray)]
         there = {id(whole): self._copied(whole) for whole in map(whole_of, arrays)}
         given = [self._view(value, there) if isinstance(value, np.ndarray) else value for value in values]
-        self._backend._launch(launch, self.dtype, *given)
+        self._backend._launch(launch, self.dtype, *given, own=own)
         for (kind, _), value in zip(kernel.parameters, values, strict=True):
             if kind.endswith("*") and not kind.startswith("const") and isinstance(value, np.ndarray):
                 whole = whole_of(value)

@@ -21,7 +21,21 @@ from nnx.errors import (
 )
 from nnx.gradcheck import gradcheck
 from nnx.history import History
-from nnx.layers import BatchNorm, Dense, Dropout, Elementwise, GaussianNoise, Layer, LayerNorm, activations, seed
+from nnx.layers import (
+    BatchNorm,
+    Concat,
+    Dense,
+    Dropout,
+    Elementwise,
+    Embedding,
+    Flatten,
+    GaussianNoise,
+    Layer,
+    LayerNorm,
+    Residual,
+    activations,
+    seed,
+)
 from nnx.layers.activations import *  # noqa: F403 - the names in its __all__
 from nnx.losses import (
     BinaryCrossEntropy,
@@ -35,13 +49,15 @@ from nnx.losses import (
     SoftmaxCrossEntropy,
     accuracy,
 )
-from nnx.optimizers import SGD, AdaGrad, Adam, AdamW, Optimizer, RMSprop
+from nnx.optimizers import SGD, AdaGrad, Adam, AdamW, AMSGrad, Lion, Nadam, Optimizer, RMSprop
+from nnx.rate_finder import find_learning_rate
 from nnx.sequential import Sequential, load
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "AMSGrad",
     "AdaGrad",
     "Adam",
     "AdamW",
@@ -50,11 +66,14 @@ __all__ = [
     "BatchNorm",
     "BinaryCrossEntropy",
     "CategoricalCrossEntropy",
+    "Concat",
     "Dense",
     "DeviceMemoryError",
     "Dropout",
     "Elementwise",
     "ElementwiseLoss",
+    "Embedding",
+    "Flatten",
     "GaussianNoise",
     "History",
     "Huber",
@@ -62,13 +81,16 @@ __all__ = [
     "InputError",
     "Layer",
     "LayerNorm",
+    "Lion",
     "Loss",
     "MeanAbsoluteError",
     "MeanSquaredError",
     "MissingExtra",
+    "Nadam",
     "NonFiniteError",
     "Optimizer",
     "RMSprop",
+    "Residual",
     "Sequential",
     "SigmoidCrossEntropy",
     "SoftmaxCrossEntropy",
@@ -78,6 +100,7 @@ __all__ = [
     "datasets",
     "distributed",
     "errors",
+    "find_learning_rate",
     "from_onnx",
     "from_torch",
     "get_backend",

@@ -86,7 +86,7 @@ def matrix(shape: tuple[int, ...], who: str, what: str = "inputs") -> None:
     if len(shape) == 1:
         advice = "one sample is x.reshape(1, -1), one feature is x.reshape(-1, 1)"
     elif len(shape) > 2:
-        advice = "flatten each sample by x.reshape(len(x), -1)"
+        advice = "flatten each sample by x.reshape(len(x), -1), or begin the model with nnx.Flatten()"
     else:
         advice = "give at least one sample" if len(shape) == 2 else "give a table of numbers"
     raise InputError(f"{who}: {what} have shape {shape}, expected [samples, features], neither of them 0; {advice}")

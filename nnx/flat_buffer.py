@@ -3,7 +3,8 @@
 `arena` is [values | first moments | second moments | statistics | gradients], each of `size` numbers but the
 statistics, which are what layers learn by no gradient, such as running means. A layer's parameters are views into it,
 each beginning at a multiple of 64 numbers. So the optimizer is one operation, a checkpoint one write, and data-parallel
-training one sum, in which a step's loss and hits ride along behind the gradients.
+training one sum, in which a step's loss and hits ride along behind the gradients. What only some trainings keep of each
+parameter is beside it, in `more`, once reserved.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from nnx.backends import Backend
 Array = Any
 Place = tuple[int, tuple[int, ...]]  # where it begins, and its shape
 PADDING = 64
+ALWAYS = ("values", "first", "second", "statistics", "gradients")  # the parts that every buffer has
 ALIGNED = 64  # bytes at whose multiples it begins: vectors that lie across two cache lines take longer
 
 
@@ -29,8 +31,11 @@ class ParameterBuffer:
     Attributes:
         values, first, second, gradients: flat arrays [size]; first and second belong to the optimizer.
         statistics: a flat array; empty where no layer has any.
+        more: parts [size] that were reserved, one after the other; by their names: attributes, such as `third`.
+        names: theirs, in order.
         state: values, first, second and statistics together: what a training step changes for good.
         summed: gradients, and PADDING numbers behind them for what is summed over processes along with them.
+        trained: the runs of numbers in each part that steps move: one of all of it at first.
         size: how many numbers each part holds, padding included.
     """
 
@@ -53,6 +58,38 @@ class ParameterBuffer:
         )
         self.state = self.arena[: ends[4]]
         self.summed = room[skip + ends[4] : skip + ends[5] + PADDING]
+        self.names: tuple[str, ...] = ()
+        self.more = backend.zeros(0, dtype)
+        self.train([True] * len(shapes))
+
+    def train(self, wanted: Sequence[bool]) -> None:
+        """Say which parameters steps move, in the order of the shapes; the gradients of the others become 0."""
+        runs: list[list[int]] = []
+        begins = [begin for begin, _ in self._places]
+        for begin, end, moved in zip(begins, [*begins[1:], self.size], wanted, strict=False):
+            if not moved:
+                self.gradients[begin:end] = 0
+            elif runs and runs[-1][1] == begin:
+                runs[-1][1] = end
+            else:
+                runs.append([begin, end])
+        self.trained = [slice(begin, end) for begin, end in runs]
+
+    def reserve(self, *names: str) -> bool:
+        """Have these parts too, all zero at first; tell whether any was missing. Those that there are keep theirs."""
+        missing = [name for name in names if name not in (*ALWAYS, *self.names)]
+        if not missing:
+            return False
+        before, self.names = self.more, (*self.names, *missing)
+        self.more = self.backend.zeros(len(self.names) * self.size, self.dtype)
+        self.more[: before.shape[0]] = before
+        for number, name in enumerate(self.names):
+            setattr(self, name, self.more[number * self.size : (number + 1) * self.size])
+        return True
+
+    if TYPE_CHECKING:  # the parts that were reserved
+
+        def __getattr__(self, name: str) -> Array: ...
 
     def views(self, part: Array) -> list[Array]:
         """Return each parameter's view into one of the four parts, in the order of the shapes."""

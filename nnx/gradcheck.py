@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from nnx import checks
 from nnx.backends import get_backend
 from nnx.backends.base import host_array
 from nnx.errors import InputError, InputTypeError
-from nnx.layers import Layer
+from nnx.layers import Embedding, Flatten, Layer
+from nnx.layers.chain import every
 from nnx.layers.dropout import Drawing
+from nnx.layers.embedding import fronts
 from nnx.losses import Loss
 from nnx.sequential import Sequential
 
@@ -41,6 +43,9 @@ def gradcheck(model: Sequential | Layer | Loss, x: Any, y: Any = None, sample_we
         InputError: y is missing, the model is not compiled, or a weight cannot be used.
     """
     x = np.array(host_array(x, "float64", "gradcheck: x"))
+    first = model.layers[0] if isinstance(model, Sequential) else model
+    if x.ndim > 2 and isinstance(first, Flatten):
+        x = x.reshape(len(x), -1)
     checks.matrix(x.shape, "gradcheck", "x")
     checks.finite(x, "gradcheck", "x")
     if isinstance(model, Sequential):
@@ -82,8 +87,9 @@ def _check_model(model: Sequential, x: np.ndarray, y: Any, sample_weight: Any) -
     dvalues = trainer.loss.weighed(trainer.loss.both(outputs, target)[1], factors)
     for layer in reversed(trainer.layers):
         dvalues = layer.backward(dvalues)
-    pairs = [(layer.parameter(name), layer.gradient(name).copy()) for layer in net.layers for name in layer.shapes]
-    return max(_worst(loss, values, gradient) for values, gradient in [(x, dvalues.copy()), *pairs])
+    pairs = [pair for layer in net.layers for pair in _pairs(layer)]
+    pairs += _numbers(x, dvalues.copy(), net._layers)
+    return max(_worst(loss, values, gradient) for values, gradient in pairs)
 
 
 def _check_loss(loss: Loss, x: np.ndarray, y: Any, sample_weight: Any) -> float:
@@ -100,8 +106,9 @@ def _check_layer(layer: Layer, x: np.ndarray) -> float:
     """Derive the sum of the outputs, each times a fixed random number, plus the layer's penalties."""
     checked = copy.deepcopy(layer)
     checked.backend, checked.dtype = get_backend("numpy"), "float64" if checked.shapes else None
-    if isinstance(checked, Drawing):
-        checked.hold()
+    for each in every([checked]):
+        if isinstance(each, Drawing):
+            each.hold()
     weights = np.random.default_rng(0).standard_normal(checked.forward(x, training=True).shape)
     _leave_kinks(checked)
     checked.forward(x, training=True)
@@ -114,8 +121,21 @@ def _check_layer(layer: Layer, x: np.ndarray) -> float:
         return total
 
     dinputs = checked.backward(weights).copy()
-    pairs = [(checked.parameter(name), checked.gradient(name).copy()) for name in checked.shapes]
-    return max(_worst(value, values, gradient) for values, gradient in [(x, dinputs), *pairs])
+    pairs = [*_numbers(x, dinputs, [checked]), *_pairs(checked)]
+    return max(_worst(value, values, gradient) for values, gradient in pairs)
+
+
+def _numbers(x: np.ndarray, gradient: np.ndarray, layers: Sequence[Layer]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return inputs with their gradient: the columns that are numbers, and no codes."""
+    codes = {column for layer in fronts(layers) if isinstance(layer, Embedding) for column in layer.columns}
+    numbers = [column for column in range(x.shape[1]) if column not in codes]
+    return [(x, gradient)] if not codes else [(x[:, i : i + 1], gradient[:, i : i + 1]) for i in numbers]
+
+
+def _pairs(layer: Layer) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return each parameter that is trained, with a copy of its gradient."""
+    moved = [name for name, trained in layer.trained().items() if trained]
+    return [(layer.parameter(name), layer.gradient(name).copy()) for name in moved]
 
 
 def _leave_kinks(layer: Layer) -> None:

@@ -38,6 +38,7 @@ class Loss(Layer):
 
     operation: ClassVar[str]
     metric: ClassVar[str | None] = None
+    trainable = property(lambda self: True)  # and not to be assigned: it has no parameters
 
     def forward(self, y_pred: Array, y_true: Any) -> Array:
         """Return the loss of each sample [N].

@@ -88,6 +88,24 @@ def compose(
     return figure
 
 
+def learning_rates(found: Any) -> Figure:
+    """Return a figure of what `nnx.find_learning_rate` found: losses over rates, and the rate that it suggests."""
+    figure = _figure(WIDTH * 0.6)
+    with _style():
+        axes = figure.subplots()
+        axes.set_title("Loss after steps of growing rates")
+        axes.plot(found.rates, found.losses, color=SKY, linewidth=0.8, label="each step's")
+        axes.plot(found.rates, found.smoothed, color=BLUE, linewidth=2, label="mean")
+        shown = found.smoothed[np.isfinite(found.smoothed)]
+        low, high = float(shown.min()), float(max(shown[0], np.quantile(shown, 0.9)))
+        axes.set_ylim(low - 0.1 * (high - low), high + 0.5 * (high - low) or 1.0)
+        axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
+        if found.suggestion is not None:
+            axes.axvline(found.suggestion, color=ORANGE, linestyle="--", label=f"suggested: {found.suggestion:.2g}")
+        axes.legend(frameon=False)
+    return figure
+
+
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a figure whole or not at all, as the kind of picture that the name ends in.
 

@@ -46,13 +46,16 @@ class Sequential(Trainable):
         backend: a backend or its name; a list, as "cupy,numba"; "auto", the best that works. None: the active one.
             Resolved once, here.
         dtype: "float32" or "float64".
-        precision: "full"; or "tf32" (GPUs), "bf16" (GPUs, CPUs with AMX) or "bf16x3" (CPUs with AMX), where large
-            products of float32 may round what they multiply (docs/precision.md). None: what the backend does by
-            itself. Parameters and all else stay as dtype says.
+        precision: "full"; or "tf32" (GPUs), "bf16" (GPUs, CPUs with AMX or AVX512_BF16) or "bf16x3" (those CPUs),
+            where large products of float32 may round what they multiply (docs/precision.md). None: what the backend
+            does by itself. Parameters and all else stay as dtype says.
         seed: of the weights, the order of rows and the dropout masks.
 
     Attributes:
-        layers: a tuple; assign another one to exchange layers. Those that stay keep their parameters.
+        layers: a tuple; assign another one to exchange layers, or change it as a list: `layers[-2] = Dense(64, 9)`,
+            `append`, `insert`, `pop`. Those that stay keep their parameters.
+        trainable: whether any layer is trained; assigning it says it of all. `layer.trainable = False` keeps one as
+            it is.
         backend: resolved; `resolution.reason` says why it is this one.
         precision: what was asked for, or None; `backend.precision` is what it has.
         loss, optimizer, metrics: what `compile` was given; copies of its own. Assigning a loss or an optimizer copies
@@ -100,6 +103,7 @@ class Sequential(Trainable):
         validation_split: float = 0.0,
         sample_weight: Any = None,
         class_weight: Any = None,
+        accumulate: int = 1,
         deterministic: bool | int = False,
     ) -> History:
         """Train, and return how it went. Calling it again goes on where it ended.
@@ -118,6 +122,8 @@ class Sequential(Trainable):
                 sum; where that is 0 its loss and gradient are 0. An epoch's means are those over all its samples.
             class_weight: a weight for each class, {0: 1.0, 1: 5.0}; or "balanced": N / (classes * samples of the
                 class). It does not touch validation_data. Where sample_weight is given too, they multiply.
+            accumulate: how many mini-batches make one update, with the gradient of all their rows: as one batch of so
+                many times batch_size would, which takes more memory. An epoch's last update may have fewer.
             deterministic: have a result that is the same, bit for bit, whatever the number of processes that train
                 together (nnx.distributed): each batch is divided into 12 parts, or as many as given, whose gradients
                 are summed in their order. It must be a multiple of the number of processes.
@@ -145,6 +151,12 @@ class Sequential(Trainable):
         shares = together.shares_for(self, "fit", deterministic)
         epochs = checks.integer(epochs, "fit: epochs")
         batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
+        accumulate = checks.integer(accumulate, "fit: accumulate")
+        if shares is not None and accumulate > 1:
+            raise InputError(
+                f"fit: accumulate={accumulate}: processes that train together, and deterministic=True, divide batches "
+                "into parts already; give a larger batch_size instead"
+            )
         shuffle = checks.flag(shuffle, "fit: shuffle")
         check_callbacks(callbacks)
         host = self._inputs(x, "fit: x")
@@ -159,6 +171,11 @@ class Sequential(Trainable):
             host, target, given, *samples = (a[:first] for a in (host, target, given, *samples))
             sample_weight = samples[0] if samples else None
         weights = self._weights(given, target, "fit", sample_weight, class_weight)
+        if accumulate > 1 and (batch is None or batch >= len(host)):
+            raise InputError(
+                f"fit: accumulate={accumulate} mini-batches make one update, but all {len(host)} samples are one "
+                "batch; give a smaller batch_size"
+            )
         check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
         if validation is not None and (own_functions(self.metrics) or self.loss.metric is None):
             held_out, wanted, *counts = validation
@@ -174,7 +191,7 @@ class Sequential(Trainable):
                 epochs=epochs, epochs_done=self.epochs_done, batch_size=batch, shuffle=shuffle,
                 callbacks=[type(callback).__name__ for callback in callbacks], parts=shares.parts, fixed=shares.fixed,
             )  # fmt: skip
-        job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, watching, weights)
+        job = Fit(self, trainer, host, target, batch or len(host), shuffle, validation, watching, weights, accumulate)
         with together.repeatable(shares, self.backend):
             history = job.run(epochs, verbose)
         if shares is not None:

@@ -14,11 +14,6 @@ from weakref import ReferenceType, ref
 
 from nnx.errors import InputAttributeError
 
-TRAINABLE = (
-    "trainable does nothing yet: all layers are trained. To keep some as they are, predict their outputs once with a "
-    "model of these layers, and train a second model on that"
-)
-
 
 class Assignable:
     """The base of everything of nnx that has attributes to assign. A subclass of the user's own takes any name."""
@@ -36,7 +31,8 @@ class Assignable:
             if name in self._results:
                 object.__setattr__(self, name, value)
                 return
-            self._admit(name)
+            if not name.startswith("_"):
+                self._admit(name)
             object.__setattr__(self, name, value)
             if is_method(self, name):
                 self._changed()
@@ -48,13 +44,9 @@ class Assignable:
             self._changed()
 
     def _admit(self, name: str) -> None:
-        """Refuse a name that is not to be assigned."""
-        if name.startswith("_"):
-            return
+        """Refuse a name that is not to be assigned; those that begin with an underscore are not asked about."""
         kind = type(self)
         present = getattr(kind, name, None)
-        if name == "trainable" and present is None:
-            raise InputAttributeError(f"{self}: {TRAINABLE}")
         if name in self._facts:
             self._refuse_new(name, self._facts[name])
         elif not is_own(kind):
@@ -82,8 +74,13 @@ class Assignable:
 
     def _changed(self) -> None:
         """Tell the model that a recording may hold what is no more. A class of the user's own is looked at instead."""
+        if is_own(type(self)):
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell the model."""
         model = None if self._listener is None else self._listener()
-        if model is not None and is_own(type(self)):
+        if model is not None:
             model.settings_changed()
 
 
@@ -121,7 +118,7 @@ class Setting:
         if owner is not None:
             owner.allow(f"{part}: {self._name}")
         checked = self._check(value, f"{type(part).__name__}: {self._name}")
-        before = part.__dict__.get(self._name, checked)
+        before = part.__dict__.get(self._name, self._default[0] if self._default else checked)
         part.__dict__[self._name] = checked
         if before != checked:
             part._changed()

@@ -134,6 +134,8 @@ static inline T __shfl_up_sync(unsigned mask, T value, int by) {
   return cpu::shuffle(mask, value, cpu::lane() - by);
 }
 
+inline double sinpi(double x) { return sin(M_PI * x); }
+inline double cospi(double x) { return cos(M_PI * x); }
 static inline float __int_as_float(int bits) {
   float number;
   memcpy(&number, &bits, sizeof(number));

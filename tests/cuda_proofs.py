@@ -397,6 +397,51 @@ def weigh(run: Run, given: Operands) -> Iterator[Results]:
     yield {"out": place}
 
 
+@proves("add", "add")
+def add(run: Run, given: Operands) -> Iterator[Results]:
+    x, y = given["x"], run.read(given["y"])
+    out, place = run.write(x.shape), run.write(x.shape, values=x)
+    run.walk(cuda.elementwise("add", x.size), run.read(x), y, out, x.size)
+    run.walk(cuda.elementwise("add", x.size), place, y, place, x.size)
+    yield {"out": out}
+    yield {"out": place}
+
+
+@proves("put_columns", "copy_columns")
+def put_columns(run: Run, given: Operands) -> Iterator[Results]:
+    x, y, first = (given[name] for name in ("x", "y", "first"))
+    out = run.write(y.shape, values=y)
+    run.walk(cuda.elementwise("copy_columns", x.size), run.read(x), out, *x.shape, x.shape[1], 0, y.shape[1], first)
+    yield {"y": out}
+
+
+@proves("take_columns", "copy_columns")
+def take_columns(run: Run, given: Operands) -> Iterator[Results]:
+    x, first, count = (given[name] for name in ("x", "first", "count"))
+    out = run.write((len(x), count))
+    launch = cuda.elementwise("copy_columns", out.size)
+    run.walk(launch, run.read(x), out, *out.shape, x.shape[1], first, count, 0)
+    yield {"out": out}
+
+
+@proves("embed", "embed")
+def embed(run: Run, given: Operands) -> Iterator[Results]:
+    x, w, y, column, first = (given[name] for name in ("x", "w", "y", "column", "first"))
+    out, (codes, columns) = run.write(y.shape, values=y), w.shape
+    numbers = (len(x), columns, codes, x.shape[1], column, y.shape[1], first)
+    run.walk(cuda.elementwise("embed", len(x) * columns), run.read(x), run.read(w), out, *numbers)
+    yield {"y": out}
+
+
+@proves("embed_gradients", "embed_gradients")
+def embed_gradients(run: Run, given: Operands) -> Iterator[Results]:
+    x, dy, dw, column, first = (given[name] for name in ("x", "dy", "dw", "column", "first"))
+    out, (codes, columns) = run.write(dw.shape), dw.shape
+    numbers = (len(x), columns, codes, x.shape[1], column, dy.shape[1], first)
+    run.walk(cuda.elementwise("embed_gradients", out.size), run.read(x), run.read(dy), out, *numbers)
+    yield {"dw": out}
+
+
 def of_own(operation: str, formula: Any, kernel: str, names: tuple[str, str], scaled: bool = False) -> None:
     """The kernels of a formula of the user's own, which is compiled into them."""
 
@@ -448,6 +493,31 @@ def regularize(run: Run, given: Operands) -> Iterator[Results]:
         yield {"dw": dw, "penalty": penalty}
 
 
+@proves("clip", "clip_squares", "clip_scale")
+def clip(run: Run, given: Operands) -> Iterator[Results]:
+    n = given["g"].size
+    for blocks in (1, 3):
+        g, parts = run.write(n, values=given["g"]), run.write(blocks, np.float64)
+        run(Launch("clip_squares", (blocks,), (256,)), g, parts, n, given["value"])
+        if given["norm"] < np.inf:
+            run(Launch("clip_scale", (blocks,), (256,)), g, parts, blocks, n, given["norm"])
+        yield {"g": g}
+
+
+@proves("collect", "collect")
+def collect(run: Run, given: Operands) -> Iterator[Results]:
+    g, m = (run.write(given[name].shape, values=given[name]) for name in "gm")
+    run.walk(cuda.elementwise("collect", g.size), g, m, g.size)
+    yield {"g": g, "m": m}
+
+
+@proves("average", "average")
+def average(run: Run, given: Operands) -> Iterator[Results]:
+    a, p = run.write(given["a"].shape, values=given["a"]), run.read(given["p"])
+    run.walk(cuda.elementwise("average", a.size), a, p, given["counters"], a.size, given["decay"], given["since"])
+    yield {"a": a}
+
+
 # ---- bit for bit (test_cuda_kernels.py) ------------------------------------------------------------------------------
 
 BITS = ("round_to_bfloat16",)  # of floats, which it is launched for: from doubles, CuPy's options make small ones 0
@@ -480,7 +550,7 @@ def nearest_bfloat16(x: Array) -> Array:
 
 # ---- optimizers: not cases but runs of many steps (test_cuda_kernels.py) ---------------------------------------------
 
-OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")
+OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam", "nadam", "amsgrad", "lion", "accumulate")
 
 
 # ---- normalization ---------------------------------------------------------------------------------------------------

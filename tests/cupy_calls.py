@@ -32,7 +32,7 @@ def plain_calls(backend: Backend) -> Iterator[tuple[str, Any]]:
             operands["out"] = backend.empty(case.out, "float32")
         yield operation, lambda op=operation, given=operands: getattr(backend, op)(**given)
     for optimizer, (hyper, *_) in OPTIMIZERS.items():
-        flat = [backend.zeros(640) for name in ("p", "g", "m", "v") if name in OPERATIONS[optimizer].reads]
+        flat = [backend.zeros(640) for name in "pgmvu" if name in OPERATIONS[optimizer].reads]
         given = [*flat, *of(backend, np.array(hyper, float), np.zeros(3, int))]
         yield optimizer, lambda op=optimizer, given=given: getattr(backend, op)(*given)
 

@@ -11,6 +11,7 @@ import numpy as np
 import nnx
 from nnx.kernels.elementwise import NAMES
 from nnx.layers import ELEMENTWISE
+from nnx.layers.chain import chain
 
 Data = tuple[np.ndarray, np.ndarray]
 # How near two trainings of these networks are in float64, where one rounds otherwise: 200 steps differ by 1e-14
@@ -37,13 +38,12 @@ class Net:
         return model.compile(self.loss(), self.optimizer())
 
     def samples(self) -> Data:
-        width = next((layer.n_inputs for layer in self.layers() if isinstance(layer, nnx.Dense)), 2)
-        return samples(self.data, self.rows, width)
+        return samples(self.data, self.rows, chain(self.layers())[0] or 2)
 
     @property
     def epochs(self) -> int:
         steps = -(-self.rows // (self.batch or self.rows))
-        return -(-200 // steps)
+        return -(-200 // -(-steps // self.fit.get("accumulate", 1)))
 
 
 def trained(net: Net, backend: Any, dtype: str = "float64", **options: Any) -> tuple[nnx.Sequential, nnx.History]:
@@ -64,7 +64,10 @@ def samples(kind: str, rows: int, width: int = 2) -> Data:
     labels = random.integers(0, 3, rows)
     x[:, 0] += labels
     x /= 3  # no probability so small that the notes' loss clips it, where the fused ones go on exactly
+    if kind == "codes":
+        x[:, 1] = random.integers(0, 4, rows)
     targets = {
+        "codes": lambda: labels,
         "labels": lambda: labels,
         "one-hot": lambda: np.eye(3)[labels],
         "soft": lambda: random.dirichlet(np.ones(3), rows),
@@ -86,6 +89,33 @@ def mlp(*inside: Callable[[], nnx.Layer], last: Callable[[], nnx.Layer] | None =
 def deep() -> list[nnx.Layer]:
     hidden = [layer for _ in range(8) for layer in (nnx.Dense(6, 6), nnx.Tanh())]
     return [nnx.Dense(2, 6), nnx.ReLU(), *hidden, nnx.Dropout(0.05), nnx.Dense(6, 3), nnx.Softmax()]
+
+
+def frozen(*places: int, **dense: Any) -> Any:
+    """Three dense layers, of which some are not trained."""
+
+    def layers() -> list[nnx.Layer]:
+        made = [
+            nnx.Dense(2, 6, **dense),
+            nnx.ReLU(),
+            nnx.Dense(6, 7, **dense),
+            nnx.Tanh(),
+            nnx.Dense(7, 3),
+            nnx.Softmax(),
+        ]
+        for place in places:
+            made[place].trainable = False
+        return made
+
+    return layers
+
+
+def frozen_norms() -> list[nnx.Layer]:
+    """Normalizations between dense layers, none of which is trained."""
+    norms = [nnx.BatchNorm(6), nnx.LayerNorm(6)]
+    for norm in norms:
+        norm.trainable = False
+    return [nnx.Dense(2, 6), norms[0], nnx.Tanh(), norms[1], nnx.Dense(6, 3), nnx.Softmax()]
 
 
 def weights(rows: int) -> np.ndarray:
@@ -149,6 +179,9 @@ NETS: dict[str, Net] = {
     "adagrad": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.AdaGrad(0.1, decay=1e-3)),
     "rmsprop": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.RMSprop(0.01, decay=1e-3, rho=0.95)),
     "adamw": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.AdamW(0.02, decay=1e-3, weight_decay=0.1)),
+    "amsgrad, clipped": Net(mlp(nnx.ReLU), optimizer=lambda: nnx.AMSGrad(0.02, weight_decay=0.1, clip_norm=0.1)),
+    "nadam, clipped": Net(mlp(nnx.ReLU, weight_l2=1e-2), optimizer=lambda: nnx.Nadam(0.02, clip_value=0.01)),
+    "lion": Net(mlp(nnx.Tanh), optimizer=lambda: nnx.Lion(0.002, decay=1e-3, weight_decay=0.1)),
     "l2": Net(mlp(nnx.ReLU, weight_l2=1e-2, bias_l2=1e-3)),
     "l1": Net(mlp(nnx.ReLU, weight_l1=1e-3, bias_l1=1e-2)),
     "l1 and l2": Net(mlp(nnx.ReLU, weight_l1=1e-3, weight_l2=1e-2, bias_l1=1e-2, bias_l2=1e-3)),
@@ -159,12 +192,42 @@ NETS: dict[str, Net] = {
     "one sample": Net(mlp(nnx.ReLU), rows=1, batch=None),
     "in order": Net(mlp(nnx.ReLU), fit={"shuffle": False}),
     "deep": Net(deep),
+    "parts of batches": Net(mlp(nnx.ReLU, lambda: nnx.Dropout(0.1), weight_l2=1e-2), fit={"accumulate": 3}, rows=90,
+                            optimizer=lambda: nnx.Adam(0.02, clip_norm=1.0)),
+    "mean of weights": Net(mlp(nnx.ReLU), fit={"callbacks": [nnx.callbacks.WeightAverage(0.9)]}),
     "weights": Net(mlp(nnx.ReLU, lambda: nnx.Dropout(0.1)), fit={"sample_weight": weights(50)}),
     "weights, whole": Net(mlp(nnx.ReLU), data="soft", batch=None, fit={"sample_weight": weights(50)}),
     "weights of numbers": Net(mlp(nnx.Tanh, last=None), lambda: nnx.Huber(0.5), data="numbers",
                               fit={"sample_weight": weights(50)}),
     "weights of one output": Net(lambda: [nnx.Dense(1, 5), nnx.Tanh(), nnx.Dense(5, 1)], nnx.MeanSquaredError,
                                  data="number", batch=None, fit={"sample_weight": weights(50)}),
+    "frozen first": Net(frozen(0)),
+    "frozen middle": Net(frozen(2, weight_l2=1e-2, bias_l1=1e-3),
+                         optimizer=lambda: nnx.AdamW(0.02, weight_decay=0.1)),
+    "frozen last": Net(frozen(4), optimizer=lambda: nnx.SGD(0.1, momentum=0.9)),
+    "frozen ends": Net(frozen(0, 4), optimizer=lambda: nnx.RMSprop(0.01)),
+    "residual": Net(lambda: [nnx.Dense(2, 6), nnx.ReLU(),
+                             nnx.Residual(nnx.Dense(6, 6, weight_l2=1e-2), nnx.ReLU(), nnx.Dropout(0.2),
+                                          nnx.Dense(6, 6)),
+                             nnx.ReLU(), nnx.Dense(6, 3), nnx.Softmax()]),
+    "residuals first, and within": Net(lambda: [nnx.Residual(nnx.Dense(2, 2), nnx.Tanh()),
+                                                nnx.Residual(nnx.Dense(2, 2),
+                                                             nnx.Residual(nnx.Tanh(), nnx.Dense(2, 2))),
+                                                nnx.Dense(2, 3), nnx.Softmax()]),
+    "concat": Net(lambda: [nnx.Dense(2, 4), nnx.Concat(nnx.Linear(), [nnx.Dense(4, 5, weight_l1=1e-3), nnx.Tanh()],
+                                                       nnx.Dense(4, 2)),
+                           nnx.ReLU(), nnx.Dense(11, 3), nnx.Softmax()]),
+    "concat first": Net(lambda: [nnx.Concat(nnx.Linear(), nnx.Dense(2, 3)), nnx.Dense(5, 3), nnx.Softmax()],
+                        batch=None),
+    "embedding": Net(lambda: [nnx.Embedding({1: (4, 3)}, inputs=2), nnx.Dense(4, 6), nnx.ReLU(), nnx.Dense(6, 3),
+                              nnx.Softmax()], data="codes"),
+    "embedding and residual": Net(lambda: [nnx.Flatten(), nnx.Embedding({1: (4, 3)}, inputs=2), nnx.Dense(4, 6),
+                                           nnx.Residual(nnx.ReLU(), nnx.Dense(6, 6)), nnx.Dense(6, 3)],
+                                  nnx.SoftmaxCrossEntropy, data="codes", batch=None),
+    "norms within": Net(lambda: [nnx.Dense(2, 6), nnx.Residual(nnx.BatchNorm(6), nnx.ReLU(), nnx.Dense(6, 6),
+                                                               nnx.LayerNorm(6), nnx.GaussianNoise(0.1)),
+                                 nnx.Dense(6, 3), nnx.Softmax()], optimizer=lambda: nnx.SGD(0.05, momentum=0.9)),
+    "frozen norms": Net(frozen_norms, optimizer=lambda: nnx.SGD(0.05)),
     "layer norm": Net(mlp(lambda: nnx.LayerNorm(6), nnx.ReLU)),
     "layer norm first": Net(lambda: [nnx.LayerNorm(2, 1e-3), *mlp(nnx.Tanh)()]),
     "batch norm": Net(mlp(lambda: nnx.BatchNorm(6), nnx.ReLU), optimizer=lambda: nnx.SGD(0.1)),

@@ -38,7 +38,7 @@ assert launched >= {set().union(*(proof.kernels for proof in PROOFS.values()))}
     assert found == dict.fromkeys([*PROOFS, "column sums of many rows"], 0)
 
 
-NETWORKS = ("relu", "two dropouts", "l1 and l2", "binary logits", "tail of one")
+NETWORKS = ("relu", "two dropouts", "l1 and l2", "binary logits", "tail of one", "norms")
 
 
 def test_the_persistent_kernel_has_no_races():
@@ -53,6 +53,12 @@ for name in {NETWORKS}:
 # By file: its barriers, counted with those of its headers, and what meets each. common.cuh has two.
 BARRIERS = {
     "softmax.cu": {0: "kernels('softmax')", 1: "kernels('softmax')"},
+    "norm.cu": {
+        0: "kernels('layer_norm')",
+        1: "kernels('layer_norm')",
+        2: "kernels('batch_norm')",
+        3: "kernels('batch_norm')",
+    },
     "dense.cu": {
         2: "column_sums()",
         3: "column_sums()",

@@ -376,6 +376,8 @@ SCHEDULES: dict[str, tuple[Callable[[int], float], list[float]]] = {
     "exponential": (schedules.exponential(2.0, 0.5), [2, 1, 0.5, 0.25, 0.125]),
     "cosine": (schedules.cosine(1.0, 4, 0.2), [0.2 + 0.4 * (1 + math.cos(math.pi * t / 4)) for t in range(4)] + [0.2]),
     "cosine to 0": (schedules.cosine(2.0, 2), [2, 1, 2e-6, 2e-6, 2e-6]),
+    "one cycle": (schedules.one_cycle(1.0, 5, 0.6, 10.0, 100.0), [0.1, 0.55, 1.0, 0.5005, 1e-3]),
+    "one cycle, down alone": (schedules.one_cycle(1.0, 3, 0.0, 10.0, 10.0), [1.0, 0.505, 0.01, 0.01, 0.01]),
     "warmup": (schedules.warmup(schedules.constant(0.4), 4), [0.1, 0.2, 0.3, 0.4, 0.4]),
     "warmup, then down": (schedules.warmup(schedules.exponential(1.0, 0.5), 2), [0.5, 0.5, 0.25, 0.125, 0.0625]),
 }

@@ -281,7 +281,7 @@ def test_predict_refuses_metadata_that_do_not_fit(cli: Cli, houses: Path, damage
     [
         ["digits"],  # dropout, and a batch of what is left over
         ["spiral", "--optimizer", "rmsprop", "--l2", "1e-3"],  # one batch
-        ["houses.csv", "--batch-size", "7", "--activation", "tanh"],
+        ["houses.csv", "--batch-size", "7", "--activation", "tanh", "--clip-norm", "0.5", "--optimizer", "nadam"],
     ],
     ids=lambda options: options[0],
 )
@@ -294,6 +294,16 @@ def test_resumed_equals_uninterrupted(cli: Cli, houses: Path, options: list[str]
     assert "going on after epoch 3" in done.out
     assert content(Path("parts")) == content(Path("whole"))
     assert curves(content(Path("parts"))[1])["epoch"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_gradients_are_clipped(cli: Cli):
+    for limit, name in ((0.05, "clipped"), (0, "free")):
+        assert cli("train", "spiral", "--epochs", 2, "--clip-norm", limit, "--save", name).code == 0
+    clipped, free = (nnx.load(name, backend="numpy") for name in ("clipped", "free"))
+    assert (clipped.optimizer.clip_norm, free.optimizer.clip_norm) == (0.05, None)
+    assert not np.array_equal(clipped.flat.values, free.flat.values)
+    done = cli("train", "spiral", "--clip-norm", "1", "--save", "clipped", "--resume")
+    assert "--clip-norm is 0.05 there, 1.0 here" in done.err
 
 
 def test_resume_needs_no_repeating_of_options(cli: Cli):

@@ -81,6 +81,30 @@ def test_with_validation_and_on_from_where_it_ended(make: Any):
     same(*fits)
 
 
+class Decaying(nnx.callbacks.Callback):
+    """Changes a number that the recorded step holds fast, in the midst of a chunk too."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def on_batch_begin(self, model: Any, batch: int) -> None:
+        self.batches.append(batch)
+        if batch % 2:
+            model.layers[0].weight_l2 = 1e-2 * batch
+
+
+@pytest.mark.parametrize("name", ["tail of one", "weights"])
+@pytest.mark.parametrize("half", [1, 800, 1 << 20])
+def test_a_callback_of_batches_may_have_steps_recorded_anew(half: int, name: str, make: Any):
+    resident, streamed = (trained(NETS[name], make(wish, half), callbacks=[Decaying()]) for wish in "01")
+    same(streamed, resident)
+    alone = NETS[name].model("float64", "numpy")
+    own = Decaying()
+    alone.fit(*NETS[name].samples(), 3, NETS[name].batch, callbacks=[own], verbose=0, **NETS[name].fit)
+    np.testing.assert_allclose(numbers(alone), numbers(streamed[0]), **ALIKE)
+    assert own.batches == 3 * list(range(max(own.batches) + 1))
+
+
 def test_eager_steps_are_streamed_too(make: Any):
     resident = trained(NETS["tail of one"], make("0"))
     backend = make("1", 800)

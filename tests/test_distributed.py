@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ranks
-from networks import ALIKE, NETS, numbers, trained
+from networks import ALIKE, NETS, Net, numbers, trained
 
 import nnx
 from nnx.distributed import launcher, mismatch
@@ -25,6 +25,7 @@ from nnx.distributed.communicator import Communicator
 from nnx.distributed.nccl import Nccl
 from nnx.distributed.shares import Shares
 from nnx.layers import BatchNorm
+from nnx.layers.chain import every
 
 MPIEXEC = Path(sys.executable).parent / "mpiexec"  # another MPI's, on the path, would not fit
 SECONDS = 120  # for a job that takes five; one that hangs is ended
@@ -224,11 +225,12 @@ def test_parts_are_all_rows_once_and_the_same_for_every_number_of_processes(size
     assert max(lengths) - min(lengths) <= 1
 
 
-NORMALIZED = [name for name, net in NETS.items() if any(isinstance(layer, BatchNorm) for layer in net.layers())]
+def divisible(net: Net) -> bool:
+    return "accumulate" not in net.fit and not any(isinstance(layer, BatchNorm) for layer in every(net.layers()))
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
-@pytest.mark.parametrize("name", [name for name in NETS if name not in NORMALIZED])
+@pytest.mark.parametrize("name", [name for name, net in NETS.items() if divisible(net)])
 def test_a_batch_in_parts_is_the_batch(name: str, backend: str):
     pytest.importorskip(backend)
     whole, history = trained(NETS[name], backend, epochs=5)
@@ -262,6 +264,12 @@ def test_what_cannot_be_divided_is_refused():
         ranks.network(nnx.BatchNorm(16)).fit(x, y, deterministic=True)
     with pytest.raises(nnx.InputError, match="fit: deterministic=0: expected"):
         ranks.network().fit(x, y, deterministic=0)
+    with pytest.raises(
+        nnx.InputError, match="fit: accumulate=2: processes that train together, and deterministic=True"
+    ):
+        ranks.network().fit(x, y, deterministic=True, accumulate=2)
+    with pytest.raises(nnx.InputError, match=r"layer 3, BatchNorm\(16"):
+        ranks.network(nnx.Residual(nnx.BatchNorm(16))).fit(x, y, deterministic=True)
     comm = Communicator()
     comm.size = 5
     with pytest.raises(nnx.InputError, match="5 processes cannot have equally many of 12 parts"):
@@ -335,9 +343,9 @@ def test_nccl_is_asked_for_sums_in_the_order_of_the_current_stream():
         found[number] = [a, every]
 
     run_all([lambda number=number: rank(number) for number in range(2)])
-    for a, every in found.values():
+    for a, everything in found.values():
         assert np.array_equal(a, np.full(5, 3, np.float32))
-        assert np.array_equal(every[:, 0], [0, 0, 1, 1])
+        assert np.array_equal(everything[:, 0], [0, 0, 1, 1])
 
 
 def run_all(works: list[Callable[[], None]]) -> None:

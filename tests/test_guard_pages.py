@@ -24,7 +24,9 @@ from nnx.testing.cases import CASES, Maker
 from nnx.testing.compare import CLASS, compare
 
 DTYPES, SIDES = ["float32", "float64"], ["end", "start"]
-OPTIMIZERS = {"sgd": 1, "adagrad": 1, "rmsprop": 1, "adam": 2}  # and how many moments each has
+OPTIMIZERS = {  # and how many moments each has
+    "sgd": 1, "adagrad": 1, "rmsprop": 1, "adam": 2, "nadam": 2, "amsgrad": 3, "lion": 1,
+}  # fmt: skip
 LOSSES = {
     "labels": (nnx.Softmax, nnx.CategoricalCrossEntropy),
     "distributions": (nnx.Softmax, nnx.CategoricalCrossEntropy),
@@ -78,7 +80,7 @@ def test_every_operation_stays_within_its_arrays(dtype, side, two_threads):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_optimizer_stays_within_its_arrays(dtype, side):
     backend, pages, random = create(), GuardPages(side), np.random.default_rng(1)
-    hyper, counters = np.array([0.01, 1e-3, 0.9, 0.999, 1e-7, 0.01]), np.array([5, 0, 0])
+    hyper, counters = np.array([0.01, 1e-3, 0.9, 0.999, 1e-7, 0.01, 4e-3]), np.array([5, 0, 0])
     for size in (*range(1, 40), 63, 64, 65, 1000):
         for name, moments in OPTIMIZERS.items():
             arrays = [random.random(size).astype(dtype) for _ in range(2 + moments)]

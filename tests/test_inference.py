@@ -21,6 +21,7 @@ pytest.importorskip("numba")
 
 from nnx.backends.numba import inference  # noqa: E402
 from nnx.backends.threads import get_threads  # noqa: E402
+from nnx.kernels.cpu.threads.team import TICKET  # noqa: E402
 
 BACKENDS = ("numpy", "numba")
 TOLERANCE = {dtype: rounding(340, dtype) for dtype in ("float32", "float64")}  # sums of up to 300, one on the other
@@ -65,6 +66,10 @@ NETWORKS = {
     "too wide": lambda **o: model(100, 2049, 4, **o),
     "dropout": lambda **o: nnx.Sequential(
         nnx.Dense(4, 9), nnx.Dropout(0.5), nnx.ReLU(), nnx.Linear(), nnx.Dense(9, 3), **{"backend": "numba", **o}
+    ),
+    "norms": lambda **o: nnx.Sequential(
+        nnx.LayerNorm(4), nnx.Dense(4, 9), nnx.BatchNorm(9), nnx.ReLU(), nnx.GaussianNoise(0.1), nnx.Dense(9, 40),
+        nnx.LayerNorm(40, 1e-3), **{"backend": "numba", **o},
     ),
     "activations alone": lambda **o: nnx.Sequential(
         nnx.Tanh(), nnx.Sigmoid(), nnx.Dense(4, 6), nnx.Softmax(), nnx.ReLU(), nnx.Dense(6, 3),
@@ -303,8 +308,28 @@ def test_a_row_has_the_same_bits_whatever_is_predicted_with_it(name, dtype):
         nnx.set_threads(threads)
 
 
-def test_blocks_of_one_and_of_many_panels_give_the_same_bits():
-    """Weights are packed by each thread or once for all; buffers are as large as the largest call needed."""
+def test_threads_that_share_a_rows_layers_give_the_same_bits(monkeypatch):
+    monkeypatch.setattr(inference, "NEAR", 1 << 21)  # whatever caches this machine has
+    net = model(700, 512, 333, 250, 10)
+    table = inference.table_of(net.inference().stages, net.flat.values)
+    x, place, few = numbers(4, 700), inference.address(table), int(table[inference.f.ROWS])
+    alone, helped = inference.f.ready(np.dtype("float32")), np.full((200, 4, 10), np.nan, np.float32)
+    wanted, threads = np.empty((4, 10), np.float32), get_threads()
+    assert alone(x, wanted, place, 0)
+    try:
+        nnx.set_threads(2)
+        assert inference.helpers_pay(int(table[inference.f.SIZE]), 4)
+        together = inference.helped(alone, few)
+        drawn = inference.pool.board[TICKET]
+        assert all(together(x, out, place, 0) for out in helped)
+        assert inference.pool.board[TICKET] != drawn
+    finally:
+        nnx.set_threads(threads)
+    np.testing.assert_array_equal(helped, np.broadcast_to(wanted, helped.shape))
+
+
+def test_blocks_of_one_and_of_many_panels_give_the_same_bits(monkeypatch):
+    """Each thread packs all weights, or some, or all are packed once; buffers are those of the largest call."""
     net = model(300, 520, 33, 20)
     many = inference.Many(inference.table_of(net.inference().stages, net.flat.values), net.flat.values)
     x = numbers(700, 300)
@@ -314,6 +339,11 @@ def test_blocks_of_one_and_of_many_panels_give_the_same_bits():
         assert many(x, out)
     for rows in (1, 7, 16, 17):  # up to half a panel is computed in half the vectors
         assert many(x[:rows], outputs[2, :rows])
+    monkeypatch.setattr(inference, "SHARED", 0.0)
+    drawn = inference.pool.board[TICKET]
+    for many.far, rows in ((False, 17), (True, 40)):  # each thread takes columns
+        assert many(x[:rows], outputs[2, :rows])
+    assert get_threads() == 1 or inference.pool.board[TICKET] != drawn
     np.testing.assert_array_equal(outputs[1], outputs[0])
     np.testing.assert_array_equal(outputs[2], outputs[0])
 

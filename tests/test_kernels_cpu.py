@@ -9,6 +9,7 @@ import threading
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -88,6 +89,28 @@ def test_functions_are_accurate(function, exact, x, dtype):
         wanted = exact(x.astype(np.float64))
         error = np.abs(called(function, x) / np.where(wanted == 0, 1, wanted) - (wanted != 0))
     assert error.max() < rounding(4 if dtype == "float32" else 10, dtype)  # of those in float64 one is NumPy's
+
+
+@pytest.mark.parametrize(
+    ("function", "exact", "error", "largest"), [(exps, np.exp, 1.2e-7, 86.8), (tanhs, np.tanh, 1.6e-7, 12.0)]
+)
+def test_exp_and_tanh_err_by_no_more_than_is_said_of_all_numbers(function, exact, error, largest):
+    x = np.arange(1 << 23, np.float32(largest).view(np.int32), 1009, np.int32).view(np.float32)
+    for numbers in (x, -x):
+        wanted = exact(numbers.astype(np.float64))
+        assert np.abs(called(function, numbers) / wanted - 1).max() <= error
+
+
+def test_exp_overflows_where_float32_does_and_tanh_keeps_the_sign_of_zero():
+    last = np.float32(88.72283)  # whose exponential is the last number that float32 holds
+    x = last.view(np.int32) + np.arange(-2000, 2000, dtype=np.int32)
+    y = called(exps, x.view(np.float32))
+    assert np.isfinite(y[:2001]).all()
+    assert (np.diff(y[:2001]) >= 0).all()
+    assert np.isposinf(y[2001:]).all()
+    zeros = called(tanhs, np.array([0.0, -0.0], np.float32))
+    assert np.signbit(zeros).tolist() == [False, True]
+    assert not zeros.any()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -336,6 +359,21 @@ def test_a_team_that_is_led_already_leaves_others_to_themselves(numba, two_threa
     assert pool.board[team.TICKET] != drawn
 
 
+def test_workers_who_sleep_are_woken_for_much_work_or_for_little_that_comes_twice(monkeypatch):
+    times = iter([10.0, 20.0, 20.0 + pool.BURST / 2])
+    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    monkeypatch.setattr(pool, "limit", 2)
+    monkeypatch.setattr(pool, "_small", 0.0)
+    monkeypatch.setattr(pool, "helpers", SimpleNamespace(asleep=[1]))
+    little = pool.WAKING / 2
+    assert [pool.worth_help(little) for _ in range(3)] == [False, False, True]
+    assert pool.worth_help(pool.WAKING)
+    pool.helpers.asleep.clear()
+    assert pool.worth_help(little)
+    monkeypatch.setattr(pool, "limit", 1)
+    assert not pool.worth_help(pool.WAKING)
+
+
 def test_an_error_in_a_part_reaches_the_caller(two_threads):
     def fail():
         raise ValueError("a part")
@@ -453,14 +491,14 @@ def shared_calls(backend, rows=37, columns=50):
     """Every operation whose kernel hands out its parts, by name, with what it writes."""
     random = np.random.default_rng(0)
     x, d = (random.random((rows, columns), np.float32) for _ in range(2))
-    hyper, counters = np.array([0.1, 0.0, 0.9, 0.999, 1e-7, 0.0]), np.zeros(3, np.int64)
+    hyper, counters = np.array([0.1, 0.0, 0.9, 0.999, 1e-7, 0.0, 4e-3]), np.zeros(3, np.int64)
     for row in FUNCTIONS:
         yield row.name, lambda row=row: [getattr(backend, row.name)(x, *row.given(row.default))]
         yield row.gradient, lambda row=row: [getattr(backend, row.gradient)(x, d, *row.given(row.default))]
     for row in LOSSES:
         yield row.gradient, lambda row=row: [getattr(backend, row.gradient)(x, d, *row.given(1.0))]
     yield "dropout", lambda: [backend.dropout(x, 0.5, 7, 3, counters)]
-    for name, moments in (("sgd", 1), ("adagrad", 1), ("rmsprop", 1), ("adam", 2)):
+    for name, moments in {"sgd": 1, "adagrad": 1, "rmsprop": 1, "adam": 2, "nadam": 2, "amsgrad": 3, "lion": 1}.items():
 
         def step(name=name, moments=moments):
             arrays = [x.ravel().copy(), *(d.ravel().copy() for _ in range(1 + moments))]

@@ -31,7 +31,8 @@ from nnx.backends.numba import warmup
 from nnx.kernels import compiling, user_warnings
 from nnx.kernels.cpu.jit import cache, shipped
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import ONLY_LINKED, PART
+from nnx.kernels.cpu.jit.simd import ONLY_LINKED, OPTIONS, PART
+from nnx.kernels.cpu.matmul import register_tile
 from nnx.testing.rounding import rounding
 
 NARROWER = [CPUS["Haswell"], CPUS["Nehalem"]]
@@ -648,6 +649,18 @@ def test_a_helper_becomes_part_of_its_caller_and_nothing_else():
     (helper,) = double.overloads.values()
     assert type(helper.library).__name__ == "LinkedCode"
     assert not helper.library.codegen._engine.is_symbol_defined(helper.fndesc.llvm_func_name)
+
+
+@pytest.mark.skipif(not ONLY_LINKED, reason="this version of Numba has not been tried")
+def test_loops_have_the_widest_vectors_that_the_processor_has():
+    @njit(**{**OPTIONS, "cache": False})
+    def twice(x):
+        for i in range(x.size):
+            x[i] = 2 * x[i]
+
+    twice(np.ones(100, np.float32))
+    (code,) = twice.inspect_asm().values()
+    assert {64: "%zmm", 32: "%ymm", 16: ""}[register_tile.WIDTH] in code
 
 
 def test_kernels_name_njit_from_the_cache_module():

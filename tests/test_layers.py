@@ -28,6 +28,7 @@ LAYERS: dict[str, Callable[[], nnx.Layer]] = {
     "linear": nnx.Linear,
     "dropout": lambda: nnx.Dropout(0.5),
     "no dropout": lambda: nnx.Dropout(0),
+    "flatten": nnx.Flatten,
     "noise": lambda: nnx.GaussianNoise(0.5),
     "layer norm": lambda: nnx.LayerNorm(3),
 }

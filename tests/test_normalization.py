@@ -348,3 +348,15 @@ def test_noise_is_another_in_each_step_and_layer_and_the_same_under_a_seed():
 def test_a_deviation_that_is_none_is_refused(stddev: Any):
     with pytest.raises(InputError, match="GaussianNoise: stddev="):
         nnx.GaussianNoise(stddev)
+
+
+def test_a_network_with_too_many_batch_norms_for_a_compiled_step_says_so_and_trains():
+    pytest.importorskip("numba")
+    layers = [layer for _ in range(70) for layer in (nnx.Dense(3, 3), nnx.BatchNorm(3))]
+    models = []
+    for backend in ("numba", "numpy"):
+        model = nnx.Sequential(*copy.deepcopy(layers), backend=backend, dtype="float64", seed=1)
+        models.append(model.compile(nnx.MeanSquaredError(), nnx.SGD(0.01)))
+    losses = [model.steps(X, X, 2) for model in models]
+    assert "its samples meet 2" in str(models[0].replay_reason)
+    np.testing.assert_allclose(*losses, rtol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -284,7 +285,54 @@ def test_images_are_flattened_at_the_front(tmp_path: Path):
     g = Graph()
     out = g.node("Gemm", g.node("Flatten", "x"), W1)
     path = g.write(tmp_path / "m.onnx", (out, FLOAT), shape=["N", 2, 2])
-    np.testing.assert_allclose(nnx.from_onnx(path).predict(X), run(path, X.reshape(-1, 2, 2)), rtol=1e-5, atol=1e-6)
+    model, images = nnx.from_onnx(path), X.reshape(-1, 2, 2)
+    np.testing.assert_allclose(model.predict(X), run(path, images), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(model.predict(images), model.predict(X))
+    again = tmp_path / "again.onnx"
+    model.to_onnx(again)  # which takes rows
+    np.testing.assert_allclose(run(again, X), run(path, images), rtol=1e-5, atol=1e-6)
+
+
+def test_residual_blocks_come_back(tmp_path: Path):
+    path = tmp_path / "m.onnx"
+    for parts in (
+        [nnx.Residual(nnx.Dense(4, 4), nnx.ReLU(), nnx.Dense(4, 4)), nnx.Dense(4, 3)],
+        [
+            nnx.Dense(4, 5),
+            nnx.Residual(nnx.GELU(), nnx.Dense(5, 5)),
+            nnx.ReLU(),
+            nnx.Residual(nnx.Tanh()),
+            nnx.Softmax(),
+        ],
+        [nnx.Residual(nnx.Dense(4, 4), nnx.Residual(nnx.Dense(4, 4), nnx.SiLU()), nnx.LayerNorm(4))],
+        [nnx.Residual(nnx.BatchNorm(4), nnx.Mish(), nnx.Dense(4, 4)), nnx.Residual(nnx.Dense(4, 4))],
+    ):
+        model = nnx.Sequential(*parts)
+        model.to_onnx(path)
+        again = nnx.from_onnx(path)
+        assert list(map(repr, again.layers)) == list(map(repr, model.layers))
+        np.testing.assert_array_equal(again.predict(X), model.predict(X))
+
+
+def test_blocks_and_embeddings_are_written(tmp_path: Path):
+    path, codes = tmp_path / "m.onnx", X.copy()
+    codes[:, 2] = np.arange(len(X)) % 4
+    inside = [nnx.Dense(6, 6), nnx.GELU(), nnx.Dropout(0.5), nnx.Residual(nnx.Tanh(), nnx.Dense(6, 6))]
+    for dtype in ("float32", "float64"):
+        for first in ([nnx.Flatten()], []):
+            model = nnx.Sequential(
+                *first, nnx.Embedding({2: (4, 3)}, inputs=4), nnx.Residual(*copy.deepcopy(inside)),
+                nnx.Concat(nnx.Linear(), [nnx.Dense(6, 2), nnx.ReLU()]), nnx.Dense(8, 3), nnx.Softmax(), dtype=dtype,
+            )  # fmt: skip
+            model.to_onnx(path)
+            onnx.checker.check_model(str(path), full_check=True)
+            np.testing.assert_allclose(run(path, codes.astype(dtype)), model.predict(codes), rtol=1e-5, atol=1e-5)
+    all_codes = nnx.Sequential(nnx.Embedding(4, 3))
+    all_codes.to_onnx(path)
+    np.testing.assert_array_equal(run(path, codes[:, 2:3]), all_codes.predict(codes[:, 2:3]))
+    twice = nnx.Sequential(nnx.Residual(nnx.Dense(4, 4), Twice()))
+    with pytest.raises(InputError, match="layer 0 is Twice"):
+        twice.to_onnx(path)
 
 
 def test_a_softmax_over_one_of_several_axes_is_none_over_rows(tmp_path: Path):
@@ -311,7 +359,7 @@ def test_what_pytorchs_exporter_writes_is_read(tmp_path: Path):
     options = {"dynamo": False, "opset_version": 17, "input_names": ["x"], "dynamic_axes": {"x": {0: "N"}}}
     torch.onnx.export(network, (images,), path, **options)
     model = nnx.from_onnx(path)
-    assert list(map(repr, model.layers[1:-2:2])) == list(functions.values())
+    assert list(map(repr, model.layers[2:-2:2])) == list(functions.values())  # Flatten, Linear, then the first
     np.testing.assert_allclose(model.predict(X), network(images).detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
@@ -324,7 +372,16 @@ def convolution(g: Graph) -> str:
 
 def skipping(g: Graph) -> str:
     hidden = g.node("Gemm", "x", W1)
-    return g.node("Add", g.node("Gemm", hidden, np.ones((5, 5))), hidden)
+    return g.node("Mul", g.node("Gemm", hidden, np.ones((5, 5))), hidden)
+
+
+def skipping_twice(g: Graph) -> str:
+    hidden = g.node("Gemm", "x", W1)
+    return g.node("Add", g.node("Add", g.node("Gemm", hidden, np.ones((5, 5))), hidden), hidden)
+
+
+def skipping_apart(g: Graph) -> str:
+    return g.node("Add", g.node("Gemm", "x", W1[:, :1]), "x")
 
 
 def cycle(g: Graph) -> str:
@@ -379,7 +436,9 @@ def rank_three(g: Graph) -> str:
 
 REFUSED: dict[str, tuple[Callable[[Graph], str], list[str]]] = {
     "a convolution": (convolution, ["n_v0", "Conv", "dense layers"]),
-    "a skip connection": (skipping, ["n_v2", "again"]),
+    "a skip connection by a product": (skipping, ["n_v2", "again"]),
+    "a value added twice": (skipping_twice, ["again"]),
+    "a sum of other widths": (skipping_apart, ["of 4 features it makes 1"]),
     "a cycle": (cycle, ["n_v1", "cycle"]),
     "an input that nothing makes": (lambda g: g.node("Relu", "nobody"), ["n_v0", "nobody", "damaged"]),
     "an output that nothing makes": (lambda g: g.node("Relu", "x") and "nobody", ["nobody", "damaged"]),

@@ -54,8 +54,38 @@ def adam(w: Any, g: Any, rate: float, s: State, epsilon: float = 1e-7, beta_1: f
     return w - rate * weight_decay * w - rate * m / (np.sqrt(v) + epsilon)
 
 
+def amsgrad(w: Any, g: Any, rate: float, s: State, epsilon: float = 1e-7, beta_1: float = 0.9, beta_2: float = 0.999,
+            weight_decay: float = 0.0, **_: Any) -> Any:  # fmt: skip
+    s["t"] = s.get("t", 0) + 1
+    s["m"] = beta_1 * s.get("m", 0.0) + (1 - beta_1) * g
+    s["v"] = beta_2 * s.get("v", 0.0) + (1 - beta_2) * g**2
+    s["most"] = np.maximum(s.get("most", 0.0), s["v"])
+    root = np.sqrt(s["most"]) / np.sqrt(1 - beta_2 ** s["t"]) + epsilon
+    return w * (1 - rate * weight_decay) - rate / (1 - beta_1 ** s["t"]) * s["m"] / root
+
+
+def nadam(w: Any, g: Any, rate: float, s: State, epsilon: float = 1e-7, beta_1: float = 0.9, beta_2: float = 0.999,
+          weight_decay: float = 0.0, momentum_decay: float = 4e-3, **_: Any) -> Any:  # fmt: skip
+    s["t"] = t = s.get("t", 0) + 1
+    now, ahead = (beta_1 * (1 - 0.5 * 0.96 ** (i * momentum_decay)) for i in (t, t + 1))
+    s["product"] = s.get("product", 1.0) * now
+    s["m"] = beta_1 * s.get("m", 0.0) + (1 - beta_1) * g
+    s["v"] = beta_2 * s.get("v", 0.0) + (1 - beta_2) * g**2
+    root = np.sqrt(s["v"] / (1 - beta_2**t)) + epsilon
+    mean = (1 - now) / (1 - s["product"]) * g + ahead / (1 - s["product"] * ahead) * s["m"]
+    return w * (1 - rate * weight_decay) - rate * mean / root
+
+
+def lion(w: Any, g: Any, rate: float, s: State, beta_1: float = 0.9, beta_2: float = 0.99, weight_decay: float = 0.0,
+         **_: Any) -> Any:  # fmt: skip
+    m = s.get("m", 0.0)
+    s["m"] = beta_2 * m + (1 - beta_2) * g
+    return w - rate * (np.sign(beta_1 * m + (1 - beta_1) * g) + weight_decay * w)
+
+
 FORMULAS: dict[type[nnx.Optimizer], Callable[..., Any]] = {
     nnx.SGD: sgd, nnx.AdaGrad: adagrad, nnx.RMSprop: rmsprop, nnx.Adam: adam, nnx.AdamW: adam,
+    nnx.AMSGrad: amsgrad, nnx.Nadam: nadam, nnx.Lion: lion,
 }  # fmt: skip
 OPTIMIZERS: dict[str, Callable[[], nnx.Optimizer]] = {
     "SGD": lambda: nnx.SGD(0.1),
@@ -74,6 +104,12 @@ OPTIMIZERS: dict[str, Callable[[], nnx.Optimizer]] = {
     "AdamW": lambda: nnx.AdamW(0.01),
     "AdamW, all": lambda: nnx.AdamW(0.01, 1e-3, 1e-3, 0.8, 0.99, weight_decay=0.3),
     "AdamW, none": lambda: nnx.AdamW(0.01, weight_decay=0),
+    "AMSGrad": lambda: nnx.AMSGrad(0.01),
+    "AMSGrad, all": lambda: nnx.AMSGrad(0.01, 1e-3, 1e-3, 0.8, 0.9, weight_decay=0.3),
+    "Nadam": lambda: nnx.Nadam(0.01),
+    "Nadam, all": lambda: nnx.Nadam(0.01, 1e-3, 1e-3, 0.8, 0.99, weight_decay=0.3, momentum_decay=0.1),
+    "Lion": lambda: nnx.Lion(0.01),
+    "Lion, all": lambda: nnx.Lion(0.01, 1e-3, 0.8, 0.95, weight_decay=0.3),
 }
 every_optimizer = pytest.mark.parametrize("make", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
@@ -308,3 +344,23 @@ def test_the_books_defaults() -> None:
     want = {"learning_rate": 0.001, "decay": 0, "epsilon": 1e-7, "beta_1": 0.9, "beta_2": 0.999}
     assert nnx.Adam().config() == want
     assert nnx.AdamW().config() == {**want, "weight_decay": 0.01}
+
+
+@pytest.mark.parametrize("name", ["AMSGrad", "Nadam", "AdamW"])
+def test_torch_moves_alike(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    theirs = {
+        "AMSGrad": lambda p: torch.optim.AdamW(p, 0.01, eps=1e-3, weight_decay=0.1, amsgrad=True),
+        "Nadam": lambda p: torch.optim.NAdam(p, 0.01, eps=1e-3, weight_decay=0.1, decoupled_weight_decay=True),
+        "AdamW": lambda p: torch.optim.AdamW(p, 0.01, eps=1e-3, weight_decay=0.1),
+    }[name]
+    size = (3, 4)
+    optimizer, layer = getattr(nnx, name)(0.01, epsilon=1e-3, weight_decay=0.1), layer_of(size, "float64")
+    weight = torch.nn.Parameter(torch.from_numpy(layer.weights.copy()))
+    other = theirs([weight])
+    for gradient, _ in zip(gradients(size), range(60), strict=False):
+        update(optimizer, layer, gradient)
+        weight.grad = torch.from_numpy(gradient.copy())
+        other.step()
+    tolerance = 1e-7 if name == "Nadam" else 1e-11  # torch keeps the product of its momenta in float32
+    np.testing.assert_allclose(layer.weights, weight.detach().numpy(), rtol=tolerance, atol=tolerance)

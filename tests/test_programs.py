@@ -36,7 +36,7 @@ from nnx.training.trainer import Trainer
 @contextmanager
 def always_eager() -> Iterator[None]:
     """Let every model run its steps layer by layer."""
-    with mock.patch.object(Trainer, "runner", lambda self, feed: Eager(self, feed, "asked for")):
+    with mock.patch.object(Trainer, "runner", lambda self, feed, part=False: Eager(self, feed, "asked for", part)):
         yield
 
 

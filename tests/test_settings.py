@@ -709,9 +709,7 @@ def test_what_cannot_be_minimised_or_move_anything_is_refused() -> None:
 @pytest.mark.parametrize(
     ("part", "name", "expected"),
     [
-        ("layers[0]", "trainable", "trainable does nothing yet"),
-        ("layers[1]", "trainable", "trainable does nothing yet"),
-        ("self", "trainable", "trainable does nothing yet"),
+        ("loss", "trainable", "cannot be assigned"),
         ("layers[0]", "weight_regularizer_l2", "did you mean weight_l2?"),
         ("layers[0]", "bias", "did you mean biases?"),
         ("layers[2]", "p", "What can be assigned: backend, number, rate, seed"),
@@ -766,8 +764,6 @@ def test_what_is_ones_own_takes_any_name() -> None:
     model.layers[1]._private = model._private = 1
     model.metadata, model.stop_training, model.epochs_done = {"a": 1}, True, 4
     assert model.layers[0].note == "mine"
-    with pytest.raises(AttributeError, match="trainable does nothing yet"):
-        model.layers[0].trainable = False
     with pytest.raises(AttributeError, match="cannot be assigned"):
         model.seed = 4
 

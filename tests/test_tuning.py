@@ -18,7 +18,7 @@ from nnx.backends.numba.program import compile_program
 from nnx.errors import InputError
 from nnx.kernels.cpu import caches
 from nnx.kernels.cpu.caches import KIB, SMALL, Caches, from_sys, sensible
-from nnx.kernels.cpu.matmul import gemm, tile_registers
+from nnx.kernels.cpu.matmul import gemm, tile_units
 from nnx.kernels.cpu.threads import pool
 from nnx.kernels.user_warnings import _given
 
@@ -235,7 +235,7 @@ def test_measuring_gives_choices_that_the_file_takes(folder, monkeypatch):
 
 
 def test_products_in_vectors_are_measured_also_where_large_ones_are_on_AMX(monkeypatch):
-    monkeypatch.setattr(tile_registers, "why_not", lambda: "")
+    monkeypatch.setattr(tile_units, "why_not", lambda unit: "")
     monkeypatch.setenv("NNX_PRECISION", "bf16")
     monkeypatch.setattr(measuring, "examples", lambda itemsize: [("large", (128, 128, 64, fused)) for fused in (0, 1)])
     asked = []

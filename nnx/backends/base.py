@@ -150,7 +150,7 @@ class Backend(Operations):
     def _with_precision(self, wanted: str) -> Backend:
         raise InputError(
             f"precision={wanted!r}: backend {self.name!r} multiplies in full precision only; say 'full', or use "
-            "backend='numba' on a CPU with AMX, or backend='cupy' on a GPU"
+            "backend='numba' on a CPU with AMX or AVX512_BF16, or backend='cupy' on a GPU"
         )
 
     # ---- memory ------------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ work that is put off to the end of the step (weight gradients) finds what it wou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from ctypes import addressof, c_char
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from nnx.kernels.losses import LOSSES, Loss, bounds
 from nnx.kernels.philox import keep_threshold
 
 Array = Any  # NumPy's or CuPy's
+GRADIENTS_OF_PARAMETERS = ("dense_backward", "dense_gradients", "norm_gradients", "regularize")
 # What is done to each number by itself has a name, its kind: one of nnx/kernels/elementwise.py's KINDS.
 GRADIENTS = {row.gradient: row for row in FUNCTIONS}
 LOSSES_BY_NAME = {row.name: row for row in LOSSES}
@@ -64,6 +66,7 @@ class Node:
         kind: of an operation on each number by itself. formula: that of a kind of the user's own.
         ordered: whether it takes its samples in the shuffled order.
         constants: float64 that its kernel takes. details: whole numbers that it takes. weights, biases: parameters.
+        table: what codes are looked up in.
         relu: ReLU, or the mask of its gradient by y, follows in the same pass.
         arrays: more arrays of the flat buffer. moments: what it writes, or reads, of each feature.
         once: depends on nothing that changes within a call of `run`.
@@ -84,6 +87,7 @@ class Node:
     details: tuple[int, ...] = ()
     weights: Array | None = None
     biases: Array | None = None
+    table: Array | None = None
     arrays: tuple[Array, ...] = ()
     moments: Moments | None = None
     z: Value | None = None
@@ -107,6 +111,17 @@ class Gradient:
 
 
 @dataclass(eq=False)
+class Scatter:
+    """The gradients of what codes are looked up in: of those in `column` of x, by the features of d from `first` on."""
+
+    x: Value
+    d: Value
+    dw: Array
+    column: int
+    first: int
+
+
+@dataclass(eq=False)
 class Sum:
     """The gradient of a parameter [1, width] that is the sum of a value over all samples."""
 
@@ -116,15 +131,24 @@ class Sum:
 
 @dataclass
 class Step:
-    """A recorded step, read."""
+    """A recorded step, read.
+
+    Attributes:
+        updates: the optimizer's calls, one for each run of parameters that are trained. optimizer: the first of them.
+        before, after: what is done to all gradients before the optimizer takes them, and to all parameters after it.
+    """
 
     rows: int = 0
     dtype: str = ""
     nodes: list[Node] = field(default_factory=list)
     gradients: list[Gradient] = field(default_factory=list)
+    scatters: list[Scatter] = field(default_factory=list)
     sums: list[Sum] = field(default_factory=list)
     penalties: list[dict[str, Any]] = field(default_factory=list)
     optimizer: Call | None = None
+    updates: list[Call] = field(default_factory=list)
+    before: list[Call] = field(default_factory=list)
+    after: list[Call] = field(default_factory=list)
     end: Call | None = None
     losses: Value | None = None
     hits: Value | None = None
@@ -136,11 +160,38 @@ class Step:
     @property
     def work(self) -> int:
         """Multiply-adds in a step, roughly: three products for each dense layer."""
-        return 3 * self.rows * sum(int(gradient.dw.size) for gradient in self.gradients)
+        gradients = sum(int(gradient.dw.size) for gradient in self.gradients)
+        products = sum(int(weights.size) for weights in self.weights)
+        return self.rows * max(3 * gradients, gradients + products)  # the second where many layers are not trained
+
+    @property
+    def all_trained(self) -> bool:
+        """Whether what is done to all gradients, or parameters, is done to those that the optimizer takes."""
+        names = {"average": "p"}
+        return len(self.updates) == 1 and all(
+            same(self.updates[0].operands[name], call.operands[name])
+            for call in (*self.before, *self.after)
+            for name in [names.get(call.name, "g")]
+        )
+
+    @property
+    def by_parameter(self) -> list[Gradient | Scatter]:
+        """What is added up over samples: the gradients of all parameters."""
+        return [*self.gradients, *self.scatters]
+
+    @property
+    def weights(self) -> list[Array]:
+        """What samples are multiplied by, product after product."""
+        return [node.weights for node in self.nodes if node.op in ("dense", "dense_dx") and node.weights is not None]
 
 
 def address(a: Array) -> int:
-    """Where an array begins, in the memory that it is in."""
+    """Where an array begins, in the memory that it is in. A recording asks 90 times, and NumPy takes a microsecond."""
+    if type(a) is np.ndarray:
+        try:
+            return addressof(c_char.from_buffer(cast(Any, a)))
+        except (TypeError, ValueError):  # it is read-only, not contiguous, or empty
+            pass
     interface = getattr(a, "__cuda_array_interface__", None) or a.__array_interface__
     return int(interface["data"][0])
 
@@ -163,20 +214,27 @@ class Reader:
         self.moments: dict[int, Moments] = {}  # by where 1 over the standard deviations stands
         ends = [call for call in calls if call.name == "end_step"]
         optimizers = [call for call in calls if call.name in UPDATES]
-        if len(ends) != 1 or len(optimizers) != 1:
+        if len(ends) != 1 or not optimizers:
             raise NotReplayable(
                 f"a step has one optimizer and one end; recorded were {len(optimizers)} and {len(ends)}"
             )
-        self.step.end, self.step.optimizer = ends[0], optimizers[0]
+        self.step.end, self.step.optimizer, self.step.updates = ends[0], optimizers[0], optimizers
+        for call in optimizers[1:]:
+            if call.name != optimizers[0].name or any(
+                not same(call.operands[name], optimizers[0].operands[name]) for name in ("hyper", "counters")
+            ):
+                raise NotReplayable("a step has one optimizer, with one set of numbers; recorded were several")
         self.step.rows, self.step.counters = int(ends[0].operands["rows"]), ends[0].operands["counters"]
         self.step.dtype = optimizers[0].operands["p"].dtype.name
         self.dtype = np.dtype(self.step.dtype)
-        updated = False
+        self.updated = False
         for call in calls:
             self.call = call
-            if updated and call.name not in ("tally", "weighted_tally", "end_step"):
+            if self.updated and call.name not in ("average", "tally", "weighted_tally", "end_step", *UPDATES):
                 raise NotReplayable(f"{call.name} comes after the optimizer: nothing but the step's end may")
-            updated = updated or call is self.step.optimizer
+            if self.step.before and call.name in GRADIENTS_OF_PARAMETERS:
+                raise NotReplayable(f"{call.name} comes after {self.step.before[-1].name}, which takes all gradients")
+            self.updated = self.updated or call is self.step.optimizer
             method: Callable[..., None] | None = getattr(self, f"on_{call.name}", None)
             if method is not None:
                 method(**call.operands)
@@ -189,7 +247,7 @@ class Reader:
             elif call.name in LOSS_GRADIENTS:
                 row = LOSS_GRADIENTS[call.name]
                 self.loss_gradient(row, *call.operands.values())
-            elif call is not self.step.end and call is not self.step.optimizer:
+            elif call is not self.step.end and call.name not in UPDATES:
                 raise NotReplayable(f"no compiled kernel replays {call.name}")
         if self.step.losses is None:
             raise NotReplayable("the step tells nobody its loss: no tally was recorded")
@@ -284,6 +342,9 @@ class Reader:
 
     def on_dense_backward(self, x: Array, w: Array, dy: Array, dw: Array, db: Array, out: Array) -> None:
         self.on_dense_gradients(x, dy, dw, db)
+        self.on_dense_dinputs(w, dy, out)
+
+    def on_dense_dinputs(self, w: Array, dy: Array, out: Array) -> None:
         self.floats(w)
         d = self.read(dy)
         self.add("dense_dx", d, None, self.write(out), weights=w)
@@ -327,6 +388,41 @@ class Reader:
         self.count(counters)
         value, details = self.read(x), (layer, key_of(seed), keep_threshold(rate))
         self.add("dropout", value, None, self.write(out), constants=(1 / (1 - rate), 0.0), details=details)
+
+    # ---- blocks of layers --------------------------------------------------------------------------------------------
+
+    def on_add(self, x: Array, y: Array, out: Array) -> None:
+        self.elementwise("add", x, y, out)
+
+    def on_put_columns(self, x: Array, first: int, y: Array) -> None:
+        source = self.read(x)
+        self.add("columns", source, None, self.part_of(y, first), details=(0, first, source.width))
+
+    def on_take_columns(self, x: Array, first: int, count: int, out: Array) -> None:
+        source = self.read(x)
+        self.add("columns", source, None, self.write(out), details=(first, 0, count))
+
+    def on_embed(self, x: Array, w: Array, column: int, first: int, y: Array) -> None:
+        self.floats(w)
+        self.add("embed", self.read(x), None, self.part_of(y, first), details=(column, first), table=w)
+
+    def on_embed_gradients(self, x: Array, dy: Array, dw: Array, column: int, first: int) -> None:
+        self.floats(dw)
+        self.step.scatters.append(Scatter(self.read(x), self.read(dy), dw, column, first))
+
+    def part_of(self, y: Array, first: int) -> Value:
+        """A new value in a buffer of which some columns are written: the first ones, or more beside those before."""
+        before = self.current.get(address(y))
+        value = self.write(y)
+        if first:
+            if before is None or before.width != value.width:
+                raise NotReplayable(f"{self.call.name}: nothing stands in the columns before number {first}")
+            read = [value for node in self.step.nodes for value in node.reads]
+            read += [value for each in self.step.by_parameter for value in (each.x, each.d)]
+            if any(before is value for value in (*read, *(one.d for one in self.step.sums))):
+                raise NotReplayable(f"{self.call.name} writes columns of what was read before")
+            value.source = before
+        return value
 
     # ---- normalization -----------------------------------------------------------------------------------------------
 
@@ -537,6 +633,30 @@ class Reader:
         self.floats(dw)
         self.step.penalties.append({"w": w, "dw": dw, "l1": l1, "l2": l2, "penalty": penalty})
 
+    def on_collect(self, g: Array, m: Array) -> None:
+        self.floats(m)
+        self.of_all("g", g)
+        self.step.before.append(self.call)
+
+    def on_clip(self, g: Array, norm: float, value: float) -> None:
+        self.of_all("g", g)
+        self.step.before.append(self.call)
+
+    def on_average(self, a: Array, p: Array, counters: Array, decay: float, since: int) -> None:
+        self.count(counters)
+        self.floats(a)
+        self.of_all("p", p)
+        if not self.updated:
+            raise NotReplayable("average: the mean of parameters is taken before the optimizer moves them")
+        self.step.after.append(self.call)
+
+    def of_all(self, operand: str, a: Array) -> None:
+        """Refuse to do to some of the optimizer's gradients or parameters what is done to all of them."""
+        assert self.step.optimizer is not None
+        parts = [call.operands[operand] for call in self.step.updates]  # of those that are trained
+        if not all(address(a) <= address(p) and address(p) + p.nbytes <= address(a) + a.nbytes for p in parts):
+            raise NotReplayable(f"{self.call.name} takes other {operand} than the optimizer")
+
 
 def key_of(seed: int) -> int:
     """Return a seed as int64: Philox takes 64 bits of it."""
@@ -556,7 +676,7 @@ def fuse(step: Step) -> None:
             readers[id(value)] = readers.get(id(value), 0) + 1
         if node.out is not None:
             makers[id(node.out)] = node
-    for gradient in step.gradients:
+    for gradient in step.by_parameter:
         for value in (gradient.x, gradient.d):
             readers[id(value)] = readers.get(id(value), 0) + 1
     for kept in (step.losses, step.hits, *(one.d for one in step.sums)):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -74,3 +74,76 @@ class Stage:
             return lambda x, out: operation(x, *more, out=out)
         dense = loud(backend.dense)
         return lambda x, out: dense(x, weights, biases, activation, out=out)
+
+
+Bound = Callable[[Array, Array | None], Array]
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Rows of stages, each from x on: what the one gives is added to x, or what all give stands side by side.
+
+    Attributes:
+        paths: the stages of each row. added: whether it is added; there is one row then.
+    """
+
+    paths: tuple[tuple[AnyStage, ...], ...]
+    added: bool
+    weights: ClassVar[None] = None
+
+    def bound(self, backend: Any) -> Bound:
+        """Return a function that gives the outputs for x."""
+        paths = [[stage.bound(backend) for stage in path] for path in self.paths]
+
+        def run(x: Array, out: Array | None) -> Array:
+            ends = [through(path, x) for path in paths]
+            return backend.add(x, ends[0], out=out) if self.added else beside(backend, x, ends)
+
+        return run
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Vectors in place of codes.
+
+    Attributes:
+        pieces: (first column, how many, what they name rows of; None: they stay as they are) for all columns in order.
+    """
+
+    pieces: tuple[tuple[int, int, Array | None], ...]
+    weights: ClassVar[None] = None
+
+    def bound(self, backend: Any) -> Bound:
+        """Return a function that gives the outputs for x."""
+
+        def run(x: Array, out: Array | None) -> Array:
+            widths = [count if table is None else int(table.shape[1]) for _, count, table in self.pieces]
+            y, to = backend.empty((x.shape[0], sum(widths)), x.dtype), 0
+            for (column, count, table), width in zip(self.pieces, widths, strict=True):
+                if table is None:
+                    backend.put_columns(backend.take_columns(x, column, count), to, y)
+                else:
+                    backend.embed(x, table, column, to, y)
+                to += width
+            return y
+
+        return run
+
+
+AnyStage = Stage | Branches | Lookup
+
+
+def through(path: Sequence[Bound], x: Array) -> Array:
+    """Return what a row of stages gives for x, in new arrays."""
+    for stage in path:
+        x = stage(x, None)
+    return x
+
+
+def beside(backend: Any, x: Array, parts: Sequence[Array]) -> Array:
+    """Return matrices side by side."""
+    joined, first = backend.empty((x.shape[0], sum(int(part.shape[1]) for part in parts)), x.dtype), 0
+    for part in parts:
+        backend.put_columns(part, first, joined)
+        first += int(part.shape[1])
+    return joined

@@ -9,6 +9,7 @@ end_step 7 and 2.4; of 900 parameters SGD 9 and 3.3, AdaGrad 10 and 4.6, RMSprop
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,10 +18,12 @@ import numpy as np
 
 from nnx.backends import threads
 from nnx.backends.base import Backend, BackendInfo
+from nnx.backends.dataflow import address
 from nnx.backends.errors import BackendUnavailable
 from nnx.backends.operation_table import loud, quiet
 from nnx.backends.operations import fusible
 from nnx.kernels.losses import bounds
+from nnx.kernels.nesterov import make_momenta
 from nnx.kernels.rounding import RUN
 from nnx.kernels.step_state import (
     BETA_1,
@@ -33,6 +36,7 @@ from nnx.kernels.step_state import (
     HITS,
     LEARNING_RATE,
     LOSS,
+    MOMENTUM_DECAY,
     PENALTY,
     STEP,
     WEIGHT_DECAY,
@@ -62,7 +66,7 @@ class NumpyBackend(Backend):
         return type(a) is np.ndarray  # no subclass: a masked array would lose its mask without a word
 
     def address(self, a: Array) -> int:
-        return int(a.__array_interface__["data"][0])
+        return address(a)
 
     def empty(self, shape: int | Sequence[int], dtype: Any = "float32") -> Array:
         return np.empty(shape, np.dtype(dtype))
@@ -93,6 +97,9 @@ class NumpyBackend(Backend):
         self.dense_gradients(x, dy, dw, db)
         return np.matmul(dy, w.T, out=out)
 
+    def dense_dinputs(self, w: Array, dy: Array, out: Array | None = None) -> Array:
+        return np.matmul(dy, w.T, out=out)
+
     def dense_gradients(self, x: Array, dy: Array, dw: Array, db: Array) -> None:
         if len(dy) <= RUN:
             np.matmul(x.T, dy, out=dw)
@@ -110,6 +117,24 @@ class NumpyBackend(Backend):
             np.matmul(ones, dy, out=db)
         else:
             self._in_runs(len(dy), lambda run: np.matmul(ones[:, : len(dy[run])], dy[run]), db)
+
+    # ---- blocks of layers --------------------------------------------------------------------------------------------
+
+    def add(self, x: Array, y: Array, out: Array | None = None) -> Array:
+        return np.add(x, y, out=out)
+
+    def embed_gradients(self, x: Array, dy: Array, dw: Array, column: int, first: int) -> None:
+        # The default multiplies by a matrix of as many columns as there are codes.
+        codes = x[:, column]
+        known = np.flatnonzero(self._codes(codes, len(dw)))
+        whole, dy = codes[known].astype(np.int64), dy[known, first : first + dw.shape[1]]
+
+        def part(run: slice) -> Array:
+            sums = np.zeros_like(dw)
+            np.add.at(sums, whole[run], dy[run])
+            return sums
+
+        self._in_runs(len(known), part, dw)
 
     # ---- activations -------------------------------------------------------------------------------------------------
     # The table's own formulas (nnx/kernels/elementwise.py) take 6 to 20 times as long for ReLU and 3 to 8 for its
@@ -267,23 +292,94 @@ class NumpyBackend(Backend):
         correction_1, correction_2 = 1 - beta_1**time, 1 - beta_2**time
         shrink = 1 - rate * float(hyper[WEIGHT_DECAY])
         for p_, g_, m_, v_ in blocks(p, g, m, v):
-            scratch = g_ * (1 - beta_1)
-            m_ *= beta_1
-            m_ += scratch
-            np.multiply(g_, g_, out=scratch)
-            scratch *= 1 - beta_2
-            v_ *= beta_2
-            v_ += scratch
+            scratch = follow(m_, v_, g_, beta_1, beta_2)
             np.multiply(v_, 1 / correction_2, out=scratch)
             np.sqrt(scratch, out=scratch)
             if shrink != 1:
                 p_ *= shrink
             descend(p_, m_ * (rate / correction_1), scratch, epsilon)
 
+    def amsgrad(self, p: Array, g: Array, m: Array, v: Array, u: Array, hyper: Array, counters: Array) -> None:
+        rate, epsilon = rate_of(hyper, counters), float(hyper[EPSILON])
+        beta_1, beta_2, time = float(hyper[BETA_1]), float(hyper[BETA_2]), int(counters[STEP]) + 1
+        size, correction = rate / (1 - beta_1**time), 1 - beta_2**time
+        shrink = 1 - rate * float(hyper[WEIGHT_DECAY])
+        for p_, g_, m_, v_, u_ in blocks(p, g, m, v, u):
+            scratch = follow(m_, v_, g_, beta_1, beta_2)
+            np.maximum(u_, v_, out=u_)
+            np.multiply(u_, 1 / correction, out=scratch)
+            np.sqrt(scratch, out=scratch)
+            p_ *= shrink
+            descend(p_, m_ * size, scratch, epsilon)
+
+    def nadam(self, p: Array, g: Array, m: Array, v: Array, hyper: Array, counters: Array) -> None:
+        rate, epsilon = rate_of(hyper, counters), float(hyper[EPSILON])
+        beta_1, beta_2, time = float(hyper[BETA_1]), float(hyper[BETA_2]), int(counters[STEP]) + 1
+        now, ahead, product = MOMENTA(beta_1, float(hyper[MOMENTUM_DECAY]), float(time))
+        size, new = rate * ahead / (1 - product * ahead), rate * (1 - now) / (1 - product)
+        correction, shrink = 1 - beta_2**time, 1 - rate * float(hyper[WEIGHT_DECAY])
+        for p_, g_, m_, v_ in blocks(p, g, m, v):
+            scratch = follow(m_, v_, g_, beta_1, beta_2)
+            np.multiply(v_, 1 / correction, out=scratch)
+            np.sqrt(scratch, out=scratch)
+            p_ *= shrink
+            descend(p_, m_ * size + g_ * new, scratch, epsilon)
+
+    def lion(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
+        rate, beta_1, beta_2 = rate_of(hyper, counters), float(hyper[BETA_1]), float(hyper[BETA_2])
+        shrink = 1 - rate * float(hyper[WEIGHT_DECAY])
+        for p_, g_, m_ in blocks(p, g, m):
+            way = m_ * beta_1
+            way += g_ * (1 - beta_1)
+            np.sign(way, out=way)
+            way *= rate
+            p_ *= shrink
+            p_ -= way
+            m_ *= beta_2
+            m_ += g_ * (1 - beta_2)
+
+    def accumulate(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
+        m += g
+
+    # ---- before and after an optimizer -------------------------------------------------------------------------------
+
+    def collect(self, g: Array, m: Array) -> None:
+        g += m
+        m[...] = 0
+
+    def clip(self, g: Array, norm: float, value: float) -> None:
+        if value < math.inf:
+            np.clip(g, -value, value, out=g)
+        if norm < math.inf:
+            length = math.sqrt(sum(float(np.square(g_, dtype=np.float64).sum()) for (g_,) in blocks(g)))
+            if not length <= norm:
+                g *= norm / length if length < math.inf else math.nan
+
+    def average(self, a: Array, p: Array, counters: Array, decay: float, since: int) -> None:
+        time = int(counters[STEP]) - since + 1
+        share = 1 / time if decay == 1 else (1 - decay) / (1 - decay**time)
+        for a_, p_ in blocks(a, p):
+            a_ += share * (p_ - a_)
+
+
+MOMENTA = make_momenta(math)
+
 
 def rate_of(hyper: Array, counters: Array) -> float:
     """The learning rate of this step (chapter 10)."""
     return float(hyper[LEARNING_RATE]) / (1 + float(hyper[DECAY]) * int(counters[STEP]))
+
+
+def follow(m: Array, v: Array, g: Array, beta_1: float, beta_2: float) -> Array:
+    """Let both moments follow the gradient; return an array of their size."""
+    scratch = g * (1 - beta_1)
+    m *= beta_1
+    m += scratch
+    np.multiply(g, g, out=scratch)
+    scratch *= 1 - beta_2
+    v *= beta_2
+    v += scratch
+    return scratch
 
 
 def descend(p: Array, step: Array, root: Array, epsilon: float) -> None:

@@ -19,6 +19,7 @@ from nnx.backends.formula import Formula
 from nnx.backends.operation_table import operation, quiet, with_functions, with_losses, write
 from nnx.kernels.elementwise import BY_NAME, FUNCTIONS, Elementwise
 from nnx.kernels.losses import PARTS, Loss, bounds
+from nnx.kernels.nesterov import make_momenta
 from nnx.kernels.philox import dropout_words, keep_threshold, normal_numbers
 from nnx.kernels.rounding import RUN
 from nnx.kernels.step_state import (
@@ -32,6 +33,7 @@ from nnx.kernels.step_state import (
     HITS,
     LEARNING_RATE,
     LOSS,
+    MOMENTUM_DECAY,
     PENALTY,
     STEP,
     WEIGHT_DECAY,
@@ -73,6 +75,11 @@ class Operations:
     def dense_backward(self, x: Array, w: Array, dy: Array, dw: Array, db: Array, out: Array | None = None) -> Array:
         """Write the gradients of weights `dw` [I, O] and biases `db` [1, O]; return that of the inputs [N, I]."""
         self.dense_gradients(x, dy, dw, db)
+        return self.dense_dinputs(w, dy, out)
+
+    @operation("w dy")
+    def dense_dinputs(self, w: Array, dy: Array, out: Array | None = None) -> Array:
+        """Return the gradient of the inputs alone [N, I]: the parameters of a layer that is not trained need none."""
         return write(out, self.xp.matmul(dy, self.xp.matrix_transpose(w)))
 
     @operation("x dy", "dw db")
@@ -391,6 +398,54 @@ class Operations:
         """Return each row of x [N, C] times its weight [N, 1]; a row of weight 0 is 0, whatever stands in it."""
         return write(out, self._weighed(x, weights))
 
+    # ---- blocks of layers --------------------------------------------------------------------------------------------
+
+    @operation("x y")
+    def add(self, x: Array, y: Array, out: Array | None = None) -> Array:
+        """Return x + y, of one shape."""
+        return write(out, x + y)
+
+    @operation("x", "y")
+    def put_columns(self, x: Array, first: int, y: Array) -> None:
+        """Write x [N, C] to the columns of y [N, O] from the one numbered `first` on; those beside it stay."""
+        y[:, first : first + x.shape[1]] = x
+
+    @operation("x")
+    def take_columns(self, x: Array, first: int, count: int, out: Array | None = None) -> Array:
+        """Return so many columns of x [N, C] from the one numbered `first` on: a copy [N, count]."""
+        some = x[:, first : first + count]
+        return self.xp.asarray(some, copy=True) if out is None else write(out, some)
+
+    @operation("x w", "y")
+    def embed(self, x: Array, w: Array, column: int, first: int, y: Array) -> None:
+        """Write the row of w [C, O] that each code in a column of x [N, I] names, to the columns of y from `first` on.
+
+        What is no code, a whole number from 0 to C - 1, gets nan.
+        """
+        xp = self.xp
+        codes = x[:, column]
+        known = self._codes(codes, w.shape[0])
+        rows = xp.take(w, xp.astype(xp.where(known, codes, xp.zeros_like(codes)), xp.int64), axis=0)
+        y[:, first : first + w.shape[1]] = xp.where(known[:, None], rows, xp.full_like(rows, math.nan))
+
+    @operation("x dy", "dw")
+    def embed_gradients(self, x: Array, dy: Array, dw: Array, column: int, first: int) -> None:
+        """Write the gradient of `embed`'s w: for each code the sum of those of its samples; what is no code has none.
+
+        Sums are made in one order: that of the samples.
+        """
+        xp = self.xp
+        codes, dy = x[:, column], dy[:, first : first + dw.shape[1]]
+        known = self._codes(codes, dw.shape[0])
+        chosen = (codes[:, None] == xp.astype(self._range(dw.shape[0], x), x.dtype)[None, :]) & known[:, None]
+        share, zero = xp.astype(chosen, x.dtype), xp.zeros_like(dy)
+        dy = xp.where(known[:, None], dy, zero)
+        self._in_runs(x.shape[0], lambda run: xp.matmul(xp.matrix_transpose(share[run, ...]), dy[run, ...]), dw)
+
+    def _codes(self, codes: Array, count: int) -> Array:
+        """Which numbers [N] are whole, and one of so many."""
+        return (codes >= 0) & (codes < count) & (codes == self.xp.floor(codes))
+
     @operation("losses outputs target", "stats")
     def tally(
         self, losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array
@@ -473,6 +528,90 @@ class Operations:
         shrink = 1 - rate * self._number(p, hyper[WEIGHT_DECAY])
         write(p, p * shrink - rate * m_hat / (xp.sqrt(v_hat) + epsilon))
 
+    @operation("p g m v hyper counters", "p m v")
+    def nadam(self, p: Array, g: Array, m: Array, v: Array, hyper: Array, counters: Array) -> None:
+        """Adam with Nesterov's momentum (Dozat, 2016), and decoupled weight decay.
+
+        As `adam`, with m' = ahead * m / (1 - product * ahead) + (1 - now) * g / (1 - product): see nesterov.py.
+        """
+        xp = self.xp
+        rate, epsilon = self._rate(p, hyper, counters), self._number(p, hyper[EPSILON])
+        write(m, self._number(p, hyper[BETA_1]) * m + self._number(p, 1 - hyper[BETA_1]) * g)
+        write(v, self._number(p, hyper[BETA_2]) * v + self._number(p, 1 - hyper[BETA_2]) * g * g)
+        time = xp.astype(counters[STEP] + 1, xp.float64)
+        now, ahead, product = make_momenta(self._math)(hyper[BETA_1], hyper[MOMENTUM_DECAY], time)
+        mean = m * self._number(p, ahead / (1 - product * ahead)) + g * self._number(p, (1 - now) / (1 - product))
+        v_hat = v / self._number(p, 1 - hyper[BETA_2] ** time)
+        shrink = 1 - rate * self._number(p, hyper[WEIGHT_DECAY])
+        write(p, p * shrink - rate * mean / (xp.sqrt(v_hat) + epsilon))
+
+    @operation("p g m v u hyper counters", "p m v u")
+    def amsgrad(self, p: Array, g: Array, m: Array, v: Array, u: Array, hyper: Array, counters: Array) -> None:
+        """Adam, whose steps are divided by the largest v so far, u (Reddi et al., 2018)."""
+        xp = self.xp
+        rate, epsilon = self._rate(p, hyper, counters), self._number(p, hyper[EPSILON])
+        write(m, self._number(p, hyper[BETA_1]) * m + self._number(p, 1 - hyper[BETA_1]) * g)
+        write(v, self._number(p, hyper[BETA_2]) * v + self._number(p, 1 - hyper[BETA_2]) * g * g)
+        write(u, xp.where(v <= u, u, v))  # where v is nan, that
+        time = xp.astype(counters[STEP] + 1, xp.float64)
+        m_hat = m / self._number(p, 1 - hyper[BETA_1] ** time)
+        u_hat = u / self._number(p, 1 - hyper[BETA_2] ** time)
+        shrink = 1 - rate * self._number(p, hyper[WEIGHT_DECAY])
+        write(p, p * shrink - rate * m_hat / (xp.sqrt(u_hat) + epsilon))
+
+    @operation("p g m hyper counters", "p m")
+    def lion(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
+        """p -= rate * (sign(beta_1 m + (1 - beta_1) g) + weight_decay * p); m = beta_2 m + (1 - beta_2) g.
+
+        The sign of 0 is 0, that of nan is nan (Chen et al., 2023).
+        """
+        rate = self._rate(p, hyper, counters)
+        way = self._number(p, hyper[BETA_1]) * m + self._number(p, 1 - hyper[BETA_1]) * g
+        shrink = 1 - rate * self._number(p, hyper[WEIGHT_DECAY])
+        write(p, p * shrink - rate * self._sign(way))
+        write(m, self._number(p, hyper[BETA_2]) * m + self._number(p, 1 - hyper[BETA_2]) * g)
+
+    @operation("p g m hyper counters", "p m")
+    def accumulate(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
+        """m += g, in an optimizer's place: p stays until the last part of the batch is there (see `collect`)."""
+        write(m, m + g)
+
+    # ---- before and after an optimizer -------------------------------------------------------------------------------
+
+    @operation("g m", "g m")
+    def collect(self, g: Array, m: Array) -> None:
+        """g += m; m = 0: the gradients of a batch from those of its last part and what `accumulate` has kept."""
+        write(g, g + m)
+        m[...] = self.xp.zeros_like(m)
+
+    @operation("g", "g")
+    def clip(self, g: Array, norm: float, value: float) -> None:
+        """Keep each number within +-value, and then their Euclidean norm within `norm` by making all smaller alike.
+
+        Either may be infinite, which is no limit. Where the norm is not finite, all numbers become nan. The norm is
+        added up in float64, and g multiplied by norm / |g| where that is below 1 (Pascanu et al., 2013; as
+        tf.clip_by_global_norm does, where torch's clip_grad_norm_ divides by |g| + 1e-6).
+        """
+        xp = self.xp
+        if value < math.inf:
+            most = xp.full_like(g, value)
+            write(g, xp.where(g > most, most, xp.where(g < -most, -most, g)))
+        if norm < math.inf:
+            wide = xp.astype(g, xp.float64)
+            length = xp.sqrt(xp.sum(wide * wide))
+            scale = xp.where(length <= norm, xp.ones_like(length), norm / length + (length - length))
+            write(g, g * self._number(g, scale))
+
+    @operation("a p counters", "a")
+    def average(self, a: Array, p: Array, counters: Array, decay: float, since: int) -> None:
+        """a += (p - a) * (1 - decay) / (1 - decay**t), t steps after step `since`; with decay 1 (p - a) / t.
+
+        So a is the mean of p over these steps, each with `decay` times the weight of the next one.
+        """
+        time = self.xp.astype(counters[STEP] + (1 - since), self.xp.float64)
+        share = 1 / time if decay == 1 else (1 - decay) / (1 - decay**time)
+        write(a, a + self._number(a, share) * (p - a))
+
     # ---- pieces ------------------------------------------------------------------------------------------------------
 
     def _each(self, of: Formula, result: Any, like: Array) -> Array:
@@ -551,6 +690,10 @@ class Operations:
     def _number(self, like: Array, value: Array) -> Array:
         """A float64 number in `like`'s type, so that float32 arrays stay float32."""
         return self.xp.astype(value, like.dtype)
+
+    def _sign(self, x: Array) -> Array:
+        one = self.xp.ones_like(x)
+        return self.xp.where(x > 0, one, self.xp.where(x < 0, -one, x))
 
     def _rate(self, p: Array, hyper: Array, counters: Array) -> Array:
         steps = self.xp.astype(counters[STEP], self.xp.float64)

@@ -19,7 +19,8 @@ from nnx.backends.errors import NotReplayable
 from nnx.backends.operation_table import OPERATIONS, QUIET, OperationSpec, loud
 
 Array = Any
-UPDATES = "sgd", "adagrad", "rmsprop", "adam"  # the operations that move parameters
+# The operations that move parameters, or keep their gradients instead.
+UPDATES = "sgd", "adagrad", "rmsprop", "adam", "nadam", "amsgrad", "lion", "accumulate"
 AS_WRITTEN = "layer by layer, as written"  # how steps and predictions run that no program stands for
 
 
@@ -47,9 +48,16 @@ class Call:
     operands: dict[str, Any]
 
 
+def halves(calls: list[Call]) -> tuple[list[Call], list[Call]]:
+    """Return a step's operations as far as the gradients, and those that come then: update and end."""
+    told = max(number for number, call in enumerate(calls) if call.name in ("tally", "weighted_tally"))
+    return calls[: told + 1], calls[told + 1 :]
+
+
 def without_update(calls: list[Call]) -> list[Call]:
-    """Return a step's operations but for the one that moves the parameters."""
-    return [call for call in calls if call.name not in UPDATES]
+    """Return a step's operations but for what is done with the gradients."""
+    first, rest = halves(calls)
+    return [*first, *(call for call in rest if call.name == "end_step")]
 
 
 class Recorder:
@@ -108,8 +116,7 @@ class Recorder:
             )
         if not self.watching:
             return
-        end = begin + count * np.dtype(self.backend.dtype_name(array.dtype)).itemsize
-        for writer, written, then in [self._written[place] for place in self._written if begin <= place < end]:
+        for writer, written, then in [self._written[place] for place in self._within(begin, array)]:
             if self.backend.to_numpy(written).tobytes() != then:
                 raise NotReplayable(
                     f"{op} reads {operand} {tuple(array.shape)}, where something has changed what {writer} wrote: "
@@ -120,7 +127,14 @@ class Recorder:
         if array is not None:
             place = self._account_for(array)
             if self.watching:
+                for inside in self._within(place, array):  # which this operation has written anew, if it held any
+                    del self._written[inside]
                 self._written[place] = op, array, self.backend.to_numpy(array).tobytes()
+
+    def _within(self, begin: int, array: Array) -> list[int]:
+        """Return where in an array something was written."""
+        end = begin + math.prod(array.shape) * np.dtype(self.backend.dtype_name(array.dtype)).itemsize
+        return [place for place in self._written if begin <= place < end]
 
     def _address(self, array: Array) -> int:
         place = self._places.get(id(array))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from nnx import SGD, AdaGrad, Adam, AdamW, Dense, Dropout, RMSprop, Sequential, Softmax, checks
+from nnx import SGD, AdaGrad, Adam, AdamW, AMSGrad, Dense, Dropout, Lion, Nadam, RMSprop, Sequential, Softmax, checks
 from nnx.cli.sets import Problem
 from nnx.errors import InputError
 from nnx.kernels.elementwise import BY_NAME
@@ -20,6 +20,9 @@ OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, float], float]] = {  # cl
     "sgd": (SGD, {"momentum": 0.9}, 0.05),
     "rmsprop": (RMSprop, {}, 0.001),
     "adagrad": (AdaGrad, {}, 0.01),
+    "nadam": (Nadam, {}, 0.002),
+    "amsgrad": (AMSGrad, {}, 0.001),
+    "lion": (Lion, {}, 0.0003),
 }
 ENDS = ("epochs", "patience")  # which decide when a training ends, and nothing else
 
@@ -32,6 +35,7 @@ class Recipe:
         layers: neurons of each hidden layer. activation: of the hidden layers. dropout: after each, the share dropped.
         l2: strength of the penalty on all weights.
         optimizer: a key of OPTIMIZERS. lr: learning rate. decay: by how much it falls with each step.
+        clip_norm: the longest that all gradients together may be; 0: no limit.
         batch_size: rows a step; 0: all of them. seed: of weights, order, dropout masks and held-out rows.
         epochs: how many in all, at most.
         patience: how many of them may bring no better loss on the validation part before the training ends; 0: there is
@@ -49,6 +53,7 @@ class Recipe:
     seed: int = 0
     epochs: int = 10
     patience: int = 0
+    clip_norm: float = 0.0
 
     def build(self, problem: Problem, backend: Any) -> Sequential:
         """Return a network for a data set, with everything drawn from the seed."""
@@ -63,7 +68,7 @@ class Recipe:
         model = Sequential(*layers, *([Softmax()] if classes else []), backend=backend, seed=self.seed)
         kind, arguments, _ = OPTIMIZERS[self.optimizer]
         loss = CategoricalCrossEntropy() if classes else MeanSquaredError()
-        optimizer = kind(self.lr, decay=self.decay, **arguments)
+        optimizer = kind(self.lr, decay=self.decay, clip_norm=self.clip_norm or None, **arguments)
         return model.compile(loss, optimizer, metrics=["accuracy"] if classes else [])
 
     def steps(self, problem: Problem) -> int:
@@ -165,7 +170,7 @@ def read(saved: Any) -> Recipe:
         InputError: there is none, or one that cannot be used.
     """
     try:
-        known = {"patience": 0, **saved["recipe"]}  # earlier versions did not stop early
+        known = {"patience": 0, "clip_norm": 0.0, **saved["recipe"]}  # which earlier versions did not have
         known = {field.name: known[field.name] for field in fields(Recipe)}
         return checked(replace(Recipe(**known), layers=tuple(known["layers"])))
     except (TypeError, KeyError, ValueError) as error:
@@ -192,6 +197,7 @@ def checked(recipe: Recipe) -> Recipe:
     checks.real(recipe.l2, "--l2")
     checks.real(recipe.lr, "--lr", open_low=True)
     checks.real(recipe.decay, "--decay")
+    checks.real(recipe.clip_norm, "--clip-norm")
     checks.integer(recipe.batch_size, "--batch-size", low=0)
     checks.integer(recipe.epochs, "--epochs")
     checks.integer(recipe.patience, "--patience", low=0)

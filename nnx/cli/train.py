@@ -10,7 +10,7 @@ import typer
 from nnx import distributed
 from nnx.cli import job, outputs
 from nnx.cli.console import Report
-from nnx.cli.recipe import check_given, parse_layers
+from nnx.cli.recipe import OPTIMIZERS, check_given, parse_layers
 from nnx.cli.sets import Source
 from nnx.errors import InputError
 from nnx.layers import ELEMENTWISE
@@ -54,7 +54,11 @@ def train(
         float | None, typer.Option(help="Step t has the rate lr / (1 + decay * t).", rich_help_panel=TRAINING)
     ] = None,
     optimizer: Annotated[
-        str | None, typer.Option(help="adam, adamw, sgd (momentum 0.9), rmsprop, adagrad.", rich_help_panel=TRAINING)
+        str | None, typer.Option(help=f"{', '.join(OPTIMIZERS)}; sgd has a momentum of 0.9.", rich_help_panel=TRAINING)
+    ] = None,
+    clip_norm: Annotated[
+        float | None,
+        typer.Option(help="The longest that all gradients together may be; 0: no limit.", rich_help_panel=TRAINING),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Of all that is random, held-out rows too.", rich_help_panel=TRAINING)
@@ -119,7 +123,7 @@ def train(
         {
             "layers": None if layers is None else parse_layers(layers), "activation": activation, "dropout": dropout,
             "l2": l2, "optimizer": optimizer, "lr": lr, "decay": decay, "batch_size": batch_size, "seed": seed,
-            "epochs": epochs, "patience": patience,
+            "epochs": epochs, "patience": patience, "clip_norm": clip_norm,
         }
     )  # fmt: skip
     if resume and save is None:

@@ -1,4 +1,4 @@
-"""Reader of ONNX files: a graph of dense layers and activation functions as layers in a row.
+"""Reader of ONNX files: a graph of dense layers and activation functions as layers in a row, and residual blocks.
 
 The nodes are walked in order. What they compute is held as a polynomial of the last layer's output `x`
 (formulas.py); wherever everything after goes by one value alone, and that is a function that nnx has, it becomes a
@@ -9,6 +9,7 @@ next dense layer, or at the end, is refused with the nodes that it came from.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from nnx.interchange.onnx_constants import FOLDED, folded
 from nnx.interchange.onnx_file import DOMAINS, FLOATS, OnnxFile
 from nnx.interchange.onnx_graph import OnnxGraph
 from nnx.kernels.elementwise import BY_NAME
-from nnx.layers import ELEMENTWISE, GELU, BatchNorm, Dense, Layer, LayerNorm, Sigmoid, Softmax
+from nnx.layers import ELEMENTWISE, GELU, BatchNorm, Dense, Flatten, Layer, LayerNorm, Residual, Sigmoid, Softmax
 
 UNARY = ("Relu", "Sigmoid", "Tanh", "Softplus", "Mish", "Erf", "Exp", "Log", "Abs")
 ALPHA = {"LeakyRelu": 0.01, "Elu": 1.0}  # operators with a parameter, and what it is by default
@@ -39,6 +40,18 @@ def read(path: Path) -> tuple[list[Layer], str]:
     return _Walk(OnnxFile(path)).layers_and_type()
 
 
+@dataclass
+class _Skip:
+    """A value that goes around layers, to which it is added.
+
+    Attributes:
+        end: the node that adds it. layers: those before it.
+    """
+
+    end: int
+    layers: list[Layer]
+
+
 class _Walk:
     """A walk through a graph.
 
@@ -46,6 +59,7 @@ class _Walk:
         layers: found so far. values: what names stand for, as polynomials of the last layer's output.
         since: the nodes that these came from. horizon: the last node that reads any of them.
         width, axes: how many columns x has, and how many axes, or None.
+        skips: around which layers of these values go, the innermost last.
     """
 
     def __init__(self, file: OnnxFile) -> None:
@@ -53,6 +67,7 @@ class _Walk:
         self.nodes, self.last_use = self.graph.nodes, self.graph.last_use
         self.width, self.axes = self.graph.width, self.graph.axes
         self.layers: list[Layer] = []
+        self.skips: list[_Skip] = []
         self.double = False
         self._begin(self.graph.input)
 
@@ -71,7 +86,7 @@ class _Walk:
                 raise self.file.refusal(node, f"{error}") from error
         if self.graph.output not in self.values or not self.values[self.graph.output].is_x():
             raise self._leftover()
-        if not self.layers:
+        if all(isinstance(layer, Flatten) for layer in self.layers):
             raise self.file.error("the graph holds no layer: its output is its input")
         return self.layers, "float64" if self.double else "float32"
 
@@ -95,6 +110,9 @@ class _Walk:
         if node.op_type in FOLDED and node.domain in DOMAINS and all(name in self.file.constants for name in inputs):
             made = folded(self.file, node, [self.file.constants[name] for name in inputs])
             self.file.constants[node.output[0]] = self.file.accounted(made)
+            return
+        if self.skips and self.skips[-1].end == i:
+            self._close(i, node, inputs)
             return
         for name in inputs:
             if name and name not in self.values and name not in self.file.constants:
@@ -127,7 +145,7 @@ class _Walk:
         self.since.append(node)
         if alone and result.is_x():
             self._begin(name)
-        elif alone and (found := recognised(result)) is not None:
+        elif (found := recognised(result)) is not None and (alone or self._open(i)):
             self.layers.append(_layer(*found))
             self._begin(name)
         else:
@@ -199,11 +217,36 @@ class _Walk:
             raise self._leftover()
         if self.axes not in (2, None):
             raise self.file.refusal(node, f"works on {self.axes} axes; expected a Flatten before it")
-        if self.horizon > i:
+        if self.horizon > i and not self._open(i):
             again = self.nodes[min(self.horizon, len(self.nodes) - 1)]
             raise self.file.refusal(
                 again, f"reads what came before {node.op_type} {node.name!r} again: layers must be in a row"
             )
+
+    # ---- residual blocks ---------------------------------------------------------------------------------------------
+
+    def _open(self, i: int) -> bool:
+        """Tell whether all that else becomes of x is that it is added, further on; begin such a block if so."""
+        names = {name for name, value in self.values.items() if value.is_x()}
+        later = [j for j in range(i + 1, len(self.nodes)) for name in self.nodes[j].input if name in names]
+        if len(later) != 1 or self.graph.output in names:
+            return False
+        node = self.nodes[later[0]]
+        if node.op_type != "Add" or node.domain not in DOMAINS or self.axes not in (2, None):
+            return False
+        if self.file.constants.keys() & set(node.input):
+            return False
+        self.skips.append(_Skip(later[0], self.layers))
+        self.layers = []
+        return True
+
+    def _close(self, i: int, node: Any, inputs: list[str]) -> None:
+        """Make a block of the layers since then."""
+        inside = [name for name in self._two(node, inputs) if name in self.values]
+        if len(inside) != 1 or not self.values[inside[0]].is_x() or self.horizon > i:
+            raise self._leftover() if self.since else self.file.refusal(node, "adds something else than a value to x")
+        self.layers = [*self.skips.pop().layers, Residual(*self.layers)]
+        self._begin(node.output[0])
 
     # ---- normalization -----------------------------------------------------------------------------------------------
 
@@ -370,7 +413,7 @@ class _Walk:
     def _check_Flatten(self, node: Any, inputs: list[str]) -> None:
         if self.file.attributes(node, axis=1)["axis"] != 1:
             raise self.file.refusal(node, "expected axis=1: a row for each sample")
-        self.axes = 2
+        self._flatten()
 
     def _check_Reshape(self, node: Any, inputs: list[str]) -> None:
         self.file.attributes(node, allowzero=0)
@@ -381,7 +424,14 @@ class _Walk:
             raise self.file.refusal(
                 node, f"makes {sides or 'a computed shape'} of rows of {width}; expected the same rows"
             )
-        self.width, self.axes = width if sides[1] > 0 else self.width, 2
+        self.width = width if sides[1] > 0 else self.width
+        self._flatten()
+
+    def _flatten(self) -> None:
+        """Note that a sample is a row from here on: at the front the model takes whatever is to become one."""
+        if not self.layers and self.axes != 2:
+            self.layers.append(Flatten())
+        self.axes = 2
 
     # ---- refusals ----------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """Writer of ONNX files: a network's forward pass as a graph of standard operators, in one file.
 
 A dense layer is a Gemm, an activation function the operator of its name where there is one that runtimes have in the
-model's type, else a few simpler ones (formulas.py). Dropout and noise, which do nothing in a prediction, are left out.
+model's type, else a few simpler ones (formulas.py). Dropout and noise, which do nothing in a prediction, are left out,
+and so is Flatten: the file takes rows.
 """
 
 from __future__ import annotations
@@ -23,14 +24,20 @@ from nnx.layers import (
     ELEMENTWISE,
     Activation,
     BatchNorm,
+    Concat,
     Dense,
     Dropout,
+    Embedding,
+    Flatten,
     GaussianNoise,
     Layer,
     LayerNorm,
     Linear,
+    Residual,
     Softmax,
-)  # fmt: skip
+)
+from nnx.layers.blocks import Block
+from nnx.layers.chain import every
 from nnx.settings import replaced
 
 OPSET, IR_VERSION = 20, 9  # the first with Gelu; onnxruntime reads it from 1.17 on, of January 2024
@@ -65,28 +72,43 @@ def write(
     outputs = Node(graph, "x")
     for number, layer in enumerate(layers):
         graph.layer = f"{number}.{type(layer).__name__}"
-        outputs = _written(graph, outputs, layer, number, parameters)
+        outputs = _written(graph, outputs, layer, str(number), parameters)
     write_atomically(path, graph.model(outputs, width, layers).SerializeToString())
 
 
 def _check(number: int, layer: Layer) -> None:
-    known = (Dense, Dropout, GaussianNoise, Linear, Softmax, LayerNorm, BatchNorm, *ELEMENTWISE.values())
-    unwritten = isinstance(layer, Activation) and layer.operation not in ("softmax", *OPERATORS, *COMPOSED)
-    if type(layer) not in known or replaced(layer) or unwritten:
-        raise InputError(
-            f"to_onnx: layer {number} is {layer}, which nnx knows no ONNX operators for; expected "
-            f"{', '.join(kind.__name__ for kind in known)}, none with a method of your own"
-        )
+    known = (
+        Dense, Dropout, GaussianNoise, Linear, Softmax, LayerNorm, BatchNorm, Flatten, Residual, Concat, Embedding,
+        *ELEMENTWISE.values(),
+    )  # fmt: skip
+    for each in every([layer]):
+        unwritten = isinstance(each, Activation) and each.operation not in ("softmax", *OPERATORS, *COMPOSED)
+        if type(each) not in known or replaced(each) or unwritten:
+            raise InputError(
+                f"to_onnx: layer {number} is {each}, which nnx knows no ONNX operators for; expected "
+                f"{', '.join(kind.__name__ for kind in known)}, none with a method of your own"
+            )
 
 
-def _written(graph: Graph, x: Node, layer: Layer, number: int, parameters: Mapping[str, np.ndarray]) -> Node:
-    """Write a layer; return its output."""
+def _written(graph: Graph, x: Node, layer: Layer, place: str, parameters: Mapping[str, np.ndarray]) -> Node:
+    """Write a layer, whose parameters' names begin with its place; return its output."""
     if isinstance(layer, Dense):
-        weights = graph.initializer(f"{number}.weights", parameters[f"{number}.weights"])
-        biases = graph.initializer(f"{number}.biases", parameters[f"{number}.biases"].reshape(-1))
+        weights = graph.initializer(f"{place}.weights", parameters[f"{place}.weights"])
+        biases = graph.initializer(f"{place}.biases", parameters[f"{place}.biases"].reshape(-1))
         return graph.node("Gemm", [x.name, weights, biases])
+    if isinstance(layer, Block):
+        places, ends = iter(layer.inner), []
+        for path in layer.paths:
+            ends.append(x)
+            for part in path:
+                ends[-1] = _written(graph, ends[-1], part, f"{place}.{next(places)}", parameters)
+        if isinstance(layer, Residual):
+            return x + ends[0]
+        return graph.node("Concat", [end.name for end in ends], axis=1)
+    if isinstance(layer, Embedding):
+        return _embedded(graph, x, layer, place, parameters)
     if isinstance(layer, LayerNorm | BatchNorm):
-        names = [f"{number}.{name}" for name in ("gamma", "beta", "running_mean", "running_var")]
+        names = [f"{place}.{name}" for name in ("gamma", "beta", "running_mean", "running_var")]
         given = [graph.initializer(name, parameters[name].reshape(-1)) for name in names if name in parameters]
         if isinstance(layer, LayerNorm):
             return graph.node("LayerNormalization", [x.name, *given], axis=-1, epsilon=layer.epsilon)
@@ -102,6 +124,20 @@ def _written(graph: Graph, x: Node, layer: Layer, number: int, parameters: Mappi
         return graph.node(OPERATORS[name], [x.name], **({"alpha": numbers[0]} if numbers else {}))
     result: Node = COMPOSED[name](graph.call, x, *numbers)
     return result
+
+
+def _embedded(graph: Graph, x: Node, layer: Embedding, place: str, parameters: Mapping[str, np.ndarray]) -> Node:
+    """Write columns of codes as rows that they name, beside the other columns as they are."""
+    pieces = []
+    for column, columns_, _ in layer._pieces():
+        name = f"{place}.{column}.weights"
+        columns = np.array(column) if name in parameters else np.arange(column, column + columns_)
+        piece = graph.node("Gather", [x.name, graph.indices(f"{place}.{column}.columns", columns)], axis=1)
+        if name in parameters:
+            codes = graph.node("Cast", [piece.name], to=graph.onnx.TensorProto.INT64)
+            piece = graph.node("Gather", [graph.initializer(name, parameters[name]), codes.name], axis=0)
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else graph.node("Concat", [piece.name for piece in pieces], axis=1)
 
 
 class Node:
@@ -133,6 +169,11 @@ class Graph:
     def initializer(self, name: str, a: np.ndarray) -> str:
         """Add an array; return its name."""
         self.initializers[name] = self.onnx.numpy_helper.from_array(np.ascontiguousarray(a, self.dtype), name)
+        return name
+
+    def indices(self, name: str, a: np.ndarray) -> str:
+        """Add whole numbers; return their name."""
+        self.initializers[name] = self.onnx.numpy_helper.from_array(a.astype(np.int64), name)
         return name
 
     def operand(self, value: Node | float) -> str:

@@ -30,13 +30,14 @@ from nnx.layers import (
     BatchNorm,
     Dense,
     Dropout,
+    Flatten,
     GaussianNoise,
     Layer,
     LayerNorm,
     LeakyReLU,
     Linear,
     Softmax,
-)  # fmt: skip
+)
 
 Array = Any
 KIND = "a safetensors file with PyTorch's names"
@@ -93,6 +94,7 @@ def _of_modules(torch: Any, module: Any) -> tuple[list[Layer], str]:
     types: list[str] = []
     for name, part in _flat(torch, module, ""):
         if type(part) is torch.nn.Flatten and not layers and (part.start_dim, part.end_dim) == (1, -1):
+            layers.append(Flatten())
             continue
         if type(part) is torch.nn.Linear:
             weight, bias = _numbers(part.weight, name), None if part.bias is None else _numbers(part.bias, name)

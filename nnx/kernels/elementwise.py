@@ -193,7 +193,7 @@ class Elementwise:
     default: float = 0.0
     low: float = 0.0
     init: str = "he"
-    cost: float = 1.0
+    cost: float = 0.6
     slope_cost: float = 0.13
 
     def given(self, a: float) -> tuple[float, ...]:
@@ -220,7 +220,7 @@ FUNCTIONS = (
         forward=sigmoid,
         backward=sigmoid_backward,
         init="glorot",
-        cost=0.8,
+        cost=0.4,
     ),
     Elementwise(
         "tanh",
@@ -228,6 +228,7 @@ FUNCTIONS = (
         forward=tanh,
         backward=tanh_backward,
         init="glorot",
+        cost=0.4,
     ),
     Elementwise(  # Maas and others, 2013
         "leaky_relu",
@@ -251,35 +252,35 @@ FUNCTIONS = (
         of="x",
         forward=gelu,
         backward=gelu_backward,
-        slope_cost=1.0,
+        slope_cost=0.8,
     ),
     Elementwise(  # its approximation, 0.5 x (1 + tanh(u)) = x / (1 + exp(-2 u)), u = sqrt(2 / pi) (x + 0.044715 x**3)
         "gelu_tanh",
         of="x",
         forward=gelu_tanh,
         backward=gelu_tanh_backward,
-        slope_cost=1.0,
+        slope_cost=0.8,
     ),
     Elementwise(  # Elfwing and others, 2017; Swish
         "silu",
         of="x",
         forward=silu,
         backward=silu_backward,
-        slope_cost=1.0,
+        slope_cost=0.8,
     ),
     Elementwise(  # log(1 + exp(x)); its gradient is sigmoid(x) = 1 - exp(-y)
         "softplus",
         of="y",
         forward=softplus,
         backward=softplus_backward,
-        slope_cost=1.0,
+        slope_cost=0.8,
     ),
     Elementwise(  # Misra, 2019
         "mish",
         of="x",
         forward=mish,
         backward=mish_backward,
-        slope_cost=1.0,
+        slope_cost=0.8,
     ),
 )
 NAMES = tuple(row.name for row in FUNCTIONS)
@@ -293,6 +294,7 @@ KINDS = (
     *("square", "square_backward", "abs_error", "abs_error_backward", "binary", "binary_backward"),
     *("huber", "huber_backward"),
     *("logit", "logit_backward", "above", "near", "equal", "nll", "nll_backward", "known"),
+    "add",
     "times",
 )
 

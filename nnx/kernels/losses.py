@@ -93,6 +93,8 @@ PARTS: dict[str, Callable[..., Number]] = {
     # a class's share of the cross-entropy, and a loss x where label t is one of so many classes
     "nll": lambda m, p, t, *_: -t * m.log(clipped(m, p)),
     "nll_backward": lambda m, p, t, scale, _: -t / clipped(m, p) * scale,
+    # two numbers of a sample, as of a block of layers and of what it was given
+    "add": lambda m, x, t, *_: x + t,
     "known": lambda m, x, t, classes, _: m.where((t >= 0) & (t < classes), x, math.nan),
     # of two numbers of one sample
     "times": lambda m, x, y, *_: x * y,

@@ -12,7 +12,7 @@ from nnx.backends.base import FLOATS, host_array
 from nnx.errors import InputAttributeError, InputError
 from nnx.flat_buffer import ParameterBuffer
 from nnx.owner import Owner
-from nnx.settings import Assignable, is_own
+from nnx.settings import Assignable, Setting, is_own
 
 if TYPE_CHECKING:  # at run time it would cost some ms
     from numpy.typing import NDArray
@@ -20,6 +20,22 @@ if TYPE_CHECKING:  # at run time it would cost some ms
     Array = NDArray[Any]  # or an array of another backend, such as CuPy's, which is used alike
 else:
     Array = Any
+
+
+class Trainable(Setting):
+    """Whether steps move a layer's parameters. The model is told even by a layer of the user's own.
+
+    Nothing else would notice: what moves the parameters is the optimizer's work, which no layer's method does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(checks.flag, default=(True,))
+
+    def __set__(self, part: Any, value: Any) -> None:
+        before = part.trainable
+        super().__set__(part, value)
+        if part.trainable != before:
+            part._tell()
 
 
 class Layer(Assignable):
@@ -34,9 +50,13 @@ class Layer(Assignable):
 
     A layer with parameters names them in `shapes` and draws them in `draw`; `parameter(name)` is then the array, and
     `gradient(name)` where `backward` writes its gradient.
+
+    `trainable = False` keeps the parameters as they are: no step moves them, no penalty counts, no moment changes;
+    gradients flow through. It may be assigned at any time, right from the next step on.
     """
 
     shapes: dict[str, tuple[int, ...]] = {}  # noqa: RUF012 - replaced, never changed, by layers that have parameters
+    trainable = Trainable()
     dtype: str | None = None  # None: that of the inputs
     penalties: dict[str, Array]  # what regularization costs: float64 [1] for each parameter, 0 for most
     inputs: Array
@@ -48,10 +68,11 @@ class Layer(Assignable):
     _owner: Owner | None = None  # the model's that it is in
     _parameters: dict[str, Array] | None = None
     _gradients: dict[str, Array]
+    _spare: dict[str, Array]  # where gradients go that nobody wants
     _given: dict[str, np.ndarray] | None = None  # values to begin with, instead of drawing them
     _runtime: ClassVar[tuple[str, ...]] = (
         "inputs", "output", "dinputs", "_backend", "_parameters", "_gradients", "_buffers", "flat", "penalties",
-        "_listener", "_owner",
+        "_listener", "_owner", "_spare",
     )  # fmt: skip
     _results = frozenset(_runtime) - {"flat", "penalties"}
 
@@ -99,6 +120,10 @@ class Layer(Assignable):
         """Return the arguments that make this layer again, for saving."""
         return {}
 
+    def trained(self) -> dict[str, bool]:
+        """Tell of each parameter in `shapes` whether steps move it."""
+        return dict.fromkeys(self.shapes, self.trainable)
+
     # ---- backend -----------------------------------------------------------------------------------------------------
 
     @property
@@ -134,10 +159,15 @@ class Layer(Assignable):
         return self._parameters[name]
 
     def gradient(self, name: str) -> Array:
-        """Return the gradient of a parameter: a view into the flat buffer."""
+        """Return the gradient of a parameter: a view into the flat buffer, or none of it where it is not trained."""
         if self._parameters is None:
             self._settle()
-        return self._gradients[name]
+        if self.trainable:
+            return self._gradients[name]
+        spare: dict[str, Array] = self.__dict__.setdefault("_spare", {})
+        if name not in spare:
+            spare[name] = self._backend.zeros(self.shapes[name], self.dtype)  # type: ignore[union-attr]
+        return spare[name]
 
     def assign(self, name: str, value: Any) -> None:
         """Copy `value` into a parameter: see `checked` for what is refused."""

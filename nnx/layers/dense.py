@@ -128,6 +128,9 @@ class Dense(Layer):
         """Return `dinputs = dvalues @ weights.T`; write `dweights = inputs.T @ dvalues` and `dbiases`, its sum."""
         dvalues = self._accept_gradient(dvalues)
         out = self._room("dinputs", tuple(self.inputs.shape), self.weights)
+        if not self.trainable:
+            self.dinputs = self.backend.dense_dinputs(self.weights, dvalues, out=out)
+            return self.dinputs
         self.dinputs = self.backend.dense_backward(
             self.inputs, self.weights, dvalues, self.dweights, self.dbiases, out=out
         )
@@ -152,6 +155,8 @@ class Dense(Layer):
 
     def strengths(self) -> dict[str, tuple[float, float]]:
         """Return (l1, l2) of each parameter that is regularized."""
+        if not self.trainable:
+            return {}
         both = {"weights": (self.weight_l1, self.weight_l2), "biases": (self.bias_l1, self.bias_l2)}
         return {name: strengths for name, strengths in both.items() if any(strengths)}
 

@@ -83,6 +83,8 @@ class Normalization(Layer):
 
     def backward_parameters(self, dvalues: Array) -> None:
         """Write `dgamma` and `dbeta` alone: the sums over samples of `dvalues` times what gamma met, and of these."""
+        if not self.trainable:
+            return
         dvalues = self._accept_gradient(dvalues)
         self.backend.norm_gradients(self._normalized, dvalues, self.dgamma, self.dbeta)
 
@@ -200,7 +202,7 @@ class BatchNorm(Normalization):
     def forward(self, inputs: Array, training: bool = False) -> Array:
         """Return the normalized inputs [N, n_features], times gamma, plus beta."""
         self.inputs = x = self._accept_features(inputs)
-        self._learned = training and getattr(self, "trainable", True)
+        self._learned = training and self.trainable
         if self._learned and x.shape[0] == 1:
             raise InputError(
                 f"{self}: training was given a batch of one row, which has no variance; choose a batch_size that "

@@ -23,9 +23,10 @@ from nnx.errors import FileFormatError, InputError, MissingExtra
 from nnx.files import as_path, open_file, refuse_other_format, size_of, write_atomically
 from nnx.layers import Layer
 from nnx.layers.base import kept_shapes
+from nnx.layers.blocks import Block
 from nnx.losses import Loss
 from nnx.measures import Metric, name_of
-from nnx.model.custom import NAME, Custom, describe
+from nnx.model.custom import NAME, TRAINABLE, Custom, describe
 from nnx.optimizers import Optimizer
 
 FORMAT = "nnx-1"
@@ -40,6 +41,10 @@ LAYERS = {
         layers.Linear,
         layers.Softmax,
         *layers.ELEMENTWISE.values(),
+        layers.Flatten,
+        layers.Residual,
+        layers.Concat,
+        layers.Embedding,
         layers.LayerNorm,
         layers.BatchNorm,
         layers.GaussianNoise,
@@ -52,7 +57,19 @@ LOSSES = {
         "SigmoidCrossEntropy", "SoftmaxCrossEntropy",
     )
 }  # fmt: skip
-OPTIMIZERS = {name: getattr(optimizers, name) for name in ("SGD", "AdaGrad", "Adam", "AdamW", "RMSprop")}
+OPTIMIZERS = {
+    name: getattr(optimizers, name)
+    for name in (
+        "SGD",
+        "AdaGrad",
+        "Adam",
+        "AdamW",
+        "RMSprop",
+        "AMSGrad",
+        "Lion",
+        "Nadam",
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -134,7 +151,7 @@ def making_sense(path: Path) -> Iterator[None]:
     """Say of whatever a file's description leads to that the file is to blame."""
     try:
         yield
-    except (InputError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (InputError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise FileFormatError(f"{path} does not describe a model that this nnx can build: {reason}") from error
 
@@ -200,18 +217,42 @@ def _describe(model: Checkpoint) -> str:
 
 def _part(part: Layer | Loss | Optimizer, known: dict[str, type], what: str) -> dict[str, Any]:
     if known.get(type(part).__name__) is not type(part):
-        return describe(part, what)
-    return {"class": type(part).__name__, **part.config()}
+        described = describe(part, what)
+    else:
+        config = part.config()
+        if isinstance(part, Block):
+            config["layers"] = _inner(config["layers"], what)
+        described = {"class": type(part).__name__, **config}
+    kept = getattr(part, "trainable", True) or isinstance(part, Block)  # each of whose layers says it
+    return described if kept else described | {TRAINABLE: False}
+
+
+def _inner(layers: list[Any], what: str) -> list[Any]:
+    """Describe the layers of a block, or of each of its branches."""
+    return [
+        _inner(layer, what) if isinstance(layer, list) else _part(layer, LAYERS, f"{what}, within") for layer in layers
+    ]
 
 
 def _make(described: dict[str, Any], known: dict[str, Any], custom: Custom, base: type) -> Any:
-    if NAME in described:
-        return custom.make(described, base)
     arguments = dict(described)
-    name = arguments.pop("class")
-    if name not in known:
-        raise InputError(f"{name!r} is none of {', '.join(known)}")
-    return known[name](**arguments)
+    trained = arguments.pop(TRAINABLE, True) if base is Layer else True
+    if NAME in arguments:
+        made = custom.make(arguments, base)
+    else:
+        name = arguments.pop("class")
+        if name not in known:
+            raise InputError(f"{name!r} is none of {', '.join(known)}")
+        inner = _made(arguments.pop("layers", []), custom) if base is Layer else []
+        made = known[name](*inner, **arguments)
+    if trained is not True:
+        made.trainable = trained
+    return made
+
+
+def _made(described: list[Any], custom: Custom) -> list[Any]:
+    """Make the layers of a block, or of each of its branches."""
+    return [_made(each, custom) if isinstance(each, list) else _make(each, LAYERS, custom, Layer) for each in described]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

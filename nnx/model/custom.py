@@ -13,6 +13,7 @@ from typing import Any
 from nnx.errors import FileFormatError, InputError, InputTypeError
 
 NAME, ARGUMENTS = "custom", "arguments"  # what a file has of a part: the class's name, and what it is made of
+TRAINABLE = "trainable"  # and of a layer, if it is not trained
 
 
 class Custom:
@@ -64,7 +65,7 @@ def classes(described: Any) -> Iterator[str]:
     """Yield the names of all classes of the user's own in a description, also those within layers."""
     if isinstance(described, Mapping):
         name = described.get(NAME)
-        if isinstance(name, str) and described.keys() == {NAME, ARGUMENTS}:
+        if isinstance(name, str) and described.keys() - {TRAINABLE} == {NAME, ARGUMENTS}:
             if not name.isidentifier():  # it is shown
                 raise FileFormatError(
                     "the description of the model is damaged: the name of a class is none of Python's"

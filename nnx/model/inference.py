@@ -15,27 +15,32 @@ from typing import Any
 import numpy as np
 
 from nnx.backends import Backend
-from nnx.backends.inference import Forward, Norm, Stage
+from nnx.backends.inference import AnyStage, Branches, Forward, Lookup, Norm, Stage
 from nnx.backends.recorder import AS_WRITTEN, Program
 from nnx.kernels.elementwise import BY_NAME
 from nnx.layers import (
     ELEMENTWISE,
     Activation,
     BatchNorm,
+    Concat,
     Dense,
     Dropout,
+    Embedding,
+    Flatten,
     GaussianNoise,
     Layer,
     LayerNorm,
     Linear,
+    Residual,
     Softmax,
 )
+from nnx.layers.blocks import Block
 from nnx.owner import Owner
 from nnx.settings import replaced
 
 Array = Any
 ELEMENTWISE_KINDS = frozenset(ELEMENTWISE.values())
-PASSED = (Linear, Dropout, GaussianNoise)  # what does nothing here
+PASSED = (Linear, Dropout, GaussianNoise, Flatten)  # what does nothing here
 
 
 class Inference:
@@ -56,7 +61,8 @@ class Inference:
         self.backend, self.layers = backend, layers
         self.stages = stages_of(layers)
         self._bound = [stage.bound(backend) for stage in self.stages or ()]
-        compiled = None if self.stages is None else backend.compile_forward(self.stages, owner.flat.state)
+        plain = plain_stages(self.stages)
+        compiled = None if plain is None else backend.compile_forward(plain, owner.flat.state)
         self.native: Forward = compiled or refuse
         self._owner = owner
         self._own = threading.local()
@@ -122,9 +128,20 @@ class Inference:
         return [room if room is None or room.shape[0] == rows else room[:rows, ...] for room in rooms]
 
 
-def stages_of(layers: Sequence[Layer]) -> list[Stage] | None:
+def stages_of(layers: Sequence[Layer]) -> list[AnyStage] | None:
     """Reduce layers to stages; None if one of them is not nnx's own, or nothing is left."""
-    stages: list[Stage] = []
+    return reduced(layers) or None
+
+
+def plain_stages(stages: Sequence[AnyStage] | None) -> list[Stage] | None:
+    """Return stages that may be compiled together; None if there are none, or others among them."""
+    plain = [stage for stage in stages or () if isinstance(stage, Stage)]
+    return plain if stages is not None and len(plain) == len(stages) else None
+
+
+def reduced(layers: Sequence[Layer]) -> list[AnyStage] | None:
+    """Do so; nothing may be left."""
+    stages: list[AnyStage] = []
     for layer in layers:
         kind = type(layer)
         if replaced(layer):
@@ -135,6 +152,14 @@ def stages_of(layers: Sequence[Layer]) -> list[Stage] | None:
             stages.append(Stage(None, None, "softmax"))
         elif isinstance(layer, Activation) and kind in ELEMENTWISE_KINDS:
             add_function(stages, layer.operation, layer.config())
+        elif isinstance(layer, Block) and kind in (Concat, Residual):
+            paths = [reduced(path) for path in layer.paths]
+            if None in paths:
+                return None
+            stages.append(Branches(tuple(tuple(path or ()) for path in paths), kind is Residual))
+        elif isinstance(layer, Embedding) and kind is Embedding:
+            tables = layer.weights
+            stages.append(Lookup(tuple((at, count, tables.get(at)) for at, count, _ in layer._pieces())))
         elif isinstance(layer, LayerNorm) and kind is LayerNorm:
             stages.append(Stage(None, None, None, norm=Norm(layer.gamma, layer.beta, layer.epsilon)))
         elif isinstance(layer, BatchNorm) and kind is BatchNorm:
@@ -142,16 +167,16 @@ def stages_of(layers: Sequence[Layer]) -> list[Stage] | None:
             stages.append(Stage(None, None, None, norm=Norm(layer.gamma, layer.beta, layer.epsilon, *running)))
         elif kind not in PASSED:
             return None
-    return stages or None
+    return stages
 
 
-def add_function(stages: list[Stage], name: str, settings: dict[str, Any]) -> None:
+def add_function(stages: list[AnyStage], name: str, settings: dict[str, Any]) -> None:
     """Add a function of each number by itself; to the dense stage before it, if `dense` applies that to its own result.
 
     Nothing is kept for a gradient here, so that is any function without a parameter.
     """
     parameter, last = BY_NAME[name].parameter, stages[-1] if stages else None
-    if parameter or last is None or last.weights is None or last.activation is not None:
+    if parameter or not isinstance(last, Stage) or last.weights is None or last.activation is not None:
         stages.append(Stage(None, None, name, settings[parameter] if parameter else 0.0))
     else:
         stages[-1] = Stage(last.weights, last.biases, name)

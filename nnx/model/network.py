@@ -19,10 +19,13 @@ from nnx.backends.resolve import Wish
 from nnx.errors import InputError, InputTypeError
 from nnx.flat_buffer import ParameterBuffer
 from nnx.kernels.user_warnings import warn_once
-from nnx.layers import Layer
+from nnx.layers import Embedding, Flatten, Layer
 from nnx.layers.base import Array, kept_shapes
+from nnx.layers.chain import chain, every
+from nnx.layers.embedding import fronts
 from nnx.model.inference import Inference, refuse
-from nnx.model.validation import chain, fitting_layers
+from nnx.model.layer_list import LayerList
+from nnx.model.validation import fitting_layers
 from nnx.owner import Owner, alone, alone_or_within, changing, reading
 from nnx.settings import Assignable
 
@@ -52,13 +55,13 @@ class Network(Assignable):
         self._layers = fitting_layers(layers)
         self.dtype = checks.dtype(dtype)
         self.seed = checks.integer(seed, "seed", low=0)
-        self.n_inputs, self.n_outputs = chain(self.layers)
+        self.n_inputs, self.n_outputs = chain(self._layers)
         self.resolution = resolve(backend)
         self.precision = precision
         chosen = precise(self.resolution.backend, self.dtype, precision)
-        for layer in self.layers:
+        for layer in self._layers:
             layer.check_values(self.dtype)
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(self._layers):
             if layer.shapes:  # for a generator takes 10 us
                 layer.draw_missing(rng.generator(self.seed, rng.WEIGHTS, number))
         self._settle(chosen, self.dtype)
@@ -73,8 +76,8 @@ class Network(Assignable):
 
     @on_its_device
     def _allocate(self, backend: Backend, dtype: str) -> None:
-        shapes = [shape for layer in self.layers for shape in layer.shapes.values()]
-        statistics = [shape for layer in self.layers for shape in layer._running_shapes.values()]
+        shapes = [shape for layer in self._layers for shape in layer.shapes.values()]
+        statistics = [shape for layer in self._layers for shape in layer._running_shapes.values()]
         flat, penalties = ParameterBuffer(backend, dtype, shapes, statistics), backend.zeros(len(shapes), "float64")
         self._owner.flat = flat
         self.__dict__.update(penalties=penalties)
@@ -82,7 +85,7 @@ class Network(Assignable):
         values, gradients = iter(flat.views(flat.values)), iter(flat.views(flat.gradients))
         learnt = iter(flat.statistic_views())
         slots = iter(penalties[i : i + 1] for i in range(len(shapes)))
-        for layer in self.layers:
+        for layer in self._layers:
             layer.attach(
                 backend,
                 dtype,
@@ -90,6 +93,7 @@ class Network(Assignable):
                 _take(gradients, layer.shapes),
                 _take(slots, layer.shapes),
             )
+        for layer in every(self._layers):
             layer.listen(self)
             layer._owner = self._owner
 
@@ -101,7 +105,7 @@ class Network(Assignable):
         dtype = self.dtype if dtype is None else checks.dtype(dtype)
         precision = self.precision if precision is None else precision
         chosen = precise(target.backend, dtype, precision)
-        for layer in self.layers:
+        for layer in self._layers:
             layer.check_values(dtype)
         state = self._state()
         self.__dict__.update(resolution=target, precision=precision)
@@ -112,9 +116,9 @@ class Network(Assignable):
     # ---- layers ------------------------------------------------------------------------------------------------------
 
     @property
-    def layers(self) -> tuple[Layer, ...]:
-        """The layers, in order."""
-        return self._layers
+    def layers(self) -> LayerList:
+        """The layers, in order: a tuple that can be changed as a list can, by which the model takes other layers."""
+        return LayerList(self._layers, self)
 
     @layers.setter
     @alone
@@ -133,7 +137,9 @@ class Network(Assignable):
         old = self._layers
         new = [layer for layer in layers if not any(layer is other for other in old)]
         anew = any(layer.shapes for layer in new)
-        moments = {name: self._by_layer(getattr(self.flat, name)) for name in ("first", "second") if not anew}
+        moments = {
+            name: self._by_layer(getattr(self.flat, name)) for name in ("first", "second", *self.flat.names) if not anew
+        }
         for number, layer in enumerate(layers):
             layer.draw_missing(rng.generator(self.seed, rng.WEIGHTS, number))
         if anew:
@@ -141,6 +147,7 @@ class Network(Assignable):
         self._layers = layers
         self.__dict__.update(n_inputs=n_inputs, n_outputs=n_outputs)
         self._settle(self.backend, self.dtype)
+        self.flat.reserve(*moments)
         for name, before in moments.items():
             for place, values in self._by_layer(getattr(self.flat, name)).items():
                 values[...] = before[place]
@@ -148,12 +155,29 @@ class Network(Assignable):
             if not any(layer is other for other in layers):
                 layer.detach()
 
+    @property
+    def trainable(self) -> bool:
+        """Whether steps move any parameter. Assigning says it of all layers."""
+        return any(any(layer.trained().values()) for layer in self._layers)
+
+    @trainable.setter
+    @alone_or_within
+    def trainable(self, value: bool) -> None:
+        wanted = checks.flag(value, f"{type(self).__name__}: trainable")
+        for layer in self._layers:
+            layer.trainable = wanted
+
+    @on_its_device
+    def mark_trained(self) -> None:
+        """Tell the flat buffer which of the parameters steps move, as the layers say now."""
+        self.flat.train([moved for layer in self._layers for moved in layer.trained().values()])
+
     def _untrained(self) -> None:
         """Be told that parameters come in which no step has moved yet."""
 
     def _by_layer(self, part: Array) -> dict[tuple[int, str], Array]:
         """Return each parameter's view into a part of the flat buffer, by its layer and its name."""
-        places = [(id(layer), name) for layer in self.layers for name in layer.shapes]
+        places = [(id(layer), name) for layer in self._layers for name in layer.shapes]
         return dict(zip(places, self.flat.views(part), strict=True))
 
     def settings_changed(self) -> None:
@@ -170,14 +194,14 @@ class Network(Assignable):
     @property
     def regularized(self) -> bool:
         """Whether any layer has an L1 or L2 penalty."""
-        return any(layer.strengths() for layer in self.layers)
+        return any(layer.strengths() for layer in self._layers)
 
     def parameters(self) -> dict[str, Array]:
         """Return every parameter by its layer's number and its name, as "0.weights"; arrays of the backend.
 
         With them come the running statistics of layers that have them, which predictions read as well.
         """
-        named = ((i, layer, name) for i, layer in enumerate(self.layers) for name in kept_shapes(layer))
+        named = ((i, layer, name) for i, layer in enumerate(self._layers) for name in kept_shapes(layer))
         return {f"{i}.{name}": layer.parameter(name) for i, layer, name in named}
 
     @alone_or_within
@@ -192,7 +216,7 @@ class Network(Assignable):
         ready = []
         for name, value in values.items():
             number, _, parameter = name.partition(".")
-            layer = self.layers[int(number)]
+            layer = self._layers[int(number)]
             ready.append((layer, parameter, layer.checked(parameter, value)))
         for layer, parameter, host in ready:
             layer.assign(parameter, host)
@@ -201,7 +225,10 @@ class Network(Assignable):
         """Return the flat buffer's parts and every view into them: what a recorded step may read from the start."""
         flat = self.flat
         views = flat.views(flat.values) + flat.views(flat.gradients) + flat.statistic_views()
-        return [flat.values, flat.first, flat.second, flat.gradients, *views]
+        names = "values", "first", "second", "gradients", *flat.names
+        more = [getattr(flat, name) for name in flat.names]
+        more += [getattr(flat, name)[run] for run in flat.trained for name in names]
+        return [flat.values, flat.first, flat.second, flat.gradients, *more, *views]
 
     # ---- the forward pass --------------------------------------------------------------------------------------------
 
@@ -210,7 +237,8 @@ class Network(Assignable):
 
         The layers themselves keep what they had. Any number of threads may call it at once, also while one trains: see
         `fit`. On the Numba backend a row's outputs are the same bits however many rows are predicted with it, but for
-        very wide networks; elsewhere the last digit may differ, since sums are made in another order.
+        very wide networks, and those with blocks of layers; elsewhere the last digit may differ, since sums are made in
+        another order.
         """
         if batch_size is None:
             owner = self._owner
@@ -238,7 +266,7 @@ class Network(Assignable):
         """Return the forward pass of the layers as they are."""
         inference = self._inference
         if inference is None:
-            inference = self._inference = Inference(self.layers, self.backend, self._owner)
+            inference = self._inference = Inference(self._layers, self.backend, self._owner)
             self._owner.native = inference.native
         return inference
 
@@ -250,6 +278,8 @@ class Network(Assignable):
     def _inputs(self, x: Any, what: str) -> np.ndarray:
         """Return inputs as a finite NumPy array [N, n_inputs] of the model's type, contiguous."""
         given = real_numbers(self._from_device(x), what)
+        if given.ndim > 2 and given.size and isinstance(self._layers[0], Flatten):
+            given = given.reshape(len(given), -1)
         a = host_array(given, self.dtype)
         who, _, name = what.partition(": ")
         checks.matrix(a.shape, who, name)
@@ -258,6 +288,9 @@ class Network(Assignable):
                 f"{what} has {a.shape[1]} features (shape {a.shape}), but the first layer takes {self.n_inputs}"
             )
         checks.finite(a, who, name, given, x)
+        for layer in fronts(self._layers):
+            if isinstance(layer, Embedding):
+                layer.check_codes(a, what)
         casting.check_lost(a, given, x, what)
         return np.ascontiguousarray(a)
 
@@ -273,11 +306,12 @@ class Network(Assignable):
         Parameters too, although layers bring their own: a copy asks layer after layer, and another thread may train
         meanwhile.
         """
-        names = ("values", "first", "second", "statistics")
+        names = ("values", "first", "second", "statistics", *self.flat.names)
         return {name: np.array(self.backend.to_numpy(getattr(self.flat, name))) for name in names}
 
     @on_its_device
     def _set_state(self, state: dict[str, np.ndarray]) -> None:
+        self.flat.reserve(*state)
         for name, value in state.items():
             getattr(self.flat, name)[...] = self.backend.asarray(value, self.dtype)
 

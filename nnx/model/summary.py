@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
 from nnx.backends.printable import printable
-from nnx.backends.recorder import AS_WRITTEN
+from nnx.backends.recorder import AS_WRITTEN, Program
 from nnx.layers import Layer
-from nnx.model.inference import stages_of
+from nnx.layers.blocks import Block
+from nnx.model.inference import plain_stages, stages_of
 from nnx.model.network import Network
 from nnx.settings import written
 
@@ -27,15 +29,17 @@ def summarize(model: Network, training: Iterable[str], kernels: Mapping[str, str
     """
     rows = [TITLES]
     width = None
-    total = 0
+    total = kept = 0
     for number, layer in enumerate(model.layers):
+        shown = rows_of(str(number), layer, width, model, kernels)
+        if layer in fused:
+            shown[0] = (*shown[0][:-1], "fused into the loss")
+        rows += shown
         width = layer.output_width(width)
-        count = sum(rows_ * columns for rows_, columns in layer.shapes.values())
-        total += count
-        outputs = "any" if width is None else str(width)
-        kernel = "fused into the loss" if layer in fused else kernel_of(layer, model, kernels)
-        rows.append((str(number), printable(str(layer), keep="\n"), outputs, f"{count:,}" if count else "", kernel))
-    sentences = [f"{total:,} parameters, {model.dtype}; backend {model.backend.name} ({model.resolution.reason})"]
+        total += sum(map(math.prod, layer.shapes.values()))
+        kept += sum(math.prod(layer.shapes[name]) for name, trained in layer.trained().items() if not trained)
+    some = f", {kept:,} of them not trained" if kept else ""
+    sentences = [f"{total:,} parameters{some}, {model.dtype}; backend {model.backend.name} ({model.resolution.reason})"]
     if model.backend.precision != "full" and model.dtype == "float32":
         sentences.append(f"large products round what they multiply: precision={model.backend.precision!r}")
     sentences += [f"predictions: {predictions_of(model)}", *training]
@@ -43,11 +47,31 @@ def summarize(model: Network, training: Iterable[str], kernels: Mapping[str, str
     return printable("\n".join(lines), keep="\n")
 
 
+def rows_of(
+    number: str, layer: Layer, width: int | None, model: Network, kernels: Mapping[str, str], depth: int = 0
+) -> list[tuple[str, str, str, str, str]]:
+    """Return a layer's row, and those of the layers that it holds, which are further in."""
+    count, outputs = sum(map(math.prod, layer.shapes.values())), layer.output_width(width)
+    name = type(layer).__name__ if isinstance(layer, Block) else str(layer)
+    name += ", not trained" if count and not any(layer.trained().values()) else ""
+    shown = " " * 2 * depth + printable(name, keep="\n")
+    sizes = "any" if outputs is None else str(outputs), f"{count:,}" if count else ""
+    rows: list[tuple[str, str, str, str, str]] = [(number, shown, *sizes, kernel_of(layer, model, kernels))]
+    inside = iter(getattr(layer, "inner", ()))
+    for path in getattr(layer, "paths", ()):
+        within = width
+        for part in path:
+            rows += rows_of(f"{number}.{next(inside)}", part, within, model, kernels, depth + 1)
+            within = part.output_width(within)
+    return rows
+
+
 def predictions_of(model: Network) -> str:
     """Return how the model predicts; before it first does, how it will."""
     if model._inference is None:  # making it may take a compiler's time
-        planned = AS_WRITTEN if stages_of(model.layers) is None else model.backend.planned_prediction()
-        return f"none yet; planned: {planned}"
+        stages = stages_of(model.layers)
+        apart = Program.description if plain_stages(stages) is None else model.backend.planned_prediction()
+        return f"none yet; planned: {AS_WRITTEN if stages is None else apart}"
     return model._inference.description
 
 
@@ -67,7 +91,9 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
     widths[1] = min(widths[1], max(NARROWEST, WIDTH - others))
     lines = []
     for number, layer, outputs, parameters, kernel in rows:
-        first, *more = textwrap.wrap(layer, widths[1], break_on_hyphens=False) or [""]
+        further = " " * (len(layer) - len(layer.lstrip(" ")))
+        wrapped = textwrap.wrap(layer, widths[1], subsequent_indent=further, break_on_hyphens=False)
+        first, *more = wrapped or [""]
         cells = f"{number:<{widths[0]}}", f"{first:<{widths[1]}}", f"{outputs:>{widths[2]}}"
         lines.append("  ".join([*cells, f"{parameters:>{widths[3]}}", kernel]).rstrip())
         lines += [" " * (widths[0] + 2) + text for text in more]

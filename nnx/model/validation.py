@@ -7,8 +7,9 @@ from typing import Any
 
 from nnx import checks
 from nnx.errors import InputError, InputTypeError
-from nnx.layers import ELEMENTWISE, Activation, Dense, Layer, Linear, Sigmoid, Softmax
-from nnx.layers.dropout import Drawing
+from nnx.layers import ELEMENTWISE, Dense, Embedding, Layer, Linear, Residual, Sigmoid, Softmax
+from nnx.layers.chain import every
+from nnx.layers.embedding import fronts
 from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy, FusedLoss, Loss
 from nnx.settings import written
 
@@ -23,30 +24,27 @@ def fitting_layers(layers: Sequence[Any], kept: Sequence[Layer] = ()) -> tuple[L
         raise InputTypeError("Sequential takes layers one by one: Sequential(*layers), not a list")
     if not layers:
         raise InputError("Sequential(): expected at least one layer, such as Dense(2, 64)")
+    held: list[Layer] = []
+    kept = list(every(kept))
     for number, layer in enumerate(layers):
         checks.instance(layer, Layer, f"layer {number}", "ReLU()")
         if isinstance(layer, Loss):
             raise InputTypeError(f"layer {number} is {layer}, a loss; give it to compile(loss=...)")
-        if any(layer is other for other in layers[:number]):
-            raise InputError(f"layer {number}, {layer}, is the same object as an earlier one; make one for each place")
-        if layer.in_model and not any(layer is own for own in kept):
-            raise InputError(
-                f"layer {number}, {layer}, belongs to another model; make a new one, or copy.deepcopy(layer)"
-            )
+        for each in every([layer]):
+            if any(each is other for other in held):
+                raise InputError(
+                    f"layer {number}, {each}, is the same object as an earlier one; make one for each place"
+                )
+            if each.in_model and not any(each is own for own in kept):
+                raise InputError(
+                    f"layer {number}, {each}, belongs to another model; make a new one, or copy.deepcopy(layer)"
+                )
+            held.append(each)
+    seeing = list(fronts(layers))
+    for layer in held:
+        if isinstance(layer, Embedding) and not any(layer is front for front in seeing):
+            raise InputError(f"{layer} reads codes, which only data holds: it must come first, or after a Flatten")
     return tuple(layers)
-
-
-def chain(layers: Sequence[Layer]) -> tuple[int | None, int | None]:
-    """Return how many inputs and outputs the layers have together; None where any will do, or it is not known."""
-    first, width = None, None
-    for number, layer in enumerate(layers):
-        try:
-            width = layer.output_width(width)
-        except InputError as error:
-            raise InputError(f"Sequential: layer {number}: {error}") from None
-        if all(isinstance(before, Activation | Drawing | Linear) for before in layers[:number]):
-            first = first or getattr(layer, "n_inputs", None) or getattr(layer, "n_features", None)
-    return first, width
 
 
 def check_loss(loss: Loss) -> None:
@@ -66,7 +64,7 @@ def check_ending(last: Layer, loss: Loss) -> None:
     """Refuse the two mistakes that train without an error, and badly."""
     if isinstance(loss, FusedLoss) and type(last).__name__ in ("Softmax", "Sigmoid"):
         raise InputError(f"compile: {loss} takes logits, but the last layer is {last}; drop that layer")
-    shares = type(last) not in (Dense, Linear, *ELEMENTWISE.values()) or type(last) is Sigmoid
+    shares = type(last) not in (Dense, Linear, Residual, *ELEMENTWISE.values()) or type(last) is Sigmoid
     if isinstance(loss, CategoricalCrossEntropy | BinaryCrossEntropy) and not shares:
         ending = "Softmax()" if isinstance(loss, CategoricalCrossEntropy) else "Sigmoid()"
         raise InputError(f"compile: {loss} takes probabilities, but the last layer is {last}; add {ending}")

@@ -154,6 +154,13 @@ def dense_backward(make: Maker) -> Iterator[Case]:
         yield make.case("dense_backward", f"-> {o}, one huge row", x=x, w=w, dy=make.huge_row(dy))
 
 
+def dense_dinputs(make: Maker) -> Iterator[Case]:
+    for n, i, o in DENSE:
+        w, dy = make.normal(i, o), make.normal(n, o)
+        yield make.case("dense_dinputs", f"-> {o}", w=w, dy=dy)
+        yield make.case("dense_dinputs", f"-> {o}, one huge row", w=w, dy=make.huge_row(dy))
+
+
 def dense_gradients(make: Maker) -> Iterator[Case]:
     for n, i, o in DENSE:
         yield make.case("dense_gradients", f"-> {o}", x=make.normal(n, i), dy=make.normal(n, o))
@@ -327,6 +334,62 @@ def dropout(make: Maker) -> Iterator[Case]:
             yield make.case("dropout", name, x=np.ones((3, 7), make.kind), **operands)
 
 
+def add(make: Maker) -> Iterator[Case]:
+    for shape in SHAPES:
+        yield make.case("add", "plain", x=make.normal(*shape), y=make.normal(*shape))
+        huge = make.huge_row(make.normal(*shape))
+        yield make.case("add", "one huge row", x=huge, y=make.normal(*shape))
+
+
+def columns_of(make: Maker) -> Iterator[tuple[Array, int, int]]:
+    """A matrix, and some columns of it: the first ones, those between and the last."""
+    for rows, columns in SHAPES:
+        x = make.normal(rows, columns)
+        x.flat[::7] = np.nan
+        for first, last in {
+            (0, columns),
+            (0, 1),
+            (columns // 3, columns // 3 + (columns + 1) // 2),
+            (columns - 1, columns),
+        }:
+            yield x, first, min(last, columns)
+
+
+def put_columns(make: Maker) -> Iterator[Case]:
+    for y, first, last in columns_of(make):
+        x = make.normal(len(y), last - first)
+        yield make.case("put_columns", f"to {first} .. {last}", x=x, first=first, y=y)
+
+
+def take_columns(make: Maker) -> Iterator[Case]:
+    for x, first, last in columns_of(make):
+        yield make.case("take_columns", f"from {first} .. {last}", x=x, first=first, count=last - first)
+
+
+def codes(make: Maker) -> Iterator[tuple[str, Array, int, int]]:
+    """Codes in a column of a matrix, how many there are, and which column it is."""
+    for (rows, columns), count in zip(SHAPES, cycle((1, 2, 5, 3, 300, 7, 4)), strict=False):
+        for column in {0, columns - 1}:
+            x = make.normal(rows, columns)
+            x[:, column] = make.random.integers(0, count, rows)
+            yield f"{count} codes", x, count, column
+            wrong = x.copy()
+            wrong[::2, column] = np.resize([np.nan, -1, count, 0.5, np.inf, -np.inf, 1e30, -0.0], len(wrong[::2]))
+            yield f"{count} codes, and what is none", wrong, count, column
+
+
+def embed(make: Maker) -> Iterator[Case]:
+    for width, (name, x, count, column) in zip(cycle((3, 1, 17)), codes(make), strict=False):
+        w, y = make.normal(count, width), make.normal(len(x), width + 4)
+        yield make.case("embed", name, x=x, w=w, column=column, first=column % 5, y=y)
+
+
+def embed_gradients(make: Maker) -> Iterator[Case]:
+    for width, (name, x, count, column) in zip(cycle((3, 1, 17)), codes(make), strict=False):
+        dy, dw = make.normal(len(x), width + 4), np.full((count, width), 9, make.kind)
+        yield make.case("embed_gradients", name, x=x, dy=dy, dw=dw, column=column, first=column % 5)
+
+
 def gaussian_noise(make: Maker) -> Iterator[Case]:
     shapes = ((1, 1), (7, 1), (1, 2), (33, 3), (5, 10), (16, 17), (3, 300))
     seeds, steps = cycle((0, 2**32 - 1, 2**64 - 1, 42)), cycle(((0, 0), (1, 3), (2**32 + 1, 0), (2**47 + 2**33, 3)))
@@ -383,6 +446,31 @@ def tally(make: Maker) -> Iterator[Case]:
                 operands: dict[str, Any] = {"outputs": values, "target": target, "metric": metric, "tolerance": 0.05}
                 losses = np.abs(make.normal(shape[0]))
                 yield make.case("tally", f"{metric}, {name}, targets {kind}", losses=losses, stats=stats, **operands)
+
+
+def clip(make: Maker) -> Iterator[Case]:
+    for size, (norm, value) in product((1, 7, 5000), ((1.5, np.inf), (np.inf, 0.5), (3.0, 1.0), (1e9, 1e9))):
+        yield make.case("clip", f"norm={norm} value={value}", g=make.normal(size), norm=norm, value=value)
+    small = make.normal(200) * make.kind(1e-30)  # whose squares are nothing in float32
+    yield make.case("clip", "tiny", g=small, norm=1e-31, value=np.inf)
+    yield make.case("clip", "large", g=make.normal(200) * make.kind(1e30), norm=1.0, value=np.inf)
+    yield make.case("clip", "nothing but 0", g=np.zeros(5, make.kind), norm=1.0, value=1.0)
+    for name, what in (("infinite", np.inf), ("nan", np.nan)):
+        g = make.normal(300)
+        g[123] = what
+        yield make.case("clip", f"{name}, by norm", g=g, norm=1.0, value=np.inf)
+        yield make.case("clip", f"{name}, by value", g=g, norm=np.inf, value=1.0)
+
+
+def collect(make: Maker) -> Iterator[Case]:
+    for size in (1, 7, 5000):
+        yield make.case("collect", "plain", g=make.normal(size), m=make.normal(size))
+
+
+def average(make: Maker) -> Iterator[Case]:
+    for size, decay, (step, since) in product((1, 7, 5000), (0.0, 0.9, 0.999, 1.0), ((0, 0), (7, 7), (25, 5))):
+        operands: dict[str, Any] = {"counters": np.array([step, 4, 9]), "decay": decay, "since": since}
+        yield make.case("average", f"decay={decay}", a=make.normal(size), p=make.normal(size), **operands)
 
 
 def far(make: Maker, shape: tuple[int, int]) -> Iterator[tuple[str, Array]]:
@@ -526,6 +614,12 @@ CASES: dict[str, Callable[[Maker], Iterator[Case]]] = {
     "tally": tally,
     "weighted_tally": weighted_tally,
     "end_step": end_step,
+    "dense_dinputs": dense_dinputs,
+    "add": add,
+    "put_columns": put_columns,
+    "take_columns": take_columns,
+    "embed": embed,
+    "embed_gradients": embed_gradients,
     "gaussian_noise": gaussian_noise,
     "layer_norm": layer_norm,
     "layer_norm_backward": layer_norm_backward,
@@ -538,4 +632,7 @@ CASES: dict[str, Callable[[Maker], Iterator[Case]]] = {
     "apply_formula_backward": apply_formula_backward,
     "formula_loss": formula_loss("formula_loss"),
     "formula_loss_backward": formula_loss("formula_loss_backward"),
+    "clip": clip,
+    "collect": collect,
+    "average": average,
 }

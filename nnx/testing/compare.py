@@ -23,17 +23,18 @@ ROUNDINGS = {
 }
 CLASSES = {
     "exact": "relu relu_backward gather_rows",
-    "rounded": "regularize sigmoid_backward tanh_backward softmax_jacobian cross_entropy_backward dropout weigh "
+    "rounded": "regularize sigmoid_backward tanh_backward softmax_jacobian cross_entropy_backward dropout weigh add "
+    "put_columns take_columns embed "
     "binary_cross_entropy_backward mean_squared_error_backward mean_absolute_error_backward huber_loss_backward "
     "apply_formula apply_formula_backward formula_loss_backward",
     "sum": "dense dense_backward dense_gradients softmax softmax_backward cross_entropy softmax_cross_entropy "
     "binary_cross_entropy sigmoid_cross_entropy mean_squared_error mean_absolute_error huber_loss tally weighted_tally "
-    "end_step formula_loss",
-    "steps": "sgd adagrad rmsprop adam",
+    "end_step dense_dinputs embed_gradients formula_loss",
+    "steps": "sgd adagrad rmsprop adam nadam amsgrad lion accumulate",
 }
-CLASSES["rounded"] += " fixed_norm batch_norm_backward fixed_norm_backward"
+CLASSES["rounded"] += " collect average fixed_norm batch_norm_backward fixed_norm_backward"
 CLASSES["function"] = "gaussian_noise"
-CLASSES["sum"] += " layer_norm layer_norm_backward norm_gradients batch_norm"
+CLASSES["sum"] += " clip layer_norm layer_norm_backward norm_gradients batch_norm"
 CLASS = {operation: "function" for row in FUNCTIONS for operation in (row.name, row.gradient)}
 CLASS |= {operation: name for name, operations in CLASSES.items() for operation in operations.split()}
 DTYPES = ("float32", "float64")

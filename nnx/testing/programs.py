@@ -40,6 +40,8 @@ class Network:
         self.weights, self.w = asarray(random.integers(0, 3, (ROWS, 1)), dtype), zeros((BATCH, 1), dtype)
         self.arena = asarray(self.start.copy(), dtype)
         self.p, self.m, self.v, self.g = (self.arena[SIZE * i : SIZE * (i + 1)] for i in range(4))
+        self.more = asarray(self.beyond(), dtype)
+        self.u, self.held, self.mean = (self.more[SIZE * i : SIZE * (i + 1)] for i in range(3))
         self.hyper = asarray(np.array(OPTIMIZERS[optimizer][1]), "float64")
         self.counters, self.stats, self.penalty = zeros(3, "int64"), zeros(3, "float64"), zeros(1, "float64")
         self.history = zeros((sum(CHUNKS), 3), "float64")
@@ -48,6 +50,11 @@ class Network:
         self.hidden = [zeros((BATCH, HIDDEN), dtype) for _ in range(6)]
         self.out, self.dout = zeros((BATCH, OUTPUTS), dtype), zeros((BATCH, OUTPUTS), dtype)
 
+    def beyond(self) -> Array:
+        """Return what stands beyond the arena at first: the largest v, gradients of another part, the mean of p."""
+        held = np.where(self.start[:SIZE] != 0, self.start[::-1][-SIZE:], 0)
+        return np.concatenate([np.zeros(SIZE), held, self.start[:SIZE]]).astype(self.dtype)
+
     def views(self, part: Array) -> list[Array]:
         """Return the parameters, or their gradients, in one part of the arena."""
         return [self.backend.xp.reshape(part[at : at + n * m], (n, m)) for at, (n, m) in PARAMETERS.items()]
@@ -55,7 +62,18 @@ class Network:
     def known(self) -> list[Array]:
         """Return what holds its contents before a step begins."""
         data = [self.data, self.targets, self.weights, self.order, self.hyper, self.counters, self.penalty]
-        return [*data, self.p, self.m, self.v, self.g, *self.views(self.p), *self.views(self.g)]
+        return [
+            *data,
+            self.p,
+            self.m,
+            self.v,
+            self.g,
+            self.u,
+            self.held,
+            self.mean,
+            *self.views(self.p),
+            *self.views(self.g),
+        ]
 
     def step(self, on: Any) -> None:
         """Do one training step on a backend, or on what records it."""
@@ -86,8 +104,14 @@ class Network:
             on.weighted_tally(self.losses, self.out, self.t, self.w, metric, 0.1, self.stats)
         else:
             on.tally(self.losses, self.out, self.t, metric, 0.1, self.stats)
-        moments = [getattr(self, name) for name in ("m", "v") if name in OPERATIONS[self.optimizer].writes]
+        moments = [getattr(self, name) for name in ("m", "v", "u") if name in OPERATIONS[self.optimizer].writes]
+        if self.optimizer in ("lion", "amsgrad"):
+            on.collect(self.g, self.held)
+        if self.optimizer in ("nadam", "amsgrad"):
+            on.clip(self.g, 0.5, 0.2)
         getattr(on, self.optimizer)(self.p, self.g, *moments, self.hyper, self.counters)
+        if self.optimizer in ("lion", "nadam"):
+            on.average(self.mean, self.p, self.counters, 0.9, 0)
         on.end_step(self.stats, self.penalty, self.history, self.counters, BATCH)
 
     def change(self) -> None:
@@ -101,6 +125,7 @@ class Network:
     def restart(self) -> None:
         """Go back to before the first step."""
         self.arena[...] = self.backend.asarray(self.start.copy(), self.dtype)
+        self.more[...] = self.backend.asarray(self.beyond(), self.dtype)
         self.counters[...] = self.backend.zeros(3, "int64")
 
     def read(self, name: str) -> np.ndarray:
@@ -135,8 +160,12 @@ def check_program(backend: Backend, optimizer: str, dtype: str) -> None:
     compare(replayed.read("history"), Wanted(losses, 1 + np.abs(losses)), "program", dtype, f"{what}: history")
     # Parameters and moments by the way they went as a whole: a number that hardly moved may err by more than itself.
     before, wanted, got = (
-        a[: 3 * SIZE].astype(np.float64).reshape(3, SIZE)
-        for a in (eager.start, eager.read("arena"), replayed.read("arena"))
+        np.concatenate([a[: 3 * SIZE], more]).astype(np.float64).reshape(6, SIZE)
+        for a, more in (
+            (eager.start, eager.beyond()),
+            (eager.read("arena"), eager.read("more")),
+            (replayed.read("arena"), replayed.read("more")),
+        )
     )
     ways = np.linalg.norm(wanted - before, axis=1, keepdims=True)
     compare(got, Wanted(wanted, np.broadcast_to(ways, got.shape)), "program", dtype, f"{what}: parameters and moments")

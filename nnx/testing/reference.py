@@ -26,6 +26,7 @@ from nnx.kernels.step_state import (
     HITS,
     LEARNING_RATE,
     LOSS,
+    MOMENTUM_DECAY,
     PENALTY,
     STEP,
     WEIGHT_DECAY,
@@ -71,8 +72,11 @@ def dense(x: Array, w: Array, b: Array, activation: str | None = None) -> Result
 
 
 def dense_backward(x: Array, w: Array, dy: Array) -> Results:
-    dx = np.einsum("no,io->ni", dy, w)
-    return {**dense_gradients(x, dy), "out": Wanted(dx, np.abs(dy) @ np.abs(w).T)}
+    return {**dense_gradients(x, dy), **dense_dinputs(w, dy)}
+
+
+def dense_dinputs(w: Array, dy: Array) -> Results:
+    return {"out": Wanted(np.einsum("no,io->ni", dy, w), np.abs(dy) @ np.abs(w).T)}
 
 
 def dense_gradients(x: Array, dy: Array) -> Results:
@@ -445,6 +449,41 @@ def dropout(x: Array, rate: float, seed: int, layer: int, counters: Array) -> Re
     return {"out": Wanted(np.divide(x, 1 - rate, out=np.zeros_like(x), where=kept))}
 
 
+def add(x: Array, y: Array) -> Results:
+    return {"out": Wanted(np.array(x + y), np.abs(x) + np.abs(y))}
+
+
+def put_columns(x: Array, first: int, y: Array) -> Results:
+    return {"y": Wanted(np.concatenate([y[:, :first], x, y[:, first + x.shape[1] :]], axis=1), exact=True)}
+
+
+def take_columns(x: Array, first: int, count: int) -> Results:
+    return {"out": Wanted(np.stack([x[:, first + j] for j in range(count)], axis=1), exact=True)}
+
+
+def code(value: float, count: int) -> int | None:
+    """A code as an index; None for what is none."""
+    return next((i for i in range(count) if value == i), None)
+
+
+def embed(x: Array, w: Array, column: int, first: int, y: Array) -> Results:
+    y = y.copy()
+    for row, value in enumerate(x[:, column]):
+        found = code(value, len(w))
+        y[row, first : first + w.shape[1]] = np.nan if found is None else w[found]
+    return {"y": Wanted(y, exact=True)}
+
+
+def embed_gradients(x: Array, dy: Array, dw: Array, column: int, first: int) -> Results:
+    total, size = np.zeros_like(dw), np.zeros_like(dw)
+    for row, value in enumerate(x[:, column]):
+        found = code(value, len(dw))
+        if found is not None:
+            total[found] += dy[row, first : first + dw.shape[1]]
+            size[found] += np.abs(dy[row, first : first + dw.shape[1]])
+    return {"dw": Wanted(total, size)}
+
+
 def gaussian_noise(x: Array, stddev: float, seed: int, layer: int, counters: Array) -> Results:
     noise = np.empty(x.shape)
     for row, column in np.ndindex(*x.shape):
@@ -495,17 +534,42 @@ def end_step(stats: Array, penalties: Array, history: Array, counters: Array, ro
     }
 
 
+def clip(g: Array, norm: float, value: float) -> Results:
+    clipped = np.clip(g, -value, value)
+    length = np.linalg.norm(clipped)
+    if norm < math.inf:
+        clipped = clipped * (min(1.0, norm / length) if length else 1.0) if np.isfinite(length) else clipped * np.nan
+    return {"g": Wanted(clipped)}
+
+
+def collect(g: Array, m: Array) -> Results:
+    return {"g": Wanted(g + m, np.abs(g) + np.abs(m)), "m": Wanted(np.zeros_like(m))}
+
+
+def average(a: Array, p: Array, counters: Array, decay: float, since: int) -> Results:
+    time = int(counters[STEP]) - since + 1
+    before, last = sum(decay**i for i in range(1, time)), 1.0
+    return {"a": Wanted((a * before + p * last) / (before + last), np.abs(a) + np.abs(p))}
+
+
 # ---- optimizers ------------------------------------------------------------------------------------------------------
 
 
-def descend(name: str, p: Array, g: Array, m: Array, v: Array, hyper: Array, step: int) -> None:
+def descend(name: str, p: Array, g: Array, m: Array, v: Array, hyper: Array, step: int, u: Array | None = None) -> None:
     """Do one step of an optimizer in place, by the formulas of chapter 10 and of the papers."""
     rate = hyper[LEARNING_RATE] / (1 + hyper[DECAY] * step)
     if name == "sgd":
         m[:] = hyper[BETA_1] * m - rate * g
         p += hyper[BETA_1] * m - rate * g if hyper[BETA_2] else m
         return
+    if name == "accumulate":
+        m += g
+        return
     beta_1, beta_2 = hyper[BETA_1], hyper[BETA_2]
+    if name == "lion":
+        p -= rate * (np.sign(beta_1 * m + (1 - beta_1) * g) + hyper[WEIGHT_DECAY] * p)
+        m[:] = beta_2 * m + (1 - beta_2) * g
+        return
     if name == "adagrad":
         v += g**2
         p -= rate * g / (np.sqrt(v) + hyper[EPSILON])
@@ -516,8 +580,15 @@ def descend(name: str, p: Array, g: Array, m: Array, v: Array, hyper: Array, ste
         p -= rate * hyper[WEIGHT_DECAY] * p
         m[:] = beta_1 * m + (1 - beta_1) * g
         v[:] = beta_2 * v + (1 - beta_2) * g**2
+        most = v
+        if u is not None and name == "amsgrad":
+            most = u[:] = np.maximum(u, v)
         t = step + 1
-        p -= rate * (m / (1 - beta_1**t)) / (np.sqrt(v / (1 - beta_2**t)) + hyper[EPSILON])
+        mean, square = m / (1 - beta_1**t), most / (1 - beta_2**t)
+        if name == "nadam":
+            momenta = [beta_1 * (1 - 0.96 ** (i * hyper[MOMENTUM_DECAY]) / 2) for i in range(1, t + 2)]
+            mean = momenta[-1] * m / (1 - math.prod(momenta)) + (1 - momenta[-2]) * g / (1 - math.prod(momenta[:-1]))
+        p -= rate * mean / (np.sqrt(square) + hyper[EPSILON])
 
 
 # ---- random words ----------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from nnx.backends.recorder import Program, Recorder, Rounded
 from nnx.errors import NotReplayable
 from nnx.training.step import TrainingStep
 
-State = tuple[Any, Any]
+State = tuple[Any, Any, Any]  # as `TrainingStep.state` returns it
 
 # How far a replayed step may be from the eager one at first sight: relative error of the loss, and the distance of the
 # parameters (and, later, of each gradient) relative to the way they went. Another computation is far above.
@@ -28,21 +28,23 @@ MARGIN = 10  # by how much rounding may do more than was measured
 TRIALS = 4  # how often it is measured, where once is not enough: a number near a kink falls to either side
 
 
-def check_agreement(step: TrainingStep, recorder: Recorder, before: State, eager: State, eager_loss: float) -> None:
+def check_agreement(
+    step: TrainingStep, recorder: Recorder, before: State, eager: State, eager_loss: float, part: bool = False
+) -> None:
     """Refuse a replay that does not do what the eager step did. The step stands where the replay ended.
 
     Args:
         recorder: what noted the eager step. before: where both began. eager: where the eager step ended.
-        eager_loss: and with which loss.
+        eager_loss: and with which loss. part: whether the step updates nothing, see `TrainingStep.step`.
     """
-    start, wanted, got = (numbers(step, state[0]) for state in (before, eager, step.state()))
+    start, wanted, got = (kept(step, state) for state in (before, eager, step.state()))
     tolerance = LOSS_TOLERANCE[step.flat.dtype]
     loss = step.last_loss()
     both_nan = isnan(loss) and isnan(eager_loss)
     same_loss = both_nan or isclose(loss, eager_loss, rel_tol=tolerance, abs_tol=tolerance)
     if same_loss and (near(got, wanted, start, step) or not np.isfinite(np.linalg.norm(wanted - start))):
         return
-    if not rounding_explains(step, recorder, before, eager):
+    if not rounding_explains(step, recorder, before, eager, part):
         raise NotReplayable(
             "a replayed step differs from the eager one: a layer changes a buffer in place, or keeps numbers of "
             "its own from step to step"
@@ -52,9 +54,11 @@ def check_agreement(step: TrainingStep, recorder: Recorder, before: State, eager
 def near(a: np.ndarray, b: np.ndarray, start: np.ndarray, step: TrainingStep) -> bool:
     """Tell whether two steps from the same start ended at the same place, but for the rounding of where that is.
 
-    Parameters, first and second moments and statistics are compared one after the other: some are often much smaller.
+    Parameters, moments, statistics and all else that is kept are compared one after the other: some are often much
+    smaller.
     """
-    ends = [step.flat.size * part for part in (1, 2, 3)]
+    size_of_all, beyond = step.flat.size, 3 * step.flat.size + step.flat.statistics.shape[0]
+    ends = [*(size_of_all * part for part in (1, 2, 3)), *range(beyond, len(a), size_of_all)]
     for off, way, size in zip(*(np.split(d, ends) for d in (a - b, b - start, b)), strict=True):
         allowed = PATH_TOLERANCE * np.linalg.norm(way) + EPSILON[step.flat.dtype] * np.linalg.norm(size)
         if not np.linalg.norm(off) <= allowed:
@@ -62,25 +66,27 @@ def near(a: np.ndarray, b: np.ndarray, start: np.ndarray, step: TrainingStep) ->
     return True
 
 
-def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eager: State) -> bool:
+def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eager: State, part: bool) -> bool:
     """Tell whether rounding explains why the replay, where the step stands, is not where the eager step ended.
 
     Three things must hold: the eager step did no more than its operations; the replay moved the parameters as its own
     gradients say; and these are the eager step's, but for what rounding makes of them.
     """
-    flat, start = step.flat, numbers(step, before[0])
-    got, gradients, statistics = numbers(step, flat.state), step.copy_of(flat.gradients), step.copy_of(flat.statistics)
+    flat, start = step.flat, kept(step, before)
+    got, gradients, statistics = kept(step, step.state()), step.copy_of(flat.gradients), step.copy_of(flat.statistics)
     replayed, loss = gradients_of(step), step.last_loss()
 
     step.restore(before)
     flat.gradients[...], flat.statistics[...] = gradients, statistics
-    step.optimizer.update(flat, step.hyper, step.counters, recorder.by)
-    if not near(got, numbers(step, flat.state), start, step):
+    if step.accumulating and not part:
+        flat.held[...] = 0  # the gradients hold it
+    step.move(recorder.by, part)
+    if not near(got, kept(step, step.state()), start, step):
         return False
 
     step.restore(before)
     Program(recorder.by, recorder.calls).run(1)
-    if not near(numbers(step, eager[0]), numbers(step, flat.state), start, step):
+    if not near(kept(step, eager), kept(step, step.state()), start, step):
         return False
 
     wanted, wanted_loss = gradients_of(step), step.last_loss()
@@ -97,6 +103,11 @@ def rounding_explains(step: TrainingStep, recorder: Recorder, before: State, eag
         if bool(np.all(np.array(errors) <= np.array(allowed) + MARGIN * noise)):
             return True
     return False
+
+
+def kept(step: TrainingStep, state: State) -> np.ndarray:
+    """Return all that is kept of parameters in float64."""
+    return np.concatenate([numbers(step, part) for part in (state[0], state[2])])
 
 
 def numbers(step: TrainingStep, a: Any) -> np.ndarray:

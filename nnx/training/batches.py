@@ -28,24 +28,33 @@ ORDER = 1 << 17  # rows of shuffled order drawn at a time, or one epoch's
 class Factors:
     """What each sample counts in its batch, on average 1: its weight by the mean weight there (nnx/weights.py).
 
-    A row is in one batch an epoch, so its factor is a number that is gathered along with it.
+    A row is in one batch an epoch, so its factor is a number that is gathered along with it. Where a batch comes in
+    several parts, each of which takes the mean over its own rows, the part's share of all rows is in the factors.
 
     Args:
-        weights: float64 [N]. sizes: rows of each batch of an epoch. dtype: of the factors.
+        weights: float64 [N]. sizes: rows of each part of an epoch. dtype: of the factors. every: parts of a batch.
 
     Attributes:
-        by_row: [N, 1], in the epoch that was drawn last. shares: by epoch, the sum of each batch's weights.
+        by_row: [N, 1], in the epoch that was drawn last.
+        shares: by epoch and part, the sum of its batch's weights; scales: that by the sum of its own.
+        last: which parts are a batch's last ones.
     """
 
-    def __init__(self, weights: np.ndarray, sizes: np.ndarray, dtype: str) -> None:
-        self._weights, self._sizes = weights, sizes
-        self.by_row, self.shares = np.zeros((len(weights), 1), dtype), dict[int, np.ndarray]()
+    def __init__(self, weights: np.ndarray, sizes: np.ndarray, dtype: str, every: int = 1) -> None:
+        first = np.arange(0, len(sizes), every)
+        self._parts = np.diff(first, append=len(sizes))  # of each batch
+        self._weights, self._batches, self.last = weights, np.add.reduceat(sizes, first), first + self._parts - 1
+        self._of_batch = np.repeat(sizes / np.repeat(self._batches, self._parts), sizes.astype(np.int64))
+        self._sizes, self.by_row = sizes, np.zeros((len(weights), 1), dtype)
+        self.shares, self.scales = dict[int, np.ndarray](), dict[int, np.ndarray]()
 
     def draw(self, epoch: int, order: np.ndarray) -> None:
         """Let batches of an epoch be taken in that order."""
         drawn = self._weights[order]
-        self.shares[epoch] = weighting.sums(drawn, self._sizes)
-        self.by_row[order, 0] = weighting.normalized(drawn, self._sizes)
+        self.shares[epoch] = shares = np.repeat(weighting.sums(drawn, self._batches), self._parts)
+        own = weighting.sums(drawn, self._sizes)
+        self.scales[epoch] = shares / np.where(own > 0, own, np.inf)
+        self.by_row[order, 0] = weighting.normalized(drawn, self._batches) * self._of_batch
 
 
 class Batches:
@@ -146,10 +155,22 @@ class Batches:
         """End what goes on beside the steps."""
 
     def shares(self, epoch: int) -> np.ndarray:
-        """Return what each step of an epoch counts in its mean: its rows, or the sum of their weights."""
+        """Return what each step of an epoch counts in its mean: its rows, or the sum of its batch's weights."""
         if self._factors is None:
             return self.sizes
-        return self._factors.shares[0] if len(self.sizes) == 1 else self._factors.shares.pop(epoch)
+        if len(self.sizes) == 1:
+            return self._factors.shares[0]
+        self._factors.scales.pop(epoch)
+        return self._factors.shares.pop(epoch)
+
+    def scale(self, epoch: int, batch: int) -> float:
+        """Return what makes means of a part's own rows of its loss and hits: these are shares in its batch's."""
+        factors = self._factors
+        return 1.0 if factors is None or len(self.sizes) == 1 else float(factors.scales[epoch][batch])
+
+    def total(self, shares: np.ndarray) -> float:
+        """Return what all samples of an epoch count, from its shares."""
+        return float(self._rows if self._factors is None else shares[self._factors.last].sum())
 
     def _drawn(self, epoch: int) -> np.ndarray:
         """Return the order of rows of an epoch, a function of (seed, epoch)."""
@@ -250,16 +271,18 @@ def feed_of(batch: list[Array], source: tuple[Array, ...] | None = None) -> Feed
 
 def batches_for(
     step: Trainer, x: np.ndarray, y: np.ndarray, batch: int, shuffle: bool, each_epoch: bool,
-    weights: np.ndarray | None = None,
+    weights: np.ndarray | None = None, every: int = 1,
 ) -> Batches:  # fmt: skip
     """Return samples on the device where they fit; streamed where they do not, and are not a single batch.
 
     Args:
-        weights: of samples, float64 [N]; None: all count alike.
+        weights: of samples, float64 [N]; None: all count alike. every: parts of each batch, of `batch` rows each.
     """
     sizes = np.full(-(-len(x) // batch), float(batch))
     sizes[-1] = len(x) - batch * (len(sizes) - 1)
-    factors = None if weights is None else Factors(weights, sizes, x.dtype.name)
+    if every > 1 and weights is None:
+        weights = np.ones(len(x))
+    factors = None if weights is None else Factors(weights, sizes, x.dtype.name, every)
     data = [x, y] if factors is None else [x, y, factors.by_row]
     taken = taken_of(step.shares, batch)
     stream = step.backend.stream(data, taken) if batch < len(x) and taken else None

@@ -9,6 +9,7 @@ from weakref import proxy
 from nnx.backends.recorder import AS_WRITTEN
 from nnx.settings import written
 from nnx.training.step import Feed, TrainingStep
+from nnx.training.stepwise import WithoutPenalties
 
 
 class Eager:
@@ -22,19 +23,26 @@ class Eager:
     description = AS_WRITTEN
     kernels: Mapping[str, str] = MappingProxyType({})
 
-    def __init__(self, trainer: TrainingStep, feed: Feed, reason: str) -> None:
-        self._trainer, self._feed, self.reason = proxy(trainer), feed, reason
+    def __init__(self, trainer: TrainingStep, feed: Feed, reason: str, part: bool = False) -> None:
+        self._trainer, self._feed, self.reason, self._part = proxy(trainer), feed, reason, part
 
     def run(self, steps: int) -> None:
         """Run `steps` steps. An optimizer of the user's own may read and set its numbers in each of them."""
-        trainer, own = self._trainer, written(self._trainer.optimizer, "update")
+        trainer, own = self._trainer, written(self._trainer.optimizer, "update") and not self._part
         for step in range(steps):
             if own and step:
                 trainer.begin()
-            self.step()
+            self._step(trainer)
             if own:
                 trainer.count()
 
-    def step(self) -> None:
-        """Run one step."""
-        self._trainer.step(self._feed)
+    def _step(self, trainer: TrainingStep) -> None:
+        if not self._part:
+            trainer.step(self._feed)
+            return
+        owner = trainer._owner
+        try:
+            owner.recorder = WithoutPenalties(trainer.backend)
+            trainer.step(self._feed, part=True)
+        finally:
+            owner.recorder = None

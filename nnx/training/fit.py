@@ -8,26 +8,26 @@ otherwise it is as many as keep the order of rows small. Within a block steps ru
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from nnx import checks
-from nnx.backends.recorder import Program
-from nnx.callbacks import Callback, Model, watches_batches
+from nnx.callbacks import Callback, Model, WeightAverage, rate_by_step, watches_batches
 from nnx.distributed.communicator import Communicator
 from nnx.errors import InputError, NonFiniteError
 from nnx.history import History
 from nnx.kernels.step_state import HITS, LOSS, PENALTY
 from nnx.training import progress
 from nnx.training.batches import batches_for
-from nnx.training.eager import Eager
 from nnx.training.interrupt import Interrupt
 from nnx.training.step import HISTORY, Feed
+from nnx.training.stepwise import Plan, Stepwise
 from nnx.training.together import Agreement
-from nnx.training.trainer import Trainer, explain
+from nnx.training.trainer import Runner, Trainer, explain
 
 
 class Fit:
@@ -36,14 +36,18 @@ class Fit:
     def __init__(
         self, model: Model, trainer: Trainer, x: np.ndarray, y: np.ndarray, batch: int, shuffle: bool,
         validation: tuple[Any, ...] | None, callbacks: Sequence[Callback], weights: np.ndarray | None = None,
+        accumulate: int = 1,
     ) -> None:  # fmt: skip
         self.model, self.trainer, self.rows, self.batch = model, trainer, len(x), min(batch, len(x))
         self.validation, self.callbacks = validation, callbacks
         self.each_batch = [callback for callback in callbacks if watches_batches(callback)]
         each_epoch = bool(callbacks or validation)
         self.comm = Communicator() if trainer.shares is None else trainer.shares.comm
-        self.batches = batches_for(trainer, x, y, self.batch, shuffle, each_epoch, weights)
-        self.runners: dict[Feed, Program | Eager] = {}
+        self.batches = batches_for(trainer, x, y, self.batch, shuffle, each_epoch, weights, accumulate)
+        self.plan = Plan(len(self.batches.sizes), accumulate, rate_by_step(callbacks))
+        self.mean = next((callback for callback in callbacks if isinstance(callback, WeightAverage)), None)
+        self.runners: dict[Feed, Runner] = {}
+        self.epochs = 0  # done in this fit
         self.edition = 0  # of the settings that they were recorded with
         self.regularized = False  # whether penalties are listed apart
 
@@ -54,9 +58,21 @@ class Fit:
         for feed in self.batches.feeds:
             if not within:  # else there are rows to take, and steps go on behind those that were taken
                 self.batches.begin(self.model.epochs_done, 1)
-            self.runners[feed] = self.trainer.runner(feed)
+            self.runners[feed] = self._runner(feed, within)
             explain(self.model, self.runners[feed])
         self._note()
+
+    def _runner(self, feed: Feed, within: bool) -> Runner:
+        """Return what runs the steps on a feed."""
+        update = self.trainer.runner(feed)
+        if self.plan.plain:
+            return update
+        part = None
+        if self.plan.every > 1:
+            if not within:
+                self.batches.begin(self.model.epochs_done, 1)
+            part = self.trainer.runner(feed, part=True)
+        return Stepwise(self.trainer, self.plan, update, part)
 
     def _note(self) -> None:
         """Note how steps run, for `Sequential.summary`."""
@@ -69,6 +85,7 @@ class Fit:
         model.stop_training = False
         interrupt = Interrupt()
         try:
+            self._reserve()
             interrupt.begin()
             with progress.make(verbose if self.comm.leads else 0, epochs, history.first_epoch) as bar:
                 self._run(epochs, history, Agreement(self.comm, interrupt), bar)
@@ -77,7 +94,24 @@ class Fit:
                 interrupt.end()
             finally:  # again, if a signal has cut that short
                 interrupt.end()
+                self.trainer.accumulating, self.trainer.averaging = False, None
         return history
+
+    def _reserve(self) -> None:
+        """Have room for what this fit keeps of each parameter."""
+        flat, accumulating = self.trainer.flat, self.plan.every > 1
+        if flat.reserve(*(["held"] if accumulating else []), *(["average"] if self.mean is not None else [])):
+            self.trainer.outdated = True  # what was recorded has the other parts where they were
+        self.trainer.accumulating = accumulating
+        if accumulating:
+            flat.held[...] = 0
+
+    def _average(self) -> None:
+        """Begin to take the mean of parameters, if it is time."""
+        if self.mean is None or self.trainer.averaging is not None or self.epochs < self.mean.start:
+            return
+        self.trainer.flat.average[...] = self.trainer.flat.values
+        self.trainer.averaging, self.trainer.outdated = (self.mean.decay, self.trainer.optimizer.iterations), True
 
     def _run(self, epochs: int, history: History, agreement: Agreement, bar: progress.Progress) -> None:
         model = self.model
@@ -85,9 +119,13 @@ class Fit:
             for callback in self.callbacks:
                 callback.on_fit_begin(model)
             self.regularized = self.trainer.network.regularized  # as a table's columns, the same for all epochs
+            self._average()
             self.record()  # may compile, so under the bar
             while history.epochs < epochs and agreement.goes_on(model.stop_training):
                 self._block(min(self.batches.epochs, epochs - history.epochs), history, agreement, bar)
+                self.epochs = history.epochs
+            if self.trainer.averaging is not None:
+                self.trainer.swap()
             history.interrupted = agreement.interrupted and history.epochs < epochs
             history.complete = not history.interrupted
         finally:
@@ -100,6 +138,7 @@ class Fit:
         first = self.model.epochs_done
         for callback in self.callbacks:
             callback.on_epoch_begin(self.model, first)
+        self._average()
         if self.trainer.refresh() != self.edition:  # a callback has changed a setting
             self.record()
         rows = [np.empty((0, 3))]  # Ctrl-C may come before the first step
@@ -110,12 +149,15 @@ class Fit:
                 if not steps:
                     break
                 self._before_batch(done)
+                runner = self.runners[feed]
+                if isinstance(runner, Stepwise):
+                    runner.at = done % self.plan.steps
                 part, error = self._steps(feed, steps, partial(self._epoch, first, done), history)
                 rows.append(part)
                 if error is not None:
                     self._close(first, np.concatenate(rows), history, bar)
                     raise error
-                self._after_batch(done, part)
+                self._after_batch(done, part[0])
                 done, ready = done + steps, ready - steps
                 bar.advance(steps / len(self.batches.sizes))
             if ready:  # Ctrl-C has come
@@ -131,9 +173,11 @@ class Fit:
         if self.each_batch and self.trainer.refresh() != self.edition:  # one has changed a setting
             self.record(within=True)
 
-    def _after_batch(self, batch: int, rows: np.ndarray) -> None:
+    def _after_batch(self, batch: int, row: np.ndarray) -> None:
         for callback in self.each_batch:
-            logs = self._logs(rows[0, [LOSS, PENALTY]], rows[0, HITS] / self.batches.sizes[batch])
+            scale = self.batches.scale(self.model.epochs_done, batch)
+            means = np.array([row[LOSS] * scale, row[PENALTY]])
+            logs = self._logs(means, row[HITS] * scale / self.batches.sizes[batch])
             callback.on_batch_end(self.model, batch, logs)
 
     def _steps(
@@ -156,24 +200,38 @@ class Fit:
         sizes = self.batches.sizes
         for number in range(len(rows) // len(sizes)):
             steps = rows[number * len(sizes) : (number + 1) * len(sizes)]
-            shares, hits, total = self.batches.shares(first + number), steps[:, HITS], self.rows
+            shares, hits, total = self.batches.shares(first + number), steps[:, HITS], float(self.rows)
             if shares is not sizes:  # sums of weights
-                hits, total = hits * (shares / sizes), shares.sum()
+                hits, total = hits * (shares / sizes), self.batches.total(shares)
             logs = self._logs(shares @ steps[:, [LOSS, PENALTY]] / total, hits.sum() / total)
             self.model.epochs_done = first + number + 1
-            if self.validation is not None:
-                x, y, *weights = self.validation
-                rows, alone = max(self.batch, 256), self.comm.size == 1
-                scores = (
-                    self.model.evaluate(x, y, rows, *weights) if alone
-                    else self.model.scores(x, y, rows, *weights, comm=self.comm)
-                )  # fmt: skip
-                logs.update({f"val_{name}": value for name, value in scores.items()})
-            history.add(logs)
-            history.samples += self.rows
-            bar.log(first + number, logs)
-            for callback in self.callbacks:
-                callback.on_epoch_end(self.model, first + number, logs)
+            with self._averaged():
+                if self.validation is not None:
+                    x, y, *weights = self.validation
+                    logs.update({f"val_{name}": value for name, value in self._scores(x, y, *weights).items()})
+                history.add(logs)
+                history.samples += self.rows
+                bar.log(first + number, logs)
+                for callback in self.callbacks:
+                    callback.on_epoch_end(self.model, first + number, logs)
+
+    def _scores(self, x: Any, y: Any, *weights: Any) -> dict[str, float]:
+        rows = max(self.batch, 256)
+        if self.comm.size == 1:
+            return self.model.evaluate(x, y, rows, *weights)
+        return self.model.scores(x, y, rows, *weights, comm=self.comm)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Have the mean of parameters in their place, where one is taken."""
+        if self.trainer.averaging is None:
+            yield
+            return
+        self.trainer.swap()
+        try:
+            yield
+        finally:
+            self.trainer.swap()
 
     def _logs(self, means: np.ndarray, accuracy: float) -> dict[str, float]:
         data, penalty = (float(mean) for mean in means)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.recorder import UPDATES, Call, Program, Recorder
+from nnx.backends.recorder import Call, Program, Recorder, halves
 from nnx.distributed.shares import Shares
 from nnx.kernels.step_state import CURSOR, DONE, HITS, LOSS, STEP
 from nnx.training.eager import Eager
@@ -32,10 +32,8 @@ class Halves(Program):
         backend = trainer.backend
         self.calls = recorder.calls
         self.gradients = backend.compile_gradients(recorder)
-        ends = [call for call in self.calls if call.name in UPDATES or call.name == "end_step"]
-        # The first half moves the cursor.
-        ends[-1] = Call("end_step", {**ends[-1].operands, "rows": 0})
-        self.rest = Program(backend, ends)
+        *update, end = halves(self.calls)[1]
+        self.rest = Program(backend, [*update, Call(end.name, {**end.operands, "rows": 0})])  # the cursor has moved
         self.native, self.reason, self.kernels = False, self.gradients.reason, self.gradients.kernels
         self._counters = trainer.counters
         self._step = trainer.backend.asarray(_one_step(0), "int64")
@@ -94,17 +92,17 @@ class Exchange:
 class SharedProgram(Program):
     """Recorded halves of a step's parts, with the sum in between."""
 
-    def __init__(self, trainer: TrainingStep, parts: Sequence[Part], halves: Sequence[Halves], shares: Shares) -> None:
-        self.calls = halves[0].calls
+    def __init__(self, trainer: TrainingStep, parts: Sequence[Part], of_each: Sequence[Halves], shares: Shares) -> None:
+        self.calls = of_each[0].calls
         self._exchange, self._backend = Exchange(trainer, parts, shares), trainer.backend
         self._comm = shares.comm
-        self._counters, self._rest = trainer.counters, halves[0].rest
+        self._counters, self._rest = trainer.counters, of_each[0].rest
         steps = [trainer.backend.asarray(_one_step(0 if part.rows else 1), "int64") for part in parts]
-        self._parts = list(zip(parts, halves, steps, strict=True))
-        self.reason, self.kernels = halves[0].reason, halves[0].kernels
+        self._parts = list(zip(parts, of_each, steps, strict=True))
+        self.reason, self.kernels = of_each[0].reason, of_each[0].kernels
         how = f"{len(parts)} parts of a batch, each " if len(parts) > 1 else ""
         processes = f", {self._comm.size} processes" if self._comm.size > 1 else ""
-        self.description = f"{how}{halves[0].gradients.description}; sum and update apart{processes}"
+        self.description = f"{how}{of_each[0].gradients.description}; sum and update apart{processes}"
 
     def run(self, steps: int) -> None:
         """Run `steps` steps, as all processes do."""
@@ -126,9 +124,7 @@ class SharedEager(Eager):
         super().__init__(trainer, feed, reason)
         self._exchange = Exchange(trainer, parts, shares)
 
-    def step(self) -> None:
-        """Run one step."""
-        trainer = self._trainer
+    def _step(self, trainer: TrainingStep) -> None:
         for part in self._exchange.parts:
             trainer.gradients(part.feed)
             trainer.counters[CURSOR] += part.rows
@@ -138,14 +134,14 @@ class SharedEager(Eager):
 
 
 def shared(
-    trainer: TrainingStep, feed: Feed, halves: Sequence[Program | Eager], shares: Shares
+    trainer: TrainingStep, feed: Feed, parts: Sequence[Program | Eager], shares: Shares
 ) -> Program | Eager:  # fmt: skip
     """Return what runs the steps of a divided feed, given what runs each of its parts."""
     assert feed.parts is not None
-    eager = [half for half in halves if isinstance(half, Eager)]
+    eager = [part for part in parts if isinstance(part, Eager)]
     if eager:
         return SharedEager(trainer, feed, feed.parts, eager[0].reason, shares)
-    return SharedProgram(trainer, feed.parts, [half for half in halves if isinstance(half, Halves)], shares)
+    return SharedProgram(trainer, feed.parts, [part for part in parts if isinstance(part, Halves)], shares)
 
 
 def _one_step(rows: int) -> np.ndarray:

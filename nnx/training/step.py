@@ -14,16 +14,19 @@ from weakref import proxy
 import numpy as np
 
 from nnx.kernels.step_state import LOSS
+from nnx.layers.chain import every
 from nnx.layers.dropout import Drawing
 from nnx.losses import Loss
 from nnx.measures import Metric
 from nnx.model.network import Network
 from nnx.optimizers import Optimizer
 from nnx.owner import Owner
+from nnx.settings import written
 
 Array = Any
 HISTORY = 8192  # steps whose losses fit on the device at once
 CHUNK = 0.2  # seconds of training between two looks at the clock and the keyboard
+STATE = "values", "first", "second"  # what an optimizer changes
 WANTED = 0.01  # the same where other threads have waited to predict
 
 
@@ -100,6 +103,8 @@ class TrainingStep:
         hyper, counters, stats, history: arrays of the backend; see nnx/kernels/step_state.py.
         layers, loss: as a step runs them: where the last layer and the loss can be one, `loss` is both.
         drawing: the layers that draw random numbers.
+        accumulating: whether gradients are those of several parts of a batch, kept in `flat.held`.
+        averaging: (decay, steps done before the first one) of the mean of parameters in `flat.average`, or None.
         metric: what counts as right (see `Operations.tally`), or None.
         tolerance: how near a regression's output must be to count as right.
     """
@@ -110,12 +115,14 @@ class TrainingStep:
         self.backend, self._owner, self.flat = network.backend, network._owner, network.flat
         backend = self.backend
         self.tolerance = 0.0
+        self.accumulating, self.averaging = False, cast("tuple[float, int] | None", None)
         self.hyper = backend.asarray(optimizer.hyper.copy(), "float64")  # for a step to write into
         self.counters = backend.asarray(optimizer.counters, "int64")
         self.stats = backend.zeros(3, "float64")
+        self.nothing = backend.zeros(1, "float64")
         self.history = backend.zeros((HISTORY, 3), "float64")
-        self.drawing = [layer for layer in network.layers if isinstance(layer, Drawing)]
-        for number, layer in enumerate(network.layers):
+        self.drawing = [layer for layer in every(network._layers) if isinstance(layer, Drawing)]
+        for number, layer in enumerate(every(network._layers)):
             if hasattr(layer, "follow"):
                 layer.follow(self.counters, network.seed, number)
         for part in (loss, optimizer):
@@ -124,7 +131,8 @@ class TrainingStep:
 
     def _fuse(self) -> None:
         """Take the loss together with the last layer where that can be, as both are now."""
-        layers = self.network.layers
+        layers = self.network._layers
+        self.network.mark_trained()
         fused = self.given_loss.fused_with(layers[-1])
         self.loss = fused or self.given_loss
         self.loss.backend = self.given_loss.backend = self.backend
@@ -132,10 +140,14 @@ class TrainingStep:
         self.layers = layers[:-1] if fused else layers
         self.metric = self.loss.metric if "accuracy" in self.metrics else None
 
-    def step(self, feed: Feed, backend: Any = None) -> None:
-        """Do one training step: gather, forward, loss, backward, update, and log."""
+    def step(self, feed: Feed, backend: Any = None, part: bool = False) -> None:
+        """Do one training step: gather, forward, loss, backward, update, and log.
+
+        Args:
+            part: whether to keep the gradients for a later step instead of the update.
+        """
         self.gradients(feed, backend)
-        self.finish(feed.x.shape[0], backend)
+        self.finish(feed.x.shape[0], backend, part)
 
     def gradients(self, feed: Feed, backend: Any = None) -> None:
         """Do the step as far as the gradients: gather, forward, loss, backward."""
@@ -154,7 +166,7 @@ class TrainingStep:
         losses, dvalues = self.loss.both(outputs, feed.y)
         if feed.factors is not None:
             dvalues = self.loss.weighed(dvalues, feed.factors)
-        first = next((i for i, layer in enumerate(self.layers) if layer.shapes), len(self.layers))
+        first = next((i for i, layer in enumerate(self.layers) if any(layer.trained().values())), len(self.layers))
         for layer in reversed(self.layers[first + 1 :]):
             dvalues = layer.backward(dvalues)
         for layer in self.layers[first : first + 1]:
@@ -165,11 +177,40 @@ class TrainingStep:
             how = self.metric, self.tolerance
             backend.weighted_tally(losses, outputs, feed.y, feed.factors, *how, self.stats)
 
-    def finish(self, rows: int, backend: Any = None) -> None:
+    def finish(self, rows: int, backend: Any = None, part: bool = False) -> None:
         """Do the rest of a step: update, and log; `rows` is by how many the cursor moves on."""
         backend = backend or self.backend
-        self.optimizer.update(self.flat, self.hyper, self.counters, backend)
-        backend.end_step(self.stats, self.network.penalties, self.history, self.counters, rows)
+        if self.accumulating and not part:
+            backend.collect(self.flat.gradients, self.flat.held)
+        if not part:
+            self.optimizer.clip_gradients(self.flat, backend)
+        self.move(backend, part)
+        penalties = self.nothing if part else self.network.penalties
+        backend.end_step(self.stats, penalties, self.history, self.counters, rows)
+
+    def move(self, backend: Any, part: bool) -> None:
+        """Do what gradients are for, once they are there."""
+        flat = self.flat
+        if part:
+            backend.accumulate(flat.values, flat.gradients, flat.held, self.hyper, self.counters)
+            return
+        self._update(backend)
+        if self.averaging is not None:
+            backend.average(flat.average, flat.values, self.counters, *self.averaging)
+
+    def _update(self, backend: Any) -> None:
+        """Move the parameters. An update() of the user's own may move all of them: what is not trained is put back."""
+        flat, how = self.flat, (self.flat, self.hyper, self.counters, backend)
+        if not written(self.optimizer, "update") or flat.trained == [slice(0, flat.size)]:
+            self.optimizer.update(*how)
+            return
+        parts = [getattr(flat, name) for name in (*STATE, *flat.names)]
+        kept = [self.copy_of(part) for part in parts]
+        self.optimizer.update(*how)
+        for part, before in zip(parts, kept, strict=True):
+            for run in flat.trained:
+                before[run] = part[run]
+            part[...] = before
 
     def begin(self) -> None:
         """Give the steps to come the optimizer's numbers."""
@@ -181,17 +222,17 @@ class TrainingStep:
 
     # ---- state -------------------------------------------------------------------------------------------------------
 
-    def state(self) -> tuple[Array, Array]:
-        """Return copies of what a step changes: parameters with the optimizer's moments, and the counters."""
-        return self.copy_of(self.flat.state), self.copy_of(self.counters)
+    def state(self) -> tuple[Array, Array, Array]:
+        """Return copies of what a step changes: parameters with moments, the counters, what else is kept of each."""
+        return self.copy_of(self.flat.state), self.copy_of(self.counters), self.copy_of(self.flat.more)
 
     def copy_of(self, a: Array) -> Array:
         """Return a copy of an array of the backend."""
         return self.backend.xp.asarray(a, copy=True)
 
-    def restore(self, state: tuple[Array, Array]) -> None:
+    def restore(self, state: tuple[Array, Array, Array]) -> None:
         """Go back to a state."""
-        self.flat.state[...], self.counters[...] = state
+        self.flat.state[...], self.counters[...], self.flat.more[...] = state
 
     def rows(self, steps: int) -> np.ndarray:
         """Return (mean loss, hits, penalty) of the last steps: float64 [steps, 3]."""

@@ -16,6 +16,7 @@ from nnx.distributed.communicator import Communicator
 from nnx.distributed.shares import Shares
 from nnx.errors import InputError
 from nnx.layers import BatchNorm
+from nnx.layers.chain import every
 from nnx.model.network import Network
 from nnx.training.interrupt import Interrupt
 from nnx.training.trainer import Trainer
@@ -40,7 +41,7 @@ def shares_for(network: Network, who: str, deterministic: Any = False) -> Shares
         warn_of_copies()
         if not parts:
             return None
-    for number, layer in enumerate(network.layers):
+    for number, layer in enumerate(every(network._layers)):
         if isinstance(layer, BatchNorm):
             raise InputError(
                 f"{who}: layer {number}, {layer}, takes means over whole batches, of which each process has a part; "
@@ -92,6 +93,7 @@ def begin(trainer: Trainer, comm: Communicator, who: str, **arguments: Any) -> N
     }
     comm.agree(facts, who)
     comm.broadcast(trainer.flat.state, trainer.backend)
+    comm.broadcast(trainer.flat.more, trainer.backend)
 
 
 def end(trainer: Trainer, comm: Communicator, who: str) -> None:

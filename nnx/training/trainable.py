@@ -72,7 +72,7 @@ class Trainable(Network):
         self.__dict__.update(metrics=metrics)
         self._trainer = None
         self._begin()
-        self._compiled("compile").outdated = False  # all of it was just checked
+        self._compiled("compile").outdated = not self.trainable  # all else was just checked
         return self
 
     def _check_loss(self, loss: Any) -> None:
@@ -117,8 +117,9 @@ class Trainable(Network):
     def _begin(self) -> None:
         """Start the optimizer anew."""
         self.optimizer.counters[:] = 0
-        self.flat.first[...] = 0
-        self.flat.second[...] = 0
+        self.optimizer.reserve_moments(self.flat)
+        for name in ("first", "second", *self.flat.names):
+            getattr(self.flat, name)[...] = 0
         self._renew()
 
     def _renew(self) -> None:
@@ -131,6 +132,7 @@ class Trainable(Network):
     def _allocate(self, backend: Backend, dtype: str) -> None:
         super()._allocate(backend, dtype)
         if self.loss is not None:
+            self.optimizer.reserve_moments(self.flat)
             self._renew()
 
     def _untrained(self) -> None:

@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nnx.backends.recorder import Program, Recorder
+from nnx.backends.recorder import AS_WRITTEN, Program, Recorder
 from nnx.callbacks import Model
 from nnx.distributed.shares import Shares
 from nnx.errors import InputError, NonFiniteError, NotReplayable
 from nnx.kernels.step_state import LOSS, PENALTY, STEP
+from nnx.layers.chain import every
 from nnx.losses import Loss
 from nnx.measures import Metric, beside, name_of
 from nnx.model.network import Network
@@ -26,12 +27,13 @@ from nnx.model.validation import check_ending, check_loss
 from nnx.optimizers import Optimizer
 from nnx.owner import changing
 from nnx.settings import written
-from nnx.training.agreement import check_agreement
+from nnx.training.agreement import State, check_agreement
 from nnx.training.custom_layers import CustomParts, Held
 from nnx.training.eager import Eager
 from nnx.training.parts import divided
 from nnx.training.shared import Halves, shared
 from nnx.training.step import HISTORY, Feed, TrainingStep
+from nnx.training.stepwise import Stepwise, WithoutPenalties
 
 Array = Any
 Result = TypeVar("Result")
@@ -50,6 +52,9 @@ class Execution:
     kernels: Mapping[str, str]
 
 
+Runner = Program | Eager | Stepwise
+
+
 class Trainer(TrainingStep):
     """Records and runs the training steps of a compiled model.
 
@@ -63,7 +68,7 @@ class Trainer(TrainingStep):
         self.edition, self.outdated = 0, True
         self.ran: Program | Eager | Execution | None = None
         self._held: list[Held] = []  # what recordings hold of parts that nnx did not define
-        self._saved: tuple[Array, Array] | None = None
+        self._saved: State | None = None
         self._staged: dict[tuple[int, ...], tuple[Feed, Program | Eager]] = {}
         self._shares: Shares | None = None
         super().__init__(network, loss, optimizer, metrics)
@@ -72,6 +77,10 @@ class Trainer(TrainingStep):
         """Refuse what cannot be trained any more, because layers or methods were exchanged."""
         if self.network.flat.size == 0:
             raise InputError("the model has no parameters, so there is nothing to train; add a Dense layer")
+        if not self.network.trainable:
+            raise InputError(
+                "all layers with parameters have trainable=False, so there is nothing to train; set it to True for one"
+            )
         check_loss(self.given_loss)
         check_ending(self.network.layers[-1], self.given_loss)
 
@@ -109,32 +118,34 @@ class Trainer(TrainingStep):
     # ---- recording ---------------------------------------------------------------------------------------------------
 
     @changing
-    def runner(self, feed: Feed) -> Program | Eager:
+    def runner(self, feed: Feed, part: bool = False) -> Program | Eager:
         """Return something with `run(steps)`: a replay of the step where that can be, the step itself otherwise.
 
         The step is run once while it is recorded, and once from its recording; both must agree. The model is as
-        before when this returns.
+        before when this returns. `part`: as for `step`.
         """
         if feed.parts is None:
-            return self._runner(feed, self.backend.compile)
+            return self._runner(feed, self.backend.compile, part)
         assert self._shares is not None
-        halves = [self._runner(part.feed, partial(Halves, self)) for part in feed.parts]
-        return shared(self, feed, halves, self._shares)
+        each = [self._runner(mine.feed, partial(Halves, self)) for mine in feed.parts]
+        return shared(self, feed, each, self._shares)
 
-    def _runner(self, feed: Feed, compiled: Callable[[Recorder], Program]) -> Program | Eager:
+    def _runner(self, feed: Feed, compiled: Callable[[Recorder], Program], part: bool = False) -> Program | Eager:
         optimizer = self.optimizer
         if written(optimizer, "update"):  # it may clip, warm up or skip steps, and one step would not show it
-            return Eager(self, feed, f"{optimizer} has an update() of its own, which may differ from step to step")
-        before, state, counters = self.state(), self.flat.state, self.counters
-        custom = CustomParts([*self.network.layers, self.loss, self.optimizer], feed.x, self.backend.xp)
-        known = [*feed.arrays(), self.hyper, self.counters, self.network.penalties, *self.network.buffers()]
+            reason = f"{optimizer} has an update() of its own, which may differ from step to step"
+            return Eager(self, feed, reason, part)
+        before, state, counters, more = self.state(), self.flat.state, self.counters, self.flat.more
+        custom = CustomParts([*every(self.network._layers), self.loss, self.optimizer], feed.x, self.backend.xp)
+        known = [*feed.arrays(), self.hyper, self.counters, self.network.penalties, self.nothing]
+        known += self.network.buffers()
         recorder = self.backend.record(known)
         recorder.watching = custom.any
         try:
             try:
-                self._owner.recorder = recorder
+                self._owner.recorder = WithoutPenalties(recorder) if part else recorder
                 with np.errstate(all="ignore"):
-                    self.step(feed, recorder)
+                    self.step(feed, recorder, part)
             finally:
                 self._owner.recorder = None
             custom.check()
@@ -144,11 +155,11 @@ class Trainer(TrainingStep):
             program = compiled(recorder)
             with np.errstate(all="ignore"):
                 program.run(1)
-                check_agreement(self, recorder, before, eager, eager_loss)
+                check_agreement(self, recorder, before, eager, eager_loss, part)
         except NotReplayable as reason:
-            return Eager(self, feed, str(reason))
+            return Eager(self, feed, str(reason), part)
         finally:  # whatever comes in between (owner.py)
-            state[...], counters[...] = before
+            state[...], counters[...], more[...] = before
             try:
                 custom.restore()
             finally:
@@ -170,10 +181,18 @@ class Trainer(TrainingStep):
             self._shares = shares
             self._staged.clear()
 
+    @changing
+    def swap(self) -> None:
+        """Let the mean of parameters be the parameters, and the other way round."""
+        values, mean = self.flat.values, self.flat.average
+        kept = self.copy_of(values)
+        values[...] = mean
+        mean[...] = kept
+
     # ---- running -----------------------------------------------------------------------------------------------------
 
     @changing
-    def run(self, runner: Program | Eager, steps: int) -> np.ndarray:
+    def run(self, runner: Runner, steps: int) -> np.ndarray:
         """Run up to HISTORY steps; return their (mean loss, hits, penalty): float64 [steps, 3].
 
         Where that is interrupted the model is as it was after the last whole call, or this one: never after a part of
@@ -183,7 +202,7 @@ class Trainer(TrainingStep):
             return self._run(runner, steps)
         return self._whole(lambda before: self._run(runner, steps))
 
-    def run_all(self, feed: Feed, runner: Program | Eager, steps: int) -> np.ndarray:
+    def run_all(self, feed: Feed, runner: Runner, steps: int) -> np.ndarray:
         """Run any number of steps as `run` does, in chunks between which Ctrl-C is heard."""
         if steps == 1:
             return self.run(runner, 1)
@@ -195,7 +214,7 @@ class Trainer(TrainingStep):
             pace.seconds = (time.perf_counter() - begin) / len(rows[-1])
         return np.concatenate(rows)
 
-    def _run(self, runner: Program | Eager, steps: int, meanwhile: Callable[[], None] | None = None) -> np.ndarray:
+    def _run(self, runner: Runner, steps: int, meanwhile: Callable[[], None] | None = None) -> np.ndarray:
         self.begin()
         with np.errstate(all="ignore"):  # what is not finite is found in the losses
             runner.run(steps)
@@ -206,7 +225,7 @@ class Trainer(TrainingStep):
 
     @changing
     def run_guarded(
-        self, runner: Program | Eager, feed: Feed, steps: int, epoch_of: Callable[[int], int],
+        self, runner: Runner, feed: Feed, steps: int, epoch_of: Callable[[int], int],
         meanwhile: Callable[[], None] | None = None,
     ) -> tuple[np.ndarray, NonFiniteError | None]:  # fmt: skip
         """Run steps as `run` does, up to the first one whose loss is not finite; then also return the error to raise.
@@ -217,7 +236,7 @@ class Trainer(TrainingStep):
         return self._whole(lambda before: self._guarded(before, runner, feed, steps, epoch_of, meanwhile))
 
     def _guarded(
-        self, before: tuple[Array, Array], runner: Program | Eager, feed: Feed, steps: int,
+        self, before: State, runner: Runner, feed: Feed, steps: int,
         epoch_of: Callable[[int], int], meanwhile: Callable[[], None] | None,
     ) -> tuple[np.ndarray, NonFiniteError | None]:  # fmt: skip
         rows = self._run(runner, steps, meanwhile)
@@ -225,13 +244,15 @@ class Trainer(TrainingStep):
         if not bad.size:
             return rows, None
         self.restore(before)
+        self.count()
         self._run(runner, int(bad[0]))
         with np.errstate(all="ignore"):
             return rows[: bad[0]], NonFiniteError(self._diagnosis(feed, rows[bad[0]], epoch_of(int(bad[0]))))
 
-    def _whole(self, work: Callable[[tuple[Array, Array]], Result]) -> Result:
+    def _whole(self, work: Callable[[State], Result]) -> Result:
         """Do some work, given the state before it. Where it is cut short, go back to that state."""
-        state, counters, counted = self.flat.state, self.counters, self.optimizer.counters
+        state, counters, more = self.flat.state, self.counters, self.flat.more
+        counted = self.optimizer.counters
         iterations, before, whole = counted.copy(), None, False
         try:
             before = self._snapshot()
@@ -240,7 +261,7 @@ class Trainer(TrainingStep):
             return result
         finally:
             if not whole and before is not None:
-                (state[...], counters[...]), counted[...] = before, iterations
+                (state[...], counters[...], more[...]), counted[...] = before, iterations
 
     def staged(self, x: np.ndarray, y: Array, factors: Array = None) -> tuple[Feed, Program | Eager]:
         """Copy a batch into a buffer of its size; return the feed and its runner, made once for each size."""
@@ -260,7 +281,7 @@ class Trainer(TrainingStep):
             feed.factors[...] = factors
         return feed, runner
 
-    def note(self, runners: Sequence[Program | Eager]) -> None:
+    def note(self, runners: Sequence[Runner]) -> None:
         """Note how the steps of a fit run: those of the full batch first, then those of a smaller last one, if any."""
         if runners:
             how, *others = dict.fromkeys(runner.description for runner in runners)
@@ -273,12 +294,14 @@ class Trainer(TrainingStep):
             self.tolerance = tolerance
             self._staged.clear()
 
-    def _snapshot(self) -> tuple[Array, Array]:
+    def _snapshot(self) -> State:
         """Return the state in buffers that the next snapshot overwrites: fresh memory would cost more than the copy."""
-        if self._saved is None:
+        if self._saved is None or self._saved[2].shape != self.flat.more.shape:
             self._saved = self.state()
         else:
             self._saved[0][...], self._saved[1][...] = self.flat.state, self.counters
+            if self.flat.names:
+                self._saved[2][...] = self.flat.more
         return self._saved
 
     def _diagnosis(self, feed: Feed, row: np.ndarray, epoch: int) -> str:
@@ -303,11 +326,11 @@ class Trainer(TrainingStep):
         )
 
 
-def explain(model: Model, runner: Program | Eager) -> None:
+def explain(model: Model, runner: Runner) -> None:
     """Note on a model why its steps are not replayed, or not as its backend could, if that is so."""
     if runner.reason is None:
         return
-    if isinstance(runner, Eager):
+    if runner.description == AS_WRITTEN:
         model.eager_reason = runner.reason
     else:
         model.replay_reason = runner.reason

@@ -7,6 +7,7 @@ Nothing here waits for the GPU.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -287,6 +288,47 @@ class CupyBackend(CudaElementwise, CudaDense, CudaNorm):
         self._launch(plans.elementwise("weigh", x.size), kind, self._read(x), self._read(weights), y, *x.shape)
         return self._deliver(y, out)
 
+    def add(self, x: Array, y: Array, out: Array | None = None) -> Array:
+        kind = self._kind(x, y)
+        if kind is None or x.shape != y.shape:
+            return super().add(x, y, out)
+        return self._of_two("add", kind, x, y, (), out)
+
+    def put_columns(self, x: Array, first: int, y: Array) -> None:
+        kind, columns = self._kind(x, y), x.shape[1]
+        if kind is None or not writable(y, (len(x), y.shape[1]), x.dtype) or first + columns > y.shape[1]:
+            super().put_columns(x, first, y)
+            return
+        launch, numbers = plans.elementwise("copy_columns", x.size), (*x.shape, columns, 0, y.shape[1], first)
+        self._launch(launch, kind, self._read(x), y, *numbers)
+
+    def take_columns(self, x: Array, first: int, count: int, out: Array | None = None) -> Array:
+        kind = self._kind(x)
+        if kind is None or first + count > x.shape[1]:
+            return super().take_columns(x, first, count, out)
+        y = self._output(out, (len(x), count), x)
+        launch, numbers = plans.elementwise("copy_columns", y.size), (*y.shape, x.shape[1], first, count, 0)
+        self._launch(launch, kind, self._read(x), y, *numbers)
+        return self._deliver(y, out)
+
+    def embed(self, x: Array, w: Array, column: int, first: int, y: Array) -> None:
+        kind, (codes, columns) = self._kind(x, w, y), w.shape
+        if kind is None or not writable(y, (len(x), y.shape[1]), x.dtype) or first + columns > y.shape[1]:
+            super().embed(x, w, column, first, y)
+            return
+        launch = plans.elementwise("embed", len(x) * columns)
+        numbers = (len(x), columns, codes, x.shape[1], column, y.shape[1], first)
+        self._launch(launch, kind, self._read(x), self._read(w), y, *numbers)
+
+    def embed_gradients(self, x: Array, dy: Array, dw: Array, column: int, first: int) -> None:
+        kind, (codes, columns) = self._kind(x, dy, dw), dw.shape
+        if kind is None or not writable(dw, dw.shape, dw.dtype) or first + columns > dy.shape[1]:
+            super().embed_gradients(x, dy, dw, column, first)
+            return
+        launch = plans.elementwise("embed_gradients", 4 * dw.size)
+        numbers = (len(x), columns, codes, x.shape[1], column, dy.shape[1], first)
+        self._launch(launch, kind, self._read(x), self._read(dy), dw, *numbers)
+
     def tally(
         self, losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array
     ) -> None:
@@ -356,6 +398,45 @@ class CupyBackend(CudaElementwise, CudaDense, CudaNorm):
 
     def adam(self, p: Array, g: Array, m: Array, v: Array, hyper: Array, counters: Array) -> None:
         self._update("adam", (p, g, m, v), hyper, counters)
+
+    def nadam(self, p: Array, g: Array, m: Array, v: Array, hyper: Array, counters: Array) -> None:
+        self._update("nadam", (p, g, m, v), hyper, counters)
+
+    def amsgrad(self, p: Array, g: Array, m: Array, v: Array, u: Array, hyper: Array, counters: Array) -> None:
+        self._update("amsgrad", (p, g, m, v, u), hyper, counters)
+
+    def lion(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
+        self._update("lion", (p, g, m), hyper, counters)
+
+    def accumulate(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
+        self._update("accumulate", (p, g, m), hyper, counters)
+
+    def collect(self, g: Array, m: Array) -> None:
+        kind = self._kind(g, m)
+        if kind is None or not all(writable(a, g.shape, g.dtype) for a in (g, m)):
+            super().collect(g, m)
+            return
+        self._launch(plans.elementwise("collect", g.size), kind, g, m, g.size)
+
+    def clip(self, g: Array, norm: float, value: float) -> None:
+        kind = self._kind(g)
+        if kind is None or not writable(g, g.shape, g.dtype):
+            super().clip(g, norm, value)
+            return
+        first, second = plans.clip(g.size)
+        blocks = first.grid[0]
+        parts = self._scratch(blocks, "float64")
+        self._launch(first, kind, g, parts, g.size, value)
+        if norm < math.inf:
+            self._launch(second, kind, g, parts, blocks, g.size, norm)
+
+    def average(self, a: Array, p: Array, counters: Array, decay: float, since: int) -> None:
+        kind = self._kind(a, p)
+        fits = writable(a, p.shape, p.dtype) and as_they_are(INT64, counters) and p.flags.c_contiguous
+        if kind is None or not fits:
+            super().average(a, p, counters, decay, since)
+            return
+        self._launch(plans.elementwise("average", a.size), kind, a, p, counters, a.size, decay, since)
 
     def _update(self, name: str, arrays: tuple[Array, ...], hyper: Array, counters: Array) -> None:
         kind = self._kind(*arrays)

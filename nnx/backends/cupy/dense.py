@@ -85,6 +85,9 @@ class CudaDense(CudaMatmul):
         self.dense_gradients(x, dy, dw, db)
         return self._input_gradient(w, dy, out)
 
+    def dense_dinputs(self, w: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._input_gradient(w, dy, out)
+
     def _input_gradient(self, w: Array, dy: Array, out: Array | None) -> Array:
         kind = self._kind(w, dy)
         if kind is None or dy.shape[1:] != w.shape[1:]:

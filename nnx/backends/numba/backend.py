@@ -28,7 +28,7 @@ from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operation_table import QUIET, with_functions, with_losses
 from nnx.backends.operations import fusible
 from nnx.backends.precision import VARIABLE, precision_of_environment
-from nnx.backends.recorder import Call, Program, Recorder, without_update
+from nnx.backends.recorder import UPDATES, Call, Program, Recorder, halves, without_update
 from nnx.kernels.cpu.jit.signature import Unfit
 from nnx.kernels.elementwise import FUNCTIONS, KINDS, Elementwise, number_of
 from nnx.kernels.losses import LOSSES, Loss, bounds
@@ -39,11 +39,11 @@ from nnx.kernels.step_state import STEP
 Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
 LEAST = 5e4  # ns of work that nowhere are worth a second thread that Python has to tell of it
-SHARED = 2e4  # the same where compiled code hands out the parts: that takes 4 us, 3 of them in Python
+SHARED = 1e4  # the same where compiled code hands out the parts: that takes 3 us, 1 of them in Python
 MANY = 1024  # rows of a prediction that has many
 LINE = 64  # numbers and more of a cache line, of which no two threads write parts
 AMX = "NNX_AMX"
-PARTS = {"full": 3, "bf16x3": 2, "bf16": 1}  # of bfloat16 into which products on AMX split numbers, by precision
+PARTS = {"full": 3, "bf16x3": 2, "bf16": 1}  # of bfloat16 into which split products split numbers, by precision
 PRODUCTS = {
     "full": "six products in bf16, as exact as float32",
     "bf16x3": "three products in bf16, which keep 15 bits",
@@ -52,7 +52,7 @@ PRODUCTS = {
 
 
 MODULES = {
-    "matmul": "blas gemm tile_registers",
+    "matmul": "blas gemm tile_units",
     "ops": "cross_entropy dropout elementwise losses optimizers softmax step sums",
     "program": "compiled inference",
     "threads": "pool",
@@ -83,6 +83,7 @@ IMPLEMENTATIONS = {
     "sigmoid_cross_entropy": "cross_entropy.binary", "gather_rows": "step.gather", "weigh": "step.weigh",
     "dropout": "dropout.dropout", "tally": "step.tally", "end_step": "step.end_step", "sgd": "optimizers.sgd",
     "adagrad": "optimizers.adagrad", "rmsprop": "optimizers.rmsprop", "adam": "optimizers.adam",
+    "nadam": "optimizers.nadam", "amsgrad": "optimizers.amsgrad", "lion": "optimizers.lion",
     **{row.name: "elementwise.forward" for row in FUNCTIONS},
     **{row.gradient: "elementwise.backward" for row in FUNCTIONS},
     **{row.name: "losses.of_outputs" for row in LOSSES},
@@ -109,7 +110,7 @@ class NumbaBackend(NumpyBackend):
         from nnx.backends.numba import tuning  # here, because it imports Numba
 
         self._tuning = tuning
-        self._set_tiles()
+        self._set_unit()
         self._forward, self._backward = self.kernels.elementwise.forward, self.kernels.elementwise.backward
         self._softmax, self._board = self.kernels.softmax, self.kernels.pool.board
 
@@ -118,8 +119,8 @@ class NumbaBackend(NumpyBackend):
     def implementation(self, op: str) -> str:
         if op.startswith("dense"):
             product = {"auto": "gemm/blas", "own": "gemm", "blas": "blas"}[self.gemm_rule]
-            tiles = "amx/" if self.parts else ""
-            return f"numba:{tiles}{product}"  # which of them is chosen for each shape: see the notes
+            unit = f"{self.kernels.tile_units.short(self.unit)}/" if self.parts else ""
+            return f"numba:{unit}{product}"  # which of them is chosen for each shape: see the notes
         if op in IMPLEMENTATIONS:
             return f"numba:{IMPLEMENTATIONS[op]}"
         inherited = super().implementation(op)  # NumPy's, or the default body
@@ -149,10 +150,13 @@ class NumbaBackend(NumpyBackend):
         return BackendInfo(plain.name, plain.device, plain.versions, plain.threads, plain.ops, notes)
 
     def _large(self) -> str:
+        units, how = self.kernels.tile_units, PRODUCTS[self.precision]
         if not self.parts:
-            why = self.without_tiles or "NNX_GEMM=blas"
-            return f"as all others, without AMX: {why}"
-        return f"on AMX, {PRODUCTS[self.precision]}; {AMX}=0 goes without"
+            why = self.without[units.AMX] or "NNX_GEMM=blas"
+            low = f'; precision="bf16" multiplies on {self.unit}' if self.unit == units.VECTORS else ""
+            return f"as all others, without AMX: {why}{low}"
+        others = f"without AMX: {self.without[units.AMX]}" if self.without[units.AMX] else f"{AMX}=0 goes without"
+        return f"on {self.unit}, {how}; {others}"
 
     def _rule(self) -> str:
         if self.gemm_rule == "own":
@@ -172,36 +176,44 @@ class NumbaBackend(NumpyBackend):
 
     # ---- precision ---------------------------------------------------------------------------------------------------
 
-    def _set_tiles(self) -> None:
-        """Find out whether large products run on AMX, and in which precision the environment wants them."""
-        self.without_tiles = f"{AMX}=0" if flag(AMX) is False else self.kernels.tile_registers.why_not()
-        self.use_tiles(None if self.without_tiles else True)
+    def _set_unit(self) -> None:
+        """Find out what multiplies bfloat16 here, and in which precision the environment wants large products."""
+        units = self.kernels.tile_units
+        self.without = {unit: units.why_not(unit) for unit in units.IN_PROCESSOR}  # why each is not there, or ""
+        if flag(AMX) is False:
+            self.without[units.AMX] = f"{AMX}=0"
+        self.use_unit(next((unit for unit, why in self.without.items() if not why), None))
         wanted = precision_of_environment() or "full"
         # Backends for the CPU multiply no less exactly than the variable says, and tell so; an argument is an order.
         self.unheeded = f"{VARIABLE}={wanted} is not heeded: {why}" if (why := self._cannot(wanted)) else ""
         self.precision = "full" if self.unheeded else wanted
 
-    def use_tiles(self, tiles: bool | None) -> None:
-        """Multiply what is large on the processor's tile registers, or, False, on those in memory, for tests."""
-        self.tiles, self.large = tiles, float("inf")  # numbers multiplied in the least product for which to ask more
-        if tiles is not None:
+    def use_unit(self, unit: str | None) -> None:
+        """Split what is large, and multiply it by a unit of tile_units.py; None: multiply everything in float32."""
+        self.unit, self.large = unit, float("inf")  # numbers multiplied in the least product for which to ask more
+        if unit is not None:
             self.kernels.load("matmul", "amx")
             self.large = min(self.kernels.amx.WORK.values())
 
     @property
     def parts(self) -> int:
-        """Into how many numbers in bfloat16 a float32 is split for products on AMX; 0: none are.
+        """Into how many numbers in bfloat16 a float32 is split for large products; 0: none are.
 
-        NNX_GEMM=blas goes first, unless a lower precision was asked for.
+        Full precision is quicker in float32 where there is no AMX, and NNX_GEMM=blas goes first there.
         """
-        unused = self.tiles is None or (self.gemm_rule == "blas" and self.precision == "full")
-        return 0 if unused else PARTS[self.precision]
+        if self.unit is None:
+            return 0
+        quicker = self.gemm_rule != "blas" and self.kernels.tile_units.short(self.unit) == "amx"
+        return PARTS[self.precision] if quicker or self.precision != "full" else 0
 
     def _cannot(self, precision: str) -> str:
         """Why large products cannot have this precision; "" if they can."""
         if precision not in PARTS:
             return "it is for GPUs"
-        return "" if precision == "full" or self.tiles is not None else f"it needs AMX, and {self.without_tiles}"
+        if precision == "full" or self.unit is not None:
+            return ""
+        reasons = dict.fromkeys(self.without.values())  # each once
+        return f"it needs {' or '.join(self.without)}, and {'; '.join(reasons)}"
 
     def _with_precision(self, wanted: str) -> NumbaBackend:
         if why := self._cannot(wanted):
@@ -222,7 +234,9 @@ class NumbaBackend(NumpyBackend):
         return self._compiled(recorder.calls, recorder.calls)
 
     def compile_gradients(self, recorder: Recorder) -> Program:
-        return self._compiled(recorder.calls, without_update(recorder.calls), updates=False)
+        first, rest = halves(recorder.calls)
+        read = [*first, *(call for call in rest if call.name in UPDATES), rest[-1]]  # by which it finds the parameters
+        return self._compiled(read, without_update(recorder.calls), updates=False)
 
     def _compiled(self, calls: list[Call], by_one: list[Call], updates: bool = True) -> Program:
         """Return calls as one compiled function, or as a program of one operation after the other."""
@@ -273,6 +287,13 @@ class NumbaBackend(NumpyBackend):
     @QUIET
     def dense_backward(self, x: Array, w: Array, dy: Array, dw: Array, db: Array, out: Array | None = None) -> Array:
         self._gradients(x, dy, dw, db)
+        return self._input_gradient(w, dy, out)
+
+    @QUIET
+    def dense_dinputs(self, w: Array, dy: Array, out: Array | None = None) -> Array:
+        return self._input_gradient(w, dy, out)
+
+    def _input_gradient(self, w: Array, dy: Array, out: Array | None) -> Array:
         inputs, outputs = w.shape
         dx = np.empty((len(dy), inputs), dy.dtype) if out is None else out
         if self._own(len(dy), inputs, outputs, dy.itemsize, False) and self._product(dy, w.T, dx):
@@ -313,7 +334,7 @@ class NumbaBackend(NumpyBackend):
         return self.gemm_rule == "own"
 
     def _on_tiles(self, m: int, n: int, k: int, itemsize: int) -> bool:
-        """Tell whether a product runs on AMX."""
+        """Tell whether a product is split, and multiplied by a unit for bfloat16."""
         if itemsize != FLOAT32.itemsize or not self.parts:
             return False
         return bool(self.kernels.amx.prefer_amx(m, n, k, self.parts))
@@ -331,7 +352,7 @@ class NumbaBackend(NumpyBackend):
         if a.shape[0] != m or b.shape != (k, n) or not (c.size and b.flags.behaved and a.flags.behaved):
             return False
         if m * n * k >= self.large and self._on_tiles(m, n, k, c.itemsize):
-            gemm, more = self.kernels.amx.ready(self.tiles), (relu, self.parts)
+            gemm, more = self.kernels.amx.ready(self.unit), (relu, self.parts)
             work = m * n * k / 100  # ns, at 200 GFLOP/s
         else:
             gemm, more = self.kernels.gemm.ready(kind), (relu, False)
@@ -499,6 +520,20 @@ class NumbaBackend(NumpyBackend):
         ):
             super().adam(p, g, m, v, hyper, counters)
 
+    def nadam(self, p: Array, g: Array, m: Array, v: Array, hyper: Array, counters: Array) -> None:
+        how = self._share(p.size, p.size * 0.6, LINE)
+        if not offer(self.kernels.optimizers.nadam, p, g, m, v, hyper, counters, *how):
+            super().nadam(p, g, m, v, hyper, counters)
+
+    def amsgrad(self, p: Array, g: Array, m: Array, v: Array, u: Array, hyper: Array, counters: Array) -> None:
+        how = self._share(p.size, p.size * 0.7, LINE)
+        if not offer(self.kernels.optimizers.amsgrad, p, g, m, v, u, hyper, counters, *how):
+            super().amsgrad(p, g, m, v, u, hyper, counters)
+
+    def lion(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
+        if not offer(self.kernels.optimizers.lion, p, g, m, hyper, counters, *self._share(p.size, p.size * 0.2, LINE)):
+            super().lion(p, g, m, hyper, counters)
+
     # ---- threads -----------------------------------------------------------------------------------------------------
 
     def _rows(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
@@ -541,7 +576,7 @@ class NumbaBackend(NumpyBackend):
             work: ns on one thread. grain: a part is a multiple of this.
         """
         pool = self.kernels.pool
-        if work < SHARED or pool.limit == 1:
+        if work < SHARED or not pool.worth_help(work):
             return self._board, length or 1
         return pool.summon(), -(-length // (2 * pool.limit * grain)) * grain
 

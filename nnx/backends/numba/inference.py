@@ -16,6 +16,7 @@ import numpy as np
 from nnx.backends.dataflow import Array, address
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.recorder import Program
+from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.jit.simd import WIDTH
 from nnx.kernels.cpu.matmul.register_tile import ROWS, vector_bytes
 from nnx.kernels.cpu.ops.elementwise import NONE
@@ -31,10 +32,12 @@ from nnx.kernels.rounding import RUN
 # 784-512-512-10, 18 of 64-128-64-10, and 25 of 2-64-3.
 ROW, WEIGHT, FAR_WEIGHT = 100.0, 0.03, 0.1
 CALL, PACKED, AMONG_MANY, WEIGHT_AMONG_MANY = 2000.0, 0.17, 20.0, 0.0105 * 64 / vector_bytes()
-SHARED = 40_000.0  # ns of work from which a second thread pays: it may have to wake up
+SHARED = 12_000.0  # ns of work from which a second thread pays, if it is awake
+HELPED = 10_000.0  # the same of a row by itself, of whose layers each thread takes some columns
 AT_ONCE = 1e8  # ns of work in one call, so that Ctrl-C is heard
 BLOCK = 1 << 19  # bytes of a block's two buffers: half a second-level cache of 1 MB; L2 of 512 KB holds one of them
-PANELS = 8  # of a block at most: more use of packed weights is nothing gained
+NEAR = caches().l2 * 3 // 4  # bytes of weights that stay in the second-level cache from row to row
+PANELS = 16  # of a block at most: more use of packed weights is nothing gained, and less costs 64-128-64-10 7%
 PLANNED = "one compiled function, row by row for a few rows, beyond that in blocks of rows"
 BY_STAGES = f"{Program.description} for a few rows, beyond that one compiled function, in blocks of rows"
 ROUNDED = f"one compiled function, row by row for a few rows, beyond that {Program.description}"
@@ -56,6 +59,8 @@ def compile_forward(stages: Sequence[Stage], parameters: Array, blocks: bool = T
     if not (by_row or blocks):
         return None
     kernel: Callable[..., bool] = f.ready(parameters.dtype) if by_row else refuse
+    if by_row and helpers_pay(int(table[f.SIZE]), parameters.itemsize):
+        kernel = helped(kernel, few)
     many: Callable[..., bool] = Many(table, parameters) if blocks else refuse
     dtype, ndarray, empty = parameters.dtype, np.ndarray, np.empty  # to look a name up takes 20 ns
 
@@ -63,7 +68,7 @@ def compile_forward(stages: Sequence[Stage], parameters: Array, blocks: bool = T
         if type(x) is ndarray:  # a masked array would lose its mask
             try:
                 out = empty((len(x), width), dtype)
-                if kernel(x, out, place) or (len(x) > few and many(x, out)):
+                if kernel(x, out, place, 0) or (len(x) > few and many(x, out)):
                     return out
             except TypeError:  # it has no rows, or is not as the kernel takes it: of another type, not contiguous
                 pass
@@ -75,6 +80,19 @@ def compile_forward(stages: Sequence[Stage], parameters: Array, blocks: bool = T
     return forward
 
 
+def helped(kernel: Callable[..., bool], few: int) -> Callable[..., bool]:
+    """Return the kernel that takes row by row with other threads' help."""
+    board = address(pool.board)
+
+    def together(x: np.ndarray, out: np.ndarray, place: int, _: int) -> bool:
+        if len(x) > few or pool.limit == 1:
+            return kernel(x, out, place, 0)
+        pool.summon()
+        return kernel(x, out, place, board)
+
+    return together
+
+
 def refuse(*operands: Any) -> bool:
     """Stand in for the kernel that takes row by row, or the one for many rows, where that is not to be used."""
     return False
@@ -83,8 +101,19 @@ def refuse(*operands: Any) -> bool:
 def few_rows(weights: int, itemsize: int) -> int:
     """Up to how many rows it is as quick to take each by itself."""
     numbers, rows = weights * itemsize / 4, panel_rows(itemsize)
-    alone = ROW + numbers * (WEIGHT if weights * itemsize <= BLOCK else FAR_WEIGHT)
-    return max(1, int((CALL + numbers * PACKED + rows * (AMONG_MANY + numbers * WEIGHT_AMONG_MANY)) / alone))
+    panel = CALL + numbers * PACKED + rows * (AMONG_MANY + numbers * WEIGHT_AMONG_MANY)
+    return max(1, int(panel / alone(weights, itemsize)))
+
+
+def helpers_pay(weights: int, itemsize: int) -> bool:
+    """Whether a row by itself is worth other threads' help: if their caches together hold the weights."""
+    together = weights * itemsize <= NEAR * pool.limit
+    return pool.limit > 1 and together and alone(weights, itemsize) >= HELPED
+
+
+def alone(weights: int, itemsize: int) -> float:
+    """How many ns a row by itself takes, on one thread."""
+    return ROW + weights * itemsize / 4 * (WEIGHT if weights * itemsize <= NEAR else FAR_WEIGHT)
 
 
 def panel_rows(itemsize: int) -> int:
@@ -105,6 +134,7 @@ class Many:
         self.columns, self.widest = panel_rows(parameters.itemsize), int(rows[:, [f.K, f.N]].max())
         packed = rows[(rows[:, f.WEIGHTS] != f.NOWHERE) & (rows[:, f.N] > WIDTH)]
         self.packed = int((-(-packed[:, f.N] // ROWS) * ROWS * packed[:, f.K]).sum())
+        self.far = self.packed * parameters.itemsize > NEAR  # each thread would have all of them to fetch
         buffers = 2 * self.columns * self.widest * parameters.itemsize
         self.panels = max(1, min(PANELS, BLOCK // buffers))
         self.cost = AMONG_MANY + int(table[f.SIZE]) * WEIGHT_AMONG_MANY * parameters.itemsize / 4
@@ -121,9 +151,13 @@ class Many:
 
     def _predict(self, x: np.ndarray, out: np.ndarray) -> bool:
         panels, board, threads = -(-len(x) // self.columns), pool.board, 1
-        if panels > 1 and pool.limit > 1 and len(x) * self.cost >= SHARED:
-            board, threads = pool.summon(), min(pool.lately(), panels)
-        blocks = -(-panels // (self.panels * threads)) * threads  # as many for each thread
+        if (work := len(x) * self.cost) >= SHARED and pool.worth_help(work):
+            board, threads = pool.summon(), pool.lately()
+        if panels < threads + self.far and self.packed * PACKED >= HELPED:
+            blocks = 1  # of whose layers each thread takes columns
+        else:
+            threads = min(threads, panels)
+            blocks = -(-panels // (self.panels * threads)) * threads  # as many for each thread
         height = -(-panels // blocks) * self.columns
         room = height * self.widest
         strips = self.packed if len(x) > height * threads else 0

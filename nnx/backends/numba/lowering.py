@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.dataflow import Array, Gradient, Moments, Node, Step, Value, address, same
+from nnx.backends.dataflow import Array, Gradient, Moments, Node, Scatter, Step, Value, address, same
 from nnx.backends.errors import NotReplayable
 from nnx.backends.formula import text
 from nnx.backends.numba.tuning import current
+from nnx.backends.recorder import Call
 from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.matmul import register_tile
 from nnx.kernels.cpu.ops import optimizers
@@ -21,6 +22,7 @@ from nnx.kernels.cpu.ops.formula import Compiled
 from nnx.kernels.cpu.ops.norm import ACROSS
 from nnx.kernels.cpu.program import table as t
 from nnx.kernels.elementwise import number_of
+from nnx.kernels.rounding import RUN
 
 PADDING = 64  # numbers that a buffer of the step's own is a multiple of
 # Numbers in a piece of a weight gradient: it stays in the second-level cache until it is used, in half of it at most.
@@ -50,6 +52,12 @@ def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
+def segments(size: int) -> list[tuple[int, int]]:
+    """The beginnings and lengths of pieces of a flat buffer, for threads to share; a small one is a single piece."""
+    piece = size if size <= WHOLE else PIECE
+    return [(first, min(piece, size - first)) for first in range(0, size, piece)]
+
+
 class Layout:
     """Memory and table of one step.
 
@@ -64,13 +72,13 @@ class Layout:
     products = ""  # what there is to say about that
     operations: frozenset[int]  # those that the family's interpreter carries out
     strips = 0  # numbers that each thread needs for packing
-    tiles: bool | None = None  # on which tile registers products are: see `compiled.ready`
+    unit: str | None = None  # what multiplies large matrices in bfloat16: see `compiled.ready`
     grain = register_tile.ROWS  # blocks are a multiple of this many samples
 
-    def __init__(self, step: Step, arena: Array, threads: int, updates: bool = True) -> None:
+    def __init__(self, step: Step, arena: Array, more: Array | None, threads: int, updates: bool = True) -> None:
         assert step.optimizer is not None
         assert step.losses is not None
-        self.step, self.arena, self.threads, self.updates = step, arena, threads, updates
+        self.step, self.arena, self.more, self.threads, self.updates = step, arena, more, threads, updates
         self.begin = address(arena)
         self.work, self.places, self.inputs = 0, dict[int, int](), list[Array]()
         self.numbers: list[float] = [0.0] * t.CONSTANTS
@@ -78,18 +86,21 @@ class Layout:
         self.formulas: dict[Compiled, str] = {}
         self.panels: dict[tuple[int, bool], int] = {}
         self.before: dict[tuple[int, bool], list[list[int]]] = {}
+        self.masks: dict[tuple[Any, ...], int] = {}
         self.once: list[list[int]] = []
         self.first: list[list[int]] = []
         self.local: list[list[int]] = []
         self.regions: list[tuple[int, list[list[int]]]] = []  # those before what is in `local`
         self.moments: dict[int, int] = {}
         self.tasks: list[tuple[int, list[int]]] = []
-        self.last: list[list[int]] = []
-        operands = step.optimizer.operands
-        self.p, self.g, size = self.parameter(operands["p"]), self.parameter(operands["g"]), operands["p"].size
+        self.last: list[list[list[int]]] = []  # one after the other: tasks on all gradients or parameters
+        # What the optimizer moves: (place, size) of each run of parameters. Their gradients all lie equally far off.
+        self.runs = sorted((self.parameter(call.operands["p"]), call.operands["p"].size) for call in step.updates)
+        self.to_gradients = self.distance("g")
+        size = sum(count for _, count in self.runs)
         # How the work is divided must not depend on the threads there are, or one and two would round differently.
         self.parts_wanted = 2 * max(threads, 2) if step.work > current().choices.threads_from else 1
-        self.whole = size <= WHOLE
+        self.whole = size <= WHOLE or bool(step.before)  # updated in the end, not piece by piece
         self.parts: dict[int, list[int]] = {}  # where in `numbers` each penalty's parts are
         self.regularized: set[int] = set()
         self.covered: list[tuple[int, int]] = []
@@ -102,6 +113,8 @@ class Layout:
                 (self.once if node.once else self.local).extend(self.rows_of(node))
         for gradient in step.gradients:
             self.gradient(gradient)
+        for scatter in step.scatters:
+            self.scatter(scatter)
         for one in step.sums:
             n = int(one.out.size)
             self.tasks.append((n, self.sum_row(one.d, one.out, **self.updated(one.out, 0, n))))
@@ -112,15 +125,24 @@ class Layout:
         if not updates:
             return self.finish()
         if self.whole:
-            self.last.append(self.row(t.PARAMETERS, N=size, W=self.p, G=self.g, UPDATE=1))
-        else:
-            self.gaps(size)
+            self.update_all()
+        for p, count in self.runs if not self.whole else ():
+            self.gaps(p, count)
+        for call in step.after:
+            c, since = self.constants(float(call.operands["decay"])), int(call.operands["since"])
+            rows = [
+                self.row(t.AVERAGE, N=n, X=self.beside(call, "a", "p", p), W=p, COEF=c, R0=since)
+                for p, n in self.segments()
+            ]
+            self.last.append(rows)
         self.finish()
 
     # ---- memory ------------------------------------------------------------------------------------------------------
 
     def parameter(self, a: Array) -> int:
         """The place of parameters, gradients or moments."""
+        if self.more is not None and 0 <= address(a) - address(self.more) < self.more.nbytes:
+            return t.MORE + (address(a) - address(self.more)) // int(self.arena.itemsize)
         first = (address(a) - self.begin) // int(self.arena.itemsize)
         if first < 0 or first + a.size > self.arena.size or not a.flags.c_contiguous:
             raise NotReplayable(f"parameters or gradients {a.shape} lie outside the model's flat buffer")
@@ -128,11 +150,24 @@ class Layout:
 
     def values_of(self, gradient: Array) -> int:
         """The place of the parameters that a gradient belongs to."""
-        first = self.parameter(gradient) - self.g
-        assert self.step.optimizer is not None
-        if not 0 <= first <= self.step.optimizer.operands["g"].size - gradient.size:
+        first = self.parameter(gradient) - self.to_gradients
+        if not self.moved(first, gradient.size):
             raise NotReplayable(f"a gradient {gradient.shape} lies outside the buffer that the optimizer reads")
-        return self.p + first
+        return first
+
+    def moved(self, place: int, size: int) -> bool:
+        """Tell whether the optimizer moves the parameters at a place."""
+        return any(p <= place and place + size <= p + count for p, count in self.runs)
+
+    def distance(self, name: str) -> int:
+        """How far the optimizer's operands of a name lie behind the parameters: none, where it takes no such."""
+        ways = {
+            self.parameter(call.operands.get(name, call.operands["p"])) - self.parameter(call.operands["p"])
+            for call in self.step.updates
+        }
+        if len(ways) > 1:
+            raise NotReplayable("the optimizer's operands do not lie alike for all parameters")
+        return ways.pop()
 
     def new(self, count: int) -> int:
         """The place of `count` numbers of the step's own, zero at first."""
@@ -168,6 +203,15 @@ class Layout:
             self.numbers += values
         return self.known[values]
 
+    def mask(self, node: Node) -> dict[str, int]:
+        """The columns of a dropout: what it multiplies by is kept for the gradient, which is the same dropout again."""
+        layer, seed, threshold = node.details
+        known = (*node.details, *node.constants, node.x.width)
+        if known in self.masks:
+            return {"KIND": t.DRAWN, "W": self.masks[known]}
+        self.masks[known] = self.room(node.x.width)
+        return {"KIND": layer, "R0": seed, "R1": threshold, "W": self.masks[known]}
+
     # ---- rows of the table -------------------------------------------------------------------------------------------
 
     def row(self, op: int, **columns: int) -> list[int]:
@@ -196,6 +240,28 @@ class Layout:
     def gradient(self, gradient: Gradient) -> None:
         """Add the tasks that make a layer's gradients."""
         raise NotImplementedError
+
+    def columns(self, node: Node, stride: int = 0) -> list[int]:
+        """The row of an operation on some features of values."""
+        assert node.out is not None
+        x, y = self.place(node.x), self.place(node.out)
+        columns = {"STRIDE": stride, "N": node.x.width, "K": node.out.width, "X": x, "Y": y}
+        columns |= {"R0": node.details[0], "R1": node.details[1]}
+        if node.table is None:
+            return self.row(t.COLUMNS_OF, KIND=node.details[2], **columns)
+        codes, width = node.table.shape
+        return self.row(t.EMBED, KIND=width, D=codes, W=self.parameter(node.table), **columns)
+
+    def scatter(self, scatter: Scatter, stride: int = 0) -> None:
+        """Add the task that makes the gradient of what codes are looked up in."""
+        codes, width = scatter.dw.shape
+        columns = {"KIND": width, "R1": codes, "R0": scatter.first, "B": scatter.column, "STRIDE": stride}
+        columns |= {"X": self.place(scatter.x), "K": scatter.x.width, "D": self.place(scatter.d), "N": scatter.d.width}
+        columns |= {"W": self.values_of(scatter.dw), "G": self.parameter(scatter.dw)}
+        if self.step.rows > RUN:
+            columns["Y"] = self.new(codes * width)
+        row = self.row(t.SCATTER, **columns, **self.updated(scatter.dw, 0, scatter.dw.size))
+        self.tasks.append((self.step.rows * width, row))
 
     def sum_row(self, d: Value, out: Array, **columns: int) -> list[int]:
         """The task that adds up all samples of a value to the gradient of a parameter."""
@@ -278,16 +344,51 @@ class Layout:
             raise NotReplayable("regularize: one parameter is regularized twice in a step")
         return found
 
-    def gaps(self, size: int) -> None:
+    def gaps(self, p: int, size: int) -> None:
         """Add tasks for parameters whose gradient no dense layer wrote. Less than PADDING numbers are padding."""
-        at = self.p
-        for start, count in [*sorted(self.covered), (self.p + size, 0)]:
+        at = p
+        for start, count in [*sorted(c for c in self.covered if p <= c[0] < p + size), (p + size, 0)]:
             if start - at >= PADDING:
                 for first in range(at, start, PIECE):
                     n = min(PIECE, start - first)
-                    row = self.row(t.PARAMETERS, N=n, W=first, G=self.g + first - self.p, UPDATE=1)
+                    row = self.row(t.PARAMETERS, N=n, W=first, G=first + self.to_gradients, UPDATE=1)
                     self.tasks.append((n, row))
             at = start + count
+
+    def segments(self) -> list[tuple[int, int]]:
+        """The places and lengths of pieces of all that is trained."""
+        return [(p + first, n) for p, count in self.runs for first, n in segments(count)]
+
+    def beside(self, call: Call, name: str, of: str, place: int) -> int:
+        """The place in one operand of what is done to all parameters that goes with a place of theirs.
+
+        Args:
+            of: the operand that is all parameters ("p"), or all gradients ("g").
+        """
+        first = (address(call.operands[of]) - self.begin) // int(self.arena.itemsize) + t.ARENA
+        return self.parameter(call.operands[name]) + place + (self.to_gradients if of == "g" else 0) - first
+
+    def update_all(self) -> None:
+        """Add what is done to all gradients once they are there, and then to the parameters."""
+        op, columns, pieces, off = t.PARAMETERS, dict[str, int](), self.segments(), self.to_gradients
+        for call in self.step.before:
+            if call.name == "collect":
+                self.last.append(
+                    [self.row(t.COLLECT, N=n, G=p + off, X=self.beside(call, "m", "g", p)) for p, n in pieces]
+                )
+                continue
+            if op == t.CLIPPED:
+                raise NotReplayable("clip: gradients are clipped twice in a step")
+            limits, slots = self.constants(call.operands["norm"], call.operands["value"]), len(self.numbers)
+            op, columns = t.CLIPPED, {"COEF": limits, "R0": slots, "R1": len(pieces)}
+            self.numbers += [0.0] * len(pieces)
+            self.last.append(
+                [
+                    self.row(t.MEASURE, N=n, G=p + off, COEF=limits, SLOT=slots + number)
+                    for number, (p, n) in enumerate(pieces)
+                ]
+            )
+        self.last.append([self.row(op, N=n, W=p, G=p + off, UPDATE=1, **columns) for p, n in pieces])
 
     def block_rows(self) -> int:
         """Samples in a block: so many that a block's numbers stay in the cache and every thread has as many blocks."""
@@ -304,18 +405,20 @@ class Layout:
         assert step.losses is not None
         assert step.end is not None
         self.tasks.sort(key=lambda task: -task[0])  # the largest first, so that threads end together
+        for key in [key for key in self.before if not self.moved(key[0], 1)]:  # these panels are the same in each step
+            self.first += self.before.pop(key)
         regions: list[tuple[int, list[list[int]]]] = [
             (t.ONCE, self.once), (t.TASKS_ONCE, self.first),
             (t.TASKS, [row for rows in self.before.values() for row in rows]), *self.regions, (t.BLOCKS, self.local),
-            (t.TASKS, [row for _, row in self.tasks]), (t.TASKS, self.last),
+            (t.TASKS, [row for _, row in self.tasks]), *((t.TASKS, rows) for rows in self.last),
         ]  # fmt: skip
         regions = [region for region in regions if region[1]]
         if len(regions) > t.MOST_REGIONS:
             raise NotReplayable(f"its samples meet {len(regions)} times in a step; {t.MOST_REGIONS} is the most")
-        header, operands = [0] * t.COLUMNS, step.optimizer.operands
+        header = [0] * t.COLUMNS
         header[t.REGIONS], header[t.ROWS] = len(regions), rows
-        header[t.M_DELTA] = self.parameter(operands.get("m", operands["p"])) - self.p
-        header[t.V_DELTA] = self.parameter(operands.get("v", operands["p"])) - self.p
+        header[t.M_DELTA], header[t.V_DELTA] = self.distance("m"), self.distance("v")
+        header[t.U_DELTA] = self.distance("u")
         header[t.OPTIMIZER] = optimizers.NUMBERS[step.optimizer.name]
         header[t.LOSSES] = self.place(step.losses)
         header[t.HITS] = self.place(step.hits) if step.hits is not None else t.NOWHERE

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from nnx.backends.dataflow import Array, Gradient, Node, Step, Value
+from nnx.backends.dataflow import Array, Gradient, Node, Scatter, Step, Value
 from nnx.backends.errors import NotReplayable
 from nnx.backends.numba.lowering import Layout, round_up
 from nnx.kernels.cpu.program import table as t
@@ -21,7 +21,7 @@ APART = 1024
 NODES = {
     *("labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean", "weigh"),
     *("layer_norm", "layer_norm_backward", "moments", "batch_norm", "batch_norm_backward", "sum"),
-    "gaussian_noise",
+    *("gaussian_noise", "columns", "embed"),
 }
 
 
@@ -32,11 +32,11 @@ class Lanes(Layout):
     operations = t.IN_LANES
     grain = SAMPLES
 
-    def __init__(self, step: Step, arena: Array, threads: int, updates: bool = True) -> None:
+    def __init__(self, step: Step, arena: Array, more: Array | None, threads: int, updates: bool = True) -> None:
         self.stride = round_up(step.rows, SAMPLES)
         if self.stride * arena.itemsize % APART == 0:
             self.stride += SAMPLES
-        super().__init__(step, arena, threads, updates)
+        super().__init__(step, arena, more, threads, updates)
 
     def room(self, width: int) -> int:
         return self.new((width + 4) * self.stride)  # dropout looks at four features at a time
@@ -82,9 +82,10 @@ class Lanes(Layout):
             case "weigh":
                 assert node.y is not None
                 return [row(t.WEIGH, N=n, X=x, Y=place(node.y), G=out)]
+            case "columns" | "embed":
+                return [self.columns(node, stride)]
             case "dropout":
-                layer, seed, threshold = node.details
-                return [row(t.LANES_DROPOUT, KIND=layer, N=n, X=x, Y=out, R0=seed, R1=threshold, COEF=c)]
+                return [row(t.LANES_DROPOUT, N=n, X=x, Y=out, COEF=c, **self.mask(node))]
             case "cross_entropy":
                 assert node.y is not None
                 assert node.also is not None
@@ -102,6 +103,9 @@ class Lanes(Layout):
             case "moments" | "batch_norm" | "batch_norm_backward" | "sum":
                 return self.norm_rows(node, STRIDE=stride)
         raise NotReplayable(f"no compiled kernel by features for {node.op}")
+
+    def scatter(self, scatter: Scatter, stride: int = 0) -> None:
+        super().scatter(scatter, self.stride)
 
     def gradient(self, gradient: Gradient) -> None:
         k, n = gradient.dw.shape

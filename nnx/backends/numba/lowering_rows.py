@@ -56,9 +56,10 @@ class Rows(Layout):
             case "weigh":
                 assert node.y is not None
                 return [row(t.WEIGH, N=n, X=x, Y=place(node.y), G=out)]
+            case "columns" | "embed":
+                return [self.columns(node)]
             case "dropout":
-                layer, seed, threshold = node.details
-                return [row(t.DROPOUT, KIND=layer, N=n, X=x, Y=out, R0=seed, R1=threshold, COEF=c)]
+                return [row(t.DROPOUT, N=n, X=x, Y=out, COEF=c, **self.mask(node))]
             case "softmax":
                 return [row(t.SOFTMAX, N=n, X=x, Y=out)]
             case "softmax_backward":

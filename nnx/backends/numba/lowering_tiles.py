@@ -1,4 +1,4 @@
-"""Lowering of samples row by row whose large products are on tile registers (nnx/kernels/cpu/program/rows_amx.py).
+"""Lowering of samples row by row whose large products are split (nnx/kernels/cpu/program/rows_amx.py).
 
 A layer's three products are on tiles together, or none is: they share the panels of its weights, which hold parts of
 bfloat16 and are written as the weights are updated.
@@ -14,7 +14,8 @@ from nnx.backends.numba.lowering_rows import Rows
 from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.matmul.amx import THREAD, prefer_amx
 from nnx.kernels.cpu.matmul.gemm import STRIPS
-from nnx.kernels.cpu.matmul.tile_registers import EDGE, PART
+from nnx.kernels.cpu.matmul.tile_registers import PART
+from nnx.kernels.cpu.matmul.tile_units import EDGE, short
 from nnx.kernels.cpu.program import table as t
 
 SPLIT = {t.DENSE: t.SPLIT_DENSE, t.DENSE_DX: t.SPLIT_DX}
@@ -27,19 +28,21 @@ def on_tiles(step: Step, weights: Array, parts: int) -> bool:
 
 
 class TileRows(Rows):
-    """Samples row by row, with float32 in `parts` of bfloat16 on tile registers."""
+    """Samples row by row, with float32 in `parts` of bfloat16, multiplied by a unit of tile_units.py."""
 
-    products = "large products on AMX, "
     operations = t.ON_TILES
     strips = max(THREAD, STRIPS)  # narrow layers are multiplied in vectors
     # Half of the second-level cache, 1 MB at most: each piece reads all panels of the outputs' gradient again.
     piece = min(1 << 18, caches().l2 // 8)
     grain = EDGE
 
-    def __init__(self, step: Step, arena: Array, threads: int, tiles: bool, parts: int, updates: bool) -> None:
-        self.tiles, self.split_into = tiles, parts
-        super().__init__(step, arena, threads, updates)
-        self.product = "amx" if all(self.split(gradient.dw) for gradient in step.gradients) else "amx/gemm"
+    def __init__(
+        self, step: Step, arena: Array, more: Array | None, threads: int, unit: str, parts: int, updates: bool = True
+    ) -> None:
+        self.unit, self.split_into, self.products = unit, parts, f"large products on {unit}, "
+        super().__init__(step, arena, more, threads, updates)
+        others = "" if all(self.split(gradient.dw) for gradient in step.gradients) else "/gemm"
+        self.product = f"{short(unit)}{others}"
         self.table[0][t.PARTS] = parts
 
     def split(self, weights: Array) -> bool:

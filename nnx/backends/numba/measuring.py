@@ -77,7 +77,7 @@ def own_products(dtype: str, here: bool) -> list[str]:
     own, blas = NumbaBackend(), NumbaBackend()
     own.gemm_rule, blas.gemm_rule = "own", "blas"
     for each in (own, blas):
-        each.use_tiles(None)  # what is on AMX is neither's
+        each.use_unit(None)  # what is split is neither's
     chosen, random = dict[str, bool](), np.random.default_rng(0)
     for kind, (m, n, k, fused) in examples(np.dtype(dtype).itemsize):
         chosen[kind] = gemm.prefer_own(m, n, k, np.dtype(dtype).itemsize, fused)

@@ -45,26 +45,28 @@ def compile_program(
     """
     step = Reader(calls).step
     fuse(step)
-    arena = flat_buffer(step)
+    arena, more = flat_buffer(step), more_of(step)
     if threads is None:
         threads = int(backend.threads() or 1) if step.work > current().choices.threads_from else 1
     family = family or wanted_family() or choose(step)
     if family == "lanes" and not {node.op for node in step.nodes} <= NODES:
         family = "rows"
-    return NumbaProgram(step, layout_of(step, arena, threads, family, backend, updates), calls, backend.threads)
+    return NumbaProgram(step, layout_of(step, arena, more, threads, family, backend, updates), calls, backend.threads)
 
 
-def layout_of(step: Step, arena: Array, threads: int, family: str, backend: Any, updates: bool = True) -> Layout:
+def layout_of(
+    step: Step, arena: Array, more: Array | None, threads: int, family: str, backend: Any, updates: bool = True
+) -> Layout:
     """How the step's samples lie, and what multiplies."""
     if family == "lanes":
-        return Lanes(step, arena, threads, updates)
+        return Lanes(step, arena, more, threads, updates)
     parts = getattr(backend, "parts", 0)  # one with other operations has none
     if parts and arena.dtype == np.float32:
         from nnx.backends.numba.lowering_tiles import TileRows, on_tiles  # kernels that nobody else needs
 
-        if any(on_tiles(step, gradient.dw, parts) for gradient in step.gradients):
-            return TileRows(step, arena, threads, backend.tiles, parts, updates)
-    return Rows(step, arena, threads, updates)
+        if any(on_tiles(step, weights, parts) for weights in step.weights):
+            return TileRows(step, arena, more, threads, backend.unit, parts, updates)
+    return Rows(step, arena, more, threads, updates)
 
 
 def wanted_family() -> str:
@@ -77,7 +79,7 @@ def wanted_family() -> str:
 
 def choose(step: Step) -> str:
     """Which family is faster: lanes where layers are so narrow that tiles are not filled, and samples fill vectors."""
-    widest = max((gradient.dw.size for gradient in step.gradients), default=0)
+    widest = max((a.size for a in [*step.weights, *(gradient.dw for gradient in step.gradients)]), default=0)
     narrow = widest <= current().choices.lanes_weights and padded(step) > LANES_PADDED
     return "lanes" if narrow and step.rows >= LANES_ROWS else "rows"
 
@@ -100,7 +102,32 @@ def padded(step: Step) -> float:
 def flat_buffer(step: Step) -> Array:
     """The one array that holds all parameters, gradients and moments."""
     assert step.optimizer is not None
-    parts = [step.optimizer.operands[name] for name in ("p", "g", "m", "v") if name in step.optimizer.operands]
+    beyond = [address(a) for a in beyond_the_arena(step)]
+    parts = [call.operands[name] for call in step.updates for name in ("p", "g", "m", "v") if name in call.operands]
+    first = parts[0]
+    owner = first if first.base is None else first.base
+    read = [a for node in step.nodes for a in (node.weights, node.biases, node.table) if a is not None]
+    parts += [a for a in read if (a if a.base is None else a.base) is owner]  # of layers that are not trained, too
+    return spanned([a for a in parts if address(a) not in beyond])
+
+
+def more_of(step: Step) -> Array | None:
+    """The one array that holds what some steps keep beside that, or None."""
+    parts = beyond_the_arena(step)
+    return spanned(parts) if parts else None
+
+
+def beyond_the_arena(step: Step) -> list[Array]:
+    """What an optimizer or what goes with it keeps of each parameter, besides its moments."""
+    assert step.optimizer is not None
+    name = "m" if step.optimizer.name == "accumulate" else "u"
+    parts = [call.operands[name] for call in step.updates if name in call.operands]
+    parts += [call.operands["m"] for call in step.before if call.name == "collect"]
+    return parts + [call.operands["a"] for call in step.after]
+
+
+def spanned(parts: list[Array]) -> Array:
+    """The memory from the first to the last of some views into one array."""
     places = [address(a) for a in parts]
     begin, end = min(places), max(place + a.nbytes for place, a in zip(places, parts, strict=True))
     first = parts[places.index(begin)]

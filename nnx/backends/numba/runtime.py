@@ -52,10 +52,11 @@ class NumbaProgram:
         self._kinds = listing.kinds_of(step) | {code.address: name for code, name in layout.formulas.items()}
         self.numbers, self.sync = np.array(layout.numbers), aligned(t.SYNC, np.dtype(np.int64))
         self.work = aligned(layout.work, dtype)
-        self._tiles = layout.tiles
-        self._function = function_of(dtype, self.family, tiles=self._tiles)
+        self._unit = layout.unit
+        self._function = function_of(dtype, self.family, unit=self._unit)
         self._arguments = (
             self.table.reshape(-1), self.work, plain(layout.arena), *inputs,
+            np.zeros(1, dtype) if layout.more is None else plain(layout.more),
             nothing if step.labels is None else plain(step.labels), nothing if step.order is None else
             plain(step.order),
             *(plain(a) for a in (optimizer["hyper"], end["counters"], end["stats"], end["penalties"], end["history"])),
@@ -68,7 +69,7 @@ class NumbaProgram:
     def watch(self) -> Array:
         """From now on count what each phase takes; return int64 [threads, ROOM] of cycles: see clock.py."""
         self.clocks = aligned(self.threads * ROOM, np.dtype(np.int64))
-        self._function = function_of(self.work.dtype, self.family, tiles=self._tiles, clocked=True)
+        self._function = function_of(self.work.dtype, self.family, unit=self._unit, clocked=True)
         return self.clocks.reshape(self.threads, ROOM)
 
     def listing(self) -> str:

@@ -137,24 +137,27 @@ def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
     x, y, gradient = (np.full((n, c), 0.25, dtype) for _ in range(3))
     w, b, dw, db = np.ones((c, c), dtype), np.ones((1, c), dtype), np.empty((c, c), dtype), np.empty((1, c), dtype)
     labels, losses, soft = np.zeros(n, np.int64), np.empty(n, dtype), np.full((n, c), 0.25, dtype)
-    p, g, m, v = (np.ones(4, dtype) for _ in range(4))
-    hyper, counters = np.array([0.1, 0.0, 0.9, 0.999, 1e-7, 0.0]), np.zeros(3, np.int64)
+    p, g, m, v, u = (np.ones(4, dtype) for _ in range(5))
+    hyper, counters = np.array([0.1, 0.0, 0.9, 0.999, 1e-7, 0.0, 0.004]), np.zeros(3, np.int64)
     stats, history, order, pool = np.zeros(3), np.zeros((2, 3)), np.arange(n), backend.kernels.pool
 
-    on_tiles = {
-        "training, on AMX": lambda: compiled.ready(dtype, "rows", tiles=True),
-        "gemm, on AMX": lambda: backend.kernels.amx.ready(True),
+    split = {
+        f"training, on {backend.unit}": lambda: compiled.ready(dtype, "rows", unit=backend.unit),
+        f"gemm, on {backend.unit}": lambda: backend.kernels.amx.ready(backend.unit),
     }
 
     return {
         "training, by rows": lambda: compiled.ready(dtype, "rows"),
         "training, in lanes": lambda: compiled.ready(dtype, "lanes"),
-        **(on_tiles if backend.tiles and dtype == "float32" else {}),
+        **(split if backend.unit and dtype == "float32" else {}),
         "gemm": lambda: backend.kernels.gemm.ready(np.dtype(dtype)),
         "sgd": lambda: backend.sgd(p, g, m, hyper, counters),
         "adagrad": lambda: backend.adagrad(p, g, v, hyper, counters),
         "rmsprop": lambda: backend.rmsprop(p, g, v, hyper, counters),
         "adam": lambda: backend.adam(p, g, m, v, hyper, counters),
+        "nadam": lambda: backend.nadam(p, g, m, v, hyper, counters),
+        "amsgrad": lambda: backend.amsgrad(p, g, m, v, u, hyper, counters),
+        "lion": lambda: backend.lion(p, g, m, hyper, counters),
         "dropout": lambda: backend.dropout(x, 0.5, 0, 0, counters, y),
         "regularize": lambda: backend.regularize(w, dw, 0.1, 0.1, np.empty(1)),
         "gather_rows": lambda: backend.gather_rows(x, order, counters, y),

@@ -17,7 +17,7 @@ typedef unsigned long long u64;
 
 // Where things stand in a training step's arrays: nnx/kernels/step_state.py says the same.
 enum { STEP, CURSOR, DONE };
-enum { LEARNING_RATE, DECAY, BETA_1, BETA_2, EPSILON, WEIGHT_DECAY };
+enum { LEARNING_RATE, DECAY, BETA_1, BETA_2, EPSILON, WEIGHT_DECAY, MOMENTUM_DECAY };
 enum { LOSS, HITS, PENALTY, STATS };
 
 // ---- places ---------------------------------------------------------------------------------------------------------

@@ -124,6 +124,11 @@ def regularize(n: int) -> tuple[Launch, ...]:
     return _two_stages("regularize", "regularize_total", n)
 
 
+def clip(n: int) -> tuple[Launch, Launch]:
+    """Two launches: the first into parts [grid.x] float64, the second from there."""
+    return _two_stages("clip_squares", "", n)[0], elementwise("clip_scale", n)
+
+
 def batch_moments(columns: int) -> Launch:
     """A block for every ACROSS columns."""
     return Launch("batch_moments", (max(1, min(_ceil(columns, ACROSS), BLOCKS)),), (THREADS,))

@@ -6,10 +6,12 @@
 #include "optimizers.cuh"
 
 // The first thread of a block works the rates out for all.
-__device__ __forceinline__ Rates shared_rates(Rates* shared, const double* hyper, const i64* counters, bool adam) {
+__device__ __forceinline__ Rates shared_rates(Rates* shared, const double* hyper, const i64* counters, bool adam,
+                                                 bool nadam = false) {
   if (threadIdx.x == 0) {
     set_rates(*shared, hyper, counters[STEP]);
-    if (adam) set_adam_rates(*shared, hyper, counters[STEP]);
+    if (nadam) set_nadam_rates(*shared, hyper, counters[STEP]);
+    else if (adam) set_adam_rates(*shared, hyper, counters[STEP]);
   }
   __syncthreads();
   return *shared;
@@ -62,4 +64,50 @@ extern "C" __global__ void adam(REAL* p, const REAL* g, REAL* m, REAL* v, const 
     span.store_to(v, squares);
     span.store_to(p, parameters);
   });
+}
+
+extern "C" __global__ void nadam(REAL* p, const REAL* g, REAL* m, REAL* v, const double* hyper,
+                                 const long long* counters, long long n) {
+  __shared__ Rates shared;
+  Rates by = shared_rates(&shared, hyper, counters, true, true);
+  for_each(n, aligned(p) && aligned(g) && aligned(m) && aligned(v), [&](auto span) {
+    auto parameters = span.load_from(p), gradients = span.load_from(g);
+    auto moments = span.load_from(m), squares = span.load_from(v);
+#pragma unroll
+    for (int k = 0; k < span.count; k++)
+      nadam_step(by, parameters.at[k], gradients.at[k], moments.at[k], squares.at[k]);
+    span.store_to(m, moments);
+    span.store_to(v, squares);
+    span.store_to(p, parameters);
+  });
+}
+
+extern "C" __global__ void amsgrad(REAL* p, const REAL* g, REAL* m, REAL* v, REAL* u, const double* hyper,
+                                   const long long* counters, long long n) {
+  __shared__ Rates shared;
+  Rates by = shared_rates(&shared, hyper, counters, true);
+  for_each(n, aligned(p) && aligned(g) && aligned(m) && aligned(v) && aligned(u), [&](auto span) {
+    auto parameters = span.load_from(p), gradients = span.load_from(g);
+    auto moments = span.load_from(m), squares = span.load_from(v), largest = span.load_from(u);
+#pragma unroll
+    for (int k = 0; k < span.count; k++)
+      amsgrad_step(by, parameters.at[k], gradients.at[k], moments.at[k], squares.at[k], largest.at[k]);
+    span.store_to(m, moments);
+    span.store_to(v, squares);
+    span.store_to(u, largest);
+    span.store_to(p, parameters);
+  });
+}
+
+extern "C" __global__ void lion(REAL* p, const REAL* g, REAL* m, const double* hyper, const long long* counters,
+                                long long n) {
+  __shared__ Rates shared;
+  Rates by = shared_rates(&shared, hyper, counters, true);
+  update_each(p, g, m, n, [&](REAL& value, REAL gradient, REAL& moment) { lion_step(by, value, gradient, moment); });
+}
+
+// In an optimizer's place: m += g, and p stays.
+extern "C" __global__ void accumulate(REAL* p, const REAL* g, REAL* m, const double* hyper, const long long* counters,
+                                      long long n) {
+  map(m, g, m, n, [](REAL sum, REAL gradient) { return sum + gradient; });
 }

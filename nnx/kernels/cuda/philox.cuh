@@ -28,25 +28,3 @@ __device__ __forceinline__ u32 high_word(u64 step, u32 layer) { return ((u32)(st
 __device__ __forceinline__ REAL dropped(REAL x, u32 word, u32 threshold, REAL scale) {
   return word >= threshold ? x * scale : (REAL)0;
 }
-
-// Two normal numbers of two words, as philox.py makes them.
-struct Normals {
-  double at[2];
-};
-
-__device__ __forceinline__ Normals normals(u32 a, u32 b) {
-  double radius = square_root(-2 * logarithm(((double)a + 0.5) * 2.3283064365386962890625e-10));
-  double angle = (double)b * 1.4629180792671596e-9;  // 2 pi / 2**32
-  return {{radius * cos(angle), radius * sin(angle)}};
-}
-
-// Call body(k, number) for the four numbers of a counter.
-template <class Body>
-__device__ __forceinline__ void for_normals(const Words& words, Body body) {
-#pragma unroll
-  for (int pair = 0; pair < 4; pair += 2) {
-    Normals numbers = normals(words.at[pair], words.at[pair + 1]);
-    body(pair, numbers.at[0]);
-    body(pair + 1, numbers.at[1]);
-  }
-}

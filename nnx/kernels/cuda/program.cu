@@ -53,7 +53,8 @@ __device__ __forceinline__ void rates(Row row, i64 step) {
   i64 of = reinterpret_cast<const i64*>(row.y)[STEP] + threadIdx.x;
   Rates mine = {};
   set_rates(mine, hyper, of);
-  if ((Optimizer)row.kind == Optimizer::ADAM) set_adam_rates(mine, hyper, of);
+  if ((Optimizer)row.kind == Optimizer::NADAM) set_nadam_rates(mine, hyper, of);
+  else if ((Optimizer)row.kind >= Optimizer::ADAM) set_adam_rates(mine, hyper, of);
   reinterpret_cast<Rates*>(row.also)[threadIdx.x] = mine;
 }
 
@@ -79,10 +80,11 @@ __device__ __forceinline__ void penalty(Row row) {
   reinterpret_cast<double*>(row.out)[0] = total;
 }
 
-// `inputs` parameters `weights` by their gradients x, with moments y and biases; also: Rates.
+// `inputs` parameters `weights` by their gradients x, with moments y and biases, and the largest of these, out; also:
+// Rates.
 __device__ __forceinline__ void update(Row row, i64 step) {
   Rates by = reinterpret_cast<const Rates*>(row.also)[step % AHEAD];
-  REAL *p = row.weights, *m = row.y, *v = row.biases;
+  REAL *p = row.weights, *m = row.y, *v = row.biases, *u = row.out;
   const REAL* g = row.x;
   int n = (int)row.inputs;
   switch ((Optimizer)row.kind) {
@@ -90,8 +92,47 @@ __device__ __forceinline__ void update(Row row, i64 step) {
     case Optimizer::ADAGRAD: return for_items(n, [&](int i) { adagrad_step(by, p[i], g[i], v[i]); });
     case Optimizer::RMSPROP: return for_items(n, [&](int i) { rmsprop_step(by, p[i], g[i], v[i]); });
     case Optimizer::ADAM: return for_items(n, [&](int i) { adam_step(by, p[i], g[i], m[i], v[i]); });
+    case Optimizer::NADAM: return for_items(n, [&](int i) { nadam_step(by, p[i], g[i], m[i], v[i]); });
+    case Optimizer::AMSGRAD: return for_items(n, [&](int i) { amsgrad_step(by, p[i], g[i], m[i], v[i], u[i]); });
+    case Optimizer::LION: return for_items(n, [&](int i) { lion_step(by, p[i], g[i], m[i]); });
+    case Optimizer::ACCUMULATE: return for_items(n, [&](int i) { m[i] += g[i]; });
     default: __trap();  // no optimizer has this number
   }
+}
+
+// out: `inputs` gradients, each to be kept within +-b; also: each warp's part of their squares, in double.
+__device__ __forceinline__ void squares(Row row) {
+  REAL value = (REAL)row.b;
+  double total = 0;
+  for_items((int)row.inputs, [&](int i) {
+    REAL gradient = clamp(row.out[i], -value, value);
+    row.out[i] = gradient;
+    total += (double)gradient * (double)gradient;
+  });
+  total = reduce_lanes(total, 32, Sum());
+  if (lane_of_warp() == 0) reinterpret_cast<double*>(row.also)[warp_of_block()] = total;
+}
+
+// out: `inputs` gradients, to be no longer than a; x: each warp's part of their squares.
+__device__ __forceinline__ void clip(Row row) {
+  double total = 0;
+  for (int warp = 0; warp < warps_of_block(); warp++) total += reinterpret_cast<const double*>(row.x)[warp];
+  REAL scale = (REAL)scale_of(total, row.a);
+  for_items((int)row.inputs, [&](int i) { row.out[i] *= scale; });
+}
+
+// out: `inputs` gradients; also: those of the batch's other parts, which are used up.
+__device__ __forceinline__ void collect(Row row) {
+  for_items((int)row.inputs, [&](int i) {
+    row.out[i] += row.also[i];
+    row.also[i] = 0;
+  });
+}
+
+// out: the mean of `inputs` parameters x since step `word`, by a decay a; y: counters.
+__device__ __forceinline__ void average(Row row) {
+  REAL share = (REAL)share_of(row.a, reinterpret_cast<const i64*>(row.y)[STEP] - row.word + 1);
+  for_items((int)row.inputs, [&](int i) { row.out[i] += share * (row.x[i] - row.out[i]); });
 }
 
 // The last warp, while others update: x: losses; hits or null; y: stats; weights: `inputs` penalties; out: history of
@@ -129,6 +170,10 @@ __device__ __forceinline__ void perform(const Row& row, int samples, i64 step) {
     case Op::REGULARIZE: return regularize(row);
     case Op::PENALTY: return penalty(row);
     case Op::UPDATE: return update(row, step);
+    case Op::SQUARES: return squares(row);
+    case Op::CLIP: return clip(row);
+    case Op::COLLECT: return collect(row);
+    case Op::AVERAGE: return average(row);
     case Op::END_STEP: return end_step(row, samples);
     case Op::SUM: return sum(row, samples);
     case Op::MOMENTS: return moments(row, samples);

@@ -1,6 +1,7 @@
 // Normalization over all samples in a program: moments of each feature, what they make of it, and its gradient.
 //
-// Floor: reading each number of a feature twice, in shared memory, by the lanes of a warp.
+// Floor: reading each number of a feature twice, in shared memory, by the lanes of a warp. They are calls, since inlined
+// they would cost the whole kernel registers.
 #include "norm.cuh"
 #include "program.cuh"
 
@@ -11,7 +12,7 @@ __device__ __forceinline__ void for_features(const Row& row, int samples, Body b
 }
 
 // out [inputs] = the sum of each feature of x.
-__device__ __forceinline__ void sum(Row row, int samples) {
+__device__ __noinline__ void sum(Row row, int samples) {
   for_features(row, samples, [&](int j, const REAL* x) {
     REAL total = 0;
     for (int s = lane_of_warp(); s < samples; s += 32) total += x[s];
@@ -22,7 +23,7 @@ __device__ __forceinline__ void sum(Row row, int samples) {
 
 // also: Moments of each feature of x; weights, biases: running mean and variance, which they are taken from if `kind` is
 // 1, else moved to this batch's; a: epsilon, b: momentum.
-__device__ __forceinline__ void moments(Row row, int samples) {
+__device__ __noinline__ void moments(Row row, int samples) {
   Moments* known = reinterpret_cast<Moments*>(row.also);
   for_features(row, samples, [&](int j, const REAL* x) {
     double total = 0, rest = 0, squares = 0;
@@ -45,7 +46,7 @@ __device__ __forceinline__ void moments(Row row, int samples) {
 }
 
 // y: Moments of each feature of x; weights, biases: gamma, beta; also: what is normalized.
-__device__ __forceinline__ void batch_norm(Row row, int samples) {
+__device__ __noinline__ void batch_norm(Row row, int samples) {
   const Moments* known = reinterpret_cast<const Moments*>(row.y);
   for_items((int)row.inputs * samples, [&](int i) {
     int j = i / samples;
@@ -57,7 +58,7 @@ __device__ __forceinline__ void batch_norm(Row row, int samples) {
 
 // x: what was normalized; y: its gradient; weights: gamma; also, biases: the gradients of gamma and beta; hits: Moments,
 // which the samples had no part in if `kind` is 1.
-__device__ __forceinline__ void batch_norm_backward(Row row, int samples) {
+__device__ __noinline__ void batch_norm_backward(Row row, int samples) {
   const Moments* known = reinterpret_cast<const Moments*>(row.hits);
   REAL share = row.kind ? (REAL)0 : (REAL)1 / samples;
   for_items((int)row.inputs * samples, [&](int i) {

@@ -1,8 +1,10 @@
 // What a program does to each number by itself, and to each sample: a thread has one.
 //
 // Floor: the bytes of operands and results, in shared memory, and one exponential or logarithm a number.
+#include "columns.cuh"
 #include "elementwise.cuh"
 #include "norm.cuh"
+#include "normal.cuh"
 #include "philox.cuh"
 #include "program.cuh"
 #include "rows.cuh"
@@ -36,7 +38,7 @@ __device__ __forceinline__ void dropout(Row row, int samples) {
 }
 
 // The same words as normal numbers, added to x; a: their standard deviation.
-__device__ __forceinline__ void gaussian_noise(Row row, int samples) {
+__device__ __noinline__ void gaussian_noise(Row row, int samples) {
   int groups = ((int)row.inputs + 3) / 4;
   u64 step = (u64)reinterpret_cast<const i64*>(row.y)[STEP];
   for_items(groups * samples, [&](int item) {
@@ -78,6 +80,23 @@ __device__ __forceinline__ void cross_entropy(const Row& row, int samples, Targe
   });
 }
 
+// x: inputs; weights, biases: gamma, beta; also: what is normalized; hits: 1 over each standard deviation; a: epsilon.
+__device__ __noinline__ void layer_norm(Row row, int samples) {
+  for_items(samples, [&](int s) {
+    Sample x = {row.x + s, samples}, y = {row.out + s, samples}, normalized = {row.also + s, samples};
+    row.hits[s] = layer_norm_row(Alone(), x, row.weights, row.biases, y, (REAL)row.a, row.inputs,
+                                 [&](i64 j, REAL number) { normalized[j] = number; });
+  });
+}
+
+// x: what was normalized; hits: as above; y: the gradient.
+__device__ __noinline__ void layer_norm_backward(Row row, int samples) {
+  for_items(samples, [&](int s) {
+    Sample normalized = {row.x + s, samples}, dy = {row.y + s, samples}, dx = {row.out + s, samples};
+    layer_norm_backward_row(Alone(), normalized, row.hits[s], row.weights, dy, dx, row.inputs);
+  });
+}
+
 __device__ __forceinline__ Label label_of(REAL label, i64 columns) {
   bool valid = label >= 0 && label < (REAL)columns;
   return Label{valid ? (i64)label : -1, valid};
@@ -111,17 +130,26 @@ __device__ __forceinline__ void each_sample(Row row, int samples) {
       });
     case Op::WEIGH:  // x: `inputs` numbers of each sample; y: its weight
       return for_items((int)row.inputs * samples, [&](int i) { row.out[i] = weighed(row.x[i], row.y[i % samples]); });
-    case Op::LAYER_NORM:  // also: what is normalized; hits: 1 over each standard deviation; a: epsilon
-      return for_items(samples, [&](int s) {
-        Sample normalized = at(row.also, s);
-        row.hits[s] = layer_norm_row(Alone(), at(row.x, s), row.weights, row.biases, at(row.out, s), (REAL)row.a,
-                                     row.inputs, [&](i64 j, REAL number) { normalized[j] = number; });
+    case Op::COLUMNS:  // kind numbers of each sample, of x from number `word` on, of out from number a on
+      return for_items((int)row.kind * samples, [&](int i) {
+        row.out[(i64)row.a * samples + i] = row.x[row.word * samples + i];
       });
-    case Op::LAYER_NORM_BACKWARD:  // x: what was normalized; hits: as above; y: the gradient
-      return for_items(samples, [&](int s) {
-        layer_norm_backward_row(Alone(), at(row.x, s), row.hits[s], row.weights, at(row.y, s), at(row.out, s),
-                                row.inputs);
+    case Op::EMBED:  // weights [outputs, kind], by codes in number `word` of each sample; out from number a on
+      return for_items((int)row.kind * samples, [&](int i) {
+        i64 code = code_of(row.x[row.word * samples + i % samples], row.outputs), j = i / samples;
+        row.out[(i64)row.a * samples + i] = code < 0 ? not_a_number() : row.weights[code * row.kind + j];
       });
+    case Op::SCATTER:  // out [outputs, kind]: the gradient of these weights, from y, which is that of EMBED's out
+      return for_items((int)(row.outputs * row.kind), [&](int i) {
+        i64 code = i / row.kind, j = i % row.kind;
+        double total = 0;
+        for (int s = 0; s < samples; s++)
+          if (code_of(row.x[row.word * samples + s], row.outputs) == code)
+            total += (double)row.y[((i64)row.a + j) * samples + s];
+        row.out[i] = (REAL)total;
+      });
+    case Op::LAYER_NORM: return layer_norm(row, samples);
+    case Op::LAYER_NORM_BACKWARD: return layer_norm_backward(row, samples);
     default: __trap();  // no operation has this number
   }
 }

@@ -15,7 +15,7 @@ from nnx.kernels.cuda.launches import Launch
 
 THREADS = 512  # most of its block
 AHEAD = 32  # steps whose rates are worked out at a time
-RATES = 9  # numbers of one step's rates
+RATES = 10  # numbers of one step's rates
 SHARED_PLACES = 1 << 20
 NOWHERE = -1
 
@@ -23,9 +23,9 @@ OPERATIONS = (
     "copy", "load", "labels", "rates", "dense", "dense_backward", "gradient", "elementwise", "dropout", "softmax",
     "softmax_backward", "cross_entropy", "cross_entropy_soft", "argmax", "one_hot", "mean", "regularize", "penalty",
     "update", "end_step", "weigh", "layer_norm", "layer_norm_backward", "sum", "moments", "batch_norm",
-    "batch_norm_backward", "gaussian_noise",
+    "batch_norm_backward", "gaussian_noise", "squares", "clip", "collect", "average", "columns", "embed", "scatter",
 )  # fmt: skip
-OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam")
+OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam", "nadam", "amsgrad", "lion", "accumulate")
 
 NUMBERS = ("kind", "barrier", "inputs", "outputs", "word")
 CONSTANTS = ("a", "b", "c")  # float64

@@ -68,6 +68,7 @@ def argument(kind: str, value: Any, dtype: str) -> Any:
 _STATE = "const double* hyper, const long long* counters, long long n"
 _FUSED = "REAL* losses, REAL* probabilities, REAL* gradient, long long rows, long long columns, REAL low, REAL high"
 _SHAPE = "long long rows, long long columns"
+_INTO = "long long out_width, long long out_first"
 
 _TABLE = (
     # ---- dense -------------------------------------------------------------------------------------------------------
@@ -211,7 +212,7 @@ _TABLE = (
     ),
     Kernel(
         "gaussian_noise",
-        "dropout.cu",
+        "noise.cu",
         f"const REAL* x, REAL* y, {_SHAPE}, const long long* counters, unsigned long long seed, unsigned int layer, "
         "double stddev",
         "y = x plus normal numbers of that standard deviation; y may be x.",
@@ -282,6 +283,39 @@ _TABLE = (
         "long long* counters, long long rows",
         "stats[PENALTY] = sum of penalties; history[DONE % capacity] = stats; counters += (1, rows, 1).",
     ),
+    # ---- blocks of layers --------------------------------------------------------------------------------------------
+    Kernel(
+        "add",
+        "columns.cu",
+        "const REAL* x, const REAL* y, REAL* out, long long n",
+        "out = x + y. out may be either.",
+    ),
+    Kernel(
+        "copy_columns",
+        "columns.cu",
+        f"const REAL* x, REAL* y, {_SHAPE}, long long width, long long first, {_INTO}",
+        "y [rows, out_width] from column out_first on = so many columns of x [rows, width] from `first` on.",
+    ),
+    *(
+        Kernel(
+            name,
+            "columns.cu",
+            f"const REAL* x, {operands}, {_SHAPE}, long long codes, long long width, long long column, {_INTO}",
+            what,
+        )
+        for name, operands, what in (
+            (
+                "embed",
+                "const REAL* w, REAL* y",
+                "y from column out_first on = the row of w [codes, columns] that a column of x names; NaN for no code.",
+            ),
+            (
+                "embed_gradients",
+                "const REAL* dy, REAL* dw",
+                "dw [codes, columns] = for each code the sum of its rows of dy, columns from out_first on.",
+            ),
+        )
+    ),
     # ---- optimizers --------------------------------------------------------------------------------------------------
     *(
         Kernel(name, "optimizers.cu", f"REAL* p, const REAL* g, REAL* {moment}, {_STATE}", f"One step of {what}.")
@@ -296,6 +330,50 @@ _TABLE = (
         "optimizers.cu",
         f"REAL* p, const REAL* g, REAL* m, REAL* v, {_STATE}",
         "One step of Adam, with decoupled weight decay.",
+    ),
+    Kernel(
+        "nadam",
+        "optimizers.cu",
+        f"REAL* p, const REAL* g, REAL* m, REAL* v, {_STATE}",
+        "One step of Nadam, with decoupled weight decay.",
+    ),
+    Kernel(
+        "amsgrad",
+        "optimizers.cu",
+        f"REAL* p, const REAL* g, REAL* m, REAL* v, REAL* u, {_STATE}",
+        "One step of AMSGrad, with decoupled weight decay.",
+    ),
+    Kernel(
+        "lion",
+        "optimizers.cu",
+        f"REAL* p, const REAL* g, REAL* m, {_STATE}",
+        "One step of Lion, with decoupled weight decay.",
+    ),
+    Kernel(
+        "accumulate",
+        "optimizers.cu",
+        f"REAL* p, const REAL* g, REAL* m, {_STATE}",
+        "m += g, in an optimizer's place.",
+    ),
+    # ---- before and after an optimizer -------------------------------------------------------------------------------
+    Kernel(
+        "clip_squares",
+        "clip.cu",
+        "REAL* g, double* parts, long long n, REAL value",
+        "Each number of g within +-value; the squares of each block's share into parts [grid.x].",
+    ),
+    Kernel(
+        "clip_scale",
+        "clip.cu",
+        "REAL* g, const double* parts, long long count, long long n, double norm",
+        "g *= norm / |g| where that is below 1, |g|**2 being the sum of parts [count].",
+    ),
+    Kernel("collect", "clip.cu", "REAL* g, REAL* m, long long n", "g += m; m = 0."),
+    Kernel(
+        "average",
+        "clip.cu",
+        "REAL* a, const REAL* p, const long long* counters, long long n, double decay, long long since",
+        "a += (p - a) * (1 - decay) / (1 - decay**t), t steps after step `since`.",
     ),
     # ---- regularization ----------------------------------------------------------------------------------------------
     Kernel(

@@ -9,8 +9,9 @@ import numpy as np
 
 from nnx.backends.cupy.programs.barriers import Operation, with_barriers
 from nnx.backends.cupy.programs.shared_memory import ALWAYS, Buffer, Operand, place_buffers, round_up
-from nnx.backends.dataflow import Gradient, Node, Step, Sum, Value, address
+from nnx.backends.dataflow import Gradient, Node, Scatter, Step, Sum, Value, address
 from nnx.backends.errors import NotReplayable
+from nnx.backends.recorder import Call
 from nnx.kernels.cuda import program_table as t
 from nnx.kernels.elementwise import number_of
 
@@ -146,8 +147,11 @@ class LoweredStep:
                     self._resident(array, True)
         assert self.step.optimizer is not None
         assert self.step.end is not None
-        optimizer, end = self.step.optimizer.operands, self.step.end.operands
-        self.parameters = {name: self._resident(optimizer[name], True) for name in "pgmv" if name in optimizer}
+        optimizer, end = self.step.optimizer.operands, self.step.end.operands  # of the numbers that all updates share
+        self.parameters = [
+            {name: self._resident(call.operands[name], True) for name in "pgmvu" if name in call.operands}
+            for call in self.step.updates
+        ]
         self.hyper = self._resident(optimizer["hyper"], False)
         self.counters, self.stats, self.penalties = (
             self._resident(end[name], True) for name in ("counters", "stats", "penalties")
@@ -184,6 +188,14 @@ class LoweredStep:
                 numbers |= {"kind": int(node.relu), "inputs": numbers["outputs"], "outputs": node.x.width}
             case "elementwise":
                 numbers |= {"kind": number_of(node.kind), "a": node.constants[0], "b": node.constants[1]}
+            case "columns":
+                first, to, count = node.details
+                numbers |= {"kind": count, "word": first, "a": to}
+            case "embed":
+                column, first = node.details
+                assert node.table is not None
+                codes, width = node.table.shape
+                numbers |= {"kind": width, "word": column, "a": first, "outputs": codes}
             case "dropout":
                 layer, seed, threshold = node.details
                 numbers |= {"kind": layer, "word": seed, "outputs": threshold, "a": node.constants[0]}
@@ -225,14 +237,23 @@ class LoweredStep:
         if node.op == "batch_norm_backward":
             reads |= {"hits": self._moments(node), "also": self._part(node.arrays[0])}
             reads["biases"] = self._part(node.arrays[1])
-        for name, array in (("weights", node.weights), ("biases", node.biases)):
+        for name, array in (("weights", node.weights), ("weights", node.table), ("biases", node.biases)):
             if array is not None:
-                reads[name] = self._part(array)
+                reads[name] = self._weights(array)
         return reads
+
+    def _weights(self, array: Array) -> Operand:
+        """Return parameters, those that nothing changes included."""
+        try:
+            return self._part(array)
+        except NotReplayable:
+            return self._resident(array, False)
 
     def _gradients(self) -> None:
         """Put each layer's gradients right behind what makes their operands, so that buffers are free soon."""
-        for operation in [*map(self._gradient, self.step.gradients), *map(self._sum, self.step.sums)]:
+        step = self.step
+        sums = [*map(self._gradient, step.gradients), *map(self._scatter, step.scatters), *map(self._sum, step.sums)]
+        for operation in sums:
             if operation.writes["out"] in self.written:
                 raise NotReplayable("a gradient is written twice in one step: two layers share their parameters")
             self.written |= set(operation.writes.values())
@@ -249,6 +270,12 @@ class LoweredStep:
         reads = {"x": self._value(gradient.x), "y": self._value(gradient.d)}
         writes = {"out": self._part(gradient.dw), "also": self._part(gradient.db)}
         return Operation("gradient", reads, writes, {"inputs": inputs, "outputs": outputs})
+
+    def _scatter(self, scatter: Scatter) -> Operation:
+        codes, width = scatter.dw.shape
+        reads, writes = {"x": self._value(scatter.x), "y": self._value(scatter.d)}, {"out": self._part(scatter.dw)}
+        numbers = {"kind": width, "word": scatter.column, "a": scatter.first, "outputs": codes}
+        return Operation("scatter", reads, writes, numbers)
 
     def _sum(self, one: Sum) -> Operation:
         reads, writes = {"x": self._value(one.d)}, {"out": self._part(one.out)}
@@ -272,12 +299,25 @@ class LoweredStep:
         """Update the parameters; log the step, and count it."""
         assert self.step.end is not None
         assert self.step.losses is not None
-        moments = {"m": "y", "v": "biases"}
-        parameters = {"x": self.parameters["g"], "weights": self.parameters["p"]}
-        parameters |= {place: self.parameters[name] for name, place in moments.items() if name in self.parameters}
-        changed = {name: operand for name, operand in parameters.items() if name != "x"}
-        numbers = {"kind": self._optimizer, "inputs": self.parameters["p"].size // self.itemsize}
-        self.each.append(Operation("update", parameters | {"also": self.rates}, changed, numbers))
+        if (self.step.before or self.step.after) and not self.step.all_trained:
+            raise NotReplayable("what is done to all parameters stops at those that are not trained")
+        for call in self.step.before:
+            self._before(call)
+        places = {"g": "x", "p": "weights", "m": "y", "v": "biases", "u": "out"}
+        for run in self.parameters:
+            parameters = {places[name]: operand for name, operand in run.items()}
+            changed = {name: operand for name, operand in parameters.items() if name != "x"}
+            numbers = {"kind": self._optimizer, "inputs": run["p"].size // self.itemsize}
+            self.each.append(Operation("update", parameters | {"also": self.rates}, changed, numbers))
+        whole = self.parameters[0]["p"]
+        for call in self.step.after:
+            reads = {"x": whole, "y": self.counters}
+            numbers = {
+                "inputs": whole.size // self.itemsize,
+                "a": call.operands["decay"],
+                "word": call.operands["since"],
+            }
+            self.each.append(Operation("average", reads, {"out": self._held(call.operands["a"])}, numbers))
         history, penalties = self.step.end.operands["history"], self.step.end.operands["penalties"]
         reads = {"x": self._value(self.step.losses), "weights": self.penalties}
         if self.step.hits is not None:
@@ -285,6 +325,27 @@ class LoweredStep:
         writes = {"y": self.stats, "out": in_global_memory(history), "also": self.counters}
         numbers = {"inputs": penalties.size, "outputs": history.shape[0]}
         self.each.append(Operation("end_step", reads, writes, numbers))
+
+    def _before(self, call: Call) -> None:
+        """Add what is done to all gradients before the optimizer takes them."""
+        gradients, size = {"out": self.parameters[0]["g"]}, self.parameters[0]["g"].size // self.itemsize
+        if call.name == "collect":
+            self.each.append(
+                Operation("collect", {}, gradients | {"also": self._held(call.operands["m"])}, {"inputs": size})
+            )
+            return
+        self.temporaries.append(Buffer(self.threads // 32 * 8))
+        parts = Operand(self.temporaries[-1], 0, self.threads // 32 * 8)
+        numbers = {"inputs": size, "a": call.operands["norm"], "b": call.operands["value"]}
+        self.each.append(Operation("squares", {}, gradients | {"also": parts}, numbers))
+        self.each.append(Operation("clip", {"x": parts}, gradients, numbers))
+
+    def _held(self, array: Array) -> Operand:
+        """Return an array of the flat buffer's size that is kept beside it."""
+        for whole, buffer in self.residents:
+            if address(whole) == address(array) and whole.nbytes == array.nbytes:
+                return Operand(buffer, 0, array.nbytes)
+        return self._resident(array, True)
 
 
 def in_global_memory(array: Array) -> Operand:

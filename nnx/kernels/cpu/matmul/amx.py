@@ -8,7 +8,7 @@ parts three are, to 2**-15; with one it is a product in bfloat16.
 
 Floor: 2 m k n FLOP, six, three or one time, at 3.7 TFLOP/s of one Emerald Rapids core: 620 GFLOP/s in float32. Reaches
 240-280 where the product in vectors reaches 160-190 (128x784x512 to 2048x512x2048); it loses by packing, and by what is
-done to sums.
+done to sums. In one part it reaches 390-530, and 85-103 by AVX512_BF16 (tile_units.py), whose own limit is 120 there.
 
 Every 256 numbers of depth, with three parts, sums begin from zero, and are added up in `c` by plain vectors: carried on
 in the registers they would be rounded six times as often as sgemm's. Vectors add up one block of sums while the tiles
@@ -34,18 +34,8 @@ from nnx.kernels.cpu.matmul import gemm as in_vectors
 from nnx.kernels.cpu.matmul.amx_finish import TILE, ZERO, finish
 from nnx.kernels.cpu.matmul.amx_packing import KERNEL, LANES, pack_panel, pack_strips
 from nnx.kernels.cpu.matmul.register_tile import VECTORS
-from nnx.kernels.cpu.matmul.tile_registers import (
-    EDGE,
-    MEMORY,
-    PART,
-    accumulate,
-    begin,
-    configure,
-    end,
-    fetch,
-    release,
-    require,
-)
+from nnx.kernels.cpu.matmul.tile_registers import PART, accumulate, begin, configure, end, fetch, release, tiles_of
+from nnx.kernels.cpu.matmul.tile_units import EDGE, MEMORY, UNITS, require
 
 ROWS = 512  # of `a` that are packed at once; twice as much of the depth where they are half as many
 DEPTH = 768  # numbers of depth that are, times the number of parts: a panel takes 48 KB, strips 16 times as much
@@ -56,13 +46,13 @@ FIXED = SPARE + SUMS + max(2 * PANEL, IN_FLOAT32)  # float32 of a thread's scrat
 SCRATCH = FIXED + ROWS // EDGE * PANEL  # all of it
 THREAD = SCRATCH + MEMORY  # and registers in memory behind
 
-# From these sizes on it is faster than the product with AVX-512 (measured on Emerald Rapids): in every direction, and
-# numbers multiplied, by parts.
+# From these sizes on it is faster by AMX than the product in vectors (measured on Emerald Rapids): in every direction,
+# and numbers multiplied, by parts. By other units it begins there, too, so that the same layers round.
 LEAST, WORK = 64, {1: 1 << 18, 2: 1 << 20, 3: 1 << 20}
 
 
 def prefer_amx(m: int, n: int, k: int, parts: int) -> bool:
-    """Tell whether a product of [m, k] by [k, n] is faster on tile registers than in vectors."""
+    """Tell whether a product of [m, k] by [k, n] is large enough to be split."""
     return min(m, n, k) >= LEAST and m * n * k >= WORK[parts]
 
 
@@ -173,34 +163,19 @@ def multiply(a, b, panels, tall, c, bias, active, relu, thread, parts, tiles, me
 
 
 @njit(**KERNEL)
-def in_processor(scratch, at):
-    """What stands for the processor's tile registers: see tile_registers.py."""
-    return 0
-
-
-@njit(**KERNEL)
-def in_memory(scratch, at):
-    """And for a thread's own in memory, from number `at` of its scratch on."""
-    return view(scratch, at, MEMORY)
-
-
-REGISTERS = {True: in_processor, False: in_memory}
-
-
-@njit(**KERNEL)
 def aligned(memory):
     """Scratch that begins at a cache line."""
     return view(memory, -memory.ctypes.data % 64 // 4, memory.size)
 
 
-def make(tiles_in: Any) -> Any:
-    """The product, with registers that `tiles_in` finds."""
+def make(unit: str) -> Any:
+    """The product by a unit."""
 
     @njit(**KERNEL)
     def within(a, b, c, bias, active, relu, parts, strips, memory):
         """The product, in memory that it must not own: see gemm.py."""
         scratch = aligned(memory)
-        tiles = tiles_in(scratch, FIXED + strips)
+        tiles = tiles_of(unit, scratch, FIXED + strips)
         multiply(a, b, view(memory, 0, 0), 0, c, bias, active, relu, 0, parts, tiles, scratch)
 
     @njit(cache=True, nogil=True, error_model="numpy", no_cfunc_wrapper=True)
@@ -219,12 +194,12 @@ def make(tiles_in: Any) -> Any:
     return gemm
 
 
-PRODUCTS = {hardware: make(tiles_in) for hardware, tiles_in in REGISTERS.items()}
+PRODUCTS = {unit: make(unit) for unit in UNITS}
 
 
 @cache
-def ready(hardware: bool) -> Any:
-    """Return the product, compiled for operands of any layout; without hardware, by tile registers in memory."""
-    require(hardware)
+def ready(unit: str) -> Any:
+    """Return the product by a unit, compiled for operands of any layout."""
+    require(unit)
     matrix = types.Array(types.float32, 2, "A")
-    return typed(PRODUCTS[hardware], *[matrix] * 5, types.boolean, types.int64)
+    return typed(PRODUCTS[unit], *[matrix] * 5, types.boolean, types.int64)

@@ -27,7 +27,7 @@ from nnx.kernels.cpu.matmul.register_tile import (
     unpack,
     where_positive,
 )
-from nnx.kernels.cpu.matmul.tile_registers import EDGE, WORD
+from nnx.kernels.cpu.matmul.tile_units import EDGE, WORD
 
 TILE, ACROSS = 8, EDGE // LANES  # rows that are finished at once, and vector registers in each
 HALF = EDGE // 2  # numbers in a vector of simd.py

@@ -19,8 +19,9 @@ from numba.extending import intrinsic
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import PART, Vector, larger, view, vload
 from nnx.kernels.cpu.matmul.register_tile import WIDTH, load, rows_of, square_tile, store, transpose
-from nnx.kernels.cpu.matmul.tile_registers import EDGE, FLOATS, INTS, bytes_at, every
 from nnx.kernels.cpu.matmul.tile_registers import PART as WORDS
+from nnx.kernels.cpu.matmul.tile_registers import bytes_at
+from nnx.kernels.cpu.matmul.tile_units import EDGE, FLOATS, INTS, every
 
 SCALE = 2.0**24
 LANES = WIDTH // 4  # float32 in a vector register

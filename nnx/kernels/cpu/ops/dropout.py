@@ -1,12 +1,14 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""Dropout by Philox4x32-10, integer for integer the words of nnx/kernels/philox.py; nothing is stored.
+"""Dropout by Philox4x32-10, integer for integer the words of nnx/kernels/philox.py.
 
 Floor: 25 integer operations an element (ten rounds of two 32x32-bit products for four elements), which is more than the
 8 bytes it moves. The counters of a block are written out first and the words computed over that block, in 64-bit lanes
 holding 32 bits, which is what the vector multiplier takes: computed row by row the loop did not vectorise (1.9 ns).
-Recorded steps call `dropout_rows`; with samples in the lanes the words come in the order in which they are needed, so
-that body (lanes_kernels.py) shares `philox` alone.
+What is done to the numbers is a traced loop, one of vectors also where a result is written in place.
+
+Recorded steps call `dropout_rows`, and keep the mask for the gradient; with samples in the lanes the words come in the
+order in which they are needed, so that body (lanes_kernels.py) shares `philox` alone.
 """
 
 from __future__ import annotations
@@ -17,13 +19,15 @@ from nnx.kernels.cpu.jit.behaved import apart_or_same, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import EXACT, OPTIONS, PART, flat, on_stack, smaller, view
+from nnx.kernels.cpu.ops.traced import made_of
 from nnx.kernels.cpu.threads.team import make_together, share_at
 from nnx.kernels.philox import ADD_0, ADD_1, FIRST, LAYERS, LOW, MULTIPLY_0, MULTIPLY_1, ROUNDS, TURN
 
 U = np.uint64
 M0, M1, A0, A1, MASK, HALF, ABOVE = U(MULTIPLY_0), U(MULTIPLY_1), U(ADD_0), U(ADD_1), U(LOW), U(32), U(LAYERS)
 GROUPS = 256  # counters, of four words each, in a block
-WORDS = 4 * GROUPS
+SHARES = 4 * GROUPS
+apply_shares = made_of({0: lambda m, x, share, *_: m.where(share > 0, x * share, 0.0)})  # 0 even of what is infinite
 
 
 @njit(**EXACT)
@@ -38,13 +42,16 @@ def philox(row, group, step, layer, k0, k1):
 
 
 @njit(**PART)
-def dropout_rows(x, y, first_row, rows, columns, step, layer, key_0, key_1, threshold, scale):
-    """`dropout` of rows of so many columns; `rows` of them, of which the first is `first_row` of the batch."""
+def dropout_rows(x, y, kept, first_row, rows, columns, step, layer, key_0, key_1, threshold, scale):
+    """`dropout` of rows of so many columns; `rows` of them, of which the first is `first_row` of the batch.
+
+    What each number is multiplied by goes to `kept` too, unless that is empty.
+    """
     groups = (columns + 3) // 4
     factor, zero = y.dtype.type(scale), y.dtype.type(0)
-    c2, c3, k0, k1, limit = U(step), U(layer), U(key_0), U(key_1), np.uint32(threshold)
+    c2, c3, k0, k1, limit = U(step), U(layer), U(key_0), U(key_1), U(threshold)
     which_row, which_group = on_stack(np.uint64, GROUPS), on_stack(np.uint64, GROUPS)
-    words = on_stack(np.uint32, WORDS)
+    shares = on_stack(y.dtype, SHARES)
     r = g = 0
     while r < rows:
         # up to GROUPS counters from group g of row r on: whole rows if a row fits, else a part of one row
@@ -58,17 +65,16 @@ def dropout_rows(x, y, first_row, rows, columns, step, layer, key_0, key_1, thre
             n += wide
         for j in range(n):
             w0, w1, w2, w3 = philox(which_row[j], which_group[j], c2, c3, k0, k1)
-            words[4 * j] = w0
-            words[4 * j + 1] = w1
-            words[4 * j + 2] = w2
-            words[4 * j + 3] = w3
+            shares[4 * j] = factor if w0 >= limit else zero
+            shares[4 * j + 1] = factor if w1 >= limit else zero
+            shares[4 * j + 2] = factor if w2 >= limit else zero
+            shares[4 * j + 3] = factor if w3 >= limit else zero
         wanted = smaller(4 * wide, columns - 4 * g)
         for i in range(tall):
-            start = (r + i) * columns + 4 * g
-            a, b, w = view(x, start, wanted), view(y, start, wanted), view(words, 4 * wide * i, wanted)
-            for j in range(wanted):
-                v = a[j] * factor
-                b[j] = v if w[j] >= limit else zero
+            start, mine = (r + i) * columns + 4 * g, view(shares, 4 * wide * i, wanted)
+            apply_shares(0, view(x, start, wanted), mine, view(y, start, wanted), 0.0, 0.0)
+            for j in range(wanted if len(kept) > 0 else 0):
+                kept[start + j] = mine[j]
         g += wide
         if g == groups:
             r, g = r + tall, 0
@@ -103,7 +109,7 @@ def dropout_share(operands, number):
     first, rows = share_at(number, tall, x.size // columns)
     a, b = view(x, first * columns, rows * columns), view(y, first * columns, rows * columns)
     number_in_batch = first + (layer >> FIRST)
-    dropout_rows(a, b, number_in_batch, rows, columns, step, layer, key_0, key_1, threshold, scale)
+    dropout_rows(a, b, view(b, 0, 0), number_in_batch, rows, columns, step, layer, key_0, key_1, threshold, scale)
 
 
 dropout_together = make_together(dropout_share)

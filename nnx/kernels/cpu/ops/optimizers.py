@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit and @intrinsic take has no types for Python.)
-"""Optimizer kernels, each one pass over the flat buffers: parameters p, gradients g, moments m and v.
+"""Optimizer kernels, each one pass over the flat buffers: parameters p, gradients g, moments m and v, the largest v u.
 
 Floor: each array read once and all but g written once, Adam 28 bytes an element in float32. In the second-level cache
 it takes 0.3 ns an element; beyond the caches it runs at the speed of memory, NumPy's ten passes at a fifth of it.
@@ -21,10 +21,16 @@ from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, PART, flat, view
 from nnx.kernels.cpu.threads.team import make_together, share_at
-from nnx.kernels.step_state import BETA_1, BETA_2, DECAY, EPSILON, LEARNING_RATE, STEP, WEIGHT_DECAY
+from nnx.kernels.nesterov import make_momenta
+from nnx.kernels.step_state import BETA_1, BETA_2, DECAY, EPSILON, LEARNING_RATE, MOMENTUM_DECAY, STEP, WEIGHT_DECAY
 
-SGD, ADAGRAD, RMSPROP, ADAM = range(4)
-NUMBERS = {"sgd": SGD, "adagrad": ADAGRAD, "rmsprop": RMSPROP, "adam": ADAM}
+SGD, ADAGRAD, RMSPROP, ADAM, NADAM, AMSGRAD, LION, ACCUMULATE = range(8)
+NUMBERS = {
+    "sgd": SGD, "adagrad": ADAGRAD, "rmsprop": RMSPROP, "adam": ADAM, "nadam": NADAM, "amsgrad": AMSGRAD, "lion": LION,
+    "accumulate": ACCUMULATE,
+}  # fmt: skip
+
+momenta = njit(**INLINED)(make_momenta(math))
 
 
 # ---- the formulas ----------------------------------------------------------------------------------------------------
@@ -38,13 +44,22 @@ def bias_factor(beta, time):
 
 @njit(**INLINED)
 def sizes(kind, hyper, done):
-    """What changes from step to step: a step's size (chapter 10), Adam's correction of v, and by what it shrinks p."""
+    """What changes from step to step: a step's size (chapter 10), Adam's correction of v, and by what it shrinks p.
+
+    Nadam has a second size, of what it takes of the gradient itself.
+    """
     rate = hyper[LEARNING_RATE] / (1.0 + hyper[DECAY] * done)
-    size, correction, shrink = rate, 1.0, 1.0
-    if kind == ADAM:
-        size, correction = rate / bias_factor(hyper[BETA_1], done + 1), 1.0 / bias_factor(hyper[BETA_2], done + 1)
+    size, correction, shrink, fresh = rate, 1.0, 1.0, 0.0
+    if ADAM <= kind <= LION:
         shrink = 1.0 - rate * hyper[WEIGHT_DECAY]
-    return size, correction, shrink
+    if ADAM <= kind <= AMSGRAD:
+        correction = 1.0 / bias_factor(hyper[BETA_2], done + 1)
+        if kind == NADAM:
+            now, ahead, product = momenta(hyper[BETA_1], hyper[MOMENTUM_DECAY], np.float64(done + 1))
+            size, fresh = rate * ahead / (1.0 - product * ahead), rate * (1.0 - now) / (1.0 - product)
+        else:
+            size = rate / bias_factor(hyper[BETA_1], done + 1)
+    return size, correction, shrink, fresh
 
 
 @njit(**INLINED)
@@ -110,11 +125,77 @@ def moments(p, g, m, v, size, correction, shrink, hyper):
         p[j] = less * p[j] - step * mean / (math.sqrt(square * fix) + small)
 
 
+@njit(**INLINED)
+def nesterov_moments(p, g, m, v, size, correction, shrink, fresh, hyper):
+    """Nadam: as `moments`, with some of the gradient itself beside its mean."""
+    number = p.dtype.type
+    step, new, fix, less = number(size), number(fresh), number(correction), number(shrink)
+    b1, b2, small = number(hyper[BETA_1]), number(hyper[BETA_2]), number(hyper[EPSILON])
+    c1, c2 = number(1.0 - hyper[BETA_1]), number(1.0 - hyper[BETA_2])
+    for j in range(len(p)):
+        slope = g[j]
+        mean, square = b1 * m[j] + c1 * slope, b2 * v[j] + c2 * slope * slope
+        m[j] = mean
+        v[j] = square
+        p[j] = less * p[j] - (step * mean + new * slope) / (math.sqrt(square * fix) + small)
+
+
+@njit(**INLINED)
+def largest_moments(p, g, m, v, u, size, correction, shrink, hyper):
+    """AMSGrad: as `moments`, with the largest v so far, u. Where v is nan, u is."""
+    number = p.dtype.type
+    step, fix, less = number(size), number(correction), number(shrink)
+    b1, b2, small = number(hyper[BETA_1]), number(hyper[BETA_2]), number(hyper[EPSILON])
+    c1, c2 = number(1.0 - hyper[BETA_1]), number(1.0 - hyper[BETA_2])
+    for j in range(len(p)):
+        slope, most = g[j], u[j]
+        mean, square = b1 * m[j] + c1 * slope, b2 * v[j] + c2 * slope * slope
+        most = most if square <= most else square
+        m[j] = mean
+        v[j] = square
+        u[j] = most
+        p[j] = less * p[j] - step * mean / (math.sqrt(most * fix) + small)
+
+
+@njit(**INLINED)
+def signs(p, g, m, size, shrink, hyper):
+    """Lion: p = shrink * p - size * sign(beta_1 m + (1 - beta_1) g); m = beta_2 m + (1 - beta_2) g."""
+    number = p.dtype.type
+    step, less, zero = number(size), number(shrink), number(0)
+    b1, b2, c1, c2 = (
+        number(hyper[BETA_1]),
+        number(hyper[BETA_2]),
+        number(1.0 - hyper[BETA_1]),
+        number(1.0 - hyper[BETA_2]),
+    )
+    for j in range(len(p)):
+        slope, kept = g[j], m[j]
+        way = b1 * kept + c1 * slope
+        way = step if way > zero else -step if way < zero else way  # nan stays nan
+        p[j] = less * p[j] - way
+        m[j] = b2 * kept + c2 * slope
+
+
+@njit(**INLINED)
+def add_to(m, g):
+    """m += g."""
+    for j in range(len(m)):
+        m[j] += g[j]
+
+
 @njit(**PART)
-def update(kind, p, g, m, v, hyper, size, correction, shrink):
-    """One step of an optimizer on parameters p with gradients g and moments m, v."""
+def update(kind, p, g, m, v, u, hyper, size, correction, shrink, fresh):
+    """One step of an optimizer on parameters p with gradients g and moments m, v, u."""
     if kind == ADAM:
         moments(p, g, m, v, size, correction, shrink, hyper)
+    elif kind == NADAM:
+        nesterov_moments(p, g, m, v, size, correction, shrink, fresh, hyper)
+    elif kind == AMSGRAD:
+        largest_moments(p, g, m, v, u, size, correction, shrink, hyper)
+    elif kind == LION:
+        signs(p, g, m, size, shrink, hyper)
+    elif kind == ACCUMULATE:
+        add_to(m, g)
     elif kind == SGD:
         descent(p, g, m, size, hyper)
     elif kind == ADAGRAD or kind == RMSPROP:  # noqa: SIM109 - `in` would be a call
@@ -143,7 +224,7 @@ def sgd(p, g, m, hyper, counters, board, step):
     """Stochastic gradient descent, with momentum if hyper[BETA_1] is not 0, Nesterov's if hyper[BETA_2] is not 0."""
     if not behaved(p, g, m, hyper, counters) or g.size != p.size or m.size != p.size:
         return False
-    size, _, _ = sizes(SGD, hyper, counters[STEP])
+    size, _, _, _ = sizes(SGD, hyper, counters[STEP])
     sgd_together(board, (flat(p), flat(g), flat(m), size, flat(hyper), step), (p.size + step - 1) // step)
     return True
 
@@ -165,7 +246,7 @@ def adagrad(p, g, v, hyper, counters, board, step):
     """v += g**2; p -= rate * g / (sqrt(v) + epsilon)."""
     if not behaved(p, g, v, hyper, counters) or g.size != p.size or v.size != p.size:
         return False
-    size, _, _ = sizes(ADAGRAD, hyper, counters[STEP])
+    size, _, _, _ = sizes(ADAGRAD, hyper, counters[STEP])
     operands = flat(p), flat(g), flat(v), size, 1.0, 1.0, hyper[EPSILON], step
     adaptive_together(board, operands, (p.size + step - 1) // step)
     return True
@@ -177,7 +258,7 @@ def rmsprop(p, g, v, hyper, counters, board, step):
     """v = rho * v + (1 - rho) * g**2; p -= rate * g / (sqrt(v) + epsilon)."""
     if not behaved(p, g, v, hyper, counters) or g.size != p.size or v.size != p.size:
         return False
-    size, _, _ = sizes(RMSPROP, hyper, counters[STEP])
+    size, _, _, _ = sizes(RMSPROP, hyper, counters[STEP])
     operands = flat(p), flat(g), flat(v), size, hyper[BETA_1], 1.0 - hyper[BETA_1], hyper[EPSILON], step
     adaptive_together(board, operands, (p.size + step - 1) // step)
     return True
@@ -201,7 +282,130 @@ def adam(p, g, m, v, hyper, counters, board, step):
     """See `moments`."""
     if not behaved(p, g, m, v, hyper, counters) or g.size != p.size or m.size != p.size or v.size != p.size:
         return False
-    size, correction, shrink = sizes(ADAM, hyper, counters[STEP])
+    size, correction, shrink, _ = sizes(ADAM, hyper, counters[STEP])
     operands = flat(p), flat(g), flat(m), flat(v), size, correction, shrink, flat(hyper), step
     adam_together(board, operands, (p.size + step - 1) // step)
     return True
+
+
+@njit(**PART)
+def nadam_share(operands, number):
+    """`nadam` of some parameters."""
+    p, g, m, v, size, correction, shrink, fresh, hyper, step = operands
+    first, count = share_at(number, step, p.size)
+    p, g, m, v = view(p, first, count), view(g, first, count), view(m, first, count), view(v, first, count)
+    nesterov_moments(p, g, m, v, size, correction, shrink, fresh, hyper)
+
+
+nadam_together = make_together(nadam_share)
+
+
+@takes("vvvvdii")
+@njit(**OPTIONS)
+def nadam(p, g, m, v, hyper, counters, board, step):
+    """See `nesterov_moments`."""
+    if not behaved(p, g, m, v, hyper, counters) or g.size != p.size or m.size != p.size or v.size != p.size:
+        return False
+    size, correction, shrink, fresh = sizes(NADAM, hyper, counters[STEP])
+    operands = flat(p), flat(g), flat(m), flat(v), size, correction, shrink, fresh, flat(hyper), step
+    nadam_together(board, operands, (p.size + step - 1) // step)
+    return True
+
+
+@njit(**PART)
+def amsgrad_share(operands, number):
+    """`amsgrad` of some parameters."""
+    p, g, m, v, u, size, correction, shrink, hyper, step = operands
+    first, count = share_at(number, step, p.size)
+    p, g, m, v = view(p, first, count), view(g, first, count), view(m, first, count), view(v, first, count)
+    largest_moments(p, g, m, v, view(u, first, count), size, correction, shrink, hyper)
+
+
+amsgrad_together = make_together(amsgrad_share)
+
+
+@takes("vvvvvdii")
+@njit(**OPTIONS)
+def amsgrad(p, g, m, v, u, hyper, counters, board, step):
+    """See `largest_moments`."""
+    if not behaved(p, g, m, v, u, hyper, counters) or g.size != p.size or m.size != p.size:
+        return False
+    if v.size != p.size or u.size != p.size:
+        return False
+    size, correction, shrink, _ = sizes(AMSGRAD, hyper, counters[STEP])
+    operands = flat(p), flat(g), flat(m), flat(v), flat(u), size, correction, shrink, flat(hyper), step
+    amsgrad_together(board, operands, (p.size + step - 1) // step)
+    return True
+
+
+@njit(**PART)
+def lion_share(operands, number):
+    """`lion` of some parameters."""
+    p, g, m, size, shrink, hyper, step = operands
+    first, count = share_at(number, step, p.size)
+    signs(view(p, first, count), view(g, first, count), view(m, first, count), size, shrink, hyper)
+
+
+lion_together = make_together(lion_share)
+
+
+@takes("vvvdii")
+@njit(**OPTIONS)
+def lion(p, g, m, hyper, counters, board, step):
+    """See `signs`."""
+    if not behaved(p, g, m, hyper, counters) or g.size != p.size or m.size != p.size:
+        return False
+    size, _, shrink, _ = sizes(LION, hyper, counters[STEP])
+    lion_together(board, (flat(p), flat(g), flat(m), size, shrink, flat(hyper), step), (p.size + step - 1) // step)
+    return True
+
+
+# ---- before and after an optimizer, in recorded steps ----------------------------------------------------------------
+
+
+@njit(**PART)
+def collect_numbers(g, m):
+    """g += m; m = 0."""
+    zero = m.dtype.type(0)
+    for j in range(len(g)):
+        g[j] += m[j]
+        m[j] = zero
+
+
+@njit(**PART)
+def bound_numbers(g, value):
+    """Keep each number within +-value; nan stays nan."""
+    most = g.dtype.type(value)
+    for j in range(len(g)):
+        x = g[j]
+        x = most if x > most else x
+        g[j] = -most if x < -most else x
+
+
+@njit(**PART)
+def squares_of(g):
+    """The sum of squares, in float64."""
+    total = 0.0
+    for j in range(len(g)):
+        wide = np.float64(g[j])
+        total += wide * wide
+    return total
+
+
+@njit(**PART)
+def scale_numbers(g, squares, norm):
+    """g *= norm / |g| where that is below 1, |g|**2 being `squares`; what is not finite makes all of it nan."""
+    length = math.sqrt(squares)
+    if length <= norm:
+        return
+    scale = g.dtype.type(norm / length + (length - length))
+    for j in range(len(g)):
+        g[j] *= scale
+
+
+@njit(**PART)
+def average_numbers(a, p, decay, time):
+    """a += (p - a) * (1 - decay) / (1 - decay**time), or, with decay 1, / time."""
+    share = a.dtype.type(1.0 / time if decay == 1.0 else (1.0 - decay) / (1.0 - decay**time))
+    for j in range(len(a)):
+        a[j] += share * (p[j] - a[j])

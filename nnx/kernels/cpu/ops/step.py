@@ -131,6 +131,46 @@ def weigh_rows(x, weights, out, n):
             b[j] = a[j] * weight if weight != zero else zero
 
 
+@njit(**PART)
+def copy_columns(x, out, rows, n, wide, first, to, count):
+    """Columns first .. first + count of `rows` rows of n numbers, to columns `to` .. of rows of `wide` numbers."""
+    for r in range(rows):
+        a, b = view(x, r * n + first, count), view(out, r * wide + to, count)
+        for j in range(count):
+            b[j] = a[j]
+
+
+@njit(**INLINED)
+def code_of(value, count):
+    """A code as an index, and whether it is one of `count`: a whole number, and not nan."""
+    inside = value >= 0 and value < count
+    code = np.int64(value) if inside else 0
+    return code, inside and value == code
+
+
+@njit(**PART)
+def embed_rows(x, w, out, rows, n, wide, codes, width, column, to):
+    """Rows of w [codes, width] that a column of x [rows, n] names, to columns `to` .. of rows of `wide` numbers."""
+    for r in range(rows):
+        code, known = code_of(x[r * n + column], codes)
+        a, b = view(w, code * width, width), view(out, r * wide + to, width)
+        for j in range(width):
+            b[j] = a[j] if known else out.dtype.type(np.nan)
+
+
+@njit(**PART)
+def scatter_rows(x, d, out, first, last, n, wide, codes, width, column, to):
+    """out [codes, width] = for each code the sum of columns `to` .. of the rows of d [., wide] that have it in x."""
+    for j in range(len(out)):
+        out[j] = 0
+    for r in range(first, last):
+        code, known = code_of(x[r * n + column], codes)
+        if known:
+            a, b = view(d, r * wide + to, width), view(out, code * width, width)
+            for j in range(width):
+                b[j] += a[j]
+
+
 # ---- kernels ---------------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,7 @@
 
 `run_rows` and `run_lanes` take:
     table: int64, flat: see table.py.
-    work, arena, inputs, targets, weights: the arrays that places name, all of one type.
+    work, arena, inputs, targets, weights, more: the arrays that places name, all of one type.
     labels, order: int64, what LABELS and GATHER read.
     hyper, counters, stats, penalties, history: operations.py says what they hold; all flat.
     numbers: float64: what begin_step works out, constants, the parts of penalties.
@@ -19,26 +19,25 @@ import numpy as np
 from numba import types
 
 from nnx.kernels.cpu.jit.cache import typed
-from nnx.kernels.cpu.matmul.tile_registers import require
+from nnx.kernels.cpu.matmul.tile_units import require
 from nnx.kernels.cpu.program.lanes import run_lanes
 from nnx.kernels.cpu.program.rows import run_rows
 
 
-def ready(dtype: Any, family: str, tiles: bool | None = None, clocked: bool = False) -> Any:
+def ready(dtype: Any, family: str, unit: str | None = None, clocked: bool = False) -> Any:
     """Return the function of a family, "rows" or "lanes", for one number type: compiled, or read from the disk.
 
     Args:
-        tiles: whether it has products of float32 on tile registers too, rows_amx.py: True for the processor's, False
-            for those in memory.
+        unit: which one of tile_units.py multiplies large float32 matrices, rows_amx.py; None: none does.
         clocked: whether it takes clocks (clock.py): for a profile.
     """
     run = {"rows": run_rows, "lanes": run_lanes}[family]
-    if tiles is not None:
+    if unit is not None:
         from nnx.kernels.cpu.program.rows_amx import run_tiles  # nobody else needs it
 
-        require(tiles)
-        run = run_tiles[tiles]
+        require(unit)
+        run = run_tiles[unit]
     number = types.float32 if np.dtype(dtype).itemsize == 4 else types.float64
     whole, f, i, d = types.int64, *(types.Array(kind, 1, "C") for kind in (number, types.int64, types.float64))
-    signature = (i, f, f, f, f, f, i, i, d, i, d, d, d, d, i, whole, whole, i if clocked else types.none)
+    signature = (i, f, f, f, f, f, f, i, i, d, i, d, d, d, d, i, whole, whole, i if clocked else types.none)
     return typed(run, *signature)

@@ -18,18 +18,32 @@ from nnx.kernels.cpu.program.lanes_kernels import (
     lanes_cross_entropy,
     lanes_dropout,
     lanes_load,
+    lanes_mask,
     lanes_mean,
     lanes_noise,
 )
 from nnx.kernels.cpu.program.lanes_matmul import SAMPLES, lanes_product, lanes_weight_gradient
 from nnx.kernels.cpu.program.parameters import finish
 from nnx.kernels.cpu.program.schedule import make_run
-from nnx.kernels.cpu.program.shared import apply_elementwise, apply_weigh, copy_labels, parameter_task
+from nnx.kernels.cpu.program.shared import (
+    apply_columns,
+    apply_elementwise,
+    apply_weigh,
+    copy_labels,
+    parameter_task,
+    scatter,
+    task_of_all,
+)
 from nnx.kernels.cpu.program.shared_norm import apply_norm
 from nnx.kernels.cpu.program.table import (
+    AVERAGE,
     BATCH_NORM_BACKWARD,
     COEF,
+    COLLECT,
+    COLUMNS_OF,
+    DRAWN,
     ELEMENTWISE,
+    EMBED,
     KIND,
     LABELS,
     LANES_CLEAR,
@@ -48,6 +62,7 @@ from nnx.kernels.cpu.program.table import (
     R0,
     R1,
     ROWS,
+    SCATTER,
     STRIDE,
     UNKNOWN,
     WEIGH,
@@ -147,18 +162,26 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         apply_norm(t, header[ROWS], memory, numbers, r0, rows, count)
     elif op == WEIGH:
         apply_weigh(t, memory, r0, rows, count)
+    elif op == COLUMNS_OF or op == EMBED:  # noqa: SIM109
+        apply_columns(t, memory, r0, rows, count)
+    elif op == SCATTER:
+        scatter(t, header, memory, hyper, numbers)
     elif op == LABELS:
         copy_labels(t, memory, labels, order, counters, r0, rows)
     elif op == LANES_DB or op == PARAMETERS:  # noqa: SIM109
         parameter_task(t, header, memory, hyper, numbers)
+    elif COLLECT <= op <= AVERAGE:
+        task_of_all(t, header, memory, hyper, counters, numbers)
     elif op == LANES_LOAD:
         first, out = larger(counters[CURSOR], 0) if t[KIND] else -1, part(memory, t[Y] + r0, (n - 1) * stride + count)
         lanes_load(part(memory, t[X], 0), order, first, t[R1] - 1, out, n, stride, r0, rows)
     elif op == LANES_DROPOUT:
         span = (n + 3) * stride
-        x, y = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span)
-        first = r0 + (t[KIND] >> FIRST)
-        lanes_dropout(x, y, n, stride, first, count, t[R1], numbers[c], t[KIND], counters[STEP], t[R0])
+        x, y, kept = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span), part(memory, t[W] + r0, span)
+        if t[KIND] != DRAWN:
+            first = r0 + (t[KIND] >> FIRST)
+            lanes_mask(kept, n, stride, first, count, t[R1], numbers[c], t[KIND], counters[STEP], t[R0])
+        lanes_dropout(x, y, kept, n, stride, count)
     elif op == NOISE:
         span = (n + 3) * stride
         x, y = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span)

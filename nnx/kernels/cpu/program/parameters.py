@@ -18,6 +18,7 @@ from nnx.kernels.cpu.ops.sums import sum_numbers
 from nnx.kernels.cpu.program.table import (
     COEF,
     CORRECTION,
+    FRESH,
     HITS,
     LOSSES,
     M_DELTA,
@@ -28,6 +29,7 @@ from nnx.kernels.cpu.program.table import (
     SHRINK,
     SLOT,
     STEP_SIZE,
+    U_DELTA,
     UNKNOWN,
     UPDATE,
     V_DELTA,
@@ -40,7 +42,7 @@ from nnx.kernels.step_state import LOSS, PENALTY, STEP
 @njit(**PART)
 def begin_step(optimizer, hyper, counters, numbers):
     """Set what the optimizer takes in this step, in float64."""
-    numbers[STEP_SIZE], numbers[CORRECTION], numbers[SHRINK] = sizes(optimizer, hyper, counters[STEP])
+    numbers[STEP_SIZE], numbers[CORRECTION], numbers[SHRINK], numbers[FRESH] = sizes(optimizer, hyper, counters[STEP])
 
 
 @njit(**PART)
@@ -73,8 +75,9 @@ def finish(t, header, memory, hyper, numbers, p, g, n):
         numbers[t[SLOT]] = penalize(values, gradients, numbers[t[COEF]], numbers[t[COEF] + 1])
     if t[UPDATE]:
         first, second = part(memory, p + header[M_DELTA], n), part(memory, p + header[V_DELTA], n)
-        size, correction, shrink = numbers[STEP_SIZE], numbers[CORRECTION], numbers[SHRINK]
-        update(header[OPTIMIZER], values, gradients, first, second, hyper, size, correction, shrink)
+        third, size, correction = part(memory, p + header[U_DELTA], n), numbers[STEP_SIZE], numbers[CORRECTION]
+        how = size, correction, numbers[SHRINK], numbers[FRESH]
+        update(header[OPTIMIZER], values, gradients, first, second, third, hyper, *how)
 
 
 @njit(**PART)

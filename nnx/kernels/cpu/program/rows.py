@@ -17,26 +17,39 @@ from nnx.kernels.cpu.matmul.gemm import multiply
 from nnx.kernels.cpu.matmul.packing import panels_from_columns, panels_from_rows
 from nnx.kernels.cpu.matmul.register_tile import VECTORS, WIDTH
 from nnx.kernels.cpu.ops.cross_entropy import of_distributions, of_labels
-from nnx.kernels.cpu.ops.dropout import HALF, MASK, U, dropout_rows, noise_rows
+from nnx.kernels.cpu.ops.dropout import HALF, MASK, U, apply_shares, dropout_rows, noise_rows
 from nnx.kernels.cpu.ops.softmax import backward_rows, forward_blocks
 from nnx.kernels.cpu.ops.step import argmax_rows, gather_rows, mean_rows, one_hot_rows
 from nnx.kernels.cpu.ops.sums import collect
 from nnx.kernels.cpu.program.parameters import finish
 from nnx.kernels.cpu.program.schedule import make_run
-from nnx.kernels.cpu.program.shared import apply_elementwise, apply_weigh, copy_labels, parameter_task
+from nnx.kernels.cpu.program.shared import (
+    apply_columns,
+    apply_elementwise,
+    apply_weigh,
+    copy_labels,
+    parameter_task,
+    scatter,
+    task_of_all,
+)
 from nnx.kernels.cpu.program.shared_norm import apply_norm
 from nnx.kernels.cpu.program.table import (
     ARGMAX,
+    AVERAGE,
     BATCH_NORM_BACKWARD,
     BIAS,
     COEF,
+    COLLECT,
+    COLUMNS_OF,
     CROSS_ENTROPY,
     CROSS_ENTROPY_SOFT,
     DENSE,
     DENSE_DW,
     DENSE_DX,
+    DRAWN,
     DROPOUT,
     ELEMENTWISE,
+    EMBED,
     FINAL,
     GATHER,
     KIND,
@@ -52,6 +65,7 @@ from nnx.kernels.cpu.program.table import (
     R1,
     ROW_MEAN,
     ROWS,
+    SCATTER,
     SCRATCH,
     SCRATCH_SIZE,
     SOFTMAX,
@@ -157,17 +171,26 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         apply_norm(t, header[ROWS], memory, numbers, r0, rows, rows)
     elif op == WEIGH:
         apply_weigh(t, memory, r0, rows, rows)
+    elif op == COLUMNS_OF or op == EMBED:  # noqa: SIM109
+        apply_columns(t, memory, r0, rows, rows)
+    elif op == SCATTER:
+        scatter(t, header, memory, hyper, numbers)
     elif op == LABELS:
         copy_labels(t, memory, labels, order, counters, r0, rows)
     elif op == BIAS or op == PARAMETERS:  # noqa: SIM109
         parameter_task(t, header, memory, hyper, numbers)
+    elif COLLECT <= op <= AVERAGE:
+        task_of_all(t, header, memory, hyper, counters, numbers)
     elif op == GATHER:
         gather_rows(part(memory, t[X], 0), order, counters[CURSOR] + r0, part(memory, t[Y] + at, 0), rows, n, t[R1] - 1)
     elif op == DROPOUT:
         x, y = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
-        key_0, key_1 = U(t[R0]) & MASK, U(t[R0]) >> HALF
-        first = r0 + (t[KIND] >> FIRST)
-        dropout_rows(x, y, first, rows, n, counters[STEP], t[KIND], key_0, key_1, t[R1], numbers[c])
+        kept, key_0, key_1 = part(memory, t[W] + at, rows * n), U(t[R0]) & MASK, U(t[R0]) >> HALF
+        if t[KIND] == DRAWN:
+            apply_shares(0, x, kept, y, 0.0, 0.0)
+        else:
+            first = r0 + (t[KIND] >> FIRST)
+            dropout_rows(x, y, kept, first, rows, n, counters[STEP], t[KIND], key_0, key_1, t[R1], numbers[c])
     elif op == NOISE:
         x, y = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
         key_0, key_1 = U(t[R0]) & MASK, U(t[R0]) >> HALF

@@ -1,8 +1,8 @@
 """Interpreter `run_rows` with products on tile registers: the operations that stand on nnx/kernels/cpu/matmul/amx.py.
 
 They are what DENSE, DENSE_DX, DENSE_DW, PANELS and PANELS_ACROSS of rows.py are; all others are that module's. Panels
-hold parts of bfloat16 and are made anew with the weights. It is a function of its own, so that nobody compiles it who
-has no AMX.
+hold parts of bfloat16 and are made anew with the weights. It is a function of its own, for each unit that multiplies
+them (tile_units.py), so that nobody compiles what he has no use for.
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -15,11 +15,12 @@ from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.clock import BACKWARD, FORWARD, GRADIENTS, PRODUCT, REPACKING, mark, mark_product, of_product
 from nnx.kernels.cpu.jit.clock import UPDATE as UPDATING
 from nnx.kernels.cpu.jit.simd import PART, smaller, view
-from nnx.kernels.cpu.matmul.amx import REGISTERS, SPARE, THREAD, multiply
 from nnx.kernels.cpu.matmul.amx import SCRATCH as REGISTERS_AT
+from nnx.kernels.cpu.matmul.amx import SPARE, THREAD, multiply
 from nnx.kernels.cpu.matmul.amx_packing import pack_panels
-from nnx.kernels.cpu.matmul.tile_registers import EDGE
 from nnx.kernels.cpu.matmul.tile_registers import PART as WORDS
+from nnx.kernels.cpu.matmul.tile_registers import tiles_of
+from nnx.kernels.cpu.matmul.tile_units import EDGE, UNITS
 from nnx.kernels.cpu.ops.sums import collect
 from nnx.kernels.cpu.program import rows as by_vectors
 from nnx.kernels.cpu.program.parameters import finish
@@ -119,8 +120,8 @@ def product(t, header, memory, hyper, numbers, r0, rows, thread, scratch, tiles,
         mark(clock, REPACKING)
 
 
-def make_operation(tiles_in: Any) -> Any:
-    """What carries out one operation of the table, with the tile registers that `tiles_in` finds."""
+def make_operation(unit: str) -> Any:
+    """What carries out one operation of the table, split products by a unit."""
 
     @njit(inline="always")
     def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread, clock):
@@ -130,7 +131,7 @@ def make_operation(tiles_in: Any) -> Any:
             scratch = part(memory, header[STRIPS] + thread * header[STRIPS_SIZE], THREAD)
             if op <= SPLIT_DW:
                 runs = header[SCRATCH] + thread * header[SCRATCH_SIZE]
-                tiles = tiles_in(scratch, REGISTERS_AT)
+                tiles = tiles_of(unit, scratch, REGISTERS_AT)
                 product(t, header, memory, hyper, numbers, r0, rows, thread, scratch, tiles, runs, clock)
             else:
                 first, count = (t[R0], t[R1] - t[R0]) if t[R1] > 0 else (r0, rows)
@@ -142,4 +143,4 @@ def make_operation(tiles_in: Any) -> Any:
     return operation
 
 
-run_tiles = {hardware: make_run(make_operation(tiles_in)) for hardware, tiles_in in REGISTERS.items()}
+run_tiles = {unit: make_run(make_operation(unit)) for unit in UNITS}

@@ -41,10 +41,10 @@ from nnx.kernels.cpu.program.table import (
     ONCE,
     OP,
     OPTIMIZER,
-    PARAMETERS,
     PHASE,
     REGIONS,
     ROWS,
+    SCATTER,
     SPLIT_ACROSS,
     SPLIT_PANELS,
     STEPS_LEFT,
@@ -166,7 +166,7 @@ def phase_of(op):
         return LOSS
     if PACKED <= op <= PACKED_ACROSS or SPLIT_PANELS <= op <= SPLIT_ACROSS:
         return PANELS
-    return UPDATE if LANES_DW <= op <= LANES_DB or BIAS <= op <= PARAMETERS or op == DENSE_DW else SAMPLES
+    return UPDATE if LANES_DW <= op <= LANES_DB or BIAS <= op <= SCATTER or op == DENSE_DW else SAMPLES
 
 
 def make_run(operation: Any) -> Any:
@@ -180,6 +180,7 @@ def make_run(operation: Any) -> Any:
         inputs,
         targets,
         weights,
+        more,
         labels,
         order,
         hyper,
@@ -195,7 +196,7 @@ def make_run(operation: Any) -> Any:
     ):
         """Run `steps` steps as the leader (thread 0), or help one that does."""
         # Spans: nobody counts references from here on.
-        memory = (flat(work), flat(arena), flat(inputs), flat(targets), flat(weights))
+        memory = (flat(work), flat(arena), flat(inputs), flat(targets), flat(weights), flat(more))
         table, labels, order, counters, sync = flat(table), flat(labels), flat(order), flat(counters), flat(sync)
         hyper, stats, penalties = flat(hyper), flat(stats), flat(penalties)
         history, numbers = flat(history), flat(numbers)

@@ -7,14 +7,56 @@ Floor: reading and writing each number once.
 
 from __future__ import annotations
 
+import numpy as np
+
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import PART, larger
 from nnx.kernels.cpu.ops.elementwise import elementwise
-from nnx.kernels.cpu.ops.step import gather_numbers, weigh_numbers, weigh_rows
-from nnx.kernels.cpu.ops.sums import sum_rows
+from nnx.kernels.cpu.ops.optimizers import (
+    average_numbers,
+    bound_numbers,
+    collect_numbers,
+    scale_numbers,
+    squares_of,
+)
+from nnx.kernels.cpu.ops.step import (
+    code_of,
+    copy_columns,
+    embed_rows,
+    gather_numbers,
+    scatter_rows,
+    weigh_numbers,
+    weigh_rows,
+)
+from nnx.kernels.cpu.ops.sums import collect, sum_rows
 from nnx.kernels.cpu.program.parameters import finish, sum_lanes
-from nnx.kernels.cpu.program.table import BIAS, COEF, KIND, LANES_DB, OP, ROWS, STRIDE, D, G, N, W, X, Y, part
-from nnx.kernels.step_state import CURSOR
+from nnx.kernels.cpu.program.table import (
+    AVERAGE,
+    BIAS,
+    COEF,
+    COLLECT,
+    EMBED,
+    KIND,
+    LANES_DB,
+    MEASURE,
+    OP,
+    R0,
+    R1,
+    ROWS,
+    SLOT,
+    STRIDE,
+    B,
+    D,
+    G,
+    K,
+    N,
+    W,
+    X,
+    Y,
+    part,
+)
+from nnx.kernels.rounding import RUN
+from nnx.kernels.step_state import CURSOR, STEP
 
 
 @njit(**PART)
@@ -47,6 +89,63 @@ def apply_weigh(t, memory, r0, rows, count):
 
 
 @njit(**PART)
+def apply_columns(t, memory, r0, rows, count):
+    """COLUMNS_OF: KIND features of X, which has N, from number R0 on, to those of Y, which has K, from R1 on.
+
+    EMBED: the rows of W [D, KIND] that feature R0 of X names, to the features of Y from R1 on.
+    """
+    n, wide, stride, some = t[N], t[K], t[STRIDE], t[KIND]
+    if stride == 0:
+        x, y = part(memory, t[X] + r0 * n, rows * n), part(memory, t[Y] + r0 * wide, rows * wide)
+        if t[OP] == EMBED:
+            embed_rows(x, part(memory, t[W], t[D] * some), y, rows, n, wide, t[D], some, t[R0], t[R1])
+        else:
+            copy_columns(x, y, rows, n, wide, t[R0], t[R1], some)
+        return
+    x = part(memory, t[X] + r0 + t[R0] * stride, (some - 1) * stride + count)
+    y = part(memory, t[Y] + r0 + t[R1] * stride, (some - 1) * stride + count)
+    if t[OP] == EMBED:
+        w, x = part(memory, t[W], t[D] * some), part(memory, t[X] + r0 + t[R0] * stride, count)
+        for s in range(count):
+            code, known = code_of(x[s], t[D])
+            for j in range(some):
+                y[j * stride + s] = w[code * some + j] if known else w.dtype.type(np.nan)
+        return
+    for j in range(some):
+        for s in range(count):
+            y[j * stride + s] = x[j * stride + s]
+
+
+@njit(**PART)
+def scatter(t, header, memory, hyper, numbers):
+    """The gradient G [R1, KIND] of EMBED's W, and what is then done to that.
+
+    The codes are feature B of X, which has K; the vectors' gradients those of D, which has N, from R0 on. Samples are
+    added up in runs (sums.py), for which Y is room.
+    """
+    rows, some, codes, stride, wide = header[ROWS], t[KIND], t[R1], t[STRIDE], t[N]
+    size, many = codes * some, rows > RUN
+    for first in range(0, rows, RUN):
+        last = first + RUN if first + RUN < rows else rows
+        out = part(memory, t[Y] if many else t[G], size)
+        if stride == 0:
+            x, d = part(memory, t[X], rows * t[K]), part(memory, t[D], rows * wide)
+            scatter_rows(x, d, out, first, last, t[K], wide, codes, some, t[B], t[R0])
+        else:
+            x, d = part(memory, t[X] + t[B] * stride, rows), part(memory, t[D] + t[R0] * stride, some * stride)
+            for j in range(size):
+                out[j] = 0
+            for s in range(first, last):
+                code, known = code_of(x[s], codes)
+                if known:
+                    for j in range(some):
+                        out[code * some + j] += d[j * stride + s]
+        if many:
+            collect(part(memory, t[G], size), out, first == 0)
+    finish(t, header, memory, hyper, numbers, t[W], t[G], size)
+
+
+@njit(**PART)
 def copy_labels(t, memory, labels, order, counters, r0, rows):
     """Labels of samples r0 .. r0 + rows, in the order of the samples if there is one, as numbers of the step's type."""
     wanted = part(memory, t[Y] + r0, rows)
@@ -67,3 +166,24 @@ def parameter_task(t, header, memory, hyper, numbers):
     elif op == LANES_DB:
         sum_lanes(part(memory, t[D], n * stride), n, stride, part(memory, t[G], n))
     finish(t, header, memory, hyper, numbers, t[W], t[G], n)
+
+
+@njit(**PART)
+def task_of_all(t, header, memory, hyper, counters, numbers):
+    """What is done to a segment of all gradients or parameters: COLLECT, MEASURE, CLIPPED or AVERAGE."""
+    op, n, c = t[OP], t[N], t[COEF]
+    if op == AVERAGE:
+        time = counters[STEP] - t[R0] + 1
+        average_numbers(part(memory, t[X], n), part(memory, t[W], n), numbers[c], np.float64(time))
+    elif op == COLLECT:
+        collect_numbers(part(memory, t[G], n), part(memory, t[X], n))
+    elif op == MEASURE:
+        gradients = part(memory, t[G], n)
+        bound_numbers(gradients, numbers[c + 1])
+        numbers[t[SLOT]] = squares_of(gradients)
+    else:
+        squares = 0.0
+        for slot in range(t[R0], t[R0] + t[R1]):
+            squares += numbers[slot]
+        scale_numbers(part(memory, t[G], n), squares, numbers[c])
+        finish(t, header, memory, hyper, numbers, t[W], t[G], n)

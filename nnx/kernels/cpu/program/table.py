@@ -21,7 +21,7 @@ from nnx.kernels.cpu.jit.span import Span, data_of, make_matrix, make_span
 
 # ---- places ----------------------------------------------------------------------------------------------------------
 SHIFT, OFFSET = 56, (1 << 56) - 1
-WORK, ARENA, INPUTS, TARGETS, WEIGHTS = (array << SHIFT for array in range(5))
+WORK, ARENA, INPUTS, TARGETS, WEIGHTS, MORE = (array << SHIFT for array in range(6))
 NOWHERE = -1  # an operand that is not there
 
 # ---- columns ---------------------------------------------------------------------------------------------------------
@@ -33,7 +33,7 @@ OP, KIND, STRIDE, K, N, X, Y, W, B, D, G, R0, R1, COEF, SLOT, UPDATE = range(16)
 # The header (row 0).
 REGIONS, ROWS, M_DELTA, V_DELTA, OPTIMIZER, PENALTIES, LOSSES, HITS = range(1, 9)
 SCRATCH, SCRATCH_SIZE, STRIPS, STRIPS_SIZE, THREADS = range(9, 14)
-PARTS = 14  # into how many parts of bfloat16 products on tile registers split what they multiply
+PARTS, U_DELTA = 14, 15  # into how many parts of bfloat16 products on tile registers split what they multiply
 # A region: what it is, its operations, samples in a block, and how many blocks or tasks it has.
 FIRST, LAST, BLOCK, COUNT = range(1, 5)
 MOST_REGIONS = 255
@@ -50,22 +50,29 @@ GATHER, DROPOUT, SOFTMAX, SOFTMAX_BACKWARD, CROSS_ENTROPY, CROSS_ENTROPY_SOFT, A
 LANES_DENSE, LANES_DX, LANES_DW, LANES_DB = range(20, 24)
 LANES_LOAD, LANES_DROPOUT, LANES_CROSS_ENTROPY, LANES_MEAN, LANES_CLEAR = range(30, 35)
 LABELS, ELEMENTWISE, WEIGH = 40, 41, 42  # the kind of the second: nnx/kernels/elementwise.py
+COLUMNS_OF, EMBED = 43, 44  # some features of one value to another; vectors by their codes
+SCATTER = 58  # a task: the gradient of these vectors
 BIAS, PARAMETERS = 50, 51  # tasks: the gradient of biases; a segment of parameters whose gradient is there already
+# Tasks on a segment of all gradients or parameters: add those of another part of the batch; bound each, and add up
+# their squares, to SLOT; make them smaller by the squares in R1 slots from R0 on, and update; the mean of parameters.
+COLLECT, MEASURE, CLIPPED, AVERAGE = range(52, 56)
+OF_ALL = frozenset(range(COLLECT, AVERAGE + 1))
 LAYER_NORM, LAYER_NORM_BACKWARD, MOMENTS, BATCH_NORM, BATCH_NORM_BACKWARD = range(60, 65)  # shared_norm.py
 NOISE = 65
 NORMS = frozenset(range(LAYER_NORM, BATCH_NORM_BACKWARD + 1))
 # What each interpreter carries out. One that meets any other makes the losses of all steps from there on NaN.
 BY_ROWS = frozenset((*range(DENSE, DENSE_DW + 1), PANELS, PANELS_ACROSS, *range(GATHER, ROW_MEAN + 1)))
-BY_ROWS |= {LABELS, ELEMENTWISE, WEIGH, BIAS, PARAMETERS, NOISE} | NORMS
+BY_ROWS |= {LABELS, ELEMENTWISE, WEIGH, BIAS, PARAMETERS, COLUMNS_OF, EMBED, SCATTER, NOISE} | NORMS | OF_ALL
 ON_TILES = BY_ROWS | frozenset(range(SPLIT_DENSE, SPLIT_ACROSS + 1))
 IN_LANES = frozenset((*range(LANES_DENSE, LANES_DB + 1), *range(LANES_LOAD, LANES_CLEAR + 1)))
-IN_LANES |= {LABELS, ELEMENTWISE, WEIGH, PARAMETERS, NOISE} | NORMS
+IN_LANES |= {LABELS, ELEMENTWISE, WEIGH, PARAMETERS, COLUMNS_OF, EMBED, SCATTER, NOISE} | NORMS | OF_ALL
 
+DRAWN = -1  # the kind, otherwise its layer's number, of a dropout whose mask stands at W already
 WITH_RELU = 1  # the kind of a product that ReLU, or the mask of its gradient, follows in the same pass
 
 # ---- numbers: float64 that operations read ---------------------------------------------------------------------------
 # UNKNOWN is added to each step's loss: 0, or NaN once an operation was met that there is not.
-STEP_SIZE, CORRECTION, SHRINK, FINAL, UNKNOWN, CONSTANTS = 0, 1, 2, 3, 4, 8
+STEP_SIZE, CORRECTION, SHRINK, FINAL, UNKNOWN, FRESH, CONSTANTS = 0, 1, 2, 3, 4, 5, 8
 # ---- sync: int64; what several threads write stands on cache lines of its own, the rest is the leader's -------------
 TICKET, DONE, PHASE, EXPECTED, AT_REGION, STEPS_LEFT, BEGUN, SYNC = 0, 16, 32, 48, 49, 50, 51, 64
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -17,11 +18,14 @@ from typing import Any
 from nnx.kernels.user_warnings import warn_once
 
 try:
-    _current = ctypes.CDLL(None).sched_getcpu if hasattr(os, "sched_setaffinity") else None
+    # By PyDLL, which does not let go of the interpreter's lock: half of the call's time.
+    _current = ctypes.PyDLL(None).sched_getcpu if hasattr(os, "sched_setaffinity") else None
 except (OSError, AttributeError, TypeError):  # a C library without it
     _current = None
 
+SOON = 1e-3  # seconds: what cores a thread may use is asked for once in so long, which takes 0.5 us
 _kept_off: dict[int, tuple[int, frozenset[int]]] = {}  # native id of a thread: (core it must not take, those allowed)
+_seen, _until = (-1, 0, 0), 0.0  # the caller's core, who it was, and how many threads; and until when that counts
 _refused = False
 
 
@@ -68,12 +72,18 @@ def keep_off_mine(threads: list[int]) -> None:
 
     Does nothing where the system has no such call, or the caller one core only.
     """
+    global _seen, _until
     if _current is None:
         return
-    mine, allowed = _current(), frozenset(os.sched_getaffinity(0))
+    mine, now = _current(), time.monotonic()
+    seen = mine, threading.get_ident(), len(threads)
+    if seen == _seen and now < _until:
+        return
+    allowed = frozenset(os.sched_getaffinity(0))
     others = allowed - {mine}
     for thread in threads:
         if others and _kept_off.get(thread) != (mine, allowed):
             with suppress(OSError):  # it has ended, or the system forbids it: a matter of speed alone
                 os.sched_setaffinity(thread, others)
             _kept_off[thread] = mine, allowed
+    _seen, _until = seen, now + SOON

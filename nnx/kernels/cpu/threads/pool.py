@@ -39,6 +39,9 @@ board = np.zeros(BOARD, np.int64)  # where kernels and workers meet: see team.py
 _nobody = np.zeros(1, np.int64)  # in place of what a waiting caller looks at
 _rung = np.zeros(1, np.int64)  # how often there has been something to do
 AWAKE = 100_000  # looks, some 100 us
+WAKING = 4e4  # ns of work that are worth waking a worker for, which takes some 10 us in all
+BURST = 1e-4  # seconds
+_small = 0.0  # when there was last less work than that, and workers slept
 
 
 @njit(**OPTIONS)
@@ -185,6 +188,19 @@ def summon() -> np.ndarray:
         for _ in range(min(helpers.gather(wanted), len(helpers.asleep))):
             helpers.queue.put(None)
     return board
+
+
+def worth_help(work: float) -> bool:
+    """Tell whether workers are to be summoned for so many ns of work on one thread.
+
+    Those who sleep are not for less than WAKING, unless as much has come just before, and more may be to come, for
+    which they stay awake.
+    """
+    global _small
+    if limit == 1 or work >= WAKING or not helpers.asleep:
+        return limit > 1
+    last, _small = _small, time.monotonic()
+    return _small - last < BURST
 
 
 def split(length: int, work: float, grain: int = 1) -> list[slice]:

@@ -7,7 +7,9 @@ takes 20 to 50 us on a virtual machine. For an operation of 100 us on two thread
 at 1024 x 1000 takes 169 us where Python hands two threads their parts, and 105 here (medians; 205 on one thread).
 
 A kernel calls what `make_together` makes. Helpers in `serve`, where pool.py sends them, draw parts from one ticket, an
-atomic int64 that holds (operation's number, parts left). The leader draws too, and waits for parts that were drawn,
+atomic int64 that holds (operation's number, first part left, the one after the last). The leader draws too, from the
+other end, so that two threads have the same halves of an array each time, in the caches of their cores: relu of
+64x512 on two threads takes 4.8 us, and 7.7 where any thread takes any part. The leader waits for parts that were drawn,
 never for a helper that is late. One operation at a time has the team; another does its work alone.
 """
 
@@ -24,7 +26,8 @@ from nnx.kernels.cpu.threads.atomics import PATIENCE, atomic_load, atomic_store,
 
 # The board, int64, by which they know of each other; what several threads write stands on cache lines of its own.
 TICKET, DONE, LEADER, HELPERS, WORK, OPERANDS, BOARD = 0, 16, 32, 48, 49, 50, 64
-PARTS_BITS = 32
+PART_BITS = 20  # of each of the two parts in a ticket
+LAST_PART = (1 << PART_BITS) - 1
 BYTES = ir.IntType(8).as_pointer()
 INDEX = ir.IntType(64)
 SIGNATURE = ir.FunctionType(ir.VoidType(), [BYTES, INDEX])  # of what WORK points to: (operands, number of the part)
@@ -53,23 +56,23 @@ def do_part(typing, work, operands, number):
 
 
 @njit(**PART)
-def draw(board):
-    """Take a part of the operation at hand and return its number; -1 if there is none."""
+def draw(board, from_end):
+    """Take the first or the last part left of the operation at hand; return its number, or -1 if there is none."""
     while True:
         ticket = atomic_load(board, TICKET)
-        left = ticket & ((1 << PARTS_BITS) - 1)
-        if left == 0:
+        first, end = (ticket >> PART_BITS) & LAST_PART, ticket & LAST_PART
+        if first >= end:
             return -1
-        if replace_if(board, TICKET, ticket, ticket - 1):
-            return left - 1
+        if replace_if(board, TICKET, ticket, ticket - 1 if from_end else ticket + (1 << PART_BITS)):
+            return end - 1 if from_end else first
 
 
 @njit(**PART)
-def do_parts(board):
+def do_parts(board, from_end):
     """Do parts of the operation at hand until none is left; return how many."""
     done = 0
     while True:
-        number = draw(board)
+        number = draw(board, from_end)
         if number < 0:
             return done
         do_part(board[WORK], board[OPERANDS], number)
@@ -107,15 +110,15 @@ def make_together(function):
     def together(board, operands, parts):
         """Do all parts, with whoever is there to help."""
         work, place = address_of(operands), place_of(operands)
-        if parts < 2 or not replace_if(board, LEADER, 0, 1):
+        if parts < 2 or parts > LAST_PART or not replace_if(board, LEADER, 0, 1):
             for number in range(parts):
                 do_part(work, place, number)
             return
         board[WORK], board[OPERANDS] = work, place
         atomic_store(board, DONE, 0)
-        operation = (atomic_load(board, TICKET) >> PARTS_BITS) + 1
-        atomic_store(board, TICKET, operation << PARTS_BITS | parts)
-        do_parts(board)
+        operation = (atomic_load(board, TICKET) >> 2 * PART_BITS) + 1
+        atomic_store(board, TICKET, operation << 2 * PART_BITS | parts)
+        do_parts(board, False)
         looks = 0
         while atomic_load(board, DONE) < parts:
             looks += 1
@@ -145,5 +148,5 @@ def serve(board, helper, over, word, seen, looks):
     left = looks
     while left > 0 and atomic_load(word, 0) == seen:
         left -= 1
-        if helper <= board[HELPERS] and do_parts(board) > 0:
+        if helper <= board[HELPERS] and do_parts(board, True) > 0:
             left = looks

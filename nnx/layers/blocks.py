@@ -1,0 +1,342 @@
+"""Blocks: layers that hold layers. Residual adds what they make of the inputs to these; Concat sets it side by side.
+
+A block's parameters are those of its layers, under their places in it: "0.weights". To a model it is one layer.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from nnx import checks
+from nnx.backends import Backend
+from nnx.errors import InputError, InputTypeError
+from nnx.layers.base import Layer, kept_shapes
+from nnx.layers.chain import chain, every
+
+Array = Any
+
+
+class Block(Layer):
+    """The base of layers that hold layers: rows of them, each from the block's inputs on.
+
+    Attributes:
+        paths: these rows. inner: all layers in them, by their places.
+        trainable: whether any of them is trained; assigning it says it of all.
+    """
+
+    paths: tuple[tuple[Layer, ...], ...]
+    inner: Mapping[str, Layer]
+    _facts: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("paths", "inner"), "its layers are those that it was made of; make a new block"
+    )
+
+    def _hold(self, paths: Sequence[Any], names: Sequence[str]) -> None:
+        """Take the layers: each path a layer, several, or a model, whose layers are copied.
+
+        Args:
+            names: what comes before a layer's place in each path.
+        """
+        found = [tuple(self._layers_of(path)) for path in paths]
+        inner = {f"{name}{i}": layer for name, path in zip(names, found, strict=True) for i, layer in enumerate(path)}
+        held = list(every(list(inner.values())))
+        for number, layer in enumerate(held):
+            if any(layer is other for other in held[:number]):
+                raise InputError(f"{self._title}: {layer} stands in it twice; make one for each place")
+            if layer.in_model:
+                raise InputError(
+                    f"{self._title}: {layer} belongs to a model or a block already; make a new one, or "
+                    "copy.deepcopy(layer)"
+                )
+        self.paths, self.inner = tuple(found), inner
+        self.shapes = {f"{at}.{name}": shape for at, layer in inner.items() for name, shape in layer.shapes.items()}
+        self._running_shapes = {
+            f"{at}.{name}": shape for at, layer in inner.items() for name, shape in layer._running_shapes.items()
+        }
+
+    def _layers_of(self, path: Any) -> Iterator[Layer]:
+        """Yield the layers of a path, however it was given."""
+        if isinstance(path, list | tuple):
+            for part in path:
+                yield from self._layers_of(part)
+        elif not isinstance(path, Layer | type) and isinstance(getattr(path, "layers", None), tuple):  # a model
+            yield from (copy.deepcopy(layer) for layer in path.layers)
+        else:
+            checks.instance(path, Layer, f"{self._title}: a layer", "Dense(64, 64)")
+            if hasattr(path, "calculate"):
+                raise InputTypeError(f"{self._title}: {path} is a loss; give it to compile(loss=...)")
+            yield path
+
+    @property
+    def _title(self) -> str:
+        return type(self).__name__
+
+    # ---- the layers' parameters --------------------------------------------------------------------------------------
+
+    @property
+    def trainable(self) -> bool:
+        """Whether any of its layers is trained."""
+        with_parameters = [layer for layer in self.inner.values() if layer.shapes]
+        return any(layer.trainable for layer in with_parameters or self.inner.values())
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        wanted = checks.flag(value, f"{self._title}: trainable")
+        for layer in self.inner.values():
+            layer.trainable = wanted
+
+    def trained(self) -> dict[str, bool]:
+        """Tell of each parameter whether steps move it."""
+        return {f"{at}.{name}": moved for at, layer in self.inner.items() for name, moved in layer.trained().items()}
+
+    def strengths(self) -> dict[str, tuple[float, float]]:
+        """Return (l1, l2) for each parameter that is regularized."""
+        return {f"{at}.{name}": both for at, layer in self.inner.items() for name, both in layer.strengths().items()}
+
+    def values(self) -> dict[str, np.ndarray]:
+        """Return copies of the parameters that have been set or drawn so far."""
+        return {f"{at}.{name}": value for at, layer in self.inner.items() for name, value in layer.values().items()}
+
+    def gradient(self, name: str) -> Array:
+        """Return the gradient of a parameter."""
+        if self._parameters is None:
+            self._settle()
+        layer, own = self._place(name)
+        return layer.gradient(own)
+
+    def assign(self, name: str, value: Any) -> None:
+        """Copy `value` into a parameter."""
+        layer, own = self._place(name)
+        layer.assign(own, value)
+
+    def checked(self, name: str, value: Any) -> np.ndarray:
+        """Return `value` as an array that may be assigned to a parameter."""
+        layer, own = self._place(name)
+        return layer.checked(own, value)
+
+    def _place(self, name: str) -> tuple[Layer, str]:
+        """Return which layer has a parameter, and what it calls it."""
+        at = max((at for at in self.inner if name.startswith(f"{at}.")), key=len)
+        return self.inner[at], name[len(at) + 1 :]
+
+    def draw_missing(self, random: np.random.Generator) -> None:
+        """Draw initial values for the parameters that were given none."""
+        for layer in self.inner.values():
+            layer.draw_missing(random)
+
+    def attach(
+        self, backend: Backend, dtype: str, parameters: list[Array], gradients: list[Array], penalties: list[Array]
+    ) -> None:
+        """Move into a model's buffers, layer by layer."""
+        kept = dict(zip(kept_shapes(self), parameters, strict=True))
+        moved, costs = (dict(zip(self.shapes, arrays, strict=True)) for arrays in (gradients, penalties))
+        for at, layer in self.inner.items():
+            own = [kept[f"{at}.{name}"] for name in kept_shapes(layer)]
+            layer.attach(
+                backend, dtype, own, *([some[f"{at}.{name}"] for name in layer.shapes] for some in (moved, costs))
+            )
+        self._drop()
+        self._backend, self.dtype, self._parameters = backend, dtype if self.shapes else None, kept
+        self._gradients, self.__dict__["penalties"] = moved, costs
+
+    def detach(self) -> None:
+        """Leave the model's buffers."""
+        for layer in self.inner.values():
+            layer.detach()
+        self._drop()
+
+    def _drop(self) -> None:
+        for name in type(self)._runtime:
+            self.__dict__.pop(name, None)
+
+    @property
+    def backend(self) -> Any:
+        """The backend whose arrays it computes with."""
+        return Layer.backend.fget(self)  # type: ignore[attr-defined]
+
+    @backend.setter
+    def backend(self, backend: Any) -> None:
+        self._backend = backend
+        for layer in self.inner.values():
+            layer.backend = backend
+
+    def __copy__(self) -> Block:
+        """Return what `copy.deepcopy` does: a layer is in one block."""
+        return copy.deepcopy(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Travel with the layers, which bring their own parameters."""
+        return {name: value for name, value in self.__dict__.items() if name not in self._runtime}
+
+    # ---- what goes through -------------------------------------------------------------------------------------------
+
+    def _through(self, path: Sequence[Layer], x: Array, training: bool) -> Array:
+        for layer in path:
+            x = layer.forward(x, training)
+        return x
+
+    def _back(self, path: Sequence[Layer], dvalues: Array) -> Array:
+        for layer in reversed(path):
+            dvalues = layer.backward(dvalues)
+        return dvalues
+
+    def _back_to_parameters(self, path: Sequence[Layer], dvalues: Array) -> None:
+        """Write the gradients of the parameters of a path alone."""
+        first = next((i for i, layer in enumerate(path) if any(layer.trained().values())), None)
+        if first is not None:
+            path[first].backward_parameters(self._back(path[first + 1 :], dvalues))
+
+    def _block_inputs(self, inputs: Any) -> Array:
+        """Return the inputs, accepted; layers on their own take the block's backend first."""
+        x = self._accept(inputs)
+        if not self.shapes:
+            for layer in self.inner.values():
+                if layer._backend is None:
+                    layer.backend = self._backend
+        return x
+
+    @property
+    def n_inputs(self) -> int | None:
+        """How many features come in; None: any."""
+        return next((n for n in (chain(path, self._title)[0] for path in self.paths) if n), None)
+
+    def __repr__(self) -> str:
+        paths = [", ".join(map(str, path)) for path in self.paths]
+        return f"{self._title}({paths[0] if len(paths) == 1 else ', '.join(f'[{path}]' for path in paths)})"
+
+
+class Residual(Block):
+    """Layers around which the inputs also go: output = x + f(x) (He and others, 2015).
+
+    Args:
+        layers: f, in order: `Residual(Dense(64, 64), ReLU(), Dense(64, 64))`. They must give as many features as they
+            take. A list of layers or a `Sequential` may be given as well; of a `Sequential` the layers are copied, with
+            the values that they have.
+
+    Attributes:
+        layers: them. inputs, output, dinputs: [N, C].
+    """
+
+    operation: ClassVar[str] = "add"
+    _facts: ClassVar[dict[str, str]] = Block._facts | {"layers": Block._facts["paths"]}
+
+    def __init__(self, *layers: Any) -> None:
+        if not layers:
+            raise InputError("Residual(): expected at least one layer, such as Dense(64, 64)")
+        self._hold([layers], [""])
+        self.layers: tuple[Layer, ...] = self.paths[0]
+        self.output_width(None)
+
+    def forward(self, inputs: Array, training: bool = False) -> Array:
+        """Return x + f(x): [N, C]."""
+        self.inputs = x = self._block_inputs(inputs)
+        inside = self._through(self.layers, x, training)
+        if inside.shape != x.shape:
+            raise InputError(f"{self}: of {x.shape[1]} features it makes {inside.shape[1]}, which cannot be added")
+        self.output = self.backend.add(x, inside, out=self._room("output", tuple(x.shape), inside))
+        return self.output
+
+    def backward(self, dvalues: Array) -> Array:
+        """Return the gradient of the inputs: dvalues, and what comes back through f."""
+        dvalues = self._accept_gradient(dvalues)
+        inside = self._back(self.layers, dvalues)
+        self.dinputs = self.backend.add(dvalues, inside, out=self._room("dinputs", tuple(dvalues.shape), inside))
+        return self.dinputs
+
+    def backward_parameters(self, dvalues: Array) -> None:
+        """Write the gradients of the parameters alone."""
+        self._back_to_parameters(self.layers, self._accept_gradient(dvalues))
+
+    def output_width(self, width: int | None) -> int | None:
+        """Return `width`, which the layers must give back."""
+        taken, given = chain(self.layers, "Residual", width)
+        if taken is not None and given is not None and taken != given:
+            raise InputError(f"{self}: of {taken} features it makes {given}, which cannot be added to them")
+        return given if taken is None else taken
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make this layer again."""
+        return {"layers": list(self.layers)}
+
+
+class Concat(Block):
+    """Branches side by side: output = [f(x), g(x), ...], each branch from the same inputs.
+
+    Args:
+        branches: two or more, each a layer, a list of layers or a `Sequential`, of which the layers are copied. x
+            itself is the branch `Linear()`: `Concat(Linear(), [Dense(8, 32), ReLU()])` is x beside f(x).
+
+    Attributes:
+        branches: them, as tuples. inputs, output, dinputs: [N, C], [N, the sum of what the branches give], [N, C].
+    """
+
+    _facts: ClassVar[dict[str, str]] = Block._facts | {"branches": Block._facts["paths"]}
+    _widths: list[int]  # of what the branches gave last
+    _runtime: ClassVar[tuple[str, ...]] = (*Layer._runtime, "_widths")
+    _results = Layer._results | {"_widths"}
+
+    def __init__(self, *branches: Any) -> None:
+        if len(branches) < 2:
+            raise InputError(
+                f"Concat: {len(branches)} branches given, expected two or more; x beside f(x) is Concat(Linear(), f)"
+            )
+        self._hold(branches, [f"{number}." for number in range(len(branches))])
+        self.branches: tuple[tuple[Layer, ...], ...] = self.paths
+        if not all(self.branches):
+            raise InputError("Concat: a branch is empty; x itself is the branch Linear()")
+        self.output_width(None)
+
+    def forward(self, inputs: Array, training: bool = False) -> Array:
+        """Return all branches' outputs side by side."""
+        self.inputs = x = self._block_inputs(inputs)
+        parts = [self._through(branch, x, training) for branch in self.branches]
+        self._widths = [int(part.shape[1]) for part in parts]
+        self.output = self._room("output", (x.shape[0], sum(self._widths)), parts[0])
+        for part, first in zip(parts, self._firsts(), strict=True):
+            self.backend.put_columns(part, first, self.output)
+        return self.output
+
+    def backward(self, dvalues: Array) -> Array:
+        """Return the gradient of the inputs: the sum of those of the branches."""
+        total, *others = [
+            self._back(branch, part)
+            for branch, part in zip(self.branches, self._parts(self._accept_gradient(dvalues)), strict=True)
+        ]
+        for number, other in enumerate(others):
+            total = self.backend.add(total, other, out=self._room(f"dinputs {number}", tuple(other.shape), other))
+        self.dinputs = total
+        return total
+
+    def backward_parameters(self, dvalues: Array) -> None:
+        """Write the gradients of the parameters alone."""
+        parts = self._parts(self._accept_gradient(dvalues))
+        for branch, part in zip(self.branches, parts, strict=True):
+            self._back_to_parameters(branch, part)
+
+    def _parts(self, dvalues: Array) -> list[Array]:
+        """Return the gradient of each branch's output."""
+        return [
+            self.backend.take_columns(
+                dvalues, first, width, out=self._room(f"part {number}", (dvalues.shape[0], width), dvalues)
+            )
+            for number, (first, width) in enumerate(zip(self._firsts(), self._widths, strict=True))
+        ]
+
+    def _firsts(self) -> list[int]:
+        return [sum(self._widths[:number]) for number in range(len(self._widths))]
+
+    def output_width(self, width: int | None) -> int | None:
+        """Return how many features all branches give; refuse branches that take other numbers of them."""
+        ends = [chain(branch, f"Concat: branch {number}", width) for number, branch in enumerate(self.branches)]
+        taken = {first for first, _ in ends if first is not None}
+        if len(taken) > 1:
+            raise InputError(f"{self}: its branches take {' and '.join(map(str, sorted(taken)))} features")
+        given = [chain(branch, "Concat", next(iter(taken), None))[1] for branch in self.branches]
+        return None if None in given else sum(filter(None, given))
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments that make this layer again."""
+        return {"layers": [list(branch) for branch in self.branches]}

@@ -1,0 +1,37 @@
+"""Chains of layers: how many features go into layers in a row, and come out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from nnx.errors import InputError
+from nnx.layers.activations import Activation, Linear
+from nnx.layers.base import Layer
+from nnx.layers.dropout import Drawing
+from nnx.layers.flatten import Flatten
+
+PASSING = (Activation, Drawing, Flatten, Linear)  # what gives as many features as it takes
+
+
+def chain(layers: Sequence[Layer], who: str = "Sequential", width: int | None = None) -> tuple[int | None, int | None]:
+    """Return how many inputs and outputs the layers have together; None where any will do, or it is not known.
+
+    Args:
+        width: how many features come in, where that is known.
+    """
+    first = width
+    for number, layer in enumerate(layers):
+        try:
+            width = layer.output_width(width)
+        except InputError as error:
+            raise InputError(f"{who}: layer {number}: {error}") from None
+        if all(isinstance(before, PASSING) for before in layers[:number]):
+            first = first or getattr(layer, "n_inputs", None) or getattr(layer, "n_features", None)
+    return first, width
+
+
+def every(layers: Sequence[Layer]) -> Iterator[Layer]:
+    """Yield the layers, and after each those that it holds."""
+    for layer in layers:
+        yield layer
+        yield from every([*getattr(layer, "inner", {}).values()])
