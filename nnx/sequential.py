@@ -173,8 +173,8 @@ class Sequential(Trainable):
         if not isinstance(came, Arrays):
             if shares is not None:
                 raise InputError(
-                    "fit: x is read from disk, or batch by batch; processes that train together, and deterministic=True, "
-                    "take arrays: load it, or train in one process"
+                    "fit: x is read from disk, or batch by batch, which processes that train together, and "
+                    "deterministic=True, cannot do yet: give arrays, or train in one process"
                 )
             trainer.shares = None
             options = callbacks, verbose, validation_split, class_weight, accumulate
