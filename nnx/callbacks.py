@@ -16,6 +16,7 @@ import numpy as np
 
 from nnx import checks
 from nnx.backends import Backend
+from nnx.distributed import Communicator, current
 from nnx.errors import InputError, InputTypeError
 from nnx.files import as_path, refuse_other_format
 from nnx.history import History
@@ -50,6 +51,11 @@ class Model(Protocol):
 
     def evaluate(self, x: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None) -> dict[str, float]:
         """Return the mean loss over x and y, and the metrics."""
+
+    def scores(
+        self, x: Any, y: Any, batch_size: int | None, sample_weight: Any = None, *, comm: Communicator
+    ) -> dict[str, float]:
+        """Return the same, worked out by several processes."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a file."""
@@ -314,6 +320,8 @@ class CSVLogger(Callback):
 
     def on_fit_begin(self, model: Model) -> None:
         """Begin the file, so that one that cannot be written fails before training does."""
+        if not current().leads:  # of several processes one writes
+            return
         self._begun = self.append and self.path.exists() and self.path.stat().st_size > 0
         with self.path.open("ab+" if self._begun else "wb") as file:
             if self._begun:
@@ -323,6 +331,8 @@ class CSVLogger(Callback):
 
     def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
         """Append a line."""
+        if not current().leads:
+            return
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if not self._begun:
