@@ -109,10 +109,10 @@ def _check_layer(layer: Layer, x: np.ndarray) -> float:
     """Derive the sum of the outputs, each times a fixed random number, plus the layer's penalties."""
     checked = copy.deepcopy(layer)
     checked.backend, checked.dtype = get_backend("numpy"), "float64" if checked.shapes else None
-    for each in every([checked]):
+    weights = np.random.default_rng(0).standard_normal(checked.forward(x, training=True).shape)
+    for each in every([checked]):  # after the first forward, by which layers in a block forget whose steps they count
         if isinstance(each, Drawing):
             each.hold()
-    weights = np.random.default_rng(0).standard_normal(checked.forward(x, training=True).shape)
     _leave_kinks(checked)
     checked.forward(x, training=True)
 

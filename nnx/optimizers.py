@@ -126,6 +126,7 @@ class Optimizer(Assignable):
                 "one layer's; use clip_value, or a model: model.step() or fit()"
             )
         backend = layer.backend
+        flat.train(list(layer.trained().values()))  # in a block some may be, others not
         self.reserve_moments(flat)
         self.clip_gradients(flat, backend)
         self.update(flat, backend.asarray(self.hyper, "float64"), backend.asarray(self.counters, "int64"))

@@ -104,6 +104,20 @@ def test_by_hand_the_optimizer_leaves_it_alone() -> None:
         assert np.array_equal(before, dense.weights) is not moved
 
 
+def test_by_hand_a_block_moves_those_of_its_layers_that_are_trained() -> None:
+    """What a frozen layer's gradient was before, and its momentum, moved it on."""
+    first, last = nnx.Dense(5, 4), nnx.Dense(4, 5)
+    block, optimizer = nnx.Residual(first, nnx.Tanh(), last), nnx.SGD(0.1, momentum=0.9)
+    for frozen in (False, True):
+        first.trainable = not frozen
+        block.forward(X.astype("float32"))
+        block.backward(np.ones((60, 5), "float32"))
+        before = np.array(first.weights), np.array(last.weights)
+        optimizer.update_params(block)
+        assert np.array_equal(before[0], first.weights) is frozen
+        assert not np.array_equal(before[1], last.weights)
+
+
 class Halving(nnx.SGD):
     """An update of the user's own, over all that there is."""
 

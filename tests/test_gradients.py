@@ -88,6 +88,12 @@ def test_dropout(rate: float, shape: tuple[int, int]) -> None:
     assert nnx.gradcheck(nnx.Dropout(rate), inputs(*shape)) < BOUND
 
 
+def test_dropout_and_noise_within_a_block():
+    """All forward passes of the check are by the same masks there, too."""
+    block = nnx.Concat([nnx.Dense(4, 3), nnx.Dropout(0.5)], nnx.Residual(nnx.GaussianNoise(0.1), nnx.Dense(4, 4)))
+    assert nnx.gradcheck(block, inputs(7, 4)) < BOUND
+
+
 # ---- losses --------------------------------------------------------------------------------------------------------
 
 LOSSES = [
