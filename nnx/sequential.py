@@ -181,7 +181,7 @@ class Sequential(Trainable):
             return self._fit_read(came, epochs, batch, validation_data, shuffle, *options)
         x, y, sample_weight = came
         if y is None:
-            raise InputTypeError("fit: y is missing; expected what is to be learned, one target for each row of x")
+            raise InputTypeError("fit: y is missing (None was given); expected a target for each row of x")
         host = self._inputs(x, "fit: x")
         target = self._host_targets(y, host, "fit")
         given = targets.given(self._from_device(y), "fit: y")
@@ -369,7 +369,7 @@ class Sequential(Trainable):
             return evaluated(self, came, rows)
         x, y, sample_weight = came
         if y is None:
-            raise InputTypeError("evaluate: y is missing; expected one target for each row of x")
+            raise InputTypeError("evaluate: y is missing (None was given); expected a target for each row of x")
         host = self._inputs(x, "evaluate: x")
         target = self._targets(y, host, "evaluate")
         weights = self._weights(y, target, "evaluate", sample_weight)

@@ -29,9 +29,10 @@ CUPY_ADDS = ("-ftz=true", "--device-as-default-execution-space")  # beside the a
 # Bytes: the number of the step, say, which is read once an operation, on GPUs that have next to no units for doubles.
 SPILLS = {("program", "float64", "sm_120"): 48}
 MOST_REGISTERS = 128  # of a thread: two blocks of 256 threads then run on a multiprocessor at the same time
-# Scales, rates, penalties, tallies, means, normal numbers.
+# Scales, rates, penalties, tallies, means, normal numbers, gradients of codes.
 COMPUTES_IN_DOUBLE = (
-    "clip.cu", "losses.cu", "noise.cu", "norm.cu", "optimizers.cu", "program.cu", "regularize.cu", "step.cu",
+    "clip.cu", "columns.cu", "losses.cu", "noise.cu", "norm.cu", "optimizers.cu", "program.cu", "regularize.cu",
+    "step.cu",
 )  # fmt: skip
 
 

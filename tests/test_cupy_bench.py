@@ -111,7 +111,9 @@ def test_kernels_on_the_device_meet_the_guards(stand_in: Any, monkeypatch: pytes
     addresses: list[int] = []
     launch = stand_in._launch
     monkeypatch.setattr(
-        stand_in, "_launch", lambda *args: (addresses.extend(a.data.ptr for a in args[2:4]), launch(*args))
+        stand_in,
+        "_launch",
+        lambda *args, own: (addresses.extend(a.data.ptr for a in args[2:4]), launch(*args, own=own)),
     )
     run(elementwise("relu_forward", 5), x[:5], y, 5)
     run.check_guards("within")

@@ -19,6 +19,11 @@ from .pieces import Parts, RowGroups, Shard
 from .source import Source
 from .stored import Held, Rows, mapped, npy, npz
 
+
+class MissingFile(InputError, FileNotFoundError):
+    """A name was given where numbers, or files with them, are expected, and there is no such file."""
+
+
 KIND = "a .npy, .npz or Parquet file, or a folder of them"
 PARQUET = (".parquet", ".pq")
 NOTES = {"", ".txt", ".md", ".json", ".yaml", ".yml", ".log"}  # endings of what may lie beside them
@@ -68,10 +73,10 @@ def pair(x: Any, y: Any, weights: Any) -> Source:
 def _array(given: Any, name: str) -> Rows:
     """Return an array on disk or in memory."""
     if isinstance(given, str | os.PathLike):
-        path = existing_file("shards", given, "a .npy file")
+        path = as_path("shards", given)
         if path.suffix == ".npz":
             raise FileFormatError(f"{path}: a file of several arrays; give it alone, or .npy files one by one")
-        return npy(path)
+        return npy(_existing(path, "an array, or a .npy file"))
     if isinstance(given, np.memmap):
         return mapped(given, name)
     array = np.asarray(given)
@@ -84,7 +89,7 @@ def _at(given: Any, label: str | None, learning: bool) -> Iterator[Shard]:
     """Yield the shards in a folder or a file."""
     path = as_path("shards", given)
     if not path.is_dir():
-        yield _file(existing_file("shards", path, KIND), label, learning)
+        yield _file(_existing(path, KIND), label, learning)
         return
     names = sorted((p for p in path.iterdir() if not p.name.startswith(".")), key=_natural)
     kinds = {p.suffix for p in names if p.is_file()} - NOTES
@@ -131,6 +136,14 @@ def _file(path: Path, label: str | None, learning: bool) -> Shard:
     raise FileFormatError(
         f"{path}: expected {KIND}; other tables are read as a whole: table = nnx.datasets.load_table({path.name!r})"
     )
+
+
+def _existing(path: Path, kind: str) -> Path:
+    """Return the path of a file that is there; a name in the place of numbers is as wrong as other text there."""
+    try:
+        return existing_file("shards", path, kind)
+    except FileNotFoundError as error:
+        raise MissingFile(f"{error}. Of other tables: nnx.datasets.load_table reads CSV, numpy.loadtxt text") from None
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
