@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-cpus test-races lint bench gpu gpu-check gpu-race docs clean
+.PHONY: help run test test-cpus test-races lint bench gpu gpu-check gpu-race docs docs-links notebooks clean
 
 help: ## list what there is to make
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
@@ -55,8 +55,16 @@ gpu-check: ## prove nnx on this machine's GPU, in under nine minutes
 gpu-race: ## measure it against PyTorch and JAX, in under nine minutes
 	@"$(PYTHON)" bench/gpu.py race $(ARGS)
 
-docs: $(VENV)/.test ## run every example in README.md and docs/
-	@$(BIN)/python -m pytest -q tests/test_docs.py $(ARGS)
+docs: $(VENV)/.docs ## set up, build the site into out/site, warnings as errors, and check its links
+	@$(BIN)/python -m sphinx -W --keep-going -E -q -b html docs out/site
+	@$(BIN)/python docs/_site/links.py out/site
+	@echo "docs: open out/site/index.html"
+
+docs-links: $(VENV)/.docs ## check the links to other sites, by the network
+	@$(BIN)/python -m sphinx -E -q -b linkcheck docs out/links
+
+notebooks: $(VENV)/.docs ## make the notebooks of examples/ from its scripts
+	@$(BIN)/python docs/_site/notebooks.py
 
 clean: ## remove all that make made, .venv and out/ included
 	@rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
@@ -90,4 +98,9 @@ $(VENV)/.test: $(VENV)/.run
 $(VENV)/.bench: $(VENV)/.test
 	@echo "Installing what the benchmarks need"
 	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	@echo "Installing what the site needs"
+	@$(PIP) install -c constraints.txt --no-build-isolation -e '.[docs]'
 	@touch $@

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nnx import backends, callbacks, datasets, errors, metrics, schedules
+from nnx import backends, callbacks, datasets, distributed, errors, metrics, schedules
 from nnx.backends import get_backend, set_backend, use_backend
 from nnx.backends.resolve import memory, release
 from nnx.backends.threads import set_threads
@@ -98,6 +98,7 @@ __all__ = [
     "backends",
     "callbacks",
     "datasets",
+    "distributed",
     "errors",
     "find_learning_rate",
     "from_onnx",

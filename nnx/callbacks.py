@@ -7,17 +7,22 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from inspect import signature
+from types import BuiltinFunctionType
 from typing import Any, Protocol
 
 import numpy as np
 
 from nnx import checks
 from nnx.backends import Backend
+from nnx.distributed import Communicator, current
 from nnx.errors import InputError, InputTypeError
 from nnx.files import as_path, refuse_other_format
 from nnx.history import History
 from nnx.measures import larger_is_better
 from nnx.owner import Owner
+from nnx.settings import written
 
 
 class Model(Protocol):
@@ -46,6 +51,11 @@ class Model(Protocol):
 
     def evaluate(self, x: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None) -> dict[str, float]:
         """Return the mean loss over x and y, and the metrics."""
+
+    def scores(
+        self, x: Any, y: Any, batch_size: int | None, sample_weight: Any = None, *, comm: Communicator
+    ) -> dict[str, float]:
+        """Return the same, worked out by several processes."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to a file."""
@@ -114,8 +124,32 @@ def check_callbacks(callbacks: Any) -> None:
         raise InputTypeError(f"fit: callbacks={callbacks!r}; expected a list, such as [nnx.callbacks.EarlyStopping()]")
     for callback in callbacks:
         checks.instance(callback, Callback, "fit: a callback", "callbacks.EarlyStopping()")
+        check_methods(callback)
     if sum(isinstance(callback, WeightAverage) for callback in callbacks) > 1:
         raise InputError("fit: two callbacks take the mean of weights: give one WeightAverage")
+
+
+def check_methods(callback: Callback) -> None:
+    """Refuse methods that no fit would call, and those that do not take what it gives them."""
+    who, known = type(callback).__name__, {name: method for name, method in vars(Callback).items() if name[:3] == "on_"}
+    for name in [name for name in dir(callback) if name.startswith("on_") and written(callback, name)]:
+        if name not in known:
+            alike = get_close_matches(name.replace("train_", ""), [*known, "on_begin", "on_end"], 1, 0.75)
+            near = alike[0].replace("on_begin", "on_fit_begin").replace("on_end", "on_fit_end") if alike else None
+            raise InputError(
+                f"fit: the callback {who} has a method {name}, which is called at no time"
+                + (f"; did you mean {near}? " if near else ". ")
+                + f"These are: {', '.join(known)}; give helpers of yours other names"
+            )
+        given = [one for one in signature(known[name]).parameters if one != "self"]
+        try:
+            signature(getattr(callback, name)).bind(*given)
+        except (TypeError, ValueError):  # a built-in function does not say what it takes
+            if not isinstance(getattr(callback, name), BuiltinFunctionType):
+                raise InputTypeError(
+                    f"fit: the callback {who} is called as {name}({', '.join(given)}), which it does not take; write "
+                    f"def {name}(self, {', '.join(given)})"
+                ) from None
 
 
 def check_monitors(callbacks: Iterable[Callback], measured: Iterable[str], owner: Owner) -> None:
@@ -214,7 +248,7 @@ class EarlyStopping(Monitor):
         super().__init__(monitor, mode)
         self.patience = checks.integer(patience, "EarlyStopping: patience")
         self.min_delta = checks.real(min_delta, "EarlyStopping: min_delta")
-        self.restore_best = restore_best
+        self.restore_best = checks.flag(restore_best, "EarlyStopping: restore_best")
         self._parameters: dict[str, np.ndarray] | None = None
 
     def on_fit_begin(self, model: Model) -> None:
@@ -250,7 +284,7 @@ class ModelCheckpoint(Monitor):
     def __init__(
         self, path: str | os.PathLike[str], monitor: str | None = None, every: int = 1, mode: str = "auto"
     ) -> None:
-        super().__init__(monitor or "loss", mode)
+        super().__init__("loss" if monitor is None else monitor, mode)
         self.path, self.only_best = as_path("ModelCheckpoint", path), monitor is not None
         refuse_other_format(f"ModelCheckpoint({str(path)!r})", self.path)
         self.every = checks.integer(every, "ModelCheckpoint: every")
@@ -281,11 +315,13 @@ class CSVLogger(Callback):
     """
 
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
-        self.path, self.append = as_path("CSVLogger", path), append
+        self.path, self.append = as_path("CSVLogger", path), checks.flag(append, "CSVLogger: append")
         self._begun = False
 
     def on_fit_begin(self, model: Model) -> None:
         """Begin the file, so that one that cannot be written fails before training does."""
+        if not current().leads:  # of several processes one writes
+            return
         self._begun = self.append and self.path.exists() and self.path.stat().st_size > 0
         with self.path.open("ab+" if self._begun else "wb") as file:
             if self._begun:
@@ -295,6 +331,8 @@ class CSVLogger(Callback):
 
     def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
         """Append a line."""
+        if not current().leads:
+            return
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if not self._begun:

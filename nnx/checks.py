@@ -50,6 +50,12 @@ def flag(value: Any, what: str) -> bool:
     return bool(value)
 
 
+def verbosity(value: Any, what: str) -> None:
+    """Refuse what does not say how much to show: "auto", True, False or a number, as in other libraries."""
+    if not (isinstance(value, bool | np.bool_ | int | np.integer) or (isinstance(value, str) and value == "auto")):
+        raise InputTypeError(f"{what}={value!r:.60}: expected 'auto', True or False")
+
+
 def choice(value: Any, what: str, allowed: Iterable[str]) -> str:
     """Return `value` if it is one of the words allowed."""
     words = list(allowed)

@@ -26,6 +26,7 @@ from nnx.backends.cupy import driver as cuda_driver
 from nnx.backends.cupy.diagnosis import wheels
 from nnx.backends.printable import printable
 from nnx.datasets.download import cache_folder
+from nnx.distributed import diagnosis
 from nnx.errors import BackendUnavailable, InputError, MissingExtra
 from nnx.files import as_path
 
@@ -40,11 +41,12 @@ PACKAGES = {  # distributions, any of which will do: (what for, extra)
     ("scikit-learn",): ("digits, nnx.sklearn", "train"),
     ("pooch",): ("downloading data sets", "train"),
     ("matplotlib",): ("pictures", "plots"),
+    ("mpi4py",): ("training in several processes", "mpi"),
 }
 VARIABLES = (
     "NNX_BACKEND", "NNX_STRICT", "NNX_THREADS", "NNX_DATA", "NNX_GEMM", "NNX_PROGRAM", "NNX_TUNE", "NNX_GRAPH",
-    "NNX_PERSISTENT", "NNX_STREAM", "NNX_PRECISION", "NNX_AMX", "NNX_GPU_MEMORY_LIMIT", *threads.VARIABLES,
-    "CUDA_VISIBLE_DEVICES",
+    "NNX_PERSISTENT", "NNX_STREAM", "NNX_PRECISION", "NNX_AMX", "NNX_GPU_MEMORY_LIMIT", "NNX_STALL", "NNX_ALONE",
+    *threads.VARIABLES, "CUDA_VISIBLE_DEVICES",
 )  # fmt: skip
 
 LABEL = 20  # columns
@@ -75,6 +77,7 @@ def report() -> dict[str, Any]:
         "auto": _choice("auto"),
         "active": _choice(None),
         "packages": [_package(names, gpu) for names in PACKAGES],
+        "distributed": diagnosis.report(),
         "environment": _variables(),
         "data": _data(),
     }
@@ -198,6 +201,7 @@ def sections(facts: dict[str, Any]) -> list[tuple[str, list[Row]]]:
         ("backends", _backends(facts)),
         (f"operations of {active['backend']}", _operations(active.get("ops", {}))),
         ("packages", [_package_row(package) for package in facts["packages"]]),
+        ("distributed", diagnosis.rows(facts["distributed"])),
         ("environment", _environment(facts["environment"])),
         ("data", _data_rows(facts["data"])),
     ]

@@ -3,7 +3,8 @@
 `arena` is [values | first moments | second moments | statistics | gradients], each of `size` numbers but the
 statistics, which are what layers learn by no gradient, such as running means. A layer's parameters are views into it,
 each beginning at a multiple of 64 numbers. So the optimizer is one operation, a checkpoint one write, and data-parallel
-training one sum. What only some trainings keep of each parameter is beside it, in `more`, once reserved.
+training one sum, in which a step's loss and hits ride along behind the gradients. What only some trainings keep of each
+parameter is beside it, in `more`, once reserved.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class ParameterBuffer:
         more: parts [size] that were reserved, one after the other; by their names: attributes, such as `third`.
         names: theirs, in order.
         state: values, first, second and statistics together: what a training step changes for good.
+        summed: gradients, and PADDING numbers behind them for what is summed over processes along with them.
         trained: the runs of numbers in each part that steps move: one of all of it at first.
         size: how many numbers each part holds, padding included.
     """
@@ -48,13 +50,14 @@ class ParameterBuffer:
         self._places, self.size = laid_out(shapes)
         self._places_of_statistics, kept = laid_out(statistics)
         ends = np.cumsum([0, self.size, self.size, self.size, kept, self.size]).tolist()
-        room = backend.zeros(ends[-1] + PADDING, dtype)
+        room = backend.zeros(ends[-1] + 2 * PADDING, dtype)
         skip = -backend.address(room) % ALIGNED // np.dtype(dtype).itemsize
         self.arena = room[skip : skip + ends[-1]]
         self.values, self.first, self.second, self.statistics, self.gradients = (
             self.arena[begin:end] for begin, end in pairwise(ends)
         )
         self.state = self.arena[: ends[4]]
+        self.summed = room[skip + ends[4] : skip + ends[5] + PADDING]
         self.names: tuple[str, ...] = ()
         self.more = backend.zeros(0, dtype)
         self.train([True] * len(shapes))

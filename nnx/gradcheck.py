@@ -48,6 +48,9 @@ def gradcheck(model: Sequential | Layer | Loss, x: Any, y: Any = None, sample_we
         x = x.reshape(len(x), -1)
     checks.matrix(x.shape, "gradcheck", "x")
     checks.finite(x, "gradcheck", "x")
+    for layer in fronts(model.layers if isinstance(model, Sequential) else [model]):
+        if isinstance(layer, Embedding) and x.shape[1] == layer.n_inputs:
+            layer.check_codes(x, "gradcheck: x")
     if isinstance(model, Sequential):
         return _check_model(model, x, y, sample_weight)
     if isinstance(model, Loss):

@@ -16,6 +16,7 @@ from nnx.sequential import Sequential
 
 KEPT = 0.8  # the share of the mean so far in that of the next step
 TOO_FAR = 2.0  # how many times the untrained model's loss is where the search ends
+MOST = 1_000_000  # steps
 FIRST = 10  # steps before which it does not
 SAFE = 10.0  # by how much the suggestion is below the rate at which the loss is lowest
 
@@ -64,11 +65,14 @@ def find_learning_rate(
     if high <= low:
         raise InputError(f"{who}: low={low:g}, high={high:g}: expected the second above the first")
     steps = checks.integer(steps, f"{who}: steps", low=FIRST)
+    if steps > MOST:
+        raise InputError(f"{who}: steps={steps}: expected at most {MOST}; a hundred are enough")
     if model.optimizer is None:
         raise InputError(f"{who}: the model has no loss and no optimizer yet; call model.compile(...) first")
     trial = copy.deepcopy(model)
     trial.optimizer.decay = 0.0
     inputs = trial._inputs(x, f"{who}: x")
+    trial._host_targets(y, inputs, who)  # which refuses what does not fit the inputs
     wanted = targets.given(trial._from_device(y), f"{who}: y")
     weights = None if sample_weight is None else trial._checked_weights(sample_weight, len(inputs), who)
     size = len(inputs) if batch_size is None else checks.integer(batch_size, f"{who}: batch_size")

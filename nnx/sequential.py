@@ -18,6 +18,7 @@ from nnx.backends.base import on_its_device
 from nnx.backends.resolve import Wish
 from nnx.callbacks import Callback, check_callbacks, check_monitors, watched
 from nnx.data.arrays import Arrays, are_arrays
+from nnx.distributed import Communicator, current
 from nnx.errors import InputError, InputTypeError
 from nnx.files import existing_file
 from nnx.history import History
@@ -28,9 +29,11 @@ from nnx.model.network import ROWS
 from nnx.model.summary import summarize
 from nnx.output import say
 from nnx.owner import alone, reading
+from nnx.training import together
+from nnx.training.eager import Eager
 from nnx.training.evaluation import mean_scores, probabilities, tolerance_of
 from nnx.training.trainable import Trainable
-from nnx.training.trainer import Eager, explain
+from nnx.training.trainer import explain
 
 if TYPE_CHECKING:
     from nnx.model.checkpoint import Checkpoint
@@ -104,6 +107,7 @@ class Sequential(Trainable):
         class_weight: Any = None,
         accumulate: int = 1,
         label: str | None = None,
+        deterministic: bool | int = False,
     ) -> History:
         """Train, and return how it went. Calling it again goes on where it ended.
 
@@ -128,6 +132,12 @@ class Sequential(Trainable):
             accumulate: how many mini-batches make one update, with the gradient of all their rows: as one batch of so
                 many times batch_size would, which takes more memory. An epoch's last update may have fewer.
             label: the column of a Parquet file that is learned.
+            deterministic: have a result that is the same, bit for bit, whatever the number of processes that train
+                together (nnx.distributed): each batch is divided into 12 parts, or as many as given, whose gradients
+                are summed in their order. It must be a multiple of the number of processes.
+
+        After `nnx.distributed.init()` all processes call it with the same samples and arguments, and each takes its
+        share of each batch; the history is the same on all of them.
 
         Ctrl-C ends the fit after the steps at hand, some 0.2 s; the history then says `interrupted`. A second one
         raises KeyboardInterrupt, and the model is as it was before those steps. Where SIGINT is ignored, or the program
@@ -147,13 +157,26 @@ class Sequential(Trainable):
         from nnx.training.fit import Fit, first_held_out
 
         trainer = self._trainable("fit")
+        shares = together.shares_for(self, "fit", deterministic)
         epochs = checks.integer(epochs, "fit: epochs")
         batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
-        accumulate = checks.integer(accumulate, "fit: accumulate")
+        accumulate = min(checks.integer(accumulate, "fit: accumulate"), 1 << 31)  # which no epoch has
+        if shares is not None and accumulate > 1:
+            raise InputError(
+                f"fit: accumulate={accumulate}: processes that train together, and deterministic=True, divide batches "
+                "into parts already; give a larger batch_size instead"
+            )
         shuffle = checks.flag(shuffle, "fit: shuffle")
+        checks.verbosity(verbose, "fit: verbose")
         check_callbacks(callbacks)
         came = self._taken("fit", x, y, sample_weight, label, batch)
         if not isinstance(came, Arrays):
+            if shares is not None:
+                raise InputError(
+                    "fit: x is read from disk, or batch by batch, which processes that train together, and "
+                    "deterministic=True, cannot do yet: give arrays, or train in one process"
+                )
+            trainer.shares = None
             options = callbacks, verbose, validation_split, class_weight, accumulate
             return self._fit_read(came, epochs, batch, validation_data, shuffle, *options)
         x, y, sample_weight = came
@@ -164,7 +187,7 @@ class Sequential(Trainable):
         given = targets.given(self._from_device(y), "fit: y")
         taken = target if self.loss.counted(given) is None else given.reshape(-1).copy()
         validation = None if validation_data is None else self._held_out(validation_data, epochs)
-        if validation_split != 0.0:
+        if np.ndim(validation_split) or validation_split != 0.0:
             first = first_held_out(validation_split, validation_data, len(host))
             samples = [] if sample_weight is None else [self._checked_weights(sample_weight, len(host), "fit")]
             validation = self._held_out([a[first:] for a in (host, given, *samples)])
@@ -183,8 +206,20 @@ class Sequential(Trainable):
         self.eager_reason = self.replay_reason = None
         watching = watched(callbacks, y, taken)
         rows, each_epoch = min(batch or len(host), len(host)), bool(watching or validation)
+        trainer.shares = shares
+        if shares is not None:
+            together.begin(
+                trainer, shares.comm, "fit", x=host, y=target, weights=weights, validation_data=validation,
+                epochs=epochs, epochs_done=self.epochs_done, batch_size=batch, shuffle=shuffle,
+                callbacks=[type(callback).__name__ for callback in callbacks], parts=shares.parts, fixed=shares.fixed,
+            )  # fmt: skip
         batches = batches_for(trainer, host, target, rows, shuffle, each_epoch, weights, accumulate)
-        return Fit(self, trainer, batches, rows, validation, watching, accumulate).run(epochs, verbose)
+        job = Fit(self, trainer, batches, rows, validation, watching, accumulate)
+        with together.repeatable(shares, self.backend):
+            history = job.run(epochs, verbose)
+        if shares is not None:
+            together.end(trainer, shares.comm, "fit")
+        return history
 
     def _fit_read(
         self, came: Read, epochs: int, batch: int | None, validation_data: Any, shuffle: bool,
@@ -237,11 +272,16 @@ class Sequential(Trainable):
         """
         trainer = self._trainable("steps")
         n = checks.integer(n, "steps: n")
+        shares = together.shares_for(self, "steps")
         host = self._inputs(x, "steps: x")
         target = self._targets(y, host, "steps")
         weights = self._weights(y, target, "steps", sample_weight)
         if self.loss.metric == "regression" and not trainer.tolerance:
             trainer.set_tolerance(tolerance_of(self.backend.to_numpy(target), weights))
+        trainer.shares = shares
+        if shares is not None:
+            y_given = self.backend.to_numpy(target)
+            together.begin(trainer, shares.comm, "steps", x=host, y=y_given, weights=weights, n=n)
         feed, runner = trainer.staged(host, target, self._factors(weights))
         if self.eager_reason is not None and not isinstance(runner, Eager):
             self.eager_reason = None
@@ -309,8 +349,16 @@ class Sequential(Trainable):
 
         Where sample_weight [N] is given, means are sum(w * ...) / sum(w), as in `fit`.
 
-        Any number of threads may call it at once, also while one trains: see `fit`.
+        Any number of threads may call it at once, also while one trains: see `fit`. It asks no other process.
         """
+        return self.scores(x, y, batch_size, sample_weight, comm=Communicator())
+
+    @reading
+    @on_its_device
+    def scores(
+        self, x: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None, *, comm: Communicator
+    ) -> dict[str, float]:
+        """Return what `evaluate` does, worked out by all processes of `comm`, each of which must call it."""
         trainer = self._compiled("evaluate")
         trainer.check()
         rows = ROWS if batch_size is None else checks.integer(batch_size, "evaluate: batch_size")
@@ -333,7 +381,7 @@ class Sequential(Trainable):
         more, kept = beside(self.metrics), list[np.ndarray]()
         factors = self._factors(weights)
         scores = mean_scores(
-            self.inference(), self.loss, metric, tolerance, host, target, rows, factors, kept if more else None
+            self.inference(), self.loss, metric, tolerance, host, target, rows, factors, kept if more else None, comm
         )
         if more:
             outputs, wanted = np.concatenate(kept), self.backend.to_numpy(target)
@@ -355,14 +403,18 @@ class Sequential(Trainable):
             training.append(f"steps are replayed one operation at a time: {self.replay_reason}")
         fused = [] if trainer is None else [layer for layer in self.layers if layer not in trainer.layers]
         text = summarize(self, training, {} if ran is None else ran.kernels, fused)
-        say(text)
+        if current().leads:
+            say(text)
         return text
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
     @reading
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write parameters, architecture and the optimizer's state to a safetensors file, whole or not at all."""
+        """Write parameters, architecture and the optimizer's state to a safetensors file, whole or not at all.
+
+        Of processes that train together rank 0 alone does; the others go on at once.
+        """
         from nnx.model import checkpoint
 
         host, training = self.backend.to_numpy, None
@@ -377,7 +429,8 @@ class Sequential(Trainable):
         model = checkpoint.Checkpoint(
             self.layers, self.dtype, self.seed, self.epochs_done, self.metrics, self.metadata, parameters, training
         )  # fmt: skip
-        checkpoint.write(path, model)
+        if current().leads:
+            checkpoint.write(path, model)
 
     @reading
     def to_onnx(self, path: str | os.PathLike[str]) -> None:
@@ -392,7 +445,8 @@ class Sequential(Trainable):
         from nnx.interchange import onnx_writer
 
         parameters = {name: self.backend.to_numpy(a) for name, a in self.parameters().items()}
-        onnx_writer.write(path, self.layers, self.dtype, self.n_inputs, parameters)
+        if current().leads:
+            onnx_writer.write(path, self.layers, self.dtype, self.n_inputs, parameters)
 
     @reading
     def to_torch_state_dict(self) -> dict[str, Any]:

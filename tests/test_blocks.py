@@ -209,8 +209,37 @@ def test_the_summary_shows_what_is_within(capsys: pytest.CaptureFixture[str]) ->
         assert row[9:].startswith(" " * 2 * depth + name)
 
 
+def nested(blocks: int) -> nnx.Layer:
+    """Return blocks in each other."""
+    layer: nnx.Layer = nnx.Linear()
+    for _ in range(blocks):
+        layer = nnx.Residual(layer)
+    return layer
+
+
+def test_blocks_in_each_other_ask_each_layer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not twice at each level, which for 32 of them would never end; nor each layer of all before it."""
+    asked = [0]
+    ask = nnx.Linear.output_width
+
+    def counted(self: nnx.Linear, width: int | None) -> int | None:
+        asked[0] += 1
+        return ask(self, width)
+
+    monkeypatch.setattr(nnx.Linear, "output_width", counted)
+    model = nnx.Sequential(nested(32), backend="numpy")
+    assert asked[0] <= 4 * 32
+    np.testing.assert_array_equal(model.predict([[1.0]]), [[33.0]])
+    np.testing.assert_array_equal(copy.deepcopy(model).predict([[1.0]]), [[33.0]])
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "nothing": (lambda: nnx.Residual(), "at least one layer"),
+    "an empty list": (lambda: nnx.Residual([]), "at least one layer"),
+    "too deep": (lambda: nested(33), "33 deep in each other, expected at most 32"),
+    "too many within": (lambda: nnx.Sequential(nnx.Concat(nnx.Embedding(1 << 25, 1), nnx.Linear())), "use dtype"),
+    "no memory": (lambda: nnx.Sequential(nnx.Residual(nnx.LayerNorm(1 << 62))), "larger than any memory"),
+    "no array": (lambda: nnx.Sequential(nnx.LayerNorm(10**40)), "larger than any memory"),
     "other width": (lambda: nnx.Residual(nnx.Dense(4, 5)), "of 4 features it makes 5"),
     "no fit": (lambda: nnx.Sequential(nnx.Dense(4, 3), nnx.Residual(nnx.Dense(5, 5))), "takes 5 inputs"),
     "no fit within": (lambda: nnx.Residual(nnx.Dense(4, 3), nnx.Dense(4, 4)), "layer 1: .* takes 4 inputs"),

@@ -285,6 +285,42 @@ def test_watching_what_is_not_measured(make: Callable[[str], Callback], name: st
         model().fit(x, y, 3, callbacks=[make(name)], verbose=0)
 
 
+WRONG_METHODS: dict[str, tuple[str, Callable[..., None], str]] = {
+    "keras' name": ("on_train_batch_end", lambda self, batch, logs: None, "did you mean on_batch_end"),
+    "keras' fit": ("on_train_begin", lambda self, logs: None, "did you mean on_fit_begin"),
+    "a slip": ("on_epoch_ends", lambda self, model, epoch, logs: None, "did you mean on_epoch_end"),
+    "another": ("on_full_moon", lambda self: None, "called at no time. These are: on_fit_begin, "),
+    "keras' arguments": ("on_epoch_end", lambda self, epoch, logs=None: None, r"on_epoch_end\(model, epoch, logs\)"),
+    "none": ("on_fit_begin", lambda: None, r"write def on_fit_begin\(self, model\)"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_METHODS)
+def test_methods_that_no_fit_calls_or_can_call_are_refused_before_it_begins(what: str) -> None:
+    name, method, words = WRONG_METHODS[what]
+    net, (x, y) = model(), data()
+    before = net._state()["values"]
+    with pytest.raises(nnx.InputError, match=words):
+        net.fit(x, y, 3, callbacks=[type("Mine", (Callback,), {name: method})()], verbose=0)
+    np.testing.assert_array_equal(net._state()["values"], before)
+    assert net.epochs_done == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: EarlyStopping(restore_best="no"),  # type: ignore[arg-type]
+        lambda: CSVLogger("unused", append="no"),  # type: ignore[arg-type]
+        lambda: ModelCheckpoint("unused", monitor=0),  # type: ignore[arg-type]
+        lambda: model().fit(*data(), verbose="no"),
+    ],
+    ids=["restore_best", "append", "monitor", "verbose"],
+)
+def test_what_would_count_as_true_or_as_nothing_is_refused(make: Callable[[], Any]) -> None:
+    with pytest.raises(nnx.errors.InputTypeError, match=r"expected ('auto', )?(True or False|a name)"):
+        make()
+
+
 # ---- checkpoints and logs ------------------------------------------------------------------------------------------
 
 

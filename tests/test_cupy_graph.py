@@ -547,3 +547,13 @@ def test_a_library_that_is_not_there_or_too_old_is_a_reason(make: Any, monkeypat
     machine.faults["handle"] = 1
     assert backend.lt() == "cublasLtCreate: not initialized (status 1)"
     assert backend.lt() == "cublasLtCreate: not initialized (status 1)"
+
+
+@pytest.mark.parametrize("graph", [True, False], ids=["graph", "one by one"])
+def test_a_step_is_divided_where_processes_would_sum_their_gradients(make: Any, graph: bool):
+    net = NETS["l1 and l2"]
+    whole, _ = trained(net, make(graph=graph), epochs=3)
+    parts, _ = trained(net, make(graph=graph), epochs=3, deterministic=3)
+    assert parts.eager_reason is None
+    assert parts.replay_reason is None
+    np.testing.assert_allclose(numbers(parts), numbers(whole), **ALIKE)

@@ -363,6 +363,10 @@ def test_a_batch_is_told_by_its_number():
         trained(lambda: ((x[i : i + 45], Y[i : i + 45]) for i in range(0, ROWS, 45)))
     with pytest.raises(InputTypeError, match=r"batch 1 of epoch 1 is a ndarray; expected a pair"):
         trained(lambda: iter([X, Y]))
+    with pytest.raises(InputTypeError, match=r"batch 2 of epoch 1 is a NoneType; expected a pair"):
+        trained(lambda: iter([(X, Y), None]))
+    with pytest.raises(InputTypeError, match="y is missing"):
+        trained((X, Y))
     with pytest.raises(InputError, match=r"batch 2 of epoch 1, .*4 features"):
         trained(lambda: iter([(X, Y), (X[:, :4], Y)]))
 

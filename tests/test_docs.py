@@ -5,20 +5,25 @@ import contextlib
 import io
 import itertools
 import re
+import runpy
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import nnx
 from nnx.backends import threads
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "bench"))
+sys.path += [str(ROOT / "bench"), str(ROOT / "docs/_site")]
+import links  # noqa: E402
 import side_by_side  # noqa: E402
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("**/*.md")])
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.MULTILINE | re.DOTALL)  # and what it prints
 LINK = re.compile(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)")
 TOUR = sorted((ROOT / "docs/tour").glob("*.md"))
@@ -54,6 +59,101 @@ def test_examples_run_and_print_what_is_said(
 def test_links_lead_to_files(page: Path):
     links = LINK.findall(page.read_text(encoding="utf-8"))
     assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings; MyST gives them the same."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_to_headings_lead_to_headings(page: Path):
+    links = re.findall(r"\]\(([^)#:\s]*)#([^)]+)\)", page.read_text(encoding="utf-8"))
+    targets = [((page.parent / path) if path else page, anchor) for path, anchor in links]
+    assert not [(str(path), anchor) for path, anchor in targets if path.suffix == ".md" and anchor not in anchors(path)]
+
+
+@pytest.mark.parametrize("page", [ROOT / "docs/numerics.md", ROOT / "docs/features.md"], ids=named)
+def test_each_test_that_a_page_names_exists(page: Path):
+    proofs = re.findall(r"`(test_\w+\.py)(?:::(\w+))?`", page.read_text(encoding="utf-8"))
+    assert len(proofs) > 5
+    for file, test in proofs:
+        assert (
+            f"\ndef {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8") if test else (ROOT / "tests" / file)
+        )
+
+
+# ---- the site --------------------------------------------------------------------------------------------------------
+
+
+def test_the_reference_has_all_public_names_and_the_index_all_pages():
+    reference = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs/reference").glob("*.rst"))
+    described = set(re.findall(r"auto(?:class|function|module):: (?:nnx\.)?([\w.]+)", reference))
+    assert {name for name in nnx.__all__ if name not in described} <= {"backends", "datasets", "errors"}
+    index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    for path in (ROOT / "docs").glob("*.md"):
+        assert path.name == "index.md" or re.search(rf"^{path.stem}$", index, re.MULTILINE), (
+            f"{path.name}: in no toctree"
+        )
+
+
+def test_links_of_a_built_site_are_checked(tmp_path: Path):
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#there">.</a><a href="#x">.</a><h1 id="x">.</h1>', encoding="utf-8"
+    )
+    (tmp_path / "b.html").write_text('<p id="there">.</p><img src="p.png">', encoding="utf-8")
+    (tmp_path / "p.png").touch()
+    assert links.broken(tmp_path) == []
+    (tmp_path / "b.html").write_text(
+        '<a href="c.html">.</a><script src="https://other.example/x.js">', encoding="utf-8"
+    )
+    assert links.broken(tmp_path) == [
+        "a.html: b.html#there",
+        "b.html: c.html",
+        "b.html: loads https://other.example/x.js",
+    ]
+
+
+# ---- examples --------------------------------------------------------------------------------------------------------
+
+QUICKLY = {"EPOCHS": "2", "FRAMES": "2", "MPLBACKEND": "agg"}
+
+
+def write_pictures(folder: Path) -> None:
+    """Write a small set in Fashion-MNIST's files: a dark row of each picture tells its class."""
+    folder.mkdir()
+    for part, count in (("train", 240), ("t10k", 60)):
+        labels = np.arange(count, dtype=np.uint8) % 10
+        images = np.zeros((count, 28, 28), np.uint8)
+        images[np.arange(count), labels * 2] = 255
+        for name, array in (("images-idx3", images), ("labels-idx1", labels)):
+            head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            (folder / f"{part}-{name}-ubyte").write_bytes(head + array.tobytes())
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=named)
+def test_examples_run_as_scripts(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("matplotlib")
+    if script.name == "fashion.py":
+        write_pictures(tmp_path / "fashion-mnist")
+        monkeypatch.setenv("NNX_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for name, value in QUICKLY.items():
+        monkeypatch.setenv(name, value)
+    with nnx.use_backend("numpy"):
+        runpy.run_path(str(script), run_name="__main__")
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=named)
+def test_each_example_is_a_page_and_its_notebook_is_made_from_it(script: Path):
+    pytest.importorskip("jupytext")
+    import notebooks
+
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= 90
+    stale = notebooks.notebook(script) != script.with_suffix(".ipynb").read_text(encoding="utf-8")
+    assert not stale, f"{script.stem}.ipynb is not what its script makes: make notebooks"
 
 
 def test_the_page_of_benchmarks_shows_the_results_that_there_are():

@@ -22,7 +22,7 @@ from nnx.backends.numpy import NumpyBackend
 from nnx.errors import NotReplayable
 from nnx.kernels.cpu.program import table as t
 from nnx.testing.rounding import rounding
-from nnx.training.trainer import Eager
+from nnx.training.eager import Eager
 
 pytestmark = pytest.mark.rounding
 

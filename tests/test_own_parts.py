@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -318,6 +319,77 @@ def test_a_formula_of_another_shape_is_refused() -> None:
 
     with pytest.raises(nnx.InputError, match=r"Summed: its formula made \(60,\) of \(60, 2\), expected a number for"):
         Summed().forward(X)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("formula", "error", "words"),
+    [
+        (lambda x: x if x > 0 else 0 * x, nnx.InputError, r"choose by np\.where"),
+        (lambda x: max(x, 0), nnx.InputError, r"take np\.maximum"),
+        (lambda x: math.exp(x), nnx.errors.InputTypeError, r"np\.exp for math\.exp"),
+        (lambda x: None, nnx.errors.InputTypeError, "made None, expected a real number"),
+        (lambda x: x.tolist(), nnx.errors.InputTypeError, r"made \[\["),
+        (lambda x: 1j * x, nnx.errors.InputTypeError, "numbers of type complex128, expected a real number"),
+    ],
+    ids=["if", "max", "math", "none", "list", "complex"],
+)
+def test_a_formula_of_single_numbers_or_of_none_is_refused(
+    formula: Callable[[Any], Any], error: type[Exception], words: str, backend: str
+) -> None:
+    class Mine(nnx.Elementwise):
+        def formula(self, x: Any) -> Any:
+            return formula(x)
+
+        def derivative(self, x: Any, y: Any) -> Any:
+            return np.ones_like(x)
+
+    net = model(nnx.Dense(2, 6), Mine(), nnx.Dense(6, 1), loss=Squares(), backend=backend)
+    before = net._state()["values"]
+    with pytest.raises(error, match=words):
+        net.fit(X, NUMBERS, verbose=0)
+    np.testing.assert_array_equal(net._state()["values"], before)
+
+
+def same(self: Any, *_: Any, **__: Any) -> Any:
+    return None
+
+
+WRONG_LAYERS: dict[str, tuple[dict[str, Any], str]] = {
+    "forward": ({"forward": lambda self, inputs: inputs}, r"write def forward\(self, inputs, training=False\)"),
+    "a list": ({"shapes": ["a"]}, r"expected a dict, \{'name': \(rows, columns\)\}"),
+    "no tuple": ({"shapes": {"a": 3}}, "the shape of a is 3"),
+    "below 0": ({"shapes": {"a": (1, -2)}}, "expected a tuple of numbers above 0"),
+    "no draw": ({"shapes": {"a": (1, 2)}, "draw": lambda self, random: None}, r"draw\(\) returned None"),
+    "no value": ({"shapes": {"a": (1, 2)}, "draw": lambda self, random: {}}, r"draw\(\) returned nothing, .*: a"),
+    "another": ({"shapes": {"a": (1, 2)}, "draw": lambda self, random: {"b": 1}}, r"draw\(\) returned b, .*: a"),
+    "nan": ({"shapes": {"a": (1, 1)}, "draw": lambda self, random: {"a": [[np.nan]]}}, "not finite"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_LAYERS)
+def test_a_layer_that_no_model_can_use_is_refused_when_it_is_made(what: str) -> None:
+    methods, words = WRONG_LAYERS[what]
+    layer = type("Mine", (nnx.Layer,), {"forward": same, **methods})()
+    with pytest.raises(nnx.InputError, match=words):
+        nnx.Sequential(layer)
+
+
+def test_a_parameter_that_a_layer_has_not_is_told() -> None:
+    with pytest.raises(nnx.InputError, match="has no parameter 'gain'; its shapes name weights, biases"):
+        nnx.Dense(2, 3).parameter("gain")
+
+
+def test_a_loss_that_says_nothing_or_has_an_unknown_metric_is_refused() -> None:
+    empty, odd = type("Mine", (nnx.Loss,), {})(), type("Odd", (Squares,), {"metric": "mse"})()
+    for loss, words in ((empty, r"write forward\(y_pred, y_true\)"), (odd, "metric='mse', expected 'categorical'")):
+        with pytest.raises(nnx.InputError, match=words):
+            nnx.Sequential(nnx.Dense(2, 1)).compile(loss, nnx.Adam())
+
+
+def test_gradcheck_refuses_what_is_no_code() -> None:
+    with pytest.raises(nnx.InputError, match="gradcheck: x: column 0 holds 7 in row 0"):
+        nnx.gradcheck(nnx.Embedding(3, 2), [[7.0]])
 
 
 # ---- gradients by hand ----------------------------------------------------------------------------------------------

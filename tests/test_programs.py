@@ -28,8 +28,9 @@ from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operation_table import OPERATIONS
 from nnx.backends.recorder import Program, Rounded
 from nnx.testing.rounding import rounding
+from nnx.training.eager import Eager
 from nnx.training.step import Feed
-from nnx.training.trainer import Eager, Trainer
+from nnx.training.trainer import Trainer
 
 
 @contextmanager

@@ -80,9 +80,13 @@ def test_what_cannot_be_used_is_refused() -> None:
         ({"high": "1"}, InputTypeError, "find_learning_rate: high"),
         ({"steps": 1}, InputError, "find_learning_rate: steps"),
         ({"batch_size": 0}, InputError, "find_learning_rate: batch_size"),
+        ({"steps": 10**40}, InputError, "a hundred are enough"),
     ):
         with pytest.raises(error, match=words):
             nnx.find_learning_rate(model, x, y, **given)  # type: ignore[arg-type]
+    for targets in (y[:-1], 3):
+        with pytest.raises(InputError, match="expected one target for each row"):
+            nnx.find_learning_rate(model, x, targets)
     with pytest.raises(InputError, match=r"call model\.compile"):
         nnx.find_learning_rate(nnx.Sequential(nnx.Dense(2, 3)), x, y)
     with pytest.raises(InputTypeError, match="expected a Sequential"):

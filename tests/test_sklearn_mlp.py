@@ -451,6 +451,11 @@ def test_weights_are_read_only_copies_and_assigned_as_a_whole() -> None:
     np.testing.assert_array_equal(one.predict_proba(x), other.predict_proba(x))
     with pytest.raises(nnx.InputError, match="NNClassifier: coefs_: 1 arrays, expected one for each of 2 layers"):
         one.coefs_ = other.coefs_[:1]
+    before = one.coefs_
+    for wrong in (None, [other.coefs_[0] + 1, *[np.ones(3)] * (len(before) - 1)]):
+        with pytest.raises(nnx.InputError, match=r"coefs_|weights given have shape"):
+            one.coefs_ = wrong
+    assert all(np.array_equal(a, b) for a, b in zip(one.coefs_, before, strict=True))
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from nnx.backends.memory import Memory, of_process
 from nnx.backends.operation_table import OPERATIONS
 from nnx.backends.operations import Operations
 from nnx.backends.precision import check_precision
-from nnx.backends.recorder import Program, Recorder
+from nnx.backends.recorder import Program, Recorder, without_update
 from nnx.backends.streaming import Halves, HostHalves, Stream
 from nnx.backends.timer import Timer
 
@@ -207,6 +207,14 @@ class Backend(Operations):
             NotReplayable: this backend cannot replay it; the message says which operation and why.
         """
         return Program(self, recorder.calls)
+
+    def compile_gradients(self, recorder: Recorder) -> Program:
+        """Turn it into the same without the update: parameters stay, their gradients stand where it would read them.
+
+        Raises:
+            NotReplayable: see `compile`.
+        """
+        return Program(self, without_update(recorder.calls))
 
     def stream(self, data: Sequence[np.ndarray], batch: int) -> Stream | None:
         """Return what brings data to the device chunk by chunk, or None where all of it can be there (streaming.py).

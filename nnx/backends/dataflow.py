@@ -17,14 +17,13 @@ import numpy as np
 
 from nnx.backends.errors import NotReplayable
 from nnx.backends.formula import Formula, compilable
-from nnx.backends.recorder import Call
+from nnx.backends.recorder import UPDATES, Call
 from nnx.kernels.elementwise import BY_NAME, FUNCTIONS
 from nnx.kernels.losses import LOSSES, Loss, bounds
 from nnx.kernels.philox import keep_threshold
 
 Array = Any  # NumPy's or CuPy's
 GRADIENTS_OF_PARAMETERS = ("dense_backward", "dense_gradients", "norm_gradients", "regularize")
-OPTIMIZERS = ("sgd", "adagrad", "rmsprop", "adam", "nadam", "amsgrad", "lion", "accumulate")
 # What is done to each number by itself has a name, its kind: one of nnx/kernels/elementwise.py's KINDS.
 GRADIENTS = {row.gradient: row for row in FUNCTIONS}
 LOSSES_BY_NAME = {row.name: row for row in LOSSES}
@@ -214,7 +213,7 @@ class Reader:
         self.shapes: dict[int, tuple[int, ...]] = {}
         self.moments: dict[int, Moments] = {}  # by where 1 over the standard deviations stands
         ends = [call for call in calls if call.name == "end_step"]
-        optimizers = [call for call in calls if call.name in OPTIMIZERS]
+        optimizers = [call for call in calls if call.name in UPDATES]
         if len(ends) != 1 or not optimizers:
             raise NotReplayable(
                 f"a step has one optimizer and one end; recorded were {len(optimizers)} and {len(ends)}"
@@ -231,7 +230,7 @@ class Reader:
         self.updated = False
         for call in calls:
             self.call = call
-            if self.updated and call.name not in ("average", "tally", "weighted_tally", "end_step", *OPTIMIZERS):
+            if self.updated and call.name not in ("average", "tally", "weighted_tally", "end_step", *UPDATES):
                 raise NotReplayable(f"{call.name} comes after the optimizer: nothing but the step's end may")
             if self.step.before and call.name in GRADIENTS_OF_PARAMETERS:
                 raise NotReplayable(f"{call.name} comes after {self.step.before[-1].name}, which takes all gradients")
@@ -248,7 +247,7 @@ class Reader:
             elif call.name in LOSS_GRADIENTS:
                 row = LOSS_GRADIENTS[call.name]
                 self.loss_gradient(row, *call.operands.values())
-            elif call is not self.step.end and call.name not in OPTIMIZERS:
+            elif call is not self.step.end and call.name not in UPDATES:
                 raise NotReplayable(f"no compiled kernel replays {call.name}")
         if self.step.losses is None:
             raise NotReplayable("the step tells nobody its loss: no tally was recorded")

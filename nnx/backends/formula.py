@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from nnx.backends.errors import NotReplayable
+from nnx.backends.errors import InputError, InputTypeError, NotReplayable
 
 Array = Any
 WHOLE_POWERS = 8  # up to which x**n is written as multiplications
@@ -32,6 +32,23 @@ class Formula:
     name: str
     value: Callable[..., Any]
     slope: Callable[..., Any]
+
+    def on_arrays(self, formula: Callable[..., Any], *arrays: Array) -> Any:
+        """Return what a formula makes of whole arrays; of what works on single numbers alone say so."""
+        try:
+            return formula(*arrays)
+        except (TypeError, ValueError) as error:
+            if "truth value of an array" in str(error):
+                raise InputError(
+                    f"{self.name}: its formula asks by `if`, `and`, `max` or the like, but is given whole arrays: "
+                    "choose by np.where, join by & and |, take np.maximum"
+                ) from error
+            if "converted to Python scalars" in str(error):
+                raise InputTypeError(
+                    f"{self.name}: its formula takes single numbers, as those of `math` do, but is given whole arrays: "
+                    "take NumPy's functions, np.exp for math.exp"
+                ) from error
+            raise
 
     # As kinds of nnx/kernels/elementwise.py: of the mathematics, two numbers, and two constants.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nnx.backends.array_math import ArrayMath, math_of
-from nnx.backends.errors import InputError
+from nnx.backends.errors import InputError, InputTypeError
 from nnx.backends.formula import Formula
 from nnx.backends.operation_table import operation, quiet, with_functions, with_losses, write
 from nnx.kernels.elementwise import BY_NAME, FUNCTIONS, Elementwise
@@ -126,12 +126,12 @@ class Operations:
     @operation("x")
     def apply_formula(self, x: Array, of: Formula, out: Array | None = None) -> Array:
         """Return a formula's value of each number of x [N, C]."""
-        return write(out, self._each(of, of.value(x), x))
+        return write(out, self._each(of, of.on_arrays(of.value, x), x))
 
     @operation("x y dy")
     def apply_formula_backward(self, x: Array, y: Array, dy: Array, of: Formula, out: Array | None = None) -> Array:
         """Return dy times the formula's slope at x [N, C], where y is its value."""
-        return write(out, dy * self._each(of, of.slope(x, y), x))
+        return write(out, dy * self._each(of, of.on_arrays(of.slope, x, y), x))
 
     @operation("x")
     def softmax(self, x: Array, out: Array | None = None) -> Array:
@@ -351,12 +351,12 @@ class Operations:
     @operation("prediction target")
     def formula_loss(self, prediction: Array, target: Array, of: Formula, out: Array | None = None) -> Array:
         """Return the mean over outputs of a formula of each output and its target, both [N, O]: [N]."""
-        return write(out, self.xp.mean(self._each(of, of.value(prediction, target), prediction), axis=1))
+        return write(out, self.xp.mean(self._each(of, of.on_arrays(of.value, prediction, target), prediction), axis=1))
 
     @operation("prediction target")
     def formula_loss_backward(self, prediction: Array, target: Array, of: Formula, out: Array | None = None) -> Array:
         """Return the gradient of the mean over samples of `formula_loss`: [N, O]."""
-        slope = self._each(of, of.slope(prediction, target), prediction)
+        slope = self._each(of, of.on_arrays(of.slope, prediction, target), prediction)
         return write(out, slope / (prediction.shape[0] * prediction.shape[1]))
 
     # ---- one training step -------------------------------------------------------------------------------------------
@@ -616,9 +616,12 @@ class Operations:
 
     def _each(self, of: Formula, result: Any, like: Array) -> Array:
         """Return what a formula of the user's own gave: one number for each of `like`, or one for all."""
-        shape = getattr(result, "shape", ())
+        shape, kind = getattr(result, "shape", ()), getattr(getattr(result, "dtype", None), "kind", "")
         if shape not in ((), like.shape):
             raise InputError(f"{of.name}: its formula made {shape} of {tuple(like.shape)}, expected a number for each")
+        if kind not in "biuf" if kind else not isinstance(result, float | int):
+            given = f"numbers of type {result.dtype}" if kind else f"{result!r:.60}"
+            raise InputTypeError(f"{of.name}: its formula made {given}, expected a real number for each it was given")
         if not shape:
             return self.xp.full_like(like, float(result))
         return result if result.dtype == like.dtype else self.xp.astype(result, like.dtype)

@@ -19,6 +19,8 @@ from nnx.backends.errors import NotReplayable
 from nnx.backends.operation_table import OPERATIONS, QUIET, OperationSpec, loud
 
 Array = Any
+# The operations that move parameters, or keep their gradients instead.
+UPDATES = "sgd", "adagrad", "rmsprop", "adam", "nadam", "amsgrad", "lion", "accumulate"
 AS_WRITTEN = "layer by layer, as written"  # how steps and predictions run that no program stands for
 
 
@@ -44,6 +46,18 @@ class Call:
 
     name: str
     operands: dict[str, Any]
+
+
+def halves(calls: list[Call]) -> tuple[list[Call], list[Call]]:
+    """Return a step's operations as far as the gradients, and those that come then: update and end."""
+    told = max(number for number, call in enumerate(calls) if call.name in ("tally", "weighted_tally"))
+    return calls[: told + 1], calls[told + 1 :]
+
+
+def without_update(calls: list[Call]) -> list[Call]:
+    """Return a step's operations but for what is done with the gradients."""
+    first, rest = halves(calls)
+    return [*first, *(call for call in rest if call.name == "end_step")]
 
 
 class Recorder:

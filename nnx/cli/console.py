@@ -21,11 +21,14 @@ LABEL = 9  # columns
 
 
 class Report:
-    """Writes to stdout; says nothing but the result when quiet, and also what was said today when verbose."""
+    """Writes to stdout; says nothing but the result when quiet, and also what was said today when verbose.
 
-    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
-        self.quiet, self.verbose = quiet, verbose
-        self.console = best_effort(sys.stdout)
+    Where several processes train together, `silent` is one that leaves it to another: it says nothing at all.
+    """
+
+    def __init__(self, quiet: bool = False, verbose: bool = False, silent: bool = False) -> None:
+        self.quiet, self.verbose = quiet or silent, verbose
+        self.console = best_effort(None if silent else sys.stdout)
 
     @property
     def width(self) -> int:

@@ -6,15 +6,19 @@ import contextlib
 import errno
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 from nnx.backends.printable import printable
+from nnx.distributed import current
+from nnx.distributed.launcher import found
 from nnx.errors import BackendUnavailable, InputError, MissingExtra, NonFiniteError
 from nnx.output import Output
 
 DONE, FAILED, WRONG = range(3)
+DEFERENCE = 0.5  # seconds in which rank 0 tells of an error that all processes have
 
 
 class Failed(Exception):
@@ -39,7 +43,14 @@ def report(error: BaseException, debug: bool) -> int:
         return FAILED
     code, message = explain(error)
     lines = traceback.format_exception(error) if debug else []
-    note("".join([*lines, f"error: {message}"]))
+    comm, launcher = current(), found()
+    if not comm.leads:
+        time.sleep(DEFERENCE)
+    by = f" (rank {launcher.rank} of {launcher.size})" if launcher is not None and launcher.rank else ""
+    text = "".join([*lines, f"error{by}: {message}"])
+    if comm.size > 1:
+        comm.abort(printable(text, keep="\n"), code)
+    note(text)
     return code
 
 

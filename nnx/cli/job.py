@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import nnx
+from nnx import distributed
 from nnx.cli import metadata
 from nnx.cli.checkpointer import Checkpointer, curves
 from nnx.cli.console import Report, explain, seconds
@@ -32,6 +33,7 @@ class Job:
     Attributes:
         source, backend, save, plot: as on the command line. given: those parts of the recipe that were given.
         report: where to tell of it. line: the command line, to be repeated after Ctrl-C.
+        deterministic: whether the result must not depend on the number of processes; a file that is resumed knows.
     """
 
     source: Source
@@ -41,6 +43,7 @@ class Job:
     plot: Path | None
     report: Report
     line: list[str]
+    deterministic: bool = False
 
     def run(self, resume: bool) -> None:
         """Do it all."""
@@ -59,6 +62,8 @@ class Job:
                 model.metadata[KEY] = about
         if self.save is not None:
             model.metadata[KEY]["recipe"] = recipe.to_json()
+            if self.deterministic:
+                model.metadata[KEY]["deterministic"] = True
         if recipe.patience:
             problem = problem.with_validation(recipe.seed)
         self._introduce(model, problem, recipe)
@@ -129,7 +134,7 @@ class Job:
         history = model.fit(
             x, y, epochs=left, batch_size=recipe.batch_size or None,
             validation_data=problem.validation or (problem.x_test, problem.y_test), callbacks=[checkpointer],
-            verbose=0 if self.report.quiet else "auto",
+            verbose=0 if self.report.quiet else "auto", deterministic=self._is_deterministic(model),
         )  # fmt: skip
         self.report.gap()
         if history.interrupted:
@@ -152,6 +157,10 @@ class Job:
         if model.replay_reason is not None:
             self.report.line("note", f"steps were replayed one operation at a time: {model.replay_reason}")
         return True
+
+    def _is_deterministic(self, model: nnx.Sequential) -> bool:
+        kept = model.metadata.get(KEY)
+        return self.deterministic or (isinstance(kept, dict) and kept.get("deterministic") is True)
 
     def _how_to_go_on(self, checkpointer: Checkpointer) -> str:
         if self.save is None:
@@ -177,8 +186,13 @@ class Job:
         parameters = sum(a.size for a in model.parameters().values())
         self.report.line("network", f"{recipe.network(problem)}: {parameters:,} parameters")
         self.report.line("training", *filter(None, (recipe.training(problem), recipe.ending())))
+        comm = distributed.current()
+        if comm.size > 1:
+            self.report.line("together", f"{comm.size} processes, by {comm.description}")
 
     def _conclude(self, model: nnx.Sequential, problem: Problem, recipe: Recipe, saved: Path | None) -> None:
+        if not distributed.current().leads:
+            return
         result = Result.of(model, problem)
         some = "" if problem.source is None else "some of "
         self.report.line("test", *result.test, f"on {some}the samples it learned from: {result.train}", always=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from nnx import distributed
 from nnx.cli import job, outputs
 from nnx.cli.console import Report
 from nnx.cli.recipe import OPTIMIZERS, check_given, parse_layers
@@ -63,6 +64,14 @@ def train(
     seed: Annotated[
         int | None, typer.Option(help="Of all that is random, held-out rows too.", rich_help_panel=TRAINING)
     ] = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="The same result, bit for bit, whatever the number of processes under mpiexec.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
     backend: Annotated[
         str | None,
         typer.Option(
@@ -110,6 +119,7 @@ def train(
     the last one; a fifth of its rows is held out for the test, and a fifth of the others tells when to stop, unless
     --epochs says it. "nnx data FILE" says what is understood of a table.
     """
+    comm = distributed.init()  # before anything fails: the others wait for this process there
     given = check_given(
         {
             "layers": None if layers is None else parse_layers(layers), "activation": activation, "dropout": dropout,
@@ -140,6 +150,6 @@ def train(
         task,
         *map(tuple, (drop or (), keep or (), categorical or ())),
     )
-    report = Report(quiet, verbose)
+    report = Report(quiet, verbose, silent=not comm.leads)
     with report.compiling():
-        job.Job(source, given, backend, save, plot, report, list(ctx.obj or ())).run(resume)
+        job.Job(source, given, backend, save, plot, report, list(ctx.obj or ()), deterministic).run(resume)

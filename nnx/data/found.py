@@ -21,6 +21,7 @@ from .stored import Held, Rows, mapped, npy, npz
 
 KIND = "a .npy, .npz or Parquet file, or a folder of them"
 PARQUET = (".parquet", ".pq")
+NOTES = {"", ".txt", ".md", ".json", ".yaml", ".yml", ".log"}  # endings of what may lie beside them
 WEIGHTS = ("sample_weight", "weights", "w")
 
 
@@ -50,6 +51,8 @@ def found(files: Any, label: str | None, window: int | None, learning: bool) -> 
     some: list[Shard] = []
     for each in files:
         if isinstance(each, tuple | list):
+            if len(each) not in (1, 2, 3):
+                raise InputTypeError(f"shards: {each!r:.60}: expected (x, y), or (x, y, weights)")
             some.append(Parts(*(_array(part, "x y w"[2 * i]) for i, part in enumerate(each[:3]))))
         else:
             some += _at(each, label, learning)
@@ -84,11 +87,12 @@ def _at(given: Any, label: str | None, learning: bool) -> Iterator[Shard]:
         yield _file(existing_file("shards", path, KIND), label, learning)
         return
     names = sorted((p for p in path.iterdir() if not p.name.startswith(".")), key=_natural)
-    kinds = {p.suffix for p in names} & {".npy", ".npz", *PARQUET}
-    if len(kinds) != 1:
+    kinds = {p.suffix for p in names if p.is_file()} - NOTES
+    if len(kinds) != 1 or not kinds <= {".npy", ".npz", *PARQUET}:
         there = ", ".join(p.name for p in names[:5]) or "nothing"
         raise InputError(
-            f"{path}: the folder holds {there}; expected files of one kind: pairs x_0.npy and y_0.npy, npz or Parquet"
+            f"{path}: this is a folder that holds {there}; expected files of one kind: pairs x_0.npy and y_0.npy, npz "
+            "or Parquet"
         )
     kind = kinds.pop()
     files = [p for p in names if p.suffix == kind]

@@ -78,7 +78,7 @@ def _gives_batches(x: Any) -> bool:
     if isinstance(x, Mapping | Set | bytes | bytearray | range) or any(hasattr(type(x), name) for name in ARRAYS):
         return False
     if isinstance(x, list | tuple):  # a list of tuples of numbers is one of rows
-        return bool(x) and all(isinstance(batch, tuple) and hasattr(batch[0], "__len__") for batch in x if batch)
+        return bool(x) and all(isinstance(batch, tuple) and hasattr((*batch, 0)[0], "__len__") for batch in x)
     return not isinstance(x, type) and (callable(x) or isinstance(x, Iterable))
 
 

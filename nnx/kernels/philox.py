@@ -17,6 +17,7 @@ MULTIPLY_0, MULTIPLY_1 = 0xD2511F53, 0xCD9E8D57
 ADD_0, ADD_1 = 0x9E3779B9, 0xBB67AE85
 LOW = 0xFFFFFFFF
 LAYERS = 16  # bits of a counter's last word in which layers are told apart; the upper ones take a step's beyond 32
+FIRST = 32  # bits of a layer's number above which stands the number of an array's first row in its batch
 ROUNDS = 10
 TURN = 2 * math.pi / 2**32  # what a word is multiplied by to be an angle
 
@@ -46,14 +47,15 @@ def dropout_words(xp: Any, rows: int, columns: int, step: Array, layer: int, see
 
     Element (r, c) takes word `c % 4` of the counter (r, c // 4, low, high) under the key `seed`, where low is the
     step's lower 32 bits and high the layer, with the step's upper bits on those from 16 on: no mask comes twice in
-    2**48 steps.
+    2**48 steps. Where the array's first row is number n of its batch, of which other processes have the rest, `layer`
+    has n in its bits from FIRST on, and row r is n + r.
 
     Args:
         step: a uint64 array of one number, so that a recorded step can advance it.
         device: where to make the counters, for array libraries that have several devices.
     """
     groups = -(-columns // 4)
-    c0 = xp.arange(rows, dtype=xp.uint64, device=device)[:, None]
+    c0 = xp.arange(layer >> FIRST, (layer >> FIRST) + rows, dtype=xp.uint64, device=device)[:, None]
     c1 = xp.arange(groups, dtype=xp.uint64, device=device)[None, :]
     step = xp.reshape(step, (1, 1))
     c2, c3 = step & LOW, (((step >> 32) << LAYERS) ^ (layer & LOW)) & LOW

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -9,7 +12,7 @@ import numpy as np
 from nnx import checks
 from nnx.backends import Backend, get_backend
 from nnx.backends.base import FLOATS, host_array
-from nnx.errors import InputAttributeError, InputError
+from nnx.errors import InputAttributeError, InputError, InputTypeError
 from nnx.flat_buffer import ParameterBuffer
 from nnx.owner import Owner
 from nnx.settings import Assignable, Setting, is_own
@@ -156,7 +159,11 @@ class Layer(Assignable):
         if self._parameters is None:
             self._settle()
         assert self._parameters is not None
-        return self._parameters[name]
+        try:
+            return self._parameters[name]
+        except KeyError:
+            names = ", ".join(self._parameters) or "none"
+            raise InputError(f"{self} has no parameter {name!r}; its shapes name {names}") from None
 
     def gradient(self, name: str) -> Array:
         """Return the gradient of a parameter: a view into the flat buffer, or none of it where it is not trained."""
@@ -227,10 +234,22 @@ class Layer(Assignable):
     def draw_missing(self, random: np.random.Generator) -> None:
         """Draw initial values for the parameters that were given none. To be called before `attach`."""
         if self._parameters is None and self.values().keys() != kept_shapes(self).keys():
-            self._given = {**self.draw(random), **self.values()}
+            drawn = self.draw(random)
+            if not is_own(type(self)):
+                drawn = self._checked_draw(drawn)
+            self._given = {**drawn, **self.values()}
+
+    def _checked_draw(self, drawn: Any) -> dict[str, np.ndarray]:
+        """Return what a `draw` of the user's own gave, if there is a value for each parameter."""
+        names = kept_shapes(self).keys()
+        if not isinstance(drawn, Mapping) or drawn.keys() != names:
+            given = ", ".join(map(str, drawn)) or "nothing" if isinstance(drawn, Mapping) else f"{drawn!r:.60}"
+            raise InputError(f"{self}: draw() returned {given}, expected a dict of arrays: {', '.join(names)}")
+        return {name: self.checked(name, value) for name, value in drawn.items()}
 
     def check_values(self, dtype: str) -> None:
-        """Refuse values that are too large for `dtype`."""
+        """Refuse shapes that are none, and values that are too large for `dtype`."""
+        check_shapes(self)
         for name, value in self.values().items():
             checks.finite(host_array(value, dtype), str(self), name, value)
 
@@ -319,6 +338,18 @@ class Layer(Assignable):
 def kept_shapes(layer: Layer) -> dict[str, tuple[int, ...]]:
     """Return the shapes of all that is saved and copied of a layer: parameters and running statistics."""
     return {**layer.shapes, **layer._running_shapes}
+
+
+def check_shapes(layer: Layer) -> None:
+    """Refuse shapes of parameters that no array can have."""
+    if not isinstance(layer.shapes, Mapping):
+        raise InputTypeError(f"{layer}: shapes={layer.shapes!r:.60}: expected a dict, {{'name': (rows, columns)}}")
+    shape: Any  # a user's may be anything
+    for name, shape in kept_shapes(layer).items():
+        if not isinstance(shape, tuple) or not all(isinstance(n, int | np.integer) and n > 0 for n in shape):
+            raise InputTypeError(f"{layer}: the shape of {name} is {shape!r:.60}, expected a tuple of numbers above 0")
+        if 8 * math.prod(map(int, shape)) > sys.maxsize:
+            raise InputError(f"{layer}: {name} {shape} would be larger than any memory; check the numbers")
 
 
 _random: dict[str, np.random.Generator] = {}  # one, under ""; a dictionary takes the first of two threads' as it is

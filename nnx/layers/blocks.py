@@ -18,6 +18,7 @@ from nnx.layers.base import Layer, kept_shapes
 from nnx.layers.chain import chain, every
 
 Array = Any
+DEEPEST = 32  # blocks in each other: copying and saving go down them by recursion
 
 
 class Block(Layer):
@@ -30,6 +31,8 @@ class Block(Layer):
 
     paths: tuple[tuple[Layer, ...], ...]
     inner: Mapping[str, Layer]
+    _n_inputs: int | None
+    _depth: int
     _facts: ClassVar[dict[str, str]] = dict.fromkeys(
         ("paths", "inner"), "its layers are those that it was made of; make a new block"
     )
@@ -42,16 +45,22 @@ class Block(Layer):
         """
         found = [tuple(self._layers_of(path)) for path in paths]
         inner = {f"{name}{i}": layer for name, path in zip(names, found, strict=True) for i, layer in enumerate(path)}
-        held = list(every(list(inner.values())))
-        for number, layer in enumerate(held):
-            if any(layer is other for other in held[:number]):
+        held = set[int]()
+        for layer in every(list(inner.values())):
+            if id(layer) in held:
                 raise InputError(f"{self._title}: {layer} stands in it twice; make one for each place")
             if layer.in_model:
                 raise InputError(
                     f"{self._title}: {layer} belongs to a model or a block already; make a new one, or "
                     "copy.deepcopy(layer)"
                 )
+            held.add(id(layer))
+        self._depth = 1 + max((getattr(layer, "_depth", 0) for layer in inner.values()), default=0)
+        if self._depth > DEEPEST:
+            raise InputError(f"{self._title}: blocks are {self._depth} deep in each other, expected at most {DEEPEST}")
         self.paths, self.inner = tuple(found), inner
+        taken = (chain(path, self._title)[0] for path in self.paths)
+        self._n_inputs = next((n for n in taken if n), None)  # asked anew at each level it would be 2**depth times
         self.shapes = {f"{at}.{name}": shape for at, layer in inner.items() for name, shape in layer.shapes.items()}
         self._running_shapes = {
             f"{at}.{name}": shape for at, layer in inner.items() for name, shape in layer._running_shapes.items()
@@ -127,6 +136,11 @@ class Block(Layer):
         for layer in self.inner.values():
             layer.draw_missing(random)
 
+    def check_values(self, dtype: str) -> None:
+        """Refuse what any of its layers refuses."""
+        for layer in self.inner.values():
+            layer.check_values(dtype)
+
     def attach(
         self, backend: Backend, dtype: str, parameters: list[Array], gradients: list[Array], penalties: list[Array]
     ) -> None:
@@ -175,7 +189,7 @@ class Block(Layer):
 
     def _through(self, path: Sequence[Layer], x: Array, training: bool) -> Array:
         for layer in path:
-            x = layer.forward(x, training)
+            x = layer.forward(x, training=training)
         return x
 
     def _back(self, path: Sequence[Layer], dvalues: Array) -> Array:
@@ -201,7 +215,7 @@ class Block(Layer):
     @property
     def n_inputs(self) -> int | None:
         """How many features come in; None: any."""
-        return next((n for n in (chain(path, self._title)[0] for path in self.paths) if n), None)
+        return self._n_inputs
 
     def __repr__(self) -> str:
         paths = [", ".join(map(str, path)) for path in self.paths]
@@ -224,9 +238,9 @@ class Residual(Block):
     _facts: ClassVar[dict[str, str]] = Block._facts | {"layers": Block._facts["paths"]}
 
     def __init__(self, *layers: Any) -> None:
-        if not layers:
-            raise InputError("Residual(): expected at least one layer, such as Dense(64, 64)")
         self._hold([layers], [""])
+        if not self.inner:
+            raise InputError("Residual(): expected at least one layer, such as Dense(64, 64)")
         self.layers: tuple[Layer, ...] = self.paths[0]
         self.output_width(None)
 

@@ -19,14 +19,15 @@ def chain(layers: Sequence[Layer], who: str = "Sequential", width: int | None = 
     Args:
         width: how many features come in, where that is known.
     """
-    first = width
+    first, passing = width, True
     for number, layer in enumerate(layers):
         try:
             width = layer.output_width(width)
         except InputError as error:
             raise InputError(f"{who}: layer {number}: {error}") from None
-        if all(isinstance(before, PASSING) for before in layers[:number]):
+        if passing:
             first = first or getattr(layer, "n_inputs", None) or getattr(layer, "n_features", None)
+            passing = isinstance(layer, PASSING)
     return first, width
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nnx import checks
+from nnx.kernels.philox import FIRST
 from nnx.kernels.step_state import STEP
 from nnx.layers.base import Array, Layer
 from nnx.settings import Setting
@@ -24,8 +25,9 @@ class Drawing(Layer):
 
     _counters: Any = None  # whose step the numbers are of
     _counts_itself = True
-    _runtime: ClassVar[tuple[str, ...]] = (*Layer._runtime, "_counters", "_counts_itself")
-    _results = Layer._results | {"_counters", "_counts_itself"}
+    _first = 0  # the number of the first row in its batch, where the layer gets a part of it
+    _runtime: ClassVar[tuple[str, ...]] = (*Layer._runtime, "_counters", "_counts_itself", "_first")
+    _results = Layer._results | {"_counters", "_counts_itself", "_first"}
 
     def __init__(self, seed: int) -> None:
         self.seed, self.number = seed, 0
@@ -38,6 +40,14 @@ class Drawing(Layer):
     def output_width(self, width: int | None) -> int | None:
         """Return `width`: as many outputs as inputs."""
         return width
+
+    def begin_at(self, row: int) -> None:
+        """Be told which row of the batch is the first of those to come."""
+        self._first = row
+
+    def _drawn(self) -> int:
+        """Return what tells this layer's numbers from others', and where in the batch they begin."""
+        return self._first << FIRST | int(self.number)
 
     def hold(self) -> None:
         """Use the numbers of step 0 for every forward: for checking gradients."""
@@ -96,7 +106,7 @@ class Dropout(Drawing):
 
     def _drop(self, x: Array, room: str) -> Array:
         out = self._room(room, tuple(x.shape), x)
-        dropped: Array = self.backend.dropout(x, self.rate, self.seed, self.number, self._counters, out=out)
+        dropped: Array = self.backend.dropout(x, self.rate, self.seed, self._drawn(), self._counters, out=out)
         return dropped
 
     def config(self) -> dict[str, Any]:
@@ -134,7 +144,7 @@ class GaussianNoise(Drawing):
         if training and self.stddev > 0:
             self._advance()
             out = self._room("output", tuple(x.shape), x)
-            self.output = self.backend.gaussian_noise(x, self.stddev, self.seed, self.number, self._counters, out=out)
+            self.output = self.backend.gaussian_noise(x, self.stddev, self.seed, self._drawn(), self._counters, out=out)
         return self.output
 
     def backward(self, dvalues: Array) -> Array:

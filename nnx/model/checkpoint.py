@@ -320,7 +320,7 @@ def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray], custom: 
     expected = {f"{PARAMETERS}{i}.{name}": shape for i, one in enumerate(kept) for name, shape in one.items()}
     found = {name: a.shape for name, a in tensors.items() if not name.startswith(MOMENTS)}
     if found != expected:  # asked before anything of that size is allocated
-        raise InputError(f"the arrays are {found}, but the layers need {expected}")
+        raise InputError(f"the arrays are {_some(found, expected)}, but the layers need {_some(expected, found)}")
     dtype = checks.dtype(header["dtype"])
     if any(a.dtype.name != dtype for a in tensors.values()):
         raise InputError(f"the arrays are not all {dtype}")
@@ -342,6 +342,12 @@ def _understood(header: dict[str, Any], tensors: dict[str, np.ndarray], custom: 
         training=_training(header, moments, custom),
         functions=[name for name in functions if name not in custom],
     )
+
+
+def _some(shapes: dict[str, tuple[int, ...]], others: dict[str, tuple[int, ...]]) -> str:
+    """Return the first of the shapes that the others are not, as text."""
+    differing = [f"{name} {shape}" for name, shape in shapes.items() if others.get(name) != shape]
+    return ", ".join(differing[:3]) + f" and {len(differing) - 3} more" * (len(differing) > 3) or "no others"
 
 
 def _training(header: dict[str, Any], moments: dict[str, np.ndarray], custom: Custom) -> Training | None:

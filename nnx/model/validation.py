@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 from nnx import checks
@@ -10,7 +11,7 @@ from nnx.errors import InputError, InputTypeError
 from nnx.layers import ELEMENTWISE, Dense, Embedding, Layer, Linear, Residual, Sigmoid, Softmax
 from nnx.layers.chain import every
 from nnx.layers.embedding import fronts
-from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy, FusedLoss, Loss
+from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy, ElementwiseLoss, FusedLoss, Loss
 from nnx.settings import written
 
 
@@ -24,33 +25,58 @@ def fitting_layers(layers: Sequence[Any], kept: Sequence[Layer] = ()) -> tuple[L
         raise InputTypeError("Sequential takes layers one by one: Sequential(*layers), not a list")
     if not layers:
         raise InputError("Sequential(): expected at least one layer, such as Dense(2, 64)")
-    held: list[Layer] = []
-    kept = list(every(kept))
+    held: dict[int, Layer] = {}
+    own = {id(layer) for layer in every(kept)}
     for number, layer in enumerate(layers):
         checks.instance(layer, Layer, f"layer {number}", "ReLU()")
         if isinstance(layer, Loss):
             raise InputTypeError(f"layer {number} is {layer}, a loss; give it to compile(loss=...)")
+        check_layer(layer)
         for each in every([layer]):
-            if any(each is other for other in held):
+            if id(each) in held:
                 raise InputError(
                     f"layer {number}, {each}, is the same object as an earlier one; make one for each place"
                 )
-            if each.in_model and not any(each is own for own in kept):
+            if each.in_model and id(each) not in own:
                 raise InputError(
                     f"layer {number}, {each}, belongs to another model; make a new one, or copy.deepcopy(layer)"
                 )
-            held.append(each)
-    seeing = list(fronts(layers))
-    for layer in held:
-        if isinstance(layer, Embedding) and not any(layer is front for front in seeing):
+            held[id(each)] = each
+    seeing = {id(layer) for layer in fronts(layers)}
+    for layer in held.values():
+        if isinstance(layer, Embedding) and id(layer) not in seeing:
             raise InputError(f"{layer} reads codes, which only data holds: it must come first, or after a Flatten")
     return tuple(layers)
+
+
+def check_layer(layer: Layer) -> None:
+    """Refuse a `forward` of the user's own that a model cannot call."""
+    for each in every([layer]):
+        if not written(each, "forward"):
+            continue
+        try:
+            signature(each.forward).bind("inputs", training=False)
+        except TypeError as error:
+            raise InputTypeError(
+                f"{each}: a model calls forward(inputs, training=False): {error}; write "
+                "def forward(self, inputs, training=False)"
+            ) from None
 
 
 def check_loss(loss: Loss) -> None:
     """Refuse a loss of which one half is the user's own, and the gradient that of another loss."""
     ways = (("forward", "losses"), ("backward", "gradients"))
     mine = [any(written(loss, name) for name in (*pair, "both")) for pair in ways]
+    if not any(mine) and not hasattr(loss, "operation") and not isinstance(loss, ElementwiseLoss):
+        raise InputError(
+            f"compile: {loss} says nowhere what it computes: write forward(y_pred, y_true), which returns the loss of "
+            "each sample [N], and backward(y_pred, y_true), the gradient of their mean"
+        )
+    if loss.metric not in (None, "categorical", "binary", "regression", "logits"):
+        raise InputError(
+            f"compile: {loss}: metric={loss.metric!r}, expected 'categorical', 'binary', 'regression' or None: how "
+            "right outputs are told from wrong"
+        )
     by_hand = [name for name, _ in ways if written(loss, name)]
     if by_hand and not all(mine):
         missing = ways[mine.index(False)][0]

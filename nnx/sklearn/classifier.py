@@ -28,7 +28,8 @@ class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
     """A classifier: dense layers, softmax and cross-entropy, trained by Adam, SGD or L-BFGS.
 
     y is a label for each sample [N], of any type; or several labels for each, 0 or 1 [N, L], learned by a sigmoid and
-    binary cross-entropy. X may be sparse; it is made dense.
+    binary cross-entropy. X may be sparse; it is made dense. The other parameters are those of MLPClassifier, None where
+    they are not given; docs/sklearn.md compares the two estimators.
 
     Args:
         hidden_layers: neurons of each hidden layer; () for none.
@@ -50,7 +51,7 @@ class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
             count alike; `fit`'s sample_weight is multiplied by it. None: each sample counts once.
         shuffle: draw a new order of samples for every epoch. warm_start: `fit` goes on with the network there is.
 
-    These are MLPClassifier's names, None where they are not given; docs/sklearn.md compares the two estimators.
+    Other Parameters:
         hidden_layer_sizes, learning_rate_init, n_iter_no_change: hidden_layers, learning_rate and patience; giving
             both, and differently, is an error. max_iter: at most so many epochs; where epochs says fewer, so many.
         alpha: the penalty `alpha / 2 * sum(w**2) / (samples of a step)`, which is added to l2's; 0 if None.

@@ -81,7 +81,7 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     @intercepts_.setter
     def intercepts_(self, values: Iterable[Any]) -> None:
-        self._assign("intercepts_", "biases", [np.reshape(value, (1, -1)) for value in values])
+        self._assign("intercepts_", "biases", values)
 
     def _denses(self) -> list[Dense]:
         if not hasattr(self, "model_"):
@@ -96,8 +96,11 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
 
     @named
     def _assign(self, attribute: str, name: str, values: Iterable[Any]) -> None:
+        if not isinstance(values, Iterable):
+            raise InputError(f"{attribute}: {values!r:.60} was given, expected an array for each layer")
         denses, values = self._denses(), list(values)
         if len(values) != len(denses):
             raise InputError(f"{attribute}: {len(values)} arrays, expected one for each of {len(denses)} layers")
-        for dense, value in zip(denses, values, strict=True):
+        checked = [dense.checked(name, value) for dense, value in zip(denses, values, strict=True)]  # all, before any
+        for dense, value in zip(denses, checked, strict=True):
             setattr(dense, name, value)

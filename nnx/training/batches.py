@@ -15,8 +15,11 @@ from nnx import rng
 from nnx import weights as weighting
 from nnx.backends import Backend
 from nnx.backends.streaming import Stream
+from nnx.distributed.shares import Shares
 from nnx.kernels.step_state import CURSOR
-from nnx.training.step import HISTORY, Feed, TrainingStep
+from nnx.training.parts import divided
+from nnx.training.step import HISTORY, Feed
+from nnx.training.trainer import Trainer
 
 Array = Any
 ORDER = 1 << 17  # rows of shuffled order drawn at a time, or one epoch's
@@ -73,7 +76,7 @@ class Batches:
     end = 0
 
     def __init__(
-        self, step: TrainingStep, x: np.ndarray, y: np.ndarray, sizes: np.ndarray, shuffle: bool, each_epoch: bool,
+        self, step: Trainer, x: np.ndarray, y: np.ndarray, sizes: np.ndarray, shuffle: bool, each_epoch: bool,
         factors: Factors | None,
     ) -> None:  # fmt: skip
         self._prepare(step, sizes, shuffle, factors)
@@ -83,17 +86,20 @@ class Batches:
         if len(sizes) > 1:  # a single batch needs no order: its gradient is a sum over all rows
             # Of factors there is one a row, so those of two epochs cannot be there together.
             self.epochs = 1 if each_epoch or factors is not None else max(1, ORDER // len(x))
-            self._order = self._backend.zeros(self.epochs * len(x), "int64")
+            self._order = self._backend.zeros(max(1, self.epochs * self._taken), "int64")
         if factors is not None:
             factors.draw(0, np.arange(len(x)))
             self._data.append(self._backend.asarray(factors.by_row.copy()))
         self.feeds = self._feeds()
 
-    def _prepare(self, step: TrainingStep, sizes: np.ndarray, shuffle: bool, factors: Factors | None) -> None:
+    def _prepare(self, step: Trainer, sizes: np.ndarray, shuffle: bool, factors: Factors | None) -> None:
         self._backend: Backend = step.backend
         self._counters, self._seed = step.counters, step.network.seed
         self._of_steps, self._shuffle, self._factors = sizes, shuffle, factors
         self._rows = int(sizes.sum())
+        self._shares = step.shares
+        self._own = None if self._shares is None else own_places(self._shares, sizes)
+        self._taken = self._rows if self._own is None else len(self._own)  # by this process, in an epoch
 
     @property
     def sizes(self) -> np.ndarray:
@@ -117,12 +123,14 @@ class Batches:
 
     def _feeds(self) -> list[Feed]:
         if self._order is None:
-            return [feed_of(self._data)]
+            whole = feed_of(self._data)
+            return [whole if self._shares is None else divided(whole, self._shares)]
         source = (*self._data[:2], self._order, *self._data[2:])
         feeds = []
         for size in dict.fromkeys((self.sizes[0], self.sizes[-1])):
             batch = [self._backend.zeros((int(size), *a.shape[1:]), a.dtype) for a in self._data]
-            feeds.append(feed_of(batch, source))
+            feed = feed_of(batch, source)
+            feeds.append(feed if self._shares is None else divided(feed, self._shares))
         return feeds
 
     def block(self, first: int, epochs: int) -> Iterator[tuple[Feed, int]]:
@@ -152,7 +160,7 @@ class Batches:
         if self._order is None:
             return
         order = np.concatenate([self._drawn(epoch) for epoch in range(first, first + epochs)])
-        self._order[: epochs * self._rows] = self._backend.asarray(order, "int64")
+        self._order[: epochs * self._taken] = self._backend.asarray(order, "int64")
         if self._factors is not None:
             self._data[2][...] = self._backend.asarray(self._factors.by_row)
         self._counters[CURSOR] = 0
@@ -194,7 +202,7 @@ class Batches:
             order = np.arange(self._rows)
         if self._factors is not None:
             self._factors.draw(epoch, order)
-        return order
+        return order if self._own is None else order[self._own]
 
 
 class StreamedBatches(Batches):
@@ -207,12 +215,12 @@ class StreamedBatches(Batches):
     epochs = 1  # of a block
 
     def __init__(
-        self, step: TrainingStep, stream: Stream, sizes: np.ndarray, shuffle: bool, factors: Factors | None
+        self, step: Trainer, stream: Stream, sizes: np.ndarray, shuffle: bool, factors: Factors | None
     ) -> None:
         self._prepare(step, sizes, shuffle, factors)
         self._stream, self._data = stream, list(stream.arrays)
         self._order = self._backend.asarray(np.arange(2 * stream.rows), "int64")
-        self._steps = stream.rows // int(sizes[0])  # of a chunk
+        self._steps = stream.rows // taken_of(step.shares, int(sizes[0]))  # of a chunk
         self._half = 1  # the one that steps read
         self._here: tuple[int, int] | None = None  # epoch and chunk that they read
         self._next: tuple[int, int] | None = None  # epoch and chunk in the other half
@@ -236,7 +244,7 @@ class StreamedBatches(Batches):
         """Send the chunk that comes after the one at hand."""
         assert self._here is not None
         epoch, chunk = self._here
-        last = (chunk + 1) * self._stream.rows >= self._rows
+        last = (chunk + 1) * self._stream.rows >= self._taken
         self._send((epoch + 1, 0) if last else (epoch, chunk + 1))
 
     def close(self) -> None:
@@ -265,13 +273,25 @@ class StreamedBatches(Batches):
         self._next = chunk
 
 
+def own_places(shares: Shares, sizes: np.ndarray) -> np.ndarray:
+    """Return which places of an epoch's order are this process's, in the order in which it takes them."""
+    first = (np.cumsum(sizes) - sizes).astype(np.int64)
+    own = {size: shares.rows(int(size)) for size in (sizes[0], sizes[-1])}
+    return np.concatenate([begin + own[size] for begin, size in zip(first, sizes, strict=True)])
+
+
+def taken_of(shares: Shares | None, batch: int) -> int:
+    """Return how many rows of a batch this process takes."""
+    return batch if shares is None else len(shares.rows(batch))
+
+
 def feed_of(batch: list[Array], source: tuple[Array, ...] | None = None) -> Feed:
     """Return a feed from (inputs, targets, and factors where samples count differently)."""
     return Feed(batch[0], batch[1], source, factors=batch[2] if len(batch) > 2 else None)
 
 
 def batches_for(
-    step: TrainingStep, x: np.ndarray, y: np.ndarray, batch: int, shuffle: bool, each_epoch: bool,
+    step: Trainer, x: np.ndarray, y: np.ndarray, batch: int, shuffle: bool, each_epoch: bool,
     weights: np.ndarray | None = None, every: int = 1,
 ) -> Batches:  # fmt: skip
     """Return samples on the device where they fit; streamed where they do not, and are not a single batch.
@@ -285,7 +305,8 @@ def batches_for(
         weights = np.ones(len(x))
     factors = None if weights is None else Factors(weights, sizes, x.dtype.name, every)
     data = [x, y] if factors is None else [x, y, factors.by_row]
-    stream = step.backend.stream(data, batch) if batch < len(x) else None
+    taken = taken_of(step.shares, batch)
+    stream = step.backend.stream(data, taken) if batch < len(x) and taken else None
     if stream is None:
         return Batches(step, x, y, sizes, shuffle, each_epoch, factors)
     return StreamedBatches(step, stream, sizes, shuffle, factors)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from nnx.distributed.communicator import Communicator
+from nnx.distributed.shares import Shares
 from nnx.losses import FusedLoss, Loss
 from nnx.model.inference import Inference
 
@@ -24,7 +26,7 @@ def tolerance_of(y: np.ndarray, weights: np.ndarray | None = None) -> float:
 
 def mean_scores(
     inference: Inference, loss: Loss, metric: str | None, tolerance: float, x: np.ndarray, target: Array, rows: int,
-    factors: Array | None = None, kept: list[np.ndarray] | None = None,
+    factors: Array | None = None, kept: list[np.ndarray] | None = None, comm: Communicator | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Return the mean loss, without penalties, and the accuracy, if there is a metric, by name.
 
@@ -33,10 +35,14 @@ def mean_scores(
         metric, tolerance: what counts as right: see `Operations.tally`.
         kept: takes the outputs, if given, for metrics that need them all.
         factors: what each sample counts [N, 1], on average 1, an array of the backend; None: all alike.
+        comm: processes that share the work; each of them gets all results. None: this one does all of it.
     """
     backend, own = inference.backend, loss.apart()
-    stats, total, hits = backend.zeros(3, "float64"), 0.0, 0.0
-    for i in range(0, len(x), rows):
+    stats, starts, outputs_of = backend.zeros(3, "float64"), range(0, len(x), rows), list[np.ndarray]()
+    found = np.zeros((len(starts), 2))
+    comm = comm or Communicator()
+    for number in Shares(comm, comm.size).rows(len(starts)):
+        i = starts[number]
         wanted = target[i : min(i + rows, len(x)), ...]
         with inference.layers_alone():
             outputs = inference.outputs(x[i : i + rows])
@@ -48,9 +54,13 @@ def mean_scores(
                     losses, outputs, wanted, factors[i : i + len(losses), ...], metric, tolerance, stats
                 )
             if kept is not None:
-                kept.append(np.array(backend.to_numpy(outputs)))
+                outputs_of.append(np.array(backend.to_numpy(outputs)))
         mean, right, _ = backend.to_numpy(stats).tolist()
-        total, hits = total + mean * wanted.shape[0], hits + right
+        found[number] = mean * wanted.shape[0], right
+    comm.allreduce(found)  # each number is one process's, and 0 on all others
+    if kept is not None:
+        kept += [outputs for theirs in comm.gather(outputs_of) for outputs in theirs]
+    total, hits = (sum(column) for column in found.T.tolist())
     scores = {"loss": float(total / len(x))}
     return scores if metric is None else {**scores, "accuracy": float(hits / len(x))}
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from nnx import checks
 from nnx.callbacks import Callback, Model, WeightAverage, rate_by_step, watches_batches
+from nnx.distributed.communicator import Communicator
 from nnx.errors import InputError, NonFiniteError
 from nnx.history import History
 from nnx.kernels.step_state import HITS, LOSS, PENALTY
@@ -25,6 +26,7 @@ from nnx.training.batches import Batches
 from nnx.training.interrupt import Interrupt
 from nnx.training.step import HISTORY, Feed
 from nnx.training.stepwise import Plan, Stepwise
+from nnx.training.together import Agreement
 from nnx.training.trainer import Runner, Trainer, explain
 
 
@@ -42,6 +44,7 @@ class Fit:
         self.model, self.trainer, self.batches, self.batch = model, trainer, batches, batch
         self.validation, self.callbacks = validation, callbacks
         self.each_batch = [callback for callback in callbacks if watches_batches(callback)]
+        self.comm = Communicator() if trainer.shares is None else trainer.shares.comm
         self.plan = Plan(batches.steps, accumulate, rate_by_step(callbacks))
         self.mean = next((callback for callback in callbacks if isinstance(callback, WeightAverage)), None)
         self.runners: dict[Feed, Runner] = {}
@@ -90,8 +93,8 @@ class Fit:
         try:
             self._reserve()
             interrupt.begin()
-            with progress.make(verbose, epochs, history.first_epoch) as bar:
-                self._run(epochs, history, interrupt, bar)
+            with progress.make(verbose if self.comm.leads else 0, epochs, history.first_epoch) as bar:
+                self._run(epochs, history, Agreement(self.comm, interrupt), bar)
         finally:
             try:
                 interrupt.end()
@@ -116,7 +119,7 @@ class Fit:
         self.trainer.flat.average[...] = self.trainer.flat.values
         self.trainer.averaging, self.trainer.outdated = (self.mean.decay, self.trainer.optimizer.iterations), True
 
-    def _run(self, epochs: int, history: History, interrupt: Interrupt, bar: progress.Progress) -> None:
+    def _run(self, epochs: int, history: History, agreement: Agreement, bar: progress.Progress) -> None:
         model = self.model
         try:
             for callback in self.callbacks:
@@ -124,12 +127,12 @@ class Fit:
             self.regularized = self.trainer.network.regularized  # as a table's columns, the same for all epochs
             self._average()
             self.record()  # may compile, so under the bar
-            while history.epochs < epochs and not (interrupt.asked or model.stop_training):
-                self._block(min(self.batches.epochs, epochs - history.epochs), history, interrupt, bar)
+            while history.epochs < epochs and agreement.goes_on(model.stop_training):
+                self._block(min(self.batches.epochs, epochs - history.epochs), history, agreement, bar)
                 self.epochs = history.epochs
             if self.trainer.averaging is not None:
                 self.trainer.swap()
-            history.interrupted = interrupt.asked and history.epochs < epochs
+            history.interrupted = agreement.interrupted and history.epochs < epochs
             history.complete = not history.interrupted
         except InputError as error:  # of data that are read while it runs
             error.history = history
@@ -140,7 +143,7 @@ class Fit:
             for callback in self.callbacks:
                 callback.on_fit_end(model, history)
 
-    def _block(self, epochs: int, history: History, interrupt: Interrupt, bar: progress.Progress) -> None:
+    def _block(self, epochs: int, history: History, agreement: Agreement, bar: progress.Progress) -> None:
         first = self.model.epochs_done
         for callback in self.callbacks:
             callback.on_epoch_begin(self.model, first)
@@ -152,8 +155,10 @@ class Fit:
         for feed, ready in self.batches.block(first, epochs):
             if ready and feed not in self.runners:  # of a size that nobody knew of before
                 self._add_runner(feed, within=True)
-            while ready and not interrupt.asked:
-                steps = 1 if self.each_batch else feed.pace.chunk(min(ready, HISTORY), self.trainer._owner)
+            while ready:
+                steps = agreement.steps(self._chunk(feed, ready))
+                if not steps:
+                    break
                 self._before_batch(done)
                 runner = self.runners[feed]
                 if isinstance(runner, Stepwise):
@@ -166,9 +171,12 @@ class Fit:
                 self._after_batch(done, part[0], feed.x.shape[0])
                 done, ready = done + steps, ready - steps
                 bar.advance(steps / self.batches.expected)
-            if interrupt.asked:
+            if ready:  # Ctrl-C has come
                 break
         self._close(first, np.concatenate(rows), history, bar)
+
+    def _chunk(self, feed: Feed, ready: int) -> int:
+        return 1 if self.each_batch else feed.pace.chunk(min(ready, HISTORY), self.trainer._owner)
 
     def _before_batch(self, batch: int) -> None:
         for callback in self.each_batch:
@@ -213,13 +221,18 @@ class Fit:
             with self._averaged():
                 if self.validation is not None:
                     x, y, *weights = self.validation
-                    scores = self.model.evaluate(x, y, max(self.batch, 256), *weights)
-                    logs.update({f"val_{name}": value for name, value in scores.items()})
+                    logs.update({f"val_{name}": value for name, value in self._scores(x, y, *weights).items()})
                 history.add(logs)
                 history.samples += samples
                 bar.log(first + number, logs)
                 for callback in self.callbacks:
                     callback.on_epoch_end(self.model, first + number, logs)
+
+    def _scores(self, x: Any, y: Any, *weights: Any) -> dict[str, float]:
+        rows = max(self.batch, 256)
+        if self.comm.size == 1:
+            return self.model.evaluate(x, y, rows, *weights)
+        return self.model.scores(x, y, rows, *weights, comm=self.comm)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:

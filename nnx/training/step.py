@@ -15,6 +15,7 @@ import numpy as np
 
 from nnx.kernels.step_state import LOSS
 from nnx.layers.chain import every
+from nnx.layers.dropout import Drawing
 from nnx.losses import Loss
 from nnx.measures import Metric
 from nnx.model.network import Network
@@ -56,6 +57,9 @@ class Feed:
             into x, y and factors; None: these are it.
         pace: of steps on it.
         factors: what each sample counts [N, 1], on average 1 (nnx/weights.py); None: all alike.
+        parts: this process's parts of the batch, where several processes share it, or where it is divided into parts
+            all the same (shared.py); this is then the first of them. None: this is all of it.
+        first: which row of the batch is the first one here.
     """
 
     x: Array
@@ -63,12 +67,29 @@ class Feed:
     source: tuple[Array, ...] | None = None
     pace: Pace = field(default_factory=Pace)
     factors: Array | None = None
+    parts: tuple[Part, ...] | None = None
+    first: int = 0
 
     def arrays(self) -> list[Array]:
         """Return the buffers that hold their contents before a step begins."""
         if self.source is not None:
             return list(self.source)
         return [self.x, self.y] if self.factors is None else [self.x, self.y, self.factors]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A part of a batch.
+
+    Attributes:
+        place: which of this process's parts it is. rows: how many it has. share: of the rows of the whole batch.
+        feed: where a step takes them from.
+    """
+
+    place: int
+    rows: int
+    share: float
+    feed: Feed
 
 
 class TrainingStep:
@@ -81,6 +102,7 @@ class TrainingStep:
         flat: the network's parameters, gradients and moments.
         hyper, counters, stats, history: arrays of the backend; see nnx/kernels/step_state.py.
         layers, loss: as a step runs them: where the last layer and the loss can be one, `loss` is both.
+        drawing: the layers that draw random numbers.
         accumulating: whether gradients are those of several parts of a batch, kept in `flat.held`.
         averaging: (decay, steps done before the first one) of the mean of parameters in `flat.average`, or None.
         metric: what counts as right (see `Operations.tally`), or None.
@@ -99,6 +121,7 @@ class TrainingStep:
         self.stats = backend.zeros(3, "float64")
         self.nothing = backend.zeros(1, "float64")
         self.history = backend.zeros((HISTORY, 3), "float64")
+        self.drawing = [layer for layer in every(network._layers) if isinstance(layer, Drawing)]
         for number, layer in enumerate(every(network._layers)):
             if hasattr(layer, "follow"):
                 layer.follow(self.counters, network.seed, number)
@@ -123,6 +146,11 @@ class TrainingStep:
         Args:
             part: whether to keep the gradients for a later step instead of the update.
         """
+        self.gradients(feed, backend)
+        self.finish(feed.x.shape[0], backend, part)
+
+    def gradients(self, feed: Feed, backend: Any = None) -> None:
+        """Do the step as far as the gradients: gather, forward, loss, backward."""
         backend = backend or self.backend
         if feed.source is not None:
             x, y, order, *factors = feed.source
@@ -131,6 +159,8 @@ class TrainingStep:
             for source in factors:
                 backend.gather_rows(source, order, self.counters, out=feed.factors)
         outputs = feed.x
+        for drawing in self.drawing:
+            drawing.begin_at(feed.first)
         for layer in self.layers:
             outputs = layer.forward(outputs, training=True)
         losses, dvalues = self.loss.both(outputs, feed.y)
@@ -146,13 +176,17 @@ class TrainingStep:
         else:
             how = self.metric, self.tolerance
             backend.weighted_tally(losses, outputs, feed.y, feed.factors, *how, self.stats)
+
+    def finish(self, rows: int, backend: Any = None, part: bool = False) -> None:
+        """Do the rest of a step: update, and log; `rows` is by how many the cursor moves on."""
+        backend = backend or self.backend
         if self.accumulating and not part:
             backend.collect(self.flat.gradients, self.flat.held)
         if not part:
             self.optimizer.clip_gradients(self.flat, backend)
         self.move(backend, part)
         penalties = self.nothing if part else self.network.penalties
-        backend.end_step(self.stats, penalties, self.history, self.counters, feed.x.shape[0])
+        backend.end_step(self.stats, penalties, self.history, self.counters, rows)
 
     def move(self, backend: Any, part: bool) -> None:
         """Do what gradients are for, once they are there."""

@@ -17,6 +17,7 @@ from nnx.training.converting import Converter
 
 HALF = 4 << 20  # bytes of a chunk of batches as they come, unless a step has more
 
+END: Any = object()  # of an epoch
 LONG = 0.1  # seconds: after that a chunk ends with the step that is begun
 
 
@@ -152,8 +153,8 @@ class AsTheyCome:
             self._iterator, self._number = self._batches.begin(), 0
         assert self._iterator is not None
         while True:
-            batch = next(self._iterator, None)
-            if batch is None:
+            batch = next(self._iterator, END)
+            if batch is END:
                 return None
             self._number += 1
             where = _Place(self._number, epoch)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
+from functools import partial
 from typing import Any, TypeVar
-from weakref import proxy
 
 import numpy as np
 
-from nnx.backends.recorder import AS_WRITTEN, Program
+from nnx.backends.recorder import AS_WRITTEN, Program, Recorder
 from nnx.callbacks import Model
+from nnx.distributed.shares import Shares
 from nnx.errors import InputError, NonFiniteError, NotReplayable
 from nnx.kernels.step_state import LOSS, PENALTY, STEP
 from nnx.layers.chain import every
@@ -29,6 +29,9 @@ from nnx.owner import changing
 from nnx.settings import written
 from nnx.training.agreement import State, check_agreement
 from nnx.training.custom_layers import CustomParts, Held
+from nnx.training.eager import Eager
+from nnx.training.parts import divided
+from nnx.training.shared import Halves, shared
 from nnx.training.step import HISTORY, Feed, TrainingStep
 from nnx.training.stepwise import Stepwise, WithoutPenalties
 
@@ -49,42 +52,6 @@ class Execution:
     kernels: Mapping[str, str]
 
 
-class Eager:
-    """Runs a step layer by layer, as written.
-
-    Attributes:
-        reason: why it is not replayed.
-    """
-
-    native = False
-    description = AS_WRITTEN
-    kernels: Mapping[str, str] = MappingProxyType({})
-
-    def __init__(self, trainer: Trainer, feed: Feed, reason: str, part: bool = False) -> None:
-        self._trainer, self._feed, self.reason, self._part = proxy(trainer), feed, reason, part
-
-    def run(self, steps: int) -> None:
-        """Run `steps` steps. An optimizer of the user's own may read and set its numbers in each of them."""
-        trainer, own = self._trainer, written(self._trainer.optimizer, "update") and not self._part
-        for step in range(steps):
-            if own and step:
-                trainer.begin()
-            self._step(trainer)
-            if own:
-                trainer.count()
-
-    def _step(self, trainer: Trainer) -> None:
-        if not self._part:
-            trainer.step(self._feed)
-            return
-        owner = trainer._owner
-        try:
-            owner.recorder = WithoutPenalties(trainer.backend)
-            trainer.step(self._feed, part=True)
-        finally:
-            owner.recorder = None
-
-
 Runner = Program | Eager | Stepwise
 
 
@@ -103,6 +70,7 @@ class Trainer(TrainingStep):
         self._held: list[Held] = []  # what recordings hold of parts that nnx did not define
         self._saved: State | None = None
         self._staged: dict[tuple[int, ...], tuple[Feed, Program | Eager]] = {}
+        self._shares: Shares | None = None
         super().__init__(network, loss, optimizer, metrics)
 
     def check(self) -> None:
@@ -156,6 +124,13 @@ class Trainer(TrainingStep):
         The step is run once while it is recorded, and once from its recording; both must agree. The model is as
         before when this returns. `part`: as for `step`.
         """
+        if feed.parts is None:
+            return self._runner(feed, self.backend.compile, part)
+        assert self._shares is not None
+        each = [self._runner(mine.feed, partial(Halves, self)) for mine in feed.parts]
+        return shared(self, feed, each, self._shares)
+
+    def _runner(self, feed: Feed, compiled: Callable[[Recorder], Program], part: bool = False) -> Program | Eager:
         optimizer = self.optimizer
         if written(optimizer, "update"):  # it may clip, warm up or skip steps, and one step would not show it
             reason = f"{optimizer} has an update() of its own, which may differ from step to step"
@@ -178,7 +153,7 @@ class Trainer(TrainingStep):
             eager, eager_loss = self.state(), self.last_loss()
             self.restore(before)
             custom.restore()
-            program = self.backend.compile(recorder)
+            program = compiled(recorder)
             with np.errstate(all="ignore"):
                 program.run(1)
                 check_agreement(self, recorder, before, eager, eager_loss, part)
@@ -194,6 +169,19 @@ class Trainer(TrainingStep):
         held = custom.held()
         self._held += [] if held is None else [held]
         return program
+
+    # ---- shares ------------------------------------------------------------------------------------------------------
+
+    @property
+    def shares(self) -> Shares | None:
+        """How batches are divided among processes; None where each is taken as a whole, by this one."""
+        return self._shares
+
+    @shares.setter
+    def shares(self, shares: Shares | None) -> None:
+        if shares != self._shares:
+            self._shares = shares
+            self._staged.clear()
 
     @changing
     def swap(self) -> None:
@@ -286,6 +274,8 @@ class Trainer(TrainingStep):
                 self._staged.pop(next(iter(self._staged)))
             arrays = self.backend.asarray(x.copy()), self.backend.asarray(self.backend.to_numpy(y).copy(), y.dtype)
             feed = Feed(*arrays, factors=None if factors is None else self.copy_of(factors))
+            if self._shares is not None:
+                feed = divided(feed, self._shares)
             self._staged[key] = feed, self.runner(feed)
         feed, runner = self._staged[key]
         self.ran = runner

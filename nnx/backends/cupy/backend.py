@@ -35,7 +35,7 @@ from nnx.backends.errors import BackendUnavailable, InputTypeError
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.operations import Operations
 from nnx.backends.precision import VARIABLE as PRECISION
-from nnx.backends.recorder import Program, Recorder
+from nnx.backends.recorder import Program, Recorder, without_update
 from nnx.backends.streaming import Halves, Stream
 from nnx.kernels import cuda as plans
 from nnx.kernels.cuda import Launch
@@ -122,6 +122,10 @@ class CupyBackend(CudaElementwise, CudaDense, CudaNorm):
         if not self.graphs:
             return CupyProgram(self, recorder.calls)
         return compile_program(self, recorder.calls, self.persistent)
+
+    def compile_gradients(self, recorder: Recorder) -> Program:
+        kind = GraphProgram if self.graphs else CupyProgram
+        return kind(self, without_update(recorder.calls))
 
     def stream(self, data: Sequence[np.ndarray], batch: int) -> Stream | None:
         found = stream(self, data, batch, self.streaming)

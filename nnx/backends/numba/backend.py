@@ -28,7 +28,7 @@ from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operation_table import QUIET, with_functions, with_losses
 from nnx.backends.operations import fusible
 from nnx.backends.precision import VARIABLE, precision_of_environment
-from nnx.backends.recorder import Program, Recorder
+from nnx.backends.recorder import UPDATES, Call, Program, Recorder, halves, without_update
 from nnx.kernels.cpu.jit.signature import Unfit
 from nnx.kernels.elementwise import FUNCTIONS, KINDS, Elementwise, number_of
 from nnx.kernels.losses import LOSSES, Loss, bounds
@@ -231,12 +231,21 @@ class NumbaBackend(NumpyBackend):
         return Recorder(self, known, by=PLAIN)
 
     def compile(self, recorder: Recorder) -> Program:
+        return self._compiled(recorder.calls, recorder.calls)
+
+    def compile_gradients(self, recorder: Recorder) -> Program:
+        first, rest = halves(recorder.calls)
+        read = [*first, *(call for call in rest if call.name in UPDATES), rest[-1]]  # by which it finds the parameters
+        return self._compiled(read, without_update(recorder.calls), updates=False)
+
+    def _compiled(self, calls: list[Call], by_one: list[Call], updates: bool = True) -> Program:
+        """Return calls as one compiled function, or as a program of one operation after the other."""
         from nnx.backends.numba.program import compile_program  # here, because it imports Numba
 
-        try:
-            return cast(Program, compile_program(self, recorder.calls))  # it has a Program's run(steps) and native
+        try:  # it has a Program's run(steps) and native
+            return cast(Program, compile_program(self, calls, updates=updates))
         except NotReplayable as reason:  # by that function; its operations have kernels of their own
-            program = Program(self, recorder.calls)
+            program = Program(self, by_one)
             program.reason = str(reason)
             return program
 

@@ -75,10 +75,10 @@ class Layout:
     unit: str | None = None  # what multiplies large matrices in bfloat16: see `compiled.ready`
     grain = register_tile.ROWS  # blocks are a multiple of this many samples
 
-    def __init__(self, step: Step, arena: Array, more: Array | None, threads: int) -> None:
+    def __init__(self, step: Step, arena: Array, more: Array | None, threads: int, updates: bool = True) -> None:
         assert step.optimizer is not None
         assert step.losses is not None
-        self.step, self.arena, self.more, self.threads = step, arena, more, threads
+        self.step, self.arena, self.more, self.threads, self.updates = step, arena, more, threads, updates
         self.begin = address(arena)
         self.work, self.places, self.inputs = 0, dict[int, int](), list[Array]()
         self.numbers: list[float] = [0.0] * t.CONSTANTS
@@ -122,6 +122,8 @@ class Layout:
             raise NotReplayable("a gradient is written twice in one step: two layers share their parameters")
         if len(self.regularized) < len(step.penalties):
             raise NotReplayable("regularize: a parameter that no dense layer's gradient was written for")
+        if not updates:
+            return self.finish()
         if self.whole:
             self.update_all()
         for p, count in self.runs if not self.whole else ():
@@ -320,7 +322,7 @@ class Layout:
     def updated(self, g: Array, first: int, count: int) -> dict[str, int]:
         """The columns that say what is done to a piece of a parameter once its gradient is there."""
         where = self.values_of(g)
-        columns = {"UPDATE": int(not self.whole)}
+        columns = {"UPDATE": int(self.updates and not self.whole)}
         for index, o in self.penalties(g):
             self.numbers.append(0.0)
             self.regularized.add(id(o))

@@ -32,11 +32,11 @@ class Lanes(Layout):
     operations = t.IN_LANES
     grain = SAMPLES
 
-    def __init__(self, step: Step, arena: Array, more: Array | None, threads: int) -> None:
+    def __init__(self, step: Step, arena: Array, more: Array | None, threads: int, updates: bool = True) -> None:
         self.stride = round_up(step.rows, SAMPLES)
         if self.stride * arena.itemsize % APART == 0:
             self.stride += SAMPLES
-        super().__init__(step, arena, more, threads)
+        super().__init__(step, arena, more, threads, updates)
 
     def room(self, width: int) -> int:
         return self.new((width + 4) * self.stride)  # dropout looks at four features at a time

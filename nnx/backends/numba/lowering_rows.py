@@ -100,7 +100,7 @@ class Rows(Layout):
         """The columns that say where new weights go as soon as they are there; a step need not begin with that then."""
         columns = {}
         for name, across in (("Y", False), ("B", True)):
-            if not self.whole and (weights, across) in self.panels:
+            if self.updates and not self.whole and (weights, across) in self.panels:
                 columns[name] = self.panels[weights, across]
                 self.first += self.before.pop((weights, across))
         return columns

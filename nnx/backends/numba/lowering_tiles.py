@@ -36,9 +36,11 @@ class TileRows(Rows):
     piece = min(1 << 18, caches().l2 // 8)
     grain = EDGE
 
-    def __init__(self, step: Step, arena: Array, more: Array | None, threads: int, unit: str, parts: int) -> None:
+    def __init__(
+        self, step: Step, arena: Array, more: Array | None, threads: int, unit: str, parts: int, updates: bool = True
+    ) -> None:
         self.unit, self.split_into, self.products = unit, parts, f"large products on {unit}, "
-        super().__init__(step, arena, more, threads)
+        super().__init__(step, arena, more, threads, updates)
         others = "" if all(self.split(gradient.dw) for gradient in step.gradients) else "/gemm"
         self.product = f"{short(unit)}{others}"
         self.table[0][t.PARTS] = parts

@@ -29,7 +29,7 @@ LANES_PADDED = 1.15  # and from how much work on that `padded` says: measured fr
 
 
 def compile_program(
-    backend: Any, calls: list[Call], family: str | None = None, threads: int | None = None
+    backend: Any, calls: list[Call], family: str | None = None, threads: int | None = None, updates: bool = True
 ) -> NumbaProgram:
     """Return a recorded step as something with `run(steps)`.
 
@@ -38,6 +38,7 @@ def compile_program(
         calls: what was recorded.
         family: "rows" or "lanes"; None chooses (NNX_PROGRAM in the environment does, too).
         threads: at most so many, whatever the size of the step; None chooses.
+        updates: whether parameters move; else their gradients are there after each step.
 
     Raises:
         NotReplayable: the step holds something that the compiled function cannot do; the message says what.
@@ -50,20 +51,22 @@ def compile_program(
     family = family or wanted_family() or choose(step)
     if family == "lanes" and not {node.op for node in step.nodes} <= NODES:
         family = "rows"
-    return NumbaProgram(step, layout_of(step, arena, more, threads, family, backend), calls, backend.threads)
+    return NumbaProgram(step, layout_of(step, arena, more, threads, family, backend, updates), calls, backend.threads)
 
 
-def layout_of(step: Step, arena: Array, more: Array | None, threads: int, family: str, backend: Any) -> Layout:
+def layout_of(
+    step: Step, arena: Array, more: Array | None, threads: int, family: str, backend: Any, updates: bool = True
+) -> Layout:
     """How the step's samples lie, and what multiplies."""
     if family == "lanes":
-        return Lanes(step, arena, more, threads)
+        return Lanes(step, arena, more, threads, updates)
     parts = getattr(backend, "parts", 0)  # one with other operations has none
     if parts and arena.dtype == np.float32:
         from nnx.backends.numba.lowering_tiles import TileRows, on_tiles  # kernels that nobody else needs
 
         if any(on_tiles(step, weights, parts) for weights in step.weights):
-            return TileRows(step, arena, more, threads, backend.unit, parts)
-    return Rows(step, arena, more, threads)
+            return TileRows(step, arena, more, threads, backend.unit, parts, updates)
+    return Rows(step, arena, more, threads, updates)
 
 
 def wanted_family() -> str:

@@ -21,7 +21,7 @@ from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import EXACT, OPTIONS, PART, flat, on_stack, smaller, view
 from nnx.kernels.cpu.ops.traced import made_of
 from nnx.kernels.cpu.threads.team import make_together, share_at
-from nnx.kernels.philox import ADD_0, ADD_1, LAYERS, LOW, MULTIPLY_0, MULTIPLY_1, ROUNDS, TURN
+from nnx.kernels.philox import ADD_0, ADD_1, FIRST, LAYERS, LOW, MULTIPLY_0, MULTIPLY_1, ROUNDS, TURN
 
 U = np.uint64
 M0, M1, A0, A1, MASK, HALF, ABOVE = U(MULTIPLY_0), U(MULTIPLY_1), U(ADD_0), U(ADD_1), U(LOW), U(32), U(LAYERS)
@@ -108,7 +108,8 @@ def dropout_share(operands, number):
     x, y, columns, tall, step, layer, key_0, key_1, threshold, scale = operands
     first, rows = share_at(number, tall, x.size // columns)
     a, b = view(x, first * columns, rows * columns), view(y, first * columns, rows * columns)
-    dropout_rows(a, b, view(b, 0, 0), first, rows, columns, step, layer, key_0, key_1, threshold, scale)
+    number_in_batch = first + (layer >> FIRST)
+    dropout_rows(a, b, view(b, 0, 0), number_in_batch, rows, columns, step, layer, key_0, key_1, threshold, scale)
 
 
 dropout_together = make_together(dropout_share)

@@ -78,6 +78,7 @@ from nnx.kernels.cpu.program.table import (
     grid,
     part,
 )
+from nnx.kernels.philox import FIRST
 from nnx.kernels.rounding import RUN
 from nnx.kernels.step_state import CURSOR, STEP
 
@@ -178,12 +179,14 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         span = (n + 3) * stride
         x, y, kept = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span), part(memory, t[W] + r0, span)
         if t[KIND] != DRAWN:
-            lanes_mask(kept, n, stride, r0, count, t[R1], numbers[c], t[KIND], counters[STEP], t[R0])
+            first = r0 + (t[KIND] >> FIRST)
+            lanes_mask(kept, n, stride, first, count, t[R1], numbers[c], t[KIND], counters[STEP], t[R0])
         lanes_dropout(x, y, kept, n, stride, count)
     elif op == NOISE:
         span = (n + 3) * stride
         x, y = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span)
-        lanes_noise(x, y, n, stride, r0, count, numbers[c], t[KIND], counters[STEP], t[R0])
+        first = r0 + (t[KIND] >> FIRST)
+        lanes_noise(x, y, n, stride, first, count, numbers[c], t[KIND], counters[STEP], t[R0])
     elif op == LANES_MEAN:
         span = (n - 1) * stride + count
         lanes_mean(part(memory, t[X] + r0, span), part(memory, t[Y] + r0, count), n, stride, numbers[c])

@@ -88,6 +88,7 @@ from nnx.kernels.cpu.program.table import (
     grid,
     part,
 )
+from nnx.kernels.philox import FIRST
 from nnx.kernels.rounding import RUN
 from nnx.kernels.step_state import CURSOR, STEP
 
@@ -188,11 +189,12 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         if t[KIND] == DRAWN:
             apply_shares(0, x, kept, y, 0.0, 0.0)
         else:
-            dropout_rows(x, y, kept, r0, rows, n, counters[STEP], t[KIND], key_0, key_1, t[R1], numbers[c])
+            first = r0 + (t[KIND] >> FIRST)
+            dropout_rows(x, y, kept, first, rows, n, counters[STEP], t[KIND], key_0, key_1, t[R1], numbers[c])
     elif op == NOISE:
         x, y = part(memory, t[X] + at, rows * n), part(memory, t[Y] + at, rows * n)
         key_0, key_1 = U(t[R0]) & MASK, U(t[R0]) >> HALF
-        noise_rows(x, y, r0, rows, n, counters[STEP], t[KIND], key_0, key_1, numbers[c])
+        noise_rows(x, y, r0 + (t[KIND] >> FIRST), rows, n, counters[STEP], t[KIND], key_0, key_1, numbers[c])
     elif op == ROW_MEAN:
         mean_rows(part(memory, t[X] + at, rows * n), part(memory, t[Y] + r0, rows), n, numbers[c])
     elif op == SOFTMAX:

@@ -1,0 +1,141 @@
+"""Training together: what several processes must have in common before a fit, and what they agree on within it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+
+from nnx import checks
+from nnx.backends import Backend
+from nnx.distributed import current, warn_of_copies
+from nnx.distributed.communicator import Communicator
+from nnx.distributed.shares import Shares
+from nnx.errors import InputError
+from nnx.layers import BatchNorm
+from nnx.layers.chain import every
+from nnx.model.network import Network
+from nnx.training.interrupt import Interrupt
+from nnx.training.trainer import Trainer
+
+PARTS = 12  # of a batch in a fit that is deterministic: 1, 2, 3, 4, 6 and 12 processes divide it
+
+
+def shares_for(network: Network, who: str, deterministic: Any = False) -> Shares | None:
+    """Return how batches are divided among the processes that train together; None for one alone.
+
+    Args:
+        deterministic: whether a sum must not depend on how many processes there are; or into how many parts a batch
+            is divided for that.
+
+    Raises:
+        InputError: the network, or the number of parts, is not one that they can share.
+    """
+    comm, parts = current(), 0
+    if deterministic is not False:
+        parts = PARTS if deterministic is True else checks.integer(deterministic, f"{who}: deterministic")
+    if comm.size == 1:
+        warn_of_copies()
+        if not parts:
+            return None
+    for number, layer in enumerate(every(network._layers)):
+        if isinstance(layer, BatchNorm):
+            raise InputError(
+                f"{who}: layer {number}, {layer}, takes means over whole batches, of which each process has a part; "
+                "use LayerNorm, or train in one process and without deterministic=True"
+            )
+        if hasattr(layer, "begin_at") and network.backend.name == "cupy":
+            raise InputError(
+                f"{who}: layer {number}, {layer}, draws its numbers by the row of the batch, and the GPU's kernels "
+                "know no other first row than 0; leave it out, or train in one process"
+            )
+    return Shares(comm, parts or comm.size, fixed=bool(parts))
+
+
+@contextmanager
+def repeatable(shares: Shares | None, backend: Backend) -> Iterator[None]:
+    """Let BLAS take one thread where sums must not depend on how many there are; the kernels of Numba never do."""
+    limits: Any = None
+    if shares is not None and shares.fixed and backend.name == "numpy":
+        with suppress(ImportError):
+            from threadpoolctl import threadpool_limits
+
+            limits = threadpool_limits(limits=1, user_api="blas")
+    try:
+        yield
+    finally:
+        if limits is not None:
+            limits.restore_original_limits()
+
+
+def begin(trainer: Trainer, comm: Communicator, who: str, **arguments: Any) -> None:
+    """Have all processes begin alike: refuse what differs, and take rank 0's parameters.
+
+    Args:
+        arguments: what else must be the same: arrays by their contents, all else by its words.
+
+    Raises:
+        InputError: on all of them; it names what differs, and on which rank.
+    """
+    if comm.size == 1:
+        return
+    network = trainer.network
+    facts = {
+        "the network": f"{network.layers}, {network.dtype}, on {network.backend.name}",
+        "the seed": network.seed,
+        "the loss": f"{trainer.given_loss}",
+        "the optimizer": f"{trainer.optimizer}",
+        "the number of steps done": trainer.optimizer.iterations,
+        **{name.replace("_", " "): fact(value) for name, value in arguments.items()},
+    }
+    comm.agree(facts, who)
+    comm.broadcast(trainer.flat.state, trainer.backend)
+    comm.broadcast(trainer.flat.more, trainer.backend)
+
+
+def end(trainer: Trainer, comm: Communicator, who: str) -> None:
+    """Refuse, on all processes, parameters that have become different."""
+    if comm.size > 1:
+        comm.agree({"the parameters after training": fact(trainer.backend.to_numpy(trainer.flat.values))}, who)
+
+
+def fact(value: Any) -> Any:
+    """Return what tells whether a value is the same on all processes."""
+    if isinstance(value, np.ndarray):
+        return f"array {value.shape} {value.dtype}, checksum {zlib.crc32(np.ascontiguousarray(value).data):08x}"
+    if isinstance(value, list | tuple):
+        return [fact(each) for each in value]
+    return value if isinstance(value, int | float | str | None) else repr(type(value))
+
+
+class Agreement:
+    """What the processes of a fit decide together: each of them must do as many steps.
+
+    Args:
+        comm: the processes. interrupt: whether this one was asked to end.
+
+    Attributes:
+        interrupted: whether any was asked to end, as far as all know.
+    """
+
+    def __init__(self, comm: Communicator, interrupt: Interrupt) -> None:
+        self._comm, self._interrupt, self.interrupted = comm, interrupt, False
+
+    def steps(self, wanted: int) -> int:
+        """Return how many steps to do now: 0 where the fit ends."""
+        least, self.interrupted = self._least(wanted, not self._interrupt.asked)
+        return 0 if self.interrupted else int(least)
+
+    def goes_on(self, stop: bool) -> bool:
+        """Tell whether another epoch begins, where this process was told to `stop`, or not."""
+        least, self.interrupted = self._least(not stop, not self._interrupt.asked)
+        return bool(least) and not self.interrupted
+
+    def _least(self, mine: float, unasked: bool) -> tuple[float, bool]:
+        if self._comm.size == 1:
+            return mine, not unasked
+        least, unasked_all = self._comm.least(mine, unasked)
+        return float(least), not unasked_all

@@ -1,0 +1,358 @@
+"""Training in several processes: the result of one, whatever the number; and that no failure leaves a job hanging."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from importlib import util
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import ranks
+from networks import ALIKE, NETS, Net, numbers, trained
+
+import nnx
+from nnx.distributed import launcher, mismatch
+from nnx.distributed.communicator import Communicator
+from nnx.distributed.nccl import Nccl
+from nnx.distributed.shares import Shares
+from nnx.layers import BatchNorm
+from nnx.layers.chain import every
+
+MPIEXEC = Path(sys.executable).parent / "mpiexec"  # another MPI's, on the path, would not fit
+SECONDS = 120  # for a job that takes five; one that hangs is ended
+together = pytest.mark.skipif(
+    util.find_spec("mpi4py") is None or not MPIEXEC.exists(),
+    reason='needs mpi4py and its mpiexec: pip install "nnx-backends[mpi]"',
+)
+
+
+def job(size: int, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of ranks.py in so many processes."""
+    command = [MPIEXEC, "-n", size, sys.executable, "-W", "error", ranks.__file__, *arguments]
+    environment = {**os.environ, "NNX_THREADS": "1", **variables}
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, timeout=SECONDS, env=environment, check=False
+    )
+
+
+# ---- the result of one process ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, np.ndarray]:
+    return ranks.trainings()
+
+
+@together
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_any_number_of_processes_trains_as_one_does(size: int, alone: dict[str, np.ndarray], tmp_path: Path):
+    out = tmp_path / "out.npz"
+    done = job(size, "agree", out)
+    assert done.returncode == 0, done.stderr
+    with np.load(out) as file:
+        found = dict(file)
+    told = eval(str(found.pop("told")))
+    assert found.keys() == alone.keys()
+    for name, wanted in alone.items():
+        if name.startswith("exact"):
+            assert np.array_equal(found[name], wanted), name
+        else:
+            np.testing.assert_allclose(found[name], wanted, rtol=0, atol=1e-12, err_msg=name)
+
+    # All have the same errors, which name the rank; one that stops stops all; rank 0 alone writes and prints.
+    assert [rank for rank, *_ in told] == list(range(size))
+    assert len({repr(rest) for _, *rest in told}) == 1
+    _, epochs, errors, here = told[0]
+    assert (epochs, here) == (ranks.STEP, size)
+    for error, what in zip(errors, ("x", "epochs", "batch size"), strict=True):
+        assert error.startswith(f"fit: {what} of rank {size - 1} differs from rank 0's"), error
+    written = {path.name for path in tmp_path.iterdir()}
+    assert written == {"out.npz", "out.npz.0.csv", "out.npz.0.safetensors"}
+    assert done.stdout.count("epoch 1/30") == 1
+    assert nnx.load(tmp_path / "out.npz.0.safetensors").epochs_done == ranks.STEP
+
+
+@together
+def test_a_compiled_step_is_shared_too(tmp_path: Path):
+    pytest.importorskip("numba")
+    ranks.compiled(str(tmp_path / "one.npz"))
+    done = job(3, "compiled", tmp_path / "three.npz")
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "three.npz") as three:
+        for name in one.files:
+            np.testing.assert_allclose(three[name], one[name], rtol=0, atol=1e-12, err_msg=name)
+
+
+# ---- failures --------------------------------------------------------------------------------------------------------
+
+FAILURES = {
+    "raise": "the reason\nnnx.distributed: rank 1 of 2 ",
+    "exit": "rank 1 of 2 (process ",
+    "_exit": "rank 1 of 2 (process ",
+    "kill": "is gone: it was killed from outside",
+    "stop": "is stopped",
+    "sleep": "is still at something else",
+}
+
+
+@together
+@pytest.mark.parametrize("how", FAILURES)
+def test_a_rank_that_fails_ends_the_job_and_names_itself(how: str, tmp_path: Path):
+    path = tmp_path / "m.safetensors"
+    done = job(2, "fail", how, path, NNX_STALL="2")
+    assert done.returncode != 0
+    assert FAILURES[how] in done.stderr
+    assert "rank 1 of 2 (process " in done.stderr
+    assert not path.with_suffix(".done").exists()
+
+    # What was saved is whole, and goes on, in one process, to where an uninterrupted training ends.
+    model = nnx.load(path, backend="numpy")
+    assert model.epochs_done in (ranks.STEP - 1, ranks.STEP)
+    options = {"batch_size": 37, "verbose": 0, "deterministic": True}
+    model.fit(ranks.X, ranks.Y, epochs=12 - model.epochs_done, **options)
+    whole = ranks.network(nnx.Dropout(0.2))
+    whole.fit(ranks.X, ranks.Y, epochs=12, **options)
+    assert np.array_equal(model.flat.state, whole.flat.state)
+
+
+@together
+def test_processes_that_nobody_joined_are_warned_of():
+    done = job(2, "copies")
+    assert done.returncode != 0  # by -W error
+    assert "2 processes, and each of them trains the whole model by itself; call nnx.distributed.init()" in done.stderr
+    assert job(2, "copies", NNX_ALONE="1").returncode == 0
+
+
+@together
+def test_the_command_line_trains_together_and_goes_on_in_another_number(tmp_path: Path):
+    def nnx_train(size: int, name: str, epochs: int, *more: str) -> subprocess.CompletedProcess[str]:
+        options = ["--backend", "numpy", "--patience", 0, "--layers", 16, "--deterministic", "--save"]
+        line = [MPIEXEC, "-n", size, sys.executable, "-m", "nnx", "train", "spiral", *options, tmp_path / name]
+        line += ["--epochs", epochs, *more]
+        return subprocess.run(list(map(str, line)), capture_output=True, text=True, timeout=SECONDS, check=False)
+
+    pytest.importorskip("typer")
+    first, second = nnx_train(2, "a", 3), nnx_train(3, "a", 6, "--resume")
+    once = nnx_train(1, "b", 6)
+    assert (first.returncode, second.returncode, once.returncode) == (0, 0, 0), first.stderr + second.stderr
+    assert first.stdout.count("together   2 processes, by ") == 1
+    assert first.stdout.count("test       accuracy") == 1
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    wrong = nnx_train(2, "a", 6, "--resume", "--layers", "8")
+    assert wrong.returncode == 2
+    assert wrong.stderr.count("was trained otherwise") == 1
+
+
+# ---- launchers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variables", "wanted"),
+    [
+        ({"PMI_RANK": "2", "PMI_SIZE": "4"}, (2, 4)),
+        ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "8"}, (0, 8)),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "16"}, (3, 16)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "16"}, None),  # a batch script, of which there is one
+        ({"PMI_RANK": "", "PMI_SIZE": "4"}, None),
+        ({}, None),
+    ],
+)
+def test_a_launcher_is_known_by_what_it_leaves(variables: dict[str, str], wanted: tuple[int, int] | None):
+    found = launcher.found(variables)
+    assert (found and (found.rank, found.size)) == wanted
+
+
+@together
+def test_an_mpiexec_of_another_mpi_is_explained():
+    foreign = {**os.environ, "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}
+    script = "import nnx, json; from nnx.distributed import diagnosis\n"
+    script += "print(json.dumps(diagnosis.report()))\nnnx.distributed.init()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=foreign, check=False)
+    wanted = "Open MPI's mpiexec started 2 processes, but each finds itself alone: mpi4py uses MPICH"
+    assert json.loads(done.stdout)["mismatch"].startswith(wanted)
+    assert done.returncode == 1
+    assert f"InputError: {wanted}" in done.stderr
+    assert str(MPIEXEC) in done.stderr
+
+
+def test_an_mpi_that_is_missing_is_told_by_its_extra(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    monkeypatch.setattr(nnx.distributed, "found", lambda: launcher.Launcher("mpiexec", 0, 2))
+    with pytest.raises(nnx.MissingExtra, match=r"training in 2 processes needs mpi4py.*nnx-backends\[mpi\]"):
+        nnx.distributed.init()
+    with pytest.raises(nnx.InputError, match="stall=0: expected seconds"):
+        nnx.distributed.init(stall=0)
+    monkeypatch.setenv("NNX_STALL", "soon")
+    with pytest.raises(nnx.InputError, match="NNX_STALL=soon: expected seconds"):
+        nnx.distributed.init()
+
+
+def test_a_process_alone_needs_nothing_and_says_so():
+    comm = nnx.distributed.init()
+    a, every = np.arange(3.0), np.zeros((1, 3))
+    assert (comm.rank, comm.size, comm.leads, comm.gather(7)) == (0, 1, True, [7])
+    assert comm.allreduce(a) is comm.broadcast(a) is a
+    assert np.array_equal(comm.allgather(a[None], every), [[0, 1, 2]])
+    assert "mpi4py" not in sys.modules
+    assert str(Path(sys.executable).parent) in mismatch(launcher.Launcher("x", 0, 2), "y") or not MPIEXEC.exists()
+
+
+# ---- parts, in one process -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6, 12])
+@pytest.mark.parametrize("rows", [1, 5, 12, 37, 100])
+def test_parts_are_all_rows_once_and_the_same_for_every_number_of_processes(size: int, rows: int):
+    parts = []
+    for rank in range(size):
+        comm = Communicator()
+        comm.rank, comm.size = rank, size
+        shares = Shares(comm, 12)
+        parts += shares.bounds(rows)
+        assert np.array_equal(shares.rows(rows), [row for a, b in shares.bounds(rows) for row in range(a, b)])
+    assert parts == Shares(Communicator(), 12).bounds(rows)
+    lengths = [end - first for first, end in parts]
+    assert sum(lengths) == rows
+    assert max(lengths) - min(lengths) <= 1
+
+
+def divisible(net: Net) -> bool:
+    return "accumulate" not in net.fit and not any(isinstance(layer, BatchNorm) for layer in every(net.layers()))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("name", [name for name, net in NETS.items() if divisible(net)])
+def test_a_batch_in_parts_is_the_batch(name: str, backend: str):
+    pytest.importorskip(backend)
+    whole, history = trained(NETS[name], backend, epochs=5)
+    parts, in_parts = trained(NETS[name], backend, epochs=5, deterministic=3)
+    assert parts.eager_reason == whole.eager_reason
+    assert parts.replay_reason == whole.replay_reason
+    np.testing.assert_allclose(numbers(parts), numbers(whole), **ALIKE)
+    np.testing.assert_allclose(in_parts["loss"], history["loss"], **ALIKE)
+
+
+def test_steps_that_cannot_be_replayed_are_shared_as_written():
+    class Twice(nnx.Layer):
+        def forward(self, inputs: Any, training: bool = False) -> Any:
+            self.output = inputs * 2
+            return self.output
+
+        def backward(self, dvalues: Any) -> Any:
+            self.dinputs = dvalues * 2
+            return self.dinputs
+
+    models = [ranks.network(Twice()) for _ in range(2)]
+    for model, more in zip(models, ({}, {"deterministic": True}), strict=True):
+        model.fit(ranks.X, ranks.Y, epochs=20, batch_size=37, verbose=0, **more)
+        assert model.eager_reason is not None
+    np.testing.assert_allclose(models[1].flat.state, models[0].flat.state, rtol=0, atol=1e-12)
+
+
+def test_what_cannot_be_divided_is_refused():
+    x, y = ranks.X, ranks.Y
+    with pytest.raises(nnx.InputError, match=r"layer 2, BatchNorm\(16.*takes means over whole batches"):
+        ranks.network(nnx.BatchNorm(16)).fit(x, y, deterministic=True)
+    with pytest.raises(nnx.InputError, match="fit: deterministic=0: expected"):
+        ranks.network().fit(x, y, deterministic=0)
+    with pytest.raises(
+        nnx.InputError, match="fit: accumulate=2: processes that train together, and deterministic=True"
+    ):
+        ranks.network().fit(x, y, deterministic=True, accumulate=2)
+    with pytest.raises(nnx.InputError, match=r"layer 3, BatchNorm\(16"):
+        ranks.network(nnx.Residual(nnx.BatchNorm(16))).fit(x, y, deterministic=True)
+    comm = Communicator()
+    comm.size = 5
+    with pytest.raises(nnx.InputError, match="5 processes cannot have equally many of 12 parts"):
+        Shares(comm, 12, fixed=True)
+
+
+# ---- GPUs, on a stand-in ---------------------------------------------------------------------------------------------
+
+
+class Threads(Communicator):
+    """Ranks that are threads of this process."""
+
+    def __init__(self, rank: int, size: int, board: list[Any], barrier: threading.Barrier) -> None:
+        self.rank, self.size, self._board, self._barrier = rank, size, board, barrier
+
+    def gather(self, value: Any) -> list[Any]:
+        self._board[self.rank] = value
+        self._barrier.wait(SECONDS)
+        values = list(self._board)
+        self._barrier.wait(SECONDS)
+        return values
+
+
+class DeviceArray:
+    """What NCCL is told of an array: where it is, and how large."""
+
+    def __init__(self, a: np.ndarray) -> None:
+        self.a, self.size, self.dtype = a, a.size, a.dtype
+        self.data = SimpleNamespace(ptr=a.ctypes.data)
+
+
+def test_nccl_is_asked_for_sums_in_the_order_of_the_current_stream():
+    comms: list[Threads] = []
+    kinds: dict[int, Any] = {7: ctypes.c_float, 8: ctypes.c_double}
+
+    class NcclCommunicator:
+        """NCCL's, among threads: it reads and writes memory by its addresses."""
+
+        def __init__(self, size: int, identity: object, rank: int) -> None:
+            assert (size, identity) == (2, "from rank 0")
+            self.comm = comms[rank]
+
+        def _at(self, pointer: int, count: int, kind: int) -> np.ndarray:
+            return np.ctypeslib.as_array((kinds[kind] * count).from_address(pointer))
+
+        def allReduce(self, source: int, target: int, count: int, kind: int, op: int, stream: int) -> None:
+            assert (op, stream) == (0, 1234)
+            parts = self.comm.gather(self._at(source, count, kind).copy())
+            self._at(target, count, kind)[:] = np.sum(parts, axis=0)
+
+        def allGather(self, source: int, target: int, count: int, kind: int, stream: int) -> None:
+            assert stream == 1234
+            parts = self.comm.gather(self._at(source, count, kind).copy())
+            self._at(target, 2 * count, kind)[:] = np.concatenate(parts)
+
+    library = SimpleNamespace(
+        NcclCommunicator=NcclCommunicator, get_unique_id=lambda: "from rank 0", NCCL_SUM=0, NCCL_FLOAT32=7,
+        NCCL_FLOAT64=8,
+    )  # fmt: skip
+    cupy = SimpleNamespace(
+        cuda=SimpleNamespace(nccl=library, get_current_stream=lambda: SimpleNamespace(ptr=1234))
+    )  # fmt: skip
+    board, barrier, found = [None, None], threading.Barrier(2), dict[int, list[np.ndarray]]()
+    comms += [Threads(rank, 2, board, barrier) for rank in range(2)]
+
+    def rank(number: int) -> None:
+        nccl = Nccl(cupy, nnx.get_backend("numpy"), comms[number])
+        a, mine, every = np.full(5, number + 1.0, np.float32), np.full((2, 3), float(number)), np.zeros((4, 3))
+        nccl.allreduce(DeviceArray(a))
+        nccl.allgather(DeviceArray(mine), DeviceArray(every))
+        found[number] = [a, every]
+
+    run_all([lambda number=number: rank(number) for number in range(2)])
+    for a, everything in found.values():
+        assert np.array_equal(a, np.full(5, 3, np.float32))
+        assert np.array_equal(everything[:, 0], [0, 0, 1, 1])
+
+
+def run_all(works: list[Callable[[], None]]) -> None:
+    """Run each in a thread of its own."""
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS)
+        assert not thread.is_alive()
