@@ -141,8 +141,12 @@ class Owner:
             time.sleep(LOOK)
 
     def wait_for_steps(self, reader: object) -> None:
-        """Wait until no parameters change, unless it is this thread that changes them."""
-        while self.mark is None and not self.is_mine():
+        """Wait until no parameters change, unless it is this thread that changes them.
+
+        Nor does one wait that reads already, from within which this was called: the steps wait for it.
+        """
+        within = any(thread == get_ident() for other, thread in self.readers.copy().items() if other is not reader)
+        while self.mark is None and not within and not self.is_mine():
             self.readers[reader], self.wanted = None, True
             time.sleep(LOOK)
             self.readers[reader] = get_ident()

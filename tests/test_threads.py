@@ -321,6 +321,27 @@ def test_what_others_read_while_a_model_is_trained_is_of_a_whole_step(rows: int,
     assert set(seen) <= states
 
 
+def test_what_is_read_from_within_reading_does_not_wait_for_steps_that_wait_for_it() -> None:
+    net, (x, y), within = model(), data(64), threading.Event()
+    rows = data(4)[0]
+
+    def metric(y_true: Any, y_pred: Any) -> float:
+        within.set()
+        while net._owner.mark is not None:
+            time.sleep(0.001)
+        return float(net.predict(rows).sum())
+
+    net.compile(nnx.CategoricalCrossEntropy(), nnx.SGD(0.1), metrics=[metric])
+    reader = threading.Thread(target=net.evaluate, args=(x, y), daemon=True)
+    reader.start()
+    assert within.wait(60)
+    steps = threading.Thread(target=net.step, args=(x, y), daemon=True)
+    steps.start()
+    for thread in (reader, steps):
+        thread.join(30)
+        assert not thread.is_alive()
+
+
 def test_a_fit_lets_those_predict_who_wait() -> None:
     """Its steps follow one another at once: without courtesy a waiting thread would hardly ever have its turn."""
     net, over, predicted = model(), threading.Event(), []
