@@ -8,6 +8,7 @@ for pytest. The exit code is 1 where a processor's tests fail.
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -68,6 +69,14 @@ def environment(name: str) -> dict[str, str]:
     if lacking := sorted(extensions()[1] - cpu.numpy):
         more["NPY_DISABLE_CPU_FEATURES"] = " ".join(lacking)
     return {**os.environ, "OPENBLAS_CORETYPE": name, **cpu.numba, **more}
+
+
+def fuses_multiply_adds() -> bool:
+    """Tell whether the processor can; elsewhere one kernel asks the C library for it and the other rounds twice."""
+    from numba.core.registry import cpu_target
+
+    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+    return "+fma" in features or platform.machine() in ("aarch64", "arm64")
 
 
 def why_not(name: str) -> str | None:

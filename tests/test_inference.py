@@ -2,12 +2,12 @@
 
 import copy
 import pickle
-import platform
 import threading
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from cpus import fuses_multiply_adds
 
 import nnx
 from nnx.errors import InputError
@@ -281,14 +281,6 @@ def test_a_network_predicts_moves_and_is_copied_without_anything_that_trains_it(
         np.testing.assert_allclose(other.predict(x), expected, rtol=TOLERANCE["float32"], atol=CLOSE)
     net.layers = [*net.layers, nnx.ReLU()]
     np.testing.assert_allclose(net.predict(x), np.maximum(expected, 0), rtol=TOLERANCE["float32"], atol=CLOSE)
-
-
-def fuses_multiply_adds():
-    """Whether the processor can; elsewhere one kernel asks the C library for it and the other rounds twice."""
-    from numba.core.registry import cpu_target
-
-    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
-    return "+fma" in features or platform.machine() in ("aarch64", "arm64")
 
 
 @pytest.mark.skipif(not fuses_multiply_adds(), reason="a multiply-add is rounded twice here")
