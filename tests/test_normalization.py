@@ -313,7 +313,8 @@ def test_a_rows_prediction_is_the_same_bits_whatever_is_predicted_with_it(widths
     np.testing.assert_allclose(alone, twin.predict(x), rtol=0, atol=rounding(16 * b, dtype))
     model.layers[2].running_mean = RANDOM.normal(size=b)  # read where it lies, in every call
     assert np.abs(model.predict(x) - alone).max() > 1e-3
-    np.testing.assert_array_equal(model.predict(x)[:1], model.predict(x[:1]))
+    if fuses_multiply_adds():
+        np.testing.assert_array_equal(model.predict(x)[:1], model.predict(x[:1]))
 
 
 # ---- noise -----------------------------------------------------------------------------------------------------------
