@@ -756,6 +756,9 @@ def test_what_is_ones_own_takes_any_name() -> None:
             self.shapes = {**self.shapes, "scales": (1, 3)}
             self.note = "mine"
 
+        def draw(self, random: np.random.Generator) -> dict[str, np.ndarray]:
+            return {**super().draw(random), "scales": np.ones((1, 3))}
+
     class Model(nnx.Sequential):
         note = ""
 

@@ -616,11 +616,11 @@ class Operations:
 
     def _each(self, of: Formula, result: Any, like: Array) -> Array:
         """Return what a formula of the user's own gave: one number for each of `like`, or one for all."""
-        shape, kind = getattr(result, "shape", ()), getattr(getattr(result, "dtype", None), "kind", "")
+        shape, dtype = getattr(result, "shape", ()), getattr(result, "dtype", None)
         if shape not in ((), like.shape):
             raise InputError(f"{of.name}: its formula made {shape} of {tuple(like.shape)}, expected a number for each")
-        if kind not in "biuf" if kind else not isinstance(result, float | int):
-            given = f"numbers of type {result.dtype}" if kind else f"{result!r:.60}"
+        if not isinstance(result, float | int) if dtype is None else not _is_real(dtype):
+            given = f"{result!r:.60}" if dtype is None else f"numbers of type {dtype}"
             raise InputTypeError(f"{of.name}: its formula made {given}, expected a real number for each it was given")
         if not shape:
             return self.xp.full_like(like, float(result))
@@ -705,3 +705,8 @@ class Operations:
     def _descend(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
         rate, epsilon = self._rate(p, hyper, counters), self._number(p, hyper[EPSILON])
         write(p, p - rate * g / (self.xp.sqrt(v) + epsilon))
+
+
+def _is_real(dtype: Any) -> bool:
+    """Tell whether numbers of a type are real; a type of the array-API standard alone has no `kind`."""
+    return dtype.kind in "biuf" if hasattr(dtype, "kind") else "complex" not in str(dtype)
