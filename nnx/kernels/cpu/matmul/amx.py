@@ -48,7 +48,7 @@ THREAD = SCRATCH + MEMORY  # and registers in memory behind
 
 # From these sizes on it is faster by AMX than the product in vectors (measured on Emerald Rapids): in every direction,
 # and numbers multiplied, by parts. By other units it begins there, too, so that the same layers round.
-LEAST, WORK = 64, {1: 1 << 18, 2: 1 << 20, 3: 1 << 20}
+LEAST, WORK = 64, {1: 1 << 18, 2: 1 << 20, 3: 1 << 21}
 
 
 def prefer_amx(m: int, n: int, k: int, parts: int) -> bool:
