@@ -391,3 +391,20 @@ def test_gradients_of_vectors_are_sums_in_one_order(rows: int) -> None:
         results.append(np.array(model.layers[0].dweights[0]))
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_allclose(results[0], results[2], rtol=1e-4, atol=1e-6)
+
+
+def test_blocks_in_each_other_ask_each_layer_a_few_times_for_its_width() -> None:
+    """Twice at every level would be 2**16 times, and a model file of a few kilobytes would take for ever."""
+
+    class Asked(nnx.Tanh):
+        times = 0
+
+        def output_width(self, width: int | None) -> int | None:
+            Asked.times += 1
+            return super().output_width(width)
+
+    block: nnx.Layer = Asked()
+    for _ in range(16):
+        block = nnx.Concat(nnx.Linear(), block)
+    nnx.Sequential(nnx.Dense(2, 2), block, backend="numpy")
+    assert 0 < Asked.times <= 16**2

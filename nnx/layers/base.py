@@ -210,8 +210,7 @@ class Layer(Assignable):
             parameters: and after these one for each name in `_running_shapes`.
         """
         given = self.values()
-        for name in type(self)._runtime:
-            self.__dict__.pop(name, None)
+        self._forget_runtime()
         self._backend, self.dtype, self._given = backend, dtype if self.shapes else None, None
         self._parameters = dict(zip(kept_shapes(self), parameters, strict=True))
         self._gradients = dict(zip(self.shapes, gradients, strict=True))
@@ -222,9 +221,13 @@ class Layer(Assignable):
     def detach(self) -> None:
         """Leave the model's buffers; keep the parameters' values, and nothing else of it."""
         values = self.values()
+        self._forget_runtime()
+        self._given = values
+
+    def _forget_runtime(self) -> None:
+        """Forget workspaces, results, and the buffers that parameters stood in."""
         for name in type(self)._runtime:
             self.__dict__.pop(name, None)
-        self._given = values
 
     @property
     def in_model(self) -> bool:

@@ -152,7 +152,7 @@ class Block(Layer):
             layer.attach(
                 backend, dtype, own, *([some[f"{at}.{name}"] for name in layer.shapes] for some in (moved, costs))
             )
-        self._drop()
+        self._forget_runtime()
         self._backend, self.dtype, self._parameters = backend, dtype if self.shapes else None, kept
         self._gradients, self.__dict__["penalties"] = moved, costs
 
@@ -160,11 +160,7 @@ class Block(Layer):
         """Leave the model's buffers."""
         for layer in self.inner.values():
             layer.detach()
-        self._drop()
-
-    def _drop(self) -> None:
-        for name in type(self)._runtime:
-            self.__dict__.pop(name, None)
+        self._forget_runtime()
 
     @property
     def backend(self) -> Any:
@@ -348,7 +344,11 @@ class Concat(Block):
         taken = {first for first, _ in ends if first is not None}
         if len(taken) > 1:
             raise InputError(f"{self}: its branches take {' and '.join(map(str, sorted(taken)))} features")
-        given = [chain(branch, "Concat", next(iter(taken), None))[1] for branch in self.branches]
+        if (
+            width is None and taken
+        ):  # only then: asked twice at every level, blocks in each other would be 2**depth times
+            ends = [chain(branch, "Concat", *taken) for branch in self.branches]
+        given = [last for _, last in ends]
         return None if None in given else sum(filter(None, given))
 
     def config(self) -> dict[str, Any]:

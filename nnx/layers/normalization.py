@@ -127,8 +127,8 @@ class LayerNorm(Normalization):
 
     def backward(self, dvalues: Array) -> Array:
         """Return the gradient of the inputs; write `dgamma` and `dbeta`."""
-        self.backward_parameters(dvalues)
         dvalues = self._accept_gradient(dvalues)
+        self.backward_parameters(dvalues)
         out = self._room("dinputs", tuple(dvalues.shape), dvalues)
         self.dinputs = self.backend.layer_norm_backward(self._normalized, self._scales, self.gamma, dvalues, out=out)
         return self.dinputs
@@ -220,8 +220,8 @@ class BatchNorm(Normalization):
 
     def backward(self, dvalues: Array) -> Array:
         """Return the gradient of the inputs; write `dgamma` and `dbeta`."""
-        self.backward_parameters(dvalues)
         dvalues = self._accept_gradient(dvalues)
+        self.backward_parameters(dvalues)
         out = self._room("dinputs", tuple(dvalues.shape), dvalues)
         if self._learned:
             sums = self.dgamma, self.dbeta
