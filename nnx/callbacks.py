@@ -90,6 +90,11 @@ class Callback:
         """Do something after the last epoch, also where the fit was interrupted."""
 
 
+def copied_parameters(model: Model) -> dict[str, np.ndarray]:
+    """Return copies of a model's parameters, for `set_parameters` to put back."""
+    return {name: np.array(model.backend.to_numpy(a)) for name, a in model.parameters().items()}
+
+
 def watches_batches(callback: Callback) -> bool:
     """Tell whether a callback does something before or after each training step."""
     names = ("on_batch_begin", "on_batch_end")
@@ -260,7 +265,7 @@ class EarlyStopping(Monitor):
         """Note the best epoch, or stop."""
         if self.improved(epoch, logs, self.min_delta):
             if self.restore_best:
-                self._parameters = {name: np.array(model.backend.to_numpy(a)) for name, a in model.parameters().items()}
+                self._parameters = copied_parameters(model)
         elif epoch - self.best_epoch >= self.patience:
             model.stop_training = True
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,17 @@ def real(value: Any, what: str, low: float = 0.0, high: float = math.inf, *, ope
     if not math.isfinite(number) or number < low or number >= high or (open_low and number == low):
         raise InputError(f"{what}={value!r}: expected {expected}")
     return number
+
+
+def call_fault(function: Callable[..., Any], *arguments: Any) -> TypeError | None:
+    """Return why a function cannot be called with these arguments; None where it can, or does not say what it takes."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except ValueError:  # some of C's do not
+        return None
+    except TypeError as fault:
+        return fault
+    return None
 
 
 def flag(value: Any, what: str) -> bool:

@@ -5,13 +5,13 @@ nnx/metrics.py has the functions.
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from nnx import checks
 from nnx.errors import InputError, InputTypeError
 from nnx.metrics import auc, balanced_accuracy, f1, mae, precision, r2, recall, rmse, top_k
 
@@ -63,14 +63,8 @@ def _by_name(metric: Any) -> Any:
 
 def _check_arguments(metric: Callable[..., Any]) -> None:
     """Refuse a function that two arrays cannot be given to, before a training that would end with it."""
-    try:
-        inspect.signature(metric).bind(None, None)
-    except ValueError:  # some of C's do not say
-        return
-    except TypeError as error:
-        raise InputTypeError(
-            f"compile: metrics: {name_of(metric)} cannot be called as f(y_true, y_pred): {error}"
-        ) from None
+    if fault := checks.call_fault(metric, None, None):
+        raise InputTypeError(f"compile: metrics: {name_of(metric)} cannot be called as f(y_true, y_pred): {fault}")
 
 
 def _check_task(metric: str, task: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnx import checks
-from nnx.callbacks import EarlyStopping, Model
+from nnx.callbacks import EarlyStopping, Model, copied_parameters
 from nnx.errors import InputError
 
 # {"epoch": the best, counted from 1; "of": how many were done; "loss": of the validation part in the best;
@@ -33,7 +33,7 @@ class Best(EarlyStopping):
         if (known := best(model)) is None:
             return
         self.best, self.best_epoch = known["loss"], known["epoch"] - 1
-        self._parameters = _copies(model)
+        self._parameters = copied_parameters(model)
         if "last" in known:
             model.set_parameters(_unpacked(known.pop("last"), self._parameters))
 
@@ -49,7 +49,7 @@ class Best(EarlyStopping):
         if self._parameters is None or model.epochs_done == self.best_epoch + 1:
             yield
             return
-        last = _copies(model)
+        last = copied_parameters(model)
         try:
             model.metadata[KEY]["last"] = _packed(last)
             model.set_parameters(self._parameters)
@@ -76,10 +76,6 @@ def best(model: Model) -> dict[str, Any] | None:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"its best epoch cannot be read: {error}") from error
     return dict(known)
-
-
-def _copies(model: Model) -> dict[str, np.ndarray]:
-    return {name: np.array(model.backend.to_numpy(a)) for name, a in model.parameters().items()}
 
 
 def _packed(parameters: Mapping[str, np.ndarray]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import numpy as np
 
+from nnx import checks
 from nnx.errors import InputError, InputTypeError
 
 from .found import found, pair
@@ -80,18 +80,7 @@ def _gives_batches(x: Any) -> bool:
         return False
     if isinstance(x, list | tuple):  # a list of tuples of numbers is one of rows
         return bool(x) and all(isinstance(batch, tuple) and hasattr((*batch, 0)[0], "__len__") for batch in x)
-    return not isinstance(x, type) and (_is_called_with_nothing(x) if callable(x) else isinstance(x, Iterable))
-
-
-def _is_called_with_nothing(function: Any) -> bool:
-    """Tell whether a function may be called without arguments, as one that gives batches is."""
-    try:
-        inspect.signature(function).bind()
-    except TypeError:
-        return False
-    except ValueError:  # nobody knows
-        pass
-    return True
+    return not isinstance(x, type) and (checks.call_fault(x) is None if callable(x) else isinstance(x, Iterable))
 
 
 def _refuse_others(who: str, x: Any, y: Any, weights: Any) -> None:

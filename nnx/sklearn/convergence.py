@@ -10,7 +10,7 @@ from warnings import warn
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from nnx.callbacks import Callback
+from nnx.callbacks import Callback, copied_parameters
 from nnx.errors import InputError
 from nnx.history import History
 from nnx.sklearn.arguments import Arguments
@@ -74,7 +74,7 @@ class Convergence(Callback):
             model.set_parameters(self._parameters)
 
     def _keep(self, model: Any) -> None:
-        self._parameters = {name: np.array(model.backend.to_numpy(a)) for name, a in model.parameters().items()}
+        self._parameters = copied_parameters(model)
 
 
 def falling(highest: float, power: float, first: int, seen: int, samples: int, once: bool) -> Callable[[int], float]:
