@@ -29,10 +29,10 @@ test: $(VENV)/.test ## set up, run the tests; ARGS="-k dense -x" goes to pytest
 	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
 
 test-cpus: $(VENV)/.test ## run what depends on rounding as other processors would; CPUS="Haswell Nehalem"
-	@$(BIN)/python tests/cpus.py $(CPUS) $(PARALLEL) $(ARGS)
+	@$(BIN)/python tests/cpus.py $(CPUS) $(ARGS)
 
 test-races: $(VENV)/.test ## look for races between threads of the GPU's kernels, by g++'s thread sanitizer
-	@$(BIN)/python -m pytest -q tests/race_cuda.py $(ARGS)
+	@$(BIN)/python -m pytest -q $(PARALLEL) --dist load tests/race_cuda.py $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy
 	@$(BIN)/ruff check --quiet
