@@ -70,8 +70,9 @@ clean: ## remove all that make made, .venv and out/ included
 	@rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
-# Set-up. A stamp is newer than what it was installed from, and each builds on the one before it: pip never runs twice
-# at once, even under make -j. Hatchling, which builds the package, is installed first, so that its version is pinned too.
+# Set-up. A stamp is newer than what it was installed from. Never run pip twice at once, as make -j would for the tests
+# and the site: make .venv/.test and .venv/.docs first, as .ci/run does. Hatchling, which builds the package, is installed
+# before it, so that its version is pinned too.
 
 $(BIN)/python:
 	@command -v "$(PYTHON)" >/dev/null || { echo "nnx needs Python 3.11 or newer, and there is no '$(PYTHON)' here." \
