@@ -142,7 +142,7 @@ class Judge(NumpyBackend):
     """The default bodies of all operations."""
 
 
-for name in vars(Operations):
+for name in dir(Operations):
     if not name.startswith("__"):
         setattr(Judge, name, getattr(Operations, name))
 judge = Judge()

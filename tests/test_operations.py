@@ -40,7 +40,7 @@ plain = Plain()
 
 
 def test_every_public_method_of_operations_is_declared():
-    public = {name for name, value in vars(Operations).items() if inspect.isfunction(value) and name[0] != "_"}
+    public = {name for name, _ in inspect.getmembers(Operations, inspect.isfunction) if name[0] != "_"}
     assert public == OPERATIONS.keys()
 
 
