@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from nnx.backends import threads
+from nnx.backends.addresses import address
 from nnx.backends.base import Backend, BackendInfo
-from nnx.backends.dataflow import address
 from nnx.backends.errors import BackendUnavailable
 from nnx.backends.operation_table import loud, quiet
 from nnx.backends.operations.dense import fusible
