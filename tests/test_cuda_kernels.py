@@ -26,7 +26,7 @@ from nnx.kernels import cuda
 from nnx.kernels.cuda import ACTIVATIONS, FILES, KERNELS, Launch, formulas, options, source
 from nnx.kernels.cuda.formulas import HEADERS
 from nnx.kernels.cuda.launches import TILE_COLUMNS
-from nnx.kernels.cuda.table import FOLDER
+from nnx.kernels.cuda.sources import FOLDER
 from nnx.kernels.cuda.written import function
 from nnx.kernels.elementwise import KINDS
 from nnx.kernels.philox import dropout_words, keep_threshold
