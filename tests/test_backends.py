@@ -96,7 +96,7 @@ def test_a_fit_on_the_second_device_is_that_on_numpy():
 
 def test_a_new_operation_without_cases_fails_the_suite(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(OPERATIONS, "swish", replace(OPERATIONS["relu"], name="swish"))
-    with pytest.raises(AssertionError, match=r"does not cover swish: write cases in cases\.py"):
+    with pytest.raises(AssertionError, match=r"does not cover swish: write cases in nnx/testing/cases"):
         check_backend(NumpyBackend())
 
 
