@@ -121,7 +121,7 @@ class Source:
                 wanted -= self._begins[shard]
                 first, count = int(wanted[0]), int(wanted[-1] - wanted[0]) + 1
                 arrays = self.shards[shard].read(first, count, inputs, room)
-                if count != len(wanted):
+                if count != len(wanted) or (count > 1 and (np.diff(wanted) != 1).any()):  # some left out, or twice there
                     arrays = arrays.take(wanted - first)
                 yield Piece(places, arrays, self.shards[shard], wanted)
 
