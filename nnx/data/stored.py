@@ -16,8 +16,9 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from nnx.backends.printable import printable
 from nnx.datasets import archive
-from nnx.errors import FileFormatError
+from nnx.errors import FileFormatError, InputError
 from nnx.files import open_file
 
 NPY = "a .npy file, as numpy.save writes it"
@@ -91,6 +92,8 @@ class Held:
     """An array in memory; see `Rows`."""
 
     def __init__(self, array: np.ndarray, name: str) -> None:
+        if 0 in array.shape:
+            raise InputError(f"{name}: its shape is {array.shape}, expected rows, one for each sample")
         self.name, self.rows, self.shape, self.dtype = name, len(array), array.shape[1:], array.dtype
         self._array = array
 
@@ -110,7 +113,7 @@ class Stored:
     def __init__(
         self, path: Path, offset: int, shape: Sequence[int], dtype: np.dtype, fortran: bool = False, member: str = ""
     ) -> None:
-        self.path, self.name, self.dtype = path, f"{path}{f' ({member})' if member else ''}", dtype
+        self.path, self.name, self.dtype = path.absolute(), _name(path, member), dtype  # wherever the process goes
         self.rows, self.shape = int(shape[0]), tuple(map(int, shape[1:]))
         self._offset, self._fortran = offset, fortran and len(shape) > 1
         self._stamp = _stamp(os.stat(path))
@@ -125,18 +128,23 @@ class Stored:
         room = room or own
         try:
             file = room.file(self.path)
-            if _stamp(os.fstat(file.fileno())) != self._stamp:
-                raise FileFormatError(
-                    f"{self.name}, row {first:,}: the file was changed while it was in use; begin anew when nobody "
-                    "writes to it"
-                )
-            return self._rows(file, first, count, room)
+            self._check(file, first)
+            rows = self._rows(file, first, count, room)
+            self._check(file, first)  # somebody may have written meanwhile
+            return rows
         except FileFormatError:
             raise
         except OSError as error:
             raise FileFormatError(f"{self.name}, row {first:,}: it cannot be read any more: {error}") from error
         finally:
             own.close()
+
+    def _check(self, file: BinaryIO, row: int) -> None:
+        if _stamp(os.fstat(file.fileno())) != self._stamp:
+            raise FileFormatError(
+                f"{self.name}, row {row:,}: the file was changed while it was in use; begin anew when nobody writes to "
+                "it"
+            )
 
     def _rows(self, file: BinaryIO, first: int, count: int, room: Room) -> np.ndarray:
         width = math.prod(self.shape)
@@ -174,8 +182,15 @@ def npy(path: Path) -> Stored:
         try:
             shape, fortran, dtype = archive.header_of(file)
         except archive.UNREADABLE as error:
-            raise FileFormatError(f"{path}: {error}; expected {NPY}") from error
-        return _checked(path, file, file.tell(), shape, fortran, dtype, "")
+            raise FileFormatError(f"{_name(path)}: {error}; expected {NPY}") from error
+        found, begin = _checked(path, file, file.tell(), shape, fortran, dtype, ""), file.tell()
+        size = os.fstat(file.fileno()).st_size - begin - math.prod(shape) * dtype.itemsize
+        if size > 0:
+            raise FileFormatError(
+                f"{found.name}: {size:,} bytes follow its {found.rows:,} rows, expected none; it was not written to "
+                "its end, or holds several arrays: write it anew, or each into a file of its own"
+            )
+        return found
 
 
 def npz(path: Path, *choices: Sequence[str], optional: bool = False) -> list[Stored]:
@@ -200,7 +215,7 @@ def npz(path: Path, *choices: Sequence[str], optional: bool = False) -> list[Sto
 def _checked(
     path: Path, file: BinaryIO, offset: int, shape: tuple[int, ...], fortran: bool, dtype: np.dtype, member: str
 ) -> Stored:
-    name = f"{path}{f' ({member})' if member else ''}"
+    name = _name(path, member)
     if dtype.kind not in "fiub":
         raise FileFormatError(f"{name}: it holds {dtype}, expected real numbers; convert it, as by x.astype('f4')")
     if not shape or 0 in shape:
@@ -213,6 +228,10 @@ def _checked(
             "do; it was cut short: write it anew"
         )
     return Stored(path, offset, shape, dtype, fortran, member)
+
+
+def _name(path: Path, member: str = "") -> str:
+    return printable(f"{path}{f' ({member})' if member else ''}")
 
 
 def mapped(array: np.memmap[Any, Any], name: str) -> Rows:

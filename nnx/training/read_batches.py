@@ -193,9 +193,7 @@ class ReadBatches(Batches):
         self._next, self._sent = chunk, False
         self._reading = Reading(partial(self._filled, chunk, half * self._supply.chunk, self._halves.room(half)))
 
-    def _filled(
-        self, chunk: tuple[int, int], begin: int, room: list[np.ndarray], stopped: Callable[[], bool]
-    ) -> Chunk:
+    def _filled(self, chunk: tuple[int, int], begin: int, room: list[np.ndarray], stopped: Callable[[], bool]) -> Chunk:
         """Read a chunk into the half that begins there, and make factors of its weights; in the thread that reads."""
         weights = np.zeros(self._supply.chunk if self._weighted else 0)
         filled = self._supply.fill(*chunk, [*room[:2], *([weights] if self._weighted else [])], stopped)

@@ -195,7 +195,7 @@ class AsTheyCome:
                     f"{self._who}: {where(None)} has {len(batch)} parts, the first had {self._length}; expected "
                     "weights with all or with none"
                 )
-            if not getattr(x, "shape", (1,))[0]:
+            if _is_empty(x) and _is_empty(y):
                 continue  # a filter may leave nothing of a batch
             ready = self._convert.all(x, y, weights, where)
             for part, known, name in zip(ready, self.like, ("x", "y", "weights"), strict=False):
@@ -219,6 +219,12 @@ def of_batch(batches: Iterated, convert: Converter, who: str, inputs_only: bool)
         else:
             convert.weighted = convert.weighted or len(parts) == 3
             yield convert.all(parts[0], parts[1], parts[2] if len(parts) == 3 else None, where)
+
+
+def _is_empty(a: Any) -> bool:
+    """Tell whether an array, a tensor or a list has no rows."""
+    shape = getattr(a, "shape", None)
+    return (len(shape) > 0 and shape[0] == 0) if isinstance(shape, tuple) else isinstance(a, list) and not a
 
 
 class _Place:
