@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnx import checks
+from nnx.backends.base import real_numbers
 from nnx.backends.printable import printable
 from nnx.datasets.archive import X_NAMES, Y_NAMES
 from nnx.errors import FileFormatError, InputError, InputTypeError
@@ -92,12 +93,9 @@ def _array(given: Any, name: str) -> Rows:
         if _kind(path) == ".npz":
             raise FileFormatError(f"{path}: a file of several arrays; give it alone, or .npy files one by one")
         return npy(_existing(path, "an array, or a .npy file"))
-    if isinstance(given, np.memmap):
+    if isinstance(given, np.memmap) and given.ndim and given.dtype.kind in "fiub":
         return mapped(given, name)
-    array = np.asarray(given)
-    if array.dtype.kind not in "fiub" or not array.ndim:
-        raise InputTypeError(f"{name}: an array of {array.dtype} was given; expected real numbers, a row a sample")
-    return Held(array, name)
+    return Held(real_numbers(given, name), name)
 
 
 def _at(given: Any, label: str | None, learning: bool) -> Iterator[Shard]:

@@ -22,6 +22,7 @@ from nnx.errors import FileFormatError, InputError
 from nnx.files import open_file
 
 NPY = "a .npy file, as numpy.save writes it"
+LOOKS = 16  # rows by which a file is told from another
 NPZ = "an npz file whose arrays are stored, as numpy.savez writes it"
 
 
@@ -92,7 +93,7 @@ class Held:
     """An array in memory; see `Rows`."""
 
     def __init__(self, array: np.ndarray, name: str) -> None:
-        if 0 in array.shape:
+        if not array.shape or 0 in array.shape:
             raise InputError(f"{name}: its shape is {array.shape}, expected rows, one for each sample")
         self.name, self.rows, self.shape, self.dtype = name, len(array), array.shape[1:], array.dtype
         self._array = array
@@ -236,11 +237,16 @@ def _name(path: Path, member: str = "") -> str:
 
 def mapped(array: np.memmap[Any, Any], name: str) -> Rows:
     """Return a memory-mapped array as one in a file where that is what it is, else as one in memory."""
-    whole: Any = getattr(array, "_mmap", None)
-    path = getattr(array, "filename", None)
-    plain = array.dtype.kind in "fiub" and array.dtype.isbuiltin != 2 and array.ndim > 0
-    if path is None or whole is None or not plain or array.mode == "c" or not array.flags.c_contiguous:
-        return Held(array, name)
+    held, whole = Held(array, name), getattr(array, "_mmap", None)
+    path, by_rows = getattr(array, "filename", None), array.flags.c_contiguous
+    if path is None or whole is None or array.mode == "c" or not (by_rows or array.flags.f_contiguous):
+        return held
     begin = np.frombuffer(whole, np.uint8).ctypes.data
     page = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
-    return Stored(Path(path), page + array.ctypes.data - begin, array.shape, array.dtype)
+    try:
+        stored = Stored(Path(path), page + array.ctypes.data - begin, array.shape, array.dtype, not by_rows)
+        rows = np.linspace(0, len(array) - 1, LOOKS).astype(int).tolist()
+        same = all(stored.read(row, 1).tobytes() == held.read(row, 1).tobytes() for row in rows)
+    except (OSError, FileFormatError):
+        same = False
+    return stored if same else held  # the mapped file may have gone, and another have its name
