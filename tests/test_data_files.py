@@ -358,6 +358,41 @@ def test_whoever_does_not_know_how_many_batches_there_are_need_not_say():
     assert model().fit(Loader(), verbose=0).samples == ROWS
 
 
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_predictions_on_the_command_line_go_by_the_names_of_columns(monkeypatch: pytest.MonkeyPatch):
+    for name in ("typer", "safetensors", "pyarrow"):
+        pytest.importorskip(name)
+    from typer.testing import CliRunner
+
+    from nnx.cli import on_disk
+    from nnx.cli.app import app
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(app, [*words, "--backend", "numpy"])
+        if done.exception is not None:
+            raise done.exception
+        return done.stdout
+
+    monkeypatch.setattr(on_disk, "LARGE", 0)
+    table("t.parquet")
+    run("train", "t.parquet", "--label", "kind", "--save", "m.safetensors", "--epochs", "2", "--patience", "0")
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    turned = {"more": Y, "d": X[:, 3], "b": X[:, 1], "a": X[:, 0], "c": X[:, 2]}
+    parquet.write_table(pyarrow.table(turned), "turned.parquet")
+    assert run("predict", "m.safetensors", "turned.parquet") == run("predict", "m.safetensors", "t.parquet")
+    table("other.parquet", a=None, e=X[:, 0])
+    with pytest.raises(FileFormatError, match=r"other\.parquet: there is no column 'a', expected a, b, c, d"):
+        run("predict", "m.safetensors", "other.parquet")
+    np.save("x.npy", X[:, :3])
+    with pytest.raises(FileFormatError, match=r"x\.npy: a row holds 3 numbers, but the network takes 4"):
+        run("predict", "m.safetensors", "x.npy")
+    os.remove("x.npy")
+    with pytest.raises(FileNotFoundError, match=r"x\.npy: there is no such file"):
+        run("train", "x.npy")
+
+
 # ---- ends ------------------------------------------------------------------------------------------------------------
 
 

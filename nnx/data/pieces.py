@@ -134,6 +134,16 @@ class RowGroups:
             )
         self.columns = self._names = other._names
 
+    def take(self, columns: Sequence[str]) -> None:
+        """Read these columns, in this order, and no others."""
+        missing = [name for name in columns if name not in self._names]
+        if missing:
+            raise FileFormatError(
+                f"{self.name}: there is no column {missing[0]!r}, expected {_few(columns)} (it has {_few(self._names)})"
+            )
+        self.columns = self._names = list(columns)
+        self.width = len(self._names)
+
     def read(self, first: int, count: int, inputs: bool = True, room: Sequence[Room] = NO_ROOM) -> Arrays:
         """See `Shard`."""
         group = int(np.searchsorted(self._ends, first, side="right"))
