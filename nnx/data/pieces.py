@@ -155,7 +155,7 @@ class RowGroups:
             parts = [self._numbers(table.column(name), name, first) for name in columns]
         y = parts.pop() if self._label else None
         x = np.empty((count, len(parts)), np.result_type(*parts) if parts else "f4")
-        rows = max(1, CACHED // max(1, x.itemsize * len(parts)))  # written while they are in the cache, from all columns
+        rows = max(1, CACHED // max(1, x.itemsize * len(parts)))  # all columns of them stay in the cache
         for begin in range(0, count, rows):
             some = slice(begin, begin + rows)
             for i, part in enumerate(parts):
