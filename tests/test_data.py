@@ -268,19 +268,6 @@ def test_an_epoch_has_every_row_once_in_an_order_of_its_own(folder: Path):
     assert np.abs(np.diff(orders[0])).mean() > ROWS / 6  # a third, were it shuffled as a whole
 
 
-@pytest.mark.parametrize("kind", ["f4", "f8"], ids=["read to where steps take it", "converted"])
-def test_steps_take_rows_in_the_order_of_the_epoch(kind: str, folder: Path):
-    np.save("x.npy", X.astype(kind))
-    source = shards([("x.npy", "y.npy", "w.npy")], window=128)
-    network, same_rows = model(), model()
-    for epoch in range(2):
-        history = trained(source, on=network, epochs=1)[1]
-        rows = order(source, network.seed, epoch)
-        wanted = trained(X[rows], Y[rows], on=same_rows, epochs=1, shuffle=False, sample_weight=WEIGHTS[rows])[1]
-        np.testing.assert_allclose(network.flat.state, same_rows.flat.state, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(history["loss"], wanted["loss"], rtol=1e-5)
-
-
 def test_training_goes_on_as_if_it_had_not_ended(folder: Path):
     source = shards("shards", window=100)
     whole = trained(source, epochs=4)

@@ -18,6 +18,8 @@ import pytest
 import nnx
 from nnx.data import shards, stored
 from nnx.errors import FileFormatError, InputError, InputTypeError
+from nnx.training.converting import Converter
+from nnx.training.supply import FromDisk
 
 ROWS = 60
 X = np.random.default_rng(0).normal(size=(ROWS, 4)).astype(np.float32)
@@ -194,6 +196,28 @@ def test_files_are_found_wherever_the_process_goes():
 def test_rows_may_be_asked_for_twice():
     rows = np.array([3, 3, 5, 9, 9, 9])
     np.testing.assert_array_equal(shards(PAIR).load(rows).x, X[rows])
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_steps_take_the_same_rows_whether_they_are_read_to_their_place_or_converted(shuffle: bool):
+    taken = {}
+    for kind in ("f4", "f8", ">f4"):
+        np.save("x.npy", X.astype(kind))
+        supply = FromDisk(shards(PAIR, window=32), Converter(model(), "fit"), 8, 1, 0, shuffle)
+        out = [np.full((supply.chunk, *a.shape[1:]), -1, a.dtype) for a in supply.like]
+        parts = []
+        for chunk in range(-(-ROWS // supply.chunk)):
+            rows, last, order = supply.fill(0, chunk, out, lambda: False)
+            assert last == (chunk == (ROWS - 1) // supply.chunk)
+            assert order is not None
+            np.testing.assert_array_equal(np.sort(order), np.arange(rows))
+            parts.append(np.column_stack([a[order] for a in out]))
+        taken[kind] = np.concatenate(parts)
+    np.testing.assert_array_equal(taken["f4"], taken["f8"])
+    np.testing.assert_array_equal(taken["f4"], taken[">f4"])
+    whole = np.column_stack([X, Y])
+    assert (taken["f4"].tolist() == whole.tolist()) == (not shuffle)
+    assert sorted(taken["f4"].tolist()) == sorted(whole.tolist())
 
 
 # ---- folders and npz -------------------------------------------------------------------------------------------------
