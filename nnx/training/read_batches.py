@@ -58,9 +58,9 @@ class ReadBatches(Batches):
         like, self._weighted = list(supply.like), len(supply.like) > 2
         if self._weighted:  # by steps they are taken as factors
             like[2] = np.empty((0, 1), like[0].dtype)
-        self._halves = step.backend.halves(like, supply.chunk)
-        self._data, self.reason = list(self._halves.arrays), supply.reason
-        self._order = self._backend.asarray(np.arange(2 * supply.chunk), "int64")
+        self._halves = step.backend.halves([*like, np.empty(0, np.int64)], supply.chunk)
+        *self._data, self._order = self._halves.arrays
+        self.reason = supply.reason
         self._half = 1  # the one that steps read
         self._here: tuple[int, int] | None = None  # epoch and chunk that they read
         self._chunk = NOTHING  # which that is
@@ -189,20 +189,23 @@ class ReadBatches(Batches):
 
     def _read(self, chunk: tuple[int, int]) -> None:
         """Begin to read a chunk into the half that steps do not read."""
-        room = self._halves.room(1 - self._half)
+        half = 1 - self._half
         self._next, self._sent = chunk, False
-        self._reading = Reading(partial(self._filled, chunk, room))
+        self._reading = Reading(partial(self._filled, chunk, half * self._supply.chunk, self._halves.room(half)))
 
-    def _filled(self, chunk: tuple[int, int], room: list[np.ndarray], stopped: Callable[[], bool]) -> Chunk:
-        """Read a chunk, and make factors of its weights; in the thread that reads."""
+    def _filled(self, chunk: tuple[int, int], begin: int, room: list[np.ndarray], stopped: Callable[[], bool]) -> Chunk:
+        """Read a chunk into the half that begins there, and make factors of its weights; in the thread that reads."""
         weights = np.zeros(self._supply.chunk if self._weighted else 0)
-        rows, last = self._supply.fill(*chunk, [*room[:2], *([weights] if self._weighted else [])], stopped)
+        filled = self._supply.fill(*chunk, [*room[:2], *([weights] if self._weighted else [])], stopped)
+        rows, last = filled.rows, filled.last
+        order = np.arange(rows) if filled.order is None else filled.order
+        room[-1][:rows] = begin + order
         full, tail = divmod(rows, self._supply.batch)
         sizes = np.array([*full * [self._supply.batch], *([tail] if tail else [])], np.float64)
         if not self._weighted or not rows:
             return Chunk(rows, last, sizes, float(rows), sizes, sizes)
         factors = Factors(weights[:rows], sizes, room[2].dtype.name, self._every)
-        factors.draw(0, np.arange(rows))
+        factors.draw(0, order)
         room[2][:rows] = factors.by_row
         shares = factors.shares[0]
         return Chunk(rows, last, sizes, float(shares[factors.last].sum()), shares, factors.scales[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,6 +19,18 @@ HALF = 4 << 20  # bytes of a chunk of batches as they come, unless a step has mo
 
 END: Any = object()  # of an epoch
 LONG = 0.1  # seconds: after that a chunk ends with the step that is begun
+
+
+class Filled(NamedTuple):
+    """What was written into arrays.
+
+    Attributes:
+        rows: how many. last: whether an epoch ends with them. order: in which steps take them; None: as they stand.
+    """
+
+    rows: int
+    last: bool
+    order: np.ndarray | None = None
 
 
 class Supply(Protocol):
@@ -38,11 +50,8 @@ class Supply(Protocol):
     expected: float
     reason: str
 
-    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
-        """Write a chunk into arrays; return its rows, and whether it is the epoch's last.
-
-        Chunks come in order, or from the first one on.
-        """
+    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> Filled:
+        """Write a chunk into arrays. Chunks come in order, or from the first one on."""
 
     def close(self) -> None:
         """End what it goes through; never while `fill` runs."""
@@ -73,17 +82,30 @@ class FromDisk:
         self._order: tuple[int, Order] | None = None
         self._room = [Room() for _ in range(3)]
 
-    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
-        """See `Supply`."""
+    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> Filled:
+        """See `Supply`. Rows are left as they come from disk, where they can be read to: steps gather them anyway."""
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, Order(self._source, self.chunk, self._seed, epoch, self._shuffle)
         rows = self._order[1].rows(chunk)
-        for piece in self._source.read(rows, room=self._room):
-            if stopped():
-                raise Stopped
-            for array, part in zip(out, self._convert.all(*piece.arrays, piece.where), strict=True):
-                array[piece.places] = part
-        return len(rows), (chunk + 1) * self.chunk >= self._source.rows
+        order, done = np.empty(len(rows), np.int64), 0
+        try:
+            for room, array in zip(self._room, out, strict=False):
+                room.aim(array)
+            for piece in self._source.read(rows, room=self._room):
+                if stopped():
+                    raise Stopped
+                end = done + len(piece.places)
+                for array, part in zip(out, self._convert.all(*piece.arrays, piece.where), strict=True):
+                    if not np.may_share_memory(array, part):  # else it was read to where it is wanted
+                        array[done:end] = part
+                order[piece.places] = np.arange(done, end)
+                done = end
+                for room in self._room:
+                    room.first = done
+        finally:
+            for room in self._room:
+                room.close()
+        return Filled(done, (chunk + 1) * self.chunk >= self._source.rows, order)
 
     def close(self) -> None:
         """See `Supply`."""
@@ -112,7 +134,7 @@ class AsTheyCome:
         self.chunk = max(1, HALF // (size * self.batch)) * self.batch
         self.reason = f"batches come as they are made, {self.chunk:,} rows ({readable(self.chunk * size)}) at a time"
 
-    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
+    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> Filled:
         """See `Supply`."""
         anew = chunk == 0 and not self._fresh
         self._fresh = False
@@ -137,7 +159,7 @@ class AsTheyCome:
             raise InputError(
                 f"{self._who}: there are no batches in epoch {epoch + 1}; the function must make them anew each time"
             )
-        return done, last
+        return Filled(done, last)
 
     def close(self) -> None:
         """See `Supply`."""
@@ -173,7 +195,7 @@ class AsTheyCome:
                     f"{self._who}: {where(None)} has {len(batch)} parts, the first had {self._length}; expected "
                     "weights with all or with none"
                 )
-            if not getattr(x, "shape", (1,))[0]:
+            if _is_empty(x) and _is_empty(y):
                 continue  # a filter may leave nothing of a batch
             ready = self._convert.all(x, y, weights, where)
             for part, known, name in zip(ready, self.like, ("x", "y", "weights"), strict=False):
@@ -197,6 +219,12 @@ def of_batch(batches: Iterated, convert: Converter, who: str, inputs_only: bool)
         else:
             convert.weighted = convert.weighted or len(parts) == 3
             yield convert.all(parts[0], parts[1], parts[2] if len(parts) == 3 else None, where)
+
+
+def _is_empty(a: Any) -> bool:
+    """Tell whether an array, a tensor or a list has no rows."""
+    shape = getattr(a, "shape", None)
+    return (len(shape) > 0 and shape[0] == 0) if isinstance(shape, tuple) else isinstance(a, list) and not a
 
 
 class _Place:
