@@ -18,7 +18,7 @@ from networks import numbers
 
 import nnx
 from nnx.data import shards
-from nnx.data.source import Order
+from nnx.data.order import Order
 from nnx.errors import FileFormatError, InputError, InputTypeError
 
 ROWS, BATCH = 500, 32
@@ -254,7 +254,7 @@ def test_parts_of_mapped_arrays_are_those_parts(folder: Path):
 
 
 def order(source: Any, seed: int, epoch: int, part: int = 64, shuffle: bool = True) -> np.ndarray:
-    drawn = Order(source, part, seed, epoch, shuffle)
+    drawn = Order(source, BATCH, part, seed, epoch, shuffle)
     return np.concatenate([drawn.rows(i) for i in range(-(-source.rows // part))])
 
 

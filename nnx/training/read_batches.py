@@ -15,9 +15,11 @@ import numpy as np
 from nnx.data.ahead import LONG, Reading
 from nnx.errors import InputError
 from nnx.kernels.step_state import CURSOR
-from nnx.training.batches import Batches, Factors, feed_of
-from nnx.training.step import Feed, TrainingStep
-from nnx.training.supply import Supply
+from nnx.training.batches import Batches, Factors, feed_of, taken_of
+from nnx.training.parts import divided
+from nnx.training.step import Feed
+from nnx.training.supply import Supply, own_of, sizes_of
+from nnx.training.trainer import Trainer
 
 LOOK = 0.05  # seconds of waiting for rows between two looks at the keyboard
 PATIENCE = 5.0  # seconds for which the end of a fit waits for somebody else's batch that is being made
@@ -28,11 +30,12 @@ class Chunk:
     """What was read.
 
     Attributes:
-        rows: how many. last: whether the epoch ends with it. sizes: of its steps. total: what its samples count.
-        shares, scales: where they count differently, see `Factors`.
+        rows: how many. own: of them, this process's. last: whether the epoch ends with it. sizes: of its steps.
+        total: what its samples count. shares, scales: where they count differently, see `Factors`.
     """
 
     rows: int
+    own: int
     last: bool
     sizes: np.ndarray
     total: float
@@ -40,7 +43,7 @@ class Chunk:
     scales: np.ndarray
 
 
-NOTHING = Chunk(0, False, np.empty(0), 0.0, np.empty(0), np.empty(0))
+NOTHING = Chunk(0, 0, False, np.empty(0), 0.0, np.empty(0), np.empty(0))
 
 
 class ReadBatches(Batches):
@@ -52,15 +55,18 @@ class ReadBatches(Batches):
 
     epochs = 1  # of a block
 
-    def __init__(self, step: TrainingStep, supply: Supply, every: int = 1) -> None:
+    def __init__(self, step: Trainer, supply: Supply, every: int = 1) -> None:
         self._backend, self._counters, self._supply = step.backend, step.counters, supply
-        self._every = every
+        self._every, self._shares = every, step.shares
         like, self._weighted = list(supply.like), len(supply.like) > 2
         if self._weighted:  # by steps they are taken as factors
             like[2] = np.empty((0, 1), like[0].dtype)
-        self._halves = step.backend.halves(like, supply.chunk)
+        self._rows = supply.chunk  # of a half
+        if step.shares is not None:  # one more, for of a small last batch this process may have one more than of others
+            self._rows = supply.chunk // supply.batch * taken_of(step.shares, supply.batch) + 1
+        self._halves = step.backend.halves(like, self._rows)
         self._data, self.reason = list(self._halves.arrays), supply.reason
-        self._order = self._backend.asarray(np.arange(2 * supply.chunk), "int64")
+        self._order = self._backend.asarray(np.arange(2 * self._rows), "int64")
         self._half = 1  # the one that steps read
         self._here: tuple[int, int] | None = None  # epoch and chunk that they read
         self._chunk = NOTHING  # which that is
@@ -159,7 +165,8 @@ class ReadBatches(Batches):
         if size not in self._by_size:
             batch = [self._backend.zeros((size, *a.shape[1:]), a.dtype) for a in self._data]
             source = (*self._data[:2], self._order, *self._data[2:])
-            self._by_size[size] = feed_of(batch, source)
+            feed = feed_of(batch, source)
+            self._by_size[size] = feed if self._shares is None else divided(feed, self._shares)
             self.feeds.append(self._by_size[size])
         return self._by_size[size]
 
@@ -184,7 +191,7 @@ class ReadBatches(Batches):
             self._next = self._reading = None
             if following[0] < self.end:
                 self._read(following)
-        self._counters[CURSOR] = self._half * self._supply.chunk
+        self._counters[CURSOR] = self._half * self._rows
         return True
 
     def _read(self, chunk: tuple[int, int]) -> None:
@@ -197,17 +204,16 @@ class ReadBatches(Batches):
         """Read a chunk, and make factors of its weights; in the thread that reads."""
         weights = np.zeros(self._supply.chunk if self._weighted else 0)
         rows, last = self._supply.fill(*chunk, [*room[:2], *([weights] if self._weighted else [])], stopped)
-        full, tail = divmod(rows, self._supply.batch)
-        sizes = np.array([*full * [self._supply.batch], *([tail] if tail else [])], np.float64)
+        own, sizes = own_of(self._shares, rows, self._supply.batch), sizes_of(rows, self._supply.batch)
         if not self._weighted or not rows:
-            return Chunk(rows, last, sizes, float(rows), sizes, sizes)
+            return Chunk(rows, len(own), last, sizes, float(rows), sizes, sizes)
         factors = Factors(weights[:rows], sizes, room[2].dtype.name, self._every)
         factors.draw(0, np.arange(rows))
-        room[2][:rows] = factors.by_row
+        room[2][: len(own)] = factors.by_row[own]
         shares = factors.shares[0]
-        return Chunk(rows, last, sizes, float(shares[factors.last].sum()), shares, factors.scales[0])
+        return Chunk(rows, len(own), last, sizes, float(shares[factors.last].sum()), shares, factors.scales[0])
 
     def _send(self, reading: Reading[Chunk]) -> None:
         if not self._sent:
             self._sent = True
-            self._halves.send(1 - self._half, reading.result().rows)
+            self._halves.send(1 - self._half, reading.result().own)

@@ -10,9 +10,12 @@ import numpy as np
 
 from nnx.backends.memory import readable
 from nnx.data.iterated import Iterated
-from nnx.data.source import Order, Source, described
+from nnx.data.order import Order, streams_of
+from nnx.data.source import Source, described
 from nnx.data.stored import Room
+from nnx.distributed.shares import Shares
 from nnx.errors import InputError, InputTypeError
+from nnx.training.batches import own_places
 from nnx.training.converting import Converter
 
 HALF = 4 << 20  # bytes of a chunk of batches as they come, unless a step has more
@@ -24,11 +27,13 @@ LONG = 0.1  # seconds: after that a chunk ends with the step that is begun
 class Supply(Protocol):
     """Rows, epoch by epoch, in chunks of which all but an epoch's last are whole batches.
 
+    Of processes that share batches, each has a supply, which gives it the inputs and targets of its own rows.
+
     Attributes:
         like: inputs, targets and, where samples are weighted, weights: arrays without rows, of the types of those.
         batch: rows of a step. chunk: rows of a chunk. rows: of an epoch; None where that shows only at its end.
         expected: how many steps an epoch may have, for the progress; inf: nobody knows.
-        reason: how they come, for `History.streamed`.
+        reason: how they come, for `History.streamed`. facts: what must be the same on all processes, by name.
     """
 
     like: list[np.ndarray]
@@ -37,11 +42,13 @@ class Supply(Protocol):
     rows: int | None
     expected: float
     reason: str
+    facts: dict[str, Any]
 
     def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
         """Write a chunk into arrays; return its rows, and whether it is the epoch's last.
 
-        Chunks come in order, or from the first one on.
+        Chunks come in order, or from the first one on. Inputs and targets are those of this process's rows, weights
+        those of all: what a row counts goes by its whole batch.
         """
 
     def close(self) -> None:
@@ -52,15 +59,32 @@ class Stopped(Exception):
     """Nobody wants the chunk any more."""
 
 
+def sizes_of(rows: int, batch: int) -> np.ndarray:
+    """Return how many rows each step takes of so many, float64."""
+    full, tail = divmod(rows, batch)
+    return np.array([*full * [batch], *([tail] if tail else [])], np.float64)
+
+
+def own_of(shares: Shares | None, rows: int, batch: int) -> np.ndarray:
+    """Return which of a chunk's rows are this process's, in order."""
+    if shares is None or not rows:
+        return np.arange(rows)
+    return own_places(shares, sizes_of(rows, batch))
+
+
 class FromDisk:
-    """Rows of shards, in an order that follows from seed and epoch; see `Supply`.
+    """Rows of shards, in an order that follows from seed and epoch; see `Supply`. Each process reads its own.
 
     Args:
-        every: how many batches make one update: a chunk has all of them.
+        every: how many batches make one update: a chunk has all of them. shares: whose which rows of a batch are.
     """
 
-    def __init__(self, source: Source, convert: Converter, batch: int, every: int, seed: int, shuffle: bool) -> None:
+    def __init__(
+        self, source: Source, convert: Converter, batch: int, every: int, seed: int, shuffle: bool,
+        shares: Shares | None = None,
+    ) -> None:  # fmt: skip
         self._source, self._convert, self._seed, self._shuffle = source, convert, seed, shuffle
+        self._shares = shares
         piece = next(source.read(np.arange(1)))
         first = convert.all(*piece.arrays, piece.where)
         self.like = [a[:0] for a in first]
@@ -69,20 +93,30 @@ class FromDisk:
         self.rows: int | None = source.rows
         self.batch, self.expected = batch, float(-(-source.rows // batch))
         self.chunk = max(1, source.window // 2 // (batch * every)) * batch * every
-        self.reason = described(source, self.chunk, size)
+        processes = 1 if shares is None else shares.comm.size
+        self.reason = described(source, self.chunk, size, processes, streams_of(source, self.chunk) if shuffle else 0)
+        self.facts = {**source.facts(), "the window": source.window}
         self._order: tuple[int, Order] | None = None
         self._room = [Room() for _ in range(3)]
 
     def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
         """See `Supply`."""
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, Order(self._source, self.chunk, self._seed, epoch, self._shuffle)
+            self._order = epoch, Order(self._source, self.batch, self.chunk, self._seed, epoch, self._shuffle)
         rows = self._order[1].rows(chunk)
-        for piece in self._source.read(rows, room=self._room):
+        own = own_of(self._shares, len(rows), self.batch)
+        for piece in self._source.read(rows[own], room=self._room):
             if stopped():
                 raise Stopped
-            for array, part in zip(out, self._convert.all(*piece.arrays, piece.where), strict=True):
-                array[piece.places] = part
+            parts = self._convert.all(*piece.arrays, piece.where)
+            for array, part, places in zip(out, parts, (piece.places, piece.places, own[piece.places]), strict=False):
+                array[places] = part
+        if len(out) > 2:
+            others = np.delete(np.arange(len(rows)), own)
+            for piece in self._source.read(rows[others], inputs=False, room=self._room):
+                if stopped():
+                    raise Stopped
+                out[2][others[piece.places]] = self._convert.apart(*piece.arrays, piece.where)[1]
         return len(rows), (chunk + 1) * self.chunk >= self._source.rows
 
     def close(self) -> None:
@@ -90,12 +124,18 @@ class FromDisk:
 
 
 class AsTheyCome:
-    """Batches that somebody else makes, in their order, cut anew to the size of a step; see `Supply`."""
+    """Batches that somebody else makes, in their order, cut anew to the size of a step; see `Supply`.
+
+    Each of several processes has all of them made, and takes its rows.
+    """
 
     rows: int | None = None
 
-    def __init__(self, batches: Iterated, convert: Converter, batch: int | None, epoch: int, who: str) -> None:
-        self._batches, self._convert, self._who = batches, convert, who
+    def __init__(
+        self, batches: Iterated, convert: Converter, batch: int | None, epoch: int, who: str,
+        shares: Shares | None = None,
+    ) -> None:  # fmt: skip
+        self._batches, self._convert, self._who, self._shares = batches, convert, who, shares
         self._number, self._length = 0, 0
         self._left: list[list[np.ndarray]] = []
         self._iterator: Iterator[Any] | None = None
@@ -111,9 +151,24 @@ class AsTheyCome:
         size = sum(a[:1].nbytes for a in first)
         self.chunk = max(1, HALF // (size * self.batch)) * self.batch
         self.reason = f"batches come as they are made, {self.chunk:,} rows ({readable(self.chunk * size)}) at a time"
+        self.facts = {"the batch size": self.batch, "the first batch": first}
+        self._all = list[np.ndarray]()
+        if shares is not None:
+            self._all = [np.empty((self.chunk, *a.shape[1:]), a.dtype) for a in first]
+            self.reason += f"; each of {shares.comm.size} processes makes all of them" * (shares.comm.size > 1)
 
     def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
         """See `Supply`."""
+        if not self._all:
+            return self._fill(epoch, chunk, out, stopped)
+        rows, last = self._fill(epoch, chunk, self._all, stopped)
+        own = own_of(self._shares, rows, self.batch)  # known only now: an epoch's last batch may be a smaller one
+        for array, part, places in zip(out, self._all, (own, own, np.arange(rows)), strict=False):
+            array[: len(places)] = part[places]
+        return rows, last
+
+    def _fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
+        """Do the same with all rows."""
         anew = chunk == 0 and not self._fresh
         self._fresh = False
         if anew:
