@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -35,8 +36,8 @@ def write(folder: Path, x: np.ndarray = X, y: np.ndarray = Y, cuts: tuple[int, .
         for number, rows in enumerate(np.split(np.arange(len(x)), cuts)):
             np.save(folder / name / f"x_{number}.npy", x[rows])
             np.save(folder / name / f"y_{number}.npy", y[rows])
-    for number, rows in enumerate(np.split(np.arange(len(x)), cuts)):
-        np.save(folder / "weighted" / f"w_{number}.npy", WEIGHTS[rows])
+            if name == "weighted":
+                np.save(folder / name / f"w_{number}.npy", WEIGHTS[rows % ROWS])
     return str(folder / "plain")
 
 
@@ -104,11 +105,10 @@ def wrong_data(folder: str, out: Path) -> list[str]:
         if last and reason is not None:
             raise reason
 
-    bad = X.copy()
-    bad[97] = np.nan
-    place = out / str(comm.rank)
+    place, many, labels = out / str(comm.rank), np.tile(X, (8, 1)), np.tile(Y, 8)
+    many[1000] = np.nan  # which is none of those that are looked at before
     shorter, other = write(place / "a", X[last:]), write(place / "b", np.where(last, X + 1, X))
-    missing, broken = write(place / "c"), write(place / "d", bad)
+    missing, broken = write(place / "c"), write(place / "d", many, labels)
     if last:
         os.remove(f"{missing}/y_2.npy")
     fit(shards(shorter, window=64))
@@ -195,6 +195,26 @@ def fail(how: str, path: str) -> None:
     model = network(nnx.Dropout(0.2))
     model.fit(X, Y, epochs=12, batch_size=37, verbose=0, deterministic=True, callbacks=[save, Watch(act)])
     Path(path).with_suffix(".done").touch()
+
+
+def memory(window: str) -> None:
+    """Train on x.npy and y.npy; print the peak of each rank's resident memory, and how many rows it read."""
+    comm = nnx.distributed.init()
+    counts, read = list[int](), Stored.read
+
+    def counted(self: Stored, first: int, count: int, *room: Any) -> np.ndarray:
+        counts.append(count if self.shape else 0)
+        return read(self, first, count, *room)
+
+    Stored.read = counted  # type: ignore[method-assign]
+    model = nnx.Sequential(nnx.Dense(1024, 2), nnx.Softmax(), backend="numpy")
+    model.compile(nnx.CategoricalCrossEntropy(), nnx.SGD(0.1))
+    history = model.fit(shards([("x.npy", "y.npy")], window=int(window)), batch_size=256, verbose=0)
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+    told = comm.gather([peak, sum(counts), history.streamed])
+    if comm.leads:
+        print(json.dumps(told))
 
 
 def copies() -> None:

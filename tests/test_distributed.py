@@ -85,6 +85,23 @@ def test_any_number_of_processes_trains_as_one_does(
     assert (epochs, here) == (ranks.STEP, size)
     for error, what in zip(errors, ("x", "epochs", "batch size"), strict=True):
         assert error.startswith(f"fit: {what} of rank {size - 1} differs from rank 0's"), error
+    assert [len(errors) for errors in wrong] == size * [7]
+    for rank, errors in enumerate(wrong):
+        named = f"InputError 0 rank {size - 1}: "
+        whose = "ValueError 0 " if rank == size - 1 else f"{named}ValueError: "
+        missing = "InputError 0 " if rank == size - 1 else named
+        assert errors[0].startswith(f"InputError 0 fit: file 4 of rank {size - 1} differs from rank 0's: 'x_3.npy, 59 ")
+        assert errors[1].startswith(f"InputError 0 fit: some of the rows of rank {size - 1} differs from rank 0's")
+        assert errors[2].startswith(missing)
+        assert errors[2].endswith("plain: there is x_2.npy, but no y_2.npy; expected both")
+        assert errors[3].endswith("x_3.npy, row 910, column 0 is nan: expected finite numbers; drop or fill it first")
+        assert errors[4].startswith("InputError 1 ")  # of the validation after the first epoch
+        assert "x_3.npy, row 910, column 0 is nan" in errors[4]
+        assert errors[5].startswith(
+            f"InputError 0 fit: the next step's rows of rank {size - 1} differs from rank 0's: 6 "
+        )
+        assert errors[6] == f"{whose}no more"
+    assert sorted("rank" not in errors[3] for errors in wrong) == [*(size - 1) * [False], True]
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {"out.npz", "out.npz.0.csv", "out.npz.0.safetensors"}
     assert done.stdout.count("epoch 1/30") == 1
@@ -100,6 +117,26 @@ def test_a_compiled_step_is_shared_too(tmp_path: Path):
     with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "three.npz") as three:
         for name in one.files:
             np.testing.assert_allclose(three[name], one[name], rtol=0, atol=1e-12, err_msg=name)
+
+
+@together
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="it is Linux that says what a process has used")
+def test_no_process_holds_or_reads_the_whole_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    window = 4096  # 16 MB of rows
+    most = (256 + window) * 4096 + 200e6
+    rows = int(8 * most) // 4096 // 256 * 256
+    header = np.lib.format.header_data_from_array_1_0(np.empty((0, 1024), "f4")) | {"shape": (rows, 1024)}
+    with open("x.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + rows * 4096)  # a sparse file: it takes no room on the disk
+    np.save("y.npy", np.zeros(rows, np.int64))
+    done = job(2, "memory", window)
+    assert done.returncode == 0, done.stderr
+    for peak, read, words in json.loads(done.stdout):
+        assert peak < most
+        assert rows // 2 < read < rows // 2 + 300  # some were looked at before
+        assert words.endswith("2,048 rows (8.0 MiB) at a time, of which each of 2 processes reads its own")
 
 
 # ---- failures --------------------------------------------------------------------------------------------------------
