@@ -18,7 +18,7 @@ from networks import numbers
 
 import nnx
 from nnx.data import shards
-from nnx.data.order import Order
+from nnx.data.order import Order, streams_of
 from nnx.data.stored import Stored
 from nnx.distributed.communicator import Communicator
 from nnx.distributed.shares import Shares
@@ -233,6 +233,8 @@ def test_parquet_is_read_by_row_groups(folder: Path):
     np.testing.assert_allclose(
         network.predict(shards("table.parquet", label="kind", window=2)), network.predict(X), 1e-5
     )
+    assert streams_of(shards("table.parquet", label="kind"), 64) == 1  # a chunk holds one row group
+    assert streams_of(shards("table.parquet", label="kind"), 250) == 4
     with pytest.raises(InputError, match="which column is to be learned"):
         trained("table.parquet")
     parquet.write_table(pyarrow.table({**columns, "name": ["a"] * ROWS}), "mixed.parquet")
