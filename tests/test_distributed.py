@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import ranks
 from networks import ALIKE, NETS, Net, numbers, trained
+from test_datasets import real_fashion_mnist
 
 import nnx
 from nnx.distributed import launcher, mismatch
@@ -35,9 +36,11 @@ together = pytest.mark.skipif(
 )
 
 
-def job(size: int, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a program of ranks.py in so many processes."""
-    command = [MPIEXEC, "-n", size, sys.executable, "-W", "error", ranks.__file__, *arguments]
+def job(
+    size: int, *arguments: object, program: object = ranks.__file__, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program, one of ranks.py, in so many processes."""
+    command = [MPIEXEC, "-n", size, sys.executable, "-W", "error", program, *arguments]
     environment = {**os.environ, "NNX_THREADS": "1", **variables}
     return subprocess.run(
         list(map(str, command)), capture_output=True, text=True, timeout=SECONDS, env=environment, check=False
@@ -139,6 +142,21 @@ def test_no_process_holds_or_reads_the_whole_of_a_large_file(tmp_path: Path, mon
         assert words.endswith("2,048 rows (8.0 MiB) at a time, of which each of 2 processes reads its own")
 
 
+@together
+@pytest.mark.skipif(
+    real_fashion_mnist() is None, reason="needs Fashion-MNIST: NNX_DATA, or ../shared/data/fashion-mnist"
+)
+def test_real_pictures_are_learned_from_shards_as_well_by_two_as_by_one(tmp_path: Path):
+    program = Path(__file__).parents[1] / "bench" / "shards.py"
+    job(1, "write", tmp_path / "pictures", real_fashion_mnist(), program=program)
+    done = [job(size, "train", tmp_path / "pictures", 1, program=program, NNX_BACKEND="numpy") for size in (1, 2)]
+    assert [each.returncode for each in done] == [0, 0], done[1].stderr
+    one, two = (json.loads(each.stdout) for each in done)
+    assert one["test accuracy"] > 0.8
+    assert abs(two["test accuracy"] - one["test accuracy"]) < 0.01
+    assert two["rows read by each"] == 2 * [30_257]  # of which 257 were looked at before
+
+
 # ---- failures --------------------------------------------------------------------------------------------------------
 
 FAILURES = {
@@ -179,24 +197,31 @@ def test_processes_that_nobody_joined_are_warned_of():
     assert job(2, "copies", NNX_ALONE="1").returncode == 0
 
 
+ON_DISK = "from nnx.data import pieces, source; source.WINDOW, pieces.BLOCK = 512, 99; from nnx.cli import main; main()"
+
+
 @together
-def test_the_command_line_trains_together_and_goes_on_in_another_number(tmp_path: Path):
+@pytest.mark.parametrize("data", ["spiral", "shards"])
+def test_the_command_line_trains_together_and_goes_on_in_another_number(data: str, folder: Path, tmp_path: Path):
+    pytest.importorskip("typer")
+    program, given = (["-m", "nnx"], data) if data == "spiral" else (["-c", ON_DISK], folder / "plain")
+
     def nnx_train(size: int, name: str, epochs: int, *more: str) -> subprocess.CompletedProcess[str]:
-        options = ["--backend", "numpy", "--patience", 0, "--layers", 16, "--deterministic", "--save"]
-        line = [MPIEXEC, "-n", size, sys.executable, "-m", "nnx", "train", "spiral", *options, tmp_path / name]
+        options = ["--backend", "numpy", "--patience", 0, "--layers", 16, "--batch-size", 20, "--deterministic"]
+        line = [MPIEXEC, "-n", size, sys.executable, *program, "train", given, *options, "--save", tmp_path / name]
         line += ["--epochs", epochs, *more]
         return subprocess.run(list(map(str, line)), capture_output=True, text=True, timeout=SECONDS, check=False)
 
-    pytest.importorskip("typer")
     first, second = nnx_train(2, "a", 3), nnx_train(3, "a", 6, "--resume")
     once = nnx_train(1, "b", 6)
     assert (first.returncode, second.returncode, once.returncode) == (0, 0, 0), first.stderr + second.stderr
     assert first.stdout.count("together   2 processes, by ") == 1
     assert first.stdout.count("test       accuracy") == 1
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    wrong = nnx_train(2, "a", 6, "--resume", "--layers", "8")
-    assert wrong.returncode == 2
-    assert wrong.stderr.count("was trained otherwise") == 1
+    if data == "spiral":
+        wrong = nnx_train(2, "a", 6, "--resume", "--layers", "8")
+        assert wrong.returncode == 2
+        assert wrong.stderr.count("was trained otherwise") == 1
 
 
 # ---- launchers -------------------------------------------------------------------------------------------------------
