@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nnx.backends.printable import printable
 from nnx.datasets.header import LABEL_NAMES
 from nnx.datasets.needs import optional
 from nnx.errors import FileFormatError, InputError
@@ -67,7 +68,7 @@ class Parts:
         if not x.shape:
             raise InputError(
                 f"{x.name}: its shape is ({x.rows},), expected [samples, features]; for one feature, save "
-                "x.reshape(-1, 1)"
+                "x.reshape(-1, 1); for targets, give them with their inputs, as [(x, y)]"
             )
         self._bytes = sum(math.prod(part.shape) * part.dtype.itemsize for part in self._parts if part is not None)
 
@@ -101,18 +102,19 @@ class RowGroups:
     weighted = False
 
     def __init__(self, path: Path, label: str | None, learning: bool) -> None:
-        self.name, self._path = str(path), path
+        self.name, self._path = printable(path), path.absolute()  # wherever the process goes
         self._arrow = optional("pyarrow", "parquet", "reading Parquet files")
         self._stamp = self._stamped()
         with self._opened(0) as file:
-            names, schema = list(file.schema_arrow.names), file.schema_arrow
+            schema = file.schema_arrow
+            names = _columns(self.name, schema)
             counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         self._ends = np.cumsum(np.array(counts, np.int64))
         self.rows, self.whole = int(sum(counts)), max(counts, default=0)
         if self.rows == 0:
             raise FileFormatError(f"{path}: it has no rows, expected one for each sample")
-        for name, kind in zip(names, schema.types, strict=True):
-            types = self._arrow.types
+        for name in names:
+            kind, types = schema.field(name).type, self._arrow.types
             if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
                 raise FileFormatError(
                     f"{path}: column {name!r} holds {kind}; only tables of numbers are read in parts: take the column "
@@ -124,6 +126,17 @@ class RowGroups:
         self.targets: tuple[int, ...] | None = () if self._label else None
         if not self._names:
             raise FileFormatError(f"{path}: it has no column but {self._label!r}; expected columns to learn from")
+
+    def take_order(self, other: RowGroups) -> None:
+        """Read the columns in the order that they have in another file, where they are the same."""
+        there, here = {*other._names, other._label}, {*self._names, self._label}
+        if there != here or other._label != self._label:
+            raise InputError(
+                f"{self.name} has the columns {_few(self._names)}, with the label {self._label!r}, and {other.name} "
+                f"{_few(other._names)}, with {other._label!r}; expected the same; leave out "
+                f"{_few(sorted(there ^ here)) or 'one of the files'}, or say label=..."
+            )
+        self.columns = self._names = other._names
 
     def read(self, first: int, count: int, inputs: bool = True, room: Sequence[Room] = NO_ROOM) -> Arrays:
         """See `Shard`."""
@@ -170,9 +183,22 @@ class RowGroups:
         try:
             if self._stamped() != self._stamp:
                 raise ValueError("it was changed while it was in use; begin anew when nobody writes to it")
-            return parquet.ParquetFile(self._path, pre_buffer=False)
+            return parquet.ParquetFile(self._path, pre_buffer=False, page_checksum_verification=True)
         except Exception as error:  # whatever a damaged file makes of it
             raise FileFormatError(f"{self.name}, row {row:,}: it cannot be read: {error}") from error
+
+
+def _columns(name: str, schema: Any) -> list[str]:
+    """Return the columns of a table, but for those in which pandas keeps the numbers or names of its rows."""
+    twice = [column for column in schema.names if schema.names.count(column) > 1]
+    if twice:
+        raise FileFormatError(f"{name}: several columns are called {twice[0]!r}, expected one; rename them")
+    index = (schema.pandas_metadata or {}).get("index_columns", [])
+    return [column for column in schema.names if column not in index]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
 def _label(path: Path, names: Sequence[str], label: str | None, learning: bool) -> str:
@@ -181,8 +207,7 @@ def _label(path: Path, names: Sequence[str], label: str | None, learning: bool) 
         lower = {name.lower(): name for name in names}
         label = next((lower[name] for name in LABEL_NAMES if name in lower), None if learning else "")
         if label is None:
-            few = ", ".join(names[:10])
-            raise InputError(f"{path}: which column is to be learned? Say label=..., one of {few}")
+            raise InputError(f"{path}: which column is to be learned? Say label=..., one of {_few(names)}")
     if label and label not in names:
-        raise InputError(f"{path}: label={label!r}: there is no such column, expected one of {', '.join(names[:10])}")
+        raise InputError(f"{path}: label={label!r}: there is no such column, expected one of {_few(names)}")
     return label

@@ -124,21 +124,23 @@ class Source:
     def read(self, rows: np.ndarray, inputs: bool = True, room: Sequence[Room] = NO_ROOM) -> Iterator[Piece]:
         """Read rows, given by their numbers in any order, block by block; with `room`, a piece holds until the next."""
         numbers = self._numbers(np.asarray(rows, np.int64))
-        order = np.argsort(numbers, kind="stable")
-        blocks = np.searchsorted(self._starts, numbers[order], side="right")
-        ends = np.diff(blocks) > 0
+        order = np.argsort(numbers)
+        numbers = numbers[order]
+        gaps = np.diff(numbers, prepend=-1)
+        each_once = bool((gaps > 0).all())
+        blocks = np.searchsorted(self._starts, numbers, side="right")
+        apart = np.diff(blocks, prepend=-1) > 0
         if self.whole == 1:
-            ends |= np.diff(numbers[order]) > 1 + SKIP // (NUMBER * (self.width + 1))
-        for places in np.split(order, np.flatnonzero(ends) + 1):
-            if len(places):
-                wanted = numbers[places]
-                shard = int(np.searchsorted(self._begins, wanted[0], side="right")) - 1
-                wanted -= self._begins[shard]
-                first, count = int(wanted[0]), int(wanted[-1] - wanted[0]) + 1
-                arrays = self.shards[shard].read(first, count, inputs, room)
-                if count != len(wanted):
-                    arrays = arrays.take(wanted - first)
-                yield Piece(places, arrays, self.shards[shard], wanted)
+            apart |= gaps > 1 + SKIP // (NUMBER * (self.width + 1))
+        begins = np.flatnonzero(apart)
+        shards = np.searchsorted(self._begins, numbers[begins], side="right") - 1
+        for shard, begin, end in zip(shards.tolist(), begins.tolist(), [*begins[1:].tolist(), len(rows)], strict=False):
+            wanted = numbers[begin:end] - self._begins[shard]
+            first, count = int(wanted[0]), int(wanted[-1] - wanted[0]) + 1
+            arrays = self.shards[shard].read(first, count, inputs, room)
+            if count != len(wanted) or not each_once:
+                arrays = arrays.take(wanted - first)
+            yield Piece(order[begin:end], arrays, self.shards[shard], wanted)
 
     def load(self, rows: np.ndarray | None = None) -> Arrays:
         """Return rows, or all, as arrays in memory, in the type in which they are stored."""

@@ -45,7 +45,7 @@ class Converter:
                 f"{self._who}: {where(0)}: {a.shape[1]} features (shape {a.shape}), but the first layer takes "
                 f"{self._n_inputs}"
             )
-        if not np.isfinite(a).all():
+        if given.dtype.kind == "f" and not np.isfinite(a).all():  # whole numbers are finite
             row, column = (int(i) for i in np.argwhere(~np.isfinite(a))[0])
             value = given[row, column]
             what = "expected finite numbers; drop or fill it first"

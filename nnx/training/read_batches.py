@@ -15,7 +15,7 @@ import numpy as np
 from nnx.data.ahead import LONG, Reading
 from nnx.errors import InputError
 from nnx.kernels.step_state import CURSOR
-from nnx.training.batches import Batches, Factors, feed_of, taken_of
+from nnx.training.batches import Batches, Factors, feed_of
 from nnx.training.parts import divided
 from nnx.training.step import Feed
 from nnx.training.supply import Supply, own_of, sizes_of
@@ -30,12 +30,12 @@ class Chunk:
     """What was read.
 
     Attributes:
-        rows: how many. own: of them, this process's. last: whether the epoch ends with it. sizes: of its steps.
-        total: what its samples count. shares, scales: where they count differently, see `Factors`.
+        rows: how many, of all processes. sent: those that go to the device. last: whether the epoch ends with it.
+        sizes: of its steps. total: what its samples count. shares, scales: where they count differently, see `Factors`.
     """
 
     rows: int
-    own: int
+    sent: int
     last: bool
     sizes: np.ndarray
     total: float
@@ -61,12 +61,9 @@ class ReadBatches(Batches):
         like, self._weighted = list(supply.like), len(supply.like) > 2
         if self._weighted:  # by steps they are taken as factors
             like[2] = np.empty((0, 1), like[0].dtype)
-        self._rows = supply.chunk  # of a half
-        if step.shares is not None:  # one more, for of a small last batch this process may have one more than of others
-            self._rows = supply.chunk // supply.batch * taken_of(step.shares, supply.batch) + 1
-        self._halves = step.backend.halves(like, self._rows)
-        self._data, self.reason = list(self._halves.arrays), supply.reason
-        self._order = self._backend.asarray(np.arange(2 * self._rows), "int64")
+        self._halves = step.backend.halves([*like, np.empty(0, np.int64)], supply.room)
+        *self._data, self._order = self._halves.arrays
+        self.reason = supply.reason
         self._half = 1  # the one that steps read
         self._here: tuple[int, int] | None = None  # epoch and chunk that they read
         self._chunk = NOTHING  # which that is
@@ -191,29 +188,33 @@ class ReadBatches(Batches):
             self._next = self._reading = None
             if following[0] < self.end:
                 self._read(following)
-        self._counters[CURSOR] = self._half * self._rows
+        self._counters[CURSOR] = self._half * self._supply.room
         return True
 
     def _read(self, chunk: tuple[int, int]) -> None:
         """Begin to read a chunk into the half that steps do not read."""
-        room = self._halves.room(1 - self._half)
+        half = 1 - self._half
         self._next, self._sent = chunk, False
-        self._reading = Reading(partial(self._filled, chunk, room))
+        self._reading = Reading(partial(self._filled, chunk, half * self._supply.room, self._halves.room(half)))
 
-    def _filled(self, chunk: tuple[int, int], room: list[np.ndarray], stopped: Callable[[], bool]) -> Chunk:
-        """Read a chunk, and make factors of its weights; in the thread that reads."""
+    def _filled(self, chunk: tuple[int, int], begin: int, room: list[np.ndarray], stopped: Callable[[], bool]) -> Chunk:
+        """Read a chunk into the half that begins there, and make factors of its weights; in the thread that reads."""
         weights = np.zeros(self._supply.chunk if self._weighted else 0)
-        rows, last = self._supply.fill(*chunk, [*room[:2], *([weights] if self._weighted else [])], stopped)
+        filled = self._supply.fill(*chunk, [*room[:2], *([weights] if self._weighted else [])], stopped)
+        rows, last = filled.rows, filled.last
         own, sizes = own_of(self._shares, rows, self._supply.batch), sizes_of(rows, self._supply.batch)
+        order = own if filled.order is None else filled.order
+        room[-1][: len(own)] = begin + order
+        sent = rows if filled.order is None else len(own)
         if not self._weighted or not rows:
-            return Chunk(rows, len(own), last, sizes, float(rows), sizes, sizes)
+            return Chunk(rows, sent, last, sizes, float(rows), sizes, sizes)
         factors = Factors(weights[:rows], sizes, room[2].dtype.name, self._every)
         factors.draw(0, np.arange(rows))
-        room[2][: len(own)] = factors.by_row[own]
+        room[2][order] = factors.by_row[own]
         shares = factors.shares[0]
-        return Chunk(rows, len(own), last, sizes, float(shares[factors.last].sum()), shares, factors.scales[0])
+        return Chunk(rows, sent, last, sizes, float(shares[factors.last].sum()), shares, factors.scales[0])
 
     def _send(self, reading: Reading[Chunk]) -> None:
         if not self._sent:
             self._sent = True
-            self._halves.send(1 - self._half, reading.result().own)
+            self._halves.send(1 - self._half, reading.result().sent)

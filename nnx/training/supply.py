@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from nnx.backends.memory import readable
 from nnx.data.iterated import Iterated
 from nnx.data.order import Order, streams_of
-from nnx.data.source import Source, described
+from nnx.data.source import Piece, Source, described
 from nnx.data.stored import Room
 from nnx.distributed.shares import Shares
 from nnx.errors import InputError, InputTypeError
-from nnx.training.batches import own_places
+from nnx.training.batches import own_places, taken_of
 from nnx.training.converting import Converter
 
 HALF = 4 << 20  # bytes of a chunk of batches as they come, unless a step has more
 
 END: Any = object()  # of an epoch
 LONG = 0.1  # seconds: after that a chunk ends with the step that is begun
+
+
+class Filled(NamedTuple):
+    """What was written into arrays.
+
+    Attributes:
+        rows: how many the chunk has, of all processes. last: whether an epoch ends with it.
+        order: where this process's stand, in the order in which steps take them; None: all are there, one by one.
+    """
+
+    rows: int
+    last: bool
+    order: np.ndarray | None = None
 
 
 class Supply(Protocol):
@@ -31,7 +44,8 @@ class Supply(Protocol):
 
     Attributes:
         like: inputs, targets and, where samples are weighted, weights: arrays without rows, of the types of those.
-        batch: rows of a step. chunk: rows of a chunk. rows: of an epoch; None where that shows only at its end.
+        batch: rows of a step. chunk: rows of a chunk. room: rows of it that are written to arrays, at most.
+        rows: of an epoch; None where that shows only at its end.
         expected: how many steps an epoch may have, for the progress; inf: nobody knows.
         reason: how they come, for `History.streamed`. facts: what must be the same on all processes, by name.
     """
@@ -39,16 +53,17 @@ class Supply(Protocol):
     like: list[np.ndarray]
     batch: int
     chunk: int
+    room: int
     rows: int | None
     expected: float
     reason: str
     facts: dict[str, Any]
 
-    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
-        """Write a chunk into arrays; return its rows, and whether it is the epoch's last.
+    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> Filled:
+        """Write a chunk into arrays. Chunks come in order, or from the first one on.
 
-        Chunks come in order, or from the first one on. Inputs and targets are those of this process's rows, weights
-        those of all: what a row counts goes by its whole batch.
+        Inputs and targets are those of this process's rows, or of all; weights those of all, in order: what a row
+        counts goes by its whole batch.
         """
 
     def close(self) -> None:
@@ -93,31 +108,56 @@ class FromDisk:
         self.rows: int | None = source.rows
         self.batch, self.expected = batch, float(-(-source.rows // batch))
         self.chunk = max(1, source.window // 2 // (batch * every)) * batch * every
+        self.room = self.chunk
+        if shares is not None:  # one more, for of a small last batch this process may have one more than of others
+            self.room = self.chunk // batch * taken_of(shares, batch) + 1
         processes = 1 if shares is None else shares.comm.size
         self.reason = described(source, self.chunk, size, processes, streams_of(source, self.chunk) if shuffle else 0)
         self.facts = {**source.facts(), "the window": source.window}
         self._order: tuple[int, Order] | None = None
         self._room = [Room() for _ in range(3)]
 
-    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
-        """See `Supply`."""
+    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> Filled:
+        """See `Supply`. Rows are left as they come from disk, where they can be read to: steps gather them anyway."""
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, Order(self._source, self.batch, self.chunk, self._seed, epoch, self._shuffle)
         rows = self._order[1].rows(chunk)
         own = own_of(self._shares, len(rows), self.batch)
-        for piece in self._source.read(rows[own], room=self._room):
+        order, done = np.empty(len(own), np.int64), 0
+        try:
+            for room, array in zip(self._room, out[:2], strict=False):
+                room.aim(array)
+            for piece in self._read(rows[own], stopped):
+                end = done + len(piece.places)
+                x, y, *weights = self._convert.all(*piece.arrays, piece.where)
+                for array, part in ((out[0], x), (out[1], y)):
+                    if not np.may_share_memory(array, part):  # else it was read to where it is wanted
+                        array[done:end] = part
+                if weights:
+                    out[2][own[piece.places]] = weights[0]
+                order[piece.places] = np.arange(done, end)
+                done = end
+                for room in self._room:
+                    room.first = done
+            if len(out) > 2 and len(own) < len(rows):
+                self._weigh(rows, np.delete(np.arange(len(rows)), own), out[2], stopped)
+        finally:
+            for room in self._room:
+                room.close()
+        return Filled(len(rows), (chunk + 1) * self.chunk >= self._source.rows, order)
+
+    def _weigh(self, rows: np.ndarray, others: np.ndarray, out: np.ndarray, stopped: Callable[[], bool]) -> None:
+        """Write what rows of other processes count, by their places."""
+        for room in self._room:
+            room.aim(None)
+        for piece in self._read(rows[others], stopped, inputs=False):
+            out[others[piece.places]] = self._convert.apart(*piece.arrays, piece.where)[1]
+
+    def _read(self, rows: np.ndarray, stopped: Callable[[], bool], inputs: bool = True) -> Iterator[Piece]:
+        for piece in self._source.read(rows, inputs, self._room):
             if stopped():
                 raise Stopped
-            parts = self._convert.all(*piece.arrays, piece.where)
-            for array, part, places in zip(out, parts, (piece.places, piece.places, own[piece.places]), strict=False):
-                array[places] = part
-        if len(out) > 2:
-            others = np.delete(np.arange(len(rows)), own)
-            for piece in self._source.read(rows[others], inputs=False, room=self._room):
-                if stopped():
-                    raise Stopped
-                out[2][others[piece.places]] = self._convert.apart(*piece.arrays, piece.where)[1]
-        return len(rows), (chunk + 1) * self.chunk >= self._source.rows
+            yield piece
 
     def close(self) -> None:
         """See `Supply`."""
@@ -135,7 +175,7 @@ class AsTheyCome:
         self, batches: Iterated, convert: Converter, batch: int | None, epoch: int, who: str,
         shares: Shares | None = None,
     ) -> None:  # fmt: skip
-        self._batches, self._convert, self._who, self._shares = batches, convert, who, shares
+        self._batches, self._convert, self._who = batches, convert, who
         self._number, self._length = 0, 0
         self._left: list[list[np.ndarray]] = []
         self._iterator: Iterator[Any] | None = None
@@ -152,23 +192,12 @@ class AsTheyCome:
         self.chunk = max(1, HALF // (size * self.batch)) * self.batch
         self.reason = f"batches come as they are made, {self.chunk:,} rows ({readable(self.chunk * size)}) at a time"
         self.facts = {"the batch size": self.batch, "the first batch": first}
-        self._all = list[np.ndarray]()
-        if shares is not None:
-            self._all = [np.empty((self.chunk, *a.shape[1:]), a.dtype) for a in first]
-            self.reason += f"; each of {shares.comm.size} processes makes all of them" * (shares.comm.size > 1)
+        self.room = self.chunk
+        if shares is not None and shares.comm.size > 1:
+            self.reason += f"; each of {shares.comm.size} processes makes all of them"
 
-    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
+    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> Filled:
         """See `Supply`."""
-        if not self._all:
-            return self._fill(epoch, chunk, out, stopped)
-        rows, last = self._fill(epoch, chunk, self._all, stopped)
-        own = own_of(self._shares, rows, self.batch)  # known only now: an epoch's last batch may be a smaller one
-        for array, part, places in zip(out, self._all, (own, own, np.arange(rows)), strict=False):
-            array[: len(places)] = part[places]
-        return rows, last
-
-    def _fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
-        """Do the same with all rows."""
         anew = chunk == 0 and not self._fresh
         self._fresh = False
         if anew:
@@ -192,7 +221,7 @@ class AsTheyCome:
             raise InputError(
                 f"{self._who}: there are no batches in epoch {epoch + 1}; the function must make them anew each time"
             )
-        return done, last
+        return Filled(done, last)
 
     def close(self) -> None:
         """See `Supply`."""
@@ -228,7 +257,7 @@ class AsTheyCome:
                     f"{self._who}: {where(None)} has {len(batch)} parts, the first had {self._length}; expected "
                     "weights with all or with none"
                 )
-            if not getattr(x, "shape", (1,))[0]:
+            if _is_empty(x) and _is_empty(y):
                 continue  # a filter may leave nothing of a batch
             ready = self._convert.all(x, y, weights, where)
             for part, known, name in zip(ready, self.like, ("x", "y", "weights"), strict=False):
@@ -252,6 +281,12 @@ def of_batch(batches: Iterated, convert: Converter, who: str, inputs_only: bool)
         else:
             convert.weighted = convert.weighted or len(parts) == 3
             yield convert.all(parts[0], parts[1], parts[2] if len(parts) == 3 else None, where)
+
+
+def _is_empty(a: Any) -> bool:
+    """Tell whether an array, a tensor or a list has no rows."""
+    shape = getattr(a, "shape", None)
+    return (len(shape) > 0 and shape[0] == 0) if isinstance(shape, tuple) else isinstance(a, list) and not a
 
 
 class _Place:
