@@ -16,7 +16,9 @@ from nnx import checks, targets
 from nnx.backends import resolve
 from nnx.backends.base import on_its_device
 from nnx.backends.resolve import Wish
-from nnx.callbacks import Callback, check_callbacks, check_monitors, watched
+from nnx.callbacks import Callback
+from nnx.callbacks.checking import check_callbacks, check_monitors
+from nnx.callbacks.labels_stay import watched
 from nnx.data.arrays import Arrays, are_arrays
 from nnx.distributed import Communicator, current
 from nnx.errors import InputError, InputTypeError

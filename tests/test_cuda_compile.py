@@ -19,7 +19,7 @@ import pytest
 from machine_code import disassembled, nvdisasm, streaming_loops
 
 from nnx.kernels.cuda import FILES, KERNELS, options, source
-from nnx.kernels.cuda.table import FOLDER
+from nnx.kernels.cuda.sources import FOLDER
 
 # Turing, Ampere (A100, RTX 30), Ada, Hopper, Blackwell (B200, RTX 50). Doubles are the same units in all but few.
 ARCHITECTURES = {"float32": ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")}

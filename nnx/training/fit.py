@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from nnx import checks
-from nnx.callbacks import Callback, Model, WeightAverage, rate_by_step, watches_batches
+from nnx.callbacks import Callback, Model, WeightAverage
+from nnx.callbacks.callback import watches_batches
+from nnx.callbacks.rates import rate_by_step
 from nnx.distributed.communicator import Communicator
 from nnx.errors import InputError, NonFiniteError
 from nnx.history import History

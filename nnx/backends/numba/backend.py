@@ -26,7 +26,7 @@ from nnx.backends.errors import BackendUnavailable, InputError, NotReplayable
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operation_table import QUIET, with_functions, with_losses
-from nnx.backends.operations import fusible
+from nnx.backends.operations.dense import fusible
 from nnx.backends.precision import VARIABLE, precision_of_environment
 from nnx.backends.recorder import UPDATES, Call, Program, Recorder, halves, without_update
 from nnx.kernels.cpu.jit.signature import Unfit
