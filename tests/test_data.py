@@ -23,6 +23,7 @@ from nnx.data.stored import Stored
 from nnx.distributed.communicator import Communicator
 from nnx.distributed.shares import Shares
 from nnx.errors import FileFormatError, InputError, InputTypeError
+from nnx.training.batches import taken_of
 from nnx.training.supply import own_of
 
 ROWS, BATCH = 500, 32
@@ -286,9 +287,10 @@ def test_parts_of_batches_are_read_from_rows_of_their_own(batch: int, chunk: int
         comms = [Communicator() for _ in range(size)]
         for rank, comm in enumerate(comms):
             comm.rank, comm.size = rank, size
-        taken = [
-            np.concatenate([rows[own_of(Shares(comm, size), len(rows), batch)] for rows in chunks]) for comm in comms
-        ]
+        own = [[own_of(Shares(comm, size), len(rows), batch) for rows in chunks] for comm in comms]
+        taken = [np.concatenate([rows[o] for rows, o in zip(chunks, mine, strict=True)]) for mine in own]
+        for comm, mine in zip(comms, own, strict=True):
+            assert max(map(len, mine)) <= chunk // batch * taken_of(Shares(comm, size), batch) + 1
         np.testing.assert_array_equal(np.sort(np.concatenate(taken)), np.arange(ROWS))
         blocks = [np.unique(np.searchsorted(source.starts, rows, side="right")) for rows in taken]
         if size != 5:  # of each stream the first block and the last may be a neighbour's too

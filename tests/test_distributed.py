@@ -25,8 +25,10 @@ from nnx.distributed import launcher, mismatch
 from nnx.distributed.communicator import Communicator
 from nnx.distributed.nccl import Nccl
 from nnx.distributed.shares import Shares
+from nnx.kernels.step_state import CURSOR
 from nnx.layers import BatchNorm
 from nnx.layers.chain import every
+from nnx.training.batches import StreamedBatches, most_taken, own_places
 
 MPIEXEC = Path(sys.executable).parent / "mpiexec"  # another MPI's, on the path, would not fit
 SECONDS = 120  # for a job that takes five; one that hangs is ended
@@ -295,6 +297,47 @@ def test_parts_are_all_rows_once_and_the_same_for_every_number_of_processes(size
     lengths = [end - first for first, end in parts]
     assert sum(lengths) == rows
     assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "sizes"), [(5, (3, 3, 3, 2)), (2, (7, 7, 7, 4)), (4, (5, 5, 5, 5)), (4, (2, 2, 2, 1))]
+)
+def test_rows_that_are_streamed_come_to_the_process_that_takes_them(size: int, sizes: tuple[int, ...]):
+    """Of a small last batch a process may take more than of those before: rank 2 of 5 takes 0 of 3 rows, and 1 of 2."""
+
+    class Recorded:
+        reason = "it is tested"
+
+        def __init__(self, rows: int) -> None:
+            self.rows, self.arrays = rows, [np.zeros((2 * rows, 1)), np.zeros((2 * rows, 1))]
+
+        def fill(self, half: int, rows: np.ndarray) -> None:
+            assert len(rows) <= self.rows
+            self.arrays[0][half * self.rows : half * self.rows + len(rows), 0] = rows
+
+        def enter(self, half: int) -> None: ...
+        def leave(self, half: int) -> None: ...
+
+    all_rows = np.arange(sum(sizes))
+    for rank in range(size):
+        comm = Communicator()
+        comm.rank, comm.size = rank, size
+        shares, counters = Shares(comm, size), np.zeros(3, np.int64)
+        backend = nnx.get_backend("numpy")
+        step: Any = SimpleNamespace(backend=backend, counters=counters, network=SimpleNamespace(seed=0), shares=shares)
+        each = most_taken(shares, np.array(sizes))
+        if not each:
+            continue
+        stream: Any = Recorded(2 * each)
+        batches = StreamedBatches(step, stream, np.array(sizes, float), False, None)
+        for epoch in range(2):
+            found, rows = [], iter(sizes)
+            for _, steps in batches.block(epoch, 1):
+                for _ in range(steps):
+                    own = len(shares.rows(next(rows)))
+                    found += stream.arrays[0][batches._order[counters[CURSOR] :][:own], 0].tolist()
+                    counters[CURSOR] += own
+            assert found == all_rows[own_places(shares, np.array(sizes))].tolist()
 
 
 def divisible(net: Net) -> bool:
