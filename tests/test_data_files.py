@@ -18,6 +18,8 @@ import pytest
 import nnx
 from nnx.data import shards, stored
 from nnx.errors import FileFormatError, InputError, InputTypeError
+from nnx.training.converting import Converter
+from nnx.training.supply import FromDisk
 
 ROWS = 60
 X = np.random.default_rng(0).normal(size=(ROWS, 4)).astype(np.float32)
@@ -196,6 +198,28 @@ def test_rows_may_be_asked_for_twice():
     np.testing.assert_array_equal(shards(PAIR).load(rows).x, X[rows])
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_steps_take_the_same_rows_whether_they_are_read_to_their_place_or_converted(shuffle: bool):
+    taken = {}
+    for kind in ("f4", "f8", ">f4"):
+        np.save("x.npy", X.astype(kind))
+        supply = FromDisk(shards(PAIR, window=32), Converter(model(), "fit"), 8, 1, 0, shuffle)
+        out = [np.full((supply.chunk, *a.shape[1:]), -1, a.dtype) for a in supply.like]
+        parts = []
+        for chunk in range(-(-ROWS // supply.chunk)):
+            rows, last, order = supply.fill(0, chunk, out, lambda: False)
+            assert last == (chunk == (ROWS - 1) // supply.chunk)
+            assert order is not None
+            np.testing.assert_array_equal(np.sort(order), np.arange(rows))
+            parts.append(np.column_stack([a[order] for a in out]))
+        taken[kind] = np.concatenate(parts)
+    np.testing.assert_array_equal(taken["f4"], taken["f8"])
+    np.testing.assert_array_equal(taken["f4"], taken[">f4"])
+    whole = np.column_stack([X, Y])
+    assert (taken["f4"].tolist() == whole.tolist()) == (not shuffle)
+    assert sorted(taken["f4"].tolist()) == sorted(whole.tolist())
+
+
 # ---- folders and npz -------------------------------------------------------------------------------------------------
 
 
@@ -356,6 +380,41 @@ def test_whoever_does_not_know_how_many_batches_there_are_need_not_say():
             raise NotImplementedError
 
     assert model().fit(Loader(), verbose=0).samples == ROWS
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+def test_predictions_on_the_command_line_go_by_the_names_of_columns(monkeypatch: pytest.MonkeyPatch):
+    for name in ("typer", "safetensors", "pyarrow"):
+        pytest.importorskip(name)
+    from typer.testing import CliRunner
+
+    from nnx.cli import on_disk
+    from nnx.cli.app import app
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(app, [*words, "--backend", "numpy"])
+        if done.exception is not None:
+            raise done.exception
+        return done.stdout
+
+    monkeypatch.setattr(on_disk, "LARGE", 0)
+    table("t.parquet")
+    run("train", "t.parquet", "--label", "kind", "--save", "m.safetensors", "--epochs", "2", "--patience", "0")
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    turned = {"more": Y, "d": X[:, 3], "b": X[:, 1], "a": X[:, 0], "c": X[:, 2]}
+    parquet.write_table(pyarrow.table(turned), "turned.parquet")
+    assert run("predict", "m.safetensors", "turned.parquet") == run("predict", "m.safetensors", "t.parquet")
+    table("other.parquet", a=None, e=X[:, 0])
+    with pytest.raises(FileFormatError, match=r"other\.parquet: there is no column 'a', expected a, b, c, d"):
+        run("predict", "m.safetensors", "other.parquet")
+    np.save("x.npy", X[:, :3])
+    with pytest.raises(FileFormatError, match=r"x\.npy: a row holds 3 numbers, but the network takes 4"):
+        run("predict", "m.safetensors", "x.npy")
+    os.remove("x.npy")
+    with pytest.raises(FileNotFoundError, match=r"x\.npy: there is no such file"):
+        run("train", "x.npy")
 
 
 # ---- ends ------------------------------------------------------------------------------------------------------------

@@ -35,17 +35,30 @@ def is_on_disk(path: Path) -> bool:
     return path.suffix.lower() in PARQUET and path.is_file() and path.stat().st_size > LARGE
 
 
-def opened(path: Path, label: str | None, learning: bool = True) -> Source:
+def opened(path: Path, label: str | None) -> Source:
     """Return the rows at a path. The labels of x.npy are those of y.npy beside it."""
-    if path.suffix != ".npy" or not learning:
-        return found(path, label, None, learning)
+    if path.suffix != ".npy" or not path.exists():
+        return found(path, label, None, learning=True)
     beside = path.with_name(f"y{path.name[1:]}")
     if not path.name.startswith("x") or not beside.exists():
         raise InputError(
             f"{path}: its labels are looked for in {beside.name} beside it, and there is no such file; call the files "
             "x.npy and y.npy, or put them into a folder"
         )
-    return found([(path, beside)], None, None, learning)
+    return found([(path, beside)], None, None, learning=True)
+
+
+def asked(path: Path, columns: Sequence[str], width: int) -> Source:
+    """Return rows to predict from: of tables the columns of those names, if there are names."""
+    source = found(path, "" if columns else None, None, learning=False)
+    tables = [shard for shard in source.shards if isinstance(shard, RowGroups)]
+    if columns and tables:
+        for table in tables:
+            table.take(columns)
+        source = Source(tables)
+    if source.width != width:
+        raise FileFormatError(f"{path}: a row holds {source.width} numbers, but the network takes {width}")
+    return source
 
 
 class Scaled:
