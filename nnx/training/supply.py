@@ -115,7 +115,7 @@ class FromDisk:
         self.reason = described(source, self.chunk, size, processes, streams_of(source, self.chunk) if shuffle else 0)
         self.facts = {**source.facts(), "the window": source.window}
         self._order: tuple[int, Order] | None = None
-        self._room = [Room() for _ in range(3)]
+        self._rooms = [Room() for _ in range(3)]
 
     def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> Filled:
         """See `Supply`. Rows are left as they come from disk, where they can be read to: steps gather them anyway."""
@@ -125,7 +125,7 @@ class FromDisk:
         own = own_of(self._shares, len(rows), self.batch)
         order, done = np.empty(len(own), np.int64), 0
         try:
-            for room, array in zip(self._room, out[:2], strict=False):
+            for room, array in zip(self._rooms, out[:2], strict=False):
                 room.aim(array)
             for piece in self._read(rows[own], stopped):
                 end = done + len(piece.places)
@@ -137,24 +137,24 @@ class FromDisk:
                     out[2][own[piece.places]] = weights[0]
                 order[piece.places] = np.arange(done, end)
                 done = end
-                for room in self._room:
+                for room in self._rooms:
                     room.first = done
             if len(out) > 2 and len(own) < len(rows):
                 self._weigh(rows, np.delete(np.arange(len(rows)), own), out[2], stopped)
         finally:
-            for room in self._room:
+            for room in self._rooms:
                 room.close()
         return Filled(len(rows), (chunk + 1) * self.chunk >= self._source.rows, order)
 
     def _weigh(self, rows: np.ndarray, others: np.ndarray, out: np.ndarray, stopped: Callable[[], bool]) -> None:
         """Write what rows of other processes count, by their places."""
-        for room in self._room:
+        for room in self._rooms:
             room.aim(None)
         for piece in self._read(rows[others], stopped, inputs=False):
             out[others[piece.places]] = self._convert.apart(*piece.arrays, piece.where)[1]
 
     def _read(self, rows: np.ndarray, stopped: Callable[[], bool], inputs: bool = True) -> Iterator[Piece]:
-        for piece in self._source.read(rows, inputs, self._room):
+        for piece in self._source.read(rows, inputs, self._rooms):
             if stopped():
                 raise Stopped
             yield piece
