@@ -28,12 +28,14 @@ class Shard(Protocol):
     """Rows in files.
 
     Attributes:
-        name: of the file with the inputs. rows: how many. width: inputs of a row. targets: shape of a row's target;
-            None: there are none. weighted: whether there are weights.
+        name: of the file with the inputs. rows: how many. whole: of these, as many as can only be read at once.
+        width: inputs of a row. targets: shape of a row's target; None: there are none. weighted: whether there are
+            weights.
     """
 
     name: str
     rows: int
+    whole: int
     width: int
     targets: tuple[int, ...] | None
     weighted: bool
@@ -54,6 +56,8 @@ class Shard(Protocol):
 
 class Parts:
     """A shard of arrays that have a row for each sample; see `Shard`. What a row of inputs holds is put in a line."""
+
+    whole = 1
 
     def __init__(self, x: Rows, y: Rows | None = None, weights: Rows | None = None) -> None:
         self._parts = [x, y, weights]
@@ -107,7 +111,7 @@ class RowGroups:
             names = _columns(self.name, schema)
             counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         self._ends = np.cumsum(np.array(counts, np.int64))
-        self.rows = int(sum(counts))
+        self.rows, self.whole = int(sum(counts)), max(counts, default=0)
         if self.rows == 0:
             raise FileFormatError(f"{path}: it has no rows, expected one for each sample")
         for name in names:

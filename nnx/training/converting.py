@@ -131,6 +131,11 @@ class Converter:
         what = f"{self._who}: class_weight"
         return np.array([checks.real(self._classes[c], f"{what}[{c}]") if c in self._classes else nan for c in classes])
 
+    def apart(self, x: np.ndarray, y: Any, weights: Any, where: Where) -> tuple[np.ndarray, np.ndarray]:
+        """Return targets, and what their samples count, of rows whose inputs were not read: x has no columns."""
+        target = self.targets(y, x, where)
+        return target, self.weights(weights, y, target, where)
+
     def all(self, x: Any, y: Any, weights: Any, where: Where) -> list[np.ndarray]:
         """Return inputs, targets and, where samples are weighted, weights."""
         inputs = self.inputs(x, where)
