@@ -19,7 +19,7 @@ import pytest
 from machine_code import disassembled, nvdisasm, streaming_loops
 
 from nnx.kernels.cuda import FILES, KERNELS, options, source
-from nnx.kernels.cuda.table import FOLDER
+from nnx.kernels.cuda.sources import FOLDER
 
 # Turing, Ampere (A100, RTX 30), Hopper, Blackwell (B200, RTX 50). Ada (sm_89) has the machine code of the RTX 30, as a
 # test below holds. Doubles are the same units in all but few.

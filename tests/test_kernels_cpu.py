@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from nnx.backends import get_backend, threads
-from nnx.backends.numba import backend as module
-from nnx.backends.numba.backend import NumbaBackend, create, offer
+from nnx.backends.numba import sharing
+from nnx.backends.numba.backend import NumbaBackend, create
+from nnx.backends.numba.sharing import offer
 from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operations import Operations
 from nnx.errors import BackendUnavailable, InputError
@@ -511,9 +512,9 @@ def shared_calls(backend, rows=37, columns=50):
 def test_what_several_threads_share_has_the_bits_of_one(monkeypatch):
     """Parts are handed out from the first number on here; the last one is smaller than the others."""
     backend = create()
-    monkeypatch.setattr(module, "SHARED", np.inf)
+    monkeypatch.setattr(sharing, "SHARED", np.inf)
     alone = {name: call() for name, call in shared_calls(backend)}
-    monkeypatch.setattr(module, "SHARED", 0)
+    monkeypatch.setattr(sharing, "SHARED", 0)
     monkeypatch.setattr(backend.kernels.pool, "limit", max(2, backend.kernels.pool.limit))
     for name, call in shared_calls(backend):
         for wanted, found in zip(alone[name], call(), strict=True):
