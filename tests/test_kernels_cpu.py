@@ -303,7 +303,7 @@ def at_once(calls):
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(600)
     assert not any(worker.is_alive() for worker in workers)
 
 
@@ -397,7 +397,7 @@ def test_after_a_fork(numba, two_threads):
             os._exit(0 if np.array_equal(numba.softmax(x), wanted) else 1)
         finally:
             os._exit(2)
-    for _ in range(600):
+    for _ in range(6000):
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
             break
@@ -543,6 +543,6 @@ def test_a_helper_that_gives_up_just_as_a_kernel_begins_looks_again(monkeypatch)
 
     helper = threading.Thread(target=helping)
     helper.start()
-    helper.join(10)
+    helper.join(600)
     assert ended.is_set()
     assert served == [0, 0, 0]
