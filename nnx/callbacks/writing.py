@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Mapping
 
@@ -75,6 +74,8 @@ class CSVLogger(Callback):
         """Append a line."""
         if not current().leads:
             return
+        import csv
+
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if not self._begun:

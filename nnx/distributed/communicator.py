@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +47,8 @@ class Communicator:
     @property
     def hosts(self) -> list[tuple[str, int]]:
         """The machine and the process number of each rank."""
+        import socket  # here, since it is 2 ms of `import nnx` that a process alone need not wait for
+
         return [(socket.gethostname(), os.getpid())]
 
     def name(self, rank: int) -> str:
