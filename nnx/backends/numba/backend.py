@@ -39,7 +39,6 @@ from nnx.kernels.step_state import STEP
 Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
 LEAST = 5e4  # ns of work that nowhere are worth a second thread that Python has to tell of it
-SHARED = 1e4  # the same where compiled code hands out the parts: that takes 3 us, 1 of them in Python
 MANY = 1024  # rows of a prediction that has many
 LINE = 64  # numbers and more of a cache line, of which no two threads write parts
 AMX = "NNX_AMX"
@@ -156,7 +155,7 @@ class NumbaBackend(NumpyBackend):
             low = f'; precision="bf16" multiplies on {self.unit}' if self.unit == units.VECTORS else ""
             return f"as all others, without AMX: {why}{low}"
         others = f"without AMX: {self.without[units.AMX]}" if self.without[units.AMX] else f"{AMX}=0 goes without"
-        return f"on {self.unit}, {how}; {others}"
+        return f"on {self.unit}, {how}, from {self.split_from:.3g} multiply-adds; {others}"
 
     def _rule(self) -> str:
         if self.gemm_rule == "own":
@@ -190,10 +189,9 @@ class NumbaBackend(NumpyBackend):
 
     def use_unit(self, unit: str | None) -> None:
         """Split what is large, and multiply it by a unit of tile_units.py; None: multiply everything in float32."""
-        self.unit, self.large = unit, float("inf")  # numbers multiplied in the least product for which to ask more
+        self.unit = unit
         if unit is not None:
             self.kernels.load("matmul", "amx")
-            self.large = min(self.kernels.amx.WORK.values())
 
     @property
     def parts(self) -> int:
@@ -205,6 +203,16 @@ class NumbaBackend(NumpyBackend):
             return 0
         quicker = self.gemm_rule != "blas" and self.kernels.tile_units.short(self.unit) == "amx"
         return PARTS[self.precision] if quicker or self.precision != "full" else 0
+
+    @property
+    def split_from(self) -> float:
+        """From how many multiply-adds products are split, if they are.
+
+        In full precision from where that is quicker; else from the same on everywhere, so that the same layers round.
+        """
+        if self.precision == "full":
+            return float(self._tuning.current().choices.split_from)
+        return float(self.kernels.amx.WORK[self.parts])
 
     def _cannot(self, precision: str) -> str:
         """Why large products cannot have this precision; "" if they can."""
@@ -327,7 +335,7 @@ class NumbaBackend(NumpyBackend):
         return offer(self.kernels.elementwise.finish, y, b, kind)
 
     def _own(self, m: int, n: int, k: int, itemsize: int, fused: bool) -> bool:
-        if m * n * k >= self.large and self._on_tiles(m, n, k, itemsize):
+        if self._on_tiles(m, n, k, itemsize):
             return True
         if self.gemm_rule == "auto":
             return self._tuning.prefers_own(m, n, k, itemsize, fused)
@@ -335,9 +343,9 @@ class NumbaBackend(NumpyBackend):
 
     def _on_tiles(self, m: int, n: int, k: int, itemsize: int) -> bool:
         """Tell whether a product is split, and multiplied by a unit for bfloat16."""
-        if itemsize != FLOAT32.itemsize or not self.parts:
+        if self.unit is None or itemsize != FLOAT32.itemsize or not self.parts:
             return False
-        return bool(self.kernels.amx.prefer_amx(m, n, k, self.parts))
+        return bool(self.kernels.amx.prefer_amx(m, n, k, self.split_from))
 
     def _product(self, a: Array, b: Array, c: Array, bias: Array | None = None, relu: bool = False) -> bool:
         """c = a @ b and epilogue by an own kernel; False, with nothing done, if it does not take these operands."""
@@ -351,7 +359,7 @@ class NumbaBackend(NumpyBackend):
             return False
         if a.shape[0] != m or b.shape != (k, n) or not (c.size and b.flags.behaved and a.flags.behaved):
             return False
-        if m * n * k >= self.large and self._on_tiles(m, n, k, c.itemsize):
+        if self._on_tiles(m, n, k, c.itemsize):
             gemm, more = self.kernels.amx.ready(self.unit), (relu, self.parts)
             work = m * n * k / 100  # ns, at 200 GFLOP/s
         else:
@@ -576,7 +584,7 @@ class NumbaBackend(NumpyBackend):
             work: ns on one thread. grain: a part is a multiple of this.
         """
         pool = self.kernels.pool
-        if work < SHARED or not pool.worth_help(work):
+        if work < 1e3 * self._tuning.current().choices.handed_us or not pool.worth_help(work):
             return self._board, length or 1
         return pool.summon(), -(-length // (2 * pool.limit * grain)) * grain
 
