@@ -78,7 +78,7 @@ def test_a_processors_name_becomes_the_name_of_a_file():
 
 # ---- the file --------------------------------------------------------------------------------------------------------
 
-COSTS = tuning.Prediction(80.0, 0.04, 0.2, 1500.0, 0.3, 12.0, 0.02)
+COSTS = tuning.Prediction(80.0, 0.04, 0.2, 1500.0, 0.3, 0.5, 12.0, 0.02)
 PRODUCTS = "float32, a column by a row", "float32, full, large"
 MEASURED = tuning.Choices(PRODUCTS, 1234, 5e6, 70.0, handed_us=7.0, split_from=3e6, prediction=COSTS)
 
@@ -278,9 +278,10 @@ def test_what_predictions_cost_is_read_off_a_few_of_them(monkeypatch, dtype):
 
     def took(runs):
         found = []
-        for (network, size), weight in zip(made, (costs.weight, costs.weight, costs.far_weight), strict=True):
+        near, far = (costs.weight, costs.packed), (costs.far_weight, costs.far_packed)
+        for (network, size), (weight, packed) in zip(made, (near, near, far), strict=True):
             row, panel = costs.row + size * weight, network.columns * (costs.among + size * costs.weight_among)
-            once = costs.call + size * costs.packed
+            once = costs.call + size * packed
             found += [300 + row, 300 + measuring_predictions.ROWS * row, once + panel, once + 2 * panel]
         assert len(runs) == len(found)
         for run in runs:

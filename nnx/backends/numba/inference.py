@@ -95,10 +95,17 @@ def refuse(*operands: Any) -> bool:
 
 
 def few_rows(weights: int, itemsize: int) -> int:
-    """Up to how many rows it is as quick to take each by itself: the time for which many fill a panel."""
+    """Up to how many rows each is as quick by itself: for as long as many take that fill a panel, or half of one."""
     cost, numbers, rows = current().choices.prediction, weights * itemsize / 4, panel_rows(itemsize)
-    panel = cost.call + numbers * cost.packed + rows * (cost.among + numbers * cost.weight_among)
-    return max(1, int(panel / alone(weights, itemsize)))
+    once, row = cost.call + packing(weights, itemsize), cost.among + numbers * cost.weight_among
+    half, whole = (int((once + some * row) / alone(weights, itemsize)) for some in (rows // 2, rows))
+    return max(1, half if half < rows // 2 else whole)
+
+
+def packing(weights: int, itemsize: int) -> float:
+    """How many ns it takes to pack so many weights."""
+    cost, size = current().choices.prediction, weights * itemsize
+    return size / 4 * (cost.packed if size <= NEAR else cost.far_packed)
 
 
 def helpers_pay(weights: int, itemsize: int) -> bool:
@@ -135,10 +142,11 @@ class Many:
         self.place, self.dtype = address(table), parameters.dtype
         self.columns, self.widest = panel_rows(parameters.itemsize), int(rows[:, [f.K, f.N]].max())
         packed = rows[(rows[:, f.WEIGHTS] != f.NOWHERE) & (rows[:, f.N] > WIDTH)]
-        self.packed = int((-(-packed[:, f.N] // ROWS) * ROWS * m.tall_of.py_func(packed[:, f.K])).sum())
+        numbers = int((-(-packed[:, f.N] // ROWS) * ROWS * m.tall_of.py_func(packed[:, f.K])).sum())
+        self.packed = -(-numbers // WIDTH) * WIDTH  # what follows begins at a cache line
         cost, scale = current().choices.prediction, parameters.itemsize / 4
         self.worth = handed()
-        self.packing, self.layers = self.packed * cost.packed * scale, len(packed)
+        self.packing, self.layers = packing(self.packed, parameters.itemsize), len(packed)
         self.cost = cost.among + int(table[f.SIZE]) * cost.weight_among * scale
         self.crossing = self.columns * int(packed[:, f.K].sum()) * CROSSING * scale
         buffers = 2 * self.columns * self.widest * parameters.itemsize
@@ -184,7 +192,7 @@ class Many:
         panel = self.columns * self.cost
         apart = -(-panels // threads) * panel + self.packing
         shared = panels * (panel / threads + self.crossing) + self.packing / threads + self.layers * MEETING
-        return panels <= self.panels * threads and shared < apart
+        return panels <= self.panels * threads and bool(shared < apart)
 
     def _memory(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Return at least so many numbers for this thread alone, and marks: memory that is new takes twice the time.

@@ -38,8 +38,8 @@ def prediction(dtype: str) -> Prediction:
     row, weight = line(small, near, "row")
     among, weight_among = line(small, near, "among")
     call = small.panel - small.columns * small.among
-    packed = (far.panel - call - far.columns * far.among) / far.numbers
-    found = Prediction(row, weight, (far.row - row) / far.numbers, call, packed, among, weight_among)
+    packed, far_packed = ((one.panel - call - one.columns * one.among) / one.numbers for one in (near, far))
+    found = Prediction(row, weight, (far.row - row) / far.numbers, call, packed, far_packed, among, weight_among)
     return found if sensible(found) else derived().prediction
 
 

@@ -40,8 +40,8 @@ class Prediction:
     """How many ns prediction takes on one thread; a weight or number stands for one in float32.
 
     Attributes:
-        row, weight, far_weight: a row by itself; each weight of it; and that beyond the second-level cache.
-        call, packed: a call for many rows; each weight that is packed in it.
+        row, weight, far_weight: a row by itself; each weight of it; and where the second-level cache can't hold them.
+        call, packed, far_packed: a call for many rows; each weight that is packed in it; and the same from afar.
         among, weight_among: a row among many, in panels that are full; each weight of it.
     """
 
@@ -50,6 +50,7 @@ class Prediction:
     far_weight: float
     call: float
     packed: float
+    far_packed: float
     among: float
     weight_among: float
 
@@ -130,7 +131,7 @@ def derived() -> Choices:
     as long.
     """
     lanes = min(1 << 13, caches().l1 // 4 * 32 // max(32, WIDTH))
-    prediction = Prediction(100.0, 0.03, 0.1, 2000.0, 0.17, 20.0, 0.0105 * 64 / WIDTH)
+    prediction = Prediction(40.0, 0.045, 0.1, 1500.0, 0.12, 0.3, 11.0, 0.0101 * 64 / WIDTH)
     return Choices(None, lanes, 125e3 * WIDTH / 4, 200.0, 10.0, 1 << 21, prediction)
 
 
@@ -180,8 +181,8 @@ def described(choices: Choices) -> Iterable[str]:
     each = choices.prediction
     yield (
         f"predictions: a row by itself {each.row:.3g} ns and {each.weight:.3g} a weight, {each.far_weight:.3g} from "
-        f"afar; many in {each.call:.3g} and {each.packed:.3g} a weight, and {each.among:.3g} a row and "
-        f"{each.weight_among:.3g} a weight of it"
+        f"afar; many in {each.call:.3g} and {each.packed:.3g} a weight, {each.far_packed:.3g} from afar, and "
+        f"{each.among:.3g} a row and {each.weight_among:.3g} a weight of it"
     )
 
 

@@ -5,14 +5,14 @@
 It interprets the table of inference.py. Samples stand side by side: a *panel* [width, COLUMNS] holds a number of each
 of its samples in every row, so what a layer writes is what the next one reads, nothing is repacked on the way, and an
 activation runs over whole vectors. Weights are the other operand, in *strips* of ROWS columns (packing.py). They are
-copied anew in each call, since anybody may write weights at any time: by each thread a group of strips just before it
-is used, or, where every thread has several blocks, once for all. Where there are fewer panels than threads, each thread
-takes some columns of each layer, and has only its own share of the weights to read and pack: on two threads 32 rows of
-784-512-512-10 take 187 us instead of 333. With weights beyond its cache also 64 rows take 314 us instead of 338.
+copied anew in each call, since anybody may write weights at any time: by each thread some strips just before they are
+used, or, where every thread has several blocks, once for all. Where there are few panels, each thread takes some columns
+of each layer, and has only its own share of the weights to read and pack: on two threads 96 rows of 784-512-512-10 take
+438 us instead of 547 (numba/inference.py says when).
 
-Floor: 2 FLOP a weight and row. One core of an Emerald Rapids does 105 multiply-adds a ns on operands in its first-level
-cache; 784-512-512-10 goes through at 97, with two threads at 190, and what is packed, a number in 0.17 ns, is used for
-at least COLUMNS rows.
+Floor: 2 FLOP a weight and row. One core of an Emerald Rapids does 109 multiply-adds a ns on operands in its first-level
+cache, whatever the tile (123 without loads); 784-512-512-10 goes through at 103, with two threads at 202, and what is
+packed, a number in 0.12 ns, or 0.3 from the third-level cache, is used for at least COLUMNS rows.
 
 Each output is made by the same operations in the same order as for a row by itself: a chain of fused multiply-adds that
 begins with the bias, or four of them up to WIDTH columns.
@@ -91,7 +91,7 @@ from nnx.kernels.cpu.threads.team import make_together
 
 PANEL_BYTES = VECTORS * VECTOR_BYTES  # of a row of a panel
 # Rows of a panel that are used at a time stay in the first-level cache, and so many strips in the second that the panel
-# is seldom fetched from there: eight strips for each piece of a panel cost 784-512-512-10 7%.
+# is seldom fetched from there: with eight strips for each piece of a panel the product is 7% slower.
 DEPTH = max(32 * KIB, caches().l1 * 3 // 4) // PANEL_BYTES
 PIECE = 8  # strips packed side by side: a row of the weights is then read in pieces of some cache lines
 APART = 2  # numbers of depth left free behind a strip: strips a power of two apart push each other out of the cache
