@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.dataflow import Array, address
+from nnx.backends.addresses import Array, address
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.numba.tuning import current
 from nnx.backends.recorder import Program

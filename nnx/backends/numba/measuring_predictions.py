@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from nnx.backends.dataflow import address
+from nnx.backends.addresses import address
 from nnx.backends.inference import Stage
 from nnx.backends.numba.inference import Many, panel_rows, table_of
 from nnx.backends.numba.lowering import PADDING, round_up

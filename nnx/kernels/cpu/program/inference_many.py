@@ -6,9 +6,9 @@ It interprets the table of inference.py. Samples stand side by side: a *panel* [
 of its samples in every row, so what a layer writes is what the next one reads, nothing is repacked on the way, and an
 activation runs over whole vectors. Weights are the other operand, in *strips* of ROWS columns (packing.py). They are
 copied anew in each call, since anybody may write weights at any time: by each thread some strips just before they are
-used, or, where every thread has several blocks, once for all. Where there are few panels, each thread takes some columns
-of each layer, and has only its own share of the weights to read and pack: on two threads 96 rows of 784-512-512-10 take
-438 us instead of 547 (numba/inference.py says when).
+used, or, where every thread has several blocks, once for all. Where there are few panels, each thread takes some
+columns of each layer, and has only its own share of the weights to read and pack: on two threads 96 rows of
+784-512-512-10 take 438 us instead of 547 (numba/inference.py says when).
 
 Floor: 2 FLOP a weight and row. One core of an Emerald Rapids does 109 multiply-adds a ns on operands in its first-level
 cache, whatever the tile (123 without loads); 784-512-512-10 goes through at 103, with two threads at 202, and what is
