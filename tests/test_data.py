@@ -400,6 +400,33 @@ def test_a_bad_number_is_told_with_its_file_and_row(part: str, value: float, mes
         trained(shards([("x.npy", "y.npy")], window=window), shuffle=False)
 
 
+@pytest.mark.parametrize("how", ["fit", "evaluate", "predict"])
+@pytest.mark.parametrize("read", [True, False], ids=["files", "batches"])
+def test_a_code_that_an_embedding_does_not_know_is_told_with_its_place(read: bool, how: str, folder: Path):
+    x = np.c_[X[:, :1], np.arange(ROWS) % 4].astype(np.float32)
+    x[180, 1] = 7
+    np.save("codes.npy", x)
+    network = nnx.Sequential(nnx.Embedding({1: (4, 2)}, inputs=2), nnx.Dense(3, 3), nnx.Softmax(), backend="numpy")
+    network.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.01))
+    before = network.flat.state.copy()
+    source = shards(["codes.npy"] if how == "predict" else [("codes.npy", "y.npy")], window=ROWS - 1)
+    data = source if read else lambda: iter([(x, Y)])
+    place = "codes.npy, row 180" if read else "batch 1 of epoch 1, row 180 of its x"
+    options = {"epochs": 1, "batch_size": 400, "shuffle": False, "verbose": 0} if how == "fit" else {}
+    with pytest.raises(InputError, match=f"^{how}: {place}, column 1 is 7, which is no code; .* from 0 to 3 there$"):
+        getattr(network, how)(data, **options)
+    np.testing.assert_array_equal(network.flat.state, before)
+
+
+def test_samples_of_several_axes_come_in_batches_to_a_model_that_flattens_them():
+    network = nnx.Sequential(nnx.Flatten(), nnx.Dense(6, 3), nnx.Softmax(), backend="numpy")
+    network.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.01))
+    images = X.reshape(ROWS, 2, 3)
+    network.fit(lambda: iter([(images, Y)]), batch_size=BATCH, verbose=0)
+    np.testing.assert_array_equal(network.predict(lambda: iter([images])), network.predict(images))
+    assert network.evaluate(lambda: iter([(images, Y)])) == network.evaluate(images, Y)
+
+
 def test_a_batch_is_told_by_its_number():
     x = X.copy()
     x[100, 2] = np.inf

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -101,16 +101,17 @@ class Embedding(Layer):
                 )
         super().check_values(dtype)
 
-    def check_codes(self, a: np.ndarray, what: str) -> None:
-        """Refuse data in which a code is none, and say where."""
+    def check_codes(self, a: np.ndarray, what: str, where: Callable[[int], str] | None = None) -> None:
+        """Refuse data in which a code is none, and say where; `where` names the place of a row, if it has one."""
         for column, (categories, _) in self.columns.items():
             codes = a[:, column]
             bad = np.flatnonzero(~((codes >= 0) & (codes < categories) & (codes == np.floor(codes))))
             if len(bad):
-                raise InputError(
-                    f"{what}: column {column} holds {codes[bad[0]]:g} in row {bad[0]}, one of {len(bad)} that are no "
-                    f"codes; {self} expects whole numbers from 0 to {categories - 1} there"
-                )
+                row, value = int(bad[0]), f"{codes[bad[0]]:g}"
+                found = f"column {column} holds {value} in row {row}, one of {len(bad)} that are no codes"
+                if where is not None:
+                    found = f"{where(row)}, column {column} is {value}, which is no code"
+                raise InputError(f"{what}: {found}; {self} expects whole numbers from 0 to {categories - 1} there")
 
     def forward(self, inputs: Array, training: bool = False) -> Array:
         """Return the inputs with vectors in place of codes: [N, O]. What is no code becomes nan."""

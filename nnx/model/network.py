@@ -277,22 +277,36 @@ class Network(Assignable):
 
     def _inputs(self, x: Any, what: str) -> np.ndarray:
         """Return inputs as a finite NumPy array [N, n_inputs] of the model's type, contiguous."""
+        who, _, name = what.partition(": ")
+        given, a = self._shaped(x, who, name)
+        checks.finite(a, who, name, given, x)
+        for layer in self._embeddings():
+            layer.check_codes(a, what)
+        casting.check_lost(a, given, x, what)
+        return np.ascontiguousarray(a)
+
+    def _shaped(self, x: Any, who: str, name: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """Return inputs as they were given and in the model's type, [N, n_inputs]: the same numbers, not looked at.
+
+        Args:
+            who: the call, for messages, or the place that the inputs come from. name: of the call's argument.
+        """
+        what = f"{who}: {name}" if name else who
         given = real_numbers(self._from_device(x), what)
         if given.ndim > 2 and given.size and isinstance(self._layers[0], Flatten):
             given = given.reshape(len(given), -1)
         a = host_array(given, self.dtype)
-        who, _, name = what.partition(": ")
-        checks.matrix(a.shape, who, name)
+        checks.matrix(a.shape, who, name or "inputs")
         if self.n_inputs is not None and a.shape[1] != self.n_inputs:
             raise InputError(
-                f"{what} has {a.shape[1]} features (shape {a.shape}), but the first layer takes {self.n_inputs}"
+                f"{what}{' has' if name else ':'} {a.shape[1]} features (shape {a.shape}), but the first layer takes "
+                f"{self.n_inputs}"
             )
-        checks.finite(a, who, name, given, x)
-        for layer in fronts(self._layers):
-            if isinstance(layer, Embedding):
-                layer.check_codes(a, what)
-        casting.check_lost(a, given, x, what)
-        return np.ascontiguousarray(a)
+        return given, a
+
+    def _embeddings(self) -> list[Embedding]:
+        """Return the layers that take codes among the inputs."""
+        return [layer for layer in fronts(self._layers) if isinstance(layer, Embedding)]
 
     def _from_device(self, a: Any) -> Any:
         """Return an array of the backend as a NumPy array, anything else as it is."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnx import casting, checks, targets
-from nnx.backends.base import host_array, real_numbers
+from nnx.backends.base import real_numbers
 from nnx.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,22 +29,14 @@ class Converter:
     def __init__(self, model: Trainable, who: str, class_weight: Any = None, weighted: bool = False) -> None:
         self._who, self._model, self._classes = who, model, class_weight
         self.loss, self.dtype = model.loss, model.dtype
-        self._n_inputs, self._n_outputs = model.n_inputs, model.n_outputs
+        self._n_outputs = model.n_outputs
         self.unseen = False  # whether the next inputs are the first, by which is told whether their numbers stay apart
         ignoring = getattr(self.loss, "ignore_index", None) is not None
         self.weighted = weighted or class_weight is not None or ignoring
 
     def inputs(self, x: Any, where: Where) -> np.ndarray:
         """Return inputs [N, I], finite."""
-        given = real_numbers(self._model._from_device(x), f"{self._who}: {where(0)}")
-        a = host_array(given, self.dtype)
-        if a.ndim != 2 or 0 in a.shape:
-            checks.matrix(a.shape, f"{self._who}: {where(0)}")
-        if self._n_inputs is not None and a.shape[1] != self._n_inputs:
-            raise InputError(
-                f"{self._who}: {where(0)}: {a.shape[1]} features (shape {a.shape}), but the first layer takes "
-                f"{self._n_inputs}"
-            )
+        given, a = self._model._shaped(x, f"{self._who}: {where(0)}")
         if given.dtype.kind == "f" and not np.isfinite(a).all():  # whole numbers are finite
             row, column = (int(i) for i in np.argwhere(~np.isfinite(a))[0])
             value = given[row, column]
@@ -52,6 +44,8 @@ class Converter:
             if np.isfinite(value):
                 what = f"too large for {a.dtype}; scale it, or use dtype='float64'"
             raise InputError(f"{self._who}: {where(row)}, column {column} is {value}: {what}")
+        for layer in self._model._embeddings():
+            layer.check_codes(a, self._who, where)
         if self.unseen:
             self.unseen = False
             casting.check_lost(a, given, x, f"{self._who}: x")
@@ -65,9 +59,8 @@ class Converter:
                 f"{self._who}: {where(0, 1)}: x has {len(x)} rows, y has shape {given.shape}; expected one target for "
                 "each row"
             )
-        if self._n_outputs is None:  # a layer of the user's own, whose width shows only in its output
-            with self._model.inference().layers_alone():
-                self._n_outputs = int(self._model.inference().outputs(x[:1]).shape[1])
+        if self._n_outputs is None:
+            self._n_outputs = self._model._output_width(x)
         try:
             target = self._prepared(given)
         except InputError as error:

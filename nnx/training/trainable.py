@@ -167,10 +167,7 @@ class Trainable(Network):
 
     def _host_targets(self, y: Any, x: np.ndarray, who: str) -> np.ndarray:
         """Return targets as the loss wants them, as a NumPy array."""
-        width = self.n_outputs
-        if width is None:  # a layer of the user's own, whose width shows only in its output
-            with self.inference().layers_alone():
-                width = self.inference().outputs(x[:1]).shape[1]
+        width = self._output_width(x)
         given = targets.given(self._from_device(y), f"{who}: y")
         if not given.shape or given.shape[0] != len(x):
             raise InputError(f"{who}: x has {len(x)} rows, y has shape {given.shape}; expected one target for each row")
@@ -178,6 +175,13 @@ class Trainable(Network):
         if target.size == given.size and target.dtype.kind == "f":
             check_lost(target, given.reshape(target.shape), y, f"{who}: y")
         return target
+
+    def _output_width(self, x: np.ndarray) -> int:
+        """Return how many outputs a row has."""
+        if self.n_outputs is not None:
+            return self.n_outputs
+        with self.inference().layers_alone():  # a layer of the user's own, whose width shows only in its output
+            return int(self.inference().outputs(x[:1]).shape[1])
 
     def _weights(
         self, y: Any, target: np.ndarray, who: str, sample_weight: Any = None, class_weight: Any = None
