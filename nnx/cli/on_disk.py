@@ -13,13 +13,13 @@ from nnx.checks import choice
 from nnx.cli.metadata import Metadata, constant
 from nnx.data.arrays import Arrays
 from nnx.data.found import PARQUET, found
+from nnx.data.parts import PARTS, span
 from nnx.data.pieces import NO_ROOM, RowGroups, Shard
 from nnx.data.source import Source
 from nnx.data.stored import Room
 from nnx.datasets.columns import digits_of
 from nnx.datasets.target import MOST_CLASSES
 from nnx.distributed import current
-from nnx.distributed.shares import PARTS, span
 from nnx.errors import FileFormatError, InputError
 
 LARGE = 256 << 20  # bytes of a Parquet file that is not read as a whole

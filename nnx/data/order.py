@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from nnx import rng
-from nnx.distributed.shares import PARTS, span
 
+from .parts import PARTS, span
 from .source import Source
 
 
@@ -14,9 +14,9 @@ class Order:
     """The order in which an epoch takes rows: a function of the rows, the seed and the epoch, known chunk by chunk.
 
     All blocks are shuffled, and what they hold, one after the other, is cut into streams, one for each part of a batch
-    (nnx/distributed/shares.py): a batch's part has rows of its own stream, so whoever has that part of all batches
-    reads that stream alone. What a stream gives to a chunk is shuffled. So no more than a chunk need be in memory, any
-    chunk can be had without those before it, and nothing depends on how many processes there are.
+    (nnx/data/parts.py): a batch's part has rows of its own stream, so whoever has that part of all batches reads that
+    stream alone. What a stream gives to a chunk is shuffled. So no more than a chunk need be in memory, any chunk can
+    be had without those before it, and nothing depends on how many processes there are.
 
     Args:
         batch: rows of a batch. chunk: rows of a chunk: whole batches.

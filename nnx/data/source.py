@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nnx.backends.memory import readable
-from nnx.distributed.shares import span
 from nnx.errors import InputError, InputTypeError
 
 from .arrays import Arrays
+from .parts import span
 from .pieces import NO_ROOM, Shard
 from .stored import Room
 

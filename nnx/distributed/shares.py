@@ -1,8 +1,4 @@
-"""Shares: which rows of a batch are whose.
-
-Part p of P has the rows from p / P on up to (p + 1) / P of the batch, rounded down. So a part of 2 is, row for row, 6
-parts of 12, and what is dealt out to 12 is dealt out to each number of processes that divides them.
-"""
+"""Shares: which rows of a batch are whose."""
 
 from __future__ import annotations
 
@@ -10,15 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nnx.data.parts import span
 from nnx.distributed.communicator import Communicator
 from nnx.errors import InputError
-
-PARTS = 12  # of a batch where they must not depend on the processes: 1, 2, 3, 4, 6 and 12 processes divide it
-
-
-def span(rows: int, part: int, parts: int) -> tuple[int, int]:
-    """Return the first row of a part of so many rows, and the one behind its last."""
-    return rows * part // parts, rows * (part + 1) // parts
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import numpy as np
 
 from nnx import checks
 from nnx.backends import Backend
+from nnx.data.parts import PARTS
 from nnx.distributed import current, warn_of_copies
 from nnx.distributed.communicator import Communicator
-from nnx.distributed.shares import PARTS, Shares
+from nnx.distributed.shares import Shares
 from nnx.errors import InputError
 from nnx.layers import BatchNorm
 from nnx.layers.chain import every
