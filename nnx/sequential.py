@@ -12,35 +12,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnx import checks, targets
+from nnx import checks
 from nnx.backends import resolve
 from nnx.backends.base import on_its_device
 from nnx.backends.resolve import Wish
 from nnx.callbacks import Callback
-from nnx.callbacks.checking import check_callbacks, check_monitors
-from nnx.callbacks.labels_stay import watched
-from nnx.data.arrays import Arrays, are_arrays
+from nnx.data.arrays import Arrays
 from nnx.distributed import Communicator, current
-from nnx.errors import InputError, InputTypeError
+from nnx.errors import InputError
 from nnx.files import existing_file
 from nnx.history import History
 from nnx.kernels.step_state import LOSS, PENALTY
 from nnx.layers import Layer
-from nnx.measures import beside, check_weighable, measured, own_functions
 from nnx.model.network import ROWS
 from nnx.model.summary import summarize
 from nnx.output import say
 from nnx.owner import alone, reading
 from nnx.training import together
 from nnx.training.eager import Eager
-from nnx.training.evaluation import mean_scores, probabilities, tolerance_of
+from nnx.training.evaluation import scores_of, tolerance_of
+from nnx.training.given import taken
 from nnx.training.trainable import Trainable
 from nnx.training.trainer import explain
 
 if TYPE_CHECKING:
-    from nnx.distributed.shares import Shares
     from nnx.model.checkpoint import Checkpoint
-    from nnx.training.reading import Read
 
 
 class Sequential(Trainable):
@@ -156,110 +152,12 @@ class Sequential(Trainable):
                 fit whose callback called this.
             NonFiniteError: the loss became nan or infinite; the model is as it was before that step.
         """
-        from nnx.training.batches import batches_for
-        from nnx.training.fit import Fit, first_held_out
+        from nnx.training import fitting
 
-        trainer = self._trainable("fit")
-        shares = together.shares_for(self, "fit", deterministic)
-        epochs = checks.integer(epochs, "fit: epochs")
-        batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
-        accumulate = min(checks.integer(accumulate, "fit: accumulate"), 1 << 31)  # which no epoch has
-        if shares is not None and accumulate > 1:
-            raise InputError(
-                f"fit: accumulate={accumulate}: processes that train together, and deterministic=True, divide batches "
-                "into parts already; give a larger batch_size instead"
-            )
-        shuffle = checks.flag(shuffle, "fit: shuffle")
-        checks.verbosity(verbose, "fit: verbose")
-        check_callbacks(callbacks)
-        with current().sharing():
-            came = self._taken("fit", x, y, sample_weight, label, batch)
-        if not isinstance(came, Arrays):
-            options = callbacks, verbose, validation_split, class_weight, accumulate, shares
-            return self._fit_read(came, epochs, batch, validation_data, shuffle, *options)
-        x, y, sample_weight = came
-        if y is None:
-            raise InputTypeError("fit: y is missing (None was given); expected a target for each row of x")
-        host = self._inputs(x, "fit: x")
-        target = self._host_targets(y, host, "fit")
-        given = targets.given(self._from_device(y), "fit: y")
-        taken = target if self.loss.counted(given) is None else given.reshape(-1).copy()
-        validation = None if validation_data is None else self._held_out(validation_data, epochs)
-        if np.ndim(validation_split) or validation_split != 0.0:
-            first = first_held_out(validation_split, validation_data, len(host))
-            samples = [] if sample_weight is None else [self._checked_weights(sample_weight, len(host), "fit")]
-            validation = self._held_out([a[first:] for a in (host, given, *samples)])
-            host, target, given, *samples = (a[:first] for a in (host, target, given, *samples))
-            sample_weight = samples[0] if samples else None
-        weights = self._weights(given, target, "fit", sample_weight, class_weight)
-        if accumulate > 1 and (batch is None or batch >= len(host)):
-            raise InputError(
-                f"fit: accumulate={accumulate} mini-batches make one update, but all {len(host)} samples are one "
-                "batch; give a smaller batch_size"
-            )
-        check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
-        self._try(validation)
-        if self.loss.metric == "regression":
-            trainer.set_tolerance(tolerance_of(target, weights))
-        self.eager_reason = self.replay_reason = None
-        watching = watched(callbacks, y, taken)
-        rows, each_epoch = min(batch or len(host), len(host)), bool(watching or validation)
-        trainer.shares = shares
-        together.begin(
-            trainer, "fit", x=host, y=target, weights=weights, validation_data=validation, epochs=epochs,
-            epochs_done=self.epochs_done, batch_size=batch, shuffle=shuffle, callbacks=callbacks,
-        )  # fmt: skip
-        batches = batches_for(trainer, host, target, rows, shuffle, each_epoch, weights, accumulate)
-        return Fit(self, trainer, batches, rows, validation, watching, accumulate).run(epochs, verbose)
-
-    def _fit_read(
-        self, came: Read, epochs: int, batch: int | None, validation_data: Any, shuffle: bool,
-        callbacks: Sequence[Callback], verbose: Any, validation_split: float, class_weight: Any,
-        accumulate: int, shares: Shares | None,
-    ) -> History:  # fmt: skip
-        """Do the same with rows that are read meanwhile."""
-        from nnx.training.fit import Fit
-        from nnx.training.read_batches import ReadBatches
-        from nnx.training.reading import facts_of, held_apart, supply_of
-
-        trainer = self._trainable("fit")
-        trainer.shares = shares
-        with current().sharing():
-            validation = None if validation_data is None else self._held_out(validation_data, epochs)
-            if validation_split != 0.0:
-                came, out = held_apart(came, validation_split, validation_data)
-                validation = self._held_out(out, epochs)
-            check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
-            self._try(validation)
-            self.eager_reason = self.replay_reason = None
-            supply = supply_of(self, came, self.epochs_done, epochs, batch, shuffle, class_weight, accumulate)
-        try:
-            together.begin(
-                trainer,
-                "fit",
-                **supply.facts,
-                validation_data=facts_of(validation),
-                epochs=epochs,
-                epochs_done=self.epochs_done,
-                batch_size=supply.batch,
-                shuffle=shuffle,
-                callbacks=callbacks,
-            )
-            batches = ReadBatches(trainer, supply, accumulate)
-        except BaseException:
-            supply.close()
-            raise
-        return Fit(self, trainer, batches, supply.batch, validation, list(callbacks), accumulate).run(epochs, verbose)
-
-    def _try(self, validation: tuple[Any, ...] | None) -> None:
-        """Evaluate once where a function of the user's own may fail: before any training."""
-        if validation is None or not (own_functions(self.metrics) or self.loss.metric is None):
-            return
-        held_out, wanted, *counts = validation
-        if hasattr(held_out, "part"):
-            held_out = held_out.part(0, min(ROWS, held_out.rows))
-        if not hasattr(held_out, "begin"):
-            self.evaluate(held_out, wanted, None, *counts)
+        how = fitting.options(
+            self, epochs, batch_size, shuffle, callbacks, verbose, class_weight, accumulate, deterministic
+        )
+        return fitting.fit(self, x, y, sample_weight, label, validation_data, validation_split, how)
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Do one training step on a batch; return its loss, penalties included: nan where it went wrong (see `fit`)."""
@@ -292,48 +190,12 @@ class Sequential(Trainable):
         losses: np.ndarray = rows[:, LOSS] + rows[:, PENALTY]
         return losses
 
-    def _held_out(self, validation_data: Any, epochs: int = 1) -> tuple[Any, ...]:
-        """Return inputs and targets, and weights if there are any, to evaluate after each epoch, checked.
-
-        What is to be read stands alone, and is looked at when it is.
-        """
-        if not isinstance(validation_data, tuple | list) and not hasattr(validation_data, "shape"):
-            came = self._taken("fit: validation_data", validation_data)
-            if not isinstance(came, Arrays):
-                if hasattr(came, "check_epochs"):
-                    came.check_epochs(epochs)
-                return came, None
-            if came.y is not None:
-                validation_data = [a for a in came if a is not None]
-        if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
-            given = type(validation_data).__name__ if hasattr(validation_data, "shape") else repr(validation_data)
-            raise InputTypeError(f"fit: validation_data={given[:60]}: expected a pair (x, y), or (x, y, sample_weight)")
-        came = self._taken("fit: validation_data", *validation_data)
-        if not isinstance(came, Arrays):
-            return came, None
-        validation_data = came[: 2 + (came.weights is not None)]
-        x = self._inputs(validation_data[0], "fit: validation x")
-        target = self._host_targets(validation_data[1], x, "fit: validation")
-        weights = self._weights(validation_data[1], target, "fit: validation_data", *validation_data[2:])
-        check_weighable(self.metrics, weights)
-        return x, *validation_data[1:]
-
-    def _taken(
-        self, who: str, x: Any, y: Any = None, sample_weight: Any = None, label: Any = None, batch: int | None = 0
-    ) -> Any:
-        """Return what was given as `Arrays`, or as what is to be read; see nnx/training/reading.py."""
-        if are_arrays(x, y, label):
-            return Arrays(x, y, sample_weight)
-        from nnx.training.reading import taken
-
-        return taken(self, x, y, sample_weight, label, who, batch)
-
     # ---- use ---------------------------------------------------------------------------------------------------------
 
     @reading
     @on_its_device
     def _predict(self, x: Any, batch_size: int | None) -> np.ndarray:
-        came = self._taken("predict", x)
+        came = taken(self, "predict", x)
         if isinstance(came, Arrays):
             return super()._predict(came.x, batch_size)
         from nnx.training.reading import predicted
@@ -364,31 +226,12 @@ class Sequential(Trainable):
         trainer = self._compiled("evaluate")
         trainer.check()
         rows = ROWS if batch_size is None else checks.integer(batch_size, "evaluate: batch_size")
-        came = self._taken("evaluate", x, y, sample_weight)
-        if not isinstance(came, Arrays):
-            from nnx.training.reading import evaluated
+        came = taken(self, "evaluate", x, y, sample_weight)
+        if isinstance(came, Arrays):
+            return scores_of(self, came, rows, comm)
+        from nnx.training.reading import evaluated
 
-            return evaluated(self, came, rows, comm)
-        x, y, sample_weight = came
-        if y is None:
-            raise InputTypeError("evaluate: y is missing (None was given); expected a target for each row of x")
-        host = self._inputs(x, "evaluate: x")
-        target = self._targets(y, host, "evaluate")
-        weights = self._weights(y, target, "evaluate", sample_weight)
-        check_weighable(self.metrics, weights)
-        metric = self.loss.metric if "accuracy" in self.metrics else None
-        tolerance = trainer.tolerance or (
-            tolerance_of(self.backend.to_numpy(target), weights) if metric == "regression" else 0.0
-        )
-        more, kept = beside(self.metrics), list[np.ndarray]()
-        factors = self._factors(weights)
-        scores = mean_scores(
-            self.inference(), self.loss, metric, tolerance, host, target, rows, factors, kept if more else None, comm
-        )
-        if more:
-            outputs, wanted = np.concatenate(kept), self.backend.to_numpy(target)
-            scores |= measured(more, self.loss.metric, wanted, outputs, probabilities(self.loss, outputs), weights)
-        return scores
+        return evaluated(self, came, rows, comm)
 
     def summary(self) -> str:
         """Return, and print, the layers with their shapes and parameters, and how they run."""

@@ -37,6 +37,13 @@ class Iterated:
                 "function that makes it, as fit(lambda: batches()), so that it is called for each epoch"
             )
 
+    def head(self, rows: int) -> None:
+        """Return no first rows: who makes batches may make them once."""
+
+    def facts(self) -> str:
+        """Return what tells these rows from others: nobody knows before they come."""
+        return "batches"
+
     def begin(self) -> Iterator[Any]:
         """Begin anew."""
         made = self._given() if callable(self._given) else self._given

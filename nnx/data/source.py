@@ -92,6 +92,13 @@ class Source:
         """Return the rows from one on up to another."""
         return self._of(self._first + first, stop - first, self._gone)
 
+    def head(self, rows: int) -> Source:
+        """Return the first rows, up to so many."""
+        return self.part(0, min(rows, self.rows))
+
+    def check_epochs(self, epochs: int) -> None:
+        """Rows on disk can be read as often as they are wanted; see `Iterated`."""
+
     def without(self, rows: np.ndarray) -> Source:
         """Return all rows but some, given by their numbers; not of a `part`."""
         return self._of(0, self.rows - len(rows), np.union1d(self._gone, self._numbers(np.asarray(rows, np.int64))))

@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnx.data.arrays import Arrays
 from nnx.distributed.communicator import Communicator
 from nnx.distributed.shares import Shares
+from nnx.errors import InputTypeError
 from nnx.losses import FusedLoss, Loss
+from nnx.measures import beside, check_weighable, measured
 from nnx.model.inference import Inference
 
+if TYPE_CHECKING:
+    from nnx.training.trainable import Trainable
+
 Array = Any
+PART = 250  # of a standard deviation: how near a number must be to count as right (chapter 17)
 
 
 def tolerance_of(y: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Return how near a regression's output must be to count as right (chapter 17); y [N, O], weights [N]."""
     with np.errstate(all="ignore"):
         if weights is None:
-            return float(np.std(y, dtype=np.float64)) / 250  # float32 overflows from 2e19 on
+            return float(np.std(y, dtype=np.float64)) / PART  # float32 overflows from 2e19 on
         shares = (weights / weights.sum())[:, None] / y.shape[1]
         centred = y - np.sum(shares * y, dtype=np.float64)
-        return float(np.sqrt(np.sum(shares * centred * centred))) / 250
+        return float(np.sqrt(np.sum(shares * centred * centred))) / PART
+
+
+def scores_of(model: Trainable, given: Arrays, rows: int, comm: Communicator) -> dict[str, float]:
+    """Return what `Sequential.scores` does of arrays in memory, `rows` at a time."""
+    if given.y is None:
+        raise InputTypeError("evaluate: y is missing (None was given); expected a target for each row of x")
+    x = model._inputs(given.x, "evaluate: x")
+    target = model._targets(given.y, x, "evaluate")
+    weights = model._weights(given.y, target, "evaluate", given.weights)
+    check_weighable(model.metrics, weights)
+    metric = model.loss.metric if "accuracy" in model.metrics else None
+    tolerance = model._compiled("evaluate").tolerance
+    if metric == "regression" and not tolerance:
+        tolerance = tolerance_of(model.backend.to_numpy(target), weights)
+    more, kept, factors = beside(model.metrics), list[np.ndarray](), model._factors(weights)
+    how = model.inference(), model.loss, metric, tolerance
+    scores = mean_scores(*how, x, target, rows, factors, kept if more else None, comm)
+    if more:
+        outputs, wanted = np.concatenate(kept), model.backend.to_numpy(target)
+        scores |= measured(more, model.loss.metric, wanted, outputs, probabilities(model.loss, outputs), weights)
+    return scores
 
 
 def mean_scores(

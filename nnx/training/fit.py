@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from nnx import checks
 from nnx.callbacks import Callback, Model, WeightAverage
 from nnx.callbacks.callback import watches_batches
 from nnx.callbacks.rates import rate_by_step
@@ -276,17 +275,3 @@ class Fit:
         if self.trainer.metric is not None:
             logs["accuracy"] = float(accuracy)
         return logs
-
-
-def first_held_out(share: Any, validation_data: Any, rows: int) -> int:
-    """Return which row is the first to be held out."""
-    share = checks.real(share, "fit: validation_split", high=1.0)
-    if validation_data is not None:
-        raise InputError(f"fit: validation_split={share:g} and validation_data were both given; give one of them")
-    first = int(round(rows * (1 - share), 6))  # 10 * (1 - 0.9) is 0.9999999999999998
-    if not 0 < first < rows:
-        raise InputError(
-            f"fit: validation_split={share:g} of {rows} samples leaves {first} to train on and {rows - first} to hold "
-            "out; expected one of each at least"
-        )
-    return first

@@ -1,13 +1,12 @@
-"""Fitting, evaluating and predicting from rows that are read, from disk or as others make them."""
+"""Evaluating and predicting from rows that are read, from disk or as others make them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from nnx import casting, checks, weights
 from nnx.data.ahead import one_ahead
 from nnx.data.arrays import Arrays
 from nnx.data.iterated import Iterated, given
@@ -16,19 +15,18 @@ from nnx.distributed.communicator import Communicator
 from nnx.errors import InputError, InputTypeError
 from nnx.measures import beside, check_weighable, measured
 from nnx.training.converting import Converter
-from nnx.training.evaluation import mean_scores, probabilities, tolerance_of
-from nnx.training.supply import AsTheyCome, FromDisk, Supply, of_batch
+from nnx.training.evaluation import PART, mean_scores, probabilities, tolerance_of
+from nnx.training.supply import of_batch
 
 if TYPE_CHECKING:
     from nnx.training.trainable import Trainable
 
 Read = Source | Iterated
 HANDED = 8 << 20  # bytes of rows from disk that are predicted from at once
-PART = 250  # of a standard deviation: how near a number must be to count as right (chapter 17)
 
 
-def taken(
-    model: Trainable, x: Any, y: Any, sample_weight: Any, label: str | None, who: str, batch: int | None = 0
+def looked_at(
+    model: Trainable, who: str, x: Any, y: Any, sample_weight: Any, label: str | None, batch: int | None
 ) -> Read | Arrays:
     """Return what is to be read block by block, or arrays: those given, or read where they are few.
 
@@ -58,115 +56,16 @@ def taken(
     return came.load()
 
 
-# ---- training --------------------------------------------------------------------------------------------------------
-
-
-def held_apart(came: Read, share: float, validation_data: Any) -> tuple[Source, Source]:
-    """Return rows to train on, and the last ones, to be held out."""
-    from nnx.training.fit import first_held_out
-
-    if isinstance(came, Iterated):
-        raise InputError(
-            f"fit: validation_split={share!r}: batches come one after another, and nobody knows which are the last; "
-            "give validation_data"
-        )
-    first = first_held_out(share, validation_data, came.rows)
-    return came.part(0, first), came.part(first, came.rows)
-
-
-def supply_of(
-    model: Trainable, came: Read, epoch: int, epochs: int, batch: int | None, shuffle: bool, class_weight: Any,
-    every: int,
-) -> Supply:  # fmt: skip
-    """Return what rows come from, after a look at some of them; it sets what counts as a right number, too.
-
-    Where the trainer shares batches with other processes, it is this process's rows that come.
-
-    Args:
-        every: how many batches make one update.
-    """
-    if class_weight is not None and not isinstance(class_weight, Mapping):
-        checks.choice(class_weight, "fit: class_weight", [weights.BALANCED])
-    trainer = model._compiled("fit")
-    right = model.loss.metric == "regression" and trainer.metric is not None
-    if isinstance(came, Source):
-        assert batch is not None
-        if came.targets is None:
-            raise InputTypeError(f"fit: {came} have no targets; expected y too, as fit('x.npy', 'y.npy')")
-        convert = Converter(model, "fit", None, came.weighted)
-        some = _checked(came, convert)
-        if class_weight is not None:
-            class_weight = _balanced(model, came, convert) if isinstance(class_weight, str) else class_weight
-        convert = Converter(model, "fit", class_weight, came.weighted or every > 1)
-        if right:
-            trainer.set_tolerance(_tolerance(came, convert))
-        supply = FromDisk(came, convert, min(batch, came.rows), every, model.seed, shuffle, trainer.shares)
-        supply.facts["some of the rows"] = some
-        return supply
-    came.check_epochs(epochs)
-    if every > 1:
-        raise InputError(
-            f"fit: accumulate={every}: batches come one after another, and nobody knows which is an epoch's last; give "
-            "a larger batch_size"
-        )
-    if isinstance(class_weight, str):
-        raise InputError(
-            "fit: class_weight='balanced' goes by how often each class is there, and batches come one after another; "
-            "give a weight for each class, {0: 1.0, 1: 5.0}"
-        )
-    convert = Converter(model, "fit", class_weight)
-    convert.unseen = True
-    made = AsTheyCome(came, convert, batch, epoch, "fit", trainer.shares)
-    if right:
-        trainer.set_tolerance(tolerance_of(made.first[1], *made.first[2:]))
-    return made
-
-
-def facts_of(validation: tuple[Any, ...] | None) -> Any:
-    """Return what must be the same on all processes of what is held out: of what is read, where from."""
-    if validation is None or not isinstance(validation[0], Source | Iterated):
-        return validation
-    return validation[0].facts() if isinstance(validation[0], Source) else "batches"
-
-
-def _checked(came: Source, convert: Converter) -> np.ndarray:
-    """Return inputs from all over the files: a column must not become constant where it is cast to the model's type."""
-    raw, ready, targets, wanted = [], [], [], []
-    for piece in came.read(came.sample()):
-        x, target, *_ = convert.all(*piece.arrays, piece.where)
-        raw.append(piece.arrays.x)
-        ready.append(x)
-        targets.append(piece.arrays.y)
-        wanted.append(target)
-    some = np.concatenate(ready)
-    casting.check_lost(some, np.concatenate(raw), None, "fit: x")
-    y, target = np.concatenate(targets), np.concatenate(wanted)
-    if target.dtype.kind == "f" and y.size == target.size:
-        casting.check_lost(target, y.reshape(target.shape), None, "fit: y")
-    return some
-
-
-def _targets(came: Source, convert: Converter) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def targets_of(came: Source, convert: Converter) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield all targets, and what their samples count."""
     for piece in came.blocks(inputs=False):
         yield convert.apart(*piece.arrays, piece.where)
 
 
-def _balanced(model: Trainable, came: Source, convert: Converter) -> dict[int, float]:
-    """Return a weight for each class by which they count alike; see `weights.of_classes`."""
-    counts = np.zeros(model.n_outputs or 1)
-    for target, _ in _targets(came, convert):
-        labels, classes = model._classes(target, "fit")
-        counts = np.resize(counts, max(len(classes), 2)) if len(counts) < len(classes) else counts
-        counts += np.bincount(labels, minlength=len(counts))
-    present = np.count_nonzero(counts)
-    return {label: float(counts.sum() / (present * max(count, 1))) for label, count in enumerate(counts)}
-
-
-def _tolerance(came: Source, convert: Converter) -> float:
+def tolerance_from(came: Source, convert: Converter) -> float:
     """Return what `tolerance_of` does, of all targets: sums of squares around each block's mean, put together."""
     total, mean, squares = 0.0, 0.0, 0.0
-    for target, counts in _targets(came, convert):
+    for target, counts in targets_of(came, convert):
         weight = counts.sum() * target.shape[1]
         if weight:
             here = float(counts @ target.sum(axis=1, dtype=np.float64)) / weight
@@ -228,7 +127,7 @@ def _evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> I
     metric, keep = model.loss.metric if "accuracy" in model.metrics else None, bool(beside(model.metrics))
     tolerance, inference = model._compiled("evaluate").tolerance, model.inference()
     if metric == "regression" and not tolerance and isinstance(came, Source):
-        tolerance = _tolerance(came, convert)
+        tolerance = tolerance_from(came, convert)
     for number, (x, target, *counts) in one_ahead(_own_blocks(came, convert, comm)):
         check_weighable(model.metrics, counts[0] if counts else None)
         if metric == "regression" and not tolerance:

@@ -1,0 +1,85 @@
+"""A call of `Sequential.fit`, from its arguments to the loop of epochs: all is checked before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from nnx import checks
+from nnx.callbacks import Callback, Model
+from nnx.callbacks.checking import check_callbacks, check_monitors
+from nnx.data.arrays import Arrays
+from nnx.distributed import current
+from nnx.errors import InputError
+from nnx.history import History
+from nnx.training import together
+from nnx.training.fit import Fit
+from nnx.training.given import taken
+from nnx.training.held_out import facts_of, held_out, tried
+from nnx.training.samples import InMemory, Options, Samples
+
+if TYPE_CHECKING:
+    from nnx.training.trainable import Trainable
+
+
+def options(
+    model: Trainable, epochs: int, batch_size: int | None, shuffle: bool, callbacks: Sequence[Callback], verbose: Any,
+    class_weight: Any, accumulate: int, deterministic: bool | int,
+) -> Options:  # fmt: skip
+    """Return what a fit is told besides its data, checked."""
+    trainer = model._trainable("fit")
+    shares = together.shares_for(model, "fit", deterministic)
+    epochs = checks.integer(epochs, "fit: epochs")
+    batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
+    every = min(checks.integer(accumulate, "fit: accumulate"), 1 << 31)  # which no epoch has
+    if shares is not None and every > 1:
+        raise InputError(
+            f"fit: accumulate={every}: processes that train together, and deterministic=True, divide batches into "
+            "parts already; give a larger batch_size instead"
+        )
+    shuffle = checks.flag(shuffle, "fit: shuffle")
+    checks.verbosity(verbose, "fit: verbose")
+    check_callbacks(callbacks)
+    return Options(trainer, shares, epochs, batch, every, shuffle, callbacks, verbose, class_weight)
+
+
+def fit(
+    trained: Trainable, x: Any, y: Any, sample_weight: Any, label: str | None, validation_data: Any,
+    validation_split: Any, how: Options,
+) -> History:  # fmt: skip
+    """Train, as `Sequential.fit` says."""
+    model, trainer = cast(Model, trained), how.trainer  # it is both: the one knows layers, the other epochs
+    with current().sharing():
+        came = taken(trained, "fit", x, y, sample_weight, label, how.batch)
+        samples = _samples(trained, came, how, model.epochs_done)
+        validation = None if validation_data is None else held_out(trained, validation_data, how.epochs)
+        if np.ndim(validation_split) or validation_split != 0.0:
+            validation = held_out(trained, samples.hold_out(validation_split, validation_data), how.epochs)
+        samples.check()
+        check_monitors(how.callbacks, trainer.quantities(validation is not None), trained._owner)
+        tried(trained, model, validation)
+        samples.begin()
+    trainer.shares = how.shares
+    model.eager_reason = model.replay_reason = None
+    try:
+        callbacks = samples.callbacks()
+        together.begin(
+            trainer, "fit", **samples.facts, validation_data=facts_of(validation), epochs=how.epochs,
+            epochs_done=model.epochs_done, batch_size=samples.batch, shuffle=how.shuffle, callbacks=how.callbacks,
+        )  # fmt: skip
+        batches = samples.batches(each_epoch=bool(callbacks or validation))
+    except BaseException:
+        samples.close()
+        raise
+    return Fit(model, trainer, batches, samples.batch, validation, callbacks, how.every).run(how.epochs, how.verbose)
+
+
+def _samples(model: Trainable, came: Any, how: Options, epoch: int) -> Samples:
+    """Return what is trained on, from what `taken` made of the arguments; `epoch` is the first."""
+    if isinstance(came, Arrays):
+        return InMemory(model, came, how)
+    from nnx.training.read_samples import samples_of  # here: whoever trains on arrays needs none of what reads files
+
+    return samples_of(model, came, how, epoch)

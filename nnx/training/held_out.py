@@ -1,0 +1,70 @@
+"""Samples that are held out from a fit, by which it is validated after each epoch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nnx import checks
+from nnx.callbacks import Model
+from nnx.data.arrays import Arrays
+from nnx.errors import InputError, InputTypeError
+from nnx.measures import check_weighable, own_functions
+from nnx.model.network import ROWS
+from nnx.training.given import taken
+
+if TYPE_CHECKING:
+    from nnx.training.trainable import Trainable
+
+HeldOut = tuple[Any, ...]  # what `evaluate` is given: (x, y), or (x, y, weights); what is to be read, and None
+
+
+def held_out(model: Trainable, validation_data: Any, epochs: int) -> HeldOut:
+    """Return samples to evaluate after each epoch, checked; what is to be read is looked at when it is."""
+    if not isinstance(validation_data, tuple | list) and not hasattr(validation_data, "shape"):
+        came = taken(model, "fit: validation_data", validation_data)
+        if not isinstance(came, Arrays):
+            came.check_epochs(epochs)
+            return came, None
+        if came.y is not None:
+            validation_data = [a for a in came if a is not None]
+    if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
+        given = type(validation_data).__name__ if hasattr(validation_data, "shape") else repr(validation_data)
+        raise InputTypeError(f"fit: validation_data={given[:60]}: expected a pair (x, y), or (x, y, sample_weight)")
+    came = taken(model, "fit: validation_data", *validation_data)
+    if not isinstance(came, Arrays):
+        return came, None
+    validation_data = came[: 2 + (came.weights is not None)]
+    x = model._inputs(validation_data[0], "fit: validation x")
+    target = model._host_targets(validation_data[1], x, "fit: validation")
+    weights = model._weights(validation_data[1], target, "fit: validation_data", *validation_data[2:])
+    check_weighable(model.metrics, weights)
+    return x, *validation_data[1:]
+
+
+def first_held_out(share: Any, validation_data: Any, rows: int) -> int:
+    """Return which row is the first to be held out."""
+    share = checks.real(share, "fit: validation_split", high=1.0)
+    if validation_data is not None:
+        raise InputError(f"fit: validation_split={share:g} and validation_data were both given; give one of them")
+    first = int(round(rows * (1 - share), 6))  # 10 * (1 - 0.9) is 0.9999999999999998
+    if not 0 < first < rows:
+        raise InputError(
+            f"fit: validation_split={share:g} of {rows} samples leaves {first} to train on and {rows - first} to hold "
+            "out; expected one of each at least"
+        )
+    return first
+
+
+def tried(trained: Trainable, model: Model, validation: HeldOut | None) -> None:
+    """Evaluate once where a function of the user's own may fail: before any training."""
+    if validation is None or not (own_functions(trained.metrics) or trained.loss.metric is None):
+        return
+    x, y, *counts = validation
+    some = x if y is not None else x.head(ROWS)
+    if some is not None:
+        model.evaluate(some, y, None, *counts)
+
+
+def facts_of(validation: HeldOut | None) -> Any:
+    """Return what must be the same on all processes of what is held out: of what is read, where from."""
+    return validation if validation is None or validation[1] is not None else validation[0].facts()

@@ -1,0 +1,137 @@
+"""Samples that a fit trains on: arrays in memory here, rows that are read meanwhile in read_samples.py.
+
+This is all in which the two differ: how they are checked, and what makes batches of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from nnx import targets
+from nnx.callbacks import Callback
+from nnx.callbacks.labels_stay import watched
+from nnx.data.arrays import Arrays
+from nnx.distributed.shares import Shares
+from nnx.errors import InputError, InputTypeError
+from nnx.training.batches import Batches, batches_for
+from nnx.training.evaluation import tolerance_of
+from nnx.training.held_out import first_held_out
+from nnx.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from nnx.training.trainable import Trainable
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a fit was told besides its data, checked; see `Sequential.fit`.
+
+    Attributes:
+        batch: rows of a step; None: all. every: how many batches make one update. shares: whose which rows are.
+    """
+
+    trainer: Trainer
+    shares: Shares | None
+    epochs: int
+    batch: int | None
+    every: int
+    shuffle: bool
+    callbacks: Sequence[Callback]
+    verbose: Any
+    class_weight: Any
+
+
+class Samples(Protocol):
+    """What a fit trains on. Its methods are called in this order, `close` where anything goes wrong behind `begin`."""
+
+    def hold_out(self, share: Any, validation_data: Any) -> Any:
+        """Keep the last ones back, and return them as validation data."""
+
+    def check(self) -> None:
+        """Refuse what does not go together, before anything is changed."""
+
+    def begin(self) -> None:
+        """Be ready to make batches; set what counts as a right number."""
+
+    @property
+    def batch(self) -> int:
+        """Rows of a step."""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What must be the same on all processes, by name."""
+
+    def callbacks(self) -> list[Callback]:
+        """Return the callbacks of the fit, with one that looks after the labels, where it takes one."""
+
+    def batches(self, each_epoch: bool) -> Batches:
+        """Return the batches; `each_epoch` is something to be done."""
+
+    def close(self) -> None:
+        """Let go of what is open."""
+
+
+class InMemory:
+    """Arrays; see `Samples`. Labels are copied."""
+
+    def __init__(self, model: Trainable, given: Arrays, how: Options) -> None:
+        if given.y is None:
+            raise InputTypeError("fit: y is missing (None was given); expected a target for each row of x")
+        self._model, self._how = model, how
+        self._x = model._inputs(given.x, "fit: x")
+        self._y = model._host_targets(given.y, self._x, "fit")
+        self._given = targets.given(model._from_device(given.y), "fit: y")
+        self._labels = self._y if model.loss.counted(self._given) is None else self._given.reshape(-1).copy()
+        self._users, self._sample_weight = given.y, given.weights
+        self._weights: np.ndarray | None = None
+
+    def hold_out(self, share: Any, validation_data: Any) -> list[Any]:
+        """See `Samples`."""
+        first, weight = first_held_out(share, validation_data, len(self._x)), self._sample_weight
+        weights = [] if weight is None else [self._model._checked_weights(weight, len(self._x), "fit")]
+        out = [a[first:] for a in (self._x, self._given, *weights)]
+        self._x, self._y, self._given, *weights = (a[:first] for a in (self._x, self._y, self._given, *weights))
+        self._sample_weight = weights[0] if weights else None
+        return out
+
+    def check(self) -> None:
+        """See `Samples`."""
+        how, rows = self._how, len(self._x)
+        self._weights = self._model._weights(self._given, self._y, "fit", self._sample_weight, how.class_weight)
+        if how.every > 1 and (how.batch is None or how.batch >= rows):
+            raise InputError(
+                f"fit: accumulate={how.every} mini-batches make one update, but all {rows} samples are one batch; "
+                "give a smaller batch_size"
+            )
+
+    def begin(self) -> None:
+        """See `Samples`."""
+        if self._model.loss.metric == "regression":
+            self._how.trainer.set_tolerance(tolerance_of(self._y, self._weights))
+
+    @property
+    def batch(self) -> int:
+        """See `Samples`."""
+        return min(self._how.batch or len(self._x), len(self._x))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """See `Samples`."""
+        return {"x": self._x, "y": self._y, "weights": self._weights}
+
+    def callbacks(self) -> list[Callback]:
+        """See `Samples`."""
+        return watched(self._how.callbacks, self._users, self._labels)
+
+    def batches(self, each_epoch: bool) -> Batches:
+        """See `Samples`."""
+        how = self._how
+        data = how.trainer, self._x, self._y, self.batch, how.shuffle, each_epoch
+        return batches_for(*data, self._weights, how.every)
+
+    def close(self) -> None:
+        """See `Samples`."""
