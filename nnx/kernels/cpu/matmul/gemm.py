@@ -42,9 +42,11 @@ from nnx.kernels.cpu.matmul.register_tile import (
 
 LANES = {4: WIDTH // 4, 8: WIDTH // 8}
 GRAIN, LINE = 16, 64  # columns of `a` that are packed together; bytes of a cache line
-# Rows of a panel that are used at a time fill two thirds of the first-level cache; rows of `a` that are packed at once
-# fill a third of the second, beside the panel at hand and the next.
-BLOCK_DEPTH = max(caches().l1 * 2 // 3 // (VECTORS * WIDTH) // GRAIN, 1) * GRAIN
+# Rows of a panel that are used at a time fill two thirds of the first-level cache. With vectors of 64 bytes they are twice
+# as many: the second-level cache gives a row in less time than its eight cycles of multiply-adds, and each block of depth
+# is another pass over the result. Rows of `a` that are packed at once fill a third of the second, beside the panel at
+# hand and the next.
+BLOCK_DEPTH = max(caches().l1 * (4 if WIDTH == 64 else 2) // 3 // (VECTORS * WIDTH) // GRAIN, 1) * GRAIN
 BLOCK_ROWS = max(caches().l2 // 3 // (BLOCK_DEPTH * 4) // ROWS, 4) * ROWS
 BLOCK_COLUMNS = 1024  # columns of `b` that are packed at once: they stay in the third-level cache
 UNPACKED = 2  # panels for which it does not pay to pack `a`
