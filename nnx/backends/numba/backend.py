@@ -39,7 +39,7 @@ from nnx.kernels.step_state import STEP
 Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
 LEAST = 5e4  # ns of work that nowhere are worth a second thread that Python has to tell of it
-SHARED = 1e4  # the same where compiled code hands out the parts: that takes 3 us, 1 of them in Python
+SHARED = 8e3  # the same where compiled code hands out the parts: that takes 3 us, 1 of them in Python
 MANY = 1024  # rows of a prediction that has many
 LINE = 64  # numbers and more of a cache line, of which no two threads write parts
 AMX = "NNX_AMX"
