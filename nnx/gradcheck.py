@@ -32,7 +32,8 @@ def gradcheck(model: Sequential | Layer | Loss, x: Any, y: Any = None, sample_we
     |analytic - numeric| / max(|analytic|, |numeric|, s), where s is the largest gradient of its array: differences
     that rounding makes in gradients near 0 do not count, nor where all of an array's are 0, as those of biases before
     BatchNorm. Arrays of more than 200 numbers are sampled.
-    Keep away from kinks, such as a ReLU's inputs at exactly 0.
+    Keep away from kinks, such as a ReLU's inputs at exactly 0, and from probabilities below 1e-7: a loss of classes
+    stands still there, as in the book, and its gradient does not.
 
     Args:
         model: a compiled model (its loss and penalties are what is derived); a layer; or a loss.

@@ -126,19 +126,19 @@ def test_a_residual_adds_and_a_concat_sets_side_by_side() -> None:
     dense, other = nnx.Dense(4, 4, init=w), nnx.Dense(4, 2, init=w[:, :2])
     block = nnx.Residual(dense, nnx.Tanh())
     block.dtype = "float64"
-    np.testing.assert_allclose(block.forward(X), X + np.tanh(X @ w), rtol=1e-12)
+    np.testing.assert_allclose(block.forward(X), X + np.tanh(X @ w), rtol=0, atol=1e-12)
     d = RANDOM.standard_normal((60, 4))
     inside = d * (1 - np.tanh(X @ w) ** 2)
-    np.testing.assert_allclose(block.backward(d), d + inside @ w.T, rtol=1e-12)
-    np.testing.assert_allclose(dense.dweights, X.T @ inside, rtol=1e-12)
+    np.testing.assert_allclose(block.backward(d), d + inside @ w.T, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(dense.dweights, X.T @ inside, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(block.gradient("0.weights"), dense.dweights)
 
     beside = nnx.Concat(nnx.Linear(), other)
     beside.dtype = "float64"
-    np.testing.assert_allclose(beside.forward(X), np.hstack([X, X @ w[:, :2]]), rtol=1e-12)
+    np.testing.assert_allclose(beside.forward(X), np.hstack([X, X @ w[:, :2]]), rtol=0, atol=1e-12)
     d = RANDOM.standard_normal((60, 6))
-    np.testing.assert_allclose(beside.backward(d), d[:, :4] + d[:, 4:] @ w[:, :2].T, rtol=1e-12)
-    np.testing.assert_allclose(other.dbiases, d[:, 4:].sum(axis=0, keepdims=True), rtol=1e-12)
+    np.testing.assert_allclose(beside.backward(d), d[:, :4] + d[:, 4:] @ w[:, :2].T, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(other.dbiases, d[:, 4:].sum(axis=0, keepdims=True), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("in_model", [False, True])
