@@ -46,6 +46,9 @@ class TileRows(Rows):
         self.product = f"{short(unit)}{others}"
         self.table[0][t.PARTS] = parts
 
+    def most_rows(self) -> int:
+        return BLOCK_ROWS  # fewer were measured for products in vectors only
+
     def split(self, weights: Array) -> bool:
         return on_tiles(self.step, weights, self.split_into)
 
