@@ -74,15 +74,16 @@ def trainings(folder: str) -> dict[str, np.ndarray]:
     def read(kind: str = "plain", window: int = 64) -> Any:
         return shards(f"{folder}/{kind}", window=window)
 
-    train("500 steps from shards", network(), read(), epochs=36, batch_size=11)  # chunks of two batches
+    train("500 steps from shards", network(), read(window=128), epochs=36, batch_size=11)  # chunks of five batches
+    few: dict[str, Any] = {"epochs": 3, "batch_size": 11}
     held_out = {"validation_split": 0.4, "class_weight": "balanced"}
-    train("shards with weights", network(), read("weighted", 16), batch_size=7, **held_out)
+    train("shards with weights", network(), read("weighted", 16), **{**few, "batch_size": 7}, **held_out)
     validation = read("weighted", 16)
-    train("shards in order", network(), read(), shuffle=False, batch_size=11, validation_data=validation)
+    train("shards in order", network(), read(), shuffle=False, validation_data=validation, **few)
     train("few rows from shards", network(), read(), batch_size=2, epochs=1)
-    train("shards that fit into memory", network(), f"{folder}/plain")
-    train("batches", network(), batches, validation_data=lambda: batches(5))
-    exact = {"deterministic": True, "batch_size": 11, "validation_data": validation, "epochs": 3}
+    train("shards that fit into memory", network(), f"{folder}/plain", **few)
+    train("batches", network(), batches, validation_data=lambda: batches(5), epochs=3)
+    exact = {"deterministic": True, "validation_data": validation, **few}
     train("exact from shards", network(nnx.Dropout(0.2), dtype="float32"), read("weighted"), **exact)
     train("exact from batches", network(dtype="float32"), batches, **{**exact, "batch_size": 16})
     return found

@@ -584,7 +584,7 @@ assert os.waitpid(fork.child, 0)[1] == 0
 np.testing.assert_array_equal(np.load("child.npy"), network.flat.state)
 """
     env = {**os.environ, "PYTHONPATH": str(Path(nnx.__file__).parents[1])}
-    subprocess.run([sys.executable, "-c", script], env=env, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], env=env, check=True, timeout=600)
 
 
 def test_ctrl_c_ends_reading_from_disk_too(folder: Path):

@@ -72,4 +72,6 @@ class Order:
 
 def streams_of(source: Source, chunk: int) -> int:
     """Return of how many streams a chunk takes its rows: what can only be read as a whole would be read by each."""
+    if source.whole == 1:
+        return PARTS
     return next(n for n in range(PARTS, 0, -1) if n == 1 or (PARTS % n == 0 and n * source.whole <= chunk))

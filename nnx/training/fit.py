@@ -85,6 +85,7 @@ class Fit:
     def _begin(self) -> None:
         with self.agreement.sharing():
             self.batches.begin(self.model.epochs_done, 1)
+        self.agreement.goes_on(stop=False)  # all have their data: to record a step may take all of them
 
     def _note(self) -> None:
         """Note how steps run, for `Sequential.summary`."""
@@ -164,6 +165,7 @@ class Fit:
         done = 0
         for feed, ready in self._ready(first, epochs):
             if ready and feed not in self.runners:  # of a size that nobody knew of before
+                self.agreement.steps(1, feed.x.shape[0])
                 self._add_runner(feed, within=True)
             while ready:
                 steps = self.agreement.steps(self._chunk(feed, ready), feed.x.shape[0])

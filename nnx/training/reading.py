@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nnx.training.trainable import Trainable
 
 Read = Source | Iterated
+HANDED = 8 << 20  # bytes of rows from disk that are predicted from at once
 PART = 250  # of a standard deviation: how near a number must be to count as right (chapter 17)
 
 
@@ -253,13 +254,26 @@ def _own_blocks(came: Read, convert: Converter, comm: Communicator) -> Iterator[
         yield number, convert.all(*piece.arrays, piece.where)
 
 
+def _together(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield rows of several blocks at once: a block of 1 MB by itself is handed over for as long as it is read."""
+    some, size = list[np.ndarray](), 0
+    for block in blocks:
+        some.append(block)
+        size += block.nbytes
+        if size >= HANDED:
+            yield np.concatenate(some)
+            some, size = [], 0
+    if some:
+        yield np.concatenate(some)
+
+
 def predicted(model: Trainable, came: Read, rows: int) -> np.ndarray:
     """Return what `predict` does."""
     predict, convert = model.inference().predict, Converter(model, "predict")
     if isinstance(came, Iterated):
-        inputs = (x for (x,) in of_batch(came, convert, "predict", inputs_only=True))
+        inputs: Iterator[np.ndarray] = (x for (x,) in of_batch(came, convert, "predict", inputs_only=True))
     else:
-        inputs = (convert.inputs(piece.arrays.x, piece.where) for piece in came.blocks())
+        inputs = _together(convert.inputs(piece.arrays.x, piece.where) for piece in came.blocks())
     parts = [predict(x[i : i + rows]) for x in one_ahead(inputs) for i in range(0, len(x), rows)]
     if not parts:
         raise InputError("predict: there are no batches; expected one at least")
