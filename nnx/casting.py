@@ -6,7 +6,6 @@ noise, or a constant. Columns near 0 lose nothing that counts, so a look at a fe
 
 from __future__ import annotations
 
-import warnings
 from functools import cache
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from nnx.backends.inputs import column_names
 from nnx.backends.operation_table import QUIET
 from nnx.errors import InputError
+from nnx.kernels.user_warnings import warn
 
 LEVELS = 8  # a column must vary by so many times what rounding moves its numbers: it then keeps four values or more
 NOISE = 512  # roundings of the type given: what varies by less may be constant but for how it was computed
@@ -38,7 +38,7 @@ def check_lost(a: np.ndarray, given: np.ndarray, source: Any, what: str) -> None
     text = f"{what}: column {name} {why}{', or use dtype=' + repr('float64') if a.dtype == np.float32 else ''}"
     if what in ("fit: x", "fit: y", "steps: x", "steps: y"):
         raise InputError(text)
-    warnings.warn(text, RuntimeWarning, stacklevel=5)
+    warn(text, RuntimeWarning)
 
 
 def lost(a: np.ndarray, given: np.ndarray) -> tuple[int, str] | None:

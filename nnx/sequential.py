@@ -6,7 +6,6 @@ What not every program does, fitting and files, is imported where it is done, so
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from nnx.errors import InputError
 from nnx.files import existing_file
 from nnx.history import History
 from nnx.kernels.step_state import LOSS, PENALTY
+from nnx.kernels.user_warnings import warn
 from nnx.layers import Layer
 from nnx.model.network import ROWS
 from nnx.model.summary import summarize
@@ -314,10 +314,11 @@ class Sequential(Trainable):
         if training is not None:
             self.compile(training.loss, training.optimizer, metrics=saved.metrics)
             if saved.functions:
-                warnings.warn(
-                    f"load: the model was compiled with {', '.join(saved.functions)} as metrics, functions that a file "
-                    f"cannot hold; to have them, give them: nnx.load(path, custom=[{', '.join(saved.functions)}])",
-                    stacklevel=4,
+                names = ", ".join(saved.functions)
+                warn(
+                    f"load: the model was compiled with {names} as metrics, functions that a file cannot hold; to have "
+                    f"them, give them: nnx.load(path, custom=[{names}])",
+                    UserWarning,
                 )
             for name, moment in training.moments.items():
                 part = getattr(self.flat, name)

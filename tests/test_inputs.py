@@ -354,8 +354,9 @@ def test_training_on_what_casting_loses_is_refused_and_elsewhere_told() -> None:
         with pytest.raises(nnx.InputError, match=text):
             call()
     for call in (lambda: net.predict(x), lambda: net.evaluate(x, y)):  # other rows may vary by more
-        with pytest.warns(RuntimeWarning, match=text):
+        with pytest.warns(RuntimeWarning, match=text) as told:
             call()
+        assert [warning.filename for warning in told] == [__file__]  # where it was called, however deep it was found
     net.predict(x[:1])
     net.predict(x.astype(np.float32))
     np.testing.assert_array_equal(net.flat.values, before)

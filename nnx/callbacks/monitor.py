@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping
 
 from nnx import checks
 from nnx.callbacks.callback import Callback, Model
 from nnx.errors import InputError, InputTypeError
 from nnx.history import History
+from nnx.kernels.user_warnings import warn
 from nnx.measures import larger_is_better
 from nnx.owner import Owner
 
@@ -67,10 +67,10 @@ class Monitor(Callback):
         larger = larger_is_better(self.monitor) if self.mode == "auto" else self.mode == "max"
         value = -logs[self.monitor] if larger else logs[self.monitor]
         if math.isnan(value) and not self.monitor.endswith("loss"):  # that of a loss has no harmless reason
-            warnings.warn(
+            warn(
                 f"{type(self).__name__}: {self.monitor!r} is nan, which is no improvement (auc takes samples of "
                 "two classes to measure, r2 two samples)",
-                stacklevel=2,
+                UserWarning,
             )
         if not value < self.best - by:
             return False
