@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,25 +18,20 @@ from nnx.backends.resolve import Wish
 from nnx.callbacks import Callback
 from nnx.data.arrays import Arrays
 from nnx.distributed import Communicator, current
-from nnx.errors import InputError
 from nnx.files import existing_file
 from nnx.history import History
 from nnx.kernels.step_state import LOSS, PENALTY
-from nnx.kernels.user_warnings import warn
 from nnx.layers import Layer
 from nnx.model.network import ROWS
-from nnx.model.summary import summarize
 from nnx.output import say
 from nnx.owner import alone, reading
 from nnx.training import together
 from nnx.training.eager import Eager
 from nnx.training.evaluation import scores_of, tolerance_of
 from nnx.training.given import taken
+from nnx.training.summary import summary_of
 from nnx.training.trainable import Trainable
 from nnx.training.trainer import explain
-
-if TYPE_CHECKING:
-    from nnx.model.checkpoint import Checkpoint
 
 
 class Sequential(Trainable):
@@ -71,17 +66,9 @@ class Sequential(Trainable):
         BackendUnavailable: the backend does not work here.
     """
 
-    _names = ("metadata", "epochs_done", "stop_training", "eager_reason", "replay_reason")
-    _results = frozenset(_names)
-
     def __init__(
         self, *layers: Layer, backend: Wish = None, dtype: str = "float32", precision: str | None = None, seed: int = 0
     ) -> None:
-        self.metadata: dict[str, Any] = {}
-        self.epochs_done = 0
-        self.stop_training = False
-        self.eager_reason: str | None = None
-        self.replay_reason: str | None = None
         super().__init__(*layers, backend=backend, dtype=dtype, precision=precision, seed=seed)
 
     def __repr__(self) -> str:
@@ -235,19 +222,7 @@ class Sequential(Trainable):
 
     def summary(self) -> str:
         """Return, and print, the layers with their shapes and parameters, and how they run."""
-        trainer, ran = self._trainer, None if self._trainer is None else self._trainer.ran
-        training = []
-        if self.loss is not None:
-            epochs = f"{self.epochs_done} epoch{'s' * (self.epochs_done != 1)} done"
-            training.append(f"{self.loss}, {self.optimizer}; {epochs}")
-        planned = f"none yet; planned: {self.backend.planned_step()}"
-        training.append(f"training steps: {planned if ran is None else ran.description}")
-        if self.eager_reason is not None:
-            training.append(f"steps run eagerly, not replayed: {self.eager_reason}")
-        if self.replay_reason is not None:
-            training.append(f"steps are replayed one operation at a time: {self.replay_reason}")
-        fused = [] if trainer is None else [layer for layer in self.layers if layer not in trainer.layers]
-        text = summarize(self, training, {} if ran is None else ran.kernels, fused)
+        text = summary_of(self)
         if current().leads:
             say(text)
         return text
@@ -261,19 +236,9 @@ class Sequential(Trainable):
         Of processes that train together rank 0 alone does; the others go on at once.
         """
         from nnx.model import checkpoint
+        from nnx.training.saving import checkpoint_of
 
-        host, training = self.backend.to_numpy, None
-        if self.optimizer is not None:
-            trainer = self._compiled("save")
-            trainer.check()  # what it refuses could not be loaded
-            moments = {name: host(getattr(self.flat, name)) for name in self.optimizer.moments}
-            training = checkpoint.Training(
-                self.loss, self.optimizer, self.optimizer.iterations, trainer.tolerance, moments
-            )
-        parameters = {name: host(a) for name, a in self.parameters().items()}
-        model = checkpoint.Checkpoint(
-            self.layers, self.dtype, self.seed, self.epochs_done, self.metrics, self.metadata, parameters, training
-        )  # fmt: skip
+        model = checkpoint_of(self)
         if current().leads:
             checkpoint.write(path, model)
 
@@ -289,7 +254,7 @@ class Sequential(Trainable):
         """
         from nnx.interchange import onnx_writer
 
-        parameters = {name: self.backend.to_numpy(a) for name, a in self.parameters().items()}
+        parameters = self._host_parameters()
         if current().leads:
             onnx_writer.write(path, self.layers, self.dtype, self.n_inputs, parameters)
 
@@ -304,30 +269,7 @@ class Sequential(Trainable):
         """
         from nnx.interchange import pytorch
 
-        parameters = {name: self.backend.to_numpy(a) for name, a in self.parameters().items()}
-        return pytorch.to_state_dict(self.layers, parameters)
-
-    @on_its_device
-    def _restore(self, saved: Checkpoint) -> None:
-        """Go on where a model of these layers was saved."""
-        training = saved.training
-        if training is not None:
-            self.compile(training.loss, training.optimizer, metrics=saved.metrics)
-            if saved.functions:
-                names = ", ".join(saved.functions)
-                warn(
-                    f"load: the model was compiled with {names} as metrics, functions that a file cannot hold; to have "
-                    f"them, give them: nnx.load(path, custom=[{names}])",
-                    UserWarning,
-                )
-            for name, moment in training.moments.items():
-                part = getattr(self.flat, name)
-                if moment.shape != part.shape:
-                    raise InputError(f"the optimizer's {name} is {moment.shape}, expected {part.shape}")
-                part[...] = self.backend.asarray(moment, self.dtype)
-            self.resume(training.iterations, training.tolerance)
-        self.set_parameters(saved.parameters)
-        self.epochs_done, self.metadata = saved.epochs_done, saved.metadata
+        return pytorch.to_state_dict(self.layers, self._host_parameters())
 
 
 def load(path: str | os.PathLike[str], backend: Wish = None, custom: Any = ()) -> Sequential:
@@ -345,6 +287,7 @@ def load(path: str | os.PathLike[str], backend: Wish = None, custom: Any = ()) -
     """
     from nnx.model import checkpoint
     from nnx.model.custom import Custom
+    from nnx.training.saving import restore
 
     given = Custom(custom)
     path = existing_file("load", path, checkpoint.KIND)
@@ -352,5 +295,5 @@ def load(path: str | os.PathLike[str], backend: Wish = None, custom: Any = ()) -
     saved = checkpoint.read(path, given)
     with checkpoint.making_sense(path):
         model = Sequential(*saved.layers, backend=backend, dtype=saved.dtype, seed=saved.seed)
-        model._restore(saved)
+        restore(model, saved)
     return model

@@ -204,6 +204,10 @@ class Network(Assignable):
         named = ((i, layer, name) for i, layer in enumerate(self._layers) for name in kept_shapes(layer))
         return {f"{i}.{name}": layer.parameter(name) for i, layer, name in named}
 
+    def _host_parameters(self) -> dict[str, np.ndarray]:
+        """Return them as NumPy arrays."""
+        return {name: self.backend.to_numpy(a) for name, a in self.parameters().items()}
+
     @alone_or_within
     @changing
     @on_its_device

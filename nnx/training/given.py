@@ -1,4 +1,4 @@
-"""What `fit`, `evaluate` and `predict` are given: arrays, or rows that are read; told apart without reading.py."""
+"""Data as `fit`, `evaluate` and `predict` are given them: arrays, or rows that are read, told apart at a glance."""
 
 from __future__ import annotations
 

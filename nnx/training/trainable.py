@@ -28,14 +28,22 @@ Array = Any
 
 
 class Trainable(Network):
-    """A network and, once compiled, its loss, optimizer and metrics; see `Sequential`."""
+    """A network, once compiled its loss, optimizer and metrics, and how far it is trained; see `Sequential`."""
 
     _facts: ClassVar[Mapping[str, str]] = {
         **Network._facts,
         "metrics": "use model.compile(loss, optimizer, metrics=[...])",
     }
 
+    _names = ("metadata", "epochs_done", "stop_training", "eager_reason", "replay_reason")
+    _results = frozenset(_names)
+
     def __init__(self, *layers: Layer, **arguments: Any) -> None:
+        self.metadata: dict[str, Any] = {}
+        self.epochs_done = 0
+        self.stop_training = False
+        self.eager_reason: str | None = None
+        self.replay_reason: str | None = None
         self._loss: Any = None  # a Loss and an Optimizer, once compiled
         self._optimizer: Any = None
         self._trainer: Trainer | None = None
