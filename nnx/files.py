@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import time
 import zlib
@@ -26,6 +27,7 @@ KINDS = {
     stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device",
     stat.S_ISBLK: "a device",
 }  # fmt: skip
+ADDRESS = re.compile(r"[a-z][a-z0-9]+:/", re.IGNORECASE)  # https://, of which a path has one slash left
 
 
 # Endings of other programs' files, whom a network under such a name would mislead.
@@ -85,9 +87,12 @@ def existing_file(call: str, value: object, kind: str) -> Path:
         refuse_others(path, os.stat(path), kind)
     except (FileNotFoundError, NotADirectoryError):
         where = "" if path.is_absolute() else f" (looked in {_here()})"
-        raise FileNotFoundError(
-            f"{printable(path)}: there is no such file, expected {kind}; check the name{where}"
-        ) from None
+        remedy = f"check the name{where}"
+        if ADDRESS.match(str(path)):
+            remedy = "it is an address: download it first, and name the file"
+        elif str(path) == "-":
+            remedy = "what comes by a pipe is not read: write it to a file first"
+        raise FileNotFoundError(f"{printable(path)}: there is no such file, expected {kind}; {remedy}") from None
     return path
 
 

@@ -638,6 +638,11 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
                 call(tmp_path / name)
     with pytest.raises(FileFormatError, match=r"this is a folder, expected a table"):
         datasets.load_table(tmp_path)
+    for address in ("https://example.org/a.csv", "s3://bucket/a.parquet", Path("https://example.org/a.csv")):
+        with pytest.raises(FileNotFoundError, match="it is an address: download it first"):
+            datasets.load_table(address)
+    with pytest.raises(FileNotFoundError, match="what comes by a pipe is not read: write it to a file first"):
+        datasets.load_table("-")
 
 
 numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
