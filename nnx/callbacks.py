@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -18,11 +19,13 @@ from nnx import checks
 from nnx.backends import Backend
 from nnx.distributed import Communicator, current
 from nnx.errors import InputError, InputTypeError
-from nnx.files import as_path, refuse_other_format
+from nnx.files import as_path, check_folder, refuse_other_format
 from nnx.history import History
 from nnx.measures import larger_is_better
 from nnx.owner import Owner
 from nnx.settings import written
+
+FILLED_IN = re.compile(r"\{[A-Za-z_]\w*(?::[^{}]*)?\}")  # {epoch:02d}, as other libraries' callbacks take it
 
 
 class Model(Protocol):
@@ -157,12 +160,16 @@ def check_methods(callback: Callback) -> None:
                 ) from None
 
 
-def check_monitors(callbacks: Iterable[Callback], measured: Iterable[str], owner: Owner) -> None:
-    """Refuse to watch what is not measured, and two fits at once."""
+def check_monitors(callbacks: Iterable[Callback], measured: Sequence[str], owner: Owner) -> None:
+    """Refuse to watch what is not measured, two fits at once, and to write where nothing can be written."""
     for callback in callbacks:
         if isinstance(callback, Monitor):
             callback.check(measured)
             callback.expect_free(owner)
+        if isinstance(callback, ModelCheckpoint | CSVLogger) and current().leads:  # of several processes one writes
+            check_folder(callback.path)
+            if isinstance(callback, CSVLogger):
+                callback.check_columns(measured)
 
 
 def watched(callbacks: Iterable[Callback], given: object, taken: np.ndarray) -> list[Callback]:
@@ -291,6 +298,11 @@ class ModelCheckpoint(Monitor):
     ) -> None:
         super().__init__("loss" if monitor is None else monitor, mode)
         self.path, self.only_best = as_path("ModelCheckpoint", path), monitor is not None
+        if blank := FILLED_IN.search(self.path.name):
+            raise InputError(
+                f"ModelCheckpoint({str(path)!r}): {blank[0]} is not filled in, the one file is written again and "
+                "again; for a file an epoch, call model.save(...) in on_epoch_end of a callback of your own"
+            )
         refuse_other_format(f"ModelCheckpoint({str(path)!r})", self.path)
         self.every = checks.integer(every, "ModelCheckpoint: every")
         self._saved_epoch = -1
@@ -322,6 +334,18 @@ class CSVLogger(Callback):
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
         self.path, self.append = as_path("CSVLogger", path), checks.flag(append, "CSVLogger: append")
         self._begun = False
+
+    def check_columns(self, measured: Sequence[str]) -> None:
+        """Refuse to go on with a file of other columns. A fit asks before it begins."""
+        if not (self.append and self.path.is_file()):
+            return
+        with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
+            names = next(csv.reader(file), [])
+        if names and names != ["epoch", *measured]:
+            raise InputError(
+                f"CSVLogger: {self.path} has the columns {', '.join(names)}, this fit writes "
+                f"epoch, {', '.join(measured)}; name another file, or say append=False to begin it anew"
+            )
 
     def on_fit_begin(self, model: Model) -> None:
         """Begin the file, so that one that cannot be written fails before training does."""

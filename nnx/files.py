@@ -104,6 +104,18 @@ def _here() -> str:
         return "the current folder, which is gone"
 
 
+def check_folder(path: Path) -> None:
+    """Refuse to write a file where there is no folder for it.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"cannot write {printable(path)}: there is no folder {printable(path.parent)}; make it first"
+        )
+
+
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
@@ -124,8 +136,7 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
         raise IsADirectoryError(f"{shown} is a folder; expected the name of a file to write")
     if old is not None and not stat.S_ISREG(old.st_mode):
         raise OSError(f"{shown} is {kind_of(old)}, which cannot be replaced; expected the name of a file to write")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {shown}: there is no folder {printable(path.parent)}; make it first")
+    check_folder(path)
     prefix = f".nnx-{zlib.crc32(os.fsencode(path.name)):08x}-"
     _clean(path.parent, prefix)
     file, temporary = _begin(path.parent, prefix, 0o666 if old is None else 0o600)
