@@ -751,7 +751,7 @@ def test_the_layer_where_it_began_is_named(number: int, place: str) -> None:
 
 def test_a_loss_that_overflows_by_itself_is_named() -> None:
     x, y = data()
-    with pytest.raises(nnx.NonFiniteError, match="the loss itself.*scale the inputs and the targets"):
+    with pytest.raises(nnx.NonFiniteError, match=r"the loss itself.*scale the inputs and the targets"):
         model().fit(x, np.full_like(y, 1e30), verbose=0)
 
 
