@@ -601,7 +601,8 @@ WRONG = [
     ("train digits --l2 -1", "--l2=-1.0"),
     ("train digits --seed 4294967296", "--seed=4294967296"),
     ("train digits --backend banana", "'banana' is no backend"),
-    ("train digits --label y", "--label, --header and --task: only for files"),
+    ("train digits --label y", "--label: only for files, not for digits"),
+    ("train digits --drop a --no-header", "--header, --drop: only for files"),
     ("train spiral --data .", "--data: only for mnist"),
     ("train good.csv --data .", "--data: only for mnist"),
     ("train mnist --data nowhere", "there is no such folder"),
@@ -615,6 +616,7 @@ WRONG = [
     ("train good.csv --drop a,b", "no column is left to learn from"),
     ("train good.csv --drop a --keep a", "--drop: 'a' is to be used, too"),
     ("train spiral --drop a", "only for files"),
+    ("warmup --export good.csv", "--export good.csv: this is no folder"),
     ("data spiral", "there is no such file"),
     ("data data.npz", "an npz file holds arrays without names"),
     ("data ragged.csv", "line 3: the row has 2 cells, expected 3"),
@@ -704,6 +706,11 @@ def test_mistakes_of_the_command_line_and_the_data(
     assert message in re.sub(r"[\s│]+", " ", done.err), done.err
     assert "Traceback" not in done.err
     assert {path: path.stat().st_mtime_ns for path in mistakes.iterdir()} == before
+
+
+def test_a_name_that_the_shell_left_empty_is_not_the_current_folder(cli: Cli):
+    done = cli("train", "")
+    assert (done.code, "the path is empty, expected a name" in done.err) == (2, True)
 
 
 def test_wish_of_the_environment_counts(cli: Cli, monkeypatch: pytest.MonkeyPatch):

@@ -220,6 +220,12 @@ def test_without_pandas_arrays_are_read_and_csv_says_what_to_install(
     assert load_table(tmp_path / "t.npz").x.tolist() == np.eye(4).tolist()
 
 
+@pytest.mark.parametrize("names", ["[size],[n],[kind]", "{size},{n},{kind}", "[number],n,kind"])
+def test_names_in_brackets_are_no_json(names: str, load: Any) -> None:
+    table = load(names + "\n" + rows(lambda i: f"{i / 7},{i % 7},{'pq'[i % 2]}"))
+    assert ([*table.columns, table.label], len(table.x)) == (names.split(","), N)
+
+
 # Frames and files with types --------------------------------------------------------------------------------------
 
 TYPED = {

@@ -33,6 +33,8 @@ KIND = "a table (CSV, Excel, JSON, Parquet or npz)"
 MOST = 4 << 30  # bytes; an npz file takes less room, and is read a hundred times as fast
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"(\xb5/\xfd": "zstd"}
 UNREADABLE = (*archive.UNREADABLE, lzma.LZMAError)
+# {" or [{ or [1, in short not [id],[name], which is a line of CSV; a file that ends there is cut.
+JSON = re.compile(rb"[\xef\xbb\xbf\s]*[\[{]\s*(?:[\"{}\[\]\d-]|(?:true|false|null)\b|$)")
 UNSOLVED = re.compile(rb"<c\b([^>]*)>\s*<f\b(?:[^>]*/>|[^>]*>[^<]*</f>)\s*(?:<v\s*/>|<v></v>)?\s*</c>")
 PLACE = re.compile(rb'\br="([A-Z]+[0-9]+)"')
 MOST_CELLS = 1 << 26  # of a sheet of Excel: 64 columns as long as it can be
@@ -60,7 +62,7 @@ def _read(path: Path, data: bytes, header: bool | None, known: Collection[str]) 
         raise FileFormatError(f"{path}: what is in it is compressed once more; unpack it, and give one table")
     if data.startswith(b"PAR1"):
         return _parquet(path, data)
-    if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+    if JSON.match(data):
         return _json(path, data)
     return read_csv(path, data, header, known)
 
