@@ -48,7 +48,7 @@ def as_path(call: str, value: object) -> Path:
     """
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise InputTypeError(
-            f"{call}({value!r}): the path is a {type(value).__name__}, expected a str or a pathlib.Path"
+            f"{call}({value!r:.60}): the path is a {type(value).__name__}, expected a str or a pathlib.Path"
         )
     if not os.fspath(value).strip():
         raise InputError(f'{call}({value!r}): the path is empty, expected a name; "." means the current folder')

@@ -688,6 +688,8 @@ def test_wishes_about_columns(load: Any) -> None:
     assert load(text, drop="code", keep=["Id"]).columns == ("Id",)
     assert load(text, categorical="code").columns == ("code=0", "code=1", "code=2")
     assert load(text, keep=3, drop=-3).columns[0] == "note=note 0"
+    assert load(text, keep=np.array([3]), drop=np.int64(-3), label=np.int64(4)).columns[0] == "note=note 0"
+    assert load(text, drop=np.array(["code"]), keep=np.array(["Id"])).columns == ("Id",)
     for option in ("drop", "keep", "categorical"):
         with pytest.raises(InputError, match=rf"{option}='Code': there is no such column.*Did you mean 'code'\?"):
             load(text, **{option: "Code"})
