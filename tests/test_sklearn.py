@@ -221,6 +221,21 @@ def test_labels_of_pandas_nullable_types_stay_what_they_are(kind: str) -> None:
     assert small(NNClassifier).partial_fit(x, given, classes).classes_.tolist() == classes.tolist()
 
 
+@BOTH
+def test_masked_numbers_are_refused_and_arrays_without_are_taken(kind: type) -> None:
+    x, y = moons()
+    model = small(kind).fit(np.ma.array(x), np.ma.array(y))
+    np.testing.assert_array_equal(model.predict(np.ma.array(x)), small(kind).fit(x, y).predict(x))
+    hidden = np.ma.masked_greater(x, 1)
+    for call in (lambda: small(kind).fit(hidden, y), lambda: model.predict(hidden)):
+        with pytest.raises(
+            nnx.InputError, match=rf"{kind.__name__}: .*X: a masked array was given, in which \d+ of 240"
+        ):
+            call()
+    with pytest.raises(nnx.InputError, match="y: a masked array was given, in which 60 of 120"):
+        small(kind).fit(x, np.ma.masked_equal(y, 1))
+
+
 def test_labels_of_numpys_texts_of_any_length_are_texts() -> None:
     x, y = moons()
     texts = np.where(y, "yes", "no").astype(np.dtypes.StringDType())
