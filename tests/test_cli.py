@@ -193,6 +193,27 @@ def test_numbers_of_a_table(cli: Cli, houses: Path, tmp_path: Path):
     assert np.corrcoef([float(row[0]) for row in answers[1:]], wanted)[0, 1] > 0.9
 
 
+@pytest.mark.parametrize(("inputs", "targets"), [(1e-200, 1.0), (1e200, 1.0), (1.0, 1e250), (1.0, 1e-250)])
+def test_numbers_whose_squares_float64_cannot_hold_are_learned_alike(
+    cli: Cli, tmp_path: Path, inputs: float, targets: float
+):
+    def trained(name: str, *units: float) -> tuple[list[float], str]:
+        rows = [(np.sin(i), 2 * np.sin(i) + 0.1 * np.cos(i)) for i in range(60)]
+        lines = [",".join(f"{number * unit:.17g}" for number, unit in zip(row, units, strict=True)) for row in rows]
+        (tmp_path / f"{name}.csv").write_text("a,y\n" + "\n".join(lines))
+        done = cli("train", f"{name}.csv", "--save", f"{name}.safetensors", "--epochs", 60)
+        assert done.code == 0, done.err
+        found = re.search(r"^test .*R2 (\S+), root mean", done.out, re.MULTILINE)
+        answers = cli("predict", f"{name}.safetensors", f"{name}.csv").out.split()[1:]
+        return [float(answer) / units[1] for answer in answers], found[1] if found else done.out
+
+    plain, explained = trained("plain", 1.0, 1.0)
+    odd, as_well = trained("odd", inputs, targets)
+    np.testing.assert_allclose(odd, plain, rtol=0, atol=1e-3)
+    assert abs(float(as_well) - float(explained)) < 1e-3
+    assert float(explained) > 0.8
+
+
 def test_scale_is_that_of_the_training_part(cli: Cli, houses: Path):
     assert cli("train", houses, "--save", "h.safetensors", "--epochs", 1, "--seed", 3).code == 0
     table = nnx.datasets.load_table(houses)
