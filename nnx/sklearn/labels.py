@@ -35,8 +35,8 @@ def native(y: Any) -> Any:
         _refuse_lists(y)
         objects = np.array(y, dtype=object)
     else:
-        objects = np.asarray(y) if getattr(y, "ndim", 0) == 1 else None
-    if objects is not None and objects.ndim == 1 and objects.dtype.kind == "O":
+        objects = np.asarray(y if getattr(y, "ndim", 0) == 1 else ())
+    if objects.ndim == 1 and objects.dtype.kind == "O":
         _refuse_others(objects)
     return y
 
