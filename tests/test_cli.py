@@ -255,6 +255,21 @@ def test_inputs_on_another_scale_are_noticed(cli: Cli):
     assert done.out.count("\n") == 6
 
 
+def test_columns_in_another_unit_are_noticed(cli: Cli, tmp_path: Path):
+    def table(name: str, unit: float) -> None:
+        lines = [f"{(1.5 + i % 40 / 80) * unit},{'uv'[i % 2]},{'pq'[i // 2 % 2]}" for i in range(80)]
+        (tmp_path / name).write_text("height,where,kind\n" + "\n".join(lines))
+
+    table("metres.csv", 1)
+    table("centimetres.csv", 100)
+    assert cli("train", "metres.csv", "--epochs", 1, "--save", "m.safetensors").code == 0
+    assert "note" not in cli("predict", "m.safetensors", "metres.csv").err
+    done = cli("predict", "m.safetensors", "centimetres.csv")
+    assert done.code == 0
+    assert re.search(r"column 'height': its numbers, such as 150, are .* mean in training, 1\.7.*same unit", done.err)
+    assert "where" not in done.err.partition("height")[2]
+
+
 def test_predict_takes_models_made_in_python(cli: Cli):
     x, y = nnx.datasets.spiral(20)
     for last, loss in ((nnx.Softmax(), nnx.CategoricalCrossEntropy()), (nnx.Linear(), nnx.SoftmaxCrossEntropy())):
