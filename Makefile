@@ -29,10 +29,10 @@ test: $(VENV)/.test ## set up, run the tests; ARGS="-k dense -x" goes to pytest
 	@$(BIN)/python -m pytest -q $(PARALLEL) $(ARGS)
 
 test-cpus: $(VENV)/.test ## run what depends on rounding as other processors would; CPUS="Haswell Nehalem"
-	@$(BIN)/python tests/cpus.py $(CPUS) $(PARALLEL) $(ARGS)
+	@$(BIN)/python tests/cpus.py $(CPUS) $(ARGS)
 
 test-races: $(VENV)/.test ## look for races between threads of the GPU's kernels, by g++'s thread sanitizer
-	@$(BIN)/python -m pytest -q tests/race_cuda.py $(ARGS)
+	@$(BIN)/python -m pytest -q $(PARALLEL) --dist load tests/race_cuda.py $(ARGS)
 
 lint: $(VENV)/.test ## ruff and mypy
 	@$(BIN)/ruff check --quiet
@@ -70,8 +70,9 @@ clean: ## remove all that make made, .venv and out/ included
 	@rm -rf $(VENV) out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 
-# Set-up. A stamp is newer than what it was installed from, and each builds on the one before it: pip never runs twice
-# at once, even under make -j. Hatchling, which builds the package, is installed first, so that its version is pinned too.
+# Set-up. A stamp is newer than what it was installed from. Never run pip twice at once, as make -j would for the tests
+# and the site: make .venv/.test and .venv/.docs first, as .ci/run does. Hatchling, which builds the package, is installed
+# before it, so that its version is pinned too.
 
 $(BIN)/python:
 	@command -v "$(PYTHON)" >/dev/null || { echo "nnx needs Python 3.11 or newer, and there is no '$(PYTHON)' here." \

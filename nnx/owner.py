@@ -12,7 +12,6 @@ a context manager written in Python would not do, for its `__exit__` is a call.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import ref
 
 from nnx.errors import InUseError
+from nnx.kernels.forking import in_forked
 
 if TYPE_CHECKING:
     from nnx.backends.inference import Forward
@@ -165,8 +165,7 @@ def _after_fork() -> None:
             owner._begin()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+in_forked(_after_fork)
 
 
 # ---- for methods of what has an `_owner` -----------------------------------------------------------------------------

@@ -23,7 +23,7 @@ SAFE = 10.0  # by how much the suggestion is below the rate at which the loss is
 
 @dataclass(frozen=True)
 class LearningRates:
-    """What `find_learning_rate` found; `learning_rates` of nnx/plots.py draws it.
+    """What `find_learning_rate` found; `nnx.plots.learning_rates` draws it.
 
     Attributes:
         rates, losses: of each step, float64 [steps]; the last step is the one after which losses were too great.

@@ -16,7 +16,9 @@ from nnx import checks, targets
 from nnx.backends import resolve
 from nnx.backends.base import on_its_device
 from nnx.backends.resolve import Wish
-from nnx.callbacks import Callback, check_callbacks, check_monitors, watched
+from nnx.callbacks import Callback
+from nnx.callbacks.checking import check_callbacks, check_monitors
+from nnx.callbacks.labels_stay import watched
 from nnx.data.arrays import Arrays, are_arrays, no_targets
 from nnx.distributed import Communicator, current
 from nnx.errors import InputError, InputTypeError
@@ -36,6 +38,7 @@ from nnx.training.trainable import Trainable
 from nnx.training.trainer import explain
 
 if TYPE_CHECKING:
+    from nnx.distributed.shares import Shares
     from nnx.model.checkpoint import Checkpoint
     from nnx.training.reading import Read
 
@@ -169,15 +172,10 @@ class Sequential(Trainable):
         shuffle = checks.flag(shuffle, "fit: shuffle")
         checks.verbosity(verbose, "fit: verbose")
         check_callbacks(callbacks)
-        came = self._taken("fit", x, y, sample_weight, label, batch)
+        with current().sharing():
+            came = self._taken("fit", x, y, sample_weight, label, batch)
         if not isinstance(came, Arrays):
-            if shares is not None:
-                raise InputError(
-                    "fit: x is read from disk, or batch by batch, which processes that train together, and "
-                    "deterministic=True, cannot do yet: give arrays, or train in one process"
-                )
-            trainer.shares = None
-            options = callbacks, verbose, validation_split, class_weight, accumulate
+            options = callbacks, verbose, validation_split, class_weight, accumulate, shares
             return self._fit_read(came, epochs, batch, validation_data, shuffle, *options)
         x, y, sample_weight = came
         if y is None:
@@ -207,40 +205,46 @@ class Sequential(Trainable):
         watching = watched(callbacks, y, taken)
         rows, each_epoch = min(batch or len(host), len(host)), bool(watching or validation)
         trainer.shares = shares
-        if shares is not None:
-            together.begin(
-                trainer, shares.comm, "fit", x=host, y=target, weights=weights, validation_data=validation,
-                epochs=epochs, epochs_done=self.epochs_done, batch_size=batch, shuffle=shuffle,
-                callbacks=[type(callback).__name__ for callback in callbacks], parts=shares.parts, fixed=shares.fixed,
-            )  # fmt: skip
+        together.begin(
+            trainer, "fit", x=host, y=target, weights=weights, validation_data=validation, epochs=epochs,
+            epochs_done=self.epochs_done, batch_size=batch, shuffle=shuffle, callbacks=callbacks,
+        )  # fmt: skip
         batches = batches_for(trainer, host, target, rows, shuffle, each_epoch, weights, accumulate)
-        job = Fit(self, trainer, batches, rows, validation, watching, accumulate)
-        with together.repeatable(shares, self.backend):
-            history = job.run(epochs, verbose)
-        if shares is not None:
-            together.end(trainer, shares.comm, "fit")
-        return history
+        return Fit(self, trainer, batches, rows, validation, watching, accumulate).run(epochs, verbose)
 
     def _fit_read(
         self, came: Read, epochs: int, batch: int | None, validation_data: Any, shuffle: bool,
         callbacks: Sequence[Callback], verbose: Any, validation_split: float, class_weight: Any,
-        accumulate: int,
+        accumulate: int, shares: Shares | None,
     ) -> History:  # fmt: skip
         """Do the same with rows that are read meanwhile."""
         from nnx.training.fit import Fit
         from nnx.training.read_batches import ReadBatches
-        from nnx.training.reading import held_apart, supply_of
+        from nnx.training.reading import facts_of, held_apart, supply_of
 
         trainer = self._trainable("fit")
-        validation = None if validation_data is None else self._held_out(validation_data, epochs)
-        if validation_split != 0.0:
-            came, out = held_apart(came, validation_split, validation_data)
-            validation = self._held_out(out, epochs)
-        check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
-        self._try(validation)
-        self.eager_reason = self.replay_reason = None
-        supply = supply_of(self, came, self.epochs_done, epochs, batch, shuffle, class_weight, accumulate)
+        trainer.shares = shares
+        with current().sharing():
+            validation = None if validation_data is None else self._held_out(validation_data, epochs)
+            if validation_split != 0.0:
+                came, out = held_apart(came, validation_split, validation_data)
+                validation = self._held_out(out, epochs)
+            check_monitors(callbacks, trainer.quantities(validation is not None), self._owner)
+            self._try(validation)
+            self.eager_reason = self.replay_reason = None
+            supply = supply_of(self, came, self.epochs_done, epochs, batch, shuffle, class_weight, accumulate)
         try:
+            together.begin(
+                trainer,
+                "fit",
+                **supply.facts,
+                validation_data=facts_of(validation),
+                epochs=epochs,
+                epochs_done=self.epochs_done,
+                batch_size=supply.batch,
+                shuffle=shuffle,
+                callbacks=callbacks,
+            )
             batches = ReadBatches(trainer, supply, accumulate)
         except BaseException:
             supply.close()
@@ -279,9 +283,7 @@ class Sequential(Trainable):
         if self.loss.metric == "regression" and not trainer.tolerance:
             trainer.set_tolerance(tolerance_of(self.backend.to_numpy(target), weights))
         trainer.shares = shares
-        if shares is not None:
-            y_given = self.backend.to_numpy(target)
-            together.begin(trainer, shares.comm, "steps", x=host, y=y_given, weights=weights, n=n)
+        together.begin(trainer, "steps", x=host, y=self.backend.to_numpy(target), weights=weights, n=n)
         feed, runner = trainer.staged(host, target, self._factors(weights))
         if self.eager_reason is not None and not isinstance(runner, Eager):
             self.eager_reason = None
@@ -366,7 +368,7 @@ class Sequential(Trainable):
         if not isinstance(came, Arrays):
             from nnx.training.reading import evaluated
 
-            return evaluated(self, came, rows)
+            return evaluated(self, came, rows, comm)
         x, y, sample_weight = came
         if y is None:
             raise no_targets("evaluate", x)

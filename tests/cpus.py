@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,7 @@ CPUS = {  # by the name that OpenBLAS has for its kernels
         f"{_V3},+avx512f,+avx512cd,+avx512bw,+avx512dq,+avx512vl", 64,
     ),
 }  # fmt: skip
+MOST_WORKERS = 4  # for one of them: each imports and compiles for itself
 TAKEN = """
 import numpy, scipy.linalg, threadpoolctl
 from nnx.kernels.cpu.matmul import register_tile
@@ -93,26 +95,47 @@ def why_not(name: str) -> str | None:
     return None if taken == [name] else f"OpenBLAS takes other kernels for it ({', '.join(taken)})"
 
 
+def tests_of(name: str, workers: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run what depends on rounding as that processor would, in so many processes."""
+    here = Path(__file__).parent
+    others = [path for path in sorted(here.glob("test_*.py")) if "mark.rounding" not in path.read_text("utf-8")]
+    ignored = [f"--ignore={path}" for path in others]  # importing them would take longer than choosing none of theirs
+    parallel = ["-n", str(workers), "--dist", "loadfile"] if workers > 1 else []
+    return subprocess.run(
+        [
+            sys.executable, "-m", "pytest", "-q", "-m", "rounding", "-p", "no:cacheprovider", *ignored, *parallel,
+            *arguments,
+        ],
+        env=environment(name), cwd=here.parent, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
 def main(arguments: list[str]) -> int:
-    """Run the tests for the processors named, or for all."""
+    """Run the tests for the processors named, or for all.
+
+    Several at once, each in one process where there are no more cores than processors: two processes that shared one's
+    tests would each compile most of its kernels.
+    """
     names = [name for name in arguments if name in CPUS] or list(CPUS)
     more = [argument for argument in arguments if argument not in CPUS]
-    failed = done = 0
+    here = []
     for name in names:
         if reason := why_not(name):
             print(f"{name:12} left out: {reason}", flush=True)
-            continue
-        run = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-m", "rounding", "-p", "no:cacheprovider", *more],
-            env=environment(name), cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        lines = run.stdout.splitlines()
-        if run.returncode:
-            print(run.stdout)
-        print(f"{name:12} vectors of {CPUS[name].vector} bytes: {lines[-1] if lines else 'no tests'}", flush=True)
-        failed, done = failed + bool(run.returncode), done + 1
-    if not done:
+        else:
+            here.append(name)
+    if not here:
         print("none of them can be had on this machine: its own kernels are tested by `make test`")
+        return 0
+    cores, failed = os.cpu_count() or 1, 0
+    with ThreadPoolExecutor(min(len(here), cores)) as pool:
+        runs = pool.map(lambda name: tests_of(name, min(cores // len(here), MOST_WORKERS), more), here)
+        for name, run in zip(here, runs, strict=True):
+            lines = run.stdout.splitlines()
+            if run.returncode:
+                print(run.stdout)
+            print(f"{name:12} vectors of {CPUS[name].vector} bytes: {lines[-1] if lines else 'no tests'}", flush=True)
+            failed += bool(run.returncode)
     return int(failed > 0)
 
 

@@ -20,7 +20,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <immintrin.h>
+#include <xmmintrin.h>
 #include <utility>
 #include <vector>
 

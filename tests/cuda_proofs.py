@@ -1,7 +1,7 @@
 """What is tried with each CUDA kernel: a proof runs it on the operands of a case and gives what it wrote.
 
 `@proves` enters a proof into the table, with the kernels that it proves and the operation whose cases it takes: the
-ugly operands of nnx/testing/cases.py, with the answers of nnx/testing/reference.py. A proof yields one dictionary of
+ugly operands of nnx/testing/cases, with the answers of nnx/testing/reference. A proof yields one dictionary of
 results for every way it runs the kernels; all of them must be right.
 """
 
@@ -21,7 +21,7 @@ from nnx.kernels.cuda import ACTIVATIONS, KERNELS, Launch
 from nnx.kernels.elementwise import FUNCTIONS, Elementwise
 from nnx.kernels.losses import LOSSES, Loss, bounds
 from nnx.kernels.philox import keep_threshold
-from nnx.testing import cases
+from nnx.testing.cases.formulas import ROBUST, SOFTSIGN
 from nnx.testing.rounding import rounding
 
 Array = np.ndarray
@@ -462,10 +462,10 @@ def of_own(operation: str, formula: Any, kernel: str, names: tuple[str, str], sc
         yield {"out": place}
 
 
-of_own("apply_formula", cases.SOFTSIGN.layer, "formula_each", ("x", "x"))
-of_own("apply_formula_backward", cases.SOFTSIGN.layer_backward, "formula_each", ("x", "dy"))
-of_own("formula_loss", cases.ROBUST.loss, "formula_mean", ("prediction", "target"))
-of_own("formula_loss_backward", cases.ROBUST.loss_backward, "formula_each", ("prediction", "target"), scaled=True)
+of_own("apply_formula", SOFTSIGN.layer, "formula_each", ("x", "x"))
+of_own("apply_formula_backward", SOFTSIGN.layer_backward, "formula_each", ("x", "dy"))
+of_own("formula_loss", ROBUST.loss, "formula_mean", ("prediction", "target"))
+of_own("formula_loss_backward", ROBUST.loss_backward, "formula_each", ("prediction", "target"), scaled=True)
 
 
 @proves("end_step", "end_step")

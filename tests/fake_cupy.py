@@ -26,7 +26,7 @@ import threading
 import time
 import weakref
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -185,7 +185,7 @@ class Machine:
         clock[stream] += 1
         return clock
 
-    def work(self, stream: Stream, *spans: tuple[int, int]) -> None:
+    def work(self, stream: Stream, spans: Iterable[tuple[int, int]] = ()) -> None:
         """Count work on a stream, on these bytes: it must come after all work that other streams were given."""
         clock = self.tick(stream.ptr)
         for other, last in self.worked.items():
@@ -354,7 +354,7 @@ def lower(value: Any) -> Any:
     """Return a value with NumPy arrays in place of ours, to work on; refuse NumPy arrays in it, and another GPU's."""
     if isinstance(value, ndarray):
         if machine.captured is None:
-            machine.work(cuda.get_current_stream(), span(value._a))
+            machine.work(cuda.get_current_stream(), [span(value._a)])
         return seen(value)
     if isinstance(value, np.ndarray):
         raise TypeError("Unsupported type <class 'numpy.ndarray'>")
@@ -571,31 +571,37 @@ def spans_of(arguments: Sequence[Any]) -> list[tuple[int, int]]:
     return [span(a) for a in arguments if isinstance(a, np.ndarray)]
 
 
-def gathered(arguments: Sequence[Any]) -> list[tuple[int, int]]:
-    """The same for gather_*, which goes beside copies to rows that it does not read."""
+def gathered(arguments: Sequence[Any]) -> Iterator[tuple[int, int]]:
+    """The same for gather_*, which goes beside copies to rows, and places in their order, that it does not read.
+
+    Which rows these are shows once the places were copied, so they are told one after the other.
+    """
     source, order, counters, out, rows, *_ = arguments
+    yield from spans_of([counters, out])
     places = np.clip(counters[CURSOR] + np.arange(int(rows)), 0, len(order) - 1)
+    yield span(order[places.min() : places.max() + 1])
     chosen = np.clip(order[places], 0, len(source) - 1)
     read = [span(source[row : row + 1]) for row in chosen]
-    return [(min(read)[0], max(read)[1]), *spans_of([order, counters, out])]
+    yield min(read)[0], max(read)[1]
 
 
-def programmed(itemsize: int, arguments: Sequence[Any]) -> list[tuple[int, int]]:
+def programmed(itemsize: int, arguments: Sequence[Any]) -> Iterator[tuple[int, int]]:
     """The same for the persistent kernel, whose arrays are addresses in its table; it gathers rows of many steps."""
     table, *_, samples, steps = arguments
     rows = [dict(zip(program_table.FIELDS, row.tolist(), strict=True)) for row in table]
     copied = {row["out"]: row["x"] for row in rows if row["op"] == program_table.OPERATIONS.index("copy")}
-    spans = [span(table)]
+    yield span(table)
     for row in rows:
         places = [row[name] for name in program_table.PLACES if row[name] >= program_table.SHARED_PLACES]
         if row["y"] in places and row["also"] in copied:  # rows of a data set, in an order from a cursor on
             cursor = int(as_bytes(copied[row["also"]], 24).view(np.int64)[CURSOR])
-            chosen = as_bytes(row["y"] + 8 * cursor, 8 * int(samples * steps)).view(np.int64)
+            begin, length = row["y"] + 8 * cursor, 8 * int(samples * steps)
+            yield begin, begin + length
+            chosen = as_bytes(begin, length).view(np.int64)
             size = 8 if row["op"] == program_table.OPERATIONS.index("labels") else itemsize * row["inputs"]
-            spans.append((row["x"] + int(chosen.min()) * size, row["x"] + (int(chosen.max()) + 1) * size))
-            places.remove(row["x"])
-        spans += [(place, place + 1) for place in places]
-    return spans
+            yield row["x"] + int(chosen.min()) * size, row["x"] + (int(chosen.max()) + 1) * size
+            places = [place for place in places if place not in (row["x"], row["y"])]
+        yield from ((place, place + 1) for place in places)
 
 
 class Node:
@@ -636,7 +642,7 @@ def submit(function: Callable[..., None], *arguments: Any, touched: Any = spans_
     """Do it now, or while a stream is captured when its graph is launched."""
     stream = cuda.get_current_stream()
     if machine.captured is None:
-        machine.work(stream, *touched(arguments))
+        machine.work(stream, touched(arguments))
         function(*arguments)
     else:
         record(stream.ptr, Node(function, arguments, touched))

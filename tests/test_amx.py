@@ -28,7 +28,9 @@ from nnx.kernels.cpu.program import compiled
 from nnx.kernels.user_warnings import _given
 from nnx.testing.rounding import assert_within, rounding
 
-pytestmark = pytest.mark.rounding
+# Products alone, and not steps, are tested as other processors compute: none of those has a unit, so what multiplies
+# there is plain code, whose bits are the same everywhere, and compiling a program around it takes longer than all else.
+ROUNDS = pytest.mark.rounding
 
 Array = Any
 HARDWARE = not tile_units.why_not(AMX)
@@ -100,6 +102,7 @@ def roundings(k: int, parts: int, unit: str) -> int:
     return len(tile_registers.PRODUCTS[parts]) * min(k, amx.DEPTH // parts) + k // (amx.DEPTH // parts)
 
 
+@ROUNDS
 @pytest.mark.parametrize("unit", KINDS)
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_products_of_any_shape_and_layout_are_within_their_bound(parts: int, unit: str):
@@ -165,6 +168,7 @@ def pair_after_pair(a: Array, b: Array, parts: int) -> Array:
     return c
 
 
+@ROUNDS
 @pytest.mark.parametrize("parts", [1, 2, 3])
 def test_products_on_vectors_are_rounded_pair_after_pair(parts: int):
     for trial, (m, k, n) in enumerate([(33, 70, 40), (8, 1000, 33), (16, 40, 32), (5, 900, 3)]):
@@ -201,6 +205,7 @@ def distributions() -> dict[str, tuple[Array, Array]]:
     }
 
 
+@ROUNDS
 @pytest.mark.parametrize("unit", TILES)
 @pytest.mark.parametrize("name", distributions())
 def test_six_products_are_no_less_exact_than_float32(name: str, unit: str):
@@ -214,6 +219,7 @@ def test_six_products_are_no_less_exact_than_float32(name: str, unit: str):
     assert error(product(a, b, unit=unit)) <= error(one_by_one(a, b)) + smallest
 
 
+@ROUNDS
 @pytest.mark.parametrize("unit", KINDS)
 def test_bias_relu_and_mask_come_last(unit: str):
     random, (a, b) = np.random.default_rng(0), operands(45, 300, 70)
@@ -223,6 +229,7 @@ def test_bias_relu_and_mask_come_last(unit: str):
     assert same(product(a, b, active=active, unit=unit), np.where(active > 0, plain, zero))
 
 
+@ROUNDS
 @pytest.mark.parametrize("unit", KINDS)
 @pytest.mark.parametrize("ugly", [np.inf, -np.inf, np.nan, 3.4e38, -3.3965e38])
 def test_what_bfloat16_cannot_hold_is_multiplied_in_float32(ugly: float, unit: str):
@@ -239,6 +246,7 @@ def test_what_bfloat16_cannot_hold_is_multiplied_in_float32(ugly: float, unit: s
         assert_within(c[finite], wanted[finite], rounding(600, "float32") * sizes[finite])
 
 
+@ROUNDS
 @pytest.mark.parametrize("unit", KINDS)
 def test_what_comes_out_of_a_row_does_not_depend_on_how_many_there_are(unit: str):
     for parts, k in ((3, 600), (2, 784)):
@@ -247,6 +255,7 @@ def test_what_comes_out_of_a_row_does_not_depend_on_how_many_there_are(unit: str
         assert same(whole[:40], alone)
 
 
+@ROUNDS
 @pytest.mark.parametrize("unit", KINDS)
 def test_empty_and_shared_operands(unit: str):
     for m, k, n in ((0, 3, 4), (3, 0, 4), (3, 4, 0)):
@@ -322,6 +331,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return made
 
 
+@ROUNDS
 @pytest.mark.parametrize(
     ("backend", "precision"),
     [(AMX, "full"), (AMX, "bf16x3"), (AMX, "bf16"), (VECTORS, "bf16x3"), (VECTORS, "bf16")],

@@ -13,9 +13,9 @@ from networks import ALIKE
 from strict_backend import DEVICES, StrictBackend, host_out_of_reach
 
 import nnx
-from nnx.backends import BackendUnavailable, operations
+from nnx.backends import BackendUnavailable
 from nnx.backends.numpy import NumpyBackend
-from nnx.backends.operation_table import OPERATIONS
+from nnx.backends.operation_table import OPERATIONS, write
 from nnx.backends.operations import Operations
 from nnx.backends.recorder import Program
 from nnx.kernels.step_state import CURSOR, DONE, HITS, LOSS, STEP
@@ -96,7 +96,7 @@ def test_a_fit_on_the_second_device_is_that_on_numpy():
 
 def test_a_new_operation_without_cases_fails_the_suite(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(OPERATIONS, "swish", replace(OPERATIONS["relu"], name="swish"))
-    with pytest.raises(AssertionError, match=r"does not cover swish: write cases in cases\.py"):
+    with pytest.raises(AssertionError, match=r"does not cover swish: write cases in nnx/testing/cases"):
         check_backend(NumpyBackend())
 
 
@@ -118,7 +118,7 @@ def writes_out_and_returns_another(self: Any, x: Any, out: Any = None) -> Any:
 
 def creeps_to_float64(self: Any, x: Any, out: Any = None) -> Any:
     y = np.tanh(x.astype(np.float64))
-    return operations.write(out, y)
+    return write(out, y)
 
 
 def returns_its_operand(self: Any, x: Any, out: Any = None) -> Any:
@@ -138,33 +138,33 @@ def writes_a_row_too_many(self: Any, x: Any, out: Any = None) -> Any:
 
 
 def is_imprecise(self: Any, x: Any, out: Any = None) -> Any:
-    return operations.write(out, np.tanh(x.astype(np.float16)).astype(x.dtype))
+    return write(out, np.tanh(x.astype(np.float16)).astype(x.dtype))
 
 
 def overflows(self: Any, x: Any, out: Any = None) -> Any:
     e = np.exp(x)
-    return operations.write(out, e / e.sum(axis=1, keepdims=True))
+    return write(out, e / e.sum(axis=1, keepdims=True))
 
 
 def loses_nan(self: Any, x: Any, out: Any = None) -> Any:
-    return operations.write(out, np.fmax(x, 0))
+    return write(out, np.fmax(x, 0))
 
 
 def multiplies_by_a_mask(self: Any, y: Any, dy: Any, out: Any = None) -> Any:
-    return operations.write(out, (dy * (y > 0)).astype(dy.dtype))
+    return write(out, (dy * (y > 0)).astype(dy.dtype))
 
 
 def counts_zero_as_positive(self: Any, y: Any, dy: Any, out: Any = None) -> Any:
-    return operations.write(out, np.where(y >= 0, dy, 0).astype(dy.dtype))
+    return write(out, np.where(y >= 0, dy, 0).astype(dy.dtype))
 
 
 def scratches_its_operand(self: Any, y: Any, dy: Any, out: Any = None) -> Any:
     dy *= 1 - y * y
-    return operations.write(out, dy.copy())
+    return write(out, dy.copy())
 
 
 def forgets_the_mean(self: Any, p: Any, target: Any, out: Any = None) -> Any:
-    return operations.write(out, plain.cross_entropy_backward(p, target) * p.dtype.type(len(p)))
+    return write(out, plain.cross_entropy_backward(p, target) * p.dtype.type(len(p)))
 
 
 def takes_labels_alone(self: Any, p: Any, target: Any, out: Any = None) -> Any:
@@ -351,7 +351,7 @@ def copies(self: Any, a: Any) -> Any:
         (check_arrays, {"address": lambda self, a: 1}, "three different places"),
         (check_arrays, {"zeros": lambda self, shape, dtype="float32": np.ones(shape, dtype)}, r"zeros\(5, 'float32'\)"),
         (check_arrays, {"probe": lambda self: 1 / 0}, "division"),
-        (check_info, {"implementation": lambda self, operation: "xp"}, "says that dense runs 'xp', but its default"),
+        (check_info, {"implementation": lambda self, operation: "xp"}, r"says that \w+ runs 'xp', but its default"),
         (check_info, {"implementation": lambda self, operation: f"fast:{operation}"}, "default body was not replaced"),
         (check_info, {"versions": lambda self: {}}, "versions is empty"),
         (check_info, {"threads": lambda self: 0}, "threads is 0"),

@@ -49,7 +49,7 @@ FAST = replace(QUICK, rounds=2, seconds=0.002, chunk=0.001, patience=0.0)
 
 def nnx_bench(*arguments, **options):
     command = [sys.executable, "-m", "nnx", "bench", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, **options)
 
 
 def lines_of(renderable):
@@ -222,7 +222,7 @@ def test_stopped_players_end_with_a_run_that_is_killed(tmp_path):
     run.kill()
     run.wait()
     run.stdout.close()
-    for _ in range(100):
+    for _ in range(10_000):
         try:
             if not Path(f"/proc/{child}/cmdline").read_bytes():  # ended, and nobody has asked how
                 return

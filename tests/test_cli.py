@@ -489,7 +489,7 @@ def wait_for_a_save(path: Path, process: subprocess.Popen[str]) -> None:
     def state() -> int:
         return path.stat().st_mtime_ns if path.exists() else 0
 
-    before, deadline = state(), time.monotonic() + 60
+    before, deadline = state(), time.monotonic() + 600
     while state() == before:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -522,7 +522,7 @@ def test_ctrl_c_ends_cleanly(start: Callable[..., subprocess.Popen[str]], tmp_pa
     process = start(*options)
     wait_for_a_save(tmp_path / "my file", process)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 1
     told = re.fullmatch(
         r"error: interrupted in epoch (\d+) of 1000000; my file holds the network as of epoch (\d+)\. "
@@ -571,7 +571,7 @@ def test_sigterm_is_ctrl_c_unless_it_is_ignored_or_taken(
 
 ENDING = """
 import atexit, sys, time
-atexit.register(lambda: (print("ending", flush=True), time.sleep(60)))
+atexit.register(lambda: (print("ending", flush=True), time.sleep(600)))
 from nnx.cli import main
 sys.exit(main())
 """
@@ -585,7 +585,7 @@ def test_ctrl_c_while_the_process_ends_is_no_traceback(command: str, tmp_path: P
     while process.stdout.readline() != "ending\n":
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == -signal.SIGINT
     assert "Traceback" not in err
 
@@ -609,7 +609,7 @@ def test_reader_that_goes_away_is_no_error(cli: Cli, tmp_path: Path):
         env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert done.stderr == ""
     assert done.stdout.startswith("class,probability\n")
@@ -835,13 +835,13 @@ def test_without_the_extra_the_doctor_still_works(start: Callable[..., subproces
         "from nnx.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     train, doctor = start("train", "spiral", code=block), start("doctor", "--json", code=block)
-    out, err = train.communicate(timeout=120)
+    out, err = train.communicate(timeout=600)
     assert (train.returncode, out) == (1, "")
     assert err == (
         f"error: the command line (but for nnx doctor) needs {package}, which is not installed: "
         'pip install "nnx-backends[train]"\n'
     )
-    out, err = doctor.communicate(timeout=120)
+    out, err = doctor.communicate(timeout=600)
     assert (doctor.returncode, err) == (0, "")
     assert json.loads(out)["backends"]["numpy"]["works"] is True
 
@@ -931,6 +931,6 @@ def test_as_a_module(tmp_path: Path):
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, f"nnx {nnx.__version__}\n", "")

@@ -26,16 +26,17 @@ from nnx.kernels import cuda
 from nnx.kernels.cuda import ACTIVATIONS, FILES, KERNELS, Launch, formulas, options, source
 from nnx.kernels.cuda.formulas import HEADERS
 from nnx.kernels.cuda.launches import TILE_COLUMNS
-from nnx.kernels.cuda.table import FOLDER
+from nnx.kernels.cuda.sources import FOLDER
 from nnx.kernels.cuda.written import function
 from nnx.kernels.elementwise import KINDS
 from nnx.kernels.philox import dropout_words, keep_threshold
 from nnx.kernels.step_state import BETA_1, STEP
-from nnx.testing import cases, reference
+from nnx.testing import cases
 from nnx.testing.compare import CLASS, compare
 from nnx.testing.optimizers import OPTIMIZERS as HYPERS
 from nnx.testing.optimizers import cancels
-from nnx.testing.reference import Wanted
+from nnx.testing.reference import dense, optimizers
+from nnx.testing.reference.results import Wanted
 from nnx.testing.rounding import rounding
 
 DTYPES = ("float32", "float64")
@@ -142,7 +143,7 @@ class Judge(NumpyBackend):
     """The default bodies of all operations."""
 
 
-for name in vars(Operations):
+for name in dir(Operations):
     if not name.startswith("__"):
         setattr(Judge, name, getattr(Operations, name))
 judge = Judge()
@@ -232,7 +233,7 @@ def test_two_stages_as_planned(dtype: str):
     """Sizes at which the plans themselves take several blocks, bands and slices."""
     make, run = cases.Maker(dtype), Run(dtype, seed=2)
     w, dw = make.normal(9001), make.normal(9001)
-    wanted = reference.regularize(wide(w), wide(dw), 0.1, 0.2)["penalty"]
+    wanted = dense.regularize(wide(w), wide(dw), 0.1, 0.2)["penalty"]
     first, second = cuda.regularize(w.size)
     parts, penalty = run.write(first.grid, np.float64), run.write(1, np.float64)
     run(first, w, dw, parts, penalty, w.size, 0.1, 0.2)
@@ -423,7 +424,7 @@ def optimize(name: str, hyper: np.ndarray, shift: int, dtype: str, seed: int, cr
         p, *moments = arrays.values()
         run.walk(cuda.elementwise(name, size), p, gradient, *moments, hyper, counters, size)
         run(Launch("end_step", (1,), (32,)), stats, np.zeros(0), 0, history, 4, counters, 7)
-        reference.descend(name, exact["p"], wide(gradient), exact["m"], exact["v"], hyper, step, exact["u"])
+        optimizers.descend(name, exact["p"], wide(gradient), exact["m"], exact["v"], hyper, step, exact["u"])
         for key, values in exact.items():
             way[key] += np.abs(values - before[key])
     assert counters[STEP] == steps

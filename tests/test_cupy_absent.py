@@ -53,7 +53,7 @@ def python(script: str, **environment: str) -> tuple[str, bool]:
         env=kept | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert (done.returncode, done.stderr) == (0, "")
     told, imported = done.stdout.splitlines()[-2:]
@@ -256,7 +256,7 @@ def test_warnings_of_cupys_import_stop_nothing(tmp_path: Path):
             env=os.environ | {"PYTHONPATH": paths},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
         )
         assert (done.returncode == 0) == right, done.stderr
         assert not right or done.stdout.strip() == "['cupy-cuda12x', 'cupy-cuda13x']"

@@ -30,7 +30,7 @@ from nnx.backends.cupy.programs.shared_memory import ALWAYS, Buffer, end, place_
 from nnx.errors import InputError, NonFiniteError
 from nnx.kernels.cuda import options, source
 from nnx.kernels.cuda import program_table as t
-from nnx.kernels.cuda.table import FOLDER
+from nnx.kernels.cuda.sources import FOLDER
 from nnx.kernels.elementwise import KINDS
 
 NOTE = "a recorded step is no persistent kernel, because "

@@ -18,8 +18,13 @@ from networks import numbers
 
 import nnx
 from nnx.data import shards
-from nnx.data.source import Order
+from nnx.data.order import Order, streams_of
+from nnx.data.stored import Stored
+from nnx.distributed.communicator import Communicator
+from nnx.distributed.shares import Shares
 from nnx.errors import FileFormatError, InputError, InputTypeError
+from nnx.training.batches import taken_of
+from nnx.training.supply import own_of
 
 ROWS, BATCH = 500, 32
 RANDOM = np.random.default_rng(0)
@@ -229,6 +234,8 @@ def test_parquet_is_read_by_row_groups(folder: Path):
     np.testing.assert_allclose(
         network.predict(shards("table.parquet", label="kind", window=2)), network.predict(X), 1e-5
     )
+    assert streams_of(shards("table.parquet", label="kind"), 64) == 1  # a chunk holds one row group
+    assert streams_of(shards("table.parquet", label="kind"), 250) == 4
     with pytest.raises(InputError, match="which column is to be learned"):
         trained("table.parquet")
     parquet.write_table(pyarrow.table({**columns, "name": ["a"] * ROWS}), "mixed.parquet")
@@ -254,7 +261,7 @@ def test_parts_of_mapped_arrays_are_those_parts(folder: Path):
 
 
 def order(source: Any, seed: int, epoch: int, part: int = 64, shuffle: bool = True) -> np.ndarray:
-    drawn = Order(source, part, seed, epoch, shuffle)
+    drawn = Order(source, BATCH, part, seed, epoch, shuffle)
     return np.concatenate([drawn.rows(i) for i in range(-(-source.rows // part))])
 
 
@@ -266,6 +273,43 @@ def test_an_epoch_has_every_row_once_in_an_order_of_its_own(folder: Path):
     assert len({one.tobytes() for one in orders}) == 4
     np.testing.assert_array_equal(orders[1], order(source, 0, 1))
     assert np.abs(np.diff(orders[0])).mean() > ROWS / 6  # a third, were it shuffled as a whole
+
+
+@pytest.mark.parametrize(("batch", "chunk"), [(32, 64), (7, 49), (1, 20), (500, 500), (120, 120)])
+def test_parts_of_batches_are_read_from_rows_of_their_own(batch: int, chunk: int, folder: Path):
+    """Whatever the number of processes, the order is the same, and each has rows of blocks that no other reads."""
+    source = shards("shards", window=64)
+    drawn = Order(source, batch, chunk, 0, 0, shuffle=True)
+    chunks = [drawn.rows(i) for i in range(-(-ROWS // chunk))]
+    assert drawn.streams == 12
+    np.testing.assert_array_equal(np.sort(np.concatenate(chunks)), np.arange(ROWS))
+    for size in (2, 3, 4, 5, 12):
+        comms = [Communicator() for _ in range(size)]
+        for rank, comm in enumerate(comms):
+            comm.rank, comm.size = rank, size
+        own = [[own_of(Shares(comm, size), len(rows), batch) for rows in chunks] for comm in comms]
+        taken = [np.concatenate([rows[o] for rows, o in zip(chunks, mine, strict=True)]) for mine in own]
+        for comm, mine in zip(comms, own, strict=True):
+            assert max(map(len, mine)) <= chunk // batch * taken_of(Shares(comm, size), batch) + 1
+        np.testing.assert_array_equal(np.sort(np.concatenate(taken)), np.arange(ROWS))
+        blocks = [np.unique(np.searchsorted(source.starts, rows, side="right")) for rows in taken]
+        if size != 5:  # of each stream the first block and the last may be a neighbour's too
+            assert sum(map(len, blocks)) <= len(source.starts) - 1 + size - 1
+
+
+def test_what_is_not_wanted_between_rows_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    wide = np.arange(800_000, dtype=np.float32).reshape(400, 2000)
+    np.save("x.npy", wide)
+    taken, read = [], Stored.read
+
+    def counted(self: Stored, first: int, count: int, *room: Any) -> np.ndarray:
+        taken.append(count)
+        return read(self, first, count, *room)
+
+    monkeypatch.setattr(Stored, "read", counted)
+    rows = np.concatenate([np.arange(i, i + 20) for i in range(0, 400, 40)])
+    np.testing.assert_array_equal(shards("x.npy").load(rows).x, wide[rows])
+    assert sum(taken) == 200
 
 
 def test_training_goes_on_as_if_it_had_not_ended(folder: Path):
@@ -549,7 +593,7 @@ assert os.waitpid(fork.child, 0)[1] == 0
 np.testing.assert_array_equal(np.load("child.npy"), network.flat.state)
 """
     env = {**os.environ, "PYTHONPATH": str(Path(nnx.__file__).parents[1])}
-    subprocess.run([sys.executable, "-c", script], env=env, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], env=env, check=True, timeout=600)
 
 
 def test_ctrl_c_ends_reading_from_disk_too(folder: Path):

@@ -39,7 +39,7 @@ TOYS = {"spiral": datasets.spiral, "vertical": datasets.vertical}
 def python(code: str) -> str:
     """Run code in another process, which finds what this one finds."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -18,26 +18,31 @@ import numpy as np
 import pytest
 import ranks
 from networks import ALIKE, NETS, Net, numbers, trained
+from test_datasets import real_fashion_mnist
 
 import nnx
 from nnx.distributed import launcher, mismatch
 from nnx.distributed.communicator import Communicator
 from nnx.distributed.nccl import Nccl
 from nnx.distributed.shares import Shares
+from nnx.kernels.step_state import CURSOR
 from nnx.layers import BatchNorm
 from nnx.layers.chain import every
+from nnx.training.batches import StreamedBatches, most_taken, own_places
 
 MPIEXEC = Path(sys.executable).parent / "mpiexec"  # another MPI's, on the path, would not fit
-SECONDS = 120  # for a job that takes five; one that hangs is ended
+SECONDS = 600  # for a job that takes five, more on a busy machine; one that hangs is ended
 together = pytest.mark.skipif(
     util.find_spec("mpi4py") is None or not MPIEXEC.exists(),
     reason='needs mpi4py and its mpiexec: pip install "nnx-backends[mpi]"',
 )
 
 
-def job(size: int, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a program of ranks.py in so many processes."""
-    command = [MPIEXEC, "-n", size, sys.executable, "-W", "error", ranks.__file__, *arguments]
+def job(
+    size: int, *arguments: object, program: object = ranks.__file__, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a program, one of ranks.py, in so many processes."""
+    command = [MPIEXEC, "-n", size, sys.executable, "-W", "error", program, *arguments]
     environment = {**os.environ, "NNX_THREADS": "1", **variables}
     return subprocess.run(
         list(map(str, command)), capture_output=True, text=True, timeout=SECONDS, env=environment, check=False
@@ -48,19 +53,29 @@ def job(size: int, *arguments: object, **variables: str) -> subprocess.Completed
 
 
 @pytest.fixture(scope="module")
-def alone() -> dict[str, np.ndarray]:
-    return ranks.trainings()
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The samples as shards."""
+    folder = tmp_path_factory.mktemp("samples")
+    ranks.write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> dict[str, np.ndarray]:
+    return ranks.trainings(str(folder))
 
 
 @together
 @pytest.mark.parametrize("size", [2, 3, 4])
-def test_any_number_of_processes_trains_as_one_does(size: int, alone: dict[str, np.ndarray], tmp_path: Path):
+def test_any_number_of_processes_trains_as_one_does(
+    size: int, alone: dict[str, np.ndarray], folder: Path, tmp_path: Path
+):
     out = tmp_path / "out.npz"
-    done = job(size, "agree", out)
+    done = job(size, "agree", out, folder)
     assert done.returncode == 0, done.stderr
     with np.load(out) as file:
         found = dict(file)
-    told = eval(str(found.pop("told")))
+    told, wrong = eval(str(found.pop("told")))
     assert found.keys() == alone.keys()
     for name, wanted in alone.items():
         if name.startswith("exact"):
@@ -75,6 +90,23 @@ def test_any_number_of_processes_trains_as_one_does(size: int, alone: dict[str, 
     assert (epochs, here) == (ranks.STEP, size)
     for error, what in zip(errors, ("x", "epochs", "batch size"), strict=True):
         assert error.startswith(f"fit: {what} of rank {size - 1} differs from rank 0's"), error
+    assert [len(errors) for errors in wrong] == size * [7]
+    for rank, errors in enumerate(wrong):
+        named = f"InputError 0 rank {size - 1}: "
+        whose = "ValueError 0 " if rank == size - 1 else f"{named}ValueError: "
+        missing = "InputError 0 " if rank == size - 1 else named
+        assert errors[0].startswith(f"InputError 0 fit: file 4 of rank {size - 1} differs from rank 0's: 'x_3.npy, 59 ")
+        assert errors[1].startswith(f"InputError 0 fit: some of the rows of rank {size - 1} differs from rank 0's")
+        assert errors[2].startswith(missing)
+        assert errors[2].endswith("plain: there is x_2.npy, but no y_2.npy; expected both")
+        assert errors[3].endswith("x_3.npy, row 910, column 0 is nan: expected finite numbers; drop or fill it first")
+        assert errors[4].startswith("InputError 1 ")  # of the validation after the first epoch
+        assert "x_3.npy, row 910, column 0 is nan" in errors[4]
+        assert errors[5].startswith(
+            f"InputError 0 fit: the next step's rows of rank {size - 1} differs from rank 0's: 6 "
+        )
+        assert errors[6] == f"{whose}no more"
+    assert sorted("rank" not in errors[3] for errors in wrong) == [*(size - 1) * [False], True]
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {"out.npz", "out.npz.0.csv", "out.npz.0.safetensors"}
     assert done.stdout.count("epoch 1/30") == 1
@@ -90,6 +122,41 @@ def test_a_compiled_step_is_shared_too(tmp_path: Path):
     with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "three.npz") as three:
         for name in one.files:
             np.testing.assert_allclose(three[name], one[name], rtol=0, atol=1e-12, err_msg=name)
+
+
+@together
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="it is Linux that says what a process has used")
+def test_no_process_holds_or_reads_the_whole_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    window = 4096  # 16 MB of rows
+    most = (256 + window) * 4096 + 200e6
+    rows = int(8 * most) // 4096 // 256 * 256
+    header = np.lib.format.header_data_from_array_1_0(np.empty((0, 1024), "f4")) | {"shape": (rows, 1024)}
+    with open("x.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + rows * 4096)  # a sparse file: it takes no room on the disk
+    np.save("y.npy", np.zeros(rows, np.int64))
+    done = job(2, "memory", window)
+    assert done.returncode == 0, done.stderr
+    for peak, read, words in json.loads(done.stdout):
+        assert peak < most
+        assert rows // 2 < read < rows // 2 + 300  # some were looked at before
+        assert words.endswith("2,048 rows (8.0 MiB) at a time, of which each of 2 processes reads its own")
+
+
+@together
+@pytest.mark.skipif(
+    real_fashion_mnist() is None, reason="needs Fashion-MNIST: NNX_DATA, or ../shared/data/fashion-mnist"
+)
+def test_real_pictures_are_learned_from_shards_as_well_by_two_as_by_one(tmp_path: Path):
+    program = Path(__file__).parents[1] / "bench" / "shards.py"
+    job(1, "write", tmp_path / "pictures", real_fashion_mnist(), program=program)
+    done = [job(size, "train", tmp_path / "pictures", 1, program=program, NNX_BACKEND="numpy") for size in (1, 2)]
+    assert [each.returncode for each in done] == [0, 0], done[1].stderr
+    one, two = (json.loads(each.stdout) for each in done)
+    assert one["test accuracy"] > 0.8
+    assert abs(two["test accuracy"] - one["test accuracy"]) < 0.01
+    assert two["rows read by each"] == 2 * [30_257]  # of which 257 were looked at before
 
 
 # ---- failures --------------------------------------------------------------------------------------------------------
@@ -108,7 +175,7 @@ FAILURES = {
 @pytest.mark.parametrize("how", FAILURES)
 def test_a_rank_that_fails_ends_the_job_and_names_itself(how: str, tmp_path: Path):
     path = tmp_path / "m.safetensors"
-    done = job(2, "fail", how, path, NNX_STALL="2")
+    done = job(2, "fail", how, path, NNX_STALL="2" if how in ("stop", "sleep") else str(SECONDS))
     assert done.returncode != 0
     assert FAILURES[how] in done.stderr
     assert "rank 1 of 2 (process " in done.stderr
@@ -132,24 +199,31 @@ def test_processes_that_nobody_joined_are_warned_of():
     assert job(2, "copies", NNX_ALONE="1").returncode == 0
 
 
+ON_DISK = "from nnx.data import pieces, source; source.WINDOW, pieces.BLOCK = 512, 99; from nnx.cli import main; main()"
+
+
 @together
-def test_the_command_line_trains_together_and_goes_on_in_another_number(tmp_path: Path):
+@pytest.mark.parametrize("data", ["spiral", "shards"])
+def test_the_command_line_trains_together_and_goes_on_in_another_number(data: str, folder: Path, tmp_path: Path):
+    pytest.importorskip("typer")
+    program, given = (["-m", "nnx"], data) if data == "spiral" else (["-c", ON_DISK], folder / "plain")
+
     def nnx_train(size: int, name: str, epochs: int, *more: str) -> subprocess.CompletedProcess[str]:
-        options = ["--backend", "numpy", "--patience", 0, "--layers", 16, "--deterministic", "--save"]
-        line = [MPIEXEC, "-n", size, sys.executable, "-m", "nnx", "train", "spiral", *options, tmp_path / name]
+        options = ["--backend", "numpy", "--patience", 0, "--layers", 16, "--batch-size", 20, "--deterministic"]
+        line = [MPIEXEC, "-n", size, sys.executable, *program, "train", given, *options, "--save", tmp_path / name]
         line += ["--epochs", epochs, *more]
         return subprocess.run(list(map(str, line)), capture_output=True, text=True, timeout=SECONDS, check=False)
 
-    pytest.importorskip("typer")
     first, second = nnx_train(2, "a", 3), nnx_train(3, "a", 6, "--resume")
     once = nnx_train(1, "b", 6)
     assert (first.returncode, second.returncode, once.returncode) == (0, 0, 0), first.stderr + second.stderr
     assert first.stdout.count("together   2 processes, by ") == 1
     assert first.stdout.count("test       accuracy") == 1
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    wrong = nnx_train(2, "a", 6, "--resume", "--layers", "8")
-    assert wrong.returncode == 2
-    assert wrong.stderr.count("was trained otherwise") == 1
+    if data == "spiral":
+        wrong = nnx_train(2, "a", 6, "--resume", "--layers", "8")
+        assert wrong.returncode == 2
+        assert wrong.stderr.count("was trained otherwise") == 1
 
 
 # ---- launchers -------------------------------------------------------------------------------------------------------
@@ -223,6 +297,47 @@ def test_parts_are_all_rows_once_and_the_same_for_every_number_of_processes(size
     lengths = [end - first for first, end in parts]
     assert sum(lengths) == rows
     assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "sizes"), [(5, (3, 3, 3, 2)), (2, (7, 7, 7, 4)), (4, (5, 5, 5, 5)), (4, (2, 2, 2, 1))]
+)
+def test_rows_that_are_streamed_come_to_the_process_that_takes_them(size: int, sizes: tuple[int, ...]):
+    """Of a small last batch a process may take more than of those before: rank 2 of 5 takes 0 of 3 rows, and 1 of 2."""
+
+    class Recorded:
+        reason = "it is tested"
+
+        def __init__(self, rows: int) -> None:
+            self.rows, self.arrays = rows, [np.zeros((2 * rows, 1)), np.zeros((2 * rows, 1))]
+
+        def fill(self, half: int, rows: np.ndarray) -> None:
+            assert len(rows) <= self.rows
+            self.arrays[0][half * self.rows : half * self.rows + len(rows), 0] = rows
+
+        def enter(self, half: int) -> None: ...
+        def leave(self, half: int) -> None: ...
+
+    all_rows = np.arange(sum(sizes))
+    for rank in range(size):
+        comm = Communicator()
+        comm.rank, comm.size = rank, size
+        shares, counters = Shares(comm, size), np.zeros(3, np.int64)
+        backend = nnx.get_backend("numpy")
+        step: Any = SimpleNamespace(backend=backend, counters=counters, network=SimpleNamespace(seed=0), shares=shares)
+        each = most_taken(shares, np.array(sizes))
+        if not each:
+            continue
+        stream: Any = Recorded(2 * each)
+        batches = StreamedBatches(step, stream, np.array(sizes, float), False, None)
+        for epoch in range(2):
+            found, rows = [], iter(sizes)
+            for _, steps in batches.block(epoch, 1):
+                for _ in range(steps):
+                    own = len(shares.rows(next(rows)))
+                    found += stream.arrays[0][batches._order[counters[CURSOR] :][:own], 0].tolist()
+                    counters[CURSOR] += own
+            assert found == all_rows[own_places(shares, np.array(sizes))].tolist()
 
 
 def divisible(net: Net) -> bool:

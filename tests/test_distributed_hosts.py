@@ -19,7 +19,7 @@ import ranks
 import nnx
 
 MPIEXEC = Path(sys.executable).parent / "mpiexec"
-SECONDS = 120
+SECONDS = 600
 ADDRESSES = "10.77.0.1", "10.77.0.2"
 
 if util.find_spec("mpi4py") is None or not MPIEXEC.exists():

@@ -206,7 +206,7 @@ def test_as_a_module_with_numpy_alone():
         env={name: value for name, value in os.environ.items() if not name.startswith("NNX_")},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert (done.returncode, done.stderr) == (0, "")
     found = json.loads(done.stdout)

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from nnx.backends import get_backend, threads
-from nnx.backends.numba import backend as module
-from nnx.backends.numba.backend import NumbaBackend, create, offer
+from nnx.backends.numba import sharing
+from nnx.backends.numba.backend import NumbaBackend, create
+from nnx.backends.numba.sharing import offer
 from nnx.backends.numpy import NumpyBackend
 from nnx.backends.operations import Operations
 from nnx.errors import BackendUnavailable, InputError
@@ -302,7 +303,7 @@ def at_once(calls):
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(600)
     assert not any(worker.is_alive() for worker in workers)
 
 
@@ -396,7 +397,7 @@ def test_after_a_fork(numba, two_threads):
             os._exit(0 if np.array_equal(numba.softmax(x), wanted) else 1)
         finally:
             os._exit(2)
-    for _ in range(600):
+    for _ in range(6000):
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
             break
@@ -511,9 +512,9 @@ def shared_calls(backend, rows=37, columns=50):
 def test_what_several_threads_share_has_the_bits_of_one(monkeypatch):
     """Parts are handed out from the first number on here; the last one is smaller than the others."""
     backend = create()
-    monkeypatch.setattr(module, "SHARED", np.inf)
+    monkeypatch.setattr(sharing, "SHARED", np.inf)
     alone = {name: call() for name, call in shared_calls(backend)}
-    monkeypatch.setattr(module, "SHARED", 0)
+    monkeypatch.setattr(sharing, "SHARED", 0)
     monkeypatch.setattr(backend.kernels.pool, "limit", max(2, backend.kernels.pool.limit))
     for name, call in shared_calls(backend):
         for wanted, found in zip(alone[name], call(), strict=True):
@@ -542,6 +543,6 @@ def test_a_helper_that_gives_up_just_as_a_kernel_begins_looks_again(monkeypatch)
 
     helper = threading.Thread(target=helping)
     helper.start()
-    helper.join(10)
+    helper.join(600)
     assert ended.is_set()
     assert served == [0, 0, 0]

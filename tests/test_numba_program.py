@@ -368,7 +368,7 @@ def test_a_call_begins_anew_whatever_another_process_left_undone(family):
             )  # fmt: skip
         calls = threading.Thread(target=model.steps, args=(x, y, 3), daemon=True)
         calls.start()
-        calls.join(60)
+        calls.join(600)
         assert not calls.is_alive(), "the call waits for what nobody does"
         twins.append(model.flat.values.copy())
     assert np.array_equal(*twins)

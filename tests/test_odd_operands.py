@@ -13,7 +13,8 @@ pytest.importorskip("numba")
 import numba
 
 import nnx
-from nnx.backends.numba.backend import create, offer
+from nnx.backends.numba.backend import create
+from nnx.backends.numba.sharing import offer
 from nnx.backends.operation_table import OPERATIONS
 from nnx.kernels.cpu.threads import pool
 from nnx.testing.cases import CASES, Maker

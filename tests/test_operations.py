@@ -20,8 +20,8 @@ from nnx.backends.operation_table import OPERATIONS
 from nnx.backends.operations import Operations
 from nnx.kernels.elementwise import FUNCTIONS
 from nnx.kernels.philox import LOW, dropout_words, keep_threshold, philox4x32
-from nnx.testing import reference
 from nnx.testing.optimizers import OPTIMIZERS
+from nnx.testing.reference import noise
 
 pytestmark = pytest.mark.rounding
 
@@ -40,7 +40,7 @@ plain = Plain()
 
 
 def test_every_public_method_of_operations_is_declared():
-    public = {name for name, value in vars(Operations).items() if inspect.isfunction(value) and name[0] != "_"}
+    public = {name for name, _ in inspect.getmembers(Operations, inspect.isfunction) if name[0] != "_"}
     assert public == OPERATIONS.keys()
 
 
@@ -70,7 +70,7 @@ def test_a_replacement_has_the_signature_of_the_default(backend: str):
 
 
 @pytest.mark.parametrize("xp", [np, array_api_strict])
-@pytest.mark.parametrize(("counter", "key", "words"), reference.KNOWN_ANSWERS)
+@pytest.mark.parametrize(("counter", "key", "words"), noise.KNOWN_ANSWERS)
 def test_philox_gives_the_known_answers(
     xp: Any, counter: tuple[int, ...], key: tuple[int, int], words: tuple[int, ...]
 ):
@@ -92,7 +92,7 @@ def test_words_are_integer_for_integer_those_of_the_reference(
     rows: int, columns: int, step: int, layer: int, seed: int
 ):
     words = dropout_words(np, rows, columns, np.array(step, np.uint64), layer, seed)
-    expected = [[reference.dropout_word(r, c, step, layer, seed) for c in range(columns)] for r in range(rows)]
+    expected = [[noise.dropout_word(r, c, step, layer, seed) for c in range(columns)] for r in range(rows)]
     assert words.tolist() == expected
 
 

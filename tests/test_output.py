@@ -324,7 +324,7 @@ def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     line = f"set -o pipefail; {line}"
     environment = {**os.environ, "PYTHONPATH": str(Path(nnx.__file__).parents[1])}
     return subprocess.run(
-        ["/bin/bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+        ["/bin/bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
     )
 
 

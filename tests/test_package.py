@@ -66,7 +66,7 @@ def python(*arguments: str | Path, executable: str | Path = sys.executable) -> s
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, f"{done.args} ended with {done.returncode}:\n{done.stdout}"
     return done.stdout.strip()

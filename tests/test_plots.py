@@ -177,7 +177,7 @@ def test_no_window_and_no_pyplot(tmp_path: Path):
         "plots.save(plots.compose('t', 's', {'loss': [1, 2]}), sys.argv[1])\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path / "p.png")], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "p.png")], check=True, timeout=600)
 
 
 def test_failed_save_leaves_the_old_picture(tmp_path: Path):

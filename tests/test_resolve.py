@@ -449,11 +449,11 @@ def test_use_backend_is_of_its_thread_alone():
     inside, done = threading.Event(), threading.Event()
 
     def other() -> None:
-        inside.wait(10)
+        inside.wait(600)
         seen["before"] = get_backend().name
         with nnx.use_backend("mine:thread"):
             seen["own"] = get_backend().device
-            done.wait(10)
+            done.wait(600)
         nnx.set_backend("mine:everywhere")
 
     thread = threading.Thread(target=other)
@@ -582,7 +582,7 @@ def test_a_package_that_registers_a_backend_is_found_and_loaded_only_when_asked(
     root = str(Path(nnx.__file__).parent.parent)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), root]), "NNX_BACKEND": "tiny:7"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, "-W", "error", "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [

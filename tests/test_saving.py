@@ -665,7 +665,7 @@ print(sorted(seen), partial)
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "m")],
-        env=environment, capture_output=True, text=True, timeout=60,
+        env=environment, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     seen, _, partial = done.stdout.partition("] ")

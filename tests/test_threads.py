@@ -67,7 +67,7 @@ class Waits(nnx.callbacks.Callback):
 
     def on_epoch_end(self, model: nnx.Sequential, epoch: int, logs: Any) -> None:
         self.there.set()
-        assert self.go.wait(60)
+        assert self.go.wait(600)
 
 
 def within(function: Callable[[], Any]) -> Any:
@@ -82,7 +82,7 @@ def within(function: Callable[[], Any]) -> Any:
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    thread.join(60)
+    thread.join(600)
     assert results, "it hangs"
     return results[0]
 
@@ -94,11 +94,11 @@ def a_fit_elsewhere(net: nnx.Sequential) -> Iterator[None]:
     fitter = threading.Thread(target=lambda: net.fit(*data(), epochs=1, callbacks=[waits], verbose=0), name="fitter")
     fitter.start()
     try:
-        assert waits.there.wait(60)
+        assert waits.there.wait(600)
         yield
     finally:
         waits.go.set()
-        fitter.join(60)
+        fitter.join(600)
 
 
 CHANGES: dict[str, Callable[[nnx.Sequential], Any]] = {
@@ -223,7 +223,7 @@ def test_of_many_threads_that_train_at_once_each_does_whole_work_or_is_refused(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(600)
     assert not wrong
     assert net.optimizer.iterations == (sum(done) + 1) * per_call
     twin = model()
@@ -246,7 +246,7 @@ def test_threads_that_do_steps_of_one_model_take_turns() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(600)
     assert not wrong
     assert net.optimizer.iterations == 300
     assert net._owner.queue == {}
@@ -276,7 +276,7 @@ def test_many_threads_evaluate_at_once(own: bool, backend: str) -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(120)
+            thread.join(600)
     finally:
         sys.setswitchinterval(before)
     assert not wrong
@@ -315,7 +315,7 @@ def test_what_others_read_while_a_model_is_trained_is_of_a_whole_step(rows: int,
     finally:
         over.set()
         for reader in readers:
-            reader.join(60)
+            reader.join(600)
     assert net.optimizer.iterations <= 80
     assert seen
     assert set(seen) <= states
@@ -334,11 +334,11 @@ def test_what_is_read_from_within_reading_does_not_wait_for_steps_that_wait_for_
     net.compile(nnx.CategoricalCrossEntropy(), nnx.SGD(0.1), metrics=[metric])
     reader = threading.Thread(target=net.evaluate, args=(x, y), daemon=True)
     reader.start()
-    assert within.wait(60)
+    assert within.wait(600)
     steps = threading.Thread(target=net.step, args=(x, y), daemon=True)
     steps.start()
     for thread in (reader, steps):
-        thread.join(30)
+        thread.join(600)
         assert not thread.is_alive()
 
 
@@ -358,9 +358,9 @@ def test_a_fit_lets_those_predict_who_wait() -> None:
     fitter = threading.Thread(target=lambda: net.fit(*data(), epochs=10**6, callbacks=[Ends()], verbose=0), daemon=True)
     fitter.start()
     reader.start()
-    fitter.join(60)
+    fitter.join(600)
     over.set()
-    reader.join(60)
+    reader.join(600)
     assert not fitter.is_alive()
 
 
@@ -371,7 +371,7 @@ def test_a_change_waits_for_those_who_read_and_they_for_it() -> None:
         def forward(self, inputs: Any, training: bool = False) -> Any:
             if not training:
                 there.set()
-                assert go.wait(60)
+                assert go.wait(600)
             return super().forward(inputs, training)
 
     net = model(nnx.Dense(4, 3), Slow(), nnx.Softmax())
@@ -379,13 +379,13 @@ def test_a_change_waits_for_those_who_read_and_they_for_it() -> None:
     writer = threading.Thread(target=lambda: order.append(("changed", net.set_parameters(zeros))))
     zeros = {name: np.zeros(a.shape) for name, a in net.parameters().items()}
     reader.start()
-    assert there.wait(60)
+    assert there.wait(600)
     writer.start()
     while net._owner.mark is not None:  # until it is the change's turn
         time.sleep(0.001)
     go.set()
-    reader.join(60)
-    writer.join(60)
+    reader.join(600)
+    writer.join(600)
     assert [what for what, _ in order] == ["read", "changed"]
     assert np.ptp(order[0][1][:, 0]) > 0
     np.testing.assert_allclose(net.predict(data()[0]), 1 / 3, rtol=1e-6)
@@ -417,20 +417,20 @@ def test_nor_by_one_that_predicts_with_a_layer_of_ones_own() -> None:
     class Slow(Own):
         def forward(self, inputs: Any, training: bool = False) -> Any:
             there.set()
-            assert go.wait(60)
+            assert go.wait(600)
             return super().forward(inputs, training)
 
     net = model(nnx.Dense(4, 3), Slow(), nnx.Softmax())
     reader = threading.Thread(target=lambda: net.predict(data()[0]))
     reader.start()
-    assert there.wait(60)
+    assert there.wait(600)
     child = os.fork()
     if child == 0:
         signal.alarm(30)
         go.set()
         os._exit(0 if net.predict(data()[0]).shape == (40, 3) else 1)
     go.set()
-    reader.join(60)
+    reader.join(600)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -472,18 +472,18 @@ def test_the_models_of_the_book_are_trained_by_one_thread_too() -> None:
 
     def waits(*arguments: Any) -> None:
         there.set()
-        assert go.wait(60)
+        assert go.wait(600)
         before(*arguments)
 
     accuracy.init = waits  # type: ignore[method-assign]
     trainer = threading.Thread(target=net.train, args=data(), name="book")
     trainer.start()
-    assert there.wait(60)
+    assert there.wait(600)
     for use in (lambda: net.train(*data()), lambda: net.evaluate(*data()), lambda: net.predict(data()[0])):
         with pytest.raises(InUseError, match=r"another thread 'book' is in train\(\)"):
             use()
     go.set()
-    trainer.join(60)
+    trainer.join(600)
     wanted, wrong = [net.predict(data(rows)[0]) for rows in (40, 90)], []
 
     def predict(number: int) -> None:
@@ -494,7 +494,7 @@ def test_the_models_of_the_book_are_trained_by_one_thread_too() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(600)
     assert not wrong
 
 
@@ -503,13 +503,13 @@ def test_a_callback_that_watches_watches_one_fit_at_a_time() -> None:
     net, other, waits = model(), model(), Waits()
     fitter = threading.Thread(target=lambda: net.fit(*data(), epochs=2, callbacks=[stopping, waits], verbose=0))
     fitter.start()
-    assert waits.there.wait(60)
+    assert waits.there.wait(600)
     before = other.flat.state.copy()
     with pytest.raises(InputError, match="EarlyStopping: it watches another fit"):
         other.fit(*data(), callbacks=[stopping], verbose=0)
     np.testing.assert_array_equal(other.flat.state, before)
     waits.go.set()
-    fitter.join(60)
+    fitter.join(600)
     other.fit(*data(), callbacks=[stopping], verbose=0)
 
 

@@ -83,7 +83,7 @@ def test_an_error_of_the_work_comes_as_it_is_and_keeps_nothing_alive() -> None:
         assert traceback.extract_tb(error.__traceback__)[-1].name == "work"
         del operand, caught
         error.__traceback__ = None
-        end = time.monotonic() + 10
+        end = time.monotonic() + 600
         while alive() is not None and time.monotonic() < end:  # until the other thread is gone
             time.sleep(0.001)
         assert alive() is None
@@ -97,7 +97,7 @@ def test_an_interrupt_ends_the_wait_and_the_work_goes_on_to_its_end() -> None:
 
     def work() -> None:
         interrupt_main()
-        go.wait(60)
+        go.wait(600)
         done.append(True)
 
     with pytest.raises(KeyboardInterrupt):
@@ -161,7 +161,7 @@ def test_an_exception_between_any_two_instructions_leaves_no_work_half_done_and_
         settle()
     assert found == 7
     assert uninterrupted(lambda: "next") == "next"
-    assert LOCK.acquire(timeout=60)  # held by whoever works
+    assert LOCK.acquire(timeout=600)  # held by whoever works
     try:
         assert len(begun) == len(ended)
     finally:
@@ -215,7 +215,7 @@ from nnx.kernels.uninterrupted import pause, uninterrupted
 warnings.simplefilter("ignore")  # Python 3.12: a fork beside other threads
 told = threading.Event()
 def say(text):
-    told.wait(60)
+    told.wait(600)
     time.sleep(0.1)  # until the other is about to fork
     os.write(1, text)
 
@@ -247,7 +247,7 @@ interrupted(never_end)
 
 @SIGNALS
 def test_a_fork_waits_for_work_that_goes_on_and_the_end_of_the_program_for_its_next_pause() -> None:
-    run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=600)
     assert (run.returncode, run.stdout, run.stderr) == (0, "cut whole child cut end", "")
 
 
@@ -293,6 +293,6 @@ print(len(interrupts))
 def test_numba_is_imported_and_compiles_whatever_handlers_raise_meanwhile(tmp_path: Path) -> None:
     pytest.importorskip("numba")
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    run = subprocess.run([sys.executable, "-c", COLD], env=environment, capture_output=True, text=True, timeout=300)
+    run = subprocess.run([sys.executable, "-c", COLD], env=environment, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) > 20

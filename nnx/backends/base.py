@@ -1,7 +1,7 @@
 """The backend protocol: where arrays live, and which implementation each operation takes.
 
 A backend is a subclass of `Backend` with a `name`, an array namespace `xp` and the few methods that touch the
-device. All operations have default bodies (operations.py), so a new backend is some thirty lines plus whatever it wants
+device. All operations have default bodies (`operations`), so a new backend is some thirty lines plus whatever it wants
 to do faster. `nnx.testing.check_backend` holds it to the protocol.
 """
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from nnx.kernels.forking import in_forked
 from nnx.kernels.uninterrupted import whose
 
 Made = TypeVar("Made")
@@ -26,8 +26,7 @@ class Once(Generic[Made]):
         self._make = make
         self._made: dict[str, Made] = {}
         self._forget()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._forget)  # who makes and who waits was in the parent alone
+        in_forked(self._forget)  # who makes and who waits was in the parent alone
 
     def _forget(self) -> None:
         self._makers: dict[str, Making] = {}

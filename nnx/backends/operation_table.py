@@ -1,7 +1,7 @@
 """The table of operations: what the recorder knows of each, and how a class comes to have them.
 
-A method of `Operations` (operations.py) enters by `@operation`. Those whose formulas stand in a table, the elementwise
-functions and the losses of each output by itself, are made of its rows, for every backend alike.
+A method of `Operations` (nnx/backends/operations) enters by `@operation`. Those whose formulas stand in a table, the
+elementwise functions and the losses of each output by itself, are made of its rows, for every backend alike.
 """
 
 from __future__ import annotations

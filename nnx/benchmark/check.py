@@ -10,7 +10,7 @@ from nnx.benchmark.libraries.notes import Training
 from nnx.benchmark.operations import OPERATIONS, expected, normal, tolerance_class
 from nnx.benchmark.workloads import EPOCHS, Workload
 from nnx.testing.compare import compare
-from nnx.testing.reference import Wanted
+from nnx.testing.reference.results import Wanted
 
 LOSS = 2e-3  # relative difference of a loss, in float32
 PATH = 3e-2  # how far parameters may be off, relative to how far they went

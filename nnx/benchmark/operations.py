@@ -12,9 +12,9 @@ import numpy as np
 
 from nnx.kernels.elementwise import FUNCTIONS, Elementwise
 from nnx.kernels.step_state import STEP
-from nnx.testing import reference
 from nnx.testing.compare import CLASS
-from nnx.testing.reference import Results, Wanted
+from nnx.testing.reference import formula, optimizers
+from nnx.testing.reference.results import Results, Wanted
 
 Shape = tuple[int, ...]
 DENSE = ((300, 2, 64), (128, 784, 512), (512, 2048, 2048))  # rows, inputs, neurons: layers of the networks
@@ -90,7 +90,7 @@ def function_gradient(row: Elementwise) -> Operation:
 
     def operands(n: int, c: int) -> dict[str, Any]:
         x = normal(n, c)
-        y = reference.formula(row.name)(x.astype(np.float64), **setting)["out"].value.astype(np.float32)
+        y = formula(row.name)(x.astype(np.float64), **setting)["out"].value.astype(np.float32)
         return {row.of: x if row.of == "x" else y, "dy": normal(n, c, seed=1), **setting}
 
     return Operation(ROWS, operands, lambda n, c: 3 * n * c, quick="M" if row.gradient in QUICK else "")
@@ -190,9 +190,11 @@ def expected(kind: str, shape: Shape) -> Results:
         return _after_a_step(kind, operands)
     if kind in ("softmax_backward", "jacobian_product"):
         return _gradient_of_softmax(**operands)
-    formula = reference.formula(kind)
+    reference = formula(kind)
     given = operands | {"kind": np.float32, "batch": shape[0]}
-    results: Results = formula(**{name: given[name] for name in inspect.signature(formula).parameters if name in given})
+    results: Results = reference(
+        **{name: given[name] for name in inspect.signature(reference).parameters if name in given}
+    )
     return {name: wanted for name, wanted in results.items() if name in OPERATIONS[kind].written(*shape)}
 
 
@@ -212,7 +214,7 @@ def _gradient_of_softmax(y: np.ndarray, dy: np.ndarray) -> Results:
 def _after_a_step(kind: str, operands: dict[str, Any]) -> Results:
     arrays = {name: operands[name] for name in "pgmv" if name in operands}
     unused = np.zeros(0)
-    reference.descend(
+    optimizers.descend(
         kind, arrays["p"], arrays["g"], arrays.get("m", unused), arrays.get("v", unused), operands["hyper"],
         int(operands["counters"][STEP]),
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from nnx.data.source import Source
 from nnx.data.stored import Room
 from nnx.datasets.columns import digits_of
 from nnx.datasets.target import MOST_CLASSES
+from nnx.distributed import current
+from nnx.distributed.shares import PARTS, span
 from nnx.errors import FileFormatError, InputError
 
 LARGE = 256 << 20  # bytes of a Parquet file that is not read as a whole
@@ -32,17 +35,30 @@ def is_on_disk(path: Path) -> bool:
     return path.suffix.lower() in PARQUET and path.is_file() and path.stat().st_size > LARGE
 
 
-def opened(path: Path, label: str | None, learning: bool = True) -> Source:
+def opened(path: Path, label: str | None) -> Source:
     """Return the rows at a path. The labels of x.npy are those of y.npy beside it."""
-    if path.suffix != ".npy" or not learning:
-        return found(path, label, None, learning)
+    if path.suffix != ".npy" or not path.exists():
+        return found(path, label, None, learning=True)
     beside = path.with_name(f"y{path.name[1:]}")
     if not path.name.startswith("x") or not beside.exists():
         raise InputError(
             f"{path}: its labels are looked for in {beside.name} beside it, and there is no such file; call the files "
             "x.npy and y.npy, or put them into a folder"
         )
-    return found([(path, beside)], None, None, learning)
+    return found([(path, beside)], None, None, learning=True)
+
+
+def asked(path: Path, columns: Sequence[str], width: int) -> Source:
+    """Return rows to predict from: of tables the columns of those names, if there are names."""
+    source = found(path, "" if columns else None, None, learning=False)
+    tables = [shard for shard in source.shards if isinstance(shard, RowGroups)]
+    if columns and tables:
+        for table in tables:
+            table.take(columns)
+        source = Source(tables)
+    if source.width != width:
+        raise FileFormatError(f"{path}: a row holds {source.width} numbers, but the network takes {width}")
+    return source
 
 
 class Scaled:
@@ -51,6 +67,7 @@ class Scaled:
     def __init__(self, shard: Shard, metadata: Metadata, values: np.ndarray) -> None:
         self._shard, self._metadata, self._values = shard, metadata, values
         self.name, self.rows, self.width, self.weighted = shard.name, shard.rows, shard.width, shard.weighted
+        self.whole = shard.whole
         scaled: tuple[int, ...] = () if metadata.classes else (1,)
         self.targets = None if shard.targets is None else scaled
         self.ends, self.where = shard.ends, shard.where
@@ -131,24 +148,58 @@ def _classes(source: Source, task: str) -> np.ndarray:
     return values
 
 
+class Moments(NamedTuple):
+    """What is known of the columns of some rows, the label's last.
+
+    Attributes:
+        rows: how many. mean, squares: of each column, its mean, and the sum of squares around that.
+        low, high: of all inputs. exact: whether they come in float64.
+    """
+
+    rows: int
+    mean: np.ndarray
+    squares: np.ndarray
+    low: float
+    high: float
+    exact: bool
+
+    def with_(self, other: Moments) -> Moments:
+        """Return that of both."""
+        rows, way = self.rows + other.rows, other.mean - self.mean
+        squares = self.squares + other.squares + way**2 * (self.rows * other.rows / max(rows, 1))
+        mean = self.mean + way * (other.rows / max(rows, 1))
+        return Moments(
+            rows, mean, squares, min(self.low, other.low), max(self.high, other.high), self.exact and other.exact
+        )
+
+
 def _measured(source: Source, metadata: Metadata) -> Metadata:
-    """Return metadata with mean and spread of all columns; see `Metadata.fitted`."""
-    total, low, high = 0, np.inf, -np.inf
-    mean = squares = np.zeros(source.width + 1)
-    exact = True
-    for piece in source.blocks():
+    """Return metadata with mean and spread of all columns; see `Metadata.fitted`.
+
+    The blocks are divided into parts, whoever reads which, so all numbers are the same for any number of processes.
+    """
+    comm = current()
+    with comm.sharing():
+        mine = {part: _moments(source, part) for part in range(*span(PARTS, comm.rank, comm.size))}
+    found = {part: moments for theirs in comm.gather(mine) for part, moments in theirs.items()}
+    whole = reduce(Moments.with_, (found[part] for part in range(PARTS)))
+    mean, std = whole.mean, constant(whole.mean, np.sqrt(whole.squares / whole.rows), whole.exact)
+    target = (float(mean[-1]), float(std[-1])) if metadata.task == "regression" else (0.0, 1.0)
+    return metadata.of(tuple(mean[:-1].tolist()), tuple(std[:-1].tolist()), target, (whole.low, whole.high))
+
+
+def _moments(source: Source, part: int) -> Moments:
+    """Return what is known of the rows of a part of the blocks."""
+    nothing = np.zeros(source.width + 1)
+    found = Moments(0, nothing, nothing, np.inf, -np.inf, True)
+    for piece in source.blocks(some=source.blocks_of(part, PARTS)):
         x, y, _ = piece.arrays
         assert y is not None
         a = np.column_stack([x, y.reshape(-1)]).astype(np.float64)
         if not np.isfinite(a).all():
             row, column = (int(i) for i in np.argwhere(~np.isfinite(a))[0])
             raise FileFormatError(f"{piece.where(row)}, column {column} is {a[row, column]}; expected a finite number")
-        exact = exact and x.dtype == np.float64
-        low, high = min(low, float(a[:, :-1].min())), max(high, float(a[:, :-1].max()))
-        here, count = a.mean(axis=0), len(a)
-        squares = squares + ((a - here) ** 2).sum(axis=0) + (here - mean) ** 2 * (total * count / (total + count))
-        mean = mean + (here - mean) * (count / (total + count))
-        total += count
-    std = constant(mean, np.sqrt(squares / total), exact)
-    target = (float(mean[-1]), float(std[-1])) if metadata.task == "regression" else (0.0, 1.0)
-    return metadata.of(tuple(mean[:-1].tolist()), tuple(std[:-1].tolist()), target, (low, high))
+        mean, inputs = a.mean(axis=0), a[:, :-1]
+        squares, exact = ((a - mean) ** 2).sum(axis=0), x.dtype == np.float64
+        found = found.with_(Moments(len(a), mean, squares, float(inputs.min()), float(inputs.max()), exact))
+    return found

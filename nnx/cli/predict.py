@@ -17,7 +17,7 @@ from nnx.backends.printable import printable
 from nnx.cli import outputs
 from nnx.cli.errors import Failed, leave_stdout, note, writing
 from nnx.cli.metadata import Metadata, metadata_of
-from nnx.cli.on_disk import is_on_disk, opened, scaled
+from nnx.cli.on_disk import asked, is_on_disk, scaled
 from nnx.datasets.tables import read_features
 from nnx.errors import FileFormatError, InputError
 from nnx.files import write_atomically
@@ -68,7 +68,7 @@ def _answers(
     except InputError as error:
         raise FileFormatError(f"{model}: {error}") from error
     if is_on_disk(file):
-        rows = scaled(opened(file, None, learning=False), metadata, np.empty(0))
+        rows = scaled(asked(file, metadata.columns, _width(network, model)), metadata, np.empty(0))
         return _written_out(network, metadata, network.predict(rows), probabilities)
     x, notes = read_features(file, metadata.preparation or metadata.columns or _width(network, model), header)
     for text in notes:

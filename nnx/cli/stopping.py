@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from nnx import checks
-from nnx.callbacks import EarlyStopping, Model, copied_parameters
+from nnx.callbacks import EarlyStopping, Model
+from nnx.callbacks.callback import copied_parameters
 from nnx.errors import InputError
 
 # {"epoch": the best, counted from 1; "of": how many were done; "loss": of the validation part in the best;

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from nnx import checks
+from nnx.backends.base import real_numbers
+from nnx.backends.printable import printable
 from nnx.datasets.archive import X_NAMES, Y_NAMES
 from nnx.errors import FileFormatError, InputError, InputTypeError
 from nnx.files import as_path, existing_file
@@ -26,6 +28,8 @@ class MissingFile(InputError, FileNotFoundError):
 
 KIND = "a .npy, .npz or Parquet file, or a folder of them"
 PARQUET = (".parquet", ".pq")
+TRAIN = re.compile(r"(?i)(?<![a-z])train(ing)?(?![a-z])")  # in the names of files whose rows are learned from
+TEST = re.compile(r"(?i)(?<![a-z])(test|val(id(ation)?)?)(?![a-z])")  # and of those that are not
 NOTES = {"", ".txt", ".md", ".json", ".yaml", ".yml", ".log"}  # endings of what may lie beside them
 WEIGHTS = ("sample_weight", "weights", "w")
 
@@ -50,7 +54,7 @@ def found(files: Any, label: str | None, window: int | None, learning: bool) -> 
     """Do the same; unless it is for `learning`, a Parquet file need have no label."""
     window = None if window is None else checks.integer(window, "shards: window", low=2)
     if isinstance(files, str | os.PathLike):
-        return Source(list(_at(files, label, learning)), window)
+        return _joined(list(_at(files, label, learning)), window)
     if not isinstance(files, Sequence) or not files:
         raise InputTypeError(f"shards: {files!r}: expected {KIND}, or a list of files or of pairs (x, y)")
     some: list[Shard] = []
@@ -58,31 +62,40 @@ def found(files: Any, label: str | None, window: int | None, learning: bool) -> 
         if isinstance(each, tuple | list):
             if len(each) not in (1, 2, 3):
                 raise InputTypeError(f"shards: {each!r:.60}: expected (x, y), or (x, y, weights)")
-            some.append(Parts(*(_array(part, "x y w"[2 * i]) for i, part in enumerate(each[:3]))))
+            some.append(_together(*each))
         else:
             some += _at(each, label, learning)
-    return Source(some, window)
+    return _joined(some, window)
+
+
+def _joined(shards: list[Shard], window: int | None) -> Source:
+    """Return rows of shards; a table's columns are known by their names."""
+    tables = [shard for shard in shards if isinstance(shard, RowGroups)]
+    for table in tables[1:]:
+        table.take_order(tables[0])
+    return Source(shards, window)
 
 
 def pair(x: Any, y: Any, weights: Any) -> Source:
     """Return rows of arrays of which at least one is on disk."""
-    given = zip((x, y, weights), ("x", "y", "sample_weight"), strict=True)
-    return Source([Parts(*(None if a is None else _array(a, name) for a, name in given))])  # type: ignore[arg-type]
+    return Source([_together(x, y, weights)])
+
+
+def _together(x: Any, y: Any = None, weights: Any = None) -> Parts:
+    given = zip((y, weights), ("y", "sample_weight"), strict=True)
+    return Parts(_array(x, "x"), *(None if a is None else _array(a, name) for a, name in given))
 
 
 def _array(given: Any, name: str) -> Rows:
     """Return an array on disk or in memory."""
     if isinstance(given, str | os.PathLike):
         path = as_path("shards", given)
-        if path.suffix == ".npz":
+        if _kind(path) == ".npz":
             raise FileFormatError(f"{path}: a file of several arrays; give it alone, or .npy files one by one")
         return npy(_existing(path, "an array, or a .npy file"))
-    if isinstance(given, np.memmap):
+    if isinstance(given, np.memmap) and given.ndim and given.dtype.kind in "fiub":
         return mapped(given, name)
-    array = np.asarray(given)
-    if array.dtype.kind not in "fiub" or not array.ndim:
-        raise InputTypeError(f"{name}: an array of {array.dtype} was given; expected real numbers, a row a sample")
-    return Held(array, name)
+    return Held(real_numbers(given, name), name)
 
 
 def _at(given: Any, label: str | None, learning: bool) -> Iterator[Shard]:
@@ -92,16 +105,27 @@ def _at(given: Any, label: str | None, learning: bool) -> Iterator[Shard]:
         yield _file(_existing(path, KIND), label, learning)
         return
     names = sorted((p for p in path.iterdir() if not p.name.startswith(".")), key=_natural)
-    kinds = {p.suffix for p in names if p.is_file()} - NOTES
-    if len(kinds) != 1 or not kinds <= {".npy", ".npz", *PARQUET}:
-        there = ", ".join(p.name for p in names[:5]) or "nothing"
+    kinds = {_kind(p): p.name for p in reversed(names) if not p.is_dir() and _kind(p) not in NOTES}
+    if len(kinds) != 1 or not kinds.keys() <= {".npy", ".npz", *PARQUET}:
+        there = ", ".join([*reversed(kinds.values()), *(p.name for p in names if p.is_dir())][:10]) or "nothing"
         raise InputError(
-            f"{path}: this is a folder that holds {there}; expected files of one kind: pairs x_0.npy and y_0.npy, npz "
-            "or Parquet"
+            f"{printable(path)}: this is a folder that holds {printable(there)}; expected files of one kind: pairs "
+            "x_0.npy and y_0.npy, npz or Parquet; move others elsewhere"
         )
-    kind = kinds.pop()
-    files = [p for p in names if p.suffix == kind]
-    yield from (_pairs(path, files) if kind == ".npy" else (_file(p, label, learning) for p in files))
+    kind = next(iter(kinds))
+    files = [p for p in names if _kind(p) == kind]
+    _check_purpose(path, files)
+    yield from (_pairs(path, files) if kind == ".npy" else (_file(_existing(p, KIND), label, learning) for p in files))
+
+
+def _check_purpose(folder: Path, files: Iterable[Path]) -> None:
+    """Refuse to mix the rows that a network learns from with those that it is tested by."""
+    train, test = (next((p.name for p in files if words.search(p.stem)), None) for words in (TRAIN, TEST))
+    if train and test:
+        raise InputError(
+            f"{folder}: this folder holds {train} as well as {test}, and rows of a test are not to be learned; put "
+            "each into a folder of its own, or name the files one by one"
+        )
 
 
 def _pairs(folder: Path, files: Iterable[Path]) -> Iterator[Shard]:
@@ -116,22 +140,22 @@ def _pairs(folder: Path, files: Iterable[Path]) -> Iterator[Shard]:
         )
     several = any(name.startswith("y") for name in known), any(name.startswith("w") for name in known)
     for rest in sorted(rests, key=lambda rest: _natural(Path(rest))):
-        parts: list[Rows | None] = [npy(folder / f"x{rest}")]
+        parts: list[Rows | None] = [_array(folder / f"x{rest}", "x")]
         for letter, there in zip("yw", several, strict=True):
             if there and f"{letter}{rest}" not in known:
                 raise InputError(f"{folder}: there is x{rest}, but no {letter}{rest}; expected both")
-            parts.append(npy(folder / f"{letter}{rest}") if there else None)
+            parts.append(_array(folder / f"{letter}{rest}", letter) if there else None)
         yield Parts(*parts)  # type: ignore[arg-type]
 
 
 def _file(path: Path, label: str | None, learning: bool) -> Shard:
-    if path.suffix == ".npz":
+    if _kind(path) == ".npz":
         (x,) = npz(path, X_NAMES)
         y, weights = (next(iter(npz(path, names, optional=True)), None) for names in (Y_NAMES, WEIGHTS))
         return Parts(x, y, weights)
-    if path.suffix in PARQUET:
+    if _kind(path) in PARQUET:
         return RowGroups(path, label, learning)
-    if path.suffix == ".npy":
+    if _kind(path) == ".npy":
         return Parts(npy(path))
     raise FileFormatError(
         f"{path}: expected {KIND}; other tables are read as a whole: table = nnx.datasets.load_table({path.name!r})"
@@ -146,6 +170,11 @@ def _existing(path: Path, kind: str) -> Path:
         raise MissingFile(f"{error}. Of other tables: nnx.datasets.load_table reads CSV, numpy.loadtxt text") from None
 
 
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Return by what files are sorted: x_2 before x_10."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path.name)]
+def _kind(path: Path) -> str:
+    return path.suffix.lower()
+
+
+def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Return by what files are sorted: x_2 before x_10, and x_02 before x_2."""
+    parts = [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", path.name)]
+    return parts, path.name

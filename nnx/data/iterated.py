@@ -49,7 +49,7 @@ class Iterated:
         """How many batches there are, if it says so; else inf."""
         try:
             return float(len(self._given)) or np.inf
-        except TypeError:
+        except Exception:  # whoever makes batches need not know how many, and says so in ways of his own
             return np.inf
 
 
@@ -72,6 +72,12 @@ def given(x: Any, y: Any, weights: Any, label: str | None, who: str) -> Source |
     if y is not None or not _gives_batches(x):
         return None
     _refuse_others(who, x, y, weights)
+    fault = checks.call_fault(x) if callable(x) else None
+    if fault is not None:
+        raise InputTypeError(
+            f"{who}: the function {getattr(x, '__name__', x)!r:.60} is called without arguments, to make the batches "
+            f"of an epoch, and cannot be ({fault}); give them, as {who}(lambda: function(...))"
+        )
     return Iterated(x, who)
 
 
@@ -80,7 +86,7 @@ def _gives_batches(x: Any) -> bool:
         return False
     if isinstance(x, list | tuple):  # a list of tuples of numbers is one of rows
         return bool(x) and all(isinstance(batch, tuple) and hasattr((*batch, 0)[0], "__len__") for batch in x)
-    return not isinstance(x, type) and (checks.call_fault(x) is None if callable(x) else isinstance(x, Iterable))
+    return not isinstance(x, type) and (callable(x) or isinstance(x, Iterable))
 
 
 def _refuse_others(who: str, x: Any, y: Any, weights: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nnx.backends.printable import printable
 from nnx.datasets.header import LABEL_NAMES
 from nnx.datasets.needs import optional
 from nnx.errors import FileFormatError, InputError
@@ -18,6 +19,7 @@ from .arrays import Arrays
 from .stored import Room, Rows
 
 BLOCK = 1 << 20  # bytes that are read at once: so many that finding them takes less time than reading them
+CACHED = 1 << 18  # bytes that are in a core's cache, of its second level
 
 NO_ROOM: tuple[Room, ...] = ()
 
@@ -26,12 +28,14 @@ class Shard(Protocol):
     """Rows in files.
 
     Attributes:
-        name: of the file with the inputs. rows: how many. width: inputs of a row. targets: shape of a row's target;
-            None: there are none. weighted: whether there are weights.
+        name: of the file with the inputs. rows: how many. whole: of these, as many as can only be read at once.
+        width: inputs of a row. targets: shape of a row's target; None: there are none. weighted: whether there are
+            weights.
     """
 
     name: str
     rows: int
+    whole: int
     width: int
     targets: tuple[int, ...] | None
     weighted: bool
@@ -53,6 +57,8 @@ class Shard(Protocol):
 class Parts:
     """A shard of arrays that have a row for each sample; see `Shard`. What a row of inputs holds is put in a line."""
 
+    whole = 1
+
     def __init__(self, x: Rows, y: Rows | None = None, weights: Rows | None = None) -> None:
         self._parts = [x, y, weights]
         self.name, self.rows, self.width = x.name, x.rows, math.prod(x.shape)
@@ -63,7 +69,7 @@ class Parts:
         if not x.shape:
             raise InputError(
                 f"{x.name}: its shape is ({x.rows},), expected [samples, features]; for one feature, save "
-                "x.reshape(-1, 1)"
+                "x.reshape(-1, 1); for targets, give them with their inputs, as [(x, y)]"
             )
         self._bytes = sum(math.prod(part.shape) * part.dtype.itemsize for part in self._parts if part is not None)
 
@@ -97,18 +103,19 @@ class RowGroups:
     weighted = False
 
     def __init__(self, path: Path, label: str | None, learning: bool) -> None:
-        self.name, self._path = str(path), path
+        self.name, self._path = printable(path), path.absolute()  # wherever the process goes
         self._arrow = optional("pyarrow", "parquet", "reading Parquet files")
         self._stamp = self._stamped()
         with self._opened(0) as file:
-            names, schema = list(file.schema_arrow.names), file.schema_arrow
+            schema = file.schema_arrow
+            names = _columns(self.name, schema)
             counts = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         self._ends = np.cumsum(np.array(counts, np.int64))
-        self.rows = int(sum(counts))
+        self.rows, self.whole = int(sum(counts)), max(counts, default=0)
         if self.rows == 0:
             raise FileFormatError(f"{path}: it has no rows, expected one for each sample")
-        for name, kind in zip(names, schema.types, strict=True):
-            types = self._arrow.types
+        for name in names:
+            kind, types = schema.field(name).type, self._arrow.types
             if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
                 raise FileFormatError(
                     f"{path}: column {name!r} holds {kind}; only tables of numbers are read in parts: take the column "
@@ -121,6 +128,27 @@ class RowGroups:
         if not self._names:
             raise FileFormatError(f"{path}: it has no column but {self._label!r}; expected columns to learn from")
 
+    def take_order(self, other: RowGroups) -> None:
+        """Read the columns in the order that they have in another file, where they are the same."""
+        there, here = {*other._names, other._label}, {*self._names, self._label}
+        if there != here or other._label != self._label:
+            raise InputError(
+                f"{self.name} has the columns {_few(self._names)}, with the label {self._label!r}, and {other.name} "
+                f"{_few(other._names)}, with {other._label!r}; expected the same; leave out "
+                f"{_few(sorted(there ^ here)) or 'one of the files'}, or say label=..."
+            )
+        self.columns = self._names = other._names
+
+    def take(self, columns: Sequence[str]) -> None:
+        """Read these columns, in this order, and no others."""
+        missing = [name for name in columns if name not in self._names]
+        if missing:
+            raise FileFormatError(
+                f"{self.name}: there is no column {missing[0]!r}, expected {_few(columns)} (it has {_few(self._names)})"
+            )
+        self.columns = self._names = list(columns)
+        self.width = len(self._names)
+
     def read(self, first: int, count: int, inputs: bool = True, room: Sequence[Room] = NO_ROOM) -> Arrays:
         """See `Shard`."""
         group = int(np.searchsorted(self._ends, first, side="right"))
@@ -131,8 +159,11 @@ class RowGroups:
             parts = [self._numbers(table.column(name), name, first) for name in columns]
         y = parts.pop() if self._label else None
         x = np.empty((count, len(parts)), np.result_type(*parts) if parts else "f4")
-        for i, part in enumerate(parts):
-            x[:, i] = part
+        rows = max(1, CACHED // max(1, x.itemsize * len(parts)))  # all columns of them stay in the cache
+        for begin in range(0, count, rows):
+            some = slice(begin, begin + rows)
+            for i, part in enumerate(parts):
+                x[some, i] = part[some]
         return Arrays(x, y)
 
     def where(self, row: int, part: int = 0) -> str:
@@ -166,9 +197,22 @@ class RowGroups:
         try:
             if self._stamped() != self._stamp:
                 raise ValueError("it was changed while it was in use; begin anew when nobody writes to it")
-            return parquet.ParquetFile(self._path, pre_buffer=False)
+            return parquet.ParquetFile(self._path, pre_buffer=False, page_checksum_verification=True)
         except Exception as error:  # whatever a damaged file makes of it
             raise FileFormatError(f"{self.name}, row {row:,}: it cannot be read: {error}") from error
+
+
+def _columns(name: str, schema: Any) -> list[str]:
+    """Return the columns of a table, but for those in which pandas keeps the numbers or names of its rows."""
+    twice = [column for column in schema.names if schema.names.count(column) > 1]
+    if twice:
+        raise FileFormatError(f"{name}: several columns are called {twice[0]!r}, expected one; rename them")
+    index = (schema.pandas_metadata or {}).get("index_columns", [])
+    return [column for column in schema.names if column not in index]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
 def _label(path: Path, names: Sequence[str], label: str | None, learning: bool) -> str:
@@ -177,8 +221,7 @@ def _label(path: Path, names: Sequence[str], label: str | None, learning: bool) 
         lower = {name.lower(): name for name in names}
         label = next((lower[name] for name in LABEL_NAMES if name in lower), None if learning else "")
         if label is None:
-            few = ", ".join(names[:10])
-            raise InputError(f"{path}: which column is to be learned? Say label=..., one of {few}")
+            raise InputError(f"{path}: which column is to be learned? Say label=..., one of {_few(names)}")
     if label and label not in names:
-        raise InputError(f"{path}: label={label!r}: there is no such column, expected one of {', '.join(names[:10])}")
+        raise InputError(f"{path}: label={label!r}: there is no such column, expected one of {_few(names)}")
     return label

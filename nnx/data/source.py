@@ -1,19 +1,20 @@
-"""Source: rows in shards, known by their numbers, and the order in which an epoch takes them.
+"""Source: rows in shards, known by their numbers.
 
-Whoever trains asks for the rows of a part of an epoch (`Order.rows`), and reads those, or its share of them, in
+Whoever trains asks for the rows of a chunk of an epoch (`Order.rows`), and reads those, or its share of them, in
 whatever order they stand (`Source.read`).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnx import rng
 from nnx.backends.memory import readable
+from nnx.distributed.shares import span
 from nnx.errors import InputError, InputTypeError
 
 from .arrays import Arrays
@@ -22,6 +23,7 @@ from .stored import Room
 
 WINDOW = 64 << 20  # bytes of rows that are in memory, as the model takes them, where no number of rows is given
 BLOCKS = 32  # of a window at least, where files can be cut into them: rows of so many places are shuffled together
+SKIP = 64 << 10  # bytes that are not wanted, between others that are: more take longer to read than to leave out
 NUMBER = 8  # bytes of a number that is not known yet
 
 
@@ -48,6 +50,7 @@ class Source:
     Attributes:
         rows: how many. width: inputs of each. targets: shape of a row's target; None: there are none.
         weighted: whether samples have weights. starts: of blocks: their first rows, then the number of all.
+        whole: rows that can only be read at once, at most.
         window: how many rows may be in memory while others are read: half of them are those that steps take.
     """
 
@@ -60,6 +63,7 @@ class Source:
         most = WINDOW if window is None else max(1, window // BLOCKS)
         blocks = [begin + shard.ends(most) for begin, shard in zip(self._begins[:-1], shards, strict=True)]
         self._starts = np.concatenate([[0], *blocks])
+        self.whole = max(shard.whole for shard in shards)
         self._first, self._gone = 0, np.empty(0, np.int64)
         self.rows, self.starts = int(self._begins[-1]), self._starts
         largest = int(np.diff(self._starts).max())  # what is read at once is not read twice
@@ -107,23 +111,36 @@ class Source:
             return rows
         return rows + np.searchsorted(self._gone - np.arange(len(self._gone)), rows, side="right")
 
+    def facts(self) -> dict[str, Any]:
+        """Return what tells these rows from others, by name: folders may have other names elsewhere."""
+        files = {
+            f"file {number}": f"{os.path.basename(shard.name)}, {shard.rows:,} rows of {shard.width} numbers"
+            for number, shard in enumerate(self.shards, 1)
+        }
+        return {**files, "the rows to take": [self._first, self.rows, self._gone]}
+
     # ---- reading -----------------------------------------------------------------------------------------------------
 
     def read(self, rows: np.ndarray, inputs: bool = True, room: Sequence[Room] = NO_ROOM) -> Iterator[Piece]:
         """Read rows, given by their numbers in any order, block by block; with `room`, a piece holds until the next."""
         numbers = self._numbers(np.asarray(rows, np.int64))
-        order = np.argsort(numbers, kind="stable")
-        blocks = np.searchsorted(self._starts, numbers[order], side="right")
-        for places in np.split(order, np.flatnonzero(np.diff(blocks)) + 1):
-            if len(places):
-                wanted = numbers[places]
-                shard = int(np.searchsorted(self._begins, wanted[0], side="right")) - 1
-                wanted -= self._begins[shard]
-                first, count = int(wanted[0]), int(wanted[-1] - wanted[0]) + 1
-                arrays = self.shards[shard].read(first, count, inputs, room)
-                if count != len(wanted):
-                    arrays = arrays.take(wanted - first)
-                yield Piece(places, arrays, self.shards[shard], wanted)
+        order = np.argsort(numbers)
+        numbers = numbers[order]
+        gaps = np.diff(numbers, prepend=-1)
+        each_once = bool((gaps > 0).all())
+        blocks = np.searchsorted(self._starts, numbers, side="right")
+        apart = np.diff(blocks, prepend=-1) > 0
+        if self.whole == 1:
+            apart |= gaps > 1 + SKIP // (NUMBER * (self.width + 1))
+        begins = np.flatnonzero(apart)
+        shards = np.searchsorted(self._begins, numbers[begins], side="right") - 1
+        for shard, begin, end in zip(shards.tolist(), begins.tolist(), [*begins[1:].tolist(), len(rows)], strict=False):
+            wanted = numbers[begin:end] - self._begins[shard]
+            first, count = int(wanted[0]), int(wanted[-1] - wanted[0]) + 1
+            arrays = self.shards[shard].read(first, count, inputs, room)
+            if count != len(wanted) or not each_once:
+                arrays = arrays.take(wanted - first)
+            yield Piece(order[begin:end], arrays, self.shards[shard], wanted)
 
     def load(self, rows: np.ndarray | None = None) -> Arrays:
         """Return rows, or all, as arrays in memory, in the type in which they are stored."""
@@ -145,40 +162,14 @@ class Source:
         numbers: np.ndarray = np.unique(firsts[:, None] + np.arange(min(rows, self.rows)))
         return numbers
 
-    def blocks(self, inputs: bool = True) -> Iterator[Piece]:
-        """Read all rows in their order, block by block."""
-        for first, stop in pairwise(self.starts.tolist()):
+    def blocks(self, inputs: bool = True, some: slice = slice(None)) -> Iterator[Piece]:
+        """Read all rows in their order, block by block; or those of `some` blocks alone, by their numbers."""
+        for first, stop in list(pairwise(self.starts.tolist()))[some]:
             yield from self.read(np.arange(first, stop), inputs)
 
-
-class Order:
-    """The order in which an epoch takes rows: a function of the rows, the seed and the epoch, known part by part.
-
-    All blocks are shuffled; in that order, rows are shuffled within parts. So no more than a part need be in memory,
-    and any part can be taken without those before it.
-
-    Args:
-        part: rows of a part.
-    """
-
-    def __init__(self, source: Source, part: int, seed: int, epoch: int, shuffle: bool) -> None:
-        self._rows, self._part, self._seed, self._epoch, self._shuffle = source.rows, part, seed, epoch, shuffle
-        self._starts = source.starts
-        if shuffle:
-            self._blocks = rng.generator(seed, rng.SHUFFLE, epoch).permutation(len(self._starts) - 1)
-            self._ends = np.cumsum(np.diff(self._starts)[self._blocks])
-
-    def rows(self, number: int) -> np.ndarray:
-        """Return the rows of a part, in order."""
-        low, high = number * self._part, min((number + 1) * self._part, self._rows)
-        if not self._shuffle:
-            return np.arange(low, high)
-        first, last = (int(np.searchsorted(self._ends, row, side="right")) for row in (low, high - 1))
-        blocks = [np.arange(self._starts[b], self._starts[b + 1]) for b in self._blocks[first : last + 1]]
-        skipped = low - (int(self._ends[first - 1]) if first else 0)
-        some = np.concatenate(blocks)[skipped : skipped + high - low]
-        random = rng.generator(self._seed, rng.WINDOW, (self._epoch << 24) + number)
-        return np.asarray(random.permutation(some))
+    def blocks_of(self, part: int, parts: int) -> slice:
+        """Return which blocks are a part's, if they are divided into so many."""
+        return slice(*span(len(self.starts) - 1, part, parts))
 
 
 def _check_alike(first: Shard, other: Shard) -> None:
@@ -193,6 +184,17 @@ def _check_alike(first: Shard, other: Shard) -> None:
         raise InputTypeError(f"{other.name} and {first.name}: expected weights for both or for none")
 
 
-def described(source: Source, part: int, bytes_of_row: int) -> str:
-    """Say how rows come from disk, for `History.streamed`."""
-    return f"{source} are read from disk, {part:,} rows ({readable(part * bytes_of_row)}) at a time"
+def described(source: Source, chunk: int, bytes_of_row: int, processes: int, streams: int) -> str:
+    """Say how rows come from disk, for `History.streamed`.
+
+    Args:
+        streams: see nnx/data/order.py; 0: in order.
+    """
+    words = f"{source} are read from disk, {chunk:,} rows ({readable(chunk * bytes_of_row)}) at a time"
+    if processes == 1:
+        return words
+    if streams % processes == 0 and (streams or source.whole == 1):
+        return f"{words}, of which each of {processes} processes reads its own"
+    if streams > 1:
+        return f"{words}, in {streams} streams, of which each of {processes} processes reads those that it has rows of"
+    return f"{words}, of which each of {processes} processes takes its own"

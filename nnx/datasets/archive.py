@@ -36,7 +36,8 @@ Y_NAMES = ("y", "Y", "y_train", "Y_train", "arr_1")
 TEST_NAMES = (("x_test", "X_test", "arr_2"), ("y_test", "Y_test", "arr_3"))
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # those that numpy writes
 LOCAL = 30  # bytes of what stands before a member, then its name and more, whose lengths are the last four of them
-HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+# The third version differs only in how it writes the names of fields, and an array with fields is none of numbers.
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0, (3, 0): npy.read_array_header_2_0}
 
 
 class Archive:
@@ -48,7 +49,14 @@ class Archive:
 
     def __init__(self, path: Path, file: BinaryIO, archive: zipfile.ZipFile) -> None:
         self._path, self._archive, self._size, self._expanded, self.file = path, archive, size_of(file), 0, file
-        self._members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        for info in archive.infolist():
+            name = info.filename.removesuffix(".npy")
+            if name in self._members:
+                raise FileFormatError(
+                    f"{path}: it holds several arrays called {name}, expected one; write it anew by numpy.savez"
+                )
+            self._members[name] = info
         self.names = list(self._members)
 
     def array(self, name: str) -> NDArray[Any]:
@@ -230,6 +238,8 @@ def header_of(member: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         raise ValueError(f"its header is damaged: {error}") from error
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
+    if any(length < 0 for length in shape):
+        raise ValueError(f"its header is damaged: its shape is {shape}")
     return shape, fortran, dtype
 
 

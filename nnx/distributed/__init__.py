@@ -3,7 +3,8 @@
     comm = nnx.distributed.init()  # the one line that a script needs; then `mpiexec -n 4 python script.py`
 
 Each process runs the whole script, with the same model and the same samples. In `fit` and `steps` it takes its share of
-each batch, and gradients are summed over all processes. Rank 0 alone prints, draws and writes files.
+each batch, of which alone it reads what is on disk, and gradients are summed over all processes. Rank 0 alone prints,
+draws and writes files.
 docs/distributed.md has the rest.
 """
 

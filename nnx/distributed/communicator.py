@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
@@ -15,6 +16,13 @@ from nnx.errors import InputError
 from nnx.output import Output
 
 Array = Any
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What a process says in place of what it was to give: in its way came an error."""
+
+    error: str
 
 
 class Communicator:
@@ -39,6 +47,8 @@ class Communicator:
     @property
     def hosts(self) -> list[tuple[str, int]]:
         """The machine and the process number of each rank."""
+        import socket  # here, since it is 2 ms of `import nnx` that a process alone need not wait for
+
         return [(socket.gethostname(), os.getpid())]
 
     def name(self, rank: int) -> str:
@@ -64,7 +74,7 @@ class Communicator:
         """Put what rank 0 has in `a` into it on each process, and return it."""
         return a
 
-    def gather(self, value: Any) -> list[Any]:
+    def _gather(self, value: Any) -> list[Any]:
         """Return the values of all processes, in order, on each of them. They may be any small objects."""
         return [value]
 
@@ -83,6 +93,28 @@ class Communicator:
         sys.exit(code)
 
     # ---- made of these -----------------------------------------------------------------------------------------------
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all processes, in order, on each of them. They may be any small objects.
+
+        Raises:
+            InputError: an error came in the way of another process, see `sharing`; it names that one.
+        """
+        values = self._gather(value)
+        for rank, theirs in enumerate(values):
+            if isinstance(theirs, Failed):
+                raise InputError(f"rank {rank}: {theirs.error}")
+        return values
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Do some work by itself, where all processes do theirs and then `gather`: an error on one ends it for all."""
+        try:
+            yield
+        except Exception as error:
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            self._gather(Failed(f"{kind}{error}"))
+            raise
 
     def agree(self, facts: dict[str, Any], what: str) -> None:
         """Refuse facts that are not the same on all processes.

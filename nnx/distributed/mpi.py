@@ -81,8 +81,8 @@ class MpiCommunicator(Communicator):
             a[...] = backend.asarray(self.broadcast(np.array(backend.to_numpy(a))))  # type: ignore[union-attr]
         return a
 
-    def gather(self, value: Any) -> list[Any]:
-        """See `Communicator.gather`."""
+    def _gather(self, value: Any) -> list[Any]:
+        """See `Communicator._gather`."""
         return list(self._wait("what the others have", self._world.allgather, value))
 
     def least(self, *numbers: float) -> np.ndarray:

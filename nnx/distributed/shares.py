@@ -1,4 +1,8 @@
-"""Shares: which rows of a batch are whose."""
+"""Shares: which rows of a batch are whose.
+
+Part p of P has the rows from p / P on up to (p + 1) / P of the batch, rounded down. So a part of 2 is, row for row, 6
+parts of 12, and what is dealt out to 12 is dealt out to each number of processes that divides them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,13 @@ import numpy as np
 
 from nnx.distributed.communicator import Communicator
 from nnx.errors import InputError
+
+PARTS = 12  # of a batch where they must not depend on the processes: 1, 2, 3, 4, 6 and 12 processes divide it
+
+
+def span(rows: int, part: int, parts: int) -> tuple[int, int]:
+    """Return the first row of a part of so many rows, and the one behind its last."""
+    return rows * part // parts, rows * (part + 1) // parts
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,7 @@ class Shares:
 
     def bounds(self, rows: int) -> list[tuple[int, int]]:
         """Return the first row, and the one behind the last, of each of this process's parts of a batch."""
-        less, more = divmod(rows, self.parts)
-        return [(less * part + min(part, more), less * (part + 1) + min(part + 1, more)) for part in self.mine]
+        return [span(rows, part, self.parts) for part in self.mine]
 
     def rows(self, batch: int) -> np.ndarray:
         """Return which rows of a batch are this process's: int64."""

@@ -9,7 +9,6 @@ the work itself goes on to its end, which the next work and a fork wait for; the
 from __future__ import annotations
 
 import atexit
-import os
 import sys
 import threading
 import time
@@ -20,7 +19,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from nnx.kernels import compiling
-from nnx.kernels.forking import hold_at_fork
+from nnx.kernels.forking import hold_at_fork, in_forked
 
 Result = TypeVar("Result")
 LOST = 0.1  # seconds after which a signal is heard that came just before the wait for the work began
@@ -31,8 +30,7 @@ hold_at_fork(LOCK)
 NEEDED: list[Any] = [LOCK]  # what work may wait for; a handler may ask for work while the main thread holds one of them
 _working: dict[int, FrameType] = {}  # our threads at work, and who asked for it
 _ending = False
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_working.clear)  # there is one only if forking has lost patience
+in_forked(_working.clear)  # there is one only if forking has lost patience
 
 
 def uninterrupted(work: Callable[[], Result]) -> Result:

@@ -39,7 +39,7 @@ class Optimizer:
 
     def update_params(self, layer: Any) -> None:
         """Move weights and biases of a layer against their gradients, in place."""
-        hyper = np.zeros(6)  # laid out as operations.py says; the rate stands there decayed
+        hyper = np.zeros(6)  # laid out as step_state.py says; the rate stands there decayed
         hyper[LEARNING_RATE] = self.current_learning_rate
         for place, number in self.hyper().items():
             hyper[place] = number
@@ -55,7 +55,7 @@ class Optimizer:
         self.iterations += 1
 
     def hyper(self) -> dict[int, float]:
-        """Return the optimizer's numbers by their places: see nnx/backends/operations.py."""
+        """Return the optimizer's numbers by their places: see nnx/kernels/step_state.py."""
         raise NotImplementedError
 
     def gradient(self, layer: Any, name: str, parameter: Array) -> Array:

@@ -10,7 +10,7 @@ from warnings import warn
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from nnx.callbacks import Callback, copied_parameters
+from nnx.callbacks.callback import Callback, copied_parameters
 from nnx.errors import InputError
 from nnx.history import History
 from nnx.sklearn.arguments import Arguments

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from nnx.kernels.elementwise import FUNCTIONS
-from nnx.testing.reference import Wanted
+from nnx.testing.reference.results import Wanted
 from nnx.testing.rounding import rounding
 
 # How many roundings in a row a result may show, relative to the size of what was added up to it (reference.Wanted).

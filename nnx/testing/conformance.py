@@ -10,20 +10,20 @@ import numpy as np
 
 from nnx.backends import Backend
 from nnx.backends.operation_table import OPERATIONS
-from nnx.testing import reference
 from nnx.testing.calls import check_case
 from nnx.testing.cases import CASES, Maker
 from nnx.testing.compare import CLASS, DTYPES, Report
 from nnx.testing.facts import check_arrays, check_info
 from nnx.testing.optimizers import OPTIMIZERS, check_optimizer
 from nnx.testing.programs import check_program, check_recorder
+from nnx.testing.reference import noise
 
 
 def check_backend(backend: Backend) -> Report:
     """Hold a backend to the protocol: arrays, facts, every operation, optimizers over 200 steps, replayed recordings.
 
-    Operations are called in float32 and float64, with `out` and without, on ugly numbers (cases.py), and held against
-    formulas in float64 (reference.py) with the tolerances of compare.py. What an operation reads it must read in any
+    Operations are called in float32 and float64, with `out` and without, on ugly numbers (`cases`), and held against
+    formulas in float64 (`reference`) with the tolerances of compare.py. What an operation reads it must read in any
     layout, and leave as it is; what it writes is contiguous.
 
     Returns:
@@ -72,10 +72,10 @@ def check_operation(backend: Backend, operation: str, dtype: str, report: Report
 def check_coverage() -> None:
     """Check the suite itself: that no operation is forgotten, and that its random words are the right ones."""
     for table, cure in (
-        (CASES.keys() | OPTIMIZERS.keys(), "cases in cases.py"),
+        (CASES.keys() | OPTIMIZERS.keys(), "cases in nnx/testing/cases"),
         (CLASS.keys(), "a class in compare.py"),
     ):
         missing = OPERATIONS.keys() - table
         assert not missing, f"nnx.testing does not cover {', '.join(sorted(missing))}: write {cure}"
-    for counter, key, words in reference.KNOWN_ANSWERS:
-        assert reference.philox(counter, key) == words, "reference.philox misses Random123's known answers"
+    for counter, key, words in noise.KNOWN_ANSWERS:
+        assert noise.philox(counter, key) == words, "reference.philox misses Random123's known answers"

@@ -7,10 +7,10 @@ import numpy as np
 from nnx.backends import Backend
 from nnx.backends.operation_table import OPERATIONS
 from nnx.kernels.step_state import BETA_1, LEARNING_RATE
-from nnx.testing import reference
 from nnx.testing.calls import Guarded
 from nnx.testing.compare import Report, compare, unchanged
-from nnx.testing.reference import Wanted
+from nnx.testing.reference import optimizers
+from nnx.testing.reference.results import Wanted
 
 # Hyperparameters in the order of `hyper`: rate, decay, beta_1 (momentum, rho), beta_2 (whether it is Nesterov's),
 # epsilon, weight decay, and Nadam's momentum decay.
@@ -74,7 +74,7 @@ def _run(backend: Backend, operation: str, hyper: np.ndarray, size: int, steps: 
 
         before = {name: values.copy() for name, values in exact.items()}
         wide = given.astype(np.float64)
-        reference.descend(operation, exact["p"], wide, exact["m"], exact["v"], hyper, step, exact["u"])
+        optimizers.descend(operation, exact["p"], wide, exact["m"], exact["v"], hyper, step, exact["u"])
         for name, values in exact.items():
             way[name] += np.abs(values - before[name])
 

@@ -12,7 +12,7 @@ from nnx.backends.operation_table import OPERATIONS
 from nnx.kernels.step_state import CURSOR, LEARNING_RATE
 from nnx.testing.compare import compare
 from nnx.testing.optimizers import OPTIMIZERS
-from nnx.testing.reference import Wanted
+from nnx.testing.reference.results import Wanted
 
 Array = Any
 ROWS, BATCH, INPUTS, HIDDEN, OUTPUTS = 23, 8, 4, 7, 3

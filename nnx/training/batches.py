@@ -220,7 +220,8 @@ class StreamedBatches(Batches):
         self._prepare(step, sizes, shuffle, factors)
         self._stream, self._data = stream, list(stream.arrays)
         self._order = self._backend.asarray(np.arange(2 * stream.rows), "int64")
-        self._steps = stream.rows // taken_of(step.shares, int(sizes[0]))  # of a chunk
+        self._each = taken_of(step.shares, int(sizes[0]))  # rows of a step that this process takes
+        self._steps = stream.rows // most_taken(step.shares, sizes)  # of a chunk
         self._half = 1  # the one that steps read
         self._here: tuple[int, int] | None = None  # epoch and chunk that they read
         self._next: tuple[int, int] | None = None  # epoch and chunk in the other half
@@ -244,7 +245,7 @@ class StreamedBatches(Batches):
         """Send the chunk that comes after the one at hand."""
         assert self._here is not None
         epoch, chunk = self._here
-        last = (chunk + 1) * self._stream.rows >= self._taken
+        last = (chunk + 1) * self._steps >= len(self.sizes)
         self._send((epoch + 1, 0) if last else (epoch, chunk + 1))
 
     def close(self) -> None:
@@ -268,7 +269,7 @@ class StreamedBatches(Batches):
         epoch, number = chunk
         if epoch != self._epoch[0]:
             self._epoch = epoch, self._drawn(epoch)
-        begin = number * self._stream.rows
+        begin = number * self._steps * self._each
         self._stream.fill(1 - self._half, self._epoch[1][begin : begin + self._stream.rows])
         self._next = chunk
 
@@ -283,6 +284,11 @@ def own_places(shares: Shares, sizes: np.ndarray) -> np.ndarray:
 def taken_of(shares: Shares | None, batch: int) -> int:
     """Return how many rows of a batch this process takes."""
     return batch if shares is None else len(shares.rows(batch))
+
+
+def most_taken(shares: Shares | None, sizes: np.ndarray) -> int:
+    """Return how many rows of a batch this process takes at most: of a small last one it may have one more."""
+    return max(taken_of(shares, int(size)) for size in (sizes[0], sizes[-1]))
 
 
 def feed_of(batch: list[Array], source: tuple[Array, ...] | None = None) -> Feed:
@@ -305,7 +311,7 @@ def batches_for(
         weights = np.ones(len(x))
     factors = None if weights is None else Factors(weights, sizes, x.dtype.name, every)
     data = [x, y] if factors is None else [x, y, factors.by_row]
-    taken = taken_of(step.shares, batch)
+    taken = most_taken(step.shares, sizes)
     stream = step.backend.stream(data, taken) if batch < len(x) and taken else None
     if stream is None:
         return Batches(step, x, y, sizes, shuffle, each_epoch, factors)

@@ -45,7 +45,7 @@ class Converter:
                 f"{self._who}: {where(0)}: {a.shape[1]} features (shape {a.shape}), but the first layer takes "
                 f"{self._n_inputs}"
             )
-        if not np.isfinite(a).all():
+        if given.dtype.kind == "f" and not np.isfinite(a).all():  # whole numbers are finite
             row, column = (int(i) for i in np.argwhere(~np.isfinite(a))[0])
             value = given[row, column]
             what = "expected finite numbers; drop or fill it first"
@@ -130,6 +130,11 @@ class Converter:
             raise InputError(f"{self._who}: class_weight: {unknown[0]!r} is no class; expected 0 .. {len(classes) - 1}")
         what = f"{self._who}: class_weight"
         return np.array([checks.real(self._classes[c], f"{what}[{c}]") if c in self._classes else nan for c in classes])
+
+    def apart(self, x: np.ndarray, y: Any, weights: Any, where: Where) -> tuple[np.ndarray, np.ndarray]:
+        """Return targets, and what their samples count, of rows whose inputs were not read: x has no columns."""
+        target = self.targets(y, x, where)
+        return target, self.weights(weights, y, target, where)
 
     def all(self, x: Any, y: Any, weights: Any, where: Where) -> list[np.ndarray]:
         """Return inputs, targets and, where samples are weighted, weights."""

@@ -16,17 +16,18 @@ from typing import Any
 import numpy as np
 
 from nnx import checks
-from nnx.callbacks import Callback, Model, WeightAverage, rate_by_step, watches_batches
+from nnx.callbacks import Callback, Model, WeightAverage
+from nnx.callbacks.callback import watches_batches
+from nnx.callbacks.rates import rate_by_step
 from nnx.distributed.communicator import Communicator
 from nnx.errors import InputError, NonFiniteError
 from nnx.history import History
 from nnx.kernels.step_state import HITS, LOSS, PENALTY
-from nnx.training import progress
+from nnx.training import progress, together
 from nnx.training.batches import Batches
 from nnx.training.interrupt import Interrupt
 from nnx.training.step import HISTORY, Feed
 from nnx.training.stepwise import Plan, Stepwise
-from nnx.training.together import Agreement
 from nnx.training.trainer import Runner, Trainer, explain
 
 
@@ -45,6 +46,8 @@ class Fit:
         self.validation, self.callbacks = validation, callbacks
         self.each_batch = [callback for callback in callbacks if watches_batches(callback)]
         self.comm = Communicator() if trainer.shares is None else trainer.shares.comm
+        self.interrupt = Interrupt()
+        self.agreement = together.Agreement(self.comm, self.interrupt)
         self.plan = Plan(batches.steps, accumulate, rate_by_step(callbacks))
         self.mean = next((callback for callback in callbacks if isinstance(callback, WeightAverage)), None)
         self.runners: dict[Feed, Runner] = {}
@@ -58,7 +61,7 @@ class Fit:
         self.model.eager_reason = self.model.replay_reason = None
         for feed in self.batches.feeds:
             if not within:  # else there are rows to take, and steps go on behind those that were taken
-                self.batches.begin(self.model.epochs_done, 1)
+                self._begin()
             self._add_runner(feed, within)
         self._note()
 
@@ -75,9 +78,14 @@ class Fit:
         part = None
         if self.plan.every > 1:
             if not within:
-                self.batches.begin(self.model.epochs_done, 1)
+                self._begin()
             part = self.trainer.runner(feed, part=True)
         return Stepwise(self.trainer, self.plan, update, part)
+
+    def _begin(self) -> None:
+        with self.agreement.sharing():
+            self.batches.begin(self.model.epochs_done, 1)
+        self.agreement.goes_on(stop=False)  # all have their data: to record a step may take all of them
 
     def _note(self) -> None:
         """Note how steps run, for `Sequential.summary`."""
@@ -89,18 +97,21 @@ class Fit:
         history.streamed = self.batches.reason
         model.stop_training = False
         self.batches.end = model.epochs_done + epochs
-        interrupt = Interrupt()
         try:
             self._reserve()
-            interrupt.begin()
-            with progress.make(verbose if self.comm.leads else 0, epochs, history.first_epoch) as bar:
-                self._run(epochs, history, Agreement(self.comm, interrupt), bar)
+            self.interrupt.begin()
+            with (
+                together.repeatable(self.trainer.shares, self.trainer.backend),
+                progress.make(verbose if self.comm.leads else 0, epochs, history.first_epoch) as bar,
+            ):
+                self._run(epochs, history, bar)
         finally:
             try:
-                interrupt.end()
+                self.interrupt.end()
             finally:  # again, if a signal has cut that short
-                interrupt.end()
+                self.interrupt.end()
                 self.trainer.accumulating, self.trainer.averaging = False, None
+        together.end(self.trainer, self.comm, "fit")
         return history
 
     def _reserve(self) -> None:
@@ -119,8 +130,8 @@ class Fit:
         self.trainer.flat.average[...] = self.trainer.flat.values
         self.trainer.averaging, self.trainer.outdated = (self.mean.decay, self.trainer.optimizer.iterations), True
 
-    def _run(self, epochs: int, history: History, agreement: Agreement, bar: progress.Progress) -> None:
-        model = self.model
+    def _run(self, epochs: int, history: History, bar: progress.Progress) -> None:
+        model, agreement = self.model, self.agreement
         try:
             for callback in self.callbacks:
                 callback.on_fit_begin(model)
@@ -128,7 +139,7 @@ class Fit:
             self._average()
             self.record()  # may compile, so under the bar
             while history.epochs < epochs and agreement.goes_on(model.stop_training):
-                self._block(min(self.batches.epochs, epochs - history.epochs), history, agreement, bar)
+                self._block(min(self.batches.epochs, epochs - history.epochs), history, bar)
                 self.epochs = history.epochs
             if self.trainer.averaging is not None:
                 self.trainer.swap()
@@ -143,7 +154,7 @@ class Fit:
             for callback in self.callbacks:
                 callback.on_fit_end(model, history)
 
-    def _block(self, epochs: int, history: History, agreement: Agreement, bar: progress.Progress) -> None:
+    def _block(self, epochs: int, history: History, bar: progress.Progress) -> None:
         first = self.model.epochs_done
         for callback in self.callbacks:
             callback.on_epoch_begin(self.model, first)
@@ -152,11 +163,12 @@ class Fit:
             self.record()
         rows = [np.empty((0, 3))]  # Ctrl-C may come before the first step
         done = 0
-        for feed, ready in self.batches.block(first, epochs):
+        for feed, ready in self._ready(first, epochs):
             if ready and feed not in self.runners:  # of a size that nobody knew of before
+                self.agreement.steps(1, feed.x.shape[0])
                 self._add_runner(feed, within=True)
             while ready:
-                steps = agreement.steps(self._chunk(feed, ready))
+                steps = self.agreement.steps(self._chunk(feed, ready), feed.x.shape[0])
                 if not steps:
                     break
                 self._before_batch(done)
@@ -174,6 +186,16 @@ class Fit:
             if ready:  # Ctrl-C has come
                 break
         self._close(first, np.concatenate(rows), history, bar)
+
+    def _ready(self, first: int, epochs: int) -> Iterator[tuple[Feed, int]]:
+        """Yield what `Batches.block` does. Where a process cannot read its data, all of them get the error."""
+        batches = self.batches.block(first, epochs)
+        while True:
+            with self.agreement.sharing():
+                ready = next(batches, None)
+            if ready is None:
+                return
+            yield ready
 
     def _chunk(self, feed: Feed, ready: int) -> int:
         return 1 if self.each_batch else feed.pace.chunk(min(ready, HISTORY), self.trainer._owner)

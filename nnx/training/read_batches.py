@@ -16,8 +16,10 @@ from nnx.data.ahead import LONG, Reading
 from nnx.errors import InputError
 from nnx.kernels.step_state import CURSOR
 from nnx.training.batches import Batches, Factors, feed_of
-from nnx.training.step import Feed, TrainingStep
-from nnx.training.supply import Supply
+from nnx.training.parts import divided
+from nnx.training.step import Feed
+from nnx.training.supply import Supply, own_of, sizes_of
+from nnx.training.trainer import Trainer
 
 LOOK = 0.05  # seconds of waiting for rows between two looks at the keyboard
 PATIENCE = 5.0  # seconds for which the end of a fit waits for somebody else's batch that is being made
@@ -28,11 +30,12 @@ class Chunk:
     """What was read.
 
     Attributes:
-        rows: how many. last: whether the epoch ends with it. sizes: of its steps. total: what its samples count.
-        shares, scales: where they count differently, see `Factors`.
+        rows: how many, of all processes. sent: those that go to the device. last: whether the epoch ends with it.
+        sizes: of its steps. total: what its samples count. shares, scales: where they count differently, see `Factors`.
     """
 
     rows: int
+    sent: int
     last: bool
     sizes: np.ndarray
     total: float
@@ -40,7 +43,7 @@ class Chunk:
     scales: np.ndarray
 
 
-NOTHING = Chunk(0, False, np.empty(0), 0.0, np.empty(0), np.empty(0))
+NOTHING = Chunk(0, 0, False, np.empty(0), 0.0, np.empty(0), np.empty(0))
 
 
 class ReadBatches(Batches):
@@ -52,15 +55,15 @@ class ReadBatches(Batches):
 
     epochs = 1  # of a block
 
-    def __init__(self, step: TrainingStep, supply: Supply, every: int = 1) -> None:
+    def __init__(self, step: Trainer, supply: Supply, every: int = 1) -> None:
         self._backend, self._counters, self._supply = step.backend, step.counters, supply
-        self._every = every
+        self._every, self._shares = every, step.shares
         like, self._weighted = list(supply.like), len(supply.like) > 2
         if self._weighted:  # by steps they are taken as factors
             like[2] = np.empty((0, 1), like[0].dtype)
-        self._halves = step.backend.halves(like, supply.chunk)
-        self._data, self.reason = list(self._halves.arrays), supply.reason
-        self._order = self._backend.asarray(np.arange(2 * supply.chunk), "int64")
+        self._halves = step.backend.halves([*like, np.empty(0, np.int64)], supply.room)
+        *self._data, self._order = self._halves.arrays
+        self.reason = supply.reason
         self._half = 1  # the one that steps read
         self._here: tuple[int, int] | None = None  # epoch and chunk that they read
         self._chunk = NOTHING  # which that is
@@ -159,7 +162,8 @@ class ReadBatches(Batches):
         if size not in self._by_size:
             batch = [self._backend.zeros((size, *a.shape[1:]), a.dtype) for a in self._data]
             source = (*self._data[:2], self._order, *self._data[2:])
-            self._by_size[size] = feed_of(batch, source)
+            feed = feed_of(batch, source)
+            self._by_size[size] = feed if self._shares is None else divided(feed, self._shares)
             self.feeds.append(self._by_size[size])
         return self._by_size[size]
 
@@ -184,30 +188,33 @@ class ReadBatches(Batches):
             self._next = self._reading = None
             if following[0] < self.end:
                 self._read(following)
-        self._counters[CURSOR] = self._half * self._supply.chunk
+        self._counters[CURSOR] = self._half * self._supply.room
         return True
 
     def _read(self, chunk: tuple[int, int]) -> None:
         """Begin to read a chunk into the half that steps do not read."""
-        room = self._halves.room(1 - self._half)
+        half = 1 - self._half
         self._next, self._sent = chunk, False
-        self._reading = Reading(partial(self._filled, chunk, room))
+        self._reading = Reading(partial(self._filled, chunk, half * self._supply.room, self._halves.room(half)))
 
-    def _filled(self, chunk: tuple[int, int], room: list[np.ndarray], stopped: Callable[[], bool]) -> Chunk:
-        """Read a chunk, and make factors of its weights; in the thread that reads."""
+    def _filled(self, chunk: tuple[int, int], begin: int, room: list[np.ndarray], stopped: Callable[[], bool]) -> Chunk:
+        """Read a chunk into the half that begins there, and make factors of its weights; in the thread that reads."""
         weights = np.zeros(self._supply.chunk if self._weighted else 0)
-        rows, last = self._supply.fill(*chunk, [*room[:2], *([weights] if self._weighted else [])], stopped)
-        full, tail = divmod(rows, self._supply.batch)
-        sizes = np.array([*full * [self._supply.batch], *([tail] if tail else [])], np.float64)
+        filled = self._supply.fill(*chunk, [*room[:2], *([weights] if self._weighted else [])], stopped)
+        rows, last = filled.rows, filled.last
+        own, sizes = own_of(self._shares, rows, self._supply.batch), sizes_of(rows, self._supply.batch)
+        order = own if filled.order is None else filled.order
+        room[-1][: len(own)] = begin + order
+        sent = rows if filled.order is None else len(own)
         if not self._weighted or not rows:
-            return Chunk(rows, last, sizes, float(rows), sizes, sizes)
+            return Chunk(rows, sent, last, sizes, float(rows), sizes, sizes)
         factors = Factors(weights[:rows], sizes, room[2].dtype.name, self._every)
         factors.draw(0, np.arange(rows))
-        room[2][:rows] = factors.by_row
+        room[2][order] = factors.by_row[own]
         shares = factors.shares[0]
-        return Chunk(rows, last, sizes, float(shares[factors.last].sum()), shares, factors.scales[0])
+        return Chunk(rows, sent, last, sizes, float(shares[factors.last].sum()), shares, factors.scales[0])
 
     def _send(self, reading: Reading[Chunk]) -> None:
         if not self._sent:
             self._sent = True
-            self._halves.send(1 - self._half, reading.result().rows)
+            self._halves.send(1 - self._half, reading.result().sent)

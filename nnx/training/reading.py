@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from nnx.data.ahead import one_ahead
 from nnx.data.arrays import Arrays
 from nnx.data.iterated import Iterated, given
 from nnx.data.source import Source
+from nnx.distributed.communicator import Communicator
 from nnx.errors import InputError, InputTypeError
 from nnx.measures import beside, check_weighable, measured
 from nnx.training.converting import Converter
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from nnx.training.trainable import Trainable
 
 Read = Source | Iterated
+HANDED = 8 << 20  # bytes of rows from disk that are predicted from at once
 PART = 250  # of a standard deviation: how near a number must be to count as right (chapter 17)
 
 
@@ -78,6 +80,8 @@ def supply_of(
 ) -> Supply:  # fmt: skip
     """Return what rows come from, after a look at some of them; it sets what counts as a right number, too.
 
+    Where the trainer shares batches with other processes, it is this process's rows that come.
+
     Args:
         every: how many batches make one update.
     """
@@ -90,13 +94,15 @@ def supply_of(
         if came.targets is None:
             raise InputTypeError(f"fit: {came} have no targets; expected y too, as fit('x.npy', 'y.npy')")
         convert = Converter(model, "fit", None, came.weighted)
-        _check_some(came, convert)
+        some = _checked(came, convert)
         if class_weight is not None:
             class_weight = _balanced(model, came, convert) if isinstance(class_weight, str) else class_weight
         convert = Converter(model, "fit", class_weight, came.weighted or every > 1)
         if right:
             trainer.set_tolerance(_tolerance(came, convert))
-        return FromDisk(came, convert, min(batch, came.rows), every, model.seed, shuffle)
+        supply = FromDisk(came, convert, min(batch, came.rows), every, model.seed, shuffle, trainer.shares)
+        supply.facts["some of the rows"] = some
+        return supply
     came.check_epochs(epochs)
     if every > 1:
         raise InputError(
@@ -110,14 +116,21 @@ def supply_of(
         )
     convert = Converter(model, "fit", class_weight)
     convert.unseen = True
-    made = AsTheyCome(came, convert, batch, epoch, "fit")
+    made = AsTheyCome(came, convert, batch, epoch, "fit", trainer.shares)
     if right:
         trainer.set_tolerance(tolerance_of(made.first[1], *made.first[2:]))
     return made
 
 
-def _check_some(came: Source, convert: Converter) -> None:
-    """Look at rows all over the files: a column may become constant where it is cast to the model's type."""
+def facts_of(validation: tuple[Any, ...] | None) -> Any:
+    """Return what must be the same on all processes of what is held out: of what is read, where from."""
+    if validation is None or not isinstance(validation[0], Source | Iterated):
+        return validation
+    return validation[0].facts() if isinstance(validation[0], Source) else "batches"
+
+
+def _checked(came: Source, convert: Converter) -> np.ndarray:
+    """Return inputs from all over the files: a column must not become constant where it is cast to the model's type."""
     raw, ready, targets, wanted = [], [], [], []
     for piece in came.read(came.sample()):
         x, target, *_ = convert.all(*piece.arrays, piece.where)
@@ -125,18 +138,18 @@ def _check_some(came: Source, convert: Converter) -> None:
         ready.append(x)
         targets.append(piece.arrays.y)
         wanted.append(target)
-    casting.check_lost(np.concatenate(ready), np.concatenate(raw), None, "fit: x")
+    some = np.concatenate(ready)
+    casting.check_lost(some, np.concatenate(raw), None, "fit: x")
     y, target = np.concatenate(targets), np.concatenate(wanted)
     if target.dtype.kind == "f" and y.size == target.size:
         casting.check_lost(target, y.reshape(target.shape), None, "fit: y")
+    return some
 
 
 def _targets(came: Source, convert: Converter) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield all targets, and what their samples count."""
     for piece in came.blocks(inputs=False):
-        x, y, given = piece.arrays
-        target = convert.targets(y, x, piece.where)
-        yield target, convert.weights(given, y, target, piece.where)
+        yield convert.apart(*piece.arrays, piece.where)
 
 
 def _balanced(model: Trainable, came: Source, convert: Converter) -> dict[int, float]:
@@ -168,63 +181,100 @@ def _tolerance(came: Source, convert: Converter) -> float:
 # ---- evaluation and prediction ---------------------------------------------------------------------------------------
 
 
-def _converted(came: Read, convert: Converter, who: str, inputs_only: bool = False) -> Iterator[list[np.ndarray]]:
-    """Yield rows ready for the network, block by block."""
-    if isinstance(came, Iterated):
-        yield from of_batch(came, convert, who, inputs_only)
-        return
-    for piece in came.blocks():
-        if inputs_only:
-            yield [convert.inputs(piece.arrays.x, piece.where)]
-        else:
-            yield convert.all(*piece.arrays, piece.where)
+class Evaluated(NamedTuple):
+    """A block that was evaluated.
+
+    Attributes:
+        weight: what its rows count. scores: its means. outputs, targets, weights: of its rows, where they are kept.
+    """
+
+    weight: float
+    scores: dict[str, float]
+    outputs: list[np.ndarray]
+    targets: list[np.ndarray]
+    weights: list[np.ndarray]
 
 
-def evaluated(model: Trainable, came: Read, rows: int) -> dict[str, float]:
-    """Return what `evaluate` does. Outputs stay in memory only for metrics that need all of them at once."""
+def evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> dict[str, float]:
+    """Return what `evaluate` does, block by block; each process of `comm` takes some of the blocks.
+
+    Outputs stay in memory only for metrics that need all of them at once.
+    """
     if isinstance(came, Source) and came.targets is None:
         raise InputTypeError(f"evaluate: {came} have no targets; expected y too, as evaluate('x.npy', 'y.npy')")
+    with comm.sharing():
+        mine = dict(_evaluated(model, came, rows, comm))
+    found = {number: block for theirs in comm.gather(mine) for number, block in theirs.items()}
+    blocks = [found[number] for number in sorted(found)]
+    total = sum(block.weight for block in blocks)
+    if not total:
+        raise InputError("evaluate: there are no samples that count; expected one at least")
+    sums = dict[str, float]()
+    for block in blocks:
+        for name, value in block.scores.items():
+            sums[name] = sums.get(name, 0.0) + block.weight * value
+    result = {name: value / total for name, value in sums.items()}
+    if more := beside(model.metrics):
+        outputs, targets = (np.concatenate([a for block in blocks for a in block[i]]) for i in (2, 3))
+        weighted = [a for block in blocks for a in block.weights]
+        counted = np.concatenate(weighted) if weighted else None
+        result |= measured(more, model.loss.metric, targets, outputs, probabilities(model.loss, outputs), counted)
+    return result
+
+
+def _evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> Iterator[tuple[int, Evaluated]]:
+    """Yield the blocks that are this process's, with their numbers."""
     convert = Converter(model, "evaluate", None, isinstance(came, Source) and came.weighted)
-    metric, more = model.loss.metric if "accuracy" in model.metrics else None, beside(model.metrics)
-    tolerance = model._compiled("evaluate").tolerance
+    metric, keep = model.loss.metric if "accuracy" in model.metrics else None, bool(beside(model.metrics))
+    tolerance, inference = model._compiled("evaluate").tolerance, model.inference()
     if metric == "regression" and not tolerance and isinstance(came, Source):
         tolerance = _tolerance(came, convert)
-    inference, total, sums = model.inference(), 0.0, dict[str, float]()
-    outputs, wanted, counted = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
-    for x, target, *counts in one_ahead(_converted(came, convert, "evaluate")):
+    for number, (x, target, *counts) in one_ahead(_own_blocks(came, convert, comm)):
         check_weighable(model.metrics, counts[0] if counts else None)
         if metric == "regression" and not tolerance:
             tolerance = tolerance_of(target)
-        factors = model._factors(counts[0]) if counts else None
+        if isinstance(came, Iterated) and number % comm.size != comm.rank:
+            continue
+        factors, outputs = model._factors(counts[0]) if counts else None, list[np.ndarray]()
         there = model.backend.asarray(target, target.dtype.name)
         scores = mean_scores(
-            inference, model.loss, metric, tolerance, x, there, rows, factors, outputs if more else None
+            inference, model.loss, metric, tolerance, x, there, rows, factors, outputs if keep else None
         )
         weight = float(counts[0].sum()) if counts else float(len(x))
-        total += weight
-        for name, value in scores.items():
-            sums[name] = sums.get(name, 0.0) + weight * value
-        if more:
-            wanted.append(target)
-            counted += counts
-    if not total:
-        raise InputError("evaluate: there are no samples that count; expected one at least")
-    result = {name: value / total for name, value in sums.items()}
-    if more:
-        put_out, targets = np.concatenate(outputs), np.concatenate(wanted)
-        weighted = np.concatenate(counted) if counted else None
-        result |= measured(more, model.loss.metric, targets, put_out, probabilities(model.loss, put_out), weighted)
-    return result
+        yield number, Evaluated(weight, scores, outputs, [target] * keep, counts * keep)
+
+
+def _own_blocks(came: Read, convert: Converter, comm: Communicator) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Yield blocks ready for the network, numbered: all batches that others make, this process's blocks on disk."""
+    if isinstance(came, Iterated):
+        yield from enumerate(of_batch(came, convert, "evaluate", inputs_only=False))
+        return
+    some = came.blocks_of(comm.rank, comm.size)
+    for number, piece in enumerate(came.blocks(some=some), some.start):
+        yield number, convert.all(*piece.arrays, piece.where)
+
+
+def _together(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield rows of several blocks at once: a block of 1 MB by itself is handed over for as long as it is read."""
+    some, size = list[np.ndarray](), 0
+    for block in blocks:
+        some.append(block)
+        size += block.nbytes
+        if size >= HANDED:
+            yield np.concatenate(some)
+            some, size = [], 0
+    if some:
+        yield np.concatenate(some)
 
 
 def predicted(model: Trainable, came: Read, rows: int) -> np.ndarray:
     """Return what `predict` does."""
     predict, convert = model.inference().predict, Converter(model, "predict")
-    parts = [
-        predict(x[i : i + rows])
-        for (x,) in one_ahead(_converted(came, convert, "predict", inputs_only=True))
-        for i in range(0, len(x), rows)
-    ]
+    if isinstance(came, Iterated):
+        inputs: Iterator[np.ndarray] = (x for (x,) in of_batch(came, convert, "predict", inputs_only=True))
+    else:
+        inputs = _together(convert.inputs(piece.arrays.x, piece.where) for piece in came.blocks())
+    parts = [predict(x[i : i + rows]) for x in one_ahead(inputs) for i in range(0, len(x), rows)]
     if not parts:
         raise InputError("predict: there are no batches; expected one at least")
     return np.concatenate(parts)

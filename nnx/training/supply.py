@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from nnx.backends.memory import readable
 from nnx.data.iterated import Iterated
-from nnx.data.source import Order, Source, described
+from nnx.data.order import Order, streams_of
+from nnx.data.source import Piece, Source, described
 from nnx.data.stored import Room
+from nnx.distributed.shares import Shares
 from nnx.errors import InputError, InputTypeError
+from nnx.training.batches import own_places, taken_of
 from nnx.training.converting import Converter
 
 HALF = 4 << 20  # bytes of a chunk of batches as they come, unless a step has more
@@ -21,27 +24,46 @@ END: Any = object()  # of an epoch
 LONG = 0.1  # seconds: after that a chunk ends with the step that is begun
 
 
+class Filled(NamedTuple):
+    """What was written into arrays.
+
+    Attributes:
+        rows: how many the chunk has, of all processes. last: whether an epoch ends with it.
+        order: where this process's stand, in the order in which steps take them; None: all are there, one by one.
+    """
+
+    rows: int
+    last: bool
+    order: np.ndarray | None = None
+
+
 class Supply(Protocol):
     """Rows, epoch by epoch, in chunks of which all but an epoch's last are whole batches.
 
+    Of processes that share batches, each has a supply, which gives it the inputs and targets of its own rows.
+
     Attributes:
         like: inputs, targets and, where samples are weighted, weights: arrays without rows, of the types of those.
-        batch: rows of a step. chunk: rows of a chunk. rows: of an epoch; None where that shows only at its end.
+        batch: rows of a step. chunk: rows of a chunk. room: rows of it that are written to arrays, at most.
+        rows: of an epoch; None where that shows only at its end.
         expected: how many steps an epoch may have, for the progress; inf: nobody knows.
-        reason: how they come, for `History.streamed`.
+        reason: how they come, for `History.streamed`. facts: what must be the same on all processes, by name.
     """
 
     like: list[np.ndarray]
     batch: int
     chunk: int
+    room: int
     rows: int | None
     expected: float
     reason: str
+    facts: dict[str, Any]
 
-    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
-        """Write a chunk into arrays; return its rows, and whether it is the epoch's last.
+    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> Filled:
+        """Write a chunk into arrays. Chunks come in order, or from the first one on.
 
-        Chunks come in order, or from the first one on.
+        Inputs and targets are those of this process's rows, or of all; weights those of all, in order: what a row
+        counts goes by its whole batch.
         """
 
     def close(self) -> None:
@@ -52,15 +74,32 @@ class Stopped(Exception):
     """Nobody wants the chunk any more."""
 
 
+def sizes_of(rows: int, batch: int) -> np.ndarray:
+    """Return how many rows each step takes of so many, float64."""
+    full, tail = divmod(rows, batch)
+    return np.array([*full * [batch], *([tail] if tail else [])], np.float64)
+
+
+def own_of(shares: Shares | None, rows: int, batch: int) -> np.ndarray:
+    """Return which of a chunk's rows are this process's, in order."""
+    if shares is None or not rows:
+        return np.arange(rows)
+    return own_places(shares, sizes_of(rows, batch))
+
+
 class FromDisk:
-    """Rows of shards, in an order that follows from seed and epoch; see `Supply`.
+    """Rows of shards, in an order that follows from seed and epoch; see `Supply`. Each process reads its own.
 
     Args:
-        every: how many batches make one update: a chunk has all of them.
+        every: how many batches make one update: a chunk has all of them. shares: whose which rows of a batch are.
     """
 
-    def __init__(self, source: Source, convert: Converter, batch: int, every: int, seed: int, shuffle: bool) -> None:
+    def __init__(
+        self, source: Source, convert: Converter, batch: int, every: int, seed: int, shuffle: bool,
+        shares: Shares | None = None,
+    ) -> None:  # fmt: skip
         self._source, self._convert, self._seed, self._shuffle = source, convert, seed, shuffle
+        self._shares = shares
         piece = next(source.read(np.arange(1)))
         first = convert.all(*piece.arrays, piece.where)
         self.like = [a[:0] for a in first]
@@ -69,32 +108,73 @@ class FromDisk:
         self.rows: int | None = source.rows
         self.batch, self.expected = batch, float(-(-source.rows // batch))
         self.chunk = max(1, source.window // 2 // (batch * every)) * batch * every
-        self.reason = described(source, self.chunk, size)
+        self.room = self.chunk
+        if shares is not None:  # one more, for of a small last batch this process may have one more than of others
+            self.room = self.chunk // batch * taken_of(shares, batch) + 1
+        processes = 1 if shares is None else shares.comm.size
+        self.reason = described(source, self.chunk, size, processes, streams_of(source, self.chunk) if shuffle else 0)
+        self.facts = {**source.facts(), "the window": source.window}
         self._order: tuple[int, Order] | None = None
-        self._room = [Room() for _ in range(3)]
+        self._rooms = [Room() for _ in range(3)]
 
-    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
-        """See `Supply`."""
+    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> Filled:
+        """See `Supply`. Rows are left as they come from disk, where they can be read to: steps gather them anyway."""
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, Order(self._source, self.chunk, self._seed, epoch, self._shuffle)
+            self._order = epoch, Order(self._source, self.batch, self.chunk, self._seed, epoch, self._shuffle)
         rows = self._order[1].rows(chunk)
-        for piece in self._source.read(rows, room=self._room):
+        own = own_of(self._shares, len(rows), self.batch)
+        order, done = np.empty(len(own), np.int64), 0
+        try:
+            for room, array in zip(self._rooms, out[:2], strict=False):
+                room.aim(array)
+            for piece in self._read(rows[own], stopped):
+                end = done + len(piece.places)
+                x, y, *weights = self._convert.all(*piece.arrays, piece.where)
+                for array, part in ((out[0], x), (out[1], y)):
+                    if not np.may_share_memory(array, part):  # else it was read to where it is wanted
+                        array[done:end] = part
+                if weights:
+                    out[2][own[piece.places]] = weights[0]
+                order[piece.places] = np.arange(done, end)
+                done = end
+                for room in self._rooms:
+                    room.first = done
+            if len(out) > 2 and len(own) < len(rows):
+                self._weigh(rows, np.delete(np.arange(len(rows)), own), out[2], stopped)
+        finally:
+            for room in self._rooms:
+                room.close()
+        return Filled(len(rows), (chunk + 1) * self.chunk >= self._source.rows, order)
+
+    def _weigh(self, rows: np.ndarray, others: np.ndarray, out: np.ndarray, stopped: Callable[[], bool]) -> None:
+        """Write what rows of other processes count, by their places."""
+        for room in self._rooms:
+            room.aim(None)
+        for piece in self._read(rows[others], stopped, inputs=False):
+            out[others[piece.places]] = self._convert.apart(*piece.arrays, piece.where)[1]
+
+    def _read(self, rows: np.ndarray, stopped: Callable[[], bool], inputs: bool = True) -> Iterator[Piece]:
+        for piece in self._source.read(rows, inputs, self._rooms):
             if stopped():
                 raise Stopped
-            for array, part in zip(out, self._convert.all(*piece.arrays, piece.where), strict=True):
-                array[piece.places] = part
-        return len(rows), (chunk + 1) * self.chunk >= self._source.rows
+            yield piece
 
     def close(self) -> None:
         """See `Supply`."""
 
 
 class AsTheyCome:
-    """Batches that somebody else makes, in their order, cut anew to the size of a step; see `Supply`."""
+    """Batches that somebody else makes, in their order, cut anew to the size of a step; see `Supply`.
+
+    Each of several processes has all of them made, and takes its rows.
+    """
 
     rows: int | None = None
 
-    def __init__(self, batches: Iterated, convert: Converter, batch: int | None, epoch: int, who: str) -> None:
+    def __init__(
+        self, batches: Iterated, convert: Converter, batch: int | None, epoch: int, who: str,
+        shares: Shares | None = None,
+    ) -> None:  # fmt: skip
         self._batches, self._convert, self._who = batches, convert, who
         self._number, self._length = 0, 0
         self._left: list[list[np.ndarray]] = []
@@ -111,8 +191,12 @@ class AsTheyCome:
         size = sum(a[:1].nbytes for a in first)
         self.chunk = max(1, HALF // (size * self.batch)) * self.batch
         self.reason = f"batches come as they are made, {self.chunk:,} rows ({readable(self.chunk * size)}) at a time"
+        self.facts = {"the batch size": self.batch, "the first batch": first}
+        self.room = self.chunk
+        if shares is not None and shares.comm.size > 1:
+            self.reason += f"; each of {shares.comm.size} processes makes all of them"
 
-    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> tuple[int, bool]:
+    def fill(self, epoch: int, chunk: int, out: Sequence[np.ndarray], stopped: Callable[[], bool]) -> Filled:
         """See `Supply`."""
         anew = chunk == 0 and not self._fresh
         self._fresh = False
@@ -137,7 +221,7 @@ class AsTheyCome:
             raise InputError(
                 f"{self._who}: there are no batches in epoch {epoch + 1}; the function must make them anew each time"
             )
-        return done, last
+        return Filled(done, last)
 
     def close(self) -> None:
         """See `Supply`."""
@@ -173,7 +257,7 @@ class AsTheyCome:
                     f"{self._who}: {where(None)} has {len(batch)} parts, the first had {self._length}; expected "
                     "weights with all or with none"
                 )
-            if not getattr(x, "shape", (1,))[0]:
+            if _is_empty(x) and _is_empty(y):
                 continue  # a filter may leave nothing of a batch
             ready = self._convert.all(x, y, weights, where)
             for part, known, name in zip(ready, self.like, ("x", "y", "weights"), strict=False):
@@ -197,6 +281,12 @@ def of_batch(batches: Iterated, convert: Converter, who: str, inputs_only: bool)
         else:
             convert.weighted = convert.weighted or len(parts) == 3
             yield convert.all(parts[0], parts[1], parts[2] if len(parts) == 3 else None, where)
+
+
+def _is_empty(a: Any) -> bool:
+    """Tell whether an array, a tensor or a list has no rows."""
+    shape = getattr(a, "shape", None)
+    return (len(shape) > 0 and shape[0] == 0) if isinstance(shape, tuple) else isinstance(a, list) and not a
 
 
 class _Place:

@@ -13,15 +13,13 @@ from nnx import checks
 from nnx.backends import Backend
 from nnx.distributed import current, warn_of_copies
 from nnx.distributed.communicator import Communicator
-from nnx.distributed.shares import Shares
+from nnx.distributed.shares import PARTS, Shares
 from nnx.errors import InputError
 from nnx.layers import BatchNorm
 from nnx.layers.chain import every
 from nnx.model.network import Network
 from nnx.training.interrupt import Interrupt
 from nnx.training.trainer import Trainer
-
-PARTS = 12  # of a batch in a fit that is deterministic: 1, 2, 3, 4, 6 and 12 processes divide it
 
 
 def shares_for(network: Network, who: str, deterministic: Any = False) -> Shares | None:
@@ -71,7 +69,7 @@ def repeatable(shares: Shares | None, backend: Backend) -> Iterator[None]:
             limits.restore_original_limits()
 
 
-def begin(trainer: Trainer, comm: Communicator, who: str, **arguments: Any) -> None:
+def begin(trainer: Trainer, who: str, **arguments: Any) -> None:
     """Have all processes begin alike: refuse what differs, and take rank 0's parameters.
 
     Args:
@@ -80,15 +78,17 @@ def begin(trainer: Trainer, comm: Communicator, who: str, **arguments: Any) -> N
     Raises:
         InputError: on all of them; it names what differs, and on which rank.
     """
-    if comm.size == 1:
+    shares, network = trainer.shares, trainer.network
+    if shares is None or shares.comm.size == 1:
         return
-    network = trainer.network
+    comm = shares.comm
     facts = {
         "the network": f"{network.layers}, {network.dtype}, on {network.backend.name}",
         "the seed": network.seed,
         "the loss": f"{trainer.given_loss}",
         "the optimizer": f"{trainer.optimizer}",
         "the number of steps done": trainer.optimizer.iterations,
+        "deterministic": f"{shares.fixed}, {shares.parts} parts",
         **{name.replace("_", " "): fact(value) for name, value in arguments.items()},
     }
     comm.agree(facts, who)
@@ -108,7 +108,9 @@ def fact(value: Any) -> Any:
         return f"array {value.shape} {value.dtype}, checksum {zlib.crc32(np.ascontiguousarray(value).data):08x}"
     if isinstance(value, list | tuple):
         return [fact(each) for each in value]
-    return value if isinstance(value, int | float | str | None) else repr(type(value))
+    if isinstance(value, dict):
+        return {name: fact(each) for name, each in value.items()}
+    return value if isinstance(value, int | float | str | None) else type(value).__name__
 
 
 class Agreement:
@@ -124,18 +126,35 @@ class Agreement:
     def __init__(self, comm: Communicator, interrupt: Interrupt) -> None:
         self._comm, self._interrupt, self.interrupted = comm, interrupt, False
 
-    def steps(self, wanted: int) -> int:
-        """Return how many steps to do now: 0 where the fit ends."""
-        least, self.interrupted = self._least(wanted, not self._interrupt.asked)
+    def steps(self, wanted: int, rows: int) -> int:
+        """Return how many steps, of so many rows, to do now: 0 where the fit ends."""
+        least = self._least(wanted, rows)
         return 0 if self.interrupted else int(least)
 
     def goes_on(self, stop: bool) -> bool:
         """Tell whether another epoch begins, where this process was told to `stop`, or not."""
-        least, self.interrupted = self._least(not stop, not self._interrupt.asked)
-        return bool(least) and not self.interrupted
+        return bool(self._least(not stop)) and not self.interrupted
 
-    def _least(self, mine: float, unasked: bool) -> tuple[float, bool]:
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Wait for data: an error that comes in the way of one process is raised where the others agree next."""
+        try:
+            yield
+        except Exception:
+            if self._comm.size > 1:
+                self._comm.least(0, 0, 0, 0, 0)
+            with self._comm.sharing():
+                raise
+
+    def _least(self, mine: float, rows: int = 0) -> float:
+        """Return the least of what all processes say; `rows` of the step that comes next must be the same on all."""
         if self._comm.size == 1:
-            return mine, not unasked
-        least, unasked_all = self._comm.least(mine, unasked)
-        return float(least), not unasked_all
+            self.interrupted = self._interrupt.asked
+            return mine
+        least, unasked, fine, low, high = self._comm.least(mine, not self._interrupt.asked, 1, rows, -rows).tolist()
+        if not fine:
+            self._comm.gather(None)  # which raises what has come in the way of another
+        if low != -high:
+            self._comm.agree({"the next step's rows": rows}, "fit")
+        self.interrupted = not unasked
+        return float(least)

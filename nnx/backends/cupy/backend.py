@@ -1,13 +1,11 @@
 """The CuPy backend: CUDA GPUs, by the kernels of nnx/kernels/cuda and, for large matrix products, cuBLAS.
 
-Every operation has the same form: operands are made fit for a kernel (cupy/operands.py), and it is launched; dense
-layers have a page of their own (cupy/dense.py), and so has what is done to each number by itself (cupy/elementwise.py).
-Nothing here waits for the GPU.
+Every operation has the same form: operands are made fit for a kernel (cupy/operands.py), and it is launched. Operations
+stand in a file for each topic, as in nnx/backends/operations. Nothing there waits for the GPU.
 """
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,29 +16,29 @@ import numpy as np
 
 from nnx.backends.base import BackendInfo
 from nnx.backends.cupy import driver as cuda_driver
+from nnx.backends.cupy.blocks import CudaBlocks
 from nnx.backends.cupy.dense import ROUNDED, CudaDense
 from nnx.backends.cupy.diagnosis import explain_version, explained
-from nnx.backends.cupy.elementwise import CudaElementwise
 from nnx.backends.cupy.inference import InferenceGraphs
+from nnx.backends.cupy.losses import CudaLosses
 from nnx.backends.cupy.matmul.cublaslt_products import MOST_OWN_WORK
 from nnx.backends.cupy.multi_gpu import each_on_its_gpu
+from nnx.backends.cupy.noise import CudaNoise
 from nnx.backends.cupy.norm import CudaNorm
-from nnx.backends.cupy.operands import FLOAT64, INT64, as_they_are, writable
+from nnx.backends.cupy.optimizers import CudaOptimizers
 from nnx.backends.cupy.programs.graph import GraphProgram
 from nnx.backends.cupy.programs.persistent import MOST_WORK, PersistentProgram, compile_program
 from nnx.backends.cupy.programs.replay import CupyProgram
+from nnx.backends.cupy.softmax import CudaSoftmax
+from nnx.backends.cupy.step import CudaStep
 from nnx.backends.cupy.streaming import DoubleBuffer, stream
 from nnx.backends.environment import cublas_overrides, flag
-from nnx.backends.errors import BackendUnavailable, InputTypeError
+from nnx.backends.errors import BackendUnavailable
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.operations import Operations
 from nnx.backends.precision import VARIABLE as PRECISION
 from nnx.backends.recorder import Program, Recorder, without_update
 from nnx.backends.streaming import Halves, Stream
-from nnx.kernels import cuda as plans
-from nnx.kernels.cuda import Launch
-from nnx.kernels.losses import bounds
-from nnx.kernels.philox import LOW, keep_threshold
 
 Array = Any
 GRAPH = "NNX_GRAPH"  # 0: recorded steps and predictions run one operation at a time
@@ -48,7 +46,7 @@ STREAM = "NNX_STREAM"  # 1: every data set is streamed to the GPU, 0: none; othe
 PERSISTENT = "NNX_PERSISTENT"  # 1: a recorded step is the persistent kernel whenever it fits; 0: never
 
 
-class CupyBackend(CudaElementwise, CudaDense, CudaNorm):
+class CupyBackend(CudaBlocks, CudaDense, CudaLosses, CudaNoise, CudaNorm, CudaOptimizers, CudaSoftmax, CudaStep):
     """Arrays are `cupy.ndarray`s; see the module, and `CudaDevice` for the arguments."""
 
     name = "cupy"
@@ -148,307 +146,6 @@ class CupyBackend(CudaElementwise, CudaDense, CudaNorm):
 
     def planned_prediction(self) -> str:
         return InferenceGraphs.description if self.graphs else CupyProgram.description
-
-    # ---- softmax -----------------------------------------------------------------------------------------------------
-
-    def softmax(self, x: Array, out: Array | None = None) -> Array:
-        kind = self._kind(x)
-        if kind is None or x.ndim != 2:
-            return super().softmax(x, out)
-        y = self._output(out, x.shape, x)
-        self._launch(plans.softmax_rows("softmax", *x.shape), kind, self._read(x), y, *x.shape)
-        return self._deliver(y, out)
-
-    def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        kind = self._kind(y, dy)
-        if kind is None or y.ndim != 2 or y.shape != dy.shape:
-            return super().softmax_backward(y, dy, out)
-        dx = self._output(out, y.shape, y)
-        launch = plans.softmax_rows("softmax_backward", *y.shape)
-        self._launch(launch, kind, self._read(y), self._read(dy), dx, *y.shape)
-        return self._deliver(dx, out)
-
-    def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:
-        kind = self._kind(y)
-        if kind is None or y.ndim != 2:
-            return super().softmax_jacobian(y, out)
-        matrices = self._output(out, (*y.shape, y.shape[1]), y)
-        self._launch(plans.softmax_jacobian(*y.shape), kind, self._read(y), matrices, *y.shape)
-        return self._deliver(matrices, out)
-
-    # ---- losses ------------------------------------------------------------------------------------------------------
-
-    def cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
-        kind, labels = self._kind(p), self._target_kind(target, p)
-        if kind is None or labels is None or p.ndim != 2:
-            return super().cross_entropy(p, target, out)
-        losses = self._output(out, p.shape[:1], p)
-        launch = plans.row_groups(f"cross_entropy_{labels}", *p.shape)
-        self._launch(launch, kind, self._read(p), self._read(target), losses, *p.shape)
-        return self._deliver(losses, out)
-
-    def cross_entropy_backward(self, p: Array, target: Array, out: Array | None = None) -> Array:
-        kind, labels = self._kind(p), self._target_kind(target, p)
-        if kind is None or labels is None or p.ndim != 2:
-            return super().cross_entropy_backward(p, target, out)
-        gradient = self._output(out, p.shape, p)
-        launch = plans.row_groups(f"cross_entropy_backward_{labels}", *p.shape)
-        self._launch(launch, kind, self._read(p), self._read(target), gradient, *p.shape)
-        return self._deliver(gradient, out)
-
-    def softmax_cross_entropy(
-        self,
-        logits: Array,
-        target: Array,
-        losses: Array,
-        probabilities: Array | None = None,
-        clip: float = 0.0,
-        out: Array | None = None,
-    ) -> Array:
-        labels = self._target_kind(target, logits)
-        launch = None
-        if labels is not None and logits.ndim == 2:
-            launch = plans.softmax_rows(f"softmax_cross_entropy_{labels}", *logits.shape)
-        return self._fused("softmax_cross_entropy", launch, logits, target, losses, probabilities, clip, out)
-
-    def sigmoid_cross_entropy(
-        self,
-        logits: Array,
-        target: Array,
-        losses: Array,
-        probabilities: Array | None = None,
-        clip: float = 0.0,
-        out: Array | None = None,
-    ) -> Array:
-        fits = logits.ndim == 2 and target.shape == logits.shape and target.dtype == logits.dtype
-        launch = plans.row_groups("sigmoid_cross_entropy", *logits.shape) if fits else None
-        return self._fused("sigmoid_cross_entropy", launch, logits, target, losses, probabilities, clip, out)
-
-    def _fused(
-        self, name: str, launch: Launch | None, logits: Array, target: Array, losses: Array,
-        probabilities: Array | None, clip: float, out: Array | None,
-    ) -> Array:  # fmt: skip
-        """Run the kernel of an activation and its loss in one, if `launch` says that the targets fit."""
-        kind, shape, dtype = self._kind(logits), logits.shape, logits.dtype
-        kept = probabilities is None or writable(probabilities, shape, dtype)
-        if kind is None or launch is None or not (kept and writable(losses, shape[:1], dtype)):
-            return getattr(Operations, name)(self, logits, target, losses, probabilities, clip, out)
-        gradient = self._output(out, shape, logits)
-        operands = self._read(logits), self._read(target), losses, probabilities, gradient
-        self._launch(launch, kind, *operands, *shape, *bounds(clip))
-        return self._deliver(gradient, out)
-
-    # ---- one training step -------------------------------------------------------------------------------------------
-
-    def gather_rows(self, source: Array, order: Array, counters: Array, out: Array) -> Array:
-        kind = "float32" if source.dtype == INT64 else self._kind(source)  # integers have no REAL in their kernel
-        fits = source.ndim in (1, 2) and source.shape[1:] == out.shape[1:] and as_they_are(INT64, order, counters)
-        ready = (
-            source.flags.c_contiguous
-            and source.size
-            and order.size
-            and out.size
-            and writable(out, out.shape, source.dtype)
-        )
-        if kind is None or not (fits and ready):  # also not contiguous: all rows would be copied for a few
-            return super().gather_rows(source, order, counters, out)
-        rows, columns = out.shape[0], out.size // out.shape[0]
-        launch = plans.row_groups("gather_integers" if source.dtype == INT64 else "gather_reals", rows, columns)
-        self._launch(launch, kind, source, order, counters, out, rows, columns, len(source), len(order))
-        return out
-
-    def dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array | None = None) -> Array:
-        kind = self._kind(x)
-        if kind is None or x.ndim != 2 or not as_they_are(INT64, counters):
-            raise InputTypeError(
-                f"dropout: x is {x.dtype} {x.shape} and counters {counters.dtype}, expected float32 or float64 [N, C] "
-                "and contiguous int64"
-            )
-        y = self._output(out, x.shape, x)
-        words = (seed & (LOW << 32 | LOW), layer & LOW, keep_threshold(rate))
-        self._launch(plans.dropout(*x.shape), kind, self._read(x), y, *x.shape, counters, *words, 1 / (1 - rate))
-        return self._deliver(y, out)
-
-    def gaussian_noise(
-        self, x: Array, stddev: float, seed: int, layer: int, counters: Array, out: Array | None = None
-    ) -> Array:
-        kind = self._kind(x)
-        if kind is None or x.ndim != 2 or not as_they_are(INT64, counters):
-            raise InputTypeError(
-                f"gaussian_noise: x is {x.dtype} {x.shape} and counters {counters.dtype}, expected float32 or float64 "
-                "[N, C] and contiguous int64"
-            )
-        y, words = self._output(out, x.shape, x), (seed & (LOW << 32 | LOW), layer & LOW)
-        launch = plans.dropout(x.shape[0], x.shape[1], "gaussian_noise")
-        self._launch(launch, kind, self._read(x), y, *x.shape, counters, *words, stddev)
-        return self._deliver(y, out)
-
-    def weigh(self, x: Array, weights: Array, out: Array | None = None) -> Array:
-        kind = self._kind(x, weights)
-        if kind is None or x.ndim != 2 or weights.shape != (len(x), 1):
-            return super().weigh(x, weights, out)
-        y = self._output(out, x.shape, x)
-        self._launch(plans.elementwise("weigh", x.size), kind, self._read(x), self._read(weights), y, *x.shape)
-        return self._deliver(y, out)
-
-    def add(self, x: Array, y: Array, out: Array | None = None) -> Array:
-        kind = self._kind(x, y)
-        if kind is None or x.shape != y.shape:
-            return super().add(x, y, out)
-        return self._of_two("add", kind, x, y, (), out)
-
-    def put_columns(self, x: Array, first: int, y: Array) -> None:
-        kind, columns = self._kind(x, y), x.shape[1]
-        if kind is None or not writable(y, (len(x), y.shape[1]), x.dtype) or first + columns > y.shape[1]:
-            super().put_columns(x, first, y)
-            return
-        launch, numbers = plans.elementwise("copy_columns", x.size), (*x.shape, columns, 0, y.shape[1], first)
-        self._launch(launch, kind, self._read(x), y, *numbers)
-
-    def take_columns(self, x: Array, first: int, count: int, out: Array | None = None) -> Array:
-        kind = self._kind(x)
-        if kind is None or first + count > x.shape[1]:
-            return super().take_columns(x, first, count, out)
-        y = self._output(out, (len(x), count), x)
-        launch, numbers = plans.elementwise("copy_columns", y.size), (*y.shape, x.shape[1], first, count, 0)
-        self._launch(launch, kind, self._read(x), y, *numbers)
-        return self._deliver(y, out)
-
-    def embed(self, x: Array, w: Array, column: int, first: int, y: Array) -> None:
-        kind, (codes, columns) = self._kind(x, w, y), w.shape
-        if kind is None or not writable(y, (len(x), y.shape[1]), x.dtype) or first + columns > y.shape[1]:
-            super().embed(x, w, column, first, y)
-            return
-        launch = plans.elementwise("embed", len(x) * columns)
-        numbers = (len(x), columns, codes, x.shape[1], column, y.shape[1], first)
-        self._launch(launch, kind, self._read(x), self._read(w), y, *numbers)
-
-    def embed_gradients(self, x: Array, dy: Array, dw: Array, column: int, first: int) -> None:
-        kind, (codes, columns) = self._kind(x, dy, dw), dw.shape
-        if kind is None or not writable(dw, dw.shape, dw.dtype) or first + columns > dy.shape[1]:
-            super().embed_gradients(x, dy, dw, column, first)
-            return
-        launch = plans.elementwise("embed_gradients", 4 * dw.size)
-        numbers = (len(x), columns, codes, x.shape[1], column, dy.shape[1], first)
-        self._launch(launch, kind, self._read(x), self._read(dy), dw, *numbers)
-
-    def tally(
-        self, losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array
-    ) -> None:
-        if not self._tally(losses, outputs, target, None, metric, tolerance, stats):
-            super().tally(losses, outputs, target, metric, tolerance, stats)
-
-    def weighted_tally(
-        self, losses: Array, outputs: Array, target: Array, weights: Array, metric: str | None, tolerance: float,
-        stats: Array,
-    ) -> None:  # fmt: skip
-        if not self._tally(losses, outputs, target, weights, metric, tolerance, stats):
-            super().weighted_tally(losses, outputs, target, weights, metric, tolerance, stats)
-
-    def _tally(
-        self, losses: Array, outputs: Array, target: Array, weights: Array | None, metric: str | None,
-        tolerance: float, stats: Array,
-    ) -> bool:  # fmt: skip
-        """Launch the kernels for that; return False, with nothing done, if they do not take these operands."""
-        how = self._tally_kind(outputs, target, metric)
-        kind = self._kind(losses, outputs, *([] if weights is None else [weights]))
-        fits = outputs.ndim == 2 and losses.shape == outputs.shape[:1]
-        fits = fits and (weights is None or weights.shape == (len(losses), 1))
-        if kind is None or how is None or not (fits and writable(stats, (3,), FLOAT64)):
-            return False
-        rows, columns = outputs.shape
-        operands = [self._read(losses), None if weights is None else self._read(weights)]
-        if how != "losses":
-            operands += [self._read(outputs), self._read(target)]
-        sizes = [rows] if how == "losses" else [rows, columns]
-        if metric in ("binary", "logits", "regression"):
-            sizes.append({"binary": 0.5, "logits": 0.0}.get(metric, tolerance))
-        first, *second = plans.tally(how, rows, columns)
-        blocks = first.grid[0]
-        parts = self._scratch(2 * blocks, "float64") if second else None
-        self._launch(first, kind, *operands, parts, stats, *sizes)
-        for total in second:
-            self._launch(total, kind, parts, stats, blocks, rows, how != "losses")
-        return True
-
-    def _tally_kind(self, outputs: Array, target: Array, metric: str | None) -> str | None:
-        """Return which of the kernels counts the hits of a metric; None if the targets do not fit."""
-        if metric is None:
-            return "losses"
-        if metric == "categorical":
-            return self._target_kind(target, outputs)
-        fits = target.shape == outputs.shape and target.dtype == outputs.dtype
-        return ("near" if metric == "regression" else "above") if fits else None
-
-    def end_step(self, stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> None:
-        if not (as_they_are(FLOAT64, stats, penalties, history) and as_they_are(INT64, counters)):
-            super().end_step(stats, penalties, history, counters, rows)
-            return
-        capacity = history.shape[0]
-        launch = Launch("end_step", (1,), (32,))
-        self._launch(launch, "float64", stats, penalties, penalties.size, history, capacity, counters, rows)
-
-    # ---- optimizers --------------------------------------------------------------------------------------------------
-
-    def sgd(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
-        self._update("sgd", (p, g, m), hyper, counters)
-
-    def adagrad(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
-        self._update("adagrad", (p, g, v), hyper, counters)
-
-    def rmsprop(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
-        self._update("rmsprop", (p, g, v), hyper, counters)
-
-    def adam(self, p: Array, g: Array, m: Array, v: Array, hyper: Array, counters: Array) -> None:
-        self._update("adam", (p, g, m, v), hyper, counters)
-
-    def nadam(self, p: Array, g: Array, m: Array, v: Array, hyper: Array, counters: Array) -> None:
-        self._update("nadam", (p, g, m, v), hyper, counters)
-
-    def amsgrad(self, p: Array, g: Array, m: Array, v: Array, u: Array, hyper: Array, counters: Array) -> None:
-        self._update("amsgrad", (p, g, m, v, u), hyper, counters)
-
-    def lion(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
-        self._update("lion", (p, g, m), hyper, counters)
-
-    def accumulate(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
-        self._update("accumulate", (p, g, m), hyper, counters)
-
-    def collect(self, g: Array, m: Array) -> None:
-        kind = self._kind(g, m)
-        if kind is None or not all(writable(a, g.shape, g.dtype) for a in (g, m)):
-            super().collect(g, m)
-            return
-        self._launch(plans.elementwise("collect", g.size), kind, g, m, g.size)
-
-    def clip(self, g: Array, norm: float, value: float) -> None:
-        kind = self._kind(g)
-        if kind is None or not writable(g, g.shape, g.dtype):
-            super().clip(g, norm, value)
-            return
-        first, second = plans.clip(g.size)
-        blocks = first.grid[0]
-        parts = self._scratch(blocks, "float64")
-        self._launch(first, kind, g, parts, g.size, value)
-        if norm < math.inf:
-            self._launch(second, kind, g, parts, blocks, g.size, norm)
-
-    def average(self, a: Array, p: Array, counters: Array, decay: float, since: int) -> None:
-        kind = self._kind(a, p)
-        fits = writable(a, p.shape, p.dtype) and as_they_are(INT64, counters) and p.flags.c_contiguous
-        if kind is None or not fits:
-            super().average(a, p, counters, decay, since)
-            return
-        self._launch(plans.elementwise("average", a.size), kind, a, p, counters, a.size, decay, since)
-
-    def _update(self, name: str, arrays: tuple[Array, ...], hyper: Array, counters: Array) -> None:
-        kind = self._kind(*arrays)
-        alike = all(writable(a, arrays[0].shape, arrays[0].dtype) for a in arrays)
-        if kind is None or not (alike and as_they_are(FLOAT64, hyper) and as_they_are(INT64, counters)):
-            getattr(Operations, name)(self, *arrays, hyper, counters)
-            return
-        n = arrays[0].size
-        self._launch(plans.elementwise(name, n), kind, *arrays, hyper, counters, n)
 
 
 TINY_STEP = [[3.0, 4.0], [1.0], [2.0], [1.0]]  # of inputs, weights (two rows), biases

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnx.kernels.cuda import KERNELS, Launch, options, source
-from nnx.kernels.cuda.table import SCALARS
+from nnx.kernels.cuda.kernel import SCALARS
 
 Array = Any
 STREAMS = 8  # of a thread, whose scratch is kept

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnx.backends.cupy.device import CudaDevice
-from nnx.kernels.cuda.table import REALS
+from nnx.kernels.cuda.kernel import REALS
 
 Array = Any
 FLOAT64, INT64 = np.dtype("float64"), np.dtype("int64")

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -24,24 +23,22 @@ from nnx.backends.base import BackendInfo
 from nnx.backends.environment import flag, gemm_rule, tuned
 from nnx.backends.errors import BackendUnavailable, InputError, NotReplayable
 from nnx.backends.inference import Forward, Stage
-from nnx.backends.numpy import NumpyBackend
-from nnx.backends.operation_table import QUIET, with_functions, with_losses
-from nnx.backends.operations import fusible
+from nnx.backends.numba.activations import NumbaActivations
+from nnx.backends.numba.losses import NumbaLosses
+from nnx.backends.numba.optimizers import NumbaOptimizers
+from nnx.backends.numba.sharing import NUMBERS, PLAIN, may_overlap, offer, together
+from nnx.backends.numba.step import NumbaStep
+from nnx.backends.operation_table import QUIET
+from nnx.backends.operations.dense import fusible
 from nnx.backends.precision import VARIABLE, precision_of_environment
 from nnx.backends.recorder import UPDATES, Call, Program, Recorder, halves, without_update
-from nnx.kernels.cpu.jit.signature import Unfit
-from nnx.kernels.elementwise import FUNCTIONS, KINDS, Elementwise, number_of
-from nnx.kernels.losses import LOSSES, Loss, bounds
-from nnx.kernels.philox import LOW, keep_threshold
+from nnx.kernels.elementwise import FUNCTIONS
+from nnx.kernels.losses import LOSSES
 from nnx.kernels.rounding import RUN
-from nnx.kernels.step_state import STEP
 
 Array = Any
 FLOAT32, FLOAT64 = np.dtype("float32"), np.dtype("float64")
-LEAST = 5e4  # ns of work that nowhere are worth a second thread that Python has to tell of it
-SHARED = 1e4  # the same where compiled code hands out the parts: that takes 3 us, 1 of them in Python
 MANY = 1024  # rows of a prediction that has many
-LINE = 64  # numbers and more of a cache line, of which no two threads write parts
 AMX = "NNX_AMX"
 PARTS = {"full": 3, "bf16x3": 2, "bf16": 1}  # of bfloat16 into which split products split numbers, by precision
 PRODUCTS = {
@@ -49,30 +46,6 @@ PRODUCTS = {
     "bf16x3": "three products in bf16, which keep 15 bits",
     "bf16": "rounded to bf16, 8 bits",
 }
-
-
-MODULES = {
-    "matmul": "blas gemm tile_units",
-    "ops": "cross_entropy dropout elementwise losses optimizers softmax step sums",
-    "program": "compiled inference",
-    "threads": "pool",
-}
-
-
-class Kernels:
-    """The modules of nnx/kernels/cpu, and with them Numba, imported when the backend is made."""
-
-    def __init__(self) -> None:
-        for folder, names in MODULES.items():
-            for name in names.split():
-                self.load(folder, name)
-
-    def load(self, folder: str, name: str) -> None:
-        """Import one of them."""
-        setattr(self, name, import_module(f"nnx.kernels.cpu.{folder}.{name}"))
-
-    def __getattr__(self, name: str) -> Any:  # for type checkers; every module is an attribute
-        raise AttributeError(name)
 
 
 # What each operation runs; whatever is not here is NumPy's.
@@ -90,29 +63,18 @@ IMPLEMENTATIONS = {
     **{row.gradient: "losses.of_outputs_backward" for row in LOSSES},
 }  # fmt: skip
 
-NUMBERS = {kind: number_of(kind) for kind in KINDS}
-SLOPES = {row.part: number_of(row.slope) for row in LOSSES}
-PLAIN = NumpyBackend()
 
-
-@with_losses
-@with_functions
-class NumbaBackend(NumpyBackend):
+class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
     """Arrays are `numpy.ndarray`s; the hot loops are compiled."""
 
     name = "numba"
 
     def __init__(self) -> None:
-        self.kernels = Kernels()
+        super().__init__()
         self.bound = bool(self.kernels.blas.available())  # whether compiled code can call NumPy's BLAS
         self.gemm_rule = gemm_rule()
         tuned()  # refuses what NNX_TUNE cannot mean
-        from nnx.backends.numba import tuning  # here, because it imports Numba
-
-        self._tuning = tuning
         self._set_unit()
-        self._forward, self._backward = self.kernels.elementwise.forward, self.kernels.elementwise.backward
-        self._softmax, self._board = self.kernels.softmax, self.kernels.pool.board
 
     # ---- facts -------------------------------------------------------------------------------------------------------
 
@@ -330,7 +292,8 @@ class NumbaBackend(NumpyBackend):
         if m * n * k >= self.large and self._on_tiles(m, n, k, itemsize):
             return True
         if self.gemm_rule == "auto":
-            return self._tuning.prefers_own(m, n, k, itemsize, fused)
+            prefers: bool = self._tuning.prefers_own(m, n, k, itemsize, fused)
+            return prefers
         return self.gemm_rule == "own"
 
     def _on_tiles(self, m: int, n: int, k: int, itemsize: int) -> bool:
@@ -373,244 +336,6 @@ class NumbaBackend(NumpyBackend):
     def regularize(self, w: Array, dw: Array, l1: float, l2: float, penalty: Array) -> None:
         if not offer(self.kernels.step.regularize, w, dw, penalty, float(l1), float(l2)):
             super().regularize(w, dw, l1, l2, penalty)
-
-    # ---- activations -------------------------------------------------------------------------------------------------
-
-    def _function(self, row: Elementwise, x: Array, a: float, out: Array | None) -> Array:
-        y = np.empty(x.shape, x.dtype) if out is None else out
-        done = self._elementwise(self._forward, row.cost, (x, y), NUMBERS[row.name], a)
-        return y if done else getattr(PLAIN, row.name)(x, *row.given(a), out=out)
-
-    def _gradient(self, row: Elementwise, of: Array, dy: Array, a: float, out: Array | None) -> Array:
-        dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        done = self._elementwise(self._backward, row.slope_cost, (of, dy, dx), NUMBERS[row.gradient], a)
-        return dx if done else getattr(PLAIN, row.gradient)(of, dy, *row.given(a), out=out)
-
-    def softmax(self, x: Array, out: Array | None = None) -> Array:
-        y = np.empty(x.shape, x.dtype) if out is None else out
-        k = self._softmax
-        done = offer(k.forward, x, y, self._board if x.size < k.SHARED_FORWARD else self.kernels.pool.summon())
-        return y if done else super().softmax(x, out)
-
-    def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
-        dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        k = self._softmax
-        done = offer(k.backward, y, dy, dx, self._board if y.size < k.SHARED_BACKWARD else self.kernels.pool.summon())
-        return dx if done else super().softmax_backward(y, dy, out)
-
-    def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:
-        matrices = np.empty((*y.shape, y.shape[1]), y.dtype) if out is None else out
-        done = self._rows(self.kernels.softmax.jacobian, 0.4 * y.shape[1], (y, matrices))
-        return matrices if done else super().softmax_jacobian(y, out)
-
-    # ---- losses ------------------------------------------------------------------------------------------------------
-
-    def cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
-        k = self.kernels.losses
-        losses = np.empty(len(p), p.dtype) if out is None else out
-        kernel = k.cross_entropy_indices if target.ndim == 1 else k.cross_entropy_distributions
-        done = self._rows(kernel, 1.0, (p, target, losses))
-        return losses if done else super().cross_entropy(p, target, out)
-
-    def cross_entropy_backward(self, p: Array, target: Array, out: Array | None = None) -> Array:
-        k = self.kernels.losses
-        gradient = np.empty(p.shape, p.dtype) if out is None else out
-        kernel = k.cross_entropy_indices_backward if target.ndim == 1 else k.cross_entropy_distributions_backward
-        done = self._rows(kernel, 0.6, (p, target, gradient), 1 / len(p))
-        return gradient if done else super().cross_entropy_backward(p, target, out)
-
-    def softmax_cross_entropy(
-        self,
-        logits: Array,
-        target: Array,
-        losses: Array,
-        probabilities: Array | None = None,
-        clip: float = 0.0,
-        out: Array | None = None,
-    ) -> Array:
-        k = self.kernels.cross_entropy
-        kernel = k.indices if target.ndim == 1 else k.distributions
-        gradient = np.empty(logits.shape, logits.dtype) if out is None else out
-        kept = gradient[:0] if probabilities is None else probabilities
-        more = (*bounds(clip), 1 / len(logits))
-        if self._rows(kernel, 1.6, (logits, target, losses, kept, gradient), *more):
-            return gradient
-        return super().softmax_cross_entropy(logits, target, losses, probabilities, clip, out)
-
-    def sigmoid_cross_entropy(
-        self,
-        logits: Array,
-        target: Array,
-        losses: Array,
-        probabilities: Array | None = None,
-        clip: float = 0.0,
-        out: Array | None = None,
-    ) -> Array:
-        gradient = np.empty(logits.shape, logits.dtype) if out is None else out
-        kept = gradient[:0] if probabilities is None else probabilities
-        more = (*bounds(clip), 1 / logits.size)
-        if self._rows(self.kernels.cross_entropy.binary, 2.5, (logits, target, losses, kept, gradient), *more):
-            return gradient
-        return super().sigmoid_cross_entropy(logits, target, losses, probabilities, clip, out)
-
-    def _loss(self, row: Loss, outputs: Array, target: Array, b: float, out: Array | None) -> Array:
-        losses = np.empty(len(outputs), outputs.dtype) if out is None else out
-        done = self._rows(self.kernels.losses.of_outputs, row.cost, (outputs, target, losses), NUMBERS[row.part], b)
-        return losses if done else getattr(PLAIN, row.name)(outputs, target, *row.given(b), out=out)
-
-    def _loss_gradient(self, row: Loss, outputs: Array, target: Array, b: float, out: Array | None) -> Array:
-        gradient = np.empty(outputs.shape, outputs.dtype) if out is None else out
-        kernel, arrays = self.kernels.losses.of_outputs_backward, (outputs, target, gradient)
-        done = self._elementwise(kernel, row.slope_cost, arrays, SLOPES[row.part], row.factor / outputs.size, b)
-        return gradient if done else getattr(PLAIN, row.gradient)(outputs, target, *row.given(b), out=out)
-
-    # ---- one training step -------------------------------------------------------------------------------------------
-
-    def gather_rows(self, source: Array, order: Array, counters: Array, out: Array) -> Array:
-        kernel = self.kernels.step.gather if source.ndim == 2 else self.kernels.step.gather_labels
-        return out if offer(kernel, source, order, counters, out) else super().gather_rows(source, order, counters, out)
-
-    def dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array | None = None) -> Array:
-        y = np.empty(x.shape, x.dtype) if out is None else out
-        more = (int(counters[STEP]), layer, seed & LOW, seed >> 32 & LOW, keep_threshold(rate), 1 / (1 - rate))
-        done = offer(self.kernels.dropout.dropout, x, y, *self._share(len(x), x.size * 1.2), *more)
-        return y if done else super().dropout(x, rate, seed, layer, counters, out)
-
-    def weigh(self, x: Array, weights: Array, out: Array | None = None) -> Array:
-        y = np.empty(x.shape, x.dtype) if out is None else out
-        return y if self._rows(self.kernels.step.weigh, 0.3, (x, weights, y)) else super().weigh(x, weights, out)
-
-    def tally(
-        self, losses: Array, outputs: Array, target: Array, metric: str | None, tolerance: float, stats: Array
-    ) -> None:
-        k = self.kernels.step
-        if metric == "categorical" and target.ndim == 1:
-            done = offer(k.tally_labels, losses, outputs, target, stats)
-        else:
-            target = outputs if metric is None else target
-            done = offer(k.tally, losses, outputs, target, stats, k.METRICS[metric], float(tolerance or 0))
-        if not done:
-            super().tally(losses, outputs, target, metric, tolerance, stats)
-
-    def end_step(self, stats: Array, penalties: Array, history: Array, counters: Array, rows: int) -> None:
-        if not offer(self.kernels.step.end_step, stats, penalties, history, counters, rows):
-            super().end_step(stats, penalties, history, counters, rows)
-
-    # ---- optimizers --------------------------------------------------------------------------------------------------
-
-    def sgd(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
-        if not offer(self.kernels.optimizers.sgd, p, g, m, hyper, counters, *self._share(p.size, p.size * 0.2, LINE)):
-            super().sgd(p, g, m, hyper, counters)
-
-    def adagrad(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
-        if not offer(
-            self.kernels.optimizers.adagrad, p, g, v, hyper, counters, *self._share(p.size, p.size * 0.5, LINE)
-        ):
-            super().adagrad(p, g, v, hyper, counters)
-
-    def rmsprop(self, p: Array, g: Array, v: Array, hyper: Array, counters: Array) -> None:
-        if not offer(
-            self.kernels.optimizers.rmsprop, p, g, v, hyper, counters, *self._share(p.size, p.size * 0.5, LINE)
-        ):
-            super().rmsprop(p, g, v, hyper, counters)
-
-    def adam(self, p: Array, g: Array, m: Array, v: Array, hyper: Array, counters: Array) -> None:
-        if not offer(
-            self.kernels.optimizers.adam, p, g, m, v, hyper, counters, *self._share(p.size, p.size * 0.6, LINE)
-        ):
-            super().adam(p, g, m, v, hyper, counters)
-
-    def nadam(self, p: Array, g: Array, m: Array, v: Array, hyper: Array, counters: Array) -> None:
-        how = self._share(p.size, p.size * 0.6, LINE)
-        if not offer(self.kernels.optimizers.nadam, p, g, m, v, hyper, counters, *how):
-            super().nadam(p, g, m, v, hyper, counters)
-
-    def amsgrad(self, p: Array, g: Array, m: Array, v: Array, u: Array, hyper: Array, counters: Array) -> None:
-        how = self._share(p.size, p.size * 0.7, LINE)
-        if not offer(self.kernels.optimizers.amsgrad, p, g, m, v, u, hyper, counters, *how):
-            super().amsgrad(p, g, m, v, u, hyper, counters)
-
-    def lion(self, p: Array, g: Array, m: Array, hyper: Array, counters: Array) -> None:
-        if not offer(self.kernels.optimizers.lion, p, g, m, hyper, counters, *self._share(p.size, p.size * 0.2, LINE)):
-            super().lion(p, g, m, hyper, counters)
-
-    # ---- threads -----------------------------------------------------------------------------------------------------
-
-    def _rows(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
-        """Offer a kernel its operands, in parts for several threads if they are large.
-
-        Args:
-            cost: ns an element of the first array, on one thread.
-            arrays: divided by rows. One without rows, an operand left out, stays as it is. more: the same for all.
-        """
-        first, pool = arrays[0], self.kernels.pool
-        if self._alone(first.size * cost):
-            return offer(kernel, *arrays, *more)
-        rows = len(first)
-        if any(len(a) not in (rows, 0) for a in arrays) or overlap_in_part(arrays):
-            return False
-        parts = self._split(rows, first.size * cost)
-        calls = [partial(offer, kernel, *(a[p] if len(a) else a for a in arrays), *more) for p in parts]
-        return together(pool, calls)
-
-    def _alone(self, work: float) -> bool:
-        """Tell whether so many ns of work are done by one thread."""
-        return work < LEAST or self.kernels.pool.limit == 1 or work < 1e3 * self._tuning.current().choices.share_us
-
-    def _split(self, length: int, work: float, grain: int = 1) -> list[slice]:
-        """Divide rows among the threads, for so many ns of work: see `pool.split`."""
-        parts: list[slice] = self.kernels.pool.split(
-            length, work / (500 * self._tuning.current().choices.share_us), grain
-        )
-        return parts
-
-    def _elementwise(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
-        """The same for a kernel that does not know rows, and hands out parts itself."""
-        size = arrays[0].size
-        return offer(kernel, *arrays, *self._share(size, size * cost, LINE), *more)
-
-    def _share(self, length: int, work: float, grain: int = 1) -> tuple[Array, int]:
-        """Return the board for a kernel that hands out parts itself, and how much of `length` to take at a time.
-
-        Args:
-            work: ns on one thread. grain: a part is a multiple of this.
-        """
-        pool = self.kernels.pool
-        if work < SHARED or not pool.worth_help(work):
-            return self._board, length or 1
-        return pool.summon(), -(-length // (2 * pool.limit * grain)) * grain
-
-
-def offer(kernel: Any, *operands: Any) -> bool:
-    """Call a kernel; return False, with nothing done, if it does not take these operands."""
-    try:
-        done: bool = kernel(*operands)
-    except Unfit:
-        return False
-    return done
-
-
-def together(pool: Any, calls: Sequence[Callable[[], Any]]) -> bool:
-    """Offer all parts of an operation at once. They are alike, so either all are taken or none is."""
-    refused: list[bool] = []
-
-    def part(call: Callable[[], bool]) -> None:
-        if not call():
-            refused.append(True)
-
-    pool.run([partial(part, call) for call in calls])
-    return not refused
-
-
-def may_overlap(out: Array, *others: Array) -> bool:
-    """Tell whether `out` may share memory with others. Kernels ask that themselves, but of parts."""
-    return any(np.may_share_memory(out, other) for other in others)
-
-
-def overlap_in_part(arrays: Sequence[Array]) -> bool:
-    """Tell whether any two arrays share memory, but for two that are the same."""
-    places = [(a.__array_interface__["data"][0], a) for a in arrays]
-    return any(may_overlap(a, b) for n, (at, a) in enumerate(places) for begin, b in places[:n] if at != begin)
 
 
 def setting(name: str) -> int | None:

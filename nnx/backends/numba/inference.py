@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.dataflow import Array, address
+from nnx.backends.addresses import Array, address
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.recorder import Program
 from nnx.kernels.cpu.caches import caches

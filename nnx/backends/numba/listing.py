@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from nnx.backends.dataflow import Array, Step
+from nnx.backends.addresses import Array
+from nnx.backends.dataflow import Step
 from nnx.kernels.cpu.program import table as t
 from nnx.kernels.elementwise import number_of
 

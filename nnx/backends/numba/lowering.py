@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.dataflow import Array, Gradient, Moments, Node, Scatter, Step, Value, address, same
+from nnx.backends.addresses import Array, address, same
+from nnx.backends.dataflow import Gradient, Moments, Node, Scatter, Step, Value
 from nnx.backends.errors import NotReplayable
 from nnx.backends.formula import text
 from nnx.backends.numba.tuning import current

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from nnx.backends.dataflow import Array, Gradient, Node, Scatter, Step, Value
+from nnx.backends.addresses import Array
+from nnx.backends.dataflow import Gradient, Node, Scatter, Step, Value
 from nnx.backends.errors import NotReplayable
 from nnx.backends.numba.lowering import Layout, round_up
 from nnx.kernels.cpu.program import table as t

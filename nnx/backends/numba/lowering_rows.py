@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from nnx.backends.dataflow import Array, Gradient, Node, Value
+from nnx.backends.addresses import Array
+from nnx.backends.dataflow import Gradient, Node, Value
 from nnx.backends.errors import NotReplayable
 from nnx.backends.numba.lowering import PIECE, Layout, round_up
 from nnx.kernels.cpu.matmul import register_tile

@@ -8,7 +8,8 @@ bfloat16 and are written as the weights are updated.
 
 from __future__ import annotations
 
-from nnx.backends.dataflow import Array, Gradient, Node, Step
+from nnx.backends.addresses import Array
+from nnx.backends.dataflow import Gradient, Node, Step
 from nnx.backends.numba.lowering import BLOCK_ROWS, round_up
 from nnx.backends.numba.lowering_rows import Rows
 from nnx.kernels.cpu.caches import caches

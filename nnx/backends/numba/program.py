@@ -1,6 +1,6 @@
 """Compiler of a recorded training step for the CPU: how `NumbaBackend.compile` makes one compiled function run it.
 
-nnx/backends/dataflow.py reads the recorded calls, `lowering.py` writes them as a table of integers, row by row or
+nnx/backends/dataflow reads the recorded calls, `lowering.py` writes them as a table of integers, row by row or
 feature by feature, `runtime.py` runs it. The compiled function interprets the table
 (nnx/kernels/cpu/program/compiled.py): one for all networks, so no network costs compile time.
 """
@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.dataflow import Array, Reader, Step, address, fuse
+from nnx.backends.addresses import Array, address
+from nnx.backends.dataflow import Reader, Step, fuse
 from nnx.backends.errors import InputError, NotReplayable
 from nnx.backends.numba.lowering import Layout, round_up
 from nnx.backends.numba.lowering_lanes import NODES, Lanes

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.dataflow import Array, Step
+from nnx.backends.addresses import Array
+from nnx.backends.dataflow import Step
 from nnx.backends.numba import listing
 from nnx.backends.numba.lowering import GIVEN, Layout
 from nnx.backends.recorder import Call

@@ -14,6 +14,7 @@ All arrays are C-contiguous. `REAL` is float or double, fixed at compile time. A
 """
 
 from nnx.kernels.cuda.formulas import ACTIVATIONS, own
+from nnx.kernels.cuda.kernel import Kernel
 from nnx.kernels.cuda.launches import (
     Launch,
     bands,
@@ -31,7 +32,8 @@ from nnx.kernels.cuda.launches import (
     softmax_rows,
     tally,
 )
-from nnx.kernels.cuda.table import FILES, KERNELS, Kernel, options, source
+from nnx.kernels.cuda.sources import options, source
+from nnx.kernels.cuda.table import FILES, KERNELS
 
 __all__ = [
     "ACTIVATIONS",

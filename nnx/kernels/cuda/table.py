@@ -1,69 +1,11 @@
-"""Registry of the CUDA kernels: what each takes and does, and the text to compile. Tests hold it to the `.cu` files."""
+"""Table of the CUDA kernels: what each takes and does. Tests hold it to the `.cu` files."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-
-from nnx.kernels.cuda.formulas import HEADERS, signatures
+from nnx.kernels.cuda.formulas import signatures
+from nnx.kernels.cuda.kernel import Kernel
 from nnx.kernels.elementwise import FUNCTIONS
 from nnx.kernels.losses import LOSSES
-
-FOLDER = Path(__file__).parent
-REALS = {"float32": "float", "float64": "double"}
-SCALARS: dict[str, Any] = {
-    "long long": np.int64,
-    "int": np.int32,
-    "unsigned int": np.uint32,
-    "unsigned long long": np.uint64,
-    "double": np.float64,
-}
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One kernel.
-
-    Attributes:
-        name: its name. file: the file it stands in.
-        signature: its parameters as in that file, "const REAL* x, REAL* y, long long n".
-        summary: what it does.
-    """
-
-    name: str
-    file: str
-    signature: str
-    summary: str
-
-    @property
-    def parameters(self) -> tuple[tuple[str, str], ...]:
-        """Type and name of each parameter: ("const REAL*", "x")."""
-        pairs = (text.strip().rpartition(" ") for text in self.signature.split(","))
-        return tuple((kind, name) for kind, _, name in pairs)
-
-    def arguments(self, dtype: str, *values: Any) -> tuple[Any, ...]:
-        """Return values as a launch takes them: each number in the parameter's own type, None as the null pointer.
-
-        A bare Python float would be passed as a double whatever the kernel expects, and be read as another number.
-
-        Args:
-            dtype: "float32" or "float64": what REAL stands for.
-        """
-        if len(values) != len(self.parameters):
-            raise TypeError(f"{self.name}: {len(values)} arguments given, expected ({self.signature})")
-        return tuple(argument(kind, value, dtype) for (kind, _), value in zip(self.parameters, values, strict=True))
-
-
-def argument(kind: str, value: Any, dtype: str) -> Any:
-    """Return one value as a parameter of this C type takes it."""
-    if kind.endswith("*"):
-        return np.uintp(0) if value is None else value
-    return np.dtype(dtype).type(value) if kind == "REAL" else SCALARS[kind](value)
-
 
 _STATE = "const double* hyper, const long long* counters, long long n"
 _FUSED = "REAL* losses, REAL* probabilities, REAL* gradient, long long rows, long long columns, REAL low, REAL high"
@@ -458,40 +400,3 @@ _TABLE = (
 )
 KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in _TABLE}
 FILES: tuple[str, ...] = tuple(dict.fromkeys(kernel.file for kernel in _TABLE))
-
-
-@cache
-def source(file: str, own: str = "") -> str:
-    """Return the text to compile. Headers stand inside it: caches of compiled kernels look into no includes.
-
-    Args:
-        own: the header for a formula of the user's own (`formulas.own`), for formula.cu.
-    """
-    return _with_headers(file, set(), own)
-
-
-def _with_headers(file: str, there: set[str], own: str) -> str:
-    """Return a file's text, headers that are not there yet in place of their `#include`, lines counted as before."""
-    lines = []
-    for number, line in enumerate(_text(file, own).splitlines(), 1):
-        header = line.removeprefix('#include "').rstrip('"') if line.startswith('#include "') else ""
-        if not header:
-            lines.append(line)
-        elif header not in there:
-            there.add(header)
-            lines += [f'#line 1 "{header}"', _with_headers(header, there, own), f'#line {number + 1} "{file}"']
-        else:
-            lines.append("")
-    return "\n".join(lines) + "\n"
-
-
-def _text(file: str, own: str) -> str:
-    """Return a file's text, or that of a header which is made."""
-    if own and file == "own.cuh":
-        return own
-    return HEADERS[file] if file in HEADERS else (FOLDER / file).read_text(encoding="utf-8")
-
-
-def options(dtype: str) -> tuple[str, ...]:
-    """Return the compiler's options: "float32" or "float64". No fast math: maxima, infinities and NaN must count."""
-    return ("-std=c++17", f"-DREAL={REALS[dtype]}")

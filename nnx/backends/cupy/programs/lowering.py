@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from nnx.backends.addresses import address
 from nnx.backends.cupy.programs.barriers import Operation, with_barriers
 from nnx.backends.cupy.programs.shared_memory import ALWAYS, Buffer, Operand, place_buffers, round_up
-from nnx.backends.dataflow import Gradient, Node, Scatter, Step, Sum, Value, address
+from nnx.backends.dataflow import Gradient, Node, Scatter, Step, Sum, Value
 from nnx.backends.errors import NotReplayable
 from nnx.backends.recorder import Call
 from nnx.kernels.cuda import program_table as t

@@ -4,7 +4,7 @@
     table: int64, flat: see table.py.
     work, arena, inputs, targets, weights, more: the arrays that places name, all of one type.
     labels, order: int64, what LABELS and GATHER read.
-    hyper, counters, stats, penalties, history: operations.py says what they hold; all flat.
+    hyper, counters, stats, penalties, history: step_state.py says what they hold; all flat.
     numbers: float64: what begin_step works out, constants, the parts of penalties.
     sync: int64 [SYNC]. thread: 0 leads, others help. steps: how many. clocks: None, or those of all threads (clock.py).
 """

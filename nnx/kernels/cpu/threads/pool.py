@@ -15,7 +15,6 @@ BLAS has threads of its own. No part of a job calls it, so the two never compete
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from nnx.kernels.cpu.jit.simd import OPTIONS
 from nnx.kernels.cpu.threads import affinity
 from nnx.kernels.cpu.threads.atomics import atomic_load
 from nnx.kernels.cpu.threads.team import BOARD, HELPERS, serve
+from nnx.kernels.forking import in_forked
 
 limit = 1  # the most threads that an operation may take, the caller's included; `set_limit` changes it
 _just_now: Callable[[], int] | None = None  # how many at this moment, if that changes by itself
@@ -252,5 +252,4 @@ def _after_fork() -> None:
     set_limit(limit, _just_now)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+in_forked(_after_fork)

@@ -1,0 +1,28 @@
+"""Addresses of arrays in memory: by them a recorded step knows its buffers."""
+
+from __future__ import annotations
+
+from ctypes import addressof, c_char
+from typing import Any, cast
+
+import numpy as np
+
+Array = Any  # NumPy's or CuPy's
+
+
+def address(a: Array) -> int:
+    """Where an array begins, in the memory that it is in. A recording asks 90 times, and NumPy takes a microsecond."""
+    if type(a) is np.ndarray:
+        try:
+            return addressof(c_char.from_buffer(cast(Any, a)))
+        except (TypeError, ValueError):  # it is read-only, not contiguous, or empty
+            pass
+    interface = getattr(a, "__cuda_array_interface__", None) or a.__array_interface__
+    return int(interface["data"][0])
+
+
+def same(a: Array | None, b: Array) -> bool:
+    """Whether both are the same numbers in memory."""
+    if a is b:
+        return True
+    return a is not None and a.shape == b.shape and a.dtype == b.dtype and address(a) == address(b)

@@ -1,0 +1,108 @@
+"""Operands offered to kernels, in parts for several threads if they are large."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from nnx.backends.numba.kernels import Kernels
+from nnx.backends.numpy import NumpyBackend
+from nnx.kernels.cpu.jit.signature import Unfit
+from nnx.kernels.elementwise import KINDS, number_of
+
+Array = Any
+LEAST = 5e4  # ns of work that nowhere are worth a second thread that Python has to tell of it
+SHARED = 1e4  # the same where compiled code hands out the parts: that takes 3 us, 1 of them in Python
+LINE = 64  # numbers and more of a cache line, of which no two threads write parts
+NUMBERS = {kind: number_of(kind) for kind in KINDS}
+PLAIN = NumpyBackend()
+
+
+class NumbaShared(NumpyBackend):
+    """What every operation on Numba goes by."""
+
+    def __init__(self) -> None:
+        self.kernels = Kernels()
+        from nnx.backends.numba import tuning  # here, because it imports Numba
+
+        self._tuning = tuning
+        self._board = self.kernels.pool.board
+
+    def _rows(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
+        """Offer a kernel its operands, in parts for several threads if they are large.
+
+        Args:
+            cost: ns an element of the first array, on one thread.
+            arrays: divided by rows. One without rows, an operand left out, stays as it is. more: the same for all.
+        """
+        first, pool = arrays[0], self.kernels.pool
+        if self._alone(first.size * cost):
+            return offer(kernel, *arrays, *more)
+        rows = len(first)
+        if any(len(a) not in (rows, 0) for a in arrays) or overlap_in_part(arrays):
+            return False
+        parts = self._split(rows, first.size * cost)
+        calls = [partial(offer, kernel, *(a[p] if len(a) else a for a in arrays), *more) for p in parts]
+        return together(pool, calls)
+
+    def _alone(self, work: float) -> bool:
+        """Tell whether so many ns of work are done by one thread."""
+        return work < LEAST or self.kernels.pool.limit == 1 or work < 1e3 * self._tuning.current().choices.share_us
+
+    def _split(self, length: int, work: float, grain: int = 1) -> list[slice]:
+        """Divide rows among the threads, for so many ns of work: see `pool.split`."""
+        parts: list[slice] = self.kernels.pool.split(
+            length, work / (500 * self._tuning.current().choices.share_us), grain
+        )
+        return parts
+
+    def _elementwise(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
+        """The same for a kernel that does not know rows, and hands out parts itself."""
+        size = arrays[0].size
+        return offer(kernel, *arrays, *self._share(size, size * cost, LINE), *more)
+
+    def _share(self, length: int, work: float, grain: int = 1) -> tuple[Array, int]:
+        """Return the board for a kernel that hands out parts itself, and how much of `length` to take at a time.
+
+        Args:
+            work: ns on one thread. grain: a part is a multiple of this.
+        """
+        pool = self.kernels.pool
+        if work < SHARED or not pool.worth_help(work):
+            return self._board, length or 1
+        return pool.summon(), -(-length // (2 * pool.limit * grain)) * grain
+
+
+def offer(kernel: Any, *operands: Any) -> bool:
+    """Call a kernel; return False, with nothing done, if it does not take these operands."""
+    try:
+        done: bool = kernel(*operands)
+    except Unfit:
+        return False
+    return done
+
+
+def together(pool: Any, calls: Sequence[Callable[[], Any]]) -> bool:
+    """Offer all parts of an operation at once. They are alike, so either all are taken or none is."""
+    refused: list[bool] = []
+
+    def part(call: Callable[[], bool]) -> None:
+        if not call():
+            refused.append(True)
+
+    pool.run([partial(part, call) for call in calls])
+    return not refused
+
+
+def may_overlap(out: Array, *others: Array) -> bool:
+    """Tell whether `out` may share memory with others. Kernels ask that themselves, but of parts."""
+    return any(np.may_share_memory(out, other) for other in others)
+
+
+def overlap_in_part(arrays: Sequence[Array]) -> bool:
+    """Tell whether any two arrays share memory, but for two that are the same."""
+    places = [(a.__array_interface__["data"][0], a) for a in arrays]
+    return any(may_overlap(a, b) for n, (at, a) in enumerate(places) for begin, b in places[:n] if at != begin)

@@ -1,0 +1,49 @@
+"""Activation functions: those of the table, and softmax. N samples, C classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from nnx.backends.operation_table import operation, quiet, with_functions, write
+from nnx.backends.operations.over_xp import Array, OverXp
+from nnx.kernels.elementwise import Elementwise
+
+
+@quiet
+@with_functions
+class ActivationOperations(OverXp):
+    """Those that act on each number by itself come from their table: see `with_functions`."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Callable[..., Array]: ...
+
+    def _function(self, row: Elementwise, x: Array, a: float, out: Array | None) -> Array:
+        """Return a function of the table of x; `a` is its parameter, or nothing."""
+        return write(out, row.forward(self._math, x, *row.given(a)))
+
+    def _gradient(self, row: Elementwise, of: Array, dy: Array, a: float, out: Array | None) -> Array:
+        """Return dy times the slope of a function of the table; `of` is its input or its output, as its row says."""
+        return write(out, row.backward(self._math, of, dy, *row.given(a)))
+
+    @operation("x")
+    def softmax(self, x: Array, out: Array | None = None) -> Array:
+        """Return exp(x - max) / sum exp(x - max) for each row of x [N, C]."""
+        xp = self.xp
+        e = xp.exp(x - xp.max(x, axis=1, keepdims=True))
+        return write(out, e / xp.sum(e, axis=1, keepdims=True))
+
+    @operation("y dy")
+    def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
+        """Return each row's Jacobian times its gradient, without the Jacobian: `y * (dy - sum(y * dy))`.
+
+        The notes build `diagflat(y) - y @ y.T` for every sample; the product with it needs only its row sums.
+        """
+        return write(out, y * (dy - self.xp.sum(y * dy, axis=1, keepdims=True)))
+
+    @operation("y")
+    def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:
+        """Return the book's matrix for every sample, `diagflat(y) - y @ y.T`: [N, C, C]."""
+        identity = self._distribution(self._range(y.shape[1], y), y)
+        return write(out, y[:, :, None] * identity - y[:, :, None] * y[:, None, :])

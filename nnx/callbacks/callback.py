@@ -1,0 +1,90 @@
+"""Base of callbacks, and what they know of the model that is trained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from nnx.backends import Backend
+from nnx.distributed import Communicator
+from nnx.history import History
+from nnx.owner import Owner
+
+
+class Model(Protocol):
+    """What a fit and its callbacks know of the model that is trained: see `Sequential`."""
+
+    _owner: Owner
+    backend: Backend
+    metadata: dict[str, Any]
+    epochs_done: int
+    stop_training: bool
+    eager_reason: str | None
+    replay_reason: str | None
+
+    @property
+    def optimizer(self) -> Any:
+        """What moves the parameters."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Return every parameter by its layer's number and its name."""
+
+    def set_parameters(self, values: Any) -> None:
+        """Copy values into all parameters."""
+
+    def predict(self, x: Any, batch_size: int | None = None) -> np.ndarray:
+        """Return the outputs for x."""
+
+    def evaluate(self, x: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None) -> dict[str, float]:
+        """Return the mean loss over x and y, and the metrics."""
+
+    def scores(
+        self, x: Any, y: Any, batch_size: int | None, sample_weight: Any = None, *, comm: Communicator
+    ) -> dict[str, float]:
+        """Return the same, worked out by several processes."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a file."""
+
+
+class Callback:
+    """The base of all callbacks. `epoch` counts from 0; `logs` holds the epoch's losses and metrics.
+
+    Setting `model.stop_training = True` ends the fit after the epoch. What else a callback may do with the model:
+    `Sequential.fit`; what it is annotated with: `Model`.
+
+    Where one defines `on_batch_begin` or `on_batch_end` each step is a call of its own, which costs small networks
+    most of what replaying many in one call saves; docs/extending.md has figures.
+    """
+
+    def on_fit_begin(self, model: Model) -> None:
+        """Do something before the first epoch."""
+
+    def on_epoch_begin(self, model: Model, epoch: int) -> None:
+        """Do something before an epoch."""
+
+    def on_batch_begin(self, model: Model, batch: int) -> None:
+        """Do something before a training step. `batch` counts from 0 in each epoch."""
+
+    def on_batch_end(self, model: Model, batch: int, logs: Mapping[str, float]) -> None:
+        """Do something after a training step. `logs` holds the mini-batch's loss, and accuracy where there is one."""
+
+    def on_epoch_end(self, model: Model, epoch: int, logs: Mapping[str, float]) -> None:
+        """Do something after an epoch."""
+
+    def on_fit_end(self, model: Model, history: History) -> None:
+        """Do something after the last epoch, also where the fit was interrupted."""
+
+
+def copied_parameters(model: Model) -> dict[str, np.ndarray]:
+    """Return copies of a model's parameters, for `set_parameters` to put back."""
+    return {name: np.array(model.backend.to_numpy(a)) for name, a in model.parameters().items()}
+
+
+def watches_batches(callback: Callback) -> bool:
+    """Tell whether a callback does something before or after each training step."""
+    names = ("on_batch_begin", "on_batch_end")
+    return any(name in vars(callback) or getattr(type(callback), name) is not getattr(Callback, name) for name in names)

@@ -1,0 +1,48 @@
+"""Sources of the CUDA kernels: the text to compile, its headers in it, and the compiler's options."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from nnx.kernels.cuda.formulas import HEADERS
+from nnx.kernels.cuda.kernel import REALS
+
+FOLDER = Path(__file__).parent
+
+
+@cache
+def source(file: str, own: str = "") -> str:
+    """Return the text to compile. Headers stand inside it: caches of compiled kernels look into no includes.
+
+    Args:
+        own: the header for a formula of the user's own (`formulas.own`), for formula.cu.
+    """
+    return _with_headers(file, set(), own)
+
+
+def _with_headers(file: str, there: set[str], own: str) -> str:
+    """Return a file's text, headers that are not there yet in place of their `#include`, lines counted as before."""
+    lines = []
+    for number, line in enumerate(_text(file, own).splitlines(), 1):
+        header = line.removeprefix('#include "').rstrip('"') if line.startswith('#include "') else ""
+        if not header:
+            lines.append(line)
+        elif header not in there:
+            there.add(header)
+            lines += [f'#line 1 "{header}"', _with_headers(header, there, own), f'#line {number + 1} "{file}"']
+        else:
+            lines.append("")
+    return "\n".join(lines) + "\n"
+
+
+def _text(file: str, own: str) -> str:
+    """Return a file's text, or that of a header which is made."""
+    if own and file == "own.cuh":
+        return own
+    return HEADERS[file] if file in HEADERS else (FOLDER / file).read_text(encoding="utf-8")
+
+
+def options(dtype: str) -> tuple[str, ...]:
+    """Return the compiler's options: "float32" or "float64". No fast math: maxima, infinities and NaN must count."""
+    return ("-std=c++17", f"-DREAL={REALS[dtype]}")

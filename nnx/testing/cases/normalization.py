@@ -1,0 +1,92 @@
+"""Cases of normalization."""
+
+# ruff: noqa: D103 - a function here is named after the operation, which is described where its default is
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+
+from nnx.testing.cases.maker import SHAPES, Array, Case, Cases, Maker
+
+
+def far(make: Maker, shape: tuple[int, int]) -> Iterator[tuple[str, Array]]:
+    """Numbers to normalize: their means far from 0, next to one another, or all the same."""
+    a = make.normal(*shape)
+    yield "plain", a
+    yield "far from 0", a + make.kind(1000)
+    yield "all the same", np.full(shape, -2.5, make.kind)
+    yield "tiny", make.kind(1e-12) * a
+    yield "one huge row", make.huge_row(a, 1e10)
+
+
+def affine(make: Maker, columns: int) -> dict[str, Any]:
+    return {"gamma": make.normal(1, columns), "beta": make.normal(1, columns)}
+
+
+def running(make: Maker, columns: int) -> dict[str, Any]:
+    return {"mean": make.normal(1, columns), "variance": np.square(make.normal(1, columns)) + make.kind(0.01)}
+
+
+def layer_norm(make: Maker) -> Iterator[Case]:
+    for shape, epsilon in zip(SHAPES, cycle((1e-5, 1e-3)), strict=False):
+        for name, x in far(make, shape):
+            operands = {"x": x, **affine(make, shape[1]), "epsilon": epsilon}
+            yield make.case("layer_norm", name, **operands)
+            yield make.case("layer_norm", f"{name}, nothing kept", **operands, normalized=None, scales=None)
+
+
+def layer_norm_backward(make: Maker) -> Iterator[Case]:
+    for shape in SHAPES:
+        scales, gamma = np.abs(make.normal(shape[0])), make.normal(1, shape[1])
+        operands = {"normalized": make.normal(*shape), "scales": scales, "gamma": gamma, "dy": make.normal(*shape)}
+        yield make.case("layer_norm_backward", "plain", **operands)
+
+
+def norm_gradients(make: Maker) -> Iterator[Case]:
+    for shape in (*SHAPES, (300, 5)):
+        yield make.case("norm_gradients", "plain", normalized=make.normal(*shape), dy=make.normal(*shape))
+
+
+def batch_norm(make: Maker) -> Iterator[Case]:
+    for shape, momentum in zip((*SHAPES, (300, 40)), cycle((0.9, 0.0, 0.99)), strict=False):
+        for name, x in far(make, shape):
+            columns = shape[1]
+            operands = {"x": x, **affine(make, columns), **running(make, columns), "epsilon": 1e-5}
+            yield make.case("batch_norm", name, **operands, momentum=momentum)
+
+
+def fixed_norm(make: Maker) -> Iterator[Case]:
+    for shape in SHAPES:
+        for name, x in far(make, shape):
+            operands = {"x": x, **affine(make, shape[1]), **running(make, shape[1]), "epsilon": 1e-3}
+            yield make.case("fixed_norm", name, **operands)
+            yield make.case("fixed_norm", f"{name}, nothing kept", **operands, normalized=None, scales=None)
+
+
+def batch_norm_backward(make: Maker) -> Iterator[Case]:
+    for shape in SHAPES:
+        kept = {"normalized": make.normal(*shape), "scales": np.abs(make.normal(1, shape[1]))}
+        sums = {"dgamma": make.normal(1, shape[1]), "dbeta": make.normal(1, shape[1])}
+        operands: dict[str, Any] = {**kept, "gamma": make.normal(1, shape[1]), "dy": make.normal(*shape), **sums}
+        yield make.case("batch_norm_backward", "plain", **operands)
+
+
+def fixed_norm_backward(make: Maker) -> Iterator[Case]:
+    for shape in SHAPES:
+        scales, gamma = np.abs(make.normal(1, shape[1])), make.normal(1, shape[1])
+        yield make.case("fixed_norm_backward", "plain", scales=scales, gamma=gamma, dy=make.normal(*shape))
+
+
+CASES: Cases = {
+    "layer_norm": layer_norm,
+    "layer_norm_backward": layer_norm_backward,
+    "norm_gradients": norm_gradients,
+    "batch_norm": batch_norm,
+    "fixed_norm": fixed_norm,
+    "batch_norm_backward": batch_norm_backward,
+    "fixed_norm_backward": fixed_norm_backward,
+}
