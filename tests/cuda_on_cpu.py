@@ -183,14 +183,18 @@ def build(text: str, flags: Iterable[str]) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     library = folder / f"{key[:20]}.so"
-    if not library.exists():
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
-            new = Path(file.name)
-        done = subprocess.run([*command, "-o", str(new)], input=code, capture_output=True, text=True, check=False)
-        if done.returncode:
-            new.unlink()
-            raise RuntimeError(f"g++ does not compile it:\n{done.stderr}")
-        new.replace(library)
+    import fcntl  # which Windows does not have
+
+    with library.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a process that compiles the same is waited for
+        if not library.exists():
+            with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as file:
+                new = Path(file.name)
+            done = subprocess.run([*command, "-o", str(new)], input=code, capture_output=True, text=True, check=False)
+            if done.returncode:
+                new.unlink()
+                raise RuntimeError(f"g++ does not compile it:\n{done.stderr}")
+            new.replace(library)
     return library
 
 
@@ -228,4 +232,4 @@ def _started(code: str, kind: str, library: str) -> subprocess.CompletedProcess[
     # Where addresses are too random for its tables the thread sanitizer does not start.
     still = ["setarch", "-R"] if kind == "thread" and shutil.which("setarch") else []
     command = [*still, sys.executable, "-c", code]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=3600)

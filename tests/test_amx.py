@@ -29,7 +29,7 @@ from nnx.kernels.user_warnings import _given
 from nnx.testing.rounding import assert_within, rounding
 
 # Products alone, and not steps, are tested as other processors compute: none of those has a unit, so what multiplies
-# there is plain code, whose bits are the same everywhere, and compiling a program around it takes longer than all else.
+# there is plain code, whose bits are the same everywhere, and a program around it is compiled anew for each.
 ROUNDS = pytest.mark.rounding
 
 Array = Any
@@ -325,7 +325,7 @@ def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """With split products of all sizes, on AMX or the unit that a test names, or what stands for it; steps by rows."""
     monkeypatch.setenv("NNX_PROGRAM", "rows")
     monkeypatch.setattr(amx, "LEAST", 1)
-    monkeypatch.setattr(amx, "WORK", dict.fromkeys(LIMIT, 1))
+    monkeypatch.setattr(NumbaBackend, "split_from", 1.0)
     made = NumbaBackend()
     made.use_unit(here(getattr(request, "param", AMX)))
     return made
@@ -436,10 +436,11 @@ def test_info_says_what_products_run_on(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_layers_are_on_tiles_by_their_size_alone():
-    assert not amx.prefer_amx(128, 10, 512, 3)
-    assert amx.prefer_amx(64, 512, 784, 3)
-    assert not amx.prefer_amx(64, 64, 64, 3)
-    assert amx.prefer_amx(64, 64, 64, 1)
+    full = tuning.derived().split_from
+    assert not amx.prefer_amx(128, 10, 512, full)
+    assert amx.prefer_amx(64, 512, 784, full)
+    assert not amx.prefer_amx(64, 64, 64, full)
+    assert amx.prefer_amx(64, 64, 64, amx.WORK[1])
 
 
 def test_precision_is_refused_with_the_reason_where_it_cannot_be_had(monkeypatch: pytest.MonkeyPatch):
@@ -468,7 +469,9 @@ def test_without_amx_a_lower_precision_is_multiplied_by_vectors(monkeypatch: pyt
     low = backend.with_precision("bf16").info()
     assert low.ops["dense"] == "numba:avx512_bf16/gemm/blas"
     (note,) = (note for note in low.notes if note.startswith("large float32 products"))
-    assert note.endswith("on AVX512_BF16, rounded to bf16, 8 bits; without AMX: this CPU has none")
+    assert note.endswith(
+        "on AVX512_BF16, rounded to bf16, 8 bits, from 2.62e+05 multiply-adds; without AMX: this CPU has none"
+    )
     monkeypatch.setattr(tile_units, "why_not", lambda unit: "")
     monkeypatch.setenv("NNX_AMX", "0")
     assert NumbaBackend().unit == VECTORS

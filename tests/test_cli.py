@@ -130,7 +130,8 @@ def test_digits_are_learned_drawn_and_predicted(cli: Cli, tmp_path: Path):
     assert np.mean([int(row[0]) for row in answers[1:]] == y) == pytest.approx(accuracy_in(done.out), abs=1e-4)
 
 
-def test_spiral_is_learned(cli: Cli):
+def test_spiral_is_learned(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NNX_BACKEND", "numba,numpy")  # of many small steps; NumPy takes ten times as long
     done = cli("train", "spiral", "--plot", "s.svg")
     assert done.code == 0, done.err
     assert accuracy_in(done.out, line=r"\s+on the samples it learned from:") >= 0.95

@@ -331,9 +331,9 @@ def test_blocks_of_one_and_of_many_panels_give_the_same_bits(monkeypatch):
         assert many(x, out)
     for rows in (1, 7, 16, 17):  # up to half a panel is computed in half the vectors
         assert many(x[:rows], outputs[2, :rows])
-    monkeypatch.setattr(inference, "SHARED", 0.0)
-    drawn = inference.pool.board[TICKET]
-    for many.far, rows in ((False, 17), (True, 40)):  # each thread takes columns
+    many.worth, drawn = 0.0, inference.pool.board[TICKET]
+    monkeypatch.setattr(many, "by_columns", lambda panels, threads: True)
+    for rows in (17, 40, 700):
         assert many(x[:rows], outputs[2, :rows])
     assert get_threads() == 1 or inference.pool.board[TICKET] != drawn
     np.testing.assert_array_equal(outputs[1], outputs[0])

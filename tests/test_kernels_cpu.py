@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from nnx.backends import get_backend, threads
-from nnx.backends.numba import sharing
+from nnx.backends.numba import sharing, tuning
 from nnx.backends.numba.backend import NumbaBackend, create
 from nnx.backends.numba.sharing import offer
 from nnx.backends.numpy import NumpyBackend
@@ -512,9 +513,15 @@ def shared_calls(backend, rows=37, columns=50):
 def test_what_several_threads_share_has_the_bits_of_one(monkeypatch):
     """Parts are handed out from the first number on here; the last one is smaller than the others."""
     backend = create()
-    monkeypatch.setattr(sharing, "SHARED", np.inf)
+
+    def share_from(us):
+        found = tuning.Tuning(replace(tuning.derived(), handed_us=us), "chosen here")
+        monkeypatch.setattr(tuning, "_found", lambda threads: found)
+
+    monkeypatch.setattr(sharing, "LITTLE", 0)
+    share_from(np.inf)
     alone = {name: call() for name, call in shared_calls(backend)}
-    monkeypatch.setattr(sharing, "SHARED", 0)
+    share_from(0.0)
     monkeypatch.setattr(backend.kernels.pool, "limit", max(2, backend.kernels.pool.limit))
     for name, call in shared_calls(backend):
         for wanted, found in zip(alone[name], call(), strict=True):

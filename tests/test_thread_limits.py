@@ -201,7 +201,7 @@ def test_a_process_forked_while_a_thread_compiles_finds_no_lock_held() -> None:
     compiling.wait()
     child = os.fork()
     if child == 0:
-        free = cache.LOCK.acquire(timeout=60) and global_compiler_lock._lock.acquire(timeout=600)
+        free = cache.LOCK.acquire(timeout=60) and global_compiler_lock._lock.acquire(timeout=60)
         os._exit(0 if free and threads._lock.acquire(timeout=60) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     worker.join()

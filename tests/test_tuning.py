@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict, fields, replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ pytest.importorskip("numba")
 
 import nnx
 from nnx.backends import processor
-from nnx.backends.numba import measuring, tuning
+from nnx.backends.numba import inference, measuring, measuring_predictions, timing, tuning
 from nnx.backends.numba.backend import NumbaBackend
 from nnx.backends.numba.program import compile_program
 from nnx.errors import InputError
@@ -78,7 +78,9 @@ def test_a_processors_name_becomes_the_name_of_a_file():
 
 # ---- the file --------------------------------------------------------------------------------------------------------
 
-MEASURED = tuning.Choices(("float32, a column by a row", "float32, full, large"), 1234, 5e6, 70.0)
+COSTS = tuning.Prediction(80.0, 0.04, 0.2, 1500.0, 0.3, 0.5, 12.0, 0.02)
+PRODUCTS = "float32, a column by a row", "float32, full, large"
+MEASURED = tuning.Choices(PRODUCTS, 1234, 5e6, 70.0, handed_us=7.0, split_from=3e6, prediction=COSTS)
 
 
 @pytest.fixture
@@ -127,6 +129,11 @@ DAMAGED = {
     "true": lambda text: text.replace("1234", "true"), "negative": lambda text: text.replace("1234", "-1"),
     "no work to share": lambda text: text.replace('"share_us": 70.0', '"share_us": 0'),
     "a choice more": lambda text: text.replace('"share_us"', '"more": 1, "share_us"'),
+    "nothing handed out": lambda text: text.replace('"handed_us": 7.0', '"handed_us": 0'),
+    "a word for ns": lambda text: text.replace('"packed": 0.3', '"packed": "little"'),
+    "rows that cost nothing": lambda text: text.replace('"row": 80.0', '"row": 0'),
+    "costs left out": lambda text: text.replace('"packed": 0.3,', ""),
+    "one number for costs": lambda text: text[: text.index('"prediction"')] + '"prediction": 3}}',
     "numbers for products": lambda text: text.replace('"float32, a column by a row"', "1"),
 }  # fmt: skip
 
@@ -138,7 +145,7 @@ def test_a_file_that_does_not_fit_is_left_alone_and_why_is_told(folder, name):
     assert text != file.read_text()
     file.write_text(text)
     tuning.forget()
-    with pytest.warns(RuntimeWarning, match="is left alone: (it|lanes_weights|own_products|share_us)"):
+    with pytest.warns(RuntimeWarning, match=r"is left alone: (it|lanes_weights|own_products|\w+_us|packed|row|pred)"):
         found = tuning.current()
     assert found.choices == tuning.derived()
     assert file.name in found.why
@@ -215,23 +222,79 @@ def test_operations_are_shared_as_chosen(chosen, two_threads):
     assert len(backend._split(100, 60e3)) == 1
 
 
+def test_rows_are_predicted_each_by_itself_for_as_long_as_that_is_measured_to_be_quicker(chosen):
+    costs, found = tuning.derived().prediction, []
+    for row in (50.0, 100.0, 1000.0):  # the dearer, the sooner many are predicted at once
+        chosen(prediction=replace(costs, row=row))
+        found.append(inference.few_rows(320, 4))
+    assert found == sorted(found, reverse=True)
+    assert found[0] > found[-1] >= 1
+    chosen(prediction=replace(costs, weight=5 * costs.weight))
+    assert inference.alone(10_000, 4) == pytest.approx(costs.row + 5e4 * costs.weight)
+    assert inference.alone(10_000, 8) == pytest.approx(costs.row + 1e5 * costs.weight)
+    chosen(handed_us=1e3)
+    assert inference.handed() == 1e6
+
+
+def test_AMX_begins_in_full_precision_where_it_was_measured_to_be_quicker(chosen, monkeypatch):
+    monkeypatch.setattr(tile_units, "why_not", lambda unit: "")
+    backend = NumbaBackend()
+    low = backend.with_precision("bf16")
+    for work in (127 * 128 * 128, 128**3, 129 * 128 * 128):
+        chosen(split_from=work)
+        assert backend._on_tiles(128, 128, 128, 4) == (work <= 128**3)
+        assert not backend._on_tiles(128, 128, 128, 8)
+        assert low._on_tiles(128, 128, 128, 4)  # which layers round is no matter of speed
+        assert f"from {work:.3g} multiply-adds" in " ".join(backend.info().notes)
+
+
 # ---- measuring -------------------------------------------------------------------------------------------------------
 
 
 def test_measuring_gives_choices_that_the_file_takes(folder, monkeypatch):
-    monkeypatch.setattr(measuring, "ROUNDS", 1)
-    monkeypatch.setattr(measuring, "CHUNK", 1e-6)
+    monkeypatch.setattr(timing, "ROUNDS", 1)
+    monkeypatch.setattr(timing, "CHUNK", 1e-6)
     monkeypatch.setattr(measuring, "NETWORKS", ((8, 16, 4), (32, 64, 10)))
     monkeypatch.setattr(measuring, "examples", lambda itemsize: islice(tuning.examples(itemsize), 2))
     steps = []
     choices = measuring.measure(("float32",), steps.append)
-    assert len(steps) == 3
+    assert len(steps) == 5
     tuning.keep(choices)
     assert tuning.current().choices == choices
     known = {kind for itemsize in (4, 8) for kind, _ in tuning.examples(itemsize)}
     assert set(choices.own_products) <= known
     assert all(getattr(choices, field.name) is not None for field in fields(choices))
     assert json.loads(json.dumps(asdict(choices)))["lanes_weights"] == choices.lanes_weights
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_predictions_cost_is_read_off_a_few_of_them(monkeypatch, dtype):
+    """Times are made up by the formula that is sought, so that it must come out."""
+    costs, made, build = replace(COSTS, far_weight=0.3), [], measuring_predictions.Network.__init__
+
+    def note(network, widths, dtype):
+        build(network, widths, dtype)
+        made.append((network, sum(a * b for a, b in pairwise(widths)) * np.dtype(dtype).itemsize / 4))
+
+    def took(runs):
+        found = []
+        near, far = (costs.weight, costs.packed), (costs.far_weight, costs.far_packed)
+        for (network, size), (weight, packed) in zip(made, (near, near, far), strict=True):
+            row, panel = costs.row + size * weight, network.columns * (costs.among + size * costs.weight_among)
+            once = costs.call + size * packed
+            found += [300 + row, 300 + measuring_predictions.ROWS * row, once + panel, once + 2 * panel]
+        assert len(runs) == len(found)
+        for run in runs:
+            run(1)
+        return found
+
+    monkeypatch.setattr(measuring_predictions.Network, "__init__", note)
+    monkeypatch.setattr(measuring_predictions, "nanoseconds", took)
+    found = measuring_predictions.prediction(dtype)
+    assert asdict(found) == pytest.approx(asdict(costs), rel=0.15)  # of a call its weights are a part
+    made.clear()
+    monkeypatch.setattr(measuring_predictions, "nanoseconds", lambda runs: [50 * ns for ns in took(runs)])
+    assert measuring_predictions.prediction(dtype) == tuning.derived().prediction  # nonsense
 
 
 def test_products_in_vectors_are_measured_also_where_large_ones_are_on_AMX(monkeypatch):

@@ -118,7 +118,7 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
             low = f'; precision="bf16" multiplies on {self.unit}' if self.unit == units.VECTORS else ""
             return f"as all others, without AMX: {why}{low}"
         others = f"without AMX: {self.without[units.AMX]}" if self.without[units.AMX] else f"{AMX}=0 goes without"
-        return f"on {self.unit}, {how}; {others}"
+        return f"on {self.unit}, {how}, from {self.split_from:.3g} multiply-adds; {others}"
 
     def _rule(self) -> str:
         if self.gemm_rule == "own":
@@ -152,10 +152,9 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
 
     def use_unit(self, unit: str | None) -> None:
         """Split what is large, and multiply it by a unit of tile_units.py; None: multiply everything in float32."""
-        self.unit, self.large = unit, float("inf")  # numbers multiplied in the least product for which to ask more
+        self.unit = unit
         if unit is not None:
             self.kernels.load("matmul", "amx")
-            self.large = min(self.kernels.amx.WORK.values())
 
     @property
     def parts(self) -> int:
@@ -167,6 +166,16 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
             return 0
         quicker = self.gemm_rule != "blas" and self.kernels.tile_units.short(self.unit) == "amx"
         return PARTS[self.precision] if quicker or self.precision != "full" else 0
+
+    @property
+    def split_from(self) -> float:
+        """From how many multiply-adds products are split, if they are.
+
+        In full precision from where that is quicker; else from the same on everywhere, so that the same layers round.
+        """
+        if self.precision == "full":
+            return float(self._tuning.current().choices.split_from)
+        return float(self.kernels.amx.WORK[self.parts])
 
     def _cannot(self, precision: str) -> str:
         """Why large products cannot have this precision; "" if they can."""
@@ -289,7 +298,7 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
         return offer(self.kernels.elementwise.finish, y, b, kind)
 
     def _own(self, m: int, n: int, k: int, itemsize: int, fused: bool) -> bool:
-        if m * n * k >= self.large and self._on_tiles(m, n, k, itemsize):
+        if self._on_tiles(m, n, k, itemsize):
             return True
         if self.gemm_rule == "auto":
             prefers: bool = self._tuning.prefers_own(m, n, k, itemsize, fused)
@@ -298,9 +307,11 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
 
     def _on_tiles(self, m: int, n: int, k: int, itemsize: int) -> bool:
         """Tell whether a product is split, and multiplied by a unit for bfloat16."""
+        if self.unit is None or min(m, n, k) < self.kernels.amx.LEAST:  # most are: to ask for more takes 1 us
+            return False
         if itemsize != FLOAT32.itemsize or not self.parts:
             return False
-        return bool(self.kernels.amx.prefer_amx(m, n, k, self.parts))
+        return bool(self.kernels.amx.prefer_amx(m, n, k, self.split_from))
 
     def _product(self, a: Array, b: Array, c: Array, bias: Array | None = None, relu: bool = False) -> bool:
         """c = a @ b and epilogue by an own kernel; False, with nothing done, if it does not take these operands."""
@@ -314,7 +325,7 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
             return False
         if a.shape[0] != m or b.shape != (k, n) or not (c.size and b.flags.behaved and a.flags.behaved):
             return False
-        if m * n * k >= self.large and self._on_tiles(m, n, k, c.itemsize):
+        if self._on_tiles(m, n, k, c.itemsize):
             gemm, more = self.kernels.amx.ready(self.unit), (relu, self.parts)
             work = m * n * k / 100  # ns, at 200 GFLOP/s
         else:

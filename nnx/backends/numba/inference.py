@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from struct import pack, unpack
 from typing import Any
 
@@ -15,10 +16,11 @@ import numpy as np
 
 from nnx.backends.addresses import Array, address
 from nnx.backends.inference import Forward, Stage
+from nnx.backends.numba.tuning import current
 from nnx.backends.recorder import Program
 from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.jit.simd import WIDTH
-from nnx.kernels.cpu.matmul.register_tile import ROWS, vector_bytes
+from nnx.kernels.cpu.matmul.register_tile import ROWS
 from nnx.kernels.cpu.ops.elementwise import NONE
 from nnx.kernels.cpu.program import inference as f
 from nnx.kernels.cpu.program import inference_many as m
@@ -26,16 +28,10 @@ from nnx.kernels.cpu.threads import pool
 from nnx.kernels.elementwise import number_of
 from nnx.kernels.rounding import RUN
 
-# ns, on an Emerald Rapids. A row by itself takes 100, and 0.03 a weight, but 0.1 where those do not stay in the
-# second-level cache. A call for many takes 2000 beside its rows, 0.17 to pack a weight, and 20 a row and 0.0105 a row
-# and weight (with vectors half as wide twice that), for whole panels. So row by row is as quick up to 5 rows of
-# 784-512-512-10, 18 of 64-128-64-10, and 25 of 2-64-3.
-ROW, WEIGHT, FAR_WEIGHT = 100.0, 0.03, 0.1
-CALL, PACKED, AMONG_MANY, WEIGHT_AMONG_MANY = 2000.0, 0.17, 20.0, 0.0105 * 64 / vector_bytes()
-SHARED = 12_000.0  # ns of work from which a second thread pays, if it is awake
-HELPED = 10_000.0  # the same of a row by itself, of whose layers each thread takes some columns
+CROSSING, MEETING = 0.4, 2000.0  # ns: of a number that another thread has just written; of waiting for it, a layer
+LARGE = 1 << 21  # bytes of a large page
 AT_ONCE = 1e8  # ns of work in one call, so that Ctrl-C is heard
-BLOCK = 1 << 19  # bytes of a block's two buffers: half a second-level cache of 1 MB; L2 of 512 KB holds one of them
+BLOCK = max(1 << 19, caches().l2 // 2)  # bytes of a block's two buffers: half of L2; one of 512 KB holds one of them
 NEAR = caches().l2 * 3 // 4  # bytes of weights that stay in the second-level cache from row to row
 PANELS = 16  # of a block at most: more use of packed weights is nothing gained, and less costs 64-128-64-10 7%
 PLANNED = "one compiled function, row by row for a few rows, beyond that in blocks of rows"
@@ -99,21 +95,34 @@ def refuse(*operands: Any) -> bool:
 
 
 def few_rows(weights: int, itemsize: int) -> int:
-    """Up to how many rows it is as quick to take each by itself."""
-    numbers, rows = weights * itemsize / 4, panel_rows(itemsize)
-    panel = CALL + numbers * PACKED + rows * (AMONG_MANY + numbers * WEIGHT_AMONG_MANY)
-    return max(1, int(panel / alone(weights, itemsize)))
+    """Up to how many rows each is as quick by itself: for as long as many take that fill a panel, or half of one."""
+    cost, numbers, rows = current().choices.prediction, weights * itemsize / 4, panel_rows(itemsize)
+    once, row = cost.call + packing(weights, itemsize), cost.among + numbers * cost.weight_among
+    half, whole = (int((once + some * row) / alone(weights, itemsize)) for some in (rows // 2, rows))
+    return max(1, half if half < rows // 2 else whole)
+
+
+def packing(weights: int, itemsize: int) -> float:
+    """How many ns it takes to pack so many weights."""
+    cost, size = current().choices.prediction, weights * itemsize
+    return size / 4 * (cost.packed if size <= NEAR else cost.far_packed)
 
 
 def helpers_pay(weights: int, itemsize: int) -> bool:
     """Whether a row by itself is worth other threads' help: if their caches together hold the weights."""
     together = weights * itemsize <= NEAR * pool.limit
-    return pool.limit > 1 and together and alone(weights, itemsize) >= HELPED
+    return pool.limit > 1 and together and alone(weights, itemsize) >= handed()
+
+
+def handed() -> float:
+    """How many ns of work are worth a second thread, if it is awake."""
+    return 1e3 * current().choices.handed_us
 
 
 def alone(weights: int, itemsize: int) -> float:
     """How many ns a row by itself takes, on one thread."""
-    return ROW + weights * itemsize / 4 * (WEIGHT if weights * itemsize <= NEAR else FAR_WEIGHT)
+    cost, size = current().choices.prediction, weights * itemsize
+    return cost.row + size / 4 * (cost.weight if size <= NEAR else cost.far_weight)
 
 
 def panel_rows(itemsize: int) -> int:
@@ -133,27 +142,37 @@ class Many:
         self.place, self.dtype = address(table), parameters.dtype
         self.columns, self.widest = panel_rows(parameters.itemsize), int(rows[:, [f.K, f.N]].max())
         packed = rows[(rows[:, f.WEIGHTS] != f.NOWHERE) & (rows[:, f.N] > WIDTH)]
-        self.packed = int((-(-packed[:, f.N] // ROWS) * ROWS * packed[:, f.K]).sum())
-        self.far = self.packed * parameters.itemsize > NEAR  # each thread would have all of them to fetch
+        numbers = int((-(-packed[:, f.N] // ROWS) * ROWS * m.tall_of.py_func(packed[:, f.K])).sum())
+        self.packed = -(-numbers // WIDTH) * WIDTH  # what follows begins at a cache line
+        cost, scale = current().choices.prediction, parameters.itemsize / 4
+        self.worth = handed()
+        self.packing, self.layers = packing(self.packed, parameters.itemsize), len(packed)
+        self.cost = cost.among + int(table[f.SIZE]) * cost.weight_among * scale
+        self.crossing = self.columns * int(packed[:, f.K].sum()) * CROSSING * scale
         buffers = 2 * self.columns * self.widest * parameters.itemsize
         self.panels = max(1, min(PANELS, BLOCK // buffers))
-        self.cost = AMONG_MANY + int(table[f.SIZE]) * WEIGHT_AMONG_MANY * parameters.itemsize / 4
         self.at_once = -(-int(AT_ONCE / self.cost) // self.columns) * self.columns
         self._own = threading.local()  # memory of one thread is another's only when that has ended
-        self._kernel: Any = None
+
+    @cached_property
+    def kernel(self) -> Any:
+        """The compiled function, which is looked for when it is first needed."""
+        return m.ready(self.dtype)
 
     def __call__(self, x: np.ndarray, out: np.ndarray) -> bool:
         """Write the outputs for x; return False, with `out` left half done, if they are not taken as they are."""
-        if self._kernel is None:
-            self._kernel = m.ready(self.dtype)
         starts = range(0, len(x), self.at_once)
         return all(self._predict(x[i : i + self.at_once], out[i : i + self.at_once]) for i in starts)
 
     def _predict(self, x: np.ndarray, out: np.ndarray) -> bool:
-        panels, board, threads = -(-len(x) // self.columns), pool.board, 1
-        if (work := len(x) * self.cost) >= SHARED and pool.worth_help(work):
-            board, threads = pool.summon(), pool.lately()
-        if panels < threads + self.far and self.packed * PACKED >= HELPED:
+        if (work := len(x) * self.cost) >= self.worth and pool.worth_help(work):
+            return self.run(x, out, pool.summon(), pool.lately())
+        return self.run(x, out, pool.board, 1)
+
+    def run(self, x: np.ndarray, out: np.ndarray, board: np.ndarray, threads: int) -> bool:
+        """Write the outputs for x with so many threads at most; return the same as a call."""
+        panels = -(-len(x) // self.columns)
+        if threads > 1 and self.by_columns(panels, threads):
             blocks = 1  # of whose layers each thread takes columns
         else:
             threads = min(threads, panels)
@@ -162,15 +181,29 @@ class Many:
         room = height * self.widest
         strips = self.packed if len(x) > height * threads else 0
         memory, marks = self._memory(m.memory_of(room, strips, threads))
-        return bool(self._kernel(x, out, memory, marks, board, self.place, height, room, strips, threads))
+        return bool(self.kernel(x, out, memory, marks, board, self.place, height, room, strips, threads))
+
+    def by_columns(self, panels: int, threads: int) -> bool:
+        """Tell whether threads had better share the columns of each layer than the panels.
+
+        Then none has a panel more than another, and each packs but its own share of the weights; but what one has
+        written all read, layer by layer.
+        """
+        panel = self.columns * self.cost
+        apart = -(-panels // threads) * panel + self.packing
+        shared = panels * (panel / threads + self.crossing) + self.packing / threads + self.layers * MEETING
+        return panels <= self.panels * threads and bool(shared < apart)
 
     def _memory(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Return at least so many numbers for this thread alone, and marks: memory that is new takes twice the time.
 
         Zeros at first, since lanes of no row are computed too, and subnormal numbers would take ten times as long.
+        NumPy asks for large pages from two of them on: without, 64 rows of 784-512-512-10 take 2% more.
         """
         kept: tuple[np.ndarray, np.ndarray] | None = getattr(self._own, "memory", None)
         if kept is None or kept[0].size < size:
+            page = LARGE // self.dtype.itemsize
+            size += page if size >= page else 0
             kept = self._own.memory = np.zeros(size, self.dtype), np.zeros(m.MARKS, np.int64)
         return kept
 

@@ -8,6 +8,8 @@ bfloat16 and are written as the weights are updated.
 
 from __future__ import annotations
 
+from typing import Any
+
 from nnx.backends.addresses import Array
 from nnx.backends.dataflow import Gradient, Node, Step
 from nnx.backends.numba.lowering import BLOCK_ROWS, round_up
@@ -22,10 +24,10 @@ from nnx.kernels.cpu.program import table as t
 SPLIT = {t.DENSE: t.SPLIT_DENSE, t.DENSE_DX: t.SPLIT_DX}
 
 
-def on_tiles(step: Step, weights: Array, parts: int) -> bool:
+def on_tiles(step: Step, weights: Array, work: float) -> bool:
     """Tell whether a layer's products are faster on tiles, whatever the threads: one and two must round alike."""
     k, n = weights.shape
-    return prefer_amx(min(step.rows, BLOCK_ROWS), n, k, parts)
+    return prefer_amx(min(step.rows, BLOCK_ROWS), n, k, work)
 
 
 class TileRows(Rows):
@@ -38,16 +40,17 @@ class TileRows(Rows):
     grain = EDGE
 
     def __init__(
-        self, step: Step, arena: Array, more: Array | None, threads: int, unit: str, parts: int, updates: bool = True
+        self, step: Step, arena: Array, more: Array | None, threads: int, backend: Any, updates: bool = True
     ) -> None:
-        self.unit, self.split_into, self.products = unit, parts, f"large products on {unit}, "
+        self.unit, self.split_into, self.split_from = backend.unit, backend.parts, backend.split_from
+        self.products = f"large products on {self.unit}, "
         super().__init__(step, arena, more, threads, updates)
         others = "" if all(self.split(gradient.dw) for gradient in step.gradients) else "/gemm"
-        self.product = f"{short(unit)}{others}"
-        self.table[0][t.PARTS] = parts
+        self.product = f"{short(self.unit)}{others}"
+        self.table[0][t.PARTS] = self.split_into
 
     def split(self, weights: Array) -> bool:
-        return on_tiles(self.step, weights, self.split_into)
+        return on_tiles(self.step, weights, self.split_from)
 
     def room_for(self, depth: int, n: int) -> int:
         """The place of panels."""

@@ -1,7 +1,6 @@
 """Measurement behind the choices of tuning.py: what is faster here, of two ways to do the same.
 
-Each pair of ways takes turns, in rounds, so that what else the machine does meets both; what counts is the best round
-of each. Where two are within TIE of each other, the choice stays as it was derived.
+Where two are within TIE of each other, the choice stays as it was derived. How they are timed: timing.py.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ import numpy as np
 
 from nnx.backends.numba.backend import NumbaBackend
 from nnx.backends.numba.lowering import PADDING, round_up
+from nnx.backends.numba.measuring_predictions import prediction
 from nnx.backends.numba.program import compile_program
+from nnx.backends.numba.timing import after_a_pause, quotient, repeat
 from nnx.backends.numba.tuning import Choices, derived, examples
 from nnx.backends.recorder import Call, Recorder
 from nnx.kernels.cpu.matmul import gemm
 from nnx.kernels.cpu.threads import pool
 from nnx.kernels.elementwise import BY_NAME, number_of
 
-ROUNDS = 7
-CHUNK = 2e-3  # seconds that each way runs in a round
 TIE = 0.03  # by how much one way must be faster than the other to be taken against what is derived
 NETWORKS = (  # hidden and output widths, by the weights of the widest layer, with 128 samples: 0.2 to 7 million
     (16, 32, 4), (32, 32, 10), (32, 64, 10), (64, 64, 10), (64, 96, 10), (64, 128, 64, 10), (96, 128, 10),
@@ -33,10 +32,10 @@ NETWORKS = (  # hidden and output widths, by the weights of the widest layer, wi
 )  # fmt: skip
 ROWS = 128
 SHARED = tuple(50 * 2**n for n in range(6))  # us of work that one or two threads do
+HANDED = tuple(2.5 * 2**n for n in range(6))  # the same where they are awake and compiled code hands it out
+SPLIT = (64, 96, 128, 192, 256)  # widths of layers that are on tiles or not
 LOOKS = 20_000_000  # of a thread that only waits: some 20 ms
-PAUSE = 300e-6  # seconds after which helping threads sleep
 Progress = Callable[[str], None]
-Timed = Callable[[int], float | None]  # does something so often, and may say how many seconds of that count
 
 
 def measure(dtypes: Sequence[str] = ("float32", "float64"), progress: Progress = lambda what: None) -> Choices:
@@ -52,8 +51,11 @@ def measure(dtypes: Sequence[str] = ("float32", "float64"), progress: Progress =
     progress("rows or lanes")
     lanes = lanes_weights(backend, first)
     progress("threads")
-    threads, share = threads_from(backend, first, lanes), share_us(backend, first)
-    return Choices(tuple(products), lanes, threads, share)
+    threads, share, handed = threads_from(backend, first, lanes), share_us(backend, first), handed_us(backend, first)
+    progress("large products")
+    split = split_from(backend, dtypes)
+    progress("predictions")
+    return Choices(tuple(products), lanes, threads, share, handed, split, prediction(first))
 
 
 def had_to_itself() -> float:
@@ -120,28 +122,62 @@ def share_us(backend: Any, dtype: str) -> float:
     """Return from how many microseconds of work an operation is faster on several threads, which are asleep by then."""
     if pool.limit == 1:
         return derived().share_us
-    found, row, kernel = dict[float, float](), BY_NAME["tanh"], backend.kernels.elementwise.forward
+    found, kernel = dict[float, float](), backend.kernels.elementwise.forward
     for microseconds in SHARED:
-        x = np.linspace(-1, 1, round(1e3 * microseconds / row.cost), dtype=dtype).reshape(-1, 1)
-        y, parts = np.empty_like(x), pool.split(len(x), pool.limit)
-        more = pool.board, len(x), number_of("tanh"), 0.0  # all of what a call gets in one part
-        calls = [partial(kernel, x[part], y[part], *more) for part in parts]
-        whole = partial(kernel, x, y, *more)
+        x, y, whole = work_of(microseconds, kernel, dtype)
+        calls = [partial(kernel, x[part], y[part], *whole.args[2:]) for part in pool.split(len(x), pool.limit)]
         found[microseconds] = quotient(after_a_pause(partial(pool.run, calls)), after_a_pause(whole))
     return float(limit(found, derived().share_us, upwards=True))
 
 
-# ---- how it is measured ----------------------------------------------------------------------------------------------
+def handed_us(backend: Any, dtype: str) -> float:
+    """Return the same of an operation whose parts compiled code hands out, to threads that are awake."""
+    if pool.limit == 1:
+        return derived().handed_us
+    found, kernel = dict[float, float](), backend.kernels.elementwise.forward
+    for microseconds in HANDED:
+        x, y, whole = work_of(microseconds, kernel, dtype)
+        shared = partial(handed_out, kernel, x, y, -(-len(x) // (2 * pool.limit)), *whole.args[4:])
+        found[microseconds] = quotient(repeat(shared), repeat(whole))
+    return float(limit(found, derived().handed_us, upwards=True))
 
 
-def repeat(call: Callable[[], Any]) -> Timed:
-    """Return what makes a call so often as it is told."""
+def handed_out(kernel: Any, x: np.ndarray, y: np.ndarray, *more: Any) -> None:
+    """Call an elementwise kernel with other threads' help."""
+    kernel(x, y, pool.summon(), *more)
 
-    def run(count: int) -> None:
-        for _ in range(count):
-            call()
 
-    return run
+def work_of(microseconds: float, kernel: Any, dtype: str) -> tuple[np.ndarray, np.ndarray, partial[Any]]:
+    """Return operands that keep an elementwise kernel busy for so long, roughly, and the call on one thread."""
+    x = np.linspace(-1, 1, round(1e3 * microseconds / BY_NAME["tanh"].cost), dtype=dtype).reshape(-1, 1)
+    y = np.empty_like(x)
+    return x, y, partial(kernel, x, y, pool.board, len(x), number_of("tanh"), 0.0)
+
+
+def split_from(backend: Any, dtypes: Sequence[str]) -> float:
+    """Return from how many multiply-adds a layer of a step in full precision is faster on AMX than in vectors."""
+    if not backend.parts or "float32" not in dtypes:
+        return derived().split_from
+    tiles, vectors = Always(), NumbaBackend()
+    vectors.use_unit(None)
+    found = dict[float, float]()
+    for width in SPLIT:
+        calls = recorded(backend, ROWS, (width, width, 10), "float32")
+        ways = [compile_program(each.with_precision("full"), calls, "rows") for each in (tiles, vectors)]
+        found[ROWS * width * width] = quotient(ways[0].run, ways[1].run)
+    return float(limit(found, derived().split_from, upwards=True))
+
+
+class Always(NumbaBackend):
+    """One that splits all products that are high and wide enough."""
+
+    @property
+    def split_from(self) -> float:
+        """Return 0: from no multiply-adds on."""
+        return 0.0
+
+
+# ---- how it is chosen ------------------------------------------------------------------------------------------------
 
 
 def faster(quotient: float, expected: bool) -> bool:
@@ -165,43 +201,6 @@ def limit(found: dict[float, float], expected: float, upwards: bool) -> float:
     ends = [sizes[0], 2 * sizes[-1]] if upwards else [sizes[0] / 2, sizes[-1]]  # nothing is said about smaller ones
     best = min([*ends, *between], key=cost)
     return best if cost(best) < cost(expected) - TIE else expected
-
-
-def after_a_pause(call: Callable[[], Any]) -> Timed:
-    """Return what makes a call so often as it is told, each when helping threads sleep, and says how long they took."""
-
-    def run(count: int) -> float:
-        took = 0.0
-        for _ in range(count):
-            until = time.perf_counter() + PAUSE
-            while time.perf_counter() < until:
-                pass
-            begin = time.perf_counter()
-            call()
-            took += time.perf_counter() - begin
-        return took
-
-    return run
-
-
-def quotient(one: Timed, other: Timed) -> float:
-    """Return how long `one` takes, over `other`: the best of each, for other programs make both only slower."""
-    runs = [(run, times(run)) for run in (one, other)]
-    took = [[seconds(run, count) / count for run, count in runs] for _ in range(ROUNDS)]
-    return min(first for first, _ in took) / min(second for _, second in took)
-
-
-def times(run: Timed) -> int:
-    """Return how often something can be done in a round, once it is warm."""
-    seconds(run, 1)
-    return max(1, int(CHUNK / max(min(seconds(run, 1) for _ in range(3)), 1e-7)))
-
-
-def seconds(run: Timed, count: int) -> float:
-    """Return how long it takes to do something so often."""
-    begin = time.perf_counter()
-    told = run(count)
-    return time.perf_counter() - begin if told is None else told
 
 
 def recorded(backend: Any, rows: int, widths: Sequence[int], dtype: str) -> list[Call]:

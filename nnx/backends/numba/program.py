@@ -65,8 +65,8 @@ def layout_of(
     if parts and arena.dtype == np.float32:
         from nnx.backends.numba.lowering_tiles import TileRows, on_tiles  # kernels that nobody else needs
 
-        if any(on_tiles(step, weights, parts) for weights in step.weights):
-            return TileRows(step, arena, more, threads, backend.unit, parts, updates)
+        if any(on_tiles(step, weights, backend.split_from) for weights in step.weights):
+            return TileRows(step, arena, more, threads, backend, updates)
     return Rows(step, arena, more, threads, updates)
 
 

@@ -15,7 +15,7 @@ from nnx.kernels.elementwise import KINDS, number_of
 
 Array = Any
 LEAST = 5e4  # ns of work that nowhere are worth a second thread that Python has to tell of it
-SHARED = 1e4  # the same where compiled code hands out the parts: that takes 3 us, 1 of them in Python
+LITTLE = 1e3  # the same where compiled code hands out the parts; from where on that pays is measured
 LINE = 64  # numbers and more of a cache line, of which no two threads write parts
 NUMBERS = {kind: number_of(kind) for kind in KINDS}
 PLAIN = NumpyBackend()
@@ -71,7 +71,7 @@ class NumbaShared(NumpyBackend):
             work: ns on one thread. grain: a part is a multiple of this.
         """
         pool = self.kernels.pool
-        if work < SHARED or not pool.worth_help(work):
+        if work < LITTLE or work < 1e3 * self._tuning.current().choices.handed_us or not pool.worth_help(work):
             return self._board, length or 1
         return pool.summon(), -(-length // (2 * pool.limit * grain)) * grain
 

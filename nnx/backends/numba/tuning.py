@@ -36,6 +36,26 @@ SMALL, LARGE = 2e6, 1e8  # multiply-adds of a product
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """How many ns prediction takes on one thread; a weight or number stands for one in float32.
+
+    Attributes:
+        row, weight, far_weight: a row by itself; each weight of it; and where the second-level cache can't hold them.
+        call, packed, far_packed: a call for many rows; each weight that is packed in it; and the same from afar.
+        among, weight_among: a row among many, in panels that are full; each weight of it.
+    """
+
+    row: float
+    weight: float
+    far_weight: float
+    call: float
+    packed: float
+    far_packed: float
+    among: float
+    weight_among: float
+
+
+@dataclass(frozen=True)
 class Choices:
     """What is chosen for this machine.
 
@@ -44,12 +64,18 @@ class Choices:
         lanes_weights: weights of the widest layer up to which a recorded step has its samples in the vector lanes.
         threads_from: multiply-adds of a recorded step from which it takes more than one thread.
         share_us: microseconds of work from which an operation is shared among threads.
+        handed_us: the same where compiled code hands out the parts, and the threads are awake.
+        split_from: multiply-adds of a product from which full precision is quicker split, on AMX.
+        prediction: of which follows how many rows are predicted each by itself, and who takes what of more.
     """
 
     own_products: tuple[str, ...] | None
     lanes_weights: int
     threads_from: float
     share_us: float
+    handed_us: float
+    split_from: float
+    prediction: Prediction
 
 
 class Tuning(NamedTuple):
@@ -100,10 +126,13 @@ def derived() -> Choices:
 
     Lanes read the weights number by number, which is quick while they are in the first-level cache; with vectors of 64
     bytes products by rows are twice as fast, and the limit half as high. Waking a second thread, and meeting it some
-    six times a step, costs what one does meanwhile: some 125000 multiply-adds for each number in a vector.
+    six times a step, costs what one does meanwhile: some 125000 multiply-adds for each number in a vector. What
+    prediction takes, and products on AMX, is an Emerald Rapids'; with vectors half as wide a multiply-add takes twice
+    as long.
     """
     lanes = min(1 << 13, caches().l1 // 4 * 32 // max(32, WIDTH))
-    return Choices(None, lanes, 125e3 * WIDTH / 4, 200.0)
+    prediction = Prediction(40.0, 0.045, 0.1, 1500.0, 0.12, 0.3, 11.0, 0.0101 * 64 / WIDTH)
+    return Choices(None, lanes, 125e3 * WIDTH / 4, 200.0, 10.0, 1 << 21, prediction)
 
 
 # ---- products --------------------------------------------------------------------------------------------------------
@@ -146,7 +175,14 @@ def described(choices: Choices) -> Iterable[str]:
         yield f"own products: {'; '.join(choices.own_products)}"
     yield (
         f"recorded steps: samples in vector lanes up to {choices.lanes_weights} weights in the widest layer, more than "
-        f"one thread from {choices.threads_from:.3g} multiply-adds; operations: from {choices.share_us:.3g} us"
+        f"one thread from {choices.threads_from:.3g} multiply-adds; operations: from {choices.share_us:.3g} us, handed "
+        f"out by compiled code from {choices.handed_us:.3g} us"
+    )
+    each = choices.prediction
+    yield (
+        f"predictions: a row by itself {each.row:.3g} ns and {each.weight:.3g} a weight, {each.far_weight:.3g} from "
+        f"afar; many in {each.call:.3g} and {each.packed:.3g} a weight, {each.far_packed:.3g} from afar, and "
+        f"{each.among:.3g} a row and {each.weight_among:.3g} a weight of it"
     )
 
 
@@ -193,11 +229,16 @@ def checked(given: Any) -> Choices:
     products = given["own_products"]
     if not isinstance(products, list) or not all(isinstance(kind, str) for kind in products):
         raise ValueError(f"own_products is {str(products)[:60]!r}, expected a list of kinds of products")
-    for name, least in (("lanes_weights", 0), ("threads_from", 0), ("share_us", 1)):
-        value = given[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= 1e15:
-            raise ValueError(f"{name} is {str(value)[:60]!r}, expected a number from {least} on")
-    return Choices(**{**given, "own_products": tuple(products), "lanes_weights": int(given["lanes_weights"])})
+    parts, wanted = given["prediction"], [field.name for field in fields(Prediction)]
+    if not isinstance(parts, dict) or set(parts) != set(wanted):
+        raise ValueError(f"prediction is {str(parts)[:60]!r}, expected ns by name: {', '.join(wanted)}")
+    least = {"lanes_weights": 0, "threads_from": 0, "share_us": 1, "handed_us": 1, "split_from": 0}
+    for name, value in [*((name, given[name]) for name in least), *parts.items()]:
+        lowest = least.get(name, 1e-6)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= 1e15:
+            raise ValueError(f"{name} is {str(value)[:60]!r}, expected a number from {lowest} on")
+    numbers = {"lanes_weights": int(given["lanes_weights"]), "prediction": Prediction(**parts)}
+    return Choices(**{**given, "own_products": tuple(products), **numbers})
 
 
 def keep(choices: Choices) -> Path:

@@ -46,14 +46,13 @@ FIXED = SPARE + SUMS + max(2 * PANEL, IN_FLOAT32)  # float32 of a thread's scrat
 SCRATCH = FIXED + ROWS // EDGE * PANEL  # all of it
 THREAD = SCRATCH + MEMORY  # and registers in memory behind
 
-# From these sizes on it is faster by AMX than the product in vectors (measured on Emerald Rapids): in every direction,
-# and numbers multiplied, by parts. By other units it begins there, too, so that the same layers round.
-LEAST, WORK = 64, {1: 1 << 18, 2: 1 << 20, 3: 1 << 21}
+LEAST = 2 * EDGE  # in every direction: of fewer much of each block is empty
+WORK = {1: 1 << 18, 2: 1 << 20}  # multiply-adds from which what is asked for less than full precision rounds, by parts
 
 
-def prefer_amx(m: int, n: int, k: int, parts: int) -> bool:
-    """Tell whether a product of [m, k] by [k, n] is large enough to be split."""
-    return min(m, n, k) >= LEAST and m * n * k >= WORK[parts]
+def prefer_amx(m: int, n: int, k: int, work: float) -> bool:
+    """Tell whether a product of [m, k] by [k, n] is large enough to be split: of `work` multiply-adds at least."""
+    return min(m, n, k) >= LEAST and m * n * k >= work
 
 
 # ---- the product -----------------------------------------------------------------------------------------------------

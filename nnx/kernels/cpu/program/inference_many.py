@@ -5,14 +5,14 @@
 It interprets the table of inference.py. Samples stand side by side: a *panel* [width, COLUMNS] holds a number of each
 of its samples in every row, so what a layer writes is what the next one reads, nothing is repacked on the way, and an
 activation runs over whole vectors. Weights are the other operand, in *strips* of ROWS columns (packing.py). They are
-copied anew in each call, since anybody may write weights at any time: by each thread a group of strips just before it
-is used, or, where every thread has several blocks, once for all. Where there are fewer panels than threads, each thread
-takes some columns of each layer, and has only its own share of the weights to read and pack: on two threads 32 rows of
-784-512-512-10 take 187 us instead of 333. With weights beyond its cache also 64 rows take 314 us instead of 338.
+copied anew in each call, since anybody may write weights at any time: by each thread some strips just before they are
+used, or, where every thread has several blocks, once for all. Where there are few panels, each thread takes some
+columns of each layer, and has only its own share of the weights to read and pack: on two threads 96 rows of
+784-512-512-10 take 438 us instead of 547 (numba/inference.py says when).
 
-Floor: 2 FLOP a weight and row. One core of an Emerald Rapids does 105 multiply-adds a ns on operands in its first-level
-cache; 784-512-512-10 goes through at 97, with two threads at 190, and what is packed, a number in 0.17 ns, is used for
-at least COLUMNS rows.
+Floor: 2 FLOP a weight and row. One core of an Emerald Rapids does 109 multiply-adds a ns on operands in its first-level
+cache, whatever the tile (123 without loads); 784-512-512-10 goes through at 103, with two threads at 202, and what is
+packed, a number in 0.12 ns, or 0.3 from the third-level cache, is used for at least COLUMNS rows.
 
 Each output is made by the same operations in the same order as for a row by itself: a chain of fused multiply-adds that
 begins with the bias, or four of them up to WIDTH columns.
@@ -20,6 +20,7 @@ begins with the bias, or four of them up to WIDTH columns.
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from nnx.kernels.cpu.caches import KIB, caches
 from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
 from nnx.kernels.cpu.jit.signature import takes
@@ -44,7 +46,6 @@ from nnx.kernels.cpu.jit.simd import (
     view,
 )
 from nnx.kernels.cpu.jit.span import data_of
-from nnx.kernels.cpu.matmul.packing import panels_from_columns
 from nnx.kernels.cpu.matmul.register_tile import (
     ROWS,
     VECTORS,
@@ -57,8 +58,10 @@ from nnx.kernels.cpu.matmul.register_tile import (
     square_tile,
     store,
     transpose,
+    unpack,
 )
 from nnx.kernels.cpu.matmul.register_tile import WIDTH as VECTOR_BYTES
+from nnx.kernels.cpu.matmul.register_tile import pack as pack_vectors
 from nnx.kernels.cpu.ops.elementwise import NONE, RELU, apply_function
 from nnx.kernels.cpu.program.inference import (
     BETA,
@@ -87,9 +90,13 @@ from nnx.kernels.cpu.threads.atomics import atomic_load, replace_if
 from nnx.kernels.cpu.threads.team import make_together
 
 PANEL_BYTES = VECTORS * VECTOR_BYTES  # of a row of a panel
-DEPTH = 32768 // PANEL_BYTES  # rows of a panel used at a time: they fill the smallest first-level caches there are
-GROUP = 8  # strips packed at a time: a row of the weights is then read in pieces of some cache lines
-STRIPS = GROUP * ROWS * DEPTH  # numbers that they take
+# Rows of a panel that are used at a time stay in the first-level cache, and so many strips in the second that the panel
+# is seldom fetched from there: with eight strips for each piece of a panel the product is 7% slower.
+DEPTH = max(32 * KIB, caches().l1 * 3 // 4) // PANEL_BYTES
+PIECE = 8  # strips packed side by side: a row of the weights is then read in pieces of some cache lines
+APART = 2  # numbers of depth left free behind a strip: strips a power of two apart push each other out of the cache
+GROUP = max(1, caches().l2 // 8 // (PIECE * ROWS * DEPTH * 4)) * PIECE
+STRIPS = PIECE * ROWS * (DEPTH + APART)  # numbers that a piece takes
 NEXT, WRONG, MARKS = 0, 16, 32  # int64 that the threads of a call share: the next block; whether a number is not finite
 
 without_negative = elementwise(  # ReLU as everywhere else in a prediction: -0 and NaN stay what they are
@@ -135,36 +142,44 @@ def pack(values, w, n, j0, j1, k0, depth, memory, strips, tall):
 
 
 @njit(**INLINED)
+def tall_of(depth):
+    """How far the strips of so many numbers of depth are apart, in numbers of depth: an even number."""
+    return (depth + 1) // 2 * 2 + APART
+
+
+@njit(**INLINED)
 def packed_size(table, at):
     """How many numbers a layer's strips take; 0 for a layer that has none."""
     n = table[at + N]
-    return (n + ROWS - 1) // ROWS * ROWS * table[at + K] if table[at + WEIGHTS] != NOWHERE and n > WIDTH else 0
+    packed = table[at + WEIGHTS] != NOWHERE and n > WIDTH
+    return (n + ROWS - 1) // ROWS * ROWS * tall_of(table[at + K]) if packed else 0
 
 
 @njit(**PART)
 def pack_share(operands, number):
-    """Pack one group of all the strips of all layers."""
+    """Pack one piece of all the strips of all layers."""
     place, x, memory, strips = operands
     table = numbers_at(place, np.int64)
-    values, wide = numbers_at(table[PARAMETERS], x.dtype), GROUP * ROWS
+    values, wide = numbers_at(table[PARAMETERS], x.dtype), PIECE * ROWS
     for at in range(HEADER, HEADER + table[STAGES] * COLUMNS, COLUMNS):
         size, k, n = packed_size(table, at), table[at + K], table[at + N]
-        groups = (n + wide - 1) // wide if size > 0 else 0
-        if 0 <= number < groups:
+        pieces = (n + wide - 1) // wide if size > 0 else 0
+        if 0 <= number < pieces:
             j = number * wide
-            pack(values, table[at + WEIGHTS], n, j, smaller(j + wide, n), 0, k, memory, strips + j * k, k)
-        number -= groups
+            tall = tall_of(k)
+            pack(values, table[at + WEIGHTS], n, j, smaller(j + wide, n), 0, k, memory, strips + j * tall, tall)
+        number -= pieces
         strips += size
 
 
 @njit(**PART)
-def groups_of(table):
-    """How many groups of strips there are."""
-    groups = 0
+def pieces_of(table):
+    """How many pieces of strips there are."""
+    pieces = 0
     for at in range(HEADER, HEADER + table[STAGES] * COLUMNS, COLUMNS):
         if packed_size(table, at) > 0:
-            groups += (table[at + N] + GROUP * ROWS - 1) // (GROUP * ROWS)
-    return groups
+            pieces += (table[at + N] + PIECE * ROWS - 1) // (PIECE * ROWS)
+    return pieces
 
 
 pack_together = make_together(pack_share)
@@ -222,7 +237,7 @@ def wide_layer(values, w, b, k, n, begin, end, memory, source, target, rows, str
         source, target: where the panels begin. strips: packed weights if they are `ready`, else room for a group.
         away: how far the weights are from `memory`, in numbers: while a group is used the next one is fetched.
     """
-    columns, wide = VECTORS * (VECTOR_BYTES // x.itemsize), GROUP * ROWS
+    columns, wide = VECTORS * (VECTOR_BYTES // x.itemsize), (GROUP if ready else PIECE) * ROWS
     biases, blocks = rows_of(values, b, 1, n, n).T, larger(1, (k + DEPTH - 1) // DEPTH)
     step, panels = (k + blocks - 1) // blocks, (rows + columns - 1) // columns
     empty, slim = new_tile(x, ROWS, VECTORS), new_tile(x, ROWS, 1)  # of rows that one vector holds
@@ -230,10 +245,11 @@ def wide_layer(values, w, b, k, n, begin, end, memory, source, target, rows, str
         depth = smaller(step, k - k0)
         cut = relu and k0 + depth >= k
         for j0 in range(begin, end, wide):
-            j1, tall, first = smaller(j0 + wide, end), k, strips + j0 * k + k0 * ROWS
+            j1, tall = smaller(j0 + wide, end), tall_of(k)
+            first = strips + j0 * tall + k0 * ROWS
             if not ready:
-                tall, first = depth, strips
-                pack(values, w, n, j0, j1, k0, depth, memory, strips, depth)
+                tall, first = tall_of(depth), strips
+                pack(values, w, n, j0, j1, k0, depth, memory, strips, tall)
             following = away + w + (k0 * n + j0 + wide if j1 < end else (k0 + step) * n + begin)
             for p in range(panels):
                 out = rows_of(memory, target + p * n * columns, n, columns, columns)
@@ -261,14 +277,50 @@ def columns_share(operands, number):
 columns_together = make_together(columns_share)
 
 
-@njit(**INLINED)
-def all_finite(x, first, count):
-    """Whether numbers are."""
-    zero = x.dtype.type(0)
+@intrinsic
+def wrong_in(typing, tile, sums):
+    """Add 0 to the lanes of a tile of one row for each finite number of a tile, and NaN for any other."""
+
+    def codegen(context, builder, signature, args):
+        chains = [*unpack(builder, args[1]), tile.zero, tile.zero, tile.zero]
+        for n, numbers in enumerate(unpack(builder, args[0])):
+            product = builder.fmul(numbers, tile.zero, flags=("contract",))
+            chains[n % 4] = builder.fadd(product, chains[n % 4], flags=("contract",))
+        one, two = builder.fadd(*chains[:2]), builder.fadd(*chains[2:])
+        return pack_vectors(builder, [builder.fadd(one, two)])
+
+    return sums(tile, sums), codegen
+
+
+@intrinsic
+def total_of(typing, sums):
+    """The sum of the lanes of a tile of one row."""
+
+    def codegen(context, builder, signature, args):
+        (vector,) = unpack(builder, args[0])
+        lanes = [builder.extract_element(vector, ir.IntType(32)(n)) for n in range(sums.lanes)]
+        return reduce(builder.fadd, lanes)
+
+    return sums.dtype(sums), codegen
+
+
+@njit(**EXACT)
+def panel_of_finite(rows, panel):
+    """The transpose of `rows` to a panel, the last of them repeated; False if a number is not finite."""
+    (n, k), lanes, columns = rows.shape, VECTOR_BYTES // panel.itemsize, panel.shape[1]
+    zero, whole, sums = panel.dtype.type(0), k - k % lanes, new_tile(panel, 1, 1)
     wrong = zero
-    for j in range(first, first + count):
-        wrong += x[j] * zero  # 0, or NaN
-    return wrong == zero
+    for c in range(0, columns, lanes):
+        for j in range(0, whole, lanes):
+            numbers = load(square_tile(rows), rows, c, j)
+            sums = wrong_in(numbers, sums)
+            store(transpose(numbers), panel, j, c)
+    for j in range(whole, k):
+        for c in range(columns):
+            number = rows[smaller(c, n - 1), j]
+            panel[j, c] = number
+            wrong += number * zero
+    return wrong + total_of(sums) == zero
 
 
 # ---- blocks of rows --------------------------------------------------------------------------------------------------
@@ -284,12 +336,10 @@ def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, ones, aw
     table, constants = numbers_at(place, np.int64), numbers_at(place, np.float64)
     values, columns = numbers_at(table[PARAMETERS], x.dtype), VECTORS * (VECTOR_BYTES // x.itemsize)
     panels, k, other = (rows + columns - 1) // columns, x.shape[1], False
-    if not all_finite(flat(x), r0 * k, rows * k):
-        return False
-    for p in range(panels):
-        i = p * columns
+    for i in range(0, panels * columns, columns):
         some = rows_of(flat(x), (r0 + i) * k, smaller(columns, rows - i), k, k)
-        panels_from_columns(some, view(memory, a + i * k, columns * k), k)
+        if not panel_of_finite(some, rows_of(memory, a + i * k, k, columns, columns)):
+            return False
     for at in range(HEADER, HEADER + table[STAGES] * COLUMNS, COLUMNS):
         k, n, w, kind = table[at + K], table[at + N], table[at + WEIGHTS], table[at + KIND]
         bias, fused = table[at + BIASES], False
@@ -301,7 +351,7 @@ def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, ones, aw
         elif w != NOWHERE:
             fused = kind == RELU
             if threads > 1:
-                step = ((n + threads - 1) // threads + GROUP * ROWS - 1) // (GROUP * ROWS) * (GROUP * ROWS)
+                step = ((n + threads - 1) // threads + PIECE * ROWS - 1) // (PIECE * ROWS) * (PIECE * ROWS)
                 operands = values, w, bias, k, n, memory, a, b, rows, strips, fused, ones, x, away, step, other
                 columns_together(board, operands, (n + step - 1) // step)
                 other = not other
@@ -389,7 +439,7 @@ def forward_many(x, out, memory, marks, board, place, height, room, strips, thre
     numbers, first = flat(memory), -memory.ctypes.data % 64 // x.itemsize  # from a cache line on
     away = (table[PARAMETERS] - memory.ctypes.data) // x.itemsize
     if strips > 0:
-        pack_together(board, (place, x, numbers, first), groups_of(table))
+        pack_together(board, (place, x, numbers, first), pieces_of(table))
     together = threads if x.shape[0] <= height else 1
     operands = (
         place,

@@ -1,0 +1,101 @@
+"""What predictions cost on this machine: the part of measuring.py that is about rows and weights.
+
+Two networks, with one row or some and with one panel of rows or two, tell what a row takes and what each weight of it;
+a network that the second-level cache can't hold tells what weights take that come from afar, and packing them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import astuple
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+
+from nnx.backends.addresses import address
+from nnx.backends.inference import Stage
+from nnx.backends.numba.inference import Many, panel_rows, table_of
+from nnx.backends.numba.lowering import PADDING, round_up
+from nnx.backends.numba.timing import nanoseconds, repeat
+from nnx.backends.numba.tuning import Prediction, derived
+from nnx.kernels.cpu.caches import caches
+from nnx.kernels.cpu.program import inference
+from nnx.kernels.cpu.threads import pool
+
+SMALL, NEAR = (2, 64, 3), (64, 128, 64, 10)
+ROWS = 9  # that are predicted each by itself
+NONSENSE = 8.0  # times more or less than derived: what is so far off was disturbed
+
+
+def prediction(dtype: str) -> Prediction:
+    """Measure it in one number type; return what is derived if any of it is nonsense."""
+    small, near, far = (Network(widths, dtype) for widths in (SMALL, NEAR, beyond_the_cache(dtype)))
+    took = nanoseconds([repeat(call) for network in (small, near, far) for call in network.calls()])
+    for network, four in zip((small, near, far), (took[:4], took[4:8], took[8:]), strict=True):
+        network.learn(*four)
+    row, weight = line(small, near, "row")
+    among, weight_among = line(small, near, "among")
+    call = small.panel - small.columns * small.among
+    packed, far_packed = ((one.panel - call - one.columns * one.among) / one.numbers for one in (near, far))
+    found = Prediction(row, weight, (far.row - row) / far.numbers, call, packed, far_packed, among, weight_among)
+    return found if sensible(found) else derived().prediction
+
+
+def sensible(found: Prediction) -> bool:
+    """Tell whether nothing is far from what is derived."""
+    pairs = zip(astuple(found), astuple(derived().prediction), strict=True)
+    return all(1 / NONSENSE < one / other < NONSENSE for one, other in pairs)
+
+
+def beyond_the_cache(dtype: str) -> tuple[int, ...]:
+    """Return the widths of a network whose weights are one and a half times the second-level cache."""
+    numbers = caches().l2 * 3 // 2 // np.dtype(dtype).itemsize
+    side = min(inference.STACK, math.isqrt(numbers) // PADDING * PADDING)
+    return side, side, 10
+
+
+class Network:
+    """A network, and how many ns its predictions take on one thread.
+
+    Attributes:
+        numbers: its weights, as so many in float32. columns: rows of a panel.
+        row: a row by itself. among: a row more among many. panel: as many rows as fill one.
+    """
+
+    row = among = panel = 0.0
+
+    def __init__(self, widths: Sequence[int], dtype: str) -> None:
+        shapes = [shape for a, b in pairwise(widths) for shape in ((a, b), (1, b))]
+        starts = np.cumsum([0, *(round_up(math.prod(shape), PADDING) for shape in shapes)])
+        random = np.random.default_rng(0)
+        parameters = random.normal(0, 0.05, starts[-1] + PADDING).astype(dtype)
+        views = [parameters[i : i + math.prod(s)].reshape(s) for i, s in zip(starts, shapes, strict=False)]
+        pairs = zip(views[::2], views[1::2], strict=True)
+        table = table_of([Stage(w, b, "relu") for w, b in pairs], parameters)
+        assert table is not None
+        table[inference.ROWS] = ROWS
+        self.alive, self.place = (table, parameters), address(table)
+        self.many, self.columns = Many(table, parameters), panel_rows(parameters.itemsize)
+        self.numbers = int(table[inference.SIZE]) * parameters.itemsize / 4
+        self.x = random.normal(size=(max(ROWS, 2 * self.columns), widths[0])).astype(dtype)
+        self.out = np.empty((len(self.x), widths[-1]), dtype)
+
+    def calls(self) -> list[partial[bool]]:
+        """Return what predicts one row, some, a panel, and two panels."""
+        by_row, columns = inference.ready(self.x.dtype), self.columns
+        few = [partial(by_row, self.x[:rows], self.out[:rows], self.place, 0) for rows in (1, ROWS)]
+        some = (self.x[:columns], self.out[:columns]), (self.x[: 2 * columns], self.out[: 2 * columns])
+        return [*few, *(partial(self.many.run, *both, pool.board, 1) for both in some)]
+
+    def learn(self, one: float, some: float, panel: float, two: float) -> None:
+        """Take how long these took."""
+        self.row, self.among, self.panel = (some - one) / (ROWS - 1), (two - panel) / self.columns, panel
+
+
+def line(small: Network, near: Network, cost: str) -> tuple[float, float]:
+    """Return what a row of no weights costs, and each weight of it."""
+    low, high = getattr(small, cost), getattr(near, cost)
+    weight = (high - low) / (near.numbers - small.numbers)
+    return low - small.numbers * weight, weight
