@@ -427,6 +427,15 @@ def test_samples_of_several_axes_come_in_batches_to_a_model_that_flattens_them()
     assert network.evaluate(lambda: iter([(images, Y)])) == network.evaluate(images, Y)
 
 
+@pytest.mark.parametrize("given", [{"x": 1}, object()], ids=["dict", "object"])
+def test_what_gives_no_batches_is_told_what_does(given: Any) -> None:
+    for call in (model().fit, model().evaluate):
+        with pytest.raises(
+            nnx.errors.InputTypeError, match=r"y is missing.*; or instead of x, which is a \w+, what gives"
+        ):
+            call(given)
+
+
 def test_a_batch_is_told_by_its_number():
     x = X.copy()
     x[100, 2] = np.inf

@@ -79,9 +79,7 @@ class Archive:
         except FileFormatError:
             raise
         except UNREADABLE as error:
-            raise FileFormatError(
-                f"{self._path}: {name} cannot be read: {error}; it is damaged or holds Python objects"
-            ) from error
+            raise self._unreadable(name, error) from error
 
     def place(self, name: str) -> tuple[int, tuple[int, ...], bool, np.dtype[Any]]:
         """Return where in the file a stored array's numbers begin, its shape, whether columns come first, and type.
@@ -106,7 +104,12 @@ class Archive:
                 raise ValueError(f"its header is that of {size} bytes, but there are {held}")
             return self.file.tell(), shape, fortran, dtype
         except UNREADABLE as error:
-            raise FileFormatError(f"{self._path}: {name} cannot be read: {error}; it is damaged") from error
+            raise self._unreadable(name, error) from error
+
+    def _unreadable(self, name: str, error: Exception) -> FileFormatError:
+        return FileFormatError(
+            f"{self._path}: {name} cannot be read: {error}; write it anew, as an array of numbers, by numpy.savez"
+        )
 
     def _check_size(self, info: zipfile.ZipInfo) -> None:
         """Refuse what expands to more than is said above."""

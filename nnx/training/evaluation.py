@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnx.data.arrays import Arrays
+from nnx.data.arrays import Arrays, no_targets
 from nnx.distributed.communicator import Communicator
 from nnx.distributed.shares import Shares
-from nnx.errors import InputTypeError
 from nnx.losses import FusedLoss, Loss
 from nnx.measures import beside, check_weighable, measured
 from nnx.model.inference import Inference
@@ -34,7 +33,7 @@ def tolerance_of(y: np.ndarray, weights: np.ndarray | None = None) -> float:
 def scores_of(model: Trainable, given: Arrays, rows: int, comm: Communicator) -> dict[str, float]:
     """Return what `Sequential.scores` does of arrays in memory, `rows` at a time."""
     if given.y is None:
-        raise InputTypeError("evaluate: y is missing (None was given); expected a target for each row of x")
+        raise no_targets("evaluate", given.x)
     x = model._inputs(given.x, "evaluate: x")
     target = model._targets(given.y, x, "evaluate")
     weights = model._weights(given.y, target, "evaluate", given.weights)

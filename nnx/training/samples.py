@@ -14,9 +14,9 @@ import numpy as np
 from nnx import targets
 from nnx.callbacks import Callback
 from nnx.callbacks.labels_stay import watched
-from nnx.data.arrays import Arrays
+from nnx.data.arrays import Arrays, no_targets
 from nnx.distributed.shares import Shares
-from nnx.errors import InputError, InputTypeError
+from nnx.errors import InputError
 from nnx.training.batches import Batches, batches_for
 from nnx.training.evaluation import tolerance_of
 from nnx.training.held_out import first_held_out
@@ -80,7 +80,7 @@ class InMemory:
 
     def __init__(self, model: Trainable, given: Arrays, how: Options) -> None:
         if given.y is None:
-            raise InputTypeError("fit: y is missing (None was given); expected a target for each row of x")
+            raise no_targets("fit", given.x)
         self._model, self._how = model, how
         self._x = model._inputs(given.x, "fit: x")
         self._y = model._host_targets(given.y, self._x, "fit")

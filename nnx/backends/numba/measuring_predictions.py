@@ -1,4 +1,4 @@
-"""What predictions cost on this machine: the part of measuring.py that is about rows and weights.
+"""Costs of predictions on this machine: the part of measuring.py that is about rows and weights.
 
 Two networks, with one row or some and with one panel of rows or two, tell what a row takes and what each weight of it;
 a network that the second-level cache can't hold tells what weights take that come from afar, and packing them.
