@@ -232,4 +232,4 @@ def _started(code: str, kind: str, library: str) -> subprocess.CompletedProcess[
     # Where addresses are too random for its tables the thread sanitizer does not start.
     still = ["setarch", "-R"] if kind == "thread" and shutil.which("setarch") else []
     command = [*still, sys.executable, "-c", code]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=3600)

@@ -29,7 +29,7 @@ from nnx.kernels.user_warnings import _given
 from nnx.testing.rounding import assert_within, rounding
 
 # Products alone, and not steps, are tested as other processors compute: none of those has a unit, so what multiplies
-# there is plain code, whose bits are the same everywhere, and compiling a program around it takes longer than all else.
+# there is plain code, whose bits are the same everywhere, and a program around it is compiled anew for each.
 ROUNDS = pytest.mark.rounding
 
 Array = Any
