@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import time
 import zlib
@@ -26,6 +27,7 @@ KINDS = {
     stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device",
     stat.S_ISBLK: "a device",
 }  # fmt: skip
+ADDRESS = re.compile(r"[a-z][a-z0-9]+:/", re.IGNORECASE)  # https://, of which a path has one slash left
 
 
 # Endings of other programs' files, whom a network under such a name would mislead.
@@ -46,7 +48,7 @@ def as_path(call: str, value: object) -> Path:
     """
     if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
         raise InputTypeError(
-            f"{call}({value!r}): the path is a {type(value).__name__}, expected a str or a pathlib.Path"
+            f"{call}({value!r:.60}): the path is a {type(value).__name__}, expected a str or a pathlib.Path"
         )
     if not os.fspath(value).strip():
         raise InputError(f'{call}({value!r}): the path is empty, expected a name; "." means the current folder')
@@ -85,9 +87,12 @@ def existing_file(call: str, value: object, kind: str) -> Path:
         refuse_others(path, os.stat(path), kind)
     except (FileNotFoundError, NotADirectoryError):
         where = "" if path.is_absolute() else f" (looked in {_here()})"
-        raise FileNotFoundError(
-            f"{printable(path)}: there is no such file, expected {kind}; check the name{where}"
-        ) from None
+        remedy = f"check the name{where}"
+        if ADDRESS.match(str(path)):
+            remedy = "it is an address: download it first, and name the file"
+        elif str(path) == "-":
+            remedy = "what comes by a pipe is not read: write it to a file first"
+        raise FileNotFoundError(f"{printable(path)}: there is no such file, expected {kind}; {remedy}") from None
     return path
 
 
@@ -97,6 +102,18 @@ def _here() -> str:
         return printable(Path.cwd())
     except OSError:
         return "the current folder, which is gone"
+
+
+def check_folder(path: Path) -> None:
+    """Refuse to write a file where there is no folder for it.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"cannot write {printable(path)}: there is no folder {printable(path.parent)}; make it first"
+        )
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -119,8 +136,7 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
         raise IsADirectoryError(f"{shown} is a folder; expected the name of a file to write")
     if old is not None and not stat.S_ISREG(old.st_mode):
         raise OSError(f"{shown} is {kind_of(old)}, which cannot be replaced; expected the name of a file to write")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {shown}: there is no folder {printable(path.parent)}; make it first")
+    check_folder(path)
     prefix = f".nnx-{zlib.crc32(os.fsencode(path.name)):08x}-"
     _clean(path.parent, prefix)
     file, temporary = _begin(path.parent, prefix, 0o666 if old is None else 0o600)

@@ -11,6 +11,7 @@ Precision, recall and F1 are those of class 1 where there are two classes, else 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -140,12 +141,26 @@ def mae(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     return float(np.mean(np.average(np.abs(wanted - outputs), axis=0, weights=weights)))
 
 
+def unit_for(peak: float) -> float:
+    """Return in which unit numbers up to a peak have squares: 1, unless float64 cannot hold those or they are 0."""
+    if not math.isfinite(peak) or peak == 0 or 2.0**-500 < peak < 2.0**500:
+        return 1.0
+    return math.ldexp(1.0, math.frexp(peak)[1] - 1)  # a power of 2, which rounds nothing
+
+
+def _squarable(wanted: np.ndarray, outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return numbers in a unit in which their differences have squares, and that unit."""
+    unit = unit_for(max(float(np.max(np.abs(a), initial=0.0)) for a in (wanted, outputs)))
+    return wanted / unit, outputs / unit, unit
+
+
 @QUIET
 def rmse(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     """Return the square root of the mean squared error; the mean over the outputs."""
     wanted, outputs = _numbers(y_true, y_pred, "rmse")
     weights = _weights(sample_weight, len(wanted), "rmse")
-    return float(np.mean(np.sqrt(np.average((wanted - outputs) ** 2, axis=0, weights=weights))))
+    wanted, outputs, unit = _squarable(wanted, outputs)
+    return float(np.mean(np.sqrt(np.average((wanted - outputs) ** 2, axis=0, weights=weights))) * unit)
 
 
 @QUIET
@@ -158,6 +173,7 @@ def r2(y_true: Any, y_pred: Any, sample_weight: Any = None) -> float:
     if len(wanted) < 2:
         return float("nan")
     weights = _weights(sample_weight, len(wanted), "r2")
+    wanted, outputs, _ = _squarable(wanted, outputs)
     left = weights @ (wanted - outputs) ** 2
     total = weights @ (wanted - np.average(wanted, axis=0, weights=weights)) ** 2
     share = np.where(total > 0, 1 - left / total, np.where(left > 0, 0.0, 1.0))

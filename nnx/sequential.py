@@ -19,7 +19,7 @@ from nnx.backends.resolve import Wish
 from nnx.callbacks import Callback
 from nnx.callbacks.checking import check_callbacks, check_monitors
 from nnx.callbacks.labels_stay import watched
-from nnx.data.arrays import Arrays, are_arrays
+from nnx.data.arrays import Arrays, are_arrays, no_targets
 from nnx.distributed import Communicator, current
 from nnx.errors import InputError, InputTypeError
 from nnx.files import existing_file
@@ -179,7 +179,7 @@ class Sequential(Trainable):
             return self._fit_read(came, epochs, batch, validation_data, shuffle, *options)
         x, y, sample_weight = came
         if y is None:
-            raise InputTypeError("fit: y is missing (None was given); expected a target for each row of x")
+            raise no_targets("fit", x)
         host = self._inputs(x, "fit: x")
         target = self._host_targets(y, host, "fit")
         given = targets.given(self._from_device(y), "fit: y")
@@ -371,7 +371,7 @@ class Sequential(Trainable):
             return evaluated(self, came, rows, comm)
         x, y, sample_weight = came
         if y is None:
-            raise InputTypeError("evaluate: y is missing (None was given); expected a target for each row of x")
+            raise no_targets("evaluate", x)
         host = self._inputs(x, "evaluate: x")
         target = self._targets(y, host, "evaluate")
         weights = self._weights(y, target, "evaluate", sample_weight)

@@ -144,8 +144,12 @@ def replaced(part: Any) -> bool:
 
 def written(part: Any, name: str) -> bool:
     """Tell whether a method is the user's own, and not nnx's."""
-    kind = next((each for each in type(part).__mro__ if name in vars(each)), object)
-    return name in vars(part) or not is_own(kind)
+    if name in vars(part):
+        return True
+    for kind in type(part).__mro__:
+        if name in vars(kind):
+            return not is_own(kind)
+    return True
 
 
 _as_written: dict[type, dict[str, Any]] = {}  # what nnx's classes have, as found when none of it was the user's

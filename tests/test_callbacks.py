@@ -374,11 +374,26 @@ def test_a_log_that_cannot_be_written_fails_before_training(tmp_path: Path) -> N
     x, y = data()
     net, path = model(), tmp_path / "m.safetensors"
     before = values(net)
-    with pytest.raises(OSError, match="nowhere"):
-        net.fit(x, y, 3, callbacks=[ModelCheckpoint(path), CSVLogger(tmp_path / "nowhere" / "log.csv")], verbose=0)
+    nowhere = tmp_path / "nowhere"
+    for some in (
+        [ModelCheckpoint(path), CSVLogger(nowhere / "log.csv")], [ModelCheckpoint(nowhere / "m.safetensors", every=3)]
+    ):  # fmt: skip
+        with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere; make it first"):
+            net.fit(x, y, 3, callbacks=some, verbose=0)
+    (tmp_path / "log.csv").write_text("epoch,loss\r\n0,1.0\r\n")
+    log = CSVLogger(tmp_path / "log.csv", append=True)
+    with pytest.raises(nnx.InputError, match=r"columns epoch, loss, this fit writes epoch, loss, accuracy, val_"):
+        net.fit(x, y, 3, callbacks=[ModelCheckpoint(path), log], validation_data=(x, y), verbose=0)
     same(net, before)
     assert net.epochs_done == 0
     assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["m-{epoch:02d}.safetensors", "{epoch}-{val_loss:.2f}.safetensors"])
+def test_a_checkpoints_name_is_not_filled_in(name: str, tmp_path: Path) -> None:
+    with pytest.raises(nnx.InputError, match=r"\{epoch.*\} is not filled in, the one file is written again and again"):
+        ModelCheckpoint(tmp_path / name)
+    assert ModelCheckpoint(tmp_path / "{3F25-04E0}" / "m.safetensors").path.name == "m.safetensors"
 
 
 def test_csv_logger_writes_a_line_at_once(tmp_path: Path) -> None:
@@ -743,7 +758,7 @@ def test_the_layer_where_it_began_is_named(number: int, place: str) -> None:
 
 def test_a_loss_that_overflows_by_itself_is_named() -> None:
     x, y = data()
-    with pytest.raises(nnx.NonFiniteError, match="the loss itself"):
+    with pytest.raises(nnx.NonFiniteError, match=r"the loss itself.*scale the inputs and the targets"):
         model().fit(x, np.full_like(y, 1e30), verbose=0)
 
 

@@ -194,6 +194,27 @@ def test_numbers_of_a_table(cli: Cli, houses: Path, tmp_path: Path):
     assert np.corrcoef([float(row[0]) for row in answers[1:]], wanted)[0, 1] > 0.9
 
 
+@pytest.mark.parametrize(("inputs", "targets"), [(1e-200, 1.0), (1e200, 1.0), (1.0, 1e250), (1.0, 1e-250)])
+def test_numbers_whose_squares_float64_cannot_hold_are_learned_alike(
+    cli: Cli, tmp_path: Path, inputs: float, targets: float
+):
+    def trained(name: str, *units: float) -> tuple[list[float], str]:
+        rows = [(np.sin(i), 2 * np.sin(i) + 0.1 * np.cos(i)) for i in range(60)]
+        lines = [",".join(f"{number * unit:.17g}" for number, unit in zip(row, units, strict=True)) for row in rows]
+        (tmp_path / f"{name}.csv").write_text("a,y\n" + "\n".join(lines))
+        done = cli("train", f"{name}.csv", "--save", f"{name}.safetensors", "--epochs", 60)
+        assert done.code == 0, done.err
+        found = re.search(r"^test .*R2 (\S+), root mean", done.out, re.MULTILINE)
+        answers = cli("predict", f"{name}.safetensors", f"{name}.csv").out.split()[1:]
+        return [float(answer) / units[1] for answer in answers], found[1] if found else done.out
+
+    plain, explained = trained("plain", 1.0, 1.0)
+    odd, as_well = trained("odd", inputs, targets)
+    np.testing.assert_allclose(odd, plain, rtol=0, atol=1e-3)
+    assert abs(float(as_well) - float(explained)) < 1e-3
+    assert float(explained) > 0.8
+
+
 def test_scale_is_that_of_the_training_part(cli: Cli, houses: Path):
     assert cli("train", houses, "--save", "h.safetensors", "--epochs", 1, "--seed", 3).code == 0
     table = nnx.datasets.load_table(houses)
@@ -233,6 +254,21 @@ def test_inputs_on_another_scale_are_noticed(cli: Cli):
     assert done.code == 0
     assert "go from 0 to 16, those in training from 0 to 1" in done.err
     assert done.out.count("\n") == 6
+
+
+def test_columns_in_another_unit_are_noticed(cli: Cli, tmp_path: Path):
+    def table(name: str, unit: float) -> None:
+        lines = [f"{(1.5 + i % 40 / 80) * unit},{'uv'[i % 2]},{'pq'[i // 2 % 2]}" for i in range(80)]
+        (tmp_path / name).write_text("height,where,kind\n" + "\n".join(lines))
+
+    table("metres.csv", 1)
+    table("centimetres.csv", 100)
+    assert cli("train", "metres.csv", "--epochs", 1, "--save", "m.safetensors").code == 0
+    assert "note" not in cli("predict", "m.safetensors", "metres.csv").err
+    done = cli("predict", "m.safetensors", "centimetres.csv")
+    assert done.code == 0
+    assert re.search(r"column 'height': its numbers, such as 150, are .* mean in training, 1\.7.*same unit", done.err)
+    assert "where" not in done.err.partition("height")[2]
 
 
 def test_predict_takes_models_made_in_python(cli: Cli):
@@ -602,7 +638,8 @@ WRONG = [
     ("train digits --l2 -1", "--l2=-1.0"),
     ("train digits --seed 4294967296", "--seed=4294967296"),
     ("train digits --backend banana", "'banana' is no backend"),
-    ("train digits --label y", "--label, --header and --task: only for files"),
+    ("train digits --label y", "--label: only for files, not for digits"),
+    ("train digits --drop a --no-header", "--header, --drop: only for files"),
     ("train spiral --data .", "--data: only for mnist"),
     ("train good.csv --data .", "--data: only for mnist"),
     ("train mnist --data nowhere", "there is no such folder"),
@@ -616,6 +653,7 @@ WRONG = [
     ("train good.csv --drop a,b", "no column is left to learn from"),
     ("train good.csv --drop a --keep a", "--drop: 'a' is to be used, too"),
     ("train spiral --drop a", "only for files"),
+    ("warmup --export good.csv", "--export good.csv: this is no folder"),
     ("data spiral", "there is no such file"),
     ("data data.npz", "an npz file holds arrays without names"),
     ("data ragged.csv", "line 3: the row has 2 cells, expected 3"),
@@ -705,6 +743,11 @@ def test_mistakes_of_the_command_line_and_the_data(
     assert message in re.sub(r"[\s│]+", " ", done.err), done.err
     assert "Traceback" not in done.err
     assert {path: path.stat().st_mtime_ns for path in mistakes.iterdir()} == before
+
+
+def test_a_name_that_the_shell_left_empty_is_not_the_current_folder(cli: Cli):
+    done = cli("train", "")
+    assert (done.code, "the path is empty, expected a name" in done.err) == (2, True)
 
 
 def test_wish_of_the_environment_counts(cli: Cli, monkeypatch: pytest.MonkeyPatch):

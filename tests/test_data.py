@@ -400,6 +400,15 @@ def test_a_bad_number_is_told_with_its_file_and_row(part: str, value: float, mes
         trained(shards([("x.npy", "y.npy")], window=window), shuffle=False)
 
 
+@pytest.mark.parametrize("given", [{"x": 1}, object()], ids=["dict", "object"])
+def test_what_gives_no_batches_is_told_what_does(given: Any) -> None:
+    for call in (model().fit, model().evaluate):
+        with pytest.raises(
+            nnx.errors.InputTypeError, match=r"y is missing.*; or instead of x, which is a \w+, what gives"
+        ):
+            call(given)
+
+
 def test_a_batch_is_told_by_its_number():
     x = X.copy()
     x[100, 2] = np.inf

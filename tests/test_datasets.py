@@ -11,6 +11,7 @@ import importlib.util
 import io
 import math
 import os
+import pickle
 import re
 import struct
 import subprocess
@@ -28,6 +29,7 @@ from hypothesis import strategies as st
 
 from nnx import datasets
 from nnx.datasets import download, idx
+from nnx.datasets.needs import optional
 from nnx.errors import FileFormatError, InputError, InputTypeError, MissingExtra
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -631,6 +633,18 @@ def test_bad_csv(text: Any, arguments: Any, message: str, tmp_path: Path) -> Non
     assert arguments or (type(caught.value) is FileFormatError and str(file) in str(caught.value))
 
 
+def test_a_package_that_cannot_be_imported_is_told_from_one_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_package.py").write_text("raise ValueError('numpy.dtype size changed')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingExtra, match=r"cannot be imported \(ValueError: numpy.dtype size changed\)") as caught:
+        optional("broken_package", "tables", "reading this")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    with pytest.raises(MissingExtra, match=r"needs no_such_package, which is not installed: pip install"):
+        optional("no_such_package.part", "tables", "this")
+
+
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     for name in ("a.csv", "a.npz"):
         for call in (datasets.load_table, lambda path: datasets.load_features(path, 2)):
@@ -638,6 +652,11 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
                 call(tmp_path / name)
     with pytest.raises(FileFormatError, match=r"this is a folder, expected a table"):
         datasets.load_table(tmp_path)
+    for address in ("https://example.org/a.csv", "s3://bucket/a.parquet", Path("https://example.org/a.csv")):
+        with pytest.raises(FileNotFoundError, match="it is an address: download it first"):
+            datasets.load_table(address)
+    with pytest.raises(FileNotFoundError, match="what comes by a pipe is not read: write it to a file first"):
+        datasets.load_table("-")
 
 
 numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)

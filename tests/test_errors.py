@@ -127,7 +127,7 @@ NOT_NUMBERS: dict[str, tuple[Any, list[str]]] = {
     "a dict": ({"a": 1}, ["type dict", r"np.column_stack\(list\(x.values\(\)\)\)"]),
     "a set": ({1, 2}, ["type set", r"np.array\(sorted\(x\)\)"]),
     "a generator": ((row for row in X), ["generator|batch 1", r"np.array\(list\(x\)\)|expected \[samples, features\]"]),
-    "a function": (len, ["type builtin_function_or_method"]),
+    "a function": (len, ["type builtin_function_or_method|the function 'len' is called without arguments"]),
     "a file's name": ("x.csv", ["x.csv", "numpy.loadtxt"]),
     "a path": (Path("x.csv"), ["Path|x.csv", "numpy.loadtxt"]),
     "rows of masked arrays": ([np.ma.masked_less(row, 0) for row in X], ["masked", "filled"]),
@@ -530,7 +530,8 @@ INITS: list[tuple[Any, list[str]]] = [
     (np.ones((3, 2)), [r"\(3, 2\)", r"\(2, 3\)"]), (np.ones(6), [r"\(6,\)", r"\(2, 3\)"]), ([], [r"\(0,\)"]),
     ([[1, 2, 3], [4, 5]], ["different lengths"]), ([["a", "b", "c"]] * 2, ["of text"]),
     (np.ones((2, 3)) * 1j, ["complex"]),
-    (np.full((2, 3), np.nan), ["nan"]), (np.full((2, 3), np.inf), ["inf"]), (np.ma.ones((2, 3)), ["masked"]),
+    (np.full((2, 3), np.nan), ["nan"]), (np.full((2, 3), np.inf), ["inf"]),
+    (np.ma.masked_equal(np.eye(2, 3), 1), ["masked"]),
     (np.full((2, 3), "a", object), ["Python objects"]), ({"scale": 1}, ["scale|dict"]),
     (np.random.default_rng, ["default_rng|function"]),
 ]  # fmt: skip
@@ -546,7 +547,7 @@ VALUES: list[tuple[Any, list[str]]] = [
     (None, ["None|Python objects"]),
     ([[1, 2, 3], [4, 5]], ["different lengths"]), ([["a"] * 3] * 2, ["of text"]), (np.full((2, 3), np.nan), ["nan"]),
     (np.full((2, 3), 1e39), [r"1e\+39", "float32"]), (np.ones((2, 3)) + 1j, ["complex"]),
-    (np.ma.ones((2, 3)), ["masked"]),
+    (np.ma.masked_equal(np.eye(2, 3), 1), ["masked"]),
 ]  # fmt: skip
 
 

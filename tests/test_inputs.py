@@ -115,6 +115,7 @@ def of_objects(change: Callable[[float], Any]) -> np.ndarray:
 
 
 TAKEN: dict[str, Any] = {
+    "masked, where nothing is": np.ma.array(PLAIN),
     "objects": PLAIN.astype(object),
     "True, False and numbers as objects": of_objects(lambda value: bool(value) if value in (0, 1) else value),
     "NumPy's numbers as objects": of_objects(np.float32),
@@ -167,6 +168,7 @@ def test_small_types_become_what_they_are_in_float32(name: str) -> None:
 
 
 LABELS_TAKEN: dict[str, Any] = {
+    "masked, where nothing is": np.ma.array(LABELS),
     "objects": LABELS.astype(object), "True and False": LABELS == 1, "floats": LABELS.astype(float),
     "uint8": LABELS.astype("u1"), "a column": LABELS[:, None], "every other": np.repeat(LABELS, 2)[::2],
     "backwards": LABELS[::-1].copy()[::-1],
@@ -198,6 +200,7 @@ def test_targets_that_are_not_contiguous_are_replayed_all_the_same() -> None:
 # ---- what is refused -----------------------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[Any, list[str]]] = {
+    "masked numbers": (np.ma.masked_equal(np.eye(4)[:, :2], 1), ["masked", "2 of 8 are masked", r"x\.filled\(0\)"]),
     "sparse": (Sparse(), ["sparse Sparse", r"\(4, 2\)", r"\.todense\(\)", "64 bytes"]),
     "sparse, SciPy's": (Scipys(), ["sparse Scipys", r"\.toarray\(\)"]),
     "sparse, PyTorch's": (Torchs(), ["sparse Torchs", r"by \.to_dense\(\)"]),

@@ -358,3 +358,10 @@ def test_labels_that_a_callback_changes_are_noticed_with_a_split_too():
 def test_calling_a_model_is_predicting():
     model = nnx.Sequential(nnx.Dense(2, 8), nnx.Dropout(0.5), nnx.Dense(8, 3))
     np.testing.assert_array_equal(model(X), model.predict(X))
+
+
+@pytest.mark.parametrize("unit", [2.0**-900, 2.0**900])
+def test_numbers_whose_squares_float64_cannot_hold_are_measured(unit: float) -> None:
+    wanted, outputs = np.array([[1.0], [2.0], [4.0]]), np.array([[1.5], [2.0], [3.0]])
+    assert nnx.metrics.rmse(wanted * unit, outputs * unit) == nnx.metrics.rmse(wanted, outputs) * unit
+    assert nnx.metrics.r2(wanted * unit, outputs * unit) == nnx.metrics.r2(wanted, outputs)

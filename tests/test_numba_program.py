@@ -15,11 +15,14 @@ import pytest
 pytest.importorskip("numba")
 
 import nnx
+from nnx.backends.numba import lowering_rows
+from nnx.backends.numba.lowering import round_up
 from nnx.backends.numba.lowering_lanes import Lanes
 from nnx.backends.numba.lowering_rows import Rows
 from nnx.backends.numba.program import compile_program
 from nnx.backends.numpy import NumpyBackend
 from nnx.errors import NotReplayable
+from nnx.kernels.cpu.caches import KIB, Caches
 from nnx.kernels.cpu.program import table as t
 from nnx.testing.rounding import rounding
 from nnx.training.eager import Eager
@@ -389,6 +392,21 @@ def test_an_operation_that_there_is_not_makes_all_losses_nan(family, code):
     assert np.isnan(model.steps(x, y, 2)).all()
     table[operations[0], t.OP] = t.LABELS
     assert np.isnan(model.steps(x, y, 1)).all()
+
+
+def test_blocks_of_samples_are_halved_where_the_widest_layer_outgrows_the_cache(monkeypatch):
+    ends = {}
+    for width, kib, block in ((512, 1024, 256), (1024, 1024, 128), (2048, 1024, 128), (1024, 4096, 256)):
+        monkeypatch.setattr(lowering_rows, "caches", lambda kib=kib: Caches(32 * KIB, kib * KIB, 4096 * KIB))
+        backend = Compiled("rows", 2)
+        model = nnx.Sequential(*dense(3, width, 2), nnx.Softmax(), backend=backend, seed=3)
+        model.compile(nnx.CategoricalCrossEntropy(), nnx.SGD(0.1))
+        x, y = np.linspace(-1, 1, 3072, dtype=np.float32).reshape(1024, 3), np.arange(1024) % 2
+        model.steps(x, y, 2)
+        regions = backend.program.table[1 : 1 + backend.program.table[0, t.REGIONS]]
+        assert regions[regions[:, t.OP] == t.BLOCKS, t.BLOCK].tolist() == [round_up(block, Rows.grain)]
+        assert np.array_equal(ends.setdefault(width, model.flat.values), model.flat.values)  # no number depends on it
+    assert len(ends) == 3
 
 
 @pytest.mark.parametrize("family", ["rows", "lanes"])

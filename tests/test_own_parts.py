@@ -375,6 +375,31 @@ def test_a_layer_that_no_model_can_use_is_refused_when_it_is_made(what: str) -> 
         nnx.Sequential(layer)
 
 
+@pytest.mark.parametrize("method", ["forward", "backward"])
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_layer_that_forgets_to_return_is_told_how(method: str, within: bool, backend: str) -> None:
+    class Forgetful(Scale):
+        pass
+
+    def forgets(self: Scale, *given: Any, **more: Any) -> None:
+        getattr(Scale, method)(self, *given, **more)
+
+    setattr(Forgetful, method, forgets)
+    layer = nnx.Residual(nnx.Dense(8, 8), Forgetful(8)) if within else Forgetful(8)
+    model = nnx.Sequential(nnx.Dense(2, 8), layer, nnx.Dense(8, 3), nnx.Softmax(), backend=backend)
+    model.compile(nnx.CategoricalCrossEntropy(), nnx.SGD(0.1))
+    before = model.flat.state.copy()
+    kept = {"forward": "output", "backward": "dinputs"}[method]
+    message = rf"{method}\(\) returned None, expected an array; end it with: return self\.{kept}"
+    with pytest.raises(nnx.errors.InputTypeError, match=message):
+        model.fit(X, Y, verbose=0)
+    if method == "forward":
+        with pytest.raises(nnx.errors.InputTypeError, match=message):
+            model.predict(X)
+    np.testing.assert_array_equal(model.flat.state, before)
+
+
 def test_a_parameter_that_a_layer_has_not_is_told() -> None:
     with pytest.raises(nnx.InputError, match="has no parameter 'gain'; its shapes name weights, biases"):
         nnx.Dense(2, 3).parameter("gain")

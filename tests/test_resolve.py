@@ -327,6 +327,13 @@ def test_strict_turns_a_fallback_into_the_error(value: str, strict: bool, monkey
     assert get_backend("auto").name == "numpy"  # promises only the best that works
 
 
+@pytest.mark.parametrize("value", ["off", "2", "ja"])
+def test_strict_is_yes_or_no(value: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("NNX_STRICT", value)
+    with pytest.raises(InputError, match=f"NNX_STRICT='{value}': expected 1 or 0"):
+        get_backend("cupy,numpy")
+
+
 # ---- what is unavailable ---------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import pickle
 import signal
@@ -201,6 +202,81 @@ def test_several_classes_for_a_sample_are_refused_with_a_way_out() -> None:
     x, y = moons()
     with pytest.raises(nnx.InputError, match=r"\(120, 2\).*MultiOutputClassifier"):
         small(NNClassifier).fit(x, np.c_[y, 2 - y])
+
+
+@pytest.mark.parametrize("kind", ["Int64", "UInt64", "boolean", "int64[pyarrow]", "bool[pyarrow]"])
+def test_labels_of_pandas_nullable_types_stay_what_they_are(kind: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    if "pyarrow" in kind:
+        pytest.importorskip("pyarrow")
+    x, y = moons()
+    codes = y == 1 if "bool" in kind else y + 10**18  # which float64 does not tell apart
+    given = pandas.Series(codes, dtype=kind)
+    model = small(NNClassifier).fit(x, given)
+    assert model.classes_.tolist() == np.unique(codes).tolist()
+    assert model.predict(x).dtype.kind == model.classes_.dtype.kind in "bui"
+    with pytest.warns(match="column-vector"):
+        assert small(NNClassifier).fit(x, given.to_frame()).classes_.dtype == model.classes_.dtype
+    classes = pandas.Series(np.unique(codes), dtype=kind)
+    assert small(NNClassifier).partial_fit(x, given, classes).classes_.tolist() == classes.tolist()
+
+
+@BOTH
+def test_masked_numbers_are_refused_and_arrays_without_are_taken(kind: type) -> None:
+    x, y = moons()
+    model = small(kind).fit(np.ma.array(x), np.ma.array(y))
+    np.testing.assert_array_equal(model.predict(np.ma.array(x)), small(kind).fit(x, y).predict(x))
+    hidden = np.ma.masked_greater(x, 1)
+    for call in (lambda: small(kind).fit(hidden, y), lambda: model.predict(hidden)):
+        with pytest.raises(
+            nnx.InputError, match=rf"{kind.__name__}: .*X: a masked array was given, in which \d+ of 240"
+        ):
+            call()
+    with pytest.raises(nnx.InputError, match="y: a masked array was given, in which 60 of 120"):
+        small(kind).fit(x, np.ma.masked_equal(y, 1))
+
+
+def test_labels_of_numpys_texts_of_any_length_are_texts() -> None:
+    x, y = moons()
+    texts = np.where(y, "yes", "no").astype(np.dtypes.StringDType())
+    assert small(NNClassifier).fit(x, texts).classes_.tolist() == ["no", "yes"]
+
+
+@pytest.mark.parametrize(
+    ("first", "message"),
+    [
+        (None, r"Input y contains NaN: the label of row 0 is missing \(None\)"),
+        (float("nan"), r"Input y contains NaN: the label of row 0 is missing \(nan\)"),  # NumPy makes "nan" of it
+        (1, "labels of several types, such as 'a' and 1; write all of them as text"),
+        (["a", "b"], "MultiLabelBinarizer"),
+        ({"a"}, "MultiLabelBinarizer"),
+    ],
+    ids=["None", "nan", "number", "list", "set"],
+)
+def test_labels_that_are_missing_or_of_several_kinds_are_refused(first: Any, message: str) -> None:
+    x, _ = moons()
+    alike = [["a"]] if isinstance(first, list) else [{"b"}] if isinstance(first, set) else ["a"]
+    y = [first, *alike * (len(x) - 1)]
+    with pytest.raises(nnx.InputError, match=f"NNClassifier: .*{message}"):
+        small(NNClassifier).fit(x, y)
+    if isinstance(first, list | set):
+        return
+    with pytest.raises(nnx.InputError, match=message):
+        small(NNClassifier).fit(x, np.array(y, dtype=object))
+
+
+@BOTH
+def test_a_shallow_copy_is_an_estimator_of_its_own(kind: type) -> None:
+    x, y = moons()
+    model = small(kind).fit(x, y)
+    before, curve = model.predict(x), list(model.loss_curve_)
+    copied = copy.copy(model)
+    np.testing.assert_array_equal(copied.predict(x), before)
+    copied.set_params(learning_rate=0.1).partial_fit(x, 1 - y)
+    assert model.loss_curve_ == curve != copied.loss_curve_
+    np.testing.assert_array_equal(model.predict(x), before)
+    assert model.learning_rate != copied.learning_rate
+    assert not hasattr(copy.copy(small(kind)), "model_")
 
 
 @BOTH

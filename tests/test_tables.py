@@ -142,6 +142,12 @@ def test_whether_the_first_line_holds_names(first: str, below: Any, names: bool,
         (b"SQLite format 3\0" + bytes(99), "an SQLite database"),
         (b"%PDF-1.7\n", "a PDF document"),
         (b"@RELATION iris\n@ATTRIBUTE a REAL\n", "an ARFF file"),
+        (b"MATLAB 5.0 MAT-file, Platform: GLNXA64" + bytes(99), "a MATLAB file.*loadmat"),
+        (b"<stata_dta><header>", "a Stata file.*read_stata"),
+        (b"RDX3\nX\n" + bytes(99), r"a file of R's.*write\.csv"),
+        (bytes(257) + b"ustar\x0000" + bytes(249), "a tar archive, .*unpack it"),
+        (b"ORC\x08" + bytes(99) + b"\x08\x03ORC\x17", "an ORC file"),
+        (b"1 1:0.5 3:1e-2\n0 2:1\n", "a file of sparse rows.*load_svmlight_file"),
         (b"[1, 2, 3]", "this is JSON, but no table"),
         (b'[{"a": 1},', "looks like JSON, but cannot be read"),
         (b"Report of July\n\na,b,y\n1,2,3\n", r"line 3: the row has 3 cells, expected 1 .*remove the lines above"),
@@ -167,6 +173,42 @@ def test_a_zip_file_holds_one_table(tmp_path: Path) -> None:
         load_table(tmp_path / "t.csv")
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["mimetype", "content.xml", "meta.xml"], "an OpenDocument spreadsheet, .*save it as .xlsx or CSV"),
+        (["Index/Document.iwa", "preview.jpg"], "a spreadsheet of Apple's Numbers, .*save it as .xlsx or CSV"),
+    ],
+)
+def test_other_programs_spreadsheets_are_named(names: list[str], message: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "t.csv", "w") as archive:
+        for name in names:
+            archive.writestr(name, "")
+    with pytest.raises(FileFormatError, match=message):
+        load_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-32", "utf-32-be"])
+def test_utf_32_is_read(encoding: str, load: Any) -> None:
+    mark = "" if encoding == "utf-32" else "\ufeff"
+    assert load((mark + PLAIN).encode(encoding)).x.tolist() == load(PLAIN).x.tolist()
+
+
+@pytest.mark.parametrize("end", ["\x1a", "\x1a\n", "\n\x1a\r\n"])
+def test_what_ended_files_once_is_no_cell(end: str, load: Any) -> None:
+    table = load(PLAIN.rstrip() + end)
+    assert (table.classes, len(table.x)) == (load(PLAIN).classes, len(load(PLAIN).x))
+
+
+@pytest.mark.parametrize(
+    "hole", [r"\N", "#NA", "(null)", "..", "-nan", "-NaN(ind)", "1.#QNAN", "#DIV/0!", "#REF!", "<NA>", "N/A"]
+)
+def test_what_programs_write_for_a_missing_number_is_missing(hole: str, load: Any) -> None:
+    table = load("a,b,kind\n" + rows(lambda i: f"{hole if i % 3 == 1 else i + 0.5},{i % 5},{'pq'[i % 2]}"))
+    assert (table.columns, table.notes) == (("a", "a is missing", "b"), ())
+    assert table.x[:4, 1].tolist() == [0, 1, 0, 0]
+
+
 def test_without_pandas_arrays_are_read_and_csv_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,6 +218,12 @@ def test_without_pandas_arrays_are_read_and_csv_says_what_to_install(
         load_table(tmp_path / "t.csv")
     np.savez(tmp_path / "t.npz", np.eye(4), [0, 1, 0, 1])
     assert load_table(tmp_path / "t.npz").x.tolist() == np.eye(4).tolist()
+
+
+@pytest.mark.parametrize("names", ["[size],[n],[kind]", "{size},{n},{kind}", "[number],n,kind"])
+def test_names_in_brackets_are_no_json(names: str, load: Any) -> None:
+    table = load(names + "\n" + rows(lambda i: f"{i / 7},{i % 7},{'pq'[i % 2]}"))
+    assert ([*table.columns, table.label], len(table.x)) == (names.split(","), N)
 
 
 # Frames and files with types --------------------------------------------------------------------------------------
@@ -274,6 +322,46 @@ def test_excel(tmp_path: Path) -> None:
         load_table(tmp_path / "t.xlsx")
 
 
+def test_formulas_that_no_spreadsheet_has_worked_out_are_refused(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.append(["a", "b", "k"])
+    for i in range(N):
+        book.active.append([i + 0.5, f"=A{i + 2}*2", "xy"[i % 2]])
+    book.save(tmp_path / "t.xlsx")
+    with pytest.raises(FileFormatError, match=r"cell B2 of 'Sheet': its formula has no result yet.*open and save"):
+        load_table(tmp_path / "t.xlsx")
+    for result, numbers in (
+        ("<v>7</v>", N),
+        ("<v></v>", 0),
+    ):  # as spreadsheets write a number, and a text of no letters
+        solved = tmp_path / f"{numbers}.xlsx"
+        with zipfile.ZipFile(tmp_path / "t.xlsx") as old, zipfile.ZipFile(solved, "w") as new:
+            for name in old.namelist():
+                text = (
+                    old.read(name)
+                    .replace(b"</f><v></v>", f"</f>{result}".encode())
+                    .replace(b"</f><v />", f"</f>{result}".encode())
+                )
+                new.writestr(name, text if numbers else re.sub(rb'(<c r="B[0-9]+")(?=><f>)', rb'\1 t="str"', text))
+        kinds = {column.name: column.kind for column in load_table(solved, label="k").preparation.columns}
+        assert kinds["b"] == ("constant" if numbers else "empty")
+
+
+def test_the_first_sheet_that_holds_something_is_read(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.save(tmp_path / "t.xlsx")
+    with pytest.raises(FileFormatError, match="this Excel workbook is empty"):
+        load_table(tmp_path / "t.xlsx")
+    sheet = book.create_sheet("data")
+    sheet.append(["a", "k"])
+    for i in range(N):
+        sheet.append([i + 0.5, "xy"[i % 2]])
+    book.save(tmp_path / "t.xlsx")
+    assert load_table(tmp_path / "t.xlsx").notes == ("the first that is not empty of 2 sheets, 'data', is read",)
+
+
 def test_a_cell_far_from_the_table_costs_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     openpyxl = pytest.importorskip("openpyxl")
     book = openpyxl.Workbook()
@@ -299,6 +387,7 @@ def test_json(tmp_path: Path) -> None:
         json.dumps(records), "\n".join(map(json.dumps, records)), json.dumps(columns),
         json.dumps({"columns": list(TYPED), "data": [list(record.values()) for record in records]}),
         json.dumps({name: dict(enumerate(column)) for name, column in columns.items()}),
+        json.dumps(dict(enumerate(records))),
     ):  # fmt: skip
         (tmp_path / "t.csv").write_text(text)
         check_typed(tmp_path / "t.csv")
@@ -599,6 +688,8 @@ def test_wishes_about_columns(load: Any) -> None:
     assert load(text, drop="code", keep=["Id"]).columns == ("Id",)
     assert load(text, categorical="code").columns == ("code=0", "code=1", "code=2")
     assert load(text, keep=3, drop=-3).columns[0] == "note=note 0"
+    assert load(text, keep=np.array([3]), drop=np.int64(-3), label=np.int64(4)).columns[0] == "note=note 0"
+    assert load(text, drop=np.array(["code"]), keep=np.array(["Id"])).columns == ("Id",)
     for option in ("drop", "keep", "categorical"):
         with pytest.raises(InputError, match=rf"{option}='Code': there is no such column.*Did you mean 'code'\?"):
             load(text, **{option: "Code"})

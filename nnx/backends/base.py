@@ -292,13 +292,30 @@ def real_numbers(x: Any, what: str = "", words: str = FEATURES) -> np.ndarray:
     if is_ready(x):
         return x
     what += ": " if what else ""
-    # If nobody has imported it, which takes 10 ms, or another thread is at it, there are no such arrays yet.
-    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)
-    if masked is not None and isinstance(x, masked):
-        raise InputTypeError(f"{what}a masked array was given: fill or drop the masked numbers first, e.g. x.filled(0)")
+    x = unmasked(x, what)
     if type(x).__module__.partition(".")[0] == "cupy":
         raise InputTypeError(
             f"{what}a CuPy array {x.shape} was given to a backend on the CPU: convert it by cupy.asnumpy(x), "
             'or use the GPU by backend="cupy"'
         )
     return to_numbers(x, what, words)
+
+
+def unmasked(x: Any, what: str = "") -> Any:
+    """Return what was given; of a masked array, as readers of netCDF give it, the numbers, if none is masked.
+
+    Raises:
+        InputTypeError: one is: NumPy and others would take what stands under the mask.
+    """
+    # If nobody has imported it, which takes 10 ms, or another thread is at it, there are no such arrays yet.
+    module = sys.modules.get("numpy.ma")
+    kind = getattr(module, "MaskedArray", None)
+    if module is None or kind is None or not isinstance(x, kind):
+        return x
+    count = 0 if x.dtype.names else module.count_masked(x)
+    if count:
+        raise InputTypeError(
+            f"{what}a masked array was given, in which {count} of {x.size} {'is' if count == 1 else 'are'} masked: "
+            "fill or drop the masked numbers first, e.g. x.filled(0)"
+        )
+    return x.data

@@ -40,22 +40,29 @@ class FileFormatError(InputError):
 
 
 class MissingExtra(ImportError):
-    """An optional package is not installed.
+    """An optional package is not installed, or is and cannot be imported.
 
     Args:
         package: what was needed, as it is imported.
         extra: the extra of nnx-backends that brings it.
         purpose: what it is needed for.
+        error: what importing it raised, which tells one from the other.
     """
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
+    def __init__(self, package: str, extra: str, purpose: str, error: object = None) -> None:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == package:
+            error = None
+        elif isinstance(error, Exception):
+            error = f"{type(error).__name__}: {error}"
+        how = "is not installed" if error is None else f"cannot be imported ({error}); mend that, or install it anew"
         super().__init__(
-            f'{purpose} needs {package}, which is not installed: pip install "nnx-backends[{extra}]"', name=package
+            printable(f'{purpose} needs {package}, which {how}: pip install "nnx-backends[{extra}]"', keep="\n"),
+            name=package,
         )
-        self.package, self.extra, self.purpose = package, extra, purpose
+        self.package, self.extra, self.purpose, self.error = package, extra, purpose, error
 
-    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str, str]]:
-        return type(self), (self.package, self.extra, self.purpose)
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[Any, ...]]:
+        return type(self), (self.package, self.extra, self.purpose, self.error)
 
 
 class BackendUnavailable(RuntimeError):

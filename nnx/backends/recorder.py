@@ -144,6 +144,9 @@ class Recorder:
         return place
 
     def _account_for(self, array: Array) -> int:
+        known = self._places.get(id(array))
+        if known is not None:  # it was read or written before, and no array grows
+            return known
         address = self._address(array)
         self._known[address] = max(self._known.get(address, 0), math.prod(array.shape))
         return address

@@ -11,7 +11,7 @@ from functools import cache, partial
 from importlib import import_module
 from typing import Any, Literal
 
-from nnx.backends import threads
+from nnx.backends import environment, threads
 from nnx.backends.base import Backend
 from nnx.backends.errors import BackendFallbackWarning, BackendUnavailable, InputError, InputTypeError
 from nnx.backends.memory import Memory
@@ -169,7 +169,7 @@ def _parse(wish: Any, what: str) -> list[str]:
 
 
 def _strict() -> bool:
-    return os.environ.get("NNX_STRICT", "").lower() not in ("", "0", "false", "no")
+    return environment.flag("NNX_STRICT") is True
 
 
 def _tell(found: Backend, skipped: list[BackendUnavailable]) -> None:

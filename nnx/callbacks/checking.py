@@ -12,7 +12,10 @@ from nnx import checks
 from nnx.callbacks.callback import Callback
 from nnx.callbacks.monitor import Monitor
 from nnx.callbacks.weight_average import WeightAverage
+from nnx.callbacks.writing import CSVLogger, ModelCheckpoint
+from nnx.distributed import current
 from nnx.errors import InputError, InputTypeError
+from nnx.files import check_folder
 from nnx.owner import Owner
 from nnx.settings import written
 
@@ -51,9 +54,13 @@ def check_methods(callback: Callback) -> None:
                 ) from None
 
 
-def check_monitors(callbacks: Iterable[Callback], measured: Iterable[str], owner: Owner) -> None:
-    """Refuse to watch what is not measured, and two fits at once."""
+def check_monitors(callbacks: Iterable[Callback], measured: Sequence[str], owner: Owner) -> None:
+    """Refuse to watch what is not measured, two fits at once, and to write where nothing can be written."""
     for callback in callbacks:
         if isinstance(callback, Monitor):
             callback.check(measured)
             callback.expect_free(owner)
+        if isinstance(callback, ModelCheckpoint | CSVLogger) and current().leads:  # of several processes one writes
+            check_folder(callback.path)
+            if isinstance(callback, CSVLogger):
+                callback.check_columns(measured)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from nnx import checks
 from nnx.callbacks.callback import Callback, Model
 from nnx.callbacks.monitor import Monitor
 from nnx.distributed import current
+from nnx.errors import InputError
 from nnx.files import as_path, refuse_other_format
 from nnx.history import History
+
+FILLED_IN = re.compile(r"\{[A-Za-z_]\w*(?::[^{}]*)?\}")  # {epoch:02d}, as other libraries' callbacks take it
 
 
 class ModelCheckpoint(Monitor):
@@ -27,6 +31,11 @@ class ModelCheckpoint(Monitor):
     ) -> None:
         super().__init__("loss" if monitor is None else monitor, mode)
         self.path, self.only_best = as_path("ModelCheckpoint", path), monitor is not None
+        if blank := FILLED_IN.search(self.path.name):
+            raise InputError(
+                f"ModelCheckpoint({str(path)!r}): {blank[0]} is not filled in, the one file is written again and "
+                "again; for a file an epoch, call model.save(...) in on_epoch_end of a callback of your own"
+            )
         refuse_other_format(f"ModelCheckpoint({str(path)!r})", self.path)
         self.every = checks.integer(every, "ModelCheckpoint: every")
         self._saved_epoch = -1
@@ -58,6 +67,20 @@ class CSVLogger(Callback):
     def __init__(self, path: str | os.PathLike[str], append: bool = False) -> None:
         self.path, self.append = as_path("CSVLogger", path), checks.flag(append, "CSVLogger: append")
         self._begun = False
+
+    def check_columns(self, measured: Sequence[str]) -> None:
+        """Refuse to go on with a file of other columns. A fit asks before it begins."""
+        if not (self.append and self.path.is_file()):
+            return
+        import csv
+
+        with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
+            names = next(csv.reader(file), [])
+        if names and names != ["epoch", *measured]:
+            raise InputError(
+                f"CSVLogger: {self.path} has the columns {', '.join(names)}, this fit writes "
+                f"epoch, {', '.join(measured)}; name another file, or say append=False to begin it anew"
+            )
 
     def on_fit_begin(self, model: Model) -> None:
         """Begin the file, so that one that cannot be written fails before training does."""

@@ -83,7 +83,8 @@ def explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, Failed | MissingExtra | BackendUnavailable | NonFiniteError | ConnectionError):
         return FAILED, str(error)
     if isinstance(error, MemoryError):
-        return FAILED, f"out of memory{': ' if str(error) else ''}{error}; give fewer rows, or a smaller --batch-size"
+        why = f": {error}" if str(error) else ""
+        return FAILED, f"out of memory{why}; give fewer rows, smaller --layers, or a smaller --batch-size"
     if isinstance(error, OSError):
         wrong = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError)
         wrong = wrong or error.errno in (errno.ENAMETOOLONG, errno.ELOOP)

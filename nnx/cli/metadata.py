@@ -10,6 +10,7 @@ import numpy as np
 from nnx.checks import choice
 from nnx.datasets.preparation import Preparation
 from nnx.errors import InputError
+from nnx.metrics import unit_for
 from nnx.sequential import Sequential
 
 KEY = "card"  # in files, since the first of them
@@ -129,7 +130,9 @@ def _parse(given: dict[str, Any]) -> Metadata:
 
 def _spread(a: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each column; 1 where a column is the same everywhere."""
-    mean, std = a.mean(axis=0, dtype=np.float64), a.std(axis=0, dtype=np.float64)
+    units = np.array(list(map(unit_for, np.maximum(a.max(axis=0), -a.min(axis=0)).tolist())))
+    a = a if (units == 1).all() else a / units
+    mean, std = (of(a, axis=0, dtype=np.float64) * units for of in (np.mean, np.std))
     return tuple(mean.tolist()), tuple(constant(mean, std, a.dtype == np.float64).tolist())
 
 

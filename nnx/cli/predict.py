@@ -25,6 +25,9 @@ from nnx.kernels.compiling import heard_by, once
 from nnx.output import Output
 
 FAR = 1.0  # how far outside the range seen in training, in units of that range, inputs may be without a word
+FAR_COLUMN = (
+    10.0  # in standard deviations, likewise: one row of a hundred at most is that far away, however distributed
+)
 
 
 def predict(
@@ -100,6 +103,13 @@ def _rounded(x: np.ndarray, file: Path) -> np.ndarray:
 def _warn(metadata: Metadata, x: np.ndarray, file: Path) -> None:
     """Say so where inputs are clearly in other units than in training: 0 to 255 instead of 0 to 1, say."""
     if metadata.limits is None:
+        for column in _far_columns(metadata, x):
+            name = repr(metadata.columns[column]) if metadata.columns else column + 1
+            note(
+                f"note: {file}, column {name}: its numbers, such as {x[0, column]:g}, are mostly more than "
+                f"{FAR_COLUMN:g} standard deviations away from their mean in training, {metadata.mean[column]:g}; "
+                "bring them to the same unit"
+            )
         return
     low, high = metadata.limits
     least, most, room = float(x.min()), float(x.max()), FAR * (high - low)
@@ -108,6 +118,16 @@ def _warn(metadata: Metadata, x: np.ndarray, file: Path) -> None:
             f"note: the inputs in {file} go from {least:g} to {most:g}, those in training from {low:g} to {high:g}; "
             "bring them to the same scale"
         )
+
+
+def _far_columns(metadata: Metadata, x: np.ndarray) -> list[int]:
+    """Return the columns of numbers of which half lies where training saw next to nothing."""
+    if not metadata.mean:
+        return []
+    with np.errstate(over="ignore"):
+        away = np.median(np.abs((x.astype(np.float64) - metadata.mean) / metadata.std), axis=0)
+    measured = np.ones(len(away), bool) if metadata.preparation is None else np.array(metadata.preparation.measured)
+    return [int(column) for column in np.flatnonzero(measured & (away > FAR_COLUMN))]
 
 
 def _classes(

@@ -22,7 +22,7 @@ from nnx.datasets.reading import KIND, read_rows
 from nnx.datasets.tables import arrays, is_npz
 from nnx.datasets.understanding import Reading, Wishes, understood
 from nnx.errors import InputError
-from nnx.files import existing_file
+from nnx.files import as_path, existing_file
 
 FASHION = (
     "T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -131,8 +131,11 @@ class Source:
         if self.name not in BUILT_IN:
             self._refuse("--data", self.folder is not None, "mnist and fashion-mnist")
             return _table(self)
-        about_a_file = self.label is not None or self.header is not None or self.task != "auto" or self._columns
-        self._refuse("--label, --header and --task", bool(about_a_file), "files")
+        given = {
+            "--label": self.label is not None, "--header": self.header is not None, "--task": self.task != "auto",
+            "--drop": self.drop, "--keep": self.keep, "--categorical": self.categorical,
+        }  # fmt: skip
+        self._refuse(", ".join(option for option in given if given[option]), any(given.values()), "files")
         self._refuse("--data", self.folder is not None and "mnist" not in self.name, "mnist and fashion-mnist")
         return BUILT_IN[self.name](self)
 
@@ -203,7 +206,7 @@ BUILT_IN: dict[str, Callable[[Source], Problem]] = {
 
 def _table(source: Source) -> Problem:
     """Read a file, hold out a fifth of it, and prepare and scale all of it by the rest."""
-    path = Path(source.name)
+    path = as_path("nnx train", source.name)
     if not path.suffix and not path.exists():
         near = get_close_matches(source.name, BUILT_IN, 1)
         raise InputError(

@@ -17,6 +17,7 @@ from nnx import checks
 from nnx.backends.environment import tuned
 from nnx.cli.console import best_effort, seconds
 from nnx.cli.errors import Failed, note, writing
+from nnx.errors import InputError
 from nnx.kernels.compiling import heard_by, once
 from nnx.output import say
 
@@ -47,6 +48,8 @@ def warmup(
     from nnx.backends.numba.warmup import warmup as compile_all
 
     dtypes = DTYPES if dtype is None else (checks.dtype(dtype),)
+    if export is not None and export.exists() and not export.is_dir():
+        raise InputError(f"--export {export}: this is no folder; name a folder, or what is not there yet")
 
     whole, rest = Column(no_wrap=True), Column(no_wrap=True, overflow="ellipsis")
     columns = (

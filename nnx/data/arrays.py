@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nnx.errors import InputTypeError
+
 SOURCE = "nnx.data.source"  # where the class stands that `shards` makes
 
 
@@ -28,3 +30,12 @@ def are_arrays(x: Any, y: Any, label: Any) -> bool:
         return label is None
     read = isinstance(x, str | os.PathLike | np.memmap) or type(x).__module__ == SOURCE
     return label is None and y is not None and not read
+
+
+def no_targets(who: str, x: Any) -> InputTypeError:
+    """Return the error that there are inputs alone, which give no batches (x, y) either."""
+    what = "" if hasattr(x, "shape") or isinstance(x, list | tuple) else (
+        f"; or instead of x, which is a {type(x).__name__}, what gives batches (x, y): a function without arguments, "
+        "an iterable, nnx.data.shards(...)"
+    )  # fmt: skip
+    return InputTypeError(f"{who}: y is missing (None was given); expected a target for each row of x{what}")

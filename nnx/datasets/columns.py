@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 from nnx.errors import InputError
 
 BLANKS = " \t\r\n\v\f\xa0\ufeff"
-# What stands where nothing is known, in capitals or not.
+EXCEL_ERRORS = ("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A")
+NOT_A_NUMBER = ("nan", "-nan", "+nan", "nan(ind)", "-nan(ind)", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan")  # C's
+# What stands where nothing is known, in capitals or not; \N is that of MySQL and PostgreSQL.
 PLACEHOLDERS = frozenset(
-    {"", "na", "n/a", "n.a.", "#n/a", "nan", "<na>", "nat", "null", "none", "?", "-", "--", "."}
+    {"", "na", "n/a", "n.a.", "#na", "<na>", "nat", "null", "(null)", "none", "\\n", "?", "-", "--", "..", ".",
+     *NOT_A_NUMBER, *(error.casefold() for error in EXCEL_ERRORS)}
 )  # fmt: skip
 CODE = re.compile("0[0-9]+|-?[0-9]{16,}")  # digits that may be a name: 007, or more than float64 tells apart
 CODES = re.compile(f"^(?:{CODE.pattern})$", re.MULTILINE)  # in cells, one a line

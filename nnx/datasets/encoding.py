@@ -9,17 +9,24 @@ from pathlib import Path
 from nnx.errors import FileFormatError
 
 LOOKS = 1000  # bytes that tell UTF-16
+MARKS = {  # of UTF-32 first, since one begins like that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be",
+}  # fmt: skip
 
 
 def as_utf8(path: Path, data: bytes) -> tuple[bytes, list[str]]:
     """Return a file's text in UTF-8, without a mark at its start, and what is to be said of its encoding."""
-    for mark, encoding in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
+    for mark, encoding in MARKS.items():
         if data.startswith(mark):
             try:
-                return data[2:].decode(encoding).encode(), []
+                return data[len(mark) :].decode(encoding).encode(), []
             except UnicodeDecodeError as error:
-                raise FileFormatError(f"{path}: this is no UTF-16, though it begins like it: {error}") from error
-    data = data.removeprefix(codecs.BOM_UTF8).removesuffix(b"\x1a")  # which ended files once
+                kind = encoding[:-3].upper()
+                raise FileFormatError(f"{path}: this is no {kind}, though it begins like it: {error}") from error
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if data[-LOOKS:].rstrip().endswith(b"\x1a"):  # which ended files once
+        data = data.rstrip().removesuffix(b"\x1a")
     for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):  # without a mark: every second byte of plain text is 0
         half = data[start:LOOKS:2]
         if half.count(0) > 0.9 * len(half) and 0 not in data[1 - start : LOOKS : 2]:

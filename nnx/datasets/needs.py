@@ -12,9 +12,9 @@ def optional(module: str, extra: str, purpose: str) -> Any:
     """Import a package that nnx can do without.
 
     Raises:
-        MissingExtra: it is not installed; the message says what to install.
+        MissingExtra: it is not installed, or cannot be imported; the message says what to install.
     """
     try:
         return import_module(module)
-    except ImportError as error:
-        raise MissingExtra(module.partition(".")[0], extra, purpose) from error
+    except Exception as error:  # a package that was built for another NumPy, say, raises what it likes
+        raise MissingExtra(module.partition(".")[0], extra, purpose, error) from error

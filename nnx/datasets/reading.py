@@ -22,8 +22,9 @@ from nnx.files import check_size, read_file
 from . import archive
 from .archive import EXPANDED
 from .assembling import assemble
-from .columns import BLANKS, Column, Rows, short
+from .columns import BLANKS, EXCEL_ERRORS, Column, Rows, short
 from .csvfile import WIDEST, read_csv, too_wide
+from .foreign import foreign, spreadsheet
 from .frames import as_text, from_frame
 from .needs import optional
 from .written import LONGEST_NUMBER
@@ -32,24 +33,11 @@ KIND = "a table (CSV, Excel, JSON, Parquet or npz)"
 MOST = 4 << 30  # bytes; an npz file takes less room, and is read a hundred times as fast
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"(\xb5/\xfd": "zstd"}
 UNREADABLE = (*archive.UNREADABLE, lzma.LZMAError)
-FOREIGN = {
-    b"\xd0\xcf\x11\xe0": ("an old Excel workbook (.xls)", "save it as .xlsx or CSV"),
-    b"%PDF": ("a PDF document", "copy its table into a spreadsheet, and save that as CSV"),
-    b"SQLite format 3": ("an SQLite database", "export the table as CSV"),
-    b"\x89HDF\r\n": ("an HDF5 file", "read it with h5py or pandas, and give the arrays or the frame"),
-    b"\x89PNG": ("a picture", "give a table"),
-    b"\xff\xd8\xff": ("a picture", "give a table"),
-    b"version https://git-lfs": ("a Git LFS pointer, not the data", "fetch the data: git lfs pull"),
-    b"\x93NUMPY": ("a single array of numpy, a binary file", "save it as CSV, or as .npz with x and y"),
-    b"@relation": ("an ARFF file", "save it as CSV"),
-    b"<?xml": ("an XML file", "save it as CSV"),
-    b"ARROW1": ("an Arrow (Feather) file", "read it with pandas or polars, and give the frame"),
-    b"\x80\x04": ("a pickle, which may run code when it is opened", "save what is in it as CSV or Parquet"),
-    b"\x80\x05": ("a pickle, which may run code when it is opened", "save what is in it as CSV or Parquet"),
-}  # fmt: skip
+# {" or [{ or [1, in short not [id],[name], which is a line of CSV; a file that ends there is cut.
+JSON = re.compile(rb"[\xef\xbb\xbf\s]*[\[{]\s*(?:[\"{}\[\]\d-]|(?:true|false|null)\b|$)")
+UNSOLVED = re.compile(rb"<c\b([^>]*)>\s*<f\b(?:[^>]*/>|[^>]*>[^<]*</f>)\s*(?:<v\s*/>|<v></v>)?\s*</c>")
+PLACE = re.compile(rb'\br="([A-Z]+[0-9]+)"')
 MOST_CELLS = 1 << 26  # of a sheet of Excel: 64 columns as long as it can be
-EXCEL_ERRORS = ("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A")
-PAGE = re.compile(rb"\s*(<!doctype html|<html|<head|<body|<table)", re.IGNORECASE)
 
 
 def read_rows(path: Path, header: bool | None = None, known: Collection[str] = ()) -> Rows:
@@ -68,17 +56,13 @@ def read_rows(path: Path, header: bool | None = None, known: Collection[str] = (
 
 
 def _read(path: Path, data: bytes, header: bool | None, known: Collection[str]) -> Rows:
-    start = data[:1024].lstrip(b"\xef\xbb\xbf").lower()
-    for magic, (what, remedy) in FOREIGN.items():
-        if data.startswith(magic) or (magic.isascii() and start.lstrip().startswith(magic.lower())):
-            raise FileFormatError(f"{path}: this is {what}, expected {KIND}; {remedy}")
+    if told := foreign(data):
+        raise FileFormatError(f"{path}: this is {told[0]}, expected {KIND}; {told[1]}")
     if data.startswith((*PACKED, b"PK\x03\x04")):
         raise FileFormatError(f"{path}: what is in it is compressed once more; unpack it, and give one table")
-    if PAGE.match(start):
-        raise FileFormatError(f"{path}: this is a web page (HTML), expected {KIND}; download the file itself")
     if data.startswith(b"PAR1"):
         return _parquet(path, data)
-    if data.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+    if JSON.match(data):
         return _json(path, data)
     return read_csv(path, data, header, known)
 
@@ -139,6 +123,8 @@ def _zipped(path: Path, data: bytes, header: bool | None, known: Collection[str]
         raise
     except UNREADABLE as error:
         raise FileFormatError(f"{path}: this is a zip file that cannot be read: {error}") from error
+    if whose := spreadsheet(names):
+        raise FileFormatError(f"{path}: this is {whose}, expected {KIND}; save it as .xlsx or CSV")
     if any(name.endswith(".npy") for name in names):
         raise FileFormatError(f"{path}: this is an npz file of numpy; give it a name that ends in .npz")
     listed = ", ".join(names[:5]) or "nothing"
@@ -152,20 +138,23 @@ def _excel(path: Path, data: bytes, header: bool | None, known: Collection[str])
     openpyxl = optional("openpyxl", "tables", "reading Excel workbooks")
     try:
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
-        rows = dict(_filled_rows(path, book.worksheets[0]))
+        filled = ((sheet, dict(_filled_rows(path, sheet))) for sheet in book.worksheets)
+        sheet, rows = next((found for found in filled if found[1]), (None, {}))
     except FileFormatError:
         raise
     except Exception as error:  # whatever a damaged workbook makes of it
         raise FileFormatError(
             f"{path}: this looks like an Excel workbook, but cannot be read: {error}; save it as CSV"
         ) from error
-    if not rows:
-        raise FileFormatError(f"{path}: the first sheet of this Excel workbook is empty, expected a row a sample")
+    if sheet is None:
+        raise FileFormatError(f"{path}: this Excel workbook is empty, expected a row a sample")
+    _check_formulas(path, data, sheet)
     used = sorted({place for row in rows.values() for place, cell in enumerate(row) if cell})
     _check_cells(path, len(rows) * len(used))
     cells = [[row[place] if place < len(row) else "" for row in rows.values()] for place in used]
     numbers, count = list(rows), len(book.sheetnames)
-    notes = [f"the first of {count} sheets, {book.sheetnames[0]!r}, is read"] if count > 1 else []
+    which = "the first" if sheet.title == book.sheetnames[0] else "the first that is not empty"
+    notes = [f"{which} of {count} sheets, {sheet.title!r}, is read"] if count > 1 else []
     return assemble(
         f"{path} (Excel)", [column[0] for column in cells], [column[1:] for column in cells],
         lambda record: f"row {numbers[record + 1]}", header, known=known, notes=notes,
@@ -182,6 +171,19 @@ def _filled_rows(path: Path, sheet: Any) -> Iterator[tuple[int, list[str]]]:
         cells = ["" if cell in EXCEL_ERRORS else as_text(cell) for cell in row]
         if any(cells):
             yield number, cells
+
+
+def _check_formulas(path: Path, data: bytes, sheet: Any) -> None:
+    """Refuse formulas without results: programs other than spreadsheets write them so, and they would be blanks."""
+    with zipfile.ZipFile(io.BytesIO(data)) as zipped:
+        text = zipped.read(sheet._worksheet_path)
+    for cell in UNSOLVED.finditer(text):
+        if b't="str"' not in cell[1]:  # whose result is a text without letters
+            place = PLACE.search(cell[1])
+            raise FileFormatError(
+                f"{path} (Excel), cell {place[1].decode() if place else '?'} of {sheet.title!r}: its formula has no "
+                "result yet, since no spreadsheet program has worked it out; open and save the file in one"
+            )
 
 
 def _check_cells(path: Path, count: int) -> None:
@@ -255,12 +257,22 @@ def _records(given: Any) -> list[Mapping[str, Any]]:
         if len(set(map(len, given.values()))) > 1:
             raise ValueError("its columns are not equally long")
         given = [dict(zip(given, row, strict=True)) for row in zip(*given.values(), strict=True)]
+    elif _are_rows(given):
+        given = list(given.values())
     elif isinstance(given, Mapping) and given and all(isinstance(column, Mapping) for column in given.values()):
         index = dict.fromkeys(key for column in given.values() for key in column)
         given = [{name: column.get(key) for name, column in given.items()} for key in index]
     records = [given] if isinstance(given, Mapping) else given
     good = isinstance(records, list) and all(isinstance(record, Mapping) for record in records)
     return records if good else []
+
+
+def _are_rows(given: Any) -> bool:
+    """Tell whether an object holds a record for each row, called by its number: 0, 1, 2 ... with names within."""
+    if not isinstance(given, Mapping) or list(given) != [str(row) for row in range(len(given))]:
+        return False
+    rows = list(given.values())
+    return all(isinstance(row, Mapping) for row in rows) and not any(str(name).isdecimal() for name in rows[0])
 
 
 def _parquet(path: Path, data: bytes) -> Rows:

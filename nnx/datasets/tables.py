@@ -92,9 +92,10 @@ def load_table(
         FileFormatError: the file is damaged, foreign, or holds something that cannot be learned from.
         InputError: an argument cannot be used. MissingExtra: a package that reads such files is not installed.
     """
+    _check_types("load_table", label, header)
+    label = None if label is None else _plain(label)
     wishes = Wishes(label, choice(task, "load_table: task", ("auto", "classification", "regression")),
                     _listed("drop", drop), _listed("keep", keep), _listed("categorical", categorical))  # fmt: skip
-    _check_types("load_table", label, header)
     if is_frame(source):
         _refuse_header("load_table", header)
         reading = understood(from_frame(source), wishes)
@@ -226,13 +227,22 @@ def _expected_columns(columns: Sequence[str] | int) -> tuple[str, ...]:
 
 def _listed(what: str, names: Names) -> tuple[str | int, ...]:
     listed = (names,) if isinstance(names, str) or not isinstance(names, Iterable) else tuple(names)
-    if any(type(name) not in (str, int) for name in listed):
+    if not all(map(_is_column, listed)):
         raise InputTypeError(f"load_table({what}={names!r}): expected names of columns, or their positions")
-    return listed
+    return tuple(map(_plain, listed))
+
+
+def _is_column(value: object) -> bool:
+    """Tell whether a value is a name or a position, as Python or NumPy have them."""
+    return isinstance(value, str | int | np.integer) and not isinstance(value, bool)
+
+
+def _plain(value: Any) -> str | int:
+    return str(value) if isinstance(value, str) else int(value)
 
 
 def _check_types(call: str, label: object, header: object) -> None:
-    if not (label is None or (isinstance(label, str | int) and not isinstance(label, bool))):
+    if not (label is None or _is_column(label)):
         raise InputTypeError(
             f"{call}(label={label!r}): label is a {type(label).__name__}, expected a column's name or position"
         )

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from nnx.backends import threads
+from nnx.backends.environment import flag
 from nnx.distributed.communicator import Communicator
 from nnx.distributed.launcher import Launcher, found
 from nnx.errors import InputError, MissingExtra
@@ -75,7 +76,7 @@ def warn_of_copies() -> None:
     if _looked or _current.size > 1:
         return
     _looked, launcher = True, found()
-    if launcher is not None and launcher.size > 1 and "NNX_ALONE" not in os.environ:
+    if launcher is not None and launcher.size > 1 and not flag("NNX_ALONE"):
         warn_once(
             f"{launcher.name} started {launcher.size} processes, and each of them trains the whole model by itself; "
             "call nnx.distributed.init() first to train one together, or set NNX_ALONE=1 if that is meant",

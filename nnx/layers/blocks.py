@@ -15,7 +15,7 @@ from nnx import checks
 from nnx.backends import Backend
 from nnx.errors import InputError, InputTypeError
 from nnx.layers.base import Layer, kept_shapes
-from nnx.layers.chain import chain, every
+from nnx.layers.chain import chain, every, returned
 
 Array = Any
 DEEPEST = 32  # blocks in each other: copying and saving go down them by recursion
@@ -185,12 +185,12 @@ class Block(Layer):
 
     def _through(self, path: Sequence[Layer], x: Array, training: bool) -> Array:
         for layer in path:
-            x = layer.forward(x, training=training)
+            x = returned(layer.forward(x, training=training), layer, "forward")
         return x
 
     def _back(self, path: Sequence[Layer], dvalues: Array) -> Array:
         for layer in reversed(path):
-            dvalues = layer.backward(dvalues)
+            dvalues = returned(layer.backward(dvalues), layer, "backward")
         return dvalues
 
     def _back_to_parameters(self, path: Sequence[Layer], dvalues: Array) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from nnx.errors import InputError
+from nnx.errors import InputError, InputTypeError
 from nnx.layers.activations import Activation, Linear
 from nnx.layers.base import Layer
 from nnx.layers.dropout import Drawing
@@ -36,3 +37,15 @@ def every(layers: Sequence[Layer]) -> Iterator[Layer]:
     for layer in layers:
         yield layer
         yield from every([*getattr(layer, "inner", {}).values()])
+
+
+def returned(result: Any, layer: Layer, method: str) -> Any:
+    """Return what a layer's method returned, which one of the user's own may have forgotten to do.
+
+    Raises:
+        InputTypeError: it returned nothing.
+    """
+    if result is None:
+        kept = "output" if method == "forward" else "dinputs"
+        raise InputTypeError(f"{layer}: {method}() returned None, expected an array; end it with: return self.{kept}")
+    return result

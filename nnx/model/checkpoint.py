@@ -159,8 +159,8 @@ def making_sense(path: Path) -> Iterator[None]:
 def _safetensors() -> Any:
     try:
         import safetensors.numpy
-    except ImportError as error:
-        raise MissingExtra("safetensors", "train", "saving and loading models") from error
+    except Exception as error:
+        raise MissingExtra("safetensors", "train", "saving and loading models", error) from error
     return safetensors.numpy
 
 

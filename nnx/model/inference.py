@@ -35,6 +35,7 @@ from nnx.layers import (
     Softmax,
 )
 from nnx.layers.blocks import Block
+from nnx.layers.chain import returned
 from nnx.owner import Owner
 from nnx.settings import replaced
 
@@ -107,7 +108,7 @@ class Inference:
         outputs = self.backend.from_numpy(x)
         with np.errstate(all="ignore"):  # as in training: the result says what overflowed
             for layer in self.layers:
-                outputs = layer.forward(outputs, training=False)
+                outputs = returned(layer.forward(outputs, training=False), layer, "forward")
         return outputs
 
     def _by_stages(self, x: np.ndarray) -> Array:

@@ -12,7 +12,9 @@ from nnx.layers import ELEMENTWISE, Dense, Embedding, Layer, Linear, Residual, S
 from nnx.layers.chain import every
 from nnx.layers.embedding import fronts
 from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy, ElementwiseLoss, FusedLoss, Loss
-from nnx.settings import written
+from nnx.settings import is_own, written
+
+HALVES = ("forward", "losses", "backward", "gradients", "both")
 
 
 def fitting_layers(layers: Sequence[Any], kept: Sequence[Layer] = ()) -> tuple[Layer, ...]:
@@ -65,6 +67,9 @@ def check_layer(layer: Layer) -> None:
 
 def check_loss(loss: Loss) -> None:
     """Refuse a loss of which one half is the user's own, and the gradient that of another loss."""
+    known = loss.metric in (None, "categorical", "binary", "regression", "logits")
+    if known and is_own(type(loss)) and hasattr(loss, "operation") and vars(loss).keys().isdisjoint(HALVES):
+        return  # at once, since `evaluate` asks each time
     ways = (("forward", "losses"), ("backward", "gradients"))
     mine = [any(written(loss, name) for name in (*pair, "both")) for pair in ways]
     if not any(mine) and not hasattr(loss, "operation") and not isinstance(loss, ElementwiseLoss):
@@ -72,7 +77,7 @@ def check_loss(loss: Loss) -> None:
             f"compile: {loss} says nowhere what it computes: write forward(y_pred, y_true), which returns the loss of "
             "each sample [N], and backward(y_pred, y_true), the gradient of their mean"
         )
-    if loss.metric not in (None, "categorical", "binary", "regression", "logits"):
+    if not known:
         raise InputError(
             f"compile: {loss}: metric={loss.metric!r}, expected 'categorical', 'binary', 'regression' or None: how "
             "right outputs are told from wrong"

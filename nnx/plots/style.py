@@ -46,8 +46,8 @@ def new_figure(width: float) -> Figure:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure as MatplotlibFigure
-    except ImportError as error:
-        raise MissingExtra("matplotlib", "plots", "drawing") from error
+    except Exception as error:
+        raise MissingExtra("matplotlib", "plots", "drawing", error) from error
     figure = MatplotlibFigure(figsize=(width, HEIGHT), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure

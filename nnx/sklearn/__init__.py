@@ -9,8 +9,8 @@ from nnx.errors import MissingExtra
 
 try:
     import sklearn  # noqa: F401
-except ImportError as error:
-    raise MissingExtra("sklearn", "sklearn", "nnx.sklearn") from error
+except Exception as error:
+    raise MissingExtra("sklearn", "sklearn", "nnx.sklearn", error) from error
 
 from nnx.sklearn.classifier import NNClassifier
 from nnx.sklearn.regressor import NNRegressor

@@ -9,13 +9,13 @@ import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets, type_of_target, unique_labels
-from sklearn.utils.validation import column_or_1d
+from sklearn.utils.multiclass import unique_labels
 
 from nnx import weights as weighting
 from nnx.errors import InputError
 from nnx.layers import Sigmoid, Softmax
 from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy
+from nnx.sklearn import labels
 from nnx.sklearn.arguments import read
 from nnx.sklearn.fitted import named
 from nnx.sklearn.network import Network, stepwise
@@ -135,11 +135,11 @@ class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
         known: Array = self.classes_ if hasattr(self, "model_") else None
         if classes is None and known is None:
             raise InputError("partial_fit: classes=None; the first call must be given all labels there will ever be")
-        given = known if classes is None else unique_labels(classes)
+        given = known if classes is None else unique_labels(labels.native(classes))
         if known is not None and not np.array_equal(known, given):
             raise InputError(f"partial_fit: classes={given}, expected those of the first call, {known}")
         X, y = self._validated(X, y, reset=known is None)
-        targets, task = self._told(_labels(y), given, "partial_fit")
+        targets, task = self._told(labels.checked(y), given, "partial_fit")
         self.classes_ = given
         return self._continue(arguments, X, targets, task, self._weights(sample_weight, targets, task, "partial_fit"))
 
@@ -160,8 +160,11 @@ class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
         decided = _decided(self._outputs(X), self._task)
         return decided if self._task.loss is BinaryCrossEntropy else self.classes_[decided]
 
+    def _validated(self, X: Any, y: Any, *, reset: bool) -> tuple[Array, Array]:
+        return super()._validated(X, labels.native(y), reset=reset)
+
     def _encoded(self, y: Array, who: str) -> tuple[Array, Task]:
-        y = _labels(y)
+        y = labels.checked(y)
         classes = np.arange(y.shape[1]) if y.ndim == 2 else np.unique(y)
         if not hasattr(self, "model_"):
             self.classes_ = classes
@@ -205,19 +208,6 @@ class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
-
-
-def _labels(y: Array) -> Array:
-    """Return labels [N], or indicators of labels [N, L]; refuse the rest."""
-    if y.ndim == 2 and y.shape[1] == 1:
-        y = column_or_1d(y, warn=True)
-    if y.ndim == 2 and type_of_target(y) != "multilabel-indicator":
-        raise InputError(
-            f"y should be a 1d array of labels, or a table of 0 and 1, got an array of shape {y.shape} instead; "
-            "sklearn.multioutput.MultiOutputClassifier learns several classes for each sample"
-        )
-    check_classification_targets(y)
-    return y
 
 
 def _decided(outputs: Array, task: Task) -> Array:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -48,6 +49,16 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     _task: Task
     _no_improvement_count: int  # epochs without improvement, for "adaptive" over calls of partial_fit
 
+    def __copy__(self) -> Self:
+        """Return an estimator of its own: to train one does not move the other."""
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        if hasattr(self, "model_"):
+            copied.model_ = copy.copy(self.model_)
+            copied.loss_curve_ = list(self.loss_curve_)
+            copied.validation_scores_ = copy.copy(self.validation_scores_)
+        return copied
+
     def _note(self, losses: list[float], samples: int, convergence: Convergence | None) -> None:
         """Set the attributes that tell how training went and what the network is."""
         task = self._task
@@ -89,10 +100,10 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
         return [layer for layer in self.model_.layers if isinstance(layer, Dense)]
 
     def _parameters(self, name: str) -> tuple[np.ndarray, ...]:
-        copies = [np.array(self.model_.backend.to_numpy(getattr(dense, name))) for dense in self._denses()]
-        for copy in copies:
-            copy.flags.writeable = False  # writing there would change nothing
-        return tuple(copies)
+        arrays = [np.array(self.model_.backend.to_numpy(getattr(dense, name))) for dense in self._denses()]
+        for array in arrays:
+            array.flags.writeable = False  # writing there would change nothing
+        return tuple(arrays)
 
     @named
     def _assign(self, attribute: str, name: str, values: Iterable[Any]) -> None:

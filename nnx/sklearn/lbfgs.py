@@ -53,7 +53,7 @@ class Descent:
             self._assign(self._reached)
             self.model.flat.first[...] = 0
         if not math.isfinite(result.fun):
-            raise NonFiniteError("the loss became nan or infinite; scale the inputs to about -1 .. 1")
+            raise NonFiniteError("the loss became nan or infinite; scale inputs and targets to about -1 .. 1")
 
     def _both(self, at: np.ndarray) -> tuple[float, np.ndarray]:
         """Return loss and gradient, by a step that is then taken back."""

@@ -13,6 +13,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nnx import weights as weighting
+from nnx.backends.base import unmasked
 from nnx.callbacks import Callback, EarlyStopping, LearningRateSchedule
 from nnx.errors import InputError
 from nnx.layers import Dense, Dropout
@@ -226,6 +227,7 @@ class Network(Fitted):
 
     def _validated(self, X: Any, y: Any, *, reset: bool) -> tuple[Array, Array]:
         """Return X [N, F] and y, dense."""
+        X, y = unmasked(X, "X: "), unmasked(y, "y: ")
         X, y = validate_data(
             self, X, y, reset=reset, dtype=NUMBERS, accept_sparse=SPARSE, multi_output=True, y_numeric=self._numeric
         )
@@ -233,7 +235,7 @@ class Network(Fitted):
 
     def _outputs(self, X: Any) -> Array:
         check_is_fitted(self, "model_")
-        X = validate_data(self, X, reset=False, dtype=NUMBERS, accept_sparse=SPARSE)
+        X = validate_data(self, unmasked(X, "X: "), reset=False, dtype=NUMBERS, accept_sparse=SPARSE)
         return self.model_.predict(_dense(X))
 
     # ---- what a subclass says ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from weakref import proxy
 import numpy as np
 
 from nnx.kernels.step_state import LOSS
-from nnx.layers.chain import every
+from nnx.layers.chain import every, returned
 from nnx.layers.dropout import Drawing
 from nnx.losses import Loss
 from nnx.measures import Metric
@@ -162,13 +162,13 @@ class TrainingStep:
         for drawing in self.drawing:
             drawing.begin_at(feed.first)
         for layer in self.layers:
-            outputs = layer.forward(outputs, training=True)
+            outputs = returned(layer.forward(outputs, training=True), layer, "forward")
         losses, dvalues = self.loss.both(outputs, feed.y)
         if feed.factors is not None:
             dvalues = self.loss.weighed(dvalues, feed.factors)
         first = next((i for i, layer in enumerate(self.layers) if any(layer.trained().values())), len(self.layers))
         for layer in reversed(self.layers[first + 1 :]):
-            dvalues = layer.backward(dvalues)
+            dvalues = returned(layer.backward(dvalues), layer, "backward")
         for layer in self.layers[first : first + 1]:
             layer.backward_parameters(dvalues)
         if feed.factors is None:

@@ -37,6 +37,7 @@ from nnx.training.stepwise import Stepwise, WithoutPenalties
 
 Array = Any
 Result = TypeVar("Result")
+LOSS_ITSELF = "the loss itself"
 BATCH_SIZES = 8  # for how many sizes of batches step() keeps its recording
 
 
@@ -312,7 +313,7 @@ class Trainer(TrainingStep):
         backend, before = self.backend, self.copy_of(self.flat.statistics)
         if feed.source is not None:
             backend.gather_rows(feed.source[0], feed.source[2], self.counters, out=feed.x)
-        place, outputs = "the loss itself", feed.x
+        place, outputs = LOSS_ITSELF, feed.x
         for number, layer in enumerate(self.layers):
             name = f"layer {number}, {layer}"
             bad = [p for p in layer.shapes if not np.isfinite(backend.to_numpy(layer.parameter(p))).all()]
@@ -322,10 +323,12 @@ class Trainer(TrainingStep):
                 break
         self.flat.statistics[...] = before  # which the forward pass has moved
         step = int(backend.to_numpy(self.counters)[STEP]) + 1
+        numbers = self.loss.metric == "regression" and place == LOSS_ITSELF  # the outputs are finite
+        scaled = "the inputs and the targets" if numbers else "the inputs"
         return (
             f"the loss became {row[LOSS] + row[PENALTY]} in step {step} (epoch {epoch + 1}); the first numbers that "
             f"are not finite are in {place}. The model is as it was before that step. Lower the learning rate (now "
-            f"{self.optimizer.learning_rate:g}) or scale the inputs to about -1 .. 1"
+            f"{self.optimizer.learning_rate:g}) or scale {scaled} to about -1 .. 1"
         )
 
 

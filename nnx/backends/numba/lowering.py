@@ -390,11 +390,15 @@ class Layout:
 
     def block_rows(self) -> int:
         """Samples in a block: so many that a block's numbers stay in the cache and every thread has as many blocks."""
-        rows = self.step.rows
-        if self.threads == 1 and rows <= 2 * BLOCK_ROWS:
+        rows, most = self.step.rows, self.most_rows()
+        if self.threads == 1 and rows <= 2 * most:
             return round_up(rows, self.grain)
-        blocks = -(-rows // (BLOCK_ROWS * self.threads)) * self.threads
+        blocks = -(-rows // (most * self.threads)) * self.threads
         return round_up(-(-rows // blocks), self.grain)
+
+    def most_rows(self) -> int:
+        """Samples that a block has at most."""
+        return BLOCK_ROWS
 
     def finish(self) -> None:
         """Put the table together."""

@@ -13,7 +13,8 @@ from itertools import pairwise
 from nnx.backends.addresses import Array
 from nnx.backends.dataflow import Gradient, Node, Value
 from nnx.backends.errors import NotReplayable
-from nnx.backends.numba.lowering import PIECE, Layout, round_up
+from nnx.backends.numba.lowering import BLOCK_ROWS, PIECE, Layout, round_up
+from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.matmul import register_tile
 from nnx.kernels.cpu.matmul.gemm import STRIPS
 from nnx.kernels.cpu.program import table as t
@@ -30,6 +31,11 @@ class Rows(Layout):
 
     def room(self, width: int) -> int:
         return self.new(self.step.rows * width)
+
+    def most_rows(self) -> int:
+        # A product goes over its result once for each block of depth: the widest fills half of the second-level cache.
+        widest = max((max(weights.shape) for weights in self.step.weights), default=1)
+        return min(BLOCK_ROWS, max(BLOCK_ROWS // 2, caches().l2 // 2 // (widest * int(self.arena.itemsize))))
 
     def rows_of(self, node: Node) -> list[list[int]]:
         row, place, x = self.row, self.place, self.place(node.x)

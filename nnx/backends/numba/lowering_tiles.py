@@ -49,6 +49,9 @@ class TileRows(Rows):
         self.product = f"{short(self.unit)}{others}"
         self.table[0][t.PARTS] = self.split_into
 
+    def most_rows(self) -> int:
+        return BLOCK_ROWS  # fewer were measured for products in vectors only
+
     def split(self, weights: Array) -> bool:
         return on_tiles(self.step, weights, self.split_from)
 

@@ -8,9 +8,9 @@ finished.
 
 Reaches, float32, one thread of a Zen 3 core with AVX2, GFLOP/s (OpenBLAS): 128x784x512 85 (89), its dW 94 (92),
 1024x784x512 94 (92), its dW 93 (92), 512x2048x2048 88 (93); and 98-101 where the panels are there already, as in a
-recorded step. With AVX-512, on an Emerald Rapids: 175, 182, 171, 181, 163, and 190-196 on panels that are there (192 is
-what OpenBLAS reaches at best). It loses where the result fills few tiles, at 10 columns or one row: those are BLAS's,
-by `prefer_own`.
+recorded step. With AVX-512, on an Emerald Rapids: 175, 182, 171, 181, 163 for products by themselves, and 203-208 in
+recorded steps on panels that are there (OpenBLAS reaches 192 at best; multiply-adds on numbers from the first-level
+cache 226). It loses where the result fills few tiles, at 10 columns or one row: those are BLAS's, by `prefer_own`.
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ from nnx.kernels.cpu.matmul.register_tile import (
 
 LANES = {4: WIDTH // 4, 8: WIDTH // 8}
 GRAIN, LINE = 16, 64  # columns of `a` that are packed together; bytes of a cache line
-# Rows of a panel that are used at a time fill two thirds of the first-level cache; rows of `a` that are packed at once
-# fill a third of the second, beside the panel at hand and the next.
-BLOCK_DEPTH = max(caches().l1 * 2 // 3 // (VECTORS * WIDTH) // GRAIN, 1) * GRAIN
+# Rows of a panel that are used at a time fill two thirds of the first-level cache. With vectors of 64 bytes they are
+# twice as many: in the eight cycles that a row keeps the multipliers busy the second-level cache gives more than one,
+# and each block of depth is another pass over the result. Rows of `a` that are packed at once fill a third of the
+# second, beside the panel at hand and the next.
+BLOCK_DEPTH = max(caches().l1 * (4 if WIDTH == 64 else 2) // 3 // (VECTORS * WIDTH) // GRAIN, 1) * GRAIN
 BLOCK_ROWS = max(caches().l2 // 3 // (BLOCK_DEPTH * 4) // ROWS, 4) * ROWS
 BLOCK_COLUMNS = 1024  # columns of `b` that are packed at once: they stay in the third-level cache
 UNPACKED = 2  # panels for which it does not pay to pack `a`

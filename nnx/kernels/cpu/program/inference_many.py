@@ -304,12 +304,21 @@ def total_of(typing, sums):
     return sums.dtype(sums), codegen
 
 
+@njit(**INLINED)
+def all_finite(x, first, count):
+    """Whether numbers are."""
+    zero = x.dtype.type(0)
+    wrong = zero
+    for j in range(first, first + count):
+        wrong += x[j] * zero  # 0, or NaN
+    return wrong == zero
+
+
 @njit(**EXACT)
 def panel_of_finite(rows, panel):
-    """The transpose of `rows` to a panel, the last of them repeated; False if a number is not finite."""
+    """The transpose of `rows` to a panel, the last of them repeated; False if a number in whole tiles is not finite."""
     (n, k), lanes, columns = rows.shape, VECTOR_BYTES // panel.itemsize, panel.shape[1]
-    zero, whole, sums = panel.dtype.type(0), k - k % lanes, new_tile(panel, 1, 1)
-    wrong = zero
+    whole, sums = k - k % lanes, new_tile(panel, 1, 1)
     for c in range(0, columns, lanes):
         for j in range(0, whole, lanes):
             numbers = load(square_tile(rows), rows, c, j)
@@ -317,10 +326,8 @@ def panel_of_finite(rows, panel):
             store(transpose(numbers), panel, j, c)
     for j in range(whole, k):
         for c in range(columns):
-            number = rows[smaller(c, n - 1), j]
-            panel[j, c] = number
-            wrong += number * zero
-    return wrong + total_of(sums) == zero
+            panel[j, c] = rows[smaller(c, n - 1), j]
+    return total_of(sums) == panel.dtype.type(0)
 
 
 # ---- blocks of rows --------------------------------------------------------------------------------------------------
@@ -336,6 +343,8 @@ def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, ones, aw
     table, constants = numbers_at(place, np.int64), numbers_at(place, np.float64)
     values, columns = numbers_at(table[PARAMETERS], x.dtype), VECTORS * (VECTOR_BYTES // x.itemsize)
     panels, k, other = (rows + columns - 1) // columns, x.shape[1], False
+    if k % (VECTOR_BYTES // x.itemsize) > 0 and not all_finite(flat(x), r0 * k, rows * k):
+        return False
     for i in range(0, panels * columns, columns):
         some = rows_of(flat(x), (r0 + i) * k, smaller(columns, rows - i), k, k)
         if not panel_of_finite(some, rows_of(memory, a + i * k, k, columns, columns)):

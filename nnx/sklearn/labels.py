@@ -1,0 +1,77 @@
+"""Labels as they come, in a form that scikit-learn tells apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.validation import column_or_1d
+
+from nnx.backends.inputs import MISSING
+from nnx.errors import InputError, InputTypeError
+
+Array = Any
+
+
+def native(y: Any) -> Any:
+    """Return labels in NumPy's own types where scikit-learn would take them for others.
+
+    Whole numbers and booleans of pandas' nullable types, and of Arrow's, become float64 in its hands, in which long
+    codes are no longer told apart; a missing label in a list of texts becomes the text "nan"; and of NumPy's texts of
+    any length it knows nothing.
+
+    Raises:
+        InputError: a label is missing. InputTypeError: labels are of several types, or each is a list of them.
+    """
+    types = list(y.dtypes) if hasattr(y, "columns") and hasattr(y, "dtypes") else [getattr(y, "dtype", None)]
+    plain = [getattr(kind, "numpy_dtype", None) for kind in types]  # which pandas' nullable types have, and Arrow's
+    if types and all(kind is not None and kind.kind in "biu" for kind in plain) and not np.any(y.isna()):
+        return y.to_numpy(np.result_type(*plain))
+    if isinstance(y, np.ndarray) and y.dtype.kind == "T":
+        y = y.astype(object)
+    if isinstance(y, list | tuple):
+        _refuse_lists(y)
+        objects = np.array(y, dtype=object)
+    else:
+        objects = np.asarray(y if getattr(y, "ndim", 0) == 1 else ())
+    if objects.ndim == 1 and objects.dtype.kind == "O":
+        _refuse_others(objects)
+    return y
+
+
+def _refuse_lists(y: Sequence[Any]) -> None:
+    """Refuse lists of labels that are not all as long as the first."""
+    several = [label for label in y if isinstance(label, list | tuple | set | frozenset)]
+    if any(isinstance(label, set | frozenset) or len(label) != len(several[0]) for label in several):
+        raise InputTypeError(
+            "y holds a list of labels for each sample, expected one label, or a table of 0 and 1: make it by "
+            "sklearn.preprocessing.MultiLabelBinarizer().fit_transform(y)"
+        )
+
+
+def _refuse_others(labels: np.ndarray) -> None:
+    """Refuse a missing label, and text among other labels."""
+    for row, label in enumerate(labels):
+        if type(label).__name__ in MISSING or (isinstance(label, float) and label != label):
+            raise InputError(f"Input y contains NaN: the label of row {row} is missing ({label!r}); drop or fill it")
+    texts, others = ([each for each in labels if isinstance(each, str) == text] for text in (True, False))
+    if texts and others:
+        raise InputTypeError(
+            f"y holds labels of several types, such as {texts[0]!r} and {others[0]!r}; write all of them as text: "
+            "[str(label) for label in y]"
+        )
+
+
+def checked(y: Array) -> Array:
+    """Return labels [N], or indicators of labels [N, L]; refuse the rest."""
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = column_or_1d(y, warn=True)
+    if y.ndim == 2 and type_of_target(y) != "multilabel-indicator":
+        raise InputError(
+            f"y should be a 1d array of labels, or a table of 0 and 1, got an array of shape {y.shape} instead; "
+            "sklearn.multioutput.MultiOutputClassifier learns several classes for each sample"
+        )
+    check_classification_targets(y)
+    return y
