@@ -17,7 +17,8 @@ from nnx.errors import InputError, InputTypeError
 from nnx.measures import beside, check_weighable, measured
 from nnx.training.converting import Converter
 from nnx.training.evaluation import mean_scores, probabilities, tolerance_of
-from nnx.training.supply import AsTheyCome, FromDisk, Supply, of_batch
+from nnx.training.from_disk import FromDisk
+from nnx.training.supply import AsTheyCome, Supply, of_batch
 
 if TYPE_CHECKING:
     from nnx.training.trainable import Trainable
