@@ -164,11 +164,6 @@ class Sequential(Trainable):
         epochs = checks.integer(epochs, "fit: epochs")
         batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
         accumulate = min(checks.integer(accumulate, "fit: accumulate"), 1 << 31)  # which no epoch has
-        if shares is not None and accumulate > 1:
-            raise InputError(
-                f"fit: accumulate={accumulate}: processes that train together, and deterministic=True, divide batches "
-                "into parts already; give a larger batch_size instead"
-            )
         shuffle = checks.flag(shuffle, "fit: shuffle")
         checks.verbosity(verbose, "fit: verbose")
         check_callbacks(callbacks)
@@ -208,6 +203,7 @@ class Sequential(Trainable):
         together.begin(
             trainer, "fit", x=host, y=target, weights=weights, validation_data=validation, epochs=epochs,
             epochs_done=self.epochs_done, batch_size=batch, shuffle=shuffle, callbacks=callbacks,
+            accumulate=accumulate,
         )  # fmt: skip
         batches = batches_for(trainer, host, target, rows, shuffle, each_epoch, weights, accumulate)
         return Fit(self, trainer, batches, rows, validation, watching, accumulate).run(epochs, verbose)
@@ -244,6 +240,7 @@ class Sequential(Trainable):
                 batch_size=supply.batch,
                 shuffle=shuffle,
                 callbacks=callbacks,
+                accumulate=accumulate,
             )
             batches = ReadBatches(trainer, supply, accumulate)
         except BaseException:
