@@ -3,7 +3,7 @@
     mpiexec -n 2 python bench/distributed.py
 
 Prints, on rank 0, the link's latency and bandwidth, fitted to sums of several sizes, mpi4py's own time for 10 MB beside
-nnx's, and a step's time alone and together.
+nnx's, a step's time alone and together, and together with all gradients in one sum, after all of them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 
@@ -19,6 +20,7 @@ import nnx
 from nnx.distributed.communicator import Communicator
 from nnx.distributed.cost import Link, Work
 from nnx.distributed.shares import Shares
+from nnx.training import shared
 
 SIZES = (8, 1 << 10, 1 << 14, 1 << 18, 1 << 20, 10 << 20)  # bytes
 ROUNDS = 15
@@ -55,11 +57,26 @@ def stepping(backend: str, width: int, rows: int) -> tuple[nnx.Sequential, np.nd
 
 def seconds(model: nnx.Sequential, x: np.ndarray, y: np.ndarray, shares: Shares | None, comm: Communicator) -> float:
     """A step's time, with the batch divided or not."""
+    return median(comm, partial(running(model, x, y, shares), 5)) / 5
+
+
+def running(model: nnx.Sequential, x: np.ndarray, y: np.ndarray, shares: Shares | None) -> Callable[[int], object]:
+    """What runs some steps, with the batch divided or not."""
     trainer = model._trainable("steps")
     trainer.shares = shares
-    target = model._targets(y, x, "steps")
-    feed, runner = trainer.staged(x, target)
-    return median(comm, lambda: trainer.run_all(feed, runner, 5)) / 5
+    feed, runner = trainer.staged(x, model._targets(y, x, "steps"))
+    return partial(trainer.run_all, feed, runner)
+
+
+def ahead(comm: Communicator, backend: str, width: int, rows: int) -> tuple[float, float]:
+    """A step's time with sums begun as gradients are ready, and with one sum behind all: medians of turns."""
+    steps, alike = [], [stepping(backend, width, rows) for _ in range(2)]
+    for least, made in zip((shared.worth_sending, lambda: 1 << 62), alike, strict=True):
+        with patch.object(shared, "worth_sending", least):
+            steps.append(running(*made, Shares(comm, comm.size)))
+    turns = [[median(comm, partial(step, 3), 3) / 3 for step in steps] for _ in range(ROUNDS)]
+    begun, behind = (statistics.median(column) for column in zip(*turns, strict=True))
+    return begun, behind
 
 
 def main() -> None:
@@ -86,13 +103,14 @@ def main() -> None:
         few = stepping(backend, width, rows // 8)
         halves = Shares(alone, 1)  # not divided, in two halves: what the others' share costs does not come into it
         whole, eighth = seconds(model, x, y, halves, comm), seconds(*few, halves, comm)
-        together = seconds(model, x, y, Shares(comm, comm.size), comm) if comm.size > 1 else whole
+        together, one_sum = ahead(comm, backend, width, rows) if comm.size > 1 else (whole, whole)
         samples = (whole - eighth) * 8 / 7
         work = Work(samples, max(whole - samples, 0.0), 4.0 * model.flat.size)
         predicted = work.on(comm.size, link)
         lines.append(
             f"{rows} x 256-{width}-{width}-10 ({work.bytes_ / 1e6:.2f} MB): whole {whole * 1e3:.3f} ms, of which fixed "
-            f"{work.fixed * 1e3:.3f}; together {together * 1e3:.3f} ms, predicted {predicted * 1e3:.3f}; efficiency "
+            f"{work.fixed * 1e3:.3f}; together {together * 1e3:.3f} ms, with one sum {one_sum * 1e3:.3f}, predicted "
+            f"{predicted * 1e3:.3f}; efficiency "
             f"{whole / comm.size / together:.2f}, predicted {work.efficiency(comm.size, link):.2f}"
         )
     if comm.leads:

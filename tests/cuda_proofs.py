@@ -611,6 +611,31 @@ def batch_norm(run: Run, given: Operands) -> Iterator[Results]:
     yield {"mean": mean, "variance": variance, **normalized_columns(run, given, means, scales)}
 
 
+@proves("column_means", "column_means")
+def column_means(run: Run, given: Operands) -> Iterator[Results]:
+    x, means = given["x"], run.write((1, given["x"].shape[1]), np.float64)
+    run.walk(cuda.batch_moments(x.shape[1], "column_means"), run.read(x), means, *x.shape)
+    yield {"means": means}
+
+
+@proves("column_spreads", "column_spreads")
+def column_spreads(run: Run, given: Operands) -> Iterator[Results]:
+    x, means, spreads = given["x"], run.read(given["means"]), run.write((1, given["x"].shape[1]), np.float64)
+    run.walk(cuda.batch_moments(x.shape[1], "column_spreads"), run.read(x), means, spreads, *x.shape)
+    yield {"spreads": spreads}
+
+
+@proves("pooled_norm", "pooled_moments", "batch_norm")
+def pooled_norm(run: Run, given: Operands) -> Iterator[Results]:
+    columns = given["x"].shape[1]
+    mean, variance = (run.write((1, columns), values=given[name]) for name in ("mean", "variance"))
+    means, scales = run.write(2 * columns, np.float64), run.write((1, columns))
+    sizes = given["rows"], columns, given["epsilon"], given["momentum"]
+    pooled = (run.read(given[name]) for name in ("means", "spreads"))
+    run.walk(cuda.elementwise("pooled_moments", 4 * columns), *pooled, mean, variance, means, scales, *sizes)
+    yield {"mean": mean, "variance": variance, **normalized_columns(run, given, means, scales)}
+
+
 @proves("fixed_norm", "running_moments", "batch_norm")
 def fixed_norm(run: Run, given: Operands) -> Iterator[Results]:
     columns = given["x"].shape[1]

@@ -67,9 +67,20 @@ def trainings(folder: str) -> dict[str, np.ndarray]:
     train("one batch", network(), batch_size=None)
     train("weights", network(), sample_weight=WEIGHTS, class_weight="balanced")
     train("validation", network(), validation_data=(X[:70], Y[:70], WEIGHTS[:70]), validation_split=0.0)
+    within = nnx.Residual(nnx.Dense(16, 16), nnx.Tanh(), nnx.BatchNorm(16))
+    train("means of batches", network(nnx.BatchNorm(16), within), epochs=5)
+    train(
+        "a batch in several",
+        network(nnx.BatchNorm(16), nnx.Dropout(0.2)),
+        accumulate=3,
+        sample_weight=WEIGHTS,
+        epochs=5,
+    )
+    train("sums begun ahead", network(nnx.Dense(300, 300), width=300), epochs=2)
     model = network()
     found["single steps"] = np.concatenate([model.steps(X[:n], Y[:n], 3) for n in (50, 3, 50)])
     train("exact", network(nnx.Dropout(0.2), dtype="float32"), deterministic=True)
+    train("exact, a batch in several", network(), deterministic=True, accumulate=2, epochs=3)
 
     def read(kind: str = "plain", window: int = 64) -> Any:
         return shards(f"{folder}/{kind}", window=window)
@@ -82,6 +93,8 @@ def trainings(folder: str) -> dict[str, np.ndarray]:
     train("shards in order", network(), read(), shuffle=False, validation_data=validation, **few)
     train("few rows from shards", network(), read(), batch_size=2, epochs=1)
     train("shards that fit into memory", network(), f"{folder}/plain", **few)
+    train("shards, a batch in several", network(), read(), batch_size=7, accumulate=3, epochs=3)
+    train("weighted shards, a batch in several", network(), read("weighted", 16), batch_size=4, accumulate=2, epochs=3)
     train("batches", network(), batches, validation_data=lambda: batches(5), epochs=3)
     exact = {"deterministic": True, "validation_data": validation, **few}
     train("exact from shards", network(nnx.Dropout(0.2), dtype="float32"), read("weighted"), **exact)
@@ -163,10 +176,16 @@ def compiled(out: str) -> None:
     history = model.fit(X, Y, epochs=5, batch_size=60, verbose=0)
     narrow = network(nnx.Dropout(0.2), backend="numba")
     narrow.fit(X, Y, epochs=5, batch_size=60, verbose=0)
-    assert model.replay_reason is None
-    assert narrow.replay_reason is None
+    pooled = [network(nnx.BatchNorm(width), backend="numba", width=width) for width in (16, 100)]
+    for each in pooled:
+        each.fit(X, Y, epochs=5, batch_size=30, accumulate=2, verbose=0)
+    for each in (model, narrow, *pooled):
+        assert each.replay_reason is None, each.replay_reason
+        assert comm.size == 1 or "sum" in each._trainer.ran.description
+    assert comm.size == 1 or "begun as they are ready" in model._trainer.ran.description
     if comm.leads:
-        np.savez(out, state=model.flat.state, loss=history["loss"], narrow=narrow.flat.state)
+        states = {f"state {number}": each.flat.state for number, each in enumerate((model, narrow, *pooled))}
+        np.savez(out, loss=history["loss"], **states)
 
 
 def fail(how: str, path: str) -> None:

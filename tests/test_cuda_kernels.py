@@ -56,7 +56,9 @@ def compiled() -> None:
 
 @pytest.fixture
 def shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cases, "SHAPES", SHAPES)
+    for topic in vars(cases).values():
+        if hasattr(topic, "SHAPES"):
+            monkeypatch.setattr(topic, "SHAPES", SHAPES)
 
 
 # ---- the table -------------------------------------------------------------------------------------------------------

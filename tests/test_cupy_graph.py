@@ -29,10 +29,14 @@ from nnx.backends.cupy.matmul.cublaslt import HeuristicResult, Lt, LtError, alig
 from nnx.backends.cupy.matmul.cublaslt_products import GraphProducts, NotCaptured
 from nnx.backends.cupy.programs import graph as cuda_graph
 from nnx.backends.cupy.programs.graph import GraphProgram, carried_state
+from nnx.distributed.communicator import Communicator
+from nnx.distributed.nccl import Nccl
+from nnx.distributed.shares import Shares
 from nnx.errors import InputError
 from nnx.kernels.cuda import ACTIVATIONS
 from nnx.kernels.elementwise import FUNCTIONS, NAMES, Elementwise
 from nnx.testing.rounding import rounding
+from nnx.training import shared, together
 
 Array = Any
 
@@ -550,10 +554,65 @@ def test_a_library_that_is_not_there_or_too_old_is_a_reason(make: Any, monkeypat
 
 
 @pytest.mark.parametrize("graph", [True, False], ids=["graph", "one by one"])
-def test_a_step_is_divided_where_processes_would_sum_their_gradients(make: Any, graph: bool):
-    net = NETS["l1 and l2"]
+@pytest.mark.parametrize("name", ["l1 and l2", "two dropouts", "noise first", "parts of batches"])
+def test_a_step_is_divided_where_processes_would_sum_their_gradients(name: str, make: Any, graph: bool):
+    net = NETS[name]
     whole, _ = trained(net, make(graph=graph), epochs=3)
     parts, _ = trained(net, make(graph=graph), epochs=3, deterministic=3)
     assert parts.eager_reason is None
     assert parts.replay_reason is None
     np.testing.assert_allclose(numbers(parts), numbers(whole), **ALIKE)
+
+
+@pytest.mark.parametrize("graph", [True, False], ids=["graph", "one by one"])
+@pytest.mark.parametrize("name", ["deep", "norms", "norms within"])
+def test_sums_go_on_beside_a_step_and_means_are_taken_in_its_midst(
+    name: str, make: Any, graph: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """By NCCL's stream and events; the one process has all rows, so its sums are what it has."""
+
+    class Beside(Nccl):
+        def __init__(self) -> None:
+            self._cupy, self._beside, self.last = fake_cupy, None, 0
+
+        def allreduce(self, a: Array) -> None:
+            stream, others = fake_cupy.cuda.get_current_stream(), machine.worked.copy()
+            machine.work(stream)  # which the stand-in refuses where nothing orders it after what others were given
+            self.last = machine.clocks[stream.ptr][stream.ptr]
+            if stream is self._beside:
+                machine.worked = others  # what others are given meanwhile need not come after this
+
+    class One(Communicator):
+        def __init__(self) -> None:
+            self.nccl, self.begun, self.summed = Beside(), 0, 0
+
+        def overlaps(self, backend: Any) -> bool:
+            return True
+
+        def begin_allreduce(self, a: Array, backend: Any = None) -> Any:
+            self.begun += 1
+            total, wait = a.copy(), self.nccl.begin_allreduce(a)
+            last, a[...] = self.nccl.last, np.nan  # until it is waited for
+
+            def waits() -> None:
+                wait()
+                assert machine.clocks[fake_cupy.cuda.get_current_stream().ptr][self.nccl._beside.ptr] >= last
+                a[...] = total
+
+            return waits
+
+        def allreduce(self, a: Array, backend: Any = None) -> Array:
+            self.summed += 1
+            self.nccl.allreduce(a)
+            return a
+
+    net, one = NETS[name], One()
+    whole, _ = trained(net, make(graph=graph), epochs=3)
+    monkeypatch.setattr(shared, "worth_sending", lambda: 1)
+    monkeypatch.setattr(together, "shares_for", lambda *_: Shares(one, 1))
+    stopped, _ = trained(net, make(graph=graph), epochs=3)
+    assert (stopped.eager_reason, stopped.replay_reason) == (None, None)
+    np.testing.assert_allclose(numbers(stopped), numbers(whole), **ALIKE)
+    steps = stopped.optimizer.iterations
+    assert one.begun >= 3 * steps
+    assert (one.summed >= 3 * steps) == name.startswith("norms")

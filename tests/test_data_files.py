@@ -19,7 +19,7 @@ import nnx
 from nnx.data import shards, stored
 from nnx.errors import FileFormatError, InputError, InputTypeError
 from nnx.training.converting import Converter
-from nnx.training.supply import FromDisk
+from nnx.training.from_disk import FromDisk
 
 ROWS = 60
 X = np.random.default_rng(0).normal(size=(ROWS, 4)).astype(np.float32)

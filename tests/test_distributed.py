@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import util
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from networks import ALIKE, NETS, Net, numbers, trained
 from test_datasets import real_fashion_mnist
 
 import nnx
+from nnx.backends import threads
 from nnx.distributed import launcher, mismatch
 from nnx.distributed.communicator import Communicator
 from nnx.distributed.nccl import Nccl
@@ -28,11 +30,12 @@ from nnx.distributed.shares import Shares
 from nnx.kernels.step_state import CURSOR
 from nnx.layers import BatchNorm
 from nnx.layers.chain import every
+from nnx.training import shared, together, trainer
 from nnx.training.batches import StreamedBatches, most_taken, own_places
 
 MPIEXEC = Path(sys.executable).parent / "mpiexec"  # another MPI's, on the path, would not fit
 SECONDS = 600  # for a job that takes five, more on a busy machine; one that hangs is ended
-together = pytest.mark.skipif(
+with_mpi = pytest.mark.skipif(
     util.find_spec("mpi4py") is None or not MPIEXEC.exists(),
     reason='needs mpi4py and its mpiexec: pip install "nnx-backends[mpi]"',
 )
@@ -65,7 +68,7 @@ def alone(folder: Path) -> dict[str, np.ndarray]:
     return ranks.trainings(str(folder))
 
 
-@together
+@with_mpi
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_any_number_of_processes_trains_as_one_does(
     size: int, alone: dict[str, np.ndarray], folder: Path, tmp_path: Path
@@ -113,7 +116,7 @@ def test_any_number_of_processes_trains_as_one_does(
     assert nnx.load(tmp_path / "out.npz.0.safetensors").epochs_done == ranks.STEP
 
 
-@together
+@with_mpi
 def test_a_compiled_step_is_shared_too(tmp_path: Path):
     pytest.importorskip("numba")
     ranks.compiled(str(tmp_path / "one.npz"))
@@ -124,7 +127,7 @@ def test_a_compiled_step_is_shared_too(tmp_path: Path):
             np.testing.assert_allclose(three[name], one[name], rtol=0, atol=1e-12, err_msg=name)
 
 
-@together
+@with_mpi
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="it is Linux that says what a process has used")
 def test_no_process_holds_or_reads_the_whole_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
@@ -144,7 +147,7 @@ def test_no_process_holds_or_reads_the_whole_of_a_large_file(tmp_path: Path, mon
         assert words.endswith("2,048 rows (8.0 MiB) at a time, of which each of 2 processes reads its own")
 
 
-@together
+@with_mpi
 @pytest.mark.skipif(
     real_fashion_mnist() is None, reason="needs Fashion-MNIST: NNX_DATA, or ../shared/data/fashion-mnist"
 )
@@ -171,7 +174,7 @@ FAILURES = {
 }
 
 
-@together
+@with_mpi
 @pytest.mark.parametrize("how", FAILURES)
 def test_a_rank_that_fails_ends_the_job_and_names_itself(how: str, tmp_path: Path):
     path = tmp_path / "m.safetensors"
@@ -191,7 +194,7 @@ def test_a_rank_that_fails_ends_the_job_and_names_itself(how: str, tmp_path: Pat
     assert np.array_equal(model.flat.state, whole.flat.state)
 
 
-@together
+@with_mpi
 def test_processes_that_nobody_joined_are_warned_of():
     done = job(2, "copies")
     assert done.returncode != 0  # by -W error
@@ -202,7 +205,7 @@ def test_processes_that_nobody_joined_are_warned_of():
 ON_DISK = "from nnx.data import pieces, source; source.WINDOW, pieces.BLOCK = 512, 99; from nnx.cli import main; main()"
 
 
-@together
+@with_mpi
 @pytest.mark.parametrize("data", ["spiral", "shards"])
 def test_the_command_line_trains_together_and_goes_on_in_another_number(data: str, folder: Path, tmp_path: Path):
     pytest.importorskip("typer")
@@ -245,7 +248,7 @@ def test_a_launcher_is_known_by_what_it_leaves(variables: dict[str, str], wanted
     assert (found and (found.rank, found.size)) == wanted
 
 
-@together
+@with_mpi
 def test_an_mpiexec_of_another_mpi_is_explained():
     foreign = {**os.environ, "OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}
     script = "import nnx, json; from nnx.distributed import diagnosis\n"
@@ -341,7 +344,8 @@ def test_rows_that_are_streamed_come_to_the_process_that_takes_them(size: int, s
 
 
 def divisible(net: Net) -> bool:
-    return "accumulate" not in net.fit and not any(isinstance(layer, BatchNorm) for layer in every(net.layers()))
+    """Whether it can be trained part after part."""
+    return not any(isinstance(layer, BatchNorm) for layer in every(net.layers()))
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])
@@ -354,6 +358,80 @@ def test_a_batch_in_parts_is_the_batch(name: str, backend: str):
     assert parts.replay_reason == whole.replay_reason
     np.testing.assert_allclose(numbers(parts), numbers(whole), **ALIKE)
     np.testing.assert_allclose(in_parts["loss"], history["loss"], **ALIKE)
+
+
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [("numba", name) for name in NETS]
+    + [(backend, name) for backend in ("numba, lanes", "numpy") for name in ("norms", "parts of batches", "deep")],
+)
+def test_ranks_that_stop_wherever_gradients_are_complete_train_as_one(
+    backend: str, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Two ranks, as threads; what is being summed holds no number until it is waited for."""
+    backend, *lanes = backend.split(", ")
+    pytest.importorskip(backend)
+    monkeypatch.setenv("NNX_PROGRAM", *lanes or [""])
+    whole, history = trained(NETS[name], backend, epochs=4)
+    ranks_of, found = by_two(monkeypatch, NETS[name], backend)
+    for model, in_parts in found:
+        assert model.eager_reason == whole.eager_reason
+        assert model.replay_reason == whole.replay_reason
+        np.testing.assert_allclose(numbers(model), numbers(whole), **ALIKE)
+        np.testing.assert_allclose(in_parts["loss"], history["loss"], **ALIKE)
+    begun = {comm.begun for comm in ranks_of}
+    assert len(begun) == 1
+    assert begun != {0} or name in ONE_SUM or "accumulate" in NETS[name].fit
+
+
+# With a single layer that is trained, or whose last gradients are those of the first.
+ONE_SUM = "no activation", "frozen ends"
+
+
+def by_two(monkeypatch: pytest.MonkeyPatch, net: Net, backend: str) -> tuple[list[Threads], list[Any]]:
+    """A network trained by two ranks, which stop wherever they can: they, and each one's model and history."""
+    comms, found = Threads.of(2), dict[int, Any]()
+    monkeypatch.setattr(shared, "worth_sending", lambda: 1)
+    monkeypatch.setattr(together, "current", lambda: comms[threading.current_thread().name])
+
+    def rank(comm: Threads) -> None:
+        found[comm.rank] = trained(net, backend, epochs=4)
+
+    run_all([partial(rank, comm) for comm in comms.values()], list(comms))
+    return list(comms.values()), [found[0], found[1]]
+
+
+def test_where_one_rank_cannot_replay_a_step_none_does(monkeypatch: pytest.MonkeyPatch):
+    """Else one would sum all at once what the other sums in parts."""
+    whole, _ = trained(NETS["norms"], "numpy", epochs=4)
+
+    def refuse(*_: Any) -> None:
+        if threading.current_thread().name == "rank 1":
+            raise nnx.errors.NotReplayable("by rounding, say")
+
+    monkeypatch.setattr(trainer, "check_agreement", refuse)
+    for model, _ in by_two(monkeypatch, NETS["norms"], "numpy")[1]:
+        assert model.eager_reason == "by rounding, say"
+        np.testing.assert_allclose(numbers(model), numbers(whole), **ALIKE)
+
+
+def test_a_step_that_stops_has_the_same_bits_on_any_number_of_threads(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("numba")
+    comm = Threads.of(1)["rank 0"]
+    monkeypatch.setattr(shared, "worth_sending", lambda: 1)
+    monkeypatch.setattr(together, "shares_for", lambda *_: Shares(comm, 1))
+    before, states = threads.get_threads(), []
+    try:
+        for count in {1, threads.get_threads()}:
+            threads.set_threads(count)
+            model = ranks.network(nnx.BatchNorm(300), nnx.Dense(300, 300), backend="numba", width=300)
+            model.fit(ranks.X, ranks.Y, epochs=10, batch_size=128, verbose=0)
+            states.append(np.array(model.flat.state))
+            assert f"{count} thread" in model._trainer.ran.description  # type: ignore[union-attr]
+    finally:
+        threads.set_threads(before)
+    assert comm.begun > 0
+    assert np.array_equal(states[0], states[-1])
 
 
 def test_steps_that_cannot_be_replayed_are_shared_as_written():
@@ -379,10 +457,6 @@ def test_what_cannot_be_divided_is_refused():
         ranks.network(nnx.BatchNorm(16)).fit(x, y, deterministic=True)
     with pytest.raises(nnx.InputError, match="fit: deterministic=0: expected"):
         ranks.network().fit(x, y, deterministic=0)
-    with pytest.raises(
-        nnx.InputError, match="fit: accumulate=2: processes that train together, and deterministic=True"
-    ):
-        ranks.network().fit(x, y, deterministic=True, accumulate=2)
     with pytest.raises(nnx.InputError, match=r"layer 3, BatchNorm\(16"):
         ranks.network(nnx.Residual(nnx.BatchNorm(16))).fit(x, y, deterministic=True)
     comm = Communicator()
@@ -398,7 +472,13 @@ class Threads(Communicator):
     """Ranks that are threads of this process."""
 
     def __init__(self, rank: int, size: int, board: list[Any], barrier: threading.Barrier) -> None:
-        self.rank, self.size, self._board, self._barrier = rank, size, board, barrier
+        self.rank, self.size, self._board, self._barrier, self.begun = rank, size, board, barrier, 0
+
+    @classmethod
+    def of(cls, size: int) -> dict[str, Threads]:
+        """So many, by the names of their threads."""
+        board, barrier = [None] * size, threading.Barrier(size)
+        return {f"rank {rank}": cls(rank, size, board, barrier) for rank in range(size)}
 
     def gather(self, value: Any) -> list[Any]:
         self._board[self.rank] = value
@@ -406,6 +486,23 @@ class Threads(Communicator):
         values = list(self._board)
         self._barrier.wait(SECONDS)
         return values
+
+    def allreduce(self, a: Any, backend: Any = None) -> Any:
+        a[...] = sum(self.gather(a.copy()))
+        return a
+
+    def broadcast(self, a: Any, backend: Any = None) -> Any:
+        a[...] = self.gather(a.copy())[0]
+        return a
+
+    def overlaps(self, backend: Any) -> bool:
+        return True
+
+    def begin_allreduce(self, a: Any, backend: Any = None) -> Callable[[], object]:
+        total = self.allreduce(a.copy())
+        a[...] = np.nan
+        self.begun += 1
+        return partial(a.__setitem__, ..., total)
 
 
 class DeviceArray:
@@ -447,8 +544,8 @@ def test_nccl_is_asked_for_sums_in_the_order_of_the_current_stream():
     cupy = SimpleNamespace(
         cuda=SimpleNamespace(nccl=library, get_current_stream=lambda: SimpleNamespace(ptr=1234))
     )  # fmt: skip
-    board, barrier, found = [None, None], threading.Barrier(2), dict[int, list[np.ndarray]]()
-    comms += [Threads(rank, 2, board, barrier) for rank in range(2)]
+    found = dict[int, list[np.ndarray]]()
+    comms += Threads.of(2).values()
 
     def rank(number: int) -> None:
         nccl = Nccl(cupy, nnx.get_backend("numpy"), comms[number])
@@ -457,15 +554,15 @@ def test_nccl_is_asked_for_sums_in_the_order_of_the_current_stream():
         nccl.allgather(DeviceArray(mine), DeviceArray(every))
         found[number] = [a, every]
 
-    run_all([lambda number=number: rank(number) for number in range(2)])
+    run_all([partial(rank, number) for number in range(2)])
     for a, everything in found.values():
         assert np.array_equal(a, np.full(5, 3, np.float32))
         assert np.array_equal(everything[:, 0], [0, 0, 1, 1])
 
 
-def run_all(works: list[Callable[[], None]]) -> None:
+def run_all(works: Sequence[Callable[[], None]], names: Sequence[str | None] = (None, None)) -> None:
     """Run each in a thread of its own."""
-    threads = [threading.Thread(target=work) for work in works]
+    threads = [threading.Thread(target=work, name=name) for work, name in zip(works, names, strict=True)]
     for thread in threads:
         thread.start()
     for thread in threads:

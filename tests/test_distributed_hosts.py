@@ -96,10 +96,11 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
 
 
 def test_two_machines_train_as_one_process_does_and_end_when_their_link_goes(hosts: Hosts, tmp_path: Path):
-    out, before = tmp_path / "out.npz", hosts.sent()
-    done = hosts.job("agree", out)
+    out, folder, before = tmp_path / "out.npz", tmp_path / "samples", hosts.sent()
+    ranks.write(folder)
+    done = hosts.job("agree", out, folder)
     assert done.returncode == 0, done.stdout + done.stderr
-    alone = ranks.trainings()
+    alone = ranks.trainings(str(folder))
     with np.load(out) as found:
         for name, wanted in alone.items():
             if name.startswith("exact"):

@@ -23,7 +23,7 @@ from nnx.backends.memory import Memory, of_process
 from nnx.backends.operation_table import OPERATIONS
 from nnx.backends.operations import Operations
 from nnx.backends.precision import check_precision
-from nnx.backends.recorder import Program, Recorder, without_update
+from nnx.backends.recorder import Piece, Program, Recorder
 from nnx.backends.streaming import Halves, HostHalves, Stream
 from nnx.backends.timer import Timer
 
@@ -208,13 +208,19 @@ class Backend(Operations):
         """
         return Program(self, recorder.calls)
 
-    def compile_gradients(self, recorder: Recorder) -> Program:
+    def compile_gradients(self, recorder: Recorder, pieces: Sequence[Piece]) -> list[Program]:
         """Turn it into the same without the update: parameters stay, their gradients stand where it would read them.
+
+        Args:
+            pieces: what was recorded, from `in_pieces`; the host comes in between two of them.
+
+        Returns:
+            A program for each piece. Their `run(1)`, one after the other, are a step.
 
         Raises:
             NotReplayable: see `compile`.
         """
-        return Program(self, without_update(recorder.calls))
+        return [Program(self, piece.calls) for piece in pieces]
 
     def stream(self, data: Sequence[np.ndarray], batch: int) -> Stream | None:
         """Return what brings data to the device chunk by chunk, or None where all of it can be there (streaming.py).

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -54,10 +54,38 @@ def halves(calls: list[Call]) -> tuple[list[Call], list[Call]]:
     return calls[: told + 1], calls[told + 1 :]
 
 
-def without_update(calls: list[Call]) -> list[Call]:
-    """Return a step's operations but for what is done with the gradients."""
+@dataclass(frozen=True)
+class Piece:
+    """Operations of a step between which the host need not come in.
+
+    Attributes:
+        pools: the calls of `pool` that the host does behind them. stops: for what else it comes in then, by the numbers
+            of the calls behind which it is.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    pools: list[Call] = field(default_factory=list)
+    stops: list[int] = field(default_factory=list)
+
+
+def in_pieces(calls: list[Call], stops: Iterable[int] = ()) -> list[Piece]:
+    """Return a step's operations but for what is done with the gradients, divided where the host comes in.
+
+    Args:
+        calls: a step's. stops: numbers of calls behind which it does, beside those of `pool`, which it does itself.
+    """
     first, rest = halves(calls)
-    return [*first, *(call for call in rest if call.name == "end_step")]
+    pieces, stopping = [Piece()], set(stops)
+    for number, call in enumerate([*first, *(call for call in rest if call.name == "end_step")]):
+        if call.name == "pool":
+            pieces[-1].pools.append(call)
+        else:
+            if pieces[-1].pools or pieces[-1].stops:
+                pieces.append(Piece())
+            pieces[-1].calls.append(call)
+        if number in stopping:
+            pieces[-1].stops.append(number)
+    return pieces
 
 
 class Recorder:

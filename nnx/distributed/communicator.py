@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -64,6 +64,17 @@ class Communicator:
     def allreduce(self, a: Array, backend: Backend | None = None) -> Array:
         """Put the sum over all processes into `a`, on each of them, and return it."""
         return a
+
+    def begin_allreduce(self, a: Array, backend: Backend | None = None) -> Callable[[], object]:
+        """Begin what `allreduce` does, and return what waits for its end; nobody looks at `a` until then.
+
+        Only where it `overlaps`.
+        """
+        return lambda: a
+
+    def overlaps(self, backend: Backend) -> bool:
+        """Tell whether a sum of this backend's arrays can go on while others are computed."""
+        return False
 
     def allgather(self, mine: Array, everything: Array, backend: Backend | None = None) -> Array:
         """Put all processes' arrays [k, ...] one after the other into `everything` [size * k, ...], and return it."""

@@ -62,6 +62,18 @@ class MpiCommunicator(Communicator):
             a[...] = backend.asarray(self.allreduce(backend.to_numpy(a)))  # type: ignore[union-attr]
         return a
 
+    def begin_allreduce(self, a: Array, backend: Backend | None = None) -> Callable[[], object]:
+        """See `Communicator.begin_allreduce`."""
+        if isinstance(a, np.ndarray):
+            request = self._world.Iallreduce(self._mpi.IN_PLACE, a)
+            return lambda: self._wait("a sum", request.Wait)
+        waits: Callable[[], object] = self._on_gpus(backend).begin_allreduce(a)
+        return waits
+
+    def overlaps(self, backend: Backend) -> bool:
+        """See `Communicator.overlaps`."""
+        return isinstance(backend.zeros(1), np.ndarray) or self._on_gpus(backend) is not None
+
     def allgather(self, mine: Array, everything: Array, backend: Backend | None = None) -> Array:
         """See `Communicator.allgather`."""
         if isinstance(mine, np.ndarray):

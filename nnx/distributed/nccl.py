@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nnx.backends import Backend
@@ -25,10 +26,24 @@ class Nccl:
         self._cupy, self._nccl, self._backend = cupy, cupy.cuda.nccl, backend
         mine = self._nccl.get_unique_id() if comm.rank == 0 else None
         self._comm = self._nccl.NcclCommunicator(comm.size, comm.gather(mine)[0], comm.rank)
+        self._beside: Any = None  # the stream of sums that go on while others are computed
 
     def allreduce(self, a: Array) -> None:
         """Put the sum over all processes into `a`, in the order of the current stream."""
         self._comm.allReduce(a.data.ptr, a.data.ptr, a.size, self._type(a), self._nccl.NCCL_SUM, self._stream())
+
+    def begin_allreduce(self, a: Array) -> Callable[[], None]:
+        """Begin the same behind what the current stream was given; what is returned lets that stream wait for it."""
+        cuda = self._cupy.cuda
+        if self._beside is None:
+            self._beside = cuda.Stream(non_blocking=True)
+        there, done = (cuda.Event(disable_timing=True) for _ in range(2))
+        there.record(cuda.get_current_stream())
+        self._beside.wait_event(there)
+        with self._beside:
+            self.allreduce(a)
+        done.record(self._beside)
+        return lambda: cuda.get_current_stream().wait_event(done)
 
     def allgather(self, mine: Array, everything: Array) -> None:
         """Put all processes' arrays into `everything`, in the order of the current stream."""

@@ -162,8 +162,9 @@ class BatchNorm(Normalization):
     operation: ClassVar[str] = "batch_norm"
     momentum = Setting(partial(checks.real, high=1.0))
     _learned = False  # whether the last forward was by the batch's own statistics
-    _runtime: ClassVar[tuple[str, ...]] = (*Normalization._runtime, "_learned")
-    _results = Normalization._results | {"_learned"}
+    _pool: Any = None  # of the processes that have parts of the batch, where several do
+    _runtime: ClassVar[tuple[str, ...]] = (*Normalization._runtime, "_learned", "_pool")
+    _results = Normalization._results | {"_learned", "_pool"}
 
     def __init__(self, n_features: int, momentum: float = 0.9, epsilon: float = 1e-5) -> None:
         super().__init__(n_features, epsilon)
@@ -203,7 +204,7 @@ class BatchNorm(Normalization):
         """Return the normalized inputs [N, n_features], times gamma, plus beta."""
         self.inputs = x = self._accept_features(inputs)
         self._learned = training and self.trainable
-        if self._learned and x.shape[0] == 1:
+        if self._learned and (x.shape[0] if self._pool is None else self._pool.rows) == 1:
             raise InputError(
                 f"{self}: training was given a batch of one row, which has no variance; choose a batch_size that "
                 "leaves at least two rows for the last batch"
@@ -212,11 +213,37 @@ class BatchNorm(Normalization):
         self._scales = self._room("scales", self.shapes["gamma"], x)
         known = x, self.gamma, self.beta, self.running_mean, self.running_var, self.epsilon
         kept = self._normalized, self._scales
-        if self._learned:
+        if self._learned and self._pool is not None:
+            self.output = self._by_all(*known, *kept, out)
+        elif self._learned:
             self.output = self.backend.batch_norm(*known, self.momentum, *kept, out=out)
         else:
             self.output = self.backend.fixed_norm(*known, *kept, out=out)
         return self.output
+
+    def take_part(self, pool: Any) -> None:
+        """Be told with whom the batches to come are shared, if with any: see nnx/distributed/pool.py."""
+        self._pool = pool
+
+    def _by_all(self, x: Array, *known: Any) -> Array:
+        """Return the output by the moments of all rows, of which other processes have the rest."""
+        backend, pool = self.backend, self._pool
+        *parameters, epsilon, normalized, scales, out = known
+        means, spreads = (self._wide_room(name) for name in ("means", "spreads"))
+        backend.column_means(x, means)
+        backend.pool(means, pool)
+        backend.column_spreads(x, means, spreads)  # about the mean of all, so that far from 0 no digits are lost
+        backend.pool(spreads, pool)
+        numbers = pool.rows, epsilon, self.momentum
+        output: Array = backend.pooled_norm(x, *parameters, means, spreads, *numbers, normalized, scales, out=out)
+        return output
+
+    def _wide_room(self, name: str) -> Array:
+        """Return a workspace for a number of each feature, in float64."""
+        buffers: dict[str, Array] = self.__dict__.setdefault("_buffers", {})
+        if name not in buffers:
+            buffers[name] = self.backend.zeros(self.shapes["gamma"], "float64")
+        return buffers[name]
 
     def backward(self, dvalues: Array) -> Array:
         """Return the gradient of the inputs; write `dgamma` and `dbeta`."""
@@ -225,6 +252,9 @@ class BatchNorm(Normalization):
         out = self._room("dinputs", tuple(dvalues.shape), dvalues)
         if self._learned:
             sums = self.dgamma, self.dbeta
+            if self._pool is not None:
+                for a in sums:
+                    self.backend.pool(a, self._pool)
             self.dinputs = self.backend.batch_norm_backward(
                 self._normalized, self._scales, self.gamma, dvalues, *sums, out=out
             )

@@ -32,9 +32,9 @@ CLASSES = {
     "end_step dense_dinputs embed_gradients formula_loss",
     "steps": "sgd adagrad rmsprop adam nadam amsgrad lion accumulate",
 }
-CLASSES["rounded"] += " collect average fixed_norm batch_norm_backward fixed_norm_backward"
+CLASSES["rounded"] += " collect average fixed_norm pool pooled_norm batch_norm_backward fixed_norm_backward"
 CLASSES["function"] = "gaussian_noise"
-CLASSES["sum"] += " clip layer_norm layer_norm_backward norm_gradients batch_norm"
+CLASSES["sum"] += " clip layer_norm layer_norm_backward norm_gradients batch_norm column_means column_spreads"
 CLASS = {operation: "function" for row in FUNCTIONS for operation in (row.name, row.gradient)}
 CLASS |= {operation: name for name, operations in CLASSES.items() for operation in operations.split()}
 DTYPES = ("float32", "float64")

@@ -38,11 +38,14 @@ class Eager:
 
     def _step(self, trainer: TrainingStep) -> None:
         if not self._part:
-            trainer.step(self._feed)
+            self._whole_step(trainer)
             return
         owner = trainer._owner
         try:
             owner.recorder = WithoutPenalties(trainer.backend)
-            trainer.step(self._feed, part=True)
+            self._whole_step(trainer)
         finally:
             owner.recorder = None
+
+    def _whole_step(self, trainer: TrainingStep) -> None:
+        trainer.step(self._feed, part=self._part)

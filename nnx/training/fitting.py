@@ -12,7 +12,6 @@ from nnx.callbacks import Callback, Model
 from nnx.callbacks.checking import check_callbacks, check_monitors
 from nnx.data.arrays import Arrays
 from nnx.distributed import current
-from nnx.errors import InputError
 from nnx.history import History
 from nnx.training import together
 from nnx.training.fit import Fit
@@ -34,11 +33,6 @@ def options(
     epochs = checks.integer(epochs, "fit: epochs")
     batch = None if batch_size is None else checks.integer(batch_size, "fit: batch_size")
     every = min(checks.integer(accumulate, "fit: accumulate"), 1 << 31)  # which no epoch has
-    if shares is not None and every > 1:
-        raise InputError(
-            f"fit: accumulate={every}: processes that train together, and deterministic=True, divide batches into "
-            "parts already; give a larger batch_size instead"
-        )
     shuffle = checks.flag(shuffle, "fit: shuffle")
     checks.verbosity(verbose, "fit: verbose")
     check_callbacks(callbacks)
@@ -68,6 +62,7 @@ def fit(
         together.begin(
             trainer, "fit", **samples.facts, validation_data=facts_of(validation), epochs=how.epochs,
             epochs_done=model.epochs_done, batch_size=samples.batch, shuffle=how.shuffle, callbacks=how.callbacks,
+            accumulate=how.every,
         )  # fmt: skip
         batches = samples.batches(each_epoch=bool(callbacks or validation))
     except BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from nnx.distributed.pool import Pool
 from nnx.distributed.shares import Shares
 from nnx.training.step import Feed, Part
 
@@ -13,14 +14,19 @@ def divided(feed: Feed, shares: Shares) -> Feed:
 
     A process without a row takes the first one for nothing, so that all do the same.
     """
-    batch, parts = feed.x.shape[0], []
-    for place, (first, end) in enumerate(shares.bounds(batch)):
+    parts = []
+    for place, (first, end) in enumerate(shares.bounds(feed.x.shape[0])):
         if first < end:
-            parts.append(Part(place, end - first, (end - first) / batch, _rows(feed, first, end)))
-    parts = parts or [Part(0, 0, 0.0, _rows(feed, 0, 1))]
+            parts.append(_part(feed, shares, place, first, end))
+    parts = parts or [_part(feed, shares, 0, 0, 1, counted=False)]
     return replace(feed, parts=tuple(parts))
 
 
-def _rows(feed: Feed, first: int, end: int) -> Feed:
+def _part(feed: Feed, shares: Shares, place: int, first: int, end: int, counted: bool = True) -> Part:
+    """Return a part of some rows, which count for the batch, or for nothing."""
+    batch = feed.x.shape[0]
+    share = (end - first) / batch if counted else 0.0
     factors = None if feed.factors is None else feed.factors[first:end, ...]
-    return Feed(feed.x[first:end, ...], feed.y[first:end, ...], feed.source, factors=factors, first=first)
+    pool = None if shares.fixed else Pool(shares.comm, share, batch)
+    rows = Feed(feed.x[first:end, ...], feed.y[first:end, ...], feed.source, factors=factors, first=first, pool=pool)
+    return Part(place, (end - first) * counted, share, rows)

@@ -14,11 +14,12 @@ from nnx.data.source import Source
 from nnx.errors import InputError, InputTypeError
 from nnx.training.converting import Converter
 from nnx.training.evaluation import tolerance_of
+from nnx.training.from_disk import FromDisk
 from nnx.training.held_out import first_held_out
 from nnx.training.read_batches import ReadBatches
 from nnx.training.reading import Read, targets_of, tolerance_from
 from nnx.training.samples import Options, Samples
-from nnx.training.supply import AsTheyCome, FromDisk, Supply
+from nnx.training.supply import AsTheyCome, Supply
 
 if TYPE_CHECKING:
     from nnx.training.trainable import Trainable

@@ -13,7 +13,9 @@ from weakref import proxy
 
 import numpy as np
 
+from nnx.distributed.pool import Pool
 from nnx.kernels.step_state import LOSS
+from nnx.layers import BatchNorm
 from nnx.layers.chain import every, returned
 from nnx.layers.dropout import Drawing
 from nnx.losses import Loss
@@ -59,7 +61,8 @@ class Feed:
         factors: what each sample counts [N, 1], on average 1 (nnx/weights.py); None: all alike.
         parts: this process's parts of the batch, where several processes share it, or where it is divided into parts
             all the same (shared.py); this is then the first of them. None: this is all of it.
-        first: which row of the batch is the first one here.
+        first: which row of the batch is the first one here. pool: of the processes that have the others, where means
+            over all rows are taken (nnx/distributed/pool.py).
     """
 
     x: Array
@@ -69,6 +72,7 @@ class Feed:
     factors: Array | None = None
     parts: tuple[Part, ...] | None = None
     first: int = 0
+    pool: Pool | None = None
 
     def arrays(self) -> list[Array]:
         """Return the buffers that hold their contents before a step begins."""
@@ -102,7 +106,7 @@ class TrainingStep:
         flat: the network's parameters, gradients and moments.
         hyper, counters, stats, history: arrays of the backend; see nnx/kernels/step_state.py.
         layers, loss: as a step runs them: where the last layer and the loss can be one, `loss` is both.
-        drawing: the layers that draw random numbers.
+        drawing: the layers that draw random numbers. pooling: those that take means over whole batches.
         accumulating: whether gradients are those of several parts of a batch, kept in `flat.held`.
         averaging: (decay, steps done before the first one) of the mean of parameters in `flat.average`, or None.
         metric: what counts as right (see `Operations.tally`), or None.
@@ -122,6 +126,7 @@ class TrainingStep:
         self.nothing = backend.zeros(1, "float64")
         self.history = backend.zeros((HISTORY, 3), "float64")
         self.drawing = [layer for layer in every(network._layers) if isinstance(layer, Drawing)]
+        self.pooling = [layer for layer in every(network._layers) if isinstance(layer, BatchNorm)]
         for number, layer in enumerate(every(network._layers)):
             if hasattr(layer, "follow"):
                 layer.follow(self.counters, network.seed, number)
@@ -147,11 +152,22 @@ class TrainingStep:
             part: whether to keep the gradients for a later step instead of the update.
         """
         self.gradients(feed, backend)
+        self.collect(backend, part)
         self.finish(feed.x.shape[0], backend, part)
 
     def gradients(self, feed: Feed, backend: Any = None) -> None:
         """Do the step as far as the gradients: gather, forward, loss, backward."""
-        backend = backend or self.backend
+        try:
+            for drawing in self.drawing:
+                drawing.begin_at(feed.first)
+            for pooling in self.pooling:
+                pooling.take_part(feed.pool)
+            self._gradients(feed, backend or self.backend)
+        finally:
+            for pooling in self.pooling:
+                pooling.take_part(None)
+
+    def _gradients(self, feed: Feed, backend: Any) -> None:
         if feed.source is not None:
             x, y, order, *factors = feed.source
             backend.gather_rows(x, order, self.counters, out=feed.x)
@@ -159,8 +175,6 @@ class TrainingStep:
             for source in factors:
                 backend.gather_rows(source, order, self.counters, out=feed.factors)
         outputs = feed.x
-        for drawing in self.drawing:
-            drawing.begin_at(feed.first)
         for layer in self.layers:
             outputs = returned(layer.forward(outputs, training=True), layer, "forward")
         losses, dvalues = self.loss.both(outputs, feed.y)
@@ -177,11 +191,14 @@ class TrainingStep:
             how = self.metric, self.tolerance
             backend.weighted_tally(losses, outputs, feed.y, feed.factors, *how, self.stats)
 
+    def collect(self, backend: Any = None, part: bool = False) -> None:
+        """Add the gradients of the other parts of a batch, where it came in several."""
+        if self.accumulating and not part:
+            (backend or self.backend).collect(self.flat.gradients, self.flat.held)
+
     def finish(self, rows: int, backend: Any = None, part: bool = False) -> None:
         """Do the rest of a step: update, and log; `rows` is by how many the cursor moves on."""
         backend = backend or self.backend
-        if self.accumulating and not part:
-            backend.collect(self.flat.gradients, self.flat.held)
         if not part:
             self.optimizer.clip_gradients(self.flat, backend)
         self.move(backend, part)

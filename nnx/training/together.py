@@ -41,15 +41,10 @@ def shares_for(network: Network, who: str, deterministic: Any = False) -> Shares
         if not parts:
             return None
     for number, layer in enumerate(every(network._layers)):
-        if isinstance(layer, BatchNorm):
+        if parts and isinstance(layer, BatchNorm):
             raise InputError(
-                f"{who}: layer {number}, {layer}, takes means over whole batches, of which each process has a part; "
-                "use LayerNorm, or train in one process and without deterministic=True"
-            )
-        if hasattr(layer, "begin_at") and network.backend.name == "cupy":
-            raise InputError(
-                f"{who}: layer {number}, {layer}, draws its numbers by the row of the batch, and the GPU's kernels "
-                "know no other first row than 0; leave it out, or train in one process"
+                f"{who}: layer {number}, {layer}, takes means over whole batches, and deterministic=True goes through "
+                "their parts one after the other, each to its end; use LayerNorm, or train without deterministic=True"
             )
     return Shares(comm, parts or comm.size, fixed=bool(parts))
 
@@ -93,6 +88,7 @@ def begin(trainer: Trainer, who: str, **arguments: Any) -> None:
         **{name.replace("_", " "): fact(value) for name, value in arguments.items()},
     }
     comm.agree(facts, who)
+    comm.overlaps(trainer.backend)  # for which all may have to be asked, as here they are
     comm.broadcast(trainer.flat.state, trainer.backend)
     comm.broadcast(trainer.flat.more, trainer.backend)
 

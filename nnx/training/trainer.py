@@ -31,7 +31,7 @@ from nnx.training.agreement import State, check_agreement
 from nnx.training.custom_layers import CustomParts, Held
 from nnx.training.eager import Eager
 from nnx.training.parts import divided
-from nnx.training.shared import Halves, shared
+from nnx.training.shared import Halves, Shared, shared
 from nnx.training.step import HISTORY, Feed, TrainingStep
 from nnx.training.stepwise import Stepwise, WithoutPenalties
 
@@ -53,7 +53,7 @@ class Execution:
     kernels: Mapping[str, str]
 
 
-Runner = Program | Eager | Stepwise
+Runner = Program | Eager | Shared | Stepwise
 
 
 class Trainer(TrainingStep):
@@ -67,10 +67,10 @@ class Trainer(TrainingStep):
 
     def __init__(self, network: Network, loss: Loss, optimizer: Optimizer, metrics: Sequence[Metric]) -> None:
         self.edition, self.outdated = 0, True
-        self.ran: Program | Eager | Execution | None = None
+        self.ran: Program | Eager | Shared | Execution | None = None
         self._held: list[Held] = []  # what recordings hold of parts that nnx did not define
         self._saved: State | None = None
-        self._staged: dict[tuple[int, ...], tuple[Feed, Program | Eager]] = {}
+        self._staged: dict[tuple[int, ...], tuple[Feed, Program | Eager | Shared]] = {}
         self._shares: Shares | None = None
         super().__init__(network, loss, optimizer, metrics)
 
@@ -119,7 +119,7 @@ class Trainer(TrainingStep):
     # ---- recording ---------------------------------------------------------------------------------------------------
 
     @changing
-    def runner(self, feed: Feed, part: bool = False) -> Program | Eager:
+    def runner(self, feed: Feed, part: bool = False) -> Program | Eager | Shared:
         """Return something with `run(steps)`: a replay of the step where that can be, the step itself otherwise.
 
         The step is run once while it is recorded, and once from its recording; both must agree. The model is as
@@ -128,8 +128,9 @@ class Trainer(TrainingStep):
         if feed.parts is None:
             return self._runner(feed, self.backend.compile, part)
         assert self._shares is not None
-        each = [self._runner(mine.feed, partial(Halves, self)) for mine in feed.parts]
-        return shared(self, feed, each, self._shares)
+        halves = partial(Halves, self, self._shares)
+        each = [self._runner(mine.feed, halves, part) for mine in feed.parts]
+        return shared(self, feed, each, self._shares, part)
 
     def _runner(self, feed: Feed, compiled: Callable[[Recorder], Program], part: bool = False) -> Program | Eager:
         optimizer = self.optimizer
@@ -267,7 +268,7 @@ class Trainer(TrainingStep):
                 (state[...], counters[...], more[...]), counted[...] = before, iterations
                 gradients[...] = 0  # see `restore`
 
-    def staged(self, x: np.ndarray, y: Array, factors: Array = None) -> tuple[Feed, Program | Eager]:
+    def staged(self, x: np.ndarray, y: Array, factors: Array = None) -> tuple[Feed, Program | Eager | Shared]:
         """Copy a batch into a buffer of its size; return the feed and its runner, made once for each size."""
         key = (*x.shape, *y.shape[1:], *(() if factors is None else (-1,)))
         if key not in self._staged:

@@ -37,7 +37,7 @@ from nnx.backends.errors import BackendUnavailable
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.operations import Operations
 from nnx.backends.precision import VARIABLE as PRECISION
-from nnx.backends.recorder import Program, Recorder, without_update
+from nnx.backends.recorder import Piece, Program, Recorder
 from nnx.backends.streaming import Halves, Stream
 
 Array = Any
@@ -121,9 +121,9 @@ class CupyBackend(CudaBlocks, CudaDense, CudaLosses, CudaNoise, CudaNorm, CudaOp
             return CupyProgram(self, recorder.calls)
         return compile_program(self, recorder.calls, self.persistent)
 
-    def compile_gradients(self, recorder: Recorder) -> Program:
+    def compile_gradients(self, recorder: Recorder, pieces: Sequence[Piece]) -> list[Program]:
         kind = GraphProgram if self.graphs else CupyProgram
-        return kind(self, without_update(recorder.calls))
+        return [kind(self, piece.calls, recorder.calls) for piece in pieces]
 
     def stream(self, data: Sequence[np.ndarray], batch: int) -> Stream | None:
         found = stream(self, data, batch, self.streaming)

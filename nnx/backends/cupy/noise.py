@@ -25,7 +25,7 @@ class CudaNoise(CudaOperands):
                 "and contiguous int64"
             )
         y = self._output(out, x.shape, x)
-        words = (seed & (LOW << 32 | LOW), layer & LOW, keep_threshold(rate))
+        words = (seed & (LOW << 32 | LOW), layer, keep_threshold(rate))
         self._launch(plans.dropout(*x.shape), kind, self._read(x), y, *x.shape, counters, *words, 1 / (1 - rate))
         return self._deliver(y, out)
 
@@ -38,7 +38,7 @@ class CudaNoise(CudaOperands):
                 f"gaussian_noise: x is {x.dtype} {x.shape} and counters {counters.dtype}, expected float32 or float64 "
                 "[N, C] and contiguous int64"
             )
-        y, words = self._output(out, x.shape, x), (seed & (LOW << 32 | LOW), layer & LOW)
+        y, words = self._output(out, x.shape, x), (seed & (LOW << 32 | LOW), layer)
         launch = plans.dropout(x.shape[0], x.shape[1], "gaussian_noise")
         self._launch(launch, kind, self._read(x), y, *x.shape, counters, *words, stddev)
         return self._deliver(y, out)

@@ -82,6 +82,54 @@ class CudaNorm(CudaMatmul):
         self._launch(launch, kind, x, mean, variance, means, scales, *x.shape, epsilon, momentum)
         return self._by_moments(kind, x, means, scales, gamma, beta, normalized, out)
 
+    def column_means(self, x: Array, means: Array) -> None:
+        kind = self._kind(x)
+        if kind is None or not self._wide(x, means):
+            super().column_means(x, means)
+            return
+        self._launch(plans.batch_moments(x.shape[1], "column_means"), kind, self._read(x), means, *x.shape)
+
+    def column_spreads(self, x: Array, means: Array, spreads: Array) -> None:
+        kind = self._kind(x)
+        if kind is None or not self._wide(x, means, spreads):
+            super().column_spreads(x, means, spreads)
+            return
+        launch = plans.batch_moments(x.shape[1], "column_spreads")
+        self._launch(launch, kind, self._read(x), means, spreads, *x.shape)
+
+    def pool(self, a: Array, pool: Any) -> None:
+        pool.mean(a, self)  # by NCCL, in the order of the stream: nnx/distributed/nccl.py
+
+    def pooled_norm(
+        self,
+        x: Array,
+        gamma: Array,
+        beta: Array,
+        mean: Array,
+        variance: Array,
+        means: Array,
+        spreads: Array,
+        rows: int,
+        epsilon: float,
+        momentum: float,
+        normalized: Array | None = None,
+        scales: Array | None = None,
+        out: Array | None = None,
+    ) -> Array:
+        kind = self._kind_of_features(x, gamma, beta, mean, variance)
+        kept = all(a is not None and writable(a, (1, x.shape[1]), x.dtype) for a in (scales, mean, variance))
+        if kind is None or not kept or not keeps(x, normalized, None, ()) or not self._wide(x, means, spreads):
+            moments = means, spreads, rows, epsilon, momentum
+            return super().pooled_norm(x, gamma, beta, mean, variance, *moments, normalized, scales, out)
+        columns = x.shape[1]
+        launch, at = plans.elementwise("pooled_moments", 4 * columns), self._scratch(2 * columns, "float64")
+        self._launch(launch, kind, means, spreads, mean, variance, at, scales, rows, columns, epsilon, momentum)
+        return self._by_moments(kind, self._read(x), at, scales, gamma, beta, normalized, out)
+
+    def _wide(self, x: Array, *moments: Array) -> bool:
+        """Tell whether a kernel may read and write moments of x's features, in float64."""
+        return x.ndim == 2 and all(writable(a, (1, x.shape[1]), self.cupy.float64) for a in moments)
+
     def fixed_norm(
         self,
         x: Array,

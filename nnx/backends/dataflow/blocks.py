@@ -31,6 +31,7 @@ class BlockCalls(Buffers):
     def on_embed_gradients(self, x: Array, dy: Array, dw: Array, column: int, first: int) -> None:
         self.floats(dw)
         self.step.scatters.append(Scatter(self.read(x), self.read(dy), dw, column, first))
+        self.touch_gradients()
 
     def part_of(self, y: Array, first: int) -> Value:
         """A new value in a buffer of which some columns are written: the first ones, or more beside those before."""

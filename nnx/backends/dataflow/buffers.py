@@ -18,6 +18,7 @@ class Buffers:
     Attributes:
         step: what has been read so far. call: the one that is read now.
         current: the value that stands in a buffer now, by its address. shapes: of the array there.
+        behind: how many nodes there were when gradients were last touched, or when the host last came in.
     """
 
     call: Call
@@ -27,6 +28,7 @@ class Buffers:
         self.dtype = np.dtype(step.dtype)
         self.current: dict[int, Value] = {}
         self.shapes: dict[int, tuple[int, ...]] = {}
+        self.behind = 0
 
     def floats(self, a: Array) -> None:
         """Refuse an array that the compiled step cannot read."""
@@ -64,6 +66,10 @@ class Buffers:
         node = Node(op, x, *args, **kwargs)
         self.step.nodes.append(node)
         return node
+
+    def touch_gradients(self) -> None:
+        """Note that gradients are made of what stands here, or read."""
+        self.behind = len(self.step.nodes)
 
     def elementwise(
         self, kind: str, x: Array, y: Array | None, out: Array, constants: tuple[float, float] = (0.0, 0.0)

@@ -33,6 +33,7 @@ class DenseCalls(Buffers):
         self.floats(dw)
         self.floats(db)
         self.step.gradients.append(Gradient(self.read(x), self.read(dy), dw, db))
+        self.touch_gradients()
 
     def on_regularize(self, w: Array, dw: Array, l1: float, l2: float, penalty: Array) -> None:
         self.floats(w)

@@ -36,9 +36,14 @@ class Value:
 
 @dataclass(eq=False)
 class Moments:
-    """What is known of each feature of all samples, [3, width]: see nnx/kernels/cpu/program/shared_norm.py."""
+    """What is known of each feature of all samples, [3, width]: see nnx/kernels/cpu/program/shared_norm.py.
+
+    Attributes:
+        pooled: where the means and the spreads stand that are pooled with other processes', if they are.
+    """
 
     width: int
+    pooled: list[Array] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -55,6 +60,7 @@ class Node:
         arrays: more arrays of the flat buffer. moments: what it writes, or reads, of each feature.
         once: depends on nothing that changes within a call of `run`.
         whole: it takes all samples at once, so whatever comes after it waits for all that comes before.
+        pooled: of a stop, where the host comes in: what it pools there, in order.
     """
 
     op: str
@@ -77,6 +83,7 @@ class Node:
     z: Value | None = None
     once: bool = False
     whole: bool = False
+    pooled: tuple[Array, ...] = ()
 
     @property
     def reads(self) -> list[Value]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from nnx.backends.addresses import Array, address, same
 from nnx.backends.dataflow.buffers import Buffers
-from nnx.backends.dataflow.nodes import Moments, Step, Sum, Value
+from nnx.backends.dataflow.nodes import Moments, Node, Step, Sum, Value
 from nnx.backends.errors import NotReplayable
 
 
@@ -16,6 +16,7 @@ class NormCalls(Buffers):
     def __init__(self, step: Step) -> None:
         super().__init__(step)
         self.moments: dict[int, Moments] = {}  # by where 1 over the standard deviations stands
+        self.pooled: dict[int, Moments] = {}  # by where the means or spreads stand that are pooled
 
     def on_layer_norm(
         self, x: Array, gamma: Array, beta: Array, epsilon: float, normalized: Array, scales: Array, out: Array
@@ -37,6 +38,7 @@ class NormCalls(Buffers):
         d, products = self.read(dy), Value(dy.shape[1])
         self.add("elementwise", self.read(normalized), d, products, kind="times")
         self.step.sums += [Sum(products, dgamma), Sum(d, dbeta)]
+        self.touch_gradients()
 
     def on_batch_norm(
         self, x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, epsilon: float, momentum: float,
@@ -68,13 +70,61 @@ class NormCalls(Buffers):
     def on_batch_norm_backward(
         self, normalized: Array, scales: Array, gamma: Array, dy: Array, dgamma: Array, dbeta: Array, out: Array
     ) -> None:
-        sums = [one for a in (dgamma, dbeta) for one in self.step.sums if same(one.out, a)]
-        if len(sums) != 2:
-            raise NotReplayable("batch_norm_backward reads gradients that no norm_gradients wrote before it")
-        for one in sums:  # at once, and not at the end
+        for a in (dgamma, dbeta):
+            self.sum_now(a)
+        self.backward_by_moments(normalized, scales, gamma, dy, (dgamma, dbeta), out, False)
+        self.touch_gradients()
+
+    def sum_now(self, a: Array) -> None:
+        """Add up a gradient at once, and not at the end."""
+        sums = [one for one in self.step.sums if same(one.out, a)]
+        if not sums and not any(node.op == "sum" and same(node.arrays[0], a) for node in self.step.nodes):
+            raise NotReplayable(f"{self.call.name} reads gradients that no norm_gradients wrote before it")
+        for one in sums:
             self.step.sums.remove(one)
             self.add("sum", one.d, arrays=(one.out,), whole=True)
-        self.backward_by_moments(normalized, scales, gamma, dy, (dgamma, dbeta), out, False)
+            self.touch_gradients()
+
+    def on_column_means(self, x: Array, means: Array) -> None:
+        moments = self.pooled[address(means)] = Moments(x.shape[1], [means])
+        self.add("means", self.read(x), moments=moments, whole=True)
+
+    def on_column_spreads(self, x: Array, means: Array, spreads: Array) -> None:
+        moments = self.pooled[address(spreads)] = self.pooled_at(means)
+        moments.pooled.append(spreads)
+        self.add("spreads", self.read(x), moments=moments, whole=True)
+
+    def on_pooled_norm(
+        self, x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, means: Array, spreads: Array,
+        rows: int, epsilon: float, momentum: float, normalized: Array, scales: Array, out: Array,
+    ) -> None:  # fmt: skip
+        for a in (gamma, beta, mean, variance, scales):
+            self.floats(a)
+        moments = self.moments[address(scales)] = self.pooled_at(spreads)
+        of = {"weights": mean, "biases": variance, "moments": moments, "constants": (epsilon, momentum, float(rows))}
+        self.add("pooled", self.read(x), whole=True, **of)
+        self.by_moments(x, gamma, beta, normalized, scales, out)
+
+    def pooled_at(self, a: Array) -> Moments:
+        """The moments of which means or spreads are pooled."""
+        moments = self.pooled.get(address(a))
+        if moments is None:
+            raise NotReplayable(f"{self.call.name} reads moments that no column_means wrote before it")
+        return moments
+
+    def on_stop(self, pooled: list[Array], gradients: bool) -> None:
+        """The host comes in: it pools arrays with other processes'; or takes all gradients that are there."""
+        for a in pooled:
+            if address(a) not in self.pooled:
+                self.sum_now(a)
+        step = self.step
+        there = (len(step.gradients), len(step.scatters), len(step.sums)) if gradients else ()
+        moments = tuple(a for a in pooled if address(a) in self.pooled)
+        stop = Node("stop", Value(0), details=there, pooled=moments)
+        # What came behind the last gradient can wait: the gradient of a layer's inputs, for one.
+        at = len(step.nodes) if pooled else self.behind
+        step.nodes.insert(at, stop)
+        self.behind = at + 1
 
     def on_fixed_norm_backward(self, scales: Array, gamma: Array, dy: Array, out: Array) -> None:
         self.backward_by_moments(dy, scales, gamma, dy, (gamma, gamma), out, True)

@@ -31,7 +31,7 @@ from nnx.backends.numba.step import NumbaStep
 from nnx.backends.operation_table import QUIET
 from nnx.backends.operations.dense import fusible
 from nnx.backends.precision import VARIABLE, precision_of_environment
-from nnx.backends.recorder import UPDATES, Call, Program, Recorder, halves, without_update
+from nnx.backends.recorder import UPDATES, Call, Piece, Program, Recorder
 from nnx.kernels.elementwise import FUNCTIONS
 from nnx.kernels.losses import LOSSES
 from nnx.kernels.rounding import RUN
@@ -202,23 +202,28 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
         return Recorder(self, known, by=PLAIN)
 
     def compile(self, recorder: Recorder) -> Program:
-        return self._compiled(recorder.calls, recorder.calls)
+        return self._compiled(recorder.calls, [recorder.calls])[0]
 
-    def compile_gradients(self, recorder: Recorder) -> Program:
-        first, rest = halves(recorder.calls)
-        read = [*first, *(call for call in rest if call.name in UPDATES), rest[-1]]  # by which it finds the parameters
-        return self._compiled(read, without_update(recorder.calls), updates=False)
+    def compile_gradients(self, recorder: Recorder, pieces: Sequence[Piece]) -> list[Program]:
+        read: list[Call] = []
+        for piece in pieces[:-1]:
+            pooled = [call.operands["a"] for call in piece.pools]
+            read += [*piece.calls, Call("stop", {"pooled": pooled, "gradients": bool(piece.stops)})]
+        *last, end = pieces[-1].calls
+        updates = [call for call in recorder.calls if call.name in UPDATES]  # by which it finds the parameters
+        return self._compiled([*read, *last, *updates, end], [piece.calls for piece in pieces], updates=False)
 
-    def _compiled(self, calls: list[Call], by_one: list[Call], updates: bool = True) -> Program:
-        """Return calls as one compiled function, or as a program of one operation after the other."""
+    def _compiled(self, calls: list[Call], by_one: list[list[Call]], updates: bool = True) -> list[Program]:
+        """Return calls as one compiled function, or as programs of one operation after the other."""
         from nnx.backends.numba.program import compile_program  # here, because it imports Numba
 
-        try:  # it has a Program's run(steps) and native
-            return cast(Program, compile_program(self, calls, updates=updates))
+        try:  # they have a Program's run(steps) and native
+            return cast("list[Program]", compile_program(self, calls, updates=updates).pieces)
         except NotReplayable as reason:  # by that function; its operations have kernels of their own
-            program = Program(self, by_one)
-            program.reason = str(reason)
-            return program
+            programs = [Program(self, some) for some in by_one]
+            for program in programs:
+                program.reason = str(reason)
+            return programs
 
     def compile_forward(self, stages: Sequence[Stage], parameters: Array) -> Forward | None:
         from nnx.backends.numba.inference import compile_forward

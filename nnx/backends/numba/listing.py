@@ -18,7 +18,8 @@ OPERATIONS = {
         "CROSS_ENTROPY", "CROSS_ENTROPY_SOFT", "ARGMAX", "ONE_HOT", "ROW_MEAN", "LANES_DENSE", "LANES_DX", "LANES_DW",
         "LANES_DB", "LANES_LOAD", "LANES_DROPOUT", "LANES_CROSS_ENTROPY", "LANES_MEAN", "LANES_CLEAR", "LABELS",
         "ELEMENTWISE", "BIAS", "PARAMETERS", "WEIGH", "LAYER_NORM", "LAYER_NORM_BACKWARD", "MOMENTS", "BATCH_NORM",
-        "BATCH_NORM_BACKWARD", "NOISE", "COLUMNS_OF", "EMBED", "SCATTER", "COLLECT", "MEASURE", "CLIPPED", "AVERAGE",
+        "BATCH_NORM_BACKWARD", "MEANS", "SPREADS", "POOLED", "NOISE", "COLUMNS_OF", "EMBED", "SCATTER", "COLLECT",
+        "MEASURE", "CLIPPED", "AVERAGE",
     )
 }  # fmt: skip
 WITH_RELU = (  # which may do ReLU, or its gradient, on the way
@@ -32,7 +33,8 @@ def kernels_of(step: Step, family: str, product: str) -> dict[str, str]:
     Args:
         family: "rows" or "lanes". product: what multiplies matrices.
     """
-    kernels = {node.kind or node.op: f"numba:{family}.{node.kind or node.op}" for node in step.nodes}
+    names = [node.kind or node.op for node in step.nodes if node.op != "stop"]
+    kernels = {name: f"numba:{family}.{name}" for name in names}
     if any(node.relu and node.op == "dense" for node in step.nodes):
         kernels.setdefault("relu", f"fused into {product}")
     return kernels | {"dense": f"numba:{product}"}

@@ -93,6 +93,8 @@ class Layout:
         self.local: list[list[int]] = []
         self.regions: list[tuple[int, list[list[int]]]] = []  # those before what is in `local`
         self.moments: dict[int, int] = {}
+        self.pooled: dict[int, int] = {}  # where in `numbers` arrays stand that are pooled
+        self.stops: list[list[tuple[int, Array]]] = []
         self.tasks: list[tuple[int, list[int]]] = []
         self.last: list[list[list[int]]] = []  # one after the other: tasks on all gradients or parameters
         # What the optimizer moves: (place, size) of each run of parameters. Their gradients all lie equally far off.
@@ -107,18 +109,15 @@ class Layout:
         self.covered: list[tuple[int, int]] = []
         self.scratch = 0
         self.block = self.block_rows()
+        self.added = 0, 0, 0  # how many gradients, scatters and sums
         for node in step.nodes:
-            if node.whole:
+            if node.op == "stop":
+                self.stop(node)
+            elif node.whole:
                 self.all_at_once(self.rows_of(node))
             else:
                 (self.once if node.once else self.local).extend(self.rows_of(node))
-        for gradient in step.gradients:
-            self.gradient(gradient)
-        for scatter in step.scatters:
-            self.scatter(scatter)
-        for one in step.sums:
-            n = int(one.out.size)
-            self.tasks.append((n, self.sum_row(one.d, one.out, **self.updated(one.out, 0, n))))
+        self.add_gradients(len(step.gradients), len(step.scatters), len(step.sums))
         if len({start for start, _ in self.covered}) < len(self.covered):
             raise NotReplayable("a gradient is written twice in one step: two layers share their parameters")
         if len(self.regularized) < len(step.penalties):
@@ -216,6 +215,32 @@ class Layout:
         self.masks[known] = self.room(node.x.width)
         return {"KIND": layer, "R0": seed, "R1": threshold, "W": self.masks[known]}
 
+    def add_gradients(self, *there: int) -> None:
+        """Add the tasks of so many gradients, scatters and sums, but for those that are added."""
+        step, (gradients, scatters, sums) = self.step, map(slice, self.added, there)
+        for gradient in step.gradients[gradients]:
+            self.gradient(gradient)
+        for scatter in step.scatters[scatters]:
+            self.scatter(scatter)
+        for one in step.sums[sums]:
+            n = int(one.out.size)
+            self.tasks.append((n, self.sum_row(one.d, one.out, **self.updated(one.out, 0, n))))
+        self.added = there  # type: ignore[assignment]
+
+    def stop(self, node: Node) -> None:
+        """Let a call end here; with all gradients that there are, if those are wanted."""
+        if node.details:
+            self.add_gradients(*node.details)
+        if self.local:
+            self.regions.append((t.BLOCKS, self.local))
+        self.regions += [(t.TASKS, self.sorted_tasks()), (t.STOP, [])]
+        self.local, self.tasks = [], []
+        self.stops.append([(self.pooled[address(a)], a) for a in node.pooled])
+
+    def sorted_tasks(self) -> list[list[int]]:
+        """The tasks, the largest first, so that threads end together."""
+        return [row for _, row in sorted(self.tasks, key=lambda task: -task[0])]
+
     # ---- rows of the table -------------------------------------------------------------------------------------------
 
     def row(self, op: int, **columns: int) -> list[int]:
@@ -288,21 +313,38 @@ class Layout:
             self.moments[id(moments)] = self.new(3 * moments.width)
         return self.moments[id(moments)]
 
+    def pooled_at(self, moments: Moments) -> dict[str, int]:
+        """The columns that say where in `numbers` means and spreads stand that are pooled."""
+        if len(moments.pooled) != 2:
+            raise NotReplayable("column_means: no column_spreads goes with it")
+        for a in moments.pooled:
+            if address(a) not in self.pooled:
+                self.pooled[address(a)] = len(self.numbers)
+                self.numbers += [0.0] * moments.width
+        means, spreads = (self.pooled[address(a)] for a in moments.pooled)
+        return {"SLOT": means, "KIND": spreads}
+
     def norm_rows(self, node: Node, **columns: int) -> list[list[int]]:
         """The rows of a normalization, or of its gradient: see nnx/kernels/cpu/program/shared_norm.py."""
         place, n = self.place, node.x.width
         columns |= {"N": n, "X": place(node.x), "COEF": self.constants(*node.constants)}
         if node.op == "sum":
             return [self.sum_row(node.x, node.arrays[0])]
+        if node.op in ("means", "spreads"):
+            assert node.moments is not None
+            columns |= self.pooled_at(node.moments)
+            return self.by_features(t.MEANS if node.op == "means" else t.SPREADS, **columns)
         assert node.weights is not None
         columns["W"] = self.parameter(node.weights)
         if node.moments is not None:
             columns |= {"Y": self.moments_at(node.moments), "KIND": sum(node.details)}
         if node.biases is not None:
             columns["B"] = self.parameter(node.biases)
+        if node.op == "pooled":
+            assert node.moments is not None
+            return self.by_features(t.POOLED, **{**columns, **self.pooled_at(node.moments)})
         if node.op == "moments":
-            starts = range(0, n, ACROSS)
-            return [self.row(t.MOMENTS, R0=j, R1=min(n, j + ACROSS), **columns) for j in starts]
+            return self.by_features(t.MOMENTS, **columns)
         assert node.out is not None
         columns["G"] = place(node.out)
         if node.op == "layer_norm":
@@ -319,6 +361,11 @@ class Layout:
             return [self.row(t.LAYER_NORM_BACKWARD, Y=place(node.z), **columns)]
         dgamma, dbeta = (self.parameter(a) for a in node.arrays)
         return [self.row(t.BATCH_NORM_BACKWARD, R0=dgamma, B=dbeta, **columns)]
+
+    def by_features(self, op: int, **columns: int) -> list[list[int]]:
+        """Tasks that take some features of all samples each."""
+        n = columns["N"]
+        return [self.row(op, R0=j, R1=min(n, j + ACROSS), **columns) for j in range(0, n, ACROSS)]
 
     def updated(self, g: Array, first: int, count: int) -> dict[str, int]:
         """The columns that say what is done to a piece of a parameter once its gradient is there."""
@@ -406,15 +453,14 @@ class Layout:
         assert step.optimizer is not None
         assert step.losses is not None
         assert step.end is not None
-        self.tasks.sort(key=lambda task: -task[0])  # the largest first, so that threads end together
         for key in [key for key in self.before if not self.moved(key[0], 1)]:  # these panels are the same in each step
             self.first += self.before.pop(key)
         regions: list[tuple[int, list[list[int]]]] = [
             (t.ONCE, self.once), (t.TASKS_ONCE, self.first),
             (t.TASKS, [row for rows in self.before.values() for row in rows]), *self.regions, (t.BLOCKS, self.local),
-            (t.TASKS, [row for _, row in self.tasks]), *((t.TASKS, rows) for rows in self.last),
+            (t.TASKS, self.sorted_tasks()), *((t.TASKS, rows) for rows in self.last),
         ]  # fmt: skip
-        regions = [region for region in regions if region[1]]
+        regions = [region for region in regions if region[1] or region[0] == t.STOP]
         if len(regions) > t.MOST_REGIONS:
             raise NotReplayable(f"its samples meet {len(regions)} times in a step; {t.MOST_REGIONS} is the most")
         header = [0] * t.COLUMNS

@@ -22,7 +22,7 @@ APART = 1024
 NODES = {
     *("labels", "gather", "dense", "dense_dx", "elementwise", "dropout", "cross_entropy", "mean", "weigh"),
     *("layer_norm", "layer_norm_backward", "moments", "batch_norm", "batch_norm_backward", "sum"),
-    *("gaussian_noise", "columns", "embed"),
+    *("gaussian_noise", "columns", "embed", "means", "spreads", "pooled", "stop"),
 }
 
 
@@ -101,7 +101,7 @@ class Lanes(Layout):
                 return [row(t.NOISE, KIND=layer, N=n, X=x, Y=out, R0=seed, COEF=c)]
             case "layer_norm" | "layer_norm_backward":
                 return self.norm_rows(node, STRIDE=stride, R0=self.new(2 * stride))
-            case "moments" | "batch_norm" | "batch_norm_backward" | "sum":
+            case "moments" | "batch_norm" | "batch_norm_backward" | "sum" | "means" | "spreads" | "pooled":
                 return self.norm_rows(node, STRIDE=stride)
         raise NotReplayable(f"no compiled kernel by features for {node.op}")
 

@@ -91,6 +91,8 @@ class Rows(Layout):
                 return [row(t.NOISE, KIND=layer, N=n, X=x, Y=out, R0=seed, COEF=c)]
             case "layer_norm" | "layer_norm_backward" | "moments" | "batch_norm" | "batch_norm_backward" | "sum":
                 return self.norm_rows(node)
+            case "means" | "spreads" | "pooled":
+                return self.norm_rows(node)
         raise NotReplayable(f"no compiled kernel by rows for {node.op}")
 
     def panels_of(self, weights: Array, across: bool) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from typing import Any
+from weakref import proxy
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from nnx.kernels.cpu.threads import pool
 function_of = cache(ready)  # to look for it takes 30 us
 WORTH_HELP = 200e-6  # seconds of work in a call below which waking a helper costs more than it does
 WAYS = {"rows": "by rows", "lanes": "in vector lanes"}  # how samples lie
+GO_ON = -1  # in place of how many steps: see compiled.py
 SPEED = 50e9  # FLOP a second of one thread, roughly
 
 
@@ -28,7 +30,8 @@ class NumbaProgram:
     """A recorded training step that runs inside one compiled function.
 
     After `run`, what Python reads is up to date: parameters, gradients, moments, counters, stats, penalties, history.
-    The layers' own buffers (`output`, `dinputs`) are not: the numbers are kept elsewhere.
+    The layers' own buffers (`output`, `dinputs`) are not: the numbers are kept elsewhere. A step with stops is run by
+    its pieces, each up to the next stop; what is pooled there stands where the recorded step had it.
 
     Attributes:
         family: "rows" or "lanes". threads: how many may work on it. running: whether helpers are wanted.
@@ -64,8 +67,14 @@ class NumbaProgram:
             self.numbers, self.sync,
         )  # fmt: skip
         self.running = False
+        self._pooled = [[(self.numbers[at : at + a.size], a.reshape(-1)) for at, a in stop] for stop in layout.stops]
         self.clocks: Array | None = None
         self.seconds = 2 * step.work / SPEED + 5e-6  # of a step, roughly
+
+    @property
+    def pieces(self) -> list[NumbaProgram | GoesOn]:
+        """This, and what goes on behind each stop."""
+        return [self, *(GoesOn(self, stop) for stop in range(len(self._pooled)))]
 
     def watch(self) -> Array:
         """From now on count what each phase takes; return int64 [threads, ROOM] of cycles: see clock.py."""
@@ -78,9 +87,26 @@ class NumbaProgram:
         return listing.listing(self.table, self._kinds)
 
     def run(self, steps: int) -> None:
-        """Run `steps` steps."""
+        """Run `steps` steps; of one with stops 1, up to the first."""
+        self._call(steps)
+        if self._pooled:
+            self._tell(0)
+
+    def go_on(self, stop: int) -> None:
+        """Go on behind a stop, to the next one or the end of the step."""
+        for mine, array in self._pooled[stop]:
+            mine[...] = array
+        self._call(GO_ON)
+        self._tell(stop + 1)
+
+    def _tell(self, stop: int) -> None:
+        """Put what is pooled at a stop where others find it."""
+        for mine, array in self._pooled[stop] if stop < len(self._pooled) else ():
+            array[...] = mine
+
+    def _call(self, steps: int) -> None:
         try:
-            if self.threads > 1 and steps * self.seconds > WORTH_HELP:
+            if self.threads > 1 and abs(steps) * self.seconds > WORTH_HELP:
                 wanted = min(self.threads, int(self._limit() or 1)) - 1
                 self.running = wanted > 0
                 pool.helpers.assist(self, wanted)
@@ -91,6 +117,17 @@ class NumbaProgram:
     def help(self, number: int) -> None:
         """Work on it beside the thread that runs it, until that has ended."""
         self._function(*self._arguments, number, 0, self.clocks)
+
+
+class GoesOn:
+    """What comes behind a stop of a program, as one of its pieces."""
+
+    def __init__(self, program: NumbaProgram, stop: int) -> None:
+        self._program, self._stop = proxy(program), stop
+
+    def run(self, steps: int) -> None:
+        """Go on with the one step that has begun."""
+        self._program.go_on(self._stop)
 
 
 def plain(a: Array) -> Array:

@@ -7,6 +7,7 @@ gamma and beta, and `scales`, 1 over each standard deviation, are written where 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from nnx.backends.operation_table import operation, quiet, write
 from nnx.backends.operations.over_xp import Array, OverXp
@@ -110,6 +111,62 @@ class NormOperations(OverXp):
             write(scales, scale)
         return self._scaled((x - mean) * scale, gamma, beta, normalized, out)
 
+    @operation("x", "means")
+    def column_means(self, x: Array, means: Array) -> None:
+        """Write the mean of each column of x [N, C] to `means`, in float64 [1, C]."""
+        xp, rows = self.xp, x.shape[0]
+        first, rest = (xp.zeros_like(x[:1, ...]) for _ in range(2))
+        self._sum_rows(rows, lambda run: x[run, ...], first)
+        first = first / rows
+        self._sum_rows(rows, lambda run: x[run, ...] - first, rest)
+        means[...] = xp.astype(first, xp.float64) + xp.astype(rest, xp.float64) / rows
+
+    @operation("x means", "spreads")
+    def column_spreads(self, x: Array, means: Array, spreads: Array) -> None:
+        """Write the mean square of each column's numbers, less its `means` [1, C], to `spreads`: float64, too."""
+        xp, centred, total = self.xp, self._centred(x, means), self.xp.zeros_like(x[:1, ...])
+        self._sum_rows(x.shape[0], lambda run: centred[run, ...] * centred[run, ...], total)
+        spreads[...] = xp.astype(total, xp.float64) / x.shape[0]
+
+    @operation("a", "a")
+    def pool(self, a: Array, pool: Any) -> None:
+        """Put the mean over all processes into `a`, each counting as much as it has of the batch's rows.
+
+        Args:
+            pool: the processes (nnx/distributed/pool.py).
+        """
+        pool.mean(a, self)
+
+    @operation("x gamma beta mean variance means spreads", "mean variance normalized scales out")
+    def pooled_norm(
+        self,
+        x: Array,
+        gamma: Array,
+        beta: Array,
+        mean: Array,
+        variance: Array,
+        means: Array,
+        spreads: Array,
+        rows: int,
+        epsilon: float,
+        momentum: float,
+        normalized: Array | None = None,
+        scales: Array | None = None,
+        out: Array | None = None,
+    ) -> Array:
+        """Return what `batch_norm` does of a batch of `rows` rows, x [N, C] among them, given its moments.
+
+        Args:
+            means, spreads: of the whole batch, float64 [1, C]: `column_means` and `column_spreads`, pooled.
+        """
+        xp, like = self.xp, x.dtype
+        scale = xp.astype(1 / xp.sqrt(spreads + epsilon), like)
+        write(mean, xp.astype(momentum * mean + (1 - momentum) * means, like))
+        write(variance, xp.astype(momentum * variance + (1 - momentum) * spreads * (rows / max(rows - 1, 1)), like))
+        if scales is not None:
+            write(scales, scale)
+        return self._scaled(self._centred(x, means) * scale, gamma, beta, normalized, out)
+
     @operation("normalized scales gamma dy dgamma dbeta")
     def batch_norm_backward(
         self, normalized: Array, scales: Array, gamma: Array, dy: Array, dgamma: Array, dbeta: Array,
@@ -127,6 +184,12 @@ class NormOperations(OverXp):
     def _sum_rows(self, rows: int, part: Callable[[slice], Array], out: Array) -> None:
         """out [1, C] = the sum of all rows, of which `part` gives some."""
         self._in_runs(rows, lambda run: self.xp.sum(part(run), axis=0, keepdims=True), out)
+
+    def _centred(self, x: Array, means: Array) -> Array:
+        """Return x less float64 means [1, C], of which numbers far from 0 keep all their digits."""
+        xp = self.xp
+        first = xp.astype(means, x.dtype)
+        return (x - first) - xp.astype(means - xp.astype(first, xp.float64), x.dtype)
 
     def _scaled(self, normalized: Array, gamma: Array, beta: Array, kept: Array | None, out: Array | None) -> Array:
         """Return `normalized * gamma + beta`, and keep `normalized`."""

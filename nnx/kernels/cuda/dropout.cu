@@ -17,16 +17,16 @@ __device__ __forceinline__ void drop(const REAL* x, REAL* y, int count, const Wo
 }
 
 // Element (r, c) takes word c % 4 of the counter (r, c / 4, step, high word): a thread has one counter, four elements of
-// a row. y may be x. The step is read from the device, so that a recorded launch draws new words when it is replayed.
+// a row; above the layer's 32 bits stands what r is of the first row here. y may be x. The step is read from the device, so that a recorded launch draws new words when it is replayed.
 extern "C" __global__ void dropout(const REAL* x, REAL* y, long long rows, long long columns, const long long* counters,
-                                   unsigned long long seed, unsigned int layer, unsigned int threshold, REAL scale) {
+                                   unsigned long long seed, unsigned long long layer, unsigned int threshold, REAL scale) {
   u64 step = (u64)counters[STEP];
-  u32 high = high_word(step, layer);
+  u32 high = high_word(step, (u32)layer), begin = (u32)(layer >> 32);
   i64 groups = quotient_up(columns, 4);
   bool wide = columns % 4 == 0 && aligned(x) && aligned(y);
   for (i64 i = grid_thread(); i < rows * groups; i += grid_threads()) {
     i64 row = quotient(i, groups), group = i - row * groups, first = row * columns + 4 * group;
-    Words words = philox((u32)row, (u32)group, (u32)step, high, seed);
+    Words words = philox(begin + (u32)row, (u32)group, (u32)step, high, seed);
     int count = (int)smaller(4, columns - 4 * group);
     if (wide)
       drop<WIDE>(x + first, y + first, count, words, threshold, scale);

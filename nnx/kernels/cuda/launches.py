@@ -129,9 +129,9 @@ def clip(n: int) -> tuple[Launch, Launch]:
     return _two_stages("clip_squares", "", n)[0], elementwise("clip_scale", n)
 
 
-def batch_moments(columns: int) -> Launch:
-    """A block for every ACROSS columns."""
-    return Launch("batch_moments", (max(1, min(_ceil(columns, ACROSS), BLOCKS)),), (THREADS,))
+def batch_moments(columns: int, kernel: str = "batch_moments") -> Launch:
+    """A block for every ACROSS columns: batch_moments, column_means, column_spreads."""
+    return Launch(kernel, (max(1, min(_ceil(columns, ACROSS), BLOCKS)),), (THREADS,))
 
 
 def _two_stages(first: str, second: str, work: int) -> tuple[Launch, ...]:

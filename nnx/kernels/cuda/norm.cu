@@ -95,6 +95,48 @@ extern "C" __global__ void batch_moments(const REAL* x, REAL* mean, REAL* varian
   }
 }
 
+// The same of rows of which other processes have the rest: about a mean of its own, then about that of all rows.
+extern "C" __global__ void column_means(const REAL* x, double* means, long long rows, long long columns) {
+  __shared__ double shared[THREADS];
+  int line = threadIdx.x / ACROSS;
+  for (i64 first = (i64)blockIdx.x * ACROSS; first < columns; first += (i64)gridDim.x * ACROSS) {
+    i64 column = first + threadIdx.x % ACROSS;
+    i64 last = column < columns ? rows : 0;
+    double total = 0, rest = 0;
+    for (i64 row = line; row < last; row += THREADS / ACROSS) total += (double)x[row * columns + column];
+    double centre = over_lines(total, shared) / rows;
+    for (i64 row = line; row < last; row += THREADS / ACROSS) rest += (double)x[row * columns + column] - centre;
+    rest = over_lines(rest, shared);
+    if (line == 0 && column < columns) means[column] = centre + rest / rows;
+  }
+}
+
+extern "C" __global__ void column_spreads(const REAL* x, const double* means, double* spreads, long long rows,
+                                          long long columns) {
+  __shared__ double shared[THREADS];
+  int line = threadIdx.x / ACROSS;
+  for (i64 first = (i64)blockIdx.x * ACROSS; first < columns; first += (i64)gridDim.x * ACROSS) {
+    i64 column = first + threadIdx.x % ACROSS;
+    i64 last = column < columns ? rows : 0;
+    double squares = 0;
+    for (i64 row = line; row < last; row += THREADS / ACROSS) {
+      double off = (double)x[row * columns + column] - means[column];
+      squares += off * off;
+    }
+    squares = over_lines(squares, shared);
+    if (line == 0 && column < columns) spreads[column] = squares / rows;
+  }
+}
+
+extern "C" __global__ void pooled_moments(const double* pooled, const double* spreads, REAL* mean, REAL* variance,
+                                          double* means, REAL* scales, long long rows, long long columns, double epsilon,
+                                          double momentum) {
+  for (i64 column = grid_thread(); column < columns; column += grid_threads()) {
+    Running running = {mean + column, variance + column, momentum};
+    keep(moments_of(pooled[column], 0, spreads[column] * rows, rows, epsilon, running), means, scales, column, columns);
+  }
+}
+
 extern "C" __global__ void running_moments(const REAL* mean, const REAL* variance, double* means, REAL* scales,
                                            long long columns, double epsilon) {
   for (i64 column = grid_thread(); column < columns; column += grid_threads()) {

@@ -19,15 +19,21 @@ __device__ __forceinline__ void elementwise(Row row, int samples) {
   });
 }
 
-// kind: the layer; word: the seed; outputs: the threshold; a: the scale; y: counters. A thread has one Philox counter,
-// which is four features of a sample.
+// The words of a sample's features, four by four: word is the seed, kind the layer, above whose 32 bits stands what row of
+// its batch the first sample is.
+__device__ __forceinline__ Words words_of(Row row, u64 step, int sample, int group) {
+  u32 first = (u32)((u64)row.kind >> 32);
+  return philox(first + (u32)sample, (u32)group, (u32)step, high_word(step, (u32)row.kind), (u64)row.word);
+}
+
+// outputs: the threshold; a: the scale; y: counters. A thread has one Philox counter, which is four features of a sample.
 __device__ __forceinline__ void dropout(Row row, int samples) {
   int groups = ((int)row.inputs + 3) / 4;
   u64 step = (u64)reinterpret_cast<const i64*>(row.y)[STEP];
   REAL scale = (REAL)row.a;
   for_items(groups * samples, [&](int item) {
     int group = item / samples, sample = item - group * samples;
-    Words words = philox((u32)sample, (u32)group, (u32)step, high_word(step, (u32)row.kind), (u64)row.word);
+    Words words = words_of(row, step, sample, group);
 #pragma unroll
     for (int k = 0; k < 4; k++)
       if (4 * group + k < row.inputs) {
@@ -43,7 +49,7 @@ __device__ __noinline__ void gaussian_noise(Row row, int samples) {
   u64 step = (u64)reinterpret_cast<const i64*>(row.y)[STEP];
   for_items(groups * samples, [&](int item) {
     int group = item / samples, sample = item - group * samples;
-    Words words = philox((u32)sample, (u32)group, (u32)step, high_word(step, (u32)row.kind), (u64)row.word);
+    Words words = words_of(row, step, sample, group);
     for_normals(words, [&](int k, double number) {
       int i = (4 * group + k) * samples + sample;
       if (4 * group + k < row.inputs) row.out[i] = row.x[i] + (REAL)(row.a * number);

@@ -148,15 +148,15 @@ _TABLE = (
     Kernel(
         "dropout",
         "dropout.cu",
-        f"const REAL* x, REAL* y, {_SHAPE}, const long long* counters, unsigned long long seed, unsigned int layer, "
-        "unsigned int threshold, REAL scale",
+        f"const REAL* x, REAL* y, {_SHAPE}, const long long* counters, unsigned long long seed, "
+        "unsigned long long layer, unsigned int threshold, REAL scale",
         "y = x * scale where the element's random word is at least threshold, else 0; y may be x.",
     ),
     Kernel(
         "gaussian_noise",
         "noise.cu",
-        f"const REAL* x, REAL* y, {_SHAPE}, const long long* counters, unsigned long long seed, unsigned int layer, "
-        "double stddev",
+        f"const REAL* x, REAL* y, {_SHAPE}, const long long* counters, unsigned long long seed, "
+        "unsigned long long layer, double stddev",
         "y = x plus normal numbers of that standard deviation; y may be x.",
     ),
     *(
@@ -363,6 +363,25 @@ _TABLE = (
         f"const REAL* x, REAL* mean, REAL* variance, double* means, REAL* scales, {_SHAPE}, double epsilon, "
         "double momentum",
         "means [2, columns] of x, in two parts; scales = 1 / sqrt(variance + epsilon); running ones move towards them.",
+    ),
+    Kernel(
+        "column_means",
+        "norm.cu",
+        f"const REAL* x, double* means, {_SHAPE}",
+        "The mean of each column.",
+    ),
+    Kernel(
+        "column_spreads",
+        "norm.cu",
+        f"const REAL* x, const double* means, double* spreads, {_SHAPE}",
+        "The mean square of each column's numbers, less its mean.",
+    ),
+    Kernel(
+        "pooled_moments",
+        "norm.cu",
+        "const double* pooled, const double* spreads, REAL* mean, REAL* variance, double* means, REAL* scales, "
+        f"{_SHAPE}, double epsilon, double momentum",
+        "What batch_moments writes, of that many rows, given the mean and the mean square about it of each column.",
     ),
     Kernel(
         "running_moments",

@@ -15,6 +15,7 @@ from nnx.testing.reference.activations import exponentials
 from nnx.testing.reference.results import Results
 
 Array = np.ndarray
+WIDE = "penalty", "means", "spreads"  # what is float64 whatever the operands are
 SHAPES = ((1, 1), (7, 1), (1, 2), (33, 3), (5, 10), (64, 17), (3, 300))
 
 
@@ -57,7 +58,7 @@ class Maker:
             )
         for written in wanted.keys() - operands.keys() - {"out"}:
             value = wanted[written].value
-            kind = np.float64 if written == "penalty" else self.kind
+            kind = np.float64 if written in WIDE else self.kind
             operands[written] = np.full(value.shape, np.nan, kind)
         wanted = {written: result for written, result in wanted.items() if operands.get(written, 0) is not None}
         shape = next((a.shape for a in operands.values() if isinstance(a, Array)), ())

@@ -17,7 +17,7 @@ from nnx.testing.reference.noise import dropout_word
 def dropout(make: Maker) -> Iterator[Case]:
     shapes = ((1, 1), (7, 1), (1, 2), (33, 3), (5, 10), (16, 17), (3, 300))
     rates, seeds = cycle((0.5, 0.0, 0.1, 0.9, 0.999)), cycle((0, 1, 2**32 - 1, 2**40 + 7, 2**64 - 1, 42))
-    steps = cycle(((0, 0), (1, 3), (2**31, 1), (2**32 + 1, 0), (2**47 + 2**33, 3)))
+    steps = cycle(((0, 0), (1, 7 << 32 | 3), (2**31, 1), (2**32 + 1, 0), (2**47 + 2**33, 3)))
     for (step, layer), shape in zip(steps, shapes * 2, strict=False):
         rate, seed, counters = next(rates), next(seeds), np.array([step, 4, 9])
         x = make.normal(*shape)
@@ -35,7 +35,10 @@ def dropout(make: Maker) -> Iterator[Case]:
 
 def gaussian_noise(make: Maker) -> Iterator[Case]:
     shapes = ((1, 1), (7, 1), (1, 2), (33, 3), (5, 10), (16, 17), (3, 300))
-    seeds, steps = cycle((0, 2**32 - 1, 2**64 - 1, 42)), cycle(((0, 0), (1, 3), (2**32 + 1, 0), (2**47 + 2**33, 3)))
+    seeds, steps = (
+        cycle((0, 2**32 - 1, 2**64 - 1, 42)),
+        cycle(((0, 0), (1, 7 << 32 | 3), (2**32 + 1, 0), (2**47 + 2**33, 3))),
+    )
     for (step, layer), shape, stddev in zip(steps, shapes, cycle((0.1, 1.0, 30.0)), strict=False):
         seed, counters = next(seeds), np.array([step, 4, 9])
         name = f"stddev={stddev} seed={seed} layer={layer} step={step}"

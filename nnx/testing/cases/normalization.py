@@ -59,6 +59,46 @@ def batch_norm(make: Maker) -> Iterator[Case]:
             yield make.case("batch_norm", name, **operands, momentum=momentum)
 
 
+def column_means(make: Maker) -> Iterator[Case]:
+    for shape in (*SHAPES, (300, 40)):
+        for name, x in far(make, shape):
+            yield make.case("column_means", name, x=x)
+
+
+def column_spreads(make: Maker) -> Iterator[Case]:
+    for shape in (*SHAPES, (300, 40)):
+        for name, x in far(make, shape):
+            if "huge" not in name:  # of which a mean that is near the others is no mean
+                means = x.mean(axis=0, keepdims=True, dtype=np.float64)
+                yield make.case("column_spreads", name, x=x, means=means)
+            beside = make.random.normal(size=(1, shape[1]))  # other processes' rows have moved the mean
+            yield make.case("column_spreads", f"plain, a mean beside {name}", x=make.normal(*shape), means=beside)
+
+
+class Half:
+    """A pool of which the other processes have as many rows, all 0."""
+
+    def mean(self, a: Any, backend: Any) -> None:
+        """Halve it."""
+        a[...] = a * 0.5
+
+
+def pool(make: Maker) -> Iterator[Case]:
+    for size in (1, 40):
+        yield make.case("pool", "halved", a=make.normal(1, size), pool=Half())
+
+
+def pooled_norm(make: Maker) -> Iterator[Case]:
+    for shape, rows in zip(SHAPES, cycle((1, 2, 600)), strict=False):
+        for name, x in far(make, shape):
+            moments = {
+                "means": x.mean(axis=0, keepdims=True, dtype=np.float64) + 0.25 * x.std(axis=0, keepdims=True),
+                "spreads": np.square(x, dtype=np.float64).mean(axis=0, keepdims=True),
+            }
+            operands = {"x": x, **affine(make, shape[1]), **running(make, shape[1]), **moments, "rows": rows}
+            yield make.case("pooled_norm", name, **operands, epsilon=1e-5, momentum=0.9)
+
+
 def fixed_norm(make: Maker) -> Iterator[Case]:
     for shape in SHAPES:
         for name, x in far(make, shape):
@@ -86,6 +126,10 @@ CASES: Cases = {
     "layer_norm_backward": layer_norm_backward,
     "norm_gradients": norm_gradients,
     "batch_norm": batch_norm,
+    "column_means": column_means,
+    "column_spreads": column_spreads,
+    "pool": pool,
+    "pooled_norm": pooled_norm,
     "fixed_norm": fixed_norm,
     "batch_norm_backward": batch_norm_backward,
     "fixed_norm_backward": fixed_norm_backward,

@@ -35,7 +35,8 @@ def philox(counter: tuple[int, ...], key: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def dropout_word(row: int, column: int, step: int, layer: int, seed: int) -> int:
-    """The word of one element."""
+    """The word of one element; above a layer's 32 bits stands what row of its batch the first one is."""
+    row, layer = row + (layer >> 32), layer % 2**32
     low, high = step % 2**32, step >> 32 << 16 & 0xFFFFFFFF
     return philox((row, column // 4, low, high ^ layer), (seed % 2**32, seed >> 32 & 0xFFFFFFFF))[column % 4]
 

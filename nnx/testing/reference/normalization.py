@@ -57,6 +57,33 @@ def batch_norm(
     }
 
 
+def column_means(x: Array) -> Results:
+    size = np.abs(x).mean(axis=0, keepdims=True)
+    return {"means": Wanted(x.mean(axis=0, keepdims=True), size)}
+
+
+def column_spreads(x: Array, means: Array) -> Results:
+    return {"spreads": Wanted(np.square(x - means).mean(axis=0, keepdims=True))}
+
+
+def pool(a: Array) -> Results:
+    return {"a": Wanted(a / 2)}  # by the pool of cases.py
+
+
+def pooled_norm(
+    x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, means: Array, spreads: Array, rows: int,
+    epsilon: float, momentum: float,
+) -> Results:  # fmt: skip
+    scale, rest = 1 / np.sqrt(spreads + epsilon), 1 - momentum
+    unbiased, size = spreads * rows / max(rows - 1, 1), (np.abs(x) + np.abs(means)) * scale
+    return {
+        "mean": Wanted(momentum * mean + rest * means, momentum * np.abs(mean) + rest * np.abs(means)),
+        "variance": Wanted(momentum * variance + rest * unbiased),
+        "scales": Wanted(scale),
+        **affine((x - means) * scale, size, gamma, beta),
+    }
+
+
 def fixed_norm(x: Array, gamma: Array, beta: Array, mean: Array, variance: Array, epsilon: float) -> Results:
     scale = 1 / np.sqrt(variance + epsilon)
     normalized = (x - mean) * scale

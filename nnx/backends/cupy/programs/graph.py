@@ -27,9 +27,9 @@ class GraphProgram(CupyProgram):
 
     description = "CUDA graph"
 
-    def __init__(self, backend: CudaDense, calls: list[Call]) -> None:
-        super().__init__(backend, calls)
-        self._backend = backend
+    def __init__(self, backend: CudaDense, calls: list[Call], step: list[Call] | None = None) -> None:
+        super().__init__(backend, calls, step)
+        self._backend, self._whole = backend, step or calls
         self._graph: StepGraph | None = None
         self._tried = False
 
@@ -48,7 +48,7 @@ class GraphProgram(CupyProgram):
         self._tried = True
         try:
             with attempt("preparing it"):  # whatever no attempt inside it names
-                self._graph = StepGraph(self._backend, self.calls)
+                self._graph = StepGraph(self._backend, self.calls, self._whole)
             self.native = True
             for note in self._graph.notes:
                 self._backend.note(f"nnx's kernels do what cuBLASLt could not in a recorded step: {note}")
@@ -79,8 +79,8 @@ class StepGraph(CapturedGraph):
         NotCaptured: see `CapturedGraph`.
     """
 
-    def __init__(self, backend: CudaDense, calls: list[Call]) -> None:
-        super().__init__(backend, lambda inner: bound(inner, calls), carried_state(backend, calls))
+    def __init__(self, backend: CudaDense, calls: list[Call], step: list[Call]) -> None:
+        super().__init__(backend, lambda inner: bound(inner, calls, step), carried_state(backend, calls))
         self.done = 0
 
     def run(self, steps: int) -> None:

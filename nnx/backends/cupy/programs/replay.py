@@ -16,14 +16,20 @@ DENSE = ("dense_backward", "dense_gradients")
 
 
 class CupyProgram(Program):
-    """Replays the step. Nothing in it waits for the GPU, so Python runs ahead and the launches queue up."""
+    """Replays the step. Nothing in it waits for the GPU, so Python runs ahead and the launches queue up.
 
-    def __init__(self, backend: CudaDense, calls: list[Call]) -> None:
+    Args:
+        calls: what it replays. step: all of the step, where they are a piece of it.
+    """
+
+    def __init__(self, backend: CudaDense, calls: list[Call], step: list[Call] | None = None) -> None:
         super().__init__(backend, calls)
-        self._bound = [*bound(backend, calls)]
+        self._bound = [*bound(backend, calls, step or calls)]
 
 
-def bound(backend: CudaDense, calls: list[Call]) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:
+def bound(
+    backend: CudaDense, calls: list[Call], step: list[Call]
+) -> list[tuple[Callable[..., Any], tuple[Any, ...]]]:  # fmt: skip
     """Return what to call: activations and ReLU's gradient along with their dense layer, all else as recorded."""
     work: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
     joined = False
@@ -35,7 +41,7 @@ def bound(backend: CudaDense, calls: list[Call]) -> list[tuple[Callable[..., Any
         elif following is not None and fuses_relu_gradient(backend, call, following):
             joined = True
             work.append((backend.relu_and_dense_backward, (*operands, following)))
-        elif following is not None and fuses_activation(backend, call, following, calls):
+        elif following is not None and fuses_activation(backend, call, following, step):
             joined = True
             x, w, b = (call.operands[name] for name in ("x", "w", "b"))
             work.append((backend.dense, (x, w, b, following.name, following.operands["out"])))

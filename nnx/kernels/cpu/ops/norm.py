@@ -23,16 +23,23 @@ ACROSS = 64  # columns whose sums are made at a time, on the stack
 def spread(a):
     """Mean and variance of a's numbers: the mean in two parts, of a's type and as float64."""
     n, high = len(a), a.dtype.type(sum_numbers(a) / len(a))
+    rest, squares = about(a, high)
+    return high, rest / n, variance_of(rest, squares, n)
+
+
+@njit(**PART)
+def about(a, high):
+    """The sums of how far a's numbers are off a number, and of the squares of that."""
     rest = squares = 0.0
-    for first in range(0, n, RUN):
-        run, part, square = view(a, first, smaller(RUN, n - first)), a.dtype.type(0), a.dtype.type(0)
+    for first in range(0, len(a), RUN):
+        run, part, square = view(a, first, smaller(RUN, len(a) - first)), a.dtype.type(0), a.dtype.type(0)
         for i in range(len(run)):
             d = run[i] - high
             part += d
             square += d * d
         rest += part
         squares += square
-    return high, rest / n, variance_of(rest, squares, n)
+    return rest, squares
 
 
 @njit(**PART)
@@ -115,12 +122,9 @@ def pour(run, total, n):
 @njit(**PART)
 def column_spreads(x, rows, n, first, width, high, low, variance):
     """Means, in two parts, and variances of columns first .. first + width of x [rows, n]; ACROSS of them at most."""
-    number = x.dtype.type
-    run, more = on_stack(x.dtype, ACROSS), on_stack(x.dtype, ACROSS)
+    number, run = x.dtype.type, on_stack(x.dtype, ACROSS)
     clear(run, width)
-    clear(more, width)
     clear(low, width)
-    clear(variance, width)
     for start in range(0, rows, RUN):
         for r in range(start, smaller(start + RUN, rows)):
             a = view(x, r * n + first, width)
@@ -129,7 +133,20 @@ def column_spreads(x, rows, n, first, width, high, low, variance):
         pour(run, low, width)
     for j in range(width):
         high[j] = number(low[j] / rows)
-        low[j] = 0.0
+    columns_about(x, rows, n, first, width, high, low, variance)
+    for j in range(width):
+        variance[j] = variance_of(low[j], variance[j], rows)
+        low[j] = low[j] / rows
+
+
+@njit(**PART)
+def columns_about(x, rows, n, first, width, high, rest, squares):
+    """The sums of how far these columns' numbers are off `high`, and of the squares of that."""
+    run, more = on_stack(x.dtype, ACROSS), on_stack(x.dtype, ACROSS)
+    clear(run, width)
+    clear(more, width)
+    clear(rest, width)
+    clear(squares, width)
     for start in range(0, rows, RUN):
         for r in range(start, smaller(start + RUN, rows)):
             a = view(x, r * n + first, width)
@@ -137,11 +154,41 @@ def column_spreads(x, rows, n, first, width, high, low, variance):
                 d = a[j] - high[j]
                 run[j] += d
                 more[j] += d * d
-        pour(run, low, width)
-        pour(more, variance, width)
-    for j in range(width):
-        variance[j] = variance_of(low[j], variance[j], rows)
-        low[j] = low[j] / rows
+        pour(run, rest, width)
+        pour(more, squares, width)
+
+
+@njit(**PART)
+def mean_columns(x, rows, n, first, last, means):
+    """Means of columns first .. last of x [rows, n], in float64."""
+    high = on_stack(x.dtype, ACROSS)
+    low, variance = on_stack(np.float64, ACROSS), on_stack(np.float64, ACROSS)
+    for start in range(first, last, ACROSS):
+        width = smaller(ACROSS, last - start)
+        column_spreads(x, rows, n, start, width, high, low, variance)
+        for j in range(width):
+            means[start + j] = high[j] + low[j]
+
+
+@njit(**PART)
+def spread_columns(x, rows, n, first, last, means, spreads):
+    """The mean of the squares of how far columns first .. last are off means that are given, in float64."""
+    high = on_stack(x.dtype, ACROSS)
+    rest, squares = on_stack(np.float64, ACROSS), on_stack(np.float64, ACROSS)
+    for start in range(first, last, ACROSS):
+        width = smaller(ACROSS, last - start)
+        for j in range(width):
+            high[j] = means[start + j]
+        columns_about(x, rows, n, start, width, high, rest, squares)
+        for j in range(width):
+            spreads[start + j] = mean_square(rest[j], squares[j], rows, means[start + j] - high[j])
+
+
+@njit(**PART)
+def mean_square(rest, squares, n, off):
+    """The mean square of n numbers, each less `off`, of this sum and this sum of squares."""
+    mean = (squares - 2.0 * off * rest) / n + off * off
+    return mean if not mean < 0.0 else 0.0
 
 
 @njit(**PART)

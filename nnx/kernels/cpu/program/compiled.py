@@ -6,7 +6,8 @@
     labels, order: int64, what LABELS and GATHER read.
     hyper, counters, stats, penalties, history: step_state.py says what they hold; all flat.
     numbers: float64: what begin_step works out, constants, the parts of penalties.
-    sync: int64 [SYNC]. thread: 0 leads, others help. steps: how many. clocks: None, or those of all threads (clock.py).
+    sync: int64 [SYNC]. thread: 0 leads, others help. steps: how many; of a table with STOPs 1, and then -1 for as
+        often as there are stops. clocks: None, or those of all threads (clock.py).
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs

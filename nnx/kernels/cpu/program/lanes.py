@@ -37,7 +37,6 @@ from nnx.kernels.cpu.program.shared import (
 from nnx.kernels.cpu.program.shared_norm import apply_norm
 from nnx.kernels.cpu.program.table import (
     AVERAGE,
-    BATCH_NORM_BACKWARD,
     COEF,
     COLLECT,
     COLUMNS_OF,
@@ -59,6 +58,7 @@ from nnx.kernels.cpu.program.table import (
     NOISE,
     OP,
     PARAMETERS,
+    POOLED,
     R0,
     R1,
     ROWS,
@@ -158,7 +158,7 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         cross_entropy(t, memory, numbers, r0, rows, count)
     elif op == ELEMENTWISE:
         apply_elementwise(t, memory, numbers, r0, rows, count)
-    elif LAYER_NORM <= op <= BATCH_NORM_BACKWARD:
+    elif LAYER_NORM <= op <= POOLED:
         apply_norm(t, header[ROWS], memory, numbers, r0, rows, count)
     elif op == WEIGH:
         apply_weigh(t, memory, r0, rows, count)

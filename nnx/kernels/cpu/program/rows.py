@@ -36,7 +36,6 @@ from nnx.kernels.cpu.program.shared_norm import apply_norm
 from nnx.kernels.cpu.program.table import (
     ARGMAX,
     AVERAGE,
-    BATCH_NORM_BACKWARD,
     BIAS,
     COEF,
     COLLECT,
@@ -61,6 +60,7 @@ from nnx.kernels.cpu.program.table import (
     PANELS,
     PANELS_ACROSS,
     PARAMETERS,
+    POOLED,
     R0,
     R1,
     ROW_MEAN,
@@ -167,7 +167,7 @@ def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, ro
         cross_entropy(t, memory, numbers, r0, rows)
     elif op == ELEMENTWISE:
         apply_elementwise(t, memory, numbers, r0, rows, rows)
-    elif LAYER_NORM <= op <= BATCH_NORM_BACKWARD:
+    elif LAYER_NORM <= op <= POOLED:
         apply_norm(t, header[ROWS], memory, numbers, r0, rows, rows)
     elif op == WEIGH:
         apply_weigh(t, memory, r0, rows, rows)

@@ -48,6 +48,7 @@ from nnx.kernels.cpu.program.table import (
     SPLIT_ACROSS,
     SPLIT_PANELS,
     STEPS_LEFT,
+    STOP,
     TASKS,
     TASKS_ONCE,
     TICKET,
@@ -94,17 +95,22 @@ def begin_call(header, table, sync, thread, steps):
     """Set out for `steps` steps: the first region to open is that after the last one of a step that never was.
 
     Nothing is left to draw: a process that was forked off in the middle of a call has its ticket, and none of those who
-    would have done the rest.
+    would have done the rest. With -1 steps, the one that the last call stopped in goes on.
     """
     if thread == 0:
         open_region(table, sync, 0)
         atomic_store(sync, DONE, 0)
-        sync[EXPECTED], sync[AT_REGION], sync[STEPS_LEFT], sync[BEGUN] = 0, header[REGIONS], steps, 0
+        sync[EXPECTED] = 0
+        if steps >= 0:
+            sync[AT_REGION], sync[STEPS_LEFT], sync[BEGUN] = header[REGIONS], steps, 0
 
 
 @njit(**PART)
 def advance(header, table, memory, hyper, counters, stats, penalties, history, numbers, sync):
-    """Open the next region, of the next step if need be; tell whether there is one. All that was drawn is done."""
+    """Open the next region, of the next step if need be; tell whether there is one before the call ends.
+
+    All that was drawn is done.
+    """
     region = sync[AT_REGION] + 1
     if region > header[REGIONS]:
         if sync[BEGUN]:
@@ -120,6 +126,9 @@ def advance(header, table, memory, hyper, counters, stats, penalties, history, n
             region += 1
         sync[BEGUN] = 1
     sync[AT_REGION] = region
+    if table[region * COLUMNS + OP] == STOP:
+        open_region(table, sync, 0)
+        return False
     open_region(table, sync, region)
     return True
 
@@ -194,7 +203,7 @@ def make_run(operation: Any) -> Any:
         steps,
         clocks,
     ):
-        """Run `steps` steps as the leader (thread 0), or help one that does."""
+        """Run `steps` steps as the leader (thread 0), or help one that does; to a STOP, and with -1 on from there."""
         # Spans: nobody counts references from here on.
         memory = (flat(work), flat(arena), flat(inputs), flat(targets), flat(weights), flat(more))
         table, labels, order, counters, sync = flat(table), flat(labels), flat(order), flat(counters), flat(sync)

@@ -1,8 +1,9 @@
 """Normalization in recorded steps, for rows by the kernels of ops/norm.py, and with the samples in the lanes.
 
 Of each column of all samples there are three *moments*, [3, n]: its mean in two parts (ops/norm.py), and 1 over its
-standard deviation. MOMENTS is a task; what reads them stands in a region after it. Samples past the batch's end get
-gradients of 0. Floor: see ops/norm.py.
+standard deviation. MOMENTS is a task; what reads them stands in a region after it. Where other processes have the rest
+of the samples, MEANS and SPREADS leave in `numbers` what is pooled with theirs, and POOLED makes the moments of that.
+Samples past the batch's end get gradients of 0. Floor: see ops/norm.py.
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -14,15 +15,19 @@ import numpy as np
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import IN_ORDER, PART, view
 from nnx.kernels.cpu.ops.norm import (
+    about,
     batch_norm_backward_rows,
     batch_norm_rows,
     layer_norm_backward_rows,
     layer_norm_rows,
+    mean_columns,
+    mean_square,
     normalize,
     recall,
     remember,
     remember_columns,
     spread,
+    spread_columns,
 )
 from nnx.kernels.cpu.program.lanes_kernels import lanes_clear
 from nnx.kernels.cpu.program.table import (
@@ -31,10 +36,13 @@ from nnx.kernels.cpu.program.table import (
     KIND,
     LAYER_NORM,
     LAYER_NORM_BACKWARD,
+    MEANS,
     MOMENTS,
     OP,
+    POOLED,
     R0,
     R1,
+    SLOT,
     STRIDE,
     B,
     D,
@@ -56,10 +64,13 @@ def apply_norm(t, samples, memory, numbers, r0, rows, count):
     MOMENTS: of features R0 .. R1 of X, to Y; W running mean, B running variance, which stay as they are if KIND is 1.
     BATCH_NORM: X inputs, Y moments, W gamma, B beta, D normalized, G outputs. BATCH_NORM_BACKWARD: X normalized, Y
     moments, W gamma, R0 its gradient, B that of beta, D gradient, G that of the inputs; KIND as of the moments.
+    MEANS, SPREADS: of features R0 .. R1 of X, to `numbers` from SLOT and from KIND on; POOLED: of those, as MOMENTS.
     """
     op, n, stride = t[OP], t[N], t[STRIDE]
     if op == MOMENTS:
         moments_of(t, samples, memory, numbers)
+    elif op >= MEANS:
+        pooled_moments(t, samples, memory, numbers)
     elif stride > 0:
         norm_in_lanes(t, samples, memory, numbers, r0, rows, count)
     else:
@@ -80,6 +91,33 @@ def moments_of(t, samples, memory, numbers):
     else:
         x = part(memory, t[X], samples * n)
         remember_columns(x, samples, n, t[R0], t[R1], numbers[c], numbers[c + 1], moments, mean, running)
+
+
+@njit(**PART)
+def pooled_moments(t, samples, memory, numbers):
+    """MEANS, SPREADS and POOLED, however the samples lie."""
+    op, n, stride, c, number = t[OP], t[N], t[STRIDE], t[COEF], memory[0].dtype.type
+    means, spreads = view(numbers, t[SLOT], n), view(numbers, t[KIND], n)
+    if op == POOLED:
+        moments, mean, running = part(memory, t[Y], 3 * n), part(memory, t[W], n), part(memory, t[B], n)
+        for j in range(t[R0], t[R1]):
+            high, all_rows = number(means[j]), numbers[c + 2]
+            low = means[j] - high
+            remember(j, high, low, spreads[j], all_rows, numbers[c], numbers[c + 1], moments, n, mean, running)
+    elif stride > 0:
+        for j in range(t[R0], t[R1]):
+            x = part(memory, t[X] + j * stride, samples)
+            if op == MEANS:
+                high, low, _ = spread(x)
+                means[j] = high + low
+            else:
+                high = number(means[j])
+                rest, squares = about(x, high)
+                spreads[j] = mean_square(rest, squares, samples, means[j] - high)
+    elif op == MEANS:
+        mean_columns(part(memory, t[X], samples * n), samples, n, t[R0], t[R1], means)
+    else:
+        spread_columns(part(memory, t[X], samples * n), samples, n, t[R0], t[R1], means, spreads)
 
 
 @njit(**PART)

@@ -38,6 +38,7 @@ PARTS, U_DELTA = 14, 15  # into how many parts of bfloat16 products on tile regi
 FIRST, LAST, BLOCK, COUNT = range(1, 5)
 MOST_REGIONS = 255
 ONCE, BLOCKS, TASKS, TASKS_ONCE = range(4)  # ONCE: blocks, or tasks, in the first step of a call only
+STOP = 4  # nothing: a call ends here, in the midst of its step, and the next one goes on
 
 # ---- operations ------------------------------------------------------------------------------------------------------
 # Products of matrices by rows, then what is done to samples by rows, by features, and to either.
@@ -58,8 +59,9 @@ BIAS, PARAMETERS = 50, 51  # tasks: the gradient of biases; a segment of paramet
 COLLECT, MEASURE, CLIPPED, AVERAGE = range(52, 56)
 OF_ALL = frozenset(range(COLLECT, AVERAGE + 1))
 LAYER_NORM, LAYER_NORM_BACKWARD, MOMENTS, BATCH_NORM, BATCH_NORM_BACKWARD = range(60, 65)  # shared_norm.py
-NOISE = 65
-NORMS = frozenset(range(LAYER_NORM, BATCH_NORM_BACKWARD + 1))
+MEANS, SPREADS, POOLED = range(65, 68)  # moments of samples of which this process has a part
+NOISE = 70
+NORMS = frozenset(range(LAYER_NORM, POOLED + 1))
 # What each interpreter carries out. One that meets any other makes the losses of all steps from there on NaN.
 BY_ROWS = frozenset((*range(DENSE, DENSE_DW + 1), PANELS, PANELS_ACROSS, *range(GATHER, ROW_MEAN + 1)))
 BY_ROWS |= {LABELS, ELEMENTWISE, WEIGH, BIAS, PARAMETERS, COLUMNS_OF, EMBED, SCATTER, NOISE} | NORMS | OF_ALL
