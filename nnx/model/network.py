@@ -39,6 +39,7 @@ class Network(Assignable):
     dtype: str
     penalties: Array
     _inference: Inference | None
+    _embeddings: list[Embedding]  # those that take codes among the inputs
     _facts: ClassVar[Mapping[str, str]] = {
         "backend": "use model.to(backend)",
         "dtype": "use model.to(backend, dtype=...)",
@@ -71,6 +72,7 @@ class Network(Assignable):
     def _settle(self, backend: Backend, dtype: str) -> None:
         """Move all layers into one flat buffer on a backend."""
         self.__dict__.update(backend=backend, dtype=dtype)
+        self._embeddings = [layer for layer in fronts(self._layers) if isinstance(layer, Embedding)]
         self._forget()
         self._allocate(backend, dtype)
 
@@ -282,35 +284,31 @@ class Network(Assignable):
     def _inputs(self, x: Any, what: str) -> np.ndarray:
         """Return inputs as a finite NumPy array [N, n_inputs] of the model's type, contiguous."""
         who, _, name = what.partition(": ")
-        given, a = self._shaped(x, who, name)
+        given, a = self._shaped(x, what, who, name)
         checks.finite(a, who, name, given, x)
-        for layer in self._embeddings():
+        for layer in self._embeddings:
             layer.check_codes(a, what)
         casting.check_lost(a, given, x, what)
         return np.ascontiguousarray(a)
 
-    def _shaped(self, x: Any, who: str, name: str = "") -> tuple[np.ndarray, np.ndarray]:
+    def _shaped(self, x: Any, what: str, who: str, name: str = "inputs") -> tuple[np.ndarray, np.ndarray]:
         """Return inputs as they were given and in the model's type, [N, n_inputs]: the same numbers, not looked at.
 
         Args:
-            who: the call, for messages, or the place that the inputs come from. name: of the call's argument.
+            what: call and argument, for messages, as "fit: x"; who, name: both apart. Or what and who: the place that
+                they come from.
         """
-        what = f"{who}: {name}" if name else who
         given = real_numbers(self._from_device(x), what)
         if given.ndim > 2 and given.size and isinstance(self._layers[0], Flatten):
             given = given.reshape(len(given), -1)
         a = host_array(given, self.dtype)
-        checks.matrix(a.shape, who, name or "inputs")
+        checks.matrix(a.shape, who, name)
         if self.n_inputs is not None and a.shape[1] != self.n_inputs:
+            has = ":" if what == who else " has"
             raise InputError(
-                f"{what}{' has' if name else ':'} {a.shape[1]} features (shape {a.shape}), but the first layer takes "
-                f"{self.n_inputs}"
+                f"{what}{has} {a.shape[1]} features (shape {a.shape}), but the first layer takes {self.n_inputs}"
             )
         return given, a
-
-    def _embeddings(self) -> list[Embedding]:
-        """Return the layers that take codes among the inputs."""
-        return [layer for layer in fronts(self._layers) if isinstance(layer, Embedding)]
 
     def _from_device(self, a: Any) -> Any:
         """Return an array of the backend as a NumPy array, anything else as it is."""
@@ -348,7 +346,7 @@ class Network(Assignable):
 
     def _contents(self) -> dict[str, Any]:
         """Return what a copy is made of: attributes, the backend's name, and the numbers in the flat buffer."""
-        skip = ("backend", "resolution", "flat", "penalties", "_inference", "_listener")
+        skip = ("backend", "resolution", "flat", "penalties", "_inference", "_embeddings", "_listener")
         kept = {name: value for name, value in self.__dict__.items() if name not in skip}
         return {**kept, "_wish": self.backend.name, "_moments": self._state()}
 

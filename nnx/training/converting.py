@@ -36,7 +36,8 @@ class Converter:
 
     def inputs(self, x: Any, where: Where) -> np.ndarray:
         """Return inputs [N, I], finite."""
-        given, a = self._model._shaped(x, f"{self._who}: {where(0)}")
+        place = f"{self._who}: {where(0)}"
+        given, a = self._model._shaped(x, place, place)
         if given.dtype.kind == "f" and not np.isfinite(a).all():  # whole numbers are finite
             row, column = (int(i) for i in np.argwhere(~np.isfinite(a))[0])
             value = given[row, column]
@@ -44,7 +45,7 @@ class Converter:
             if np.isfinite(value):
                 what = f"too large for {a.dtype}; scale it, or use dtype='float64'"
             raise InputError(f"{self._who}: {where(row)}, column {column} is {value}: {what}")
-        for layer in self._model._embeddings():
+        for layer in self._model._embeddings:
             layer.check_codes(a, self._who, where)
         if self.unseen:
             self.unseen = False
