@@ -245,10 +245,6 @@ class BinaryCrossEntropy(Loss):
     operation = "binary_cross_entropy"
     metric = "binary"
 
-    def host_targets(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        """See `Loss.host_targets` and `targets.numeric`."""
-        return targets.numeric(self._host(y_true), shape, dtype, str(self), shares=True)
-
     def fused_with(self, last: Layer) -> Loss | None:
         """After Sigmoid: SigmoidCrossEntropy, with the losses clipped alike."""
         return SigmoidCrossEntropy(clip=CLIP) if as_written(self, BinaryCrossEntropy, last, Sigmoid) else None
@@ -259,10 +255,6 @@ class MeanSquaredError(Loss):
 
     operation = "mean_squared_error"
     metric = "regression"
-
-    def host_targets(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        """See `Loss.host_targets` and `targets.numeric`."""
-        return targets.numeric(self._host(y_true), shape, dtype, str(self))
 
 
 class MeanAbsoluteError(MeanSquaredError):
@@ -378,19 +370,12 @@ class SoftmaxCrossEntropy(FusedLoss):
     operation = "softmax_cross_entropy"
     metric = "categorical"
 
-    def host_targets(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        """See `Loss.host_targets` and `targets.categorical`."""
-        y = targets.categorical(self._host(y_true), shape[0], shape[1], str(self))
-        return y if y.ndim == 1 else host_array(y, dtype)
-
 
 class SigmoidCrossEntropy(FusedLoss):
     """Sigmoid and binary cross-entropy: takes logits [N, O] and the targets of `BinaryCrossEntropy`."""
 
     operation = "sigmoid_cross_entropy"
     metric = "logits"
-
-    host_targets = BinaryCrossEntropy.host_targets
 
 
 def as_written(loss: Loss, kind: type, last: Layer, ending: type) -> bool:
