@@ -132,6 +132,7 @@ def wrong_data(folder: str, out: Path) -> list[str]:
     fit(shards(f"{folder}/plain", window=64), validation_data=shards(broken, window=16))
     fit(lambda: some(6))
     fit(lambda: some(6, ValueError("no more")))
+    fit(np.where(last, np.nan, X), Y)
     return errors
 
 

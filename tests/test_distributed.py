@@ -93,7 +93,7 @@ def test_any_number_of_processes_trains_as_one_does(
     assert (epochs, here) == (ranks.STEP, size)
     for error, what in zip(errors, ("x", "epochs", "batch size"), strict=True):
         assert error.startswith(f"fit: {what} of rank {size - 1} differs from rank 0's"), error
-    assert [len(errors) for errors in wrong] == size * [7]
+    assert [len(errors) for errors in wrong] == size * [8]
     for rank, errors in enumerate(wrong):
         named = f"InputError 0 rank {size - 1}: "
         whose = "ValueError 0 " if rank == size - 1 else f"{named}ValueError: "
@@ -109,6 +109,7 @@ def test_any_number_of_processes_trains_as_one_does(
             f"InputError 0 fit: the next step's rows of rank {size - 1} differs from rank 0's: 6 "
         )
         assert errors[6] == f"{whose}no more"
+        assert errors[7].startswith(f"{missing}fit: x hold 300 numbers that are not finite")
     assert sorted("rank" not in errors[3] for errors in wrong) == [*(size - 1) * [False], True]
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {"out.npz", "out.npz.0.csv", "out.npz.0.safetensors"}
