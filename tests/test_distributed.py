@@ -31,7 +31,8 @@ from nnx.kernels.step_state import CURSOR
 from nnx.layers import BatchNorm
 from nnx.layers.chain import every
 from nnx.training import shared, together, trainer
-from nnx.training.batches import StreamedBatches, most_taken, own_places
+from nnx.training.batches import most_taken, own_places
+from nnx.training.streamed_batches import StreamedBatches
 
 MPIEXEC = Path(sys.executable).parent / "mpiexec"  # another MPI's, on the path, would not fit
 SECONDS = 600  # for a job that takes five, more on a busy machine; one that hangs is ended

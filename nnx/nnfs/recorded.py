@@ -33,8 +33,8 @@ from nnx.nnfs.losses import (
 from nnx.nnfs.precision import backend, is_book
 from nnx.output import Output
 from nnx.sequential import Sequential
-from nnx.training.batches import batches_for
 from nnx.training.step import HISTORY
+from nnx.training.streamed_batches import batches_for
 
 Array = Any
 FEWEST = 8  # steps, below which recording takes longer than it saves

@@ -1,7 +1,8 @@
-"""Mini-batches of a fit: samples all on the device, or streamed to it while it computes.
+"""Mini-batches of a fit, from samples that are all on the device.
 
-Either way a step gathers its rows from arrays on the device, by an order and a cursor that are there too (`Feed`). What
-differs is what stands in those arrays, and in which order.
+A step gathers its rows from arrays on the device, by an order and a cursor that are there too (`Feed`). Where samples
+are streamed, or read, it does so as well (streamed_batches.py, read_batches.py); what differs is what stands in those
+arrays, and in which order.
 """
 
 from __future__ import annotations
@@ -12,49 +13,16 @@ from typing import Any
 import numpy as np
 
 from nnx import rng
-from nnx import weights as weighting
 from nnx.backends import Backend
-from nnx.backends.streaming import Stream
 from nnx.distributed.shares import Shares
 from nnx.kernels.step_state import CURSOR
+from nnx.training.factors import Factors
 from nnx.training.parts import divided
 from nnx.training.step import HISTORY, Feed
 from nnx.training.trainer import Trainer
 
 Array = Any
 ORDER = 1 << 17  # rows of shuffled order drawn at a time, or one epoch's
-
-
-class Factors:
-    """What each sample counts in its batch, on average 1: its weight by the mean weight there (nnx/weights.py).
-
-    A row is in one batch an epoch, so its factor is a number that is gathered along with it. Where a batch comes in
-    several parts, each of which takes the mean over its own rows, the part's share of all rows is in the factors.
-
-    Args:
-        weights: float64 [N]. sizes: rows of each part of an epoch. dtype: of the factors. every: parts of a batch.
-
-    Attributes:
-        by_row: [N, 1], in the epoch that was drawn last.
-        shares: by epoch and part, the sum of its batch's weights; scales: that by the sum of its own.
-        last: which parts are a batch's last ones.
-    """
-
-    def __init__(self, weights: np.ndarray, sizes: np.ndarray, dtype: str, every: int = 1) -> None:
-        first = np.arange(0, len(sizes), every)
-        self._parts = np.diff(first, append=len(sizes))  # of each batch
-        self._weights, self._batches, self.last = weights, np.add.reduceat(sizes, first), first + self._parts - 1
-        self._of_batch = np.repeat(sizes / np.repeat(self._batches, self._parts), sizes.astype(np.int64))
-        self._sizes, self.by_row = sizes, np.zeros((len(weights), 1), dtype)
-        self.shares, self.scales = dict[int, np.ndarray](), dict[int, np.ndarray]()
-
-    def draw(self, epoch: int, order: np.ndarray) -> None:
-        """Let batches of an epoch be taken in that order."""
-        drawn = self._weights[order]
-        self.shares[epoch] = shares = np.repeat(weighting.sums(drawn, self._batches), self._parts)
-        own = weighting.sums(drawn, self._sizes)
-        self.scales[epoch] = shares / np.where(own > 0, own, np.inf)
-        self.by_row[order, 0] = weighting.normalized(drawn, self._batches) * self._of_batch
 
 
 class Batches:
@@ -205,75 +173,6 @@ class Batches:
         return order if self._own is None else order[self._own]
 
 
-class StreamedBatches(Batches):
-    """The same from samples that stay on the host, and go to the device in chunks, rows in the order of the epoch.
-
-    The device has room for two chunks. While steps take theirs from one of them, the host gathers the next chunk's rows
-    and sends them to the other. Steps read on from row to row, so they are the very steps that `Batches` gives.
-    """
-
-    epochs = 1  # of a block
-
-    def __init__(
-        self, step: Trainer, stream: Stream, sizes: np.ndarray, shuffle: bool, factors: Factors | None
-    ) -> None:
-        self._prepare(step, sizes, shuffle, factors)
-        self._stream, self._data = stream, list(stream.arrays)
-        self._order = self._backend.asarray(np.arange(2 * stream.rows), "int64")
-        self._each = taken_of(step.shares, int(sizes[0]))  # rows of a step that this process takes
-        self._steps = stream.rows // most_taken(step.shares, sizes)  # of a chunk
-        self._half = 1  # the one that steps read
-        self._here: tuple[int, int] | None = None  # epoch and chunk that they read
-        self._next: tuple[int, int] | None = None  # epoch and chunk in the other half
-        self._epoch = -1, np.empty(0, np.int64)  # whose order was drawn last, and that order
-        self.reason = stream.reason
-        self.feeds = self._feeds()
-
-    def begin(self, first: int, epochs: int) -> None:
-        """Be ready for the first step of an epoch."""
-        self._turn_to((first, 0))
-
-    def _ready(self, step: int) -> int:
-        """Be ready for a step of the epoch; return how many there are in its chunk from there on."""
-        assert self._here is not None
-        chunk, done = divmod(step, self._steps)
-        if chunk != self._here[1]:
-            self._turn_to((self._here[0], chunk))
-        return self._steps - done
-
-    def fetch(self) -> None:
-        """Send the chunk that comes after the one at hand."""
-        assert self._here is not None
-        epoch, chunk = self._here
-        last = (chunk + 1) * self._steps >= len(self.sizes)
-        self._send((epoch + 1, 0) if last else (epoch, chunk + 1))
-
-    def close(self) -> None:
-        """Wait for the chunk on its way: nothing may be copied into memory that is given back."""
-        self._stream.close()
-
-    def _turn_to(self, chunk: tuple[int, int]) -> None:
-        """Let steps read a chunk from its first row on."""
-        if chunk != self._here:
-            self._send(chunk)
-            self._stream.leave(self._half)
-            self._half = 1 - self._half
-            self._stream.enter(self._half)
-            self._here, self._next = chunk, None
-        self._counters[CURSOR] = self._half * self._stream.rows
-
-    def _send(self, chunk: tuple[int, int]) -> None:
-        """Send a chunk to the half that steps do not read, unless it is there."""
-        if chunk == self._next:
-            return
-        epoch, number = chunk
-        if epoch != self._epoch[0]:
-            self._epoch = epoch, self._drawn(epoch)
-        begin = number * self._steps * self._each
-        self._stream.fill(1 - self._half, self._epoch[1][begin : begin + self._stream.rows])
-        self._next = chunk
-
-
 def own_places(shares: Shares, sizes: np.ndarray) -> np.ndarray:
     """Return which places of an epoch's order are this process's, in the order in which it takes them."""
     first = (np.cumsum(sizes) - sizes).astype(np.int64)
@@ -294,25 +193,3 @@ def most_taken(shares: Shares | None, sizes: np.ndarray) -> int:
 def feed_of(batch: list[Array], source: tuple[Array, ...] | None = None) -> Feed:
     """Return a feed from (inputs, targets, and factors where samples count differently)."""
     return Feed(batch[0], batch[1], source, factors=batch[2] if len(batch) > 2 else None)
-
-
-def batches_for(
-    step: Trainer, x: np.ndarray, y: np.ndarray, batch: int, shuffle: bool, each_epoch: bool,
-    weights: np.ndarray | None = None, every: int = 1,
-) -> Batches:  # fmt: skip
-    """Return samples on the device where they fit; streamed where they do not, and are not a single batch.
-
-    Args:
-        weights: of samples, float64 [N]; None: all count alike. every: parts of each batch, of `batch` rows each.
-    """
-    sizes = np.full(-(-len(x) // batch), float(batch))
-    sizes[-1] = len(x) - batch * (len(sizes) - 1)
-    if every > 1 and weights is None:
-        weights = np.ones(len(x))
-    factors = None if weights is None else Factors(weights, sizes, x.dtype.name, every)
-    data = [x, y] if factors is None else [x, y, factors.by_row]
-    taken = most_taken(step.shares, sizes)
-    stream = step.backend.stream(data, taken) if batch < len(x) and taken else None
-    if stream is None:
-        return Batches(step, x, y, sizes, shuffle, each_epoch, factors)
-    return StreamedBatches(step, stream, sizes, shuffle, factors)

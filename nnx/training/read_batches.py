@@ -15,7 +15,8 @@ import numpy as np
 from nnx.data.ahead import LONG, Reading
 from nnx.errors import InputError
 from nnx.kernels.step_state import CURSOR
-from nnx.training.batches import Batches, Factors, feed_of
+from nnx.training.batches import Batches, feed_of
+from nnx.training.factors import Factors
 from nnx.training.parts import divided
 from nnx.training.step import Feed
 from nnx.training.supply import Supply, own_of, sizes_of

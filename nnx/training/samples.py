@@ -17,9 +17,10 @@ from nnx.callbacks.labels_stay import watched
 from nnx.data.arrays import Arrays, no_targets
 from nnx.distributed.shares import Shares
 from nnx.errors import InputError
-from nnx.training.batches import Batches, batches_for
+from nnx.training.batches import Batches
 from nnx.training.evaluation import tolerance_of
 from nnx.training.held_out import first_held_out
+from nnx.training.streamed_batches import batches_for
 from nnx.training.trainer import Trainer
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from nnx.benchmark.networks import CHECKED, EPSILON, MOMENTUM, RATE, Network
 from nnx.benchmark.operations import OPERATIONS, normal
 from nnx.benchmark.workloads import EPOCHS
 from nnx.kernels.step_state import CURSOR
-from nnx.training.batches import batches_for
 from nnx.training.fit import Fit
 from nnx.training.step import HISTORY
+from nnx.training.streamed_batches import batches_for
 
 
 def prepare(workload: Any, name: str, device: str) -> Ready:
