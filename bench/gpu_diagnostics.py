@@ -168,11 +168,11 @@ def nodes(backend: Any, rows: int, widths: tuple[int, ...]) -> Found:
     graph = getattr(getattr(program, "_graph", None), "_graph", None)
     if hasattr(graph, "debug_dot_str"):
         found["graph"] = graph.debug_dot_str()[:20_000]
-    for place, (method, operands) in enumerate(bound(other, program.calls)):
+    for place, (method, operands) in enumerate(bound(other, program.calls, program.calls)):
         shapes = " ".join("x".join(map(str, a.shape)) for a in operands if hasattr(a, "shape"))
 
         def call(inner: Any, place: int = place) -> None:
-            again, same = bound(inner, program.calls)[place]
+            again, same = bound(inner, program.calls, program.calls)[place]
             again(*same)
 
         found[f"{place}: {method.__name__} {shapes}"] = in_a_graph(other, call)

@@ -105,7 +105,7 @@ def test_numbers_of_the_files_are_those_of_python():
 def test_arguments_are_of_the_parameters_types():
     given = KERNELS["dropout"].arguments("float32", "x", "y", 2, 3, "counters", 2**64 - 1, 4, 2**32 - 1, 0.1)
     assert [type(value).__name__ for value in given[2:4]] == ["int64", "int64"]
-    assert [type(value).__name__ for value in given[5:]] == ["uint64", "uint32", "uint32", "float32"]
+    assert [type(value).__name__ for value in given[5:]] == ["uint64", "uint64", "uint32", "float32"]
     assert KERNELS["product"].arguments("float64", *([None] * 4), *range(6))[2] == np.uintp(0)
     with pytest.raises(TypeError, match=r"relu_forward: 1 arguments given, expected \(const REAL\* x"):
         KERNELS["relu_forward"].arguments("float32", 1)

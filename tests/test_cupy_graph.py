@@ -112,7 +112,7 @@ def test_a_launch_runs_no_python_for_its_operations_and_asks_for_nothing(make: A
 def test_the_run_before_the_capture_leaves_nothing_behind(make: Any):
     model, program = recorded(NETS["two dropouts"], make())
     before = numbers(model)
-    cuda_graph.StepGraph(model.backend, program.calls)  # type: ignore[arg-type]
+    cuda_graph.StepGraph(model.backend, program.calls, program.calls)  # type: ignore[arg-type]
     np.testing.assert_array_equal(numbers(model), before)
     assert model.backend.to_numpy(model._trainer.counters).tolist() == [0, 0, 0]  # type: ignore[union-attr]
 
