@@ -124,6 +124,8 @@ def test_several_batches_read_can_make_one_update(every: int, folder: Path):
     np.testing.assert_allclose(found[1]["loss"], wanted[1]["loss"], rtol=1e-6)
     with pytest.raises(InputError, match="nobody knows which is an epoch's last"):
         trained(lambda: batches(), accumulate=every)
+    with pytest.raises(InputError, match=f"but all {ROWS} samples are one batch; give a smaller batch_size"):
+        trained(shards("shards", window=64), accumulate=every, batch_size=ROWS)
 
 
 def test_rates_by_step_and_means_of_parameters_go_with_rows_that_are_read(folder: Path):
@@ -143,6 +145,44 @@ def test_labels_that_the_loss_ignores_are_ignored():
     found = trained(lambda: [(X[i : i + 50], y[i : i + 50]) for i in range(0, ROWS, 50)], on=nets[0])
     wanted = trained(X, y, on=nets[1], shuffle=False)
     np.testing.assert_allclose(found[1]["loss"], wanted[1]["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("classes", ["balanced", {0: 1.0, 1: 3.0, 2: 2.0}, {1: 3.0, 2: 2.0}], ids=str)
+def test_classes_that_count_differently_go_with_labels_that_are_ignored(classes: Any, folder: Path):
+    y = np.where((np.arange(ROWS) < 200) | ((Y == 0) & (len(classes) == 2)), -1, Y)
+    loss = nnx.CategoricalCrossEntropy(ignore_index=-1)
+    np.save("y.npy", y)
+    ways = [(X, y), (shards([("x.npy", "y.npy")], window=100),)]
+    if classes != "balanced":
+        ways.append((lambda: [(X[i : i + 50], y[i : i + 50]) for i in range(0, ROWS, 50)],))
+    wanted, *others = (
+        trained(*way, on=model().compile(loss, nnx.Adam(0.01)), shuffle=False, class_weight=classes) for way in ways
+    )
+    for found in others:
+        np.testing.assert_allclose(found[1]["loss"], wanted[1]["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("classes", ["balanced", {0: 1.0, 1: 3.0, 2: 2.0}], ids=str)
+def test_classes_count_differently_where_rows_are_one_hot(classes: Any, folder: Path):
+    np.save("y.npy", np.eye(3)[Y])
+    found = trained(shards([("x.npy", "y.npy")], window=100), shuffle=False, class_weight=classes)
+    wanted = trained(X, Y, shuffle=False, class_weight=classes)
+    np.testing.assert_allclose(found[1]["loss"], wanted[1]["loss"], rtol=1e-5)
+    soft = np.eye(3)[Y]
+    soft[300] = 0.2, 0.3, 0.5
+    np.save("y.npy", soft)
+    with pytest.raises(InputError, match="names no single class for each sample"):
+        trained(shards([("x.npy", "y.npy")], window=100), shuffle=False, class_weight=classes)
+
+
+@pytest.mark.parametrize("wrong", [[1, 2, 3], "even"], ids=str)
+def test_what_names_no_weights_of_classes_is_refused_alike(wrong: Any, folder: Path):
+    told = set()
+    for way in ((X, Y), (shards("shards", window=64),), (lambda: batches(),)):
+        with pytest.raises((InputError, InputTypeError), match="class_weight=") as error:
+            trained(*way, class_weight=wrong)
+        told.add((error.type, str(error.value)))
+    assert len(told) == 1
 
 
 def test_one_hot_and_soft_rows_may_be_mixed_in_a_file(folder: Path):

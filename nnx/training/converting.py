@@ -108,14 +108,20 @@ class Converter:
                 raise InputError(
                     f"{self._who}: {where(row, 2)}: a weight is {weights[row]:g}; expected a finite number, 0 or more"
                 )
-        counted = self.loss.counted(self._model._from_device(y))
+        counted = self._counted(y)
         if self._classes is not None:
             labels, classes = self._model._classes(target, self._who)
-            weights = weights * self._by_class(classes)[labels]
-            if np.isnan(weights).any():
-                row = int(np.flatnonzero(np.isnan(weights))[0])
+            by_class = self._by_class(classes)[labels]
+            unknown = np.isnan(by_class) & (True if counted is None else counted > 0)
+            if unknown.any():
+                row = int(np.flatnonzero(unknown)[0])
                 raise InputError(f"{self._who}: {where(row, 1)}: class_weight has no weight for class {labels[row]}")
+            weights = weights * np.nan_to_num(by_class)
         return weights if counted is None else weights * counted
+
+    def _counted(self, y: Any) -> np.ndarray | None:
+        """Return 0 for samples that the loss ignores, 1 for others; None where all count."""
+        return self.loss.counted(self._model._from_device(y))
 
     def _by_class(self, classes: Sequence[int]) -> np.ndarray:
         nan = float("nan")
@@ -129,6 +135,10 @@ class Converter:
         """Return targets, and what their samples count, of rows whose inputs were not read: x has no columns."""
         target = self.targets(y, x, where)
         return target, self.weights(weights, y, target, where)
+
+    def labelled(self, x: np.ndarray, y: Any, weights: Any, where: Where) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return targets, and 0 for those that the loss ignores, of rows whose inputs and weights are not asked for."""
+        return self.targets(y, x, where), self._counted(y)
 
     def all(self, x: Any, y: Any, weights: Any, where: Where) -> list[np.ndarray]:
         """Return inputs, targets and, where samples are weighted, weights."""
