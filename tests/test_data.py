@@ -175,6 +175,17 @@ def test_classes_count_differently_where_rows_are_one_hot(classes: Any, folder: 
         trained(shards([("x.npy", "y.npy")], window=100), shuffle=False, class_weight=classes)
 
 
+def test_a_label_is_refused_where_columns_have_no_names(folder: Path):
+    for data in ("shards", "xy.npz"):
+        with pytest.raises(InputError, match="label='price' is for Parquet files, whose columns have names; leave it"):
+            trained(data, label="price")
+    for files in ("shards", [("x.npy", "y.npy")]):
+        with pytest.raises(InputError, match="label='price' is for Parquet files"):
+            shards(files, label="price")
+    with pytest.raises(InputError, match=r"label='price' was given besides .*; give it to nnx\.data\.shards"):
+        trained(shards("shards"), label="price")
+
+
 @pytest.mark.parametrize("wrong", [[1, 2, 3], "even"], ids=str)
 def test_what_names_no_weights_of_classes_is_refused_alike(wrong: Any, folder: Path):
     told = set()
