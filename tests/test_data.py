@@ -175,6 +175,44 @@ def test_classes_count_differently_where_rows_are_one_hot(classes: Any, folder: 
         trained(shards([("x.npy", "y.npy")], window=100), shuffle=False, class_weight=classes)
 
 
+class Doubled(nnx.Layer):
+    """A layer of which nobody knows how many outputs it has."""
+
+    def forward(self, inputs: Any, training: bool = False) -> Any:
+        self.output = inputs * 2
+        return self.output
+
+    def backward(self, dvalues: Any) -> Any:
+        self.dinputs = dvalues * 2
+        return self.dinputs
+
+
+def test_rows_on_disk_go_through_a_last_layer_of_unknown_width(folder: Path):
+    def regressing() -> nnx.Sequential:
+        network = nnx.Sequential(nnx.Dense(6, 1), Doubled(), backend="numpy", seed=1)
+        return network.compile(nnx.MeanSquaredError(), nnx.Adam(0.01))
+
+    assert regressing().n_outputs is None
+    rows = shards([("x.npy", "y.npy")], window=100)
+    same(trained(rows, on=regressing(), shuffle=False), trained(X, Y, on=regressing(), shuffle=False))
+    assert regressing().evaluate(rows, batch_size=BATCH) == pytest.approx(regressing().evaluate(X, Y))
+
+
+@pytest.mark.parametrize("classes", ["balanced", {0: 1.0, 1: 3.0, 2: 2.0}], ids=str)
+def test_classes_count_differently_behind_a_layer_of_unknown_width(classes: Any, folder: Path):
+    def classifying() -> nnx.Sequential:
+        network = nnx.Sequential(nnx.Dense(6, 3), Doubled(), backend="numpy", seed=1)
+        return network.compile(nnx.SoftmaxCrossEntropy(), nnx.Adam(0.01))
+
+    order = np.argsort(Y, kind="stable")  # the last class is in no block before the last
+    np.save("x.npy", X[order])
+    np.save("y.npy", Y[order])
+    rows = shards([("x.npy", "y.npy")], window=100)
+    found = trained(rows, on=classifying(), shuffle=False, class_weight=classes)
+    wanted = trained(X[order], Y[order], on=classifying(), shuffle=False, class_weight=classes)
+    np.testing.assert_allclose(found[1]["loss"], wanted[1]["loss"], rtol=1e-5)
+
+
 def test_a_label_is_refused_where_columns_have_no_names(folder: Path):
     for data in ("shards", "xy.npz"):
         with pytest.raises(InputError, match="label='price' is for Parquet files, whose columns have names; leave it"):

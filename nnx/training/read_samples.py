@@ -93,8 +93,9 @@ class Stored(ReadSamples):
         convert = Converter(model, "fit", None, source.weighted)
         some = _checked(source, convert)
         if isinstance(classes, str):
-            classes = _balanced(model, source, convert)
-        convert = Converter(model, "fit", classes, source.weighted or how.every > 1)
+            counts = (convert.class_counts(*piece.arrays[:2], piece.where) for piece in source.blocks(inputs=False))
+            classes = dict(enumerate(weights.balanced(np.sum(list(counts), axis=0)).tolist()))
+        convert.weigh(classes, how.every > 1)
         if self._counts_right:
             how.trainer.set_tolerance(tolerance_from(source, convert))
         batch = min(how.batch, source.rows)
@@ -161,14 +162,3 @@ def _checked(came: Source, convert: Converter) -> np.ndarray:
     if target.dtype.kind == "f" and y.size == target.size:
         casting.check_lost(target, y.reshape(target.shape), None, "fit: y")
     return some
-
-
-def _balanced(model: Trainable, came: Source, convert: Converter) -> dict[int, float]:
-    """Return a weight for each class by which they count alike; see `weights.of_classes`."""
-    counts = np.zeros(model.n_outputs or 1)
-    for piece in came.blocks(inputs=False):
-        target, counted = convert.labelled(*piece.arrays, piece.where)
-        labels, classes = model._classes(target, "fit")
-        counts = np.concatenate([counts, np.zeros(max(0, len(classes) - len(counts)))])
-        counts += np.bincount(labels, counted, minlength=len(counts))
-    return dict(enumerate(weights.balanced(counts).tolist()))

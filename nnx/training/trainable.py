@@ -211,10 +211,10 @@ class Trainable(Network):
             return None
         return self.backend.asarray(weights.normalized(counts, [len(counts)])[:, None], self.dtype)
 
-    def _classes(self, target: np.ndarray, who: str) -> tuple[np.ndarray, range]:
-        """Return the class of each sample, and all classes."""
+    def _classes(self, target: np.ndarray, who: str, width: int | None = None) -> tuple[np.ndarray, range]:
+        """Return the class of each sample, and all classes, of which there are `width`, if that is known."""
         if self.loss.metric == "categorical" and target.ndim == 1:
-            return target, range(self.n_outputs or int(target.max()) + 1)
+            return target, range(width or self.n_outputs or int(target.max()) + 1)
         smoothing = getattr(self.loss, "label_smoothing", 0.0)
         one = 1 - smoothing + smoothing / target.shape[-1]  # of a label's row; without smoothing, exactly
         categorical, rounding = self.loss.metric == "categorical", 1e-5 if smoothing else 0
