@@ -32,12 +32,12 @@ class Converter:
         self._n_outputs = model.n_outputs
         self.unseen = False  # whether the next inputs are the first, by which is told whether their numbers stay apart
         ignoring = getattr(self.loss, "ignore_index", None) is not None
-        self.weighted, self._classes = ignoring, None
+        self.weighted = ignoring
         self.weigh(class_weight, weighted)
 
     def weigh(self, class_weight: Any, weighted: bool) -> None:
         """Let samples count by their classes too, and weights come along."""
-        self._classes = class_weight
+        self._classes: Any = class_weight
         self.weighted = self.weighted or weighted or class_weight is not None
 
     def inputs(self, x: Any, where: Where) -> np.ndarray:
