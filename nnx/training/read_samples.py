@@ -50,7 +50,7 @@ class ReadSamples:
     @property
     def facts(self) -> dict[str, Any]:
         """See `Samples`."""
-        return self.supply.facts
+        return {**self.supply.facts, "class_weight": self._how.class_weight}
 
     def callbacks(self) -> list[Callback]:
         """See `Samples`."""
