@@ -116,7 +116,7 @@ def test_weights_from_files_are_weights(options: Any, folder: Path):
     same(alone, wanted)
 
 
-@pytest.mark.parametrize("every", [2, 3, 7])
+@pytest.mark.parametrize("every", [2, 3, 7, 10**12])
 def test_several_batches_read_can_make_one_update(every: int, folder: Path):
     found = trained(shards("shards", window=64), shuffle=False, accumulate=every)
     wanted = trained(X, Y, shuffle=False, accumulate=every)
