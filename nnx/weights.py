@@ -45,6 +45,19 @@ def checked(given: Any, samples: int, who: str) -> np.ndarray:
     return weights
 
 
+def check_classes(given: Any, who: str) -> None:
+    """Refuse what is neither "balanced" nor a dictionary."""
+    if isinstance(given, str):
+        checks.choice(given, f"{who}: class_weight", [BALANCED])
+    elif not isinstance(given, Mapping):
+        raise InputTypeError(f"{who}: class_weight={given!r}: expected 'balanced' or a dictionary of class: weight")
+
+
+def balanced(counts: np.ndarray) -> np.ndarray:
+    """Return a weight for each class, by which they count alike, from how many samples each has."""
+    return np.asarray(counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)))
+
+
 def of_classes(
     given: Any, labels: np.ndarray, classes: Sequence[Any] | np.ndarray, who: str, counted: np.ndarray | None = None
 ) -> np.ndarray:
@@ -55,14 +68,11 @@ def of_classes(
             weight for each class that there is, by its name.
         labels: int64 [N], places in `classes`. classes: their names. counted: 0 for samples that are to be ignored.
     """
+    check_classes(given, who)
     what, known = f"{who}: class_weight", list(np.asarray(classes).tolist())
     counts = np.bincount(labels, counted, minlength=len(known))
     if isinstance(given, str):
-        checks.choice(given, what, [BALANCED])
-        by_class = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
-        return np.asarray(by_class[labels], np.float64)
-    if not isinstance(given, Mapping):
-        raise InputTypeError(f"{what}={given!r}: expected 'balanced' or a dictionary of class: weight")
+        return np.asarray(balanced(counts)[labels], np.float64)
     unknown = [name for name in given if name not in known]
     if unknown:
         raise InputError(f"{what}: {unknown[0]!r} is no class; expected {_few(known)}")

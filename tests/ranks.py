@@ -133,6 +133,7 @@ def wrong_data(folder: str, out: Path) -> list[str]:
     fit(lambda: some(6))
     fit(lambda: some(6, ValueError("no more")))
     fit(np.where(last, np.nan, X), Y)
+    fit(shards(f"{folder}/plain", window=64), class_weight={0: 1.0, 1: 2.0, 2: 3.0 + last})
     return errors
 
 

@@ -116,7 +116,7 @@ def test_weights_from_files_are_weights(options: Any, folder: Path):
     same(alone, wanted)
 
 
-@pytest.mark.parametrize("every", [2, 3, 7])
+@pytest.mark.parametrize("every", [2, 3, 7, 10**12])
 def test_several_batches_read_can_make_one_update(every: int, folder: Path):
     found = trained(shards("shards", window=64), shuffle=False, accumulate=every)
     wanted = trained(X, Y, shuffle=False, accumulate=every)
@@ -124,6 +124,8 @@ def test_several_batches_read_can_make_one_update(every: int, folder: Path):
     np.testing.assert_allclose(found[1]["loss"], wanted[1]["loss"], rtol=1e-6)
     with pytest.raises(InputError, match="nobody knows which is an epoch's last"):
         trained(lambda: batches(), accumulate=every)
+    with pytest.raises(InputError, match=f"but all {ROWS} samples are one batch; give a smaller batch_size"):
+        trained(shards("shards", window=64), accumulate=every, batch_size=ROWS)
 
 
 def test_rates_by_step_and_means_of_parameters_go_with_rows_that_are_read(folder: Path):
@@ -143,6 +145,93 @@ def test_labels_that_the_loss_ignores_are_ignored():
     found = trained(lambda: [(X[i : i + 50], y[i : i + 50]) for i in range(0, ROWS, 50)], on=nets[0])
     wanted = trained(X, y, on=nets[1], shuffle=False)
     np.testing.assert_allclose(found[1]["loss"], wanted[1]["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("classes", ["balanced", {0: 1.0, 1: 3.0, 2: 2.0}, {1: 3.0, 2: 2.0}], ids=str)
+def test_classes_that_count_differently_go_with_labels_that_are_ignored(classes: Any, folder: Path):
+    y = np.where((np.arange(ROWS) < 200) | ((Y == 0) & (len(classes) == 2)), -1, Y)
+    loss = nnx.CategoricalCrossEntropy(ignore_index=-1)
+    np.save("y.npy", y)
+    ways = [(X, y), (shards([("x.npy", "y.npy")], window=100),)]
+    if classes != "balanced":
+        ways.append((lambda: [(X[i : i + 50], y[i : i + 50]) for i in range(0, ROWS, 50)],))
+    wanted, *others = (
+        trained(*way, on=model().compile(loss, nnx.Adam(0.01)), shuffle=False, class_weight=classes) for way in ways
+    )
+    for found in others:
+        np.testing.assert_allclose(found[1]["loss"], wanted[1]["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("classes", ["balanced", {0: 1.0, 1: 3.0, 2: 2.0}], ids=str)
+def test_classes_count_differently_where_rows_are_one_hot(classes: Any, folder: Path):
+    np.save("y.npy", np.eye(3)[Y])
+    found = trained(shards([("x.npy", "y.npy")], window=100), shuffle=False, class_weight=classes)
+    wanted = trained(X, Y, shuffle=False, class_weight=classes)
+    np.testing.assert_allclose(found[1]["loss"], wanted[1]["loss"], rtol=1e-5)
+    soft = np.eye(3)[Y]
+    soft[300] = 0.2, 0.3, 0.5
+    np.save("y.npy", soft)
+    with pytest.raises(InputError, match="names no single class for each sample"):
+        trained(shards([("x.npy", "y.npy")], window=100), shuffle=False, class_weight=classes)
+
+
+class Doubled(nnx.Layer):
+    """A layer of which nobody knows how many outputs it has."""
+
+    def forward(self, inputs: Any, training: bool = False) -> Any:
+        self.output = inputs * 2
+        return self.output
+
+    def backward(self, dvalues: Any) -> Any:
+        self.dinputs = dvalues * 2
+        return self.dinputs
+
+
+def test_rows_on_disk_go_through_a_last_layer_of_unknown_width(folder: Path):
+    def regressing() -> nnx.Sequential:
+        network = nnx.Sequential(nnx.Dense(6, 1), Doubled(), backend="numpy", seed=1)
+        return network.compile(nnx.MeanSquaredError(), nnx.Adam(0.01))
+
+    assert regressing().n_outputs is None
+    rows = shards([("x.npy", "y.npy")], window=100)
+    same(trained(rows, on=regressing(), shuffle=False), trained(X, Y, on=regressing(), shuffle=False))
+    assert regressing().evaluate(rows, batch_size=BATCH) == pytest.approx(regressing().evaluate(X, Y))
+
+
+@pytest.mark.parametrize("classes", ["balanced", {0: 1.0, 1: 3.0, 2: 2.0}], ids=str)
+def test_classes_count_differently_behind_a_layer_of_unknown_width(classes: Any, folder: Path):
+    def classifying() -> nnx.Sequential:
+        network = nnx.Sequential(nnx.Dense(6, 3), Doubled(), backend="numpy", seed=1)
+        return network.compile(nnx.SoftmaxCrossEntropy(), nnx.Adam(0.01))
+
+    order = np.argsort(Y, kind="stable")  # the last class is in no block before the last
+    np.save("x.npy", X[order])
+    np.save("y.npy", Y[order])
+    rows = shards([("x.npy", "y.npy")], window=100)
+    found = trained(rows, on=classifying(), shuffle=False, class_weight=classes)
+    wanted = trained(X[order], Y[order], on=classifying(), shuffle=False, class_weight=classes)
+    np.testing.assert_allclose(found[1]["loss"], wanted[1]["loss"], rtol=1e-5)
+
+
+def test_a_label_is_refused_where_columns_have_no_names(folder: Path):
+    for data in ("shards", "xy.npz"):
+        with pytest.raises(InputError, match="label='price' is for Parquet files, whose columns have names; leave it"):
+            trained(data, label="price")
+    for files in ("shards", [("x.npy", "y.npy")]):
+        with pytest.raises(InputError, match="label='price' is for Parquet files"):
+            shards(files, label="price")
+    with pytest.raises(InputError, match=r"label='price' was given besides .*; give it to nnx\.data\.shards"):
+        trained(shards("shards"), label="price")
+
+
+@pytest.mark.parametrize("wrong", [[1, 2, 3], "even"], ids=str)
+def test_what_names_no_weights_of_classes_is_refused_alike(wrong: Any, folder: Path):
+    told = set()
+    for way in ((X, Y), (shards("shards", window=64),), (lambda: batches(),)):
+        with pytest.raises((InputError, InputTypeError), match="class_weight=") as error:
+            trained(*way, class_weight=wrong)
+        told.add((error.type, str(error.value)))
+    assert len(told) == 1
 
 
 def test_one_hot_and_soft_rows_may_be_mixed_in_a_file(folder: Path):

@@ -94,7 +94,7 @@ def test_any_number_of_processes_trains_as_one_does(
     assert (epochs, here) == (ranks.STEP, size)
     for error, what in zip(errors, ("x", "epochs", "batch size"), strict=True):
         assert error.startswith(f"fit: {what} of rank {size - 1} differs from rank 0's"), error
-    assert [len(errors) for errors in wrong] == size * [8]
+    assert [len(errors) for errors in wrong] == size * [9]
     for rank, errors in enumerate(wrong):
         named = f"InputError 0 rank {size - 1}: "
         whose = "ValueError 0 " if rank == size - 1 else f"{named}ValueError: "
@@ -111,6 +111,7 @@ def test_any_number_of_processes_trains_as_one_does(
         )
         assert errors[6] == f"{whose}no more"
         assert errors[7].startswith(f"{missing}fit: x hold 300 numbers that are not finite")
+        assert errors[8].startswith(f"InputError 0 fit: class weight of rank {size - 1} differs from rank 0's")
     assert sorted("rank" not in errors[3] for errors in wrong) == [*(size - 1) * [False], True]
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {"out.npz", "out.npz.0.csv", "out.npz.0.safetensors"}

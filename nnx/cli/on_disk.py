@@ -40,12 +40,14 @@ def opened(path: Path, label: str | None) -> Source:
     if path.suffix != ".npy" or not path.exists():
         return found(path, label, None, learning=True)
     beside = path.with_name(f"y{path.name[1:]}")
-    if not path.name.startswith("x") or not beside.exists():
+    if not path.name.startswith("x"):
+        raise InputError(f"{path}: where its labels are cannot be told by its name; call the files x.npy and y.npy")
+    if not beside.exists():
         raise InputError(
             f"{path}: its labels are looked for in {beside.name} beside it, and there is no such file; call the files "
             "x.npy and y.npy, or put them into a folder"
         )
-    return found([(path, beside)], None, None, learning=True)
+    return found([(path, beside)], label, None, learning=True)
 
 
 def asked(path: Path, columns: Sequence[str], width: int) -> Source:
@@ -105,8 +107,8 @@ def prepared(path: Path, label: str | None, task: str, seed: int) -> Found:
     """Look at all rows, hold some out, and bring them into a network's units."""
     source = opened(path, label)
     if source.targets not in ((), (1,)):
-        what = "none" if source.targets is None else f"of shape {source.targets} in a row"
-        raise InputError(f"{path}: there are {what} labels, expected one for each row, as in y_0.npy beside x_0.npy")
+        there = "no labels" if source.targets is None else f"labels of shape {source.targets} for each row"
+        raise InputError(f"{path}: there are {there}, expected one for each row, as in y_0.npy beside x_0.npy")
     if source.rows < FEWEST:
         raise InputError(f"{path}: {source.rows} rows, expected {FEWEST} or more: a fifth is held out for the test")
     values = _classes(source, choice(task, "--task", ("auto", "classification", "regression")))

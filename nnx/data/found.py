@@ -54,7 +54,7 @@ def found(files: Any, label: str | None, window: int | None, learning: bool) -> 
     """Do the same; unless it is for `learning`, a Parquet file need have no label."""
     window = None if window is None else checks.integer(window, "shards: window", low=2)
     if isinstance(files, str | os.PathLike):
-        return _joined(list(_at(files, label, learning)), window)
+        return _joined(list(_at(files, label, learning)), window, label)
     if not isinstance(files, Sequence) or not files:
         raise InputTypeError(f"shards: {files!r}: expected {KIND}, or a list of files or of pairs (x, y)")
     some: list[Shard] = []
@@ -65,12 +65,16 @@ def found(files: Any, label: str | None, window: int | None, learning: bool) -> 
             some.append(_together(*each))
         else:
             some += _at(each, label, learning)
-    return _joined(some, window)
+    return _joined(some, window, label)
 
 
-def _joined(shards: list[Shard], window: int | None) -> Source:
+def _joined(shards: list[Shard], window: int | None, label: str | None) -> Source:
     """Return rows of shards; a table's columns are known by their names."""
     tables = [shard for shard in shards if isinstance(shard, RowGroups)]
+    if label and not tables:
+        raise InputError(
+            f"{shards[0].name}: label={label!r} is for Parquet files, whose columns have names; leave it out here"
+        )
     for table in tables[1:]:
         table.take_order(tables[0])
     return Source(shards, window)

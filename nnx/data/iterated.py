@@ -66,6 +66,8 @@ def given(x: Any, y: Any, weights: Any, label: str | None, who: str) -> Source |
         return x
     if isinstance(x, Source):
         _refuse_others(who, x, y, weights)
+        if label is not None:
+            raise InputError(f"{who}: label={label!r} was given besides {x!r:.60}; give it to nnx.data.shards")
         return x
     if isinstance(x, str | os.PathLike):
         if label is not None or (y is None and weights is None):

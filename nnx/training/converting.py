@@ -27,12 +27,18 @@ class Converter:
     """
 
     def __init__(self, model: Trainable, who: str, class_weight: Any = None, weighted: bool = False) -> None:
-        self._who, self._model, self._classes = who, model, class_weight
+        self._who, self._model = who, model
         self.loss, self.dtype = model.loss, model.dtype
         self._n_outputs = model.n_outputs
         self.unseen = False  # whether the next inputs are the first, by which is told whether their numbers stay apart
         ignoring = getattr(self.loss, "ignore_index", None) is not None
-        self.weighted = weighted or class_weight is not None or ignoring
+        self.weighted = ignoring
+        self.weigh(class_weight, weighted)
+
+    def weigh(self, class_weight: Any, weighted: bool) -> None:
+        """Let samples count by their classes too, and weights come along."""
+        self._classes: Any = class_weight
+        self.weighted = self.weighted or weighted or class_weight is not None
 
     def inputs(self, x: Any, where: Where) -> np.ndarray:
         """Return inputs [N, I], finite."""
@@ -108,14 +114,21 @@ class Converter:
                 raise InputError(
                     f"{self._who}: {where(row, 2)}: a weight is {weights[row]:g}; expected a finite number, 0 or more"
                 )
-        counted = self.loss.counted(self._model._from_device(y))
+        counted = self._counted(y)
         if self._classes is not None:
-            labels, classes = self._model._classes(target, self._who)
-            weights = weights * self._by_class(classes)[labels]
-            if np.isnan(weights).any():
-                row = int(np.flatnonzero(np.isnan(weights))[0])
+            labels, classes = self._model._classes(target, self._who, self._n_outputs)
+            by_class = self._by_class(classes)[labels]
+            unknown = np.isnan(by_class) & (True if counted is None else counted > 0)
+            if unknown.any():
+                row = int(np.flatnonzero(unknown)[0])
                 raise InputError(f"{self._who}: {where(row, 1)}: class_weight has no weight for class {labels[row]}")
+            weights = weights * np.nan_to_num(by_class)
         return weights if counted is None else weights * counted
+
+    def _counted(self, y: Any) -> np.ndarray | None:
+        """Return 0 for samples that the loss ignores, 1 for others; None where all count."""
+        counted: np.ndarray | None = self.loss.counted(self._model._from_device(y))
+        return counted
 
     def _by_class(self, classes: Sequence[int]) -> np.ndarray:
         nan = float("nan")
@@ -129,6 +142,12 @@ class Converter:
         """Return targets, and what their samples count, of rows whose inputs were not read: x has no columns."""
         target = self.targets(y, x, where)
         return target, self.weights(weights, y, target, where)
+
+    def class_counts(self, x: np.ndarray, y: Any, where: Where) -> np.ndarray:
+        """Return how many rows of each class there are, of those that the loss does not ignore; as `apart`."""
+        target = self.targets(y, x, where)
+        labels, classes = self._model._classes(target, self._who, self._n_outputs)
+        return np.bincount(labels, self._counted(y), minlength=len(classes))
 
     def all(self, x: Any, y: Any, weights: Any, where: Where) -> list[np.ndarray]:
         """Return inputs, targets and, where samples are weighted, weights."""

@@ -35,7 +35,8 @@ class FromDisk:
         source.fit_window(size)
         self.rows: int | None = source.rows
         self.batch, self.expected = batch, float(-(-source.rows // batch))
-        self.chunk = max(1, source.window // 2 // (batch * every)) * batch * every
+        update = batch * min(every, int(self.expected))
+        self.chunk = max(1, source.window // 2 // update) * update
         self.room = self.chunk
         if shares is not None:  # one more, for of a small last batch this process may have one more than of others
             self.room = self.chunk // batch * taken_of(shares, batch) + 1

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnx import casting, checks, weights
+from nnx import casting, weights
 from nnx.callbacks import Callback
 from nnx.data.iterated import Iterated
 from nnx.data.source import Source
@@ -17,7 +16,7 @@ from nnx.training.evaluation import tolerance_of
 from nnx.training.from_disk import FromDisk
 from nnx.training.held_out import first_held_out
 from nnx.training.read_batches import ReadBatches
-from nnx.training.reading import Read, targets_of, tolerance_from
+from nnx.training.reading import Read, tolerance_from
 from nnx.training.samples import Options, Samples
 from nnx.training.supply import AsTheyCome, Supply
 
@@ -40,8 +39,8 @@ class ReadSamples:
 
     def check(self) -> None:
         """See `Samples`."""
-        if self._how.class_weight is not None and not isinstance(self._how.class_weight, Mapping):
-            checks.choice(self._how.class_weight, "fit: class_weight", [weights.BALANCED])
+        if self._how.class_weight is not None:
+            weights.check_classes(self._how.class_weight, "fit")
 
     @property
     def batch(self) -> int:
@@ -51,7 +50,7 @@ class ReadSamples:
     @property
     def facts(self) -> dict[str, Any]:
         """See `Samples`."""
-        return self.supply.facts
+        return {**self.supply.facts, "class_weight": self._how.class_weight}
 
     def callbacks(self) -> list[Callback]:
         """See `Samples`."""
@@ -85,6 +84,7 @@ class Stored(ReadSamples):
         super().check()
         if self._source.targets is None:
             raise InputTypeError(f"fit: {self._source} have no targets; expected y too, as fit('x.npy', 'y.npy')")
+        self._how.check_accumulate(self._source.rows)
 
     def begin(self) -> None:
         """See `Samples`. It looks at some rows; at all targets where class_weight or the accuracy asks for it."""
@@ -93,8 +93,9 @@ class Stored(ReadSamples):
         convert = Converter(model, "fit", None, source.weighted)
         some = _checked(source, convert)
         if isinstance(classes, str):
-            classes = _balanced(model, source, convert)
-        convert = Converter(model, "fit", classes, source.weighted or how.every > 1)
+            counts = (convert.class_counts(*piece.arrays[:2], piece.where) for piece in source.blocks(inputs=False))
+            classes = dict(enumerate(weights.balanced(np.sum(list(counts), axis=0)).tolist()))
+        convert.weigh(classes, how.every > 1)
         if self._counts_right:
             how.trainer.set_tolerance(tolerance_from(source, convert))
         batch = min(how.batch, source.rows)
@@ -161,14 +162,3 @@ def _checked(came: Source, convert: Converter) -> np.ndarray:
     if target.dtype.kind == "f" and y.size == target.size:
         casting.check_lost(target, y.reshape(target.shape), None, "fit: y")
     return some
-
-
-def _balanced(model: Trainable, came: Source, convert: Converter) -> dict[int, float]:
-    """Return a weight for each class by which they count alike; see `weights.of_classes`."""
-    counts = np.zeros(model.n_outputs or 1)
-    for target, _ in targets_of(came, convert):
-        labels, classes = model._classes(target, "fit")
-        counts = np.resize(counts, max(len(classes), 2)) if len(counts) < len(classes) else counts
-        counts += np.bincount(labels, minlength=len(counts))
-    present = np.count_nonzero(counts)
-    return {label: float(counts.sum() / (present * max(count, 1))) for label, count in enumerate(counts)}

@@ -58,6 +58,8 @@ def looked_at(
 
 def targets_of(came: Source, convert: Converter) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield all targets, and what their samples count."""
+    first = next(came.read(np.arange(1)))
+    convert.all(*first.arrays, first.where)  # by its inputs it knows how many outputs there are, whatever the layers
     for piece in came.blocks(inputs=False):
         yield convert.apart(*piece.arrays, piece.where)
 

@@ -45,6 +45,14 @@ class Options:
     verbose: Any
     class_weight: Any
 
+    def check_accumulate(self, rows: int) -> None:
+        """Refuse parts of a batch where there are no several."""
+        if self.every > 1 and (self.batch is None or self.batch >= rows):
+            raise InputError(
+                f"fit: accumulate={self.every} mini-batches make one update, but all {rows} samples are one batch; "
+                "give a smaller batch_size"
+            )
+
 
 class Samples(Protocol):
     """What a fit trains on. Its methods are called in this order, `close` where anything goes wrong behind `begin`."""
@@ -101,13 +109,9 @@ class InMemory:
 
     def check(self) -> None:
         """See `Samples`."""
-        how, rows = self._how, len(self._x)
-        self._weights = self._model._weights(self._given, self._y, "fit", self._sample_weight, how.class_weight)
-        if how.every > 1 and (how.batch is None or how.batch >= rows):
-            raise InputError(
-                f"fit: accumulate={how.every} mini-batches make one update, but all {rows} samples are one batch; "
-                "give a smaller batch_size"
-            )
+        given, classes = self._sample_weight, self._how.class_weight
+        self._weights = self._model._weights(self._given, self._y, "fit", given, classes)
+        self._how.check_accumulate(len(self._x))
 
     def begin(self) -> None:
         """See `Samples`."""

@@ -211,12 +211,14 @@ class Trainable(Network):
             return None
         return self.backend.asarray(weights.normalized(counts, [len(counts)])[:, None], self.dtype)
 
-    def _classes(self, target: np.ndarray, who: str) -> tuple[np.ndarray, range]:
-        """Return the class of each sample, and all classes."""
+    def _classes(self, target: np.ndarray, who: str, width: int | None = None) -> tuple[np.ndarray, range]:
+        """Return the class of each sample, and all classes, of which there are `width`, if that is known."""
         if self.loss.metric == "categorical" and target.ndim == 1:
-            return target, range(self.n_outputs or int(target.max()) + 1)
+            return target, range(width or self.n_outputs or int(target.max()) + 1)
         smoothing = getattr(self.loss, "label_smoothing", 0.0)
-        if smoothing and np.allclose(target.max(axis=1), 1 - smoothing + smoothing / target.shape[1]):  # of labels
+        one = 1 - smoothing + smoothing / target.shape[-1]  # of a label's row; without smoothing, exactly
+        categorical, rounding = self.loss.metric == "categorical", 1e-5 if smoothing else 0
+        if categorical and np.allclose(target.max(axis=1), one, rtol=rounding, atol=0):
             return target.argmax(axis=1), range(target.shape[1])
         if self.loss.metric in ("binary", "logits") and target.shape[1] == 1 and np.all((target == 0) | (target == 1)):
             return target[:, 0].astype(np.int64), range(2)
