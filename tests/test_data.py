@@ -213,6 +213,15 @@ def test_classes_count_differently_behind_a_layer_of_unknown_width(classes: Any,
     np.testing.assert_allclose(found[1]["loss"], wanted[1]["loss"], rtol=1e-5)
 
 
+def test_a_target_that_is_not_finite_is_named_by_its_row_and_column(folder: Path):
+    y = np.stack([Y, Y], axis=1).astype(float)
+    y[280, 1] = np.nan
+    np.save("y.npy", y)
+    network = nnx.Sequential(nnx.Dense(6, 2), backend="numpy").compile(nnx.MeanSquaredError(), nnx.Adam(0.01))
+    with pytest.raises(InputError, match=r"y\.npy, row 280: .* the first is nan in column 1; drop or fill it first"):
+        trained(shards([("x.npy", "y.npy")], window=100), on=network)
+
+
 def test_a_label_is_refused_where_columns_have_no_names(folder: Path):
     for data in ("shards", "xy.npz"):
         with pytest.raises(InputError, match="label='price' is for Parquet files, whose columns have names; leave it"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,8 @@ class Converter:
             self._prepared(given[good:bad])
         except InputError as alone:
             error = alone
-        return good, str(error).replace(" (row 0)", "").replace("row 0 of the targets", "the target")
+        reason = str(error).replace(" (row 0)", "").replace("row 0 of the targets", "the target")
+        return good, re.sub(r" at \[0, (\d+)\]", r" in column \1", reason)
 
     def weights(self, given: Any, y: Any, target: np.ndarray, where: Where) -> np.ndarray:
         """Return what each sample counts, float64 [N]."""
