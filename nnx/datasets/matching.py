@@ -133,6 +133,11 @@ def _by_number(rows: Rows, count: int) -> list[int]:
             every.remove(words[0] if by_name is None else by_name)
         elif not rows.named and not _counts_rows(rows.columns[0]):
             every.pop()
+    if len(every) == count + 1:
+        raise FileFormatError(
+            f"{rows.source}: there are {count + 1} columns, one more than the {count} features of the training, and "
+            "none shows by its name or its words that it is the label; leave one out"
+        )
     if len(every) != count:
         raise FileFormatError(
             f"{rows.source}: there are {len(rows.columns)} columns, expected {count} features as in training, "
