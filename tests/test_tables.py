@@ -885,7 +885,7 @@ def test_columns_without_names_are_taken_by_their_place(cli: Any, tmp_path: Path
     code, _, err = cli("predict", "t", "id.data")
     assert code == 2
     assert "column 1 should be the label, as in training, but '0' is none" in err
-    with pytest.raises(FileFormatError, match="there are 3 columns, expected 2 features"):
+    with pytest.raises(FileFormatError, match="there are 3 columns, one more than the 2 features of the training"):
         load_features(tmp_path / "id.data", 2)
 
 
