@@ -6,7 +6,6 @@ gamma and beta, and `scales`, 1 over each standard deviation, are written where 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from nnx.backends.operation_table import operation, quiet, write
@@ -180,10 +179,6 @@ class NormOperations(OverXp):
     def fixed_norm_backward(self, scales: Array, gamma: Array, dy: Array, out: Array | None = None) -> Array:
         """Return the gradient of the inputs of `fixed_norm` [N, C]."""
         return write(out, dy * (gamma * scales))
-
-    def _sum_rows(self, rows: int, part: Callable[[slice], Array], out: Array) -> None:
-        """out [1, C] = the sum of all rows, of which `part` gives some."""
-        self._in_runs(rows, lambda run: self.xp.sum(part(run), axis=0, keepdims=True), out)
 
     def _centred(self, x: Array, means: Array) -> Array:
         """Return x less float64 means [1, C], of which numbers far from 0 keep all their digits."""
