@@ -77,11 +77,8 @@ class NormOperations(OverXp):
                 variance is that of N - 1. epsilon: is added to variances. scales: [1, C].
         """
         xp, rows = self.xp, x.shape[0]
-        first, rest, spread = (xp.zeros_like(mean) for _ in range(3))
-        self._sum_rows(rows, lambda run: x[run, ...], first)
-        first = first / rows
-        self._sum_rows(rows, lambda run: x[run, ...] - first, rest)
-        rest = rest / rows
+        first, rest = self._mean(x)
+        rest, spread = rest / rows, xp.zeros_like(mean)
         centred = (x - first) - rest
         self._sum_rows(rows, lambda run: centred[run, ...] * centred[run, ...], spread)
         scale = 1 / xp.sqrt(spread / rows + epsilon)
@@ -113,12 +110,8 @@ class NormOperations(OverXp):
     @operation("x", "means")
     def column_means(self, x: Array, means: Array) -> None:
         """Write the mean of each column of x [N, C] to `means`, in float64 [1, C]."""
-        xp, rows = self.xp, x.shape[0]
-        first, rest = (xp.zeros_like(x[:1, ...]) for _ in range(2))
-        self._sum_rows(rows, lambda run: x[run, ...], first)
-        first = first / rows
-        self._sum_rows(rows, lambda run: x[run, ...] - first, rest)
-        means[...] = xp.astype(first, xp.float64) + xp.astype(rest, xp.float64) / rows
+        xp, (first, rest) = self.xp, self._mean(x)
+        means[...] = xp.astype(first, xp.float64) + xp.astype(rest, xp.float64) / x.shape[0]
 
     @operation("x means", "spreads")
     def column_spreads(self, x: Array, means: Array, spreads: Array) -> None:
@@ -179,6 +172,14 @@ class NormOperations(OverXp):
     def fixed_norm_backward(self, scales: Array, gamma: Array, dy: Array, out: Array | None = None) -> Array:
         """Return the gradient of the inputs of `fixed_norm` [N, C]."""
         return write(out, dy * (gamma * scales))
+
+    def _mean(self, x: Array) -> tuple[Array, Array]:
+        """Return the mean of each column [1, C], as rounding leaves it, and the sum of what is left of it."""
+        first, rest = (self.xp.zeros_like(x[:1, ...]) for _ in range(2))
+        self._sum_rows(x.shape[0], lambda run: x[run, ...], first)
+        first = first / x.shape[0]
+        self._sum_rows(x.shape[0], lambda run: x[run, ...] - first, rest)
+        return first, rest
 
     def _centred(self, x: Array, means: Array) -> Array:
         """Return x less float64 means [1, C], of which numbers far from 0 keep all their digits."""
