@@ -86,6 +86,7 @@ from nnx.kernels.cpu.program.inference import (
 )
 from nnx.kernels.cpu.program.inference_norm import fixed_norm_side_by_side, layer_norm_side_by_side
 from nnx.kernels.cpu.program.inference_softmax import SIDE_BY_SIDE, softmax_side_by_side
+from nnx.kernels.cpu.program.inference_tiles import accumulate_packing
 from nnx.kernels.cpu.threads.atomics import atomic_load, replace_if
 from nnx.kernels.cpu.threads.team import make_together
 
@@ -219,11 +220,18 @@ def narrow_layer(values, w, b, k, n, memory, source, out, ones):
 
 
 @njit(**EXACT)
-def wide_tile(empty, out, i, begin, relu, biases, ones, memory, strip, at, depth, soon, share):
-    """Row i of `out` and those after it: a chain goes on, or begins with the biases; perhaps it ends with ReLU."""
+def wide_tile(empty, out, i, begin, relu, biases, ones, memory, strip, at, depth, soon, share, values, first, n):
+    """Row i of `out` and those after it: a chain goes on, or begins with the biases; perhaps it ends with ReLU.
+
+    Args:
+        first: where the weights begin, which are packed meanwhile, or NOWHERE: they are already.
+    """
     columns = out.shape[1]
     tile = biases_of(empty, biases, i, ones, columns) if begin else load(empty, out, i, 0)
-    tile = accumulate(tile, out, i, memory, strip, True, memory, at, columns, depth, memory, soon, share)
+    if first == NOWHERE:
+        tile = accumulate(tile, out, i, memory, strip, True, memory, at, columns, depth, memory, soon, share)
+    else:
+        tile = accumulate_packing(tile, values, first, n, memory, strip, at, depth)
     if relu:
         tile = without_negative(tile, tile)
     store(tile, out, i, 0)
@@ -249,7 +257,8 @@ def wide_layer(values, w, b, k, n, begin, end, memory, source, target, rows, str
             first = strips + j0 * tall + k0 * ROWS
             if not ready:
                 tall, first = tall_of(depth), strips
-                pack(values, w, n, j0, j1, k0, depth, memory, strips, tall)
+                last = j0 + (j1 - j0) // ROWS * ROWS
+                pack(values, w, n, last, j1, k0, depth, memory, strips + (last - j0) * tall, tall)
             following = away + w + (k0 * n + j0 + wide if j1 < end else (k0 + step) * n + begin)
             for p in range(panels):
                 out = rows_of(memory, target + p * n * columns, n, columns, columns)
@@ -258,23 +267,17 @@ def wide_layer(values, w, b, k, n, begin, end, memory, source, target, rows, str
                     strip = first + (i - j0) * tall
                     soon = following + i - j0 if fetch else strip + ROWS * tall
                     share = (n if fetch else ROWS) * x.itemsize
+                    place = w + k0 * n + i if fetch and i + ROWS <= j1 else NOWHERE
                     if rows * VECTORS <= columns:
-                        wide_tile(slim, out, i, k0 == 0, cut, biases, ones, memory, strip, at, depth, soon, share)
+                        wide_tile(
+                            slim, out, i, k0 == 0, cut, biases, ones, memory, strip, at, depth, soon, share, values,
+                            place, n,
+                        )  # fmt: skip
                     else:
-                        wide_tile(empty, out, i, k0 == 0, cut, biases, ones, memory, strip, at, depth, soon, share)
-
-
-@njit(**PART)
-def columns_share(operands, number):
-    """Some columns of a layer, and ReLU; which of them is as in inference.py."""
-    values, w, b, k, n, memory, source, target, rows, strips, relu, ones, x, away, step, other = operands
-    begin = (n - 1) // step * step - number * step if other else number * step
-    strips += number * STRIPS
-    end = smaller(n, begin + step)
-    wide_layer(values, w, b, k, n, begin, end, memory, source, target, rows, strips, False, relu, ones, x, away)
-
-
-columns_together = make_together(columns_share)
+                        wide_tile(
+                            empty, out, i, k0 == 0, cut, biases, ones, memory, strip, at, depth, soon, share, values,
+                            place, n,
+                        )  # fmt: skip
 
 
 @intrinsic
@@ -334,21 +337,54 @@ def panel_of_finite(rows, panel):
 
 
 @njit(**PART)
-def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, ones, away, board, threads):
-    """Rows r0 .. r0 + rows through all layers; False if a number is not finite.
+def inputs_of(x, r0, rows, memory, a):
+    """Rows r0 .. r0 + rows of x as panels, from number `a` of `memory` on; False if a number is not finite."""
+    k, columns = x.shape[1], VECTORS * (VECTOR_BYTES // x.itemsize)
+    if k % (VECTOR_BYTES // x.itemsize) > 0 and not all_finite(flat(x), r0 * k, rows * k):
+        return False
+    for i in range(0, rows, columns):
+        some = rows_of(flat(x), (r0 + i) * k, smaller(columns, rows - i), k, k)
+        if not panel_of_finite(some, rows_of(memory, a + i * k, k, columns, columns)):
+            return False
+    return True
+
+
+@njit(**PART)
+def columns_share(operands, number):
+    """Some columns of a layer, and ReLU; which of them is as in inference.py.
+
+    Of a network's inputs each number makes panels of its own: what another thread has written comes from the cache of
+    another core, and slowly.
+    """
+    values, w, b, k, n, memory, source, target, rows, strips, relu, ones, x, away, step, other, fresh, apart, marks = (
+        operands
+    )
+    begin = (n - 1) // step * step - number * step if other else number * step
+    end = smaller(n, begin + step)
+    if fresh:
+        source += number * apart
+        if not inputs_of(x, 0, rows, memory, source):
+            marks[WRONG] = 1
+    strips += number * apart
+    wide_layer(values, w, b, k, n, begin, end, memory, source, target, rows, strips, False, relu, ones, x, away)
+
+
+columns_together = make_together(columns_share)
+
+
+@njit(**PART)
+def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, ones, away, board, marks, threads):
+    """Rows r0 .. r0 + rows through all layers; or `marks` say that a number is not finite.
 
     Args:
         a, b: two buffers in `memory`. threads: among how many each layer's columns are shared.
     """
     table, constants = numbers_at(place, np.int64), numbers_at(place, np.float64)
     values, columns = numbers_at(table[PARAMETERS], x.dtype), VECTORS * (VECTOR_BYTES // x.itemsize)
-    panels, k, other = (rows + columns - 1) // columns, x.shape[1], False
-    if k % (VECTOR_BYTES // x.itemsize) > 0 and not all_finite(flat(x), r0 * k, rows * k):
-        return False
-    for i in range(0, panels * columns, columns):
-        some = rows_of(flat(x), (r0 + i) * k, smaller(columns, rows - i), k, k)
-        if not panel_of_finite(some, rows_of(memory, a + i * k, k, columns, columns)):
-            return False
+    panels, apart, other = (rows + columns - 1) // columns, 2 * (b - a) + STRIPS, False
+    fresh = threads > 1 and table[HEADER + WEIGHTS] != NOWHERE and table[HEADER + N] > WIDTH
+    if not fresh and not inputs_of(x, r0, rows, memory, a):
+        marks[WRONG] = 1
     for at in range(HEADER, HEADER + table[STAGES] * COLUMNS, COLUMNS):
         k, n, w, kind = table[at + K], table[at + N], table[at + WEIGHTS], table[at + KIND]
         bias, fused = table[at + BIASES], False
@@ -361,9 +397,12 @@ def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, ones, aw
             fused = kind == RELU
             if threads > 1:
                 step = ((n + threads - 1) // threads + PIECE * ROWS - 1) // (PIECE * ROWS) * (PIECE * ROWS)
-                operands = values, w, bias, k, n, memory, a, b, rows, strips, fused, ones, x, away, step, other
+                operands = (
+                    values, w, bias, k, n, memory, a, b, rows, strips, fused, ones, x, away, step, other, fresh, apart,
+                    marks,
+                )  # fmt: skip
                 columns_together(board, operands, (n + step - 1) // step)
-                other = not other
+                other, fresh = not other, False
             else:
                 wide_layer(values, w, bias, k, n, 0, n, memory, a, b, rows, strips, ready, fused, ones, x, away)
             strips += packed_size(table, at) if ready else 0
@@ -385,9 +424,10 @@ def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, ones, aw
         elif kind != NONE and not fused:
             numbers = view(memory, a, panels * columns * n)
             apply_function(kind, numbers, numbers, numbers, constants[at + PARAMETER], 0.0)
+        if marks[WRONG] != 0:
+            return
     for p in range(0, panels * columns, columns):
         unpack_panel(rows_of(memory, a + p * out.shape[1], out.shape[1], columns, columns), out, r0 + p, rows - p)
-    return True
 
 
 @njit(**PART)
@@ -416,10 +456,9 @@ def rows_share(operands, number):
             r0 = index * height
             mine = strips if ready else a + 2 * room
             count = smaller(height, rows - r0)
-            if not predict_block(
-                place, x, out, r0, count, memory, a, a + room, mine, ready, ones, away, board, together
-            ):
-                marks[WRONG] = 1
+            predict_block(
+                place, x, out, r0, count, memory, a, a + room, mine, ready, ones, away, board, marks, together
+            )
 
 
 rows_together = make_together(rows_share)
