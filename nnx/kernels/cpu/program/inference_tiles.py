@@ -2,8 +2,9 @@
 # (What @intrinsic takes has no types for Python.)
 """A tile's products in compiled prediction where weights are used for the first time, and packed meanwhile.
 
-A loop of products keeps the multiply-add units busy, and the ports to memory half so: a strip that is copied there costs
-little. Copied before, a weight takes 0.1 ns on an Emerald Rapids, and 0.15 from the third-level cache; so 0.03 and 0.06.
+A loop of products keeps the multiply-add units busy, and the ports to memory half so: a strip that is copied there
+costs little. Copied before, a weight takes 0.1 ns on an Emerald Rapids, and 0.15 from the third-level cache; so 0.03
+and 0.06.
 """
 
 from __future__ import annotations
@@ -18,6 +19,22 @@ from nnx.kernels.cpu.matmul.register_tile import BYTE, INT64, UNROLLED, VECTORS,
 
 AHEAD = 2 * UNROLLED  # rows of weights are copied so long before they are used: what is just written is read slowly
 SOON = 6 * UNROLLED  # and fetched so long before: rows that are pages apart no processor fetches by itself
+
+
+@intrinsic
+def numbers_of(typingctx, tile, numbers, first, count):
+    """A tile with one of `count` numbers from `first` on in each of its rows; rows past the last have that."""
+
+    def emit(context, builder, signature, arguments):
+        _, numbers_value, first, count = arguments
+        last, vectors = builder.sub(count, INT64(1)), []
+        start = builder.gep(data_of(context, builder, numbers, numbers_value), [first])
+        for r in range(tile.rows):
+            place = builder.select(builder.icmp_signed("<", INT64(r), last), INT64(r), last)
+            vectors += [splat(builder, builder.load(builder.gep(start, [place])), tile.lanes)] * tile.vectors
+        return pack(builder, vectors)
+
+    return tile(tile, numbers, types.intp, types.intp), emit
 
 
 @intrinsic
