@@ -103,7 +103,8 @@ class Sequential(Trainable):
                 memory-mapped arrays; as x alone, a folder, an npz or a Parquet file, `nnx.data.shards(...)`; or a
                 function that is called for each epoch, or anything else that gives batches (x, y).
             epochs: how many more. batch_size: rows a step, or None: all at once.
-            validation_data: (x, y), or (x, y, weights of its samples), evaluated after each epoch.
+            validation_data: (x, y), or (x, y, weights of its samples), evaluated after each epoch; or what is read, as
+                for x alone, or a list of batches (x, y).
             shuffle: draw a new order of rows for every epoch (where there is more than one batch). Batches that come
                 one after another are taken as they come.
             callbacks: see nnx.callbacks.
