@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnx import checks
+from nnx.arguments import explained
 from nnx.backends import resolve
 from nnx.backends.base import on_its_device
 from nnx.backends.resolve import Wish
@@ -76,6 +77,7 @@ class Sequential(Trainable):
 
     # ---- training ----------------------------------------------------------------------------------------------------
 
+    @explained
     @alone
     @on_its_device
     def fit(
@@ -190,6 +192,7 @@ class Sequential(Trainable):
 
         return predicted(self, came, ROWS if batch_size is None else checks.integer(batch_size, "predict: batch_size"))
 
+    @explained
     @reading
     @on_its_device
     def evaluate(
@@ -273,6 +276,7 @@ class Sequential(Trainable):
         return pytorch.to_state_dict(self.layers, self._host_parameters())
 
 
+@explained
 def load(path: str | os.PathLike[str], backend: Wish = None, custom: Any = ()) -> Sequential:
     """Read a model that `save` wrote, on any backend; training goes on where it stopped.
 
