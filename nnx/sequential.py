@@ -193,8 +193,6 @@ class Sequential(Trainable):
         return predicted(self, came, ROWS if batch_size is None else checks.integer(batch_size, "predict: batch_size"))
 
     @explained
-    @reading
-    @on_its_device
     def evaluate(
         self, x: Any, y: Any = None, batch_size: int | None = None, sample_weight: Any = None
     ) -> dict[str, float]:

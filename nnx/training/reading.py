@@ -15,7 +15,7 @@ from nnx.distributed.communicator import Communicator
 from nnx.errors import InputError, InputTypeError
 from nnx.measures import beside, check_weighable, measured
 from nnx.training.converting import Converter
-from nnx.training.evaluation import PART, mean_scores, probabilities, tolerance_of
+from nnx.training.evaluation import PART, Scoring, probabilities, tolerance_of
 from nnx.training.supply import of_batch
 
 if TYPE_CHECKING:
@@ -136,13 +136,13 @@ def _evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> I
             tolerance = tolerance_of(target)
         if isinstance(came, Iterated) and number % comm.size != comm.rank:
             continue
-        factors, outputs = model._factors(counts[0]) if counts else None, list[np.ndarray]()
+        factors = model._factors(counts[0]) if counts else None
         there = model.backend.asarray(target, target.dtype.name)
-        scores = mean_scores(
-            inference, model.loss, metric, tolerance, x, there, rows, factors, outputs if keep else None
-        )
+        how = Scoring(inference, model.loss, metric, outputs=keep)
+        scores = how.mean(x, there, rows, tolerance, factors)
+        assert scores is not None
         weight = float(counts[0].sum()) if counts else float(len(x))
-        yield number, Evaluated(weight, scores, outputs, [target] * keep, counts * keep)
+        yield number, Evaluated(weight, scores, how.kept or [], [target] * keep, counts * keep)
 
 
 def _own_blocks(came: Read, convert: Converter, comm: Communicator) -> Iterator[tuple[int, list[np.ndarray]]]:

@@ -57,7 +57,8 @@ def compile_forward(stages: Sequence[Stage], parameters: Array, blocks: bool = T
     kernel: Callable[..., bool] = f.ready(parameters.dtype) if by_row else refuse
     if by_row and helpers_pay(int(table[f.SIZE]), parameters.itemsize):
         kernel = helped(kernel, few)
-    many: Callable[..., bool] = Many(table, parameters) if blocks else refuse
+    whole = Many(table, parameters) if blocks else None
+    many: Callable[..., bool] = whole or refuse
     dtype, ndarray, empty = parameters.dtype, np.ndarray, np.empty  # to look a name up takes 20 ns
 
     def forward(x: np.ndarray) -> np.ndarray | None:
@@ -72,6 +73,7 @@ def compile_forward(stages: Sequence[Stage], parameters: Array, blocks: bool = T
 
     how = BY_STAGES if not by_row else PLANNED if blocks else ROUNDED
     forward.description = how  # type: ignore[attr-defined]
+    forward.many, forward.few = whole, few if by_row else 0  # type: ignore[attr-defined]
     forward.alive = table, parameters  # type: ignore[attr-defined]  # of which compiled code has the addresses alone
     return forward
 
@@ -164,12 +166,16 @@ class Many:
         starts = range(0, len(x), self.at_once)
         return all(self._predict(x[i : i + self.at_once], out[i : i + self.at_once]) for i in starts)
 
-    def _predict(self, x: np.ndarray, out: np.ndarray) -> bool:
+    def _predict(self, x: np.ndarray, out: np.ndarray, record: int = 0) -> bool:
         if (work := len(x) * self.cost) >= self.worth and pool.worth_help(work):
-            return self.run(x, out, pool.summon(), pool.lately())
-        return self.run(x, out, pool.board, 1)
+            return self.run(x, out, pool.summon(), pool.lately(), record)
+        return self.run(x, out, pool.board, 1, record)
 
-    def run(self, x: np.ndarray, out: np.ndarray, board: np.ndarray, threads: int) -> bool:
+    def handed_over(self, x: np.ndarray, record: int) -> bool:
+        """Have a record's code take the outputs for x, of `at_once` rows at most; return the same as a call."""
+        return self._predict(x, x, record)
+
+    def run(self, x: np.ndarray, out: np.ndarray, board: np.ndarray, threads: int, record: int = 0) -> bool:
         """Write the outputs for x with so many threads at most; return the same as a call."""
         panels = -(-len(x) // self.columns)
         if threads > 1 and self.by_columns(panels, threads):
@@ -181,7 +187,7 @@ class Many:
         room = height * self.widest
         strips = self.packed if len(x) > height * threads else 0
         memory, marks = self._memory(m.memory_of(room, strips, threads))
-        return bool(self.kernel(x, out, memory, marks, board, self.place, height, room, strips, threads))
+        return bool(self.kernel(x, out, memory, marks, board, self.place, height, room, strips, threads, record))
 
     def by_columns(self, panels: int, threads: int) -> bool:
         """Tell whether threads had better share the columns of each layer than the panels.
