@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from nnx.backends import Backend
 from nnx.data.arrays import Arrays, no_targets
 from nnx.distributed.communicator import Communicator
 from nnx.distributed.shares import Shares
 from nnx.losses import FusedLoss, Loss
 from nnx.measures import beside, check_weighable, measured
-from nnx.model.inference import Inference
 
 if TYPE_CHECKING:
     from nnx.training.trainable import Trainable
 
 Array = Any
+
+
+class Forward(Protocol):
+    """What gives outputs for inputs: see `Inference`."""
+
+    backend: Backend
+
+    def layers_alone(self) -> AbstractContextManager[Any]:
+        """See `Inference`."""
+
+    def outputs(self, x: np.ndarray) -> Array:
+        """See `Inference`."""
+
+
+LEAST = float(np.finfo(np.float64).tiny)  # of a probability, so that its logarithm is a number
 PART = 250  # of a standard deviation: how near a number must be to count as right (chapter 17)
 
 
@@ -30,8 +46,10 @@ def tolerance_of(y: np.ndarray, weights: np.ndarray | None = None) -> float:
         return float(np.sqrt(np.sum(shares * centred * centred))) / PART
 
 
-def scores_of(model: Trainable, given: Arrays, rows: int, comm: Communicator) -> dict[str, float]:
-    """Return what `Sequential.scores` does of arrays in memory, `rows` at a time."""
+def scores_of(
+    model: Trainable, given: Arrays, rows: int, comm: Communicator, inference: Forward | None = None
+) -> dict[str, float]:
+    """Return what `Sequential.scores` does of arrays in memory, `rows` at a time; `inference`: instead of its own."""
     if given.y is None:
         raise no_targets("evaluate", given.x)
     x = model._inputs(given.x, "evaluate: x")
@@ -43,7 +61,7 @@ def scores_of(model: Trainable, given: Arrays, rows: int, comm: Communicator) ->
     if metric == "regression" and not tolerance:
         tolerance = tolerance_of(model.backend.to_numpy(target), weights)
     more, kept, factors = beside(model.metrics), list[np.ndarray](), model._factors(weights)
-    how = model.inference(), model.loss, metric, tolerance
+    how = inference or model.inference(), model.loss, metric, tolerance
     scores = mean_scores(*how, x, target, rows, factors, kept if more else None, comm)
     if more:
         outputs, wanted = np.concatenate(kept), model.backend.to_numpy(target)
@@ -52,7 +70,7 @@ def scores_of(model: Trainable, given: Arrays, rows: int, comm: Communicator) ->
 
 
 def mean_scores(
-    inference: Inference, loss: Loss, metric: str | None, tolerance: float, x: np.ndarray, target: Array, rows: int,
+    inference: Forward, loss: Loss, metric: str | None, tolerance: float, x: np.ndarray, target: Array, rows: int,
     factors: Array | None = None, kept: list[np.ndarray] | None = None, comm: Communicator | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Return the mean loss, without penalties, and the accuracy, if there is a metric, by name.
@@ -102,3 +120,11 @@ def probabilities(loss: Loss, outputs: np.ndarray) -> np.ndarray:
             return np.asarray(1 / (1 + np.exp(-logits)))
         e = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+
+def logits(loss: Loss, shares: np.ndarray) -> np.ndarray:
+    """Return probabilities as they are, or where the loss takes logits such as give these probabilities, in float64."""
+    if not isinstance(loss, FusedLoss):
+        return shares
+    likely = np.log(np.maximum(shares, LEAST))
+    return np.asarray(likely if loss.metric == "categorical" else likely - np.log(np.maximum(1 - shares, LEAST)))
