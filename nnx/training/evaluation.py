@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from nnx.backends.inference import Scores
+from nnx.backends import Backend
+from nnx.backends.inference import Scored, Scores
 from nnx.data.arrays import Arrays, no_targets
 from nnx.distributed.communicator import Communicator
 from nnx.distributed.shares import Shares
 from nnx.losses import FusedLoss, Loss
 from nnx.measures import beside, check_weighable, measured
-from nnx.model.inference import Inference
 
 if TYPE_CHECKING:
     from nnx.training.trainable import Trainable
 
 Array = Any
 LABELS = np.dtype(np.int64)
+LEAST = float(np.finfo(np.float64).tiny)  # of a probability, so that its logarithm is a number
 PART = 250  # of a standard deviation: how near a number must be to count as right (chapter 17)
 
 
@@ -32,12 +34,14 @@ def tolerance_of(y: np.ndarray, weights: np.ndarray | None = None) -> float:
         return float(np.sqrt(np.sum(shares * centred * centred))) / PART
 
 
-def scores_of(model: Trainable, given: Arrays, rows: int, comm: Communicator) -> dict[str, float]:
-    """Return what `Sequential.scores` does of arrays in memory, `rows` at a time."""
+def scores_of(
+    model: Trainable, given: Arrays, rows: int, comm: Communicator, inference: Predictor | None = None
+) -> dict[str, float]:
+    """Return what `Sequential.scores` does of arrays in memory, `rows` at a time; `inference`: instead of its own."""
     if given.y is None:
         raise no_targets("evaluate", given.x)
     metric = model.loss.metric if "accuracy" in model.metrics else None
-    how = Scoring(model.inference(), model.loss, metric, comm, outputs=bool(beside(model.metrics)))
+    how = Scoring(inference or model.inference(), model.loss, metric, comm, outputs=bool(beside(model.metrics)))
     scores = None
     if how.native is not None and comm.size == 1:  # else one of the processes might find a number, and others go on
         scores = _scores_of(model, given, rows, how, look=False)
@@ -65,6 +69,21 @@ def _scores_of(model: Trainable, given: Arrays, rows: int, how: Scoring, look: b
     return scores
 
 
+class Predictor(Protocol):
+    """What gives outputs for inputs: see `Inference`."""
+
+    backend: Backend
+
+    def layers_alone(self) -> AbstractContextManager[Any]:
+        """See `Inference`."""
+
+    def outputs(self, x: np.ndarray) -> Array:
+        """See `Inference`."""
+
+    def scores(self, loss: Scored) -> Scores | None:
+        """See `Inference`."""
+
+
 class Scoring:
     """How samples are evaluated: in one native call where there is one, else by one operation after the other.
 
@@ -79,7 +98,7 @@ class Scoring:
 
     def __init__(
         self,
-        inference: Inference,
+        inference: Predictor,
         loss: Loss,
         metric: str | None,
         comm: Communicator | None = None,
@@ -87,7 +106,7 @@ class Scoring:
     ) -> None:
         self.inference, self.loss, self.metric, self.comm = inference, loss, metric, comm or Communicator()
         self.kept = list[np.ndarray]() if outputs else None
-        known = None if outputs or inference.stages is None else loss.scored(metric)
+        known = None if outputs else loss.scored(metric)
         self.native = None if known is None else inference.scores(known)
 
     def mean(
@@ -159,3 +178,11 @@ def probabilities(loss: Loss, outputs: np.ndarray) -> np.ndarray:
             return np.asarray(1 / (1 + np.exp(-logits)))
         e = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+
+def logits(loss: Loss, shares: np.ndarray) -> np.ndarray:
+    """Return probabilities as they are, or where the loss takes logits such as give these probabilities, in float64."""
+    if not isinstance(loss, FusedLoss):
+        return shares
+    likely = np.log(np.maximum(shares, LEAST))
+    return np.asarray(likely if loss.metric == "categorical" else likely - np.log(np.maximum(1 - shares, LEAST)))

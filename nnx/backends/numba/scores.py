@@ -41,7 +41,7 @@ def constants_of(loss: Scored) -> tuple[int, float, float, bool] | None:
     if loss.operation == "sigmoid_cross_entropy":
         return number_of("logit"), *bounds(*loss.numbers), True
     row = next((row for row in LOSSES if row.name == loss.operation), None)
-    return None if row is None else (number_of(row.part), 0.0, *(loss.numbers or (0.0,)), True)
+    return None if row is None else (number_of(row.part), 0.0, loss.numbers[0] if loss.numbers else 0.0, True)
 
 
 class Compiled:
