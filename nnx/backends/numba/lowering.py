@@ -17,7 +17,7 @@ from nnx.backends.errors import NotReplayable
 from nnx.backends.formula import text
 from nnx.backends.numba.tuning import current
 from nnx.backends.recorder import Call
-from nnx.kernels.cpu.caches import caches
+from nnx.kernels.cpu.caches import Caches, caches
 from nnx.kernels.cpu.matmul import register_tile
 from nnx.kernels.cpu.ops import optimizers
 from nnx.kernels.cpu.ops.formula import Compiled
@@ -28,8 +28,6 @@ from nnx.kernels.elementwise import number_of
 from nnx.kernels.rounding import RUN
 
 PADDING = 64  # numbers that a buffer of the step's own is a multiple of
-# Numbers in a piece of a weight gradient: it stays in the second-level cache until it is used, in half of it at most.
-PIECE = min(1 << 16, caches().l2 // 8)
 WHOLE = 1 << 14  # parameters that are updated in one go, after all gradients, rather than tile by tile
 KEPT = 64  # formulas of the user's own whose code is kept for later steps
 BLOCK_ROWS = 256  # samples that go through the network together
@@ -53,6 +51,14 @@ def compiled(formula: Any, dtype: Any) -> Compiled:
 def round_up(n: int, multiple: int) -> int:
     """The next multiple from n on."""
     return -(-n // multiple) * multiple
+
+
+def piece_of(cache: Caches, most: int) -> int:
+    """Numbers in a piece of a weight gradient: it stays in the second-level cache until it is used, in half of it."""
+    return max(1, min(most, cache.l2 // 8) // PADDING) * PADDING
+
+
+PIECE = piece_of(caches(), 1 << 16)
 
 
 def segments(size: int) -> list[tuple[int, int]]:
@@ -105,7 +111,7 @@ class Layout:
         self.to_gradients = self.distance("g")
         size = sum(count for _, count in self.runs)
         # How the work is divided must not depend on the threads there are, or one and two would round differently.
-        self.parts_wanted = 2 * max(threads, 2) if step.work > current().choices.threads_from else 1
+        self.parts_wanted = 2 * max(threads, 2) if step.work >= current().choices.threads_from else 1
         self.whole = size <= WHOLE or bool(step.before)  # updated in the end, not piece by piece
         self.parts: dict[int, list[int]] = {}  # where in `numbers` each penalty's parts are
         self.regularized: set[int] = set()
