@@ -1,0 +1,100 @@
+"""Scoring: the mean loss of samples and the share of right outputs, in one native call or by operations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from nnx.backends.inference import Scores
+from nnx.distributed.communicator import Communicator
+from nnx.distributed.shares import Shares
+from nnx.losses import Loss
+from nnx.measures import Metric, beside
+from nnx.model.inference import Inference
+
+Array = Any
+
+
+class Scoring:
+    """How samples are evaluated by a model as it is now; parameters may change.
+
+    The model makes another one when it gets another loss, or anything another setting or method.
+
+    Attributes:
+        metric: what counts as right (see `Operations.tally`), or None. more: metrics that need all outputs.
+        native: a function that does it in one call, or None: then it is done by one operation after the other.
+        keeps_labels: whether class indices that come as NumPy's int64 [N] are what the loss takes, if they are classes.
+    """
+
+    def __init__(self, inference: Inference, loss: Loss, metrics: Sequence[Metric]) -> None:
+        self.inference, self.loss = inference, loss
+        self.metric, self.more = loss.metric if "accuracy" in metrics else None, beside(metrics)
+        known = None if self.more else loss.scored(self.metric)
+        self.native = None if known is None else inference.scores(known)
+        self.keeps_labels = loss.keeps_labels()
+
+    def mean(
+        self, x: np.ndarray, target: Array, rows: int, tolerance: float, factors: Array | None = None,
+        kept: list[np.ndarray] | None = None, comm: Communicator | None = None, look: bool = True,
+    ) -> dict[str, float] | None:  # fmt: skip
+        """Return the mean loss, without penalties, and the accuracy, if there is a metric, by name.
+
+        Args:
+            x: inputs [N, I]. target: as the loss prepared it, an array of the backend.
+            rows: how many are added up at a time, and by operations also taken at a time.
+            tolerance: what counts as right: see `Operations.tally`.
+            factors: what each sample counts [N, 1], on average 1, an array of the backend; None: all alike.
+            kept: takes the outputs, if given, for metrics that need them all.
+            comm: processes that share the work; each of them gets all results. None: this one does all of it.
+            look: False where the native call is to say whether inputs are finite and labels are classes: then None is
+                returned if they are not, and if there is no native call for these.
+        """
+        comm = comm or Communicator()
+        native = self.native if self.native is not None and kept is None and len(x) > self.native.few else None
+        sums = None if native is None or comm.size > 1 else native(x, target, factors, tolerance, rows)
+        if sums is None:
+            if not look:
+                return None
+            sums = self._sums(native, x, target, rows, tolerance, factors, kept, comm)
+        scores = {"loss": sums[0] / len(x)}
+        return scores if self.metric is None else {**scores, "accuracy": sums[1] / len(x)}
+
+    def _sums(
+        self, native: Scores | None, x: np.ndarray, target: Array, rows: int, tolerance: float, factors: Array | None,
+        kept: list[np.ndarray] | None, comm: Communicator,
+    ) -> tuple[float, float]:  # fmt: skip
+        """Return the sums over all samples of losses and of what is right, each process taking some of the rows."""
+        own, outputs_of = self.loss.apart(), None if kept is None else list[np.ndarray]()
+        starts = range(0, len(x), rows)
+        found = np.zeros((len(starts), 2))
+        for number in Shares(comm, comm.size).rows(len(starts)):
+            part = slice(starts[number], min(starts[number] + rows, len(x)))
+            some = x[part], target[part, ...], None if factors is None else factors[part, ...], tolerance
+            sums = None if native is None else native(*some, rows)
+            found[number] = sums or self._by_operations(own, *some, outputs_of)
+        comm.allreduce(found)  # each number is one process's, and 0 on all others
+        if kept is not None:
+            kept += [outputs for theirs in comm.gather(outputs_of) for outputs in theirs]
+        loss, right = (sum(column) for column in found.T.tolist())
+        return loss, right
+
+    def _by_operations(
+        self, own: Loss, x: np.ndarray, target: Array, factors: Array | None, tolerance: float,
+        outputs_of: list[np.ndarray] | None,
+    ) -> tuple[float, float]:  # fmt: skip
+        """Return the sums of some rows; `outputs_of` takes their outputs, if given."""
+        backend = self.inference.backend
+        stats = backend.zeros(3, "float64")
+        with self.inference.layers_alone():
+            outputs = self.inference.outputs(x)
+            losses = own.each(outputs, target)
+            if factors is None:
+                backend.tally(losses, outputs, target, self.metric, tolerance, stats)
+            else:
+                backend.weighted_tally(losses, outputs, target, factors, self.metric, tolerance, stats)
+            if outputs_of is not None:
+                outputs_of.append(np.array(backend.to_numpy(outputs)))
+        loss, right, _ = backend.to_numpy(stats).tolist()
+        return loss * len(x), right
