@@ -13,8 +13,8 @@ from nnx.training.scoring import Scoring
 
 pytest.importorskip("numba")
 
-from nnx.backends.numba import scores as native_scores  # noqa: E402
-from nnx.backends.threads import get_threads, set_threads  # noqa: E402
+from nnx.backends.numba import scores as native_scores
+from nnx.backends.threads import get_threads, set_threads
 
 DTYPES = ("float32", "float64")
 
@@ -124,6 +124,7 @@ def test_numbers_that_the_native_call_refuses_are_refused_in_the_same_words(rows
         faults[name] = (x, y.copy())
         faults[name][1][rows // 2] = label
     faults |= {"short": (x, y[1:]), "narrow": (x[:, :5], y), "none": (x[:0], y[:0]), "float": (x, y + 0.5)}
+    faults |= {"a row": (x[0], y), "a number": (np.array(1.0), y), "labels of a table": (x, np.stack([y, y]))}
     for given in faults.values():
         said = []
         for some in (net, plain):
@@ -131,6 +132,27 @@ def test_numbers_that_the_native_call_refuses_are_refused_in_the_same_words(rows
                 some.evaluate(*given)
             said.append(str(error.value))
         assert said[0] == said[1]
+
+
+def test_targets_that_the_native_call_refuses_are_refused_in_the_same_words():
+    for kind, numbers in (
+        ("sigmoid", (np.nan, -0.5, 1.5)),
+        ("logits of shares", (-np.inf, 2)),
+        ("squares", (np.nan, np.inf)),
+    ):
+        for outputs in (1, 20):
+            loss, end, _ = KINDS[kind]
+            net = compiled(loss, end, outputs)
+            net._trainer.set_tolerance(0.3)
+            plain = copy.deepcopy(net).to("numpy")
+            for number in numbers:
+                x, y = data(kind, 70, outputs)
+                y[69, outputs - 1], said = number, []
+                for some in (net, plain):
+                    with pytest.raises(InputError) as error:
+                        some.evaluate(x, y)
+                    said.append(str(error.value))
+                assert said[0] == said[1]
 
 
 @pytest.mark.parametrize("way", ["frozen", "int32", "list", "column", "strided", "float64", "fortran", "big-endian"])

@@ -10,13 +10,11 @@ from nnx.data.arrays import Arrays, no_targets
 from nnx.distributed.communicator import Communicator
 from nnx.losses import FusedLoss, Loss
 from nnx.measures import check_weighable, measured
-from nnx.training.scoring import Scoring
 
 if TYPE_CHECKING:
     from nnx.training.trainable import Trainable
 
 Array = Any
-LABELS = np.dtype(np.int64)
 PART = 250  # of a standard deviation: how near a number must be to count as right (chapter 17)
 
 
@@ -34,30 +32,20 @@ def scores_of(model: Trainable, given: Arrays, rows: int, comm: Communicator) ->
     """Return what `Sequential.scores` does of arrays in memory, `rows` at a time."""
     if given.y is None:
         raise no_targets("evaluate", given.x)
-    how, scores = model.scoring(), None
-    if how.native is not None and comm.size == 1:  # else one process might find what the others know nothing of
-        scores = _scores_of(model, how, given, rows, comm, look=False)
-    if scores is None:
-        scores = _scores_of(model, how, given, rows, comm, look=True)
-        assert scores is not None
-    return scores
-
-
-def _scores_of(
-    model: Trainable, how: Scoring, given: Arrays, rows: int, comm: Communicator, look: bool
-) -> dict[str, float] | None:
-    """Return the same. If `look` is False, nobody looks at numbers that come ready, and None is what `Scoring` says."""
-    x = model._inputs(given.x, "evaluate: x", look)
-    labels = not look and how.keeps_labels and type(given.y) is np.ndarray and given.y.dtype == LABELS
-    target = given.y if labels and given.y.ndim == 1 else model._targets(given.y, x, "evaluate")
+    how, tolerance = model.scoring(), model._compiled("evaluate").tolerance
+    if given.weights is None and comm.size == 1:  # of several processes all must take the same way
+        scores = how.as_given(given.x, given.y, rows, tolerance)
+        if scores is not None:
+            return scores
+    x = model._inputs(given.x, "evaluate: x")
+    target = model._targets(given.y, x, "evaluate")
     weights = model._weights(given.y, target, "evaluate", given.weights)
     check_weighable(model.metrics, weights)
-    tolerance = model._compiled("evaluate").tolerance
     if how.metric == "regression" and not tolerance:
         tolerance = tolerance_of(model.backend.to_numpy(target), weights)
     kept = list[np.ndarray]() if how.more else None
-    scores = how.mean(x, target, rows, tolerance, model._factors(weights), kept, comm, look)
-    if scores is not None and kept is not None:
+    scores = how.mean(x, target, rows, tolerance, model._factors(weights), kept, comm)
+    if kept is not None:
         outputs, wanted = np.concatenate(kept), model.backend.to_numpy(target)
         shares = probabilities(model.loss, outputs)
         scores |= measured(how.more, model.loss.metric, wanted, outputs, shares, weights)

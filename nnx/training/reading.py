@@ -139,7 +139,6 @@ def _evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> I
         factors, outputs = model._factors(counts[0]) if counts else None, list[np.ndarray]()
         there = model.backend.asarray(target, target.dtype.name)
         scores = how.mean(x, there, rows, tolerance, factors, outputs if keep else None)
-        assert scores is not None
         weight = float(counts[0].sum()) if counts else float(len(x))
         yield number, Evaluated(weight, scores, outputs, [target] * keep, counts * keep)
 

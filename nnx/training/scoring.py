@@ -25,7 +25,6 @@ class Scoring:
     Attributes:
         metric: what counts as right (see `Operations.tally`), or None. more: metrics that need all outputs.
         native: a function that does it in one call, or None: then it is done by one operation after the other.
-        keeps_labels: whether class indices that come as NumPy's int64 [N] are what the loss takes, if they are classes.
     """
 
     def __init__(self, inference: Inference, loss: Loss, metrics: Sequence[Metric]) -> None:
@@ -33,12 +32,35 @@ class Scoring:
         self.metric, self.more = loss.metric if "accuracy" in metrics else None, beside(metrics)
         known = None if self.more else loss.scored(self.metric)
         self.native = None if known is None else inference.scores(known)
-        self.keeps_labels = loss.keeps_labels()
+        self._dimensions = loss.kept_dimensions()
+
+    def as_given(self, x: Any, y: Any, rows: int, tolerance: float) -> dict[str, float] | None:
+        """Return what `mean` does, of inputs and targets that nobody has looked at: the native call looks itself.
+
+        Returns:
+            None if it does not take them as they are, for whatever reason.
+        """
+        native = self.native
+        if native is None or type(x) is not np.ndarray or type(y) is not np.ndarray:
+            return None
+        if (
+            x.ndim != 2
+            or y.ndim != self._dimensions
+            or len(x) <= native.few
+            or (self.metric == "regression" and not tolerance)
+        ):
+            return None
+        sums = native(x, y, None, tolerance, rows)
+        return None if sums is None else self._means(sums, len(x))
+
+    def _means(self, sums: tuple[float, float], rows: int) -> dict[str, float]:
+        scores = {"loss": sums[0] / rows}
+        return scores if self.metric is None else {**scores, "accuracy": sums[1] / rows}
 
     def mean(
         self, x: np.ndarray, target: Array, rows: int, tolerance: float, factors: Array | None = None,
-        kept: list[np.ndarray] | None = None, comm: Communicator | None = None, look: bool = True,
-    ) -> dict[str, float] | None:  # fmt: skip
+        kept: list[np.ndarray] | None = None, comm: Communicator | None = None,
+    ) -> dict[str, float]:  # fmt: skip
         """Return the mean loss, without penalties, and the accuracy, if there is a metric, by name.
 
         Args:
@@ -48,18 +70,13 @@ class Scoring:
             factors: what each sample counts [N, 1], on average 1, an array of the backend; None: all alike.
             kept: takes the outputs, if given, for metrics that need them all.
             comm: processes that share the work; each of them gets all results. None: this one does all of it.
-            look: False where the native call is to say whether inputs are finite and labels are classes: then None is
-                returned if they are not, and if there is no native call for these.
         """
         comm = comm or Communicator()
         native = self.native if self.native is not None and kept is None and len(x) > self.native.few else None
         sums = None if native is None or comm.size > 1 else native(x, target, factors, tolerance, rows)
         if sums is None:
-            if not look:
-                return None
             sums = self._sums(native, x, target, rows, tolerance, factors, kept, comm)
-        scores = {"loss": sums[0] / len(x)}
-        return scores if self.metric is None else {**scores, "accuracy": sums[1] / len(x)}
+        return self._means(sums, len(x))
 
     def _sums(
         self, native: Scores | None, x: np.ndarray, target: Array, rows: int, tolerance: float, factors: Array | None,
