@@ -178,9 +178,12 @@ class Loss(Layer):
         plain = type(self).__module__ == __name__ and hasattr(self, "operation") and not replaced(self)
         return Scored(self.operation, self._numbers(), metric) if plain else None
 
-    def keeps_labels(self) -> bool:
-        """Tell whether class indices, once prepared, are the same numbers."""
-        return self.metric == "categorical"
+    def kept_dimensions(self) -> int:
+        """Return how many axes targets have that are the same once prepared, if they are in the right type and range.
+
+        Distributions are not: those of a single class each become class indices.
+        """
+        return 1 if self.metric == "categorical" else 2
 
     def apart(self) -> Loss:
         """Return the same loss with a workspace of its own, for another thread."""
@@ -233,9 +236,9 @@ class CategoricalCrossEntropy(Loss):
         """See `Loss.counted`."""
         return None if self.ignore_index is None else targets.counted(self._host(y_true), self.ignore_index, str(self))
 
-    def keeps_labels(self) -> bool:
-        """See `Loss.keeps_labels`."""
-        return not self.label_smoothing and self.ignore_index is None
+    def kept_dimensions(self) -> int:
+        """See `Loss.kept_dimensions`."""
+        return 0 if self.label_smoothing or self.ignore_index is not None else 1
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this loss again, those that are not given left out."""

@@ -210,8 +210,7 @@ class Sequential(Trainable):
         self, x: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None, *, comm: Communicator
     ) -> dict[str, float]:
         """Return what `evaluate` does, worked out by all processes of `comm`, each of which must call it."""
-        trainer = self._compiled("evaluate")
-        trainer.check()
+        self.scoring()  # refuses a model that has no loss, or the wrong one
         rows = ROWS if batch_size is None else checks.integer(batch_size, "evaluate: batch_size")
         came = taken(self, "evaluate", x, y, sample_weight)
         if isinstance(came, Arrays):

@@ -51,7 +51,8 @@ class Scores(Protocol):
             run: so many samples are added up, then those sums: the same bits as of a call for each run.
 
         Returns:
-            None where it does not take these as they are, a number is not finite, or a label is no class.
+            None where it does not take these as they are, or a number is not what it may be: inputs and targets finite,
+            labels classes, shares within 0 .. 1.
         """
 
 

@@ -281,17 +281,10 @@ class Network(Assignable):
         self._inference = None
         self._owner.native = refuse
 
-    def _inputs(self, x: Any, what: str, look: bool = True) -> np.ndarray:
-        """Return inputs as a finite NumPy array [N, n_inputs] of the model's type, contiguous.
-
-        Args:
-            what: see `_shaped`. look: False leaves it to a native forward pass to say whether numbers that came in the
-                model's type are finite.
-        """
+    def _inputs(self, x: Any, what: str) -> np.ndarray:
+        """Return inputs as a finite NumPy array [N, n_inputs] of the model's type, contiguous."""
         who, _, name = what.partition(": ")
         given, a = self._shaped(x, what, who, name)
-        if not look and a is given:
-            return np.ascontiguousarray(a)
         checks.finite(a, who, name, given, x)
         for layer in self._embeddings:
             layer.check_codes(a, what)

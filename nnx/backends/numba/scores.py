@@ -71,9 +71,10 @@ class Compiled:
             return None
         x = x if x.flags.writeable else x.copy()  # compiled code takes no array that is read-only
         at_once = min(rows, self.at_once // run * run or self.at_once)
-        record, results = self._record.copy(), np.empty(2 * at_once)
+        record = np.empty(s.RECORD + 2 * at_once, np.int64)  # with room for results
+        record[: s.RECORD] = self._record
         sums = record.view(np.float64)
-        record[CODE], record[s.RESULTS] = self._codes.get(labels) or self._code(labels), address(results)
+        record[CODE] = self._codes.get(labels) or self._code(labels)
         record[s.RUN], sums[s.LIMIT] = run, tolerance
         targets, weights, place = address(target), 0 if factors is None else address(factors), address(record)
         for first in range(0, rows, at_once):

@@ -22,7 +22,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.cache import njit, typed
-from nnx.kernels.cpu.jit.simd import EXACT, IN_ORDER, OPTIONS, PART, flat, on_stack, smaller, view
+from nnx.kernels.cpu.jit.simd import EXACT, IN_ORDER, INLINED, OPTIONS, PART, flat, on_stack, smaller, view
 from nnx.kernels.cpu.matmul.register_tile import VECTORS, rows_of
 from nnx.kernels.cpu.matmul.register_tile import WIDTH as VECTOR_BYTES
 from nnx.kernels.cpu.ops.loss_formulas import cost_of, scalar, within
@@ -30,21 +30,20 @@ from nnx.kernels.cpu.ops.math import exp, log
 from nnx.kernels.cpu.ops.step import DISTRIBUTIONS, LOGITS, NONE, REGRESSION
 from nnx.kernels.cpu.ops.traced import made_of
 from nnx.kernels.cpu.program.inference import numbers_at
-from nnx.kernels.cpu.program.inference_many import panel_of_finite
+from nnx.kernels.cpu.program.inference_many import all_finite, panel_of_finite
 from nnx.kernels.cpu.program.inference_softmax import SIDE_BY_SIDE
 from nnx.kernels.cpu.threads.team import make_address_of
 from nnx.kernels.elementwise import number_of
 from nnx.kernels.losses import LOSSES, PARTS
 
 # The record of a call, int64, some of it read as float64. What is given: the code (CODE, 0: inference_many.py),
-# targets, and factors of samples (0: none); where results go, losses [ROWS] and then what is right of samples [ROWS],
-# and how many of them are added up at a time; outputs of a sample; the loss by its number, or SOFTMAX, two constants of
-# it, and what a sum over outputs is multiplied by; what counts as right (step.py), and how near is. Then what comes of
-# it: whether a target is none, and the sums over all samples.
-TARGETS, FACTORS, RESULTS, ROWS, RUN, OUTPUTS, KIND, LOW, HIGH, SCALE, METRIC, LIMIT = range(1, 13)
-WRONG, LOSS, RIGHT, RECORD = range(13, 17)
+# targets, and factors of samples (0: none); how many samples there are, and are added up at a time; outputs of each;
+# the loss by its number, or SOFTMAX, two constants of it, and what a sum over outputs is multiplied by; what counts as
+# right (step.py), and how near is. Then what comes of it: whether a target is none, and the sums over all samples.
+# Behind the record are the losses [ROWS], and what is right [ROWS].
+TARGETS, FACTORS, ROWS, RUN, OUTPUTS, KIND, LOW, HIGH, SCALE, METRIC, LIMIT, WRONG, LOSS, RIGHT, RECORD = range(1, 16)
 SOFTMAX = -1  # softmax and cross-entropy of logits; of probabilities it is the part "nll"
-NLL = number_of("nll")
+NLL, LOGIT, YES_OR_NO = map(number_of, ("nll", "logit", "binary"))
 COSTS = {number_of(kind): PARTS[kind] for kind in ("nll", "logit", *(loss.part for loss in LOSSES))}
 
 apply_cost = made_of(COSTS)
@@ -193,12 +192,29 @@ def score_numbers(record, panel, target, losses):
         losses[i] = sums[i] * constants[SCALE]
 
 
+@njit(**EXACT)
+def all_shares(target, outputs, count):
+    """Whether targets of so many samples are within 0 .. 1."""
+    columns, outside = columns_of(target), 0
+    for j in range(outputs):
+        for i in range(count):
+            t = target[j * columns + i]
+            outside += t < 0 or t > 1
+    return outside == 0
+
+
+@njit(**INLINED)
+def results_of(record):
+    """Losses and what is right, of all samples."""
+    rows, numbers = numbers_at(record, np.int64)[ROWS], numbers_at(record, np.float64)
+    return view(numbers, RECORD, rows), view(numbers, RECORD + rows, rows)
+
+
 @njit(**PART)
 def add_up(record, factors):
     """Add all samples to the sums, each times its factor, if it has one: 0 leaves out whatever stands there."""
     words, numbers = numbers_at(record, np.int64), numbers_at(record, np.float64)
-    rows, losses = words[ROWS], numbers_at(words[RESULTS], np.float64)
-    rights = view(losses, rows, rows)
+    rows, (losses, rights) = words[ROWS], results_of(record)
     for first in range(0, rows, words[RUN]):
         loss, right, end = 0.0, 0.0, smaller(first + words[RUN], rows)
         if words[FACTORS] == 0:
@@ -225,12 +241,11 @@ def of_labels(operands, number):
     if number == 1:
         add_up(record, numbers_at(words[FACTORS], panels.dtype))
         return
-    labels, losses = numbers_at(words[TARGETS], np.int64), numbers_at(words[RESULTS], np.float64)
-    outputs = words[OUTPUTS]
+    labels, outputs, (losses, rights) = numbers_at(words[TARGETS], np.int64), words[OUTPUTS], results_of(record)
     for p in range(0, rows, columns):
         count, at = smaller(columns, rows - p), r0 + p
-        panel, rights = view(panels, p * outputs, columns * outputs), view(losses, words[ROWS] + at, count)
-        if not score_labels(record, panel, view(labels, at, count), view(losses, at, count), rights):
+        panel, wanted = view(panels, p * outputs, columns * outputs), view(labels, at, count)
+        if not score_labels(record, panel, wanted, view(losses, at, count), view(rights, at, count)):
             words[WRONG] = 1
 
 
@@ -242,16 +257,18 @@ def of_numbers(operands, number):
     if number == 1:
         add_up(record, numbers_at(words[FACTORS], panels.dtype))
         return
-    targets, losses = numbers_at(words[TARGETS], panels.dtype), numbers_at(words[RESULTS], np.float64)
-    outputs = words[OUTPUTS]
+    targets, outputs, (losses, rights) = numbers_at(words[TARGETS], panels.dtype), words[OUTPUTS], results_of(record)
+    within_one = words[KIND] == LOGIT or words[KIND] == YES_OR_NO
     for p in range(0, rows, columns):
         count, at = smaller(columns, rows - p), r0 + p
         panel, target = view(panels, p * outputs, columns * outputs), view(spare, 0, columns * outputs)
         given = rows_of(targets, at * outputs, count, outputs, outputs)
-        if not panel_of_finite(given, rows_of(spare, 0, outputs, columns, columns)):
+        good = panel_of_finite(given, rows_of(spare, 0, outputs, columns, columns))
+        good = good and all_finite(targets, at * outputs, count * outputs)
+        if not good or (within_one and not all_shares(target, outputs, count)):
             words[WRONG] = 1
         if words[METRIC] != NONE:
-            count_right(record, panel, target, view(losses, words[ROWS] + at, count))
+            count_right(record, panel, target, view(rights, at, count))
         score_numbers(record, panel, target, view(losses, at, count))
 
 
