@@ -28,7 +28,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from nnx.kernels.cpu.caches import KIB, caches
+from nnx.kernels.cpu.caches import KIB, Caches, caches
 from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
 from nnx.kernels.cpu.jit.signature import takes
@@ -88,17 +88,28 @@ from nnx.kernels.cpu.program.inference_norm import fixed_norm_side_by_side, laye
 from nnx.kernels.cpu.program.inference_softmax import softmax_side_by_side
 from nnx.kernels.cpu.program.inference_tiles import accumulate_packing, numbers_of
 from nnx.kernels.cpu.threads.atomics import atomic_load, replace_if
-from nnx.kernels.cpu.threads.team import make_together
+from nnx.kernels.cpu.threads.team import do_part, make_together, place_of
 
 PANEL_BYTES = VECTORS * VECTOR_BYTES  # of a row of a panel
-# Rows of a panel that are used at a time stay in the first-level cache, and so many strips in the second that the panel
-# is seldom fetched from there: with eight strips for each piece of a panel the product is 7% slower.
-DEPTH = max(32 * KIB, caches().l1 * 3 // 4) // PANEL_BYTES
 NARROW = ROWS // 2 if EVEN else ROWS  # columns of a narrow layer at a time: ten classes are 12 so, and 16 by eights
 PIECE = 8  # strips packed side by side: a row of the weights is then read in pieces of some cache lines
 APART = 2  # numbers of depth left free behind a strip: strips a power of two apart push each other out of the cache
-GROUP = max(1, caches().l2 // 8 // (PIECE * ROWS * DEPTH * 4)) * PIECE
+
+
+def block_of(cache: Caches, width: int, rows: int, vectors: int) -> tuple[int, int]:
+    """Return how many rows of a panel are used at a time, and how many strips of packed weights for each.
+
+    The rows stay in the first-level cache, of which they fill three quarters, or all of a small one, and so many strips
+    in the second that the panel is seldom fetched from there: with eight strips for each piece of a panel the product
+    is 7% slower. A piece of strips fills half of the second at most.
+    """
+    deep = min(max(cache.l1 * 3 // 4, min(32 * KIB, cache.l1)) // (vectors * width), cache.l2 // (8 * PIECE * rows))
+    return deep, max(1, cache.l2 // 8 // (PIECE * rows * deep * 4)) * PIECE
+
+
+DEPTH, GROUP = block_of(caches(), VECTOR_BYTES, ROWS, VECTORS)
 STRIPS = PIECE * ROWS * (DEPTH + APART)  # numbers that a piece takes
+CODE = 0  # in a record of what becomes of outputs: the address of code for it (inference_scores.py)
 NEXT, WRONG, MARKS = 0, 16, 32  # int64 that the threads of a call share: the next block; whether a number is not finite
 
 without_negative = elementwise(  # ReLU as everywhere else in a prediction: -0 and NaN stay what they are
@@ -364,11 +375,12 @@ columns_together = make_together(columns_share)
 
 
 @njit(**PART)
-def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, away, board, marks, threads):
+def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, away, board, marks, threads, record):
     """Rows r0 .. r0 + rows through all layers; or `marks` say that a number is not finite.
 
     Args:
         a, b: two buffers in `memory`. threads: among how many each layer's columns are shared.
+        record: see `forward_many`.
     """
     table, constants = numbers_at(place, np.int64), numbers_at(place, np.float64)
     values, columns = numbers_at(table[PARAMETERS], x.dtype), VECTORS * (VECTOR_BYTES // x.itemsize)
@@ -414,8 +426,18 @@ def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, away, bo
             apply_function(kind, numbers, numbers, numbers, constants[at + PARAMETER], 0.0)
         if marks[WRONG] != 0:
             return
+    if record != 0:
+        n = table[HEADER + (table[STAGES] - 1) * COLUMNS + N]
+        hand_over(record, view(memory, a, panels * columns * n), view(memory, b, columns * n), r0, rows, 0)
+        return
     for p in range(0, panels * columns, columns):
         unpack_panel(rows_of(memory, a + p * out.shape[1], out.shape[1], columns, columns), out, r0 + p, rows - p)
+
+
+@njit(**PART)
+def hand_over(record, panels, spare, r0, rows, number):
+    """Call a record's code for the outputs of a block, with room for one panel more; or, number 1, when all is done."""
+    do_part(numbers_at(record, np.int64)[CODE], place_of((record, panels, spare, r0, rows)), number)
 
 
 @njit(**PART)
@@ -431,8 +453,8 @@ def unpack_panel(panel, out, r0, rows):
 @njit(**PART)
 def rows_share(operands, number):
     """Take blocks of rows until none is left, with buffers that belong to this number alone."""
-    place, x, out, memory, marks, height, room, ready, strips, buffers, away, board, together = operands
-    rows, a = out.shape[0], buffers + number * (2 * room + STRIPS)
+    place, x, out, memory, marks, height, room, ready, strips, buffers, away, board, together, record = operands
+    rows, a = x.shape[0], buffers + number * (2 * room + STRIPS)
     while marks[WRONG] == 0:
         index = atomic_load(marks, NEXT)
         if index * height >= rows:
@@ -441,7 +463,9 @@ def rows_share(operands, number):
             r0 = index * height
             mine = strips if ready else a + 2 * room
             count = smaller(height, rows - r0)
-            predict_block(place, x, out, r0, count, memory, a, a + room, mine, ready, away, board, marks, together)
+            predict_block(
+                place, x, out, r0, count, memory, a, a + room, mine, ready, away, board, marks, together, record
+            )
 
 
 rows_together = make_together(rows_share)
@@ -449,7 +473,7 @@ rows_together = make_together(rows_share)
 
 @takes("mmvii")
 @njit(**OPTIONS)
-def forward_many(x, out, memory, marks, board, place, height, room, strips, threads):
+def forward_many(x, out, memory, marks, board, place, height, room, strips, threads, record):
     """out [N, O] = the network's outputs for x [N, I]; False, with `out` left half done, if it does not take these.
 
     Args:
@@ -459,12 +483,13 @@ def forward_many(x, out, memory, marks, board, place, height, room, strips, thre
         room: numbers of a block in its widest layer.
         strips: how many numbers all packed weights take, or 0: each thread packs what it is about to use.
         threads: how many may take part.
+        record: 0, or where that of code lies which takes the outputs in place of `out` (inference_scores.py).
     """
     table = numbers_at(place, np.int64)
     last = HEADER + (table[STAGES] - 1) * COLUMNS
     if not behaved(x, out, memory) or x.shape[0] != out.shape[0] or not x.size:
         return False
-    if x.shape[1] != table[HEADER + K] or out.shape[1] != table[last + N]:
+    if x.shape[1] != table[HEADER + K] or (record == 0 and out.shape[1] != table[last + N]):
         return False
     marks[NEXT], marks[WRONG] = 0, 0
     numbers, first = flat(memory), -memory.ctypes.data % 64 // x.itemsize  # from a cache line on
@@ -486,11 +511,14 @@ def forward_many(x, out, memory, marks, board, place, height, room, strips, thre
         away,
         board,
         together,
+        record,
     )
     if together > 1:
         rows_share(operands, 0)
     else:
         rows_together(board, operands, threads)
+    if record != 0:
+        hand_over(record, numbers, numbers, 0, x.shape[0], 1)
     return marks[WRONG] == 0
 
 
@@ -503,4 +531,4 @@ def ready(dtype: Any) -> Any:
     """Return `forward_many`, compiled for one number type or read from the disk."""
     number = types.float32 if np.dtype(dtype).itemsize == 4 else types.float64
     matrix, marks = number[:, ::1], types.int64[::1]
-    return typed(forward_many, matrix, matrix, number[::1], marks, marks, *[types.int64] * 5)
+    return typed(forward_many, matrix, matrix, number[::1], marks, marks, *[types.int64] * 6)
