@@ -131,7 +131,7 @@ def _steps(backend: Any, dtypes: Sequence[str]) -> list[Step]:
 
 def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
     """Return one call for every kernel, by the name of its operation; those that take seconds are at the ends."""
-    from nnx.kernels.cpu.program import compiled, inference, inference_many
+    from nnx.kernels.cpu.program import compiled, inference, inference_many, inference_scores
 
     n, c = 3, 4
     x, y, gradient = (np.full((n, c), 0.25, dtype) for _ in range(3))
@@ -185,6 +185,8 @@ def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
         "dense": lambda: backend.dense(x, w, b, "relu", y),
         "dense_backward": lambda: backend.dense_backward(x, w, gradient, dw, db, y),
         "softmax_backward": lambda: backend.softmax_backward(x, gradient, y),
+        "evaluation": lambda: inference_scores.code(dtype, labels=False),
+        "evaluation, labels": lambda: inference_scores.code(dtype, labels=True),
         "prediction": lambda: inference.ready(dtype),
         "prediction of many rows": lambda: inference_many.ready(dtype),
     }
