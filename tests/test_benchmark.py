@@ -22,9 +22,8 @@ from nnx.backends.operations import Operations
 from nnx.benchmark import check, profile, quiet, units
 from nnx.benchmark.compare import compare
 from nnx.benchmark.figures import of_rounds, sum_up
-from nnx.benchmark.libraries import GROUPS, PEERS, Absent, Refused, installed, of_backend
+from nnx.benchmark.libraries import GROUPS, PEERS, Absent, Refused, installed, notes, of_backend
 from nnx.benchmark.libraries import nnx as ours
-from nnx.benchmark.libraries import notes
 from nnx.benchmark.limits import floor_us, higher
 from nnx.benchmark.networks import SPIRAL, Network
 from nnx.benchmark.operations import OPERATIONS
