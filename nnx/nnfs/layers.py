@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nnx import checks
+from nnx.arguments import explained
 from nnx.backends.base import host_array
 from nnx.backends.operation_table import QUIET
 from nnx.errors import InputError
@@ -40,6 +41,7 @@ class Layer_Dense:
 
     weight_scale: ClassVar[float] = 0.01
 
+    @explained
     def __init__(
         self,
         n_inputs: int,
@@ -119,6 +121,7 @@ class Layer_Dropout:
         binary_mask: [N, C], 0 or 1 / rate, of the last forward in training.
     """
 
+    @explained
     def __init__(self, rate: float) -> None:
         self.rate = 1 - checks.real(rate, "Layer_Dropout: rate", high=1.0)
 

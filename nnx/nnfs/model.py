@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nnx import checks, targets
+from nnx.arguments import explained
 from nnx.backends.base import real_numbers
 from nnx.errors import InputError
 from nnx.nnfs import recorded, saving
@@ -87,6 +88,7 @@ class Model:
 
     # ---- training and use --------------------------------------------------------------------------------------------
 
+    @explained
     @alone
     def train(
         self,

@@ -10,11 +10,13 @@ from nnx.data.arrays import Arrays, no_targets
 from nnx.distributed.communicator import Communicator
 from nnx.losses import FusedLoss, Loss
 from nnx.measures import check_weighable, measured
+from nnx.training.scoring import Predictor, Scoring
 
 if TYPE_CHECKING:
     from nnx.training.trainable import Trainable
 
 Array = Any
+LEAST = float(np.finfo(np.float64).tiny)  # of a probability, so that its logarithm is a number
 PART = 250  # of a standard deviation: how near a number must be to count as right (chapter 17)
 
 
@@ -28,11 +30,14 @@ def tolerance_of(y: np.ndarray, weights: np.ndarray | None = None) -> float:
         return float(np.sqrt(np.sum(shares * centred * centred))) / PART
 
 
-def scores_of(model: Trainable, given: Arrays, rows: int, comm: Communicator) -> dict[str, float]:
-    """Return what `Sequential.scores` does of arrays in memory, `rows` at a time."""
+def scores_of(
+    model: Trainable, given: Arrays, rows: int, comm: Communicator, inference: Predictor | None = None
+) -> dict[str, float]:
+    """Return what `Sequential.scores` does of arrays in memory, `rows` at a time; `inference`: instead of its own."""
     if given.y is None:
         raise no_targets("evaluate", given.x)
-    how, tolerance = model.scoring(), model._compiled("evaluate").tolerance
+    how = model.scoring() if inference is None else Scoring(inference, model.loss, model.metrics)
+    tolerance = model._compiled("evaluate").tolerance
     if given.weights is None and comm.size == 1:  # of several processes all must take the same way
         scores = how.as_given(given.x, given.y, rows, tolerance)
         if scores is not None:
@@ -62,3 +67,11 @@ def probabilities(loss: Loss, outputs: np.ndarray) -> np.ndarray:
             return np.asarray(1 / (1 + np.exp(-logits)))
         e = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+
+def logits(loss: Loss, shares: np.ndarray) -> np.ndarray:
+    """Return probabilities as they are, or where the loss takes logits such as give these probabilities, in float64."""
+    if not isinstance(loss, FusedLoss):
+        return shares
+    likely = np.log(np.maximum(shares, LEAST))
+    return np.asarray(likely if loss.metric == "categorical" else likely - np.log(np.maximum(1 - shares, LEAST)))

@@ -102,14 +102,14 @@ def evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> di
     Outputs stay in memory only for metrics that need all of them at once.
     """
     if isinstance(came, Source) and came.targets is None:
-        raise InputTypeError(f"evaluate: {came} have no targets; expected y too, as evaluate('x.npy', 'y.npy')")
+        raise InputTypeError(f"{came.who}: {came} have no targets; expected y too, as evaluate('x.npy', 'y.npy')")
     with comm.sharing():
         mine = dict(_evaluated(model, came, rows, comm))
     found = {number: block for theirs in comm.gather(mine) for number, block in theirs.items()}
     blocks = [found[number] for number in sorted(found)]
     total = sum(block.weight for block in blocks)
     if not total:
-        raise InputError("evaluate: there are no samples that count; expected one at least")
+        raise InputError(f"{came.who}: there are no samples that count; expected one at least")
     sums = dict[str, float]()
     for block in blocks:
         for name, value in block.scores.items():
@@ -125,7 +125,7 @@ def evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> di
 
 def _evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> Iterator[tuple[int, Evaluated]]:
     """Yield the blocks that are this process's, with their numbers."""
-    convert = Converter(model, "evaluate", None, isinstance(came, Source) and came.weighted)
+    convert = Converter(model, came.who, None, isinstance(came, Source) and came.weighted)
     how, tolerance = model.scoring(), model._compiled("evaluate").tolerance
     metric, keep = how.metric, bool(how.more)
     if metric == "regression" and not tolerance and isinstance(came, Source):
@@ -146,7 +146,7 @@ def _evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> I
 def _own_blocks(came: Read, convert: Converter, comm: Communicator) -> Iterator[tuple[int, list[np.ndarray]]]:
     """Yield blocks ready for the network, numbered: all batches that others make, this process's blocks on disk."""
     if isinstance(came, Iterated):
-        yield from enumerate(of_batch(came, convert, "evaluate", inputs_only=False))
+        yield from enumerate(of_batch(came, convert, came.who, inputs_only=False))
         return
     some = came.blocks_of(comm.rank, comm.size)
     for number, piece in enumerate(came.blocks(some=some), some.start):

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import numpy as np
 
-from nnx.backends.inference import Scores
+from nnx.backends import Backend
+from nnx.backends.inference import Scored, Scores
 from nnx.distributed.communicator import Communicator
 from nnx.distributed.shares import Shares
 from nnx.losses import Loss
 from nnx.measures import Metric, beside
-from nnx.model.inference import Inference
 
 Array = Any
+
+
+class Predictor(Protocol):
+    """What gives outputs for inputs: see `Inference`."""
+
+    backend: Backend
+
+    def layers_alone(self) -> AbstractContextManager[Any]:
+        """See `Inference`."""
+
+    def outputs(self, x: np.ndarray) -> Array:
+        """See `Inference`."""
+
+    def scores(self, loss: Scored) -> Scores | None:
+        """See `Inference`."""
 
 
 class Scoring:
@@ -27,7 +43,7 @@ class Scoring:
         native: a function that does it in one call, or None: then it is done by one operation after the other.
     """
 
-    def __init__(self, inference: Inference, loss: Loss, metrics: Sequence[Metric]) -> None:
+    def __init__(self, inference: Predictor, loss: Loss, metrics: Sequence[Metric]) -> None:
         self.inference, self.loss = inference, loss
         self.metric, self.more = loss.metric if "accuracy" in metrics else None, beside(metrics)
         known = None if self.more else loss.scored(self.metric)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from nnx import checks, targets, weights
+from nnx.arguments import explained
 from nnx.backends import Backend
 from nnx.backends.base import on_its_device
 from nnx.casting import check_lost
@@ -59,6 +60,7 @@ class Trainable(Network):
 
     # ---- loss and optimizer ------------------------------------------------------------------------------------------
 
+    @explained
     @alone
     @changing
     @on_its_device

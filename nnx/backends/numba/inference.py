@@ -31,7 +31,7 @@ from nnx.kernels.rounding import RUN
 CROSSING, MEETING = 0.4, 2000.0  # ns: of a number that another thread has just written; of waiting for it, a layer
 LARGE = 1 << 21  # bytes of a large page
 AT_ONCE = 1e8  # ns of work in one call, so that Ctrl-C is heard
-BLOCK = max(1 << 19, caches().l2 // 2)  # bytes of a block's two buffers: half of L2; one of 512 KB holds one of them
+BLOCK = max(min(1 << 19, caches().l2), caches().l2 // 2)  # bytes of a block's two buffers: half of L2, or a small one
 NEAR = caches().l2 * 3 // 4  # bytes of weights that stay in the second-level cache from row to row
 PANELS = 16  # of a block at most: more use of packed weights is nothing gained, and less costs 64-128-64-10 7%
 PLANNED = "one compiled function, row by row for a few rows, beyond that in blocks of rows"
@@ -56,7 +56,7 @@ def compile_forward(stages: Sequence[Stage], parameters: Array, blocks: bool = T
         return None
     kernel: Callable[..., bool] = f.ready(parameters.dtype) if by_row else refuse
     if by_row and helpers_pay(int(table[f.SIZE]), parameters.itemsize):
-        kernel = helped(kernel, few)
+        kernel = helped(kernel, few, alone(int(table[f.SIZE]), parameters.itemsize))
     whole = Many(table, parameters) if blocks else None
     many: Callable[..., bool] = whole or refuse
     dtype, ndarray, empty = parameters.dtype, np.ndarray, np.empty  # to look a name up takes 20 ns
@@ -78,14 +78,14 @@ def compile_forward(stages: Sequence[Stage], parameters: Array, blocks: bool = T
     return forward
 
 
-def helped(kernel: Callable[..., bool], few: int) -> Callable[..., bool]:
-    """Return the kernel that takes row by row with other threads' help."""
-    board = address(pool.board)
+def helped(kernel: Callable[..., bool], few: int, work: float) -> Callable[..., bool]:
+    """Return the kernel that takes row by row, for so many ns of work each, with other threads' help."""
+    board, threads = address(pool.board), pool.useful(work, handed())
 
     def together(x: np.ndarray, out: np.ndarray, place: int, _: int) -> bool:
         if len(x) > few or pool.limit == 1:
             return kernel(x, out, place, 0)
-        pool.summon()
+        pool.summon(threads)
         return kernel(x, out, place, board)
 
     return together
@@ -147,7 +147,7 @@ class Many:
         numbers = int((-(-packed[:, f.N] // ROWS) * ROWS * m.tall_of.py_func(packed[:, f.K])).sum())
         self.packed = -(-numbers // WIDTH) * WIDTH  # what follows begins at a cache line
         cost, scale = current().choices.prediction, parameters.itemsize / 4
-        self.worth = handed()
+        self.worth, self.waking = handed(), 1e3 * current().choices.woken_us
         self.packing, self.layers = packing(self.packed, parameters.itemsize), len(packed)
         self.cost = cost.among + int(table[f.SIZE]) * cost.weight_among * scale
         self.crossing = self.columns * int(packed[:, f.K].sum()) * CROSSING * scale
@@ -167,8 +167,9 @@ class Many:
         return all(self._predict(x[i : i + self.at_once], out[i : i + self.at_once]) for i in starts)
 
     def _predict(self, x: np.ndarray, out: np.ndarray, record: int = 0) -> bool:
-        if (work := len(x) * self.cost) >= self.worth and pool.worth_help(work):
-            return self.run(x, out, pool.summon(), pool.lately(), record)
+        if (work := len(x) * self.cost) >= self.worth and pool.worth_help(work, self.waking):
+            threads = pool.useful(work, self.worth)
+            return self.run(x, out, pool.summon(threads), min(threads, pool.lately()), record)
         return self.run(x, out, pool.board, 1, record)
 
     def handed_over(self, x: np.ndarray, record: int) -> bool:

@@ -41,7 +41,7 @@ def constants_of(loss: Scored) -> tuple[int, float, float, bool] | None:
         softmax = loss.operation == "softmax_cross_entropy"
         return (s.SOFTMAX, low, high, False) if softmax else (s.LOGIT, low, high, True)
     row = next((row for row in LOSSES if row.name == loss.operation), None)
-    return None if row is None else (number_of(row.part), 0.0, sum(loss.numbers), True)  # of one number, or none
+    return None if row is None else (number_of(row.part), 0.0, loss.numbers[0] if loss.numbers else 0.0, True)
 
 
 class Compiled:

@@ -53,10 +53,10 @@ class NumbaShared(NumpyBackend):
         return work < LEAST or self.kernels.pool.limit == 1 or work < 1e3 * self._tuning.current().choices.share_us
 
     def _split(self, length: int, work: float, grain: int = 1) -> list[slice]:
-        """Divide rows among the threads, for so many ns of work: see `pool.split`."""
-        parts: list[slice] = self.kernels.pool.split(
-            length, work / (500 * self._tuning.current().choices.share_us), grain
-        )
+        """Divide rows among as many threads as so many ns of work are worth: see `pool.split`."""
+        pool = self.kernels.pool
+        worth = 1e3 * self._tuning.current().choices.share_us
+        parts: list[slice] = pool.split(length, pool.useful(work, worth), grain)
         return parts
 
     def _elementwise(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
@@ -70,10 +70,13 @@ class NumbaShared(NumpyBackend):
         Args:
             work: ns on one thread. grain: a part is a multiple of this.
         """
-        pool = self.kernels.pool
-        if work < LITTLE or work < 1e3 * self._tuning.current().choices.handed_us or not pool.worth_help(work):
+        if work < LITTLE:
             return self._board, length or 1
-        return pool.summon(), -(-length // (2 * pool.limit * grain)) * grain
+        pool, choices = self.kernels.pool, self._tuning.current().choices
+        if work < 1e3 * choices.handed_us or not pool.worth_help(work, 1e3 * choices.woken_us):
+            return self._board, length or 1
+        threads = pool.useful(work, 1e3 * choices.handed_us)
+        return pool.summon(threads), -(-length // (2 * min(threads, pool.limit) * grain)) * grain
 
 
 def offer(kernel: Any, *operands: Any) -> bool:

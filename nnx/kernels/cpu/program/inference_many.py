@@ -28,7 +28,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from nnx.kernels.cpu.caches import KIB, caches
+from nnx.kernels.cpu.caches import KIB, Caches, caches
 from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
 from nnx.kernels.cpu.jit.signature import takes
@@ -90,12 +90,22 @@ from nnx.kernels.cpu.threads.atomics import atomic_load, replace_if
 from nnx.kernels.cpu.threads.team import do_part, make_together, place_of
 
 PANEL_BYTES = VECTORS * VECTOR_BYTES  # of a row of a panel
-# Rows of a panel that are used at a time stay in the first-level cache, and so many strips in the second that the panel
-# is seldom fetched from there: with eight strips for each piece of a panel the product is 7% slower.
-DEPTH = max(32 * KIB, caches().l1 * 3 // 4) // PANEL_BYTES
 PIECE = 8  # strips packed side by side: a row of the weights is then read in pieces of some cache lines
 APART = 2  # numbers of depth left free behind a strip: strips a power of two apart push each other out of the cache
-GROUP = max(1, caches().l2 // 8 // (PIECE * ROWS * DEPTH * 4)) * PIECE
+
+
+def block_of(cache: Caches, width: int, rows: int, vectors: int) -> tuple[int, int]:
+    """Return how many rows of a panel are used at a time, and how many strips of packed weights for each.
+
+    The rows stay in the first-level cache, of which they fill three quarters, or all of a small one, and so many strips
+    in the second that the panel is seldom fetched from there: with eight strips for each piece of a panel the product
+    is 7% slower. A piece of strips fills half of the second at most.
+    """
+    deep = min(max(cache.l1 * 3 // 4, min(32 * KIB, cache.l1)) // (vectors * width), cache.l2 // (8 * PIECE * rows))
+    return deep, max(1, cache.l2 // 8 // (PIECE * rows * deep * 4)) * PIECE
+
+
+DEPTH, GROUP = block_of(caches(), VECTOR_BYTES, ROWS, VECTORS)
 STRIPS = PIECE * ROWS * (DEPTH + APART)  # numbers that a piece takes
 CODE = 0  # in a record of what becomes of outputs: the address of code for it (inference_scores.py)
 NEXT, WRONG, MARKS = 0, 16, 32  # int64 that the threads of a call share: the next block; whether a number is not finite

@@ -25,7 +25,7 @@ from nnx.kernels.cpu.jit.simd import OPTIONS, PART, smaller
 from nnx.kernels.cpu.threads.atomics import PATIENCE, atomic_load, atomic_store, finish_one, replace_if, yield_core
 
 # The board, int64, by which they know of each other; what several threads write stands on cache lines of its own.
-TICKET, DONE, LEADER, HELPERS, WORK, OPERANDS, BOARD = 0, 16, 32, 48, 49, 50, 64
+TICKET, DONE, LEADER, HELPERS, WORK, OPERANDS, WANTED, BOARD = 0, 16, 32, 48, 49, 50, 51, 64
 PART_BITS = 20  # of each of the two parts in a ticket
 LAST_PART = (1 << PART_BITS) - 1
 BYTES = ir.IntType(8).as_pointer()
