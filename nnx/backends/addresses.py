@@ -23,6 +23,19 @@ def address(a: Array) -> int:
     return int(interface["data"][0])
 
 
+def on_large_pages(size: int, dtype: Any) -> Array:
+    """Return zeros on large pages, if they fill one: the system has fewer pages to look up.
+
+    NumPy asks for large pages where an array takes two of them, and counts them from where it begins.
+    """
+    dtype = np.dtype(dtype)
+    if size * dtype.itemsize < LARGE_PAGE:
+        return np.zeros(size, dtype)
+    page = LARGE_PAGE // dtype.itemsize
+    room = np.zeros(size + 2 * page, dtype)
+    return room[-address(room) % LARGE_PAGE // dtype.itemsize :][:size]
+
+
 def same(a: Array | None, b: Array) -> bool:
     """Whether both are the same numbers in memory."""
     if a is b:
