@@ -24,7 +24,7 @@ from nnx.history import History
 from nnx.kernels.step_state import HITS, LOSS, PENALTY
 from nnx.training import progress, together
 from nnx.training.batches import Batches
-from nnx.training.interrupt import Interrupt
+from nnx.training.beside import Alone
 from nnx.training.step import HISTORY, Feed
 from nnx.training.stepwise import Plan, Stepwise
 from nnx.training.trainer import Runner, Trainer, explain
@@ -35,17 +35,19 @@ class Fit:
 
     Args:
         batch: rows of a step. validation: what `evaluate` is given after each epoch, or None.
+        beside: what it shares with other fits, if any.
     """
 
     def __init__(
         self, model: Model, trainer: Trainer, batches: Batches, batch: int, validation: tuple[Any, ...] | None = None,
-        callbacks: Sequence[Callback] = (), accumulate: int = 1,
+        callbacks: Sequence[Callback] = (), accumulate: int = 1, beside: Alone | None = None,
     ) -> None:  # fmt: skip
         self.model, self.trainer, self.batches, self.batch = model, trainer, batches, batch
         self.validation, self.callbacks = validation, callbacks
         self.each_batch = [callback for callback in callbacks if watches_batches(callback)]
         self.comm = Communicator() if trainer.shares is None else trainer.shares.comm
-        self.interrupt = Interrupt()
+        self.beside = beside or Alone()
+        self.interrupt = self.beside.interrupt()
         self.agreement = together.Agreement(self.comm, self.interrupt)
         self.plan = Plan(batches.steps, accumulate, rate_by_step(callbacks))
         self.mean = next((callback for callback in callbacks if isinstance(callback, WeightAverage)), None)
@@ -101,7 +103,7 @@ class Fit:
             self.interrupt.begin()
             with (
                 together.repeatable(self.trainer.shares, self.trainer.backend),
-                progress.make(verbose if self.comm.leads else 0, epochs, history.first_epoch) as bar,
+                self.beside.progress(verbose if self.comm.leads else 0, epochs, history.first_epoch) as bar,
             ):
                 self._run(epochs, history, bar)
         finally:
@@ -216,10 +218,13 @@ class Fit:
         self, feed: Feed, steps: int, epoch_of: Callable[[int], int], history: History
     ) -> tuple[np.ndarray, NonFiniteError | None]:
         """Run some steps of one size, and note how long they took."""
-        begin, runner = time.perf_counter(), self.runners[feed]
-        done = self.trainer.run_guarded(runner, feed, steps, epoch_of, self.batches.fetch)
+        runner = self.runners[feed]
+        native = runner.native and self.trainer.backend.device == "cpu"
+        with self.beside.letting_go(steps * feed.pace.seconds if native else 0.0):
+            begin = time.perf_counter()
+            done = self.trainer.run_guarded(runner, feed, steps, epoch_of, self.batches.fetch)
+            seconds = time.perf_counter() - begin
         explain(self.model, runner)
-        seconds = time.perf_counter() - begin
         feed.pace.seconds = seconds / steps
         history.seconds += seconds
         return done
@@ -230,6 +235,9 @@ class Fit:
     def _close(self, first: int, rows: np.ndarray, history: History, bar: progress.Progress) -> None:
         """Turn the steps of whole epochs into the epochs' values, and do what is due after each."""
         sizes = self.batches.sizes
+        if len(sizes) == 1 and not (self.batches.weighted or self.callbacks or self.validation is not None):
+            self._close_at_once(first, rows, history, bar)
+            return
         samples = int(sizes.sum())
         for number in range(len(rows) // len(sizes)):
             steps = rows[number * len(sizes) : (number + 1) * len(sizes)]
@@ -248,6 +256,17 @@ class Fit:
                 bar.log(first + number, logs)
                 for callback in self.callbacks:
                     callback.on_epoch_end(self.model, first + number, logs)
+
+    def _close_at_once(self, first: int, rows: np.ndarray, history: History, bar: progress.Progress) -> None:
+        """Do the same for epochs of one step after which nothing is due: one by one that takes as long as the step."""
+        total = self.batches.sizes[0]
+        data, penalty = total * rows[:, [LOSS, PENALTY]].T / total
+        logs = self._values(data, penalty, rows[:, HITS] / total)
+        history.extend(logs)
+        history.samples += len(rows) * int(total)
+        self.model.epochs_done = first + len(rows)
+        for number in dict.fromkeys((0, len(rows) - 1)) if len(rows) else ():
+            bar.log(first + number, {name: float(values[number]) for name, values in logs.items()})
 
     def _scores(self, x: Any, y: Any, *weights: Any) -> dict[str, float]:
         rows = max(self.batch, 256)
@@ -268,10 +287,14 @@ class Fit:
             self.trainer.swap()
 
     def _logs(self, means: np.ndarray, accuracy: float) -> dict[str, float]:
-        data, penalty = (float(mean) for mean in means)
-        logs = {"loss": data + penalty}
+        data, penalty = means
+        return {name: float(value) for name, value in self._values(data, penalty, accuracy).items()}
+
+    def _values(self, data: Any, penalty: Any, accuracy: Any) -> dict[str, Any]:
+        """Return what is listed of one epoch, or of several, as arrays."""
+        values = {"loss": data + penalty}
         if self.regularized:
-            logs |= {"data_loss": data, "regularization_loss": penalty}
+            values |= {"data_loss": data, "regularization_loss": penalty}
         if self.trainer.metric is not None:
-            logs["accuracy"] = float(accuracy)
-        return logs
+            values["accuracy"] = accuracy
+        return values

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from nnx.kernels.cpu.ops import optimizers
 from nnx.kernels.cpu.ops.formula import Compiled
 from nnx.kernels.cpu.ops.norm import ACROSS
 from nnx.kernels.cpu.program import table as t
+from nnx.kernels.cpu.program.compiled import operation_at, update_at
 from nnx.kernels.elementwise import number_of
 from nnx.kernels.rounding import RUN
 
@@ -78,6 +80,7 @@ class Layout:
     product: str  # the module of nnx/kernels/cpu that multiplies matrices
     products = ""  # what there is to say about that
     operations: frozenset[int]  # those that the family's interpreter carries out
+    called: Mapping[int, Any]  # those of them that are functions, called by their address
     strips = 0  # numbers that each thread needs for packing
     unit: str | None = None  # what multiplies large matrices in bfloat16: see `compiled.ready`
     grain = register_tile.ROWS  # blocks are a multiple of this many samples
@@ -256,6 +259,8 @@ class Layout:
         row = [0] * t.COLUMNS
         row[t.OP], row[t.Y], row[t.W] = op, t.NOWHERE, t.NOWHERE
         row[t.COEF] = t.CONSTANTS
+        if op in self.called:
+            row[t.CODE] = operation_at(self.called[op], self.arena.dtype)
         for name, value in columns.items():
             row[getattr(t, name)] = value
         return row
@@ -474,6 +479,7 @@ class Layout:
         header[t.M_DELTA], header[t.V_DELTA] = self.distance("m"), self.distance("v")
         header[t.U_DELTA] = self.distance("u")
         header[t.OPTIMIZER] = optimizers.NUMBERS[step.optimizer.name]
+        header[t.UPDATES] = update_at(header[t.OPTIMIZER], self.arena.dtype)
         header[t.LOSSES] = self.place(step.losses)
         header[t.HITS] = self.place(step.hits) if step.hits is not None else t.NOWHERE
         header[t.THREADS] = self.threads

@@ -10,8 +10,7 @@
 * `jacobian`: [N, C, C], one write of 4 C**2 bytes a sample, which is its floor.
 
 Rows of three or ten do not fill a vector, so whatever has no need of rows runs over a block of them at once.
-Recorded steps call `forward_blocks` and `backward_rows`, whatever the rows: with all the others `run_rows` would take
-2% longer to compile.
+Recorded steps call `forward_blocks` and `backward_rows`, whatever the rows: others would have to be compiled as well.
 """
 
 from __future__ import annotations

@@ -88,8 +88,8 @@ def do_parts(board, from_end):
         done += 1
 
 
-def make_together(function):
-    """What a kernel calls to have `function(operands, number)` called for each number below `parts`.
+def make_address_of(function):
+    """What a kernel calls for the address of `function(operands, number)` as code for `do_part`, given some operands.
 
     Made for one function, since a kernel that gets it as a value could not be kept on disk.
     """
@@ -113,6 +113,13 @@ def make_together(function):
             return builder.ptrtoint(code, INDEX)
 
         return types.int64(operands), codegen
+
+    return address_of
+
+
+def make_together(function):
+    """What a kernel calls to have `function(operands, number)` called for each number below `parts`."""
+    address_of = make_address_of(function)
 
     @njit(**PART)
     def together(board, operands, parts):
