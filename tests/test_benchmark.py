@@ -460,9 +460,9 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--suite", "speed"], "there is no 'speed'; known are ops, softmax"),
-        (["--suite", ""], "names none"),
+        (["--suite", ""], "an empty argument"),
         (["--backends", ","], "names none"),
-        (["--peers", ""], "names none"),
+        (["--peers", ""], "an empty argument"),
         (["--json", "x", "--html", "./x"], "both x: name two files"),
         (["--peers", "keras"], "there is no 'keras'"),
         (["--backends", "tpu"], "tpu"),
