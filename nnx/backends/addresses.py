@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from ctypes import addressof, c_char
 from typing import Any
 
 import numpy as np
 
 Array = Any  # NumPy's or CuPy's
+LINE = 64  # bytes
 first_byte: Any = c_char.from_buffer  # to mypy an array has no buffer
 
 
@@ -20,6 +23,13 @@ def address(a: Array) -> int:
             pass
     interface = getattr(a, "__cuda_array_interface__", None) or a.__array_interface__
     return int(interface["data"][0])
+
+
+def room(shape: int | Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+    """Room for numbers, from a cache line on: results across two lines take a quarter longer to write."""
+    size = dtype.itemsize * (shape if isinstance(shape, int) else math.prod(shape))
+    memory = np.empty(size + LINE, np.uint8)
+    return np.ndarray(shape, dtype, memory, -address(memory) % LINE)  # type: ignore[arg-type]
 
 
 def same(a: Array | None, b: Array) -> bool:

@@ -15,7 +15,7 @@ from nnx.kernels.elementwise import KINDS, number_of
 
 Array = Any
 LEAST = 5e4  # ns of work that nowhere are worth a second thread that Python has to tell of it
-LITTLE = 1e3  # the same where compiled code hands out the parts; from where on that pays is measured
+LITTLE = 2.5e3  # the same where compiled code hands out the parts; from where on that pays is measured
 LINE = 64  # numbers and more of a cache line, of which no two threads write parts
 NUMBERS = {kind: number_of(kind) for kind in KINDS}
 PLAIN = NumpyBackend()
@@ -59,11 +59,6 @@ class NumbaShared(NumpyBackend):
         )
         return parts
 
-    def _elementwise(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
-        """The same for a kernel that does not know rows, and hands out parts itself."""
-        size = arrays[0].size
-        return offer(kernel, *arrays, *self._share(size, size * cost, LINE), *more)
-
     def _share(self, length: int, work: float, grain: int = 1) -> tuple[Array, int]:
         """Return the board for a kernel that hands out parts itself, and how much of `length` to take at a time.
 
@@ -72,8 +67,9 @@ class NumbaShared(NumpyBackend):
         """
         pool = self.kernels.pool
         if work < LITTLE or work < 1e3 * self._tuning.current().choices.handed_us or not pool.worth_help(work):
-            return self._board, length or 1
-        return pool.summon(), -(-length // (2 * pool.limit * grain)) * grain
+            return self._board, length or 1  # all in one part
+        parts = pool.limit if work < pool.WAKING else 2 * pool.limit  # each is drawn, which takes some 0.1 us
+        return pool.summon(), -(-length // (parts * grain)) * grain
 
 
 def offer(kernel: Any, *operands: Any) -> bool:

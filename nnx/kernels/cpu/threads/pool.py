@@ -42,6 +42,7 @@ AWAKE = 100_000  # looks, some 100 us
 WAKING = 4e4  # ns of work that are worth waking a worker for, which takes some 10 us in all
 BURST = 1e-4  # seconds
 _small = 0.0  # when there was last less work than that, and workers slept
+_ready_for, _ready_until = 0, 0.0  # who has called workers, and until when nobody needs to look after them again
 
 
 @njit(**OPTIONS)
@@ -181,13 +182,24 @@ def run(parts: Sequence[Callable[[], Any]]) -> None:
 
 
 def summon() -> np.ndarray:
-    """Wake the workers up for a kernel that is called at once; return the board by which they help it."""
+    """Wake the workers up for a kernel that is called at once; return the board by which they help it.
+
+    Those who were called just before by the same thread, and are awake, only need to look at the board.
+    """
     if limit > 1:
-        wanted = board[HELPERS] = lately() - 1
         helpers.summoned += 1
-        for _ in range(min(helpers.gather(wanted), len(helpers.asleep))):
-            helpers.queue.put(None)
+        if helpers.asleep or threading.get_ident() != _ready_for or time.monotonic() >= _ready_until:
+            _call_workers()
     return board
+
+
+def _call_workers() -> None:
+    """Have as many workers as may help now, and wake those who sleep."""
+    global _ready_for, _ready_until
+    wanted = board[HELPERS] = lately() - 1
+    for _ in range(min(helpers.gather(wanted), len(helpers.asleep))):
+        helpers.queue.put(None)
+    _ready_for, _ready_until = threading.get_ident(), time.monotonic() + SOON
 
 
 def worth_help(work: float) -> bool:
@@ -225,8 +237,8 @@ def set_limit(threads: int, just_now: Callable[[], int] | None = None) -> None:
     Args:
         just_now: returns how many it may take when it is called, where that may become fewer by itself.
     """
-    global limit, _just_now
-    limit, _just_now = max(1, threads), just_now
+    global limit, _just_now, _ready_until
+    limit, _just_now, _ready_until = max(1, threads), just_now, 0.0
     allowed()
     board[HELPERS] = limit - 1
     affinity.allow_again()
