@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -208,8 +207,7 @@ class Fit:
     def _after_batch(self, batch: int, row: np.ndarray, rows: int) -> None:
         for callback in self.each_batch:
             scale = self.batches.scale(self.model.epochs_done, batch)
-            means = np.array([row[LOSS] * scale, row[PENALTY]])
-            logs = self._logs(means, row[HITS] * scale / rows)
+            logs = self._logs(float(row[LOSS] * scale), float(row[PENALTY]), float(row[HITS] * scale / rows))
             callback.on_batch_end(self.model, batch, logs)
 
     def _steps(
@@ -229,25 +227,52 @@ class Fit:
 
     def _close(self, first: int, rows: np.ndarray, history: History, bar: progress.Progress) -> None:
         """Turn the steps of whole epochs into the epochs' values, and do what is due after each."""
-        sizes = self.batches.sizes
-        samples = int(sizes.sum())
-        for number in range(len(rows) // len(sizes)):
-            steps = rows[number * len(sizes) : (number + 1) * len(sizes)]
-            shares, hits = self.batches.shares(first + number), steps[:, HITS]
-            total = self.batches.total(shares)
-            if self.batches.weighted:  # sums of weights
-                hits = hits * (shares / sizes)
-            logs = self._logs(shares @ steps[:, [LOSS, PENALTY]] / total, hits.sum() / total)
-            self.model.epochs_done = first + number + 1
-            with self._averaged():
-                if self.validation is not None:
-                    x, y, *weights = self.validation
-                    logs.update({f"val_{name}": value for name, value in self._scores(x, y, *weights).items()})
-                history.add(logs)
-                history.samples += samples
-                bar.log(first + number, logs)
-                for callback in self.callbacks:
-                    callback.on_epoch_end(self.model, first + number, logs)
+        samples = int(self.batches.sizes.sum())
+        for number, values in enumerate(zip(*self._means(first, rows), strict=True)):
+            logs = self._logs(*values)
+            self.model.epochs_done = epoch = first + number + 1
+            if self.trainer.averaging is None:
+                self._end_epoch(epoch - 1, logs, samples, history, bar)
+                continue
+            self.trainer.swap()  # the mean of parameters is in their place
+            try:
+                self._end_epoch(epoch - 1, logs, samples, history, bar)
+            finally:
+                self.trainer.swap()
+
+    def _means(self, first: int, rows: np.ndarray) -> list[list[float]]:
+        """Return loss, penalty and accuracy of each whole epoch: of many at once, since a step may take 10 us.
+
+        Each is added up by itself, so an epoch's have the same bits however many there are.
+        """
+        batches = self.batches
+        size = len(batches.sizes)
+        epochs = len(rows) // size
+        steps = rows[: epochs * size].reshape(epochs, size, rows.shape[1])
+        alike = not batches.weighted  # then all epochs count the same
+        shares = [batches.shares(first + number) for number in range(min(epochs, 1) if alike else epochs)]
+        totals = np.array([[batches.total(share)] for share in shares])
+        counted = np.array(shares).reshape(len(shares), 1, size)
+        values = np.ascontiguousarray(steps.transpose(0, 2, 1))  # so that each sum goes over neighbours
+        values[:, [LOSS, PENALTY]] *= counted
+        if not alike:  # hits are sums of weights
+            values[:, HITS] *= counted[:, 0] / batches.sizes
+        means = values.sum(axis=2) / totals if epochs else values[:, :, 0]
+        columns: list[list[float]] = [means[:, place].tolist() for place in (LOSS, PENALTY, HITS)]
+        return columns
+
+    def _end_epoch(
+        self, epoch: int, logs: dict[str, float], samples: int, history: History, bar: progress.Progress
+    ) -> None:
+        """Do what is due after an epoch."""
+        if self.validation is not None:
+            x, y, *weights = self.validation
+            logs.update({f"val_{name}": value for name, value in self._scores(x, y, *weights).items()})
+        history.add(logs)
+        history.samples += samples
+        bar.log(epoch, logs)
+        for callback in self.callbacks:
+            callback.on_epoch_end(self.model, epoch, logs)
 
     def _scores(self, x: Any, y: Any, *weights: Any) -> dict[str, float]:
         rows = max(self.batch, 256)
@@ -255,23 +280,10 @@ class Fit:
             return self.model.evaluate(x, y, rows, *weights)
         return self.model.scores(x, y, rows, *weights, comm=self.comm)
 
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Have the mean of parameters in their place, where one is taken."""
-        if self.trainer.averaging is None:
-            yield
-            return
-        self.trainer.swap()
-        try:
-            yield
-        finally:
-            self.trainer.swap()
-
-    def _logs(self, means: np.ndarray, accuracy: float) -> dict[str, float]:
-        data, penalty = (float(mean) for mean in means)
-        logs = {"loss": data + penalty}
+    def _logs(self, loss: float, penalty: float, accuracy: float) -> dict[str, float]:
+        logs = {"loss": loss + penalty}
         if self.regularized:
-            logs |= {"data_loss": data, "regularization_loss": penalty}
+            logs |= {"data_loss": loss, "regularization_loss": penalty}
         if self.trainer.metric is not None:
-            logs["accuracy"] = float(accuracy)
+            logs["accuracy"] = accuracy
         return logs
