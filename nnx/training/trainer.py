@@ -143,7 +143,7 @@ class Trainer(TrainingStep):
         known = [*feed.arrays(), self.hyper, self.counters, self.network.penalties, self.nothing]
         known += self.network.buffers()
         recorder = self.backend.record(known)
-        recorder.watching = custom.any
+        recorder.watching, recorder.loud = custom.any, True
         try:
             try:
                 self._owner.recorder = WithoutPenalties(recorder) if part else recorder
