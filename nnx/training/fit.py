@@ -245,19 +245,21 @@ class Fit:
 
         Each is added up by itself, so an epoch's have the same bits however many there are.
         """
-        batches = self.batches
-        size = len(batches.sizes)
+        batches, sizes = self.batches, self.batches.sizes
+        size, weighted = len(sizes), batches.weighted
         epochs = len(rows) // size
+        if not epochs:
+            return [[], [], []]
+        # Without weights all epochs count the same. With them hits are sums of weights.
+        shares = [batches.shares(first + number) for number in range(epochs if weighted else 1)]
         steps = rows[: epochs * size].reshape(epochs, size, rows.shape[1])
-        alike = not batches.weighted  # then all epochs count the same
-        shares = [batches.shares(first + number) for number in range(min(epochs, 1) if alike else epochs)]
-        totals = np.array([[batches.total(share)] for share in shares])
-        counted = np.array(shares).reshape(len(shares), 1, size)
         values = np.ascontiguousarray(steps.transpose(0, 2, 1))  # so that each sum goes over neighbours
-        values[:, [LOSS, PENALTY]] *= counted
-        if not alike:  # hits are sums of weights
-            values[:, HITS] *= counted[:, 0] / batches.sizes
-        means = values.sum(axis=2) / totals if epochs else values[:, :, 0]
+        counted = np.array(shares)
+        values[:, LOSS] *= counted
+        values[:, PENALTY] *= counted
+        if weighted:
+            values[:, HITS] *= counted / sizes
+        means = np.add.reduce(values, axis=2) / [[batches.total(share)] for share in shares]
         columns: list[list[float]] = [means[:, place].tolist() for place in (LOSS, PENALTY, HITS)]
         return columns
 
