@@ -244,9 +244,10 @@ class Trainer(TrainingStep):
         epoch_of: Callable[[int], int], meanwhile: Callable[[], None] | None,
     ) -> tuple[np.ndarray, NonFiniteError | None]:  # fmt: skip
         rows = self._run(runner, steps, meanwhile)
-        bad = np.flatnonzero(~np.isfinite(rows[:, LOSS] + rows[:, PENALTY]))
-        if not bad.size:
+        finite = np.isfinite(rows[:, LOSS] + rows[:, PENALTY])
+        if finite.all():
             return rows, None
+        bad = np.flatnonzero(~finite)
         self.restore(before)
         self.count()
         self._run(runner, int(bad[0]))
