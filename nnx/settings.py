@@ -6,12 +6,12 @@ recorded is recorded anew before the next step. A replaced method does the same.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import ReferenceType, ref
 
+from nnx.arguments import explain_init, meant
 from nnx.errors import InputAttributeError
 
 
@@ -23,6 +23,11 @@ class Assignable:
     _facts: ClassVar[Mapping[str, str]] = {}  # what stays as it was made, and what to do instead of assigning it
     _listener: ReferenceType[Any] | None = None  # the model whose recordings hold the settings
     _runtime: ClassVar[tuple[str, ...]] = ("_listener",)  # what it has from its model, or makes anew when it computes
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if is_own(cls):
+            explain_init(cls)
 
     if not TYPE_CHECKING:  # to mypy it would mean that any name may be assigned
 
@@ -63,9 +68,8 @@ class Assignable:
 
     def _unknown(self, name: str) -> str:
         names = sorted([*self._names, *assignable(type(self))])
-        initials = [known for known in names if "".join(word[0] for word in known.split("_")) == name]
-        near = initials or difflib.get_close_matches(name, names, 1)
-        guess = f"did you mean {near[0]}? " if near else ""
+        near = meant(name, names)
+        guess = f"did you mean {near}? " if near else ""
         return f"{self} takes no attribute {name!r}: {guess}What can be assigned: {', '.join(names) or 'nothing'}"
 
     def listen(self, model: Any) -> None:

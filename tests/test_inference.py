@@ -311,7 +311,7 @@ def test_threads_that_share_a_rows_layers_give_the_same_bits(monkeypatch):
     try:
         nnx.set_threads(2)
         assert inference.helpers_pay(int(table[inference.f.SIZE]), 4)
-        together = inference.helped(alone, few)
+        together = inference.helped(alone, few, inference.handed())
         drawn = inference.pool.board[TICKET]
         assert all(together(x, out, place, 0) for out in helped)
         assert inference.pool.board[TICKET] != drawn

@@ -11,6 +11,7 @@ import numpy as np
 
 Array = Any  # NumPy's or CuPy's
 LINE = 64  # bytes
+LARGE_PAGE = 1 << 21  # bytes of one, on most systems
 first_byte: Any = c_char.from_buffer  # to mypy an array has no buffer
 
 

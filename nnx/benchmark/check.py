@@ -15,6 +15,7 @@ from nnx.testing.reference.results import Wanted
 LOSS = 2e-3  # relative difference of a loss, in float32
 PATH = 3e-2  # how far parameters may be off, relative to how far they went
 CLOSE = 1e-4  # absolute difference of a probability
+TIES = 1e-3  # share of samples whose two largest outputs are as large but for rounding
 OTHERS = 3.0  # how many times that for other libraries: two of them add Adam's epsilon elsewhere
 # How many times all of that, by the precision of products.
 SLACK = {"full": 1.0, "tf32": 10.0, "bf16": 40.0, "bf16x3": 2.0}
@@ -30,6 +31,8 @@ def reference(workload: Workload) -> dict[str, Wanted]:
         return results
     if workload.kind == "predict":
         return {name: Wanted(value) for name, value in Training(workload.what, "float64").predictions().items()}
+    if workload.kind == "evaluate":
+        return {name: Wanted(value) for name, value in Training(workload.what, "float64").evaluations().items()}
     if workload.kind in OPERATIONS:
         return expected(workload.kind, workload.what)
     return {"out": Wanted(normal(*workload.what), exact=True)}
@@ -48,6 +51,8 @@ def fault(
             _check_steps(got, wanted, slack)
         elif workload.kind == "predict":
             _check_outputs(got["out"], wanted["out"].value, slack)
+        elif workload.kind == "evaluate":
+            _check_scores(got["scores"], wanted["scores"].value, workload.rows, slack)
         else:
             _check_operation(workload, got, wanted, slack)
     except AssertionError as error:
@@ -77,6 +82,17 @@ def _check_steps(got: Mapping[str, np.ndarray], wanted: dict[str, Wanted], slack
     assert got["parameters"].shape == end.shape, f"{got['parameters'].size} parameters instead of {end.size}"
     strayed = float(np.linalg.norm(got["parameters"] - end) / np.linalg.norm(end - start))
     assert strayed <= PATH * slack, f"the parameters strayed by {strayed:.3g} of the way that they should have gone"
+
+
+def _check_scores(got: np.ndarray, wanted: np.ndarray, rows: int, slack: float) -> None:
+    """Compare the loss and the accuracy of each batch; one sample in a thousand may be as near to another class."""
+    assert got.shape == wanted.shape, f"scores {got.shape} instead of {wanted.shape}"
+    off = np.abs(got - wanted)
+    assert np.all(off[:, 0] <= LOSS * slack * wanted[:, 0]), (
+        f"losses {_shown(got[:, 0])} instead of {_shown(wanted[:, 0])}"
+    )
+    least = (1 + TIES * slack * rows) / rows
+    assert np.all(off[:, 1] <= least), f"accuracies {_shown(got[:, 1])} instead of {_shown(wanted[:, 1])}"
 
 
 def _check_outputs(got: np.ndarray, wanted: np.ndarray, slack: float) -> None:

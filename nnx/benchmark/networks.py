@@ -9,7 +9,7 @@ import numpy as np
 
 RATE, MOMENTUM, BETA_1, BETA_2, EPSILON = 1e-3, 0.9, 0.9, 0.999, 1e-7
 CHECKED = 6  # first steps whose losses every player must agree on
-FLOAT = 4  # bytes of a float32
+FLOAT, LABEL = 4, 8  # bytes of a float32, and of an int64
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,10 @@ class Network:
     def predict_bytes(self) -> int:
         """Bytes that a forward pass must move: parameters and inputs in, outputs out."""
         return FLOAT * (self.parameters + self.rows * (self.widths[0] + self.widths[-1]))
+
+    def evaluate_bytes(self) -> int:
+        """Bytes that an evaluation must move: parameters, inputs and labels in."""
+        return FLOAT * (self.parameters + self.rows * self.widths[0]) + LABEL * self.rows
 
 
 SPIRAL = (2, 64, 3)

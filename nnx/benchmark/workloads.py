@@ -17,13 +17,14 @@ SUITES = {
     "ops": "operations",
     "softmax": "the gradient of softmax",
     "steps": "training steps",
-    "inference": "prediction",
+    "inference": "prediction and evaluation",
     "batch": "by batch size",
     "data": "epochs from memory and from disk",
     "transfers": "arrays in and out",
     "start": "time to the first step",
 }
 EPOCHS = ("epoch from memory", "epoch from disk")
+FROM_HOST = ("predict", "evaluate")  # which begin and end on the host, also with a GPU
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Workload:
 
     Attributes:
         suite: one of SUITES. size: "S", "M" or "L". title: for people; `name` for everything else.
-        kind: "step", one of EPOCHS, "predict", "to device", "to host", "start", or the name of an operation.
+        kind: "step", one of EPOCHS or FROM_HOST, "to device", "to host", "start", or the name of an operation.
         what: the network, or the operation's shape.
         rows: samples of one call, for the throughput.
         flops, bytes: what one call must compute, and move between memory and the processor, at least.
@@ -112,12 +113,21 @@ def _inference() -> Iterator[Workload]:
     for rows in (1, 64, 1024, 8192):
         for size, widths in (("S", SPIRAL), ("S", DIGITS), ("M", IMAGES)):
             yield _predict("inference", size, Network(rows, widths, turns=8 if rows == 1 else 2), rows == 1)
+    for rows in (64, 1024, 8192):
+        for size, widths in (("S", SPIRAL), ("S", DIGITS), ("M", IMAGES)):
+            yield _evaluate("inference", size, Network(rows, widths, turns=2))
 
 
 def _predict(suite: str, size: str, network: Network, quick: bool) -> Workload:
     title = f"predict, {network.rows} x {network.layers}"
     flops, moved = network.predict_flops(), network.predict_bytes()
     return Workload(suite, size, title, "predict", network, network.rows, flops, moved, moved, quick)
+
+
+def _evaluate(suite: str, size: str, network: Network) -> Workload:
+    title = f"evaluate, {network.rows} x {network.layers}"
+    flops, moved = network.predict_flops(), network.evaluate_bytes()
+    return Workload(suite, size, title, "evaluate", network, network.rows, flops, moved, moved)
 
 
 def _batch() -> Iterator[Workload]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from nnx.history import History
 from nnx.kernels.step_state import HITS, LOSS, PENALTY
 from nnx.training import progress, together
 from nnx.training.batches import Batches
-from nnx.training.interrupt import Interrupt
+from nnx.training.beside import Alone
 from nnx.training.step import HISTORY, Feed
 from nnx.training.stepwise import Plan, Stepwise
 from nnx.training.trainer import Runner, Trainer, explain
@@ -34,17 +35,19 @@ class Fit:
 
     Args:
         batch: rows of a step. validation: what `evaluate` is given after each epoch, or None.
+        beside: what it shares with other fits, if any.
     """
 
     def __init__(
         self, model: Model, trainer: Trainer, batches: Batches, batch: int, validation: tuple[Any, ...] | None = None,
-        callbacks: Sequence[Callback] = (), accumulate: int = 1,
+        callbacks: Sequence[Callback] = (), accumulate: int = 1, beside: Alone | None = None,
     ) -> None:  # fmt: skip
         self.model, self.trainer, self.batches, self.batch = model, trainer, batches, batch
         self.validation, self.callbacks = validation, callbacks
         self.each_batch = [callback for callback in callbacks if watches_batches(callback)]
         self.comm = Communicator() if trainer.shares is None else trainer.shares.comm
-        self.interrupt = Interrupt()
+        self.beside = beside or Alone()
+        self.interrupt = self.beside.interrupt()
         self.agreement = together.Agreement(self.comm, self.interrupt)
         self.plan = Plan(batches.steps, accumulate, rate_by_step(callbacks))
         self.mean = next((callback for callback in callbacks if isinstance(callback, WeightAverage)), None)
@@ -100,7 +103,7 @@ class Fit:
             self.interrupt.begin()
             with (
                 together.repeatable(self.trainer.shares, self.trainer.backend),
-                progress.make(verbose if self.comm.leads else 0, epochs, history.first_epoch) as bar,
+                self.beside.progress(verbose if self.comm.leads else 0, epochs, history.first_epoch) as bar,
             ):
                 self._run(epochs, history, bar)
         finally:
@@ -207,17 +210,20 @@ class Fit:
     def _after_batch(self, batch: int, row: np.ndarray, rows: int) -> None:
         for callback in self.each_batch:
             scale = self.batches.scale(self.model.epochs_done, batch)
-            logs = self._logs(float(row[LOSS] * scale), float(row[PENALTY]), float(row[HITS] * scale / rows))
+            logs = self._values(float(row[LOSS] * scale), float(row[PENALTY]), float(row[HITS] * scale / rows))
             callback.on_batch_end(self.model, batch, logs)
 
     def _steps(
         self, feed: Feed, steps: int, epoch_of: Callable[[int], int], history: History
     ) -> tuple[np.ndarray, NonFiniteError | None]:
         """Run some steps of one size, and note how long they took."""
-        begin, runner = time.perf_counter(), self.runners[feed]
-        done = self.trainer.run_guarded(runner, feed, steps, epoch_of, self.batches.fetch)
+        runner = self.runners[feed]
+        native = runner.native and self.trainer.backend.device == "cpu"
+        with self.beside.letting_go(steps * feed.pace.seconds if native else 0.0):
+            begin = time.perf_counter()
+            done = self.trainer.run_guarded(runner, feed, steps, epoch_of, self.batches.fetch)
+            seconds = time.perf_counter() - begin
         explain(self.model, runner)
-        seconds = time.perf_counter() - begin
         feed.pace.seconds = seconds / steps
         history.seconds += seconds
         return done
@@ -227,29 +233,27 @@ class Fit:
 
     def _close(self, first: int, rows: np.ndarray, history: History, bar: progress.Progress) -> None:
         """Turn the steps of whole epochs into the epochs' values, and do what is due after each."""
-        samples = int(self.batches.sizes.sum())
-        for number, values in enumerate(zip(*self._means(first, rows), strict=True)):
-            logs = self._logs(*values)
-            self.model.epochs_done = epoch = first + number + 1
-            if self.trainer.averaging is None:
-                self._end_epoch(epoch - 1, logs, samples, history, bar)
-                continue
-            self.trainer.swap()  # the mean of parameters is in their place
-            try:
-                self._end_epoch(epoch - 1, logs, samples, history, bar)
-            finally:
-                self.trainer.swap()
+        values = self._means(first, rows)
+        epochs, samples = len(values["loss"]), int(self.batches.sizes.sum())
+        if not self.callbacks and self.validation is None:  # one by one that would take as long as a step of 10 us
+            history.extend(values)
+            history.samples += epochs * samples
+            self.model.epochs_done = first + epochs
+            for number in dict.fromkeys((0, epochs - 1)) if epochs else ():
+                bar.log(first + number, {name: float(column[number]) for name, column in values.items()})
+            return
+        for number, each in enumerate(zip(*(column.tolist() for column in values.values()), strict=True)):
+            self.model.epochs_done = first + number + 1
+            with self._averaged():
+                self._end_epoch(first + number, dict(zip(values, each, strict=True)), samples, history, bar)
 
-    def _means(self, first: int, rows: np.ndarray) -> list[list[float]]:
-        """Return loss, penalty and accuracy of each whole epoch: of many at once, since a step may take 10 us.
-
-        Each is added up by itself, so an epoch's have the same bits however many there are.
-        """
+    def _means(self, first: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what is listed of each whole epoch. Each is added up by itself: its bits are its own."""
         batches, sizes = self.batches, self.batches.sizes
         size, weighted = len(sizes), batches.weighted
         epochs = len(rows) // size
         if not epochs:
-            return [[], [], []]
+            return self._values(*np.zeros((3, 0)))
         # Without weights all epochs count the same. With them hits are sums of weights.
         shares = [batches.shares(first + number) for number in range(epochs if weighted else 1)]
         steps = rows[: epochs * size].reshape(epochs, size, rows.shape[1])
@@ -260,8 +264,7 @@ class Fit:
         if weighted:
             values[:, HITS] *= counted / sizes
         means = np.add.reduce(values, axis=2) / [[batches.total(share)] for share in shares]
-        columns: list[list[float]] = [means[:, place].tolist() for place in (LOSS, PENALTY, HITS)]
-        return columns
+        return self._values(means[:, LOSS], means[:, PENALTY], means[:, HITS])
 
     def _end_epoch(
         self, epoch: int, logs: dict[str, float], samples: int, history: History, bar: progress.Progress
@@ -282,10 +285,23 @@ class Fit:
             return self.model.evaluate(x, y, rows, *weights)
         return self.model.scores(x, y, rows, *weights, comm=self.comm)
 
-    def _logs(self, loss: float, penalty: float, accuracy: float) -> dict[str, float]:
-        logs = {"loss": loss + penalty}
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Have the mean of parameters in their place, where one is taken."""
+        if self.trainer.averaging is None:
+            yield
+            return
+        self.trainer.swap()
+        try:
+            yield
+        finally:
+            self.trainer.swap()
+
+    def _values(self, data: Any, penalty: Any, accuracy: Any) -> dict[str, Any]:
+        """Return what is listed of one epoch, or of several, as arrays."""
+        values = {"loss": data + penalty}
         if self.regularized:
-            logs |= {"data_loss": loss, "regularization_loss": penalty}
+            values |= {"data_loss": data, "regularization_loss": penalty}
         if self.trainer.metric is not None:
-            logs["accuracy"] = accuracy
-        return logs
+            values["accuracy"] = accuracy
+        return values

@@ -22,7 +22,7 @@ from nnx.backends import threads
 from nnx.backends.base import BackendInfo
 from nnx.backends.environment import flag, gemm_rule, tuned
 from nnx.backends.errors import BackendUnavailable, InputError, NotReplayable
-from nnx.backends.inference import Forward, Stage
+from nnx.backends.inference import Forward, Scored, Scores, Stage
 from nnx.backends.numba.activations import NumbaActivations
 from nnx.backends.numba.losses import NumbaLosses
 from nnx.backends.numba.optimizers import NumbaOptimizers
@@ -233,6 +233,11 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
         shapes = [stage.weights.shape for stage in stages if stage.weights is not None]
         rounds = self.precision != "full" and any(self._on_tiles(MANY, n, k, parameters.itemsize) for k, n in shapes)
         return compile_forward(stages, parameters, blocks=not rounds)
+
+    def compile_scores(self, forward: Forward, loss: Scored) -> Scores | None:
+        from nnx.backends.numba.scores import compile_scores
+
+        return compile_scores(forward, loss)
 
     def planned_step(self) -> str:
         from nnx.backends.numba.program import wanted_family

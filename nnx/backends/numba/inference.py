@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.addresses import Array, address
+from nnx.backends.addresses import LARGE_PAGE, Array, address
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.numba.tuning import current
 from nnx.backends.recorder import Program
@@ -29,9 +29,8 @@ from nnx.kernels.elementwise import number_of
 from nnx.kernels.rounding import RUN
 
 CROSSING, MEETING = 0.4, 2000.0  # ns: of a number that another thread has just written; of waiting for it, a layer
-LARGE = 1 << 21  # bytes of a large page
 AT_ONCE = 1e8  # ns of work in one call, so that Ctrl-C is heard
-BLOCK = max(1 << 19, caches().l2 // 2)  # bytes of a block's two buffers: half of L2; one of 512 KB holds one of them
+BLOCK = max(min(1 << 19, caches().l2), caches().l2 // 2)  # bytes of a block's two buffers: half of L2, or a small one
 NEAR = caches().l2 * 3 // 4  # bytes of weights that stay in the second-level cache from row to row
 PANELS = 16  # of a block at most: more use of packed weights is nothing gained, and less costs 64-128-64-10 7%
 PLANNED = "one compiled function, row by row for a few rows, beyond that in blocks of rows"
@@ -56,8 +55,9 @@ def compile_forward(stages: Sequence[Stage], parameters: Array, blocks: bool = T
         return None
     kernel: Callable[..., bool] = f.ready(parameters.dtype) if by_row else refuse
     if by_row and helpers_pay(int(table[f.SIZE]), parameters.itemsize):
-        kernel = helped(kernel, few)
-    many: Callable[..., bool] = Many(table, parameters) if blocks else refuse
+        kernel = helped(kernel, few, alone(int(table[f.SIZE]), parameters.itemsize))
+    whole = Many(table, parameters) if blocks else None
+    many: Callable[..., bool] = whole or refuse
     dtype, ndarray, empty = parameters.dtype, np.ndarray, np.empty  # to look a name up takes 20 ns
 
     def forward(x: np.ndarray) -> np.ndarray | None:
@@ -72,18 +72,19 @@ def compile_forward(stages: Sequence[Stage], parameters: Array, blocks: bool = T
 
     how = BY_STAGES if not by_row else PLANNED if blocks else ROUNDED
     forward.description = how  # type: ignore[attr-defined]
+    forward.many, forward.few = whole, few if by_row else 0  # type: ignore[attr-defined]
     forward.alive = table, parameters  # type: ignore[attr-defined]  # of which compiled code has the addresses alone
     return forward
 
 
-def helped(kernel: Callable[..., bool], few: int) -> Callable[..., bool]:
-    """Return the kernel that takes row by row with other threads' help."""
-    board = address(pool.board)
+def helped(kernel: Callable[..., bool], few: int, work: float) -> Callable[..., bool]:
+    """Return the kernel that takes row by row, for so many ns of work each, with other threads' help."""
+    board, threads = address(pool.board), pool.useful(work, handed())
 
     def together(x: np.ndarray, out: np.ndarray, place: int, _: int) -> bool:
         if len(x) > few or pool.limit == 1:
             return kernel(x, out, place, 0)
-        pool.summon()
+        pool.summon(threads)
         return kernel(x, out, place, board)
 
     return together
@@ -145,7 +146,7 @@ class Many:
         numbers = int((-(-packed[:, f.N] // ROWS) * ROWS * m.tall_of.py_func(packed[:, f.K])).sum())
         self.packed = -(-numbers // WIDTH) * WIDTH  # what follows begins at a cache line
         cost, scale = current().choices.prediction, parameters.itemsize / 4
-        self.worth = handed()
+        self.worth, self.waking = handed(), 1e3 * current().choices.woken_us
         self.packing, self.layers = packing(self.packed, parameters.itemsize), len(packed)
         self.cost = cost.among + int(table[f.SIZE]) * cost.weight_among * scale
         self.crossing = self.columns * int(packed[:, f.K].sum()) * CROSSING * scale
@@ -164,12 +165,17 @@ class Many:
         starts = range(0, len(x), self.at_once)
         return all(self._predict(x[i : i + self.at_once], out[i : i + self.at_once]) for i in starts)
 
-    def _predict(self, x: np.ndarray, out: np.ndarray) -> bool:
-        if (work := len(x) * self.cost) >= self.worth and pool.worth_help(work):
-            return self.run(x, out, pool.summon(), pool.lately())
-        return self.run(x, out, pool.board, 1)
+    def _predict(self, x: np.ndarray, out: np.ndarray, record: int = 0) -> bool:
+        if (work := len(x) * self.cost) >= self.worth and pool.worth_help(work, self.waking):
+            threads = pool.useful(work, self.worth)
+            return self.run(x, out, pool.summon(threads), min(threads, pool.lately()), record)
+        return self.run(x, out, pool.board, 1, record)
 
-    def run(self, x: np.ndarray, out: np.ndarray, board: np.ndarray, threads: int) -> bool:
+    def handed_over(self, x: np.ndarray, record: int) -> bool:
+        """Have a record's code take the outputs for x, of `at_once` rows at most; return the same as a call."""
+        return self._predict(x, x, record)
+
+    def run(self, x: np.ndarray, out: np.ndarray, board: np.ndarray, threads: int, record: int = 0) -> bool:
         """Write the outputs for x with so many threads at most; return the same as a call."""
         panels = -(-len(x) // self.columns)
         if threads > 1 and self.by_columns(panels, threads):
@@ -181,7 +187,7 @@ class Many:
         room = height * self.widest
         strips = self.packed if len(x) > height * threads else 0
         memory, marks = self._memory(m.memory_of(room, strips, threads))
-        return bool(self.kernel(x, out, memory, marks, board, self.place, height, room, strips, threads))
+        return bool(self.kernel(x, out, memory, marks, board, self.place, height, room, strips, threads, record))
 
     def by_columns(self, panels: int, threads: int) -> bool:
         """Tell whether threads had better share the columns of each layer than the panels.
@@ -198,13 +204,15 @@ class Many:
         """Return at least so many numbers for this thread alone, and marks: memory that is new takes twice the time.
 
         Zeros at first, since lanes of no row are computed too, and subnormal numbers would take ten times as long.
-        NumPy asks for large pages from two of them on: without, 64 rows of 784-512-512-10 take 2% more.
+        NumPy asks for large pages from two of them on, which count from where one begins.
         """
         kept: tuple[np.ndarray, np.ndarray] | None = getattr(self._own, "memory", None)
         if kept is None or kept[0].size < size:
-            page = LARGE // self.dtype.itemsize
-            size += page if size >= page else 0
-            kept = self._own.memory = np.zeros(size, self.dtype), np.zeros(m.MARKS, np.int64)
+            page = LARGE_PAGE // self.dtype.itemsize
+            more = page if size >= page else 0
+            memory = np.zeros(size + more, self.dtype)
+            first = -address(memory) % LARGE_PAGE // self.dtype.itemsize if more else 0
+            kept = self._own.memory = memory[first:], np.zeros(m.MARKS, np.int64)
         return kept
 
 

@@ -7,6 +7,7 @@ a network that the second-level cache can't hold tells what weights take that co
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import astuple
 from functools import partial
@@ -26,7 +27,7 @@ from nnx.kernels.cpu.threads import pool
 
 SMALL, NEAR = (2, 64, 3), (64, 128, 64, 10)
 ROWS = 9  # that are predicted each by itself
-NONSENSE = 8.0  # times more or less than derived: what is so far off was disturbed
+NONSENSE = 8.0  # times more or less than the others, against what is derived: what is so far off was disturbed
 
 
 def prediction(dtype: str) -> Prediction:
@@ -44,9 +45,10 @@ def prediction(dtype: str) -> Prediction:
 
 
 def sensible(found: Prediction) -> bool:
-    """Tell whether nothing is far from what is derived."""
-    pairs = zip(astuple(found), astuple(derived().prediction), strict=True)
-    return all(1 / NONSENSE < one / other < NONSENSE for one, other in pairs)
+    """Tell whether nothing is far from what is derived, but for what a processor is slower or faster in all."""
+    quotients = [one / other for one, other in zip(astuple(found), astuple(derived().prediction), strict=True)]
+    usual = statistics.median(quotients)
+    return all(0 < usual < NONSENSE * quotient and quotient < NONSENSE * usual for quotient in quotients)
 
 
 def beyond_the_cache(dtype: str) -> tuple[int, ...]:

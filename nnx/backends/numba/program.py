@@ -22,6 +22,7 @@ from nnx.backends.numba.runtime import NumbaProgram
 from nnx.backends.numba.tuning import current
 from nnx.backends.recorder import Call
 from nnx.kernels.cpu.matmul import register_tile
+from nnx.kernels.cpu.threads.pool import useful
 
 __all__ = ["NumbaProgram", "compile", "compile_program"]
 
@@ -49,7 +50,7 @@ def compile_program(
     fuse(step)
     arena, more = flat_buffer(step), more_of(step)
     if threads is None:
-        threads = int(backend.threads() or 1) if step.work > current().choices.threads_from else 1
+        threads = min(int(backend.threads() or 1), useful(step.work, current().choices.threads_from))
     family = family or wanted_family() or choose(step)
     if family == "lanes" and not {node.op for node in step.nodes} <= NODES:
         family = "rows"

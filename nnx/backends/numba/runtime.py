@@ -18,12 +18,15 @@ from nnx.kernels.cpu.jit.clock import ROOM
 from nnx.kernels.cpu.program import table as t
 from nnx.kernels.cpu.program.compiled import ready
 from nnx.kernels.cpu.threads import pool
+from nnx.kernels.forking import in_forked
 
 function_of = cache(ready)  # to look for it takes 30 us
 WORTH_HELP = 200e-6  # seconds of work in a call below which waking a helper costs more than it does
 WAYS = {"rows": "by rows", "lanes": "in vector lanes"}  # how samples lie
 GO_ON = -1  # in place of how many steps: see compiled.py
 SPEED = 50e9  # FLOP a second of one thread, roughly
+_running: set[int] = set()  # programs, by id: each has a thread of its own, so fewer are left to help another
+in_forked(_running.clear)
 
 
 class NumbaProgram:
@@ -105,14 +108,17 @@ class NumbaProgram:
             array[...] = mine
 
     def _call(self, steps: int) -> None:
+        mine = id(self)
         try:
             if self.threads > 1 and abs(steps) * self.seconds > WORTH_HELP:
-                wanted = min(self.threads, int(self._limit() or 1)) - 1
+                wanted = min(self.threads, int(self._limit() or 1) - len(_running)) - 1
                 self.running = wanted > 0
                 pool.helpers.assist(self, wanted)
+            _running.add(mine)
             self._function(*self._arguments, 0, steps, self.clocks)
         finally:
             self.running = False
+            _running.discard(mine)
 
     def help(self, number: int) -> None:
         """Work on it beside the thread that runs it, until that has ended."""

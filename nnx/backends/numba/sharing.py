@@ -53,10 +53,10 @@ class NumbaShared(NumpyBackend):
         return work < LEAST or self.kernels.pool.limit == 1 or work < 1e3 * self._tuning.current().choices.share_us
 
     def _split(self, length: int, work: float, grain: int = 1) -> list[slice]:
-        """Divide rows among the threads, for so many ns of work: see `pool.split`."""
-        parts: list[slice] = self.kernels.pool.split(
-            length, work / (500 * self._tuning.current().choices.share_us), grain
-        )
+        """Divide rows among as many threads as so many ns of work are worth: see `pool.split`."""
+        pool = self.kernels.pool
+        worth = 1e3 * self._tuning.current().choices.share_us
+        parts: list[slice] = pool.split(length, pool.useful(work, worth), grain)
         return parts
 
     def _share(self, length: int, work: float, grain: int = 1) -> tuple[Array, int]:
@@ -65,11 +65,15 @@ class NumbaShared(NumpyBackend):
         Args:
             work: ns on one thread. grain: a part is a multiple of this.
         """
-        pool = self.kernels.pool
-        if work < LITTLE or work < 1e3 * self._tuning.current().choices.handed_us or not pool.worth_help(work):
+        if work < LITTLE:
             return self._board, length or 1  # all in one part
-        parts = pool.limit if work < pool.WAKING else 2 * pool.limit  # each is drawn, which takes some 0.1 us
-        return pool.summon(), -(-length // (parts * grain)) * grain
+        pool, choices = self.kernels.pool, self._tuning.current().choices
+        worth, waking = 1e3 * choices.handed_us, 1e3 * choices.woken_us
+        if work < worth or not pool.worth_help(work, waking):
+            return self._board, length or 1
+        threads = pool.useful(work, worth)
+        parts = min(threads, pool.limit) * (1 if work < waking else 2)  # each is drawn, which takes some 0.1 us
+        return pool.summon(threads), -(-length // (parts * grain)) * grain
 
 
 def offer(kernel: Any, *operands: Any) -> bool:

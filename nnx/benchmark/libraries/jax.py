@@ -35,6 +35,8 @@ def prepare(workload: Any, how: str, device: str) -> Ready:
         return _scan(workload.what) if how == "scan" else _step(workload.what)
     if workload.kind == "predict":
         return _predict(workload.what, device)
+    if workload.kind == "evaluate":
+        return _evaluate(workload.what, device)
     if workload.kind in CALLS:
         return _operation(workload.kind, workload.what)
     raise Absent("is not measured here")
@@ -173,6 +175,31 @@ def _predict(network: Network, device: str) -> Ready:
         calls, kinds = [partial(_to_numpy, call) for call in calls], kinds[:1]
     run, turns = _fastest([taking_turns(call, kind) for call in calls for kind in kinds])
     return Ready(run, {"out": outputs}, "", turns)
+
+
+def _evaluate(network: Network, device: str) -> Ready:
+    """Get evaluation ready, in the same ways; what comes out are Python's numbers."""
+    import jax
+    import jax.numpy as jnp
+
+    parameters = _start(network)[0]
+
+    def scores(parameters: Any, x: Any, y: Any) -> Any:
+        logits = _logits(parameters, x)
+        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1)
+        return jnp.stack([jnp.mean(losses), jnp.mean(jnp.argmax(logits, axis=1) == y)])
+
+    given, fixed = jax.jit(scores), jax.jit(lambda x, y: scores(parameters, x, y))
+    calls: list[Any] = [lambda x, y: np.asarray(given(parameters, x, y)).tolist(),
+                        lambda x, y: np.asarray(fixed(x, y)).tolist()]  # fmt: skip
+    x, y = network.batches()
+    batches = list(zip(np.split(x, network.turns), np.split(y.astype(np.int32), network.turns), strict=True))
+    results = np.array([calls[0](*batch) for batch in batches])
+    kinds: list[Any] = [batches, [(jnp.asarray(a), jnp.asarray(b)) for a, b in batches]]
+    run, turns = _fastest(
+        [taking_turns(call, kind) for call in calls for kind in kinds[: 1 if device == "cuda" else 2]]
+    )
+    return Ready(run, {"scores": results}, "", turns)
 
 
 def _to_numpy(call: Call, x: Any) -> np.ndarray:

@@ -16,7 +16,7 @@ from nnx.backends.operation_table import OPERATIONS as SPECIFIED
 from nnx.benchmark.libraries import Ready, Refused, repeated, taking_turns
 from nnx.benchmark.networks import CHECKED, EPSILON, MOMENTUM, RATE, Network
 from nnx.benchmark.operations import OPERATIONS, normal
-from nnx.benchmark.workloads import EPOCHS
+from nnx.benchmark.workloads import EPOCHS, FROM_HOST
 from nnx.kernels.step_state import CURSOR
 from nnx.training.fit import Fit
 from nnx.training.step import HISTORY
@@ -38,13 +38,15 @@ def prepare(workload: Any, name: str, device: str) -> Ready:
         return _epochs(workload.what, backend, workload.kind == EPOCHS[1])
     elif workload.kind == "predict":
         ready = _predict(workload.what, backend)
+    elif workload.kind == "evaluate":
+        ready = _evaluate(workload.what, backend)
     elif workload.kind in ("to device", "to host"):
         ready = _transfer(workload.kind, workload.what, backend)
     elif workload.kind == "jacobian_product":
         ready = _jacobian_product(workload.what, backend)
     else:
         ready = _operation(workload.kind, workload.what, backend)
-    if device == "cuda" and workload.kind != "predict":  # which ends on the host
+    if device == "cuda" and workload.kind not in FROM_HOST:
         ready.timed = partial(_by_events, backend, ready.run)
     return ready
 
@@ -228,3 +230,13 @@ def _predict(network: Network, backend: Any) -> Ready:
     outputs = np.concatenate([model.predict(each) for each in inputs])
     run, turns = taking_turns(model.predict, [(each,) for each in inputs])
     return Ready(run, {"out": outputs}, "predict", turns)
+
+
+def _evaluate(network: Network, backend: Any) -> Ready:
+    """Get `model.evaluate` ready: NumPy arrays in and Python's numbers out, all checks included."""
+    model = build(network, backend)
+    x, y = (np.split(a, network.turns) for a in network.batches())
+    batches = [(a.copy(), labels.copy()) for a, labels in zip(x, y, strict=True)]
+    scores = [[each["loss"], each["accuracy"]] for each in (model.evaluate(*batch) for batch in batches)]
+    run, turns = taking_turns(model.evaluate, batches)
+    return Ready(run, {"scores": np.array(scores)}, "evaluate", turns)

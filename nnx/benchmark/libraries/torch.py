@@ -13,6 +13,7 @@ from nnx.benchmark.libraries import Absent, Ready, repeated, taking_turns
 from nnx.benchmark.libraries import torch_operations as operations
 from nnx.benchmark.networks import BETA_1, BETA_2, CHECKED, EPSILON, MOMENTUM, RATE, Network
 from nnx.benchmark.operations import HYPER, OPERATIONS
+from nnx.benchmark.workloads import FROM_HOST
 
 Finish = Callable[[Any], Any]
 
@@ -31,11 +32,13 @@ def prepare(workload: Any, how: str, device: str) -> Ready:
         ready = _step(workload.what, _finish(how), device, how != "eager")
     elif workload.kind == "predict":
         ready = _predict(workload.what, _finish(how), device)
+    elif workload.kind == "evaluate":
+        ready = _evaluate(workload.what, _finish(how), device)
     elif workload.kind in operations.KINDS:
         ready = _operation(workload.kind, workload.what, how, device)
     else:
         raise Absent("is not measured here")
-    return _on_gpu(ready) if device == "cuda" and workload.kind != "predict" else ready
+    return _on_gpu(ready) if device == "cuda" and workload.kind not in FROM_HOST else ready
 
 
 def held() -> int:
@@ -138,6 +141,29 @@ def _predict(network: Network, finish: Finish, device: str) -> Ready:
         outputs = np.concatenate([call(x).numpy() for (x,) in inputs])
     run, turns = taking_turns(call, inputs)
     return Ready(_without_gradients(run), {"out": outputs}, "", turns)
+
+
+def _evaluate(network: Network, finish: Finish, device: str) -> Ready:
+    """Get evaluation ready: tensors in, of the host, and Python's numbers out."""
+    import torch
+
+    model = _build(network, device).eval()
+
+    def scores(x: Any, y: Any) -> Any:
+        logits = model(x)
+        return torch.nn.functional.cross_entropy(logits, y), (logits.argmax(1) == y).float().mean()
+
+    finished = finish(scores)
+
+    def evaluate(x: Any, y: Any) -> tuple[float, float]:
+        loss, accuracy = finished(x, y) if device == "cpu" else finished(x.to(device), y.to(device))
+        return loss.item(), accuracy.item()
+
+    batches = _batches(network, "cpu")
+    with torch.inference_mode():
+        results = np.array([evaluate(*batch) for batch in batches])
+    run, turns = taking_turns(evaluate, batches)
+    return Ready(_without_gradients(run), {"scores": results}, "", turns)
 
 
 def _without_gradients(run: Callable[[int], Any]) -> Callable[[int], Any]:

@@ -47,7 +47,7 @@ from nnx.kernels.cpu.jit.span import Span, make_span
 from nnx.kernels.cpu.ops.elementwise import NONE, apply_function
 from nnx.kernels.cpu.program.inference_norm import fixed_norm_row, layer_norm_row
 from nnx.kernels.cpu.program.inference_softmax import softmax_row
-from nnx.kernels.cpu.threads.team import HELPERS, make_together
+from nnx.kernels.cpu.threads.team import WANTED, make_together
 
 # The table: a header (how many layers, the most rows, how many weights, the parameters' address), then a row for each
 # layer: its widths, the places of its parameters (NOWHERE: an activation by itself), and what is done to its outputs:
@@ -222,7 +222,7 @@ def forward(x, out, place, board):
     thread = types.uintp(0)
     if rows * table[SIZE] > SOON:
         thread = release_gil()
-    threads = numbers_at(board, np.int64)[HELPERS] + 1 if board != 0 else 1
+    threads = numbers_at(board, np.int64)[WANTED] + 1 if board != 0 else 1
     done = every_row(table, numbers_at(place, np.float64), values, x, out, numbers_at(board, np.int64), threads)
     if thread != 0:
         acquire_gil(thread)

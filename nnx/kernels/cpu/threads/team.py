@@ -25,7 +25,7 @@ from nnx.kernels.cpu.jit.simd import OPTIONS, PART, smaller
 from nnx.kernels.cpu.threads.atomics import PATIENCE, atomic_load, atomic_store, finish_one, replace_if, yield_core
 
 # The board, int64, by which they know of each other; what several threads write stands on cache lines of its own.
-TICKET, DONE, LEADER, HELPERS, WORK, OPERANDS, BOARD = 0, 16, 32, 48, 49, 50, 64
+TICKET, DONE, LEADER, HELPERS, WORK, OPERANDS, WANTED, BOARD = 0, 16, 32, 48, 49, 50, 51, 64
 PART_BITS = 20  # of each of the two parts in a ticket
 LAST_PART = (1 << PART_BITS) - 1
 BYTES = ir.IntType(8).as_pointer()
@@ -80,8 +80,8 @@ def do_parts(board, from_end):
         done += 1
 
 
-def make_together(function):
-    """What a kernel calls to have `function(operands, number)` called for each number below `parts`.
+def make_address_of(function):
+    """What a kernel calls for the address of `function(operands, number)` as code for `do_part`, given some operands.
 
     Made for one function, since a kernel that gets it as a value could not be kept on disk.
     """
@@ -105,6 +105,13 @@ def make_together(function):
             return builder.ptrtoint(code, INDEX)
 
         return types.int64(operands), codegen
+
+    return address_of
+
+
+def make_together(function):
+    """What a kernel calls to have `function(operands, number)` called for each number below `parts`."""
+    address_of = make_address_of(function)
 
     @njit(**PART)
     def together(board, operands, parts):
