@@ -9,7 +9,7 @@ import numpy as np
 from nnx.benchmark.libraries.notes import Training
 from nnx.benchmark.operations import OPERATIONS, expected, normal, tolerance_class
 from nnx.benchmark.workloads import TRAINING, Workload
-from nnx.testing.compare import compare
+from nnx.testing.compare import CLASS, compare
 from nnx.testing.reference.results import Wanted
 
 LOSS = 2e-3  # relative difference of a loss, in float32
@@ -56,14 +56,20 @@ def fault(
         elif workload.kind == "evaluate":
             _check_scores(got["scores"], wanted["scores"].value, workload.rows, slack)
         else:
-            _check_operation(workload, got, wanted)
+            _check_operation(workload, got, wanted, slack)
     except AssertionError as error:
         return str(error)
     return None
 
 
-def _check_operation(workload: Workload, got: Mapping[str, np.ndarray], wanted: dict[str, Wanted]) -> None:
+def _check_operation(
+    workload: Workload, got: Mapping[str, np.ndarray], wanted: dict[str, Wanted], slack: float
+) -> None:
     kind = tolerance_class(workload.kind)
+    if (
+        slack >= OTHERS and CLASS.get(workload.kind) == "function"
+    ):  # their GELU is off by parts of 1e-3 where it is next to nothing
+        wanted = {name: Wanted(w.value, np.maximum(np.abs(w.value), 1.0)) for name, w in wanted.items()}
     missing = wanted.keys() - got.keys()
     assert not missing, f"nothing was written to {', '.join(sorted(missing))}"
     for name, result in wanted.items():

@@ -144,7 +144,7 @@ def plain(a: Array) -> Array:
 
     A read-only array (a user's data set, say) would be another type; nothing writes to it all the same.
     """
-    flat = a.reshape(-1)
+    flat = a if a.ndim == 1 else a.reshape(-1)
     if flat.flags.writeable:
         return flat
     kind: Any = {"float32": ctypes.c_float, "float64": ctypes.c_double, "int64": ctypes.c_int64}[a.dtype.name]

@@ -245,7 +245,9 @@ def _operation(kind: str, shape: tuple[int, ...]) -> Ready:
     import jax.numpy as jnp
 
     operands = [
-        a for a in OPERATIONS[kind].operands(*shape).values() if isinstance(a, np.ndarray) and a.dtype != np.float64
+        value
+        for name, value in OPERATIONS[kind].operands(*shape).items()
+        if isinstance(value, np.ndarray) and name not in ("hyper", "counters")
     ]
     names, function = CALLS[kind]
     formula = jax.jit(lambda *given: function(jax, *given))
@@ -283,10 +285,52 @@ def _softmax_cross_entropy(jax: Any, logits: Any, target: Any) -> Any:
     return -logs[rows, target], gradient
 
 
-def _adam(jax: Any, p: Any, g: Any, m: Any, v: Any, *_: Any) -> Any:
+def _adam(jax: Any, p: Any, g: Any, m: Any, v: Any) -> Any:
     rate, _decay, beta_1, beta_2, epsilon, _weight_decay = HYPER["adam"]
     m, v = beta_1 * m + (1 - beta_1) * g, beta_2 * v + (1 - beta_2) * g * g
     return p - rate * (m / (1 - beta_1)) / (jax.numpy.sqrt(v / (1 - beta_2)) + epsilon), m, v
+
+
+def _sgd(jax: Any, p: Any, g: Any, m: Any) -> Any:
+    rate, _decay, momentum, *_ = HYPER["sgd"]
+    m = momentum * m - rate * g
+    return p + m, m
+
+
+def _adaptive(kind: str, kept: float, added: float) -> Any:
+    rate, *_, epsilon, _weight_decay = HYPER[kind]
+
+    def step(jax: Any, p: Any, g: Any, v: Any) -> Any:
+        v = kept * v + added * g * g
+        return p - rate * g / (jax.numpy.sqrt(v) + epsilon), v
+
+    return step
+
+
+def _gradient(function: Any) -> Any:
+    """Return the gradient of a function of each number, by its input."""
+    return lambda jax, x, dy: jax.vjp(lambda x: function(jax, x), x)[1](dy)[0]
+
+
+def _cross_entropy(jax: Any, p: Any, target: Any) -> Any:
+    chosen = jax.numpy.take_along_axis(p, target[:, None], 1)[:, 0]
+    return -jax.numpy.log(jax.numpy.clip(chosen, 1e-7, 1 - 1e-7))
+
+
+def _gelu_tanh(jax: Any, x: Any) -> Any:
+    return jax.nn.gelu(x)
+
+
+def _gelu(jax: Any, x: Any) -> Any:
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _silu(jax: Any, x: Any) -> Any:
+    return jax.nn.silu(x)
+
+
+def _mish(jax: Any, x: Any) -> Any:
+    return jax.nn.mish(x)
 
 
 OUT = ("out",)
@@ -294,12 +338,34 @@ CALLS: dict[str, tuple[tuple[str, ...], Any]] = {
     "dense": (OUT, lambda jax, x, w, b: x @ w + b),
     "dense_backward": (("dw", "db", "out"), lambda jax, x, w, dy: (x.T @ dy, dy.sum(0, keepdims=True), dy @ w.T)),
     "relu": (OUT, lambda jax, x: jax.numpy.maximum(x, 0)),
-    "relu_backward": (OUT, lambda jax, y, dy: dy * (y > 0)),
     "sigmoid": (OUT, lambda jax, x: jax.nn.sigmoid(x)),
     "tanh": (OUT, lambda jax, x: jax.numpy.tanh(x)),
+    "leaky_relu": (OUT, lambda jax, x: jax.nn.leaky_relu(x, 0.01)),
+    "elu": (OUT, lambda jax, x: jax.nn.elu(x)),
+    "gelu": (OUT, _gelu),
+    "gelu_tanh": (OUT, _gelu_tanh),
+    "silu": (OUT, _silu),
+    "softplus": (OUT, lambda jax, x: jax.nn.softplus(x)),
+    "mish": (OUT, _mish),
+    "relu_backward": (OUT, lambda jax, y, dy: dy * (y > 0)),
+    "sigmoid_backward": (OUT, lambda jax, y, dy: dy * y * (1 - y)),
+    "tanh_backward": (OUT, lambda jax, y, dy: dy * (1 - y * y)),
+    "leaky_relu_backward": (OUT, lambda jax, y, dy: dy * jax.numpy.where(y > 0, 1, 0.01)),
+    "elu_backward": (OUT, lambda jax, y, dy: dy * jax.numpy.where(y > 0, 1, y + 1)),
+    "gelu_backward": (OUT, _gradient(_gelu)),
+    "gelu_tanh_backward": (OUT, _gradient(_gelu_tanh)),
+    "silu_backward": (OUT, _gradient(_silu)),
+    "softplus_backward": (OUT, lambda jax, y, dy: -dy * jax.numpy.expm1(-y)),
+    "mish_backward": (OUT, _gradient(_mish)),
     "softmax": (OUT, lambda jax, x: jax.nn.softmax(x)),
+    "cross_entropy": (OUT, _cross_entropy),
     "softmax_cross_entropy": (("losses", "out"), _softmax_cross_entropy),
     "softmax_backward": (OUT, lambda jax, y, dy: y * (dy - (y * dy).sum(1, keepdims=True))),
     "mean_squared_error": (OUT, lambda jax, prediction, target: ((prediction - target) ** 2).mean(1)),
+    "mean_squared_error_backward": (OUT, lambda jax, prediction, target: (prediction - target) * (2 / target.size)),
+    "gather_rows": (OUT, lambda jax, source, order: source[order[: len(source) // 8]]),
+    "sgd": (("p", "m"), _sgd),
+    "adagrad": (("p", "v"), _adaptive("adagrad", 1.0, 1.0)),
+    "rmsprop": (("p", "v"), _adaptive("rmsprop", HYPER["rmsprop"][2], 1 - HYPER["rmsprop"][2])),
     "adam": (("p", "m", "v"), _adam),
 }

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from nnx.benchmark.libraries import Absent, Ready, repeated, taking_turns
+from nnx.benchmark.libraries import torch_operations as operations
 from nnx.benchmark.networks import BETA_1, BETA_2, CHECKED, EPSILON, MOMENTUM, RATE, Many, Network
 from nnx.benchmark.operations import HYPER, OPERATIONS
 from nnx.benchmark.workloads import FROM_HOST, MANY
@@ -35,7 +36,7 @@ def prepare(workload: Any, how: str, device: str) -> Ready:
         ready = _predict(workload.what, _finish(how), device)
     elif workload.kind == "evaluate":
         ready = _evaluate(workload.what, _finish(how), device)
-    elif workload.kind in CALLS:
+    elif workload.kind in operations.KINDS:
         ready = _operation(workload.kind, workload.what, how, device)
     else:
         raise Absent("is not measured here")
@@ -214,73 +215,29 @@ def _operation(kind: str, shape: tuple[int, ...], how: str, device: str) -> Read
     operands = {
         name: torch.from_numpy(value.copy()).to(device)
         for name, value in OPERATIONS[kind].operands(*shape).items()
-        if isinstance(value, np.ndarray)
+        if isinstance(value, np.ndarray) and name not in ("hyper", "counters")
     }
+    differentiates = kind == "softmax_cross_entropy"
     if how == "kernel":
         call: Any = lambda: torch._softmax_backward_data(operands["dy"], operands["y"], 1, torch.float32)  # noqa: E731
-    elif kind in WITH_GRADIENTS:
-        call = WITH_GRADIENTS[kind](**operands)
+    elif kind in HYPER:
+        call = operations.optimizer(kind, **operands)
+    elif differentiates:
+        call = operations.softmax_cross_entropy(**operands)
     else:
-        formula, given = _finish(how)(CALLS[kind]), list(operands.values())
+        formula, given = _finish(how)(operations.formulas(device)[kind]), operations.given(kind, operands)
         call = lambda: formula(*given)  # noqa: E731
-    with torch.set_grad_enabled(kind in WITH_GRADIENTS):
+    with torch.set_grad_enabled(differentiates):
         outputs = call()
         results = {
             name: value.detach().cpu().numpy().copy()
             for name, value in zip(
-                RESULTS.get(kind, ("out",)), outputs if isinstance(outputs, tuple) else (outputs,), strict=True
+                operations.RESULTS.get(kind, ("out",)),
+                outputs if isinstance(outputs, tuple) else (outputs,),
+                strict=True,
             )
         }
+    if kind == "sgd":
+        results["m"] *= -HYPER["sgd"][0]
     run = repeated(call)
-    return Ready(run if kind in WITH_GRADIENTS else _without_gradients(run), results)
-
-
-def _softmax_cross_entropy(logits: Any, target: Any) -> Callable[[], Any]:
-    import torch
-
-    logits.requires_grad_(True)
-
-    def call() -> Any:
-        losses = torch.nn.functional.cross_entropy(logits, target, reduction="none")
-        (gradient,) = torch.autograd.grad(losses.mean(), logits)
-        return losses, gradient
-
-    return call
-
-
-def _adam(p: Any, g: Any, m: Any, v: Any, **_: Any) -> Callable[[], Any]:
-    import torch
-
-    rate, _decay, beta_1, beta_2, epsilon, _weight_decay = HYPER["adam"]
-    parameter = torch.nn.Parameter(p)
-    parameter.grad = g
-    optimizer = torch.optim.Adam([parameter], rate, (beta_1, beta_2), epsilon)
-    step = torch.zeros((), device=p.device if p.device.type == "cpu" else None)
-    optimizer.state[parameter] = {"step": step, "exp_avg": m, "exp_avg_sq": v}
-
-    def call() -> Any:
-        optimizer.step()
-        return parameter, m, v
-
-    return call
-
-
-def _relu_backward(y: Any, dy: Any) -> Any:
-    return dy * (y > 0)
-
-
-CALLS: dict[str, Any] = {
-    "dense": lambda x, w, b: b + x @ w,
-    "dense_backward": lambda x, w, dy: (x.T @ dy, dy.sum(0, keepdim=True), dy @ w.T),
-    "relu": lambda x: x.relu(),
-    "relu_backward": _relu_backward,
-    "sigmoid": lambda x: x.sigmoid(),
-    "tanh": lambda x: x.tanh(),
-    "softmax": lambda x: x.softmax(1),
-    "softmax_cross_entropy": None,
-    "softmax_backward": lambda y, dy: y * (dy - (y * dy).sum(1, keepdim=True)),
-    "mean_squared_error": lambda prediction, target: (prediction - target).square().mean(1),
-    "adam": None,
-}
-WITH_GRADIENTS: dict[str, Any] = {"softmax_cross_entropy": _softmax_cross_entropy, "adam": _adam}
-RESULTS = {"dense_backward": ("dw", "db", "out"), "softmax_cross_entropy": ("losses", "out"), "adam": ("p", "m", "v")}
+    return Ready(run if differentiates or kind in HYPER else _without_gradients(run), results)
