@@ -66,7 +66,7 @@ class Player:
     @property
     def ours(self) -> bool:
         """Whether it is nnx."""
-        return self.module == "nnx"
+        return self.module in ("nnx", "nnx_loop")
 
     def prepare(self, workload: Any) -> Ready:
         """Get a workload ready, in this process."""
@@ -114,7 +114,7 @@ def of_backend(name: str, threads: int) -> list[Player]:
     device = "cuda" if name.partition(":")[0] == "cupy" else "cpu"
     players = [Player(f"nnx {name}", "nnx", name, "nnx", device=device)]
     if name == "numba":
-        players.append(Player("nnx numba, loop", "nnx", "numba loop", "nnx", suites=("many",)))
+        players.append(Player("nnx numba, loop", "nnx_loop", name, "nnx", suites=("many",)))
     if name == "numba" and threads > 1:
         players.append(Player("nnx numba, 1 thread", "nnx", name, "nnx", threads=1, suites=("batch",)))
     return players

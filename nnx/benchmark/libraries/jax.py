@@ -174,17 +174,16 @@ def _many(many: Many, scan: bool) -> Ready:
         found.append(np.asarray(losses))
     ends = [np.asarray(a[i]).ravel() for i in range(many.count) for pair in state[0] for a in pair]
     results, held = {"losses": np.stack(found).T.ravel(), "parameters": np.concatenate(ends)}, [state]
+    together = jnp.arange(many.steps // 10 if scan else 1)  # as many as are compiled as one
 
     def run(steps: int) -> None:
         state = held[0]
-        if scan:
-            state, _ = all_steps(state, jnp.arange(steps))
-        else:
-            for _ in range(steps):
-                state, _ = once(state, x, y)
+        for _ in range(steps // len(together)):
+            state, _ = all_steps(state, together) if scan else once(state, x, y)
         held[0] = jax.block_until_ready(state)
 
-    return Ready(run, results)
+    run(len(together))
+    return Ready(run, results, "", len(together))
 
 
 # ---- prediction and operations ---------------------------------------------------------------------------------------

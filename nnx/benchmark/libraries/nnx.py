@@ -29,7 +29,6 @@ def prepare(workload: Any, name: str, device: str) -> Ready:
     Raises:
         Refused: the backend would run something else than its own.
     """
-    name, _, loop = name.partition(" ")
     backend: Any = nnx.get_backend(name)
     if backend.name != name.partition(":")[0]:
         raise Refused(f"{name} was asked for, and {backend.name} came")
@@ -38,7 +37,7 @@ def prepare(workload: Any, name: str, device: str) -> Ready:
     elif workload.kind in EPOCHS:
         return _epochs(workload.what, backend, workload.kind == EPOCHS[1])
     elif workload.kind == MANY:
-        return _many(workload.what, backend, bool(loop))
+        return many(workload.what, backend)
     elif workload.kind == "predict":
         ready = _predict(workload.what, backend)
     elif workload.kind == "evaluate":
@@ -225,7 +224,7 @@ def _epochs(network: Network, backend: Any, from_disk: bool) -> Ready:
     return Ready(run, results, "fit")
 
 
-def _many(many: Many, backend: Any, loop: bool) -> Ready:
+def many(many: Many, backend: Any, loop: bool = False) -> Ready:
     """Get whole trainings of many networks ready, by `fit_many`, or by `fit` of one after the other."""
     models = [build(network, backend) for network in many.networks()]
     x, y = many.network.batches()
