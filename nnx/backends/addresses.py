@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from ctypes import addressof, c_char
 from typing import Any
 
 import numpy as np
 
 Array = Any  # NumPy's or CuPy's
+LINE = 64  # bytes
 LARGE_PAGE = 1 << 21  # bytes of one, on most systems
 first_byte: Any = c_char.from_buffer  # to mypy an array has no buffer
 
@@ -34,6 +37,13 @@ def on_large_pages(size: int, dtype: Any) -> Array:
     page = LARGE_PAGE // dtype.itemsize
     room = np.zeros(size + 2 * page, dtype)
     return room[-address(room) % LARGE_PAGE // dtype.itemsize :][:size]
+
+
+def room(shape: int | Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
+    """Room for numbers, from a cache line on: results across two lines take a quarter longer to write."""
+    size = dtype.itemsize * (shape if isinstance(shape, int) else math.prod(shape))
+    memory = np.empty(size + LINE, np.uint8)
+    return np.ndarray(shape, dtype, memory, -address(memory) % LINE)  # type: ignore[arg-type]
 
 
 def same(a: Array | None, b: Array) -> bool:

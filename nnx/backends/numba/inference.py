@@ -24,6 +24,7 @@ from nnx.kernels.cpu.matmul.register_tile import ROWS
 from nnx.kernels.cpu.ops.elementwise import NONE
 from nnx.kernels.cpu.program import inference as f
 from nnx.kernels.cpu.program import inference_many as m
+from nnx.kernels.cpu.program.inference_called import function_at
 from nnx.kernels.cpu.threads import pool
 from nnx.kernels.elementwise import number_of
 from nnx.kernels.rounding import RUN
@@ -246,7 +247,7 @@ def table_of(stages: Sequence[Stage], parameters: Array) -> Array | None:
             if None in found:
                 return None
             of_norm = [at for at in found if at is not None]
-        rows.append([inputs, width, *places, kind, as_integer(number), *of_norm])
+        rows.append([inputs, width, *places, kind, as_integer(number), *of_norm, function_at(kind, parameters.dtype)])
     widest = max(max(row[:2]) for row in rows)
     if widest > RUN:  # longer sums are better not made in one piece
         return None

@@ -36,10 +36,10 @@ def constants_of(loss: Scored) -> tuple[int, float, float, bool] | None:
     """Return a loss as the kernels know it: its number, two constants, whether it is a mean over a sample's outputs."""
     if loss.operation == "cross_entropy":
         return s.NLL, 0.0, 0.0, False
-    if loss.operation == "softmax_cross_entropy":
-        return s.SOFTMAX, *bounds(*loss.numbers), False
-    if loss.operation == "sigmoid_cross_entropy":
-        return number_of("logit"), *bounds(*loss.numbers), True
+    if loss.operation in ("softmax_cross_entropy", "sigmoid_cross_entropy"):
+        low, high = bounds(*loss.numbers)
+        softmax = loss.operation == "softmax_cross_entropy"
+        return (s.SOFTMAX, low, high, False) if softmax else (s.LOGIT, low, high, True)
     row = next((row for row in LOSSES if row.name == loss.operation), None)
     return None if row is None else (number_of(row.part), 0.0, loss.numbers[0] if loss.numbers else 0.0, True)
 
@@ -51,7 +51,8 @@ class Compiled:
         table, parameters = forward.alive  # type: ignore[attr-defined]
         self._forward, self._many = forward, many  # the one keeps alive what the other has the address of
         self._classes = constants[0] in (s.NLL, s.SOFTMAX)
-        self.outputs, self.dtype = int(table[-f.COLUMNS + f.N]), parameters.dtype
+        self.inputs, self.outputs = int(table[f.HEADER + f.K]), int(table[-f.COLUMNS + f.N])
+        self.dtype = parameters.dtype
         self._record = np.zeros(s.RECORD, np.int64)
         self._record[s.OUTPUTS], self._record[s.KIND], self._record[s.METRIC] = self.outputs, constants[0], metric
         share = 1 / self.outputs if constants[3] else 1.0
@@ -67,7 +68,9 @@ class Compiled:
     ) -> tuple[float, float] | None:
         """Return the sums over all samples of losses and of what is right, or None."""
         rows, labels = len(x), target.ndim == 1
-        if not self._fits(target, rows, labels) or not (factors is None or self._numbers(factors, rows, 1)):
+        if not self._numbers(x, rows, self.inputs) or not self._fits(target, rows, labels):
+            return None
+        if not (factors is None or self._numbers(factors, rows, 1)):
             return None
         x = x if x.flags.writeable else x.copy()  # compiled code takes no array that is read-only
         at_once = min(rows, self.at_once // run * run or self.at_once)
@@ -82,21 +85,19 @@ class Compiled:
             record[s.TARGETS] = targets + first * target.strides[0]
             record[s.FACTORS] = weights and weights + first * self.dtype.itemsize
             record[s.ROWS] = len(some)
-            try:
-                done = self._many.handed_over(some, place)
-            except TypeError:  # x is not as the kernel takes it: of another type, not contiguous
-                return None
-            if not done or record[s.WRONG]:
+            if not self._many.handed_over(some, place) or record[s.WRONG]:
                 return None
         return float(sums[s.LOSS]), float(sums[s.RIGHT])
 
     def _fits(self, target: np.ndarray, rows: int, labels: bool) -> bool:
+        """Tell the same of targets."""
         if not labels:
             return self._numbers(target, rows, self.outputs)
         flags = target.flags
         return self._classes and target.dtype == LABELS and len(target) == rows and flags.c_contiguous and flags.aligned
 
     def _numbers(self, a: np.ndarray, rows: int, columns: int) -> bool:
+        """Tell whether compiled code takes a matrix as it is."""
         flags = a.flags
         return a.shape == (rows, columns) and a.dtype == self.dtype and flags.c_contiguous and flags.aligned
 
