@@ -196,11 +196,11 @@ class Many:
         else:
             threads = min(threads, panels)
             blocks = -(-panels // (self.panels * threads)) * threads  # as many for each thread
-        height = -(-panels // blocks) * self.columns
-        room = height * self.widest
-        strips = self.packed if len(x) > height * threads else 0
+            blocks = min(blocks, panels)
+        room = -(-panels // blocks) * self.columns * self.widest
+        strips = self.packed if blocks > threads else 0
         memory, marks = self._memory(m.memory_of(room, strips, threads))
-        return bool(self.kernel(x, out, memory, marks, board, self.place, height, room, strips, threads, record))
+        return bool(self.kernel(x, out, memory, marks, board, self.place, blocks, room, strips, threads, record))
 
     def by_columns(self, panels: int, threads: int) -> bool:
         """Tell whether threads had better share the columns of each layer than the panels.
