@@ -56,10 +56,10 @@ class Layer_Dense:
         self.dtype = default_dtype()
         self.weights: Array = self.weight_scale * randn(n_inputs, n_neurons)
         self.biases: Array = np.zeros((1, n_neurons), self.dtype)
-        self.weight_regularizer_l1 = weight_regularizer_l1
-        self.weight_regularizer_l2 = weight_regularizer_l2
-        self.bias_regularizer_l1 = bias_regularizer_l1
-        self.bias_regularizer_l2 = bias_regularizer_l2
+        self.weight_regularizer_l1 = checks.real(weight_regularizer_l1, "Layer_Dense: weight_regularizer_l1")
+        self.weight_regularizer_l2 = checks.real(weight_regularizer_l2, "Layer_Dense: weight_regularizer_l2")
+        self.bias_regularizer_l1 = checks.real(bias_regularizer_l1, "Layer_Dense: bias_regularizer_l1")
+        self.bias_regularizer_l2 = checks.real(bias_regularizer_l2, "Layer_Dense: bias_regularizer_l2")
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; parameters become contiguous arrays of the layer's type, which optimizers need."""

@@ -86,7 +86,7 @@ class Optimizer_SGD(Optimizer):
     @explained
     def __init__(self, learning_rate: float = 1.0, decay: float = 0.0, momentum: float = 0.0) -> None:
         super().__init__(learning_rate, decay)
-        self.momentum = checks.real(momentum, "Optimizer_SGD: momentum")
+        self.momentum = checks.real(momentum, "Optimizer_SGD: momentum", high=1.0)
 
     def hyper(self) -> dict[int, float]:
         """Return the momentum."""
@@ -123,7 +123,7 @@ class Optimizer_RMSprop(Optimizer_Adagrad):
         self, learning_rate: float = 0.001, decay: float = 0.0, epsilon: float = 1e-7, rho: float = 0.9
     ) -> None:
         super().__init__(learning_rate, decay, epsilon)
-        self.rho = checks.real(rho, "Optimizer_RMSprop: rho")
+        self.rho = checks.real(rho, "Optimizer_RMSprop: rho", high=1.0)
 
     def hyper(self) -> dict[int, float]:
         """Return epsilon and rho."""
