@@ -28,7 +28,7 @@ import numpy as np
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import OPTIONS
 from nnx.kernels.cpu.threads import affinity
-from nnx.kernels.cpu.threads.atomics import atomic_load
+from nnx.kernels.cpu.threads.atomics import atomic_load, pause
 from nnx.kernels.cpu.threads.team import BOARD, HELPERS, WANTED, serve
 from nnx.kernels.forking import in_forked
 
@@ -40,8 +40,9 @@ board = np.zeros(BOARD, np.int64)  # where kernels and workers meet: see team.py
 _nobody = np.zeros(1, np.int64)  # in place of what a waiting caller looks at
 _rung = np.zeros(1, np.int64)  # how often there has been something to do
 AWAKE = 1e-4  # seconds for which who waits looks out: sleeping and waking up takes some 50 us
-TRIED = 10_000  # looks by which it is measured how many those are: some 10 us
+TRIED = 200  # looks by which it is measured how many those are: 1 to 15 us
 _small = 0.0  # when there was last less work than is worth waking workers, and they slept
+_ready_for, _ready_until = 0, 0.0  # who has called workers, and until when nobody needs to look after them again
 
 
 @njit(**OPTIONS)
@@ -50,15 +51,24 @@ def stay_awake(word, seen, looks):
     for _ in range(looks):
         if atomic_load(word, 0) != seen:
             return
+        pause()
 
 
 @cache
-def looks_in(seconds: float) -> int:
-    """Return how often who waits looks in so many seconds, on this processor: measured once, the best of three."""
-    took = []
+def looks_in(seconds: float, helping: bool = False) -> int:
+    """Return how often who waits looks in so many seconds, on this processor: measured once, the best of three.
+
+    Args:
+        helping: whether it looks for a kernel's parts too, as in `serve`.
+    """
+    took, nowhere = [], np.zeros(BOARD, np.int64)
+    nowhere[HELPERS] = 1
     for _ in range(3):
         begin = time.perf_counter()
-        stay_awake(_nobody, 0, TRIED)
+        if helping:
+            serve(nowhere, 1, np.zeros(1, np.int64), nowhere, 0, TRIED)
+        else:
+            stay_awake(nowhere, 0, TRIED)
         took.append(time.perf_counter() - begin)
     return max(TRIED, int(TRIED * seconds / max(min(took), 1e-9)))
 
@@ -170,7 +180,7 @@ class Helpers:
         while True:
             summoned = self.summoned
             if over is not None:  # the next operation often comes at once
-                seen, looks = int(_rung[0]), looks_in(AWAKE) if self.queue.empty() else 0
+                seen, looks = int(_rung[0]), looks_in(AWAKE, helping=True) if self.queue.empty() else 0
                 self.watching.append(number)
                 serve(board, number, over, _rung, seen, looks)
                 self.watching.pop()
@@ -207,18 +217,30 @@ def run(parts: Sequence[Callable[[], Any]]) -> None:
 def summon(threads: int) -> np.ndarray:
     """Wake workers up for a kernel that is called at once; return the board by which they help it.
 
+    Those who were called just before by the same thread, and are awake, only need to look at the board.
+
     Args:
         threads: how many it is worth, the caller's included. No more are woken up; who is awake helps too.
     """
     if limit > 1:
-        most = lately()
-        board[HELPERS] = most - 1
-        wanted = board[WANTED] = min(threads, most) - 1
         helpers.summoned += 1
-        missing = helpers.gather(wanted) - len(helpers.watching)
-        for _ in range(min(missing, len(helpers.asleep))):
-            helpers.queue.put(None)
+        board[WANTED] = wanted = min(threads, _found) - 1
+        known = threading.get_ident() == _ready_for and time.monotonic() < _ready_until
+        if not known or len(helpers.watching) < wanted:
+            _call_workers(threads)
     return board
+
+
+def _call_workers(threads: int) -> None:
+    """Have as many workers as are wanted and may help now, and wake those who are missing."""
+    global _ready_for, _ready_until
+    most = lately()
+    board[HELPERS] = most - 1
+    board[WANTED] = wanted = min(threads, most) - 1
+    missing = helpers.gather(wanted) - len(helpers.watching)
+    for _ in range(min(missing, len(helpers.asleep))):
+        helpers.queue.put(None)
+    _ready_for, _ready_until = threading.get_ident(), time.monotonic() + SOON
 
 
 def worth_help(work: float, waking: float) -> bool:
@@ -255,8 +277,8 @@ def set_limit(threads: int, just_now: Callable[[], int] | None = None) -> None:
     Args:
         just_now: returns how many it may take when it is called, where that may become fewer by itself.
     """
-    global limit, _just_now
-    limit, _just_now = max(1, threads), just_now
+    global limit, _just_now, _ready_until
+    limit, _just_now, _ready_until = max(1, threads), just_now, 0.0
     allowed()
     board[HELPERS] = limit - 1
     affinity.allow_again()

@@ -22,7 +22,15 @@ from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import ONCE, OPTIONS, PART, smaller
-from nnx.kernels.cpu.threads.atomics import PATIENCE, atomic_load, atomic_store, finish_one, replace_if, yield_core
+from nnx.kernels.cpu.threads.atomics import (
+    PATIENCE,
+    atomic_load,
+    atomic_store,
+    finish_one,
+    pause,
+    replace_if,
+    yield_core,
+)
 
 # The board, int64, by which they know of each other; what several threads write stands on cache lines of its own.
 TICKET, DONE, LEADER, HELPERS, WORK, OPERANDS, WANTED, BOARD = 0, 16, 32, 48, 49, 50, 51, 64
@@ -95,6 +103,7 @@ def share_out(board, work, place, parts):
     looks = 0
     while atomic_load(board, DONE) < parts:
         looks += 1
+        pause()
         if looks > PATIENCE:  # the one that has the last part may need this core
             yield_core()
     atomic_store(board, LEADER, 0)
@@ -153,12 +162,13 @@ def serve(board, helper, over, word, seen, looks):
     """Help with what comes; return when `word[0]` is not `seen` any more, or when none has come for a while.
 
     Args:
-        helper: 1, 2 ...; the board says how many may help. looks: how often to look, some 1 ns each.
+        helper: 1, 2 ...; the board says how many may help. looks: how often to look.
         over: becomes 1 first. Who waits for that wants the interpreter's lock next, and here it is free.
     """
     atomic_store(over, 0, 1)
     left = looks
     while left > 0 and atomic_load(word, 0) == seen:
         left -= 1
+        pause()
         if helper <= board[HELPERS] and do_parts(board, True) > 0:
             left = looks
