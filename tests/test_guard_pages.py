@@ -137,7 +137,7 @@ def test_programs_and_predictions_stay_within_their_arrays(family, dtype, side, 
     pages = GuardPages(side)
     monkeypatch.setenv("NNX_PROGRAM", family)
     monkeypatch.setattr(runtime, "aligned", lambda count, kind: pages.zeros(count, kind))
-    monkeypatch.setattr(runtime, "WORTH_HELP", 0.0)
+    monkeypatch.setattr(runtime, "AROUND", 1e12)
     parts = {"ndarray": np.ndarray, "array": np.array, "int64": np.int64, "empty": pages.empty, "zeros": pages.zeros}
     monkeypatch.setattr(inference, "np", SimpleNamespace(**parts))
     monkeypatch.setattr(scores, "np", SimpleNamespace(**parts, float64=np.float64))

@@ -205,3 +205,85 @@ def test_a_step_takes_no_more_threads_than_are_worth_it(monkeypatch):
         monkeypatch.setattr(type(backend), "threads", lambda self: 192)
         found.append(compile_program(backend, calls).threads)
     assert found == [1, 2, 2, 8]
+
+
+def test_helpers_are_called_for_as_much_work_as_is_worth_waking_them(monkeypatch, processors):
+    """A step's time is estimated by what a multiply-add was measured to take, not by what it takes elsewhere."""
+    backend = nnx.get_backend("numba")
+    processors(2)
+    calls, derived = measuring.recorded(backend, 64, (8, 16, 4), "float32"), tuning.derived()
+    work, called = 36864 * 2e-3, []  # us, at 1 ns for each of its multiply-adds, and as much for what is around
+    for ns, worth in ((1.0, work - 1), (1.0, work + 1), (4.0, work + 1)):
+        prediction = replace(derived.prediction, weight_among=ns)
+        choices = tuning.Tuning(replace(derived, threads_from=1e4, share_us=worth, prediction=prediction), "here")
+        monkeypatch.setattr(tuning, "_found", lambda threads, choices=choices: choices)
+        monkeypatch.setattr(type(backend), "threads", lambda self: 2)
+        program = compile_program(backend, calls)
+        monkeypatch.setattr(pool.helpers, "assist", lambda program, wanted: called.append(wanted))
+        called.clear()
+        program.run(1)
+        assert called == ([] if ns == 1 and worth > work else [1])
+
+
+# ---- the file of choices ---------------------------------------------------------------------------------------------
+
+
+def test_the_same_file_gives_the_same_bits_and_so_does_none(tmp_path, monkeypatch):
+    """With choices that differ from those that are derived, so that it is seen that they are taken."""
+    nnx.get_backend("numba")
+    monkeypatch.setattr(tuning, "readable", lambda: [tmp_path])
+    monkeypatch.setattr(tuning, "writable", lambda: tmp_path)
+
+    def trained():
+        tuning.forget()
+        model = nnx.Sequential(nnx.Dense(20, 30), nnx.ReLU(), nnx.Dense(30, 5), nnx.Softmax(), backend="numba", seed=1)
+        model.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.01))
+        x = np.random.default_rng(0).normal(size=(200, 20)).astype(np.float32)
+        model.fit(x, np.arange(200) % 5, epochs=3, batch_size=64, verbose=0)
+        return model.summary(), model.flat.values.tobytes()
+
+    try:
+        off = [trained(), trained()]
+        monkeypatch.delenv("NNX_TUNE")
+        tuning.keep(replace(tuning.derived(), own_products=(), lanes_weights=0))
+        found = [trained(), trained()]
+        monkeypatch.setenv("NNX_TUNE", "off")
+        off.append(trained())
+    finally:
+        monkeypatch.setenv("NNX_TUNE", "off")
+        tuning.forget()
+    assert len(set(off)) == len(set(found)) == 1
+    assert "lanes" in off[0][0]
+    assert "rows" in found[0][0]
+
+
+WAYS = "a folder", "a link to nothing", "not text", "bytes in between", "twice the same name"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_that_cannot_be_one_is_as_none(way, tmp_path, monkeypatch):
+    nnx.get_backend("numba")
+    monkeypatch.setattr(tuning, "readable", lambda: [tmp_path])
+    monkeypatch.setattr(tuning, "writable", lambda: tmp_path)
+    monkeypatch.delenv("NNX_TUNE")
+    monkeypatch.setattr(tuning, "warn_once", lambda *said: None)
+    try:
+        file = tuning.keep(replace(tuning.derived(), own_products=(), lanes_weights=7))
+        text = file.read_text()
+        if way == "a folder":
+            file.unlink()
+            file.mkdir()
+        elif way == "a link to nothing":
+            file.unlink()
+            file.symlink_to(tmp_path / "nowhere")
+        elif way == "not text":
+            file.write_bytes(b"\xff" + text.encode())
+        elif way == "bytes in between":
+            file.write_bytes(text.encode().replace(b"7", b"7\x00", 1))
+        else:
+            file.write_text(text.replace('"lanes_weights": 7', '"lanes_weights": 7, "lanes_weights": 1e999'))
+        tuning.forget()
+        assert tuning.current().choices == tuning.derived()
+    finally:
+        monkeypatch.setenv("NNX_TUNE", "off")
+        tuning.forget()

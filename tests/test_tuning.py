@@ -357,16 +357,17 @@ def test_ways_that_tie_leave_the_choice_as_it_was_derived():
 
 @pytest.fixture
 def warmed(folder, monkeypatch):
-    """Return what runs `nnx warmup` where all is compiled, and what it measures is known; share: of a processor."""
+    """Return what runs `nnx warmup` where all is compiled, and what it measures is known; share: of a CPU."""
     pytest.importorskip("typer")
     from nnx.backends.numba import warmup
     from nnx.cli.warmup import warmup as command
 
-    def run(capsys, share=1.0, files=3, **options):
+    def run(capsys, share=(1.0, 1.0), files=3, **options):
         monkeypatch.setattr(warmup, "warmup", lambda progress, dtypes: len(dtypes))
         monkeypatch.setattr(warmup, "export", lambda path: files)
+        shares = iter(share)
         monkeypatch.setattr(measuring, "measure", lambda dtypes, progress: MEASURED)
-        monkeypatch.setattr(measuring, "had_to_itself", lambda: share)
+        monkeypatch.setattr(measuring, "had_to_itself", lambda: next(shares))
         command(**options)
         return " ".join(capsys.readouterr().out.split())
 
@@ -379,8 +380,9 @@ def test_warmup_keeps_what_it_measured(warmed, folder, capsys):
     assert tuning.current().choices == MEASURED
 
 
-def test_warmup_keeps_nothing_that_it_measured_beside_other_programs(warmed, folder, capsys):
-    said = warmed(capsys, share=0.5, dtype="float32", export=None)
+@pytest.mark.parametrize("share", [(0.5,), (1.0, 0.5)])  # with the first, it does not even measure
+def test_warmup_keeps_nothing_that_it_measured_beside_other_programs(share, warmed, folder, capsys):
+    said = warmed(capsys, share=share, dtype="float32", export=None)
     assert "not kept: other programs left this one 50% of a processor" in said
     assert not list(folder.iterdir())
 

@@ -26,6 +26,19 @@ def address(a: Array) -> int:
     return int(interface["data"][0])
 
 
+def on_large_pages(size: int, dtype: Any) -> Array:
+    """Return zeros on large pages, if they fill one: the system has fewer pages to look up.
+
+    NumPy asks for large pages where an array takes two of them, and counts them from where it begins.
+    """
+    dtype = np.dtype(dtype)
+    if size * dtype.itemsize < LARGE_PAGE:
+        return np.zeros(size, dtype)
+    page = LARGE_PAGE // dtype.itemsize
+    room = np.zeros(size + 2 * page, dtype)
+    return room[-address(room) % LARGE_PAGE // dtype.itemsize :][:size]
+
+
 def room(shape: int | Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
     """Room for numbers, from a cache line on: results across two lines take a quarter longer to write."""
     size = dtype.itemsize * (shape if isinstance(shape, int) else math.prod(shape))

@@ -68,7 +68,8 @@ class Fit:
 
     def _add_runner(self, feed: Feed, within: bool) -> None:
         """Record a step of one size."""
-        self.runners[feed] = self._runner(feed, within)
+        with self.beside.recording(feed.x.shape[0] * self.trainer.flat.size):
+            self.runners[feed] = self._runner(feed, within)
         explain(self.model, self.runners[feed])
 
     def _runner(self, feed: Feed, within: bool) -> Runner:

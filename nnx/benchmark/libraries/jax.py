@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from nnx.benchmark.libraries import Absent, Ready, taking_turns
-from nnx.benchmark.networks import BETA_1, BETA_2, CHECKED, EPSILON, MOMENTUM, RATE, Network
+from nnx.benchmark.networks import BETA_1, BETA_2, CHECKED, EPSILON, MOMENTUM, RATE, Many, Network
 from nnx.benchmark.operations import HYPER, OPERATIONS
+from nnx.benchmark.workloads import MANY
 
 Run = Callable[[int], Any]
 Call = Callable[[Any], Any]
@@ -20,7 +21,7 @@ PRECISIONS = {"full": "highest", "tf32": "tensorfloat32"}  # left to itself, JAX
 
 
 def prepare(workload: Any, how: str, device: str) -> Ready:
-    """Get a workload ready. how: "jit" or "scan"."""
+    """Get a workload ready. how: "jit" or "scan"; of many networks "vmap" or "vmap scan"."""
     import jax
 
     jax.config.update("jax_platforms", device)
@@ -33,6 +34,8 @@ def prepare(workload: Any, how: str, device: str) -> Ready:
         jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
     if workload.kind == "step":
         return _scan(workload.what) if how == "scan" else _step(workload.what)
+    if workload.kind == MANY and how.startswith("vmap"):
+        return _many(workload.what, how.endswith("scan"))
     if workload.kind == "predict":
         return _predict(workload.what, device)
     if workload.kind == "evaluate":
@@ -151,6 +154,36 @@ def _scan(network: Network) -> Ready:
         jax.block_until_ready(losses)
 
     return Ready(run, results, "", network.turns)
+
+
+def _many(many: Many, scan: bool) -> Ready:
+    """Get steps of many networks ready: one step of all under jit, or many of them in one scan."""
+    import jax
+    import jax.numpy as jnp
+
+    step = jax.vmap(_training(many.network), in_axes=(0, None, None))
+    state = jax.tree.map(lambda *each: jnp.stack(each), *map(_start, many.networks()))
+    x, y = map(jnp.asarray, many.network.batches())
+    once = jax.jit(step, donate_argnums=0)
+    all_steps = jax.jit(
+        lambda state, places: jax.lax.scan(lambda state, _: step(state, x, y), state, places), donate_argnums=0
+    )
+    found = []
+    for _ in range(CHECKED):
+        state, losses = once(state, x, y)
+        found.append(np.asarray(losses))
+    ends = [np.asarray(a[i]).ravel() for i in range(many.count) for pair in state[0] for a in pair]
+    results, held = {"losses": np.stack(found).T.ravel(), "parameters": np.concatenate(ends)}, [state]
+    together = jnp.arange(many.steps // 10 if scan else 1)  # as many as are compiled as one
+
+    def run(steps: int) -> None:
+        state = held[0]
+        for _ in range(steps // len(together)):
+            state, _ = all_steps(state, together) if scan else once(state, x, y)
+        held[0] = jax.block_until_ready(state)
+
+    run(len(together))
+    return Ready(run, results, "", len(together))
 
 
 # ---- prediction and operations ---------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ import numpy as np
 
 from nnx.benchmark.libraries import Absent, Ready, repeated, taking_turns
 from nnx.benchmark.libraries import torch_operations as operations
-from nnx.benchmark.networks import BETA_1, BETA_2, CHECKED, EPSILON, MOMENTUM, RATE, Network
+from nnx.benchmark.networks import BETA_1, BETA_2, CHECKED, EPSILON, MOMENTUM, RATE, Many, Network
 from nnx.benchmark.operations import HYPER, OPERATIONS
-from nnx.benchmark.workloads import FROM_HOST
+from nnx.benchmark.workloads import FROM_HOST, MANY
 
 Finish = Callable[[Any], Any]
 
@@ -30,6 +30,8 @@ def prepare(workload: Any, how: str, device: str) -> Ready:
     torch.backends.cuda.matmul.allow_tf32 = os.environ.get("NNX_PRECISION") == "tf32"
     if workload.kind == "step":
         ready = _step(workload.what, _finish(how), device, how != "eager")
+    elif workload.kind == MANY and how.startswith("vmap"):
+        ready = _many(workload.what, _finish(how.removeprefix("vmap").strip() or "eager"), device)
     elif workload.kind == "predict":
         ready = _predict(workload.what, _finish(how), device)
     elif workload.kind == "evaluate":
@@ -128,6 +130,34 @@ def _step(network: Network, finish: Finish, device: str, compiled: bool) -> Read
     parameters = np.concatenate([p.detach().cpu().numpy().T.ravel() for p in model.parameters()])
     run, turns = taking_turns(step, batches)
     return Ready(run, {"losses": np.array(losses), "parameters": parameters}, "", turns)
+
+
+def _many(many: Many, finish: Finish, device: str) -> Ready:
+    """Get steps of many networks ready: an ensemble of stacked parameters, by torch.func.vmap."""
+    import torch
+    from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+
+    models = [_build(network, device) for network in many.networks()]
+    parameters, buffers = stack_module_state(models)
+    like, [(x, y)] = _build(many.network, device).to("meta"), _batches(many.network, device)
+    loss_of = torch.nn.CrossEntropyLoss()
+
+    def loss(parameters: Any, buffers: Any, x: Any, y: Any) -> Any:
+        return loss_of(functional_call(like, (parameters, buffers), (x,)), y)
+
+    each = finish(vmap(grad_and_value(loss), in_dims=(0, 0, None, None)))
+    optimizer = torch.optim.Adam(parameters.values(), RATE, (BETA_1, BETA_2), EPSILON)
+
+    def step() -> Any:
+        gradients, losses = each(parameters, buffers, x, y)
+        for name, value in parameters.items():
+            value.grad = gradients[name]
+        optimizer.step()
+        return losses
+
+    losses = np.stack([step().detach().cpu().numpy() for _ in range(CHECKED)])
+    ends = [value[i].detach().cpu().numpy().T.ravel() for i in range(many.count) for value in parameters.values()]
+    return Ready(repeated(step), {"losses": losses.T.ravel(), "parameters": np.concatenate(ends)})
 
 
 def _predict(network: Network, finish: Finish, device: str) -> Ready:

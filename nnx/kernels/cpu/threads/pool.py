@@ -28,7 +28,7 @@ import numpy as np
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import OPTIONS
 from nnx.kernels.cpu.threads import affinity
-from nnx.kernels.cpu.threads.atomics import atomic_load
+from nnx.kernels.cpu.threads.atomics import atomic_load, pause
 from nnx.kernels.cpu.threads.team import BOARD, HELPERS, WANTED, serve
 from nnx.kernels.forking import in_forked
 
@@ -40,7 +40,7 @@ board = np.zeros(BOARD, np.int64)  # where kernels and workers meet: see team.py
 _nobody = np.zeros(1, np.int64)  # in place of what a waiting caller looks at
 _rung = np.zeros(1, np.int64)  # how often there has been something to do
 AWAKE = 1e-4  # seconds for which who waits looks out: sleeping and waking up takes some 50 us
-TRIED = 10_000  # looks by which it is measured how many those are: some 10 us
+TRIED = 200  # looks by which it is measured how many those are: 1 to 15 us
 _small = 0.0  # when there was last less work than is worth waking workers, and they slept
 _ready_for, _ready_until = 0, 0.0  # who has called workers, and until when nobody needs to look after them again
 
@@ -51,15 +51,24 @@ def stay_awake(word, seen, looks):
     for _ in range(looks):
         if atomic_load(word, 0) != seen:
             return
+        pause()
 
 
 @cache
-def looks_in(seconds: float) -> int:
-    """Return how often who waits looks in so many seconds, on this processor: measured once, the best of three."""
-    took = []
+def looks_in(seconds: float, helping: bool = False) -> int:
+    """Return how often who waits looks in so many seconds, on this processor: measured once, the best of three.
+
+    Args:
+        helping: whether it looks for a kernel's parts too, as in `serve`.
+    """
+    took, nowhere = [], np.zeros(BOARD, np.int64)
+    nowhere[HELPERS] = 1
     for _ in range(3):
         begin = time.perf_counter()
-        stay_awake(_nobody, 0, TRIED)
+        if helping:
+            serve(nowhere, 1, np.zeros(1, np.int64), nowhere, 0, TRIED)
+        else:
+            stay_awake(nowhere, 0, TRIED)
         took.append(time.perf_counter() - begin)
     return max(TRIED, int(TRIED * seconds / max(min(took), 1e-9)))
 
@@ -171,7 +180,7 @@ class Helpers:
         while True:
             summoned = self.summoned
             if over is not None:  # the next operation often comes at once
-                seen, looks = int(_rung[0]), looks_in(AWAKE) if self.queue.empty() else 0
+                seen, looks = int(_rung[0]), looks_in(AWAKE, helping=True) if self.queue.empty() else 0
                 self.watching.append(number)
                 serve(board, number, over, _rung, seen, looks)
                 self.watching.pop()
@@ -215,7 +224,7 @@ def summon(threads: int) -> np.ndarray:
     """
     if limit > 1:
         helpers.summoned += 1
-        board[WANTED] = wanted = min(threads, _found) - 1
+        board[WANTED] = wanted = (threads if threads < _found else _found) - 1
         known = threading.get_ident() == _ready_for and time.monotonic() < _ready_until
         if not known or len(helpers.watching) < wanted:
             _call_workers(threads)
