@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnx import checks, rng, targets
+from nnx.arguments import explained
 from nnx.errors import InputError
 from nnx.sequential import Sequential
 
@@ -42,6 +43,7 @@ class LearningRates:
         return f"<LearningRates {self.rates[0]:.2g} to {self.rates[-1]:.2g}, suggestion {found}>"
 
 
+@explained
 def find_learning_rate(
     model: Sequential, x: Any, y: Any, *, low: float = 1e-6, high: float = 10.0, steps: int = 100,
     batch_size: int | None = 32, sample_weight: Any = None,

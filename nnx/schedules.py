@@ -10,17 +10,20 @@ import math
 from collections.abc import Callable
 
 from nnx import checks
+from nnx.arguments import explained
 from nnx.errors import InputTypeError
 
 Schedule = Callable[[int], float]
 
 
+@explained
 def constant(rate: float) -> Schedule:
     """Return `rate` for every epoch."""
     rate = checks.real(rate, "constant: rate", open_low=True)
     return lambda epoch: rate
 
 
+@explained
 def step(rate: float, drop: float = 0.5, every: int = 10) -> Schedule:
     """Multiply `rate` by `drop` after every `every` epochs."""
     rate = checks.real(rate, "step: rate", open_low=True)
@@ -29,11 +32,13 @@ def step(rate: float, drop: float = 0.5, every: int = 10) -> Schedule:
     return lambda epoch: rate * drop ** (epoch // every)
 
 
+@explained
 def exponential(rate: float, factor: float = 0.95) -> Schedule:
     """Multiply `rate` by `factor` after every epoch."""
     return step(rate, factor, every=1)
 
 
+@explained
 def cosine(rate: float, epochs: int, final: float = 0.0) -> Schedule:
     """Go from `rate` down to `final` along half a cosine wave, then stay (Loshchilov and Hutter, 2017).
 
@@ -46,6 +51,7 @@ def cosine(rate: float, epochs: int, final: float = 0.0) -> Schedule:
     return lambda epoch: max(floor, _between(rate, final, min(epoch / epochs, 1)))
 
 
+@explained
 def warmup(after: Schedule, epochs: int) -> Schedule:
     """Rise to the rate of `after` in equal steps over so many epochs, then follow it."""
     if not callable(after):
@@ -54,6 +60,7 @@ def warmup(after: Schedule, epochs: int) -> Schedule:
     return lambda epoch: after(epoch) * min(1.0, (epoch + 1) / epochs)
 
 
+@explained
 def one_cycle(rate: float, epochs: int, rise: float = 0.3, first: float = 25.0, last: float = 1e4) -> Schedule:
     """Rise to `rate` and go far down again, each along half a cosine wave, in one fit (Smith, 2018).
 

@@ -6,12 +6,12 @@ recorded is recorded anew before the next step. A replaced method does the same.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import ReferenceType, ref
 
+from nnx.arguments import explain_init, meant
 from nnx.errors import InputAttributeError
 
 
@@ -24,6 +24,11 @@ class Assignable:
     _listener: ReferenceType[Any] | None = None  # the model whose recordings hold the settings
     _runtime: ClassVar[tuple[str, ...]] = ("_listener",)  # what it has from its model, or makes anew when it computes
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if is_own(cls):
+            explain_init(cls)
+
     if not TYPE_CHECKING:  # to mypy it would mean that any name may be assigned
 
         def __setattr__(self, name: str, value: Any) -> None:
@@ -31,10 +36,10 @@ class Assignable:
             if name in self._results:
                 object.__setattr__(self, name, value)
                 return
-            if not name.startswith("_"):
+            if name[:1] != "_":
                 self._admit(name)
             object.__setattr__(self, name, value)
-            if is_method(self, name):
+            if callable(getattr(type(self), name, None)):  # as `is_method` has it, for everything comes through here
                 self._changed()
 
     def __delattr__(self, name: str) -> None:
@@ -63,9 +68,8 @@ class Assignable:
 
     def _unknown(self, name: str) -> str:
         names = sorted([*self._names, *assignable(type(self))])
-        initials = [known for known in names if "".join(word[0] for word in known.split("_")) == name]
-        near = initials or difflib.get_close_matches(name, names, 1)
-        guess = f"did you mean {near[0]}? " if near else ""
+        near = meant(name, names)
+        guess = f"did you mean {near}? " if near else ""
         return f"{self} takes no attribute {name!r}: {guess}What can be assigned: {', '.join(names) or 'nothing'}"
 
     def listen(self, model: Any) -> None:
@@ -137,9 +141,9 @@ def is_method(part: Any, name: str) -> bool:
 def replaced(part: Any) -> bool:
     """Tell whether a part has a method that its class was not written with, on itself or by a change of the class."""
     kind = type(part)
-    return any(callable(getattr(kind, name, None)) for name in vars(part)) or any(
-        is_own(each) and rewritten(each) for each in kind.__mro__
-    )
+    if any(is_own(each) and rewritten(each) for each in kind.__mro__):
+        return True
+    return not vars(part).keys().isdisjoint(_methods.get(kind) or methods_of(kind))
 
 
 def written(part: Any, name: str) -> bool:
@@ -153,6 +157,7 @@ def written(part: Any, name: str) -> bool:
 
 
 _as_written: dict[type, dict[str, Any]] = {}  # what nnx's classes have, as found when none of it was the user's
+_methods: dict[type, frozenset[str]] = {}  # names of nnx's classes' methods, while they are as written
 
 
 def rewritten(kind: type) -> bool:
@@ -162,6 +167,16 @@ def rewritten(kind: type) -> bool:
     found = any(users(value) for value in vars(kind).values())
     if not found:
         _as_written[kind] = dict(vars(kind))
+        _methods.clear()
+    return found
+
+
+def methods_of(kind: type) -> frozenset[str]:
+    """Return the names of a class's methods; of one of nnx's they are kept until any of these has others."""
+    names = set(dir(kind)) - {"__annotations__"}  # which a class has once somebody asks for them
+    found = frozenset(name for name in names if callable(getattr(kind, name, None)))
+    if is_own(kind):
+        _methods[kind] = found
     return found
 
 

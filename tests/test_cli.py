@@ -745,9 +745,30 @@ def test_mistakes_of_the_command_line_and_the_data(
     assert {path: path.stat().st_mtime_ns for path in mistakes.iterdir()} == before
 
 
-def test_a_name_that_the_shell_left_empty_is_not_the_current_folder(cli: Cli):
-    done = cli("train", "")
-    assert (done.code, "the path is empty, expected a name" in done.err) == (2, True)
+@pytest.mark.parametrize(
+    "line", [["train", ""], ["predict", "m.safetensors", ""], ["train", "spiral", "--save", ""], ["bench", "--html="]]
+)
+def test_a_name_that_the_shell_left_empty_is_not_the_current_folder(cli: Cli, line: list[str]):
+    done = cli(*line)
+    assert (done.code, "an empty argument was given after" in done.err) == (2, True)
+
+
+def test_ctrl_c_while_the_command_line_is_read_is_told_as_later(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    from typer.core import TyperGroup
+
+    def interrupted(*arguments: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TyperGroup, "make_context", interrupted)
+    done = cli("doctor")
+    assert (done.code, done.out, done.err) == (1, "", "error: interrupted\n")
+
+
+def test_an_empty_name_of_a_column_is_told_with_the_columns(cli: Cli, tmp_path: Path):
+    (tmp_path / "t.csv").write_text(",a,kind\n" + "".join(f"{i % 7},{i % 5},{'xy'[i % 2]}\n" for i in range(40)))
+    done = cli("data", "t.csv", "--drop", "")
+    assert done.code == 2
+    assert "the columns are 'column 1', 'a', 'kind'" in done.err
 
 
 def test_wish_of_the_environment_counts(cli: Cli, monkeypatch: pytest.MonkeyPatch):

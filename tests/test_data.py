@@ -509,11 +509,62 @@ def test_a_code_that_an_embedding_does_not_know_is_told_with_its_place(read: boo
     before = network.flat.state.copy()
     source = shards(["codes.npy"] if how == "predict" else [("codes.npy", "y.npy")], window=ROWS - 1)
     data = source if read else lambda: iter([(x, Y)])
-    place = "codes.npy, row 180" if read else "batch 1 of epoch 1, row 180 of its x"
+    place = "codes.npy, row 180" if read else f"batch 1{' of epoch 1' if how == 'fit' else ''}, row 180 of its x"
     options = {"epochs": 1, "batch_size": 400, "shuffle": False, "verbose": 0} if how == "fit" else {}
     with pytest.raises(InputError, match=f"^{how}: {place}, column 1 is 7, which is no code; .* from 0 to 3 there$"):
         getattr(network, how)(data, **options)
     np.testing.assert_array_equal(network.flat.state, before)
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        (lambda: shards([("x.npy", "y.npy", "zeros.npy")], window=100), {}),
+        (lambda: shards([("x.npy", "y.npy")], window=100), {"class_weight": {0: 0, 1: 0, 2: 0}}),
+        (lambda: lambda: batches(weights=0 * WEIGHTS), {}),
+        (lambda: lambda: batches(), {"class_weight": {0: 0, 1: 0, 2: 0}}),
+    ],
+    ids=["files", "classes of files", "batches", "classes of batches"],
+)
+def test_samples_of_which_none_counts_are_refused_before_a_step(data: Any, options: Any, folder: Path):
+    np.save("zeros.npy", 0 * WEIGHTS)
+    network = model()
+    before = network.flat.state.copy()
+    with pytest.raises(InputError, match="all samples of an epoch have the weight 0; give one of them more"):
+        trained(data(), on=network, **options)
+    np.testing.assert_array_equal(network.flat.state, before)
+    assert network.optimizer.iterations == 0
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["files", "batches"])
+def test_an_error_in_what_a_fit_is_validated_by_names_its_argument(read: bool, folder: Path):
+    bad = X.copy()
+    bad[377, 2] = np.nan
+    np.save("bad.npy", bad)
+    network = model()
+    data = shards([("bad.npy", "y.npy")], window=50) if read else lambda: [(X, Y), (bad, Y)]
+    place = "bad.npy, row 377" if read else "batch 2, row 377 of its x"
+    with pytest.raises(InputError, match=f"^fit: validation_data: {place}, column 2 is nan"):
+        trained(X, Y, on=network, validation_data=data)
+    with pytest.raises(InputError, match=f"^evaluate: {place}, column 2 is nan"):
+        network.evaluate(data)
+    with pytest.raises(InputTypeError, match=r"^fit: validation_data: .* have no targets; expected y too"):
+        trained(X, Y, validation_data=shards(["x.npy"], window=50))
+
+
+def test_a_list_of_batches_is_validated_by_as_it_is_trained_on():
+    wanted = trained(X, Y, validation_data=(X[:200], Y[:200]))[1]
+    halves = [(X[:100], Y[:100]), (X[100:200], Y[100:200])]
+    for data in (halves, [(X[:200], Y[:200])]):
+        found = trained(X, Y, validation_data=data)[1]
+        np.testing.assert_allclose(found["val_loss"], wanted["val_loss"], rtol=1e-6)
+    assert trained(X, Y, validation_data=[tuple(X[:2]), Y[:2]])[1].epochs == 3  # a pair, of rows
+
+
+def test_a_batch_that_no_memory_holds_is_refused_before_it_is_begun():
+    with pytest.raises(InputError, match=r"^fit: batch_size=1,000,000,000,000: .* TiB, more than this machine's mem"):
+        trained(lambda: batches(), batch_size=10**12)
+    trained(X, Y, batch_size=10**12)  # of arrays it is known how many rows there are
 
 
 def test_samples_of_several_axes_come_in_batches_to_a_model_that_flattens_them():

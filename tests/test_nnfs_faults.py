@@ -215,6 +215,15 @@ ERRORS = {
         "no layer has weights",
     ),
     "lengths": (lambda: classifier().train(X, Y[:3]), r"X has 4 rows, y has shape \(3,\)"),
+    "nan in X": (lambda: classifier().train(X * np.nan, Y), "Model.train: X hold 8 numbers that are not finite"),
+    "weights of validation": (
+        lambda: classifier().train(X, Y, validation_data=(X, Y, Y)),
+        r"validation_data is a tuple; expected a pair \(X, y\)",
+    ),
+    "rows of validation": (
+        lambda: classifier().train(X, Y, validation_data=(X, Y[:3])),
+        r"^Model.train: validation_data: X has 4 rows, y has shape \(3,\)",
+    ),
     "flat X": (lambda: classifier().predict(np.ones(4)), r"X have shape \(4,\)"),
     "batch size": (lambda: classifier().train(X, Y, batch_size=0), "batch_size=0"),
     "epochs": (lambda: classifier().train(X, Y, epochs=0), "epochs=0"),
@@ -227,6 +236,8 @@ ERRORS = {
     "dropout backward first": (lambda: nnfs.Layer_Dropout(0.1).backward(X), "there is no mask"),
     "update first": (lambda: nnfs.Optimizer_Adam().update_params(half_run_dense()), r"call backward\(\)"),
     "rate": (lambda: nnfs.Layer_Dropout(1.0), "Layer_Dropout: rate=1.0"),
+    "momentum": (lambda: nnfs.Optimizer_SGD(momentum=2), "Optimizer_SGD: momentum=2"),
+    "regularizer": (lambda: nnfs.Layer_Dense(2, 3, bias_regularizer_l2=-1), "bias_regularizer_l2=-1"),
     "neurons": (lambda: nnfs.Layer_Dense(2, 0), "n_neurons=0"),
     "parameters": (lambda: nnfs.Layer_Dense(2, 3).set_parameters(np.ones((3, 2)), np.ones((1, 3))), "expected"),
     "layers of parameters": (lambda: classifier().set_parameters([]), r"parameters have shapes \[\], expected"),
@@ -236,6 +247,15 @@ ERRORS = {
     "precision of init": (lambda: nnfs.init(precision="double"), "expected one of 'book', 'fast'"),
     "dtype of init": (lambda: nnfs.init(default_dtype="float16"), "expected one of 'float32', 'float64'"),
 }
+
+
+def test_what_is_wrong_with_validation_data_is_told_before_training(capsys):
+    made = classifier()
+    before = made.get_parameters()[0][0]
+    with pytest.raises(errors.InputError):
+        made.train(X, Y, validation_data=(X, Y[:3]))
+    np.testing.assert_array_equal(made.get_parameters()[0][0], before)
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("case", ERRORS)

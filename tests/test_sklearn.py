@@ -515,3 +515,34 @@ def test_weights_that_cannot_be_used_leave_the_network_as_it_was() -> None:
     with pytest.raises(nnx.InputError, match=r"partial_fit: sample_weight\[0\] is -1"):
         model.set_params(class_weight=None).partial_fit(x, y, sample_weight=-np.ones(len(y)))
     np.testing.assert_array_equal(model.predict_proba(x), before)
+
+
+DAYS = np.arange("2020-01-01", "2020-01-31", dtype="M8[D]")
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (DAYS, "column 'when': an array of datetime64.*count days from a date on"),
+        (DAYS - DAYS[0], "column 'when': an array of timedelta64.*count seconds by"),
+        (DAYS.astype(object), r"column 'when': an object of type date stands at \[0\].*date.toordinal"),
+        (["ab"[day % 2] for day in range(30)], "column 'when': .*get_dummies"),
+    ],
+    ids=["dates", "durations", "dates as objects", "words"],
+)
+@BOTH
+def test_dates_and_words_among_features_are_refused_by_their_column(kind: type, column: Any, message: str):
+    pandas = pytest.importorskip("pandas")
+    numbers, y = pandas.DataFrame({"size": np.arange(30.0)}), np.arange(30) % 2
+    mixed = numbers.assign(when=column)
+    with pytest.raises(nnx.InputError, match=f"^{kind.__name__}: X: {message}"):
+        small(kind, epochs=1).fit(mixed, y)
+    trained = small(kind, epochs=1).fit(numbers.assign(when=0.0), y)
+    with pytest.raises(nnx.InputError, match=f"^{kind.__name__}: X: {message}"):
+        trained.predict(mixed)
+
+
+@BOTH
+def test_dates_alone_are_no_features_either(kind: type):
+    with pytest.raises(nnx.InputError, match=r"X: an array of datetime64\[D\], shape \(30, 1\), was given"):
+        small(kind, epochs=1).fit(DAYS.reshape(-1, 1), np.arange(30) % 2)

@@ -268,6 +268,14 @@ def test_frames_of_pandas() -> None:
         load_table(frame[:0])
 
 
+@pytest.mark.parametrize("kind", ["complex64", "complex128", object])
+def test_complex_numbers_in_a_frame_are_refused(kind: Any) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"phase": np.array([1, 1j, 2, 2j], kind), "y": [1, 2, 1, 2]})
+    with pytest.raises(InputError, match=r"column 'phase' holds complex numbers.*\.real and \.imag"):
+        load_table(frame)
+
+
 def test_what_a_frame_cannot_be_asked() -> None:
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({0: [1.0, 2.0, 3.0], 1: [3.0, 2.0, 5.0], 2: ["a", "b", "a"]})

@@ -151,6 +151,8 @@ def _refusal(fact: str, x: Any, words: str) -> str:
         advice = f"convert it{_by(x)}"
     elif isinstance(x, str | bytes | os.PathLike):
         advice = FILE if isinstance(x, os.PathLike) else words
+    elif hasattr(x, "toordinal"):
+        advice = "count days, as by date.toordinal()"
     elif hasattr(x, "collect"):
         advice = "compute it by .collect()"
     elif isinstance(x, Mapping):

@@ -8,10 +8,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nnx.arguments import explain_init
 from nnx.backends import Backend
 from nnx.distributed import Communicator
 from nnx.history import History
 from nnx.owner import Owner
+from nnx.settings import is_own
 
 
 class Model(Protocol):
@@ -59,6 +61,11 @@ class Callback:
     Where one defines `on_batch_begin` or `on_batch_end` each step is a call of its own, which costs small networks
     most of what replaying many in one call saves; docs/extending.md has figures.
     """
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if is_own(cls):
+            explain_init(cls)
 
     def on_fit_begin(self, model: Model) -> None:
         """Do something before the first epoch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,10 @@ from nnx.cli.doctor import doctor
 from nnx.cli.predict import predict
 from nnx.cli.train import train
 from nnx.cli.warmup import warmup
+from nnx.errors import InputError
+
+INTERRUPTED = 130  # the code with which typer ends where Ctrl-C comes before a command begins
+OF_COLUMNS = ("--label", "--drop", "--keep", "--categorical")  # their errors list the columns
 
 
 class _Bare(Exception):
@@ -76,12 +81,26 @@ def nnx(
     """Neural networks from scratch, at full speed on whatever the machine has."""
 
 
+def _refuse_empty(arguments: list[str]) -> None:
+    """Refuse what an unset variable of a script leaves: as a path it would mean the current folder."""
+    for before, argument in pairwise(["", *arguments]):
+        option, equals, value = argument.partition("=") if argument.startswith("-") else (before, "=", argument)
+        if equals and not value and option not in OF_COLUMNS:
+            where = f" after {option}" if option else ""
+            raise InputError(
+                f'an empty argument was given{where}; expected a name or a value; the current folder is called "."'
+            )
+
+
 def run(arguments: list[str]) -> int:
     """Run the command line; return its exit code, or raise what the command raised."""
+    _refuse_empty(arguments)
     try:
         app(arguments, prog_name="nnx", obj=arguments)
     except _Bare as bare:
         raise bare.error from None
     except SystemExit as done:
+        if done.code == INTERRUPTED:
+            raise KeyboardInterrupt from None
         return done.code if isinstance(done.code, int) else 0
     return 0

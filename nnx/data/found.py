@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nnx import checks
+from nnx.arguments import explained
 from nnx.backends.base import real_numbers
 from nnx.backends.printable import printable
 from nnx.datasets.archive import X_NAMES, Y_NAMES
@@ -34,6 +35,7 @@ NOTES = {"", ".txt", ".md", ".json", ".yaml", ".yml", ".log"}  # endings of what
 WEIGHTS = ("sample_weight", "weights", "w")
 
 
+@explained
 def shards(files: Any, label: str | None = None, window: int | None = None) -> Source:
     """Return rows that are on disk, for `fit`, `evaluate` and `predict` to read in blocks.
 

@@ -25,7 +25,7 @@ class Iterated:
     """
 
     def __init__(self, given: Any, who: str) -> None:
-        self._given, self._who = given, who
+        self._given, self.who = given, who
         once = not callable(given) and hasattr(type(given), "__next__")
         self.once = type(given).__name__ if once else ""  # what can be gone through only once, or ""
 
@@ -33,9 +33,14 @@ class Iterated:
         """Refuse what gives its batches once where they are wanted again."""
         if self.once and epochs > 1:
             raise InputError(
-                f"{self._who}: a {self.once} gives its batches once, and epochs={epochs} was asked for; give the "
+                f"{self.who}: a {self.once} gives its batches once, and epochs={epochs} was asked for; give the "
                 "function that makes it, as fit(lambda: batches()), so that it is called for each epoch"
             )
+
+    def for_validation(self, who: str, epochs: int) -> Iterated:
+        """Return the same batches, to be evaluated by a fit after each of so many epochs; see `Source`."""
+        self.check_epochs(epochs)
+        return self
 
     def head(self, rows: int) -> None:
         """Return no first rows: who makes batches may make them once."""
@@ -48,7 +53,7 @@ class Iterated:
         """Begin anew."""
         made = self._given() if callable(self._given) else self._given
         if not isinstance(made, Iterable):
-            raise InputTypeError(f"{self._who}: the function returned {made!r:.60}; expected something to iterate")
+            raise InputTypeError(f"{self.who}: the function returned {made!r:.60}; expected something to iterate")
         return iter(made)
 
     @property

@@ -52,7 +52,10 @@ class Source:
         weighted: whether samples have weights. starts: of blocks: their first rows, then the number of all.
         whole: rows that can only be read at once, at most.
         window: how many rows may be in memory while others are read: half of them are those that steps take.
+        who: the call that evaluates them, for messages.
     """
+
+    who = "evaluate"
 
     def __init__(self, shards: Sequence[Shard], window: int | None = None) -> None:
         first = shards[0]
@@ -96,8 +99,13 @@ class Source:
         """Return the first rows, up to so many."""
         return self.part(0, min(rows, self.rows))
 
-    def check_epochs(self, epochs: int) -> None:
-        """Rows on disk can be read as often as they are wanted; see `Iterated`."""
+    def for_validation(self, who: str, epochs: int) -> Source:
+        """Return the same rows, to be evaluated by a fit after each of so many epochs."""
+        if self.targets is None:
+            raise InputTypeError(f"{who}: {self} have no targets; expected y too, as ('x.npy', 'y.npy')")
+        other = self._of(self._first, self.rows, self._gone)
+        other.who = who
+        return other
 
     def without(self, rows: np.ndarray) -> Source:
         """Return all rows but some, given by their numbers; not of a `part`."""

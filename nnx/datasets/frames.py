@@ -68,7 +68,13 @@ def _column(narwhals: Any, name: str, series: Any) -> Column:
     codes = kind.is_integer() and max(abs(int(series.min() or 0)), abs(int(series.max() or 0))) > EXACT
     if kind.is_numeric() and not codes and not isinstance(kind, narwhals.Decimal):
         return Column(name, numbers=np.asarray(series.cast(narwhals.Float64).to_numpy(), dtype=np.float64))
-    return Column(name, [as_text(cell) for cell in series.to_list()])
+    cells = series.to_list()
+    if any(isinstance(cell, complex | np.complexfloating) for cell in cells):
+        raise InputTypeError(
+            f"column {name!r} holds complex numbers, expected real ones; make columns of its .real and .imag, or of "
+            "abs(x)"
+        )
+    return Column(name, [as_text(cell) for cell in cells])
 
 
 def as_text(cell: Any) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnx.arguments import explained
 from nnx.checks import choice, integer
 from nnx.errors import FileFormatError, InputError, InputTypeError
 from nnx.files import existing_file
@@ -56,6 +57,7 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
+@explained
 def load_table(
     source: Source,
     *,
@@ -113,6 +115,7 @@ def load_table(
     )  # fmt: skip
 
 
+@explained
 def load_features(
     source: Source, columns: Table | Preparation | Sequence[str] | int, *, header: bool | None = None
 ) -> NDArray[np.float32] | NDArray[np.float64]:

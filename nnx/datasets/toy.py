@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nnx.arguments import explained
 from nnx.checks import integer
 from nnx.errors import InputError
 
@@ -24,6 +25,7 @@ class Randn(Protocol):
         """Draw standard normal numbers, `[*shape]`."""
 
 
+@explained
 def spiral(samples: int = 100, classes: int = 3, seed: int = 0) -> Points:
     """Draw one noisy arm of a spiral for each class.
 
@@ -43,6 +45,7 @@ def spiral(samples: int = 100, classes: int = 3, seed: int = 0) -> Points:
     return draw_spiral(_seeded("spiral", seed), samples, classes)
 
 
+@explained
 def vertical(samples: int = 100, classes: int = 3, seed: int = 0) -> Points:
     """Draw round clusters side by side, one for each class: centres at (class / 3, 1 / 2), deviation 0.1.
 
@@ -62,6 +65,7 @@ def vertical(samples: int = 100, classes: int = 3, seed: int = 0) -> Points:
     return draw_vertical(_seeded("vertical", seed), samples, classes)
 
 
+@explained
 def sine(samples: int = 1000) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return one period of a sine, for regression.
 

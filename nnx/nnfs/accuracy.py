@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nnx import targets
+from nnx.arguments import explained
 from nnx.backends.base import real_numbers
 from nnx.errors import InputError
 
@@ -55,6 +56,7 @@ class Accuracy_Categorical(Accuracy):
         binary: predictions and targets are 0 or 1 for each output [N, O], not one class for each sample.
     """
 
+    @explained
     def __init__(self, *, binary: bool = False) -> None:
         self.binary = binary
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nnx import checks
+from nnx.arguments import explained
 from nnx.backends.base import host_array
 from nnx.backends.operation_table import QUIET
 from nnx.errors import InputError
@@ -40,6 +41,7 @@ class Layer_Dense:
 
     weight_scale: ClassVar[float] = 0.01
 
+    @explained
     def __init__(
         self,
         n_inputs: int,
@@ -54,10 +56,10 @@ class Layer_Dense:
         self.dtype = default_dtype()
         self.weights: Array = self.weight_scale * randn(n_inputs, n_neurons)
         self.biases: Array = np.zeros((1, n_neurons), self.dtype)
-        self.weight_regularizer_l1 = weight_regularizer_l1
-        self.weight_regularizer_l2 = weight_regularizer_l2
-        self.bias_regularizer_l1 = bias_regularizer_l1
-        self.bias_regularizer_l2 = bias_regularizer_l2
+        self.weight_regularizer_l1 = checks.real(weight_regularizer_l1, "Layer_Dense: weight_regularizer_l1")
+        self.weight_regularizer_l2 = checks.real(weight_regularizer_l2, "Layer_Dense: weight_regularizer_l2")
+        self.bias_regularizer_l1 = checks.real(bias_regularizer_l1, "Layer_Dense: bias_regularizer_l1")
+        self.bias_regularizer_l2 = checks.real(bias_regularizer_l2, "Layer_Dense: bias_regularizer_l2")
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; parameters become contiguous arrays of the layer's type, which optimizers need."""
@@ -119,6 +121,7 @@ class Layer_Dropout:
         binary_mask: [N, C], 0 or 1 / rate, of the last forward in training.
     """
 
+    @explained
     def __init__(self, rate: float) -> None:
         self.rate = 1 - checks.real(rate, "Layer_Dropout: rate", high=1.0)
 

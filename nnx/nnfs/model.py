@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from nnx import checks, targets
+from nnx.arguments import explained
 from nnx.backends.base import real_numbers
-from nnx.errors import InputError
+from nnx.errors import InputError, InputTypeError
 from nnx.nnfs import recorded, saving
 from nnx.nnfs.activations import Activation_Softmax
 from nnx.nnfs.layers import Layer_Input
@@ -87,6 +88,7 @@ class Model:
 
     # ---- training and use --------------------------------------------------------------------------------------------
 
+    @explained
     @alone
     def train(
         self,
@@ -114,6 +116,11 @@ class Model:
         epochs = checks.integer(epochs, "Model.train: epochs")
         print_every = checks.integer(print_every, "Model.train: print_every")
         X, y = _data(X, y, "Model.train")
+        if validation_data is not None:
+            if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
+                kind = type(validation_data).__name__
+                raise InputTypeError(f"Model.train: validation_data is a {kind}; expected a pair (X, y)")
+            validation_data = _data(*validation_data, "Model.train: validation_data")
         self.accuracy.init(y)
         batches = list(_batches(X, batch_size))
         with self._owner.layers, closing(self._steps(X, y, batches, epochs)) as steps:
@@ -302,6 +309,7 @@ class Model:
 def _data(X: Any, y: Any, who: str) -> tuple[Array, Array]:
     X, y = real_numbers(X, f"{who}: X"), targets.given(y, f"{who}: y")
     checks.matrix(X.shape, who, "X")
+    checks.finite(X, who, "X")
     if y.ndim == 0 or len(y) != len(X):
         raise InputError(f"{who}: X has {len(X)} rows, y has shape {y.shape}; expected one target for each row")
     return X, y

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nnx import checks
+from nnx.arguments import explained
 from nnx.errors import InputError
 from nnx.kernels.step_state import BETA_1, BETA_2, EPSILON, LEARNING_RATE
 from nnx.nnfs.precision import backend, floats
@@ -82,9 +83,10 @@ class Optimizer_SGD(Optimizer):
     operation = "sgd"
     moments = ("momentums",)
 
+    @explained
     def __init__(self, learning_rate: float = 1.0, decay: float = 0.0, momentum: float = 0.0) -> None:
         super().__init__(learning_rate, decay)
-        self.momentum = checks.real(momentum, "Optimizer_SGD: momentum")
+        self.momentum = checks.real(momentum, "Optimizer_SGD: momentum", high=1.0)
 
     def hyper(self) -> dict[int, float]:
         """Return the momentum."""
@@ -101,6 +103,7 @@ class Optimizer_Adagrad(Optimizer):
     operation = "adagrad"
     moments: ClassVar[tuple[str, ...]] = ("cache",)
 
+    @explained
     def __init__(self, learning_rate: float = 1.0, decay: float = 0.0, epsilon: float = 1e-7) -> None:
         super().__init__(learning_rate, decay)
         self.epsilon = checks.real(epsilon, f"{type(self).__name__}: epsilon")
@@ -115,11 +118,12 @@ class Optimizer_RMSprop(Optimizer_Adagrad):
 
     operation = "rmsprop"
 
+    @explained
     def __init__(
         self, learning_rate: float = 0.001, decay: float = 0.0, epsilon: float = 1e-7, rho: float = 0.9
     ) -> None:
         super().__init__(learning_rate, decay, epsilon)
-        self.rho = checks.real(rho, "Optimizer_RMSprop: rho")
+        self.rho = checks.real(rho, "Optimizer_RMSprop: rho", high=1.0)
 
     def hyper(self) -> dict[int, float]:
         """Return epsilon and rho."""
@@ -132,6 +136,7 @@ class Optimizer_Adam(Optimizer_Adagrad):
     operation = "adam"
     moments = ("momentums", "cache")
 
+    @explained
     def __init__(
         self,
         learning_rate: float = 0.001,

@@ -151,7 +151,10 @@ def to_sequential(model: Parts, backend: Backend, seed: int = 0) -> nnx.Sequenti
     sequential = nnx.Sequential(*[_to_layer(layer) for layer in model.layers], backend=backend, dtype=dtype, seed=seed)
     accuracy = model.accuracy
     if accuracy is not None and type(accuracy) not in (Accuracy_Categorical, Accuracy_Regression):
-        raise InputError(f"Model.save: the accuracy is a {type(accuracy).__name__}, a class of your own")
+        raise InputError(
+            f"Model.save: the accuracy is a {type(accuracy).__name__}, a class of your own, which a file cannot "
+            "hold; use save_parameters(), or set another accuracy first"
+        )
     precision = getattr(accuracy, "precision", None)
     sequential.metadata["nnfs"] = {
         "loss": None if model.loss is None else _partner(LOSSES, model.loss).__name__,

@@ -12,6 +12,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import unique_labels
 
 from nnx import weights as weighting
+from nnx.arguments import explained
 from nnx.errors import InputError
 from nnx.layers import Sigmoid, Softmax
 from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy
@@ -76,6 +77,7 @@ class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
     classes_: np.ndarray
     _numeric = False
 
+    @explained
     def __init__(
         self,
         hidden_layers: int | Sequence[int] = (64,),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 from warnings import warn
 
@@ -13,9 +15,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nnx import weights as weighting
-from nnx.backends.base import unmasked
+from nnx.backends.base import real_numbers, unmasked
 from nnx.callbacks import Callback, EarlyStopping, LearningRateSchedule
-from nnx.errors import InputError
+from nnx.errors import InputError, InputTypeError
 from nnx.layers import Dense, Dropout
 from nnx.sequential import Sequential
 from nnx.settings import assignable
@@ -228,14 +230,18 @@ class Network(Fitted):
     def _validated(self, X: Any, y: Any, *, reset: bool) -> tuple[Array, Array]:
         """Return X [N, F] and y, dense."""
         X, y = unmasked(X, "X: "), unmasked(y, "y: ")
-        X, y = validate_data(
-            self, X, y, reset=reset, dtype=NUMBERS, accept_sparse=SPARSE, multi_output=True, y_numeric=self._numeric
-        )
+        with _explaining(X):
+            X, y = validate_data(
+                self, X, y, reset=reset, dtype=NUMBERS, accept_sparse=SPARSE, multi_output=True,
+                y_numeric=self._numeric,
+            )  # fmt: skip
         return _dense(X), _dense(y)
 
     def _outputs(self, X: Any) -> Array:
         check_is_fitted(self, "model_")
-        X = validate_data(self, unmasked(X, "X: "), reset=False, dtype=NUMBERS, accept_sparse=SPARSE)
+        X = unmasked(X, "X: ")
+        with _explaining(X):
+            X = validate_data(self, X, reset=False, dtype=NUMBERS, accept_sparse=SPARSE)
         return self.model_.predict(_dense(X))
 
     # ---- what a subclass says ----------------------------------------------------------------------------------------
@@ -262,6 +268,22 @@ class Network(Fitted):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+@contextmanager
+def _explaining(X: Any) -> Iterator[None]:
+    """Say what X holds, where scikit-learn refuses words and dates; dates alone it would take for large numbers."""
+    if {"m", "M"} & {getattr(dtype, "kind", "") for dtype in (getattr(X, "dtype", None), *getattr(X, "dtypes", ()))}:
+        real_numbers(X, "X")
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if not issparse(X):
+            try:
+                real_numbers(X, "X")
+            except InputTypeError as clearer:
+                raise InputTypeError(f"{clearer} ({str(error).partition('. ')[0]})") from error
+        raise
 
 
 def _together(X: Array, y: Array, weights: Array) -> tuple[Array, ...]:

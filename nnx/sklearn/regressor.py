@@ -10,6 +10,7 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.metaestimators import available_if
 
+from nnx.arguments import explained
 from nnx.errors import InputError
 from nnx.losses import MeanSquaredError
 from nnx.sklearn.arguments import read
@@ -35,6 +36,7 @@ class NNRegressor(RegressorMixin, Network):  # type: ignore[misc]
 
     _numeric = True
 
+    @explained
     def __init__(
         self,
         hidden_layers: int | Sequence[int] = (64,),

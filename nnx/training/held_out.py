@@ -15,30 +15,40 @@ from nnx.training.given import taken
 if TYPE_CHECKING:
     from nnx.training.trainable import Trainable
 
+WHO = "fit: validation_data"
 HeldOut = tuple[Any, ...]  # what `evaluate` is given: (x, y), or (x, y, weights); what is to be read, and None
 
 
 def held_out(model: Trainable, validation_data: Any, epochs: int) -> HeldOut:
     """Return samples to evaluate after each epoch, checked; what is to be read is looked at when it is."""
-    if not isinstance(validation_data, tuple | list) and not hasattr(validation_data, "shape"):
-        came = taken(model, "fit: validation_data", validation_data)
+    if _are_batches(validation_data) or not (
+        isinstance(validation_data, tuple | list) or hasattr(validation_data, "shape")
+    ):
+        came = taken(model, WHO, validation_data)
         if not isinstance(came, Arrays):
-            came.check_epochs(epochs)
-            return came, None
+            return came.for_validation(WHO, epochs), None
         if came.y is not None:
             validation_data = [a for a in came if a is not None]
     if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
         given = type(validation_data).__name__ if hasattr(validation_data, "shape") else repr(validation_data)
-        raise InputTypeError(f"fit: validation_data={given[:60]}: expected a pair (x, y), or (x, y, sample_weight)")
-    came = taken(model, "fit: validation_data", *validation_data)
+        raise InputTypeError(f"{WHO}={given[:60]}: expected a pair (x, y), or (x, y, sample_weight)")
+    came = taken(model, WHO, *validation_data)
     if not isinstance(came, Arrays):
-        return came, None
+        return came.for_validation(WHO, epochs), None
     validation_data = came[: 2 + (came.weights is not None)]
     x = model._inputs(validation_data[0], "fit: validation x")
     target = model._host_targets(validation_data[1], x, "fit: validation")
-    weights = model._weights(validation_data[1], target, "fit: validation_data", *validation_data[2:])
+    weights = model._weights(validation_data[1], target, WHO, *validation_data[2:])
     check_weighable(model.metrics, weights)
-    return x, *validation_data[1:]
+    ready = model.scoring().native is not None and target.ndim == model.loss.kept_dimensions()
+    return x, target if ready else validation_data[1], *validation_data[2:]  # not to be prepared after each epoch
+
+
+def _are_batches(data: Any) -> bool:
+    """Tell a list of batches (x, y) from a pair [x, y], whose x may be a tuple of rows: these have one axis less."""
+    return isinstance(data, list) and all(
+        isinstance(batch, tuple) and batch and len(getattr(batch[0], "shape", ())) > 1 for batch in data
+    )
 
 
 def first_held_out(share: Any, validation_data: Any, rows: int) -> int:

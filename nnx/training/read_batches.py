@@ -6,12 +6,14 @@ thread fills it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from nnx.backends.memory import physical, readable
 from nnx.data.ahead import LONG, Reading
 from nnx.errors import InputError
 from nnx.kernels.step_state import CURSOR
@@ -23,6 +25,7 @@ from nnx.training.supply import Supply, own_of, sizes_of
 from nnx.training.trainer import Trainer
 
 LOOK = 0.05  # seconds of waiting for rows between two looks at the keyboard
+NOTHING_COUNTS = "fit: all samples of an epoch have the weight 0; give one of them more"
 PATIENCE = 5.0  # seconds for which the end of a fit waits for somebody else's batch that is being made
 
 
@@ -62,6 +65,7 @@ class ReadBatches(Batches):
         like, self._weighted = list(supply.like), len(supply.like) > 2
         if self._weighted:  # by steps they are taken as factors
             like[2] = np.empty((0, 1), like[0].dtype)
+        _check_room(supply, like)
         self._halves = step.backend.halves([*like, np.empty(0, np.int64)], supply.room)
         *self._data, self._order = self._halves.arrays
         self.reason = supply.reason
@@ -115,10 +119,10 @@ class ReadBatches(Batches):
 
     def total(self, shares: np.ndarray) -> float:
         """See `Batches`."""
-        total = float(sum(chunk.total for chunk in self._chunks))
-        if not total:
-            raise InputError("fit: all samples of an epoch have the weight 0; give one of them more")
-        return total
+        return self._total()
+
+    def _total(self) -> float:
+        return float(sum(chunk.total for chunk in self._chunks))
 
     def begin(self, first: int, epochs: int) -> None:
         """Have the first rows of an epoch there."""
@@ -136,6 +140,8 @@ class ReadBatches(Batches):
             chunk = self._chunk
             self._chunks.append(chunk)
             self._whole = chunk.last
+            if self._whole and not self._total():  # before its last steps: where it is one chunk, before any
+                raise InputError(NOTHING_COUNTS)
             full, tail = divmod(chunk.rows, self._supply.batch)
             for size, steps in ((self._supply.batch, full), (tail, 1)):
                 if size and steps:
@@ -219,3 +225,13 @@ class ReadBatches(Batches):
         if not self._sent:
             self._sent = True
             self._halves.send(1 - self._half, reading.result().sent)
+
+
+def _check_room(supply: Supply, like: Sequence[np.ndarray]) -> None:
+    """Refuse batches that no memory holds: how many rows they really have shows only when the rows come."""
+    size = 2 * supply.room * sum(math.prod(a.shape[1:]) * a.itemsize for a in like)  # in two halves
+    if size > (physical() or np.inf):
+        raise InputError(
+            f"fit: batch_size={supply.batch:,}: there must be room for as many rows, twice, which is "
+            f"{readable(size)}, more than this machine's memory; give a smaller batch_size"
+        )

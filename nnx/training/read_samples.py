@@ -15,8 +15,8 @@ from nnx.training.converting import Converter
 from nnx.training.evaluation import tolerance_of
 from nnx.training.from_disk import FromDisk
 from nnx.training.held_out import first_held_out
-from nnx.training.read_batches import ReadBatches
-from nnx.training.reading import Read, tolerance_from
+from nnx.training.read_batches import NOTHING_COUNTS, ReadBatches
+from nnx.training.reading import Read, targets_of, tolerance_from
 from nnx.training.samples import Options, Samples
 from nnx.training.supply import AsTheyCome, Supply
 
@@ -96,6 +96,8 @@ class Stored(ReadSamples):
             counts = (convert.class_counts(*piece.arrays[:2], piece.where) for piece in source.blocks(inputs=False))
             classes = dict(enumerate(weights.balanced(np.sum(list(counts), axis=0)).tolist()))
         convert.weigh(classes, how.every > 1)
+        if convert.weighted and not any(counts.any() for _, counts in targets_of(source, convert)):
+            raise InputError(NOTHING_COUNTS)
         if self._counts_right:
             how.trainer.set_tolerance(tolerance_from(source, convert))
         batch = min(how.batch, source.rows)

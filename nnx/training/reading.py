@@ -15,7 +15,7 @@ from nnx.distributed.communicator import Communicator
 from nnx.errors import InputError, InputTypeError
 from nnx.measures import beside, check_weighable, measured
 from nnx.training.converting import Converter
-from nnx.training.evaluation import PART, mean_scores, probabilities, tolerance_of
+from nnx.training.evaluation import PART, probabilities, tolerance_of
 from nnx.training.supply import of_batch
 
 if TYPE_CHECKING:
@@ -102,14 +102,14 @@ def evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> di
     Outputs stay in memory only for metrics that need all of them at once.
     """
     if isinstance(came, Source) and came.targets is None:
-        raise InputTypeError(f"evaluate: {came} have no targets; expected y too, as evaluate('x.npy', 'y.npy')")
+        raise InputTypeError(f"{came.who}: {came} have no targets; expected y too, as evaluate('x.npy', 'y.npy')")
     with comm.sharing():
         mine = dict(_evaluated(model, came, rows, comm))
     found = {number: block for theirs in comm.gather(mine) for number, block in theirs.items()}
     blocks = [found[number] for number in sorted(found)]
     total = sum(block.weight for block in blocks)
     if not total:
-        raise InputError("evaluate: there are no samples that count; expected one at least")
+        raise InputError(f"{came.who}: there are no samples that count; expected one at least")
     sums = dict[str, float]()
     for block in blocks:
         for name, value in block.scores.items():
@@ -125,9 +125,9 @@ def evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> di
 
 def _evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> Iterator[tuple[int, Evaluated]]:
     """Yield the blocks that are this process's, with their numbers."""
-    convert = Converter(model, "evaluate", None, isinstance(came, Source) and came.weighted)
-    metric, keep = model.loss.metric if "accuracy" in model.metrics else None, bool(beside(model.metrics))
-    tolerance, inference = model._compiled("evaluate").tolerance, model.inference()
+    convert = Converter(model, came.who, None, isinstance(came, Source) and came.weighted)
+    how, tolerance = model.scoring(), model._compiled("evaluate").tolerance
+    metric, keep = how.metric, bool(how.more)
     if metric == "regression" and not tolerance and isinstance(came, Source):
         tolerance = tolerance_from(came, convert)
     for number, (x, target, *counts) in one_ahead(_own_blocks(came, convert, comm)):
@@ -138,9 +138,7 @@ def _evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> I
             continue
         factors, outputs = model._factors(counts[0]) if counts else None, list[np.ndarray]()
         there = model.backend.asarray(target, target.dtype.name)
-        scores = mean_scores(
-            inference, model.loss, metric, tolerance, x, there, rows, factors, outputs if keep else None
-        )
+        scores = how.mean(x, there, rows, tolerance, factors, outputs if keep else None)
         weight = float(counts[0].sum()) if counts else float(len(x))
         yield number, Evaluated(weight, scores, outputs, [target] * keep, counts * keep)
 
@@ -148,7 +146,7 @@ def _evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> I
 def _own_blocks(came: Read, convert: Converter, comm: Communicator) -> Iterator[tuple[int, list[np.ndarray]]]:
     """Yield blocks ready for the network, numbered: all batches that others make, this process's blocks on disk."""
     if isinstance(came, Iterated):
-        yield from enumerate(of_batch(came, convert, "evaluate", inputs_only=False))
+        yield from enumerate(of_batch(came, convert, came.who, inputs_only=False))
         return
     some = came.blocks_of(comm.rank, comm.size)
     for number, piece in enumerate(came.blocks(some=some), some.start):

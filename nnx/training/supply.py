@@ -193,7 +193,7 @@ class AsTheyCome:
 def of_batch(batches: Iterated, convert: Converter, who: str, inputs_only: bool) -> Iterator[list[np.ndarray]]:
     """Yield batches as they come, converted: (x, y) or (x, y, weights); for `inputs_only`, x will do."""
     for number, batch in enumerate(batches.begin(), 1):
-        where = _Place(number, 0)
+        where = _Place(number)
         parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
         if len(parts) > 3 or (len(parts) < 2 and not inputs_only):
             raise InputTypeError(f"{who}: {where(None)} has {len(parts)} parts; expected (x, y), or (x, y, weights)")
@@ -213,8 +213,8 @@ def _is_empty(a: Any) -> bool:
 class _Place:
     """Says which row of which batch it is."""
 
-    def __init__(self, number: int, epoch: int) -> None:
-        self._name = f"batch {number:,} of epoch {epoch + 1}"
+    def __init__(self, number: int, epoch: int | None = None) -> None:
+        self._name = f"batch {number:,}{'' if epoch is None else f' of epoch {epoch + 1}'}"
 
     def __call__(self, row: int | None, part: int = 0) -> str:
         return self._name if row is None else f"{self._name}, row {row:,} of its {('x', 'y', 'weights')[part]}"
