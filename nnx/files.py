@@ -12,6 +12,7 @@ import re
 import stat
 import time
 import zlib
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -141,7 +142,7 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
     _clean(path.parent, prefix)
     file, temporary = _begin(path.parent, prefix, 0o666 if old is None else 0o600)
     try:
-        with file:
+        with naming(path), file:
             for part in parts:
                 file.write(part)
             file.flush()
@@ -155,6 +156,17 @@ def write_atomically(path: Path, *parts: bytes | memoryview) -> None:
         _unlink(temporary)
         raise
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within the block, a system error is one of that file: a full disk says by itself which it was of no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = printable(path)
+        raise
 
 
 def _begin(folder: Path, prefix: str, mode: int) -> tuple[BinaryIO, Path]:

@@ -109,6 +109,8 @@ class ParameterBuffer:
         return self._views(self.statistics, self._places_of_statistics)
 
     def _views(self, part: Array, places: Sequence[Place]) -> list[Array]:
+        if type(part) is np.ndarray:  # whose own method takes half as long as the function
+            return [part[at : at + math.prod(shape)].reshape(shape) for at, shape in places]
         reshape = self.backend.xp.reshape
         return [reshape(part[at : at + math.prod(shape)], shape) for at, shape in places]
 

@@ -105,7 +105,7 @@ class Loss(Layer):
     def prepare(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> Array:
         """Return y_true, checked against outputs of that shape and type, as an array of the backend."""
         y = self.host_targets(y_true, shape, dtype)
-        prepared: Array = self.backend.asarray(y, y.dtype.name)
+        prepared: Array = self.backend.asarray(y, y.dtype)
         return prepared
 
     def host_targets(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:

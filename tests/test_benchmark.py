@@ -40,6 +40,7 @@ from nnx.kernels.cpu.jit import clock
 WORKLOADS = {workload.name: workload for workload in every()}
 LARGEST = 3e6  # bytes touched and multiply-adds done by workloads that tests run
 SMALL = [w for w in every() if w.suite != "start" and w.bytes < LARGEST and w.flops < 50 * LARGEST]
+SMALL = [w for w in SMALL if "64 networks" not in w.title]  # which is more of the same
 PLAYERS = [player for name in ("numpy", "numba") for player in of_backend(name, 1)]
 PLAYERS += [player for player in PEERS if player.name in ("notes", "scikit-learn", "thinc") and installed(player)]
 STEP = WORKLOADS["steps: step, 300 x 2-64-3, adam"]
@@ -84,7 +85,7 @@ def test_a_player_gives_what_float64_numpy_gives(player, monkeypatch):
         assert check.fault(workload, ready.results, check.reference(workload)) is None
         ready.run(ready.turns)
         took_part += 1
-    assert took_part >= 5
+    assert took_part >= (1 if player.suites == ("many",) else 5)
 
 
 @pytest.mark.parametrize("kind", OPERATIONS)
@@ -459,9 +460,9 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch):
     ("arguments", "message"),
     [
         (["--suite", "speed"], "there is no 'speed'; known are ops, softmax"),
-        (["--suite", ""], "names none"),
+        (["--suite", ""], "an empty argument"),
         (["--backends", ","], "names none"),
-        (["--peers", ""], "names none"),
+        (["--peers", ""], "an empty argument"),
         (["--json", "x", "--html", "./x"], "both x: name two files"),
         (["--peers", "keras"], "there is no 'keras'"),
         (["--backends", "tpu"], "tpu"),

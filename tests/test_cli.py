@@ -753,6 +753,17 @@ def test_a_name_that_the_shell_left_empty_is_not_the_current_folder(cli: Cli, li
     assert (done.code, "an empty argument was given after" in done.err) == (2, True)
 
 
+def test_ctrl_c_while_the_command_line_is_read_is_told_as_later(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    from typer.core import TyperGroup
+
+    def interrupted(*arguments: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TyperGroup, "make_context", interrupted)
+    done = cli("doctor")
+    assert (done.code, done.out, done.err) == (1, "", "error: interrupted\n")
+
+
 def test_an_empty_name_of_a_column_is_told_with_the_columns(cli: Cli, tmp_path: Path):
     (tmp_path / "t.csv").write_text(",a,kind\n" + "".join(f"{i % 7},{i % 5},{'xy'[i % 2]}\n" for i in range(40)))
     done = cli("data", "t.csv", "--drop", "")

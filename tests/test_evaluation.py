@@ -232,6 +232,17 @@ def test_validation_in_a_fit_is_the_same_native_call(natively):
     assert history["val_accuracy"][-1] == scores["accuracy"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_validation_says_after_each_epoch_what_evaluate_says_of_the_data_as_given(kind):
+    loss, end, _ = KINDS[kind]
+    x, y = data(kind, 90, 3, "float64")
+    net = compiled(loss, end)
+    net.fit(x, y, epochs=1, verbose=0)
+    history = net.fit(x, y, epochs=1, validation_data=(x, y.tolist()), verbose=0)
+    assert history["val_loss"][0] == pytest.approx(net.evaluate(x, y)["loss"], rel=rounding(100, "float32"))
+    assert history["val_accuracy"][0] == net.evaluate(x, y)["accuracy"]
+
+
 def test_metrics_of_all_outputs_go_by_operations_and_agree():
     x, y = data("softmax, labels", 300, 3)
     net = compiled(nnx.CategoricalCrossEntropy(), metrics=["accuracy", "recall"])

@@ -8,8 +8,8 @@ import numpy as np
 
 from nnx.benchmark.libraries.notes import Training
 from nnx.benchmark.operations import OPERATIONS, expected, normal, tolerance_class
-from nnx.benchmark.workloads import EPOCHS, Workload
-from nnx.testing.compare import compare
+from nnx.benchmark.workloads import TRAINING, Workload
+from nnx.testing.compare import CLASS, compare
 from nnx.testing.reference.results import Wanted
 
 LOSS = 2e-3  # relative difference of a loss, in float32
@@ -23,10 +23,12 @@ SLACK = {"full": 1.0, "tf32": 10.0, "bf16": 40.0, "bf16x3": 2.0}
 
 def reference(workload: Workload) -> dict[str, Wanted]:
     """Return what a workload must give at the first time, by name, from NumPy in float64."""
-    if workload.kind in ("step", *EPOCHS):
-        first = Training(workload.what, "float64")
-        start = np.concatenate([a.ravel() for layer in first.dense for a in (layer.weights, layer.biases)])
-        results = {name: Wanted(value) for name, value in first.first_steps().items()}
+    if workload.kind in TRAINING:
+        all_of = [Training(network, "float64") for network in workload.what.networks()]
+        layers = [layer for training in all_of for layer in training.dense]
+        start = np.concatenate([a.ravel() for layer in layers for a in (layer.weights, layer.biases)])
+        found = [training.first_steps() for training in all_of]
+        results = {name: Wanted(np.concatenate([each[name] for each in found])) for name in found[0]}
         results["start"] = Wanted(start)
         return results
     if workload.kind == "predict":
@@ -47,21 +49,27 @@ def fault(
         slack: how many times the usual errors are tolerated.
     """
     try:
-        if workload.kind in ("step", *EPOCHS):
+        if workload.kind in TRAINING:
             _check_steps(got, wanted, slack)
         elif workload.kind == "predict":
             _check_outputs(got["out"], wanted["out"].value, slack)
         elif workload.kind == "evaluate":
             _check_scores(got["scores"], wanted["scores"].value, workload.rows, slack)
         else:
-            _check_operation(workload, got, wanted)
+            _check_operation(workload, got, wanted, slack)
     except AssertionError as error:
         return str(error)
     return None
 
 
-def _check_operation(workload: Workload, got: Mapping[str, np.ndarray], wanted: dict[str, Wanted]) -> None:
+def _check_operation(
+    workload: Workload, got: Mapping[str, np.ndarray], wanted: dict[str, Wanted], slack: float
+) -> None:
     kind = tolerance_class(workload.kind)
+    if (
+        slack >= OTHERS and CLASS.get(workload.kind) == "function"
+    ):  # their GELU is off by parts of 1e-3 where it is next to nothing
+        wanted = {name: Wanted(w.value, np.maximum(np.abs(w.value), 1.0)) for name, w in wanted.items()}
     missing = wanted.keys() - got.keys()
     assert not missing, f"nothing was written to {', '.join(sorted(missing))}"
     for name, result in wanted.items():

@@ -11,7 +11,7 @@ from nnx.callbacks.callback import Callback, Model
 from nnx.callbacks.monitor import Monitor
 from nnx.distributed import current
 from nnx.errors import InputError
-from nnx.files import as_path, refuse_other_format
+from nnx.files import as_path, naming, refuse_other_format
 from nnx.history import History
 
 FILLED_IN = re.compile(r"\{[A-Za-z_]\w*(?::[^{}]*)?\}")  # {epoch:02d}, as other libraries' callbacks take it
@@ -87,7 +87,7 @@ class CSVLogger(Callback):
         if not current().leads:  # of several processes one writes
             return
         self._begun = self.append and self.path.exists() and self.path.stat().st_size > 0
-        with self.path.open("ab+" if self._begun else "wb") as file:
+        with naming(self.path), self.path.open("ab+" if self._begun else "wb") as file:
             if self._begun:
                 file.seek(-1, os.SEEK_END)
                 if file.read() != b"\n":  # an earlier process was killed, or its disk was full, within a line
@@ -99,7 +99,7 @@ class CSVLogger(Callback):
             return
         import csv
 
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             if not self._begun:
                 writer.writerow(["epoch", *logs])

@@ -19,6 +19,7 @@ from nnx.cli.train import train
 from nnx.cli.warmup import warmup
 from nnx.errors import InputError
 
+INTERRUPTED = 130  # the code with which typer ends where Ctrl-C comes before a command begins
 OF_COLUMNS = ("--label", "--drop", "--keep", "--categorical")  # their errors list the columns
 
 
@@ -99,5 +100,7 @@ def run(arguments: list[str]) -> int:
     except _Bare as bare:
         raise bare.error from None
     except SystemExit as done:
+        if done.code == INTERRUPTED:
+            raise KeyboardInterrupt from None
         return done.code if isinstance(done.code, int) else 0
     return 0

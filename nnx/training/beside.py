@@ -8,14 +8,16 @@ turn: the one that has it runs, and lets others have it for as long as a native 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import Lock
 from typing import Any
 
+from nnx.backends.threads import blas_alone
 from nnx.training import progress
 from nnx.training.interrupt import Interrupt
 
 WORTH = 1e-3  # seconds: twenty times what it takes to wake a thread up
+LARGE = 1 << 18  # multiply-adds for which OpenBLAS takes several threads
 
 
 class Alone:
@@ -28,6 +30,10 @@ class Alone:
     def progress(self, verbose: Any, epochs: int, first_epoch: int) -> progress.Progress:
         """Return what it tells how far it is."""
         return progress.make(verbose, epochs, first_epoch)
+
+    def recording(self, products: int) -> AbstractContextManager[None]:
+        """Return a context in which a step of so many multiply-adds or fewer is recorded."""
+        return nullcontext()
 
     @contextmanager
     def letting_go(self, seconds: float) -> Iterator[None]:
@@ -57,6 +63,10 @@ class Beside(Alone):
         """Return what keeps how far it is, for the thread that shows it."""
         self.told = Told(epochs, first_epoch)
         return self.told
+
+    def recording(self, products: int) -> AbstractContextManager[None]:
+        """Leave the other cores to the others: BLAS takes several for large products."""
+        return blas_alone() if products > LARGE else nullcontext()
 
     @contextmanager
     def letting_go(self, seconds: float) -> Iterator[None]:

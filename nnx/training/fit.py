@@ -68,7 +68,8 @@ class Fit:
 
     def _add_runner(self, feed: Feed, within: bool) -> None:
         """Record a step of one size."""
-        self.runners[feed] = self._runner(feed, within)
+        with self.beside.recording(feed.x.shape[0] * self.trainer.flat.size):
+            self.runners[feed] = self._runner(feed, within)
         explain(self.model, self.runners[feed])
 
     def _runner(self, feed: Feed, within: bool) -> Runner:
@@ -210,8 +211,7 @@ class Fit:
     def _after_batch(self, batch: int, row: np.ndarray, rows: int) -> None:
         for callback in self.each_batch:
             scale = self.batches.scale(self.model.epochs_done, batch)
-            means = np.array([row[LOSS] * scale, row[PENALTY]])
-            logs = self._logs(means, row[HITS] * scale / rows)
+            logs = self._values(float(row[LOSS] * scale), float(row[PENALTY]), float(row[HITS] * scale / rows))
             callback.on_batch_end(self.model, batch, logs)
 
     def _steps(
@@ -234,39 +234,51 @@ class Fit:
 
     def _close(self, first: int, rows: np.ndarray, history: History, bar: progress.Progress) -> None:
         """Turn the steps of whole epochs into the epochs' values, and do what is due after each."""
-        sizes = self.batches.sizes
-        if len(sizes) == 1 and not (self.batches.weighted or self.callbacks or self.validation is not None):
-            self._close_at_once(first, rows, history, bar)
+        values = self._means(first, rows)
+        epochs, samples = len(values["loss"]), int(self.batches.sizes.sum())
+        if not self.callbacks and self.validation is None:  # one by one that would take as long as a step of 10 us
+            history.extend(values)
+            history.samples += epochs * samples
+            self.model.epochs_done = first + epochs
+            for number in dict.fromkeys((0, epochs - 1)) if epochs else ():
+                bar.log(first + number, {name: float(column[number]) for name, column in values.items()})
             return
-        samples = int(sizes.sum())
-        for number in range(len(rows) // len(sizes)):
-            steps = rows[number * len(sizes) : (number + 1) * len(sizes)]
-            shares, hits = self.batches.shares(first + number), steps[:, HITS]
-            total = self.batches.total(shares)
-            if self.batches.weighted:  # sums of weights
-                hits = hits * (shares / sizes)
-            logs = self._logs(shares @ steps[:, [LOSS, PENALTY]] / total, hits.sum() / total)
+        for number, each in enumerate(zip(*(column.tolist() for column in values.values()), strict=True)):
             self.model.epochs_done = first + number + 1
             with self._averaged():
-                if self.validation is not None:
-                    x, y, *weights = self.validation
-                    logs.update({f"val_{name}": value for name, value in self._scores(x, y, *weights).items()})
-                history.add(logs)
-                history.samples += samples
-                bar.log(first + number, logs)
-                for callback in self.callbacks:
-                    callback.on_epoch_end(self.model, first + number, logs)
+                self._end_epoch(first + number, dict(zip(values, each, strict=True)), samples, history, bar)
 
-    def _close_at_once(self, first: int, rows: np.ndarray, history: History, bar: progress.Progress) -> None:
-        """Do the same for epochs of one step after which nothing is due: one by one that takes as long as the step."""
-        total = self.batches.sizes[0]
-        data, penalty = total * rows[:, [LOSS, PENALTY]].T / total
-        logs = self._values(data, penalty, rows[:, HITS] / total)
-        history.extend(logs)
-        history.samples += len(rows) * int(total)
-        self.model.epochs_done = first + len(rows)
-        for number in dict.fromkeys((0, len(rows) - 1)) if len(rows) else ():
-            bar.log(first + number, {name: float(values[number]) for name, values in logs.items()})
+    def _means(self, first: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what is listed of each whole epoch. Each is added up by itself: its bits are its own."""
+        batches, sizes = self.batches, self.batches.sizes
+        size, weighted = len(sizes), batches.weighted
+        epochs = len(rows) // size
+        if not epochs:
+            return self._values(*np.zeros((3, 0)))
+        # Without weights all epochs count the same. With them hits are sums of weights.
+        shares = [batches.shares(first + number) for number in range(epochs if weighted else 1)]
+        steps = rows[: epochs * size].reshape(epochs, size, rows.shape[1])
+        values = np.ascontiguousarray(steps.transpose(0, 2, 1))  # so that each sum goes over neighbours
+        counted = np.array(shares)
+        values[:, LOSS] *= counted
+        values[:, PENALTY] *= counted
+        if weighted:
+            values[:, HITS] *= counted / sizes
+        means = np.add.reduce(values, axis=2) / [[batches.total(share)] for share in shares]
+        return self._values(means[:, LOSS], means[:, PENALTY], means[:, HITS])
+
+    def _end_epoch(
+        self, epoch: int, logs: dict[str, float], samples: int, history: History, bar: progress.Progress
+    ) -> None:
+        """Do what is due after an epoch."""
+        if self.validation is not None:
+            x, y, *weights = self.validation
+            logs.update({f"val_{name}": value for name, value in self._scores(x, y, *weights).items()})
+        history.add(logs)
+        history.samples += samples
+        bar.log(epoch, logs)
+        for callback in self.callbacks:
+            callback.on_epoch_end(self.model, epoch, logs)
 
     def _scores(self, x: Any, y: Any, *weights: Any) -> dict[str, float]:
         rows = max(self.batch, 256)
@@ -285,10 +297,6 @@ class Fit:
             yield
         finally:
             self.trainer.swap()
-
-    def _logs(self, means: np.ndarray, accuracy: float) -> dict[str, float]:
-        data, penalty = means
-        return {name: float(value) for name, value in self._values(data, penalty, accuracy).items()}
 
     def _values(self, data: Any, penalty: Any, accuracy: Any) -> dict[str, Any]:
         """Return what is listed of one epoch, or of several, as arrays."""

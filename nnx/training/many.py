@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from queue import Empty, SimpleQueue
-from threading import Lock, Thread
+from threading import Lock, Thread, get_ident
 from typing import Any
 
 from nnx.backends.base import on_its_device
-from nnx.backends.threads import get_threads
+from nnx.backends.threads import busy, get_threads
 from nnx.callbacks import Callback
 from nnx.data.arrays import are_arrays
 from nnx.distributed import current
@@ -126,9 +126,11 @@ def _run(work: Callable[[], None], count: int, stop: Interrupt, fits: list[Besid
     shown = 0.0
 
     def work_and_tell() -> None:
+        busy.add(get_ident())
         try:
             work()
         finally:
+            busy.discard(get_ident())
             over.append(True)
             news.put(None)
 

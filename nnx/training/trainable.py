@@ -190,7 +190,7 @@ class Trainable(Network):
     def _targets(self, y: Any, x: np.ndarray, who: str) -> Array:
         """Return targets as an array of the backend, after checking them against x and the outputs."""
         target = self._host_targets(y, x, who)
-        return self.backend.asarray(target, target.dtype.name)
+        return self.backend.asarray(target, target.dtype)
 
     def _host_targets(self, y: Any, x: np.ndarray, who: str) -> np.ndarray:
         """Return targets as the loss wants them, as a NumPy array."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.addresses import LARGE_PAGE, Array, address
+from nnx.backends.addresses import Array, address, on_large_pages
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.numba.tuning import current
 from nnx.backends.recorder import Program
@@ -24,6 +24,7 @@ from nnx.kernels.cpu.matmul.register_tile import ROWS
 from nnx.kernels.cpu.ops.elementwise import NONE
 from nnx.kernels.cpu.program import inference as f
 from nnx.kernels.cpu.program import inference_many as m
+from nnx.kernels.cpu.program.inference_called import function_at
 from nnx.kernels.cpu.threads import pool
 from nnx.kernels.elementwise import number_of
 from nnx.kernels.rounding import RUN
@@ -49,13 +50,13 @@ def compile_forward(stages: Sequence[Stage], parameters: Array, blocks: bool = T
     table = table_of(stages, parameters)
     if table is None:
         return None
-    place, few = address(table), few_rows(int(table[f.SIZE]), parameters.itemsize)
+    place, few = address(table), int(table[f.ROWS]) or few_rows(int(table[f.SIZE]), parameters.itemsize)
     by_row, width = bool(table[f.ROWS]), int(table[-f.COLUMNS + f.N])
     if not (by_row or blocks):
         return None
     kernel: Callable[..., bool] = f.ready(parameters.dtype) if by_row else refuse
     if by_row and helpers_pay(int(table[f.SIZE]), parameters.itemsize):
-        kernel = helped(kernel, few, alone(int(table[f.SIZE]), parameters.itemsize))
+        kernel = helped(kernel, alone(int(table[f.SIZE]), parameters.itemsize))
     whole = Many(table, parameters) if blocks else None
     many: Callable[..., bool] = whole or refuse
     dtype, ndarray, empty = parameters.dtype, np.ndarray, np.empty  # to look a name up takes 20 ns
@@ -63,8 +64,9 @@ def compile_forward(stages: Sequence[Stage], parameters: Array, blocks: bool = T
     def forward(x: np.ndarray) -> np.ndarray | None:
         if type(x) is ndarray:  # a masked array would lose its mask
             try:
-                out = empty((len(x), width), dtype)
-                if kernel(x, out, place, 0) or (len(x) > few and many(x, out)):
+                rows = len(x)
+                out = empty((rows, width), dtype)
+                if kernel(x, out, place, 0) if rows <= few else many(x, out):
                     return out
             except TypeError:  # it has no rows, or is not as the kernel takes it: of another type, not contiguous
                 pass
@@ -77,12 +79,12 @@ def compile_forward(stages: Sequence[Stage], parameters: Array, blocks: bool = T
     return forward
 
 
-def helped(kernel: Callable[..., bool], few: int, work: float) -> Callable[..., bool]:
+def helped(kernel: Callable[..., bool], work: float) -> Callable[..., bool]:
     """Return the kernel that takes row by row, for so many ns of work each, with other threads' help."""
     board, threads = address(pool.board), pool.useful(work, handed())
 
     def together(x: np.ndarray, out: np.ndarray, place: int, _: int) -> bool:
-        if len(x) > few or pool.limit == 1:
+        if pool.limit == 1:
             return kernel(x, out, place, 0)
         pool.summon(threads)
         return kernel(x, out, place, board)
@@ -95,11 +97,15 @@ def refuse(*operands: Any) -> bool:
     return False
 
 
-def few_rows(weights: int, itemsize: int) -> int:
-    """Up to how many rows each is as quick by itself: for as long as many take that fill a panel, or half of one."""
+def few_rows(weights: int, itemsize: int, softmaxes: int = 0) -> int:
+    """Up to how many rows each is as quick by itself: for as long as many take that fill a panel, or half of one.
+
+    A softmax of a row by itself takes as long as what else is not for weights; side by side next to nothing.
+    """
     cost, numbers, rows = current().choices.prediction, weights * itemsize / 4, panel_rows(itemsize)
     once, row = cost.call + packing(weights, itemsize), cost.among + numbers * cost.weight_among
-    half, whole = (int((once + some * row) / alone(weights, itemsize)) for some in (rows // 2, rows))
+    each = alone(weights, itemsize) + softmaxes * cost.row
+    half, whole = (int((once + some * row) / each) for some in (rows // 2, rows))
     return max(1, half if half < rows // 2 else whole)
 
 
@@ -165,14 +171,21 @@ class Many:
 
     def __call__(self, x: np.ndarray, out: np.ndarray) -> bool:
         """Write the outputs for x; return False, with `out` left half done, if they are not taken as they are."""
+        if len(x) <= self.at_once:
+            return self._predict(x, out)
         starts = range(0, len(x), self.at_once)
         return all(self._predict(x[i : i + self.at_once], out[i : i + self.at_once]) for i in starts)
 
     def _predict(self, x: np.ndarray, out: np.ndarray, record: int = 0) -> bool:
-        if (work := len(x) * self.cost) >= self.worth and pool.worth_help(work, self.waking):
+        if (work := self.work(len(x))) >= self.worth and pool.worth_help(work, self.waking):
             threads = pool.useful(work, self.worth)
             return self.run(x, out, pool.summon(threads), min(threads, pool.lately()), record)
         return self.run(x, out, pool.board, 1, record)
+
+    def work(self, rows: int) -> float:
+        """Return how many ns so many rows take on one thread: the last of their panels is computed whole, or half."""
+        half = self.columns // m.VECTORS
+        return self.packing + self.cost * (half if rows <= half else -(-rows // self.columns) * self.columns)
 
     def handed_over(self, x: np.ndarray, record: int) -> bool:
         """Have a record's code take the outputs for x, of `at_once` rows at most; return the same as a call."""
@@ -207,15 +220,10 @@ class Many:
         """Return at least so many numbers for this thread alone, and marks: memory that is new takes twice the time.
 
         Zeros at first, since lanes of no row are computed too, and subnormal numbers would take ten times as long.
-        NumPy asks for large pages from two of them on, which count from where one begins.
         """
         kept: tuple[np.ndarray, np.ndarray] | None = getattr(self._own, "memory", None)
         if kept is None or kept[0].size < size:
-            page = LARGE_PAGE // self.dtype.itemsize
-            more = page if size >= page else 0
-            memory = np.zeros(size + more, self.dtype)
-            first = -address(memory) % LARGE_PAGE // self.dtype.itemsize if more else 0
-            kept = self._own.memory = memory[first:], np.zeros(m.MARKS, np.int64)
+            kept = self._own.memory = on_large_pages(size, self.dtype), np.zeros(m.MARKS, np.int64)
         return kept
 
 
@@ -242,12 +250,13 @@ def table_of(stages: Sequence[Stage], parameters: Array) -> Array | None:
             if None in found:
                 return None
             of_norm = [at for at in found if at is not None]
-        rows.append([inputs, width, *places, kind, as_integer(number), *of_norm])
+        rows.append([inputs, width, *places, kind, as_integer(number), *of_norm, function_at(kind, parameters.dtype)])
     widest = max(max(row[:2]) for row in rows)
     if widest > RUN:  # longer sums are better not made in one piece
         return None
     by_row = weights <= WEIGHTS and widest <= f.STACK
-    most = few_rows(weights, parameters.itemsize) if by_row else 0
+    softmaxes = [row[f.KIND] for row in rows].count(f.SOFTMAX)
+    most = few_rows(weights, parameters.itemsize, softmaxes) if by_row else 0
     header = [len(rows), most, weights, address(parameters)]
     return np.array([*header, *(number for row in rows for number in row)], np.int64)
 

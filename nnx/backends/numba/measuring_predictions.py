@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from nnx.backends.addresses import address
+from nnx.backends.addresses import address, on_large_pages
 from nnx.backends.inference import Stage
 from nnx.backends.numba.inference import Many, panel_rows, table_of
 from nnx.backends.numba.lowering import PADDING, round_up
@@ -72,7 +72,8 @@ class Network:
         shapes = [shape for a, b in pairwise(widths) for shape in ((a, b), (1, b))]
         starts = np.cumsum([0, *(round_up(math.prod(shape), PADDING) for shape in shapes)])
         random = np.random.default_rng(0)
-        parameters = random.normal(0, 0.05, starts[-1] + PADDING).astype(dtype)
+        parameters = on_large_pages(int(starts[-1]) + PADDING, dtype)  # as those of a model that is so large
+        parameters[:] = random.normal(0, 0.05, parameters.size)
         views = [parameters[i : i + math.prod(s)].reshape(s) for i, s in zip(starts, shapes, strict=False)]
         pairs = zip(views[::2], views[1::2], strict=True)
         table = table_of([Stage(w, b, "relu") for w, b in pairs], parameters)

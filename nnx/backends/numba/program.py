@@ -27,6 +27,8 @@ from nnx.kernels.cpu.threads.pool import useful
 
 __all__ = ["NumbaProgram", "compile", "compile_program"]
 
+FLOATS = np.dtype("float32"), np.dtype("float64")
+
 
 def compile_program(
     backend: Any, calls: list[Call], family: str | None = None, threads: int | None = None, updates: bool = True
@@ -140,7 +142,7 @@ def spanned(parts: list[Array]) -> Array:
     mine = all((a if a.base is None else a.base) is owner and a.dtype == first.dtype for a in parts)
     if not (mine and isinstance(owner, np.ndarray) and owner.flags.c_contiguous and address(owner) <= begin):
         raise NotReplayable("parameters, gradients and moments are not views into one buffer")
-    if address(owner) + owner.nbytes < end or first.dtype.name not in ("float32", "float64"):
+    if address(owner) + owner.nbytes < end or first.dtype not in FLOATS:
         raise NotReplayable(f"the model's flat buffer is {first.dtype}, or shorter than its parts")
     skipped = begin - address(owner)  # bytes: the owner may be memory of another type
     return owner.reshape(-1).view(np.uint8)[skipped : skipped + end - begin].view(first.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from threading import get_ident
 from typing import Any
 from weakref import proxy
 
@@ -15,18 +16,16 @@ from nnx.backends.numba import listing
 from nnx.backends.numba.lowering import GIVEN, Layout
 from nnx.backends.numba.tuning import current
 from nnx.backends.recorder import Call
+from nnx.backends.threads import busy
 from nnx.kernels.cpu.jit.clock import ROOM
 from nnx.kernels.cpu.program import table as t
 from nnx.kernels.cpu.program.compiled import ready
 from nnx.kernels.cpu.threads import pool
-from nnx.kernels.forking import in_forked
 
 function_of = cache(ready)  # to look for it takes 30 us
 WAYS = {"rows": "by rows", "lanes": "in vector lanes"}  # how samples lie
 GO_ON = -1  # in place of how many steps: see compiled.py
 AROUND = 2  # times as long as its products a step takes, roughly, with losses and optimizer
-_running: set[int] = set()  # programs, by id: each has a thread of its own, so fewer are left to help another
-in_forked(_running.clear)
 
 
 class NumbaProgram:
@@ -110,17 +109,19 @@ class NumbaProgram:
             array[...] = mine
 
     def _call(self, steps: int) -> None:
-        mine = id(self)
+        mine = get_ident()
+        claimed = mine in busy
         try:
             if self.threads > 1 and abs(steps) * self.seconds >= self._worth:
-                wanted = min(self.threads, int(self._limit() or 1) - len(_running)) - 1
+                wanted = min(self.threads, int(self._limit() or 1) - len(busy) + claimed) - 1
                 self.running = wanted > 0
                 pool.helpers.assist(self, wanted)
-            _running.add(mine)
+            busy.add(mine)
             self._function(*self._arguments, 0, steps, self.clocks)
         finally:
             self.running = False
-            _running.discard(mine)
+            if not claimed:
+                busy.discard(mine)
 
     def help(self, number: int) -> None:
         """Work on it beside the thread that runs it, until that has ended."""
@@ -143,7 +144,7 @@ def plain(a: Array) -> Array:
 
     A read-only array (a user's data set, say) would be another type; nothing writes to it all the same.
     """
-    flat = a.reshape(-1)
+    flat = a if a.ndim == 1 else a.reshape(-1)
     if flat.flags.writeable:
         return flat
     kind: Any = {"float32": ctypes.c_float, "float64": ctypes.c_double, "int64": ctypes.c_int64}[a.dtype.name]

@@ -15,7 +15,7 @@ from nnx.kernels.elementwise import KINDS, number_of
 
 Array = Any
 LEAST = 5e4  # ns of work that nowhere are worth a second thread that Python has to tell of it
-LITTLE = 1e3  # the same where compiled code hands out the parts; from where on that pays is measured
+LITTLE = 2.5e3  # the same where compiled code hands out the parts; from where on that pays is measured
 LINE = 64  # numbers and more of a cache line, of which no two threads write parts
 NUMBERS = {kind: number_of(kind) for kind in KINDS}
 PLAIN = NumpyBackend()
@@ -59,11 +59,6 @@ class NumbaShared(NumpyBackend):
         parts: list[slice] = pool.split(length, pool.useful(work, worth), grain)
         return parts
 
-    def _elementwise(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
-        """The same for a kernel that does not know rows, and hands out parts itself."""
-        size = arrays[0].size
-        return offer(kernel, *arrays, *self._share(size, size * cost, LINE), *more)
-
     def _share(self, length: int, work: float, grain: int = 1) -> tuple[Array, int]:
         """Return the board for a kernel that hands out parts itself, and how much of `length` to take at a time.
 
@@ -71,12 +66,14 @@ class NumbaShared(NumpyBackend):
             work: ns on one thread. grain: a part is a multiple of this.
         """
         if work < LITTLE:
-            return self._board, length or 1
+            return self._board, length or 1  # all in one part
         pool, choices = self.kernels.pool, self._tuning.current().choices
-        if work < 1e3 * choices.handed_us or not pool.worth_help(work, 1e3 * choices.woken_us):
+        worth, waking = 1e3 * choices.handed_us, 1e3 * choices.woken_us
+        if work < worth or not pool.worth_help(work, waking):
             return self._board, length or 1
-        threads = pool.useful(work, 1e3 * choices.handed_us)
-        return pool.summon(threads), -(-length // (2 * min(threads, pool.limit) * grain)) * grain
+        threads = pool.useful(work, worth)
+        parts = min(threads, pool.limit) * (1 if work < waking else 2)  # each is drawn, which takes some 0.1 us
+        return pool.summon(threads), -(-length // (parts * grain)) * grain
 
 
 def offer(kernel: Any, *operands: Any) -> bool:

@@ -133,8 +133,8 @@ def derived() -> Choices:
     as long.
     """
     lanes = min(1 << 13, caches().l1 // 4 * 32 // max(32, WIDTH))
-    prediction = Prediction(40.0, 0.045, 0.1, 1500.0, 0.12, 0.3, 11.0, 0.0101 * 64 / WIDTH)
-    return Choices(None, lanes, 125e3 * WIDTH / 4, 200.0, 10.0, 40.0, 1 << 21, prediction)
+    prediction = Prediction(40.0, 0.03, 0.1, 1600.0, 0.05, 0.17, 8.0, 0.0105 * 64 / WIDTH)
+    return Choices(None, lanes, 125e3 * WIDTH / 4, 200.0, 4.0, 40.0, 1 << 21, prediction)
 
 
 # ---- products --------------------------------------------------------------------------------------------------------

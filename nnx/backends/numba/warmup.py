@@ -133,9 +133,10 @@ def _steps(backend: Any, dtypes: Sequence[str]) -> list[Step]:
 def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
     """Return one call for every kernel, by the name of its operation; those that take seconds are at the ends."""
     from nnx.kernels.cpu.ops.optimizers import NUMBERS
-    from nnx.kernels.cpu.program import compiled, inference, inference_many, inference_scores
+    from nnx.kernels.cpu.program import compiled, inference, inference_called, inference_many, inference_scores
     from nnx.kernels.cpu.program.lanes_called import CALLED_IN_LANES
     from nnx.kernels.cpu.program.rows_called import CALLED_BY_ROWS
+    from nnx.kernels.elementwise import number_of
 
     n, c = 3, 4
     x, y, gradient = (np.full((n, c), 0.25, dtype) for _ in range(3))
@@ -158,6 +159,9 @@ def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
         "training, in lanes": lambda: compiled.ready(dtype, "lanes"),
         **(split if backend.unit and dtype == "float32" else {}),
         **called,
+        "prediction, functions": lambda: inference_called.function_at(number_of("tanh"), dtype),
+        "prediction, layer_norm": lambda: inference_called.function_at(inference.LAYER_NORM, dtype),
+        "prediction, fixed_norm": lambda: inference_called.function_at(inference.FIXED_NORM, dtype),
         "gemm": lambda: backend.kernels.gemm.ready(np.dtype(dtype)),
         "sgd": lambda: backend.sgd(p, g, m, hyper, counters),
         "adagrad": lambda: backend.adagrad(p, g, v, hyper, counters),

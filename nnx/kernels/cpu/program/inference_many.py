@@ -31,6 +31,7 @@ from numba.extending import intrinsic
 from nnx.kernels.cpu.caches import KIB, Caches, caches
 from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
+from nnx.kernels.cpu.jit.called import call
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import (
     EXACT,
@@ -62,29 +63,22 @@ from nnx.kernels.cpu.matmul.register_tile import (
 )
 from nnx.kernels.cpu.matmul.register_tile import WIDTH as VECTOR_BYTES
 from nnx.kernels.cpu.matmul.register_tile import pack as pack_vectors
-from nnx.kernels.cpu.ops.elementwise import NONE, RELU, apply_function
+from nnx.kernels.cpu.ops.elementwise import RELU, apply_relu
 from nnx.kernels.cpu.program.inference import (
-    BETA,
     BIASES,
     COLUMNS,
-    FIXED_NORM,
-    GAMMA,
+    FUNCTION,
     HEADER,
     KIND,
-    LAYER_NORM,
-    MEAN,
     NOWHERE,
-    PARAMETER,
     PARAMETERS,
     SOFTMAX,
     STAGES,
-    VARIANCE,
     WEIGHTS,
     K,
     N,
     numbers_at,
 )
-from nnx.kernels.cpu.program.inference_norm import fixed_norm_side_by_side, layer_norm_side_by_side
 from nnx.kernels.cpu.program.inference_softmax import softmax_side_by_side
 from nnx.kernels.cpu.program.inference_tiles import accumulate_packing, numbers_of
 from nnx.kernels.cpu.threads.atomics import atomic_load, replace_if
@@ -411,19 +405,13 @@ def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, away, bo
         if kind == SOFTMAX:
             for p in range(0, panels * columns, columns):
                 softmax_side_by_side(view(memory, a + p * n, columns * n), n, columns)
-        elif kind == LAYER_NORM:
+        elif kind == RELU and not fused:
+            numbers = view(memory, a, panels * columns * n)
+            apply_relu(RELU, numbers, numbers, numbers, 0.0, 0.0)
+        elif table[at + FUNCTION] != 0:
             for p in range(0, panels * columns, columns):
                 some, spare = view(memory, a + p * n, columns * n), view(memory, b, columns * n)
-                gamma, beta = table[at + GAMMA], table[at + BETA]
-                layer_norm_side_by_side(some, spare, n, columns, values, gamma, beta, constants[at + PARAMETER])
-        elif kind == FIXED_NORM:
-            gamma, beta, mean, variance = table[at + GAMMA], table[at + BETA], table[at + MEAN], table[at + VARIANCE]
-            for p in range(0, panels * columns, columns):
-                some, epsilon = view(memory, a + p * n, columns * n), constants[at + PARAMETER]
-                fixed_norm_side_by_side(some, n, columns, values, gamma, beta, mean, variance, epsilon)
-        elif kind != NONE and not fused:
-            numbers = view(memory, a, panels * columns * n)
-            apply_function(kind, numbers, numbers, numbers, constants[at + PARAMETER], 0.0)
+                call(table[at + FUNCTION], some, spare, n, columns, values, table, constants, at)
         if marks[WRONG] != 0:
             return
     if record != 0:

@@ -42,6 +42,7 @@ _rung = np.zeros(1, np.int64)  # how often there has been something to do
 AWAKE = 1e-4  # seconds for which who waits looks out: sleeping and waking up takes some 50 us
 TRIED = 200  # looks by which it is measured how many those are: 1 to 15 us
 _small = 0.0  # when there was last less work than is worth waking workers, and they slept
+_ready_for, _ready_until = 0, 0.0  # who has called workers, and until when nobody needs to look after them again
 
 
 @njit(**OPTIONS)
@@ -216,18 +217,30 @@ def run(parts: Sequence[Callable[[], Any]]) -> None:
 def summon(threads: int) -> np.ndarray:
     """Wake workers up for a kernel that is called at once; return the board by which they help it.
 
+    Those who were called just before by the same thread, and are awake, only need to look at the board.
+
     Args:
         threads: how many it is worth, the caller's included. No more are woken up; who is awake helps too.
     """
     if limit > 1:
-        most = lately()
-        board[HELPERS] = most - 1
-        wanted = board[WANTED] = min(threads, most) - 1
         helpers.summoned += 1
-        missing = helpers.gather(wanted) - len(helpers.watching)
-        for _ in range(min(missing, len(helpers.asleep))):
-            helpers.queue.put(None)
+        board[WANTED] = wanted = min(threads, _found) - 1
+        known = threading.get_ident() == _ready_for and time.monotonic() < _ready_until
+        if not known or len(helpers.watching) < wanted:
+            _call_workers(threads)
     return board
+
+
+def _call_workers(threads: int) -> None:
+    """Have as many workers as are wanted and may help now, and wake those who are missing."""
+    global _ready_for, _ready_until
+    most = lately()
+    board[HELPERS] = most - 1
+    board[WANTED] = wanted = min(threads, most) - 1
+    missing = helpers.gather(wanted) - len(helpers.watching)
+    for _ in range(min(missing, len(helpers.asleep))):
+        helpers.queue.put(None)
+    _ready_for, _ready_until = threading.get_ident(), time.monotonic() + SOON
 
 
 def worth_help(work: float, waking: float) -> bool:
@@ -264,8 +277,8 @@ def set_limit(threads: int, just_now: Callable[[], int] | None = None) -> None:
     Args:
         just_now: returns how many it may take when it is called, where that may become fewer by itself.
     """
-    global limit, _just_now
-    limit, _just_now = max(1, threads), just_now
+    global limit, _just_now, _ready_until
+    limit, _just_now, _ready_until = max(1, threads), just_now, 0.0
     allowed()
     board[HELPERS] = limit - 1
     affinity.allow_again()

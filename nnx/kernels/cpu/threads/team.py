@@ -88,6 +88,27 @@ def do_parts(board, from_end):
         done += 1
 
 
+@njit(**PART)
+def share_out(board, work, place, parts):
+    """Have the code at address `work` called for each part, with whoever is there to help. `place`: its operands."""
+    if parts < 2 or parts > LAST_PART or not replace_if(board, LEADER, 0, 1):
+        for number in range(parts):
+            do_part(work, place, number)
+        return
+    board[WORK], board[OPERANDS] = work, place
+    atomic_store(board, DONE, 0)
+    operation = (atomic_load(board, TICKET) >> 2 * PART_BITS) + 1
+    atomic_store(board, TICKET, operation << 2 * PART_BITS | parts)
+    do_parts(board, False)
+    looks = 0
+    while atomic_load(board, DONE) < parts:
+        looks += 1
+        pause()
+        if looks > PATIENCE:  # the one that has the last part may need this core
+            yield_core()
+    atomic_store(board, LEADER, 0)
+
+
 def make_address_of(function):
     """What a kernel calls for the address of `function(operands, number)` as code for `do_part`, given some operands.
 
@@ -124,23 +145,7 @@ def make_together(function):
     @njit(**PART)
     def together(board, operands, parts):
         """Do all parts, with whoever is there to help."""
-        work, place = address_of(operands), place_of(operands)
-        if parts < 2 or parts > LAST_PART or not replace_if(board, LEADER, 0, 1):
-            for number in range(parts):
-                do_part(work, place, number)
-            return
-        board[WORK], board[OPERANDS] = work, place
-        atomic_store(board, DONE, 0)
-        operation = (atomic_load(board, TICKET) >> 2 * PART_BITS) + 1
-        atomic_store(board, TICKET, operation << 2 * PART_BITS | parts)
-        do_parts(board, False)
-        looks = 0
-        while atomic_load(board, DONE) < parts:
-            looks += 1
-            pause()
-            if looks > PATIENCE:  # the one that has the last part may need this core
-                yield_core()
-        atomic_store(board, LEADER, 0)
+        share_out(board, address_of(operands), place_of(operands), parts)
 
     return together
 
