@@ -10,6 +10,7 @@ from nnx.backends import get_backend, set_backend, use_backend
 from nnx.backends.resolve import memory, release
 from nnx.backends.threads import set_threads
 from nnx.converters import from_onnx, from_torch
+from nnx.ensemble import Ensemble
 from nnx.errors import (
     BackendFallbackWarning,
     BackendUnavailable,
@@ -37,6 +38,7 @@ from nnx.layers import (
     seed,
 )
 from nnx.layers.activations import *  # noqa: F403 - the names in its __all__
+from nnx.loading import load
 from nnx.losses import (
     BinaryCrossEntropy,
     CategoricalCrossEntropy,
@@ -51,7 +53,8 @@ from nnx.losses import (
 )
 from nnx.optimizers import SGD, AdaGrad, Adam, AdamW, AMSGrad, Lion, Nadam, Optimizer, RMSprop
 from nnx.rate_finder import find_learning_rate
-from nnx.sequential import Sequential, load
+from nnx.sequential import Sequential
+from nnx.training.many import fit_many
 
 __version__ = "0.1.0"
 
@@ -73,6 +76,7 @@ __all__ = [
     "Elementwise",
     "ElementwiseLoss",
     "Embedding",
+    "Ensemble",
     "Flatten",
     "GaussianNoise",
     "History",
@@ -101,6 +105,7 @@ __all__ = [
     "distributed",
     "errors",
     "find_learning_rate",
+    "fit_many",
     "from_onnx",
     "from_torch",
     "get_backend",

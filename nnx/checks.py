@@ -31,17 +31,18 @@ def integer(value: Any, what: str, low: int = 1) -> int:
 
 def real(value: Any, what: str, low: float = 0.0, high: float = math.inf, *, open_low: bool = False) -> float:
     """Return `value` as a finite float within [low, high), or (low, high) with `open_low`."""
-    expected = f"a number above {low:g}" if open_low else f"a number of at least {low:g}"
-    expected += f" and below {high:g}" if high != math.inf else ""
+    error: type[Exception] = InputError
     try:
         if isinstance(value, bool | np.bool_ | str | bytes):
             raise TypeError
         number = float(value)
+        if math.isfinite(number) and low <= number < high and not (open_low and number == low):
+            return number
     except (TypeError, ValueError, OverflowError):
-        raise InputTypeError(f"{what}={value!r}: expected {expected}") from None
-    if not math.isfinite(number) or number < low or number >= high or (open_low and number == low):
-        raise InputError(f"{what}={value!r}: expected {expected}")
-    return number
+        error = InputTypeError
+    expected = f"a number above {low:g}" if open_low else f"a number of at least {low:g}"
+    expected += f" and below {high:g}" if high != math.inf else ""
+    raise error(f"{what}={value!r}: expected {expected}")
 
 
 def call_fault(function: Callable[..., Any], *arguments: Any) -> TypeError | None:

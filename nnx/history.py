@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 
 class History(dict[str, list[float]]):
     """A dict from a quantity to its value after each epoch: "loss", "accuracy", "val_loss", ...
@@ -34,6 +36,12 @@ class History(dict[str, list[float]]):
         """Append one epoch's values."""
         for name, value in logs.items():
             self.setdefault(name, []).append(float(value))
+
+    def extend(self, logs: Mapping[str, np.ndarray]) -> None:
+        """Append the values of several epochs."""
+        for name, values in logs.items():
+            if len(values):
+                self.setdefault(name, []).extend(values.tolist())
 
     @property
     def history(self) -> dict[str, list[float]]:

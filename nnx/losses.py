@@ -14,6 +14,7 @@ import numpy as np
 from nnx import checks, targets, weights
 from nnx.backends.base import host_array
 from nnx.backends.formula import Formula
+from nnx.backends.inference import Scored
 from nnx.errors import InputError
 from nnx.kernels.step_state import CLIP
 from nnx.layers import Layer, Sigmoid, Softmax
@@ -104,7 +105,7 @@ class Loss(Layer):
     def prepare(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> Array:
         """Return y_true, checked against outputs of that shape and type, as an array of the backend."""
         y = self.host_targets(y_true, shape, dtype)
-        prepared: Array = self.backend.asarray(y, y.dtype.name)
+        prepared: Array = self.backend.asarray(y, y.dtype)
         return prepared
 
     def host_targets(self, y_true: Any, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -172,6 +173,18 @@ class Loss(Layer):
         """What shapes the loss, as its operation takes it."""
         return ()
 
+    def scored(self, metric: str | None) -> Scored | None:
+        """Return how samples are judged by this loss and a metric; None where it is not one operation of nnx's."""
+        plain = type(self).__module__ == __name__ and hasattr(self, "operation") and not replaced(self)
+        return Scored(self.operation, self._numbers(), metric) if plain else None
+
+    def kept_dimensions(self) -> int:
+        """Return how many axes targets have that are the same once prepared, if they are in the right type and range.
+
+        Distributions are not: those of a single class each become class indices.
+        """
+        return 1 if self.metric == "categorical" else 2
+
     def apart(self) -> Loss:
         """Return the same loss with a workspace of its own, for another thread."""
         other = object.__new__(type(self))
@@ -222,6 +235,10 @@ class CategoricalCrossEntropy(Loss):
     def counted(self, y_true: Any) -> np.ndarray | None:
         """See `Loss.counted`."""
         return None if self.ignore_index is None else targets.counted(self._host(y_true), self.ignore_index, str(self))
+
+    def kept_dimensions(self) -> int:
+        """See `Loss.kept_dimensions`."""
+        return 0 if self.label_smoothing or self.ignore_index is not None else 1
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this loss again, those that are not given left out."""
@@ -358,6 +375,9 @@ class FusedLoss(Loss):
         operation = getattr(self.backend, self.operation)
         self.output, self.dinputs = losses, operation(y_pred, target, losses, probabilities, self.clip, out=out)
         return self.output, self.dinputs
+
+    def _numbers(self) -> tuple[float, ...]:
+        return (self.clip,)
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this loss again."""

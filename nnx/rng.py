@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 WEIGHTS, SHUFFLE, WINDOW = range(3)
 
@@ -13,4 +14,15 @@ def generator(seed: int, purpose: int, index: int) -> np.random.Generator:
     After 2**48 indices they come again.
     """
     key = np.array([seed % 2**64, (purpose << 48) | index % 2**48], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
+    return np.random.Generator(np.random.Philox(Key(key)))
+
+
+class Key(ISeedSequence):
+    """A key that is taken as it is. `Philox(key=key)` does the same, and asks the system for a seed as well: 20 us."""
+
+    def __init__(self, key: np.ndarray) -> None:
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: type = np.uint32) -> np.ndarray:
+        """Return the key, for which Philox asks."""
+        return self._key

@@ -13,13 +13,11 @@ import numpy as np
 
 from nnx import checks
 from nnx.arguments import explained
-from nnx.backends import resolve
 from nnx.backends.base import on_its_device
 from nnx.backends.resolve import Wish
 from nnx.callbacks import Callback
 from nnx.data.arrays import Arrays
 from nnx.distributed import Communicator, current
-from nnx.files import existing_file
 from nnx.history import History
 from nnx.kernels.step_state import LOSS, PENALTY
 from nnx.layers import Layer
@@ -193,8 +191,6 @@ class Sequential(Trainable):
         return predicted(self, came, ROWS if batch_size is None else checks.integer(batch_size, "predict: batch_size"))
 
     @explained
-    @reading
-    @on_its_device
     def evaluate(
         self, x: Any, y: Any = None, batch_size: int | None = None, sample_weight: Any = None
     ) -> dict[str, float]:
@@ -214,8 +210,7 @@ class Sequential(Trainable):
         self, x: Any, y: Any, batch_size: int | None = None, sample_weight: Any = None, *, comm: Communicator
     ) -> dict[str, float]:
         """Return what `evaluate` does, worked out by all processes of `comm`, each of which must call it."""
-        trainer = self._compiled("evaluate")
-        trainer.check()
+        self.scoring()  # refuses a model that has no loss, or the wrong one
         rows = ROWS if batch_size is None else checks.integer(batch_size, "evaluate: batch_size")
         came = taken(self, "evaluate", x, y, sample_weight)
         if isinstance(came, Arrays):
@@ -274,31 +269,3 @@ class Sequential(Trainable):
         from nnx.interchange import pytorch
 
         return pytorch.to_state_dict(self.layers, self._host_parameters())
-
-
-@explained
-def load(path: str | os.PathLike[str], backend: Wish = None, custom: Any = ()) -> Sequential:
-    """Read a model that `save` wrote, on any backend; training goes on where it stopped.
-
-    Args:
-        custom: the classes of your own that it is made of, and functions that are its metrics, as a list, [MyLayer,
-            my_loss]; or a dict by the names that they had when it was saved. A file holds their names, and no code.
-
-    Raises:
-        InputError: a class of your own is missing.
-        FileNotFoundError: there is no such file.
-        FileFormatError: it is truncated, damaged, or no nnx model. InputError: no backend has that name.
-        BackendUnavailable: the backend does not work here. MissingExtra: safetensors is not installed.
-    """
-    from nnx.model import checkpoint
-    from nnx.model.custom import Custom
-    from nnx.training.saving import restore
-
-    given = Custom(custom)
-    path = existing_file("load", path, checkpoint.KIND)
-    resolve(backend)  # its errors are not the file's
-    saved = checkpoint.read(path, given)
-    with checkpoint.making_sense(path):
-        model = Sequential(*saved.layers, backend=backend, dtype=saved.dtype, seed=saved.seed)
-        restore(model, saved)
-    return model

@@ -36,10 +36,10 @@ class Assignable:
             if name in self._results:
                 object.__setattr__(self, name, value)
                 return
-            if not name.startswith("_"):
+            if name[:1] != "_":
                 self._admit(name)
             object.__setattr__(self, name, value)
-            if is_method(self, name):
+            if callable(getattr(type(self), name, None)):  # as `is_method` has it, for everything comes through here
                 self._changed()
 
     def __delattr__(self, name: str) -> None:
@@ -141,9 +141,9 @@ def is_method(part: Any, name: str) -> bool:
 def replaced(part: Any) -> bool:
     """Tell whether a part has a method that its class was not written with, on itself or by a change of the class."""
     kind = type(part)
-    return any(callable(getattr(kind, name, None)) for name in vars(part)) or any(
-        is_own(each) and rewritten(each) for each in kind.__mro__
-    )
+    if any(is_own(each) and rewritten(each) for each in kind.__mro__):
+        return True
+    return not vars(part).keys().isdisjoint(_methods.get(kind) or methods_of(kind))
 
 
 def written(part: Any, name: str) -> bool:
@@ -157,6 +157,7 @@ def written(part: Any, name: str) -> bool:
 
 
 _as_written: dict[type, dict[str, Any]] = {}  # what nnx's classes have, as found when none of it was the user's
+_methods: dict[type, frozenset[str]] = {}  # names of nnx's classes' methods, while they are as written
 
 
 def rewritten(kind: type) -> bool:
@@ -166,6 +167,16 @@ def rewritten(kind: type) -> bool:
     found = any(users(value) for value in vars(kind).values())
     if not found:
         _as_written[kind] = dict(vars(kind))
+        _methods.clear()
+    return found
+
+
+def methods_of(kind: type) -> frozenset[str]:
+    """Return the names of a class's methods; of one of nnx's they are kept until any of these has others."""
+    names = set(dir(kind)) - {"__annotations__"}  # which a class has once somebody asks for them
+    found = frozenset(name for name in names if callable(getattr(kind, name, None)))
+    if is_own(kind):
+        _methods[kind] = found
     return found
 
 

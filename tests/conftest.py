@@ -4,6 +4,8 @@ import os
 import signal
 from collections.abc import Iterator
 
+import cpus  # noqa: F401  (it lets caches have the sizes of those of another processor, in `make test-cpus`)
+
 # Tests name the backend they mean, and their subprocesses inherit this. Matplotlib draws to files.
 for name in [name for name in os.environ if name.startswith("NNX_")]:
     del os.environ[name]

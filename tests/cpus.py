@@ -1,8 +1,8 @@
 """`make test-cpus`: run what depends on rounding as other processors would compute it.
 
 On an x86-64 machine each processor that this one can stand in for is a line: OpenBLAS is given its kernels, Numba its
-vectors, NumPy none of the instructions that it lacks. `python tests/cpus.py Haswell -k dense` runs one, with arguments
-for pytest. The exit code is 1 where a processor's tests fail.
+vectors and caches, NumPy none of the instructions that it lacks. `python tests/cpus.py Haswell -k dense` runs one, with
+arguments for pytest. The exit code is 1 where a processor's tests fail.
 """
 
 from __future__ import annotations
@@ -32,22 +32,40 @@ class Cpu:
     name: str
     features: str
     vector: int  # bytes
+    caches: tuple[int, int, int]  # KiB of a core's, by level
 
     @property
     def numba(self) -> dict[str, str]:
-        """The environment that makes Numba compile for it."""
-        return {"NUMBA_CPU_NAME": self.name, "NUMBA_CPU_FEATURES": self.features}
+        """The environment that makes Numba compile for it, and nnx believe in its caches."""
+        names = {"NUMBA_CPU_NAME": self.name, "NUMBA_CPU_FEATURES": self.features}
+        return {**names, PRETENDED: " ".join(map(str, self.caches))}
+
+
+PRETENDED = "TEST_CACHES"
+
+
+def pretend(sizes: str) -> None:
+    """Let caches have these sizes, in KiB by level."""
+    from nnx.kernels.cpu import caches
+
+    found = {level: int(size) * caches.KIB for level, size in enumerate(sizes.split(), 1)}
+    caches.from_sys = caches.from_sysctl = lambda *folder: found
+
+
+if PRETENDED in os.environ:  # in a process that stands in for another processor, before kernels are imported
+    pretend(os.environ[PRETENDED])
 
 
 _V2, _V3 = "+sse4.2,+popcnt", "+sse4.2,+popcnt,+avx,+avx2,+fma,+f16c,+bmi,+bmi2,+lzcnt"
 CPUS = {  # by the name that OpenBLAS has for its kernels
-    "Nehalem": Cpu(SSE, frozenset({"SSE42", "X86_V2"}), "nehalem", _V2, 16),
-    "Sandybridge": Cpu(AVX, frozenset({"AVX2", "X86_V3"}), "sandybridge", f"{_V2},+avx", 16),
-    "Haswell": Cpu(AVX2, frozenset({"AVX2", "X86_V3"}), "haswell", _V3, 32),
-    "Zen": Cpu(AVX2, frozenset({"AVX2", "X86_V3"}), "znver1", _V3, 32),
+    # The first has the smallest caches that are believed, in place of 32, 256 and 2048 KiB: all is done in many blocks.
+    "Nehalem": Cpu(SSE, frozenset({"SSE42", "X86_V2"}), "nehalem", _V2, 16, (8, 16, 16)),
+    "Sandybridge": Cpu(AVX, frozenset({"AVX2", "X86_V3"}), "sandybridge", f"{_V2},+avx", 16, (32, 256, 2560)),
+    "Haswell": Cpu(AVX2, frozenset({"AVX2", "X86_V3"}), "haswell", _V3, 32, (32, 256, 2048)),
+    "Zen": Cpu(AVX2, frozenset({"AVX2", "X86_V3"}), "znver1", _V3, 32, (32, 512, 2048)),
     "SkylakeX": Cpu(
         AVX512, frozenset({"AVX512_SKX", "X86_V4"}), "skylake-avx512",
-        f"{_V3},+avx512f,+avx512cd,+avx512bw,+avx512dq,+avx512vl", 64,
+        f"{_V3},+avx512f,+avx512cd,+avx512bw,+avx512dq,+avx512vl", 64, (32, 1024, 1408),
     ),
 }  # fmt: skip
 MOST_WORKERS = 4  # for one of them: each imports and compiles for itself

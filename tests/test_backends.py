@@ -48,6 +48,15 @@ def test_the_default_bodies_need_only_the_standard_and_never_the_host(device: st
     assert set(StrictBackend(device).info().ops.values()) == {"xp"}
 
 
+@pytest.mark.parametrize("shape", [5, (3, 7), (300, 64), (0, 4)])
+def test_numpys_room_for_results_begins_at_a_cache_line(shape: int | tuple[int, ...]):
+    for dtype in ("float32", "float64"):
+        room = nnx.get_backend("numpy").empty(shape, dtype)
+        assert (room.shape, room.dtype) == (np.empty(shape).shape, np.dtype(dtype))
+        assert room.flags.carray
+        assert room.ctypes.data % 64 == 0 or not room.size
+
+
 def test_the_second_device_is_out_of_reach_for_numpy():
     """Or the test above would prove nothing."""
     a = StrictBackend("device1").asarray([1.0, 2.0])

@@ -776,3 +776,20 @@ def test_an_overflowing_penalty_is_found() -> None:
 def test_the_base_class_does_nothing() -> None:
     x, y = data()
     assert model().fit(x, y, 2, callbacks=[callbacks.Callback()], verbose=0).epochs == 2
+
+
+@pytest.mark.parametrize("batch", [None, 7])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_history_has_the_same_bits_whether_epochs_come_one_by_one_or_many_at_once(batch: int | None, weighted: bool):
+    x, _ = data()
+    y = (x > 0).sum(axis=1)
+    weights = np.linspace(0.5, 2, len(x)) if weighted else None
+    found = []
+    for each in ([], [Callback()]):
+        model = nnx.Sequential(nnx.Dense(2, 8, weight_l2=1e-2), nnx.ReLU(), nnx.Dense(8, 3), nnx.Softmax())
+        model.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.05))
+        how: dict[str, Any] = {"batch_size": batch, "sample_weight": weights, "callbacks": each, "verbose": 0}
+        found.append(model.fit(x, y, epochs=9, **how))
+    assert found[0].keys() == {"loss", "data_loss", "regularization_loss", "accuracy"}
+    assert dict(found[0]) == dict(found[1])
+    assert found[0].samples == found[1].samples == 9 * len(x)

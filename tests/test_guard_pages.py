@@ -17,7 +17,7 @@ if not sys.platform.startswith("linux"):
 from guard_pages import GuardPages
 
 import nnx
-from nnx.backends.numba import inference, runtime
+from nnx.backends.numba import inference, runtime, scores
 from nnx.backends.numba.backend import NumbaBackend, create
 from nnx.backends.operation_table import OPERATIONS
 from nnx.testing.cases import CASES, Maker
@@ -137,9 +137,10 @@ def test_programs_and_predictions_stay_within_their_arrays(family, dtype, side, 
     pages = GuardPages(side)
     monkeypatch.setenv("NNX_PROGRAM", family)
     monkeypatch.setattr(runtime, "aligned", lambda count, kind: pages.zeros(count, kind))
-    monkeypatch.setattr(runtime, "WORTH_HELP", 0.0)
+    monkeypatch.setattr(runtime, "AROUND", 1e12)
     parts = {"ndarray": np.ndarray, "array": np.array, "int64": np.int64, "empty": pages.empty, "zeros": pages.zeros}
     monkeypatch.setattr(inference, "np", SimpleNamespace(**parts))
+    monkeypatch.setattr(scores, "np", SimpleNamespace(**parts, float64=np.float64))
     for turn, kind in enumerate(LOSSES):
         for seed in range(2):
             trained = []

@@ -304,14 +304,15 @@ def test_threads_that_share_a_rows_layers_give_the_same_bits(monkeypatch):
     monkeypatch.setattr(inference, "NEAR", 1 << 21)  # whatever caches this machine has
     net = model(700, 512, 333, 250, 10)
     table = inference.table_of(net.inference().stages, net.flat.values)
-    x, place, few = numbers(4, 700), inference.address(table), int(table[inference.f.ROWS])
+    x, place = numbers(4, 700), inference.address(table)
+    table[inference.f.ROWS] = len(x)  # whatever is quicker here
     alone, helped = inference.f.ready(np.dtype("float32")), np.full((200, 4, 10), np.nan, np.float32)
     wanted, threads = np.empty((4, 10), np.float32), get_threads()
     assert alone(x, wanted, place, 0)
     try:
         nnx.set_threads(2)
         assert inference.helpers_pay(int(table[inference.f.SIZE]), 4)
-        together = inference.helped(alone, few)
+        together = inference.helped(alone, inference.handed())
         drawn = inference.pool.board[TICKET]
         assert all(together(x, out, place, 0) for out in helped)
         assert inference.pool.board[TICKET] != drawn

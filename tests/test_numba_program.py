@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("numba")
 
 import nnx
-from nnx.backends.numba import lowering_rows
+from nnx.backends.numba import lowering, lowering_rows
 from nnx.backends.numba.lowering import round_up
 from nnx.backends.numba.lowering_lanes import Lanes
 from nnx.backends.numba.lowering_rows import Rows
@@ -23,7 +23,10 @@ from nnx.backends.numba.program import compile_program
 from nnx.backends.numpy import NumpyBackend
 from nnx.errors import NotReplayable
 from nnx.kernels.cpu.caches import KIB, Caches
+from nnx.kernels.cpu.ops.optimizers import ADAM
 from nnx.kernels.cpu.program import table as t
+from nnx.kernels.cpu.program.lanes_called import CALLED_IN_LANES
+from nnx.kernels.cpu.program.rows_called import CALLED_BY_ROWS
 from nnx.testing.rounding import rounding
 from nnx.training.eager import Eager
 
@@ -375,6 +378,30 @@ def test_a_call_begins_anew_whatever_another_process_left_undone(family):
         assert not calls.is_alive(), "the call waits for what nobody does"
         twins.append(model.flat.values.copy())
     assert np.array_equal(*twins)
+
+
+def test_only_what_a_step_has_is_compiled_beside_its_interpreter(monkeypatch):
+    asked = []
+    for name in ("operation_at", "update_at"):
+        found = getattr(lowering, name)
+        monkeypatch.setattr(lowering, name, lambda what, dtype, found=found: asked.append(what) or found(what, dtype))
+    for case, family, functions in (
+        ("spiral", "rows", set()),
+        ("spiral", "lanes", set()),
+        ("tail, tanh, penalties", "rows", {"apply_elementwise"}),
+        ("dropout, adamw", "rows", {"dropout_of_rows", "apply_elementwise"}),
+        ("dropout, adamw", "lanes", {"dropout_in_lanes", "apply_elementwise"}),
+    ):
+        asked.clear()
+        model, x, y, _ = model_of(case, Compiled(family, 1), "float32")
+        model.steps(x, y, 1)
+        assert [what for what in asked if isinstance(what, int)] == [ADAM]
+        assert {what.__name__ for what in asked if what != ADAM} == functions
+
+
+@pytest.mark.parametrize(("called", "operations"), [(CALLED_BY_ROWS, t.BY_ROWS), (CALLED_IN_LANES, t.IN_LANES)])
+def test_every_function_carries_out_what_the_table_knows(called, operations):
+    assert called.keys() < operations
 
 
 @pytest.mark.parametrize("family", ["rows", "lanes"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import random
 import threading
 import tracemalloc
@@ -1023,3 +1024,15 @@ def test_the_memory_of_a_model_comes_back_at_once_when_it_is_no_more(own: bool, 
         assert [known() for known in seen] == [None] * 3
     finally:
         gc.enable()
+
+
+# ---- random numbers --------------------------------------------------------------------------------------------------
+
+
+def test_random_numbers_are_philoxs_under_their_key_and_travel():
+    ours = rng.generator(3, rng.SHUFFLE, 5)
+    theirs = np.random.Generator(np.random.Philox(key=[3, (rng.SHUFFLE << 48) | 5]))
+    assert np.array_equal(ours.permutation(1000), theirs.permutation(1000))
+    assert np.array_equal(ours.normal(size=9), theirs.normal(size=9))
+    there = pickle.loads(pickle.dumps(ours))
+    assert there.random() == copy.deepcopy(ours).random() == theirs.random()

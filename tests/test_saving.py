@@ -120,7 +120,7 @@ def test_what_is_read_is_data_that_is_written_alike(tmp_path: Path) -> None:
     net = build("squared")
     net.fit(X, Y[LOSSES["squared"][2]], 2, batch_size=8, verbose=0)
     net.save(tmp_path / "a")
-    saved = checkpoint.read(tmp_path / "a", Custom())
+    _, [saved] = checkpoint.read(tmp_path / "a", Custom())
     checkpoint.write(tmp_path / "b", saved)
     assert (tmp_path / "b").read_bytes() == (tmp_path / "a").read_bytes()
     assert saved.training is not None

@@ -630,3 +630,28 @@ def test_a_warning_that_is_an_error_is_raised() -> None:
         warnings.simplefilter("error")
         with pytest.raises(RuntimeWarning, match="x"):
             user_warnings.warn_once("x")
+
+
+def test_blas_takes_one_thread_while_anybody_wants_that_from_any_thread_and_as_many_as_before_then() -> None:
+    pytest.importorskip("threadpoolctl")
+    from nnx.backends import threads
+
+    def taken() -> list[int]:
+        return [library.num_threads for library in threads._blas()]
+
+    before, limit, within = taken(), threads.blas_limit(), list[list[int]]()
+
+    def work() -> None:
+        with threads.blas_alone():
+            with threads.blas_alone():
+                within.append(taken())
+            within.append(taken())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    work()
+    assert within == 4 * [[1] * len(before)]
+    assert taken() == before
+    with threads.blas_alone():
+        assert threads.blas_limit() == limit  # that is not somebody else's limit for nnx's own threads

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from nnx.backends.errors import InputError, InputTypeError
-from nnx.backends.inference import Forward, Stage
+from nnx.backends.inference import Forward, Scored, Scores, Stage
 from nnx.backends.inputs import FEATURES, is_ready, to_numbers
 from nnx.backends.memory import Memory, of_process
 from nnx.backends.operation_table import OPERATIONS
@@ -245,6 +245,14 @@ class Backend(Operations):
 
         Args:
             stages: what the model does; their weights and biases are views of `parameters`, whose numbers may change.
+        """
+        return None
+
+    def compile_scores(self, forward: Forward, loss: Scored) -> Scores | None:
+        """Return one native function for a forward pass with a loss and what is right, or None where there is none.
+
+        Args:
+            forward: what `compile_forward` returned. loss: which one, and what counts as right.
         """
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -15,6 +15,45 @@ Array = Any
 # What `Backend.compile_forward` returns: new outputs for a NumPy array, or None where it does not take this one. It may
 # have a `description`, which says what it is.
 Forward = Callable[[np.ndarray], np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What an evaluation makes of outputs.
+
+    Attributes:
+        operation: the name of the loss's operation. numbers: what it is given besides arrays.
+        metric: what counts as right: see `Operations.tally`.
+    """
+
+    operation: str
+    numbers: tuple[float, ...]
+    metric: str | None
+
+
+class Scores(Protocol):
+    """What `Backend.compile_scores` returns.
+
+    Attributes:
+        few: how many rows are as quick by operations.
+    """
+
+    few: int
+
+    def __call__(
+        self, x: np.ndarray, target: np.ndarray, factors: np.ndarray | None, tolerance: float, run: int
+    ) -> tuple[float, float] | None:
+        """Return the sums over all samples of their losses, and of what is right of them, each times its factor.
+
+        Args:
+            x: [N, I]. target: class indices int64 [N], or [N, O]. factors: [N, 1], or None: all 1.
+            tolerance: how near a number must be to be right.
+            run: so many samples are added up, then those sums: the same bits as of a call for each run.
+
+        Returns:
+            None where it does not take these as they are, or a number is not what it may be: inputs and targets finite,
+            labels classes, shares within 0 .. 1.
+        """
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from nnx.backends import threads
-from nnx.backends.addresses import address
+from nnx.backends.addresses import address, room
 from nnx.backends.base import Backend, BackendInfo
 from nnx.backends.errors import BackendUnavailable
 from nnx.backends.operation_table import loud, quiet
@@ -69,7 +69,7 @@ class NumpyBackend(Backend):
         return address(a)
 
     def empty(self, shape: int | Sequence[int], dtype: Any = "float32") -> Array:
-        return np.empty(shape, np.dtype(dtype))
+        return room(shape, np.dtype(dtype))
 
     def zeros(self, shape: int | Sequence[int], dtype: Any = "float32") -> Array:
         return np.zeros(shape, np.dtype(dtype))

@@ -102,9 +102,11 @@ class Recorder:
     Attributes:
         watching: whether to look for buffers that something else edits. To copy and compare them takes longer than the
             operations of a small network, so who knows that there is nothing else may leave it out.
+        loud: whether operations are run without ignoring NumPy's floating-point errors: who has seen to that once.
     """
 
     watching = True
+    loud = False
 
     def __init__(self, backend: Arrays, known: Iterable[Array], by: Arrays | None = None) -> None:
         self.backend, self.by = backend, by or backend
@@ -118,7 +120,13 @@ class Recorder:
 
     def __getattr__(self, name: str) -> Any:
         spec = OPERATIONS.get(name)
-        return getattr(self.backend, name) if spec is None else self._recorded(spec, getattr(self.by, name))
+        if spec is None:
+            found = getattr(self.backend, name)
+        else:
+            method = getattr(self.by, name)
+            found = self._recorded(spec, loud(method) if self.loud else method)
+        self.__dict__[name] = found  # to come here takes as long as a small operation
+        return found
 
     def _recorded(self, spec: OperationSpec, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -136,7 +144,7 @@ class Recorder:
         return call
 
     def _check_read(self, op: str, operand: str, array: Array) -> None:
-        begin, count = self._address(array), math.prod(array.shape)
+        begin, count = self._address(array), array.size
         if self._known.get(begin, 0) < count:
             raise NotReplayable(
                 f"{op} reads {operand} {tuple(array.shape)}, which no recorded operation wrote: a layer, or "
@@ -176,7 +184,7 @@ class Recorder:
         if known is not None:  # it was read or written before, and no array grows
             return known
         address = self._address(array)
-        self._known[address] = max(self._known.get(address, 0), math.prod(array.shape))
+        self._known[address] = max(self._known.get(address, 0), array.size)
         return address
 
 

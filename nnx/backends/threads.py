@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from nnx.backends.errors import InputError, InputTypeError
 from nnx.backends.quota import quota
-from nnx.kernels.forking import hold_at_fork
+from nnx.kernels.forking import hold_at_fork, in_forked
 from nnx.kernels.uninterrupted import LOCK
 from nnx.kernels.user_warnings import warn_once
 
@@ -32,12 +33,15 @@ VARIABLES = (
     "VECLIB_MAXIMUM_THREADS", NUMBAS,
 )  # fmt: skip
 
+busy: set[int] = set()  # threads at work on recorded steps, or with models to train: fewer are left to help others
 _asked: int | None = None
 _checked: str | None = ""  # NNX_THREADS as `check` last found it
 _told: int | None = None  # how many threads BLAS was last told to take, from here
+_alone, _before = 0, list[int]()  # how many have BLAS take one thread, and how many it took before
 _wished = False  # whether the number in force was asked for
 _lock = threading.RLock()
 hold_at_fork(_lock)
+in_forked(busy.clear)
 hold_at_fork(LOCK)  # first, as by who imports Numba and then sets its threads
 
 
@@ -153,7 +157,7 @@ def blas_limit() -> int | None:
     """Return how many threads somebody else lets NumPy's BLAS take at this moment; None where that cannot be told."""
     if sys.modules.get("threadpoolctl") is None:  # by which it is done; to import it takes milliseconds
         return None
-    now = min((library.num_threads or 1 for library in _blas()), default=None)
+    now = min(_before or [library.num_threads or 1 for library in _blas()], default=None)
     return None if now == _told else now
 
 
@@ -164,6 +168,41 @@ def _blas() -> list[Any]:
 
     libraries = ThreadpoolController().select(user_api="blas").lib_controllers
     return [library for library in libraries if "numpy" in library.filepath] or libraries
+
+
+@contextmanager
+def blas_alone() -> Iterator[None]:
+    """Let BLAS take one thread within the block, where threadpoolctl is installed; nnx's own are as many as ever.
+
+    OpenBLAS's threads look for more work for some 25 ms after a product, on cores that others could have.
+    """
+    global _alone
+    libraries: list[Any] = []
+    with suppress(ImportError):
+        libraries = _blas()
+    with _lock:
+        _alone += 1
+        if _alone == 1:
+            _before[:] = [library.num_threads or 1 for library in libraries]
+            for library in libraries:
+                _set(library, 1)
+    try:
+        yield
+    finally:
+        with _lock:
+            _alone -= 1
+            if not _alone:
+                for library, threads in zip(libraries, _before, strict=True):
+                    _set(library, threads)
+                _before.clear()
+
+
+def _set(library: Any, threads: int) -> None:
+    """Set how many threads a BLAS takes, from whichever thread: threadpoolctl leaves that to the first one to do it."""
+    let_go: Any = getattr(library, "clear_controlling_thread", lambda force: None)  # not before 3.8
+    let_go(force=True)
+    library.set_num_threads(threads)
+    let_go(force=True)
 
 
 # ---- taking effect ---------------------------------------------------------------------------------------------------

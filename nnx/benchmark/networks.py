@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
 RATE, MOMENTUM, BETA_1, BETA_2, EPSILON = 1e-3, 0.9, 0.9, 0.999, 1e-7
 CHECKED = 6  # first steps whose losses every player must agree on
-FLOAT = 4  # bytes of a float32
+FLOAT, LABEL = 4, 8  # bytes of a float32, and of an int64
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,14 @@ class Network:
     Attributes:
         rows: of a batch. widths: inputs, neurons of each layer. optimizer: "adam" or "momentum".
         turns: how many batches take turns, so that none stays in a cache that training would not find it in.
+        seed: of the weights that it begins with.
     """
 
     rows: int
     widths: tuple[int, ...]
     optimizer: str = "adam"
     turns: int = 1
+    seed: int = 1
 
     @property
     def layers(self) -> str:
@@ -39,8 +41,12 @@ class Network:
 
     def weights(self) -> list[np.ndarray]:
         """Return each layer's weights [I, O], the same every time; biases are 0."""
-        random = np.random.default_rng(1)
+        random = np.random.default_rng(self.seed)
         return [(random.standard_normal((a, b)) * np.sqrt(2 / a)).astype(np.float32) for a, b in pairwise(self.widths)]
+
+    def networks(self) -> list[Network]:
+        """Return all that are trained: itself."""
+        return [self]
 
     # ---- what it takes at least --------------------------------------------------------------------------------------
 
@@ -75,6 +81,27 @@ class Network:
     def predict_bytes(self) -> int:
         """Bytes that a forward pass must move: parameters and inputs in, outputs out."""
         return FLOAT * (self.parameters + self.rows * (self.widths[0] + self.widths[-1]))
+
+    def evaluate_bytes(self) -> int:
+        """Bytes that an evaluation must move: parameters, inputs and labels in."""
+        return FLOAT * (self.parameters + self.rows * self.widths[0]) + LABEL * self.rows
+
+
+@dataclass(frozen=True)
+class Many:
+    """Networks alike that are trained at once, on the same batch, each from weights of its own.
+
+    Attributes:
+        network: one of them. count: how many. steps: of a training, whose beginning and end count too.
+    """
+
+    network: Network
+    count: int
+    steps: int
+
+    def networks(self) -> list[Network]:
+        """Return all that are trained."""
+        return [replace(self.network, seed=self.network.seed + number) for number in range(self.count)]
 
 
 SPIRAL = (2, 64, 3)

@@ -10,20 +10,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from nnx.benchmark.networks import DEEP, DIGITS, FLOAT, IMAGES, SPIRAL, WIDE, Network
+from nnx.benchmark.networks import DEEP, DIGITS, FLOAT, IMAGES, SPIRAL, WIDE, Many, Network
 from nnx.benchmark.operations import OPERATIONS
 
 SUITES = {
     "ops": "operations",
     "softmax": "the gradient of softmax",
     "steps": "training steps",
-    "inference": "prediction",
+    "inference": "prediction and evaluation",
     "batch": "by batch size",
     "data": "epochs from memory and from disk",
+    "many": "many networks at once",
     "transfers": "arrays in and out",
     "start": "time to the first step",
 }
 EPOCHS = ("epoch from memory", "epoch from disk")
+FROM_HOST = ("predict", "evaluate")  # which begin and end on the host, also with a GPU
+MANY = "step of many"
+TRAINING = ("step", *EPOCHS, MANY)  # kinds of which losses and parameters are known
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,8 @@ class Workload:
 
     Attributes:
         suite: one of SUITES. size: "S", "M" or "L". title: for people; `name` for everything else.
-        kind: "step", one of EPOCHS, "predict", "to device", "to host", "start", or the name of an operation.
-        what: the network, or the operation's shape.
+        kind: one of TRAINING or FROM_HOST, "to device", "to host", "start", or the name of an operation.
+        what: the network, the networks, or the operation's shape.
         rows: samples of one call, for the throughput.
         flops, bytes: what one call must compute, and move between memory and the processor, at least.
         resident: how many bytes that touches, each counted once: what fits in a cache moves faster.
@@ -59,7 +63,7 @@ class Workload:
 
 def every() -> list[Workload]:
     """Return all workloads, suite by suite."""
-    return [*_ops(), *_softmax(), *_steps(), *_inference(), *_batch(), *_data(), *_transfers(), *_start()]
+    return [*_ops(), *_softmax(), *_steps(), *_inference(), *_batch(), *_data(), *_many(), *_transfers(), *_start()]
 
 
 def chosen(suites: list[str], quick: bool) -> list[Workload]:
@@ -112,12 +116,21 @@ def _inference() -> Iterator[Workload]:
     for rows in (1, 64, 1024, 8192):
         for size, widths in (("S", SPIRAL), ("S", DIGITS), ("M", IMAGES)):
             yield _predict("inference", size, Network(rows, widths, turns=8 if rows == 1 else 2), rows == 1)
+    for rows in (64, 1024, 8192):
+        for size, widths in (("S", SPIRAL), ("S", DIGITS), ("M", IMAGES)):
+            yield _evaluate("inference", size, Network(rows, widths, turns=2))
 
 
 def _predict(suite: str, size: str, network: Network, quick: bool) -> Workload:
     title = f"predict, {network.rows} x {network.layers}"
     flops, moved = network.predict_flops(), network.predict_bytes()
     return Workload(suite, size, title, "predict", network, network.rows, flops, moved, moved, quick)
+
+
+def _evaluate(suite: str, size: str, network: Network) -> Workload:
+    title = f"evaluate, {network.rows} x {network.layers}"
+    flops, moved = network.predict_flops(), network.evaluate_bytes()
+    return Workload(suite, size, title, "evaluate", network, network.rows, flops, moved, moved)
 
 
 def _batch() -> Iterator[Workload]:
@@ -135,6 +148,15 @@ def _data() -> Iterator[Workload]:
     for kind in EPOCHS:
         title = f"{kind}, {rows} rows x {network.layers}, batches of {network.rows}"
         yield Workload("data", "M", title, kind, network, rows, flops, moved, network.step_resident())
+
+
+def _many() -> Iterator[Workload]:
+    for count in (8, 64):
+        for one, steps in ((Network(300, SPIRAL), 1000), (Network(128, DIGITS), 200)):
+            title = f"step of {count} networks, {one.rows} x {one.layers}, {one.optimizer}"
+            flops, moved, resident = count * one.step_flops(), count * one.step_bytes(), count * one.step_resident()
+            many = Many(one, count, steps)
+            yield Workload("many", "S", title, MANY, many, count * one.rows, flops, moved, resident, quick=count == 8)
 
 
 def _transfers() -> Iterator[Workload]:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from nnx import metrics
+from nnx.cli.metadata import networks
 from nnx.cli.result import amount
 from nnx.cli.sets import Problem
+from nnx.ensemble import Ensemble
 from nnx.sequential import Sequential
 
 REPEATS = 5
@@ -52,12 +54,13 @@ class Importance:
         return f"{rise:.3f}" if self.error == LOG_LOSS else amount(rise)
 
 
-def importance(model: Sequential, problem: Problem, seed: int) -> Importance | None:
+def importance(model: Sequential | Ensemble, problem: Problem, seed: int) -> Importance | None:
     """Measure each column of a table; None where there is no table, or nothing to compare."""
     if problem.told is None or len(columns := problem.told.preparation.used) < 2 or len(problem.x_test) < 2:
         return None
     error = LOG_LOSS if problem.metadata.task == "classification" else "root mean squared error"
-    row = len(columns) * sum(a.size for a in model.parameters().values())  # multiplications
+    parameters = [a.size for network in networks(model) for a in network.parameters().values()]
+    row = len(columns) * sum(parameters)  # multiplications
     count = min(ROWS, len(problem.x_test), int(WORK / row))
     if count < min(FEWEST, len(problem.x_test)):
         return Importance((), (), (), error)

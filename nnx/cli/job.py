@@ -18,7 +18,9 @@ from nnx.cli.errors import Failed, note, writing
 from nnx.cli.importance import importance
 from nnx.cli.recipe import Recipe, changes, choose, continued, read
 from nnx.cli.result import Result
+from nnx.cli.search import searched
 from nnx.cli.sets import Problem, Source
+from nnx.cli.several import alone, fit_all
 from nnx.cli.stopping import Best, best
 from nnx.errors import BackendFallbackWarning, InputError
 
@@ -34,6 +36,7 @@ class Job:
         source, backend, save, plot: as on the command line. given: those parts of the recipe that were given.
         report: where to tell of it. line: the command line, to be repeated after Ctrl-C.
         deterministic: whether the result must not depend on the number of processes; a file that is resumed knows.
+        seeds: how many networks, an ensemble where there are several. search: whether to look for a recipe first.
     """
 
     source: Source
@@ -44,6 +47,8 @@ class Job:
     report: Report
     line: list[str]
     deterministic: bool = False
+    seeds: int = 1
+    search: bool = False
 
     def run(self, resume: bool) -> None:
         """Do it all."""
@@ -54,21 +59,36 @@ class Job:
             self._check_same_data(model, problem)
         else:
             recipe = choose(problem, self.given)
-            with _no_fallback_warning():
-                model = recipe.build(problem, self.backend)
-            model.metadata[metadata.KEY] = problem.metadata.to_json()
-            if self.save is not None:
-                about = {"data": str(problem), "fingerprint": problem.fingerprint(), "version": nnx.__version__}
-                model.metadata[KEY] = about
+            if self.search:
+                with _no_fallback_warning():
+                    recipe = searched(problem, recipe, self.given, self.backend, self.report, self.deterministic)
+            model = self._built(problem, recipe)
+        self._note(model, recipe)
+        if recipe.patience:
+            problem = problem.with_validation(recipe.seed)
+        self._introduce(model, problem, recipe)
+        if self.seeds > 1:
+            self._conclude(self._train_several(model, problem, recipe), problem, recipe, self.save)
+            return
+        trained = self._train(model, problem, recipe)
+        self._conclude(model, problem, recipe, self.save if trained else None)
+
+    def _built(self, problem: Problem, recipe: Recipe) -> nnx.Sequential:
+        """Return a network that is not trained yet, with what its file is to say besides."""
+        with _no_fallback_warning():
+            model = recipe.build(problem, self.backend)
+        model.metadata[metadata.KEY] = problem.metadata.to_json()
+        if self.save is not None:
+            about = {"data": str(problem), "fingerprint": problem.fingerprint(), "version": nnx.__version__}
+            model.metadata[KEY] = about
+        return model
+
+    def _note(self, model: nnx.Sequential, recipe: Recipe) -> None:
+        """Keep how a network is trained, for its file."""
         if self.save is not None:
             model.metadata[KEY]["recipe"] = recipe.to_json()
             if self.deterministic:
                 model.metadata[KEY]["deterministic"] = True
-        if recipe.patience:
-            problem = problem.with_validation(recipe.seed)
-        self._introduce(model, problem, recipe)
-        trained = self._train(model, problem, recipe)
-        self._conclude(model, problem, recipe, self.save if trained else None)
 
     # ---- going on ----------------------------------------------------------------------------------------------------
 
@@ -79,6 +99,11 @@ class Job:
             return None
         with _no_fallback_warning():
             model = nnx.load(self.save, backend=self.backend)
+        if isinstance(model, nnx.Ensemble):
+            raise InputError(
+                f"--resume: {self.save} holds an ensemble of {len(model)} networks, which is trained in one go; say "
+                "--overwrite instead of --resume, with --seeds, to start anew"
+            )
         if KEY not in model.metadata:
             raise InputError(f"--resume: {self.save} does not come from nnx train; use nnx.load() and fit() in Python")
         try:
@@ -158,6 +183,25 @@ class Job:
             self.report.line("note", f"steps were replayed one operation at a time: {model.replay_reason}")
         return True
 
+    def _train_several(self, first: nnx.Sequential, problem: Problem, recipe: Recipe) -> nnx.Ensemble:
+        """Train the first network and others, which differ by their seeds; keep them, and tell how they vary."""
+        models = [first]
+        for seed in range(recipe.seed + 1, recipe.seed + self.seeds):
+            other = replace(recipe, seed=seed)
+            models.append(self._built(problem, other))
+            self._note(models[-1], other)
+        self.report.line("networks", f"{self.seeds}, seeds {recipe.seed} to {recipe.seed + self.seeds - 1}")
+        self.report.gap()
+        fit_all(models, [recipe] * self.seeds, problem, self.report, self.deterministic)
+        self.report.gap()
+        ensemble = nnx.Ensemble(models)
+        if self.save is not None:
+            with writing(self.save):
+                ensemble.save(self.save)
+        if distributed.current().leads:
+            self.report.line("alone", *alone(models, problem), always=True)
+        return ensemble
+
     def _is_deterministic(self, model: nnx.Sequential) -> bool:
         kept = model.metadata.get(KEY)
         return self.deterministic or (isinstance(kept, dict) and kept.get("deterministic") is True)
@@ -190,7 +234,9 @@ class Job:
         if comm.size > 1:
             self.report.line("together", f"{comm.size} processes, by {comm.description}")
 
-    def _conclude(self, model: nnx.Sequential, problem: Problem, recipe: Recipe, saved: Path | None) -> None:
+    def _conclude(
+        self, model: nnx.Sequential | nnx.Ensemble, problem: Problem, recipe: Recipe, saved: Path | None
+    ) -> None:
         if not distributed.current().leads:
             return
         result = Result.of(model, problem)
@@ -205,9 +251,11 @@ class Job:
         if self.plot is not None:
             from nnx.cli.picture import draw
 
-            known, done = best(model), f"{model.epochs_done:,} epoch{'s' if model.epochs_done > 1 else ''}"
-            epochs = f"after {done}" if known is None else f"epoch {known['epoch']:,} of {model.epochs_done:,}"
-            subtitle = f"{recipe.network(problem)}, {epochs} on the {model.backend.name} backend"
+            first = metadata.networks(model)[0]
+            known, done = best(first), f"{first.epochs_done:,} epoch{'s' if first.epochs_done > 1 else ''}"
+            epochs = f"after {done}" if known is None else f"epoch {known['epoch']:,} of {first.epochs_done:,}"
+            each = "" if first is model else f"an ensemble of {self.seeds}: the first one's curves, "
+            subtitle = f"{recipe.network(problem)}, {each}{epochs} on the {first.backend.name} backend"
             with writing(self.plot):
                 draw(self.plot, model, problem, result, worth, subtitle)
             written.append(str(self.plot))

@@ -9,6 +9,7 @@ import numpy as np
 
 from nnx.checks import choice
 from nnx.datasets.preparation import Preparation
+from nnx.ensemble import Ensemble
 from nnx.errors import InputError
 from nnx.metrics import unit_for
 from nnx.sequential import Sequential
@@ -80,6 +81,11 @@ class Metadata:
         """Return it as JSON holds it."""
         prepared = None if self.preparation is None else self.preparation.to_json()
         return {**asdict(replace(self, preparation=None)), "preparation": prepared}
+
+
+def networks(model: Sequential | Ensemble) -> list[Sequential]:
+    """Return the networks that answer together, or the one that does alone."""
+    return list(model) if isinstance(model, Ensemble) else [model]
 
 
 def metadata_of(model: Sequential) -> Metadata:

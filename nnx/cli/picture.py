@@ -9,23 +9,26 @@ import numpy as np
 from nnx import plots
 from nnx.cli.checkpointer import curves
 from nnx.cli.importance import Importance
+from nnx.cli.metadata import networks
 from nnx.cli.result import Result
 from nnx.cli.sets import Problem
 from nnx.cli.stopping import best
+from nnx.ensemble import Ensemble
 from nnx.sequential import Sequential
 
 NAMES = {"spiral": "Spiral", "digits": "Handwritten digits", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 
 
 def draw(
-    path: Path, model: Sequential, problem: Problem, result: Result, worth: Importance | None, subtitle: str
+    path: Path, model: Sequential | Ensemble, problem: Problem, result: Result, worth: Importance | None, subtitle: str
 ) -> None:
-    """Draw a training, its result and, where that is known, which columns mattered."""
+    """Draw a training, the first one where there are several, its result and, where known, which columns mattered."""
     name = NAMES.get(problem.name, problem.name)
     title, subtitle = f"{name}: {result.headline}", subtitle.replace(" -> ", " \u2192 ")
-    known = best(model)
+    first = networks(model)[0]
+    known = best(first)
     figure = plots.compose(
-        title, subtitle, curves(model.metadata), _panel(model, problem, result),
+        title, subtitle, curves(first.metadata), _panel(model, problem, result),
         side=_importance(worth) if worth is not None and worth.names else None,
         held_out="validation" if problem.validation else "test",
         kept=None if known is None else known["epoch"],
@@ -38,7 +41,7 @@ def _importance(worth: Importance) -> plots.Panel:
     return plots.bars(worth.names, worth.rises, worth.spreads, "What mattered", label)
 
 
-def _panel(model: Sequential, problem: Problem, result: Result) -> plots.Panel:
+def _panel(model: Sequential | Ensemble, problem: Problem, result: Result) -> plots.Panel:
     names = problem.metadata.classes
     if problem.metadata.task == "regression":
         return plots.regression(

@@ -16,7 +16,7 @@ import nnx
 from nnx.backends.printable import printable
 from nnx.cli import outputs
 from nnx.cli.errors import Failed, leave_stdout, note, writing
-from nnx.cli.metadata import Metadata, metadata_of
+from nnx.cli.metadata import Metadata, metadata_of, networks
 from nnx.cli.on_disk import asked, is_on_disk, scaled
 from nnx.datasets.tables import read_features
 from nnx.errors import FileFormatError, InputError
@@ -64,7 +64,7 @@ def _answers(
     """Return the rows of the answer, its header first, and say on stderr what is to be said of it."""
     network = nnx.load(model, backend=backend)
     try:
-        metadata = metadata_of(network)
+        metadata = metadata_of(networks(network)[0])
     except InputError as error:
         raise FileFormatError(f"{model}: {error}") from error
     if is_on_disk(file):
@@ -78,17 +78,18 @@ def _answers(
 
 
 def _written_out(
-    network: nnx.Sequential, metadata: Metadata, answers: np.ndarray, probabilities: bool
+    network: nnx.Sequential | nnx.Ensemble, metadata: Metadata, answers: np.ndarray, probabilities: bool
 ) -> Iterator[list[str]]:
     if metadata.task == "classification":
         return _classes(network, metadata, answers, probabilities)
     return _numbers(metadata, answers)
 
 
-def _width(network: nnx.Sequential, model: Path) -> int:
-    if network.n_inputs is None:
+def _width(network: nnx.Sequential | nnx.Ensemble, model: Path) -> int:
+    inputs: int | None = networks(network)[0].n_inputs
+    if inputs is None:
         raise FileFormatError(f"{model}: the network has no layer with weights, so it takes no particular inputs")
-    return network.n_inputs
+    return inputs
 
 
 def _rounded(x: np.ndarray, file: Path) -> np.ndarray:
@@ -131,10 +132,12 @@ def _far_columns(metadata: Metadata, x: np.ndarray) -> list[int]:
 
 
 def _classes(
-    network: nnx.Sequential, metadata: Metadata, answers: np.ndarray, probabilities: bool
+    network: nnx.Sequential | nnx.Ensemble, metadata: Metadata, answers: np.ndarray, probabilities: bool
 ) -> Iterator[list[str]]:
     """Yield a header, then the likeliest class of each row and its probability."""
-    if type(network.layers[-1]).__name__ != "Softmax":  # logits, of a network trained with the fused loss
+    if (
+        isinstance(network, nnx.Sequential) and type(network.layers[-1]).__name__ != "Softmax"
+    ):  # logits, of a network trained with the fused loss
         answers = np.exp(answers - answers.max(axis=1, keepdims=True))
         answers /= answers.sum(axis=1, keepdims=True)
     names = metadata.class_names(answers.shape[1])

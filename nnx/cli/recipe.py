@@ -181,7 +181,7 @@ def read(saved: Any) -> Recipe:
 def changes(old: Recipe, given: Mapping[str, Any]) -> list[str]:
     """Return what was given and differs from an old recipe, in words; epochs may, and patience where there was some."""
     return [
-        f"{_option(key)} is {_words(getattr(old, key))} there, {_words(value)} here"
+        f"{_option(key)} is {words(getattr(old, key))} there, {words(value)} here"
         for key, value in given.items()
         if value != getattr(old, key) and not (key in ENDS and bool(value) == bool(getattr(old, key)))
     ]
@@ -206,6 +206,12 @@ def checked(recipe: Recipe) -> Recipe:
     return recipe
 
 
+def check_seeds(seeds: int, first: int) -> None:
+    """Check how many networks are wanted, with the seeds from the first on."""
+    if first + checks.integer(seeds, "--seeds") > 2**32:
+        raise InputError(f"--seeds={seeds} from --seed={first} on: expected the last one to be at most {2**32 - 1}")
+
+
 def parse_layers(text: str) -> tuple[int, ...]:
     """Return the widths in "64,32"; none for "none": outputs right after inputs."""
     if text.strip().lower() == "none":
@@ -223,5 +229,6 @@ def _option(key: str) -> str:
     return "--" + key.replace("_", "-")
 
 
-def _words(value: Any) -> str:
+def words(value: Any) -> str:
+    """Return a part of a recipe as the command line has it."""
     return (",".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)

@@ -9,6 +9,7 @@ import numpy as np
 from nnx import metrics
 from nnx.backends.printable import printable
 from nnx.cli.sets import Problem
+from nnx.ensemble import Ensemble
 from nnx.sequential import Sequential
 
 FEW = 6  # classes whose confusion is written out
@@ -35,7 +36,7 @@ class Result:
     mistakes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, model: Sequential, problem: Problem) -> Result:
+    def of(cls, model: Sequential | Ensemble, problem: Problem) -> Result:
         """Measure a network on both parts of a data set."""
         make = cls._classes if problem.metadata.task == "classification" else cls._numbers
         return make(problem, model.predict(problem.x_test), model.predict(problem.x))
@@ -67,6 +68,14 @@ class Result:
         more = f"mean absolute error {amount(metrics.mae(wanted, outputs))}"
         words = f"{test} (always the mean: {amount(metrics.rmse(wanted, mean))})"
         return cls((words, more), train, test, outputs, wanted)
+
+
+def score(problem: Problem, outputs: np.ndarray) -> tuple[str, float]:
+    """Return what outputs on the test part are worth, in a number, and its name."""
+    if problem.metadata.task == "classification":
+        return "accuracy", float(np.mean(outputs.argmax(axis=1) == problem.y_test))
+    unscaled = problem.metadata.unscale_target
+    return "root mean squared error", metrics.rmse(unscaled(problem.y_test), unscaled(outputs))
 
 
 def _classification(probabilities: np.ndarray, wanted: np.ndarray) -> str:

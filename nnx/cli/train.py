@@ -10,7 +10,8 @@ import typer
 from nnx import distributed
 from nnx.cli import job, outputs
 from nnx.cli.console import Report
-from nnx.cli.recipe import OPTIMIZERS, check_given, parse_layers
+from nnx.cli.recipe import OPTIMIZERS, check_given, check_seeds, parse_layers
+from nnx.cli.search import TRIED, check_search
 from nnx.cli.sets import Source
 from nnx.errors import InputError
 from nnx.layers import ELEMENTWISE
@@ -64,6 +65,23 @@ def train(
     seed: Annotated[
         int | None, typer.Option(help="Of all that is random, held-out rows too.", rich_help_panel=TRAINING)
     ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            help="How many networks to train at once, with the seeds from --seed on: an ensemble, which answers by "
+            "the mean of what they say.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 1,
+    search: Annotated[
+        bool,
+        typer.Option(
+            "--search",
+            help=f"Try other networks first, and train the one with the best loss on a fifth of the training part: "
+            f"{TRIED} What is given is not varied.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = False,
     deterministic: Annotated[
         bool,
         typer.Option(
@@ -127,6 +145,14 @@ def train(
             "epochs": epochs, "patience": patience, "clip_norm": clip_norm,
         }
     )  # fmt: skip
+    check_seeds(seeds, given.get("seed", 0))
+    if search:
+        check_search(given)
+    if resume and (seeds > 1 or search):
+        raise InputError(
+            f"--resume goes on with one network as it was, {'--seeds' if seeds > 1 else '--search'} begins anew: say "
+            "one of the two"
+        )
     if resume and save is None:
         raise InputError("--resume: from which file? Name it: --save FILE")
     outputs.check("--save", save, (Path(data),), needs=("safetensors", "train"))
@@ -152,4 +178,5 @@ def train(
     )
     report = Report(quiet, verbose, silent=not comm.leads)
     with report.compiling():
-        job.Job(source, given, backend, save, plot, report, list(ctx.obj or ()), deterministic).run(resume)
+        line = list(ctx.obj or ())
+        job.Job(source, given, backend, save, plot, report, line, deterministic, seeds, search).run(resume)

@@ -83,11 +83,14 @@ def _measured(dtypes: tuple[str, ...], progress: Callable[[str], None]) -> str:
         return "measured: nothing, because NNX_TUNE=off"
     from nnx.backends.numba import measuring, tuning
 
-    before, choices, after = measuring.had_to_itself(), measuring.measure(dtypes, progress), measuring.had_to_itself()
-    if (share := min(before, after)) < QUIET:
+    share = measuring.had_to_itself()
+    if share >= QUIET:  # else it would take minutes, for nothing
+        choices = measuring.measure(dtypes, progress)
+        share = min(share, measuring.had_to_itself())
+    if share < QUIET:
         return (
-            f"measured what is faster here, but it is not kept: other programs left this one {share:.0%} of a "
-            "processor; run nnx warmup again when they are done"
+            f"what is faster here is not kept: other programs left this one {share:.0%} of a processor; run nnx warmup "
+            "again when they are done"
         )
     try:
         return f"measured what is faster here: {tuning.keep(choices)}"

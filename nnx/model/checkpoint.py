@@ -32,6 +32,7 @@ from nnx.optimizers import Optimizer
 FORMAT = "nnx-1"
 KIND = "a file that model.save() wrote"
 PARAMETERS, MOMENTS = "parameters.", "moments."  # what the names of arrays begin with
+TOGETHER = "ensemble"  # under which the descriptions of several models stand, whose arrays begin with their numbers
 LONGEST = 100_000_000  # bytes of a header, in the format itself
 LAYERS = {
     kind.__name__: kind
@@ -111,8 +112,8 @@ class Checkpoint:
     functions: Sequence[str] = ()
 
 
-def write(path: str | os.PathLike[str], model: Checkpoint) -> None:
-    """Write a model to `path`.
+def write(path: str | os.PathLike[str], model: Checkpoint | Sequence[Checkpoint]) -> None:
+    """Write a model to `path`, or all those of an ensemble.
 
     Raises:
         InputError: the name is another format's, a layer or a loss of your own does not say how it is made again, the
@@ -122,18 +123,22 @@ def write(path: str | os.PathLike[str], model: Checkpoint) -> None:
     """
     path = as_path("save", path)
     refuse_other_format(f"save({str(path)!r})", path)
-    text = _describe(model)
-    tensors = {f"{PARAMETERS}{name}": np.ascontiguousarray(a) for name, a in model.parameters.items()}
-    if model.training is not None:
-        tensors |= {f"{MOMENTS}{name}": np.ascontiguousarray(a) for name, a in model.training.moments.items()}
+    if isinstance(model, Checkpoint):
+        text, tensors = _describe(model), _tensors(model)
+    else:
+        text = f'{{"{TOGETHER}": [{", ".join(map(_describe, model))}]}}'
+        tensors = {f"{i}.{name}": a for i, one in enumerate(model) for name, a in _tensors(one).items()}
     for name, a in tensors.items():
         checks.finite(a, "save", name)
     header = {"format": FORMAT, "model": text, "crc32": checksum(text, tensors)}
     write_atomically(path, *_sorted(_safetensors().save(tensors, metadata=header)))
 
 
-def read(path: Path, custom: Custom) -> Checkpoint:
-    """Read what `write` wrote, in this version or an earlier one; `custom` has the classes of the user's own.
+def read(path: Path, custom: Custom) -> tuple[bool, list[Checkpoint]]:
+    """Read what `write` wrote, in this version or an earlier one: whether it is an ensemble, and its models.
+
+    Args:
+        custom: has the classes of the user's own.
 
     Raises:
         InputError: one of these is missing.
@@ -141,9 +146,19 @@ def read(path: Path, custom: Custom) -> Checkpoint:
         MissingExtra: safetensors is not installed.
     """
     header, tensors = _read(path)
-    custom.check(header, path)
+    together = TOGETHER in header
+    described = header[TOGETHER] if together else [header]
+    custom.check({"layers": described}, path)
     with making_sense(path):
-        return _understood(header, tensors, custom)
+        if not together:
+            return False, [_understood(header, tensors, custom)]
+        if header.keys() != {TOGETHER} or not isinstance(described, list) or not described:
+            raise InputError(f"{TOGETHER} must be a list of models, and nothing beside it")
+        parts: list[dict[str, np.ndarray]] = [{} for _ in described]
+        for name, a in tensors.items():
+            number, _, own = name.partition(".")
+            parts[range(len(parts)).index(int(number))][own] = a
+        return True, [_understood(one, part, custom) for one, part in zip(described, parts, strict=True)]
 
 
 @contextmanager
@@ -186,6 +201,14 @@ def checksum(text: str, tensors: dict[str, np.ndarray]) -> str:
 
 
 # ---- what a model is, as JSON ----------------------------------------------------------------------------------------
+
+
+def _tensors(model: Checkpoint) -> dict[str, np.ndarray]:
+    """Return a model's arrays as a file names them."""
+    tensors = {f"{PARAMETERS}{name}": np.ascontiguousarray(a) for name, a in model.parameters.items()}
+    if model.training is not None:
+        tensors |= {f"{MOMENTS}{name}": np.ascontiguousarray(a) for name, a in model.training.moments.items()}
+    return tensors
 
 
 def _describe(model: Checkpoint) -> str:

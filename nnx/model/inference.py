@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nnx.backends import Backend
-from nnx.backends.inference import AnyStage, Branches, Forward, Lookup, Norm, Stage
+from nnx.backends.inference import AnyStage, Branches, Forward, Lookup, Norm, Scored, Scores, Stage
 from nnx.backends.recorder import AS_WRITTEN, Program
 from nnx.kernels.elementwise import BY_NAME
 from nnx.layers import (
@@ -67,6 +67,7 @@ class Inference:
         self.native: Forward = compiled or refuse
         self._owner = owner
         self._own = threading.local()
+        self._scores: dict[Scored, Scores | None] = {}
 
     @property
     def description(self) -> str:
@@ -95,6 +96,13 @@ class Inference:
         if self.native is refuse:
             return None
         return self.native(x if x.flags.writeable else x.copy())  # compiled code takes no array that is read-only
+
+    def scores(self, loss: Scored) -> Scores | None:
+        """Return a native function that evaluates by a loss, or None where there is none."""
+        if loss not in self._scores:
+            plain = self.native is refuse
+            self._scores[loss] = None if plain else self.backend.compile_scores(self.native, loss)
+        return self._scores[loss]
 
     def layers_alone(self) -> AbstractContextManager[Any]:
         """Return a context in which no other thread uses the layers: run as written, they have one workspace."""

@@ -7,6 +7,7 @@ rounding can do to each gradient is measured, by the recorded operations with ea
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import isclose, isnan, sqrt
 from typing import Any
 
@@ -58,10 +59,11 @@ def near(a: np.ndarray, b: np.ndarray, start: np.ndarray, step: TrainingStep) ->
     smaller.
     """
     size_of_all, beyond = step.flat.size, 3 * step.flat.size + step.flat.statistics.shape[0]
-    ends = [*(size_of_all * part for part in (1, 2, 3)), *range(beyond, len(a), size_of_all)]
-    for off, way, size in zip(*(np.split(d, ends) for d in (a - b, b - start, b)), strict=True):
-        allowed = PATH_TOLERANCE * length(way) + EPSILON[step.flat.dtype] * length(size)
-        if not length(off) <= allowed:
+    ends = [*(size_of_all * part for part in range(4)), *range(beyond, len(a), size_of_all), len(a)]
+    off, way = a - b, b - start
+    for first, last in pairwise(ends):
+        allowed = PATH_TOLERANCE * length(way[first:last]) + EPSILON[step.flat.dtype] * length(b[first:last])
+        if not length(off[first:last]) <= allowed:
             return False
     return True
 

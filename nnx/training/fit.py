@@ -24,7 +24,7 @@ from nnx.history import History
 from nnx.kernels.step_state import HITS, LOSS, PENALTY
 from nnx.training import progress, together
 from nnx.training.batches import Batches
-from nnx.training.interrupt import Interrupt
+from nnx.training.beside import Alone
 from nnx.training.step import HISTORY, Feed
 from nnx.training.stepwise import Plan, Stepwise
 from nnx.training.trainer import Runner, Trainer, explain
@@ -35,17 +35,19 @@ class Fit:
 
     Args:
         batch: rows of a step. validation: what `evaluate` is given after each epoch, or None.
+        beside: what it shares with other fits, if any.
     """
 
     def __init__(
         self, model: Model, trainer: Trainer, batches: Batches, batch: int, validation: tuple[Any, ...] | None = None,
-        callbacks: Sequence[Callback] = (), accumulate: int = 1,
+        callbacks: Sequence[Callback] = (), accumulate: int = 1, beside: Alone | None = None,
     ) -> None:  # fmt: skip
         self.model, self.trainer, self.batches, self.batch = model, trainer, batches, batch
         self.validation, self.callbacks = validation, callbacks
         self.each_batch = [callback for callback in callbacks if watches_batches(callback)]
         self.comm = Communicator() if trainer.shares is None else trainer.shares.comm
-        self.interrupt = Interrupt()
+        self.beside = beside or Alone()
+        self.interrupt = self.beside.interrupt()
         self.agreement = together.Agreement(self.comm, self.interrupt)
         self.plan = Plan(batches.steps, accumulate, rate_by_step(callbacks))
         self.mean = next((callback for callback in callbacks if isinstance(callback, WeightAverage)), None)
@@ -66,7 +68,8 @@ class Fit:
 
     def _add_runner(self, feed: Feed, within: bool) -> None:
         """Record a step of one size."""
-        self.runners[feed] = self._runner(feed, within)
+        with self.beside.recording(feed.x.shape[0] * self.trainer.flat.size):
+            self.runners[feed] = self._runner(feed, within)
         explain(self.model, self.runners[feed])
 
     def _runner(self, feed: Feed, within: bool) -> Runner:
@@ -101,7 +104,7 @@ class Fit:
             self.interrupt.begin()
             with (
                 together.repeatable(self.trainer.shares, self.trainer.backend),
-                progress.make(verbose if self.comm.leads else 0, epochs, history.first_epoch) as bar,
+                self.beside.progress(verbose if self.comm.leads else 0, epochs, history.first_epoch) as bar,
             ):
                 self._run(epochs, history, bar)
         finally:
@@ -208,18 +211,20 @@ class Fit:
     def _after_batch(self, batch: int, row: np.ndarray, rows: int) -> None:
         for callback in self.each_batch:
             scale = self.batches.scale(self.model.epochs_done, batch)
-            means = np.array([row[LOSS] * scale, row[PENALTY]])
-            logs = self._logs(means, row[HITS] * scale / rows)
+            logs = self._values(float(row[LOSS] * scale), float(row[PENALTY]), float(row[HITS] * scale / rows))
             callback.on_batch_end(self.model, batch, logs)
 
     def _steps(
         self, feed: Feed, steps: int, epoch_of: Callable[[int], int], history: History
     ) -> tuple[np.ndarray, NonFiniteError | None]:
         """Run some steps of one size, and note how long they took."""
-        begin, runner = time.perf_counter(), self.runners[feed]
-        done = self.trainer.run_guarded(runner, feed, steps, epoch_of, self.batches.fetch)
+        runner = self.runners[feed]
+        native = runner.native and self.trainer.backend.device == "cpu"
+        with self.beside.letting_go(steps * feed.pace.seconds if native else 0.0):
+            begin = time.perf_counter()
+            done = self.trainer.run_guarded(runner, feed, steps, epoch_of, self.batches.fetch)
+            seconds = time.perf_counter() - begin
         explain(self.model, runner)
-        seconds = time.perf_counter() - begin
         feed.pace.seconds = seconds / steps
         history.seconds += seconds
         return done
@@ -229,25 +234,51 @@ class Fit:
 
     def _close(self, first: int, rows: np.ndarray, history: History, bar: progress.Progress) -> None:
         """Turn the steps of whole epochs into the epochs' values, and do what is due after each."""
-        sizes = self.batches.sizes
-        samples = int(sizes.sum())
-        for number in range(len(rows) // len(sizes)):
-            steps = rows[number * len(sizes) : (number + 1) * len(sizes)]
-            shares, hits = self.batches.shares(first + number), steps[:, HITS]
-            total = self.batches.total(shares)
-            if self.batches.weighted:  # sums of weights
-                hits = hits * (shares / sizes)
-            logs = self._logs(shares @ steps[:, [LOSS, PENALTY]] / total, hits.sum() / total)
+        values = self._means(first, rows)
+        epochs, samples = len(values["loss"]), int(self.batches.sizes.sum())
+        if not self.callbacks and self.validation is None:  # one by one that would take as long as a step of 10 us
+            history.extend(values)
+            history.samples += epochs * samples
+            self.model.epochs_done = first + epochs
+            for number in dict.fromkeys((0, epochs - 1)) if epochs else ():
+                bar.log(first + number, {name: float(column[number]) for name, column in values.items()})
+            return
+        for number, each in enumerate(zip(*(column.tolist() for column in values.values()), strict=True)):
             self.model.epochs_done = first + number + 1
             with self._averaged():
-                if self.validation is not None:
-                    x, y, *weights = self.validation
-                    logs.update({f"val_{name}": value for name, value in self._scores(x, y, *weights).items()})
-                history.add(logs)
-                history.samples += samples
-                bar.log(first + number, logs)
-                for callback in self.callbacks:
-                    callback.on_epoch_end(self.model, first + number, logs)
+                self._end_epoch(first + number, dict(zip(values, each, strict=True)), samples, history, bar)
+
+    def _means(self, first: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what is listed of each whole epoch. Each is added up by itself: its bits are its own."""
+        batches, sizes = self.batches, self.batches.sizes
+        size, weighted = len(sizes), batches.weighted
+        epochs = len(rows) // size
+        if not epochs:
+            return self._values(*np.zeros((3, 0)))
+        # Without weights all epochs count the same. With them hits are sums of weights.
+        shares = [batches.shares(first + number) for number in range(epochs if weighted else 1)]
+        steps = rows[: epochs * size].reshape(epochs, size, rows.shape[1])
+        values = np.ascontiguousarray(steps.transpose(0, 2, 1))  # so that each sum goes over neighbours
+        counted = np.array(shares)
+        values[:, LOSS] *= counted
+        values[:, PENALTY] *= counted
+        if weighted:
+            values[:, HITS] *= counted / sizes
+        means = np.add.reduce(values, axis=2) / [[batches.total(share)] for share in shares]
+        return self._values(means[:, LOSS], means[:, PENALTY], means[:, HITS])
+
+    def _end_epoch(
+        self, epoch: int, logs: dict[str, float], samples: int, history: History, bar: progress.Progress
+    ) -> None:
+        """Do what is due after an epoch."""
+        if self.validation is not None:
+            x, y, *weights = self.validation
+            logs.update({f"val_{name}": value for name, value in self._scores(x, y, *weights).items()})
+        history.add(logs)
+        history.samples += samples
+        bar.log(epoch, logs)
+        for callback in self.callbacks:
+            callback.on_epoch_end(self.model, epoch, logs)
 
     def _scores(self, x: Any, y: Any, *weights: Any) -> dict[str, float]:
         rows = max(self.batch, 256)
@@ -267,11 +298,11 @@ class Fit:
         finally:
             self.trainer.swap()
 
-    def _logs(self, means: np.ndarray, accuracy: float) -> dict[str, float]:
-        data, penalty = (float(mean) for mean in means)
-        logs = {"loss": data + penalty}
+    def _values(self, data: Any, penalty: Any, accuracy: Any) -> dict[str, Any]:
+        """Return what is listed of one epoch, or of several, as arrays."""
+        values = {"loss": data + penalty}
         if self.regularized:
-            logs |= {"data_loss": data, "regularization_loss": penalty}
+            values |= {"data_loss": data, "regularization_loss": penalty}
         if self.trainer.metric is not None:
-            logs["accuracy"] = float(accuracy)
-        return logs
+            values["accuracy"] = accuracy
+        return values

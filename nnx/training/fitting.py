@@ -14,9 +14,10 @@ from nnx.data.arrays import Arrays
 from nnx.distributed import current
 from nnx.history import History
 from nnx.training import together
+from nnx.training.beside import Alone
 from nnx.training.fit import Fit
 from nnx.training.given import taken
-from nnx.training.held_out import facts_of, held_out, tried
+from nnx.training.held_out import HeldOut, facts_of, held_out, tried
 from nnx.training.samples import InMemory, Options, Samples
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 
 def options(
     model: Trainable, epochs: int, batch_size: int | None, shuffle: bool, callbacks: Sequence[Callback], verbose: Any,
-    class_weight: Any, accumulate: int, deterministic: bool | int,
+    class_weight: Any, accumulate: int, deterministic: bool | int, beside: Alone | None = None,
 ) -> Options:  # fmt: skip
-    """Return what a fit is told besides its data, checked."""
+    """Return what a fit is told besides its data, checked; `beside`: what it shares with fits of other models."""
     trainer = model._trainable("fit")
     shares = together.shares_for(model, "fit", deterministic)
     epochs = checks.integer(epochs, "fit: epochs")
@@ -36,7 +37,7 @@ def options(
     shuffle = checks.flag(shuffle, "fit: shuffle")
     checks.verbosity(verbose, "fit: verbose")
     check_callbacks(callbacks)
-    return Options(trainer, shares, epochs, batch, every, shuffle, callbacks, verbose, class_weight)
+    return Options(trainer, shares, epochs, batch, every, shuffle, callbacks, verbose, class_weight, beside or Alone())
 
 
 def fit(
@@ -46,13 +47,7 @@ def fit(
     """Train, as `Sequential.fit` says."""
     model, trainer = cast(Model, trained), how.trainer  # it is both: the one knows layers, the other epochs
     with current().sharing():
-        came = taken(trained, "fit", x, y, sample_weight, label, how.batch)
-        samples = _samples(trained, came, how, model.epochs_done)
-        validation = None if validation_data is None else held_out(trained, validation_data, how.epochs)
-        if np.ndim(validation_split) or validation_split != 0.0:
-            validation = held_out(trained, samples.hold_out(validation_split, validation_data), how.epochs)
-        samples.check()
-        check_monitors(how.callbacks, trainer.quantities(validation is not None), trained._owner)
+        samples, validation = checked(trained, x, y, sample_weight, label, validation_data, validation_split, how)
         tried(trained, model, validation)
         samples.begin()
     trainer.shares = how.shares
@@ -68,7 +63,24 @@ def fit(
     except BaseException:
         samples.close()
         raise
-    return Fit(model, trainer, batches, samples.batch, validation, callbacks, how.every).run(how.epochs, how.verbose)
+    return Fit(model, trainer, batches, samples.batch, validation, callbacks, how.every, how.beside).run(
+        how.epochs, how.verbose
+    )
+
+
+def checked(
+    model: Trainable, x: Any, y: Any, sample_weight: Any, label: str | None, validation_data: Any,
+    validation_split: Any, how: Options,
+) -> tuple[Samples, HeldOut | None]:  # fmt: skip
+    """Return what is trained on and what is held out, once all of it goes together; nothing is changed."""
+    came = taken(model, "fit", x, y, sample_weight, label, how.batch)
+    samples = _samples(model, came, how, model.epochs_done)
+    validation = None if validation_data is None else held_out(model, validation_data, how.epochs)
+    if np.ndim(validation_split) or validation_split != 0.0:
+        validation = held_out(model, samples.hold_out(validation_split, validation_data), how.epochs)
+    samples.check()
+    check_monitors(how.callbacks, how.trainer.quantities(validation is not None), model._owner)
+    return samples, validation
 
 
 def _samples(model: Trainable, came: Any, how: Options, epoch: int) -> Samples:

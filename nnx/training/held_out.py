@@ -40,7 +40,8 @@ def held_out(model: Trainable, validation_data: Any, epochs: int) -> HeldOut:
     target = model._host_targets(validation_data[1], x, "fit: validation")
     weights = model._weights(validation_data[1], target, WHO, *validation_data[2:])
     check_weighable(model.metrics, weights)
-    return x, *validation_data[1:]
+    ready = model.scoring().native is not None and target.ndim == model.loss.kept_dimensions()
+    return x, target if ready else validation_data[1], *validation_data[2:]  # not to be prepared after each epoch
 
 
 def _are_batches(data: Any) -> bool:

@@ -15,7 +15,7 @@ from nnx.distributed.communicator import Communicator
 from nnx.errors import InputError, InputTypeError
 from nnx.measures import beside, check_weighable, measured
 from nnx.training.converting import Converter
-from nnx.training.evaluation import PART, mean_scores, probabilities, tolerance_of
+from nnx.training.evaluation import PART, probabilities, tolerance_of
 from nnx.training.supply import of_batch
 
 if TYPE_CHECKING:
@@ -126,8 +126,8 @@ def evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> di
 def _evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> Iterator[tuple[int, Evaluated]]:
     """Yield the blocks that are this process's, with their numbers."""
     convert = Converter(model, came.who, None, isinstance(came, Source) and came.weighted)
-    metric, keep = model.loss.metric if "accuracy" in model.metrics else None, bool(beside(model.metrics))
-    tolerance, inference = model._compiled("evaluate").tolerance, model.inference()
+    how, tolerance = model.scoring(), model._compiled("evaluate").tolerance
+    metric, keep = how.metric, bool(how.more)
     if metric == "regression" and not tolerance and isinstance(came, Source):
         tolerance = tolerance_from(came, convert)
     for number, (x, target, *counts) in one_ahead(_own_blocks(came, convert, comm)):
@@ -138,9 +138,7 @@ def _evaluated(model: Trainable, came: Read, rows: int, comm: Communicator) -> I
             continue
         factors, outputs = model._factors(counts[0]) if counts else None, list[np.ndarray]()
         there = model.backend.asarray(target, target.dtype.name)
-        scores = mean_scores(
-            inference, model.loss, metric, tolerance, x, there, rows, factors, outputs if keep else None
-        )
+        scores = how.mean(x, there, rows, tolerance, factors, outputs if keep else None)
         weight = float(counts[0].sum()) if counts else float(len(x))
         yield number, Evaluated(weight, scores, outputs, [target] * keep, counts * keep)
 

@@ -18,6 +18,7 @@ from nnx.data.arrays import Arrays, no_targets
 from nnx.distributed.shares import Shares
 from nnx.errors import InputError
 from nnx.training.batches import Batches
+from nnx.training.beside import Alone
 from nnx.training.evaluation import tolerance_of
 from nnx.training.held_out import first_held_out
 from nnx.training.streamed_batches import batches_for
@@ -33,6 +34,7 @@ class Options:
 
     Attributes:
         batch: rows of a step; None: all. every: how many batches make one update. shares: whose which rows are.
+        beside: what it shares with fits of other models.
     """
 
     trainer: Trainer
@@ -44,6 +46,7 @@ class Options:
     callbacks: Sequence[Callback]
     verbose: Any
     class_weight: Any
+    beside: Alone
 
     def check_accumulate(self, rows: int) -> None:
         """Refuse parts of a batch where there are no several."""

@@ -23,6 +23,7 @@ from nnx.model.validation import check_ending, check_loss
 from nnx.optimizers import Optimizer
 from nnx.owner import alone, changing
 from nnx.settings import assignable
+from nnx.training.scoring import Scoring
 from nnx.training.trainer import Trainer
 
 Array = Any
@@ -48,6 +49,7 @@ class Trainable(Network):
         self._loss: Any = None  # a Loss and an Optimizer, once compiled
         self._optimizer: Any = None
         self._trainer: Trainer | None = None
+        self._scoring: Scoring | None = None
         self.metrics: tuple[Metric, ...] = ()
         super().__init__(*layers, **arguments)
 
@@ -135,6 +137,7 @@ class Trainable(Network):
     def _renew(self) -> None:
         """Make what trains the model as it is now."""
         tolerance = self._trainer.tolerance if self._trainer is not None else 0.0
+        self._scoring = None
         self._trainer = Trainer(self, self.loss, self.optimizer, self.metrics)
         self._trainer.set_tolerance(tolerance)
 
@@ -148,6 +151,10 @@ class Trainable(Network):
     def _untrained(self) -> None:
         if self.optimizer is not None:
             self.optimizer.counters[:] = 0
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._scoring = None
 
     def settings_changed(self) -> None:
         """Be told that a setting or a method of a layer, the loss or the optimizer is another one now."""
@@ -168,12 +175,22 @@ class Trainable(Network):
         trainer.refresh()
         return trainer
 
+    def scoring(self) -> Scoring:
+        """Return how samples are evaluated, with all settings as they are now, of a model that can be trained."""
+        scoring = self._scoring
+        if scoring is None:
+            self._compiled("evaluate").check()
+            scoring = Scoring(self.inference(), self.loss, self.metrics)
+            if scoring.native is not None:  # all parts are nnx's own, which tell of every change
+                self._scoring = scoring
+        return scoring
+
     # ---- targets -----------------------------------------------------------------------------------------------------
 
     def _targets(self, y: Any, x: np.ndarray, who: str) -> Array:
         """Return targets as an array of the backend, after checking them against x and the outputs."""
         target = self._host_targets(y, x, who)
-        return self.backend.asarray(target, target.dtype.name)
+        return self.backend.asarray(target, target.dtype)
 
     def _host_targets(self, y: Any, x: np.ndarray, who: str) -> np.ndarray:
         """Return targets as the loss wants them, as a NumPy array."""
@@ -245,6 +262,7 @@ class Trainable(Network):
         return {
             **super()._contents(),
             "_trainer": None,
+            "_scoring": None,
             "_tolerance": None if self._trainer is None else self._trainer.tolerance,
             "_counters": None if self.optimizer is None else self.optimizer.counters.copy(),
         }

@@ -143,7 +143,7 @@ class Trainer(TrainingStep):
         known = [*feed.arrays(), self.hyper, self.counters, self.network.penalties, self.nothing]
         known += self.network.buffers()
         recorder = self.backend.record(known)
-        recorder.watching = custom.any
+        recorder.watching, recorder.loud = custom.any, True
         try:
             try:
                 self._owner.recorder = WithoutPenalties(recorder) if part else recorder
@@ -244,9 +244,10 @@ class Trainer(TrainingStep):
         epoch_of: Callable[[int], int], meanwhile: Callable[[], None] | None,
     ) -> tuple[np.ndarray, NonFiniteError | None]:  # fmt: skip
         rows = self._run(runner, steps, meanwhile)
-        bad = np.flatnonzero(~np.isfinite(rows[:, LOSS] + rows[:, PENALTY]))
-        if not bad.size:
+        finite = np.isfinite(rows[:, LOSS] + rows[:, PENALTY])
+        if finite.all():
             return rows, None
+        bad = np.flatnonzero(~finite)
         self.restore(before)
         self.count()
         self._run(runner, int(bad[0]))

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.numba.sharing import NUMBERS, PLAIN, NumbaShared, offer
+from nnx.backends.numba.sharing import LINE, NUMBERS, PLAIN, NumbaShared
 from nnx.backends.operation_table import with_functions
+from nnx.kernels.cpu.jit.signature import Unfit
 from nnx.kernels.elementwise import Elementwise
 
 Array = Any
@@ -27,24 +28,32 @@ class NumbaActivations(NumbaShared):
 
     def _function(self, row: Elementwise, x: Array, a: float, out: Array | None) -> Array:
         y = np.empty(x.shape, x.dtype) if out is None else out
-        done = self._elementwise(self._forward, row.cost, (x, y), NUMBERS[row.name], a)
-        return y if done else getattr(PLAIN, row.name)(x, *row.given(a), out=out)
+        board, step = self._share(x.size, x.size * row.cost, LINE)
+        try:
+            if self._forward(x, y, board, step, NUMBERS[row.name], a):
+                return y
+        except Unfit:
+            pass
+        return getattr(PLAIN, row.name)(x, *row.given(a), out=out)
 
     def _gradient(self, row: Elementwise, of: Array, dy: Array, a: float, out: Array | None) -> Array:
         dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        done = self._elementwise(self._backward, row.slope_cost, (of, dy, dx), NUMBERS[row.gradient], a)
-        return dx if done else getattr(PLAIN, row.gradient)(of, dy, *row.given(a), out=out)
+        board, step = self._share(of.size, of.size * row.slope_cost, LINE)
+        try:
+            if self._backward(of, dy, dx, board, step, NUMBERS[row.gradient], a):
+                return dx
+        except Unfit:
+            pass
+        return getattr(PLAIN, row.gradient)(of, dy, *row.given(a), out=out)
 
     def softmax(self, x: Array, out: Array | None = None) -> Array:
         y = np.empty(x.shape, x.dtype) if out is None else out
-        k = self._softmax
-        done = offer(k.forward, x, y, self._board if x.size < k.SHARED_FORWARD else self.kernels.pool.summon())
+        done = self._elementwise(self._softmax.forward, 0.8, (x, y))
         return y if done else super().softmax(x, out)
 
     def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
         dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        k = self._softmax
-        done = offer(k.backward, y, dy, dx, self._board if y.size < k.SHARED_BACKWARD else self.kernels.pool.summon())
+        done = self._elementwise(self._softmax.backward, 0.2, (y, dy, dx))
         return dx if done else super().softmax_backward(y, dy, out)
 
     def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:

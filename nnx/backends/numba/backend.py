@@ -22,11 +22,11 @@ from nnx.backends import threads
 from nnx.backends.base import BackendInfo
 from nnx.backends.environment import flag, gemm_rule, tuned
 from nnx.backends.errors import BackendUnavailable, InputError, NotReplayable
-from nnx.backends.inference import Forward, Stage
+from nnx.backends.inference import Forward, Scored, Scores, Stage
 from nnx.backends.numba.activations import NumbaActivations
 from nnx.backends.numba.losses import NumbaLosses
 from nnx.backends.numba.optimizers import NumbaOptimizers
-from nnx.backends.numba.sharing import NUMBERS, PLAIN, may_overlap, offer, together
+from nnx.backends.numba.sharing import LINE, NUMBERS, PLAIN, may_overlap, offer, together
 from nnx.backends.numba.step import NumbaStep
 from nnx.backends.operation_table import QUIET
 from nnx.backends.operations.dense import fusible
@@ -234,6 +234,11 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
         rounds = self.precision != "full" and any(self._on_tiles(MANY, n, k, parameters.itemsize) for k, n in shapes)
         return compile_forward(stages, parameters, blocks=not rounds)
 
+    def compile_scores(self, forward: Forward, loss: Scored) -> Scores | None:
+        from nnx.backends.numba.scores import compile_scores
+
+        return compile_scores(forward, loss)
+
     def planned_step(self) -> str:
         from nnx.backends.numba.program import wanted_family
         from nnx.backends.numba.runtime import WAYS
@@ -256,7 +261,7 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
                 return y
         elif b.shape == (1, outputs) and self._product(x, w, y, b, kind == k.elementwise.RELU):
             if kind not in (k.elementwise.NONE, k.elementwise.RELU):
-                self._elementwise(k.elementwise.forward, 1.0, (y, y), kind, 0.0)
+                offer(k.elementwise.forward, y, y, *self._share(y.size, y.size, LINE), kind, 0.0)
             return y
         return super().dense(x, w, b, activation, out)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.addresses import Array, address
+from nnx.backends.addresses import Array, address, on_large_pages
 from nnx.backends.inference import Forward, Stage
 from nnx.backends.numba.tuning import current
 from nnx.backends.recorder import Program
@@ -24,14 +24,14 @@ from nnx.kernels.cpu.matmul.register_tile import ROWS
 from nnx.kernels.cpu.ops.elementwise import NONE
 from nnx.kernels.cpu.program import inference as f
 from nnx.kernels.cpu.program import inference_many as m
+from nnx.kernels.cpu.program.inference_called import function_at
 from nnx.kernels.cpu.threads import pool
 from nnx.kernels.elementwise import number_of
 from nnx.kernels.rounding import RUN
 
 CROSSING, MEETING = 0.4, 2000.0  # ns: of a number that another thread has just written; of waiting for it, a layer
-LARGE = 1 << 21  # bytes of a large page
 AT_ONCE = 1e8  # ns of work in one call, so that Ctrl-C is heard
-BLOCK = max(1 << 19, caches().l2 // 2)  # bytes of a block's two buffers: half of L2; one of 512 KB holds one of them
+BLOCK = max(min(1 << 19, caches().l2), caches().l2 // 2)  # bytes of a block's two buffers: half of L2, or a small one
 NEAR = caches().l2 * 3 // 4  # bytes of weights that stay in the second-level cache from row to row
 PANELS = 16  # of a block at most: more use of packed weights is nothing gained, and less costs 64-128-64-10 7%
 PLANNED = "one compiled function, row by row for a few rows, beyond that in blocks of rows"
@@ -50,21 +50,23 @@ def compile_forward(stages: Sequence[Stage], parameters: Array, blocks: bool = T
     table = table_of(stages, parameters)
     if table is None:
         return None
-    place, few = address(table), few_rows(int(table[f.SIZE]), parameters.itemsize)
+    place, few = address(table), int(table[f.ROWS]) or few_rows(int(table[f.SIZE]), parameters.itemsize)
     by_row, width = bool(table[f.ROWS]), int(table[-f.COLUMNS + f.N])
     if not (by_row or blocks):
         return None
     kernel: Callable[..., bool] = f.ready(parameters.dtype) if by_row else refuse
     if by_row and helpers_pay(int(table[f.SIZE]), parameters.itemsize):
-        kernel = helped(kernel, few)
-    many: Callable[..., bool] = Many(table, parameters) if blocks else refuse
+        kernel = helped(kernel, alone(int(table[f.SIZE]), parameters.itemsize))
+    whole = Many(table, parameters) if blocks else None
+    many: Callable[..., bool] = whole or refuse
     dtype, ndarray, empty = parameters.dtype, np.ndarray, np.empty  # to look a name up takes 20 ns
 
     def forward(x: np.ndarray) -> np.ndarray | None:
         if type(x) is ndarray:  # a masked array would lose its mask
             try:
-                out = empty((len(x), width), dtype)
-                if kernel(x, out, place, 0) or (len(x) > few and many(x, out)):
+                rows = len(x)
+                out = empty((rows, width), dtype)
+                if kernel(x, out, place, 0) if rows <= few else many(x, out):
                     return out
             except TypeError:  # it has no rows, or is not as the kernel takes it: of another type, not contiguous
                 pass
@@ -72,18 +74,19 @@ def compile_forward(stages: Sequence[Stage], parameters: Array, blocks: bool = T
 
     how = BY_STAGES if not by_row else PLANNED if blocks else ROUNDED
     forward.description = how  # type: ignore[attr-defined]
+    forward.many, forward.few = whole, few if by_row else 0  # type: ignore[attr-defined]
     forward.alive = table, parameters  # type: ignore[attr-defined]  # of which compiled code has the addresses alone
     return forward
 
 
-def helped(kernel: Callable[..., bool], few: int) -> Callable[..., bool]:
-    """Return the kernel that takes row by row with other threads' help."""
-    board = address(pool.board)
+def helped(kernel: Callable[..., bool], work: float) -> Callable[..., bool]:
+    """Return the kernel that takes row by row, for so many ns of work each, with other threads' help."""
+    board, threads = address(pool.board), pool.useful(work, handed())
 
     def together(x: np.ndarray, out: np.ndarray, place: int, _: int) -> bool:
-        if len(x) > few or pool.limit == 1:
+        if pool.limit == 1:
             return kernel(x, out, place, 0)
-        pool.summon()
+        pool.summon(threads)
         return kernel(x, out, place, board)
 
     return together
@@ -94,11 +97,15 @@ def refuse(*operands: Any) -> bool:
     return False
 
 
-def few_rows(weights: int, itemsize: int) -> int:
-    """Up to how many rows each is as quick by itself: for as long as many take that fill a panel, or half of one."""
+def few_rows(weights: int, itemsize: int, softmaxes: int = 0) -> int:
+    """Up to how many rows each is as quick by itself: for as long as many take that fill a panel, or half of one.
+
+    A softmax of a row by itself takes as long as what else is not for weights; side by side next to nothing.
+    """
     cost, numbers, rows = current().choices.prediction, weights * itemsize / 4, panel_rows(itemsize)
     once, row = cost.call + packing(weights, itemsize), cost.among + numbers * cost.weight_among
-    half, whole = (int((once + some * row) / alone(weights, itemsize)) for some in (rows // 2, rows))
+    each = alone(weights, itemsize) + softmaxes * cost.row
+    half, whole = (int((once + some * row) / each) for some in (rows // 2, rows))
     return max(1, half if half < rows // 2 else whole)
 
 
@@ -145,7 +152,7 @@ class Many:
         numbers = int((-(-packed[:, f.N] // ROWS) * ROWS * m.tall_of.py_func(packed[:, f.K])).sum())
         self.packed = -(-numbers // WIDTH) * WIDTH  # what follows begins at a cache line
         cost, scale = current().choices.prediction, parameters.itemsize / 4
-        self.worth = handed()
+        self.worth, self.waking = handed(), 1e3 * current().choices.woken_us
         self.packing, self.layers = packing(self.packed, parameters.itemsize), len(packed)
         self.cost = cost.among + int(table[f.SIZE]) * cost.weight_among * scale
         self.crossing = self.columns * int(packed[:, f.K].sum()) * CROSSING * scale
@@ -161,15 +168,27 @@ class Many:
 
     def __call__(self, x: np.ndarray, out: np.ndarray) -> bool:
         """Write the outputs for x; return False, with `out` left half done, if they are not taken as they are."""
+        if len(x) <= self.at_once:
+            return self._predict(x, out)
         starts = range(0, len(x), self.at_once)
         return all(self._predict(x[i : i + self.at_once], out[i : i + self.at_once]) for i in starts)
 
-    def _predict(self, x: np.ndarray, out: np.ndarray) -> bool:
-        if (work := len(x) * self.cost) >= self.worth and pool.worth_help(work):
-            return self.run(x, out, pool.summon(), pool.lately())
-        return self.run(x, out, pool.board, 1)
+    def _predict(self, x: np.ndarray, out: np.ndarray, record: int = 0) -> bool:
+        if (work := self.work(len(x))) >= self.worth and pool.worth_help(work, self.waking):
+            threads = pool.useful(work, self.worth)
+            return self.run(x, out, pool.summon(threads), min(threads, pool.lately()), record)
+        return self.run(x, out, pool.board, 1, record)
 
-    def run(self, x: np.ndarray, out: np.ndarray, board: np.ndarray, threads: int) -> bool:
+    def work(self, rows: int) -> float:
+        """Return how many ns so many rows take on one thread: the last of their panels is computed whole, or half."""
+        half = self.columns // m.VECTORS
+        return self.packing + self.cost * (half if rows <= half else -(-rows // self.columns) * self.columns)
+
+    def handed_over(self, x: np.ndarray, record: int) -> bool:
+        """Have a record's code take the outputs for x, of `at_once` rows at most; return the same as a call."""
+        return self._predict(x, x, record)
+
+    def run(self, x: np.ndarray, out: np.ndarray, board: np.ndarray, threads: int, record: int = 0) -> bool:
         """Write the outputs for x with so many threads at most; return the same as a call."""
         panels = -(-len(x) // self.columns)
         if threads > 1 and self.by_columns(panels, threads):
@@ -181,7 +200,7 @@ class Many:
         room = height * self.widest
         strips = self.packed if len(x) > height * threads else 0
         memory, marks = self._memory(m.memory_of(room, strips, threads))
-        return bool(self.kernel(x, out, memory, marks, board, self.place, height, room, strips, threads))
+        return bool(self.kernel(x, out, memory, marks, board, self.place, height, room, strips, threads, record))
 
     def by_columns(self, panels: int, threads: int) -> bool:
         """Tell whether threads had better share the columns of each layer than the panels.
@@ -198,13 +217,10 @@ class Many:
         """Return at least so many numbers for this thread alone, and marks: memory that is new takes twice the time.
 
         Zeros at first, since lanes of no row are computed too, and subnormal numbers would take ten times as long.
-        NumPy asks for large pages from two of them on: without, 64 rows of 784-512-512-10 take 2% more.
         """
         kept: tuple[np.ndarray, np.ndarray] | None = getattr(self._own, "memory", None)
         if kept is None or kept[0].size < size:
-            page = LARGE // self.dtype.itemsize
-            size += page if size >= page else 0
-            kept = self._own.memory = np.zeros(size, self.dtype), np.zeros(m.MARKS, np.int64)
+            kept = self._own.memory = on_large_pages(size, self.dtype), np.zeros(m.MARKS, np.int64)
         return kept
 
 
@@ -231,12 +247,13 @@ def table_of(stages: Sequence[Stage], parameters: Array) -> Array | None:
             if None in found:
                 return None
             of_norm = [at for at in found if at is not None]
-        rows.append([inputs, width, *places, kind, as_integer(number), *of_norm])
+        rows.append([inputs, width, *places, kind, as_integer(number), *of_norm, function_at(kind, parameters.dtype)])
     widest = max(max(row[:2]) for row in rows)
     if widest > RUN:  # longer sums are better not made in one piece
         return None
     by_row = weights <= WEIGHTS and widest <= f.STACK
-    most = few_rows(weights, parameters.itemsize) if by_row else 0
+    softmaxes = [row[f.KIND] for row in rows].count(f.SOFTMAX)
+    most = few_rows(weights, parameters.itemsize, softmaxes) if by_row else 0
     header = [len(rows), most, weights, address(parameters)]
     return np.array([*header, *(number for row in rows for number in row)], np.int64)
 

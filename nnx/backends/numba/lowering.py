@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,17 @@ from nnx.backends.errors import NotReplayable
 from nnx.backends.formula import text
 from nnx.backends.numba.tuning import current
 from nnx.backends.recorder import Call
-from nnx.kernels.cpu.caches import caches
+from nnx.kernels.cpu.caches import Caches, caches
 from nnx.kernels.cpu.matmul import register_tile
 from nnx.kernels.cpu.ops import optimizers
 from nnx.kernels.cpu.ops.formula import Compiled
 from nnx.kernels.cpu.ops.norm import ACROSS
 from nnx.kernels.cpu.program import table as t
+from nnx.kernels.cpu.program.compiled import operation_at, update_at
 from nnx.kernels.elementwise import number_of
 from nnx.kernels.rounding import RUN
 
 PADDING = 64  # numbers that a buffer of the step's own is a multiple of
-# Numbers in a piece of a weight gradient: it stays in the second-level cache until it is used, in half of it at most.
-PIECE = min(1 << 16, caches().l2 // 8)
 WHOLE = 1 << 14  # parameters that are updated in one go, after all gradients, rather than tile by tile
 KEPT = 64  # formulas of the user's own whose code is kept for later steps
 BLOCK_ROWS = 256  # samples that go through the network together
@@ -53,6 +53,14 @@ def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
+def piece_of(cache: Caches, most: int) -> int:
+    """Numbers in a piece of a weight gradient: it stays in the second-level cache until it is used, in half of it."""
+    return max(1, min(most, cache.l2 // 8) // PADDING) * PADDING
+
+
+PIECE = piece_of(caches(), 1 << 16)
+
+
 def segments(size: int) -> list[tuple[int, int]]:
     """The beginnings and lengths of pieces of a flat buffer, for threads to share; a small one is a single piece."""
     piece = size if size <= WHOLE else PIECE
@@ -72,6 +80,7 @@ class Layout:
     product: str  # the module of nnx/kernels/cpu that multiplies matrices
     products = ""  # what there is to say about that
     operations: frozenset[int]  # those that the family's interpreter carries out
+    called: Mapping[int, Any]  # those of them that are functions, called by their address
     strips = 0  # numbers that each thread needs for packing
     unit: str | None = None  # what multiplies large matrices in bfloat16: see `compiled.ready`
     grain = register_tile.ROWS  # blocks are a multiple of this many samples
@@ -102,7 +111,7 @@ class Layout:
         self.to_gradients = self.distance("g")
         size = sum(count for _, count in self.runs)
         # How the work is divided must not depend on the threads there are, or one and two would round differently.
-        self.parts_wanted = 2 * max(threads, 2) if step.work > current().choices.threads_from else 1
+        self.parts_wanted = 2 * max(threads, 2) if step.work >= current().choices.threads_from else 1
         self.whole = size <= WHOLE or bool(step.before)  # updated in the end, not piece by piece
         self.parts: dict[int, list[int]] = {}  # where in `numbers` each penalty's parts are
         self.regularized: set[int] = set()
@@ -250,6 +259,8 @@ class Layout:
         row = [0] * t.COLUMNS
         row[t.OP], row[t.Y], row[t.W] = op, t.NOWHERE, t.NOWHERE
         row[t.COEF] = t.CONSTANTS
+        if op in self.called:
+            row[t.CODE] = operation_at(self.called[op], self.arena.dtype)
         for name, value in columns.items():
             row[getattr(t, name)] = value
         return row
@@ -468,6 +479,7 @@ class Layout:
         header[t.M_DELTA], header[t.V_DELTA] = self.distance("m"), self.distance("v")
         header[t.U_DELTA] = self.distance("u")
         header[t.OPTIMIZER] = optimizers.NUMBERS[step.optimizer.name]
+        header[t.UPDATES] = update_at(header[t.OPTIMIZER], self.arena.dtype)
         header[t.LOSSES] = self.place(step.losses)
         header[t.HITS] = self.place(step.hits) if step.hits is not None else t.NOWHERE
         header[t.THREADS] = self.threads

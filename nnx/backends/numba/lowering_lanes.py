@@ -9,6 +9,7 @@ from nnx.backends.dataflow import Gradient, Node, Scatter, Step, Value
 from nnx.backends.errors import NotReplayable
 from nnx.backends.numba.lowering import Layout, round_up
 from nnx.kernels.cpu.program import table as t
+from nnx.kernels.cpu.program.lanes_called import CALLED_IN_LANES
 from nnx.kernels.cpu.program.lanes_matmul import SAMPLES
 from nnx.kernels.losses import LOSSES
 from nnx.kernels.rounding import RUN
@@ -30,7 +31,7 @@ class Lanes(Layout):
     """Samples in the vector lanes, feature by feature: [features, stride]."""
 
     family, product = "lanes", "lanes_matmul"
-    operations = t.IN_LANES
+    operations, called = t.IN_LANES, CALLED_IN_LANES
     grain = SAMPLES
 
     def __init__(self, step: Step, arena: Array, more: Array | None, threads: int, updates: bool = True) -> None:

@@ -18,6 +18,7 @@ from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.matmul import register_tile
 from nnx.kernels.cpu.matmul.gemm import STRIPS
 from nnx.kernels.cpu.program import table as t
+from nnx.kernels.cpu.program.rows_called import CALLED_BY_ROWS
 from nnx.kernels.rounding import RUN
 
 
@@ -25,7 +26,7 @@ class Rows(Layout):
     """Samples row by row."""
 
     family, product = "rows", "gemm"
-    operations = t.BY_ROWS
+    operations, called = t.BY_ROWS, CALLED_BY_ROWS
     strips = STRIPS
     piece = PIECE  # numbers of a weight gradient that are made, regularized and used in one go
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from nnx.backends.addresses import Array
 from nnx.backends.dataflow import Gradient, Node, Step
-from nnx.backends.numba.lowering import BLOCK_ROWS, round_up
+from nnx.backends.numba.lowering import BLOCK_ROWS, piece_of, round_up
 from nnx.backends.numba.lowering_rows import Rows
 from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.matmul.amx import THREAD, prefer_amx
@@ -35,8 +35,7 @@ class TileRows(Rows):
 
     operations = t.ON_TILES
     strips = max(THREAD, STRIPS)  # narrow layers are multiplied in vectors
-    # Half of the second-level cache, 1 MB at most: each piece reads all panels of the outputs' gradient again.
-    piece = min(1 << 18, caches().l2 // 8)
+    piece = piece_of(caches(), 1 << 18)  # more, since each reads all panels of the outputs' gradient again
     grain = EDGE
 
     def __init__(

@@ -18,7 +18,7 @@ from nnx.backends.numba.backend import NumbaBackend
 from nnx.backends.numba.lowering import PADDING, round_up
 from nnx.backends.numba.measuring_predictions import prediction
 from nnx.backends.numba.program import compile_program
-from nnx.backends.numba.timing import after_a_pause, quotient, repeat
+from nnx.backends.numba.timing import Timed, after_a_pause, quotient, repeat
 from nnx.backends.numba.tuning import Choices, derived, examples
 from nnx.backends.recorder import Call, Recorder
 from nnx.kernels.cpu.matmul import gemm
@@ -33,13 +33,15 @@ NETWORKS = (  # hidden and output widths, by the weights of the widest layer, wi
 ROWS = 128
 SHARED = tuple(50 * 2**n for n in range(6))  # us of work that one or two threads do
 HANDED = tuple(2.5 * 2**n for n in range(6))  # the same where they are awake and compiled code hands it out
+WOKEN = tuple(10 * 2**n for n in range(6))  # the same where they sleep
 SPLIT = (64, 96, 128, 192, 256)  # widths of layers that are on tiles or not
-LOOKS = 20_000_000  # of a thread that only waits: some 20 ms
+SPUN = 0.02  # seconds that threads wait to see whether they have a processor each
+TWO = 2  # threads that are measured against one: from which work on more are worth it follows from that
 Progress = Callable[[str], None]
 
 
 def measure(dtypes: Sequence[str] = ("float32", "float64"), progress: Progress = lambda what: None) -> Choices:
-    """Measure what is faster on this machine, with as many threads as kernels may take now: some three seconds.
+    """Measure what is faster on this machine, on one thread or two if kernels may take so many: some three seconds.
 
     Args:
         dtypes: the number types whose kernels are compiled; products are measured in each, the rest in the first.
@@ -51,20 +53,21 @@ def measure(dtypes: Sequence[str] = ("float32", "float64"), progress: Progress =
     progress("rows or lanes")
     lanes = lanes_weights(backend, first)
     progress("threads")
-    threads, share, handed = threads_from(backend, first, lanes), share_us(backend, first), handed_us(backend, first)
+    threads, share = threads_from(backend, first, lanes), share_us(backend, first)
+    handed, woken = handed_us(backend, first), woken_us(backend, first)
     progress("large products")
     split = split_from(backend, dtypes)
     progress("predictions")
-    return Choices(tuple(products), lanes, threads, share, handed, split, prediction(first))
+    return Choices(tuple(products), lanes, threads, share, handed, max(handed, woken), split, prediction(first))
 
 
 def had_to_itself() -> float:
     """Return what share of the time a processor was this program's, of one for each thread: less where others run."""
-    shares, nothing = list[float](), np.zeros(1, np.int64)
+    shares, nothing, looks = list[float](), np.zeros(1, np.int64), pool.looks_in(SPUN)
 
     def spin() -> None:
         wall, own = time.perf_counter(), time.thread_time()
-        pool.stay_awake(nothing, 0, LOOKS)
+        pool.stay_awake(nothing, 0, looks)
         shares.append((time.thread_time() - own) / (time.perf_counter() - wall))
 
     pool.run([spin] * pool.limit)
@@ -105,7 +108,7 @@ def lanes_weights(backend: Any, dtype: str) -> int:
 
 
 def threads_from(backend: Any, dtype: str, lanes: int) -> float:
-    """Return from how many multiply-adds a step is faster on all threads than on one."""
+    """Return from how many multiply-adds a step is faster on two threads than on one."""
     if pool.limit == 1:
         return derived().threads_from
     found = dict[float, float]()
@@ -113,38 +116,50 @@ def threads_from(backend: Any, dtype: str, lanes: int) -> float:
         for rows in (ROWS, 4 * ROWS):
             family = "lanes" if max(a * b for a, b in pairwise(widths)) <= lanes else "rows"
             calls = recorded(backend, rows, widths, dtype)
-            many, one = (compile_program(backend, calls, family, threads) for threads in (pool.limit, 1))
-            found[3 * rows * sum(a * b for a, b in pairwise(widths))] = quotient(many.run, one.run)
+            two, one = (compile_program(backend, calls, family, threads) for threads in (TWO, 1))
+            found[3 * rows * sum(a * b for a, b in pairwise(widths))] = quotient(two.run, one.run)
     return float(limit(found, derived().threads_from, upwards=True))
 
 
 def share_us(backend: Any, dtype: str) -> float:
-    """Return from how many microseconds of work an operation is faster on several threads, which are asleep by then."""
+    """Return from how many microseconds of work an operation is faster on two threads, of which one is asleep."""
     if pool.limit == 1:
         return derived().share_us
     found, kernel = dict[float, float](), backend.kernels.elementwise.forward
     for microseconds in SHARED:
         x, y, whole = work_of(microseconds, kernel, dtype)
-        calls = [partial(kernel, x[part], y[part], *whole.args[2:]) for part in pool.split(len(x), pool.limit)]
+        calls = [partial(kernel, x[part], y[part], *whole.args[2:]) for part in pool.split(len(x), TWO)]
         found[microseconds] = quotient(after_a_pause(partial(pool.run, calls)), after_a_pause(whole))
     return float(limit(found, derived().share_us, upwards=True))
 
 
 def handed_us(backend: Any, dtype: str) -> float:
-    """Return the same of an operation whose parts compiled code hands out, to threads that are awake."""
+    """Return the same of an operation whose parts compiled code hands out, to a thread that is awake."""
+    return handed_out(backend, dtype, HANDED, repeat, derived().handed_us)
+
+
+def woken_us(backend: Any, dtype: str) -> float:
+    """Return the same where it has to be woken up."""
+    return handed_out(backend, dtype, WOKEN, after_a_pause, derived().woken_us)
+
+
+def handed_out(
+    backend: Any, dtype: str, sizes: Sequence[float], how: Callable[[Callable[[], Any]], Timed], expected: float
+) -> float:
+    """Return from how many microseconds of work on two threads are faster, of an operation that shares it itself."""
     if pool.limit == 1:
-        return derived().handed_us
+        return expected
     found, kernel = dict[float, float](), backend.kernels.elementwise.forward
-    for microseconds in HANDED:
+    for microseconds in sizes:
         x, y, whole = work_of(microseconds, kernel, dtype)
-        shared = partial(handed_out, kernel, x, y, -(-len(x) // (2 * pool.limit)), *whole.args[4:])
-        found[microseconds] = quotient(repeat(shared), repeat(whole))
-    return float(limit(found, derived().handed_us, upwards=True))
+        shared = partial(with_help, kernel, x, y, -(-len(x) // (2 * TWO)), *whole.args[4:])
+        found[microseconds] = quotient(how(shared), how(whole))
+    return float(limit(found, expected, upwards=True))
 
 
-def handed_out(kernel: Any, x: np.ndarray, y: np.ndarray, *more: Any) -> None:
-    """Call an elementwise kernel with other threads' help."""
-    kernel(x, y, pool.summon(), *more)
+def with_help(kernel: Any, x: np.ndarray, y: np.ndarray, *more: Any) -> None:
+    """Call an elementwise kernel with another thread's help."""
+    kernel(x, y, pool.summon(TWO), *more)
 
 
 def work_of(microseconds: float, kernel: Any, dtype: str) -> tuple[np.ndarray, np.ndarray, partial[Any]]:

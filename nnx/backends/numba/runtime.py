@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from threading import get_ident
 from typing import Any
 from weakref import proxy
 
@@ -13,17 +14,18 @@ from nnx.backends.addresses import Array
 from nnx.backends.dataflow import Step
 from nnx.backends.numba import listing
 from nnx.backends.numba.lowering import GIVEN, Layout
+from nnx.backends.numba.tuning import current
 from nnx.backends.recorder import Call
+from nnx.backends.threads import busy
 from nnx.kernels.cpu.jit.clock import ROOM
 from nnx.kernels.cpu.program import table as t
 from nnx.kernels.cpu.program.compiled import ready
 from nnx.kernels.cpu.threads import pool
 
 function_of = cache(ready)  # to look for it takes 30 us
-WORTH_HELP = 200e-6  # seconds of work in a call below which waking a helper costs more than it does
 WAYS = {"rows": "by rows", "lanes": "in vector lanes"}  # how samples lie
 GO_ON = -1  # in place of how many steps: see compiled.py
-SPEED = 50e9  # FLOP a second of one thread, roughly
+AROUND = 2  # times as long as its products a step takes, roughly, with losses and optimizer
 
 
 class NumbaProgram:
@@ -69,7 +71,9 @@ class NumbaProgram:
         self.running = False
         self._pooled = [[(self.numbers[at : at + a.size], a.reshape(-1)) for at, a in stop] for stop in layout.stops]
         self.clocks: Array | None = None
-        self.seconds = 2 * step.work / SPEED + 5e-6  # of a step, roughly
+        choices = current().choices
+        self.seconds = 1e-9 * AROUND * step.work * choices.prediction.weight_among * dtype.itemsize / 4  # of a step
+        self._worth = 1e-6 * choices.share_us  # of a call: below, to wake a helper takes longer than it saves
 
     @property
     def pieces(self) -> list[NumbaProgram | GoesOn]:
@@ -105,14 +109,19 @@ class NumbaProgram:
             array[...] = mine
 
     def _call(self, steps: int) -> None:
+        mine = get_ident()
+        claimed = mine in busy
         try:
-            if self.threads > 1 and abs(steps) * self.seconds > WORTH_HELP:
-                wanted = min(self.threads, int(self._limit() or 1)) - 1
+            if self.threads > 1 and abs(steps) * self.seconds >= self._worth:
+                wanted = min(self.threads, int(self._limit() or 1) - len(busy) + claimed) - 1
                 self.running = wanted > 0
                 pool.helpers.assist(self, wanted)
+            busy.add(mine)
             self._function(*self._arguments, 0, steps, self.clocks)
         finally:
             self.running = False
+            if not claimed:
+                busy.discard(mine)
 
     def help(self, number: int) -> None:
         """Work on it beside the thread that runs it, until that has ended."""
@@ -135,7 +144,7 @@ def plain(a: Array) -> Array:
 
     A read-only array (a user's data set, say) would be another type; nothing writes to it all the same.
     """
-    flat = a.reshape(-1)
+    flat = a if a.ndim == 1 else a.reshape(-1)
     if flat.flags.writeable:
         return flat
     kind: Any = {"float32": ctypes.c_float, "float64": ctypes.c_double, "int64": ctypes.c_int64}[a.dtype.name]

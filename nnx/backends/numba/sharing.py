@@ -15,7 +15,7 @@ from nnx.kernels.elementwise import KINDS, number_of
 
 Array = Any
 LEAST = 5e4  # ns of work that nowhere are worth a second thread that Python has to tell of it
-LITTLE = 1e3  # the same where compiled code hands out the parts; from where on that pays is measured
+LITTLE = 2.5e3  # the same where compiled code hands out the parts; from where on that pays is measured
 LINE = 64  # numbers and more of a cache line, of which no two threads write parts
 NUMBERS = {kind: number_of(kind) for kind in KINDS}
 PLAIN = NumpyBackend()
@@ -53,16 +53,11 @@ class NumbaShared(NumpyBackend):
         return work < LEAST or self.kernels.pool.limit == 1 or work < 1e3 * self._tuning.current().choices.share_us
 
     def _split(self, length: int, work: float, grain: int = 1) -> list[slice]:
-        """Divide rows among the threads, for so many ns of work: see `pool.split`."""
-        parts: list[slice] = self.kernels.pool.split(
-            length, work / (500 * self._tuning.current().choices.share_us), grain
-        )
+        """Divide rows among as many threads as so many ns of work are worth: see `pool.split`."""
+        pool = self.kernels.pool
+        worth = 1e3 * self._tuning.current().choices.share_us
+        parts: list[slice] = pool.split(length, pool.useful(work, worth), grain)
         return parts
-
-    def _elementwise(self, kernel: Any, cost: float, arrays: tuple[Array, ...], *more: Any) -> bool:
-        """The same for a kernel that does not know rows, and hands out parts itself."""
-        size = arrays[0].size
-        return offer(kernel, *arrays, *self._share(size, size * cost, LINE), *more)
 
     def _share(self, length: int, work: float, grain: int = 1) -> tuple[Array, int]:
         """Return the board for a kernel that hands out parts itself, and how much of `length` to take at a time.
@@ -70,10 +65,15 @@ class NumbaShared(NumpyBackend):
         Args:
             work: ns on one thread. grain: a part is a multiple of this.
         """
-        pool = self.kernels.pool
-        if work < LITTLE or work < 1e3 * self._tuning.current().choices.handed_us or not pool.worth_help(work):
+        if work < LITTLE:
+            return self._board, length or 1  # all in one part
+        pool, choices = self.kernels.pool, self._tuning.current().choices
+        worth, waking = 1e3 * choices.handed_us, 1e3 * choices.woken_us
+        if work < worth or not pool.worth_help(work, waking):
             return self._board, length or 1
-        return pool.summon(), -(-length // (2 * pool.limit * grain)) * grain
+        threads = pool.useful(work, worth)
+        parts = min(threads, pool.limit) * (1 if work < waking else 2)  # each is drawn, which takes some 0.1 us
+        return pool.summon(threads), -(-length // (parts * grain)) * grain
 
 
 def offer(kernel: Any, *operands: Any) -> bool:

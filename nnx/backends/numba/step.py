@@ -19,8 +19,12 @@ class NumbaStep(NumbaShared):
     """The operations that a training step calls itself, and dropout."""
 
     def gather_rows(self, source: Array, order: Array, counters: Array, out: Array) -> Array:
-        kernel = self.kernels.step.gather if source.ndim == 2 else self.kernels.step.gather_labels
-        return out if offer(kernel, source, order, counters, out) else super().gather_rows(source, order, counters, out)
+        k = self.kernels.step
+        if source.ndim == 2:
+            done = offer(k.gather, source, order, counters, out, *self._share(len(out), out.size * 0.2))
+        else:
+            done = offer(k.gather_labels, source, order, counters, out)
+        return out if done else super().gather_rows(source, order, counters, out)
 
     def dropout(self, x: Array, rate: float, seed: int, layer: int, counters: Array, out: Array | None = None) -> Array:
         y = np.empty(x.shape, x.dtype) if out is None else out

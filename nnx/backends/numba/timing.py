@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from nnx.kernels.cpu.threads.pool import AWAKE
+
 ROUNDS = 7
 CHUNK = 2e-3  # seconds that each way runs in a round
-PAUSE = 300e-6  # seconds after which helping threads sleep
+PAUSE = 3 * AWAKE  # seconds after which helping threads sleep
 Timed = Callable[[int], float | None]  # does something so often, and may say how many seconds of that count
 
 

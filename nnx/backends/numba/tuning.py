@@ -62,9 +62,10 @@ class Choices:
     Attributes:
         own_products: kinds of products (`kind_of`) for which nnx's own is taken, else BLAS; None: by `gemm.prefer_own`.
         lanes_weights: weights of the widest layer up to which a recorded step has its samples in the vector lanes.
-        threads_from: multiply-adds of a recorded step from which it takes more than one thread.
-        share_us: microseconds of work from which an operation is shared among threads.
+        threads_from: multiply-adds of a recorded step from which it takes two threads; more: see `pool.useful`.
+        share_us: microseconds of work from which an operation is shared among threads by Python.
         handed_us: the same where compiled code hands out the parts, and the threads are awake.
+        woken_us: the same where they sleep.
         split_from: multiply-adds of a product from which full precision is quicker split, on AMX.
         prediction: of which follows how many rows are predicted each by itself, and who takes what of more.
     """
@@ -74,6 +75,7 @@ class Choices:
     threads_from: float
     share_us: float
     handed_us: float
+    woken_us: float
     split_from: float
     prediction: Prediction
 
@@ -131,8 +133,8 @@ def derived() -> Choices:
     as long.
     """
     lanes = min(1 << 13, caches().l1 // 4 * 32 // max(32, WIDTH))
-    prediction = Prediction(40.0, 0.045, 0.1, 1500.0, 0.12, 0.3, 11.0, 0.0101 * 64 / WIDTH)
-    return Choices(None, lanes, 125e3 * WIDTH / 4, 200.0, 10.0, 1 << 21, prediction)
+    prediction = Prediction(40.0, 0.03, 0.1, 1600.0, 0.05, 0.17, 8.0, 0.0105 * 64 / WIDTH)
+    return Choices(None, lanes, 125e3 * WIDTH / 4, 200.0, 4.0, 40.0, 1 << 21, prediction)
 
 
 # ---- products --------------------------------------------------------------------------------------------------------
@@ -174,9 +176,10 @@ def described(choices: Choices) -> Iterable[str]:
     if choices.own_products is not None:
         yield f"own products: {'; '.join(choices.own_products)}"
     yield (
-        f"recorded steps: samples in vector lanes up to {choices.lanes_weights} weights in the widest layer, more than "
-        f"one thread from {choices.threads_from:.3g} multiply-adds; operations: from {choices.share_us:.3g} us, handed "
-        f"out by compiled code from {choices.handed_us:.3g} us"
+        f"recorded steps: samples in vector lanes up to {choices.lanes_weights} weights in the widest layer, two "
+        f"threads from {choices.threads_from:.3g} multiply-adds, n from n*n/2 times as many; operations: from "
+        f"{choices.share_us:.3g} us, handed out by compiled code from {choices.handed_us:.3g} us, and from "
+        f"{choices.woken_us:.3g} us to those who sleep"
     )
     each = choices.prediction
     yield (
@@ -232,7 +235,7 @@ def checked(given: Any) -> Choices:
     parts, wanted = given["prediction"], [field.name for field in fields(Prediction)]
     if not isinstance(parts, dict) or set(parts) != set(wanted):
         raise ValueError(f"prediction is {str(parts)[:60]!r}, expected ns by name: {', '.join(wanted)}")
-    least = {"lanes_weights": 0, "threads_from": 0, "share_us": 1, "handed_us": 1, "split_from": 0}
+    least = {"lanes_weights": 0, "threads_from": 0, "share_us": 1, "handed_us": 1, "woken_us": 1, "split_from": 0}
     for name, value in [*((name, given[name]) for name in least), *parts.items()]:
         lowest = least.get(name, 1e-6)
         if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= 1e15:

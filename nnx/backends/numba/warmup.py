@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from subprocess import DEVNULL, Popen
 from typing import Any
@@ -131,7 +132,11 @@ def _steps(backend: Any, dtypes: Sequence[str]) -> list[Step]:
 
 def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
     """Return one call for every kernel, by the name of its operation; those that take seconds are at the ends."""
-    from nnx.kernels.cpu.program import compiled, inference, inference_many
+    from nnx.kernels.cpu.ops.optimizers import NUMBERS
+    from nnx.kernels.cpu.program import compiled, inference, inference_called, inference_many, inference_scores
+    from nnx.kernels.cpu.program.lanes_called import CALLED_IN_LANES
+    from nnx.kernels.cpu.program.rows_called import CALLED_BY_ROWS
+    from nnx.kernels.elementwise import number_of
 
     n, c = 3, 4
     x, y, gradient = (np.full((n, c), 0.25, dtype) for _ in range(3))
@@ -145,11 +150,18 @@ def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
         f"training, on {backend.unit}": lambda: compiled.ready(dtype, "rows", unit=backend.unit),
         f"gemm, on {backend.unit}": lambda: backend.kernels.amx.ready(backend.unit),
     }
+    functions = dict.fromkeys((*CALLED_BY_ROWS.values(), *CALLED_IN_LANES.values()))
+    called = {f"training, {f.__name__}": partial(compiled.operation_at, f, dtype) for f in functions}
+    called |= {f"training, {name}": partial(compiled.update_at, kind, dtype) for name, kind in NUMBERS.items()}
 
     return {
         "training, by rows": lambda: compiled.ready(dtype, "rows"),
         "training, in lanes": lambda: compiled.ready(dtype, "lanes"),
         **(split if backend.unit and dtype == "float32" else {}),
+        **called,
+        "prediction, functions": lambda: inference_called.function_at(number_of("tanh"), dtype),
+        "prediction, layer_norm": lambda: inference_called.function_at(inference.LAYER_NORM, dtype),
+        "prediction, fixed_norm": lambda: inference_called.function_at(inference.FIXED_NORM, dtype),
         "gemm": lambda: backend.kernels.gemm.ready(np.dtype(dtype)),
         "sgd": lambda: backend.sgd(p, g, m, hyper, counters),
         "adagrad": lambda: backend.adagrad(p, g, v, hyper, counters),
@@ -185,6 +197,8 @@ def _calls(backend: Any, dtype: str) -> dict[str, Callable[[], Any]]:
         "dense": lambda: backend.dense(x, w, b, "relu", y),
         "dense_backward": lambda: backend.dense_backward(x, w, gradient, dw, db, y),
         "softmax_backward": lambda: backend.softmax_backward(x, gradient, y),
+        "evaluation": lambda: inference_scores.code(dtype, labels=False),
+        "evaluation, labels": lambda: inference_scores.code(dtype, labels=True),
         "prediction": lambda: inference.ready(dtype),
         "prediction of many rows": lambda: inference_many.ready(dtype),
     }

@@ -66,7 +66,7 @@ class Player:
     @property
     def ours(self) -> bool:
         """Whether it is nnx."""
-        return self.module == "nnx"
+        return self.module in ("nnx", "nnx_loop")
 
     def prepare(self, workload: Any) -> Ready:
         """Get a workload ready, in this process."""
@@ -87,8 +87,12 @@ PEERS = (
     Player("torch eager", "torch", "eager", "torch", "torch"),
     Player("torch.compile", "torch", "compile", "torch", "torch"),
     Player("torch kernel", "torch", "kernel", "torch", "torch", suites=("softmax",)),
+    Player("torch vmap", "torch", "vmap", "torch", "torch", suites=("many",)),
+    Player("torch.compile vmap", "torch", "vmap compile", "torch", "torch", suites=("many",)),
     Player("jax jit", "jax", "jit", "jax", "jax"),
     Player("jax scan", "jax", "scan", "jax", "jax", suites=("steps",)),
+    Player("jax vmap", "jax", "vmap", "jax", "jax", suites=("many",)),
+    Player("jax vmap scan", "jax", "vmap scan", "jax", "jax", suites=("many",)),
     Player("thinc", "thinc", "", "thinc", "thinc", suites=("steps", "inference", "start")),
     Player("scikit-learn", "sklearn", "", "sklearn", "sklearn", suites=("steps", "inference", "start")),
 )
@@ -101,13 +105,16 @@ ON_GPU = (
 )
 NOTES = "notes"  # group of the book's own NumPy, which is nobody's library
 GROUPS = tuple(dict.fromkeys(player.group for player in PEERS))
-SLOW = ("torch.compile", "torch kernel", "thinc", "scikit-learn")  # not for a quick run, unless asked for
+# Not for a quick run, unless asked for.
+SLOW = ("torch.compile", "torch.compile vmap", "torch kernel", "thinc", "scikit-learn")
 
 
 def of_backend(name: str, threads: int) -> list[Player]:
-    """Return a backend as a player; of Numba's, one with a single thread too, where batches grow."""
+    """Return a backend as a player; of Numba's, a loop where networks are many, and one thread where batches grow."""
     device = "cuda" if name.partition(":")[0] == "cupy" else "cpu"
     players = [Player(f"nnx {name}", "nnx", name, "nnx", device=device)]
+    if name == "numba":
+        players.append(Player("nnx numba, loop", "nnx_loop", name, "nnx", suites=("many",)))
     if name == "numba" and threads > 1:
         players.append(Player("nnx numba, 1 thread", "nnx", name, "nnx", threads=1, suites=("batch",)))
     return players

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from nnx.benchmark.libraries import Absent, Ready, taking_turns
-from nnx.benchmark.networks import BETA_1, BETA_2, CHECKED, EPSILON, MOMENTUM, RATE, Network
+from nnx.benchmark.networks import BETA_1, BETA_2, CHECKED, EPSILON, MOMENTUM, RATE, Many, Network
 from nnx.benchmark.operations import HYPER, OPERATIONS
+from nnx.benchmark.workloads import MANY
 
 Run = Callable[[int], Any]
 Call = Callable[[Any], Any]
@@ -20,7 +21,7 @@ PRECISIONS = {"full": "highest", "tf32": "tensorfloat32"}  # left to itself, JAX
 
 
 def prepare(workload: Any, how: str, device: str) -> Ready:
-    """Get a workload ready. how: "jit" or "scan"."""
+    """Get a workload ready. how: "jit" or "scan"; of many networks "vmap" or "vmap scan"."""
     import jax
 
     jax.config.update("jax_platforms", device)
@@ -33,8 +34,12 @@ def prepare(workload: Any, how: str, device: str) -> Ready:
         jax.config.update("jax_default_matmul_precision", PRECISIONS[precision])
     if workload.kind == "step":
         return _scan(workload.what) if how == "scan" else _step(workload.what)
+    if workload.kind == MANY and how.startswith("vmap"):
+        return _many(workload.what, how.endswith("scan"))
     if workload.kind == "predict":
         return _predict(workload.what, device)
+    if workload.kind == "evaluate":
+        return _evaluate(workload.what, device)
     if workload.kind in CALLS:
         return _operation(workload.kind, workload.what)
     raise Absent("is not measured here")
@@ -151,6 +156,36 @@ def _scan(network: Network) -> Ready:
     return Ready(run, results, "", network.turns)
 
 
+def _many(many: Many, scan: bool) -> Ready:
+    """Get steps of many networks ready: one step of all under jit, or many of them in one scan."""
+    import jax
+    import jax.numpy as jnp
+
+    step = jax.vmap(_training(many.network), in_axes=(0, None, None))
+    state = jax.tree.map(lambda *each: jnp.stack(each), *map(_start, many.networks()))
+    x, y = map(jnp.asarray, many.network.batches())
+    once = jax.jit(step, donate_argnums=0)
+    all_steps = jax.jit(
+        lambda state, places: jax.lax.scan(lambda state, _: step(state, x, y), state, places), donate_argnums=0
+    )
+    found = []
+    for _ in range(CHECKED):
+        state, losses = once(state, x, y)
+        found.append(np.asarray(losses))
+    ends = [np.asarray(a[i]).ravel() for i in range(many.count) for pair in state[0] for a in pair]
+    results, held = {"losses": np.stack(found).T.ravel(), "parameters": np.concatenate(ends)}, [state]
+    together = jnp.arange(many.steps // 10 if scan else 1)  # as many as are compiled as one
+
+    def run(steps: int) -> None:
+        state = held[0]
+        for _ in range(steps // len(together)):
+            state, _ = all_steps(state, together) if scan else once(state, x, y)
+        held[0] = jax.block_until_ready(state)
+
+    run(len(together))
+    return Ready(run, results, "", len(together))
+
+
 # ---- prediction and operations ---------------------------------------------------------------------------------------
 
 
@@ -175,6 +210,31 @@ def _predict(network: Network, device: str) -> Ready:
     return Ready(run, {"out": outputs}, "", turns)
 
 
+def _evaluate(network: Network, device: str) -> Ready:
+    """Get evaluation ready, in the same ways; what comes out are Python's numbers."""
+    import jax
+    import jax.numpy as jnp
+
+    parameters = _start(network)[0]
+
+    def scores(parameters: Any, x: Any, y: Any) -> Any:
+        logits = _logits(parameters, x)
+        losses = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1)
+        return jnp.stack([jnp.mean(losses), jnp.mean(jnp.argmax(logits, axis=1) == y)])
+
+    given, fixed = jax.jit(scores), jax.jit(lambda x, y: scores(parameters, x, y))
+    calls: list[Any] = [lambda x, y: np.asarray(given(parameters, x, y)).tolist(),
+                        lambda x, y: np.asarray(fixed(x, y)).tolist()]  # fmt: skip
+    x, y = network.batches()
+    batches = list(zip(np.split(x, network.turns), np.split(y.astype(np.int32), network.turns), strict=True))
+    results = np.array([calls[0](*batch) for batch in batches])
+    kinds: list[Any] = [batches, [(jnp.asarray(a), jnp.asarray(b)) for a, b in batches]]
+    run, turns = _fastest(
+        [taking_turns(call, kind) for call in calls for kind in kinds[: 1 if device == "cuda" else 2]]
+    )
+    return Ready(run, {"scores": results}, "", turns)
+
+
 def _to_numpy(call: Call, x: Any) -> np.ndarray:
     return np.asarray(call(x))
 
@@ -184,7 +244,9 @@ def _operation(kind: str, shape: tuple[int, ...]) -> Ready:
     import jax.numpy as jnp
 
     operands = [
-        a for a in OPERATIONS[kind].operands(*shape).values() if isinstance(a, np.ndarray) and a.dtype != np.float64
+        value
+        for name, value in OPERATIONS[kind].operands(*shape).items()
+        if isinstance(value, np.ndarray) and name not in ("hyper", "counters")
     ]
     names, function = CALLS[kind]
     formula = jax.jit(lambda *given: function(jax, *given))
@@ -222,10 +284,52 @@ def _softmax_cross_entropy(jax: Any, logits: Any, target: Any) -> Any:
     return -logs[rows, target], gradient
 
 
-def _adam(jax: Any, p: Any, g: Any, m: Any, v: Any, *_: Any) -> Any:
+def _adam(jax: Any, p: Any, g: Any, m: Any, v: Any) -> Any:
     rate, _decay, beta_1, beta_2, epsilon, _weight_decay = HYPER["adam"]
     m, v = beta_1 * m + (1 - beta_1) * g, beta_2 * v + (1 - beta_2) * g * g
     return p - rate * (m / (1 - beta_1)) / (jax.numpy.sqrt(v / (1 - beta_2)) + epsilon), m, v
+
+
+def _sgd(jax: Any, p: Any, g: Any, m: Any) -> Any:
+    rate, _decay, momentum, *_ = HYPER["sgd"]
+    m = momentum * m - rate * g
+    return p + m, m
+
+
+def _adaptive(kind: str, kept: float, added: float) -> Any:
+    rate, *_, epsilon, _weight_decay = HYPER[kind]
+
+    def step(jax: Any, p: Any, g: Any, v: Any) -> Any:
+        v = kept * v + added * g * g
+        return p - rate * g / (jax.numpy.sqrt(v) + epsilon), v
+
+    return step
+
+
+def _gradient(function: Any) -> Any:
+    """Return the gradient of a function of each number, by its input."""
+    return lambda jax, x, dy: jax.vjp(lambda x: function(jax, x), x)[1](dy)[0]
+
+
+def _cross_entropy(jax: Any, p: Any, target: Any) -> Any:
+    chosen = jax.numpy.take_along_axis(p, target[:, None], 1)[:, 0]
+    return -jax.numpy.log(jax.numpy.clip(chosen, 1e-7, 1 - 1e-7))
+
+
+def _gelu_tanh(jax: Any, x: Any) -> Any:
+    return jax.nn.gelu(x)
+
+
+def _gelu(jax: Any, x: Any) -> Any:
+    return jax.nn.gelu(x, approximate=False)
+
+
+def _silu(jax: Any, x: Any) -> Any:
+    return jax.nn.silu(x)
+
+
+def _mish(jax: Any, x: Any) -> Any:
+    return jax.nn.mish(x)
 
 
 OUT = ("out",)
@@ -233,12 +337,34 @@ CALLS: dict[str, tuple[tuple[str, ...], Any]] = {
     "dense": (OUT, lambda jax, x, w, b: x @ w + b),
     "dense_backward": (("dw", "db", "out"), lambda jax, x, w, dy: (x.T @ dy, dy.sum(0, keepdims=True), dy @ w.T)),
     "relu": (OUT, lambda jax, x: jax.numpy.maximum(x, 0)),
-    "relu_backward": (OUT, lambda jax, y, dy: dy * (y > 0)),
     "sigmoid": (OUT, lambda jax, x: jax.nn.sigmoid(x)),
     "tanh": (OUT, lambda jax, x: jax.numpy.tanh(x)),
+    "leaky_relu": (OUT, lambda jax, x: jax.nn.leaky_relu(x, 0.01)),
+    "elu": (OUT, lambda jax, x: jax.nn.elu(x)),
+    "gelu": (OUT, _gelu),
+    "gelu_tanh": (OUT, _gelu_tanh),
+    "silu": (OUT, _silu),
+    "softplus": (OUT, lambda jax, x: jax.nn.softplus(x)),
+    "mish": (OUT, _mish),
+    "relu_backward": (OUT, lambda jax, y, dy: dy * (y > 0)),
+    "sigmoid_backward": (OUT, lambda jax, y, dy: dy * y * (1 - y)),
+    "tanh_backward": (OUT, lambda jax, y, dy: dy * (1 - y * y)),
+    "leaky_relu_backward": (OUT, lambda jax, y, dy: dy * jax.numpy.where(y > 0, 1, 0.01)),
+    "elu_backward": (OUT, lambda jax, y, dy: dy * jax.numpy.where(y > 0, 1, y + 1)),
+    "gelu_backward": (OUT, _gradient(_gelu)),
+    "gelu_tanh_backward": (OUT, _gradient(_gelu_tanh)),
+    "silu_backward": (OUT, _gradient(_silu)),
+    "softplus_backward": (OUT, lambda jax, y, dy: -dy * jax.numpy.expm1(-y)),
+    "mish_backward": (OUT, _gradient(_mish)),
     "softmax": (OUT, lambda jax, x: jax.nn.softmax(x)),
+    "cross_entropy": (OUT, _cross_entropy),
     "softmax_cross_entropy": (("losses", "out"), _softmax_cross_entropy),
     "softmax_backward": (OUT, lambda jax, y, dy: y * (dy - (y * dy).sum(1, keepdims=True))),
     "mean_squared_error": (OUT, lambda jax, prediction, target: ((prediction - target) ** 2).mean(1)),
+    "mean_squared_error_backward": (OUT, lambda jax, prediction, target: (prediction - target) * (2 / target.size)),
+    "gather_rows": (OUT, lambda jax, source, order: source[order[: len(source) // 8]]),
+    "sgd": (("p", "m"), _sgd),
+    "adagrad": (("p", "v"), _adaptive("adagrad", 1.0, 1.0)),
+    "rmsprop": (("p", "v"), _adaptive("rmsprop", HYPER["rmsprop"][2], 1 - HYPER["rmsprop"][2])),
     "adam": (("p", "m", "v"), _adam),
 }

@@ -14,9 +14,9 @@ import numpy as np
 import nnx
 from nnx.backends.operation_table import OPERATIONS as SPECIFIED
 from nnx.benchmark.libraries import Ready, Refused, repeated, taking_turns
-from nnx.benchmark.networks import CHECKED, EPSILON, MOMENTUM, RATE, Network
+from nnx.benchmark.networks import CHECKED, EPSILON, MOMENTUM, RATE, Many, Network
 from nnx.benchmark.operations import OPERATIONS, normal
-from nnx.benchmark.workloads import EPOCHS
+from nnx.benchmark.workloads import EPOCHS, FROM_HOST, MANY
 from nnx.kernels.step_state import CURSOR
 from nnx.training.fit import Fit
 from nnx.training.step import HISTORY
@@ -36,15 +36,19 @@ def prepare(workload: Any, name: str, device: str) -> Ready:
         ready = _step(workload.what, backend)
     elif workload.kind in EPOCHS:
         return _epochs(workload.what, backend, workload.kind == EPOCHS[1])
+    elif workload.kind == MANY:
+        return many(workload.what, backend)
     elif workload.kind == "predict":
         ready = _predict(workload.what, backend)
+    elif workload.kind == "evaluate":
+        ready = _evaluate(workload.what, backend)
     elif workload.kind in ("to device", "to host"):
         ready = _transfer(workload.kind, workload.what, backend)
     elif workload.kind == "jacobian_product":
         ready = _jacobian_product(workload.what, backend)
     else:
         ready = _operation(workload.kind, workload.what, backend)
-    if device == "cuda" and workload.kind != "predict":  # which ends on the host
+    if device == "cuda" and workload.kind not in FROM_HOST:
         ready.timed = partial(_by_events, backend, ready.run)
     return ready
 
@@ -220,6 +224,25 @@ def _epochs(network: Network, backend: Any, from_disk: bool) -> Ready:
     return Ready(run, results, "fit")
 
 
+def many(many: Many, backend: Any, loop: bool = False) -> Ready:
+    """Get whole trainings of many networks ready, by `fit_many`, or by `fit` of one after the other."""
+    models = [build(network, backend) for network in many.networks()]
+    x, y = many.network.batches()
+
+    def train(epochs: int) -> list[nnx.History]:
+        if loop:
+            return [model.fit(x, y, epochs=epochs, verbose=0) for model in models]
+        return nnx.fit_many(models, x, y, epochs=epochs, verbose=0)
+
+    losses = np.concatenate([history["loss"] for history in train(CHECKED)])
+    if models[0].eager_reason is not None:
+        raise Refused(f"the step is not replayed on {backend.name}: {models[0].eager_reason}")
+    parameters = [backend.to_numpy(value).ravel() for model in models for value in model.parameters().values()]
+    results = {"losses": losses, "parameters": np.concatenate(parameters)}
+    steps = many.steps if backend.name == "numba" else many.steps // 10  # what is slower needs fewer to be timed
+    return Ready(train, results, "fit, one by one" if loop else "fit_many", steps)
+
+
 def _predict(network: Network, backend: Any) -> Ready:
     """Get `model.predict` ready: a NumPy array in and a new one out, all checks included."""
     model = build(network, backend)
@@ -228,3 +251,13 @@ def _predict(network: Network, backend: Any) -> Ready:
     outputs = np.concatenate([model.predict(each) for each in inputs])
     run, turns = taking_turns(model.predict, [(each,) for each in inputs])
     return Ready(run, {"out": outputs}, "predict", turns)
+
+
+def _evaluate(network: Network, backend: Any) -> Ready:
+    """Get `model.evaluate` ready: NumPy arrays in and Python's numbers out, all checks included."""
+    model = build(network, backend)
+    x, y = (np.split(a, network.turns) for a in network.batches())
+    batches = [(a.copy(), labels.copy()) for a, labels in zip(x, y, strict=True)]
+    scores = [[each["loss"], each["accuracy"]] for each in (model.evaluate(*batch) for batch in batches)]
+    run, turns = taking_turns(model.evaluate, batches)
+    return Ready(run, {"scores": np.array(scores)}, "evaluate", turns)

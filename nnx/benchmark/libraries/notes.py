@@ -9,6 +9,7 @@ import numpy as np
 from nnx.benchmark.libraries import Absent, Ready, repeated, taking_turns
 from nnx.benchmark.networks import BETA_1, BETA_2, CHECKED, EPSILON, MOMENTUM, RATE, Network
 from nnx.benchmark.operations import HYPER, OPERATIONS
+from nnx.benchmark.workloads import FROM_HOST
 
 Array = np.ndarray
 MOST_JACOBIANS = 200_000  # numbers in all Jacobians of a batch, beyond which the loop takes seconds
@@ -152,16 +153,28 @@ class Training:
         """Return the probabilities of every batch."""
         return {"out": np.concatenate([softmax(self.forward(x)) for x, _ in self.batches])}
 
+    def evaluate(self, x: Array, y: Array) -> tuple[float, float]:
+        """Return the mean loss and the accuracy of a batch."""
+        loss = self.loss.forward(self.forward(x), y)
+        return loss, float(np.mean(np.argmax(self.loss.output, axis=1) == y))
+
+    def evaluations(self) -> dict[str, Array]:
+        """Return those of every batch."""
+        return {"scores": np.array([self.evaluate(x, y) for x, y in self.batches])}
+
 
 # ---- as a player -----------------------------------------------------------------------------------------------------
 
 
 def prepare(workload: Any, how: str, device: str) -> Ready:
     """Get a workload ready."""
-    if workload.kind in ("step", "predict"):
+    if workload.kind in ("step", *FROM_HOST):
         training = Training(workload.what)
         if workload.kind == "step":
             return Ready(repeated(training.step), training.first_steps(), "", workload.what.turns)
+        if workload.kind == "evaluate":
+            run, turns = taking_turns(training.evaluate, training.batches)
+            return Ready(run, training.evaluations(), "", turns)
         run, turns = taking_turns(lambda x: softmax(training.forward(x)), [(x,) for x, _ in training.batches])
         return Ready(run, training.predictions(), "", turns)
     if workload.kind not in CALLS:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from nnx.benchmark.libraries import Absent, Ready, repeated, taking_turns
-from nnx.benchmark.networks import BETA_1, BETA_2, CHECKED, EPSILON, MOMENTUM, RATE, Network
+from nnx.benchmark.libraries import torch_operations as operations
+from nnx.benchmark.networks import BETA_1, BETA_2, CHECKED, EPSILON, MOMENTUM, RATE, Many, Network
 from nnx.benchmark.operations import HYPER, OPERATIONS
+from nnx.benchmark.workloads import FROM_HOST, MANY
 
 Finish = Callable[[Any], Any]
 
@@ -28,13 +30,17 @@ def prepare(workload: Any, how: str, device: str) -> Ready:
     torch.backends.cuda.matmul.allow_tf32 = os.environ.get("NNX_PRECISION") == "tf32"
     if workload.kind == "step":
         ready = _step(workload.what, _finish(how), device, how != "eager")
+    elif workload.kind == MANY and how.startswith("vmap"):
+        ready = _many(workload.what, _finish(how.removeprefix("vmap").strip() or "eager"), device)
     elif workload.kind == "predict":
         ready = _predict(workload.what, _finish(how), device)
-    elif workload.kind in CALLS:
+    elif workload.kind == "evaluate":
+        ready = _evaluate(workload.what, _finish(how), device)
+    elif workload.kind in operations.KINDS:
         ready = _operation(workload.kind, workload.what, how, device)
     else:
         raise Absent("is not measured here")
-    return _on_gpu(ready) if device == "cuda" and workload.kind != "predict" else ready
+    return _on_gpu(ready) if device == "cuda" and workload.kind not in FROM_HOST else ready
 
 
 def held() -> int:
@@ -126,6 +132,34 @@ def _step(network: Network, finish: Finish, device: str, compiled: bool) -> Read
     return Ready(run, {"losses": np.array(losses), "parameters": parameters}, "", turns)
 
 
+def _many(many: Many, finish: Finish, device: str) -> Ready:
+    """Get steps of many networks ready: an ensemble of stacked parameters, by torch.func.vmap."""
+    import torch
+    from torch.func import functional_call, grad_and_value, stack_module_state, vmap
+
+    models = [_build(network, device) for network in many.networks()]
+    parameters, buffers = stack_module_state(models)
+    like, [(x, y)] = _build(many.network, device).to("meta"), _batches(many.network, device)
+    loss_of = torch.nn.CrossEntropyLoss()
+
+    def loss(parameters: Any, buffers: Any, x: Any, y: Any) -> Any:
+        return loss_of(functional_call(like, (parameters, buffers), (x,)), y)
+
+    each = finish(vmap(grad_and_value(loss), in_dims=(0, 0, None, None)))
+    optimizer = torch.optim.Adam(parameters.values(), RATE, (BETA_1, BETA_2), EPSILON)
+
+    def step() -> Any:
+        gradients, losses = each(parameters, buffers, x, y)
+        for name, value in parameters.items():
+            value.grad = gradients[name]
+        optimizer.step()
+        return losses
+
+    losses = np.stack([step().detach().cpu().numpy() for _ in range(CHECKED)])
+    ends = [value[i].detach().cpu().numpy().T.ravel() for i in range(many.count) for value in parameters.values()]
+    return Ready(repeated(step), {"losses": losses.T.ravel(), "parameters": np.concatenate(ends)})
+
+
 def _predict(network: Network, finish: Finish, device: str) -> Ready:
     """Get prediction ready: tensors in and out; with a GPU they come from the host and go back there, as nnx's do."""
     import torch
@@ -137,6 +171,29 @@ def _predict(network: Network, finish: Finish, device: str) -> Ready:
         outputs = np.concatenate([call(x).numpy() for (x,) in inputs])
     run, turns = taking_turns(call, inputs)
     return Ready(_without_gradients(run), {"out": outputs}, "", turns)
+
+
+def _evaluate(network: Network, finish: Finish, device: str) -> Ready:
+    """Get evaluation ready: tensors in, of the host, and Python's numbers out."""
+    import torch
+
+    model = _build(network, device).eval()
+
+    def scores(x: Any, y: Any) -> Any:
+        logits = model(x)
+        return torch.nn.functional.cross_entropy(logits, y), (logits.argmax(1) == y).float().mean()
+
+    finished = finish(scores)
+
+    def evaluate(x: Any, y: Any) -> tuple[float, float]:
+        loss, accuracy = finished(x, y) if device == "cpu" else finished(x.to(device), y.to(device))
+        return loss.item(), accuracy.item()
+
+    batches = _batches(network, "cpu")
+    with torch.inference_mode():
+        results = np.array([evaluate(*batch) for batch in batches])
+    run, turns = taking_turns(evaluate, batches)
+    return Ready(_without_gradients(run), {"scores": results}, "", turns)
 
 
 def _without_gradients(run: Callable[[int], Any]) -> Callable[[int], Any]:
@@ -158,73 +215,29 @@ def _operation(kind: str, shape: tuple[int, ...], how: str, device: str) -> Read
     operands = {
         name: torch.from_numpy(value.copy()).to(device)
         for name, value in OPERATIONS[kind].operands(*shape).items()
-        if isinstance(value, np.ndarray)
+        if isinstance(value, np.ndarray) and name not in ("hyper", "counters")
     }
+    differentiates = kind == "softmax_cross_entropy"
     if how == "kernel":
         call: Any = lambda: torch._softmax_backward_data(operands["dy"], operands["y"], 1, torch.float32)  # noqa: E731
-    elif kind in WITH_GRADIENTS:
-        call = WITH_GRADIENTS[kind](**operands)
+    elif kind in HYPER:
+        call = operations.optimizer(kind, **operands)
+    elif differentiates:
+        call = operations.softmax_cross_entropy(**operands)
     else:
-        formula, given = _finish(how)(CALLS[kind]), list(operands.values())
+        formula, given = _finish(how)(operations.formulas(device)[kind]), operations.given(kind, operands)
         call = lambda: formula(*given)  # noqa: E731
-    with torch.set_grad_enabled(kind in WITH_GRADIENTS):
+    with torch.set_grad_enabled(differentiates):
         outputs = call()
         results = {
             name: value.detach().cpu().numpy().copy()
             for name, value in zip(
-                RESULTS.get(kind, ("out",)), outputs if isinstance(outputs, tuple) else (outputs,), strict=True
+                operations.RESULTS.get(kind, ("out",)),
+                outputs if isinstance(outputs, tuple) else (outputs,),
+                strict=True,
             )
         }
+    if kind == "sgd":
+        results["m"] *= -HYPER["sgd"][0]
     run = repeated(call)
-    return Ready(run if kind in WITH_GRADIENTS else _without_gradients(run), results)
-
-
-def _softmax_cross_entropy(logits: Any, target: Any) -> Callable[[], Any]:
-    import torch
-
-    logits.requires_grad_(True)
-
-    def call() -> Any:
-        losses = torch.nn.functional.cross_entropy(logits, target, reduction="none")
-        (gradient,) = torch.autograd.grad(losses.mean(), logits)
-        return losses, gradient
-
-    return call
-
-
-def _adam(p: Any, g: Any, m: Any, v: Any, **_: Any) -> Callable[[], Any]:
-    import torch
-
-    rate, _decay, beta_1, beta_2, epsilon, _weight_decay = HYPER["adam"]
-    parameter = torch.nn.Parameter(p)
-    parameter.grad = g
-    optimizer = torch.optim.Adam([parameter], rate, (beta_1, beta_2), epsilon)
-    step = torch.zeros((), device=p.device if p.device.type == "cpu" else None)
-    optimizer.state[parameter] = {"step": step, "exp_avg": m, "exp_avg_sq": v}
-
-    def call() -> Any:
-        optimizer.step()
-        return parameter, m, v
-
-    return call
-
-
-def _relu_backward(y: Any, dy: Any) -> Any:
-    return dy * (y > 0)
-
-
-CALLS: dict[str, Any] = {
-    "dense": lambda x, w, b: b + x @ w,
-    "dense_backward": lambda x, w, dy: (x.T @ dy, dy.sum(0, keepdim=True), dy @ w.T),
-    "relu": lambda x: x.relu(),
-    "relu_backward": _relu_backward,
-    "sigmoid": lambda x: x.sigmoid(),
-    "tanh": lambda x: x.tanh(),
-    "softmax": lambda x: x.softmax(1),
-    "softmax_cross_entropy": None,
-    "softmax_backward": lambda y, dy: y * (dy - (y * dy).sum(1, keepdim=True)),
-    "mean_squared_error": lambda prediction, target: (prediction - target).square().mean(1),
-    "adam": None,
-}
-WITH_GRADIENTS: dict[str, Any] = {"softmax_cross_entropy": _softmax_cross_entropy, "adam": _adam}
-RESULTS = {"dense_backward": ("dw", "db", "out"), "softmax_cross_entropy": ("losses", "out"), "adam": ("p", "m", "v")}
+    return Ready(run if differentiates or kind in HYPER else _without_gradients(run), results)

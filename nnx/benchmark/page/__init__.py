@@ -29,7 +29,7 @@ def render(data: dict[str, Any]) -> str:
         "batch": ("From which batch size it pays", pictures.batches(data, suites["batch"])),
         "roofline": ("Against what the machine can do", pictures.rooflines(data, found) + pictures.shares(found)),
     }
-    for suite in ("steps", "inference", "softmax", "ops", "transfers"):
+    for suite in ("steps", "many", "inference", "softmax", "ops", "transfers"):
         sections[suite] = (SUITES[suite].capitalize(), pictures.ratios(suites[suite]))
     sections["start"] = (SUITES["start"].capitalize(), pictures.starts(suites["start"]))
     sections["table"] = ("Every figure", text.table(found))

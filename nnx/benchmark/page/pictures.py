@@ -133,7 +133,8 @@ def _roofline(device: str, limits: Mapping[str, Any], found: Sequence[Work]) -> 
         ours = [figure for figure in work.ours if figure.device == device]
         shown += ours
         for figure in reversed(ours):
-            label = re.sub(r"^(step|predict), ", "", work.title) if figure is ours[0] and work.suite in SHAPES else ""
+            named = figure is ours[0] and work.suite in SHAPES
+            label = re.sub(r"^(step|predict|evaluate), ", "", work.title) if named else ""
             reached, shape = work.flops / figure.median / 1e3, SHAPES.get(work.suite, "circle")
             points.append(charts.Point(work.flops / work.bytes, reached, figure.css, figure.key, shape, label))
     if not points:

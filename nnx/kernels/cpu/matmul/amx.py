@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
+from nnx.kernels.cpu.caches import Caches, caches
 from nnx.kernels.cpu.jit.cache import njit, typed
 from nnx.kernels.cpu.jit.simd import larger, smaller, vfill, view, vsum
 from nnx.kernels.cpu.matmul import gemm as in_vectors
@@ -37,9 +38,19 @@ from nnx.kernels.cpu.matmul.register_tile import VECTORS
 from nnx.kernels.cpu.matmul.tile_registers import PART, accumulate, begin, configure, end, fetch, release, tiles_of
 from nnx.kernels.cpu.matmul.tile_units import EDGE, MEMORY, UNITS, require
 
-ROWS = 512  # of `a` that are packed at once; twice as much of the depth where they are half as many
-DEPTH = 768  # numbers of depth that are, times the number of parts: a panel takes 48 KB, strips 16 times as much
-PANEL = EDGE * DEPTH // 2  # float32 that a panel takes, of any number of parts; so does a strip
+DEPTH = 768  # numbers of depth that are packed at once, times the number of parts; each processor gives the same bits
+PANEL = EDGE * DEPTH // 2  # float32 that a panel takes, of any number of parts, 48 KB; so does a strip
+
+
+def rows_of(cache: Caches) -> int:
+    """Return how many rows of `a` are packed at once, twice as much of the depth where they are half as many.
+
+    Their strips fill three eighths of the second-level cache; more than 512 gain nothing.
+    """
+    return min(16, max(2, cache.l2 * 3 // 8 // (4 * PANEL))) * EDGE
+
+
+ROWS = rows_of(caches())
 IN_FLOAT32 = in_vectors.BLOCK_DEPTH * VECTORS * LANES  # and a panel of the product in float32
 SPARE, SUMS = 16 * EDGE, 2 * EDGE * EDGE
 FIXED = SPARE + SUMS + max(2 * PANEL, IN_FLOAT32)  # float32 of a thread's scratch beside strips

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from nnx.kernels.cpu.caches import caches
+from nnx.kernels.cpu.caches import Caches, caches
 from nnx.kernels.cpu.jit.behaved import apart, behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
 from nnx.kernels.cpu.jit.clock import EPILOGUE, PACKING, PRODUCT, mark_product
@@ -42,12 +42,23 @@ from nnx.kernels.cpu.matmul.register_tile import (
 
 LANES = {4: WIDTH // 4, 8: WIDTH // 8}
 GRAIN, LINE = 16, 64  # columns of `a` that are packed together; bytes of a cache line
-# Rows of a panel that are used at a time fill two thirds of the first-level cache. With vectors of 64 bytes they are
-# twice as many: in the eight cycles that a row keeps the multipliers busy the second-level cache gives more than one,
-# and each block of depth is another pass over the result. Rows of `a` that are packed at once fill a third of the
-# second, beside the panel at hand and the next.
-BLOCK_DEPTH = max(caches().l1 * (4 if WIDTH == 64 else 2) // 3 // (VECTORS * WIDTH) // GRAIN, 1) * GRAIN
-BLOCK_ROWS = max(caches().l2 // 3 // (BLOCK_DEPTH * 4) // ROWS, 4) * ROWS
+FEWEST = 4  # strips that are packed at once, at least: each reads the whole panel
+
+
+def block_of(cache: Caches, width: int, rows: int, vectors: int) -> tuple[int, int]:
+    """Return how many rows of a panel are used at a time, and how many of `a` are packed at once.
+
+    Those of a panel fill two thirds of the first-level cache. With vectors of 64 bytes they are twice as many: in the
+    eight cycles that a row keeps the multipliers busy the second-level cache gives more than one, and each block of
+    depth is another pass over the result. Those of `a` fill a third of the second, in float32, beside the panel at hand
+    and the next; of the deepest panels that leave room for a few strips.
+    """
+    deep = min(cache.l1 * (4 if width == 64 else 2) // 3 // (vectors * width), cache.l2 // 3 // (4 * FEWEST * rows))
+    deep = max(deep // GRAIN, 1) * GRAIN
+    return deep, max(cache.l2 // 3 // (4 * deep) // rows, FEWEST) * rows
+
+
+BLOCK_DEPTH, BLOCK_ROWS = block_of(caches(), WIDTH, ROWS, VECTORS)
 BLOCK_COLUMNS = 1024  # columns of `b` that are packed at once: they stay in the third-level cache
 UNPACKED = 2  # panels for which it does not pay to pack `a`
 STRIPS = (BLOCK_ROWS + ROWS) * BLOCK_DEPTH + 64  # numbers that the strips take at most

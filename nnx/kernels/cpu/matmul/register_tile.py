@@ -229,10 +229,13 @@ def _start(context, builder, array_type, array, index):
     return builder.bitcast(builder.gep(data, [index]), BYTE.as_pointer())
 
 
-def _fetch(builder, pointer):
-    """Have the cache line at `pointer` brought to the second-level cache. No harm is done where there is no memory."""
+def _fetch(builder, pointer, near=2):
+    """Have the cache line at `pointer` brought to the second-level cache, or, 3, to the first.
+
+    No harm is done where there is no memory.
+    """
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, INT32, INT32, INT32])
-    read, nearby, data = INT32(0), INT32(2), INT32(1)
+    read, nearby, data = INT32(0), INT32(near), INT32(1)
     builder.call(
         cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [pointer, read, nearby, data]
     )

@@ -17,6 +17,7 @@ from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, PART, flat, on_stack, sma
 from nnx.kernels.cpu.ops.loss_formulas import class_of, cost_of, logistic, scalar, within
 from nnx.kernels.cpu.ops.math import exponentials, logarithms
 from nnx.kernels.cpu.ops.softmax import LONG, ROWS, is_first, rows_of_block, scale, shift_rows
+from nnx.kernels.cpu.threads.team import make_together, share_at
 
 logit, logit_gradient = scalar("logit"), scalar("logit_backward")
 
@@ -142,11 +143,34 @@ def binary_blocks(logits, target, losses, gradient, c, factor, low, high):
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
+# The board is that of the threads which may help, each with `tall` rows at a time: see team.py.
 
 
-@takes("mivmm")
+@njit(**INLINED)
+def rows_at(a, first, rows, c):
+    """Some rows of c numbers; nothing of nothing."""
+    kept = smaller(len(a), 1)
+    return view(a, first * c * kept, rows * c * kept)
+
+
+@njit(**PART)
+def labels_share(operands, number):
+    """`indices` of some rows."""
+    logits, labels, losses, probabilities, gradient, tall, c, factor, low, high = operands
+    first, rows = share_at(number, tall, losses.size)
+    of_labels(
+        rows_at(logits, first, rows, c), view(labels, first, rows), view(losses, first, rows),
+        rows_at(probabilities, first, rows, c), rows_at(gradient, first, rows, c), view(losses, 0, 0), c,
+        factor, low, high,
+    )  # fmt: skip
+
+
+labels_together = make_together(labels_share)
+
+
+@takes("mivmmi")
 @njit(**OPTIONS)
-def indices(logits, labels, losses, probabilities, gradient, low, high, scale):
+def indices(logits, labels, losses, probabilities, gradient, board, tall, low, high, scale):
     """For class indices `labels` [N].
 
     Args:
@@ -159,47 +183,77 @@ def indices(logits, labels, losses, probabilities, gradient, low, high, scale):
     if not behaved(labels) or not apart(gradient, labels):
         return False
     number = gradient.dtype.type
-    of_labels(
-        flat(logits), flat(labels), flat(losses), flat(probabilities), flat(gradient), view(losses, 0, 0), c,
+    operands = (
+        flat(logits), flat(labels), flat(losses), flat(probabilities), flat(gradient), tall, c,
         number(scale), number(low), number(high),
     )  # fmt: skip
+    labels_together(board, operands, (n + tall - 1) // tall)
     return True
 
 
-@takes("mmvmm")
+@njit(**PART)
+def distributions_share(operands, number):
+    """`distributions` of some rows."""
+    logits, target, losses, probabilities, gradient, tall, c, factor, low, high = operands
+    first, rows = share_at(number, tall, losses.size)
+    of_distributions(
+        rows_at(logits, first, rows, c), rows_at(target, first, rows, c), view(losses, first, rows),
+        rows_at(probabilities, first, rows, c), rows_at(gradient, first, rows, c), c, factor, low, high,
+    )  # fmt: skip
+
+
+distributions_together = make_together(distributions_share)
+
+
+@takes("mmvmmi")
 @njit(**OPTIONS)
-def distributions(logits, target, losses, probabilities, gradient, low, high, scale):
+def distributions(logits, target, losses, probabilities, gradient, board, tall, low, high, scale):
     """For distributions `target` [N, C]; the rest as in `indices`."""
-    c = logits.shape[1]
+    n, c = logits.shape
     if not fit(logits, losses, probabilities, gradient) or target.shape != logits.shape:
         return False
     if not behaved(target) or not apart(gradient, target, logits) or not apart(losses, target):
         return False
     number = gradient.dtype.type
-    of_distributions(
-        flat(logits), flat(target), flat(losses), flat(probabilities), flat(gradient), c,
+    operands = (
+        flat(logits), flat(target), flat(losses), flat(probabilities), flat(gradient), tall, c,
         number(scale), number(low), number(high),
     )  # fmt: skip
+    distributions_together(board, operands, (n + tall - 1) // tall)
     return True
 
 
-@takes("mmvmm")
+@njit(**PART)
+def binary_share(operands, number):
+    """`binary` of some rows."""
+    logits, target, losses, probabilities, gradient, tall, c, factor, low, high = operands
+    first, rows = share_at(number, tall, losses.size)
+    z, t, g = rows_at(logits, first, rows, c), rows_at(target, first, rows, c), rows_at(gradient, first, rows, c)
+    if c >= LONG:
+        binary_long(z, t, view(losses, first, rows), g, c, factor, low, high)
+    else:
+        binary_blocks(z, t, view(losses, first, rows), g, c, factor, low, high)
+    p = rows_at(probabilities, first, rows, c)
+    for j in range(len(p)):
+        p[j] = logistic(z[j])
+
+
+binary_together = make_together(binary_share)
+
+
+@takes("mmvmmi")
 @njit(**OPTIONS)
-def binary(logits, target, losses, probabilities, gradient, low, high, scale):
+def binary(logits, target, losses, probabilities, gradient, board, tall, low, high, scale):
     """Sigmoid and binary cross-entropy for `target` [N, O]; the loss of a sample is the mean over its outputs."""
-    c = logits.shape[1]
+    n, c = logits.shape
     if not fit(logits, losses, probabilities, gradient) or target.shape != logits.shape:
         return False
     if not behaved(target) or not apart(gradient, target, logits) or not apart(losses, target):
         return False
-    number, keep = gradient.dtype.type, probabilities.size > 0
-    least, most, factor = number(low), number(high), number(scale)
-    if c >= LONG:
-        binary_long(flat(logits), flat(target), losses, flat(gradient), c, factor, least, most)
-    else:
-        binary_blocks(flat(logits), flat(target), losses, flat(gradient), c, factor, least, most)
-    if keep:
-        a, p = flat(logits), flat(probabilities)
-        for j in range(a.size):
-            p[j] = logistic(a[j])
+    number = gradient.dtype.type
+    operands = (
+        flat(logits), flat(target), flat(losses), flat(probabilities), flat(gradient), tall, c,
+        number(scale), number(low), number(high),
+    )  # fmt: skip
+    binary_together(board, operands, (n + tall - 1) // tall)
     return True

@@ -38,6 +38,7 @@ BACKWARD = {number_of(f.gradient): gradient(f) for f in FUNCTIONS}
 ALL = FORWARD | BACKWARD | {number_of(name): formula for name, formula in PARTS.items()}
 assert len(ALL) == len(KINDS)
 apply_function, apply_gradient, apply = made_of(FORWARD), made_of(BACKWARD), made_of(ALL, more=True)
+apply_relu = made_of({RELU: FORWARD[RELU]})
 
 
 # ---- kernels of operations -------------------------------------------------------------------------------------------

@@ -91,17 +91,32 @@ def cross_entropy_distributions_backward(p, target, gradient, scale):
     return True
 
 
-@takes("mmv")
+@njit(**PART)
+def costs_share(operands, number):
+    """`of_outputs` of some rows."""
+    outputs, target, losses, kind, b, tall, c = operands
+    first, rows = share_at(number, tall, losses.size)
+    for i in range(first, first + rows):
+        total = add_up_costs(kind, view(outputs, i * c, c), view(target, i * c, c), 0.0, b)
+        losses[i] = total / outputs.dtype.type(c)
+
+
+costs_together = make_together(costs_share)
+
+
+@takes("mmvi")
 @njit(**OPTIONS)
-def of_outputs(outputs, target, losses, kind, b):
-    """losses = the mean over each row of a cost of the table, whose constant is b."""
+def of_outputs(outputs, target, losses, board, tall, kind, b):
+    """losses = the mean over each row of a cost of the table, whose constant is b.
+
+    The board is that of the threads which may help, each with `tall` rows at a time: see team.py.
+    """
     if target.shape != outputs.shape or losses.shape[0] != outputs.shape[0] or not outputs.size:
         return False
     if not behaved(outputs, target, losses) or not apart(losses, outputs, target):
         return False
-    number = outputs.dtype.type
-    for i in range(outputs.shape[0]):
-        losses[i] = add_up_costs(kind, row(outputs, i), row(target, i), 0.0, b) / number(outputs.shape[1])
+    operands = flat(outputs), flat(target), flat(losses), kind, b, tall, outputs.shape[1]
+    costs_together(board, operands, (losses.size + tall - 1) // tall)
     return True
 
 

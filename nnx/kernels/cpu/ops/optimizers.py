@@ -7,7 +7,7 @@ it takes 0.3 ns an element; beyond the caches it runs at the speed of memory, Nu
 
 Learning rate and step count are read from `hyper` and `counters` (step_state.py says what stands where). The constants
 are computed in float64, whatever the parameters are: in float32, 1 - 0.999 alone is off by 5e-5. Recorded steps call
-`sizes`, once a step, and `update`, for each piece of the parameters.
+`sizes`, once a step, and for each piece of the parameters what `make_update` makes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
-from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, PART, flat, view
+from nnx.kernels.cpu.jit.simd import CALLED, INLINED, OPTIONS, PART, flat, view
 from nnx.kernels.cpu.threads.team import make_together, share_at
 from nnx.kernels.nesterov import make_momenta
 from nnx.kernels.step_state import BETA_1, BETA_2, DECAY, EPSILON, LEARNING_RATE, MOMENTUM_DECAY, STEP, WEIGHT_DECAY
@@ -183,24 +183,32 @@ def add_to(m, g):
         m[j] += g[j]
 
 
-@njit(**PART)
-def update(kind, p, g, m, v, u, hyper, size, correction, shrink, fresh):
-    """One step of an optimizer on parameters p with gradients g and moments m, v, u."""
-    if kind == ADAM:
-        moments(p, g, m, v, size, correction, shrink, hyper)
-    elif kind == NADAM:
-        nesterov_moments(p, g, m, v, size, correction, shrink, fresh, hyper)
-    elif kind == AMSGRAD:
-        largest_moments(p, g, m, v, u, size, correction, shrink, hyper)
-    elif kind == LION:
-        signs(p, g, m, size, shrink, hyper)
-    elif kind == ACCUMULATE:
-        add_to(m, g)
-    elif kind == SGD:
-        descent(p, g, m, size, hyper)
-    elif kind == ADAGRAD or kind == RMSPROP:  # noqa: SIM109 - `in` would be a call
-        old, new = (1.0, 1.0) if kind == ADAGRAD else (hyper[BETA_1], 1.0 - hyper[BETA_1])
-        adaptive(p, g, v, size, old, new, hyper[EPSILON])
+def make_update(kind):
+    """One step of an optimizer on parameters p with gradients g and moments m, v, u: a function for this one alone."""
+
+    @njit(**CALLED)
+    def update(p, g, m, v, u, hyper, size, correction, shrink, fresh):
+        if kind == ADAM:  # Numba leaves out the branches of the others
+            moments(p, g, m, v, size, correction, shrink, hyper)
+        elif kind == NADAM:
+            nesterov_moments(p, g, m, v, size, correction, shrink, fresh, hyper)
+        elif kind == AMSGRAD:
+            largest_moments(p, g, m, v, u, size, correction, shrink, hyper)
+        elif kind == LION:
+            signs(p, g, m, size, shrink, hyper)
+        elif kind == ACCUMULATE:
+            add_to(m, g)
+        elif kind == SGD:
+            descent(p, g, m, size, hyper)
+        elif kind == ADAGRAD:
+            adaptive(p, g, v, size, 1.0, 1.0, hyper[EPSILON])
+        elif kind == RMSPROP:
+            adaptive(p, g, v, size, hyper[BETA_1], 1.0 - hyper[BETA_1], hyper[EPSILON])
+
+    return update
+
+
+UPDATES = {kind: make_update(kind) for kind in NUMBERS.values()}
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------

@@ -10,14 +10,14 @@
 * `jacobian`: [N, C, C], one write of 4 C**2 bytes a sample, which is its floor.
 
 Rows of three or ten do not fill a vector, so whatever has no need of rows runs over a block of them at once.
-Recorded steps call `forward_blocks` and `backward_rows`, whatever the rows: with all the others `run_rows` would take
-2% longer to compile.
+Recorded steps call `forward_blocks` and `backward_rows`, whatever the rows: others would have to be compiled as well.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.jit.behaved import apart, apart_or_same, behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
@@ -46,20 +46,13 @@ from nnx.kernels.cpu.matmul.register_tile import WIDTH as VECTOR_BYTES
 from nnx.kernels.cpu.ops.math import exp, exponentials
 from nnx.kernels.cpu.threads.team import make_together
 
-BLOCK, ROWS = 4096, 1024  # numbers, and rows, in a block at most: they stay in the first-level cache
+# Numbers, and rows, in a block at most: half of the first-level cache, and more gains nothing.
+BLOCK, ROWS = min(4096, caches().l1 // 8), 1024
 LONG = 128  # numbers from which on a row is handled by itself
 # And in `forward` in float32, where exp is a loop of vectors, not a call for each number: there a row's own maximum and
 # sum cost more than is saved up to 32 vectors. 65536 numbers in rows of 128 take 62 us by itself and 39 in blocks with
 # AVX-512, 58 and 51 with AVX2; in rows of 32 vectors 41 and 39, 51 and 48.
 LONG_SINGLE = 32 * VECTOR_BYTES // 4
-SHARED_FORWARD, SHARED_BACKWARD = 50_000, 200_000  # numbers from which on several threads take part: 40 us of work
-SHARE = 32768  # numbers, roughly, that one of them takes at a time
-
-
-@njit(**INLINED)
-def share_of(n, c, shared):
-    """How many rows of c numbers to take at a time, out of n."""
-    return larger(4, SHARE // c) if n * c >= shared else n
 
 
 @njit(**INLINED)
@@ -183,13 +176,13 @@ forward_together = make_together(forward_share)
 
 @takes("mmi")
 @njit(**OPTIONS)
-def forward(x, y, board):
-    """y = softmax(x), both [N, C]. The board is that of the threads which may help: see team.py."""
+def forward(x, y, board, step):
+    """y = softmax(x), both [N, C]. The board is that of the threads which may help, each with some `step` numbers."""
     n, c = x.shape
     if not behaved(x, y) or x.shape != y.shape or not x.size or not apart_or_same(y, x):
         return False
-    step, long = share_of(n, c, SHARED_FORWARD), LONG_SINGLE if x.itemsize == 4 else LONG
-    forward_together(board, (flat(x), flat(y), c, step, long), (n + step - 1) // step)
+    rows, long = larger(1, step // c), LONG_SINGLE if x.itemsize == 4 else LONG
+    forward_together(board, (flat(x), flat(y), c, rows, long), (n + rows - 1) // rows)
     return True
 
 
@@ -286,15 +279,15 @@ backward_together = make_together(backward_share)
 
 @takes("mmmi")
 @njit(**OPTIONS)
-def backward(y, dy, dx, board):
-    """dx = y * (dy - sum(y * dy)) for each row. The board is that of the threads which may help: see team.py."""
+def backward(y, dy, dx, board, step):
+    """dx = y * (dy - sum(y * dy)) for each row; board and step as in `forward`."""
     n, c = y.shape
     if not behaved(y, dy, dx) or y.shape != dy.shape or y.shape != dx.shape or not apart_or_same(dx, y, dy):
         return False
     if y.size:
         apart = dx.ctypes.data != y.ctypes.data and dx.ctypes.data != dy.ctypes.data
-        step = share_of(n, c, SHARED_BACKWARD)
-        backward_together(board, (flat(y), flat(dy), flat(dx), c, step, apart), (n + step - 1) // step)
+        rows = larger(1, step // c)
+        backward_together(board, (flat(y), flat(dy), flat(dx), c, rows, apart), (n + rows - 1) // rows)
     return True
 
 

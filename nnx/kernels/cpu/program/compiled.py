@@ -1,5 +1,8 @@
 """Compiled step: one function for each family of programs, which replays any recorded step many times in one call.
 
+What it does not carry out by itself are functions of their own, whose addresses stand in the table: whoever writes that
+asks for them here.
+
 `run_rows` and `run_lanes` take:
     table: int64, flat: see table.py.
     work, arena, inputs, targets, weights, more: the arrays that places name, all of one type.
@@ -10,7 +13,7 @@
         often as there are stops. clocks: None, or those of all threads (clock.py).
 """
 
-# mypy: allow-untyped-defs, no-check-untyped-defs
+# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
 
 from __future__ import annotations
 
@@ -20,9 +23,13 @@ import numpy as np
 from numba import types
 
 from nnx.kernels.cpu.jit.cache import typed
+from nnx.kernels.cpu.jit.called import address_of
+from nnx.kernels.cpu.jit.span import Span
 from nnx.kernels.cpu.matmul.tile_units import require
+from nnx.kernels.cpu.ops.optimizers import UPDATES
 from nnx.kernels.cpu.program.lanes import run_lanes
 from nnx.kernels.cpu.program.rows import run_rows
+from nnx.kernels.cpu.program.table import ARRAYS
 
 
 def ready(dtype: Any, family: str, unit: str | None = None, clocked: bool = False) -> Any:
@@ -38,7 +45,24 @@ def ready(dtype: Any, family: str, unit: str | None = None, clocked: bool = Fals
 
         require(unit)
         run = run_tiles[unit]
-    number = types.float32 if np.dtype(dtype).itemsize == 4 else types.float64
+    number = number_of(dtype)
     whole, f, i, d = types.int64, *(types.Array(kind, 1, "C") for kind in (number, types.int64, types.float64))
     signature = (i, f, f, f, f, f, f, i, i, d, i, d, d, d, d, i, whole, whole, i if clocked else types.none)
     return typed(run, *signature)
+
+
+def number_of(dtype: Any) -> Any:
+    """The number type that a step is compiled for."""
+    return types.float32 if np.dtype(dtype).itemsize == 4 else types.float64
+
+
+def operation_at(function: Any, dtype: Any) -> int:
+    """Return the address of a function that carries out operations: see shared.py."""
+    integers, floats = Span(types.int64), Span(types.float64)
+    memory = types.UniTuple(Span(number_of(dtype)), ARRAYS)
+    return address_of(function, integers, integers, memory, floats, integers, floats, *[types.int64] * 3)
+
+
+def update_at(kind: int, dtype: Any) -> int:
+    """Return the address of the function that updates parameters, of an optimizer by its number."""
+    return address_of(UPDATES[kind], *[Span(number_of(dtype))] * 5, Span(types.float64), *[types.float64] * 4)

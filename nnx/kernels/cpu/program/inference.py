@@ -28,6 +28,7 @@ from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
+from nnx.kernels.cpu.jit.called import call
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import (
     INLINED,
@@ -44,17 +45,18 @@ from nnx.kernels.cpu.jit.simd import (
     vstore,
 )
 from nnx.kernels.cpu.jit.span import Span, make_span
-from nnx.kernels.cpu.ops.elementwise import NONE, apply_function
-from nnx.kernels.cpu.program.inference_norm import fixed_norm_row, layer_norm_row
+from nnx.kernels.cpu.ops.elementwise import NONE, RELU, apply_relu
 from nnx.kernels.cpu.program.inference_softmax import softmax_row
-from nnx.kernels.cpu.threads.team import HELPERS, make_together
+from nnx.kernels.cpu.threads.team import WANTED, make_together
 
 # The table: a header (how many layers, the most rows, how many weights, the parameters' address), then a row for each
 # layer: its widths, the places of its parameters (NOWHERE: an activation by itself), and what is done to its outputs:
 # a function by its number (nnx/kernels/elementwise.py) and that function's own parameter, a float64; SOFTMAX, or NONE.
 # A normalization, whose parameter is epsilon, has the places of gamma and beta, and, FIXED_NORM, of running statistics.
+# FUNCTION is the address of what does it (inference_called.py); 0: `forward` itself does, which is so for what most
+# networks have.
 STAGES, ROWS, SIZE, PARAMETERS, HEADER = range(5)
-K, N, WEIGHTS, BIASES, KIND, PARAMETER, GAMMA, BETA, MEAN, VARIANCE, COLUMNS = range(11)
+K, N, WEIGHTS, BIASES, KIND, PARAMETER, GAMMA, BETA, MEAN, VARIANCE, FUNCTION, COLUMNS = range(12)
 NOWHERE, SOFTMAX, LAYER_NORM, FIXED_NORM = -1, -2, -3, -4  # numbers of functions are not below 0
 STACK = 2048  # numbers of the widest layer: its two buffers lie on the stack, since allocating them takes 60 ns
 BUFFERS = 2 * STACK
@@ -137,13 +139,6 @@ columns_together = make_together(columns_share)
 
 
 @njit(**INLINED)
-def activate(y, n, kind, a):
-    """Pass whole vectors through a function, in place."""
-    part = view(y, 0, whole(n))
-    apply_function(kind, part, part, part, a, 0.0)
-
-
-@njit(**INLINED)
 def copy_finite(source, target):
     """Copy a row; tell whether all its numbers are finite."""
     zero = source.dtype.type(0)
@@ -184,18 +179,11 @@ def every_row(table, constants, values, x, out, board, threads):
                 a, b, other = b, a, not other
             if kind == SOFTMAX:
                 softmax_row(a, n)
-            elif kind == LAYER_NORM:
-                layer_norm_row(a, b, n, values, table[at + GAMMA], table[at + BETA], constants[at + PARAMETER])
-            elif kind == FIXED_NORM:
-                gamma, beta, mean, variance = (
-                    table[at + GAMMA],
-                    table[at + BETA],
-                    table[at + MEAN],
-                    table[at + VARIANCE],
-                )
-                fixed_norm_row(a, n, values, gamma, beta, mean, variance, constants[at + PARAMETER])
+            elif kind == RELU:
+                some = view(a, 0, whole(n))
+                apply_relu(RELU, some, some, some, 0.0, 0.0)
             elif kind != NONE:
-                activate(a, n, kind, constants[at + PARAMETER])
+                call(table[at + FUNCTION], a, b, n, 1, values, table, constants, at)
         result = row(out, i)
         for j in range(result.size):
             result[j] = a[j]
@@ -222,7 +210,7 @@ def forward(x, out, place, board):
     thread = types.uintp(0)
     if rows * table[SIZE] > SOON:
         thread = release_gil()
-    threads = numbers_at(board, np.int64)[HELPERS] + 1 if board != 0 else 1
+    threads = numbers_at(board, np.int64)[WANTED] + 1 if board != 0 else 1
     done = every_row(table, numbers_at(place, np.float64), values, x, out, numbers_at(board, np.int64), threads)
     if thread != 0:
         acquire_gil(thread)

@@ -28,9 +28,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from nnx.kernels.cpu.caches import KIB, caches
+from nnx.kernels.cpu.caches import KIB, Caches, caches
 from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit, typed
+from nnx.kernels.cpu.jit.called import call
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import (
     EXACT,
@@ -41,12 +42,12 @@ from nnx.kernels.cpu.jit.simd import (
     WIDTH,
     flat,
     larger,
-    on_stack,
     smaller,
     view,
 )
 from nnx.kernels.cpu.jit.span import data_of
 from nnx.kernels.cpu.matmul.register_tile import (
+    EVEN,
     ROWS,
     VECTORS,
     accumulate,
@@ -62,41 +63,47 @@ from nnx.kernels.cpu.matmul.register_tile import (
 )
 from nnx.kernels.cpu.matmul.register_tile import WIDTH as VECTOR_BYTES
 from nnx.kernels.cpu.matmul.register_tile import pack as pack_vectors
-from nnx.kernels.cpu.ops.elementwise import NONE, RELU, apply_function
+from nnx.kernels.cpu.ops.elementwise import RELU, apply_relu
 from nnx.kernels.cpu.program.inference import (
-    BETA,
     BIASES,
     COLUMNS,
-    FIXED_NORM,
-    GAMMA,
+    FUNCTION,
     HEADER,
     KIND,
-    LAYER_NORM,
-    MEAN,
     NOWHERE,
-    PARAMETER,
     PARAMETERS,
     SOFTMAX,
     STAGES,
-    VARIANCE,
     WEIGHTS,
     K,
     N,
     numbers_at,
 )
-from nnx.kernels.cpu.program.inference_norm import fixed_norm_side_by_side, layer_norm_side_by_side
-from nnx.kernels.cpu.program.inference_softmax import SIDE_BY_SIDE, softmax_side_by_side
+from nnx.kernels.cpu.program.inference_softmax import softmax_side_by_side
+from nnx.kernels.cpu.program.inference_tiles import accumulate_packing, numbers_of
 from nnx.kernels.cpu.threads.atomics import atomic_load, replace_if
-from nnx.kernels.cpu.threads.team import make_together
+from nnx.kernels.cpu.threads.team import do_part, make_together, place_of
 
 PANEL_BYTES = VECTORS * VECTOR_BYTES  # of a row of a panel
-# Rows of a panel that are used at a time stay in the first-level cache, and so many strips in the second that the panel
-# is seldom fetched from there: with eight strips for each piece of a panel the product is 7% slower.
-DEPTH = max(32 * KIB, caches().l1 * 3 // 4) // PANEL_BYTES
+NARROW = ROWS // 2 if EVEN else ROWS  # columns of a narrow layer at a time: ten classes are 12 so, and 16 by eights
 PIECE = 8  # strips packed side by side: a row of the weights is then read in pieces of some cache lines
 APART = 2  # numbers of depth left free behind a strip: strips a power of two apart push each other out of the cache
-GROUP = max(1, caches().l2 // 8 // (PIECE * ROWS * DEPTH * 4)) * PIECE
+
+
+def block_of(cache: Caches, width: int, rows: int, vectors: int) -> tuple[int, int]:
+    """Return how many rows of a panel are used at a time, and how many strips of packed weights for each.
+
+    The rows stay in the first-level cache, of which they fill three quarters, or all of a small one, and so many strips
+    in the second that the panel is seldom fetched from there: with eight strips for each piece of a panel the product
+    is 7% slower. A piece of strips fills half of the second at most.
+    """
+    deep = min(max(cache.l1 * 3 // 4, min(32 * KIB, cache.l1)) // (vectors * width), cache.l2 // (8 * PIECE * rows))
+    return deep, max(1, cache.l2 // 8 // (PIECE * rows * deep * 4)) * PIECE
+
+
+DEPTH, GROUP = block_of(caches(), VECTOR_BYTES, ROWS, VECTORS)
 STRIPS = PIECE * ROWS * (DEPTH + APART)  # numbers that a piece takes
+CODE = 0  # in a record of what becomes of outputs: the address of code for it (inference_scores.py)
 NEXT, WRONG, MARKS = 0, 16, 32  # int64 that the threads of a call share: the next block; whether a number is not finite
 
 without_negative = elementwise(  # ReLU as everywhere else in a prediction: -0 and NaN stay what they are
@@ -188,22 +195,16 @@ pack_together = make_together(pack_share)
 # ---- layers ----------------------------------------------------------------------------------------------------------
 
 
-@njit(**EXACT)
-def biases_of(empty, biases, i, ones, columns):
-    """A tile with a bias in each row."""
-    return accumulate(empty, biases, i, ones, 0, False, ones, 0, columns, 1, ones, 0, 0)
-
-
 @njit(**IN_ORDER)
-def narrow_layer(values, w, b, k, n, memory, source, out, ones):
+def narrow_layer(values, w, b, k, n, memory, source, out):
     """out [n, columns] = W' x + b of one panel, by four sums, as in `narrow_product`; W is read where it stands."""
     columns, quarter = out.shape[1], k // 4
-    empty, biases = new_tile(out, ROWS, VECTORS), rows_of(values, b, 1, n, n).T
-    for i in range(0, n, ROWS):
+    empty = new_tile(out, NARROW, VECTORS)
+    for i in range(0, n, NARROW):
         even = pair = empty
         for q in range(4):
             some = rows_of(values, w + q * n, quarter, n, 4 * n).T
-            tile = biases_of(empty, biases, i, ones, columns) if q == 0 else empty
+            tile = numbers_of(empty, values, b + i, n - i) if q == 0 else empty
             at = source + q * columns
             tile = accumulate(tile, some, i, memory, 0, False, memory, at, 4 * columns, quarter, memory, 0, 0)
             if q == 0:
@@ -219,18 +220,25 @@ def narrow_layer(values, w, b, k, n, memory, source, out, ones):
 
 
 @njit(**EXACT)
-def wide_tile(empty, out, i, begin, relu, biases, ones, memory, strip, at, depth, soon, share):
-    """Row i of `out` and those after it: a chain goes on, or begins with the biases; perhaps it ends with ReLU."""
+def wide_tile(empty, out, i, begin, relu, values, bias, memory, strip, at, depth, soon, share, first, n):
+    """Row i of `out` and those after it: a chain goes on, or begins with the biases; perhaps it ends with ReLU.
+
+    Args:
+        first: where the weights begin, which are packed meanwhile, or NOWHERE: they are already.
+    """
     columns = out.shape[1]
-    tile = biases_of(empty, biases, i, ones, columns) if begin else load(empty, out, i, 0)
-    tile = accumulate(tile, out, i, memory, strip, True, memory, at, columns, depth, memory, soon, share)
+    tile = numbers_of(empty, values, bias + i, out.shape[0] - i) if begin else load(empty, out, i, 0)
+    if first == NOWHERE:
+        tile = accumulate(tile, out, i, memory, strip, True, memory, at, columns, depth, memory, soon, share)
+    else:
+        tile = accumulate_packing(tile, values, first, n, memory, strip, at, depth)
     if relu:
         tile = without_negative(tile, tile)
     store(tile, out, i, 0)
 
 
 @njit(**IN_ORDER)
-def wide_layer(values, w, b, k, n, begin, end, memory, source, target, rows, strips, ready, relu, ones, x, away):
+def wide_layer(values, w, b, k, n, begin, end, memory, source, target, rows, strips, ready, relu, x, away):
     """Columns begin .. end of W' x + b of the panels of some rows, one chain for each number, and ReLU.
 
     Args:
@@ -238,7 +246,7 @@ def wide_layer(values, w, b, k, n, begin, end, memory, source, target, rows, str
         away: how far the weights are from `memory`, in numbers: while a group is used the next one is fetched.
     """
     columns, wide = VECTORS * (VECTOR_BYTES // x.itemsize), (GROUP if ready else PIECE) * ROWS
-    biases, blocks = rows_of(values, b, 1, n, n).T, larger(1, (k + DEPTH - 1) // DEPTH)
+    blocks = larger(1, (k + DEPTH - 1) // DEPTH)
     step, panels = (k + blocks - 1) // blocks, (rows + columns - 1) // columns
     empty, slim = new_tile(x, ROWS, VECTORS), new_tile(x, ROWS, 1)  # of rows that one vector holds
     for k0 in range(0, larger(k, 1), larger(step, 1)):
@@ -249,7 +257,8 @@ def wide_layer(values, w, b, k, n, begin, end, memory, source, target, rows, str
             first = strips + j0 * tall + k0 * ROWS
             if not ready:
                 tall, first = tall_of(depth), strips
-                pack(values, w, n, j0, j1, k0, depth, memory, strips, tall)
+                last = j0 + (j1 - j0) // ROWS * ROWS
+                pack(values, w, n, last, j1, k0, depth, memory, strips + (last - j0) * tall, tall)
             following = away + w + (k0 * n + j0 + wide if j1 < end else (k0 + step) * n + begin)
             for p in range(panels):
                 out = rows_of(memory, target + p * n * columns, n, columns, columns)
@@ -258,23 +267,15 @@ def wide_layer(values, w, b, k, n, begin, end, memory, source, target, rows, str
                     strip = first + (i - j0) * tall
                     soon = following + i - j0 if fetch else strip + ROWS * tall
                     share = (n if fetch else ROWS) * x.itemsize
+                    place = w + k0 * n + i if fetch and i + ROWS <= j1 else NOWHERE
                     if rows * VECTORS <= columns:
-                        wide_tile(slim, out, i, k0 == 0, cut, biases, ones, memory, strip, at, depth, soon, share)
+                        wide_tile(
+                            slim, out, i, k0 == 0, cut, values, b, memory, strip, at, depth, soon, share, place, n
+                        )  # fmt: skip
                     else:
-                        wide_tile(empty, out, i, k0 == 0, cut, biases, ones, memory, strip, at, depth, soon, share)
-
-
-@njit(**PART)
-def columns_share(operands, number):
-    """Some columns of a layer, and ReLU; which of them is as in inference.py."""
-    values, w, b, k, n, memory, source, target, rows, strips, relu, ones, x, away, step, other = operands
-    begin = (n - 1) // step * step - number * step if other else number * step
-    strips += number * STRIPS
-    end = smaller(n, begin + step)
-    wide_layer(values, w, b, k, n, begin, end, memory, source, target, rows, strips, False, relu, ones, x, away)
-
-
-columns_together = make_together(columns_share)
+                        wide_tile(
+                            empty, out, i, k0 == 0, cut, values, b, memory, strip, at, depth, soon, share, place, n
+                        )  # fmt: skip
 
 
 @intrinsic
@@ -334,60 +335,97 @@ def panel_of_finite(rows, panel):
 
 
 @njit(**PART)
-def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, ones, away, board, threads):
-    """Rows r0 .. r0 + rows through all layers; False if a number is not finite.
-
-    Args:
-        a, b: two buffers in `memory`. threads: among how many each layer's columns are shared.
-    """
-    table, constants = numbers_at(place, np.int64), numbers_at(place, np.float64)
-    values, columns = numbers_at(table[PARAMETERS], x.dtype), VECTORS * (VECTOR_BYTES // x.itemsize)
-    panels, k, other = (rows + columns - 1) // columns, x.shape[1], False
+def inputs_of(x, r0, rows, memory, a):
+    """Rows r0 .. r0 + rows of x as panels, from number `a` of `memory` on; False if a number is not finite."""
+    k, columns = x.shape[1], VECTORS * (VECTOR_BYTES // x.itemsize)
     if k % (VECTOR_BYTES // x.itemsize) > 0 and not all_finite(flat(x), r0 * k, rows * k):
         return False
-    for i in range(0, panels * columns, columns):
+    for i in range(0, rows, columns):
         some = rows_of(flat(x), (r0 + i) * k, smaller(columns, rows - i), k, k)
         if not panel_of_finite(some, rows_of(memory, a + i * k, k, columns, columns)):
             return False
+    return True
+
+
+@njit(**PART)
+def columns_share(operands, number):
+    """Some columns of a layer, and ReLU; which of them is as in inference.py.
+
+    Of a network's inputs each number makes panels of its own: what another thread has written comes from the cache of
+    another core, and slowly.
+    """
+    values, w, b, k, n, memory, source, target, rows, strips, relu, x, away, step, other, fresh, apart, marks = operands
+    begin = (n - 1) // step * step - number * step if other else number * step
+    end = smaller(n, begin + step)
+    if fresh:
+        source += number * apart
+        if not inputs_of(x, 0, rows, memory, source):
+            marks[WRONG] = 1
+    strips += number * apart
+    wide_layer(values, w, b, k, n, begin, end, memory, source, target, rows, strips, False, relu, x, away)
+
+
+columns_together = make_together(columns_share)
+
+
+@njit(**PART)
+def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, away, board, marks, threads, record):
+    """Rows r0 .. r0 + rows through all layers; or `marks` say that a number is not finite.
+
+    Args:
+        a, b: two buffers in `memory`. threads: among how many each layer's columns are shared.
+        record: see `forward_many`.
+    """
+    table, constants = numbers_at(place, np.int64), numbers_at(place, np.float64)
+    values, columns = numbers_at(table[PARAMETERS], x.dtype), VECTORS * (VECTOR_BYTES // x.itemsize)
+    panels, apart, other = (rows + columns - 1) // columns, 2 * (b - a) + STRIPS, False
+    fresh = threads > 1 and table[HEADER + WEIGHTS] != NOWHERE and table[HEADER + N] > WIDTH
+    if not fresh and not inputs_of(x, r0, rows, memory, a):
+        marks[WRONG] = 1
     for at in range(HEADER, HEADER + table[STAGES] * COLUMNS, COLUMNS):
         k, n, w, kind = table[at + K], table[at + N], table[at + WEIGHTS], table[at + KIND]
         bias, fused = table[at + BIASES], False
         if w != NOWHERE and n <= WIDTH:
             for p in range(0, panels * columns, columns):
-                narrow_layer(
-                    values, w, bias, k, n, memory, a + p * k, rows_of(memory, b + p * n, n, columns, columns), ones
-                )
+                narrow_layer(values, w, bias, k, n, memory, a + p * k, rows_of(memory, b + p * n, n, columns, columns))
         elif w != NOWHERE:
             fused = kind == RELU
             if threads > 1:
-                step = ((n + threads - 1) // threads + PIECE * ROWS - 1) // (PIECE * ROWS) * (PIECE * ROWS)
-                operands = values, w, bias, k, n, memory, a, b, rows, strips, fused, ones, x, away, step, other
+                step = ((n + threads - 1) // threads + ROWS - 1) // ROWS * ROWS
+                operands = (
+                    values, w, bias, k, n, memory, a, b, rows, strips, fused, x, away, step, other, fresh, apart, marks
+                )  # fmt: skip
                 columns_together(board, operands, (n + step - 1) // step)
-                other = not other
+                other, fresh = not other, False
             else:
-                wide_layer(values, w, bias, k, n, 0, n, memory, a, b, rows, strips, ready, fused, ones, x, away)
+                wide_layer(values, w, bias, k, n, 0, n, memory, a, b, rows, strips, ready, fused, x, away)
             strips += packed_size(table, at) if ready else 0
         if w != NOWHERE:
             a, b = b, a
         if kind == SOFTMAX:
             for p in range(0, panels * columns, columns):
                 softmax_side_by_side(view(memory, a + p * n, columns * n), n, columns)
-        elif kind == LAYER_NORM:
+        elif kind == RELU and not fused:
+            numbers = view(memory, a, panels * columns * n)
+            apply_relu(RELU, numbers, numbers, numbers, 0.0, 0.0)
+        elif table[at + FUNCTION] != 0:
             for p in range(0, panels * columns, columns):
                 some, spare = view(memory, a + p * n, columns * n), view(memory, b, columns * n)
-                gamma, beta = table[at + GAMMA], table[at + BETA]
-                layer_norm_side_by_side(some, spare, n, columns, values, gamma, beta, constants[at + PARAMETER])
-        elif kind == FIXED_NORM:
-            gamma, beta, mean, variance = table[at + GAMMA], table[at + BETA], table[at + MEAN], table[at + VARIANCE]
-            for p in range(0, panels * columns, columns):
-                some, epsilon = view(memory, a + p * n, columns * n), constants[at + PARAMETER]
-                fixed_norm_side_by_side(some, n, columns, values, gamma, beta, mean, variance, epsilon)
-        elif kind != NONE and not fused:
-            numbers = view(memory, a, panels * columns * n)
-            apply_function(kind, numbers, numbers, numbers, constants[at + PARAMETER], 0.0)
+                call(table[at + FUNCTION], some, spare, n, columns, values, table, constants, at)
+        if marks[WRONG] != 0:
+            return
+    if record != 0:
+        n = table[HEADER + (table[STAGES] - 1) * COLUMNS + N]
+        hand_over(record, view(memory, a, panels * columns * n), view(memory, b, columns * n), r0, rows, 0)
+        return
     for p in range(0, panels * columns, columns):
         unpack_panel(rows_of(memory, a + p * out.shape[1], out.shape[1], columns, columns), out, r0 + p, rows - p)
-    return True
+
+
+@njit(**PART)
+def hand_over(record, panels, spare, r0, rows, number):
+    """Call a record's code for the outputs of a block, with room for one panel more; or, number 1, when all is done."""
+    do_part(numbers_at(record, np.int64)[CODE], place_of((record, panels, spare, r0, rows)), number)
 
 
 @njit(**PART)
@@ -403,11 +441,8 @@ def unpack_panel(panel, out, r0, rows):
 @njit(**PART)
 def rows_share(operands, number):
     """Take blocks of rows until none is left, with buffers that belong to this number alone."""
-    place, x, out, memory, marks, height, room, ready, strips, buffers, away, board, together = operands
-    ones = on_stack(x.dtype, SIDE_BY_SIDE)
-    for i in range(SIDE_BY_SIDE):
-        ones[i] = 1
-    rows, a = out.shape[0], buffers + number * (2 * room + STRIPS)
+    place, x, out, memory, marks, height, room, ready, strips, buffers, away, board, together, record = operands
+    rows, a = x.shape[0], buffers + number * (2 * room + STRIPS)
     while marks[WRONG] == 0:
         index = atomic_load(marks, NEXT)
         if index * height >= rows:
@@ -416,10 +451,9 @@ def rows_share(operands, number):
             r0 = index * height
             mine = strips if ready else a + 2 * room
             count = smaller(height, rows - r0)
-            if not predict_block(
-                place, x, out, r0, count, memory, a, a + room, mine, ready, ones, away, board, together
-            ):
-                marks[WRONG] = 1
+            predict_block(
+                place, x, out, r0, count, memory, a, a + room, mine, ready, away, board, marks, together, record
+            )
 
 
 rows_together = make_together(rows_share)
@@ -427,7 +461,7 @@ rows_together = make_together(rows_share)
 
 @takes("mmvii")
 @njit(**OPTIONS)
-def forward_many(x, out, memory, marks, board, place, height, room, strips, threads):
+def forward_many(x, out, memory, marks, board, place, height, room, strips, threads, record):
     """out [N, O] = the network's outputs for x [N, I]; False, with `out` left half done, if it does not take these.
 
     Args:
@@ -437,12 +471,13 @@ def forward_many(x, out, memory, marks, board, place, height, room, strips, thre
         room: numbers of a block in its widest layer.
         strips: how many numbers all packed weights take, or 0: each thread packs what it is about to use.
         threads: how many may take part.
+        record: 0, or where that of code lies which takes the outputs in place of `out` (inference_scores.py).
     """
     table = numbers_at(place, np.int64)
     last = HEADER + (table[STAGES] - 1) * COLUMNS
     if not behaved(x, out, memory) or x.shape[0] != out.shape[0] or not x.size:
         return False
-    if x.shape[1] != table[HEADER + K] or out.shape[1] != table[last + N]:
+    if x.shape[1] != table[HEADER + K] or (record == 0 and out.shape[1] != table[last + N]):
         return False
     marks[NEXT], marks[WRONG] = 0, 0
     numbers, first = flat(memory), -memory.ctypes.data % 64 // x.itemsize  # from a cache line on
@@ -464,11 +499,14 @@ def forward_many(x, out, memory, marks, board, place, height, room, strips, thre
         away,
         board,
         together,
+        record,
     )
     if together > 1:
         rows_share(operands, 0)
     else:
         rows_together(board, operands, threads)
+    if record != 0:
+        hand_over(record, numbers, numbers, 0, x.shape[0], 1)
     return marks[WRONG] == 0
 
 
@@ -481,4 +519,4 @@ def ready(dtype: Any) -> Any:
     """Return `forward_many`, compiled for one number type or read from the disk."""
     number = types.float32 if np.dtype(dtype).itemsize == 4 else types.float64
     matrix, marks = number[:, ::1], types.int64[::1]
-    return typed(forward_many, matrix, matrix, number[::1], marks, marks, *[types.int64] * 5)
+    return typed(forward_many, matrix, matrix, number[::1], marks, marks, *[types.int64] * 6)

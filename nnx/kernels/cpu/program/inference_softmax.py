@@ -18,6 +18,7 @@ from nnx.kernels.cpu.jit.simd import (
     EXACT,
     WIDTH,
     on_stack,
+    smaller,
     vadd,
     vfill,
     vfirst,
@@ -101,8 +102,11 @@ def softmax_side_by_side(a, n, rows):
 @njit(**EXACT)
 def add_parts(a, n, rows, parts):
     """Add up the n numbers of each column to the first row of `parts` [WIDTH, rows]."""
-    for at in range(WIDTH * rows):
-        parts[at] = a[at] if at < n * rows else a.dtype.type(0)
+    first = smaller(n, WIDTH) * rows
+    for at in range(first):
+        parts[at] = a[at]
+    for at in range(first, WIDTH * rows):
+        parts[at] = a.dtype.type(0)
     for j in range(WIDTH, n):
         for i in range(rows):
             parts[j % WIDTH * rows + i] += a[j * rows + i]

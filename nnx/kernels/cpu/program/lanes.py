@@ -1,6 +1,7 @@
 """Interpreter `run_lanes`: replays a recorded step whose samples lie in the vector lanes, many times in one call.
 
-Matrices are [features, stride]. It interprets the table described in table.py: 30 to 50 ns an operation.
+Matrices are [features, stride]. It interprets the table described in table.py: 30 to 50 ns an operation. What it calls
+by address is in lanes_called.py.
 """
 
 # mypy: allow-untyped-defs, no-check-untyped-defs
@@ -10,62 +11,33 @@ from __future__ import annotations
 import numpy as np
 
 from nnx.kernels.cpu.jit.cache import njit
+from nnx.kernels.cpu.jit.called import call
 from nnx.kernels.cpu.jit.clock import BACKWARD, FORWARD, GRADIENTS, PRODUCT, mark_product, of_product
 from nnx.kernels.cpu.jit.simd import PART, larger, smaller
 from nnx.kernels.cpu.ops.sums import collect
-from nnx.kernels.cpu.program.lanes_kernels import (
-    lanes_clear,
-    lanes_cross_entropy,
-    lanes_dropout,
-    lanes_load,
-    lanes_mask,
-    lanes_mean,
-    lanes_noise,
-)
+from nnx.kernels.cpu.program.lanes_kernels import lanes_cross_entropy, lanes_load
 from nnx.kernels.cpu.program.lanes_matmul import SAMPLES, lanes_product, lanes_weight_gradient
 from nnx.kernels.cpu.program.parameters import finish
 from nnx.kernels.cpu.program.schedule import make_run
-from nnx.kernels.cpu.program.shared import (
-    apply_columns,
-    apply_elementwise,
-    apply_weigh,
-    copy_labels,
-    parameter_task,
-    scatter,
-    task_of_all,
-)
-from nnx.kernels.cpu.program.shared_norm import apply_norm
+from nnx.kernels.cpu.program.shared import copy_labels, parameter_task
 from nnx.kernels.cpu.program.table import (
-    AVERAGE,
+    CODE,
     COEF,
-    COLLECT,
-    COLUMNS_OF,
-    DRAWN,
-    ELEMENTWISE,
-    EMBED,
     KIND,
     LABELS,
-    LANES_CLEAR,
     LANES_CROSS_ENTROPY,
     LANES_DB,
     LANES_DENSE,
-    LANES_DROPOUT,
     LANES_DW,
     LANES_DX,
     LANES_LOAD,
-    LANES_MEAN,
-    LAYER_NORM,
-    NOISE,
     OP,
     PARAMETERS,
-    POOLED,
     R0,
     R1,
     ROWS,
-    SCATTER,
     STRIDE,
     UNKNOWN,
-    WEIGH,
     WITH_RELU,
     B,
     D,
@@ -78,9 +50,8 @@ from nnx.kernels.cpu.program.table import (
     grid,
     part,
 )
-from nnx.kernels.philox import FIRST
 from nnx.kernels.rounding import RUN
-from nnx.kernels.step_state import CURSOR, STEP
+from nnx.kernels.step_state import CURSOR
 
 
 @njit(**PART)
@@ -150,48 +121,21 @@ def cross_entropy(t, memory, numbers, r0, rows, count):
 @njit(inline="always")
 def operation(t, header, memory, labels, order, hyper, counters, numbers, r0, rows, thread, clock):
     """Carry out one operation of the table on samples r0 .. r0 + rows; one that there is not: table.py."""
-    op, n, stride, c = t[OP], t[N], t[STRIDE], t[COEF]
+    op, n, stride = t[OP], t[N], t[STRIDE]
     count = smaller((rows + SAMPLES - 1) // SAMPLES * SAMPLES, stride - r0)
     if LANES_DENSE <= op <= LANES_DW:
         product(t, header, memory, hyper, numbers, r0, count, clock)
     elif op == LANES_CROSS_ENTROPY:
         cross_entropy(t, memory, numbers, r0, rows, count)
-    elif op == ELEMENTWISE:
-        apply_elementwise(t, memory, numbers, r0, rows, count)
-    elif LAYER_NORM <= op <= POOLED:
-        apply_norm(t, header[ROWS], memory, numbers, r0, rows, count)
-    elif op == WEIGH:
-        apply_weigh(t, memory, r0, rows, count)
-    elif op == COLUMNS_OF or op == EMBED:  # noqa: SIM109
-        apply_columns(t, memory, r0, rows, count)
-    elif op == SCATTER:
-        scatter(t, header, memory, hyper, numbers)
     elif op == LABELS:
         copy_labels(t, memory, labels, order, counters, r0, rows)
-    elif op == LANES_DB or op == PARAMETERS:  # noqa: SIM109
+    elif op == LANES_DB or op == PARAMETERS:  # noqa: SIM109 - `in` is a call
         parameter_task(t, header, memory, hyper, numbers)
-    elif COLLECT <= op <= AVERAGE:
-        task_of_all(t, header, memory, hyper, counters, numbers)
     elif op == LANES_LOAD:
         first, out = larger(counters[CURSOR], 0) if t[KIND] else -1, part(memory, t[Y] + r0, (n - 1) * stride + count)
         lanes_load(part(memory, t[X], 0), order, first, t[R1] - 1, out, n, stride, r0, rows)
-    elif op == LANES_DROPOUT:
-        span = (n + 3) * stride
-        x, y, kept = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span), part(memory, t[W] + r0, span)
-        if t[KIND] != DRAWN:
-            first = r0 + (t[KIND] >> FIRST)
-            lanes_mask(kept, n, stride, first, count, t[R1], numbers[c], t[KIND], counters[STEP], t[R0])
-        lanes_dropout(x, y, kept, n, stride, count)
-    elif op == NOISE:
-        span = (n + 3) * stride
-        x, y = part(memory, t[X] + r0, span), part(memory, t[Y] + r0, span)
-        first = r0 + (t[KIND] >> FIRST)
-        lanes_noise(x, y, n, stride, first, count, numbers[c], t[KIND], counters[STEP], t[R0])
-    elif op == LANES_MEAN:
-        span = (n - 1) * stride + count
-        lanes_mean(part(memory, t[X] + r0, span), part(memory, t[Y] + r0, count), n, stride, numbers[c])
-    elif op == LANES_CLEAR:
-        lanes_clear(part(memory, t[X] + r0, (n - 1) * stride + count), n, stride, rows, count)
+    elif t[CODE] != 0:
+        call(t[CODE], t, header, memory, hyper, counters, numbers, r0, rows, count)
     else:
         numbers[UNKNOWN] = np.nan
 

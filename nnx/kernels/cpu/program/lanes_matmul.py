@@ -17,6 +17,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import PART, larger, smaller
 from nnx.kernels.cpu.jit.span import data_of, size_of
@@ -42,7 +43,7 @@ OUTPUTS, VECTORS = 4, 2
 WIDE = VECTORS * BYTES  # bytes of a tile's row
 # And for sums over samples, features of one matrix by features of the other: the second where the first has but few.
 SUMS, SUMS_OF_FEW = (4, 3), (2, 4)
-NEAR = 4096  # numbers that stay in the first-level cache beside what else is there
+NEAR = min(4096, caches().l1 // 8)  # numbers that fill half of the first-level cache; more gains nothing
 SAMPLES = 32  # strides and blocks are a multiple of this, which every tile's row divides
 
 

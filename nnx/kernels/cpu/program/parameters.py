@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from nnx.kernels.cpu.jit.cache import njit
+from nnx.kernels.cpu.jit.called import call
 from nnx.kernels.cpu.jit.simd import PART, view
-from nnx.kernels.cpu.ops.optimizers import sizes, update
+from nnx.kernels.cpu.ops.optimizers import sizes
 from nnx.kernels.cpu.ops.step import log_step, penalize, total
 from nnx.kernels.cpu.ops.sums import sum_numbers
 from nnx.kernels.cpu.program.table import (
@@ -23,7 +24,6 @@ from nnx.kernels.cpu.program.table import (
     LOSSES,
     M_DELTA,
     NOWHERE,
-    OPTIMIZER,
     PENALTIES,
     ROWS,
     SHRINK,
@@ -32,6 +32,7 @@ from nnx.kernels.cpu.program.table import (
     U_DELTA,
     UNKNOWN,
     UPDATE,
+    UPDATES,
     V_DELTA,
     part,
 )
@@ -77,7 +78,7 @@ def finish(t, header, memory, hyper, numbers, p, g, n):
         first, second = part(memory, p + header[M_DELTA], n), part(memory, p + header[V_DELTA], n)
         third, size, correction = part(memory, p + header[U_DELTA], n), numbers[STEP_SIZE], numbers[CORRECTION]
         how = size, correction, numbers[SHRINK], numbers[FRESH]
-        update(header[OPTIMIZER], values, gradients, first, second, third, hyper, *how)
+        call(header[UPDATES], values, gradients, first, second, third, hyper, *how)
 
 
 @njit(**PART)

@@ -55,7 +55,15 @@ from nnx.kernels.cpu.program.table import (
 )
 from nnx.kernels.cpu.program.table import PANELS as PACKED
 from nnx.kernels.cpu.program.table import PANELS_ACROSS as PACKED_ACROSS
-from nnx.kernels.cpu.threads.atomics import PATIENCE, atomic_load, atomic_store, finish_one, replace_if, yield_core
+from nnx.kernels.cpu.threads.atomics import (
+    PATIENCE,
+    atomic_load,
+    atomic_store,
+    finish_one,
+    pause,
+    replace_if,
+    yield_core,
+)
 
 LINGER = 20  # times that a helper lets others go first before it leaves: the next call often comes at once
 INDEX, REGION_BITS = (1 << 24) - 1, 24
@@ -149,6 +157,7 @@ def next_ticket(header, table, memory, hyper, counters, stats, penalties, histor
             mark(clock, STEP)
             continue
         looks += 1
+        pause()
         if looks > PATIENCE:
             looks = 0
             yield_core()

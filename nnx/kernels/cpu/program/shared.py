@@ -1,5 +1,8 @@
 """Kernels of a recorded step that rows and lanes share: on samples however they lie, and on parameters.
 
+Those made with CALLED are functions by themselves, called by the address that the table holds, and all take the same: a
+row of the table, its header, what that reads and writes, and on how many samples, from r0 on; by features `count`.
+
 Floor: reading and writing each number once.
 """
 
@@ -10,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import PART, larger
+from nnx.kernels.cpu.jit.simd import CALLED, PART, larger
 from nnx.kernels.cpu.ops.elementwise import elementwise
 from nnx.kernels.cpu.ops.optimizers import (
     average_numbers,
@@ -35,16 +38,21 @@ from nnx.kernels.cpu.program.table import (
     BIAS,
     COEF,
     COLLECT,
+    COLUMNS_OF,
+    ELEMENTWISE,
     EMBED,
     KIND,
     LANES_DB,
     MEASURE,
+    OF_ALL,
     OP,
     R0,
     R1,
     ROWS,
+    SCATTER,
     SLOT,
     STRIDE,
+    WEIGH,
     B,
     D,
     G,
@@ -59,8 +67,8 @@ from nnx.kernels.rounding import RUN
 from nnx.kernels.step_state import CURSOR, STEP
 
 
-@njit(**PART)
-def apply_elementwise(t, memory, numbers, r0, rows, count):
+@njit(**CALLED)
+def apply_elementwise(t, header, memory, hyper, counters, numbers, r0, rows, count):
     """A function of one number or two, on the features of samples r0 .. r0 + rows; by features `count` samples."""
     n, stride, c = t[N], t[STRIDE], t[COEF]
     start, length, pieces = r0 * n, rows * n, 1
@@ -74,8 +82,8 @@ def apply_elementwise(t, memory, numbers, r0, rows, count):
         elementwise(t[KIND], x, y, part(memory, t[G] + place, length), numbers[c], numbers[c + 1])
 
 
-@njit(**PART)
-def apply_weigh(t, memory, r0, rows, count):
+@njit(**CALLED)
+def apply_weigh(t, header, memory, hyper, counters, numbers, r0, rows, count):
     """The features X of samples r0 .. r0 + rows, times their weights Y, to G; by features `count` samples."""
     n, stride = t[N], t[STRIDE]
     if stride == 0:
@@ -88,8 +96,8 @@ def apply_weigh(t, memory, r0, rows, count):
         weigh_numbers(part(memory, t[X] + place, count), weights, part(memory, t[G] + place, count))
 
 
-@njit(**PART)
-def apply_columns(t, memory, r0, rows, count):
+@njit(**CALLED)
+def apply_columns(t, header, memory, hyper, counters, numbers, r0, rows, count):
     """COLUMNS_OF: KIND features of X, which has N, from number R0 on, to those of Y, which has K, from R1 on.
 
     EMBED: the rows of W [D, KIND] that feature R0 of X names, to the features of Y from R1 on.
@@ -116,8 +124,8 @@ def apply_columns(t, memory, r0, rows, count):
             y[j * stride + s] = x[j * stride + s]
 
 
-@njit(**PART)
-def scatter(t, header, memory, hyper, numbers):
+@njit(**CALLED)
+def scatter(t, header, memory, hyper, counters, numbers, r0, rows, count):
     """The gradient G [R1, KIND] of EMBED's W, and what is then done to that.
 
     The codes are feature B of X, which has K; the vectors' gradients those of D, which has N, from R0 on. Samples are
@@ -168,8 +176,8 @@ def parameter_task(t, header, memory, hyper, numbers):
     finish(t, header, memory, hyper, numbers, t[W], t[G], n)
 
 
-@njit(**PART)
-def task_of_all(t, header, memory, hyper, counters, numbers):
+@njit(**CALLED)
+def task_of_all(t, header, memory, hyper, counters, numbers, r0, rows, count):
     """What is done to a segment of all gradients or parameters: COLLECT, MEASURE, CLIPPED or AVERAGE."""
     op, n, c = t[OP], t[N], t[COEF]
     if op == AVERAGE:
@@ -187,3 +195,10 @@ def task_of_all(t, header, memory, hyper, counters, numbers):
             squares += numbers[slot]
         scale_numbers(part(memory, t[G], n), squares, numbers[c])
         finish(t, header, memory, hyper, numbers, t[W], t[G], n)
+
+
+# The functions that carry out operations of both families.
+CALLED_BY_ALL = {
+    ELEMENTWISE: apply_elementwise, WEIGH: apply_weigh, COLUMNS_OF: apply_columns, EMBED: apply_columns,
+    SCATTER: scatter, **dict.fromkeys(OF_ALL, task_of_all),
+}  # fmt: skip

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import IN_ORDER, PART, view
+from nnx.kernels.cpu.jit.simd import CALLED, IN_ORDER, PART, view
 from nnx.kernels.cpu.ops.norm import (
     about,
     batch_norm_backward_rows,
@@ -32,6 +32,7 @@ from nnx.kernels.cpu.ops.norm import (
 from nnx.kernels.cpu.program.lanes_kernels import lanes_clear
 from nnx.kernels.cpu.program.table import (
     BATCH_NORM,
+    BATCH_NORM_BACKWARD,
     COEF,
     KIND,
     LAYER_NORM,
@@ -42,7 +43,9 @@ from nnx.kernels.cpu.program.table import (
     POOLED,
     R0,
     R1,
+    ROWS,
     SLOT,
+    SPREADS,
     STRIDE,
     B,
     D,
@@ -56,47 +59,17 @@ from nnx.kernels.cpu.program.table import (
 
 
 @njit(**PART)
-def apply_norm(t, samples, memory, numbers, r0, rows, count):
-    """One of the operations on samples r0 .. r0 + rows, of `samples`; by features `count` of them.
-
-    LAYER_NORM: X inputs, W gamma, B beta, D normalized, Y scales, G outputs. LAYER_NORM_BACKWARD: X normalized, Y
-    scales, W gamma, D gradient, G that of the inputs. Both by features: R0 scratch for two numbers a sample.
-    MOMENTS: of features R0 .. R1 of X, to Y; W running mean, B running variance, which stay as they are if KIND is 1.
-    BATCH_NORM: X inputs, Y moments, W gamma, B beta, D normalized, G outputs. BATCH_NORM_BACKWARD: X normalized, Y
-    moments, W gamma, R0 its gradient, B that of beta, D gradient, G that of the inputs; KIND as of the moments.
-    MEANS, SPREADS: of features R0 .. R1 of X, to `numbers` from SLOT and from KIND on; POOLED: of those, as MOMENTS.
-    """
-    op, n, stride = t[OP], t[N], t[STRIDE]
-    if op == MOMENTS:
-        moments_of(t, samples, memory, numbers)
-    elif op >= MEANS:
-        pooled_moments(t, samples, memory, numbers)
-    elif stride > 0:
-        norm_in_lanes(t, samples, memory, numbers, r0, rows, count)
-    else:
-        norm_of_rows(t, samples, memory, numbers, r0 * n, r0, rows)
-
-
-@njit(**PART)
-def moments_of(t, samples, memory, numbers):
-    """MOMENTS, however the samples lie."""
-    n, stride, c = t[N], t[STRIDE], t[COEF]
+def recalled(t, memory, numbers):
+    """MOMENTS of KIND 1: of features R0 .. R1, from the running mean and variance, to Y."""
+    n = t[N]
     moments, mean, running = part(memory, t[Y], 3 * n), part(memory, t[W], n), part(memory, t[B], n)
-    if t[KIND]:
-        recall(t[R0], t[R1], numbers[c], moments, n, mean, running)
-    elif stride > 0:
-        for j in range(t[R0], t[R1]):
-            high, low, variance = spread(part(memory, t[X] + j * stride, samples))
-            remember(j, high, low, variance, samples, numbers[c], numbers[c + 1], moments, n, mean, running)
-    else:
-        x = part(memory, t[X], samples * n)
-        remember_columns(x, samples, n, t[R0], t[R1], numbers[c], numbers[c + 1], moments, mean, running)
+    recall(t[R0], t[R1], numbers[t[COEF]], moments, n, mean, running)
 
 
-@njit(**PART)
-def pooled_moments(t, samples, memory, numbers):
-    """MEANS, SPREADS and POOLED, however the samples lie."""
-    op, n, stride, c, number = t[OP], t[N], t[STRIDE], t[COEF], memory[0].dtype.type
+@njit(**CALLED)
+def pooled_moments(t, header, memory, hyper, counters, numbers, r0, rows, count):
+    """MEANS, SPREADS: of features R0 .. R1 of X, to `numbers` from SLOT, from KIND on; POOLED: of those, as MOMENTS."""
+    op, n, stride, c, number, samples = t[OP], t[N], t[STRIDE], t[COEF], memory[0].dtype.type, header[ROWS]
     means, spreads = view(numbers, t[SLOT], n), view(numbers, t[KIND], n)
     if op == POOLED:
         moments, mean, running = part(memory, t[Y], 3 * n), part(memory, t[W], n), part(memory, t[B], n)
@@ -120,51 +93,101 @@ def pooled_moments(t, samples, memory, numbers):
         spread_columns(part(memory, t[X], samples * n), samples, n, t[R0], t[R1], means, spreads)
 
 
-@njit(**PART)
-def norm_of_rows(t, samples, memory, numbers, at, r0, rows):
-    """The others by rows."""
-    op, n = t[OP], t[N]
+# ---- by rows ---------------------------------------------------------------------------------------------------------
+
+
+@njit(**CALLED)
+def moments_of_rows(t, header, memory, hyper, counters, numbers, r0, rows, count):
+    """MOMENTS: of features R0 .. R1 of X, to Y; W running mean, B running variance, which KIND 1 leaves as they are."""
+    n, c, samples = t[N], t[COEF], header[ROWS]
+    if t[KIND]:
+        recalled(t, memory, numbers)
+        return
+    moments, mean, running = part(memory, t[Y], 3 * n), part(memory, t[W], n), part(memory, t[B], n)
+    x = part(memory, t[X], samples * n)
+    remember_columns(x, samples, n, t[R0], t[R1], numbers[c], numbers[c + 1], moments, mean, running)
+
+
+@njit(**CALLED)
+def layer_norm_of_rows(t, header, memory, hyper, counters, numbers, r0, rows, count):
+    """LAYER_NORM: X inputs, W gamma, B beta, D normalized, Y scales, G outputs.
+
+    LAYER_NORM_BACKWARD: X normalized, Y scales, W gamma, D gradient, G that of the inputs.
+    """
+    n, at = t[N], r0 * t[N]
     x, d = part(memory, t[X] + at, rows * n), part(memory, t[D] + at, rows * n)
-    out, gamma = part(memory, t[G] + at, rows * n), part(memory, t[W], n)
-    if op == LAYER_NORM:
-        beta = part(memory, t[B], n)
-        layer_norm_rows(x, gamma, beta, d, part(memory, t[Y] + r0, rows), out, n, numbers[t[COEF]])
-    elif op == LAYER_NORM_BACKWARD:
-        layer_norm_backward_rows(x, part(memory, t[Y] + r0, rows), gamma, d, out, n)
-    elif op == BATCH_NORM:
-        batch_norm_rows(x, part(memory, t[Y], 3 * n), gamma, part(memory, t[B], n), d, out, rows, n)
+    out, gamma, scales = part(memory, t[G] + at, rows * n), part(memory, t[W], n), part(memory, t[Y] + r0, rows)
+    if t[OP] == LAYER_NORM:
+        layer_norm_rows(x, gamma, part(memory, t[B], n), d, scales, out, n, numbers[t[COEF]])
+    else:
+        layer_norm_backward_rows(x, scales, gamma, d, out, n)
+
+
+@njit(**CALLED)
+def batch_norm_of_rows(t, header, memory, hyper, counters, numbers, r0, rows, count):
+    """BATCH_NORM: X inputs, Y moments, W gamma, B beta, D normalized, G outputs.
+
+    BATCH_NORM_BACKWARD: X normalized, Y moments, W gamma, R0 its gradient, B that of beta, D gradient, G that of the
+    inputs; KIND as of the moments.
+    """
+    n, at = t[N], r0 * t[N]
+    x, d = part(memory, t[X] + at, rows * n), part(memory, t[D] + at, rows * n)
+    out, gamma, moments = part(memory, t[G] + at, rows * n), part(memory, t[W], n), part(memory, t[Y], 3 * n)
+    if t[OP] == BATCH_NORM:
+        batch_norm_rows(x, moments, gamma, part(memory, t[B], n), d, out, rows, n)
     else:
         dgamma, dbeta = part(memory, t[R0], n), part(memory, t[B], n)
-        divided = 0 if t[KIND] else samples
-        batch_norm_backward_rows(x, part(memory, t[Y], 3 * n), gamma, dgamma, dbeta, d, out, rows, n, divided)
+        divided = 0 if t[KIND] else header[ROWS]
+        batch_norm_backward_rows(x, moments, gamma, dgamma, dbeta, d, out, rows, n, divided)
 
 
 # ---- samples in the lanes --------------------------------------------------------------------------------------------
 
 
-@njit(**PART)
-def norm_in_lanes(t, samples, memory, numbers, r0, rows, count):
-    """The others by features."""
-    op, n, stride = t[OP], t[N], t[STRIDE]
+@njit(**CALLED)
+def moments_in_lanes(t, header, memory, hyper, counters, numbers, r0, rows, count):
+    """MOMENTS, as above."""
+    n, stride, c, samples = t[N], t[STRIDE], t[COEF], header[ROWS]
+    if t[KIND]:
+        recalled(t, memory, numbers)
+        return
+    moments, mean, running = part(memory, t[Y], 3 * n), part(memory, t[W], n), part(memory, t[B], n)
+    for j in range(t[R0], t[R1]):
+        high, low, variance = spread(part(memory, t[X] + j * stride, samples))
+        remember(j, high, low, variance, samples, numbers[c], numbers[c + 1], moments, n, mean, running)
+
+
+@njit(**CALLED)
+def layer_norm_in_lanes(t, header, memory, hyper, counters, numbers, r0, rows, count):
+    """LAYER_NORM and LAYER_NORM_BACKWARD, as above; R0 scratch for two numbers a sample."""
+    n, stride = t[N], t[STRIDE]
     span = (n - 1) * stride + count
     x, d = part(memory, t[X] + r0, span), part(memory, t[D] + r0, span)
     out, gamma = part(memory, t[G] + r0, span), part(memory, t[W], n)
-    if op == LAYER_NORM:
-        scales, scratch = part(memory, t[Y] + r0, count), part(memory, t[R0] + 2 * r0, 2 * count)
+    scales, scratch = part(memory, t[Y] + r0, count), part(memory, t[R0] + 2 * r0, 2 * count)
+    if t[OP] == LAYER_NORM:
         lanes_layer_norm(x, gamma, part(memory, t[B], n), d, scales, out, scratch, n, stride, numbers[t[COEF]])
-    elif op == LAYER_NORM_BACKWARD:
-        scales, scratch = part(memory, t[Y] + r0, count), part(memory, t[R0] + 2 * r0, 2 * count)
+    else:
         lanes_layer_norm_backward(x, scales, gamma, d, out, scratch, n, stride)
         lanes_clear(out, n, stride, rows, count)
-    elif op == BATCH_NORM:
-        moments, beta = part(memory, t[Y], 3 * n), part(memory, t[B], n)
+
+
+@njit(**CALLED)
+def batch_norm_in_lanes(t, header, memory, hyper, counters, numbers, r0, rows, count):
+    """BATCH_NORM and BATCH_NORM_BACKWARD, as above."""
+    n, stride = t[N], t[STRIDE]
+    span = (n - 1) * stride + count
+    x, d = part(memory, t[X] + r0, span), part(memory, t[D] + r0, span)
+    out, gamma, moments = part(memory, t[G] + r0, span), part(memory, t[W], n), part(memory, t[Y], 3 * n)
+    if t[OP] == BATCH_NORM:
+        beta = part(memory, t[B], n)
         for j in range(n):
             a, b, c = view(x, j * stride, count), view(d, j * stride, count), view(out, j * stride, count)
             normalize(a, moments[j], moments[n + j], moments[2 * n + j], b)
             affine_lanes(b, gamma[j], beta[j], c)
     else:
-        moments, dgamma, dbeta = part(memory, t[Y], 3 * n), part(memory, t[R0], n), part(memory, t[B], n)
-        share = x.dtype.type(0.0 if t[KIND] else 1.0 / samples)
+        dgamma, dbeta = part(memory, t[R0], n), part(memory, t[B], n)
+        share = x.dtype.type(0.0 if t[KIND] else 1.0 / header[ROWS])
         for j in range(n):
             a, b, c = view(x, j * stride, count), view(d, j * stride, count), view(out, j * stride, count)
             less_sums(b, a, dbeta[j] * share, dgamma[j] * share, gamma[j] * moments[2 * n + j], c)
@@ -250,3 +273,15 @@ def lanes_layer_norm_backward(normalized, scales, gamma, dy, dx, scratch, n, str
         a, d, b = view(normalized, j * stride, count), view(dy, j * stride, count), view(dx, j * stride, count)
         for s in range(count):
             b[s] = (d[s] * gamma[j] - whole[s] - a[s] * along[s]) * scales[s]
+
+
+# The functions that carry out the operations: see shared.py.
+POOLING = dict.fromkeys((MEANS, SPREADS, POOLED), pooled_moments)
+NORMS_OF_ROWS = POOLING | {
+    LAYER_NORM: layer_norm_of_rows, LAYER_NORM_BACKWARD: layer_norm_of_rows, MOMENTS: moments_of_rows,
+    BATCH_NORM: batch_norm_of_rows, BATCH_NORM_BACKWARD: batch_norm_of_rows,
+}  # fmt: skip
+NORMS_IN_LANES = POOLING | {
+    LAYER_NORM: layer_norm_in_lanes, LAYER_NORM_BACKWARD: layer_norm_in_lanes, MOMENTS: moments_in_lanes,
+    BATCH_NORM: batch_norm_in_lanes, BATCH_NORM_BACKWARD: batch_norm_in_lanes,
+}  # fmt: skip

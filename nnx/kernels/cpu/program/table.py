@@ -4,6 +4,9 @@ A recorded training step becomes an int64 table [rows, COLUMNS], flattened: row 
 then the operations. A region is a part of the step that several threads may share: BLOCKS of samples that go through
 all its operations one after the other while they are in the cache, or TASKS, each operation by itself.
 
+An interpreter carries out by itself what most steps have. For all other operations the table holds the address of a
+function (called.py), so that only those are compiled that a step has.
+
 An operand is a *place*: one int64 that holds the number of an array in its upper bits and an index into that array in
 the lower ones, so that `place + n` is n numbers further on. The arrays are arguments of the compiled function, hence
 every address is computed from the array that it belongs to (simd.py says why that matters).
@@ -21,16 +24,19 @@ from nnx.kernels.cpu.jit.span import Span, data_of, make_matrix, make_span
 
 # ---- places ----------------------------------------------------------------------------------------------------------
 SHIFT, OFFSET = 56, (1 << 56) - 1
-WORK, ARENA, INPUTS, TARGETS, WEIGHTS, MORE = (array << SHIFT for array in range(6))
+ARRAYS = 6
+WORK, ARENA, INPUTS, TARGETS, WEIGHTS, MORE = (array << SHIFT for array in range(ARRAYS))
 NOWHERE = -1  # an operand that is not there
 
 # ---- columns ---------------------------------------------------------------------------------------------------------
-COLUMNS = 16
+COLUMNS = 17
 # An operation: its code and kind, widths, operands, a range of rows of weights, and where its constants stand.
 # STRIDE is 0 for matrices by rows [samples, features]; else they are by features [features, STRIDE], samples in the
 # lanes.
 OP, KIND, STRIDE, K, N, X, Y, W, B, D, G, R0, R1, COEF, SLOT, UPDATE = range(16)
-# The header (row 0).
+CODE = 16  # the address of the function that carries it out; 0: the interpreter does
+# The header (row 0). UPDATES is the address of the optimizer's function.
+UPDATES = 0
 REGIONS, ROWS, M_DELTA, V_DELTA, OPTIMIZER, PENALTIES, LOSSES, HITS = range(1, 9)
 SCRATCH, SCRATCH_SIZE, STRIPS, STRIPS_SIZE, THREADS = range(9, 14)
 PARTS, U_DELTA = 14, 15  # into how many parts of bfloat16 products on tile registers split what they multiply

@@ -5,16 +5,37 @@
 from __future__ import annotations
 
 import os
+import platform
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.span import data_of
 
 # What a thread does that has waited for a while: the other may need its core.
 yield_core = types.ExternalFunction("SwitchToThread" if os.name == "nt" else "sched_yield", types.int32())
-PATIENCE = 2000  # looks (some 10 us) before others may have the core
+PATIENCE = 500  # looks (2 to 40 us, as long as `pause` takes) before others may have the core
+# What tells a processor that a thread waits: its other thread on the same core gets what this one leaves, and a host
+# that has too few cores may take this one.
+HINTS = {"x86_64": ("llvm.x86.sse2.pause", []), "amd64": ("llvm.x86.sse2.pause", []),
+         "aarch64": ("llvm.aarch64.hint", [1]), "arm64": ("llvm.aarch64.hint", [1])}  # fmt: skip
+
+
+@intrinsic
+def pause(typing):
+    """Wait for a moment; a processor that knows no hint does not."""
+
+    def codegen(context, builder, signature, args):
+        name, numbers = HINTS.get(platform.machine().lower(), ("", []))
+        if name:
+            kind = ir.FunctionType(ir.VoidType(), [ir.IntType(32)] * len(numbers))
+            hint = cgutils.get_or_insert_function(builder.module, kind, name)
+            builder.call(hint, [ir.IntType(32)(number) for number in numbers])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 @intrinsic

@@ -15,10 +15,11 @@ BLAS has threads of its own. No part of a job calls it, so the two never compete
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from queue import SimpleQueue
 from typing import Any, Protocol
 
@@ -27,8 +28,8 @@ import numpy as np
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import OPTIONS
 from nnx.kernels.cpu.threads import affinity
-from nnx.kernels.cpu.threads.atomics import atomic_load
-from nnx.kernels.cpu.threads.team import BOARD, HELPERS, serve
+from nnx.kernels.cpu.threads.atomics import atomic_load, pause
+from nnx.kernels.cpu.threads.team import BOARD, HELPERS, WANTED, serve
 from nnx.kernels.forking import in_forked
 
 limit = 1  # the most threads that an operation may take, the caller's included; `set_limit` changes it
@@ -38,18 +39,47 @@ SOON = 1e-3  # seconds: to ask takes 3 us, a tenth of the smallest operation tha
 board = np.zeros(BOARD, np.int64)  # where kernels and workers meet: see team.py
 _nobody = np.zeros(1, np.int64)  # in place of what a waiting caller looks at
 _rung = np.zeros(1, np.int64)  # how often there has been something to do
-AWAKE = 100_000  # looks, some 100 us
-WAKING = 4e4  # ns of work that are worth waking a worker for, which takes some 10 us in all
-BURST = 1e-4  # seconds
-_small = 0.0  # when there was last less work than that, and workers slept
+AWAKE = 1e-4  # seconds for which who waits looks out: sleeping and waking up takes some 50 us
+TRIED = 200  # looks by which it is measured how many those are: 1 to 15 us
+_small = 0.0  # when there was last less work than is worth waking workers, and they slept
+_ready_for, _ready_until = 0, 0.0  # who has called workers, and until when nobody needs to look after them again
 
 
 @njit(**OPTIONS)
 def stay_awake(word, seen, looks):
-    """Wait for another thread to change `word[0]`, for a while: sleeping and waking up takes some 50 us."""
+    """Wait for another thread to change `word[0]`, for a while."""
     for _ in range(looks):
         if atomic_load(word, 0) != seen:
             return
+        pause()
+
+
+@cache
+def looks_in(seconds: float, helping: bool = False) -> int:
+    """Return how often who waits looks in so many seconds, on this processor: measured once, the best of three.
+
+    Args:
+        helping: whether it looks for a kernel's parts too, as in `serve`.
+    """
+    took, nowhere = [], np.zeros(BOARD, np.int64)
+    nowhere[HELPERS] = 1
+    for _ in range(3):
+        begin = time.perf_counter()
+        if helping:
+            serve(nowhere, 1, np.zeros(1, np.int64), nowhere, 0, TRIED)
+        else:
+            stay_awake(nowhere, 0, TRIED)
+        took.append(time.perf_counter() - begin)
+    return max(TRIED, int(TRIED * seconds / max(min(took), 1e-9)))
+
+
+def useful(work: float, worth: float) -> int:
+    """Return how many threads so much work is worth, where `worth` is what two do as quickly as one.
+
+    On t threads it takes work / t, and each of them but the first costs as much as makes two no quicker there, half of
+    `worth`. The sum is least at the root of 2 work / worth. So a step takes as long on 64 cores as on 8, if 8 is best.
+    """
+    return 1 if work < worth else max(2, math.isqrt(int(2 * work / max(worth, 1.0))))
 
 
 class Program(Protocol):
@@ -97,6 +127,7 @@ class Helpers:
         queue: what to call next, which returns what to set to 1 so that a caller goes on (see `serve`), or None, after
             which a helper sleeps at once. None in the queue is only to wake up, for a kernel that hands out its parts.
         threads: their native ids. asleep: numbers of those that wait for the queue; how many they are is what counts.
+        watching: numbers of those that look out for kernels' parts.
         summoned: how often kernels that hand out their parts have been announced.
         assisted: which programs have which helpers, or will have.
     """
@@ -105,6 +136,7 @@ class Helpers:
         self.queue: SimpleQueue[Callable[[], np.ndarray | None] | None] = SimpleQueue()
         self.threads: list[int] = []
         self.asleep: list[int] = []
+        self.watching: list[int] = []
         self.summoned = 0
         self.assisted: set[tuple[int, int]] = set()
         self._lock = threading.RLock()  # a signal's handler may call a kernel while it is held
@@ -148,8 +180,10 @@ class Helpers:
         while True:
             summoned = self.summoned
             if over is not None:  # the next operation often comes at once
-                seen, looks = int(_rung[0]), AWAKE if self.queue.empty() else 0
+                seen, looks = int(_rung[0]), looks_in(AWAKE, helping=True) if self.queue.empty() else 0
+                self.watching.append(number)
                 serve(board, number, over, _rung, seen, looks)
+                self.watching.pop()
             self.asleep.append(number)
             if over is not None and self.summoned != summoned:  # who came just now saw nobody to be woken up
                 self.asleep.pop()
@@ -174,43 +208,61 @@ def run(parts: Sequence[Callable[[], Any]]) -> None:
         helpers.queue.put(job.work)
     _rung[0] += 1
     if job.work() is _nobody:
-        stay_awake(job.over, 0, AWAKE)
+        stay_awake(job.over, 0, looks_in(AWAKE))
     job.done.acquire()
     if job.error is not None:
         raise job.error
 
 
-def summon() -> np.ndarray:
-    """Wake the workers up for a kernel that is called at once; return the board by which they help it."""
+def summon(threads: int) -> np.ndarray:
+    """Wake workers up for a kernel that is called at once; return the board by which they help it.
+
+    Those who were called just before by the same thread, and are awake, only need to look at the board.
+
+    Args:
+        threads: how many it is worth, the caller's included. No more are woken up; who is awake helps too.
+    """
     if limit > 1:
-        wanted = board[HELPERS] = lately() - 1
         helpers.summoned += 1
-        for _ in range(min(helpers.gather(wanted), len(helpers.asleep))):
-            helpers.queue.put(None)
+        board[WANTED] = wanted = min(threads, _found) - 1
+        known = threading.get_ident() == _ready_for and time.monotonic() < _ready_until
+        if not known or len(helpers.watching) < wanted:
+            _call_workers(threads)
     return board
 
 
-def worth_help(work: float) -> bool:
+def _call_workers(threads: int) -> None:
+    """Have as many workers as are wanted and may help now, and wake those who are missing."""
+    global _ready_for, _ready_until
+    most = lately()
+    board[HELPERS] = most - 1
+    board[WANTED] = wanted = min(threads, most) - 1
+    missing = helpers.gather(wanted) - len(helpers.watching)
+    for _ in range(min(missing, len(helpers.asleep))):
+        helpers.queue.put(None)
+    _ready_for, _ready_until = threading.get_ident(), time.monotonic() + SOON
+
+
+def worth_help(work: float, waking: float) -> bool:
     """Tell whether workers are to be summoned for so many ns of work on one thread.
 
-    Those who sleep are not for less than WAKING, unless as much has come just before, and more may be to come, for
+    Those who sleep are not for less than `waking`, unless as much has come just before, and more may be to come, for
     which they stay awake.
     """
     global _small
-    if limit == 1 or work >= WAKING or not helpers.asleep:
+    if limit == 1 or work >= waking or not helpers.asleep:
         return limit > 1
     last, _small = _small, time.monotonic()
-    return _small - last < BURST
+    return _small - last < AWAKE
 
 
-def split(length: int, work: float, grain: int = 1) -> list[slice]:
-    """Divide `length` rows among the threads; into one part if it is little work.
+def split(length: int, threads: int, grain: int = 1) -> list[slice]:
+    """Divide `length` rows among so many threads, or those that there may be.
 
     Args:
-        work: how much, in units of 100 us on one thread: fewer than two are not worth a second thread.
         grain: rows of each part but the last are a multiple of this.
     """
-    parts = min(limit, int(work), -(-length // grain))
+    parts = min(limit, threads, -(-length // grain))
     if parts > 1:
         parts = min(parts, lately())
     if parts < 2:
@@ -225,8 +277,8 @@ def set_limit(threads: int, just_now: Callable[[], int] | None = None) -> None:
     Args:
         just_now: returns how many it may take when it is called, where that may become fewer by itself.
     """
-    global limit, _just_now
-    limit, _just_now = max(1, threads), just_now
+    global limit, _just_now, _ready_until
+    limit, _just_now, _ready_until = max(1, threads), just_now, 0.0
     allowed()
     board[HELPERS] = limit - 1
     affinity.allow_again()

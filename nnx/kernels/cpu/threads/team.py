@@ -22,10 +22,18 @@ from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import OPTIONS, PART, smaller
-from nnx.kernels.cpu.threads.atomics import PATIENCE, atomic_load, atomic_store, finish_one, replace_if, yield_core
+from nnx.kernels.cpu.threads.atomics import (
+    PATIENCE,
+    atomic_load,
+    atomic_store,
+    finish_one,
+    pause,
+    replace_if,
+    yield_core,
+)
 
 # The board, int64, by which they know of each other; what several threads write stands on cache lines of its own.
-TICKET, DONE, LEADER, HELPERS, WORK, OPERANDS, BOARD = 0, 16, 32, 48, 49, 50, 64
+TICKET, DONE, LEADER, HELPERS, WORK, OPERANDS, WANTED, BOARD = 0, 16, 32, 48, 49, 50, 51, 64
 PART_BITS = 20  # of each of the two parts in a ticket
 LAST_PART = (1 << PART_BITS) - 1
 BYTES = ir.IntType(8).as_pointer()
@@ -80,8 +88,29 @@ def do_parts(board, from_end):
         done += 1
 
 
-def make_together(function):
-    """What a kernel calls to have `function(operands, number)` called for each number below `parts`.
+@njit(**PART)
+def share_out(board, work, place, parts):
+    """Have the code at address `work` called for each part, with whoever is there to help. `place`: its operands."""
+    if parts < 2 or parts > LAST_PART or not replace_if(board, LEADER, 0, 1):
+        for number in range(parts):
+            do_part(work, place, number)
+        return
+    board[WORK], board[OPERANDS] = work, place
+    atomic_store(board, DONE, 0)
+    operation = (atomic_load(board, TICKET) >> 2 * PART_BITS) + 1
+    atomic_store(board, TICKET, operation << 2 * PART_BITS | parts)
+    do_parts(board, False)
+    looks = 0
+    while atomic_load(board, DONE) < parts:
+        looks += 1
+        pause()
+        if looks > PATIENCE:  # the one that has the last part may need this core
+            yield_core()
+    atomic_store(board, LEADER, 0)
+
+
+def make_address_of(function):
+    """What a kernel calls for the address of `function(operands, number)` as code for `do_part`, given some operands.
 
     Made for one function, since a kernel that gets it as a value could not be kept on disk.
     """
@@ -106,25 +135,17 @@ def make_together(function):
 
         return types.int64(operands), codegen
 
+    return address_of
+
+
+def make_together(function):
+    """What a kernel calls to have `function(operands, number)` called for each number below `parts`."""
+    address_of = make_address_of(function)
+
     @njit(**PART)
     def together(board, operands, parts):
         """Do all parts, with whoever is there to help."""
-        work, place = address_of(operands), place_of(operands)
-        if parts < 2 or parts > LAST_PART or not replace_if(board, LEADER, 0, 1):
-            for number in range(parts):
-                do_part(work, place, number)
-            return
-        board[WORK], board[OPERANDS] = work, place
-        atomic_store(board, DONE, 0)
-        operation = (atomic_load(board, TICKET) >> 2 * PART_BITS) + 1
-        atomic_store(board, TICKET, operation << 2 * PART_BITS | parts)
-        do_parts(board, False)
-        looks = 0
-        while atomic_load(board, DONE) < parts:
-            looks += 1
-            if looks > PATIENCE:  # the one that has the last part may need this core
-                yield_core()
-        atomic_store(board, LEADER, 0)
+        share_out(board, address_of(operands), place_of(operands), parts)
 
     return together
 
@@ -141,12 +162,13 @@ def serve(board, helper, over, word, seen, looks):
     """Help with what comes; return when `word[0]` is not `seen` any more, or when none has come for a while.
 
     Args:
-        helper: 1, 2 ...; the board says how many may help. looks: how often to look, some 1 ns each.
+        helper: 1, 2 ...; the board says how many may help. looks: how often to look.
         over: becomes 1 first. Who waits for that wants the interpreter's lock next, and here it is free.
     """
     atomic_store(over, 0, 1)
     left = looks
     while left > 0 and atomic_load(word, 0) == seen:
         left -= 1
+        pause()
         if helper <= board[HELPERS] and do_parts(board, True) > 0:
             left = looks
