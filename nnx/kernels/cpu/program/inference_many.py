@@ -37,6 +37,7 @@ from nnx.kernels.cpu.jit.simd import (
     EXACT,
     IN_ORDER,
     INLINED,
+    ONCE,
     OPTIONS,
     PART,
     WIDTH,
@@ -133,7 +134,7 @@ def copy_column(typing, target, at, source, start):
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
 
-@njit(**PART)
+@njit(**ONCE)
 def pack(values, w, n, j0, j1, k0, depth, memory, strips, tall):
     """Rows k0 .. k0 + depth of columns j0 .. j1 of weights [., n] to strips, each `tall` rows deep, the first of them.
 
@@ -244,7 +245,7 @@ def wide_tile(empty, out, i, begin, relu, biases, ones, memory, strip, at, depth
     store(tile, out, i, 0)
 
 
-@njit(**IN_ORDER)
+@njit(**{**IN_ORDER, "literals": False})
 def wide_layer(values, w, b, k, n, begin, end, memory, source, target, rows, strips, ready, relu, ones, x, away):
     """Columns begin .. end of W' x + b of the panels of some rows, one chain for each number, and ReLU.
 
@@ -343,7 +344,7 @@ def panel_of_finite(rows, panel):
 # ---- blocks of rows --------------------------------------------------------------------------------------------------
 
 
-@njit(**PART)
+@njit(**ONCE)
 def inputs_of(x, r0, rows, memory, a):
     """Rows r0 .. r0 + rows of x as panels, from number `a` of `memory` on; False if a number is not finite."""
     k, columns = x.shape[1], VECTORS * (VECTOR_BYTES // x.itemsize)
@@ -436,7 +437,7 @@ def predict_block(place, x, out, r0, rows, memory, a, b, strips, ready, ones, aw
         unpack_panel(rows_of(memory, a + p * out.shape[1], out.shape[1], columns, columns), out, r0 + p, rows - p)
 
 
-@njit(**PART)
+@njit(**ONCE)
 def hand_over(record, panels, spare, r0, rows, number):
     """Call a record's code for the outputs of a block, with room for one panel more; or, number 1, when all is done."""
     do_part(numbers_at(record, np.int64)[CODE], place_of((record, panels, spare, r0, rows)), number)
@@ -452,7 +453,7 @@ def unpack_panel(panel, out, r0, rows):
             store(transpose(load(square_tile(panel), panel, j, i)), result, i, j)
 
 
-@njit(**PART)
+@njit(**ONCE)
 def rows_share(operands, number):
     """Take blocks of rows until none is left, with buffers that belong to this number alone."""
     place, x, out, memory, marks, blocks, room, ready, strips, buffers, away, board, together, record = operands
