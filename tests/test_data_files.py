@@ -336,6 +336,11 @@ def test_two_columns_of_one_name_are_refused():
     refused(lambda: shards("t.parquet", label="kind"), "several columns are called 'a'")
 
 
+@pytest.mark.parametrize("label", [0, 1.5, ["kind"], np.ones(3)], ids=str)
+def test_a_label_that_is_no_name_is_refused(label: Any, folder: Path):
+    refused(lambda: shards([("x.npy", "y.npy")], label=label), "expected the name of a Parquet file's column")
+
+
 # ---- batches ---------------------------------------------------------------------------------------------------------
 
 

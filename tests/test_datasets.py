@@ -27,6 +27,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import nnx
 from nnx import datasets
 from nnx.datasets import download, idx
 from nnx.datasets.needs import optional
@@ -868,3 +869,14 @@ def test_csv_options_are_refused_for_npz(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=r"label and header are for CSV files; leave them out"):
             call()
+
+
+@pytest.mark.parametrize("count", [10**13, 10**30])
+@pytest.mark.parametrize("call", [
+    lambda count: nnx.datasets.spiral(count), lambda count: nnx.datasets.vertical(100, count),
+    lambda count: nnx.datasets.sine(count),
+    lambda count: nnx.Sequential(nnx.Dense(count, 2), backend="numpy"),
+], ids=["spiral", "vertical", "sine", "Dense"])  # fmt: skip
+def test_what_no_memory_holds_is_refused_and_not_tried(call: Any, count: int) -> None:
+    with pytest.raises(nnx.InputError, match="this machine's memory"):
+        call(count)

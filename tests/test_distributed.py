@@ -460,6 +460,8 @@ def test_what_cannot_be_divided_is_refused():
         ranks.network(nnx.BatchNorm(16)).fit(x, y, deterministic=True)
     with pytest.raises(nnx.InputError, match="fit: deterministic=0: expected"):
         ranks.network().fit(x, y, deterministic=0)
+    with pytest.raises(nnx.InputError, match="fit: deterministic=1000000000000: expected at most"):
+        ranks.network().fit(x, y, deterministic=10**12)
     with pytest.raises(nnx.InputError, match=r"layer 3, BatchNorm\(16"):
         ranks.network(nnx.Residual(nnx.BatchNorm(16))).fit(x, y, deterministic=True)
     comm = Communicator()

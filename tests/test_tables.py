@@ -268,6 +268,14 @@ def test_frames_of_pandas() -> None:
         load_table(frame[:0])
 
 
+def test_arguments_of_tables_that_cannot_be_meant(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a,b,y\n1,2,0\n3,5,1\n4,1,0\n")
+    with pytest.raises(InputError, match="columns=1000000000000000000000: no table has so many"):
+        nnx.datasets.load_features(tmp_path / "t.csv", 10**21)
+    with pytest.raises(InputError, match=r"load_table\(drop=array\(2\)\): expected names of columns"):
+        load_table(tmp_path / "t.csv", drop=np.array(2))
+
+
 @pytest.mark.parametrize("kind", ["complex64", "complex128", object])
 def test_complex_numbers_in_a_frame_are_refused(kind: Any) -> None:
     pandas = pytest.importorskip("pandas")

@@ -55,6 +55,8 @@ def shards(files: Any, label: str | None = None, window: int | None = None) -> S
 def found(files: Any, label: str | None, window: int | None, learning: bool) -> Source:
     """Do the same; unless it is for `learning`, a Parquet file need have no label."""
     window = None if window is None else checks.integer(window, "shards: window", low=2)
+    if not isinstance(label, str | None):
+        raise InputTypeError(f"label={label!r:.60}: expected the name of a Parquet file's column, a str")
     if isinstance(files, str | os.PathLike):
         return _joined(list(_at(files, label, learning)), window, label)
     if not isinstance(files, Sequence) or not files:

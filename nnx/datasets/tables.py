@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnx.arguments import explained
+from nnx.backends.memory import physical
 from nnx.checks import choice, integer
 from nnx.errors import FileFormatError, InputError, InputTypeError
 from nnx.files import existing_file
@@ -27,6 +28,7 @@ from .understanding import Wishes, understood
 
 Source = str | os.PathLike[str] | Any
 Names = str | int | Sequence[str | int]
+NAME = 64  # bytes of a column's name, about
 ENOUGH = 1e-3  # of a column's standard deviation: float32 may move its numbers by so much
 
 
@@ -220,7 +222,10 @@ def _of_archive(path: Path, expected: Preparation | tuple[str, ...]) -> NDArray[
 def _expected_columns(columns: Sequence[str] | int) -> tuple[str, ...]:
     """Return the names of the features expected; made up ones when only their number is known."""
     if isinstance(columns, str) or not isinstance(columns, Sequence):
-        return numbered(integer(columns, "load_features: columns"))
+        count = integer(columns, "load_features: columns")
+        if NAME * count > (physical() or np.inf):
+            raise InputError(f"load_features: columns={count}: no table has so many; give the number of its features")
+        return numbered(count)
     if not columns or not all(isinstance(name, str) for name in columns):
         raise InputTypeError(
             f"load_features(columns={columns!r}): expected the features' names, as in Table.columns, or their number"
@@ -229,7 +234,8 @@ def _expected_columns(columns: Sequence[str] | int) -> tuple[str, ...]:
 
 
 def _listed(what: str, names: Names) -> tuple[str | int, ...]:
-    listed = (names,) if isinstance(names, str) or not isinstance(names, Iterable) else tuple(names)
+    one = isinstance(names, str) or not isinstance(names, Iterable) or getattr(names, "ndim", 1) == 0
+    listed = (names,) if one else tuple(names)
     if not all(map(_is_column, listed)):
         raise InputTypeError(f"load_table({what}={names!r}): expected names of columns, or their positions")
     return tuple(map(_plain, listed))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnx.arguments import explained
+from nnx.backends.memory import physical
 from nnx.checks import integer
 from nnx.errors import InputError
 
@@ -83,6 +84,7 @@ def sine(samples: int = 1000) -> tuple[NDArray[np.float64], NDArray[np.float64]]
         InputTypeError: `samples` is not a whole number.
     """
     samples = integer(samples, "sine: samples")
+    _check_room("sine", samples)
     x = np.arange(samples).reshape(-1, 1) / samples
     return x, np.sin(2 * np.pi * x)
 
@@ -127,7 +129,15 @@ def _seeded(call: str, seed: int) -> np.random.RandomState:
 
 
 def _sizes(call: str, samples: int, classes: int) -> tuple[int, int]:
-    return integer(samples, f"{call}: samples"), integer(classes, f"{call}: classes")
+    samples, classes = integer(samples, f"{call}: samples"), integer(classes, f"{call}: classes")
+    _check_room(call, samples * classes)
+    return samples, classes
+
+
+def _check_room(call: str, points: int) -> None:
+    """Refuse more points than the machine holds, of two numbers and a label each."""
+    if 24 * points > (physical() or np.inf):
+        raise InputError(f"{call}: {points:,} points are more than this machine's memory holds; give fewer samples")
 
 
 def _normal(random: Randn | None, *shape: int) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ import numpy as np
 from nnx import checks
 from nnx.backends import Backend, get_backend
 from nnx.backends.base import FLOATS, host_array
+from nnx.backends.memory import physical
 from nnx.errors import InputAttributeError, InputError, InputTypeError
 from nnx.flat_buffer import ParameterBuffer
 from nnx.owner import Owner
@@ -351,8 +352,8 @@ def check_shapes(layer: Layer) -> None:
     for name, shape in kept_shapes(layer).items():
         if not isinstance(shape, tuple) or not all(isinstance(n, int | np.integer) and n > 0 for n in shape):
             raise InputTypeError(f"{layer}: the shape of {name} is {shape!r:.60}, expected a tuple of numbers above 0")
-        if 8 * math.prod(map(int, shape)) > sys.maxsize:
-            raise InputError(f"{layer}: {name} {shape} would be larger than any memory; check the numbers")
+        if 8 * math.prod(map(int, shape)) > (physical() or sys.maxsize):  # as they are drawn
+            raise InputError(f"{layer}: {name} {shape} would be larger than this machine's memory; check the numbers")
 
 
 _random: dict[str, np.random.Generator] = {}  # one, under ""; a dictionary takes the first of two threads' as it is

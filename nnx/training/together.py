@@ -22,6 +22,8 @@ from nnx.model.network import Network
 from nnx.training.interrupt import Interrupt
 from nnx.training.trainer import Trainer
 
+MOST = 1 << 20  # parts of a batch: more than there are processes anywhere
+
 
 def shares_for(network: Network, who: str, deterministic: Any = False) -> Shares | None:
     """Return how batches are divided among the processes that train together; None for one alone.
@@ -36,6 +38,11 @@ def shares_for(network: Network, who: str, deterministic: Any = False) -> Shares
     comm, parts = current(), 0
     if deterministic is not False:
         parts = PARTS if deterministic is True else checks.integer(deterministic, f"{who}: deterministic")
+        if parts > MOST:
+            raise InputError(
+                f"{who}: deterministic={parts}: expected at most {MOST:,} parts, each of which takes its time; True "
+                f"means {PARTS}"
+            )
     if comm.size == 1:
         warn_of_copies()
         if not parts:

@@ -48,12 +48,12 @@ class NumbaActivations(NumbaShared):
 
     def softmax(self, x: Array, out: Array | None = None) -> Array:
         y = np.empty(x.shape, x.dtype) if out is None else out
-        done = offer(self._softmax.forward, x, y, *self._share(x.size, x.size * 0.8, LINE))
+        done = offer(self._softmax.forward, x, y, *self._share(x.size, 0.8 * x.size, LINE))
         return y if done else super().softmax(x, out)
 
     def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
         dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        done = offer(self._softmax.backward, y, dy, dx, *self._share(y.size, y.size * 0.2, LINE))
+        done = offer(self._softmax.backward, y, dy, dx, *self._share(y.size, 0.2 * y.size, LINE))
         return dx if done else super().softmax_backward(y, dy, out)
 
     def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:
