@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 
@@ -14,7 +16,7 @@ def generator(seed: int, purpose: int, index: int) -> np.random.Generator:
     After 2**48 indices they come again.
     """
     key = np.array([seed % 2**64, (purpose << 48) | index % 2**48], np.uint64)
-    return np.random.Generator(np.random.Philox(Key(key)))
+    return np.random.Generator(np.random.Philox(cast("Any", Key(key))))
 
 
 class Key(ISeedSequence):
@@ -23,6 +25,6 @@ class Key(ISeedSequence):
     def __init__(self, key: np.ndarray) -> None:
         self._key = key
 
-    def generate_state(self, n_words: int, dtype: type = np.uint32) -> np.ndarray:
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
         """Return the key, for which Philox asks."""
         return self._key

@@ -300,8 +300,7 @@ def test_a_row_has_the_same_bits_whatever_is_predicted_with_it(name, dtype):
         nnx.set_threads(threads)
 
 
-def test_threads_that_share_a_rows_layers_give_the_same_bits(monkeypatch):
-    monkeypatch.setattr(inference, "NEAR", 1 << 21)  # whatever caches this machine has
+def test_threads_that_share_a_rows_layers_give_the_same_bits():
     net = model(700, 512, 333, 250, 10)
     table = inference.table_of(net.inference().stages, net.flat.values)
     x, place = numbers(4, 700), inference.address(table)
@@ -311,7 +310,8 @@ def test_threads_that_share_a_rows_layers_give_the_same_bits(monkeypatch):
     assert alone(x, wanted, place, 0)
     try:
         nnx.set_threads(2)
-        assert inference.helpers_pay(int(table[inference.f.SIZE]), 4)
+        assert all(inference.helpers_pay(weights, 4) for weights in (int(table[inference.f.SIZE]), inference.WEIGHTS))
+        assert not inference.helpers_pay(30, 4)
         together = inference.helped(alone, inference.handed())
         drawn = inference.pool.board[TICKET]
         assert all(together(x, out, place, 0) for out in helped)

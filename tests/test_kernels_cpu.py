@@ -381,6 +381,8 @@ def test_workers_are_looked_after_once_in_a_while_by_each_thread_and_where_one_i
     called, now = [], [10.0]
     monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(pool, "limit", 2)
+    monkeypatch.setattr(pool, "_just_now", None)
+    monkeypatch.setattr(pool, "_until", 0.0)
     monkeypatch.setattr(pool, "_ready_until", 0.0)
     helpers = SimpleNamespace(asleep=[], watching=[1], summoned=0, gather=lambda wanted: called.append(wanted) or 0)
     monkeypatch.setattr(pool, "helpers", helpers)

@@ -663,6 +663,19 @@ def test_loops_have_the_widest_vectors_that_the_processor_has():
     assert {64: "%zmm", 32: "%ymm", 16: ""}[register_tile.WIDTH] in code
 
 
+def test_constants_of_callers_are_operands_like_any_other_where_that_is_said():
+    @njit(literals=False)
+    def total(x, pair):
+        return x + pair[0] + pair[1]
+
+    @njit
+    def caller(x):
+        return total(x, (x, 1)) + total(1, (x, x)) + total(x, (2, x))
+
+    assert caller(10) == 64
+    assert len(total.overloads) == 1
+
+
 def test_kernels_name_njit_from_the_cache_module():
     for file in cache.CPU.rglob("*.py"):
         for line in file.read_text().splitlines():

@@ -43,7 +43,7 @@ def room(shape: int | Sequence[int], dtype: np.dtype[Any]) -> np.ndarray:
     """Room for numbers, from a cache line on: results across two lines take a quarter longer to write."""
     size = dtype.itemsize * (shape if isinstance(shape, int) else math.prod(shape))
     memory = np.empty(size + LINE, np.uint8)
-    return np.ndarray(shape, dtype, memory, -address(memory) % LINE)  # type: ignore[arg-type]
+    return np.ndarray(shape, dtype, memory, -address(memory) % LINE)
 
 
 def same(a: Array | None, b: Array) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nnx.backends.numba.sharing import LINE, NUMBERS, PLAIN, NumbaShared
+from nnx.backends.numba.sharing import LINE, NUMBERS, PLAIN, NumbaShared, offer
 from nnx.backends.operation_table import with_functions
 from nnx.kernels.cpu.jit.signature import Unfit
 from nnx.kernels.elementwise import Elementwise
@@ -48,12 +48,12 @@ class NumbaActivations(NumbaShared):
 
     def softmax(self, x: Array, out: Array | None = None) -> Array:
         y = np.empty(x.shape, x.dtype) if out is None else out
-        done = self._elementwise(self._softmax.forward, 0.8, (x, y))
+        done = offer(self._softmax.forward, x, y, *self._share(x.size, 0.8 * x.size, LINE))
         return y if done else super().softmax(x, out)
 
     def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
         dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        done = self._elementwise(self._softmax.backward, 0.2, (y, dy, dx))
+        done = offer(self._softmax.backward, y, dy, dx, *self._share(y.size, 0.2 * y.size, LINE))
         return dx if done else super().softmax_backward(y, dy, out)
 
     def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:

@@ -71,8 +71,8 @@ class NumbaShared(NumpyBackend):
         worth, waking = 1e3 * choices.handed_us, 1e3 * choices.woken_us
         if work < worth or not pool.worth_help(work, waking):
             return self._board, length or 1
-        threads = pool.useful(work, worth)
-        parts = min(threads, pool.limit) * (1 if work < waking else 2)  # each is drawn, which takes some 0.1 us
+        threads = 2 if pool.limit == 2 else min(pool.useful(work, worth), pool.limit)  # asked only where there are more
+        parts = threads if work < waking else 2 * threads  # each is drawn, which takes some 0.1 us
         return pool.summon(threads), -(-length // (parts * grain)) * grain
 
 

@@ -104,16 +104,20 @@ def optimizer(kind: str, p: Any, g: Any, **states: Any) -> Call:
     rate, _decay, beta_1, beta_2, epsilon, _weight_decay = HYPER[kind]
     parameter = torch.nn.Parameter(p)
     parameter.grad = g
+    on_cpu = p.device.type == "cpu"
     made: Any = {
         "sgd": lambda: torch.optim.SGD([parameter], rate, beta_1, fused=True),
-        "adagrad": lambda: torch.optim.Adagrad([parameter], rate, eps=epsilon, fused=True),
+        "adagrad": lambda: torch.optim.Adagrad([parameter], rate, eps=epsilon, fused=on_cpu),
         "rmsprop": lambda: torch.optim.RMSprop([parameter], rate, beta_1, epsilon),
         "adam": lambda: torch.optim.Adam([parameter], rate, (beta_1, beta_2), epsilon, fused=True),
     }[kind]()
     own = [states[name] for name in RESULTS[kind][1:]]
     if kind == "sgd":  # its momentum is of gradients, nnx's of steps
         own[0].div_(-rate)
-    made.state[parameter] = {"step": torch.zeros(()), **dict(zip(STATES[kind], own, strict=True))}
+    made.state[parameter] = {
+        "step": torch.zeros((), device=p.device if kind == "adam" else None),
+        **dict(zip(STATES[kind], own, strict=True)),
+    }
 
     def call() -> Any:
         made.step()

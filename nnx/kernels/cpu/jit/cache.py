@@ -63,15 +63,19 @@ def njit(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Compile a function as `numba.njit` does; with `cache=True` keep the code as described above.
 
     It is compiled when first called, once for each combination of argument types; to name the types, see `typed`.
-    Either way no handler of a signal cuts it: see uninterrupted.py.
+    Either way no handler of a signal cuts it: see uninterrupted.py. With `literals=False` constants that compiled
+    callers give are operands like any other; Numba would compile it once more for each of them.
     """
     if function is None:
         return lambda function: njit(function, **options)
-    cached = options.pop("cache", False)
+    cached, literals = options.pop("cache", False), options.pop("literals", True)
     dispatcher = numba.njit(**options)(function)
     if not hasattr(dispatcher, "_compile_for_args"):  # with NUMBA_DISABLE_JIT=1 it is the function itself
         return dispatcher
     whole(dispatcher)
+    if not literals:
+        compile_one = dispatcher.compile
+        dispatcher.compile = lambda kinds: compile_one(tuple(map(numba.types.unliteral, kinds)))
     if cached:
         plain = {name: sorted(value) if isinstance(value, set) else value for name, value in options.items()}
         dispatcher._cache = KernelCache(function, repr(sorted(plain.items())))

@@ -42,6 +42,8 @@ OPTIONS: dict[str, Any] = {
 }
 # The same for one that only other kernels call: not cached by itself, nor callable from Python.
 PART: dict[str, Any] = {**OPTIONS, **ONLY_LINKED, "cache": False, "no_cpython_wrapper": True}
+# And for one of which callers' constants make no other code that is worth its compiling.
+ONCE: dict[str, Any] = {**PART, "literals": False}
 # And for one that they call by its address: see called.py.
 CALLED: dict[str, Any] = {**OPTIONS, "no_cpython_wrapper": True}
 # And where it must become part of each of its callers: with a call in it, no loop is vectorised.

@@ -38,6 +38,7 @@ from nnx.kernels.cpu.matmul.register_tile import (
     new_tile,
     store,
     where_positive,
+    width_of,
 )
 
 LANES = {4: WIDTH // 4, 8: WIDTH // 8}
@@ -86,7 +87,7 @@ def times_panel(a, packed, strips, panels, at, ahead, soon, share, step, turns, 
         edges: whether the block of depth is the first, and whether it is the last.
     """
     (m, depth), (first, last), empty = a.shape, edges, new_tile(c, ROWS, VECTORS)
-    columns = VECTORS * (WIDTH // c.itemsize)
+    columns = width_of(empty)
     for i in range(0, m, ROWS):
         place = soon + i // ROWS % turns * step
         if not first:
@@ -169,7 +170,7 @@ def multiply_afresh(a, b, c, bias, active, relu, accumulating, memory):
             for j in range(0, n, columns):
                 part = b[k : k + depth, j : j + columns]
                 pack_panels(part, panel)
-                # The next panel's rows are fetched a cache line at a time, each strip the next of them.
+                # Of the next panel's rows each strip fetches another cache line.
                 soon, share = (columns, b.strides[0]) if by_rows else (0, 0)
                 times_panel(
                     some, packed, strips, panel, 0, part, soon, share, LINE // c.itemsize,

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from contextlib import contextmanager
 from functools import reduce
 from typing import Any
 
@@ -39,6 +40,7 @@ WIDTH = vector_bytes()
 # Rows and vectors of a product's tile: as large as 32 vector registers (AVX-512, Arm) or 16 (other x86) hold.
 ROWS, VECTORS = (8, 2) if WIDTH == 64 or platform.machine() in ("aarch64", "arm64") else (6, 2)
 UNROLLED = 4  # rows of a panel in one turn of a product's inner loop: deep panels take 8% longer one by one
+FETCHING = 2  # every so many rows of a panel something is fetched; a line's neighbour often comes along
 EVEN = ROWS & (ROWS - 1) == 0  # whether whole vectors make a column of a strip
 
 
@@ -133,6 +135,12 @@ def new_tile(typingctx, array, rows, vectors):
 
 
 @intrinsic
+def width_of(typingctx, tile):
+    """How many columns a tile has, a constant."""
+    return types.intp(tile), lambda context, builder, signature, arguments: INT64(tile.vectors * tile.lanes)
+
+
+@intrinsic
 def square_tile(typingctx, array):
     """A tile of zeros with as many rows as a vector has lanes."""
     tile = Tile(array.dtype, lanes_of(array.dtype), 1, lanes_of(array.dtype))
@@ -163,64 +171,84 @@ def accumulate(typingctx, tile, a, i, strips, strip, packed, panels, panel, step
     The panel begins at `panels[panel]`; its next row stands `step` numbers further on. If `packed`, the rows of `a` are
     read from the strip that begins at `strips[strip]`, where column follows column: one stream of numbers instead of
     one for each row. Meanwhile what is wanted next is fetched from `ahead[soon]` on, `share` bytes further on for each
-    row of the panel.
+    row of the panel, of which every FETCHING-th does so.
+
+    Intel's cores do sums of addresses where they multiply vectors, in turn with that. So from strips the loop moves
+    three pointers on each UNROLLED rows, and reads at distances from them that are constant if `step` is: 217 GFLOP/s
+    on panels of the second-level cache in place of 211.
     """
 
     def emit(context, builder, signature, arguments):
         value, a_value, i, strips_value, strip, packed, panels_value, panel, step, depth, *later = arguments
         ahead_value, soon, share = later
         size = tile.dtype.bitwidth // 8
+        apart = builder.mul(step, INT64(size))
         left = Window(context, builder, tile, a, a_value, i, INT64(0))
         right = _start(context, builder, panels, panels_value, panel)
-        apart = builder.mul(step, INT64(size))
         registers = [cgutils.alloca_once(builder, tile.vector) for _ in tile.places]
         for register, vector in zip(registers, unpack(builder, value), strict=True):
             builder.store(vector, register)
 
-        def multiply_row(column_of, k):
-            row = builder.gep(right, [builder.mul(k, apart)])
+        def multiply_row(row, column):
             vectors = [
                 builder.load(_at(builder, row, v * tile.lanes * size, tile.vector), align=tile.align)
                 for v in range(tile.vectors)
             ]
-            for r, number in enumerate(column_of(k)):
+            for r, number in enumerate(column):
                 factor = splat(builder, builder.load(number), tile.lanes)
                 for v, vector in enumerate(vectors):
                     register = registers[r * tile.vectors + v]  # "contract": fuse where the CPU can
                     product = builder.fmul(factor, vector, flags=("contract",))
                     builder.store(builder.fadd(product, builder.load(register), flags=("contract",)), register)
 
-        def loop(column_of, together):
-            whole = builder.mul(builder.sdiv(depth, INT64(together)), INT64(together))
-            with cgutils.for_range(builder, builder.sdiv(depth, INT64(together))) as rows:
-                first = builder.mul(rows.index, INT64(together))
+        def multiply_packed(begins, steps, turns, together):
+            shares = [builder.mul(share, INT64(k)) for k in range(0, together, FETCHING)]
+            far = [builder.mul(each, INT64(together)) for each in steps]
+            with _turns(builder, turns, begins, far) as (column, row, line):
                 for k in range(together):
-                    multiply_row(column_of, builder.add(first, INT64(k)))
-            with cgutils.for_range(builder, depth, start=whole) as k:
-                multiply_row(column_of, k.index)
+                    if k % FETCHING == 0:
+                        _fetch(builder, builder.gep(line, [shares[k // FETCHING]]))
+                    first = k * tile.rows * size
+                    numbers = [_at(builder, column, first + r * size, tile.scalar) for r in range(tile.rows)]
+                    multiply_row(builder.gep(row, [builder.mul(apart, INT64(k))]), numbers)
 
         with builder.if_else(packed) as (from_strip, from_rows):
             with from_strip:
-                start = _start(context, builder, strips, strips_value, strip)
+                strip = _start(context, builder, strips, strips_value, strip)
                 wanted = _start(context, builder, ahead, ahead_value, soon)
-
-                def column_of_strip(k):
-                    _fetch(builder, builder.gep(wanted, [builder.mul(k, share)]))
-                    column = builder.gep(start, [builder.mul(k, INT64(tile.rows * size))])
-                    return [_at(builder, column, r * size, tile.scalar) for r in range(tile.rows)]
-
-                loop(column_of_strip, UNROLLED)
+                begins = strip, right, wanted
+                steps = INT64(tile.rows * size), apart, share
+                turns = builder.sdiv(depth, INT64(UNROLLED))
+                whole = builder.mul(turns, INT64(UNROLLED))
+                multiply_packed(begins, steps, turns, UNROLLED)
+                ends = [builder.gep(begin, [builder.mul(whole, s)]) for begin, s in zip(begins, steps, strict=True)]
+                multiply_packed(ends, steps, builder.sub(depth, whole), 1)
             with from_rows:
                 starts = [left.pointer(r, 0, BYTE) for r in range(tile.rows)]
-
-                def column_of_rows(k):
-                    along = builder.mul(k, left.strides[1])
-                    return [builder.bitcast(builder.gep(s, [along]), tile.scalar.as_pointer()) for s in starts]
-
-                loop(column_of_rows, 1)
+                with cgutils.for_range(builder, depth) as k:
+                    along = builder.mul(k.index, left.strides[1])
+                    numbers = [builder.bitcast(builder.gep(s, [along]), tile.scalar.as_pointer()) for s in starts]
+                    multiply_row(builder.gep(right, [builder.mul(k.index, apart)]), numbers)
         return pack(builder, [builder.load(register) for register in registers])
 
     return tile(tile, a, i, strips, strip, packed, panels, panel, step, depth, ahead, soon, share), emit
+
+
+@contextmanager
+def _turns(builder, count, pointers, steps):
+    """A loop of so many turns, after each of which every pointer moves on by its step, in bytes: yields them."""
+    before, again, after = builder.block, builder.append_basic_block("turn"), builder.append_basic_block("turned")
+    builder.cbranch(builder.icmp_signed(">", count, INT64(0)), again, after)
+    builder.position_at_end(again)
+    left, *places = (builder.phi(value.type) for value in (count, *pointers))
+    yield places
+    rest = builder.sub(left, INT64(1))
+    moved = [builder.gep(place, [step]) for place, step in zip(places, steps, strict=True)]
+    for phi, first, later in zip((left, *places), (count, *pointers), (rest, *moved), strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(later, builder.block)
+    builder.cbranch(builder.icmp_signed(">", rest, INT64(0)), again, after)
+    builder.position_at_end(after)
 
 
 def _start(context, builder, array_type, array, index):

@@ -22,22 +22,6 @@ SOON = 6 * UNROLLED  # and fetched so long before: rows that are pages apart no 
 
 
 @intrinsic
-def numbers_of(typingctx, tile, numbers, first, count):
-    """A tile with one of `count` numbers from `first` on in each of its rows; rows past the last have that."""
-
-    def emit(context, builder, signature, arguments):
-        _, numbers_value, first, count = arguments
-        last, vectors = builder.sub(count, INT64(1)), []
-        start = builder.gep(data_of(context, builder, numbers, numbers_value), [first])
-        for r in range(tile.rows):
-            place = builder.select(builder.icmp_signed("<", INT64(r), last), INT64(r), last)
-            vectors += [splat(builder, builder.load(builder.gep(start, [place])), tile.lanes)] * tile.vectors
-        return pack(builder, vectors)
-
-    return tile(tile, numbers, types.intp, types.intp), emit
-
-
-@intrinsic
 def accumulate_packing(typingctx, tile, weights, first, n, memory, strip, panel, depth):
     """What `accumulate` does with a strip, which it makes of `weights`: `first` is its first one, the next `n` further.
 

@@ -13,7 +13,7 @@ from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.called import call
 from nnx.kernels.cpu.jit.clock import BACKWARD, FORWARD, GRADIENTS, REPACKING, mark, of_product
 from nnx.kernels.cpu.jit.clock import UPDATE as UPDATING
-from nnx.kernels.cpu.jit.simd import PART, larger, smaller
+from nnx.kernels.cpu.jit.simd import ONCE, larger, smaller
 from nnx.kernels.cpu.matmul.gemm import multiply
 from nnx.kernels.cpu.matmul.packing import panels_from_columns, panels_from_rows
 from nnx.kernels.cpu.matmul.register_tile import VECTORS, WIDTH
@@ -64,7 +64,7 @@ from nnx.kernels.rounding import RUN
 from nnx.kernels.step_state import CURSOR
 
 
-@njit(**PART)
+@njit(**ONCE)
 def fill_panels(memory, place, k, n, r0, rows, panels, across):
     """Rows r0 .. r0 + rows of a matrix [k, n] to panels; or, across, to columns of the panels of its transpose."""
     source = grid(memory, place + r0 * n, rows, n, n, 1)

@@ -224,7 +224,7 @@ def summon(threads: int) -> np.ndarray:
     """
     if limit > 1:
         helpers.summoned += 1
-        board[WANTED] = wanted = min(threads, _found) - 1
+        board[WANTED] = wanted = (threads if threads < _found else _found) - 1
         known = threading.get_ident() == _ready_for and time.monotonic() < _ready_until
         if not known or len(helpers.watching) < wanted:
             _call_workers(threads)

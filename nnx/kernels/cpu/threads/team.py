@@ -21,7 +21,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import OPTIONS, PART, smaller
+from nnx.kernels.cpu.jit.simd import ONCE, OPTIONS, PART, smaller
 from nnx.kernels.cpu.threads.atomics import (
     PATIENCE,
     atomic_load,
@@ -88,7 +88,7 @@ def do_parts(board, from_end):
         done += 1
 
 
-@njit(**PART)
+@njit(**ONCE)
 def share_out(board, work, place, parts):
     """Have the code at address `work` called for each part, with whoever is there to help. `place`: its operands."""
     if parts < 2 or parts > LAST_PART or not replace_if(board, LEADER, 0, 1):
@@ -142,7 +142,7 @@ def make_together(function):
     """What a kernel calls to have `function(operands, number)` called for each number below `parts`."""
     address_of = make_address_of(function)
 
-    @njit(**PART)
+    @njit(**ONCE)
     def together(board, operands, parts):
         """Do all parts, with whoever is there to help."""
         share_out(board, address_of(operands), place_of(operands), parts)
