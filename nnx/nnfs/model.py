@@ -98,7 +98,7 @@ class Model:
         epochs: int = 1,
         batch_size: int | None = None,
         print_every: int = 1,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: Any = None,
     ) -> None:
         """Train, and print how it goes. Rows are taken in the order given, every epoch.
 

@@ -20,7 +20,7 @@ from nnx.backends.numba.tuning import current
 from nnx.backends.recorder import Program
 from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.jit.simd import WIDTH
-from nnx.kernels.cpu.matmul.register_tile import ROWS
+from nnx.kernels.cpu.matmul.register_tile import ROWS, VECTORS
 from nnx.kernels.cpu.ops.elementwise import NONE
 from nnx.kernels.cpu.program import inference as f
 from nnx.kernels.cpu.program import inference_many as m
@@ -184,7 +184,7 @@ class Many:
 
     def work(self, rows: int) -> float:
         """Return how many ns so many rows take on one thread: the last of their panels is computed whole, or half."""
-        half = self.columns // m.VECTORS
+        half = self.columns // VECTORS
         return self.packing + self.cost * (half if rows <= half else -(-rows // self.columns) * self.columns)
 
     def handed_over(self, x: np.ndarray, record: int) -> bool:
