@@ -20,7 +20,7 @@ from nnx.backends.numba.tuning import current
 from nnx.backends.recorder import Program
 from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.jit.simd import WIDTH
-from nnx.kernels.cpu.matmul.register_tile import ROWS
+from nnx.kernels.cpu.matmul.register_tile import ROWS, VECTORS
 from nnx.kernels.cpu.ops.elementwise import NONE
 from nnx.kernels.cpu.program import inference as f
 from nnx.kernels.cpu.program import inference_many as m
@@ -157,7 +157,7 @@ class Many:
         cost, scale = current().choices.prediction, parameters.itemsize / 4
         self.worth, self.waking = handed(), 1e3 * current().choices.woken_us
         self.packing, self.layers = packing(self.packed, parameters.itemsize), len(packed)
-        self.cost = cost.among + int(table[f.SIZE]) * cost.weight_among * scale
+        self.cost: float = cost.among + int(table[f.SIZE]) * cost.weight_among * scale
         self.crossing = self.columns * int(packed[:, f.K].sum()) * CROSSING * scale
         buffers = 2 * self.columns * self.widest * parameters.itemsize
         self.panels = max(1, min(PANELS, BLOCK // buffers))
@@ -184,8 +184,9 @@ class Many:
 
     def work(self, rows: int) -> float:
         """Return how many ns so many rows take on one thread: the last of their panels is computed whole, or half."""
-        half = self.columns // m.VECTORS
-        return self.packing + self.cost * (half if rows <= half else -(-rows // self.columns) * self.columns)
+        half = self.columns // VECTORS
+        computed = half if rows <= half else -(-rows // self.columns) * self.columns
+        return self.packing + self.cost * computed
 
     def handed_over(self, x: np.ndarray, record: int) -> bool:
         """Have a record's code take the outputs for x, of `at_once` rows at most; return the same as a call."""
