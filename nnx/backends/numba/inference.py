@@ -157,7 +157,7 @@ class Many:
         cost, scale = current().choices.prediction, parameters.itemsize / 4
         self.worth, self.waking = handed(), 1e3 * current().choices.woken_us
         self.packing, self.layers = packing(self.packed, parameters.itemsize), len(packed)
-        self.cost = cost.among + int(table[f.SIZE]) * cost.weight_among * scale
+        self.cost: float = cost.among + int(table[f.SIZE]) * cost.weight_among * scale
         self.crossing = self.columns * int(packed[:, f.K].sum()) * CROSSING * scale
         buffers = 2 * self.columns * self.widest * parameters.itemsize
         self.panels = max(1, min(PANELS, BLOCK // buffers))
