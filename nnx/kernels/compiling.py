@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 
 AFTER = 1.0  # seconds of compiling that nobody needs to hear of
-USUAL = "about 10 s"  # what all takes that one training needs, in one number type; see docs/benchmarks.md
+USUAL = "about 5 s"  # what all takes that one training needs, in one number type; see docs/benchmarks.md
 Listener = Callable[[float], None]
 
 _spent = 0.0  # seconds, in this process, up to the last end

@@ -185,8 +185,9 @@ class Many:
     def work(self, rows: int) -> float:
         """Return how many ns so many rows take on one thread: the last of their panels is computed whole, or half."""
         half = self.columns // VECTORS
-        computed = half if rows <= half else -(-rows // self.columns) * self.columns
-        return self.packing + self.cost * computed
+        counted = half if rows <= half else -(-rows // self.columns) * self.columns
+        took: float = self.packing + self.cost * counted
+        return took
 
     def handed_over(self, x: np.ndarray, record: int) -> bool:
         """Have a record's code take the outputs for x, of `at_once` rows at most; return the same as a call."""
