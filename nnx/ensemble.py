@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nnx import checks
+from nnx.arguments import explained
 from nnx.backends.inference import Scored, Scores
 from nnx.data.arrays import Arrays, are_arrays
 from nnx.distributed import current
@@ -42,6 +43,7 @@ class Ensemble:
         InputError: they do not go together.
     """
 
+    @explained
     def __init__(self, models: Iterable[Sequential]) -> None:
         given = list(models) if isinstance(models, Iterator) else models
         self._models: tuple[Sequential, ...] = tuple(distinct(given, "Ensemble"))

@@ -14,10 +14,12 @@ import numpy as np
 from nnx import checks
 from nnx.arguments import explained
 from nnx.backends.base import on_its_device
+from nnx.backends.memory import physical
 from nnx.backends.resolve import Wish
 from nnx.callbacks import Callback
 from nnx.data.arrays import Arrays
 from nnx.distributed import Communicator, current
+from nnx.errors import InputError
 from nnx.history import History
 from nnx.kernels.step_state import LOSS, PENALTY
 from nnx.layers import Layer
@@ -162,6 +164,8 @@ class Sequential(Trainable):
         """
         trainer = self._trainable("steps")
         n = checks.integer(n, "steps: n")
+        if 8 * n > (physical() or np.inf):
+            raise InputError(f"steps: n={n:,}: more losses than this machine's memory holds; do fewer at once")
         shares = together.shares_for(self, "steps")
         host = self._inputs(x, "steps: x")
         target = self._targets(y, host, "steps")

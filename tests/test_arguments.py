@@ -41,6 +41,8 @@ def network() -> nnx.Sequential:
         (lambda: nnx.schedules.cosine(0.1, T_max=5), "^cosine: .*did you mean epochs[?]"),
         (lambda: nnx.datasets.spiral(n_samples=5), "^spiral: .*did you mean samples[?]"),
         (lambda: network().fit(X, Y, validation=(X, Y)), "^fit: .*did you mean validation_data[?]"),
+        (lambda: nnx.fit_many([network()], X, Y, nb_epoch=2), "^fit_many: .*did you mean epochs[?]"),
+        (lambda: nnx.Ensemble(members=[network()]), "^Ensemble: there is no argument 'members'. It takes: models$"),
         (lambda: network().fit(X, Y, lr=0.1), "it is the optimizer's"),
         (lambda: network().evaluate(X=X, y=Y), "^evaluate: .*did you mean x[?]"),
         (lambda: network().compile(criterion=None, optimizer=None), "^compile: .*did you mean loss[?]"),

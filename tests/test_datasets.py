@@ -871,12 +871,18 @@ def test_csv_options_are_refused_for_npz(tmp_path: Path) -> None:
             call()
 
 
+def fitted() -> nnx.Sequential:
+    network = nnx.Sequential(nnx.Dense(1, 1), backend="numpy")
+    return network.compile(nnx.MeanSquaredError(), nnx.SGD(0.1))
+
+
 @pytest.mark.parametrize("count", [10**13, 10**30])
 @pytest.mark.parametrize("call", [
     lambda count: nnx.datasets.spiral(count), lambda count: nnx.datasets.vertical(100, count),
     lambda count: nnx.datasets.sine(count),
     lambda count: nnx.Sequential(nnx.Dense(count, 2), backend="numpy"),
-], ids=["spiral", "vertical", "sine", "Dense"])  # fmt: skip
+    lambda count: fitted().steps([[1.0]], [[2.0]], count),
+], ids=["spiral", "vertical", "sine", "Dense", "steps"])  # fmt: skip
 def test_what_no_memory_holds_is_refused_and_not_tried(call: Any, count: int) -> None:
     with pytest.raises(nnx.InputError, match="this machine's memory"):
         call(count)

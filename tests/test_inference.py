@@ -341,6 +341,22 @@ def test_blocks_of_one_and_of_many_panels_give_the_same_bits(monkeypatch):
     np.testing.assert_array_equal(outputs[2], outputs[0])
 
 
+def test_threads_get_as_many_blocks_each_and_room_for_the_largest(monkeypatch):
+    net = model(300, 520, 33, 20)
+    many = inference.Many(inference.table_of(net.inference().stages, net.flat.values), net.flat.values)
+    monkeypatch.setattr(many, "by_columns", lambda panels, threads: False)
+    asked, many.panels = [], 5
+    many.kernel = lambda *operands: asked.append(operands[6:10]) or True
+    for panels in range(1, 50):
+        x = np.empty((panels * many.columns - 1, 300), np.float32)
+        assert many.run(x, x, inference.pool.board, 3)
+        blocks, room, strips, threads = asked.pop()
+        assert threads == min(3, panels)
+        assert blocks % threads == 0 or blocks == panels
+        assert room == -(-panels // blocks) * many.columns * 520 <= many.panels * many.columns * 520
+        assert (strips > 0) == (blocks > threads)
+
+
 def test_a_long_prediction_is_made_of_calls_that_can_be_interrupted():
     net = model(4, 8, 3)
     many = inference.Many(inference.table_of(net.inference().stages, net.flat.values), net.flat.values)

@@ -234,8 +234,10 @@ def _expected_columns(columns: Sequence[str] | int) -> tuple[str, ...]:
 
 
 def _listed(what: str, names: Names) -> tuple[str | int, ...]:
-    one = isinstance(names, str) or not isinstance(names, Iterable) or getattr(names, "ndim", 1) == 0
-    listed = (names,) if one else tuple(names)
+    if isinstance(names, str) or not isinstance(names, Iterable) or getattr(names, "ndim", 1) == 0:
+        listed: tuple[Any, ...] = (names,)
+    else:
+        listed = tuple(names)
     if not all(map(_is_column, listed)):
         raise InputTypeError(f"load_table({what}={names!r}): expected names of columns, or their positions")
     return tuple(map(_plain, listed))

@@ -98,7 +98,7 @@ class Model:
         epochs: int = 1,
         batch_size: int | None = None,
         print_every: int = 1,
-        validation_data: tuple[Any, Any] | None = None,
+        validation_data: Any = None,
     ) -> None:
         """Train, and print how it goes. Rows are taken in the order given, every epoch.
 
@@ -120,7 +120,7 @@ class Model:
             if not isinstance(validation_data, tuple | list) or len(validation_data) != 2:
                 kind = type(validation_data).__name__
                 raise InputTypeError(f"Model.train: validation_data is a {kind}; expected a pair (X, y)")
-            validation_data = _data(*validation_data, "Model.train: validation_data")
+            validation_data = _data(validation_data[0], validation_data[1], "Model.train: validation_data")
         self.accuracy.init(y)
         batches = list(_batches(X, batch_size))
         with self._owner.layers, closing(self._steps(X, y, batches, epochs)) as steps:

@@ -30,8 +30,7 @@ def held_out(model: Trainable, validation_data: Any, epochs: int) -> HeldOut:
         if came.y is not None:
             validation_data = [a for a in came if a is not None]
     if not isinstance(validation_data, tuple | list) or len(validation_data) not in (2, 3):
-        given = type(validation_data).__name__ if hasattr(validation_data, "shape") else repr(validation_data)
-        raise InputTypeError(f"{WHO}={given[:60]}: expected a pair (x, y), or (x, y, sample_weight)")
+        raise InputTypeError(f"{WHO} is {_kind(validation_data)}: expected a pair (x, y), or (x, y, sample_weight)")
     came = taken(model, WHO, *validation_data)
     if not isinstance(came, Arrays):
         return came.for_validation(WHO, epochs), None
@@ -44,10 +43,17 @@ def held_out(model: Trainable, validation_data: Any, epochs: int) -> HeldOut:
     return x, target if ready else validation_data[1], *validation_data[2:]  # not to be prepared after each epoch
 
 
+def _kind(data: Any) -> str:
+    """Say what was given, in a few words."""
+    if isinstance(data, tuple | list):
+        return f"a {type(data).__name__} of {len(data)}"
+    return f"a {type(data).__name__}" if hasattr(data, "shape") else f"{data!r:.60}"
+
+
 def _are_batches(data: Any) -> bool:
     """Tell a list of batches (x, y) from a pair [x, y], whose x may be a tuple of rows: these have one axis less."""
     return isinstance(data, list) and all(
-        isinstance(batch, tuple) and batch and len(getattr(batch[0], "shape", ())) > 1 for batch in data
+        isinstance(batch, tuple) and len(batch) in (2, 3) and len(getattr(batch[0], "shape", ())) > 1 for batch in data
     )
 
 

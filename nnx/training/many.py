@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 from threading import Lock, Thread, get_ident
 from typing import Any
 
+from nnx.arguments import explained
 from nnx.backends.base import on_its_device
 from nnx.backends.threads import busy, get_threads
 from nnx.callbacks import Callback
@@ -26,6 +27,7 @@ from nnx.training.trainable import Trainable
 LOOK = 0.1  # seconds between two looks how far they are
 
 
+@explained
 def fit_many(
     models: Sequence[Trainable], x: Any, y: Any = None, epochs: int = 1, batch_size: int | None = None,
     validation_data: Any = None, shuffle: bool = True, callbacks: Sequence[Sequence[Callback]] = (),

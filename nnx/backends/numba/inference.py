@@ -20,7 +20,7 @@ from nnx.backends.numba.tuning import current
 from nnx.backends.recorder import Program
 from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.jit.simd import WIDTH
-from nnx.kernels.cpu.matmul.register_tile import ROWS
+from nnx.kernels.cpu.matmul.register_tile import ROWS, VECTORS
 from nnx.kernels.cpu.ops.elementwise import NONE
 from nnx.kernels.cpu.program import inference as f
 from nnx.kernels.cpu.program import inference_many as m
@@ -184,8 +184,10 @@ class Many:
 
     def work(self, rows: int) -> float:
         """Return how many ns so many rows take on one thread: the last of their panels is computed whole, or half."""
-        half = self.columns // m.VECTORS
-        return self.packing + self.cost * (half if rows <= half else -(-rows // self.columns) * self.columns)
+        half = self.columns // VECTORS
+        counted = half if rows <= half else -(-rows // self.columns) * self.columns
+        took: float = self.packing + self.cost * counted
+        return took
 
     def handed_over(self, x: np.ndarray, record: int) -> bool:
         """Have a record's code take the outputs for x, of `at_once` rows at most; return the same as a call."""
@@ -199,11 +201,11 @@ class Many:
         else:
             threads = min(threads, panels)
             blocks = -(-panels // (self.panels * threads)) * threads  # as many for each thread
-        height = -(-panels // blocks) * self.columns
-        room = height * self.widest
-        strips = self.packed if len(x) > height * threads else 0
+            blocks = min(blocks, panels)
+        room = -(-panels // blocks) * self.columns * self.widest
+        strips = self.packed if blocks > threads else 0
         memory, marks = self._memory(m.memory_of(room, strips, threads))
-        return bool(self.kernel(x, out, memory, marks, board, self.place, height, room, strips, threads, record))
+        return bool(self.kernel(x, out, memory, marks, board, self.place, blocks, room, strips, threads, record))
 
     def by_columns(self, panels: int, threads: int) -> bool:
         """Tell whether threads had better share the columns of each layer than the panels.

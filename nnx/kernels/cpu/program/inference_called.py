@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # (What @njit takes has no types for Python.)
-"""Functions of some networks' predictions, of a layer's outputs: both kernels call them by their address.
+"""Work on a layer's outputs in some networks' predictions: functions that both kernels call by their address.
 
 So a network compiles what it has, once for few rows and for many, and both make the same bits. Each takes
     a: a row of n numbers, up to the next whole vector, or `columns` samples side by side [n, columns]; spare: as much.

@@ -456,19 +456,21 @@ def unpack_panel(panel, out, r0, rows):
 @njit(**ONCE)
 def rows_share(operands, number):
     """Take blocks of rows until none is left, with buffers that belong to this number alone."""
-    place, x, out, memory, marks, height, room, ready, strips, buffers, away, board, together, record = operands
+    place, x, out, memory, marks, blocks, room, ready, strips, buffers, away, board, together, record = operands
     ones = on_stack(x.dtype, SIDE_BY_SIDE)
     for i in range(SIDE_BY_SIDE):
         ones[i] = 1
     rows, a = x.shape[0], buffers + number * (2 * room + STRIPS)
+    columns = VECTORS * (VECTOR_BYTES // x.itemsize)
+    panels = (rows + columns - 1) // columns
     while marks[WRONG] == 0:
         index = atomic_load(marks, NEXT)
-        if index * height >= rows:
+        if index >= blocks:
             return
         if replace_if(marks, NEXT, index, index + 1):
-            r0 = index * height
+            r0, end = index * panels // blocks * columns, (index + 1) * panels // blocks * columns
             mine = strips if ready else a + 2 * room
-            count = smaller(height, rows - r0)
+            count = smaller(end, rows) - r0
             predict_block(
                 place, x, out, r0, count, memory, a, a + room, mine, ready, ones, away, board, marks, together, record
             )
@@ -479,14 +481,14 @@ rows_together = make_together(rows_share)
 
 @takes("mmvii")
 @njit(**OPTIONS)
-def forward_many(x, out, memory, marks, board, place, height, room, strips, threads, record):
+def forward_many(x, out, memory, marks, board, place, blocks, room, strips, threads, record):
     """out [N, O] = the network's outputs for x [N, I]; False, with `out` left half done, if it does not take these.
 
     Args:
         x: finite numbers. memory: `memory_of` numbers. marks: MARKS int64, like `memory` of this call alone.
         board: of the threads which may help: see team.py. place: where the table lies; see `forward`.
-        height: rows of a block, in whole panels. Of a block that holds all rows threads share the columns.
-        room: numbers of a block in its widest layer.
+        blocks: among how many the panels are shared evenly. Of one that holds all rows threads share the columns.
+        room: numbers of the largest block in its widest layer.
         strips: how many numbers all packed weights take, or 0: each thread packs what it is about to use.
         threads: how many may take part.
         record: 0, or where that of code lies which takes the outputs in place of `out` (inference_scores.py).
@@ -502,14 +504,14 @@ def forward_many(x, out, memory, marks, board, place, height, room, strips, thre
     away = (table[PARAMETERS] - memory.ctypes.data) // x.itemsize
     if strips > 0:
         pack_together(board, (place, x, numbers, first), pieces_of(table))
-    together = threads if x.shape[0] <= height else 1
+    together = threads if blocks == 1 else 1
     operands = (
         place,
         x,
         out,
         numbers,
         flat(marks),
-        height,
+        blocks,
         room,
         strips > 0,
         first,
