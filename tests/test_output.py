@@ -256,7 +256,7 @@ def test_where_something_is_compiled_one_line_says_so(stdout: Any) -> None:
         compile_for(0.05)
         compile_for(0.05)
     compile_for(0.05)  # nobody listens any more
-    assert re.fullmatch(r"first use here: compiling .*about 10 s.*\n", out.text)
+    assert re.fullmatch(r"first use here: compiling .*about 5 s.*\n", out.text)
     with compiling.heard_by(lambda seconds: None), progress.Lines(1, 0):  # somebody says it already
         compile_for(0.05)
     with progress.make(0, 1, 0):
@@ -272,7 +272,7 @@ def test_the_bar_counts_seconds_of_compiling_until_there_are_values(
     lines = terminal(60)
     with progress.Bar(3, 0) as shown:
         compile_for(0.05)
-        assert lines()[1:] == ["first use here: compiling, 0 s (of about 10 s, once)"]
+        assert lines()[1:] == ["first use here: compiling, 0 s (of about 5 s, once)"]
         shown.advance(1.0)
         shown.log(0, {"loss": 0.5})
         assert "compiling" not in "".join(lines())

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
+from weakref import proxy
 
 import numpy as np
 
@@ -129,16 +130,18 @@ class Recorder:
         return found
 
     def _recorded(self, spec: OperationSpec, method: Callable[..., Any]) -> Callable[..., Any]:
+        notes = proxy(self)  # which keeps this: a circle would keep all buffers until Python looks for circles
+
         def call(*args: Any, **kwargs: Any) -> Any:
             operands = spec.bind(args, kwargs)
             for operand in spec.reads:
-                self._check_read(spec.name, operand, operands[operand])
+                notes._check_read(spec.name, operand, operands[operand])
             result = method(*args, **kwargs)
             if "out" in operands and operands["out"] is None:
                 operands["out"] = result  # a fresh array: from now on it is this call's buffer
             for operand in spec.writes:
-                self._remember(spec.name, operands[operand])
-            self.calls.append(Call(spec.name, operands))
+                notes._remember(spec.name, operands[operand])
+            notes.calls.append(Call(spec.name, operands))
             return result
 
         return call
