@@ -287,3 +287,15 @@ def test_a_file_that_cannot_be_one_is_as_none(way, tmp_path, monkeypatch):
     finally:
         monkeypatch.setenv("NNX_TUNE", "off")
         tuning.forget()
+
+
+@pytest.mark.parametrize("columns", [2, 3, 4, 7, 10, 16, 300])
+def test_softmaxs_gradient_is_the_same_bits_for_any_number_of_threads(columns: int, monkeypatch: pytest.MonkeyPatch):
+    backend = nnx.get_backend("numba")
+    y = np.random.default_rng(0).standard_normal((400_000 // columns, columns)).astype(np.float32)
+    results = []
+    for threads in (1, 2, 3, 5):
+        monkeypatch.setattr(backend.kernels.pool, "limit", threads)
+        results.append(backend.softmax_backward(y, y))
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])

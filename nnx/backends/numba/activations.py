@@ -53,7 +53,7 @@ class NumbaActivations(NumbaShared):
 
     def softmax_backward(self, y: Array, dy: Array, out: Array | None = None) -> Array:
         dx = np.empty(dy.shape, dy.dtype) if out is None else out
-        done = offer(self._softmax.backward, y, dy, dx, *self._share(y.size, 0.2 * y.size, LINE))
+        done = offer(self._softmax.backward, y, dy, dx, self._share(y.size, 0.2 * y.size)[0])
         return dx if done else super().softmax_backward(y, dy, out)
 
     def softmax_jacobian(self, y: Array, out: Array | None = None) -> Array:

@@ -48,6 +48,7 @@ from nnx.kernels.cpu.threads.team import make_together
 
 # Numbers, and rows, in a block at most: half of the first-level cache, and more gains nothing.
 BLOCK, ROWS = min(4096, caches().l1 // 8), 1024
+PIECE = 1 << 15  # numbers of `backward` in a share, for any threads: the last rows of one are added up otherwise
 LONG = 128  # numbers from which on a row is handled by itself
 # And in `forward` in float32, where exp is a loop of vectors, not a call for each number: there a row's own maximum and
 # sum cost more than is saved up to 32 vectors. 65536 numbers in rows of 128 take 62 us by itself and 39 in blocks with
@@ -279,14 +280,14 @@ backward_together = make_together(backward_share)
 
 @takes("mmmi")
 @njit(**OPTIONS)
-def backward(y, dy, dx, board, step):
-    """dx = y * (dy - sum(y * dy)) for each row; board and step as in `forward`."""
+def backward(y, dy, dx, board):
+    """dx = y * (dy - sum(y * dy)) for each row; the board as in `forward`, with PIECE as its step."""
     n, c = y.shape
     if not behaved(y, dy, dx) or y.shape != dy.shape or y.shape != dx.shape or not apart_or_same(dx, y, dy):
         return False
     if y.size:
         apart = dx.ctypes.data != y.ctypes.data and dx.ctypes.data != dy.ctypes.data
-        rows = larger(1, step // c)
+        rows = larger(1, PIECE // c)
         backward_together(board, (flat(y), flat(dy), flat(dx), c, rows, apart), (n + rows - 1) // rows)
     return True
 
