@@ -138,7 +138,7 @@ def a_few():
     from nnx.kernels.cpu.threads import pool
 
     x, y = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32), np.empty((9, 5), np.float32)
-    softmax.backward(x, x, y, pool.board, x.size)
+    softmax.backward(x, x, y, pool.board)
     assert np.allclose(y, x * (x - (x * x).sum(axis=1, keepdims=True)), atol=rounding(160, "float32"))  # terms up to 20
     p, m = np.ones(3, np.float32), np.zeros(3, np.float32)
     optimizers.sgd(p, p.copy(), m, np.array([0.1, 0, 0, 0, 0, 0]), np.zeros(3, np.int64), pool.board, 1)
@@ -163,9 +163,15 @@ def start(what, **settings):
 
 
 def finish(process):
-    output, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors[-3000:]
-    return json.loads(output)
+    return finish_all([process])[0]
+
+
+def finish_all(processes):
+    """What each printed; all have ended before one is judged, or a failure would leave the others running."""
+    printed = [process.communicate(timeout=600) for process in processes]
+    for process, (_, errors) in zip(processes, printed, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+    return [json.loads(output) for output, _ in printed]
 
 
 # ---- cold and cached -------------------------------------------------------------------------------------------------
@@ -192,22 +198,22 @@ def test_prediction_compiled_and_from_the_cache():
 
 @pytest.mark.skipif(not AMD64, reason="other CPUs' vectors can be had on x86-64 alone")
 def test_prediction_with_narrower_vectors():
-    for process in [start("predictions", **cpu.numba) for cpu in NARROWER]:
-        assert finish(process)["cases"] == 32
+    for done in finish_all([start("predictions", **cpu.numba) for cpu in NARROWER]):
+        assert done["cases"] == 32
 
 
 @pytest.mark.skipif(not AMD64, reason="other CPUs' vectors can be had on x86-64 alone")
 def test_the_product_with_narrower_vectors():
-    for cpu, process in [(cpu, start("products", **cpu.numba)) for cpu in NARROWER]:  # one folder for both
-        assert finish(process)["cases"] // 1000 == cpu.vector
+    both = finish_all([start("products", **cpu.numba) for cpu in NARROWER])  # one folder for both
+    assert [done["cases"] // 1000 for done in both] == [cpu.vector for cpu in NARROWER]
     again = finish(start("products", **NARROWER[0].numba))
     assert again["misses"] == 0
     assert again["hits"] == 2
 
 
 def test_two_processes_fill_one_cache(tmp_path):
-    for process in [start("a_few", **cold(tmp_path)), start("a_few", **cold(tmp_path))]:
-        assert finish(process)["cases"] == 2
+    for done in finish_all([start("a_few", **cold(tmp_path)) for _ in range(2)]):
+        assert done["cases"] == 2
     assert finish(start("a_few", **cold(tmp_path))) == {**CACHED, "cases": 2, "kernels": 2}
 
 
