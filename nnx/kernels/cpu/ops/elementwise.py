@@ -2,8 +2,9 @@
 # (What @njit and @intrinsic take has no types for Python.)
 """Elementwise kernels: activations and their gradients, and in a recorded step the parts of the losses.
 
-Floor: 8 bytes a number (12 for a gradient) in float32 at the speed of whichever memory holds them. In the second-level
-cache relu and the gradients are at it; sigmoid and tanh take 0.3 ns a number with AVX-512 (NumPy 1.5 and 2).
+Lower bound of the time: moving 8 bytes for each float32 number (12 for a gradient), at the speed of the memory that
+they are in. In the second-level cache relu and the gradients reach it; sigmoid and tanh take 0.3 ns for each number
+with AVX-512 (NumPy 1.5 and 2 ns).
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ from nnx.kernels.cpu.threads.team import make_together, share_at
 from nnx.kernels.elementwise import FUNCTIONS, KINDS, number_of
 from nnx.kernels.losses import PARTS
 
-RELU, NONE = number_of("relu"), -1  # NONE: of a dense layer that no function follows
+RELU, NONE = number_of("relu"), -1  # NONE: no function follows a dense layer
 
 
-# ---- formulas by kind, of x, y and two constants ---------------------------------------------------------------------
+# ---- formulas by kind, as functions of x, y and two constants --------------------------------------------------------
 
 
 def function(f):
-    """A function's formula, as one of x, y and two constants."""
+    """A function's formula, as a function of x, y and two constants."""
     return (lambda m, x, y, a, _: f.forward(m, x, a)) if f.parameter else (lambda m, x, *_: f.forward(m, x))
 
 
 def gradient(f):
-    """Its gradient's."""
+    """The formula of its gradient, in the same form."""
     return (lambda m, x, y, a, _: f.backward(m, x, y, a)) if f.parameter else (lambda m, x, y, *_: f.backward(m, x, y))
 
 
@@ -42,12 +43,12 @@ apply_relu = made_of({RELU: FORWARD[RELU]})
 
 
 # ---- kernels of operations -------------------------------------------------------------------------------------------
-# The board is that of the threads which may help, each with `step` numbers at a time: see team.py.
+# Threads help by the board, taking `step` numbers at a time: see team.py.
 
 
 @njit(**PART)
 def forward_share(operands, number):
-    """`forward` of some numbers."""
+    """`forward` for one share of the numbers."""
     x, y, kind, a, step = operands
     first, size = share_at(number, step, x.size)
     source = view(x, first, size)
@@ -69,7 +70,7 @@ def forward(x, y, board, step, kind, a):
 
 @njit(**PART)
 def backward_share(operands, number):
-    """`backward` of some numbers."""
+    """`backward` for one share of the numbers."""
     of, dy, dx, kind, a, step = operands
     first, size = share_at(number, step, of.size)
     apply_gradient(kind, view(of, first, size), view(dy, first, size), view(dx, first, size), a, 0.0)
@@ -81,7 +82,7 @@ backward_together = make_together(backward_share)
 @takes("mmmi")
 @njit(**OPTIONS)
 def backward(of, dy, dx, board, step, kind, a):
-    """dx = dy * f'(x), where `of` is x, or y = f(x), as the function's row says. dx may be one of the others."""
+    """dx = dy * f'(x); `of` is x, or y = f(x), as the function's row in the table says. dx may be one of the others."""
     if not behaved(of, dy, dx) or of.shape != dy.shape or of.shape != dx.shape or not of.size:
         return False
     if not apart_or_same(dx, of, dy):
@@ -93,7 +94,7 @@ def backward(of, dy, dx, board, step, kind, a):
 @takes("mm")
 @njit(**OPTIONS)
 def finish(y, b, kind):
-    """y = f(y + b), the biases b [1, O] added to each row: what is left of a dense layer after BLAS."""
+    """y = f(y + b), with the biases b [1, O] added to each row: the rest of a dense layer after BLAS."""
     n, outputs = y.shape
     if not behaved(y, b) or b.shape != (1, outputs) or not apart(y, b):
         return False
