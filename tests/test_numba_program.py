@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from itertools import pairwise
 from pathlib import Path
 
@@ -545,6 +546,175 @@ def test_operands_of_another_type_are_refused():
     feed = nnx.training.step.Feed(x.astype(np.float32), np.asarray(y))
     runner = trainer.runner(feed)
     assert isinstance(runner, Eager)
+
+
+# ---- one fit after another -------------------------------------------------------------------------------------------
+
+
+class Counted(Compiled):
+    """Counts the steps that are recorded."""
+
+    recorded = 0
+
+    def compile(self, recorder):
+        self.recorded += 1
+        return super().compile(recorder)
+
+
+def other_data(x, y):
+    """Other numbers of the same form."""
+    return x[::-1] * 0.9, y[::-1].copy()
+
+
+@pytest.mark.parametrize("family", ["rows", "lanes"])
+@pytest.mark.parametrize(("name", "sizes"), [("spiral", 1), ("dropout, adamw", 2), ("tail, tanh, penalties", 2)])
+def test_a_second_fit_on_other_data_of_the_same_form_records_nothing_and_is_the_same_to_the_bit(name, sizes, family):
+    model, x, y, batch = model_of(name, Counted(family, 1), "float32")
+    anew, _, _, _ = model_of(name, Counted(family, 1), "float32")
+    for data in ((x, y), other_data(x, y), (x, y)):
+        anew._trainer._forget()
+        histories = [each.fit(*data, epochs=2, batch_size=batch, verbose=0) for each in (model, anew)]
+        assert histories[0]["loss"] == histories[1]["loss"]
+    np.testing.assert_array_equal(model.flat.state, anew.flat.state)
+    assert (model.backend.recorded, anew.backend.recorded) == (sizes, 3 * sizes)
+
+
+def test_fits_by_weights_of_samples_and_on_data_that_may_not_be_written_to_are_remembered_too():
+    model, x, y, _ = model_of("spiral", Counted("rows", 1), "float32")
+    anew, _, _, _ = model_of("spiral", Counted("rows", 1), "float32")
+    x = np.asarray(x, "float32")
+    x.flags.writeable = False
+    for seed in range(3):
+        weights = np.random.default_rng(seed).random(len(x)) + 0.5
+        anew._trainer._forget()
+        for each in (model, anew):
+            each.fit(x, y, epochs=1, batch_size=50, sample_weight=weights, verbose=0)
+    np.testing.assert_array_equal(model.flat.state, anew.flat.state)
+    assert (model.backend.recorded, anew.backend.recorded) == (1, 3)
+
+
+def test_inputs_that_are_the_targets_are_not_taken_for_two_arrays_nor_the_other_way_round():
+    """A recorded step reads one buffer in the first case, two in the second."""
+    x, other = np.random.default_rng(0).normal(size=(2, 40, 4)).astype("float32")
+    after = []
+    for forget in (False, True):
+        layers = [nnx.Dense(4, 3), nnx.Tanh(), nnx.Dense(3, 4)]
+        model = nnx.Sequential(*layers, backend=Counted("rows", 1), seed=1)
+        model.compile(nnx.MeanSquaredError(), nnx.Adam(0.01), metrics=[])
+        for data in ((x, x), (x, other), (x, x), (x, other)):
+            if forget:
+                model._trainer._forget()
+            model.fit(*data, verbose=0)
+        after.append(model.flat.state.copy())
+        assert model.backend.recorded == (4 if forget else 2)
+    np.testing.assert_array_equal(*after)
+
+
+def set_dropout(model, backend):
+    model.layers[2].rate = 0.5
+
+
+def add_penalty(model, backend):
+    model.layers[0].weight_l2 = 0.01
+
+
+def freeze(model, backend):
+    model.layers[0].trainable = False
+
+
+def allow_threads(model, backend):
+    backend.limit = 2
+
+
+def new_optimizer(model, backend):
+    model.optimizer = nnx.SGD(0.1)
+
+
+def replace_a_method(model, backend):
+    model.layers[1].forward = type(model.layers[1]).forward.__get__(model.layers[1])
+
+
+def average(model, backend):
+    return {"callbacks": [nnx.callbacks.WeightAverage(0.9)]}
+
+
+def accumulate(model, backend):
+    return {"accumulate": 2}
+
+
+def other_batches(model, backend):
+    return {"batch_size": 30}
+
+
+CHANGES = [
+    set_dropout, add_penalty, freeze, allow_threads, new_optimizer, replace_a_method, average, accumulate,
+    other_batches,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_a_recording_has_read_and_is_another_now_is_recorded_anew(change):
+    after = []
+    for forget in (False, True):
+        layers = [nnx.Dense(3, 16), nnx.ReLU(), nnx.Dropout(0.1), nnx.Dense(16, 2), nnx.Softmax()]
+        model = nnx.Sequential(*layers, backend=Counted("rows", 1), seed=2)
+        model.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.02))
+        x, y = np.random.default_rng(0).normal(size=(80, 3)), np.arange(80) % 2
+        more = {"batch_size": 40, "verbose": 0}
+        model.fit(x, y, **more)
+        before = model.backend.recorded
+        given = change(model, model.backend) or {}
+        for options in (given, {}, given):
+            if forget:
+                model._trainer._forget()
+            model.fit(x, y, **{**more, **options})
+        assert model.backend.recorded > before
+        after.append(model.flat.state.copy())
+    np.testing.assert_array_equal(*after)
+
+
+def test_a_class_whose_method_was_exchanged_is_recorded_anew(monkeypatch):
+    model, x, y, _ = model_of("spiral", Counted("rows", 1), "float32")
+    model.fit(x, y, verbose=0)
+    ours, seen = nnx.ReLU.forward, []
+    monkeypatch.setattr(nnx.ReLU, "forward", lambda self, *given, **more: seen.append(1) or ours(self, *given, **more))
+    model.fit(x, y, verbose=0)
+    assert seen
+
+
+def test_steps_with_a_part_of_the_users_own_are_recorded_in_each_fit():
+    """Its code may read what nnx cannot know of."""
+
+    class Own(nnx.ReLU):
+        pass
+
+    model = nnx.Sequential(nnx.Dense(2, 8), Own(), nnx.Dense(8, 2), nnx.Softmax(), backend=Counted("rows", 1))
+    model.compile(nnx.CategoricalCrossEntropy(), nnx.Adam(0.02))
+    for _ in range(3):
+        model.fit(np.eye(2).repeat(20, axis=0), np.repeat([0, 1], 20), verbose=0)
+    assert model.eager_reason is None
+    assert model.backend.recorded == 3
+
+
+def test_of_a_fit_neither_its_data_nor_the_memory_of_its_steps_is_kept():
+    model, x, y, _ = model_of("spiral", Counted("rows", 1), "float32")
+    x = np.asarray(x, "float32")
+    model.fit(x, y, verbose=0)
+    kept = weakref.ref(model.backend.program), weakref.ref(model.backend.program.work)
+    model.backend.program = None
+    assert len(model._trainer._templates) == 1
+    assert [reference() for reference in kept] == [None, None]
+    data = weakref.ref(x)
+    model.layers[0].__dict__.pop("inputs")  # which a layer keeps of what it was last given
+    del x
+    assert data() is None
+
+
+def test_of_many_forms_the_latest_are_remembered():
+    model, x, y, _ = model_of("spiral", Counted("rows", 1), "float32")
+    for rows in range(10, 30):
+        model.fit(x[:rows], y[:rows], verbose=0)
+    assert len(model._trainer._templates) == 8
 
 
 # ---- fresh processes -------------------------------------------------------------------------------------------------

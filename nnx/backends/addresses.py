@@ -51,3 +51,17 @@ def same(a: Array | None, b: Array) -> bool:
     if a is b:
         return True
     return a is not None and a.shape == b.shape and a.dtype == b.dtype and address(a) == address(b)
+
+
+def form(arrays: Sequence[Array]) -> tuple[Any, ...] | None:
+    """Return what a recorded step knows of arrays besides where they are; None of such as are not NumPy's.
+
+    Two of which one begins where the other does count as one buffer.
+    """
+    if not all(type(a) is np.ndarray for a in arrays):
+        return None
+    places = [address(a) for a in arrays]
+    return tuple(
+        (a.shape, a.dtype, a.flags.c_contiguous, a.flags.aligned, places.index(place))
+        for a, place in zip(arrays, places, strict=True)
+    )

@@ -8,7 +8,7 @@ so the replayed step needs no Python numbers and no layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -191,6 +191,13 @@ class Recorder:
         return address
 
 
+class Template(Protocol):
+    """What is left of a program without its data and the memory that it works in: to use it on other data."""
+
+    def on(self, arrays: Sequence[Array]) -> Program:
+        """Return the program on other data of the same form: see `addresses.form`."""
+
+
 class Program:
     """A recorded step, replayed by calling each operation with the operands it had.
 
@@ -211,6 +218,14 @@ class Program:
     def __init__(self, backend: object, calls: list[Call]) -> None:
         self.calls = calls
         self._bound = [(loud(getattr(backend, call.name)), tuple(call.operands.values())) for call in calls]
+
+    def template(self, arrays: Sequence[Array]) -> Template | None:
+        """Return what makes this program anew on other data, or None where it must be recorded again.
+
+        Args:
+            arrays: the data that it was recorded on.
+        """
+        return None
 
     @QUIET
     def run(self, steps: int) -> None:

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nnx.backends.recorder import AS_WRITTEN, Program, Recorder
+from nnx.backends.addresses import form
+from nnx.backends.recorder import AS_WRITTEN, Program, Recorder, Template
 from nnx.callbacks import Model
 from nnx.distributed.shares import Shares
 from nnx.errors import InputError, NonFiniteError, NotReplayable
@@ -71,6 +72,7 @@ class Trainer(TrainingStep):
         self._held: list[Held] = []  # what recordings hold of parts that nnx did not define
         self._saved: State | None = None
         self._staged: dict[tuple[int, ...], tuple[Feed, Program | Eager | Shared]] = {}
+        self._templates: dict[Any, Template] = {}  # of what was recorded, by the form of its data
         self._shares: Shares | None = None
         super().__init__(network, loss, optimizer, metrics)
 
@@ -100,7 +102,7 @@ class Trainer(TrainingStep):
                 self.outdated = False  # before anything is read: another thread may be changing settings
                 self._fuse()
                 self.network.penalties[...] = 0  # a step writes only those that there are
-                self._staged.clear()
+                self._forget()
                 self._held.clear()
                 self.edition += 1
                 whole = True
@@ -108,6 +110,11 @@ class Trainer(TrainingStep):
                 if not whole:  # cut short by Ctrl-C (owner.py)
                     self.outdated = True
         return self.edition
+
+    def _forget(self) -> None:
+        """Forget what was recorded."""
+        self._staged.clear()
+        self._templates.clear()
 
     def quantities(self, validated: bool) -> list[str]:
         """Return the names of what a fit measures, in the order of its history."""
@@ -137,9 +144,12 @@ class Trainer(TrainingStep):
         if written(optimizer, "update"):  # it may clip, warm up or skip steps, and one step would not show it
             reason = f"{optimizer} has an update() of its own, which may differ from step to step"
             return Eager(self, feed, reason, part)
+        custom = CustomParts([*every(self.network._layers), self.loss, self.optimizer], feed.x, self.backend.xp)
+        key = None if part or custom.any else self._form(feed)
+        if key in self._templates:
+            return self._templates[key].on(feed.arrays())
         before, state, counters, more = self.state(), self.flat.state, self.counters, self.flat.more
         gradients = self.flat.gradients
-        custom = CustomParts([*every(self.network._layers), self.loss, self.optimizer], feed.x, self.backend.xp)
         known = [*feed.arrays(), self.hyper, self.counters, self.network.penalties, self.nothing]
         known += self.network.buffers()
         recorder = self.backend.record(known)
@@ -170,7 +180,19 @@ class Trainer(TrainingStep):
                 custom.restore()
         held = custom.held()
         self._held += [] if held is None else [held]
+        template = None if key is None else program.template(feed.arrays())
+        if template is not None:
+            if len(self._templates) == BATCH_SIZES:
+                self._templates.pop(next(iter(self._templates)))
+            self._templates[key] = template
         return program
+
+    def _form(self, feed: Feed) -> Any:
+        """Return all that a recording depends on besides what settings tell of; None: it cannot be used again."""
+        data = form(feed.arrays()) if self._shares is None else None
+        if data is None:
+            return None
+        return data, feed.x.shape[0], self.accumulating, self.averaging, self.backend.threads()
 
     # ---- shares ------------------------------------------------------------------------------------------------------
 
@@ -183,7 +205,7 @@ class Trainer(TrainingStep):
     def shares(self, shares: Shares | None) -> None:
         if shares != self._shares:
             self._shares = shares
-            self._staged.clear()
+            self._forget()
 
     @changing
     def swap(self) -> None:
@@ -298,7 +320,8 @@ class Trainer(TrainingStep):
         """Set how near a regression's output must be to count as right; recorded steps hold the old number."""
         if tolerance != self.tolerance:
             self.tolerance = tolerance
-            self._staged.clear()
+            if self.metric is not None:
+                self._forget()
 
     def _snapshot(self) -> State:
         """Return the state in buffers that the next snapshot overwrites: fresh memory would cost more than the copy."""

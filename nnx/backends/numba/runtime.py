@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
+from copy import copy
 from functools import cache
 from threading import get_ident
 from typing import Any
@@ -10,7 +12,7 @@ from weakref import proxy
 
 import numpy as np
 
-from nnx.backends.addresses import Array
+from nnx.backends.addresses import Array, same
 from nnx.backends.dataflow import Step
 from nnx.backends.numba import listing
 from nnx.backends.numba.lowering import GIVEN, Layout
@@ -46,34 +48,46 @@ class NumbaProgram:
     def __init__(self, step: Step, layout: Layout, calls: list[Call], limit: Any) -> None:
         assert step.optimizer is not None
         assert step.end is not None
-        self.calls = calls  # keeps all buffers alive
+        self.calls = calls
         self.family, self.threads, self._limit = layout.family, layout.threads, limit
-        nothing, dtype = np.zeros(1, np.int64), layout.arena.dtype
-        inputs = [plain(a) for a in layout.inputs] + [np.zeros(1, dtype)] * (len(GIVEN) - len(layout.inputs))
-        end, optimizer = step.end.operands, step.optimizer.operands
+        dtype, end, optimizer = layout.arena.dtype, step.end.operands, step.optimizer.operands
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         self.description = f"one compiled function, samples {WAYS[self.family]}, {layout.products}{threads}"
         self.kernels, self.table = listing.kernels_of(step, self.family, layout.product), layout.table
         self._formulas = layout.formulas  # kept while the table holds their addresses
         self._kinds = listing.kinds_of(step) | {code.address: name for code, name in layout.formulas.items()}
-        self.numbers, self.sync = np.array(layout.numbers), aligned(t.SYNC, np.dtype(np.int64))
-        self.work = aligned(layout.work, dtype)
-        self._unit = layout.unit
+        self._dtype, self._unit = dtype, layout.unit
         self._function = function_of(dtype, self.family, unit=self._unit)
-        self._arguments = (
-            self.table.reshape(-1), self.work, plain(layout.arena), *inputs,
-            np.zeros(1, dtype) if layout.more is None else plain(layout.more),
-            nothing if step.labels is None else plain(step.labels), nothing if step.order is None else
-            plain(step.order),
-            *(plain(a) for a in (optimizer["hyper"], end["counters"], end["stats"], end["penalties"], end["history"])),
-            self.numbers, self.sync,
-        )  # fmt: skip
+        self._room, self._constants = layout.work, np.array(layout.numbers)
+        state = optimizer["hyper"], end["counters"], end["stats"], end["penalties"], end["history"]
+        self._arena, self._more, self._state = layout.arena, layout.more, state
+        nowhere = [None] * (len(GIVEN) - len(layout.inputs))
+        self._take((*layout.inputs, *nowhere, step.labels, step.order))
         self.running = False
         self._pooled = [[(self.numbers[at : at + a.size], a.reshape(-1)) for at, a in stop] for stop in layout.stops]
         self.clocks: Array | None = None
         choices = current().choices
         self.seconds = 1e-9 * AROUND * step.work * choices.prediction.weight_among * dtype.itemsize / 4  # of a step
         self._worth = 1e-6 * choices.share_us  # of a call: below, to wake a helper takes longer than it saves
+
+    def _take(self, data: Sequence[Array | None]) -> None:
+        """Take data: arrays in the order of GIVEN, labels, the order of rows; None where there is none. And memory."""
+        self._data = data  # keeps it alive, as `plain` may not
+        self.numbers, self.sync = self._constants.copy(), aligned(t.SYNC, np.dtype(np.int64))
+        self.work = aligned(self._room, self._dtype)
+        floats, whole = np.zeros(1, self._dtype), np.zeros(1, np.int64)
+        more = floats if self._more is None else plain(self._more)
+        *given, labels, order = data
+        self._arguments = (
+            self.table.reshape(-1), self.work, plain(self._arena), *(floats if a is None else plain(a) for a in given),
+            more, *(whole if a is None else plain(a) for a in (labels, order)), *map(plain, self._state),
+            self.numbers, self.sync,
+        )  # fmt: skip
+
+    def template(self, arrays: Sequence[Array]) -> Template | None:
+        """See `Program`."""
+        places = [None if a is None else number_in(arrays, a) for a in self._data]
+        return None if self._pooled or -1 in places else Template(self, places)
 
     @property
     def pieces(self) -> list[NumbaProgram | GoesOn]:
@@ -137,6 +151,31 @@ class GoesOn:
     def run(self, steps: int) -> None:
         """Go on with the one step that has begun."""
         self._program.go_on(self._stop)
+
+
+class Template:
+    """What is left of a program without its data and its memory: programs on other data are made of it.
+
+    Args:
+        places: of each of a program's data, which of the arrays it is that the program was recorded on.
+    """
+
+    def __init__(self, program: NumbaProgram, places: Sequence[int | None]) -> None:
+        self._program, self._places = copy(program), places
+        for name in ("calls", "numbers", "sync", "work", "_data", "_arguments"):
+            delattr(self._program, name)
+
+    def on(self, arrays: Sequence[Array]) -> NumbaProgram:
+        """Return the program on other arrays, which are alike: see `form`."""
+        program = copy(self._program)
+        program.calls = []
+        program._take([None if place is None else arrays[place] for place in self._places])
+        return program
+
+
+def number_in(arrays: Sequence[Array], a: Array) -> int:
+    """Return which of the arrays it is; -1: none."""
+    return next((number for number, array in enumerate(arrays) if same(array, a)), -1)
 
 
 def plain(a: Array) -> Array:
