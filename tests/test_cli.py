@@ -591,40 +591,6 @@ def test_ctrl_c_while_the_process_ends_is_no_traceback(command: str, tmp_path: P
     assert "Traceback" not in err
 
 
-CTRL_C_WHILE_IMPORTING = """
-import os, signal, sys
-
-
-class CtrlC:
-    def find_spec(self, name, *_):
-        if name == sys.argv[1]:
-            del sys.argv[1], sys.meta_path[0]
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-sys.meta_path.insert(0, CtrlC())
-from nnx_command import main
-sys.exit(main())
-"""
-
-
-@pytest.mark.parametrize(
-    ("module", "before", "code", "err"),
-    [
-        ("numpy", "", -signal.SIGINT, ""),  # while nnx is imported: by the signal, at once
-        ("nnx.cli.app", "", 1, "error: interrupted\n"),
-        ("numpy", "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)", 2, "error: nothing.csv: .+\n"),
-    ],
-)
-def test_ctrl_c_while_the_command_is_imported_is_no_traceback(
-    module: str, before: str, code: int, err: str, tmp_path: Path
-):
-    line = [sys.executable, "-c", f"{before}\n{CTRL_C_WHILE_IMPORTING}", module, "train", "nothing.csv"]
-    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=600)
-    assert (done.returncode, done.stdout) == (code, ""), done.stderr
-    assert re.fullmatch(err, done.stderr)
-
-
 def test_ctrl_c_elsewhere(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -125,7 +125,7 @@ def test_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path):
     }
     pages = {f"nnx/tour/pages/{path.name}" for path in (ROOT / "docs/tour").glob("*.md")} - {"nnx/tour/pages/README.md"}
     assert "nnx/py.typed" in names
-    assert names == sources | pages | {"nnx_command.py"}
+    assert names == sources | pages
 
 
 def test_sdist_holds_the_package_once_and_what_it_takes_to_test_it(sdist: Path):
@@ -172,11 +172,6 @@ def test_every_extra_is_asked_for_somewhere_and_no_other():
 
 
 # With NumPy alone ---------------------------------------------------------------------------------
-
-
-def test_its_command_runs_with_numpy_alone(numpy_alone: Path):
-    command = numpy_alone.with_name(f"nnx{numpy_alone.suffix}")
-    assert python("doctor", executable=command).startswith("machine\n")
 
 
 def test_it_trains_with_numpy_alone(numpy_alone: Path):

@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from nnx.errors import MissingExtra
 from nnx.training import interrupt
@@ -26,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Args:
         argv: what stands after `nnx`. `--debug` counts anywhere. None takes it from the process, which ends with this
-            command: while it does, and while nnx is imported (nnx_command.py), Ctrl-C ends it at once.
+            command: while it does, Ctrl-C ends it at once.
     """
     try:
         return _run(argv)
@@ -44,8 +43,6 @@ def _run(argv: Sequence[str] | None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
     try:
-        if argv is None:
-            _hear_ctrl_c()
         with _sigterm_as_ctrl_c():
             return finish(_command(arguments)(arguments))
     except BaseException as error:
@@ -55,21 +52,11 @@ def _run(argv: Sequence[str] | None) -> int:
             return FAILED
 
 
-def _hear_ctrl_c() -> None:
-    """Have Ctrl-C raise KeyboardInterrupt, where it was left to the system."""
-    _exchange(signal.SIG_DFL, signal.default_int_handler)
-
-
 def _leave_ctrl_c_to_the_system() -> None:
     """Have Ctrl-C end the process without a word: raised while Python clears up, it prints a traceback."""
-    _exchange(signal.default_int_handler, signal.SIG_DFL)
-
-
-def _exchange(handler: Any, other: Any) -> None:
-    """Have another handler for Ctrl-C, if it is this one now. Only the main thread may."""
     here = threading.current_thread() is threading.main_thread()
-    if here and signal.getsignal(signal.SIGINT) is handler:
-        signal.signal(signal.SIGINT, other)
+    if here and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _take_closed_numbers() -> None:
