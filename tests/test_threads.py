@@ -24,6 +24,11 @@ BACKENDS = ["numpy", "numba"]
 FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def blas_threads() -> None:
+    """BLAS takes as many threads as it does for users."""
+
+
 def data(rows: int = 40) -> tuple[np.ndarray, np.ndarray]:
     x = np.random.default_rng(0).standard_normal((rows, 4))
     return x, (x[:, 0] > 0).astype(int) + (x[:, 1] > 0)
