@@ -1,4 +1,4 @@
-"""Chains of layers: how many features go into layers in a row, and come out."""
+"""Chains of layers: how many features go in and come out of layers that run one after the other."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from nnx.layers.base import Layer
 from nnx.layers.dropout import Drawing
 from nnx.layers.flatten import Flatten
 
-PASSING = (Activation, Drawing, Flatten, Linear)  # what gives as many features as it takes
+PASSING = (Activation, Drawing, Flatten, Linear)  # layers with as many outputs as inputs
 
 
 def chain(layers: Sequence[Layer], who: str = "Sequential", width: int | None = None) -> tuple[int | None, int | None]:
-    """Return how many inputs and outputs the layers have together; None where any will do, or it is not known.
+    """Return the numbers of inputs and outputs of a chain; None for any number, or one that is not known.
 
     Args:
-        width: how many features come in, where that is known.
+        layers: in order. who: the name to begin errors with. width: the number of inputs, where it is known.
+
+    Raises:
+        InputError: a layer does not take as many features as the one before it gives.
     """
     first, passing = width, True
     for number, layer in enumerate(layers):
@@ -33,17 +36,17 @@ def chain(layers: Sequence[Layer], who: str = "Sequential", width: int | None = 
 
 
 def every(layers: Sequence[Layer]) -> Iterator[Layer]:
-    """Yield the layers, and after each those that it holds."""
+    """Yield each layer, followed by the layers inside it."""
     for layer in layers:
         yield layer
         yield from every([*getattr(layer, "inner", {}).values()])
 
 
 def returned(result: Any, layer: Layer, method: str) -> Any:
-    """Return what a layer's method returned, which one of the user's own may have forgotten to do.
+    """Return `result`, the return value of a layer's method, after checking that it is not None.
 
     Raises:
-        InputTypeError: it returned nothing.
+        InputTypeError: it is None: a user-defined method forgot its `return`.
     """
     if result is None:
         kept = "output" if method == "forward" else "dinputs"

@@ -1,4 +1,4 @@
-"""Validation of a model's architecture: layers that fit in a row, and a loss that suits the last of them."""
+"""Validation of a model's architecture: whether its layers fit together, and the loss fits the last of them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ HALVES = ("forward", "losses", "backward", "gradients", "both")
 
 
 def fitting_layers(layers: Sequence[Any], kept: Sequence[Layer] = ()) -> tuple[Layer, ...]:
-    """Return the layers given to a model, if each is one, and is in no other place.
+    """Return the layers given to a model as a tuple, after checking them.
 
     Args:
-        kept: those that the model has already.
+        layers: as given. kept: those that the model has already.
+
+    Raises:
+        InputError: one is no layer, is given twice, belongs to another model, or is an `Embedding` that is not first.
     """
     if len(layers) == 1 and isinstance(layers[0], list | tuple):
         raise InputTypeError("Sequential takes layers one by one: Sequential(*layers), not a list")
@@ -52,7 +55,7 @@ def fitting_layers(layers: Sequence[Any], kept: Sequence[Layer] = ()) -> tuple[L
 
 
 def check_layer(layer: Layer) -> None:
-    """Refuse a `forward` of the user's own that a model cannot call."""
+    """Refuse a layer whose user-defined `forward` a model cannot call."""
     for each in every([layer]):
         if not written(each, "forward"):
             continue
@@ -66,10 +69,10 @@ def check_layer(layer: Layer) -> None:
 
 
 def check_loss(loss: Loss) -> None:
-    """Refuse a loss of which one half is the user's own, and the gradient that of another loss."""
+    """Refuse a loss of which only one half is user-defined, so that loss and gradient do not belong together."""
     known = loss.metric in (None, "categorical", "binary", "regression", "logits")
     if known and is_own(type(loss)) and hasattr(loss, "operation") and vars(loss).keys().isdisjoint(HALVES):
-        return  # at once, since `evaluate` asks each time
+        return  # early, since each `evaluate` calls this
     ways = (("forward", "losses"), ("backward", "gradients"))
     mine = [any(written(loss, name) for name in (*pair, "both")) for pair in ways]
     if not any(mine) and not hasattr(loss, "operation") and not isinstance(loss, ElementwiseLoss):
@@ -92,7 +95,7 @@ def check_loss(loss: Loss) -> None:
 
 
 def check_ending(last: Layer, loss: Loss) -> None:
-    """Refuse the two mistakes that train without an error, and badly."""
+    """Refuse the two combinations of last layer and loss that would train without an error, but badly."""
     if isinstance(loss, FusedLoss) and type(last).__name__ in ("Softmax", "Sigmoid"):
         raise InputError(f"compile: {loss} takes logits, but the last layer is {last}; drop that layer")
     shares = type(last) not in (Dense, Linear, Residual, *ELEMENTWISE.values()) or type(last) is Sigmoid
