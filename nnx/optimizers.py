@@ -76,7 +76,7 @@ class Optimizer(Assignable):
     """
 
     operation: ClassVar[str]
-    moments: ClassVar[tuple[str, ...]]  # which of the buffer's moments the operation takes
+    moments: ClassVar[tuple[str, ...]] = ()  # which of the buffer's moments the operation takes
     _facts: ClassVar[dict[str, str]] = dict.fromkeys(("hyper", "counters"), "assign the numbers by their names")
 
     _runtime = ("_listener", "hyper", "counters")
