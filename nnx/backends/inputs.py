@@ -33,6 +33,23 @@ def is_ready(x: Any) -> TypeGuard[np.ndarray]:
     return type(x) is np.ndarray and x.dtype.kind in "fiub" and x.dtype.isbuiltin != 2
 
 
+def unwritable(a: Any) -> Any:
+    """Return a view of a NumPy array through which nothing can be written; anything else as it is.
+
+    What code of the user's own is given may be the user's own data, or what later steps read again.
+    """
+    if not isinstance(a, np.ndarray):
+        return a
+    view = a.view()
+    view.flags.writeable = False
+    return view
+
+
+def written_into(error: Exception) -> bool:
+    """Tell whether an error of NumPy's is that of writing into an `unwritable` array."""
+    return "read-only" in str(error)
+
+
 def to_numbers(x: Any, what: str, words: str) -> np.ndarray:
     """Return `x` as a NumPy array of real numbers.
 

@@ -8,7 +8,8 @@ so the replayed step needs no Python numbers and no layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from weakref import proxy
 import numpy as np
 
 from nnx.backends.errors import NotReplayable
+from nnx.backends.inputs import unwritable, written_into
 from nnx.backends.operation_table import OPERATIONS, QUIET, OperationSpec, loud
 
 Array = Any
@@ -87,6 +89,30 @@ def in_pieces(calls: list[Call], stops: Iterable[int] = ()) -> list[Piece]:
         if number in stopping:
             pieces[-1].stops.append(number)
     return pieces
+
+
+def recording(backend: Any) -> bool:
+    """Tell whether what layers compute with is a `Recorder`."""
+    return hasattr(backend, "calls")
+
+
+def lent(a: Array, backend: Any) -> Array:
+    """Return an array for code of the user's own, which may edit it, though others need it as it is: a copy.
+
+    While a step is recorded, where nobody would know a copy again, a view that is read-only; see `editing`.
+    """
+    return unwritable(a) if recording(backend) else backend.xp.asarray(a, copy=True)
+
+
+@contextmanager
+def editing(what: str) -> Iterator[None]:
+    """Refuse to record a step in which somebody writes into what was `lent`; `what` says who does."""
+    try:
+        yield
+    except ValueError as error:
+        if not written_into(error):
+            raise
+        raise NotReplayable(f"{what} in place") from error
 
 
 class Recorder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from inspect import signature
 from typing import Any
 
@@ -12,9 +12,11 @@ from nnx.layers import ELEMENTWISE, Dense, Embedding, Layer, Linear, Residual, S
 from nnx.layers.chain import every
 from nnx.layers.embedding import fronts
 from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy, ElementwiseLoss, FusedLoss, Loss
+from nnx.optimizers import Optimizer
 from nnx.settings import is_own, written
 
 HALVES = ("forward", "losses", "backward", "gradients", "both")
+BY_HAND = ("pre_update_params", "post_update_params", "update_params", "current_learning_rate")  # of an optimizer
 
 
 def fitting_layers(layers: Sequence[Any], kept: Sequence[Layer] = ()) -> tuple[Layer, ...]:
@@ -55,10 +57,16 @@ def fitting_layers(layers: Sequence[Any], kept: Sequence[Layer] = ()) -> tuple[L
 
 
 def check_layer(layer: Layer) -> None:
-    """Refuse a layer whose user-defined `forward` a model cannot call."""
+    """Refuse a layer whose user-defined `forward` a model cannot call, or with layers inside that no step trains."""
     for each in every([layer]):
         if not written(each, "forward"):
             continue
+        for name, held in _layers_within(each):
+            raise InputError(
+                f"{each}: its {name} is {held}, whose parameters the model does not know: no step would move them, and "
+                "no file keep them. Give it to the model as a layer beside this one, or within nnx.Residual or "
+                f"nnx.Concat; or name parameters in shapes. With {name}.trainable = False it is taken as it is"
+            )
         try:
             signature(each.forward).bind("inputs", training=False)
         except TypeError as error:
@@ -66,6 +74,48 @@ def check_layer(layer: Layer) -> None:
                 f"{each}: a model calls forward(inputs, training=False): {error}; write "
                 "def forward(self, inputs, training=False)"
             ) from None
+
+
+def _layers_within(layer: Layer) -> Iterator[tuple[str, Layer]]:
+    """Yield the layers that one of the user's own keeps as attributes, or in lists there, if they are to be trained."""
+    known = {id(each) for each in getattr(layer, "inner", {}).values()}
+    for name, value in vars(layer).items():
+        held = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        for each in held:
+            if isinstance(each, Layer) and id(each) not in known and any(each.trained().values()):
+                yield name, each
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Refuse an optimizer of the user's own of which a model's steps would not call what it says."""
+    kind = type(optimizer).__name__
+    if is_own(type(optimizer)) and vars(optimizer).keys().isdisjoint(BY_HAND):
+        return
+    if "hyper" not in vars(optimizer):
+        raise InputError(f"compile: {kind}.__init__() does not call super().__init__(learning_rate), which it must")
+    updates = written(optimizer, "update")
+    unheard = [name for name in BY_HAND[: 2 if updates else None] if written(optimizer, name)]
+    if unheard:
+        raise InputError(
+            f"compile: {kind} has a {unheard[0]} of its own, which a model's steps do not ask: write "
+            "update(self, flat, hyper, counters, backend), or let a callback set learning_rate, such as "
+            "nnx.callbacks.LearningRateSchedule(function, by='step')"
+        )
+    if not updates and not hasattr(optimizer, "operation"):
+        raise InputError(
+            f"compile: {kind} says nowhere how it moves parameters: write "
+            "update(self, flat, hyper, counters, backend), which changes flat.values by flat.gradients"
+        )
+    fault = checks.call_fault(optimizer.update, "flat", "hyper", "counters", "backend")
+    if fault is not None:
+        raise InputTypeError(
+            f"compile: {kind}: a model calls update(flat, hyper, counters, backend): {fault}; write "
+            "def update(self, flat, hyper, counters, backend=None)"
+        )
+    if not (isinstance(optimizer.moments, tuple) and all(isinstance(name, str) for name in optimizer.moments)):
+        raise InputTypeError(
+            f"compile: {kind}: moments={optimizer.moments!r:.60}: expected a tuple of names, such as ('first',)"
+        )
 
 
 def check_loss(loss: Loss) -> None:
@@ -86,6 +136,13 @@ def check_loss(loss: Loss) -> None:
             "right outputs are told from wrong"
         )
     by_hand = [name for name, _ in ways if written(loss, name)]
+    for name in by_hand:
+        fault = checks.call_fault(getattr(loss, name), "y_pred", "y_true")
+        if fault is not None:
+            raise InputTypeError(
+                f"compile: {loss}: a model calls {name}(y_pred, y_true): {fault}; write "
+                f"def {name}(self, y_pred, y_true)"
+            )
     if by_hand and not all(mine):
         missing = ways[mine.index(False)][0]
         raise InputError(

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from nnx.backends.addresses import form
-from nnx.backends.recorder import AS_WRITTEN, Program, Recorder, Template
+from nnx.backends.recorder import AS_WRITTEN, Program, Recorder, Template, lent
 from nnx.callbacks import Model
 from nnx.distributed.shares import Shares
 from nnx.errors import InputError, NonFiniteError, NotReplayable
@@ -25,7 +25,7 @@ from nnx.layers.chain import every
 from nnx.losses import Loss
 from nnx.measures import Metric, beside, name_of
 from nnx.model.network import Network
-from nnx.model.validation import check_ending, check_loss
+from nnx.model.validation import check_ending, check_loss, check_optimizer
 from nnx.optimizers import Optimizer
 from nnx.owner import changing
 from nnx.settings import written
@@ -87,6 +87,7 @@ class Trainer(TrainingStep):
             )
         check_loss(self.given_loss)
         check_ending(self.network.layers[-1], self.given_loss)
+        check_optimizer(self.optimizer)
 
     def refresh(self) -> int:
         """Take over the present settings of layers, loss and optimizer; return the edition.
@@ -338,7 +339,7 @@ class Trainer(TrainingStep):
         backend, before = self.backend, self.copy_of(self.flat.statistics)
         if feed.source is not None:
             backend.gather_rows(feed.source[0], feed.source[2], self.counters, out=feed.x)
-        place, outputs = LOSS_ITSELF, feed.x
+        place, outputs = LOSS_ITSELF, lent(feed.x, backend)
         for number, layer in enumerate(self.layers):
             name = f"layer {number}, {layer}"
             bad = [p for p in layer.shapes if not np.isfinite(backend.to_numpy(layer.parameter(p))).all()]
