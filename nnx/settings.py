@@ -141,7 +141,7 @@ def is_method(part: Any, name: str) -> bool:
 def replaced(part: Any) -> bool:
     """Tell whether a part has a method that its class was not written with, on itself or by a change of the class."""
     kind = type(part)
-    if any(is_own(each) and rewritten(each) for each in kind.__mro__):
+    if any(map(rewritten, _own.get(kind) or own_of(kind))):
         return True
     return not vars(part).keys().isdisjoint(_methods.get(kind) or methods_of(kind))
 
@@ -157,7 +157,16 @@ def written(part: Any, name: str) -> bool:
 
 
 _as_written: dict[type, dict[str, Any]] = {}  # what nnx's classes have, as found when none of it was the user's
+_own: dict[type, tuple[type, ...]] = {}  # which of nnx's classes they are made of
 _methods: dict[type, frozenset[str]] = {}  # names of nnx's classes' methods, while they are as written
+
+
+def own_of(kind: type) -> tuple[type, ...]:
+    """Return which classes of nnx's a class is made of; of one of nnx's they are kept."""
+    found = tuple(filter(is_own, kind.__mro__))
+    if is_own(kind):
+        _own[kind] = found
+    return found
 
 
 def rewritten(kind: type) -> bool:

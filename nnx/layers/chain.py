@@ -36,7 +36,9 @@ def every(layers: Sequence[Layer]) -> Iterator[Layer]:
     """Yield the layers, and after each those that it holds."""
     for layer in layers:
         yield layer
-        yield from every([*getattr(layer, "inner", {}).values()])
+        inner = getattr(layer, "inner", None)
+        if inner:
+            yield from every([*inner.values()])
 
 
 def returned(result: Any, layer: Layer, method: str) -> Any:

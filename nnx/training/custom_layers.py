@@ -29,6 +29,11 @@ PLAIN = (int, float, complex, str, bytes, np.generic, type(None))
 NAMESPACES = ("types", "argparse")  # whose objects hold a user's numbers, as those of the user's own classes do
 
 
+def is_custom(part: Assignable) -> bool:
+    """Tell whether nnx did not define a part, or not as it is now."""
+    return not is_own(type(part)) or replaced(part)
+
+
 class CustomParts:
     """Remembers the parts that nnx did not define, or not as they are now, and the inputs of the step.
 
@@ -37,7 +42,7 @@ class CustomParts:
     """
 
     def __init__(self, parts: Sequence[Assignable], inputs: Any, xp: Any) -> None:
-        self._kept = [Kept(part) for part in parts if not is_own(type(part)) or replaced(part)]
+        self._kept = [Kept(part) for part in parts if is_custom(part)]
         self.any, self._inputs, self._xp = bool(self._kept), inputs, xp
         self._copy = xp.asarray(inputs, copy=True) if self._kept else None
         self._draws = draws() if self._kept else None

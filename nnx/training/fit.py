@@ -74,7 +74,7 @@ class Fit:
 
     def _runner(self, feed: Feed, within: bool) -> Runner:
         """Return what runs the steps on a feed."""
-        update = self.trainer.runner(feed)
+        update = self.trainer.known_runner(feed)
         if self.plan.plain:
             return update
         part = None
