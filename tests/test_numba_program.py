@@ -16,12 +16,15 @@ import pytest
 pytest.importorskip("numba")
 
 import nnx
-from nnx.backends.numba import lowering, lowering_rows
+from nnx.backends.addresses import form_of
+from nnx.backends.numba import lowering, lowering_rows, structure
 from nnx.backends.numba.lowering import round_up
 from nnx.backends.numba.lowering_lanes import Lanes
 from nnx.backends.numba.lowering_rows import Rows
 from nnx.backends.numba.program import compile_program
+from nnx.backends.numba.structure import compile_known, structure_of
 from nnx.backends.numpy import NumpyBackend
+from nnx.backends.recorder import Call
 from nnx.errors import NotReplayable
 from nnx.kernels.cpu.caches import KIB, Caches
 from nnx.kernels.cpu.ops.optimizers import ADAM
@@ -44,6 +47,9 @@ class Compiled(NumpyBackend):
 
     def threads(self):
         return self.limit
+
+    def form(self, arrays):
+        return form_of(arrays), self.limit
 
     def compile(self, recorder):
         self.program = compile_program(self, recorder.calls, self.family, self.limit)
@@ -715,6 +721,96 @@ def test_of_many_forms_the_latest_are_remembered():
     for rows in range(10, 30):
         model.fit(x[:rows], y[:rows], verbose=0)
     assert len(model._trainer._templates) == 8
+
+
+# ---- one model after another -----------------------------------------------------------------------------------------
+
+
+class Known(Compiled):
+    """Looks at what steps are made of whose structure is known, beside what lowering makes of them."""
+
+    parts, unit = 0, None
+
+    def compile(self, recorder):
+        self.recorder = recorder
+        self.program = compile_known(self, recorder)
+        self.facts = facts(self.program), facts(compile_program(self, recorder.calls))
+        return self.program
+
+
+def facts(program):
+    """All that a program is, but for its own memory."""
+    own = [id(a) for a in (program.numbers, program.sync, program.work)]
+    arrays = [(a.__array_interface__, a.tobytes()) for a in program._arguments if id(a) not in own and a.size > 1]
+    names = "family", "threads", "description", "kernels", "seconds", "_worth", "_room", "_kinds", "_function"
+    inside = program.table.tolist(), program.numbers.tolist(), program.work.size, program.sync.size
+    return [getattr(program, name) for name in names], arrays[1:], inside
+
+
+@pytest.mark.parametrize("family", ["rows", "lanes"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_program_of_a_known_structure_is_the_one_that_lowering_makes(name, family, monkeypatch):
+    monkeypatch.setenv("NNX_PROGRAM", family)
+    monkeypatch.setattr(structure, "_templates", {})
+    programs = []
+    for number in range(2):
+        model, x, y, batch = model_of(name, Known(family, 2), "float32")
+        model.flat.values[...] += number
+        model.fit(x + number, y.copy(), batch_size=batch, verbose=0)
+        got, wanted = model.backend.facts
+        assert got == wanted
+        programs.append(model.backend.program)
+    assert programs[0].table is programs[1].table
+
+
+def recorded_step(
+    rate=0.1, rows=20, l2=0.0, dtype="float32", width=8, trainable=True, targets=None, optimizer=nnx.Adam
+):
+    """What is recorded of a step."""
+    layers = [nnx.Dense(4, width, weight_l2=l2), nnx.Tanh(), nnx.Dropout(rate), nnx.Dense(width, 4)]
+    layers[0].trainable = trainable
+    model = nnx.Sequential(*layers, backend=Known("rows", 1), dtype=dtype).compile(nnx.MeanSquaredError(), optimizer())
+    x = np.random.default_rng(rows).normal(size=(rows, 4)).astype(dtype)
+    model._trainer.runner(nnx.training.step.Feed(x, x.copy() if targets is None else targets(x)))
+    return model.backend.recorder
+
+
+def structure_for(**changes):
+    recorder = recorded_step(**changes)
+    return structure_of(recorder.calls, recorder.places)[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rate": 0.2}, {"rows": 21}, {"l2": 0.1}, {"dtype": "float64"}, {"width": 9}, {"trainable": False},
+        {"targets": lambda x: x}, {"targets": lambda x: x[::-1]}, {"optimizer": nnx.RMSprop},
+    ],
+)  # fmt: skip
+def test_whatever_lowering_reads_is_part_of_the_structure(changes):
+    assert structure_for() == structure_for()
+    assert structure_for(**changes) != structure_for()
+
+
+def test_a_structure_tells_apart_what_python_takes_for_equal():
+    def of(value):
+        return structure_of([Call("dropout", {"rate": value})], {})[0]
+
+    values = [0, 0.0, -0.0, False, None, "0"]
+    assert len({of(value) for value in values}) == len(values)
+    assert of(np.float64(0)) is None  # and what it does not know it leaves alone
+    assert of([]) is None
+
+
+def test_of_many_structures_the_latest_are_kept(monkeypatch):
+    monkeypatch.setattr(structure, "_templates", {})
+    monkeypatch.setattr(structure, "KEPT", 3)
+    for rows in (20, 21, 22, 20, 23):
+        recorded_step(rows=rows)
+    assert len(structure._templates) == 3
+    kept = dict(structure._templates)
+    recorded_step(rows=23)
+    assert structure._templates == kept
 
 
 # ---- fresh processes -------------------------------------------------------------------------------------------------

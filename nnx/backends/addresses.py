@@ -53,13 +53,11 @@ def same(a: Array | None, b: Array) -> bool:
     return a is not None and a.shape == b.shape and a.dtype == b.dtype and address(a) == address(b)
 
 
-def form(arrays: Sequence[Array]) -> tuple[Any, ...] | None:
-    """Return what a recorded step knows of arrays besides where they are; None of such as are not NumPy's.
+def form_of(arrays: Sequence[Array]) -> tuple[Any, ...]:
+    """Return what a step depends on of NumPy's arrays besides what is in them.
 
-    Two of which one begins where the other does count as one buffer.
+    That is not where they are, but which of them is the first one that begins where one does.
     """
-    if not all(type(a) is np.ndarray for a in arrays):
-        return None
     places = [address(a) for a in arrays]
     return tuple(
         (a.shape, a.dtype, a.flags.c_contiguous, a.flags.aligned, places.index(place))

@@ -40,7 +40,9 @@ def every(layers: Sequence[Layer]) -> Iterator[Layer]:
     """Yield each layer, followed by the layers inside it."""
     for layer in layers:
         yield layer
-        yield from every([*getattr(layer, "inner", {}).values()])
+        inner = getattr(layer, "inner", None)
+        if inner:
+            yield from every([*inner.values()])
 
 
 def output_of(layer: Layer, inputs: Any, training: bool) -> Any:

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nnx.backends.addresses import form
 from nnx.backends.recorder import AS_WRITTEN, Program, Recorder, Template, lent
 from nnx.callbacks import Model
 from nnx.distributed.shares import Shares
@@ -28,9 +27,9 @@ from nnx.model.network import Network
 from nnx.model.validation import check_ending, check_loss, check_optimizer
 from nnx.optimizers import Optimizer
 from nnx.owner import changing
-from nnx.settings import written
+from nnx.settings import Assignable, written
 from nnx.training.agreement import State, check_agreement
-from nnx.training.custom_layers import CustomParts, Held
+from nnx.training.custom_layers import CustomParts, Held, is_custom
 from nnx.training.eager import Eager
 from nnx.training.parts import divided
 from nnx.training.shared import Halves, Shared, shared
@@ -41,6 +40,7 @@ Array = Any
 Result = TypeVar("Result")
 LOSS_ITSELF = "the loss itself"
 BATCH_SIZES = 8  # step() keeps the recordings for so many batch sizes
+TEMPLATES = 8  # fits keep the templates for so many forms of data
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,7 @@ class Trainer(TrainingStep):
         if written(optimizer, "update"):  # it may clip, warm up or skip steps, which one step does not show
             reason = f"{optimizer} has an update() of its own, which may differ from step to step"
             return Eager(self, feed, reason, part)
-        custom = CustomParts([*every(self.network._layers), self.loss, self.optimizer], feed.x, self.backend.xp)
-        key = None if part or custom.any else self._form(feed)
-        if key in self._templates:
-            return self._templates[key].on(feed.arrays())
+        custom = CustomParts(self._parts(), feed.x, self.backend.xp)
         before, state, counters, more = self.state(), self.flat.state, self.counters, self.flat.more
         gradients = self.flat.gradients
         known = [*feed.arrays(), self.hyper, self.counters, self.network.penalties, self.nothing]
@@ -182,19 +179,29 @@ class Trainer(TrainingStep):
                 custom.restore()
         held = custom.held()
         self._held += [] if held is None else [held]
-        template = None if key is None else program.template(feed.arrays())
-        if template is not None:
-            if len(self._templates) == BATCH_SIZES:
-                self._templates.pop(next(iter(self._templates)))
-            self._templates[key] = template
         return program
 
-    def _form(self, feed: Feed) -> Any:
-        """Return all that a recording depends on besides what settings tell of; None: it cannot be used again."""
-        data = form(feed.arrays()) if self._shares is None else None
-        if data is None:
-            return None
-        return data, feed.x.shape[0], self.accumulating, self.averaging, self.backend.threads()
+    def _parts(self) -> list[Assignable]:
+        return [*every(self.network._layers), self.loss, self.optimizer]
+
+    def known_runner(self, feed: Feed) -> Program | Eager | Shared:
+        """Return `runner(feed)`, without recording where that was done on other data of the same form.
+
+        Settings are those of then, or `refresh` had forgotten it; code of the user's own may depend on more.
+        """
+        form = self.backend.form(feed.arrays()) if self._shares is None else None
+        if form is None or any(map(is_custom, self._parts())):
+            return self.runner(feed)
+        key = form, feed.x.shape[0], self.accumulating, self.averaging
+        if key in self._templates:
+            return self._templates[key].on(feed.arrays(), self.backend.threads)
+        runner = self.runner(feed)
+        template = None if isinstance(runner, Eager | Shared) else runner.template(feed.arrays())
+        if template is not None:
+            if len(self._templates) == TEMPLATES:
+                self._templates.pop(next(iter(self._templates)))
+            self._templates[key] = template
+        return runner
 
     # ---- shares ------------------------------------------------------------------------------------------------------
 
