@@ -4,9 +4,10 @@ import os
 import signal
 from collections.abc import Iterator
 
-# OpenBLAS's threads look for more work for some 25 ms after each product, on cores that other tests could have; here
-# and in what tests start they sleep at once. It reads this when NumPy is imported, as the next line does.
-os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+# Who waits sleeps, and leaves the cores to other tests, here and in what tests start: OpenBLAS's threads would look for
+# more work for some 25 ms after each product, and MPICH's processes for messages all the time, which took most of the
+# time of these tests. OpenBLAS reads this when NumPy is imported, as the next line does.
+os.environ |= {"OPENBLAS_THREAD_TIMEOUT": "4", "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}
 import cpus  # noqa: F401  (it lets caches have the sizes of those of another processor, in `make test-cpus`)
 
 # Tests name the backend they mean, and their subprocesses inherit this. Matplotlib draws to files.

@@ -831,7 +831,9 @@ def test_fresh_processes_compute_the_same_from_the_cache():
     """Two at once, to the last bit what this one does, which has compiled the code unless another did before."""
     here = sums()
     code = (
-        "import json, sys; sys.path.insert(0, sys.argv[1]); import test_numba_program as t; print(json.dumps(t.sums()))"
+        "import json, sys; sys.path.insert(0, sys.argv[1]); "
+        "import cpus; "  # which lets caches have the sizes that they have here, or other code would be compiled
+        "import test_numba_program as t; print(json.dumps(t.sums()))"
     )
     command = [sys.executable, "-c", code, str(Path(__file__).parent)]
     pipe = subprocess.PIPE
