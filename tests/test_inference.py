@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from cpus import fuses_multiply_adds
+from networks import Doubled
 
 import nnx
 from nnx.errors import InputError
@@ -205,12 +206,6 @@ def test_whatever_changes_the_model_is_seen_at_once():
         other.layers[0].weights = np.zeros((4, 8))
         assert not np.allclose(other.predict(x), net.predict(x))
         np.testing.assert_allclose(net.predict(x), by_layers(net, x), rtol=CLOSE)
-
-
-class Doubled(nnx.Layer):
-    def forward(self, inputs, training=False):
-        self.output = inputs * 2
-        return self.output
 
 
 class Louder(nnx.ReLU):
