@@ -344,7 +344,7 @@ def test_threads_get_as_many_blocks_each_and_room_for_the_largest(monkeypatch):
     many.kernel = lambda *operands: asked.append(operands[6:10]) or True
     for panels in range(1, 50):
         x = np.empty((panels * many.columns - 1, 300), np.float32)
-        assert many.run(x, x, inference.pool.board, 3)
+        assert many.run(x, x, 3)
         blocks, room, strips, threads = asked.pop()
         assert threads == min(3, panels)
         assert blocks % threads == 0 or blocks == panels
