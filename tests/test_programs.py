@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import ALIKE, NETS, Data, Net, mlp, samples
+from networks import ALIKE, NETS, Data, Doubled, Net, mlp, samples
 
 import nnx
 from nnx import rng
@@ -976,17 +976,6 @@ def test_a_replay_allocates_nothing_that_grows(how: str):
     finally:
         tracemalloc.stop()
     assert grown < 16384, f"{grown} bytes more after 1000 steps"
-
-
-class Doubled(nnx.Layer):
-    """A layer of the user's own, whose steps are not replayed."""
-
-    def forward(self, inputs: Any, training: bool = False) -> Any:
-        self.output = inputs * 2
-        return self.output
-
-    def backward(self, dvalues: Any) -> Any:
-        return dvalues * 2
 
 
 @pytest.mark.parametrize("backend", ["numpy", "numba"])

@@ -27,7 +27,7 @@ from nnx.backends.inference import Forward, Scored, Scores, Stage
 from nnx.backends.numba.activations import NumbaActivations
 from nnx.backends.numba.losses import NumbaLosses
 from nnx.backends.numba.optimizers import NumbaOptimizers
-from nnx.backends.numba.sharing import LINE, NUMBERS, PLAIN, may_overlap, offer, together
+from nnx.backends.numba.sharing import NUMBERS, PLAIN, may_overlap, offer, together
 from nnx.backends.numba.step import NumbaStep
 from nnx.backends.operation_table import QUIET
 from nnx.backends.operations.dense import fusible
@@ -268,7 +268,7 @@ class NumbaBackend(NumbaActivations, NumbaLosses, NumbaStep, NumbaOptimizers):
                 return y
         elif b.shape == (1, outputs) and self._product(x, w, y, b, kind == k.elementwise.RELU):
             if kind not in (k.elementwise.NONE, k.elementwise.RELU):
-                offer(k.elementwise.forward, y, y, *self._share(y.size, y.size, LINE), kind, 0.0)
+                offer(k.elementwise.forward, y, y, *self._share(y.size), kind, 0.0)
             return y
         return super().dense(x, w, b, activation, out)
 

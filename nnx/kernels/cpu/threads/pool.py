@@ -29,7 +29,7 @@ from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import OPTIONS
 from nnx.kernels.cpu.threads import affinity
 from nnx.kernels.cpu.threads.atomics import atomic_load, pause
-from nnx.kernels.cpu.threads.team import BOARD, HELPERS, WANTED, serve
+from nnx.kernels.cpu.threads.team import BOARD, HELPERS, serve
 from nnx.kernels.forking import in_forked
 
 limit = 1  # the most threads that an operation may take, the caller's included; `set_limit` changes it
@@ -37,6 +37,7 @@ _just_now: Callable[[], int] | None = None  # how many at this moment, if that c
 _found, _until = 1, 0.0  # what it returned, and until when that counts
 SOON = 1e-3  # seconds: to ask takes 3 us, a tenth of the smallest operation that is shared
 board = np.zeros(BOARD, np.int64)  # where kernels and workers meet: see team.py
+board_at: int = board.ctypes.data  # where it lies, which is what kernels are given: an array adds 50 ns to a call
 _nobody = np.zeros(1, np.int64)  # in place of what a waiting caller looks at
 _rung = np.zeros(1, np.int64)  # how often there has been something to do
 AWAKE = 1e-4  # seconds for which who waits looks out: sleeping and waking up takes some 50 us
@@ -214,21 +215,24 @@ def run(parts: Sequence[Callable[[], Any]]) -> None:
         raise job.error
 
 
-def summon(threads: int) -> np.ndarray:
-    """Wake workers up for a kernel that is called at once; return the board by which they help it.
+def summon(threads: int, work: float = math.inf, waking: float = 0.0) -> bool:
+    """Have workers help a kernel that is called at once, by the board; return False if it had better work alone.
 
     Those who were called just before by the same thread, and are awake, only need to look at the board.
 
     Args:
         threads: how many it is worth, the caller's included. No more are woken up; who is awake helps too.
+        work: how many ns it takes on one thread. waking: from where on that is worth waking up those who sleep.
     """
-    if limit > 1:
-        helpers.summoned += 1
-        board[WANTED] = wanted = (threads if threads < _found else _found) - 1
-        known = threading.get_ident() == _ready_for and time.monotonic() < _ready_until
-        if not known or len(helpers.watching) < wanted:
-            _call_workers(threads)
-    return board
+    if limit == 1:
+        return False
+    helpers.summoned += 1  # before it is seen who is awake
+    known = threading.get_ident() == _ready_for and time.monotonic() < _ready_until
+    if not known or len(helpers.watching) < (threads if threads < _found else _found) - 1:
+        if not worth_help(work, waking):
+            return False
+        _call_workers(threads)
+    return True
 
 
 def _call_workers(threads: int) -> None:
@@ -236,15 +240,14 @@ def _call_workers(threads: int) -> None:
     global _ready_for, _ready_until
     most = lately()
     board[HELPERS] = most - 1
-    board[WANTED] = wanted = min(threads, most) - 1
-    missing = helpers.gather(wanted) - len(helpers.watching)
+    missing = helpers.gather(min(threads, most) - 1) - len(helpers.watching)
     for _ in range(min(missing, len(helpers.asleep))):
         helpers.queue.put(None)
     _ready_for, _ready_until = threading.get_ident(), time.monotonic() + SOON
 
 
 def worth_help(work: float, waking: float) -> bool:
-    """Tell whether workers are to be summoned for so many ns of work on one thread.
+    """Tell whether workers are to be called for so many ns of work on one thread.
 
     Those who sleep are not for less than `waking`, unless as much has come just before, and more may be to come, for
     which they stay awake.

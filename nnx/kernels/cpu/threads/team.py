@@ -15,13 +15,14 @@ never for a helper that is late. One operation at a time has the team; another d
 
 from __future__ import annotations
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import ONCE, OPTIONS, PART, smaller
+from nnx.kernels.cpu.jit.simd import ONCE, OPTIONS, PART, larger, numbers_at, smaller
 from nnx.kernels.cpu.threads.atomics import (
     PATIENCE,
     atomic_load,
@@ -34,6 +35,7 @@ from nnx.kernels.cpu.threads.atomics import (
 
 # The board, int64, by which they know of each other; what several threads write stands on cache lines of its own.
 TICKET, DONE, LEADER, HELPERS, WORK, OPERANDS, WANTED, BOARD = 0, 16, 32, 48, 49, 50, 51, 64
+LINE = 64  # numbers and more of a cache line, of which no two threads write parts
 PART_BITS = 20  # of each of the two parts in a ticket
 LAST_PART = (1 << PART_BITS) - 1
 BYTES = ir.IntType(8).as_pointer()
@@ -89,13 +91,18 @@ def do_parts(board, from_end):
 
 
 @njit(**ONCE)
-def share_out(board, work, place, parts):
-    """Have the code at address `work` called for each part, with whoever is there to help. `place`: its operands."""
+def share_out(place, work, operands, parts):
+    """Have the code at address `work` called for each part, with whoever is there to help.
+
+    Args:
+        place: where the board lies. operands: where those of the code lie.
+    """
+    board = numbers_at(place, np.int64)
     if parts < 2 or parts > LAST_PART or not replace_if(board, LEADER, 0, 1):
         for number in range(parts):
-            do_part(work, place, number)
+            do_part(work, operands, number)
         return
-    board[WORK], board[OPERANDS] = work, place
+    board[WORK], board[OPERANDS] = work, operands
     atomic_store(board, DONE, 0)
     operation = (atomic_load(board, TICKET) >> 2 * PART_BITS) + 1
     atomic_store(board, TICKET, operation << 2 * PART_BITS | parts)
@@ -109,15 +116,15 @@ def share_out(board, work, place, parts):
     atomic_store(board, LEADER, 0)
 
 
-def make_address_of(function):
-    """What a kernel calls for the address of `function(operands, number)` as code for `do_part`, given some operands.
+def make_together(function):
+    """What a kernel calls to have `function(operands, number)` called for each number below `parts`.
 
     Made for one function, since a kernel that gets it as a value could not be kept on disk.
     """
 
     @intrinsic
     def address_of(typing, operands):
-        """The address of compiled code that loads `operands` and calls the function."""
+        """The address of code for `do_part` that loads `operands` and calls the function."""
         given = operands, types.int64
 
         def codegen(context, builder, signature, args):
@@ -135,19 +142,19 @@ def make_address_of(function):
 
         return types.int64(operands), codegen
 
-    return address_of
-
-
-def make_together(function):
-    """What a kernel calls to have `function(operands, number)` called for each number below `parts`."""
-    address_of = make_address_of(function)
-
     @njit(**ONCE)
     def together(board, operands, parts):
-        """Do all parts, with whoever is there to help."""
+        """Do all parts, with whoever is there to help. `board`: where it lies, or anything for a single part."""
         share_out(board, address_of(operands), place_of(operands), parts)
 
     return together
+
+
+@njit(**PART)
+def divided(size, parts, grain):
+    """How many of `size` each of so many parts has, a multiple of `grain`, and how many parts that makes."""
+    each = larger(1, (size + parts * grain - 1) // (parts * grain)) * grain
+    return each, (size + each - 1) // each
 
 
 @njit(**PART)
