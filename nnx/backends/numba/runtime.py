@@ -23,22 +23,22 @@ from nnx.kernels.cpu.program import table as t
 from nnx.kernels.cpu.program.compiled import ready
 from nnx.kernels.cpu.threads import pool
 
-function_of = cache(ready)  # to look for it takes 30 us
-WAYS = {"rows": "by rows", "lanes": "in vector lanes"}  # how samples lie
-GO_ON = -1  # in place of how many steps: see compiled.py
-FIRST = 7  # from which of a program's arrays on they are data
-AROUND = 2  # times as long as its products a step takes, roughly, with losses and optimizer
+function_of = cache(ready)  # looking it up takes 30 us
+WAYS = {"rows": "by rows", "lanes": "in vector lanes"}  # how samples are arranged
+GO_ON = -1  # in the place of the number of steps: continue after a stop, see compiled.py
+FIRST = 7  # index of the first of a program's arrays that holds data
+AROUND = 2  # a step with losses and optimizer takes roughly so many times as long as its products
 
 
 class NumbaProgram:
     """A recorded training step that runs inside one compiled function.
 
-    After `run`, what Python reads is up to date: parameters, gradients, moments, counters, stats, penalties, history.
-    The layers' own buffers (`output`, `dinputs`) are not: the numbers are kept elsewhere. A step with stops is run by
-    its pieces, each up to the next stop; what is pooled there stands where the recorded step had it.
+    After `run`, everything that Python reads is up to date: parameters, gradients, moments, counters, stats, penalties,
+    history. The layers' own buffers (`output`, `dinputs`) are not, since the numbers are kept elsewhere. A step with
+    stops is run by its pieces, each up to the next stop; arrays to be pooled are then where the recorded step had them.
 
     Attributes:
-        family: "rows" or "lanes". threads: how many may work on it. running: whether helpers are wanted.
+        family: "rows" or "lanes". threads: how many may work on it. running: whether helping threads are wanted.
         description, kernels: see `Program`. table: what the compiled function interprets.
     """
 
@@ -87,7 +87,7 @@ class NumbaProgram:
         choices = current().choices
         among = choices.prediction.weight_among * self._dtype.itemsize / 4
         self.seconds = 1e-9 * AROUND * self._products * among  # of a step
-        self._worth = 1e-6 * choices.share_us  # of a call: below, to wake a helper takes longer than it saves
+        self._worth = 1e-6 * choices.share_us  # a call must take so long that waking a helper pays
 
     def template(self, arrays: Sequence[Array]) -> Template | None:
         """See `Program`."""
@@ -108,11 +108,11 @@ class NumbaProgram:
 
     @property
     def pieces(self) -> list[NumbaProgram | GoesOn]:
-        """This, and what goes on behind each stop."""
+        """This program, which runs up to the first stop, and the pieces after each stop."""
         return [self, *(GoesOn(self, stop) for stop in range(len(self._pooled)))]
 
     def watch(self) -> Array:
-        """From now on count what each phase takes; return int64 [threads, ROOM] of cycles: see clock.py."""
+        """Measure each phase from now on; return an array int64 [threads, ROOM] of cycles: see clock.py."""
         self.clocks = aligned(self.threads * ROOM, np.dtype(np.int64))
         self._function = function_of(self.work.dtype, self.family, unit=self._unit, clocked=True)
         return self.clocks.reshape(self.threads, ROOM)
@@ -122,20 +122,20 @@ class NumbaProgram:
         return listing.listing(self.table, self._kinds)
 
     def run(self, steps: int) -> None:
-        """Run `steps` steps; of one with stops 1, up to the first."""
+        """Run `steps` steps; a program with stops runs 1 step up to the first stop."""
         self._call(steps)
         if self._pooled:
             self._tell(0)
 
     def go_on(self, stop: int) -> None:
-        """Go on behind a stop, to the next one or the end of the step."""
+        """Continue after a stop, to the next one or the end of the step."""
         for mine, array in self._pooled[stop]:
             mine[...] = array
         self._call(GO_ON)
         self._tell(stop + 1)
 
     def _tell(self, stop: int) -> None:
-        """Put what is pooled at a stop where others find it."""
+        """Copy the arrays to be pooled at a stop to where the recorded step had them."""
         for mine, array in self._pooled[stop] if stop < len(self._pooled) else ():
             array[...] = mine
 
@@ -155,18 +155,18 @@ class NumbaProgram:
                 busy.discard(mine)
 
     def help(self, number: int) -> None:
-        """Work on it beside the thread that runs it, until that has ended."""
+        """Help the thread that runs the program, until its call ends."""
         self._function(*self._arguments, number, 0, self.clocks)
 
 
 class GoesOn:
-    """What comes behind a stop of a program, as one of its pieces."""
+    """The piece of a program after a stop."""
 
     def __init__(self, program: NumbaProgram, stop: int) -> None:
         self._program, self._stop = proxy(program), stop
 
     def run(self, steps: int) -> None:
-        """Go on with the one step that has begun."""
+        """Continue the one step that has begun."""
         self._program.go_on(self._stop)
 
 
@@ -227,9 +227,9 @@ def memory_of(a: Array) -> Array:
 
 
 def plain(a: Array) -> Array:
-    """The numbers of a contiguous array as a flat one that compiled code takes without another variant of itself.
+    """Return a contiguous array as a flat one, and as writable, so that compiled code needs no second variant.
 
-    A read-only array (a user's data set, say) would be another type; nothing writes to it all the same.
+    A read-only array, such as a user's data set, would be another type to Numba; nothing writes to it nevertheless.
     """
     flat = a if a.ndim == 1 else a.reshape(-1)
     if flat.flags.writeable:
@@ -240,7 +240,7 @@ def plain(a: Array) -> Array:
 
 
 def aligned(count: int, dtype: np.dtype[Any]) -> Array:
-    """Zeros that begin at a multiple of 64 bytes."""
+    """Return zeros that begin at a multiple of 64 bytes."""
     raw = np.zeros(count * dtype.itemsize + 64, np.uint8)
     first = -raw.__array_interface__["data"][0] % 64
     return raw[first : first + count * dtype.itemsize].view(dtype)
