@@ -243,7 +243,8 @@ class TrainingStep:
         """Call an update() of the user's own; refuse one that makes new arrays and leaves the parameters alone."""
         flat = self.flat
         before = {name: getattr(flat, name) for name in (*STATE, *flat.names)}
-        result = self.optimizer.update(flat, self.hyper, self.counters, backend)
+        update: Any = self.optimizer.update  # of another type, perhaps
+        result = update(flat, self.hyper, self.counters, backend)
         lost = [name for name, array in before.items() if getattr(flat, name) is not array]
         for name in lost:
             setattr(flat, name, before[name])
