@@ -502,8 +502,9 @@ def forward_many(x, out, memory, marks, board, place, blocks, room, strips, thre
     marks[NEXT], marks[WRONG] = 0, 0
     numbers, first = flat(memory), -memory.ctypes.data % 64 // x.itemsize  # from a cache line on
     shared = first if strips > 0 else NOWHERE
-    for at in range(MARKS, marks.size):
-        marks[at] = NEW
+    if strips > 0:
+        for at in range(MARKS, marks.size):
+            marks[at] = NEW
     operands = place, x, out, numbers, flat(marks), blocks, room, shared, first + strips, board, threads, record
     if blocks == 1:
         rows_share(operands, 0)
