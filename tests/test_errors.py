@@ -747,7 +747,7 @@ def test_targets_that_a_fit_is_validated_by_are_told_from_those_it_learns() -> N
 
 
 def test_schedules_name_themselves_and_take_an_epoch() -> None:
-    with pytest.raises(nnx.InputError, match="^exponential: factor=0: expected a number above 0"):
+    with pytest.raises(nnx.InputError, match=r"^exponential: factor=0: expected a number above 0"):
         nnx.schedules.exponential(0.1, 0)
     with pytest.raises(
         nnx.InputError, match=r"cannot be called as schedule\(epoch\): missing a required argument: 'rate'"
