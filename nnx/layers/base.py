@@ -67,6 +67,7 @@ class Layer(Assignable):
     output: Array
     dinputs: Array
 
+    _holds: ClassVar[bool] = False  # whether it is a block, with layers in `inner`; one's own may call anything so
     _running_shapes: dict[str, tuple[int, ...]] = {}  # noqa: RUF012 - of what is learned by no gradient, as `shapes`
     _backend: Backend | None = None
     _owner: Owner | None = None  # the model's that it is in

@@ -31,6 +31,7 @@ class Block(Layer):
         trainable: whether any of them is trained; assigning it says it of all.
     """
 
+    _holds = True
     paths: tuple[tuple[Layer, ...], ...]
     inner: Mapping[str, Layer]
     _n_inputs: int | None

@@ -37,7 +37,8 @@ def every(layers: Sequence[Layer]) -> Iterator[Layer]:
     """Yield the layers, and after each those that it holds."""
     for layer in layers:
         yield layer
-        yield from every([*getattr(layer, "inner", {}).values()])
+        if layer._holds:
+            yield from every([*layer.inner.values()])  # type: ignore[attr-defined]
 
 
 def output_of(layer: Layer, inputs: Any, training: bool) -> Any:
