@@ -795,7 +795,7 @@ def test_a_loss_that_takes_other_arguments_is_refused_when_it_is_compiled() -> N
             return y_pred
 
     model = nnx.Sequential(nnx.Dense(2, 1), backend="numpy")
-    with pytest.raises(nnx.InputError, match=r"Alone\(\): a model calls forward\(y_pred, y_true\): too many"):
+    with pytest.raises(nnx.InputError, match=r"Alone: a model calls forward\(y_pred, y_true\): too many"):
         model.compile(Alone(), nnx.SGD(0.1))
 
 
@@ -815,3 +815,28 @@ def test_gradcheck_finds_a_gradient_that_is_added_to_the_last_one(within: bool) 
     assert worst(Adding(2)) > 0.1
     assert worst(Scale(2)) < 1e-6
     assert worst(DoublingInPlace()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"values": [1, 2]}, r"Mine: its values is \[1, 2\], but values\(\) is a method of Layer"),
+        ({"strengths": None}, "Mine: its strengths is None"),
+        ({"draw": lambda self: {}}, r"Mine: a model calls draw\(random\): too many .*write def draw\(self, random\)"),
+        ({"backward": lambda self: None}, r"Mine: a model calls backward\(dvalues\): too many"),
+    ],
+)
+def test_what_stands_where_a_method_is_called_is_refused(names: dict[str, Any], message: str) -> None:
+    within = type("Mine", (Doubling,), names)()
+    for layer in (within, nnx.Residual(within)):
+        with pytest.raises(nnx.InputError, match=message):
+            nnx.Sequential(layer, nnx.Dense(2, 1), backend="numpy")
+    formula = type("Mine", (DoublingFormula,), {"derivative": None})()
+    with pytest.raises(nnx.InputError, match=r"Mine: its derivative is None, but derivative\(\) is a method of Elem"):
+        nnx.Sequential(formula, nnx.Dense(2, 1), backend="numpy")
+    other = Doubling()
+    for name in ("inner", "paths", "follow", "layers"):  # of which other layers have one
+        setattr(other, name, 5)
+    model = nnx.Sequential(other, nnx.Dense(2, 1), backend="numpy").compile(nnx.MeanSquaredError(), nnx.SGD(0.01))
+    assert "Doubling" in model.summary()
+    model.step(X, X[:, :1])

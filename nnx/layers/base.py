@@ -69,6 +69,7 @@ class Layer(Assignable):
     output: Array
     dinputs: Array
 
+    _holds: ClassVar[bool] = False  # whether it is a block, with layers in `inner`; users may call anything so
     _running_shapes: dict[str, tuple[int, ...]] = {}  # noqa: RUF012 - like `shapes`, for running statistics
     _backend: Backend | None = None
     _owner: Owner | None = None  # that of the model that it is in

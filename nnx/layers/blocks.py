@@ -32,6 +32,7 @@ class Block(Layer):
         trainable: whether any layer in it is trained; assigning it sets all of them.
     """
 
+    _holds = True
     paths: tuple[tuple[Layer, ...], ...]
     inner: Mapping[str, Layer]
     _n_inputs: int | None

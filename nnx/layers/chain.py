@@ -40,9 +40,8 @@ def every(layers: Sequence[Layer]) -> Iterator[Layer]:
     """Yield each layer, followed by the layers inside it."""
     for layer in layers:
         yield layer
-        inner = getattr(layer, "inner", None)
-        if inner:
-            yield from every([*inner.values()])
+        if layer._holds:
+            yield from every([*layer.inner.values()])  # type: ignore[attr-defined]
 
 
 def output_of(layer: Layer, inputs: Any, training: bool) -> Any:

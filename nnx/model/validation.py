@@ -9,11 +9,12 @@ from typing import Any
 from nnx import checks
 from nnx.errors import InputError, InputTypeError
 from nnx.layers import ELEMENTWISE, Dense, Embedding, Layer, Linear, Residual, Sigmoid, Softmax
+from nnx.layers.blocks import Block
 from nnx.layers.chain import every
 from nnx.layers.embedding import fronts
 from nnx.losses import BinaryCrossEntropy, CategoricalCrossEntropy, ElementwiseLoss, FusedLoss, Loss
 from nnx.optimizers import Optimizer
-from nnx.settings import is_own, written
+from nnx.settings import Assignable, is_own, written
 
 HALVES = ("forward", "losses", "backward", "gradients", "both")
 BY_HAND = ("pre_update_params", "post_update_params", "update_params", "current_learning_rate")  # of an optimizer
@@ -57,28 +58,54 @@ def fitting_layers(layers: Sequence[Any], kept: Sequence[Layer] = ()) -> tuple[L
 
 
 def check_layer(layer: Layer) -> None:
-    """Refuse a layer whose user-defined `forward` a model cannot call, or with layers inside that no step trains."""
+    """Refuse user-defined methods that a model cannot call, and layers within a layer that no step trains."""
     for each in every([layer]):
-        if not written(each, "forward"):
-            continue
+        if written(each, "forward"):
+            try:
+                signature(each.forward).bind("inputs", training=False)
+            except TypeError as error:
+                raise InputTypeError(
+                    f"{each}: a model calls forward(inputs, training=False): {error}; write "
+                    "def forward(self, inputs, training=False)"
+                ) from None
+        check_methods(each)
         for name, held in _layers_within(each):
             raise InputError(
                 f"{each}: its {name} is {held}, whose parameters the model does not know: no step would move them, and "
                 "no file keep them. Give it to the model as a layer beside this one, or within nnx.Residual or "
                 f"nnx.Concat; or name parameters in shapes. With {name}.trainable = False it is taken as it is"
             )
-        try:
-            signature(each.forward).bind("inputs", training=False)
-        except TypeError as error:
+
+
+def check_methods(part: Assignable) -> None:
+    """Refuse a part of the user's own where a model calls a method: an attribute, or a method of other arguments."""
+    kind = next(each for each in type(part).__mro__ if is_own(each))
+    if kind is type(part):
+        return  # which takes no such attributes
+    for name in dir(kind):
+        ours = getattr(kind, name)
+        if name[:2] == "__" or not callable(ours) or not written(part, name):
+            continue
+        mine, who = getattr(part, name), type(part).__name__
+        if not callable(mine):
             raise InputTypeError(
-                f"{each}: a model calls forward(inputs, training=False): {error}; write "
-                "def forward(self, inputs, training=False)"
-            ) from None
+                f"{who}: its {name} is {mine!r:.60}, but {name}() is a method of {kind.__name__}, which a model calls: "
+                "give the attribute another name"
+            )
+        _, *wanted = [one.name for one in signature(ours).parameters.values() if one.default is one.empty]
+        fault = checks.call_fault(mine, *wanted)
+        if fault is not None:
+            arguments = ", ".join(wanted)
+            raise InputTypeError(
+                f"{who}: a model calls {name}({arguments}): {fault}; write def {name}({', '.join(['self', *wanted])})"
+            )
 
 
 def _layers_within(layer: Layer) -> Iterator[tuple[str, Layer]]:
     """Yield the layers that one of the user's own keeps as attributes, or in lists there, if they are to be trained."""
-    known = {id(each) for each in getattr(layer, "inner", {}).values()}
+    if is_own(type(layer)):
+        return
+    known = {id(each) for each in layer.inner.values()} if isinstance(layer, Block) else set()
     for name, value in vars(layer).items():
         held = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
         for each in held:
@@ -112,6 +139,7 @@ def check_optimizer(optimizer: Optimizer) -> None:
             f"compile: {kind}: a model calls update(flat, hyper, counters, backend): {fault}; write "
             "def update(self, flat, hyper, counters, backend=None)"
         )
+    check_methods(optimizer)
     moments: Any = optimizer.moments
     if not (isinstance(moments, tuple) and all(isinstance(name, str) for name in moments)):
         raise InputTypeError(f"compile: {kind}: moments={moments!r:.60}: expected a tuple of names, such as ('first',)")
@@ -122,6 +150,7 @@ def check_loss(loss: Loss) -> None:
     known = loss.metric in (None, "categorical", "binary", "regression", "logits")
     if known and is_own(type(loss)) and hasattr(loss, "operation") and vars(loss).keys().isdisjoint(HALVES):
         return  # early, since each `evaluate` calls this
+    check_methods(loss)
     ways = (("forward", "losses"), ("backward", "gradients"))
     mine = [any(written(loss, name) for name in (*pair, "both")) for pair in ways]
     if not any(mine) and not hasattr(loss, "operation") and not isinstance(loss, ElementwiseLoss):
@@ -135,13 +164,6 @@ def check_loss(loss: Loss) -> None:
             "right outputs are told from wrong"
         )
     by_hand = [name for name, _ in ways if written(loss, name)]
-    for name in by_hand:
-        fault = checks.call_fault(getattr(loss, name), "y_pred", "y_true")
-        if fault is not None:
-            raise InputTypeError(
-                f"compile: {loss}: a model calls {name}(y_pred, y_true): {fault}; write "
-                f"def {name}(self, y_pred, y_true)"
-            )
     if by_hand and not all(mine):
         missing = ways[mine.index(False)][0]
         raise InputError(

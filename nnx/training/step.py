@@ -133,7 +133,7 @@ class TrainingStep:
         self.drawing = [layer for layer in every(network._layers) if isinstance(layer, Drawing)]
         self.pooling = [layer for layer in every(network._layers) if isinstance(layer, BatchNorm)]
         for number, layer in enumerate(every(network._layers)):
-            if hasattr(layer, "follow"):
+            if isinstance(layer, Drawing):
                 layer.follow(self.counters, network.seed, number)
         for part in (loss, optimizer):
             part.listen(network)

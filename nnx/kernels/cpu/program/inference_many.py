@@ -84,7 +84,7 @@ from nnx.kernels.cpu.program.inference import (
 from nnx.kernels.cpu.program.inference_softmax import SIDE_BY_SIDE, softmax_side_by_side
 from nnx.kernels.cpu.program.inference_tiles import accumulate_packing
 from nnx.kernels.cpu.threads.atomics import atomic_load, atomic_store, replace_if
-from nnx.kernels.cpu.threads.team import make_together, place_of
+from nnx.kernels.cpu.threads.team import make_together
 
 PANEL_BYTES = VECTORS * VECTOR_BYTES  # of a row of a panel
 NARROW = ROWS // 2 if EVEN else ROWS  # columns of a narrow layer at a time: ten classes are 12 so, and 16 by eights
