@@ -24,6 +24,7 @@ import pytest
 
 import nnx
 from nnx.backends.resolve import Resolution
+from nnx.benchmark.workloads import SUITES
 from nnx.cli import main
 from nnx.cli.checkpointer import LONGEST, curves, record
 from nnx.cli.console import explain as words_for
@@ -802,6 +803,10 @@ def test_a_warning_is_a_note_without_a_line_of_code(cli: Cli):
 def test_paragraphs_of_help_fill_their_lines(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert "number of threads. NNX_TUNE=off measures nothing." in cli("warmup", "--help").out
+
+
+def test_help_names_every_suite_of_the_benchmark(cli: Cli):
+    assert f"{','.join(SUITES)}: some of them" in cli("bench", "--help").out
 
 
 def test_a_numba_that_does_not_load_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch):
