@@ -23,6 +23,7 @@ from nnx.sequential import Sequential
 STEP = 1e-6  # in float64 the truncation error (1e-12) and the rounding error (1e-10) are then both small
 ROUNDED = 8 * 2.0**-53  # relative error that the last additions may leave in the value that is differentiated
 NUMBERS = 200  # at most so many numbers of each array are checked
+TWICE = 2  # how often gradients are computed: one that is added to the last one is right the first time
 
 
 def gradcheck(model: Sequential | Layer | Loss, x: Any, y: Any = None, sample_weight: Any = None) -> float:
@@ -76,22 +77,24 @@ def _check_model(model: Sequential, x: np.ndarray, y: Any, sample_weight: Any) -
     counts = net._weights(y, target, "gradcheck", sample_weight)
     factors = np.ones((len(x), 1)) if counts is None else net._factors(counts)
 
-    def loss() -> float:
-        outputs = x
+    def forward() -> np.ndarray:
+        outputs = x.copy()  # a layer may edit it
         for layer in trainer.layers:
             outputs = layer.forward(outputs, training=True)
+        return outputs
+
+    def loss() -> float:
+        outputs = forward()
         trainer.loss.both(outputs, target)
         for layer in net.layers:
             if layer.strengths():
                 layer.backward_parameters(np.zeros_like(layer.output))
         return float(np.mean(factors[:, 0] * trainer.loss.output) + net.penalties.sum())
 
-    outputs = x
-    for layer in trainer.layers:
-        outputs = layer.forward(outputs, training=True)
-    dvalues = trainer.loss.weighed(trainer.loss.both(outputs, target)[1], factors)
-    for layer in reversed(trainer.layers):
-        dvalues = layer.backward(dvalues)
+    for _ in range(TWICE):
+        dvalues = trainer.loss.weighed(trainer.loss.both(forward(), target)[1], factors)
+        for layer in reversed(trainer.layers):
+            dvalues = layer.backward(dvalues)
     pairs = [pair for layer in net.layers for pair in _pairs(layer)]
     pairs += _numbers(x, dvalues.copy(), net._layers)
     return max(_worst(loss, values, gradient) for values, gradient in pairs)
@@ -111,21 +114,22 @@ def _check_layer(layer: Layer, x: np.ndarray) -> float:
     """Check a layer: differentiate the sum of its outputs, each times a fixed random number, plus its penalties."""
     checked = copy.deepcopy(layer)
     checked.backend, checked.dtype = get_backend("numpy"), "float64" if checked.shapes else None
-    weights = np.random.default_rng(0).standard_normal(checked.forward(x, training=True).shape)
+    weights = np.random.default_rng(0).standard_normal(checked.forward(x.copy(), training=True).shape)
     for each in every([checked]):  # after the first forward, by which layers in a block forget whose steps they count
         if isinstance(each, Drawing):
             each.hold()
     _leave_kinks(checked)
-    checked.forward(x, training=True)
 
     def value() -> float:
-        total = float(np.sum(checked.forward(x, training=True) * weights))
+        total = float(np.sum(checked.forward(x.copy(), training=True) * weights))
         if checked.strengths():
             checked.backward_parameters(np.zeros_like(weights))
             total += sum(float(penalty[0]) for penalty in checked.penalties.values())
         return total
 
-    dinputs = checked.backward(weights).copy()
+    for _ in range(TWICE):
+        checked.forward(x.copy(), training=True)
+        dinputs = checked.backward(weights.copy()).copy()
     pairs = [*_numbers(x, dinputs, [checked]), *_pairs(checked)]
     return max(_worst(value, values, gradient) for values, gradient in pairs)
 

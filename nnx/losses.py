@@ -15,6 +15,7 @@ from nnx import checks, targets, weights
 from nnx.backends.base import host_array
 from nnx.backends.formula import Formula
 from nnx.backends.inference import Scored
+from nnx.backends.recorder import editing, lent
 from nnx.errors import InputError
 from nnx.kernels.step_state import CLIP
 from nnx.layers import Layer, Sigmoid, Softmax
@@ -155,7 +156,8 @@ class Loss(Layer):
 
     def _by_method(self, method: str, result: str, y_pred: Array, target: Array, shape: tuple[int, ...]) -> Array:
         """Return the result of a user-defined method, returned or kept as an attribute, in the type of y_pred."""
-        given: Any = getattr(self, method)(y_pred, target)
+        with editing(f"{self} edits the targets"):
+            given: Any = getattr(self, method)(y_pred, lent(target, self.backend))
         given = self.__dict__.get(result) if given is None else given
         if not self.backend.owns(given) or tuple(given.shape) != shape:
             what = f"{type(given).__name__} {tuple(getattr(given, 'shape', ()))}"

@@ -77,7 +77,7 @@ class Optimizer(Assignable):
     """
 
     operation: ClassVar[str]
-    moments: ClassVar[tuple[str, ...]]  # the parts of the flat buffer that the operation takes besides the values
+    moments: ClassVar[tuple[str, ...]] = ()  # the parts of the flat buffer that the operation takes besides the values
     _facts: ClassVar[dict[str, str]] = dict.fromkeys(("hyper", "counters"), "assign the numbers by their names")
 
     _runtime = ("_listener", "hyper", "counters")

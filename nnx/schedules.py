@@ -35,7 +35,8 @@ def step(rate: float, drop: float = 0.5, every: int = 10) -> Schedule:
 @explained
 def exponential(rate: float, factor: float = 0.95) -> Schedule:
     """Multiply `rate` by `factor` after every epoch."""
-    return step(rate, factor, every=1)
+    rate = checks.real(rate, "exponential: rate", open_low=True)
+    return step(rate, checks.real(factor, "exponential: factor", open_low=True), every=1)
 
 
 @explained

@@ -141,7 +141,7 @@ def is_method(part: Any, name: str) -> bool:
 def replaced(part: Any) -> bool:
     """Return whether a method of a part was replaced, on the object itself or on its class."""
     kind = type(part)
-    if any(is_own(each) and rewritten(each) for each in kind.__mro__):
+    if any(map(rewritten, _own.get(kind) or own_of(kind))):
         return True
     return not vars(part).keys().isdisjoint(_methods.get(kind) or methods_of(kind))
 
@@ -157,7 +157,16 @@ def written(part: Any, name: str) -> bool:
 
 
 _as_written: dict[type, dict[str, Any]] = {}  # attributes of nnx's classes, as found when none was user-defined
+_own: dict[type, tuple[type, ...]] = {}  # the classes of nnx's that nnx's classes derive from, themselves included
 _methods: dict[type, frozenset[str]] = {}  # names of the methods of nnx's classes, kept while none is replaced
+
+
+def own_of(kind: type) -> tuple[type, ...]:
+    """Return which classes of nnx's a class is made of; of one of nnx's they are kept."""
+    found = tuple(filter(is_own, kind.__mro__))
+    if is_own(kind):
+        _own[kind] = found
+    return found
 
 
 def rewritten(kind: type) -> bool:

@@ -29,6 +29,10 @@ def checked(given: Any, samples: int, who: str) -> np.ndarray:
         InputError: another shape, a number below 0 or not finite, or nothing but zeros.
     """
     what = f"{who}: sample_weight"
+    if isinstance(given, str) and given == BALANCED:
+        raise InputTypeError(
+            f"{what}={given!r}: expected one number for each sample; class_weight={given!r} may be meant"
+        )
     a = real_numbers(given, what)
     if a.shape not in ((samples,), (samples, 1)):
         raise InputError(f"{what} has shape {a.shape}, expected one number for each sample, ({samples},)")

@@ -51,3 +51,15 @@ def same(a: Array | None, b: Array) -> bool:
     if a is b:
         return True
     return a is not None and a.shape == b.shape and a.dtype == b.dtype and address(a) == address(b)
+
+
+def form_of(arrays: Sequence[Array]) -> tuple[Any, ...]:
+    """Return what a step depends on of NumPy's arrays besides what is in them.
+
+    That is not where they are, but which of them is the first one that begins where one does.
+    """
+    places = [address(a) for a in arrays]
+    return tuple(
+        (a.shape, a.dtype, a.flags.c_contiguous, a.flags.aligned, places.index(place))
+        for a, place in zip(arrays, places, strict=True)
+    )

@@ -208,6 +208,13 @@ class Backend(Operations):
         """
         return Program(self, recorder.calls)
 
+    def form(self, arrays: Sequence[Array]) -> Any:
+        """Return what a compiled step depends on of its data, and of this backend as it is now, to be compared.
+
+        None: no step that was compiled is used again on other data (`Program.template`).
+        """
+        return None
+
     def compile_gradients(self, recorder: Recorder, pieces: Sequence[Piece]) -> list[Program]:
         """Compile a recorded step without its update, which would read the gradients from their buffer afterwards.
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from nnx.backends.errors import InputError, InputTypeError, NotReplayable
+from nnx.backends.inputs import unwritable, written_into
 
 Array = Any
 WHOLE_POWERS = 8  # x**n is written as multiplications for integers n up to this
@@ -37,7 +38,7 @@ class Formula:
     def on_arrays(self, formula: Callable[..., Any], *arrays: Array) -> Any:
         """Return a formula's result for whole arrays; raise an error if it only works on single numbers."""
         try:
-            return formula(*arrays)
+            return formula(*map(unwritable, arrays))
         except (TypeError, ValueError) as error:
             if "truth value of an array" in str(error):
                 raise InputError(
@@ -48,6 +49,11 @@ class Formula:
                 raise InputTypeError(
                     f"{self.name}: its formula takes single numbers, as those of `math` do, but is given whole arrays: "
                     "take NumPy's functions, np.exp for math.exp"
+                ) from error
+            if written_into(error):
+                raise InputError(
+                    f"{self.name}: its formula writes into what it is given: compute new arrays, as by x = x * 2 for "
+                    "x *= 2"
                 ) from error
             raise
 

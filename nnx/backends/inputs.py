@@ -33,6 +33,23 @@ def is_ready(x: Any) -> TypeGuard[np.ndarray]:
     return type(x) is np.ndarray and x.dtype.kind in "fiub" and x.dtype.isbuiltin != 2
 
 
+def unwritable(a: Any) -> Any:
+    """Return a view of a NumPy array through which nothing can be written; anything else as it is.
+
+    What code of the user's own is given may be the user's own data, or what later steps read again.
+    """
+    if not isinstance(a, np.ndarray):
+        return a
+    view = a.view()
+    view.flags.writeable = False
+    return view
+
+
+def written_into(error: Exception) -> bool:
+    """Tell whether an error of NumPy's is that of writing into an `unwritable` array."""
+    return "read-only" in str(error)
+
+
 def to_numbers(x: Any, what: str, words: str) -> np.ndarray:
     """Return `x` as a NumPy array of real numbers.
 
@@ -42,10 +59,22 @@ def to_numbers(x: Any, what: str, words: str) -> np.ndarray:
     Raises:
         InputTypeError: it holds something else. InputError: it is ragged, or a number is missing.
     """
-    if _is_mixed_frame(x):
-        columns = [_numbers(x.iloc[:, i], f"{what}column {name!r}: ", words) for i, name in enumerate(x.columns)]
-        return np.column_stack(columns) if columns else np.empty(x.shape)
+    columns = frame_columns(x)
+    if columns is not None:
+        read = [_column(column, f"{what}column {name!r}: ", words) for name, column in columns]
+        return np.column_stack(read) if read else np.empty(x.shape)
     return _numbers(x, what, words)
+
+
+def _column(column: Any, what: str, words: str) -> np.ndarray:
+    """Return a frame's column as a NumPy array of real numbers [N]."""
+    a = _numbers(column, what, words)
+    if a.ndim != 1:
+        raise InputTypeError(
+            f"{what}each row holds several numbers, {a.shape[1:]}; expected one: give what it holds as an array, "
+            "np.stack(list(column))"
+        )
+    return a
 
 
 def column_names(x: Any) -> Sequence[Any] | None:
@@ -56,17 +85,29 @@ def column_names(x: Any) -> Sequence[Any] | None:
     return list(names) if isinstance(names, Iterable) and len(shape) == 2 and len(list(names)) == shape[1] else None
 
 
-def _is_mixed_frame(x: Any) -> bool:
-    """Return whether `x` is a frame that NumPy would convert to an array of Python objects, as some of pandas' are."""
+def frame_columns(x: Any) -> list[tuple[Any, Any]] | None:
+    """Return a frame's columns with their names if they must be read one by one; None of anything else.
+
+    As a whole, a frame of pandas with columns of several types would become an array of Python objects; one of polars
+    or pyarrow would turn dates and times beside numbers into these, without a word.
+    """
+    if hasattr(x, "iter_columns") and hasattr(x, "columns"):  # polars, narwhals
+        return list(zip(x.columns, x.iter_columns(), strict=True))
+    if hasattr(x, "column_names") and isinstance(getattr(x, "columns", None), list):  # pyarrow
+        return list(zip(x.column_names, x.columns, strict=True))
     if not (hasattr(x, "iloc") and hasattr(x, "columns") and hasattr(x, "dtypes")) or _is_sparse(x):
-        return False
-    return not all(isinstance(dtype, np.dtype) and dtype.kind in "fiu" for dtype in x.dtypes)
+        return None
+    if all(isinstance(dtype, np.dtype) and dtype.kind in "fiu" for dtype in x.dtypes):
+        return None
+    return [(name, x.iloc[:, i]) for i, name in enumerate(x.columns)]
 
 
 def _is_sparse(x: Any) -> bool:
     """Return whether `x` is sparse: of SciPy, pydata, pandas or PyTorch. Made dense it might not fit in memory."""
     theirs = str(getattr(x, "layout", "")).startswith("torch.sparse")
-    return theirs or hasattr(type(x), "todense") or hasattr(getattr(x, "sparse", None), "to_dense")
+    if theirs or hasattr(type(x), "todense"):
+        return True
+    return 0 not in getattr(x, "shape", ()) and hasattr(getattr(x, "sparse", None), "to_dense")  # pandas: all of none
 
 
 def _numbers(x: Any, what: str, words: str) -> np.ndarray:

@@ -22,6 +22,9 @@ class LearningRateSchedule(Callback):
     def __init__(self, schedule: Callable[[int], float], by: str = "epoch") -> None:
         if not callable(schedule):
             raise InputTypeError(f"LearningRateSchedule: schedule={schedule!r}: expected a function from epoch to rate")
+        fault = checks.call_fault(schedule, 0)
+        if fault is not None:
+            raise InputTypeError(f"LearningRateSchedule: {schedule!r:.60} cannot be called as schedule(epoch): {fault}")
         self.schedule, self.by = schedule, checks.choice(by, "LearningRateSchedule: by", ("epoch", "step"))
 
     def on_epoch_begin(self, model: Model, epoch: int) -> None:

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    from nnx.cli.errors import FAILED, finish, report
+    from nnx.cli.errors import FAILED, finish, report, warnings_as_notes
 
     _take_closed_numbers()
     given = list(sys.argv[1:] if argv is None else argv)
@@ -43,7 +43,7 @@ def _run(argv: Sequence[str] | None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # so that no name with unusual characters raises an error
     try:
-        with _sigterm_as_ctrl_c():
+        with _sigterm_as_ctrl_c(), warnings_as_notes("--debug" in given):
             return finish(_command(arguments)(arguments))
     except BaseException as error:
         try:

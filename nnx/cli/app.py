@@ -56,9 +56,17 @@ class _Commands(TyperGroup):
             raise _Bare(error) from error
 
 
+def _unbroken(text: str | None) -> str | None:
+    """Return a docstring with each paragraph on one line, since typer keeps line ends, and a terminal folds on its own.
+
+    None where python -OO has left the docstrings out.
+    """
+    return text and "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for command in (doctor, data, train, predict, bench, warmup):
-    app.command()(command)
+    app.command(help=_unbroken(command.__doc__))(command)
 
 
 def _show_version(wanted: bool) -> None:

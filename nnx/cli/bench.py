@@ -45,7 +45,8 @@ def bench(
     suite: Annotated[
         str | None,
         typer.Option(
-            help="ops,softmax,steps,inference,batch,transfers,start: some of them. Default: all.", rich_help_panel=WHAT
+            help="ops,softmax,steps,inference,batch,data,many,transfers,start: some of them. Default: all.",
+            rich_help_panel=WHAT,
         ),
     ] = None,
     quick: Annotated[

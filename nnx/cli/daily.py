@@ -17,7 +17,7 @@ def is_due(text: str) -> bool:
     """Return whether to show a text now: if it was not shown within a day, or if no stamp can be written."""
     try:
         from nnx.kernels.cpu.jit.cache import make, places, replace
-    except ImportError:  # without Numba nothing is compiled, so there is no folder for the stamp
+    except Exception:  # without Numba, or if it fails to load, nothing is compiled, so there is no folder for the stamp
         return True
     folders, content = list(places()), hashlib.sha256(text.encode()).hexdigest().encode()
     if any(_is_fresh(folder / "said", content) for folder in folders):

@@ -62,11 +62,11 @@ def found(files: Any, label: str | None, window: int | None, learning: bool) -> 
     if not isinstance(files, Sequence) or not files:
         raise InputTypeError(f"shards: {files!r}: expected {KIND}, or a list of files or of pairs (x, y)")
     some: list[Shard] = []
-    for each in files:
+    for number, each in enumerate(files):
         if isinstance(each, tuple | list):
             if len(each) not in (1, 2, 3):
                 raise InputTypeError(f"shards: {each!r:.60}: expected (x, y), or (x, y, weights)")
-            some.append(_together(*each))
+            some.append(_together(f" of shards[{number}]", *each))
         else:
             some += _at(each, label, learning)
     return _joined(some, window, label)
@@ -86,12 +86,12 @@ def _joined(shards: list[Shard], window: int | None, label: str | None) -> Sourc
 
 def pair(x: Any, y: Any, weights: Any) -> Source:
     """Return the rows of arrays x, y and weights, at least one of which is on disk."""
-    return Source([_together(x, y, weights)])
+    return Source([_together("", x, y, weights)])
 
 
-def _together(x: Any, y: Any = None, weights: Any = None) -> Parts:
-    given = zip((y, weights), ("y", "sample_weight"), strict=True)
-    return Parts(_array(x, "x"), *(None if a is None else _array(a, name) for a, name in given))
+def _together(of: str, x: Any, y: Any = None, weights: Any = None) -> Parts:
+    given = zip((y, weights), (f"y{of}", f"sample_weight{of}"), strict=True)
+    return Parts(_array(x, f"x{of}"), *(None if a is None else _array(a, name) for a, name in given))
 
 
 def _array(given: Any, name: str) -> Rows:

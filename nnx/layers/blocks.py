@@ -14,9 +14,11 @@ import numpy as np
 
 from nnx import checks
 from nnx.backends import Backend
+from nnx.backends.recorder import lent
 from nnx.errors import InputError, InputTypeError
 from nnx.layers.base import Layer, kept_shapes
-from nnx.layers.chain import chain, every, returned
+from nnx.layers.chain import chain, every, gradient_of, output_of
+from nnx.settings import is_own
 
 Array = Any
 DEEPEST = 32  # how deeply blocks may be nested: copying and saving are recursive
@@ -30,6 +32,7 @@ class Block(Layer):
         trainable: whether any layer in it is trained; assigning it sets all of them.
     """
 
+    _holds = True
     paths: tuple[tuple[Layer, ...], ...]
     inner: Mapping[str, Layer]
     _n_inputs: int | None
@@ -185,14 +188,20 @@ class Block(Layer):
     # ---- forward and backward along a path ---------------------------------------------------------------------------
 
     def _through(self, path: Sequence[Layer], x: Array, training: bool) -> Array:
+        x = self._lent(path[:1], x)
         for layer in path:
-            x = returned(layer.forward(x, training=training), layer, "forward")
+            x = output_of(layer, x, training)
         return x
 
     def _back(self, path: Sequence[Layer], dvalues: Array) -> Array:
+        dvalues = self._lent(path[-1:], dvalues)
         for layer in reversed(path):
-            dvalues = returned(layer.backward(dvalues), layer, "backward")
+            dvalues = gradient_of(layer, dvalues)
         return dvalues
+
+    def _lent(self, to: Sequence[Layer], a: Array) -> Array:
+        """Return what a path begins with, so that a layer of the user's own leaves it as the others need it."""
+        return a if all(is_own(type(layer)) for layer in to) else lent(a, self.backend)
 
     def _back_to_parameters(self, path: Sequence[Layer], dvalues: Array) -> None:
         """Write only the gradients of the parameters of a path."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from nnx.backends.recorder import editing
 from nnx.errors import InputError, InputTypeError
 from nnx.layers.activations import Activation, Linear
 from nnx.layers.base import Layer
@@ -39,7 +40,31 @@ def every(layers: Sequence[Layer]) -> Iterator[Layer]:
     """Yield each layer, followed by the layers inside it."""
     for layer in layers:
         yield layer
-        yield from every([*getattr(layer, "inner", {}).values()])
+        if layer._holds:
+            yield from every([*layer.inner.values()])  # type: ignore[attr-defined]
+
+
+def output_of(layer: Layer, inputs: Any, training: bool) -> Any:
+    """Return what a layer makes of inputs, which may be `lent`.
+
+    Raises:
+        InputTypeError: it returned nothing. InputError: it returned more or fewer rows than it was given.
+    """
+    with editing(f"{layer} edits its inputs"):
+        output = returned(layer.forward(inputs, training=training), layer, "forward")
+    given, made = (getattr(a, "shape", None) for a in (inputs, output))  # which a list has not
+    if given is not None and made is not None and given[:1] != made[:1]:
+        raise InputError(
+            f"{layer}: forward() returned an array of shape {tuple(made)} for inputs {tuple(given)}; expected a row "
+            "for each of theirs"
+        )
+    return output
+
+
+def gradient_of(layer: Layer, dvalues: Any) -> Any:
+    """Return the gradient of a layer's inputs, given that of its output; see `output_of`."""
+    with editing(f"{layer} edits its dvalues"):
+        return returned(layer.backward(dvalues), layer, "backward")
 
 
 def returned(result: Any, layer: Layer, method: str) -> Any:

@@ -175,7 +175,7 @@ def _safetensors() -> Any:
     try:
         import safetensors.numpy
     except Exception as error:
-        raise MissingExtra("safetensors", "train", "saving and loading models", error) from error
+        raise MissingExtra("safetensors", "train", "saving models", error) from error
     return safetensors.numpy
 
 

@@ -57,8 +57,8 @@ def rows_of(
     shown = " " * 2 * depth + printable(name, keep="\n")
     sizes = "any" if outputs is None else str(outputs), f"{count:,}" if count else ""
     rows: list[tuple[str, str, str, str, str]] = [(number, shown, *sizes, kernel_of(layer, model, kernels))]
-    inside = iter(getattr(layer, "inner", ()))
-    for path in getattr(layer, "paths", ()):
+    inside = iter(layer.inner if isinstance(layer, Block) else ())
+    for path in layer.paths if isinstance(layer, Block) else ():
         within = width
         for part in path:
             rows += rows_of(f"{number}.{next(inside)}", part, within, model, kernels, depth + 1)

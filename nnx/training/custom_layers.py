@@ -30,6 +30,11 @@ PLAIN = (int, float, complex, str, bytes, np.generic, type(None))
 NAMESPACES = ("types", "argparse")  # modules whose objects, such as SimpleNamespace, hold a user's values
 
 
+def is_custom(part: Assignable) -> bool:
+    """Tell whether nnx did not define a part, or not as it is now."""
+    return not is_own(type(part)) or replaced(part)
+
+
 class CustomParts:
     """The state, before a step, of the user-defined and modified parts and of the step's inputs.
 
@@ -38,7 +43,7 @@ class CustomParts:
     """
 
     def __init__(self, parts: Sequence[Assignable], inputs: Any, xp: Any) -> None:
-        self._kept = [Kept(part) for part in parts if not is_own(type(part)) or replaced(part)]
+        self._kept = [Kept(part) for part in parts if is_custom(part)]
         self.any, self._inputs, self._xp = bool(self._kept), inputs, xp
         self._copy = xp.asarray(inputs, copy=True) if self._kept else None
         self._draws = draws() if self._kept else None

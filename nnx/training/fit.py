@@ -75,7 +75,7 @@ class Fit:
 
     def _runner(self, feed: Feed, within: bool) -> Runner:
         """Return the object that runs the steps on a feed."""
-        update = self.trainer.runner(feed)
+        update = self.trainer.known_runner(feed)
         if self.plan.plain:
             return update
         part = None

@@ -43,7 +43,12 @@ def held_out(model: Trainable, validation_data: Any, epochs: int) -> HeldOut:
         return came.for_validation(WHO, epochs), None
     validation_data = came[: 2 + (came.weights is not None)]
     x = model._inputs(validation_data[0], "fit: validation x")
-    target = model._host_targets(validation_data[1], x, "fit: validation")
+    try:
+        target = model._host_targets(validation_data[1], x, "fit: validation")
+    except InputError as error:
+        if not str(error).startswith("fit: validation"):  # the loss does not know whose targets it looks at
+            error.args = (f"fit: validation y: {error}",)
+        raise
     weights = model._weights(validation_data[1], target, WHO, *validation_data[2:])
     check_weighable(model.metrics, weights)
     ready = model.scoring().native is not None and target.ndim == model.loss.kept_dimensions()

@@ -13,17 +13,19 @@ from weakref import proxy
 
 import numpy as np
 
+from nnx.backends.recorder import lent
 from nnx.distributed.pool import Pool
+from nnx.errors import InputError
 from nnx.kernels.step_state import LOSS
 from nnx.layers import BatchNorm
-from nnx.layers.chain import every, returned
+from nnx.layers.chain import every, gradient_of, output_of
 from nnx.layers.dropout import Drawing
 from nnx.losses import Loss
 from nnx.measures import Metric
 from nnx.model.network import Network
 from nnx.optimizers import Optimizer
 from nnx.owner import Owner
-from nnx.settings import written
+from nnx.settings import is_own, replaced, written
 
 Array = Any
 HISTORY = 8192  # the losses of so many steps are kept on the device
@@ -107,6 +109,7 @@ class TrainingStep:
         flat: the network's parameters, gradients and moments.
         hyper, counters, stats, history: arrays of the backend; see nnx/kernels/step_state.py.
         layers, loss: as a step runs them: if the last layer and the loss can be computed together, `loss` is both.
+        foreign: whether any layer is user-defined, so that it might write into its inputs.
         drawing: the layers that draw random numbers. pooling: the layers that take means over whole batches.
         accumulating: whether the gradients of several parts of a batch are added up, in `flat.held`.
         averaging: (decay, number of steps before the first that counts) of the mean of the parameters in
@@ -130,7 +133,7 @@ class TrainingStep:
         self.drawing = [layer for layer in every(network._layers) if isinstance(layer, Drawing)]
         self.pooling = [layer for layer in every(network._layers) if isinstance(layer, BatchNorm)]
         for number, layer in enumerate(every(network._layers)):
-            if hasattr(layer, "follow"):
+            if isinstance(layer, Drawing):
                 layer.follow(self.counters, network.seed, number)
         for part in (loss, optimizer):
             part.listen(network)
@@ -145,6 +148,7 @@ class TrainingStep:
         self.loss.backend = self.given_loss.backend = self.backend
         self.loss._owner = self.given_loss._owner = self._owner
         self.layers = layers[:-1] if fused else layers
+        self.foreign = any(not is_own(type(layer)) or replaced(layer) for layer in every(layers))
         self.metric = self.loss.metric if "accuracy" in self.metrics else None
 
     def step(self, feed: Feed, backend: Any = None, part: bool = False) -> None:
@@ -177,15 +181,15 @@ class TrainingStep:
             backend.gather_rows(y, order, self.counters, out=feed.y)
             for source in factors:
                 backend.gather_rows(source, order, self.counters, out=feed.factors)
-        outputs = feed.x
+        outputs = lent(feed.x, backend) if self.foreign else feed.x
         for layer in self.layers:
-            outputs = returned(layer.forward(outputs, training=True), layer, "forward")
+            outputs = output_of(layer, outputs, training=True)
         losses, dvalues = self.loss.both(outputs, feed.y)
         if feed.factors is not None:
             dvalues = self.loss.weighed(dvalues, feed.factors)
         first = next((i for i, layer in enumerate(self.layers) if any(layer.trained().values())), len(self.layers))
         for layer in reversed(self.layers[first + 1 :]):
-            dvalues = returned(layer.backward(dvalues), layer, "backward")
+            dvalues = gradient_of(layer, dvalues)
         for layer in self.layers[first : first + 1]:
             layer.backward_parameters(dvalues)
         if feed.factors is None:
@@ -220,17 +224,36 @@ class TrainingStep:
 
     def _update(self, backend: Any) -> None:
         """Update the parameters. A user-defined update() may move all, so those not trained are restored afterwards."""
-        flat, how = self.flat, (self.flat, self.hyper, self.counters, backend)
-        if not written(self.optimizer, "update") or flat.trained == [slice(0, flat.size)]:
-            self.optimizer.update(*how)
+        flat = self.flat
+        if not written(self.optimizer, "update"):
+            self.optimizer.update(flat, self.hyper, self.counters, backend)
+            return
+        if flat.trained == [slice(0, flat.size)]:
+            self._update_as_written(backend)
             return
         parts = [getattr(flat, name) for name in (*STATE, *flat.names)]
         kept = [self.copy_of(part) for part in parts]
-        self.optimizer.update(*how)
+        self._update_as_written(backend)
         for part, before in zip(parts, kept, strict=True):
             for run in flat.trained:
                 before[run] = part[run]
             part[...] = before
+
+    def _update_as_written(self, backend: Any) -> None:
+        """Call an update() of the user's own; refuse one that makes new arrays and leaves the parameters alone."""
+        flat = self.flat
+        before = {name: getattr(flat, name) for name in (*STATE, *flat.names)}
+        update: Any = self.optimizer.update  # of another type, perhaps
+        result = update(flat, self.hyper, self.counters, backend)
+        lost = [name for name, array in before.items() if getattr(flat, name) is not array]
+        for name in lost:
+            setattr(flat, name, before[name])
+        if lost or result is not None:
+            did = f"made another array of flat.{lost[0]}" if lost else f"returned {type(result).__name__}"
+            raise InputError(
+                f"{self.optimizer}: update() {did}, which nobody reads: write into the array, as by "
+                f"flat.{(*lost, 'values')[0]}[...] = ..."
+            )
 
     def begin(self) -> None:
         """Copy the optimizer's hyperparameters and its count of steps to where steps read them."""

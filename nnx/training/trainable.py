@@ -19,7 +19,7 @@ from nnx.losses import Loss
 from nnx.measures import Metric
 from nnx.measures import checked as checked_metrics
 from nnx.model.network import Network
-from nnx.model.validation import check_ending, check_loss
+from nnx.model.validation import check_ending, check_loss, check_optimizer
 from nnx.optimizers import Optimizer
 from nnx.owner import alone, changing
 from nnx.settings import assignable
@@ -286,3 +286,4 @@ def _check_optimizer(optimizer: Any) -> None:
     checks.instance(optimizer, Optimizer, "optimizer", "Adam(0.01)")
     if type(optimizer) is Optimizer:
         raise InputTypeError(f"compile: {optimizer}: expected one of the classes made from Optimizer")
+    check_optimizer(optimizer)

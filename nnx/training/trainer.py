@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from nnx.backends.recorder import AS_WRITTEN, Program, Recorder
+from nnx.backends.recorder import AS_WRITTEN, Program, Recorder, Template, lent
 from nnx.callbacks import Model
 from nnx.distributed.shares import Shares
 from nnx.errors import InputError, NonFiniteError, NotReplayable
@@ -24,12 +24,12 @@ from nnx.layers.chain import every
 from nnx.losses import Loss
 from nnx.measures import Metric, beside, name_of
 from nnx.model.network import Network
-from nnx.model.validation import check_ending, check_loss
+from nnx.model.validation import check_ending, check_loss, check_optimizer
 from nnx.optimizers import Optimizer
 from nnx.owner import changing
-from nnx.settings import written
+from nnx.settings import Assignable, written
 from nnx.training.agreement import State, check_agreement
-from nnx.training.custom_layers import CustomParts, Held
+from nnx.training.custom_layers import CustomParts, Held, is_custom
 from nnx.training.eager import Eager
 from nnx.training.parts import divided
 from nnx.training.shared import Halves, Shared, shared
@@ -40,6 +40,7 @@ Array = Any
 Result = TypeVar("Result")
 LOSS_ITSELF = "the loss itself"
 BATCH_SIZES = 8  # step() keeps the recordings for so many batch sizes
+TEMPLATES = 8  # fits keep the templates for so many forms of data
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Trainer(TrainingStep):
         self._held: list[Held] = []  # the values of user-defined parts that recordings contain
         self._saved: State | None = None
         self._staged: dict[tuple[int, ...], tuple[Feed, Program | Eager | Shared]] = {}
+        self._templates: dict[Any, Template] = {}  # of what was recorded, by the form of its data
         self._shares: Shares | None = None
         super().__init__(network, loss, optimizer, metrics)
 
@@ -85,6 +87,7 @@ class Trainer(TrainingStep):
             )
         check_loss(self.given_loss)
         check_ending(self.network.layers[-1], self.given_loss)
+        check_optimizer(self.optimizer)
 
     def refresh(self) -> int:
         """Take over the present settings of layers, loss and optimizer; return the edition.
@@ -101,7 +104,7 @@ class Trainer(TrainingStep):
                 self.outdated = False  # first, since another thread may change settings while they are read
                 self._fuse()
                 self.network.penalties[...] = 0  # steps write only those of layers that have penalties
-                self._staged.clear()
+                self._forget()
                 self._held.clear()
                 self.edition += 1
                 whole = True
@@ -109,6 +112,11 @@ class Trainer(TrainingStep):
                 if not whole:  # interrupted by Ctrl-C (owner.py)
                     self.outdated = True
         return self.edition
+
+    def _forget(self) -> None:
+        """Forget what was recorded."""
+        self._staged.clear()
+        self._templates.clear()
 
     def quantities(self, validated: bool) -> list[str]:
         """Return the names of the quantities that a fit measures, in the order of its history."""
@@ -138,9 +146,9 @@ class Trainer(TrainingStep):
         if written(optimizer, "update"):  # it may clip, warm up or skip steps, which one step does not show
             reason = f"{optimizer} has an update() of its own, which may differ from step to step"
             return Eager(self, feed, reason, part)
+        custom = CustomParts(self._parts(), feed.x, self.backend.xp)
         before, state, counters, more = self.state(), self.flat.state, self.counters, self.flat.more
         gradients = self.flat.gradients
-        custom = CustomParts([*every(self.network._layers), self.loss, self.optimizer], feed.x, self.backend.xp)
         known = [*feed.arrays(), self.hyper, self.counters, self.network.penalties, self.nothing]
         known += self.network.buffers()
         recorder = self.backend.record(known)
@@ -173,6 +181,28 @@ class Trainer(TrainingStep):
         self._held += [] if held is None else [held]
         return program
 
+    def _parts(self) -> list[Assignable]:
+        return [*every(self.network._layers), self.loss, self.optimizer]
+
+    def known_runner(self, feed: Feed) -> Program | Eager | Shared:
+        """Return `runner(feed)`, without recording where that was done on other data of the same form.
+
+        Settings are those of then, or `refresh` had forgotten it; code of the user's own may depend on more.
+        """
+        form = self.backend.form(feed.arrays()) if self._shares is None else None
+        if form is None or any(map(is_custom, self._parts())):
+            return self.runner(feed)
+        key = form, feed.x.shape[0], self.accumulating, self.averaging
+        if key in self._templates:
+            return self._templates[key].on(feed.arrays(), self.backend.threads)
+        runner = self.runner(feed)
+        template = None if isinstance(runner, Eager | Shared) else runner.template(feed.arrays())
+        if template is not None:
+            if len(self._templates) == TEMPLATES:
+                self._templates.pop(next(iter(self._templates)))
+            self._templates[key] = template
+        return runner
+
     # ---- shares ------------------------------------------------------------------------------------------------------
 
     @property
@@ -184,7 +214,7 @@ class Trainer(TrainingStep):
     def shares(self, shares: Shares | None) -> None:
         if shares != self._shares:
             self._shares = shares
-            self._staged.clear()
+            self._forget()
 
     @changing
     def swap(self) -> None:
@@ -298,7 +328,8 @@ class Trainer(TrainingStep):
         """Set how near to its target a regression's output must be to be right; recordings of `step` are dropped."""
         if tolerance != self.tolerance:
             self.tolerance = tolerance
-            self._staged.clear()
+            if self.metric is not None:
+                self._forget()
 
     def _snapshot(self) -> State:
         """Return the state in buffers that the next snapshot overwrites: new memory would take longer than the copy."""
@@ -315,7 +346,7 @@ class Trainer(TrainingStep):
         backend, before = self.backend, self.copy_of(self.flat.statistics)
         if feed.source is not None:
             backend.gather_rows(feed.source[0], feed.source[2], self.counters, out=feed.x)
-        place, outputs = LOSS_ITSELF, feed.x
+        place, outputs = LOSS_ITSELF, lent(feed.x, backend)
         for number, layer in enumerate(self.layers):
             name = f"layer {number}, {layer}"
             bad = [p for p in layer.shapes if not np.isfinite(backend.to_numpy(layer.parameter(p))).all()]

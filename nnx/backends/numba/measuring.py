@@ -152,21 +152,22 @@ def handed_out(
     found, kernel = dict[float, float](), backend.kernels.elementwise.forward
     for microseconds in sizes:
         x, y, whole = work_of(microseconds, kernel, dtype)
-        shared = partial(with_help, kernel, x, y, -(-len(x) // (2 * TWO)), *whole.args[4:])
+        shared = partial(with_help, kernel, x, y, 2 * TWO, *whole.args[4:])
         found[microseconds] = quotient(how(shared), how(whole))
     return float(limit(found, expected, upwards=True))
 
 
 def with_help(kernel: Any, x: np.ndarray, y: np.ndarray, *more: Any) -> None:
     """Call an elementwise kernel with the help of another thread."""
-    kernel(x, y, pool.summon(TWO), *more)
+    pool.summon(TWO)
+    kernel(x, y, pool.board_at, *more)
 
 
 def work_of(microseconds: float, kernel: Any, dtype: str) -> tuple[np.ndarray, np.ndarray, partial[Any]]:
     """Return operands for roughly so many microseconds of an elementwise kernel, and the call on one thread."""
     x = np.linspace(-1, 1, round(1e3 * microseconds / BY_NAME["tanh"].cost), dtype=dtype).reshape(-1, 1)
     y = np.empty_like(x)
-    return x, y, partial(kernel, x, y, pool.board, len(x), number_of("tanh"), 0.0)
+    return x, y, partial(kernel, x, y, pool.board_at, 1, number_of("tanh"), 0.0)
 
 
 def split_from(backend: Any, dtypes: Sequence[str]) -> float:

@@ -24,7 +24,6 @@ from nnx.backends.numba.timing import nanoseconds, repeat
 from nnx.backends.numba.tuning import Prediction, derived
 from nnx.kernels.cpu.caches import caches
 from nnx.kernels.cpu.program import inference
-from nnx.kernels.cpu.threads import pool
 
 SMALL, NEAR = (2, 64, 3), (64, 128, 64, 10)
 ROWS = 9  # rows that are predicted one by one
@@ -91,7 +90,7 @@ class Network:
         by_row, columns = inference.ready(self.x.dtype), self.columns
         few = [partial(by_row, self.x[:rows], self.out[:rows], self.place, 0) for rows in (1, ROWS)]
         some = (self.x[:columns], self.out[:columns]), (self.x[: 2 * columns], self.out[: 2 * columns])
-        return [*few, *(partial(self.many.run, *both, pool.board, 1) for both in some)]
+        return [*few, *(partial(self.many.run, *both, 1) for both in some)]
 
     def learn(self, one: float, some: float, panel: float, two: float) -> None:
         """Set the attributes from the times of these calls."""

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,6 +80,16 @@ class Choices:
     woken_us: float
     split_from: float
     prediction: Prediction
+
+    @cached_property
+    def handed(self) -> float:
+        """`handed_us` in ns, in which operations count their work."""
+        return 1e3 * self.handed_us
+
+    @cached_property
+    def woken(self) -> float:
+        """`woken_us` in ns."""
+        return 1e3 * self.woken_us
 
 
 class Tuning(NamedTuple):

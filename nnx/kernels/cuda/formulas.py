@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Sequence
 
 from nnx.kernels.cuda.written import WIDTH, function
-from nnx.kernels.elementwise import FUNCTIONS, KINDS, Elementwise, number_of
+from nnx.kernels.elementwise import FUNCTIONS, KINDS, Elementwise
 from nnx.kernels.losses import LOSSES, PARTS, Loss
 
 
@@ -26,7 +26,7 @@ def parameter(row: Elementwise) -> tuple[str, ...]:
 
 # The numbers of the functions that a dense layer can apply to its own result.
 ACTIVATIONS: dict[str | None, int] = {None: -1}
-ACTIVATIONS |= {row.name: number_of(row.name) for row in FUNCTIONS if not row.parameter}
+ACTIVATIONS |= {row.name: row.number for row in FUNCTIONS if not row.parameter}
 # For each kind, its function's code, and which of x, y, dy, t, a, b it takes (as ELEMENTWISE says).
 WRITTEN = {
     **{row.name: function(f"{row.name}_of", row.forward, ("x", *parameter(row))) for row in FUNCTIONS},

@@ -107,6 +107,18 @@ def row(typing, array, index):
     return Span(array.dtype)(array, types.intp), codegen
 
 
+@intrinsic
+def numbers_at(typing, address, dtype):
+    """The numbers of a type from an address on, as a span of unknown length."""
+
+    def codegen(context, builder, signature, args):
+        kind = signature.return_type
+        data = builder.inttoptr(args[0], context.get_data_type(kind.dtype).as_pointer())
+        return make_span(context, builder, kind, data, args[0].type(0))
+
+    return Span(dtype.dtype)(address, dtype), codegen
+
+
 @intrinsic(prefer_literal=True)
 def on_stack(typing, dtype, count):
     """A buffer on the stack, until the calling function ends, for `count` numbers of a type; `count` is a constant."""
@@ -119,6 +131,26 @@ def on_stack(typing, dtype, count):
         return make_span(context, builder, signature.return_type, data, size)
 
     return Span(dtype.dtype)(dtype, count), codegen
+
+
+@intrinsic
+def claim(typing, numbers):
+    """Prefetch the cache lines of a span for writing, all at once.
+
+    A store has to wait for a line that is not in the cache; that slows down a loop which does little else.
+    """
+
+    def codegen(context, builder, signature, args):
+        byte, word, flag = ir.IntType(8).as_pointer(), ir.IntType(64), ir.IntType(32)
+        kind, wanted = signature.args[0], ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
+        fetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], wanted)
+        data = builder.bitcast(data_of(context, builder, kind, args[0]), byte)
+        size = builder.mul(size_of(context, builder, kind, args[0]), word(kind.dtype.bitwidth // 8))
+        with cgutils.for_range_slice(builder, word(0), size, word(ALIGNED)) as (at, _):
+            builder.call(fetch, [builder.gep(data, [at]), flag(1), flag(3), flag(1)])  # of data, to write, and to keep
+        return context.get_dummy_value()
+
+    return types.void(numbers), codegen
 
 
 # ---- integers --------------------------------------------------------------------------------------------------------

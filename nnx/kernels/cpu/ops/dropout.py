@@ -20,7 +20,7 @@ from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import EXACT, OPTIONS, PART, flat, on_stack, smaller, view
 from nnx.kernels.cpu.ops.traced import made_of
-from nnx.kernels.cpu.threads.team import make_together, share_at
+from nnx.kernels.cpu.threads.team import divided, make_together, share_at
 from nnx.kernels.philox import ADD_0, ADD_1, FIRST, LAYERS, LOW, MULTIPLY_0, MULTIPLY_1, ROUNDS, TURN
 
 U = np.uint64
@@ -115,18 +115,19 @@ def dropout_share(operands, number):
 dropout_together = make_together(dropout_share)
 
 
-@takes("mmi")
+@takes("mm")
 @njit(**OPTIONS)
-def dropout(x, y, board, tall, step, layer, key_0, key_1, threshold, scale):
+def dropout(x, y, board, parts, step, layer, key_0, key_1, threshold, scale):
     """y = x * scale where the element's word is at least `threshold`, else 0.
 
     Args:
         x, y: [rows, columns]: element (r, c) takes word c % 4 of the counter (r, c // 4, step, layer), as in philox.py.
-        board: by which threads help, taking `tall` rows at a time: see team.py.
+        board, parts: the address of the threads' board, and the most parts to divide the work into: see team.py.
     """
     rows, columns = x.shape
     if not behaved(x, y) or x.shape != y.shape or not x.size or not apart_or_same(y, x):
         return False
+    tall, parts = divided(rows, parts, 1)
     operands = flat(x), flat(y), columns, tall, step, layer, key_0, key_1, threshold, scale
-    dropout_together(board, operands, (rows + tall - 1) // tall)
+    dropout_together(board, operands, parts)
     return True

@@ -15,7 +15,7 @@ from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import OPTIONS, PART, flat, row, view
 from nnx.kernels.cpu.ops.loss_formulas import class_of, scalar
 from nnx.kernels.cpu.ops.traced import made_of, total_of
-from nnx.kernels.cpu.threads.team import make_together, share_at
+from nnx.kernels.cpu.threads.team import LINE, divided, make_together, share_at
 from nnx.kernels.elementwise import number_of
 from nnx.kernels.losses import LOSSES, PARTS
 
@@ -104,19 +104,20 @@ def costs_share(operands, number):
 costs_together = make_together(costs_share)
 
 
-@takes("mmvi")
+@takes("mmv")
 @njit(**OPTIONS)
-def of_outputs(outputs, target, losses, board, tall, kind, b):
+def of_outputs(outputs, target, losses, board, parts, kind, b):
     """losses = the mean over each row of a loss of the table, whose constant is b.
 
-    Threads help by the board, taking `tall` rows at a time: see team.py.
+    `board` is the address of the threads' board, `parts` the most parts to divide the work into: see team.py.
     """
     if target.shape != outputs.shape or losses.shape[0] != outputs.shape[0] or not outputs.size:
         return False
     if not behaved(outputs, target, losses) or not apart(losses, outputs, target):
         return False
+    tall, parts = divided(losses.size, parts, 1)
     operands = flat(outputs), flat(target), flat(losses), kind, b, tall, outputs.shape[1]
-    costs_together(board, operands, (losses.size + tall - 1) // tall)
+    costs_together(board, operands, parts)
     return True
 
 
@@ -131,14 +132,15 @@ def slope_share(operands, number):
 slope_together = make_together(slope_share)
 
 
-@takes("mmmi")
+@takes("mmm")
 @njit(**OPTIONS)
-def of_outputs_backward(outputs, target, gradient, board, step, kind, scale, b):
+def of_outputs_backward(outputs, target, gradient, board, parts, kind, scale, b):
     """gradient = scale times the derivative of a loss of the table, whose constant is b."""
     if target.shape != outputs.shape or gradient.shape != outputs.shape or not outputs.size:
         return False
     if not behaved(outputs, target, gradient) or not apart_or_same(gradient, outputs, target):
         return False
+    step, parts = divided(outputs.size, parts, LINE)
     operands = flat(outputs), flat(target), flat(gradient), kind, scale, b, step
-    slope_together(board, operands, (outputs.size + step - 1) // step)
+    slope_together(board, operands, parts)
     return True

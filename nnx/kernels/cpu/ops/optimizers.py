@@ -21,7 +21,7 @@ from nnx.kernels.cpu.jit.behaved import behaved
 from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import CALLED, INLINED, OPTIONS, PART, flat, view
-from nnx.kernels.cpu.threads.team import make_together, share_at
+from nnx.kernels.cpu.threads.team import LINE, divided, make_together, share_at
 from nnx.kernels.nesterov import make_momenta
 from nnx.kernels.step_state import BETA_1, BETA_2, DECAY, EPSILON, LEARNING_RATE, MOMENTUM_DECAY, STEP, WEIGHT_DECAY
 
@@ -213,7 +213,7 @@ UPDATES = {kind: make_update(kind) for kind in NUMBERS.values()}
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
-# Threads help by the board, taking `step` parameters at a time: see team.py.
+# `board` is the address of the threads' board, `parts` the most parts to divide the work into: see team.py.
 
 
 @njit(**PART)
@@ -227,14 +227,15 @@ def sgd_share(operands, number):
 sgd_together = make_together(sgd_share)
 
 
-@takes("vvvdii")
+@takes("vvvdi")
 @njit(**OPTIONS)
-def sgd(p, g, m, hyper, counters, board, step):
+def sgd(p, g, m, hyper, counters, board, parts):
     """Stochastic gradient descent, with momentum if hyper[BETA_1] is not 0, Nesterov's if hyper[BETA_2] is not 0."""
     if not behaved(p, g, m, hyper, counters) or g.size != p.size or m.size != p.size:
         return False
     size, _, _, _ = sizes(SGD, hyper, counters[STEP])
-    sgd_together(board, (flat(p), flat(g), flat(m), size, flat(hyper), step), (p.size + step - 1) // step)
+    step, parts = divided(p.size, parts, LINE)
+    sgd_together(board, (flat(p), flat(g), flat(m), size, flat(hyper), step), parts)
     return True
 
 
@@ -249,27 +250,29 @@ def adaptive_share(operands, number):
 adaptive_together = make_together(adaptive_share)
 
 
-@takes("vvvdii")
+@takes("vvvdi")
 @njit(**OPTIONS)
-def adagrad(p, g, v, hyper, counters, board, step):
+def adagrad(p, g, v, hyper, counters, board, parts):
     """v += g**2; p -= rate * g / (sqrt(v) + epsilon)."""
     if not behaved(p, g, v, hyper, counters) or g.size != p.size or v.size != p.size:
         return False
     size, _, _, _ = sizes(ADAGRAD, hyper, counters[STEP])
+    step, parts = divided(p.size, parts, LINE)
     operands = flat(p), flat(g), flat(v), size, 1.0, 1.0, hyper[EPSILON], step
-    adaptive_together(board, operands, (p.size + step - 1) // step)
+    adaptive_together(board, operands, parts)
     return True
 
 
-@takes("vvvdii")
+@takes("vvvdi")
 @njit(**OPTIONS)
-def rmsprop(p, g, v, hyper, counters, board, step):
+def rmsprop(p, g, v, hyper, counters, board, parts):
     """v = rho * v + (1 - rho) * g**2; p -= rate * g / (sqrt(v) + epsilon)."""
     if not behaved(p, g, v, hyper, counters) or g.size != p.size or v.size != p.size:
         return False
     size, _, _, _ = sizes(RMSPROP, hyper, counters[STEP])
+    step, parts = divided(p.size, parts, LINE)
     operands = flat(p), flat(g), flat(v), size, hyper[BETA_1], 1.0 - hyper[BETA_1], hyper[EPSILON], step
-    adaptive_together(board, operands, (p.size + step - 1) // step)
+    adaptive_together(board, operands, parts)
     return True
 
 
@@ -285,15 +288,16 @@ def adam_share(operands, number):
 adam_together = make_together(adam_share)
 
 
-@takes("vvvvdii")
+@takes("vvvvdi")
 @njit(**OPTIONS)
-def adam(p, g, m, v, hyper, counters, board, step):
+def adam(p, g, m, v, hyper, counters, board, parts):
     """See `moments`."""
     if not behaved(p, g, m, v, hyper, counters) or g.size != p.size or m.size != p.size or v.size != p.size:
         return False
     size, correction, shrink, _ = sizes(ADAM, hyper, counters[STEP])
+    step, parts = divided(p.size, parts, LINE)
     operands = flat(p), flat(g), flat(m), flat(v), size, correction, shrink, flat(hyper), step
-    adam_together(board, operands, (p.size + step - 1) // step)
+    adam_together(board, operands, parts)
     return True
 
 
@@ -309,15 +313,16 @@ def nadam_share(operands, number):
 nadam_together = make_together(nadam_share)
 
 
-@takes("vvvvdii")
+@takes("vvvvdi")
 @njit(**OPTIONS)
-def nadam(p, g, m, v, hyper, counters, board, step):
+def nadam(p, g, m, v, hyper, counters, board, parts):
     """See `nesterov_moments`."""
     if not behaved(p, g, m, v, hyper, counters) or g.size != p.size or m.size != p.size or v.size != p.size:
         return False
     size, correction, shrink, fresh = sizes(NADAM, hyper, counters[STEP])
+    step, parts = divided(p.size, parts, LINE)
     operands = flat(p), flat(g), flat(m), flat(v), size, correction, shrink, fresh, flat(hyper), step
-    nadam_together(board, operands, (p.size + step - 1) // step)
+    nadam_together(board, operands, parts)
     return True
 
 
@@ -333,17 +338,18 @@ def amsgrad_share(operands, number):
 amsgrad_together = make_together(amsgrad_share)
 
 
-@takes("vvvvvdii")
+@takes("vvvvvdi")
 @njit(**OPTIONS)
-def amsgrad(p, g, m, v, u, hyper, counters, board, step):
+def amsgrad(p, g, m, v, u, hyper, counters, board, parts):
     """See `largest_moments`."""
     if not behaved(p, g, m, v, u, hyper, counters) or g.size != p.size or m.size != p.size:
         return False
     if v.size != p.size or u.size != p.size:
         return False
     size, correction, shrink, _ = sizes(AMSGRAD, hyper, counters[STEP])
+    step, parts = divided(p.size, parts, LINE)
     operands = flat(p), flat(g), flat(m), flat(v), flat(u), size, correction, shrink, flat(hyper), step
-    amsgrad_together(board, operands, (p.size + step - 1) // step)
+    amsgrad_together(board, operands, parts)
     return True
 
 
@@ -358,14 +364,15 @@ def lion_share(operands, number):
 lion_together = make_together(lion_share)
 
 
-@takes("vvvdii")
+@takes("vvvdi")
 @njit(**OPTIONS)
-def lion(p, g, m, hyper, counters, board, step):
+def lion(p, g, m, hyper, counters, board, parts):
     """See `signs`."""
     if not behaved(p, g, m, hyper, counters) or g.size != p.size or m.size != p.size:
         return False
     size, _, shrink, _ = sizes(LION, hyper, counters[STEP])
-    lion_together(board, (flat(p), flat(g), flat(m), size, shrink, flat(hyper), step), (p.size + step - 1) // step)
+    step, parts = divided(p.size, parts, LINE)
+    lion_together(board, (flat(p), flat(g), flat(m), size, shrink, flat(hyper), step), parts)
     return True
 
 

@@ -46,7 +46,7 @@ from nnx.kernels.cpu.jit.simd import (
 )
 from nnx.kernels.cpu.matmul.register_tile import WIDTH as VECTOR_BYTES
 from nnx.kernels.cpu.ops.math import exp, exponentials
-from nnx.kernels.cpu.threads.team import make_together
+from nnx.kernels.cpu.threads.team import LINE, divided, make_together
 
 # The most numbers, and rows, of a block: half of the first-level cache; larger blocks are no faster.
 BLOCK, ROWS = min(4096, caches().l1 // 8), 1024
@@ -177,14 +177,14 @@ def forward_share(operands, number):
 forward_together = make_together(forward_share)
 
 
-@takes("mmi")
+@takes("mm")
 @njit(**OPTIONS)
-def forward(x, y, board, step):
-    """y = softmax(x), both [N, C]. Threads help by the board, taking about `step` numbers at a time: see team.py."""
+def forward(x, y, board, parts):
+    """y = softmax(x), both [N, C]. `board`: the address of the threads' board; `parts`: the most parts: see team.py."""
     n, c = x.shape
     if not behaved(x, y) or x.shape != y.shape or not x.size or not apart_or_same(y, x):
         return False
-    rows, long = larger(1, step // c), LONG_SINGLE if x.itemsize == 4 else LONG
+    rows, long = larger(1, divided(x.size, parts, LINE)[0] // c), LONG_SINGLE if x.itemsize == 4 else LONG
     forward_together(board, (flat(x), flat(y), c, rows, long), (n + rows - 1) // rows)
     return True
 
@@ -280,10 +280,10 @@ def backward_share(operands, number):
 backward_together = make_together(backward_share)
 
 
-@takes("mmmi")
+@takes("mmm")
 @njit(**OPTIONS)
 def backward(y, dy, dx, board):
-    """dx = y * (dy - sum(y * dy)) for each row; the board as in `forward`, with PIECE as its step."""
+    """dx = y * (dy - sum(y * dy)) for each row; the board as in `forward`, for PIECE numbers each time."""
     n, c = y.shape
     if not behaved(y, dy, dx) or y.shape != dy.shape or y.shape != dx.shape or not apart_or_same(dx, y, dy):
         return False

@@ -15,7 +15,7 @@ from nnx.kernels.cpu.jit.signature import takes
 from nnx.kernels.cpu.jit.simd import INLINED, OPTIONS, PART, flat, larger, row, smaller, view
 from nnx.kernels.cpu.ops.loss_formulas import class_of, scalar
 from nnx.kernels.cpu.ops.softmax import first_largest, is_first, largest
-from nnx.kernels.cpu.threads.team import make_together, share_at
+from nnx.kernels.cpu.threads.team import divided, make_together, share_at
 from nnx.kernels.step_state import CURSOR, DONE, HITS, LOSS, PENALTY, STEP
 
 NONE, DISTRIBUTIONS, BINARY, LOGITS, REGRESSION = range(5)  # metrics of `tally`
@@ -186,20 +186,21 @@ def gather_share(operands, number):
 gather_together = make_together(gather_share)
 
 
-@takes("miimi")
+@takes("miim")
 @njit(**OPTIONS)
-def gather(source, order, counters, out, board, tall):
+def gather(source, order, counters, out, board, parts):
     """out = source[order[cursor : cursor + rows]], for matrices; rows out of range become the nearest valid one.
 
-    Threads help by the board, taking `tall` rows at a time: see team.py.
+    `board` is the address of the threads' board, `parts` the most parts to divide the work into: see team.py.
     """
     if not behaved(source, order, counters, out) or not apart(out, source, order):
         return False
     if source.shape[1] != out.shape[1] or not source.size * order.size:
         return False
     rows, n = out.shape
+    tall, parts = divided(rows, parts, 1)
     operands = flat(source), flat(order), counters[CURSOR], flat(out), tall, n, source.shape[0] - 1
-    gather_together(board, operands, (rows + tall - 1) // tall)
+    gather_together(board, operands, parts)
     return True
 
 

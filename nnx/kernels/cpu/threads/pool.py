@@ -29,7 +29,7 @@ from nnx.kernels.cpu.jit.cache import njit
 from nnx.kernels.cpu.jit.simd import OPTIONS
 from nnx.kernels.cpu.threads import affinity
 from nnx.kernels.cpu.threads.atomics import atomic_load, pause
-from nnx.kernels.cpu.threads.team import BOARD, HELPERS, WANTED, serve
+from nnx.kernels.cpu.threads.team import BOARD, HELPERS, serve
 from nnx.kernels.forking import in_forked
 
 limit = 1  # the most threads of an operation, the caller's included; set by `set_limit`
@@ -37,6 +37,7 @@ _just_now: Callable[[], int] | None = None  # returns a present limit that may b
 _found, _until = 1, 0.0  # its last result, and until when that is valid
 SOON = 1e-3  # seconds for which it is valid: calling it takes 3 us, a tenth of the smallest shared operation
 board = np.zeros(BOARD, np.int64)  # by which kernels and workers communicate: see team.py
+board_at: int = board.ctypes.data  # its address, which kernels get, since an array would add 50 ns to a call
 _nobody = np.zeros(1, np.int64)  # in the place of a word that a caller waits for
 _rung = np.zeros(1, np.int64)  # how often there has been work
 AWAKE = 1e-4  # seconds for which a waiting thread stays awake: falling asleep and waking up takes some 50 us
@@ -216,21 +217,24 @@ def run(parts: Sequence[Callable[[], Any]]) -> None:
         raise job.error
 
 
-def summon(threads: int) -> np.ndarray:
-    """Wake workers for a kernel that is about to be called; return the board by which they help it.
+def summon(threads: int, work: float = math.inf, waking: float = 0.0) -> bool:
+    """Get workers to help, by the board, a kernel that is about to be called; False if it should work alone.
 
     Workers that the same thread called just before are still awake, and watch the board.
 
     Args:
         threads: the useful number, the caller's included. No more are woken, but all that are awake help.
+        work: the ns that it takes on one thread. waking: sleeping workers are woken for so many ns or more.
     """
-    if limit > 1:
-        helpers.summoned += 1
-        board[WANTED] = wanted = (threads if threads < _found else _found) - 1
-        known = threading.get_ident() == _ready_for and time.monotonic() < _ready_until
-        if not known or len(helpers.watching) < wanted:
-            _call_workers(threads)
-    return board
+    if limit == 1:
+        return False
+    helpers.summoned += 1  # before looking who is awake
+    known = threading.get_ident() == _ready_for and time.monotonic() < _ready_until
+    if not known or len(helpers.watching) < (threads if threads < _found else _found) - 1:
+        if not worth_help(work, waking):
+            return False
+        _call_workers(threads)
+    return True
 
 
 def _call_workers(threads: int) -> None:
@@ -238,15 +242,14 @@ def _call_workers(threads: int) -> None:
     global _ready_for, _ready_until
     most = lately()
     board[HELPERS] = most - 1
-    board[WANTED] = wanted = min(threads, most) - 1
-    missing = helpers.gather(wanted) - len(helpers.watching)
+    missing = helpers.gather(min(threads, most) - 1) - len(helpers.watching)
     for _ in range(min(missing, len(helpers.asleep))):
         helpers.queue.put(None)
     _ready_for, _ready_until = threading.get_ident(), time.monotonic() + SOON
 
 
 def worth_help(work: float, waking: float) -> bool:
-    """Return whether to summon workers for so many ns of work on one thread.
+    """Return whether to call workers for so many ns of work on one thread.
 
     Sleeping workers are not woken for less than `waking`, unless there was as little work just before: then more may
     follow, for which they stay awake.

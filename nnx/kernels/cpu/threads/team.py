@@ -16,13 +16,14 @@ at a time; a kernel that is called meanwhile does its work alone.
 
 from __future__ import annotations
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nnx.kernels.cpu.jit.cache import njit
-from nnx.kernels.cpu.jit.simd import ONCE, OPTIONS, PART, smaller
+from nnx.kernels.cpu.jit.simd import ONCE, OPTIONS, PART, larger, numbers_at, smaller
 from nnx.kernels.cpu.threads.atomics import (
     PATIENCE,
     atomic_load,
@@ -35,6 +36,7 @@ from nnx.kernels.cpu.threads.atomics import (
 
 # The board, int64, by which threads communicate; words that several threads write are on separate cache lines.
 TICKET, DONE, LEADER, HELPERS, WORK, OPERANDS, WANTED, BOARD = 0, 16, 32, 48, 49, 50, 51, 64
+LINE = 64  # numbers and more of a cache line, of which no two threads write parts
 PART_BITS = 20  # bits for each of the two numbers of parts in a ticket
 LAST_PART = (1 << PART_BITS) - 1
 BYTES = ir.IntType(8).as_pointer()
@@ -90,13 +92,18 @@ def do_parts(board, from_end):
 
 
 @njit(**ONCE)
-def share_out(board, work, place, parts):
-    """Call the code at address `work` for each part, with the help of waiting threads; `place`: address of operands."""
+def share_out(place, work, operands, parts):
+    """Call the code at address `work` for each part, with the help of waiting threads.
+
+    Args:
+        place: the address of the board. operands: the address of the code's operands. parts: how many there are.
+    """
+    board = numbers_at(place, np.int64)
     if parts < 2 or parts > LAST_PART or not replace_if(board, LEADER, 0, 1):
         for number in range(parts):
-            do_part(work, place, number)
+            do_part(work, operands, number)
         return
-    board[WORK], board[OPERANDS] = work, place
+    board[WORK], board[OPERANDS] = work, operands
     atomic_store(board, DONE, 0)
     operation = (atomic_load(board, TICKET) >> 2 * PART_BITS) + 1
     atomic_store(board, TICKET, operation << 2 * PART_BITS | parts)
@@ -110,15 +117,15 @@ def share_out(board, work, place, parts):
     atomic_store(board, LEADER, 0)
 
 
-def make_address_of(function):
-    """Return an intrinsic by which a kernel gets the address of `function(operands, number)`, as `do_part` takes it.
+def make_together(function):
+    """Return a function for kernels that calls `function(operands, number)` for each number below `parts`.
 
     It is made for one function, since a kernel that got the function as a value could not be kept on disk.
     """
 
     @intrinsic
     def address_of(typing, operands):
-        """The address of compiled code that loads `operands` and calls the function."""
+        """The address of code for `do_part` that loads `operands` and calls the function."""
         given = operands, types.int64
 
         def codegen(context, builder, signature, args):
@@ -136,19 +143,19 @@ def make_address_of(function):
 
         return types.int64(operands), codegen
 
-    return address_of
-
-
-def make_together(function):
-    """Return a function for kernels that calls `function(operands, number)` for each number below `parts`."""
-    address_of = make_address_of(function)
-
     @njit(**ONCE)
     def together(board, operands, parts):
-        """Do all parts, with the help of waiting threads."""
+        """Do all parts, with the help of waiting threads. `board`: its address, or anything for a single part."""
         share_out(board, address_of(operands), place_of(operands), parts)
 
     return together
+
+
+@njit(**PART)
+def divided(size, parts, grain):
+    """The size of each part if `size` is divided into at most `parts`, a multiple of `grain`; and their number."""
+    each = larger(1, (size + parts * grain - 1) // (parts * grain)) * grain
+    return each, (size + each - 1) // each
 
 
 @njit(**PART)
