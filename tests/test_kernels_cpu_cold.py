@@ -370,6 +370,22 @@ def test_the_stamp_covers_every_file_of_the_folder_at_any_depth(monkeypatch, tmp
     assert len(set(stamps)) == len(stamps)
 
 
+def test_the_stamp_covers_compiled_files_without_their_sources_or_the_archive(monkeypatch, tmp_path):
+    monkeypatch.setattr(cache, "CPU", tmp_path / "nnx.zip" / "nnx" / "kernels" / "cpu")
+    monkeypatch.setattr(cache.sys, "executable", str(tmp_path / "program"))
+    files = [tmp_path / "program", tmp_path / "nnx.zip", cache.CPU / "ops" / "a.pyc", cache.CPU / "a.py"]
+    stamps = []
+    for file in files:
+        if (tmp_path / "nnx.zip").is_file():
+            (tmp_path / "nnx.zip").unlink()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for text in ("1", "2"):
+            file.write_text(text)
+            stamps.append(cache.stamp.__wrapped__())
+        assert not cache.distrust(tmp_path.stat())
+    assert len(set(stamps)) == len(stamps)
+
+
 def test_the_stamp_covers_all_that_kernels_are_made_of():
     code = "import sys, nnx; nnx.get_backend('numba'); print(*(m.__file__ for n, m in sys.modules.items() if %r in n))"
     done = subprocess.run([sys.executable, "-c", code % "nnx.kernels."], capture_output=True, text=True, check=True)

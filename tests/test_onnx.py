@@ -190,7 +190,8 @@ def two_classes(g: Graph) -> str:
 def constants_in_nodes(g: Graph) -> str:
     w = g.node("Transpose", g.node("Squeeze", g.node("Identity", W1.T[None])), perm=[1, 0])
     b = g.node("Constant", value=onnx.numpy_helper.from_array(B1))
-    flat = g.node("Flatten", g.node("Dropout", "x"))
+    dropped = g.node("Dropout", g.node("Dropout", "x"), 0.5, g.constant(False, bool))  # not in training
+    flat = g.node("Flatten", dropped)
     scaled = g.node(
         "Mul", g.node("Sub", g.node("Gemm", flat, w), g.node("Unsqueeze", b, g.constant([0], np.int64))), B1
     )
@@ -452,6 +453,9 @@ REFUSED: dict[str, tuple[Callable[[Graph], str], list[str]]] = {
     "softmax over rows": (lambda g: g.node("Softmax", "x", axis=0), ["n_v0", "axis"]),
     "another function": (lambda g: g.node("Gemm", g.node("Mul", g.node("Relu", "x"), 2), W1), ["n_v1", "no function"]),
     "a vector in a function": (lambda g: g.node("Mul", g.node("Relu", "x"), np.ones(4)), ["n_v1", "single finite"]),
+    "a dropout in training": (
+        lambda g: g.node("Dropout", "x", 0.5, g.constant(True, bool)), ["n_v0", "drops numbers"],
+    ),
     "labels alone": (lambda g: g.node("Cast", "x", to=INT64), ["n_v0", "INT64"]),
     "quantized weights": (lambda g: g.node("DequantizeLinear", "x", 1), ["n_v0", "DequantizeLinear"]),
     "another domain's operator": (lambda g: g.node("Relu", "x", domain="com.me"), ["com.me.Relu"]),

@@ -18,6 +18,7 @@ DOMAINS = ("", "ai.onnx")
 FIELDS = {  # of the types that are read: how many bytes a number has, and where it stands if not in raw_data
     "FLOAT": (4, "float_data"), "DOUBLE": (8, "double_data"), "FLOAT16": (2, "int32_data"),
     "BFLOAT16": (2, "int32_data"), "INT64": (8, "int64_data"), "INT32": (4, "int32_data"),
+    "BOOL": (1, "int32_data"),
 }  # fmt: skip
 GROWTH = 32  # bytes that may be made of each byte of a file: types become wider, and a few arrays are used twice
 FLOATS = ("FLOAT", "DOUBLE", "FLOAT16", "BFLOAT16")

@@ -238,6 +238,7 @@ def _of_state(
         parts.setdefault(name, {})[kind] = _numbers(value, str(key))
     if not parts:
         raise InputError("from_torch: the state dict is empty; expected names such as '0.weight' and '0.bias'")
+    _check_order(list(parts))
     groups: list[list[Layer]] = [[]]  # what stands before the first dense layer, then each of these with what follows
     width = None
     for name, part in parts.items():
@@ -264,6 +265,15 @@ def _of_state(
     for group, function in zip(denses, _functions(activations, len(denses)), strict=True):
         layers += group if function is None else [*group, function]
     return layers, _type([a.dtype.name for part in parts.values() for a in part.values()])
+
+
+def _check_order(names: list[str]) -> None:
+    """Refuse the alphabet's order where numbers have another: files that are read into a dict come in it."""
+    if names == sorted(names) != sorted(names, key=natural):
+        raise InputError(
+            f"from_torch: the state dict is in alphabetical order: {', '.join(names)}; give a dict in the order in "
+            "which they are run, or the path of a safetensors file, of which layers are taken by their numbers"
+        )
 
 
 def _functions(activations: Any, denses: int) -> list[Layer | None]:

@@ -156,6 +156,7 @@ class Many:
         packed = rows[(rows[:, f.WEIGHTS] != f.NOWHERE) & (rows[:, f.N] > WIDTH)]
         numbers = int((-(-packed[:, f.N] // ROWS) * ROWS * m.tall_of.py_func(packed[:, f.K])).sum())
         self.packed = -(-numbers // WIDTH) * WIDTH  # what follows begins at a cache line
+        self.marks = m.MARKS + int(m.pieces_of.py_func(packed[:, f.K], packed[:, f.N]).sum())
         cost, scale = current().choices.prediction, parameters.itemsize / 4
         self.worth, self.waking = handed(), current().choices.woken
         self.packing, self.layers = packing(self.packed, parameters.itemsize), len(packed)
@@ -229,7 +230,7 @@ class Many:
         """
         kept: tuple[np.ndarray, np.ndarray] | None = getattr(self._own, "memory", None)
         if kept is None or kept[0].size < size:
-            kept = self._own.memory = on_large_pages(size, self.dtype), np.zeros(m.MARKS, np.int64)
+            kept = self._own.memory = on_large_pages(size, self.dtype), np.zeros(self.marks, np.int64)
         return kept
 
 

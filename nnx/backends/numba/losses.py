@@ -24,7 +24,7 @@ class NumbaLosses(NumbaShared):
     def cross_entropy(self, p: Array, target: Array, out: Array | None = None) -> Array:
         k = self.kernels.losses
         losses = np.empty(len(p), p.dtype) if out is None else out
-        labels = target.ndim == 1  # of which each needs one number of its row
+        labels = target.ndim == 1  # then only one number of each row is needed
         kernel = k.cross_entropy_indices if labels else k.cross_entropy_distributions
         done = self._rows(kernel, 5.0 * len(p) / (p.size or 1) if labels else 1.0, (p, target, losses))
         return losses if done else super().cross_entropy(p, target, out)

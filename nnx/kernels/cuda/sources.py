@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
+from importlib.resources import files
 
 from nnx.kernels.cuda.formulas import HEADERS
 from nnx.kernels.cuda.kernel import REALS
 
-FOLDER = Path(__file__).parent
+FOLDER = files("nnx.kernels.cuda")
 
 
 @cache
