@@ -23,9 +23,7 @@ Array = Any
 # Up to so many multiply-adds, a step is left to one multiprocessor. An estimate: these take some 10 us, while a graph
 # of ten kernels takes 20 or more.
 MOST_WORK = 1 << 20
-NUMBER_WORK = (
-    8  # writing a number for a sample counts as so many multiply-adds; it is most of the work of thin networks
-)
+NUMBER_WORK = 8  # writing a sample's number counts as so many multiply-adds: most of a thin network's work
 # A launch takes at most so many seconds, estimated cautiously, so that a display keeps working and Ctrl-C is noticed.
 LAUNCH_SECONDS = 0.05
 WORK_RATE = 10e9  # multiply-adds per second

@@ -2,8 +2,9 @@
 # (What @njit and @intrinsic take has no types for Python.)
 """Elementwise kernels: activations and their gradients, and in a recorded step the parts of the losses.
 
-Floor: 8 bytes a number (12 for a gradient) in float32 at the speed of whichever memory holds them. In the second-level
-cache relu and the gradients are at it; sigmoid and tanh take 0.3 ns a number with AVX-512 (NumPy 1.5 and 2).
+Lower bound of the time: moving 8 bytes for each float32 number (12 for a gradient), at the speed of the memory that
+they are in. In the second-level cache relu and the gradients reach it; sigmoid and tanh take 0.3 ns for each number
+with AVX-512 (NumPy 1.5 and 2 ns).
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from nnx.kernels.cpu.threads.team import LINE, divided, make_together, share_at
 from nnx.kernels.elementwise import FUNCTIONS, HELD_UP, KINDS, number_of
 from nnx.kernels.losses import PARTS
 
-RELU, NONE = number_of("relu"), -1  # NONE: of a dense layer that no function follows
+RELU, NONE = number_of("relu"), -1  # NONE: no function follows a dense layer
 BLOCK = 512  # numbers whose lines are claimed at once: 128 to 1024 are much the same
 
 
-# ---- formulas by kind, of x, y and two constants ---------------------------------------------------------------------
+# ---- formulas by kind, as functions of x, y and two constants --------------------------------------------------------
 
 
 def function(f):
-    """A function's formula, as one of x, y and two constants."""
+    """A function's formula, as a function of x, y and two constants."""
     return (lambda m, x, y, a, _: f.forward(m, x, a)) if f.parameter else (lambda m, x, *_: f.forward(m, x))
 
 
 def gradient(f):
-    """Its gradient's."""
+    """The formula of its gradient, in the same form."""
     return (lambda m, x, y, a, _: f.backward(m, x, y, a)) if f.parameter else (lambda m, x, y, *_: f.backward(m, x, y))
 
 
@@ -43,13 +44,14 @@ apply_relu = made_of({RELU: FORWARD[RELU]})
 
 
 # ---- kernels of operations -------------------------------------------------------------------------------------------
-# `board` is where that of the threads lies which may help, in so many `parts` at most: see team.py.
+# `board` is the address of the threads' board, `parts` the most parts to divide the work into: see team.py.
 
 
 def make_share(formulas, light):
-    """What does some of the numbers of an operation. `light`: kinds that compute next to nothing.
+    """Return the function for one share of an operation's numbers. `light`: kinds that hardly compute.
 
-    Writing holds those up, unless the lines are claimed (relu by 9%); claiming would hold up the others.
+    These are limited by writing, unless cache lines are claimed first, which makes relu 9% faster; it would slow down
+    the others.
     """
     apply_light = made_of({kind: formulas[kind] for kind in light})
     apply_other = made_of({kind: formula for kind, formula in formulas.items() if kind not in light})
@@ -89,7 +91,7 @@ def forward(x, y, board, parts, kind, a):
 @takes("mmm")
 @njit(**OPTIONS)
 def backward(of, dy, dx, board, parts, kind, a):
-    """dx = dy * f'(x), where `of` is x, or y = f(x), as the function's row says. dx may be one of the others."""
+    """dx = dy * f'(x); `of` is x, or y = f(x), as the function's row in the table says. dx may be one of the others."""
     if not behaved(of, dy, dx) or of.shape != dy.shape or of.shape != dx.shape or not of.size:
         return False
     if not apart_or_same(dx, of, dy):
@@ -102,7 +104,7 @@ def backward(of, dy, dx, board, parts, kind, a):
 @takes("mm")
 @njit(**OPTIONS)
 def finish(y, b, kind):
-    """y = f(y + b), the biases b [1, O] added to each row: what is left of a dense layer after BLAS."""
+    """y = f(y + b), with the biases b [1, O] added to each row: the rest of a dense layer after BLAS."""
     n, outputs = y.shape
     if not behaved(y, b) or b.shape != (1, outputs) or not apart(y, b):
         return False

@@ -2,7 +2,7 @@
 # (What @njit and @intrinsic take has no types for Python.)
 """Losses on outputs that are probabilities or numbers, one value for each sample, and the gradients of their mean.
 
-Floor: 8 bytes an element read, 4 more written by a gradient; a logarithm or a division for each.
+Lower bound of the time: reading 8 bytes for each element, writing 4 more for a gradient, and a logarithm or a division.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def cross_entropy_distributions_backward(p, target, gradient, scale):
 
 @njit(**PART)
 def costs_share(operands, number):
-    """`of_outputs` of some rows."""
+    """`of_outputs` for one share of the rows."""
     outputs, target, losses, kind, b, tall, c = operands
     first, rows = share_at(number, tall, losses.size)
     for i in range(first, first + rows):
@@ -107,9 +107,9 @@ costs_together = make_together(costs_share)
 @takes("mmv")
 @njit(**OPTIONS)
 def of_outputs(outputs, target, losses, board, parts, kind, b):
-    """losses = the mean over each row of a cost of the table, whose constant is b.
+    """losses = the mean over each row of a loss of the table, whose constant is b.
 
-    `board` is where that of the threads lies which may help, in so many `parts` at most: see team.py.
+    `board` is the address of the threads' board, `parts` the most parts to divide the work into: see team.py.
     """
     if target.shape != outputs.shape or losses.shape[0] != outputs.shape[0] or not outputs.size:
         return False
@@ -123,7 +123,7 @@ def of_outputs(outputs, target, losses, board, parts, kind, b):
 
 @njit(**PART)
 def slope_share(operands, number):
-    """`of_outputs_backward` of some numbers."""
+    """`of_outputs_backward` for one share of the numbers."""
     outputs, target, gradient, kind, scale, b, step = operands
     first, size = share_at(number, step, outputs.size)
     apply_slope(kind, view(outputs, first, size), view(target, first, size), view(gradient, first, size), scale, b)
@@ -135,7 +135,7 @@ slope_together = make_together(slope_share)
 @takes("mmm")
 @njit(**OPTIONS)
 def of_outputs_backward(outputs, target, gradient, board, parts, kind, scale, b):
-    """gradient = scale times the slope of a cost of the table, whose constant is b."""
+    """gradient = scale times the derivative of a loss of the table, whose constant is b."""
     if target.shape != outputs.shape or gradient.shape != outputs.shape or not outputs.size:
         return False
     if not behaved(outputs, target, gradient) or not apart_or_same(gradient, outputs, target):
