@@ -779,7 +779,7 @@ def test_an_update_that_leaves_the_parameters_alone_is_refused() -> None:
         def update(self, flat: Any, hyper: Any, counters: Any, backend: Any = None) -> Any:
             return flat.values - self.learning_rate * flat.gradients
 
-    for optimizer, message in ((Rebinding(0.1), "another array of flat.values"), (Returning(0.1), "returned ndarray")):
+    for optimizer, message in ((Rebinding(0.1), "another array of flat.values"), (Returning(0.1), "returned an array")):
         model = nnx.Sequential(nnx.Dense(2, 3), nnx.Softmax(), backend="numpy")
         model.compile(nnx.CategoricalCrossEntropy(), optimizer)
         before, values = model.flat.values, model.flat.values.copy()

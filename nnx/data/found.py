@@ -66,7 +66,7 @@ def found(files: Any, label: str | None, window: int | None, learning: bool) -> 
         if isinstance(each, tuple | list):
             if len(each) not in (1, 2, 3):
                 raise InputTypeError(f"shards: {each!r:.60}: expected (x, y), or (x, y, weights)")
-            some.append(_together(*each, of=f" of shards[{number}]"))
+            some.append(_together(f" of shards[{number}]", *each))
         else:
             some += _at(each, label, learning)
     return _joined(some, window, label)
@@ -86,10 +86,10 @@ def _joined(shards: list[Shard], window: int | None, label: str | None) -> Sourc
 
 def pair(x: Any, y: Any, weights: Any) -> Source:
     """Return rows of arrays of which at least one is on disk."""
-    return Source([_together(x, y, weights)])
+    return Source([_together("", x, y, weights)])
 
 
-def _together(x: Any, y: Any = None, weights: Any = None, of: str = "") -> Parts:
+def _together(of: str, x: Any, y: Any = None, weights: Any = None) -> Parts:
     given = zip((y, weights), (f"y{of}", f"sample_weight{of}"), strict=True)
     return Parts(_array(x, f"x{of}"), *(None if a is None else _array(a, name) for a, name in given))
 

@@ -137,10 +137,9 @@ def check_optimizer(optimizer: Optimizer) -> None:
             "def update(self, flat, hyper, counters, backend=None)"
         )
     check_methods(optimizer)
-    if not (isinstance(optimizer.moments, tuple) and all(isinstance(name, str) for name in optimizer.moments)):
-        raise InputTypeError(
-            f"compile: {kind}: moments={optimizer.moments!r:.60}: expected a tuple of names, such as ('first',)"
-        )
+    moments: Any = optimizer.moments  # a user's may be anything
+    if not (isinstance(moments, tuple) and all(isinstance(name, str) for name in moments)):
+        raise InputTypeError(f"compile: {kind}: moments={moments!r:.60}: expected a tuple of names, such as ('first',)")
 
 
 def check_loss(loss: Loss) -> None:
