@@ -74,9 +74,11 @@ def returned(result: Any, layer: Layer, method: str) -> Any:
     """Return what a layer's method returned, which one of the user's own may have forgotten to do.
 
     Raises:
-        InputTypeError: it returned nothing.
+        InputTypeError: it returned nothing, or no array.
     """
     if result is None:
         kept = "output" if method == "forward" else "dinputs"
         raise InputTypeError(f"{layer}: {method}() returned None, expected an array; end it with: return self.{kept}")
+    if not hasattr(result, "shape") and not isinstance(result, list):
+        raise InputTypeError(f"{layer}: {method}() returned a {type(result).__name__}, expected an array")
     return result
