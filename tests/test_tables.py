@@ -94,6 +94,7 @@ def test_an_index_that_was_saved_too_is_left_out(load: Any) -> None:
         "Unnamed: 0,a,kind\n" + rows(lambda i: f"{i},{i % 7},{'pq'[i % 2]}"),
         "a kind\n" + rows(lambda i: f"{i + 1} {i % 7} {'pq'[i % 2]}"),  # as R writes it
         "PassengerId,a,kind\n" + rows(lambda i: f"{i + 1},{i % 7},{'pq'[i % 2]}"),
+        "__index_level_0__,a,kind\n" + rows(lambda i: f"{5 * i},{i % 7},{'pq'[i % 2]}"),  # in Parquet, by pandas
     ):
         table = load(text)
         assert table.columns == ("a",)
