@@ -800,6 +800,16 @@ def test_a_warning_is_a_note_without_a_line_of_code(cli: Cli):
     assert done.err.count("\n") == 2  # and the error: there is no such file
 
 
+def test_what_each_process_would_do_once_more_is_refused(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "2")
+    done = cli("predict", "m", "x.csv")
+    assert (done.code, done.out) == (2, "")
+    assert "nnx predict: MPICH's mpiexec started 2 processes, and each would do all of it" in done.err
+    monkeypatch.setenv("NNX_ALONE", "1")
+    assert "there is no such file" in cli("predict", "m", "x.csv").err
+
+
 def test_paragraphs_of_help_fill_their_lines(cli: Cli, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert "number of threads. NNX_TUNE=off measures nothing." in cli("warmup", "--help").out
