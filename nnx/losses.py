@@ -15,7 +15,7 @@ from nnx import checks, targets, weights
 from nnx.backends.base import host_array
 from nnx.backends.formula import Formula
 from nnx.backends.inference import Scored
-from nnx.backends.recorder import editing, lent
+from nnx.backends.recorder import lent, refuse_editing
 from nnx.errors import InputError
 from nnx.kernels.step_state import CLIP
 from nnx.layers import Layer, Sigmoid, Softmax
@@ -156,8 +156,11 @@ class Loss(Layer):
 
     def _by_method(self, method: str, result: str, y_pred: Array, target: Array, shape: tuple[int, ...]) -> Array:
         """Return the result of a user-defined method, returned or kept as an attribute, in the type of y_pred."""
-        with editing(f"{self} edits the targets"):
+        try:
             given: Any = getattr(self, method)(y_pred, lent(target, self.backend))
+        except ValueError as error:
+            refuse_editing(error, self, "the targets")
+            raise
         given = self.__dict__.get(result) if given is None else given
         if not self.backend.owns(given) or tuple(given.shape) != shape:
             what = f"{type(given).__name__} {tuple(getattr(given, 'shape', ()))}"

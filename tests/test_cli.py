@@ -28,6 +28,7 @@ from nnx.benchmark.workloads import SUITES
 from nnx.cli import main
 from nnx.cli.checkpointer import LONGEST, curves, record
 from nnx.cli.console import explain as words_for
+from nnx.cli.console import seconds
 from nnx.cli.errors import explain
 from nnx.cli.sets import held_out
 from nnx.errors import (
@@ -798,6 +799,21 @@ def test_a_warning_is_a_note_without_a_line_of_code(cli: Cli):
         done = cli("predict", "m", "x.csv", "--backend", "numpy:7,numpy")
     assert done.err.startswith("note: using backend 'numpy'; numpy:7 is unavailable: NumPy has one device. ")
     assert done.err.count("\n") == 2  # and the error: there is no such file
+
+
+def test_what_each_process_would_do_once_more_is_refused(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "2")
+    done = cli("predict", "m", "x.csv")
+    assert (done.code, done.out) == (2, "")
+    assert "nnx predict: MPICH's mpiexec started 2 processes, and each would do all of it" in done.err
+    monkeypatch.setenv("NNX_ALONE", "1")
+    assert "there is no such file" in cli("predict", "m", "x.csv").err
+
+
+def test_a_short_time_is_more_than_nothing():
+    times = 0.00043, 0.055, 0.1, 59.94, 61
+    assert [seconds(time) for time in times] == ["0.43 ms", "55 ms", "0.1 s", "59.9 s", "1 min 1 s"]
 
 
 def test_paragraphs_of_help_fill_their_lines(cli: Cli, monkeypatch: pytest.MonkeyPatch):

@@ -317,7 +317,7 @@ def test_threads_that_share_a_rows_layers_give_the_same_bits():
 
 
 def test_blocks_of_one_and_of_many_panels_give_the_same_bits(monkeypatch):
-    """Each thread packs all weights, or some, or all are packed once; buffers are those of the largest call."""
+    """Each thread packs all weights, or some, or each once for all; buffers are those of the largest call."""
     net = model(300, 520, 33, 20)
     many = inference.Many(inference.table_of(net.inference().stages, net.flat.values), net.flat.values)
     x = numbers(700, 300)
@@ -334,6 +334,24 @@ def test_blocks_of_one_and_of_many_panels_give_the_same_bits(monkeypatch):
     assert get_threads() == 1 or inference.pool.board[TICKET] != drawn
     np.testing.assert_array_equal(outputs[1], outputs[0])
     np.testing.assert_array_equal(outputs[2], outputs[0])
+
+
+@pytest.mark.parametrize("width", [40, 200])  # of one piece of weights, to which both come at once, or of several
+def test_threads_that_pack_weights_for_each_other_give_the_same_bits(width):
+    net = model(inference.m.DEPTH + 5, width, 30, 10)
+    many = inference.Many(inference.table_of(net.inference().stages, net.flat.values), net.flat.values)
+    x, threads = numbers(500, net.n_inputs), get_threads()
+    wanted, outputs = np.empty((500, 10), np.float32), np.full((50, 500, 10), np.nan, np.float32)
+    many.panels = 1000
+    assert many.run(x, wanted, inference.pool.board, 1)  # one block, whose weights are its own
+    many.panels = 1
+    assert many.run(x, outputs[0], inference.pool.board, 1)
+    try:
+        nnx.set_threads(2)
+        assert all(many.run(x, out, inference.pool.summon(2), 2) for out in outputs[1:])
+    finally:
+        nnx.set_threads(threads)
+    np.testing.assert_array_equal(outputs, np.broadcast_to(wanted, outputs.shape))
 
 
 def test_threads_get_as_many_blocks_each_and_room_for_the_largest(monkeypatch):

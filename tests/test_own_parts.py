@@ -779,7 +779,7 @@ def test_an_update_that_leaves_the_parameters_alone_is_refused() -> None:
         def update(self, flat: Any, hyper: Any, counters: Any, backend: Any = None) -> Any:
             return flat.values - self.learning_rate * flat.gradients
 
-    for optimizer, message in ((Rebinding(0.1), "another array of flat.values"), (Returning(0.1), "returned ndarray")):
+    for optimizer, message in ((Rebinding(0.1), "another array of flat.values"), (Returning(0.1), "returned an array")):
         model = nnx.Sequential(nnx.Dense(2, 3), nnx.Softmax(), backend="numpy")
         model.compile(nnx.CategoricalCrossEntropy(), optimizer)
         before, values = model.flat.values, model.flat.values.copy()
@@ -840,3 +840,35 @@ def test_what_stands_where_a_method_is_called_is_refused(names: dict[str, Any], 
     model = nnx.Sequential(other, nnx.Dense(2, 1), backend="numpy").compile(nnx.MeanSquaredError(), nnx.SGD(0.01))
     assert "Doubling" in model.summary()
     model.step(X, X[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda x: (x, x), "returned a tuple, expected an array"),
+        (lambda x: (row for row in x), "returned a generator, expected an array"),
+        (lambda x: x[:, 0], r"returned \(60,\), but a model's last layer gives an array \[samples, outputs\]"),
+        (lambda x: x.tolist(), "returned list, but a model's last layer"),
+    ],
+    ids=["tuple", "generator", "a number for each row", "list"],
+)
+def test_what_a_model_puts_out_is_a_table(made: Callable[[Any], Any], message: str) -> None:
+    class Last(Doubling):
+        def forward(self, inputs: Any, training: bool = False) -> Any:
+            return made(inputs)
+
+    model = nnx.Sequential(nnx.Dense(2, 1), Last(), backend="numpy").compile(nnx.MeanSquaredError(), nnx.SGD(0.1))
+    with pytest.raises(nnx.InputError, match=rf"Last\(\): forward\(\) {message}"):
+        model.predict(X)
+    with pytest.raises(nnx.InputError, match=r"Last\(\): forward\(\) returned"):
+        model.fit(X, X[:, 0], verbose=0)
+
+
+def test_what_json_would_turn_into_something_else_is_not_saved(tmp_path: Path) -> None:
+    class Chosen(Doubling):
+        def __init__(self, rates: Any) -> None:
+            self.rates = rates
+
+    nnx.Sequential(nnx.Dense(2, 1), Chosen({"a": (1, 2)}), backend="numpy").save(tmp_path / "m.safetensors")
+    with pytest.raises(nnx.InputError, match="beyond JSON: keys of dictionaries are text there"):
+        nnx.Sequential(nnx.Dense(2, 1), Chosen([{1: 0.5}]), backend="numpy").save(tmp_path / "m.safetensors")

@@ -8,8 +8,7 @@ so the replayed step needs no Python numbers and no layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -99,20 +98,15 @@ def recording(backend: Any) -> bool:
 def lent(a: Array, backend: Any) -> Array:
     """Return an array for code of the user's own, which may edit it, though others need it as it is: a copy.
 
-    While a step is recorded, where nobody would know a copy again, a view that is read-only; see `editing`.
+    While a step is recorded, where nobody would know a copy again, a view that is read-only; see `refuse_editing`.
     """
     return unwritable(a) if recording(backend) else backend.xp.asarray(a, copy=True)
 
 
-@contextmanager
-def editing(what: str) -> Iterator[None]:
-    """Refuse to record a step in which somebody writes into what was `lent`; `what` says who does."""
-    try:
-        yield
-    except ValueError as error:
-        if not written_into(error):
-            raise
-        raise NotReplayable(f"{what} in place") from error
+def refuse_editing(error: ValueError, part: Any, what: str) -> None:
+    """Refuse to record a step in which a part of the user's own writes into what it was `lent`, as an error says."""
+    if written_into(error):
+        raise NotReplayable(f"{part} edits {what} in place") from error
 
 
 class Recorder:

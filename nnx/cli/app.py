@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from nnx.backends.environment import flag
 from nnx.backends.printable import printable
 from nnx.cli.bench import bench
 from nnx.cli.data import data
@@ -17,9 +18,11 @@ from nnx.cli.doctor import doctor
 from nnx.cli.predict import predict
 from nnx.cli.train import train
 from nnx.cli.warmup import warmup
+from nnx.distributed.launcher import found
 from nnx.errors import InputError
 
 INTERRUPTED = 130  # typer's exit code for Ctrl-C before a command begins
+TOGETHER = ("train", "doctor")  # commands that several processes may run as one, or each by itself
 OF_COLUMNS = ("--label", "--drop", "--keep", "--categorical")  # options whose errors list the columns
 
 
@@ -77,8 +80,19 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _refuse_several(command: str | None) -> None:
+    """Refuse to do under `mpiexec` what each process would do once more: answers would stand in a file twice."""
+    launcher = found()
+    if command not in TOGETHER and launcher is not None and launcher.size > 1 and not flag("NNX_ALONE"):
+        raise InputError(
+            f"nnx {command}: {launcher.name} started {launcher.size} processes, and each would do all of it; start "
+            "one, or set NNX_ALONE=1 if each is given work of its own"
+        )
+
+
 @app.callback()
 def nnx(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
@@ -87,6 +101,7 @@ def nnx(
     ] = False,
 ) -> None:
     """Neural networks from scratch, at full speed on whatever the machine has."""
+    _refuse_several(ctx.invoked_subcommand)
 
 
 def _refuse_empty(arguments: list[str]) -> None:

@@ -90,7 +90,9 @@ def _skipped(missing: BackendUnavailable) -> str:
 
 def seconds(value: float) -> str:
     """Return a duration as text."""
+    if value < 0.1:
+        return f"{value * 1000:.0f} ms" if value >= 0.001 else f"{value * 1000:.2g} ms"
     if value < 60:
-        return f"{value:.1f} s" if value >= 0.1 else f"{value * 1000:.0f} ms"
+        return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest} s"

@@ -7,7 +7,7 @@ import io
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator
-from itertools import islice
+from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from nnx.errors import FileFormatError
 from .assembling import assemble
 from .columns import BLANKS, Rows
 from .encoding import as_utf8
+from .header import is_header
 from .needs import optional
 from .written import is_number
 
@@ -45,13 +46,13 @@ def read_csv(path: Path, data: bytes, header: bool | None = None, known: Collect
     """
     pandas = optional("pandas", "tables", "reading CSV files")
     data, notes = as_utf8(path, data)
-    return _Reader(path, data, notes).rows(pandas, header, known)
+    return _Reader(path, data, notes, header is not False).rows(pandas, header, known)
 
 
 class _Reader:
     """Reads one file. In `data`, the table begins at `start`, and the part below its first line at `begin`."""
 
-    def __init__(self, path: Path, data: bytes, notes: list[str]) -> None:
+    def __init__(self, path: Path, data: bytes, notes: list[str], may_have_names: bool) -> None:
         self.path, self.data, self.notes, self.start = path, data, notes, 0
         self.mark = ""
         if said := SAYS_SEPARATOR.match(data):
@@ -60,6 +61,8 @@ class _Reader:
         self._skip_blanks()
         if not self.mark:
             self.mark = self._find_mark()
+        if may_have_names:
+            self._skip_titles()
         self.first, others = self._head()
         names = _record(comments[-1], self.mark) if comments else []
         self.names_given = 1 < len(names) == len(self.first)
@@ -103,6 +106,31 @@ class _Reader:
             self._skip_blanks()
         return comments
 
+    def _skip_titles(self) -> None:
+        """Go past lines of one cell that stand above a line of names; assembling.py has those filled up with commas."""
+        records = list(islice(self._records(self.start, self.mark), LOOKS))
+        table = _below_titles([cells for _, cells in records])
+        count = len(records) - len(table)
+        if (
+            not count
+            or not all(cell.strip(BLANKS) for cell in table[0])
+            or not is_header(table[0], list(zip(*table[1:], strict=True)))
+        ):
+            return
+        line, (title,) = self._lines_before(self.start) + records[0][0], records[0][1]
+        self.notes.append(f"line {line}: {title.strip(BLANKS)!r} stands above the table, and is left out")
+        self.start = self._behind(records[count - 1][0])
+        self._skip_blanks()
+
+    def _behind(self, lines: int) -> int:
+        """Return where the line begins that follows so many."""
+        place = self.start
+        for _ in range(lines):
+            found = LINE.match(self.data, place)
+            assert found is not None
+            place = found.end()
+        return place
+
     # ---- separator, width --------------------------------------------------------------------------------------------
 
     def _text(self, start: int) -> io.TextIOWrapper:
@@ -145,7 +173,7 @@ class _Reader:
     def _sample(self, mark: str) -> list[list[str]]:
         """Return some records divided by a separator; none if quotes do not match with it."""
         try:
-            return [cells for _, cells in islice(self._records(self.start, mark), LOOKS)]
+            return _below_titles([cells for _, cells in islice(self._records(self.start, mark), LOOKS)])
         except FileFormatError:
             return []
 
@@ -153,11 +181,7 @@ class _Reader:
         """Return the first record, and some after it; set `begin` to where the second begins."""
         records = self._records(self.start, self.mark)
         line, first = next(records, (0, [""]))
-        self.begin = self.start
-        for _ in range(line):
-            found = LINE.match(self.data, self.begin)
-            assert found is not None
-            self.begin = found.end()
+        self.begin = self._behind(line)
         return first, [cells for _, cells in islice(records, LOOKS)]
 
     def _find_width(self, others: list[list[str]]) -> int:
@@ -239,6 +263,16 @@ def too_wide(path: Path, width: int) -> FileFormatError:
     return FileFormatError(
         f"{path}: there are {width:,} columns, expected at most {WIDEST:,}; save it as .npz for numpy"
     )
+
+
+def _below_titles(records: list[list[str]]) -> list[list[str]]:
+    """Return the records from the first one of several cells on, if all of them have as many, three or more; else all.
+
+    Above two columns it may be the name of one of them: the other names the rows.
+    """
+    table = list(dropwhile(lambda cells: len(cells) == 1, records))
+    widths = {len(cells) for cells in table}
+    return table if len(table) > 1 and len(widths) == 1 and min(widths) > 2 else records
 
 
 def _even(head: list[list[str]]) -> bool:

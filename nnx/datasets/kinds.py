@@ -27,7 +27,10 @@ FLAGS = {
     "true": 1.0, "yes": 1.0, "t": 1.0, "y": 1.0, "1": 1.0, "1.0": 1.0,
     "false": 0.0, "no": 0.0, "f": 0.0, "n": 0.0, "0": 0.0, "0.0": 0.0,
 }  # fmt: skip
-NAMES_OF_IDS = re.compile(r"(?i:unnamed: ?\d+|id|index|idx|row|nr|no\.?|#|.*[ _.-]id|row[ _.-]?\w*)|.*[a-z0-9]I[dD]")
+NAMES_OF_IDS = re.compile(
+    r"(?i:unnamed: ?\d+|(?:__index_)?level_\d+(?:__)?"  # by pandas
+    r"|id|index|idx|row|nr|no\.?|#|.*[ _.-]id|row[ _.-]?\w*)|.*[a-z0-9]I[dD]"
+)
 WORDS = 4  # so many words in a cell, on average, are sentences
 
 

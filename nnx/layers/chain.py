@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nnx.backends.recorder import editing
+from nnx.backends.recorder import refuse_editing
 from nnx.errors import InputError, InputTypeError
 from nnx.layers.activations import Activation, Linear
 from nnx.layers.base import Layer
@@ -50,9 +50,12 @@ def output_of(layer: Layer, inputs: Any, training: bool) -> Any:
     Raises:
         InputTypeError: it returned nothing. InputError: it returned more or fewer rows than it was given.
     """
-    with editing(f"{layer} edits its inputs"):
+    try:
         output = returned(layer.forward(inputs, training=training), layer, "forward")
-    given, made = (getattr(a, "shape", None) for a in (inputs, output))  # which a list has not
+    except ValueError as error:
+        refuse_editing(error, layer, "its inputs")
+        raise
+    given, made = getattr(inputs, "shape", None), getattr(output, "shape", None)  # which a list has not
     if given is not None and made is not None and given[:1] != made[:1]:
         raise InputError(
             f"{layer}: forward() returned an array of shape {tuple(made)} for inputs {tuple(given)}; expected a row "
@@ -63,17 +66,22 @@ def output_of(layer: Layer, inputs: Any, training: bool) -> Any:
 
 def gradient_of(layer: Layer, dvalues: Any) -> Any:
     """Return the gradient of a layer's inputs, given that of its output; see `output_of`."""
-    with editing(f"{layer} edits its dvalues"):
+    try:
         return returned(layer.backward(dvalues), layer, "backward")
+    except ValueError as error:
+        refuse_editing(error, layer, "its dvalues")
+        raise
 
 
 def returned(result: Any, layer: Layer, method: str) -> Any:
     """Return `result`, the return value of a layer's method, after checking that it is not None.
 
     Raises:
-        InputTypeError: it is None: a user-defined method forgot its `return`.
+        InputTypeError: it is None, as if a user-defined method forgets its `return`, or no array.
     """
     if result is None:
         kept = "output" if method == "forward" else "dinputs"
         raise InputTypeError(f"{layer}: {method}() returned None, expected an array; end it with: return self.{kept}")
+    if not hasattr(result, "shape") and not isinstance(result, list):
+        raise InputTypeError(f"{layer}: {method}() returned a {type(result).__name__}, expected an array")
     return result

@@ -86,10 +86,18 @@ def describe(part: Any, what: str) -> dict[str, Any]:
     """
     arguments = arguments_of(part, what)
     try:
-        json.dumps(arguments, allow_nan=False)
+        if json.loads(json.dumps(arguments, allow_nan=False)) != _as_lists(arguments):
+            raise TypeError("keys of dictionaries are text there, and would come back as such")
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"save: {what}, {part}: what it is made of is beyond JSON: {error}; write config()") from error
     return {NAME: type(part).__name__, ARGUMENTS: arguments}
+
+
+def _as_lists(value: Any) -> Any:
+    """Return a value with lists for tuples, as JSON has them."""
+    if isinstance(value, Mapping):
+        return {name: _as_lists(each) for name, each in value.items()}
+    return [_as_lists(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def arguments_of(part: Any, what: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 from nnx.backends import Backend
 from nnx.backends.inference import AnyStage, Branches, Forward, Lookup, Norm, Scored, Scores, Stage
 from nnx.backends.recorder import AS_WRITTEN, Program, lent
+from nnx.errors import InputError
 from nnx.kernels.elementwise import BY_NAME
 from nnx.layers import (
     ELEMENTWISE,
@@ -117,6 +118,12 @@ class Inference:
         with np.errstate(all="ignore"):  # as in training: the result says what overflowed
             for layer in self.layers:
                 outputs = output_of(layer, outputs, training=False)
+        shape = tuple(getattr(outputs, "shape", ()))
+        if len(shape) != 2:
+            raise InputError(
+                f"{self.layers[-1]}: forward() returned {shape or type(outputs).__name__}, but a model's last layer "
+                "gives an array [samples, outputs]; one output for each sample is y[:, None]"
+            )
         return outputs
 
     def _by_stages(self, x: np.ndarray) -> Array:

@@ -140,7 +140,7 @@ def check_optimizer(optimizer: Optimizer) -> None:
             "def update(self, flat, hyper, counters, backend=None)"
         )
     check_methods(optimizer)
-    moments: Any = optimizer.moments
+    moments: Any = optimizer.moments  # a user-defined optimizer may have anything
     if not (isinstance(moments, tuple) and all(isinstance(name, str) for name in moments)):
         raise InputTypeError(f"compile: {kind}: moments={moments!r:.60}: expected a tuple of names, such as ('first',)")
 

@@ -243,13 +243,13 @@ class TrainingStep:
         """Call an update() of the user's own; refuse one that makes new arrays and leaves the parameters alone."""
         flat = self.flat
         before = {name: getattr(flat, name) for name in (*STATE, *flat.names)}
-        update: Any = self.optimizer.update  # of another type, perhaps
+        update: Any = self.optimizer.update  # a user-defined one may return something
         result = update(flat, self.hyper, self.counters, backend)
         lost = [name for name, array in before.items() if getattr(flat, name) is not array]
         for name in lost:
             setattr(flat, name, before[name])
-        if lost or result is not None:
-            did = f"made another array of flat.{lost[0]}" if lost else f"returned {type(result).__name__}"
+        if lost or (self.backend.owns(result) and result is not flat.values):
+            did = f"made another array of flat.{lost[0]}" if lost else "returned an array"
             raise InputError(
                 f"{self.optimizer}: update() {did}, which nobody reads: write into the array, as by "
                 f"flat.{(*lost, 'values')[0]}[...] = ..."
