@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from cpus import fuses_multiply_adds
+from networks import Doubled
 
 import nnx
 from nnx.errors import InputError
@@ -207,12 +208,6 @@ def test_whatever_changes_the_model_is_seen_at_once():
         np.testing.assert_allclose(net.predict(x), by_layers(net, x), rtol=CLOSE)
 
 
-class Doubled(nnx.Layer):
-    def forward(self, inputs, training=False):
-        self.output = inputs * 2
-        return self.output
-
-
 class Louder(nnx.ReLU):
     def forward(self, inputs, training=False):
         return super().forward(inputs, training) * 3
@@ -367,7 +362,7 @@ def test_threads_get_as_many_blocks_each_and_room_for_the_largest(monkeypatch):
     many.kernel = lambda *operands: asked.append(operands[6:10]) or True
     for panels in range(1, 50):
         x = np.empty((panels * many.columns - 1, 300), np.float32)
-        assert many.run(x, x, inference.pool.board, 3)
+        assert many.run(x, x, 3)
         blocks, room, strips, threads = asked.pop()
         assert threads == min(3, panels)
         assert blocks % threads == 0 or blocks == panels

@@ -141,7 +141,7 @@ def test_a_small_operation_costs_no_more_threads_on_many_processors(processors, 
     monkeypatch.setattr(pool.affinity, "start", lambda *work, name: started.append(name) or len(started))
     backend, choices = nnx.get_backend("numba"), tuning.derived()
     work = 1e3 * choices.woken_us
-    steps = set()
+    most = set()
     for count in (2, 64, 192):
         started.clear()
         helpers = processors(count)
@@ -150,13 +150,13 @@ def test_a_small_operation_costs_no_more_threads_on_many_processors(processors, 
         assert 1 <= len(started) <= pool.useful(work, 1e3 * choices.handed_us) - 1
         assert helpers.queue.qsize() == 0  # nobody slept
         helpers.asleep.extend(range(1, count))
-        board, step = backend._share(len(x), work)
-        steps.add(step)
+        board, parts = backend._share(work)
+        assert board == pool.board_at
+        most.add(parts)
         woken = helpers.queue.qsize()
         assert woken == min(count, pool.useful(work, 1e3 * choices.handed_us)) - 1
-        assert board[pool.WANTED] == woken
-        assert board[pool.HELPERS] == count - 1
-    assert len(steps) <= 2
+        assert pool.board[pool.HELPERS] == count - 1
+    assert len(most) <= 2
 
 
 @pytest.mark.parametrize("family", ["rows", "lanes"])

@@ -42,6 +42,7 @@ from nnx.kernels.cpu.jit.simd import (
     WIDTH,
     flat,
     larger,
+    numbers_at,
     on_stack,
     smaller,
     view,
@@ -79,12 +80,11 @@ from nnx.kernels.cpu.program.inference import (
     WEIGHTS,
     K,
     N,
-    numbers_at,
 )
 from nnx.kernels.cpu.program.inference_softmax import SIDE_BY_SIDE, softmax_side_by_side
 from nnx.kernels.cpu.program.inference_tiles import accumulate_packing
 from nnx.kernels.cpu.threads.atomics import atomic_load, atomic_store, replace_if
-from nnx.kernels.cpu.threads.team import do_part, make_together, place_of
+from nnx.kernels.cpu.threads.team import make_together
 
 PANEL_BYTES = VECTORS * VECTOR_BYTES  # of a row of a panel
 NARROW = ROWS // 2 if EVEN else ROWS  # columns of a narrow layer at a time: ten classes are 12 so, and 16 by eights
@@ -428,7 +428,7 @@ def predict_block(
 @njit(**ONCE)
 def hand_over(record, panels, spare, r0, rows, number):
     """Call a record's code for the outputs of a block, with room for one panel more; or, number 1, when all is done."""
-    do_part(numbers_at(record, np.int64)[CODE], place_of((record, panels, spare, r0, rows)), number)
+    call(numbers_at(record, np.int64)[CODE], record, panels, spare, r0, rows, number)
 
 
 @njit(**PART)
@@ -467,7 +467,7 @@ def rows_share(operands, number):
 rows_together = make_together(rows_share)
 
 
-@takes("mmvii")
+@takes("mmvi")
 @njit(**OPTIONS)
 def forward_many(x, out, memory, marks, board, place, blocks, room, strips, threads, record):
     """out [N, O] = the network's outputs for x [N, I]; False, with `out` left half done, if it does not take these.
@@ -475,7 +475,7 @@ def forward_many(x, out, memory, marks, board, place, blocks, room, strips, thre
     Args:
         x: finite numbers. memory: `memory_of` numbers. marks: MARKS int64, and one for each piece; like `memory` of
             this call alone.
-        board: of the threads which may help: see team.py. place: where the table lies; see `forward`.
+        board: where that of the threads lies which may help: see team.py. place: where the table lies; see `forward`.
         blocks: among how many the panels are shared evenly. Of one that holds all rows threads share the columns.
         room: numbers of the largest block in its widest layer.
         strips: how many numbers all packed weights take, or 0: each thread packs them for itself.
@@ -512,5 +512,5 @@ def memory_of(room: int, strips: int, threads: int) -> int:
 def ready(dtype: Any) -> Any:
     """Return `forward_many`, compiled for one number type or read from the disk."""
     number = types.float32 if np.dtype(dtype).itemsize == 4 else types.float64
-    matrix, marks = number[:, ::1], types.int64[::1]
-    return typed(forward_many, matrix, matrix, number[::1], marks, marks, *[types.int64] * 6)
+    matrix = number[:, ::1]
+    return typed(forward_many, matrix, matrix, number[::1], types.int64[::1], *[types.int64] * 7)
