@@ -37,7 +37,7 @@ PACKAGES = {  # distributions, any of which will do: (what for, extra)
     ("cupy-cuda12x", "cupy-cuda13x", "cupy"): ("the cupy backend", "cuda12"),
     ("typer",): ("nnx train, nnx predict", "train"),
     ("rich",): ("progress bars and tables", "train"),
-    ("safetensors",): ("saving and loading", "train"),
+    ("safetensors",): ("saving", "train"),
     ("scikit-learn",): ("digits, nnx.sklearn", "train"),
     ("pooch",): ("downloading data sets", "train"),
     ("matplotlib",): ("pictures", "plots"),

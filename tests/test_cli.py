@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +24,11 @@ import pytest
 
 import nnx
 from nnx.backends.resolve import Resolution
+from nnx.benchmark.workloads import SUITES
 from nnx.cli import main
 from nnx.cli.checkpointer import LONGEST, curves, record
 from nnx.cli.console import explain as words_for
+from nnx.cli.console import seconds
 from nnx.cli.errors import explain
 from nnx.cli.sets import held_out
 from nnx.errors import (
@@ -787,6 +790,54 @@ def test_list_of_backends_says_why_the_first_was_not_taken(cli: Cli):
     done = cli("train", "spiral", "--epochs", 1, "--backend", "numpy:7,numpy")
     assert done.code == 0, done.err  # and no warning, which would be an error here
     assert 'not numpy:7: NumPy has one device. Ask for plain "numpy".' in done.out
+
+
+def test_a_warning_is_a_note_without_a_line_of_code(cli: Cli):
+    nnx.Sequential(nnx.Dense(2, 3), backend="numpy").save("m")
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        done = cli("predict", "m", "x.csv", "--backend", "numpy:7,numpy")
+    assert done.err.startswith("note: using backend 'numpy'; numpy:7 is unavailable: NumPy has one device. ")
+    assert done.err.count("\n") == 2  # and the error: there is no such file
+
+
+def test_what_each_process_would_do_once_more_is_refused(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "2")
+    done = cli("predict", "m", "x.csv")
+    assert (done.code, done.out) == (2, "")
+    assert "nnx predict: MPICH's mpiexec started 2 processes, and each would do all of it" in done.err
+    monkeypatch.setenv("NNX_ALONE", "1")
+    assert "there is no such file" in cli("predict", "m", "x.csv").err
+
+
+def test_a_short_time_is_more_than_nothing():
+    times = 0.00043, 0.055, 0.1, 59.94, 61
+    assert [seconds(time) for time in times] == ["0.43 ms", "55 ms", "0.1 s", "59.9 s", "1 min 1 s"]
+
+
+def test_paragraphs_of_help_fill_their_lines(cli: Cli, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "number of threads. NNX_TUNE=off measures nothing." in cli("warmup", "--help").out
+
+
+def test_help_names_every_suite_of_the_benchmark(cli: Cli):
+    assert f"{','.join(SUITES)}: some of them" in cli("bench", "--help").out
+
+
+def test_a_numba_that_does_not_load_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch):
+    class Numba:
+        @property
+        def make(self) -> None:
+            raise ValueError("Number of threads specified must be > 0.")
+
+    pytest.importorskip("nnx.kernels.cpu.jit.cache")
+    monkeypatch.setitem(sys.modules, "nnx.kernels.cpu.jit.cache", Numba())
+    missing = BackendUnavailable("cupy", "there is no driver", "Install it.")
+    assert any(
+        "there is no driver" in line
+        for line in words_for(Resolution(nnx.get_backend("numpy"), "auto", (missing,)), False)
+    )
 
 
 def test_why_there_is_no_gpu_is_said_once_a_day_and_when_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

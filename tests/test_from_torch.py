@@ -93,6 +93,7 @@ REFUSED: dict[str, tuple[Any, Any, str]] = {
     "a scale": ({"norm.weight": np.ones(3)}, "relu", "norm.*LayerNorm"),
     "another parameter": ({"rnn.weight_ih_l0": np.ones((3, 3))}, "relu", "weight_ih_l0"),
     "another order": (dict(reversed(STATE.items())), "relu", "fc2, fc1"),
+    "the alphabet's order": ({f"fc{i}.weight": np.eye(3) for i in (1, 10, 2)}, "relu", "alphabetical.*fc1, fc10, fc2"),
     "biases alone": ({"fc.bias": np.ones(3)}, "relu", r"no 'fc\.weight'"),
     "biases that do not fit": ({"fc.weight": np.ones((2, 3)), "fc.bias": np.ones(3)}, None, "does not fit"),
     "integers": ({"fc.weight": np.ones((2, 3), np.int8)}, None, "int8"),

@@ -138,10 +138,10 @@ def a_few():
     from nnx.kernels.cpu.threads import pool
 
     x, y = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float32), np.empty((9, 5), np.float32)
-    softmax.backward(x, x, y, pool.board)
+    softmax.backward(x, x, y, pool.board_at)
     assert np.allclose(y, x * (x - (x * x).sum(axis=1, keepdims=True)), atol=rounding(160, "float32"))  # terms up to 20
     p, m = np.ones(3, np.float32), np.zeros(3, np.float32)
-    optimizers.sgd(p, p.copy(), m, np.array([0.1, 0, 0, 0, 0, 0]), np.zeros(3, np.int64), pool.board, 1)
+    optimizers.sgd(p, p.copy(), m, np.array([0.1, 0, 0, 0, 0, 0]), np.zeros(3, np.int64), pool.board_at, 1)
     assert np.allclose(p, 0.9)
     return 2, [softmax.backward, optimizers.sgd]
 
@@ -367,6 +367,22 @@ def test_the_stamp_covers_every_file_of_the_folder_at_any_depth(monkeypatch, tmp
         stamps.append(cache.stamp.__wrapped__())
     inner[0].rename(folder / "ops" / "b.py")  # a kernel goes by its module's name
     stamps.append(cache.stamp.__wrapped__())
+    assert len(set(stamps)) == len(stamps)
+
+
+def test_the_stamp_covers_compiled_files_without_their_sources_or_the_archive(monkeypatch, tmp_path):
+    monkeypatch.setattr(cache, "CPU", tmp_path / "nnx.zip" / "nnx" / "kernels" / "cpu")
+    monkeypatch.setattr(cache.sys, "executable", str(tmp_path / "program"))
+    files = [tmp_path / "program", tmp_path / "nnx.zip", cache.CPU / "ops" / "a.pyc", cache.CPU / "a.py"]
+    stamps = []
+    for file in files:
+        if (tmp_path / "nnx.zip").is_file():
+            (tmp_path / "nnx.zip").unlink()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for text in ("1", "2"):
+            file.write_text(text)
+            stamps.append(cache.stamp.__wrapped__())
+        assert not cache.distrust(tmp_path.stat())
     assert len(set(stamps)) == len(stamps)
 
 

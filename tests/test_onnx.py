@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import Doubled
 
 import nnx
 from nnx.errors import FileFormatError, InputError, MissingExtra
@@ -108,11 +109,6 @@ def test_a_function_without_operators_is_refused(tmp_path: Path, monkeypatch: py
         network(nnx.SiLU()).to_onnx(tmp_path / "model.onnx")
 
 
-class Twice(nnx.Layer):
-    def forward(self, inputs: Any, training: bool = False) -> Any:
-        return inputs * 2
-
-
 def test_what_cannot_be_written_leaves_the_file_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
@@ -120,7 +116,7 @@ def test_what_cannot_be_written_leaves_the_file_that_is_there(tmp_path: Path, mo
     replaced.layers[1].forward = lambda inputs, training=False: inputs
     sick = network()
     sick.flat.values[...] = np.nan
-    for model, word in ((network(Twice()), "layer 1"), (replaced, "layer 1"), (sick, "0.weights")):
+    for model, word in ((network(Doubled()), "layer 1"), (replaced, "layer 1"), (sick, "0.weights")):
         with pytest.raises(InputError, match=word):
             model.to_onnx(path)
     monkeypatch.setattr("nnx.interchange.onnx_writer.LARGEST", 100)
@@ -194,7 +190,8 @@ def two_classes(g: Graph) -> str:
 def constants_in_nodes(g: Graph) -> str:
     w = g.node("Transpose", g.node("Squeeze", g.node("Identity", W1.T[None])), perm=[1, 0])
     b = g.node("Constant", value=onnx.numpy_helper.from_array(B1))
-    flat = g.node("Flatten", g.node("Dropout", "x"))
+    dropped = g.node("Dropout", g.node("Dropout", "x"), 0.5, g.constant(False, bool))  # not in training
+    flat = g.node("Flatten", dropped)
     scaled = g.node(
         "Mul", g.node("Sub", g.node("Gemm", flat, w), g.node("Unsqueeze", b, g.constant([0], np.int64))), B1
     )
@@ -330,8 +327,8 @@ def test_blocks_and_embeddings_are_written(tmp_path: Path):
     all_codes = nnx.Sequential(nnx.Embedding(4, 3))
     all_codes.to_onnx(path)
     np.testing.assert_array_equal(run(path, codes[:, 2:3]), all_codes.predict(codes[:, 2:3]))
-    twice = nnx.Sequential(nnx.Residual(nnx.Dense(4, 4), Twice()))
-    with pytest.raises(InputError, match="layer 0 is Twice"):
+    twice = nnx.Sequential(nnx.Residual(nnx.Dense(4, 4), Doubled()))
+    with pytest.raises(InputError, match="layer 0 is Doubled"):
         twice.to_onnx(path)
 
 
@@ -456,6 +453,9 @@ REFUSED: dict[str, tuple[Callable[[Graph], str], list[str]]] = {
     "softmax over rows": (lambda g: g.node("Softmax", "x", axis=0), ["n_v0", "axis"]),
     "another function": (lambda g: g.node("Gemm", g.node("Mul", g.node("Relu", "x"), 2), W1), ["n_v1", "no function"]),
     "a vector in a function": (lambda g: g.node("Mul", g.node("Relu", "x"), np.ones(4)), ["n_v1", "single finite"]),
+    "a dropout in training": (
+        lambda g: g.node("Dropout", "x", 0.5, g.constant(True, bool)), ["n_v0", "drops numbers"],
+    ),
     "labels alone": (lambda g: g.node("Cast", "x", to=INT64), ["n_v0", "INT64"]),
     "quantized weights": (lambda g: g.node("DequantizeLinear", "x", 1), ["n_v0", "DequantizeLinear"]),
     "another domain's operator": (lambda g: g.node("Relu", "x", domain="com.me"), ["com.me.Relu"]),

@@ -315,8 +315,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a trained network `m` and a table `many.npz`."""
     where = tmp_path_factory.mktemp("output")
     np.savez(where / "many.npz", x=np.zeros((100_000, 2)))
-    done = shell(f"{NNX} train spiral --epochs 1 --save m --backend numpy", where)
-    assert done.returncode == 0, done.stderr
+    for first in ("train spiral --epochs 1 --save m --backend numpy", "predict m many.npz"):  # which may compile
+        done = shell(f"{NNX} {first}", where)
+        assert done.returncode == 0, done.stderr
     return where
 
 
@@ -346,10 +347,9 @@ def test_a_full_disk_is_told_and_the_files_are_written(folder: Path) -> None:
     done = shell(f"{TRAIN} >/dev/full", folder)
     assert (done.returncode, done.stderr) == (1, "error: stdout could not be written: No space left on device\n")
     assert nnx.load(folder / "new", backend="numpy").epochs_done == 3
-    done = shell(f"{NNX} predict m many.npz >/dev/full", folder)
-    assert done.returncode == 1
-    assert "No space left on device" in done.stderr
-    assert "Traceback" not in done.stderr
+    for words in ("env -u PYTHONUNBUFFERED", "env PYTHONUNBUFFERED=1"):
+        done = shell(f"{words} {NNX} predict m many.npz >/dev/full", folder)
+        assert (done.returncode, done.stderr) == (1, "error: stdout could not be written: No space left on device\n")
 
 
 @pytest.mark.skipif(not Path("/bin/bash").exists(), reason="no bash here")

@@ -128,6 +128,26 @@ def test_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: Path):
     assert names == sources | pages
 
 
+FROM_A_ZIP = """
+import nnx, nnx.benchmark.page as page, nnx.benchmark.report as report
+from nnx.kernels.cuda.sources import source
+from nnx.tour.page import pages
+
+x, y = nnx.datasets.spiral(20, 3)
+model = nnx.Sequential(nnx.Dense(2, 3), nnx.Softmax(), backend="numpy")
+model.compile(nnx.CategoricalCrossEntropy(), nnx.Adam()).fit(x, y, epochs=2, verbose=0)
+texts = page._file("page.css"), report.SCHEMA.read_text(), source("formula.cu"), pages()["7"].read_text()
+assert all(texts)
+print(nnx.__file__, *pages())
+"""
+
+
+def test_a_wheel_is_a_zip_that_runs(wheel: Path):
+    where, *pages = python("-I", "-c", f"import sys; sys.path.insert(0, {str(wheel)!r}){FROM_A_ZIP}").split()
+    assert Path(where) == wheel / "nnx" / "__init__.py"
+    assert pages == [*map(str, range(1, 19)), "slips"]
+
+
 def test_sdist_holds_the_package_once_and_what_it_takes_to_test_it(sdist: Path):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}

@@ -94,6 +94,7 @@ def test_an_index_that_was_saved_too_is_left_out(load: Any) -> None:
         "Unnamed: 0,a,kind\n" + rows(lambda i: f"{i},{i % 7},{'pq'[i % 2]}"),
         "a kind\n" + rows(lambda i: f"{i + 1} {i % 7} {'pq'[i % 2]}"),  # as R writes it
         "PassengerId,a,kind\n" + rows(lambda i: f"{i + 1},{i % 7},{'pq'[i % 2]}"),
+        "__index_level_0__,a,kind\n" + rows(lambda i: f"{5 * i},{i % 7},{'pq'[i % 2]}"),  # in Parquet, by pandas
     ):
         table = load(text)
         assert table.columns == ("a",)
@@ -150,7 +151,7 @@ def test_whether_the_first_line_holds_names(first: str, below: Any, names: bool,
         (b"1 1:0.5 3:1e-2\n0 2:1\n", "a file of sparse rows.*load_svmlight_file"),
         (b"[1, 2, 3]", "this is JSON, but no table"),
         (b'[{"a": 1},', "looks like JSON, but cannot be read"),
-        (b"Report of July\n\na,b,y\n1,2,3\n", r"line 3: the row has 3 cells, expected 1 .*remove the lines above"),
+        (b"Report of July\n\n1.5,2,p\n1,2,q\n", r"line 3: the row has 3 cells, expected 1 .*remove the lines above"),
         (b"a,b,y\n1,2,3\n# no\n3,4,5\n", r"line 3: the row has 1 cells, expected 3"),
         (b"a,b,y\n1,,3\n1,2\n3,4,\n", r"line 3: the row has 2 cells, expected 3"),
         (b"a,b,y\n1,2,3,4\n", r"line 2: the row has 4 cells, expected 3"),
@@ -432,10 +433,22 @@ def test_records_in_an_object_of_json(load: Any) -> None:
     assert load(json.dumps({"count": N, "rows": records}), "t.json").x.shape == (N, 1)
 
 
-def test_a_title_above_the_names_is_left_out(load: Any) -> None:
-    table = load("Report of 2024,,\n,,\n" + PLAIN)
+@pytest.mark.parametrize(
+    "title",
+    ["Report of 2024,,\n,,\n", "Report of 2024\n", "Report of 2024\n\nby: me\n# a comment\n\n", '"Report of 2024"\r\n'],
+)
+def test_a_title_above_the_names_is_left_out(title: str, load: Any) -> None:
+    table = load(title + PLAIN)
     assert (table.columns, table.classes, len(table.x)) == (("a", "b"), ("p", "q"), N)
     assert table.notes == ("line 1: 'Report of 2024' stands above the table, and is left out",)
+
+
+def test_a_row_that_is_short_is_no_title(load: Any) -> None:
+    for text in ("1\n2,3,p\n4,5,q\n" * 3, "7\n" + "2,3,p\n4,5,q\n" * 3):
+        with pytest.raises(FileFormatError, match="line 2: the row has 3 cells, expected 1"):
+            load(text)
+    with pytest.raises(FileFormatError, match="line 2: the row has 3 cells, expected 1"):
+        load("Title\n" + PLAIN, header=False)
 
 
 @pytest.mark.parametrize("place", [1, 30])

@@ -595,7 +595,7 @@ def test_work_cut_short_anywhere_leaves_whole_steps_behind(work: str, kind: str)
         place += 3  # of some thousand where a step is recorded
         before = net.optimizer.iterations
         if work == "steps recorded":
-            net._trainer._staged.clear()  # type: ignore[union-attr]
+            net._trainer._forget()  # type: ignore[union-attr]
         try:
             with cut_at(place):
                 _ = net.fit(*data(8), epochs=3, verbose=0) if work == "fit" else net.steps(*data(8), 3)

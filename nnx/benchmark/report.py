@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from nnx.files import existing_file, read_file
 
 FORMAT = "nnx-bench/1"
 MOST = 1 << 28  # bytes of a report: a hundred times as many as the largest has
-SCHEMA = Path(__file__).with_name("schema.json")
+SCHEMA = files("nnx.benchmark") / "schema.json"
 
 
 class Report:

@@ -1,4 +1,4 @@
-"""The application `nnx`: all commands, put together."""
+"""The application `nnx`, made of all commands."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from nnx.backends.environment import flag
 from nnx.backends.printable import printable
 from nnx.cli.bench import bench
 from nnx.cli.data import data
@@ -17,14 +18,16 @@ from nnx.cli.doctor import doctor
 from nnx.cli.predict import predict
 from nnx.cli.train import train
 from nnx.cli.warmup import warmup
+from nnx.distributed.launcher import found
 from nnx.errors import InputError
 
-INTERRUPTED = 130  # the code with which typer ends where Ctrl-C comes before a command begins
-OF_COLUMNS = ("--label", "--drop", "--keep", "--categorical")  # their errors list the columns
+INTERRUPTED = 130  # typer's exit code for Ctrl-C before a command begins
+TOGETHER = ("train", "doctor")  # commands that several processes may run as one, or each by itself
+OF_COLUMNS = ("--label", "--drop", "--keep", "--categorical")  # options whose errors list the columns
 
 
 class _Bare(Exception):
-    """Carries an error past typer, which has ends of its own for Ctrl-C (code 130) and for broken pipes."""
+    """Carries an error past typer, which would handle Ctrl-C (code 130) and broken pipes in its own way."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -32,7 +35,7 @@ class _Bare(Exception):
 
 @contextmanager
 def _legibly() -> Iterator[None]:
-    """Make printable what typer says of a command line: it quotes arguments as they are."""
+    """Escape the arguments in typer's messages, which quotes them as they are."""
     try:
         yield
     except Exception as error:
@@ -43,7 +46,7 @@ def _legibly() -> Iterator[None]:
 
 class _Commands(TyperGroup):
     def make_context(self, *arguments: Any, **more: Any) -> Any:
-        """Look at what stands before the command."""
+        """Parse the options before the command."""
         with _legibly():
             return super().make_context(*arguments, **more)
 
@@ -56,9 +59,17 @@ class _Commands(TyperGroup):
             raise _Bare(error) from error
 
 
+def _unbroken(text: str | None) -> str | None:
+    """Return a docstring with each paragraph on one line, since typer keeps line ends, and a terminal folds on its own.
+
+    None where python -OO has left the docstrings out.
+    """
+    return text and "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
 app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 for command in (doctor, data, train, predict, bench, warmup):
-    app.command()(command)
+    app.command(help=_unbroken(command.__doc__))(command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -69,8 +80,19 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _refuse_several(command: str | None) -> None:
+    """Refuse to do under `mpiexec` what each process would do once more: answers would stand in a file twice."""
+    launcher = found()
+    if command not in TOGETHER and launcher is not None and launcher.size > 1 and not flag("NNX_ALONE"):
+        raise InputError(
+            f"nnx {command}: {launcher.name} started {launcher.size} processes, and each would do all of it; start "
+            "one, or set NNX_ALONE=1 if each is given work of its own"
+        )
+
+
 @app.callback()
 def nnx(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
     ] = False,
@@ -79,10 +101,11 @@ def nnx(
     ] = False,
 ) -> None:
     """Neural networks from scratch, at full speed on whatever the machine has."""
+    _refuse_several(ctx.invoked_subcommand)
 
 
 def _refuse_empty(arguments: list[str]) -> None:
-    """Refuse what an unset variable of a script leaves: as a path it would mean the current folder."""
+    """Refuse empty arguments, as from an unset variable in a script: as a path it would mean the current folder."""
     for before, argument in pairwise(["", *arguments]):
         option, equals, value = argument.partition("=") if argument.startswith("-") else (before, "=", argument)
         if equals and not value and option not in OF_COLUMNS:
@@ -93,7 +116,7 @@ def _refuse_empty(arguments: list[str]) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run the command line; return its exit code, or raise what the command raised."""
+    """Run the command line; return its exit code, or raise the command's error."""
     _refuse_empty(arguments)
     try:
         app(arguments, prog_name="nnx", obj=arguments)

@@ -8,26 +8,28 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from nnx.backends.printable import printable
 from nnx.distributed import current
 from nnx.distributed.launcher import found
 from nnx.errors import BackendUnavailable, InputError, MissingExtra, NonFiniteError
-from nnx.output import Output
+from nnx.output import FULL, Output
 
 DONE, FAILED, WRONG = range(3)
-DEFERENCE = 0.5  # seconds in which rank 0 tells of an error that all processes have
+DEFERENCE = 0.5  # seconds that other ranks wait for rank 0 to report an error that all processes have
 
 
 class Failed(Exception):
-    """The work failed for a reason that needs no traceback; the message says which."""
+    """The work failed for a reason, given in the message, that needs no traceback."""
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Within the block, a system error is the failure to write that file, and no fault of the command line."""
+    """Turn an OSError within the block into `Failed`: the file could not be written, the command line is not wrong."""
     try:
         yield
     except OSError as error:
@@ -35,13 +37,14 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def report(error: BaseException, debug: bool) -> int:
-    """Say what went wrong, and return the exit code."""
+    """Print what went wrong, and return the exit code."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else (DONE if error.code is None else FAILED)
     if isinstance(error, BrokenPipeError):
         leave_stdout()
         return FAILED
     code, message = explain(error)
+    _empty_stdout()
     lines = traceback.format_exception(error) if debug else []
     comm, launcher = current(), found()
     if not comm.leads:
@@ -55,23 +58,43 @@ def report(error: BaseException, debug: bool) -> int:
 
 
 def note(text: str) -> None:
-    """Write text to stderr, if there is one (`print` would take stdout for it), with nothing that steers a terminal."""
+    """Write text to stderr without control characters; if there is no stderr, nothing (`print` would use stdout)."""
     Output(sys.stderr).write(printable(text, keep="\n") + "\n")
 
 
-def finish(code: int) -> int:
-    """Have everything written that stdout holds back; return the exit code.
+@contextlib.contextmanager
+def warnings_as_notes(debug: bool) -> Iterator[None]:
+    """Within the block, a warning is a note: no line of a command is the user's own, so none is shown but to debug."""
+    with warnings.catch_warnings():
+        if not debug:
+            warnings.showwarning = _note_of
+        yield
 
-    A reader that has gone has what it wanted. Text that is missing because a disk is full is a failure.
+
+def _note_of(message: Warning | str, *where: Any, **more: Any) -> None:
+    first, _, _ = str(message).partition("\n")  # Numba's of a variable goes on with a traceback
+    note(f"note: {first}")
+
+
+def finish(code: int) -> int:
+    """Flush stdout; return the exit code.
+
+    If the reader of stdout has closed it, that is no failure; if text is lost because a disk is full, it is.
     """
+    lost = _empty_stdout()
+    if lost is not None:
+        raise Failed(_system(lost))
+    return code
+
+
+def _empty_stdout() -> OSError | None:
+    """Have everything written that stdout holds back, or dropped where that fails; return the error of a full disk."""
     out = Output(sys.stdout)
     out.flush()
     if out.gone:
         leave_stdout()
     lost, Output.lost = Output.lost, None
-    if lost is not None:
-        raise Failed(f"stdout could not be written: {lost.strerror}")
-    return code
+    return lost
 
 
 def explain(error: BaseException) -> tuple[int, str]:
@@ -96,14 +119,19 @@ def explain(error: BaseException) -> tuple[int, str]:
 
 
 def _system(error: OSError) -> str:
-    """Return the message of our own errors as it is, and of the system's without its number."""
+    """Return the message of an OSError: nnx's own as it is, the system's without its error number.
+
+    Files are written within `writing`, so if a disk is full and no file is named, it is stdout's.
+    """
     if error.strerror is None:
         return str(error)
+    if error.filename is None and error.errno in FULL:
+        return f"stdout could not be written: {error.strerror}"
     return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
 
 
 def leave_stdout() -> None:
-    """Nobody reads any more: what is still buffered goes nowhere, instead of failing once more at exit."""
+    """Discard buffered output, as nobody reads stdout any more: flushing at exit would fail again."""
     with contextlib.suppress(AttributeError, OSError, ValueError):
         number = sys.stdout.fileno()
         os.dup2(os.open(os.devnull, os.O_WRONLY), number)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from nnx.errors import InputError
 
-FOLDERS = (Path(__file__).parent / "pages", Path(__file__).parents[2] / "docs/tour")
+FOLDERS: tuple[Traversable, ...] = (files("nnx.tour") / "pages", Path(__file__).parents[2] / "docs/tour")
 PART = re.compile(
     r"""^```(?P<language>\w+)\n(?P<code>(?s:.*?))^```$      # code, or what is printed
     | ^\$\$\n(?P<formula>(?s:.*?))^\$\$$
@@ -33,7 +35,7 @@ class Part:
     text: str
 
 
-def pages() -> dict[str, Path]:
+def pages() -> dict[str, Traversable]:
     """Return the steps in their order by their numbers, "1", "2" ..., and then what is no step by its name.
 
     Raises:
@@ -42,7 +44,7 @@ def pages() -> dict[str, Path]:
     folder = next((folder for folder in FOLDERS if folder.is_dir()), None)
     if folder is None:
         raise InputError(f"the tour's pages are missing: there is no {FOLDERS[0]}; install nnx again")
-    steps = sorted(folder.glob("[0-9]*.md"))
+    steps = sorted((page for page in folder.iterdir() if re.match(r"\d.*\.md$", page.name)), key=lambda page: page.name)
     return {**{str(int(path.name[:2])): path for path in steps}, "slips": folder / "slips.md"}
 
 

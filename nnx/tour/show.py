@@ -7,7 +7,7 @@ import io
 import re
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from nnx.tour.formula import plain
@@ -68,7 +68,7 @@ def printed_by(code: str, names: dict[str, Any], source: str) -> list[str]:
     return text.getvalue().splitlines()
 
 
-def page(path: Path, width: int) -> Iterator[tuple[str, list[str], list[str]]]:
+def page(path: Traversable, width: int) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield a page's parts as (kind, headings above, lines); what a block of Python printed follows it as `printed`.
 
     A block is run when its result is asked for, so after it has been shown. All of a page share their names.

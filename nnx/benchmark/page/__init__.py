@@ -7,7 +7,7 @@ be trusted are all worked out from the figures.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 from nnx.benchmark.page import pictures, text
@@ -15,7 +15,7 @@ from nnx.benchmark.page.charts import escape
 from nnx.benchmark.page.findings import works
 from nnx.benchmark.workloads import SUITES
 
-HERE = Path(__file__).parent
+HERE = files("nnx.benchmark.page")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 

@@ -230,7 +230,8 @@ def stamp() -> str:
     """
     digest = hashlib.sha256()
     for file in sources():
-        digest.update(file.relative_to(CPU.parent).as_posix().encode() + b"\0" + file.read_bytes())
+        name = file.relative_to(CPU.parent).as_posix() if file.is_relative_to(CPU.parent) else file.name
+        digest.update(name.encode() + b"\0" + file.read_bytes())
     versions = (
         numba.__version__,
         llvmlite.__version__,
@@ -245,8 +246,19 @@ def stamp() -> str:
 
 
 def sources() -> list[Path]:
-    """Every file that a kernel may take code or numbers from: those of this folder, at any depth, and beside it."""
-    return sorted([*CPU.rglob("*.py"), *CPU.parent.glob("*.py")])
+    """Every file that a kernel may take code or numbers from: those of this folder, at any depth, and beside it.
+
+    Where there are none, they were compiled and left out, or all of nnx lies in one file: a zip, or the program itself.
+    """
+    for kind in ("*.py", "*.pyc"):
+        if files := [file for file in (*CPU.rglob(kind), *CPU.parent.glob(kind)) if file.parent.name != "__pycache__"]:
+            return sorted(files)
+    return [home() if home().is_file() else Path(sys.executable)]
+
+
+def home() -> Path:
+    """The folder of all kernels; where that lies in a zip, the zip."""
+    return next(path for path in (CPU, *CPU.parents) if path.exists())
 
 
 @cache
@@ -414,7 +426,7 @@ def distrust(found: os.stat_result) -> str:
     """
     if not hasattr(os, "geteuid"):
         return ""
-    package = os.stat(CPU)
+    package = os.stat(home())
     if found.st_uid not in (os.geteuid(), 0, package.st_uid):
         return f"belongs to another user ({found.st_uid})"
     theirs = stat.S_IWOTH | (stat.S_IWGRP if found.st_gid == package.st_gid else 0)
